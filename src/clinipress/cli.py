@@ -1,0 +1,299 @@
+"""The command line: a thin skin. One command, one public function; ``--json`` on every one.
+
+Exit codes: 0 done and passed; 1 done, but a gate failed or was inconclusive; 2 the input or the
+call is wrong (one line on stderr); 130 interrupted. Nothing heavy is imported before a command
+runs, so that ``--help`` and ``predict`` start at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from clinipress.progress import Progress
+    from clinipress.records import Audit, Result
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="clinipress",
+    help="Make a medical-image classifier small and fast for its device, and prove what was lost.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/NAME.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")]
+PASSED, NOT_PASSED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _write_json(value: Any) -> None:
+    _write(json.dumps(value, indent=1, allow_nan=False))
+
+
+def _progress(quiet: bool) -> Progress:
+    from clinipress.terminal import listener
+
+    return listener(quiet)
+
+
+def _finish(result: Result, out: Path, as_json: bool) -> None:
+    """Print a study's outcome and leave with its exit code."""
+    if as_json:
+        _write(result.model_dump_json(indent=1))
+    else:
+        from clinipress.terminal import show_result
+
+        show_result(result, out)
+    raise typer.Exit(PASSED if result.verdict.status == "pass" else NOT_PASSED)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Run folder.")] = Path("runs/demo"),
+    as_json: Json = False,
+) -> None:
+    """Run the main job on the embedded SYNTHETIC set, in minutes, to a report."""
+    from clinipress.demo import run_demo
+
+    _finish(run_demo(out, progress=_progress(as_json)), out, as_json)
+
+
+@app.command()
+def run(
+    study: Annotated[Path, typer.Argument(help="The study file (.yaml).")],
+    data: Annotated[Path | None, typer.Option("--data", help="Images; overrides the study.")] = None,
+    out: Out = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, dotted; may be repeated.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a whole study; run it again to go on where it stopped."""
+    from clinipress import distributed
+    from clinipress.recipe import load_study
+
+    recipe = load_study(study, tuple(changes or ()))
+    folder = out or Path("runs") / recipe.name
+    from clinipress.pipeline import run_study
+
+    quiet = as_json or not distributed.is_main()
+    try:
+        result = run_study(recipe, data, folder, progress=_progress(quiet))
+    finally:
+        distributed.leave()
+    if not distributed.is_main():
+        raise typer.Exit(PASSED)
+    _finish(result, folder, as_json)
+
+
+@app.command()
+def init(
+    data: Annotated[Path, typer.Argument(help="A data folder.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("study.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look at a data folder and write a study.yaml with comments."""
+    from clinipress.starter import write_study
+
+    facts = write_study(data, out, force=force)
+    if as_json:
+        _write_json(facts)
+    else:
+        _write(
+            f"{facts['images']} images of {len(facts['classes'])} classes ({facts['layout']}); "
+            f"wrote {out}. Next: clinipress run {out}"
+        )
+
+
+@app.command()
+def audit(
+    data: Annotated[Path, typer.Argument(help="A data folder, manifest or .npz.")],
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Count, find unreadable files, duplicates, leaks across splits, shortcuts and groups."""
+    from clinipress.data.audit import audit as run_audit
+    from clinipress.data.sources import read_dataset
+
+    found: Audit
+    found, _ = run_audit(read_dataset(data), progress=_progress(as_json), threads=threads)
+    if as_json:
+        _write(found.model_dump_json(indent=1))
+    else:
+        from clinipress.terminal import show_audit
+
+        show_audit(found)
+
+
+ClassMap = Annotated[
+    str, typer.Option("--class-map", help="theirs=ours, separated by commas.")
+]
+SplitName = Annotated[
+    str | None, typer.Option("--split", help="Only images published under this split.")
+]
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A bundle, a .onnx file or a candidate folder.")],
+    data: Annotated[Path, typer.Argument(help="Labelled images.")],
+    class_map: ClassMap = "",
+    split: SplitName = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a model file or bundle on a data set, with 95 % intervals."""
+    from clinipress.external import evaluate as run_evaluate
+
+    found = run_evaluate(
+        model, data, class_map=class_map, split=split, threads=threads, progress=_progress(as_json)
+    )
+    if as_json:
+        _write_json(found)
+    else:
+        from clinipress.terminal import show_evidence
+
+        show_evidence(found)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="The reference: bundle, .onnx or candidate folder.")],
+    b: Annotated[Path, typer.Argument(help="The candidate.")],
+    data: Annotated[Path, typer.Argument(help="Labelled images.")],
+    risk: Annotated[str, typer.Option(help="critical, high, medium or low.")] = "medium",
+    class_map: ClassMap = "",
+    split: SplitName = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two models on the same images, paired, with a verdict."""
+    from clinipress.external import compare as run_compare
+
+    found = run_compare(
+        a, b, data, risk=risk, class_map=class_map, split=split, threads=threads,
+        progress=_progress(as_json),
+    )  # fmt: skip
+    if as_json:
+        _write_json(found)
+    else:
+        from clinipress.terminal import show_comparison
+
+        show_comparison(found)
+    passed = found["verdict"]["status"] == "pass"
+    raise typer.Exit(PASSED if passed else NOT_PASSED)
+
+
+@app.command()
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    images: Annotated[list[str], typer.Argument(help="Images, folders, or - for stdin.")],
+    as_json: Json = False,
+) -> None:
+    """Classify images on the device, without torch."""
+    from clinipress.edge.predict import run_predict
+
+    raise typer.Exit(run_predict(bundle, images, as_json=as_json, write=_write))
+
+
+@app.command()
+def bench(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    threads: Annotated[
+        list[int] | None, typer.Option("--threads", min=1, help="May be repeated.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Time per setting.", min=0.1)] = 2.0,
+    as_json: Json = False,
+) -> None:
+    """Measure a bundle on this device: latency, cold start, memory."""
+    from clinipress.edge.bench import bench as run_bench
+
+    found = run_bench(bundle, threads=threads, seconds=seconds)
+    if as_json:
+        _write_json(found)
+    else:
+        from clinipress.terminal import show_bench
+
+        show_bench(found)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
+    as_json: Json = False,
+) -> None:
+    """Rebuild the report from the records of a run."""
+    from clinipress.report.build import rebuild_report
+
+    path = rebuild_report(folder)
+    if as_json:
+        _write_json({"report": str(path)})
+    else:
+        _write(f"wrote {path}")
+
+
+@app.command()
+def models(
+    pattern: Annotated[str, typer.Argument(help="Part of a name; * for any.")] = "",
+    as_json: Json = False,
+) -> None:
+    """List the networks that can be named in a study."""
+    from clinipress.models.zoo import list_models
+
+    names = list_models(pattern)
+    if as_json:
+        _write_json(names)
+    else:
+        from clinipress.terminal import show_models
+
+        show_models(names)
+
+
+@app.command()
+def targets(as_json: Json = False) -> None:
+    """List the devices clinipress knows, with a source for each number."""
+    from clinipress.targets import TARGETS
+
+    if as_json:
+        _write_json({name: target.model_dump(mode="json") for name, target in TARGETS.items()})
+    else:
+        from clinipress.terminal import show_targets
+
+        show_targets(TARGETS)
+
+
+def main() -> None:
+    """Entry point: every error raised on purpose becomes one line and exit code 2."""
+    from clinipress.errors import ClinipressError
+
+    try:
+        app()
+    except ClinipressError as problem:
+        sys.stderr.write(f"clinipress: {problem}\n")
+        sys.exit(WRONG_INPUT)
+    except KeyboardInterrupt:
+        sys.stderr.write("clinipress: interrupted; run the same command again to go on\n")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # the reader (head, less) has what it wanted; keep Python from complaining at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(PASSED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""A study's images: read, audited, divided, decoded once, with the test split sealed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.data.audit import Fingerprints, audit
+from clinipress.data.cache import Cache, build_cache
+from clinipress.data.sources import Dataset, Item, read_dataset
+from clinipress.data.splits import Split, make_split, units
+from clinipress.errors import DataError
+from clinipress.progress import SILENT, Progress
+from clinipress.recipe import DataRecipe
+from clinipress.records import Audit, InputSpec, SplitSummary
+from clinipress.store import Store, digest_of, read_json, write_atomically
+
+__all__ = ["Rows", "StudyData", "open_study_data", "pixel_statistics", "whole_dataset"]
+
+STATISTICS_IMAGES = 2000
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some images of a cache, in a fixed order.
+
+    Attributes:
+        index: int64 ``[n]`` row numbers in the cache.
+        labels: int64 ``[n]`` class numbers.
+        units: int64 ``[n]`` patient or cluster of each image, for intervals.
+        keys: Names of the images.
+    """
+
+    index: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    units: NDArray[np.int64]
+    keys: tuple[str, ...]
+
+
+@dataclass
+class StudyData:
+    """Everything a study knows of its images."""
+
+    dataset: Dataset
+    audit: Audit
+    split: Split
+    summary: SplitSummary
+    modality: str
+    folder: Path
+    unit_of: Mapping[str, int]
+    threads: int | None = None
+    progress: Progress = SILENT
+    _caches: dict[str, Cache] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the logits."""
+        return self.dataset.classes
+
+    @property
+    def digest(self) -> str:
+        """Changes with the images, their labels or the split."""
+        return digest_of({"split": self.split.digest, "classes": self.classes})
+
+    def cache(self, spec: InputSpec) -> Cache:
+        """All images of the split, decoded once for this input and kept on disk."""
+        name = digest_of(spec.model_dump())[:16]
+        if name not in self._caches:
+            wanted = [item for item in self.dataset.items if item.key in self.split.assignment]
+            self._caches[name] = build_cache(
+                wanted,
+                self.classes,
+                spec,
+                self.folder / "cache" / name,
+                threads=self.threads,
+                progress=self.progress,
+            )
+        return self._caches[name]
+
+    def rows(self, name: Literal["train", "validation"], spec: InputSpec) -> Rows:
+        """Row numbers, labels and units of a split that may be looked at."""
+        return self._rows(self.split.keys(name), spec)
+
+    def open_test(self, spec: InputSpec, candidates: tuple[str, ...], reason: str) -> Rows:
+        """Open the sealed test split; the opening is logged before anything is read."""
+        log = self.folder / "test_openings.jsonl"
+        return self._rows(self.split.open_test(log, candidates=candidates, reason=reason), spec)
+
+    def _rows(self, keys: tuple[str, ...], spec: InputSpec) -> Rows:
+        cache = self.cache(spec)
+        index = cache.where(keys)
+        unit = np.asarray([self.unit_of[key] for key in keys], dtype=np.int64)
+        return Rows(index, cache.labels[index], unit, tuple(keys))
+
+
+def open_study_data(
+    path: Path,
+    recipe: DataRecipe,
+    store: Store,
+    *,
+    seed: int,
+    threads: int | None = None,
+    progress: Progress = SILENT,
+) -> StudyData:
+    """Read, audit and divide a study's images; what was done before is read back.
+
+    Raises:
+        DataError: The folder, a class or a split is not usable.
+    """
+    dataset = read_dataset(path, classes=recipe.classes, class_map=recipe.class_map)
+    if recipe.positive is not None and recipe.positive not in dataset.classes:
+        raise DataError(
+            f"'data.positive' to be one of {', '.join(dataset.classes)}", f"'{recipe.positive}'"
+        )
+    inputs = {"items": _listing(dataset), "split": recipe.split.model_dump(), "seed": seed}
+
+    def make(folder: Path) -> None:
+        found, fingerprints = audit(dataset, seed=seed, progress=progress, threads=threads)
+        split = make_split(dataset, fingerprints, recipe.split, seed)
+        by = units(dataset, fingerprints, split.by)
+        split.save(folder / "split.json")
+        unit_of = {item.key: int(u) for item, u in zip(dataset.items, by, strict=True)}
+        write_atomically(folder / "units.json", json.dumps(unit_of))
+        write_atomically(folder / "audit.json", found.model_dump_json(indent=1))
+        summary = split.summary(dataset, by)
+        write_atomically(folder / "split-summary.json", summary.model_dump_json(indent=1))
+
+    done = store.once("data", inputs, make)
+    split = Split.load(done / "split.json")
+    split.save(store.folder / "split.json")
+    return StudyData(
+        dataset=dataset,
+        audit=Audit.model_validate(read_json(done / "audit.json")),
+        split=split,
+        summary=SplitSummary.model_validate(read_json(done / "split-summary.json")),
+        modality=recipe.modality,
+        folder=store.folder,
+        unit_of=read_json(done / "units.json"),
+        threads=threads,
+        progress=progress,
+    )
+
+
+def _listing(dataset: Dataset) -> list[list[str | int | None]]:
+    """What the audit and the split depend on: names, labels, and each file's size and time."""
+    return [[i.key, i.label, i.split, i.patient, *_stamp(i)] for i in dataset.items]
+
+
+def _stamp(item: Item) -> tuple[int, int]:
+    facts = item.path.stat()
+    return facts.st_size, facts.st_mtime_ns
+
+
+def pixel_statistics(cache: Cache, rows: NDArray[np.int64]) -> tuple[float, float]:
+    """Mean and standard deviation of training pixels in [0, 1], over all channels.
+
+    The mean is rounded to a whole grey level (k / 255), so that an int8 graph can hold it exactly
+    as a zero point.
+    """
+    chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), STATISTICS_IMAGES)).astype(np.int64)]
+    total = squares = count = 0.0
+    for block in np.array_split(chosen, max(1, len(chosen) // 64)):
+        pixels = cache.take(block).astype(np.float64) / 255
+        total, squares, count = total + pixels.sum(), squares + (pixels**2).sum(), count + pixels.size
+    mean = round(total / count * 255) / 255
+    return mean, max(float(np.sqrt(max(squares / count - (total / count) ** 2, 0.0))), 1 / 255)
+
+
+def whole_dataset(
+    path: Path,
+    spec: InputSpec,
+    classes: tuple[str, ...],
+    class_map: Mapping[str, str],
+    folder: Path,
+    *,
+    split: str | None = None,
+    threads: int | None = None,
+    progress: Progress = SILENT,
+) -> tuple[Cache, Rows, Audit]:
+    """All readable images of a data set, for `evaluate` and `compare`: nothing is trained on them.
+
+    Args:
+        path: Folder, manifest or .npz.
+        spec: The classifier's input.
+        classes: The classifier's classes; the data set's must be among them.
+        class_map: The data set's name -> the classifier's.
+        folder: Where the decoded images go.
+        split: Only images the data set itself publishes under this split.
+        threads: Decoding threads.
+        progress: The listener.
+
+    Raises:
+        DataError: A class of the data set is unknown to the classifier, or nothing is left.
+    """
+    dataset = read_dataset(path, classes=None, class_map=dict(class_map))
+    foreign = [name for name in dataset.classes if name not in classes]
+    if foreign:
+        raise DataError(
+            f"the classes {', '.join(classes)}",
+            f"{', '.join(foreign)} in '{path}'",
+            f"map them with --class-map {foreign[0]}=...",
+        )
+    found, fingerprints = audit(dataset, progress=progress, threads=threads)
+    keep = [
+        (item, number)
+        for number, item in enumerate(dataset.items)
+        if fingerprints.readable[number] and (split is None or item.split == split)
+    ]
+    if not keep:
+        there = sorted({item.split for item in dataset.items if item.split})
+        raise DataError(
+            f"images of the split '{split}'", f"the splits {', '.join(there) or '(none)'}"
+        )
+    patients = all(item.patient for item, _ in keep)
+    by = units(dataset, fingerprints, "patient" if patients else "near-duplicate cluster")
+    cache = build_cache(
+        [item for item, _ in keep], classes, spec, folder, threads=threads, progress=progress
+    )
+    index = np.arange(len(keep), dtype=np.int64)
+    unit = np.asarray([by[number] for _, number in keep], dtype=np.int64)
+    rows = Rows(index, cache.labels[index], unit, tuple(item.key for item, _ in keep))
+    return cache, rows, found

@@ -1,0 +1,346 @@
+"""A bundle: the one folder that goes to the device, and checks itself when it is opened.
+
+    BUNDLE/
+      model.onnx   the classifier; raw uint8 pixels in, logits out
+      card.json    what it is, what was measured, and the sha256 of every other file
+      sample.png   one image, so that the device can prove that it computes what we computed
+      LICENSE      the licence of the model
+      README.txt   a few lines for whoever finds the folder
+
+The hashes guard against damage and mix-ups. They are not a signature: whoever can rewrite card.json
+can make a bundle that opens, so a bundle needs a trusted way to the device, or its `digest` one.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from clinipress import __version__
+from clinipress.data.images import decode
+from clinipress.edge.checks import is_colourful
+from clinipress.edge.manifest import (
+    CARD,
+    KIND,
+    MODEL,
+    VERSION,
+    Manifest,
+    SelfTest,
+    check_file,
+    digest_of_card,
+    read_card,
+    sha256_of,
+)
+from clinipress.edge.predict import Answer, Source, answer, probabilities
+from clinipress.errors import BundleError, ImageError, ModelError, StorageError
+from clinipress.records import Card
+from clinipress.runtimes.onnx import OnnxCandidate
+
+__all__ = ["Bundle", "load_bundle", "open_bundle", "write_bundle"]
+
+SAMPLE, LICENCE, README = "sample.png", "LICENSE", "README.txt"
+# int8 kernels round differently on other instruction sets: one hundredth of the spread of the logits
+TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle.
+
+    Attributes:
+        path: Its folder.
+        manifest: The content of card.json.
+        candidate: The classifier, loaded.
+    """
+
+    path: Path
+    manifest: Manifest
+    candidate: OnnxCandidate
+
+    @property
+    def card(self) -> Card:
+        """What the classifier is and takes."""
+        return self.manifest.card
+
+    @property
+    def digest(self) -> str:
+        """sha256, 64 hexadecimal digits, of the whole bundle: card.json names all other files."""
+        return self.manifest.digest
+
+    def classify(self, source: Source) -> Answer:
+        """Classify one image.
+
+        Args:
+            source: A path, the bytes of an image file, or uint8 pixels: ``[height, width]`` grey,
+                ``[height, width, 3]`` RGB of any size, or exactly `card.input`'s
+                ``[channels, height, width]``.
+
+        Returns:
+            The answer; `Answer.refused` says why when the image is not the right kind.
+        """
+        return answer(self.candidate, self.card, source, colourful=self.manifest.self_test.colourful)
+
+    def self_test(self) -> float:
+        """Classify the bundle's own image and compare with what was measured at writing.
+
+        Returns:
+            The largest difference of a logit, at most `SelfTest.tolerance`.
+
+        Raises:
+            BundleError: The model answers something else on this machine.
+        """
+        test = self.manifest.self_test
+        logits = _sample_logits(self.candidate, self.card, self.path / test.file)
+        difference = float(np.max(np.abs(logits - np.asarray(test.logits, np.float64))))
+        label = self.card.classes[int(np.argmax(logits))]
+        if not difference <= test.tolerance or label != test.label:  # NaN fails as well
+            raise BundleError(
+                f"'{test.label}' and logits within {test.tolerance:.3g} for {test.file}",
+                f"'{label}' and a difference of {difference:.3g} on this machine",
+                "do not use this bundle here; export the model for this processor",
+            )
+        return difference
+
+
+def write_bundle(
+    folder: Path,
+    model_path: Path,
+    card: Card,
+    *,
+    sample: NDArray[np.uint8] | Path,
+    evidence: Mapping[str, Any],
+    licence: str,
+    tolerance: float | None = None,
+) -> Path:
+    """Write a bundle: all of it or nothing.
+
+    Args:
+        folder: Where; a bundle that is there is replaced, anything else is left alone.
+        model_path: The ONNX file, in one piece (no external data).
+        card: Its card; `format` must be "onnx".
+        sample: An image for the self-test. It travels with the model, so it must be one that may be
+            given away. uint8 ``[channels, height, width]`` as `card.input` says, or an image file,
+            which is stored as PNG in its own size without metadata (a DICOM file as its pixels).
+        evidence: A JSON-able summary of what was measured.
+        licence: Text of the model's licence.
+        tolerance: Of the self-test, in logits; None: one hundredth of the sample's logit range.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        BundleError: The folder holds something else, the model does not fit the card, or it cannot
+            make up its mind about the sample.
+        StorageError: The folder cannot be written.
+    """
+    folder = Path(folder).absolute()
+    if not model_path.is_file():
+        raise BundleError("an ONNX file for the bundle", f"nothing at '{model_path}'")
+    _refuse_foreign(folder)
+    work = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.part"
+    try:
+        work.mkdir(parents=True)
+        shutil.copyfile(model_path, work / MODEL)
+        (work / SAMPLE).write_bytes(_sample_png(sample, card))
+        (work / LICENCE).write_text(licence.rstrip() + "\n", encoding="utf-8")
+        (work / README).write_text(_readme(card), encoding="utf-8")
+        test = _measure(work, card, tolerance)
+        _write_card(work, card, evidence, test)
+        _replace(folder, work)
+    except OSError as problem:
+        raise StorageError(f"to write the bundle '{folder}'", str(problem)) from problem
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def open_bundle(folder: str | Path, *, threads: int | None = None) -> Bundle:
+    """Open a bundle and check every hash, without the self-test.
+
+    Args:
+        folder: The bundle.
+        threads: CPU threads of the runtime; None: the runtime's own choice.
+
+    Raises:
+        BundleError: It is incomplete, changed, or not a bundle.
+    """
+    folder = Path(folder)
+    manifest = read_card(folder)
+    for name, expected in manifest.files.items():
+        check_file(folder, name, expected)
+    return Bundle(folder, manifest, _load_model(folder / MODEL, manifest.card, threads))
+
+
+def load_bundle(folder: str | Path, *, threads: int | None = None) -> Bundle:
+    """Open a bundle, check every hash, then let it classify its own sample image.
+
+    Args:
+        folder: The bundle.
+        threads: CPU threads of the runtime; None: the runtime's own choice.
+
+    Raises:
+        BundleError: It is incomplete, changed, not a bundle, or answers wrongly on this machine.
+    """
+    bundle = open_bundle(folder, threads=threads)
+    bundle.self_test()
+    return bundle
+
+
+def _load_model(path: Path, card: Card, threads: int | None) -> OnnxCandidate:
+    """The model, with errors in the bundle's own words."""
+    try:
+        return OnnxCandidate.load(path, card=card, threads=threads)
+    except ModelError as problem:
+        raise BundleError(problem.expected, problem.got, "this model is not the card's") from None
+
+
+def _sample_logits(candidate: OnnxCandidate, card: Card, path: Path) -> NDArray[np.float64]:
+    """Logits of the sample, one per class."""
+    try:
+        logits = candidate.predict(decode(path, card.input)[None])
+    except (ImageError, ModelError) as problem:
+        raise BundleError(problem.expected, problem.got) from None
+    if logits.shape != (1, len(card.classes)):
+        raise BundleError(
+            f"one logit for each of {len(card.classes)} classes",
+            f"the shape {list(logits.shape)}",
+            "this model is not the card's",
+        )
+    return logits[0].astype(np.float64)
+
+
+def _measure(work: Path, card: Card, tolerance: float | None) -> SelfTest:
+    """What the model in `work` answers for the sample there."""
+    if card.format != "onnx":
+        raise BundleError("a card of format 'onnx'", f"'{card.format}'", "export the model first")
+    logits = _sample_logits(_load_model(work / MODEL, card, 1), card, work / SAMPLE)
+    spread = float(np.ptp(logits))
+    allowed = TOLERANCE * spread if tolerance is None else tolerance
+    first, second = np.sort(logits)[::-1][:2]
+    if not first - second > 2 * allowed:  # NaN is refused as well
+        raise BundleError(
+            f"a sample whose best two logits are more than {2 * allowed:.3g} apart",
+            f"{first:.4g} and {second:.4g}",
+            "pass an image the model is surer of, or another machine may fail the self-test",
+        )
+    return SelfTest(
+        file=SAMPLE,
+        label=card.classes[int(np.argmax(logits))],
+        logits=tuple(logits.tolist()),
+        probabilities=tuple(probabilities(logits, card.temperature).tolist()),
+        tolerance=allowed,
+        colourful=card.input.channels == 3 and is_colourful(decode(work / SAMPLE, card.input)),
+    )
+
+
+def _sample_png(sample: NDArray[np.uint8] | Path, card: Card) -> bytes:
+    """The sample as PNG without metadata: names and dates of patients hide in headers."""
+    if isinstance(sample, np.ndarray):
+        expected = (card.input.channels, card.input.height, card.input.width)
+        if sample.shape != expected or sample.dtype != np.uint8:
+            raise BundleError(
+                f"a sample of uint8 {list(expected)}", f"{sample.dtype} {list(sample.shape)}"
+            )
+        return _png(sample)
+    try:
+        with Image.open(sample) as image:
+            if image.mode in {"1", "L", "RGB"}:
+                upright = ImageOps.exif_transpose(image).convert("L" if image.mode == "1" else None)
+                return _png(np.atleast_3d(np.asarray(upright, np.uint8)).transpose(2, 0, 1))
+    except UnidentifiedImageError:
+        pass  # DICOM or NIfTI: decode() knows
+    return _png(decode(Path(sample), card.input))
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    """PNG bytes of uint8 ``[1 or 3, h, w]``."""
+    picture = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0).copy())
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _readme(card: Card) -> str:
+    """A few lines for whoever finds the folder."""
+    lines = [
+        f"{card.name}: an image classifier made by clinipress {__version__}.",
+        f"Classes: {', '.join(card.classes)}.",
+        f"Intended use: {card.intended_use or 'not stated'}.",
+    ]
+    if card.synthetic:
+        lines.append("Trained on drawn images: for demonstration only, never for patients.")
+    lines += [
+        "",
+        "    pip install clinipress",
+        "    clinipress predict THIS_FOLDER IMAGE",
+        "",
+        "card.json says what it takes, what was measured of it and the sha256 of every file here.",
+        "Not a medical device. Do not edit these files: a changed bundle does not open.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _write_card(work: Path, card: Card, evidence: Mapping[str, Any], test: SelfTest) -> None:
+    """card.json, last of all, since it holds the hashes of the others."""
+    tree: dict[str, Any] = {
+        "kind": KIND,
+        "schema_version": VERSION,
+        "clinipress": __version__,
+        "card": card.model_dump(mode="json"),
+        "evidence": dict(evidence),
+        "self_test": test.model_dump(mode="json"),
+        "files": {name: sha256_of(work / name) for name in (MODEL, SAMPLE, LICENCE, README)},
+    }
+    try:
+        tree["digest"] = digest_of_card(tree)
+        text = json.dumps(tree, indent=1, allow_nan=False)
+    except (TypeError, ValueError) as problem:
+        raise BundleError("evidence that JSON can hold", str(problem)) from None
+    (work / CARD).write_text(text + "\n", encoding="utf-8")
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Only nothing, an empty folder or an untouched bundle may be written over."""
+    if not os.path.lexists(folder):
+        return
+    if folder.is_symlink() or not folder.is_dir():
+        raise BundleError(f"a folder to write at '{folder}'", "a file or a link")
+    names = {entry.name for entry in folder.iterdir()}
+    if not names:
+        return
+    foreign = names - {CARD, MODEL, SAMPLE, LICENCE, README}
+    if foreign or CARD not in names:
+        what = f"'{sorted(foreign)[0]}'" if foreign else "no card.json"
+        raise BundleError(
+            f"an empty folder or a bundle at '{folder}'", f"a folder with {what}", "choose another"
+        )
+    read_card(folder)
+
+
+def _replace(folder: Path, work: Path) -> None:
+    """Put `work` in the place of `folder`; a rename cannot replace a folder that is not empty."""
+    if not folder.exists():
+        work.rename(folder)
+        return
+    old = work.with_suffix(".old")
+    folder.rename(old)
+    try:
+        work.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old)
+
+

@@ -1,0 +1,156 @@
+"""``card.json`` of a bundle: reading it as if an enemy had written it.
+
+Nothing in it is used before its kind, version, shape, digest and file names were checked, in this
+order, so that each kind of damage gets its own one-line error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from clinipress.errors import BundleError
+from clinipress.records import Card, Record
+
+__all__ = [
+    "CARD",
+    "KIND",
+    "MODEL",
+    "VERSION",
+    "Manifest",
+    "SelfTest",
+    "check_file",
+    "digest_of_card",
+    "read_card",
+    "sha256_of",
+]
+
+CARD, MODEL = "card.json", "model.onnx"
+KIND, VERSION = "clinipress bundle", "1"
+CARD_LIMIT = 16 * 2**20  # bytes; a card is a few hundred kilobytes at most
+
+
+class SelfTest(Record):
+    """What the model must answer for the bundle's own image.
+
+    Attributes:
+        file: Name of the image in the bundle.
+        label: The class it must answer.
+        logits: float32 values, one per class, measured where the bundle was written.
+        probabilities: The same after `Card.temperature` and softmax.
+        tolerance: Largest difference allowed per logit, absolute, in logits.
+        colourful: True when the image has clear colour, so that grey images are foreign.
+    """
+
+    file: str
+    label: str
+    logits: tuple[float, ...]
+    probabilities: tuple[float, ...]
+    tolerance: float = Field(gt=0)
+    colourful: bool
+
+
+class Manifest(Record):
+    """``card.json``.
+
+    Attributes:
+        files: Name -> sha256 (64 hexadecimal digits) of every other file of the bundle.
+        digest: sha256 of this very record without `digest`, as canonical JSON.
+    """
+
+    kind: Literal["clinipress bundle"]
+    schema_version: Literal["1"]
+    clinipress: str
+    card: Card
+    evidence: dict[str, Any]
+    self_test: SelfTest
+    files: dict[str, str]
+    digest: str
+
+
+def read_card(folder: Path) -> Manifest:
+    """card.json, checked for kind, version, shape and its own digest, in this order."""
+    path = folder / CARD
+    if not folder.is_dir():
+        got = "a file" if folder.exists() else "nothing there"
+        raise BundleError(f"a bundle folder at '{folder}'", got, "pass the folder with card.json")
+    if not path.is_file() or path.is_symlink():
+        raise BundleError(f"card.json in '{folder}'", "none", "pass the folder of a bundle")
+    tree = _read_json(path)
+    if not isinstance(tree, dict) or tree.get("kind") != KIND:
+        raise BundleError(f"the card of a bundle in '{path}'", "something else", None)
+    if tree.get("schema_version") != "1":
+        raise BundleError(
+            "schema_version '1' in card.json",
+            f"{tree.get('schema_version')!r:.40}",
+            "open it with the clinipress that wrote it, or write it again",
+        )
+    try:
+        manifest = Manifest.model_validate(tree)
+    except ValidationError as problem:
+        error = problem.errors()[0]
+        where = ".".join(str(part) for part in error["loc"])
+        raise BundleError(f"'{where}' in card.json to fit", error["msg"], "write it again") from None
+    if manifest.digest != digest_of_card(tree):
+        raise BundleError("card.json as it was written", "a changed one", "write the bundle again")
+    _check_names(manifest)
+    return manifest
+
+
+def _read_json(path: Path) -> Any:
+    """The parsed file; deep nesting and NaN are refused like any other damage."""
+    if path.stat().st_size > CARD_LIMIT:
+        raise BundleError("a card.json under 16 MB", f"{path.stat().st_size} bytes")
+    try:
+        return json.loads(path.read_bytes(), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as problem:
+        raise BundleError("JSON in card.json", f"{problem}"[:120], "copy the bundle again") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"the number {name}")
+
+
+def _check_names(manifest: Manifest) -> None:
+    """Every file is named, and a name never leads out of the folder."""
+    for name in manifest.files:
+        if name != Path(name).name or name in {"", ".", "..", CARD} or "\\" in name or "\0" in name:
+            raise BundleError("plain file names in card.json", f"{name!r:.60}", "do not use it")
+    missing = {MODEL, manifest.self_test.file} - set(manifest.files)
+    if missing:
+        raise BundleError(f"a hash of '{sorted(missing)[0]}' in card.json", "none", "do not use it")
+    card, test = manifest.card, manifest.self_test
+    if not len(card.classes) == len(test.logits) == len(test.probabilities):
+        raise BundleError(f"{len(card.classes)} logits in card.json", str(len(test.logits)))
+
+
+def check_file(folder: Path, name: str, expected: str) -> None:
+    """One file against its hash; a link could lead out of the folder and is refused."""
+    path = folder / name
+    if path.is_symlink() or not path.is_file():
+        got = "a link" if path.is_symlink() else "none"
+        raise BundleError(f"the file '{name}' in '{folder}'", got, "copy the bundle again")
+    try:
+        same = sha256_of(path) == expected
+    except OSError as problem:
+        raise BundleError(f"to read '{name}'", str(problem)) from None
+    if not same:
+        raise BundleError(f"'{name}' as it was written", "other content", "copy the bundle again")
+
+
+def digest_of_card(tree: Mapping[str, Any]) -> str:
+    """sha256 of everything but "digest", as canonical JSON."""
+    rest = {key: value for key, value in tree.items() if key != "digest"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, read piece by piece."""
+    with path.open("rb") as stream:
+        return hashlib.filedigest_of_card(stream, "sha256").hexdigest()

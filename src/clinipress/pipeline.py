@@ -1,0 +1,116 @@
+"""The flow of a study, top to bottom.
+
+data -> reference -> steps, each judged against the ROOT reference on validation -> exports, each
+file measured in its own runtime -> the sealed test split opened once for the finalists -> bundle
+and report. Judging against the root and not the parent keeps three steps from each losing the margin.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clinipress import distributed, gate
+from clinipress.data.study import open_study_data
+from clinipress.errors import RecipeError
+from clinipress.progress import SILENT, Progress
+from clinipress.recipe import DistillStep, ExportRecipe, FineTuneStep, PruneStep, Step, Study
+from clinipress.records import Result
+from clinipress.runner import Runner
+from clinipress.scorecard import Scorecard, choose, summarise
+from clinipress.steps.train import Distill, FineTune, Prune
+from clinipress.store import Store, write_atomically
+from clinipress.torch_setup import prepare
+
+__all__ = ["run_study", "torch_step"]
+
+FLOAT32 = ExportRecipe(precision="float32")
+
+
+def torch_step(recipe: Step) -> Distill | FineTune | Prune:
+    """The step a recipe names."""
+    if isinstance(recipe, DistillStep):
+        return Distill(recipe)
+    if isinstance(recipe, PruneStep):
+        return Prune(recipe)
+    return FineTune(recipe)
+
+
+def run_study(
+    study: Study, data_path: Path | None, out: Path, *, progress: Progress = SILENT
+) -> Result:
+    """Run a study, or go on with one that was interrupted.
+
+    Args:
+        study: What to do.
+        data_path: The images; None takes the study's own `data.path`.
+        out: The run folder; finished pieces found in it are kept.
+        progress: The listener.
+
+    Returns:
+        What was measured; also written to ``result.json``, ``report.html`` and ``bundle/``.
+
+    Raises:
+        InputError: The study or the data is wrong.
+        StudyError: Training diverged or the disk is full; the run can be resumed.
+    """
+    path = data_path or (Path(study.data.path) if study.data.path else None)
+    if path is None:
+        raise RecipeError("images", "a study without 'data.path'", "give --data DIR")
+    prepare(study.threads, study.seed)
+    store = Store(out)
+    if distributed.is_main():
+        write_atomically(out / "study.json", study.model_dump_json(indent=1))
+
+    # data: read, audit, cluster, split, seal
+    data = open_study_data(
+        path, study.data, store, seed=study.seed, threads=study.threads, progress=progress
+    )
+    runner = Runner(study, store, data, progress)
+    rules = gate.rules_for(study.risk)
+    card = Scorecard(runner, rules)
+
+    # reference: load or train
+    trained = runner.fresh()
+    if study.reference.train is not None:
+        step = FineTune(FineTuneStep(train=study.reference.train))
+        trained = runner.step("reference", step, trained, reference=None)
+    reference = runner.export("reference", trained, FLOAT32)
+    card.add_reference(reference, trained)
+
+    # torch-side steps: each child becomes a float32 file, measured and judged
+    parent = trained
+    for name, recipe in zip(step_names(study), study.steps, strict=True):
+        parent = runner.step(name, torch_step(recipe), parent, reference)
+        card.add(runner.export(name, parent, FLOAT32), parent, of="step")
+
+    # exports of the last candidate
+    last = card.rows[-1].name
+    for wanted in study.exports:
+        if wanted == FLOAT32 or (wanted.precision == "float32" and wanted.format == "onnx"):
+            continue  # every step's candidate already is that file
+        name = f"{last}-{wanted.format}-{wanted.precision}"
+        card.add(runner.export(name, parent, wanted), parent, of="export")
+
+    # measure all files interleaved, choose on validation, then open the test split once
+    card.measure()
+    shipped, finalists = choose(card)
+    card.open_test(finalists, f"final evaluation; shipping '{shipped}' was decided on validation")
+    return summarise(card, shipped, out)
+
+
+def step_names(study: Study) -> list[str]:
+    """One name per step: its own, or its kind with a number where that kind comes twice.
+
+    Raises:
+        RecipeError: Two steps carry one name.
+    """
+    kinds = [recipe.step for recipe in study.steps]
+    verb = {"distill": "distilled", "prune": "pruned", "train": "fine-tuned"}
+    names: list[str] = []
+    for number, recipe in enumerate(study.steps):
+        again = kinds[: number + 1].count(recipe.step)
+        plain = verb[recipe.step] + (f"-{again}" if kinds.count(recipe.step) > 1 else "")
+        names.append(recipe.name or plain)
+    if len({*names, "reference"}) <= len(names):
+        raise RecipeError("step names that differ", ", ".join(names), "change 'name' of one of them")
+    return names

@@ -1,0 +1,412 @@
+"""The study file: frozen data, every default in one place, no code in YAML.
+
+A study names the data, the reference, the steps and the exports. Unknown keys are refused with the
+nearest right one. Defaults of distillation (T = 4, alpha = 0.7) and pruning follow the clinical edge
+compression guide the project was born from; they are starting points, not findings.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from clinipress.errors import RecipeError
+from clinipress.records import InputSpec, RiskLevel
+
+__all__ = [
+    "DataRecipe",
+    "DistillStep",
+    "ExportRecipe",
+    "ModelRecipe",
+    "PruneStep",
+    "ReferenceRecipe",
+    "SplitRecipe",
+    "Step",
+    "Study",
+    "TrainOptions",
+    "load_study",
+    "parse_study",
+]
+
+Modality = Literal[
+    "generic", "brain-mri", "chest-ct", "chest-xray", "dermoscopy", "histology", "retina"
+]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Config(BaseModel):
+    """Base of every part of a study: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class SplitRecipe(Config):
+    """How to divide the images.
+
+    Attributes:
+        by: "auto" takes patients where known, else near-duplicate clusters. "published" keeps the
+            folders' or manifest's own splits and drops training images that leak into them.
+        fractions: Shares of train, validation and test; their sum is 1.
+        seed: Seed of the assignment.
+        file: A split file written earlier, to be used as it is.
+    """
+
+    by: Literal["auto", "patient", "cluster", "published", "image"] = "auto"
+    fractions: tuple[Share, Share, Share] = (0.65, 0.15, 0.2)
+    seed: int = 0
+    file: str | None = None
+
+    @field_validator("fractions")
+    @classmethod
+    def _sums_to_one(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if abs(sum(value) - 1) > 1e-6:
+            raise ValueError(f"train, validation and test shares must sum to 1, they sum to {sum(value):g}")
+        return value
+
+
+class DataRecipe(Config):
+    """The images and how they are read.
+
+    Attributes:
+        path: Folder, manifest (.csv) or .npz; ``--data`` on the command line overrides it.
+        modality: Chooses the augmentation that suits the images.
+        classes: Class order of the logits; None sorts the names found.
+        class_map: Folder or label name -> class name, for sets that name one class in two ways.
+        positive: The class that is the finding in a two-class task.
+        input: Size, channels and window of the network's input.
+        split: How the images are divided.
+    """
+
+    path: str | None = None
+    modality: Modality = "generic"
+    classes: tuple[str, ...] | None = None
+    class_map: dict[str, str] = Field(default_factory=dict)
+    positive: str | None = None
+    input: InputSpec = Field(default_factory=InputSpec)  # type: ignore[arg-type]
+    split: SplitRecipe = SplitRecipe()
+
+
+class ModelRecipe(Config):
+    """A network: a timm name, or the user's own function.
+
+    Attributes:
+        name: timm model name.
+        factory: "module:function", called with ``num_classes`` and ``in_chans``.
+        arguments: Further keyword arguments of the constructor.
+        pretrained: False, True (timm's weights from the hub, fetched only because this was asked)
+            or the path of a local safetensors or weights-only checkpoint of the backbone.
+        checkpoint: A trained classifier's weights (safetensors, or a weights-only .pt).
+        in_channels: Channels of the backbone; None: 3 with pretrained weights, else the input's.
+    """
+
+    name: str | None = None
+    factory: str | None = None
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    pretrained: bool | str = False
+    checkpoint: str | None = None
+    in_channels: Literal[1, 3] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelRecipe:
+        if (self.name is None) == (self.factory is None):
+            raise ValueError("give either 'name' (a timm model) or 'factory' (module:function)")
+        return self
+
+
+class TrainOptions(Config):
+    """The one training loop's options.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images per optimizer step, over all processes together.
+        optimizer: "adamw" or "sgd" (Nesterov momentum 0.9).
+        learning_rate: Peak rate; linear warm-up, then a cosine to `final_learning_rate` times it.
+        final_learning_rate: Share of the peak rate left at the end.
+        weight_decay: On weights of two dimensions or more; never on biases and norms.
+        warmup_epochs: Epochs of linear warm-up.
+        label_smoothing: Of the hard-label cross-entropy.
+        class_weights: "none" or "balanced" (inverse frequency, mean 1 over images).
+        ema_decay: Decay of the averaged weights that are evaluated and kept; None: no averaging.
+        gradient_clip: Largest gradient norm; None: no clipping.
+        patience: Epochs without a better validation score after which training stops.
+        sizes: Progressive input sizes as (pixels, share of the epochs), last one the input's size.
+            Empty: the input's size throughout. (Progressive resizing: Howard 2018, fast.ai.)
+        augmentation: Strength, 0 (none) to 2; 1 is the modality's own.
+        numerics: "auto" measures a few steps of each and takes the fastest; or one by name.
+        processes: CPU processes or GPUs on this machine; several machines through torchrun.
+        validate_every: Epochs between two validations before the last size is reached.
+    """
+
+    epochs: int = Field(50, ge=1)
+    batch_size: int = Field(32, ge=1)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0)
+    final_learning_rate: float = Field(0.001, ge=0, le=1)
+    weight_decay: float = Field(0.05, ge=0)
+    warmup_epochs: float = Field(3, ge=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = "none"
+    ema_decay: float | None = Field(0.995, gt=0, lt=1)
+    gradient_clip: float | None = Field(5.0, gt=0)
+    patience: int | None = Field(None, ge=1)
+    sizes: tuple[tuple[int, float], ...] = ()
+    augmentation: float = Field(1.0, ge=0, le=2)
+    numerics: Literal[
+        "auto",
+        "float32-contiguous",
+        "float32-channels-last",
+        "bfloat16-channels-last",
+        "float16-channels-last",
+    ] = "auto"
+    processes: int = Field(1, ge=1)
+    validate_every: int = Field(2, ge=1)
+
+
+class ReferenceRecipe(Config):
+    """The classifier everything else is judged against.
+
+    Attributes:
+        model: The network.
+        train: How to train it; None takes the checkpoint as it is.
+    """
+
+    model: ModelRecipe
+    train: TrainOptions | None = TrainOptions()
+
+    @model_validator(mode="after")
+    def _something_to_start_from(self) -> ReferenceRecipe:
+        if self.train is None and self.model.checkpoint is None:
+            raise ValueError("without 'train' the reference needs 'model.checkpoint'")
+        return self
+
+
+class DistillStep(Config):
+    """Train a student on labels and on the reference's softened outputs (Hinton et al., 2015).
+
+    Attributes:
+        student: The student's network.
+        temperature: T of both softmaxes; the soft loss is multiplied by T squared.
+        alpha: Weight of the soft loss; 0 is the control without a teacher.
+        views: Seeded augmented views per image for which the teacher's outputs are computed once.
+        train: The loop's options.
+    """
+
+    step: Literal["distill"] = "distill"
+    name: str | None = None
+    student: ModelRecipe
+    temperature: float = Field(4.0, gt=0)
+    alpha: float = Field(0.7, ge=0, le=1)
+    views: int = Field(8, ge=1)
+    train: TrainOptions = TrainOptions()
+
+
+class PruneStep(Config):
+    """Remove channels physically, then fine-tune.
+
+    Attributes:
+        ratio: Share to remove, of `of`.
+        of: What the ratio counts: "macs" or "parameters".
+        criterion: How channels are ranked: "l1", "l2" or "random" (the control).
+        scope: "global" ranks over the whole network, "uniform" removes the same share per layer.
+        round_to: Channel counts become multiples of this.
+        protect: Names of modules that keep all channels (prefixes).
+        distill: Keep the reference's soft targets during fine-tuning.
+        temperature: T of the soft loss.
+        alpha: Weight of the soft loss.
+        views: Views of the teacher's cache.
+        train: Options of the fine-tuning.
+    """
+
+    step: Literal["prune"] = "prune"
+    name: str | None = None
+    ratio: float = Field(0.3, gt=0, lt=0.95)
+    of: Literal["macs", "parameters"] = "macs"
+    criterion: Literal["l1", "l2", "random"] = "l2"
+    scope: Literal["global", "uniform"] = "global"
+    round_to: int = Field(8, ge=1)
+    protect: tuple[str, ...] = ()
+    distill: bool = True
+    temperature: float = Field(4.0, gt=0)
+    alpha: float = Field(0.7, ge=0, le=1)
+    views: int = Field(8, ge=1)
+    train: TrainOptions = TrainOptions(epochs=15, learning_rate=3e-4, warmup_epochs=1)
+
+
+class FineTuneStep(Config):
+    """Train the last candidate further, on labels alone."""
+
+    step: Literal["train"] = "train"
+    name: str | None = None
+    train: TrainOptions = TrainOptions(epochs=10, learning_rate=1e-4, warmup_epochs=1)
+
+
+Step = Annotated[DistillStep | PruneStep | FineTuneStep, Field(discriminator="step")]
+
+
+class ExportRecipe(Config):
+    """A file for a runtime.
+
+    Attributes:
+        format: The file's format.
+        precision: Of weights and activations.
+        calibration_images: Training images, un-augmented, for static int8.
+        calibration_method: How ranges are chosen.
+        per_channel: One weight scale per output channel.
+    """
+
+    format: Literal["onnx"] = "onnx"
+    precision: Literal["float32", "float16", "int8"] = "int8"
+    calibration_images: int = Field(200, ge=1)
+    calibration_method: Literal["minmax", "percentile", "entropy"] = "percentile"
+    per_channel: bool = True
+
+
+class Study(Config):
+    """A whole study.
+
+    Attributes:
+        name: Short name, used for the run folder.
+        risk: "critical", "high", "medium" or "low": sets the margins 0.5, 1, 2 and 5 points.
+        seed: Seed of everything random.
+        data: The images.
+        reference: The classifier to judge against.
+        steps: Torch-side steps in order, each applied to the result of the one before.
+        exports: Files made of the last step's candidate.
+        threads: Threads of training and of batch prediction; None: all cores.
+        latency_threads: Threads of the latency measurement.
+        bootstrap: Resamples behind the bootstrap intervals.
+        intended_use: Free text for the card and report.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    risk: RiskLevel = "medium"
+    seed: int = 0
+    data: DataRecipe = DataRecipe()
+    reference: ReferenceRecipe
+    steps: tuple[Step, ...] = ()
+    exports: tuple[ExportRecipe, ...] = (ExportRecipe(precision="float32"), ExportRecipe())
+    threads: int | None = Field(None, ge=1)
+    latency_threads: int = Field(1, ge=1)
+    bootstrap: int = Field(2000, ge=100)
+    intended_use: str = ""
+    synthetic: bool = False
+
+
+def load_study(path: Path, overrides: tuple[str, ...] = ()) -> Study:
+    """Read a study from YAML.
+
+    Args:
+        path: The YAML file.
+        overrides: "dotted.key=value" pairs; values are read as YAML, list items by number.
+
+    Raises:
+        RecipeError: The file is missing, is not YAML, or holds a wrong key or value.
+    """
+    if not path.is_file():
+        raise RecipeError("a study file (.yaml)", f"no file at '{path}'", "make one with 'clinipress init DATA'")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise RecipeError(f"YAML in '{path}'", str(problem).replace("\n", " "), "check the indentation") from None
+    if not isinstance(tree, dict):
+        raise RecipeError(f"a mapping of keys in '{path}'", type(tree).__name__, "start with 'name: my-study'")
+    for override in overrides:
+        _override(tree, override)
+    return parse_study(tree, where=str(path))
+
+
+def parse_study(tree: dict[str, Any], where: str = "the study") -> Study:
+    """Check a study given as plain data.
+
+    Raises:
+        RecipeError: A key or value is wrong; an unknown key is named with the nearest right one.
+    """
+    try:
+        return Study.model_validate(tree)
+    except ValidationError as problem:
+        raise _recipe_error(problem, where) from None
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    """Set one dotted key in place, making mappings on the way."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError("--set key=value", f"'{override}'", "for example --set reference.train.epochs=5")
+    node: Any = tree
+    *parents, last = key.split(".")
+    try:
+        for part in parents:
+            if isinstance(node, list):
+                node = node[int(part)]
+            else:
+                if not isinstance(node.get(part), dict | list):
+                    node[part] = {}
+                node = node[part]
+        value = yaml.safe_load(text)
+        if isinstance(node, list):
+            node[int(last)] = value
+        else:
+            node[last] = value
+    except (ValueError, IndexError, AttributeError, yaml.YAMLError):
+        raise RecipeError(f"a key of the study in --set {key}", "a path that is not there", "list items go by number, from 0") from None
+
+
+def _recipe_error(problem: ValidationError, where: str) -> RecipeError:
+    """One line from pydantic's report: the first error, with the nearest right key."""
+    error = problem.errors()[0]
+    names = {"distill", "prune", "train", "step"}
+    location = [str(part) for part in error["loc"]]
+    # pydantic adds the union's tag after a step's number; the user never wrote it
+    shown = [p for i, p in enumerate(location) if not (p in names and i >= 2 and location[i - 2] == "steps")]
+    path = ".".join(shown) or "the top level"
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(Study, location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(known)}"
+        return RecipeError(f"known keys in {where}", f"'{path}'", hint)
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return RecipeError(f"'{path}' in {where} to fit", f"{error['input']!r:.80}", message)
+
+
+def _known_keys(model: Any, location: list[str]) -> list[str]:
+    """Field names of the part of the study that `location` points at."""
+    if not location:
+        return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+    head, *rest = location
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        field = model.model_fields.get(head)
+        if field is None:
+            return []
+        return _known_keys(_only_model(field.annotation, rest), _strip(rest))
+    return []
+
+
+def _strip(location: list[str]) -> list[str]:
+    """Drop a leading list number and the union tag behind it."""
+    if location and location[0].isdigit():
+        return location[2:] if len(location) > 1 and location[1] in {"distill", "prune", "train"} else location[1:]
+    return location
+
+
+def _only_model(annotation: Any, rest: list[str]) -> Any:
+    """The model behind Optional, Annotated, tuple or a union chosen by its tag."""
+    origin = typing.get_origin(annotation)
+    if origin is None:
+        return annotation
+    options = [_only_model(a, rest) for a in typing.get_args(annotation) if a is not type(None)]
+    models = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+    if origin in (typing.Union, types.UnionType) and len(models) > 1 and len(rest) > 1:
+        tagged = [m for m in models if "step" in m.model_fields and m.model_fields["step"].default == rest[1]]
+        return (tagged or models)[0]
+    return models[0] if models else None

@@ -1,0 +1,384 @@
+"""The facts clinipress keeps: frozen, JSON-able records and nothing else.
+
+A report is drawn from these, a gate judges these, a resumed run reads these. What was not measured
+is ``None`` or an absent key, never a made-up number, and never counts as a pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "Applied",
+    "Audit",
+    "CandidateRecord",
+    "Card",
+    "DuplicatePair",
+    "Environment",
+    "InputSpec",
+    "Interval",
+    "Latency",
+    "ModelSpec",
+    "Parity",
+    "Result",
+    "Rule",
+    "Shortcut",
+    "SplitSummary",
+    "TestOpening",
+    "Unreadable",
+    "Verdict",
+]
+
+SCHEMA_VERSION = "1"
+RiskLevel = Literal["critical", "high", "medium", "low"]
+Status = Literal["pass", "fail", "inconclusive"]
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, no unknown keys, no silent type coercion of NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Interval(Record):
+    """A figure with its uncertainty.
+
+    Attributes:
+        value: The point estimate, unrounded.
+        low: Lower end of the two-sided interval.
+        high: Upper end.
+        confidence: Coverage the interval aims at, 0.95 unless said.
+        method: How the interval was made: "wilson", "tango", "cluster-bootstrap", ...
+        n: Number of cases behind the figure.
+    """
+
+    value: float
+    low: float
+    high: float
+    confidence: float = 0.95
+    method: str = ""
+    n: int | None = None
+
+
+class InputSpec(Record):
+    """What a classifier takes: uint8 ``[n, channels, height, width]`` in [0, 255], RGB order.
+
+    Attributes:
+        channels: 1 (grey) or 3 (RGB).
+        height: Rows, pixels.
+        width: Columns, pixels.
+        fit: "stretch" resizes both sides; "pad" keeps the aspect ratio and pads with black.
+        window: (low, high) in stored units (Hounsfield units for CT) mapped to 0..255. ``None``:
+            the file's own VOI window if it has one, else the full range of its values for
+            more than 8 bits, else the pixels as they are.
+    """
+
+    channels: Literal[1, 3] = 1
+    height: int = Field(128, ge=8, le=4096)
+    width: int = Field(128, ge=8, le=4096)
+    fit: Literal["stretch", "pad"] = "stretch"
+    window: tuple[float, float] | None = None
+
+
+class ModelSpec(Record):
+    """How to build a network again, before its weights are loaded.
+
+    Attributes:
+        name: A timm model name, or None when a factory is given.
+        factory: The user's own "module:function" called with ``num_classes`` and ``in_chans``.
+        arguments: Further keyword arguments of the constructor, JSON-able.
+        num_classes: Outputs of the classifier.
+        in_channels: Channels the backbone takes; grey input is repeated when this is 3.
+        mean: Mean of the training pixels in [0, 1], one for all channels.
+        std: Standard deviation of the training pixels in [0, 1].
+        pruning: Kept-channel history to replay on a fresh network (Torch-Pruning's own list of
+            [module, is output channel, removed indices]); empty when nothing was removed.
+    """
+
+    name: str | None = None
+    factory: str | None = None
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    num_classes: int
+    in_channels: Literal[1, 3]
+    mean: float
+    std: float
+    pruning: tuple[tuple[str, bool, tuple[int, ...]], ...] = ()
+
+
+class Applied(Record):
+    """One step of a candidate's history, enough to replay it.
+
+    Attributes:
+        step: "train", "prune", "distill", "export", ...
+        params: What the step's plan returned.
+        parent: Digest of the candidate it was applied to, or None.
+        facts: What came of it (epochs run, best epoch, numerics and the reason, ...).
+    """
+
+    step: str
+    params: dict[str, Any]
+    parent: str | None = None
+    facts: dict[str, Any] = Field(default_factory=dict)
+
+
+class Card(Record):
+    """What travels with every candidate.
+
+    Attributes:
+        name: Name of the candidate within its study.
+        classes: Class names in the order of the logits.
+        input: What it takes.
+        history: All steps since the beginning, oldest first.
+        format: "pytorch", "onnx", ...
+        precision: "float32", "float16", "int8", ...
+        model: How to build it again; None for an exported file.
+        positive: The class whose detection is "sensitivity" in a two-class task, or None.
+        temperature: Softmax temperature for calibrated probabilities, 1 if not fitted.
+        uncertain_below: Top probability under which an answer is called uncertain.
+        intended_use: Free text for the reader.
+        synthetic: True when it was trained on drawn images.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    input: InputSpec
+    history: tuple[Applied, ...] = ()
+    format: str = "pytorch"
+    precision: str = "float32"
+    model: ModelSpec | None = None
+    positive: str | None = None
+    temperature: float = 1.0
+    uncertain_below: float | None = None
+    intended_use: str = ""
+    synthetic: bool = False
+
+
+class Latency(Record):
+    """Wall time of one call, milliseconds.
+
+    Attributes:
+        median: Median over `repeats` calls.
+        p95: 95th percentile.
+        batch: Images per call.
+        threads: Threads the runtime was given.
+        runtime: "onnxruntime 1.31.1", ...
+        repeats: Calls measured, after warm-up.
+        preprocessing: True when reading, decoding and resizing the image file is included.
+    """
+
+    median: float
+    p95: float
+    batch: int
+    threads: int
+    runtime: str
+    repeats: int
+    preprocessing: bool = False
+
+
+class Parity(Record):
+    """An exported file against the candidate it was made from, on the same real images."""
+
+    images: int
+    max_logit_difference: float
+    mean_logit_difference: float
+    label_flips: int
+
+
+class Rule(Record):
+    """What must hold, declared before anything is measured.
+
+    Attributes:
+        metric: Name of the metric in the evidence.
+        margin: Largest drop allowed, in the metric's own unit (0.02 is two points), absolute.
+        primary: The one rule that decides; the others are guards.
+        confidence: Coverage of the two-sided interval of the drop whose upper end must stay
+            inside the margin (0.95: one-sided 2.5 %).
+    """
+
+    metric: str
+    margin: float
+    primary: bool = True
+    confidence: float = 0.95
+
+
+class Verdict(Record):
+    """A rule applied to evidence.
+
+    Attributes:
+        status: "pass", "fail" or "inconclusive".
+        reasons: One sentence per rule, with the figures.
+        cases_needed: Cases that would decide (80 % power), when inconclusive and computable.
+    """
+
+    status: Status
+    reasons: tuple[str, ...] = ()
+    cases_needed: int | None = None
+
+
+class Unreadable(Record):
+    """A file that was set aside, and why."""
+
+    path: str
+    reason: str
+
+
+class DuplicatePair(Record):
+    """Two images that are the same file, or nearly the same picture."""
+
+    a: str
+    b: str
+    exact: bool
+    correlation: float
+    label_a: str
+    label_b: str
+    split_a: str | None = None
+    split_b: str | None = None
+
+
+class Shortcut(Record):
+    """A fact about the files that tells the classes apart without looking at the picture.
+
+    Attributes:
+        feature: "width", "mean intensity", ...; "all" is the baseline with every feature.
+        target: The class it gives away, or "macro".
+        auroc: Cross-validated area under the curve, with its interval.
+        warning: True when it is high enough to worry.
+    """
+
+    feature: str
+    target: str
+    auroc: Interval
+    warning: bool
+
+
+class Audit(Record):
+    """What was found in a data folder, before any training."""
+
+    path: str
+    layout: str
+    images: int
+    classes: dict[str, int]
+    splits: dict[str, dict[str, int]] = Field(default_factory=dict)
+    patients: int | None = None
+    groups: dict[str, dict[str, int]] = Field(default_factory=dict)
+    unreadable: tuple[Unreadable, ...] = ()
+    exact_duplicates: int = 0
+    near_duplicates: int = 0
+    clusters: int = 0
+    duplicate_pairs: tuple[DuplicatePair, ...] = ()
+    leaks: dict[str, int] = Field(default_factory=dict)
+    leaked_images: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    patient_leaks: dict[str, int] = Field(default_factory=dict)
+    conflicting_labels: tuple[DuplicatePair, ...] = ()
+    shortcuts: tuple[Shortcut, ...] = ()
+    baseline_accuracy: Interval | None = None
+    majority_accuracy: float | None = None
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+class SplitSummary(Record):
+    """How the images were divided.
+
+    Attributes:
+        by: "patient", "near-duplicate cluster", "published" or "image".
+        reason: Why this unit was chosen, one sentence.
+        seed: Seed of the assignment.
+        counts: split -> class -> images.
+        units: split -> number of patients or clusters.
+        digest: sha256 of the split file.
+        dropped: Images left out (unreadable, or a duplicate that crosses a published split).
+    """
+
+    by: str
+    reason: str
+    seed: int
+    counts: dict[str, dict[str, int]]
+    units: dict[str, int]
+    digest: str
+    dropped: int = 0
+
+
+class TestOpening(Record):
+    """One opening of the sealed test split."""
+
+    __test__ = False  # not a test class, whatever pytest thinks of the name
+
+    when: str
+    candidates: tuple[str, ...]
+    reason: str
+
+
+class Environment(Record):
+    """Where and with what the figures were measured."""
+
+    clinipress: str
+    python: str
+    platform: str
+    cpu: str
+    cpu_flags: tuple[str, ...]
+    cores: int
+    memory_bytes: int
+    packages: dict[str, str]
+
+
+class CandidateRecord(Record):
+    """Everything measured of one candidate; a row of the report.
+
+    Attributes:
+        drop: metric -> reference minus candidate, on `drop_split`, paired.
+        drops: The same for every split that was measured.
+        confusion: split -> matrix, rows true class, columns predicted.
+        per_image: Path of the per-image logits (npz), relative to the run.
+        rejected: Why it is not shipped, or None.
+    """
+
+    name: str
+    parent: str | None
+    history: tuple[Applied, ...]
+    format: str
+    precision: str
+    path: str
+    digest: str
+    file_bytes: int
+    parameters: int
+    macs: int | None
+    latency_ms: Latency | None
+    latency_with_preprocessing_ms: Latency | None = None
+    peak_memory_bytes: int | None
+    low_precision_operators: dict[str, int] = Field(default_factory=dict)
+    evidence: dict[str, dict[str, Interval]]
+    confusion: dict[str, list[list[int]]] = Field(default_factory=dict)
+    drop: dict[str, Interval] = Field(default_factory=dict)
+    drop_split: str | None = None
+    drops: dict[str, dict[str, Interval]] = Field(default_factory=dict)
+    parity: Parity | None = None
+    verdict: Verdict | None = None
+    rejected: str | None = None
+    per_image: str | None = None
+
+
+class Result(Record):
+    """``RUN/result.json``."""
+
+    schema_version: str = SCHEMA_VERSION
+    study: str
+    risk: RiskLevel
+    synthetic: bool
+    created: str
+    recipe: dict[str, Any]
+    classes: tuple[str, ...]
+    rules: tuple[Rule, ...]
+    reference: str
+    shipped: str | None
+    bundle: str | None
+    verdict: Verdict
+    candidates: tuple[CandidateRecord, ...]
+    audit: Audit
+    split: SplitSummary
+    test_openings: tuple[TestOpening, ...] = ()
+    environment: Environment
+    seconds: dict[str, float] = Field(default_factory=dict)
+    limits: tuple[str, ...] = ()

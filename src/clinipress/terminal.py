@@ -1,0 +1,299 @@
+"""What the command line shows: progress bars, tables and the verdict. The only module that uses rich."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from clinipress.progress import SILENT
+from clinipress.progress import Progress as Listener
+
+if TYPE_CHECKING:
+    from clinipress.records import Audit, CandidateRecord, Interval, Result
+    from clinipress.targets import Target
+
+__all__ = [
+    "listener",
+    "show_audit",
+    "show_bench",
+    "show_comparison",
+    "show_evidence",
+    "show_models",
+    "show_result",
+    "show_targets",
+]
+
+WORD = {"pass": "PASS", "fail": "FAIL", "inconclusive": "INCONCLUSIVE"}
+COLOUR = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+
+
+def listener(quiet: bool) -> Listener:
+    """Bars on a terminal, plain lines in a log, nothing when asked to be quiet."""
+    if quiet:
+        return SILENT
+    console = Console(stderr=True)
+    return _Bars(console) if console.is_terminal else _Lines()
+
+
+class _Bars:
+    """Nested progress bars with time left."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=False,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def start(self, what: str, total: int) -> None:
+        """Show a bar."""
+        if not self._tasks:
+            self._bars.start()
+        self._tasks[what] = self._bars.add_task(what, total=total, note="")
+
+    def advance(self, what: str, units: int = 1, note: str = "") -> None:
+        """Move it."""
+        if what in self._tasks:
+            fields = {"note": note} if note else {}
+            self._bars.update(self._tasks[what], advance=units, **fields)
+
+    def finish(self, what: str, note: str = "") -> None:
+        """Leave it full, and give the terminal back when it was the last."""
+        task = self._tasks.pop(what, None)
+        if task is not None and note:
+            self._bars.update(task, note=note)
+        if not self._tasks:
+            self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """Print above the bars."""
+        self._bars.console.print(text, highlight=False)
+
+
+class _Lines:
+    """One line at most every ten seconds: for logs and CI."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, tuple[int, int, float, float]] = {}
+
+    def start(self, what: str, total: int) -> None:
+        """Begin."""
+        now = time.monotonic()
+        self._tasks[what] = (0, total, now, now)
+
+    def advance(self, what: str, units: int = 1, note: str = "") -> None:
+        """Say how far it is, and how long it will take, when ten seconds have gone by."""
+        if what not in self._tasks:
+            return
+        done, total, began, said = self._tasks[what]
+        now = time.monotonic()
+        if now - said >= 10:
+            left = (now - began) / max(done + units, 1) * max(total - done - units, 0)
+            self.say(f"{what}: {done + units} of {total}, {_clock(left)} left  {note}".rstrip())
+            said = now
+        self._tasks[what] = (done + units, total, began, said)
+
+    def finish(self, what: str, note: str = "") -> None:
+        """Say how long it took."""
+        _, total, began, _ = self._tasks.pop(what, (0, 0, time.monotonic(), 0.0))
+        spent = time.monotonic() - began
+        if spent >= 1:
+            self.say(f"{what}: done, {total} in {_clock(spent)}  {note}".rstrip())
+
+    def say(self, text: str) -> None:
+        """Print to stderr, so that stdout stays the answer."""
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _console() -> Console:
+    console = Console()
+    # a pipe or a log has no width: do not fold tables at 80 columns there
+    return console if console.is_terminal else Console(width=160)
+
+
+def _percent(interval: Interval | None) -> str:
+    if interval is None:
+        return "not measured"
+    return f"{100 * interval.value:.1f} % ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+
+
+def _points(interval: Interval | None) -> str:
+    if interval is None:
+        return "not measured"
+    return f"{100 * interval.value:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
+
+
+def show_result(result: Result, out: Path) -> None:
+    """A study's table, its verdict and where the files are."""
+    from clinipress.report.words import verdict_sentence
+
+    console = _console()
+    split = "test" if any("test" in c.evidence for c in result.candidates) else "validation"
+    table = Table(title=f"{result.study}: {'SYNTHETIC ' if result.synthetic else ''}{split} split")
+    for column in ("candidate", "file MB", "smaller", "ms", "faster", "accuracy", "drop, points", "verdict"):
+        table.add_column(column, justify="left" if column in ("candidate", "verdict") else "right")
+    root = next(c for c in result.candidates if c.name == result.reference)
+    for row in result.candidates:
+        table.add_row(*_row(row, root, split, shipped=row.name == result.shipped))
+    console.print(table)
+    status = result.verdict.status
+    console.print(f"[bold {COLOUR[status]}]{WORD[status]}[/] {verdict_sentence(result)}", highlight=False)
+    console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+    if result.bundle:
+        console.print(f"bundle: {out / result.bundle}", highlight=False, soft_wrap=True)
+
+
+def _row(row: CandidateRecord, root: CandidateRecord, split: str, *, shipped: bool) -> list[str]:
+    mine, theirs = row.latency_with_preprocessing_ms, root.latency_with_preprocessing_ms
+    times = f"{theirs.median / mine.median:.1f}x" if mine and theirs else "not measured"
+    accuracy = row.evidence.get(split, {}).get("accuracy")
+    drop = "" if row is root else _points(row.drops.get(split, {}).get("accuracy"))
+    verdict = "reference" if row is root else WORD[row.verdict.status] if row.verdict else ""
+    return [
+        f"{row.name}{'  <- shipped' if shipped else ''}",
+        f"{row.file_bytes / 1e6:.2f}",
+        f"{root.file_bytes / row.file_bytes:.1f}x",
+        f"{mine.median:.2f}" if mine else "not measured",
+        times,
+        _percent(accuracy),
+        drop,
+        verdict,
+    ]
+
+
+def show_audit(found: Audit) -> None:
+    """What the audit found, warnings last so that they are what is left on the screen."""
+    console = _console()
+    table = Table(title=f"{found.path}: {found.images} images, {found.layout}")
+    splits = list(found.splits)
+    table.add_column("class")
+    table.add_column("images", justify="right")
+    for split in splits:
+        table.add_column(split, justify="right")
+    for name, count in found.classes.items():
+        table.add_row(name, str(count), *(str(found.splits[s].get(name, 0)) for s in splits))
+    console.print(table)
+    facts = {
+        "unreadable files": len(found.unreadable),
+        "exact duplicates": found.exact_duplicates,
+        "near duplicates": found.near_duplicates,
+        "clusters": found.clusters,
+        "patients": "not known" if found.patients is None else found.patients,
+        "images under two labels": len(found.conflicting_labels),
+    }
+    for name, value in facts.items():
+        console.print(f"{name}: {value}", highlight=False)
+    for name, count in found.leaks.items():
+        console.print(f"[yellow]leak[/] {name}: {count} images", highlight=False)
+    for column, counts in found.groups.items():
+        shown = ", ".join(f"{k} {v}" for k, v in list(counts.items())[:12])
+        console.print(f"group {column}: {shown}", highlight=False, soft_wrap=True)
+    if found.baseline_accuracy:
+        console.print(
+            f"statistics-only baseline accuracy: {_percent(found.baseline_accuracy)}", highlight=False
+        )
+    for warning in found.warnings:
+        console.print(f"[yellow]warning[/] {warning}", highlight=False, soft_wrap=True)
+    console.print(f"{found.seconds:.1f} s", highlight=False)
+
+
+def show_evidence(found: Mapping[str, Any]) -> None:
+    """The metrics of one model on one data set."""
+    console = _console()
+    table = Table(title=f"{found['name']} on {found['data']}: {found['images']} images")
+    for column in ("metric", "value", "95 % interval"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for name, figure in found["evidence"].items():
+        table.add_row(name, f"{figure['value']:.4f}", f"{figure['low']:.4f} to {figure['high']:.4f}")
+    console.print(table)
+
+
+def show_comparison(found: Mapping[str, Any]) -> None:
+    """The paired drops and the verdict."""
+    console = _console()
+    table = Table(title=f"{found['candidate']} against {found['reference']}: {found['images']} images")
+    for column in ("metric", "reference", "candidate", "drop", "95 % interval"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for name, drop in found["drop"].items():
+        both = [found["candidates"][i]["evidence"]["data"].get(name) for i in (0, 1)]
+        shown = [f"{v['value']:.4f}" if v else "not measured" for v in both]
+        table.add_row(name, *shown, f"{drop['value']:+.4f}", f"{drop['low']:+.4f} to {drop['high']:+.4f}")
+    console.print(table)
+    verdict = found["verdict"]
+    console.print(f"[bold {COLOUR[verdict['status']]}]{WORD[verdict['status']]}[/]")
+    for reason in verdict["reasons"]:
+        console.print(reason, highlight=False, soft_wrap=True)
+
+
+def show_bench(found: Mapping[str, Any]) -> None:
+    """What `bench` measured, one line per figure."""
+    console = _console()
+    for key, value in _flat(found):
+        console.print(f"{key}: {value}", highlight=False, soft_wrap=True)
+
+
+def _flat(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+        for number, inner in enumerate(value):
+            yield from _flat(inner, f"{path}[{number}]")
+    else:
+        yield path, f"{value:.3f}" if isinstance(value, float) else value
+
+
+def show_models(names: Iterable[str]) -> None:
+    """Names, one per line: made for grep."""
+    for name in names:
+        sys.stdout.write(name + "\n")
+
+
+def show_targets(targets: Mapping[str, Target]) -> None:
+    """The devices, with sources."""
+    console = _console()
+    table = Table(title="targets")
+    columns = list(next(iter(targets.values())).model_dump(mode="json"))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for target in targets.values():
+        facts = target.model_dump(mode="json")
+        table.add_row(*(_cell(facts[c]) for c in columns))
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 100_000:
+        return f"{value / 1e6:,.1f} M"
+    if isinstance(value, list | tuple):
+        return ", ".join(str(v) for v in value)
+    return "" if value is None else str(value)
