@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+# helpers of the tests: importlib mode puts no test folder on the path
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE / "nets")]
 
 
 @pytest.fixture(scope="session")

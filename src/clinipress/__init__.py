@@ -1,3 +1,45 @@
-"""clinipress: make a medical-image classifier small and fast, and prove what was lost."""
+"""clinipress: make a medical-image classifier small and fast, and prove what was lost.
+
+    >>> import clinipress
+    >>> bundle = clinipress.load_bundle("bundle")            # doctest: +SKIP
+    >>> bundle.classify("image.png").label                   # doctest: +SKIP
+    'no_tumor'
+
+Nothing heavy is imported before a name is used: the device needs no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clinipress.edge.bundle import load_bundle
+    from clinipress.external import compare, evaluate
+    from clinipress.pipeline import run_study
+    from clinipress.recipe import load_study
+
+__all__ = ["__version__", "compare", "evaluate", "load_bundle", "load_study", "run_study"]
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "compare": "clinipress.external",
+    "evaluate": "clinipress.external",
+    "load_bundle": "clinipress.edge.bundle",
+    "load_study": "clinipress.recipe",
+    "run_study": "clinipress.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'clinipress' has no attribute '{name}'")
+    import importlib
+
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

@@ -25,11 +25,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from clinipress import __version__
-from clinipress.data.images import decode
+from clinipress.data.images import decode, facts
+from clinipress.edge.answers import Answer, answer, probabilities
 from clinipress.edge.checks import is_colourful
+from clinipress.edge.inputs import Source
 from clinipress.edge.manifest import (
     CARD,
     KIND,
@@ -42,16 +44,18 @@ from clinipress.edge.manifest import (
     read_card,
     sha256_of,
 )
-from clinipress.edge.predict import Answer, Source, answer, probabilities
 from clinipress.errors import BundleError, ImageError, ModelError, StorageError
-from clinipress.records import Card
+from clinipress.records import Card, InputSpec
 from clinipress.runtimes.onnx import OnnxCandidate
 
-__all__ = ["Bundle", "load_bundle", "open_bundle", "write_bundle"]
+__all__ = ["Bundle", "clearest", "load_bundle", "open_bundle", "write_bundle"]
 
 SAMPLE, LICENCE, README = "sample.png", "LICENSE", "README.txt"
-# int8 kernels round differently on other instruction sets: one hundredth of the spread of the logits
+# int8 kernels round differently on other processors: one hundredth of the spread of the logits
 TOLERANCE = 1e-2
+NO_LICENCE = """No licence was given with this model, so nobody but its makers may use or pass it on.
+Ask whoever gave it to you.
+"""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,9 @@ class Bundle:
         Returns:
             The answer; `Answer.refused` says why when the image is not the right kind.
         """
-        return answer(self.candidate, self.card, source, colourful=self.manifest.self_test.colourful)
+        return answer(
+            self.candidate, self.card, source, colourful=self.manifest.self_test.colourful
+        )
 
     def self_test(self) -> float:
         """Classify the bundle's own image and compare with what was measured at writing.
@@ -120,7 +126,7 @@ def write_bundle(
     *,
     sample: NDArray[np.uint8] | Path,
     evidence: Mapping[str, Any],
-    licence: str,
+    licence: str | None = None,
     tolerance: float | None = None,
 ) -> Path:
     """Write a bundle: all of it or nothing.
@@ -130,10 +136,11 @@ def write_bundle(
         model_path: The ONNX file, in one piece (no external data).
         card: Its card; `format` must be "onnx".
         sample: An image for the self-test. It travels with the model, so it must be one that may be
-            given away. uint8 ``[channels, height, width]`` as `card.input` says, or an image file,
-            which is stored as PNG in its own size without metadata (a DICOM file as its pixels).
+            given away. uint8 ``[channels, height, width]`` as `card.input` says, or an image file.
+            Stored as PNG without metadata: an 8-bit picture in its own size, so that reading and
+            resizing are tested too, anything else (DICOM, a windowed input) as the model sees it.
         evidence: A JSON-able summary of what was measured.
-        licence: Text of the model's licence.
+        licence: Text of the model's licence; None: a file that says that none was given.
         tolerance: Of the self-test, in logits; None: one hundredth of the sample's logit range.
 
     Returns:
@@ -142,6 +149,7 @@ def write_bundle(
     Raises:
         BundleError: The folder holds something else, the model does not fit the card, or it cannot
             make up its mind about the sample.
+        ImageError: The sample file cannot be read.
         StorageError: The folder cannot be written.
     """
     folder = Path(folder).absolute()
@@ -153,7 +161,7 @@ def write_bundle(
         work.mkdir(parents=True)
         shutil.copyfile(model_path, work / MODEL)
         (work / SAMPLE).write_bytes(_sample_png(sample, card))
-        (work / LICENCE).write_text(licence.rstrip() + "\n", encoding="utf-8")
+        (work / LICENCE).write_text((licence or NO_LICENCE).rstrip() + "\n", encoding="utf-8")
         (work / README).write_text(_readme(card), encoding="utf-8")
         test = _measure(work, card, tolerance)
         _write_card(work, card, evidence, test)
@@ -163,6 +171,20 @@ def write_bundle(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return folder
+
+
+def clearest(logits: NDArray[np.floating]) -> int:
+    """Row with the clearest answer, the best sample for a self-test.
+
+    Args:
+        logits: Float ``[n, classes]``.
+
+    Returns:
+        The row whose best two logits are furthest apart, measured in the spread of that row.
+    """
+    ordered = np.sort(np.asarray(logits, np.float64), axis=1)
+    spread = np.maximum(ordered[:, -1] - ordered[:, 0], np.finfo(np.float64).tiny)
+    return int(np.argmax((ordered[:, -1] - ordered[:, -2]) / spread))
 
 
 def open_bundle(folder: str | Path, *, threads: int | None = None) -> Bundle:
@@ -205,10 +227,15 @@ def _load_model(path: Path, card: Card, threads: int | None) -> OnnxCandidate:
         raise BundleError(problem.expected, problem.got, "this model is not the card's") from None
 
 
+def _as_stored(card: Card) -> InputSpec:
+    """The card's input without a window: the sample's grey levels are windowed already."""
+    return card.input.model_copy(update={"window": None})
+
+
 def _sample_logits(candidate: OnnxCandidate, card: Card, path: Path) -> NDArray[np.float64]:
     """Logits of the sample, one per class."""
     try:
-        logits = candidate.predict(decode(path, card.input)[None])
+        logits = candidate.predict(decode(path, _as_stored(card))[None])
     except (ImageError, ModelError) as problem:
         raise BundleError(problem.expected, problem.got) from None
     if logits.shape != (1, len(card.classes)):
@@ -217,7 +244,7 @@ def _sample_logits(candidate: OnnxCandidate, card: Card, path: Path) -> NDArray[
             f"the shape {list(logits.shape)}",
             "this model is not the card's",
         )
-    return logits[0].astype(np.float64)
+    return np.asarray(logits[0], np.float64)
 
 
 def _measure(work: Path, card: Card, tolerance: float | None) -> SelfTest:
@@ -232,7 +259,7 @@ def _measure(work: Path, card: Card, tolerance: float | None) -> SelfTest:
         raise BundleError(
             f"a sample whose best two logits are more than {2 * allowed:.3g} apart",
             f"{first:.4g} and {second:.4g}",
-            "pass an image the model is surer of, or another machine may fail the self-test",
+            "pass an image the model is surer of, such as the one `clearest` finds",
         )
     return SelfTest(
         file=SAMPLE,
@@ -240,7 +267,8 @@ def _measure(work: Path, card: Card, tolerance: float | None) -> SelfTest:
         logits=tuple(logits.tolist()),
         probabilities=tuple(probabilities(logits, card.temperature).tolist()),
         tolerance=allowed,
-        colourful=card.input.channels == 3 and is_colourful(decode(work / SAMPLE, card.input)),
+        colourful=card.input.channels == 3
+        and is_colourful(decode(work / SAMPLE, _as_stored(card))),
     )
 
 
@@ -253,14 +281,12 @@ def _sample_png(sample: NDArray[np.uint8] | Path, card: Card) -> bytes:
                 f"a sample of uint8 {list(expected)}", f"{sample.dtype} {list(sample.shape)}"
             )
         return _png(sample)
-    try:
+    if card.input.window is None and facts(sample).format in {"JPEG", "PNG", "BMP"}:
         with Image.open(sample) as image:
-            if image.mode in {"1", "L", "RGB"}:
-                upright = ImageOps.exif_transpose(image).convert("L" if image.mode == "1" else None)
-                return _png(np.atleast_3d(np.asarray(upright, np.uint8)).transpose(2, 0, 1))
-    except UnidentifiedImageError:
-        pass  # DICOM or NIfTI: decode() knows
-    return _png(decode(Path(sample), card.input))
+            if image.mode in {"L", "RGB"} and "transparency" not in image.info:
+                upright = np.asarray(ImageOps.exif_transpose(image), np.uint8)
+                return _png(np.atleast_3d(upright).transpose(2, 0, 1))
+    return _png(decode(sample, card.input))
 
 
 def _png(pixels: NDArray[np.uint8]) -> bytes:
@@ -342,5 +368,3 @@ def _replace(folder: Path, work: Path) -> None:
         old.rename(folder)
         raise
     shutil.rmtree(old)
-
-

@@ -1,9 +1,9 @@
 """Is this the kind of image the model was made for?
 
-A classifier answers anything it is given, a photograph of the floor too. These checks refuse what is
-plainly not its kind and nothing else: each limit is far from every image of four real sets (brain
-MRI, two of chest CT, dermoscopy; 10,938 images), as said beside it. They do not notice a wrong organ
-or a wrong device; nothing that looks at one image and no more can promise that.
+A classifier answers anything it is given, a photograph of the floor too. These checks refuse what
+is plainly not its kind and nothing else: each limit is far from every image of four real sets
+(brain MRI, two of chest CT, dermoscopy; 10,938 images), as said beside it. They do not notice a
+wrong organ or a wrong scanner; nothing that looks at one image and no more can promise that.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from clinipress.records import InputSpec
 
-__all__ = ["MODEL_SEES_COLOUR", "colour_refusal", "contrast_refusal", "is_colourful", "size_refusal"]
+__all__ = ["colour_refusal", "contrast_refusal", "is_colourful", "size_refusal"]
 
 # The real sets come no lower than 7.2 grey levels of standard deviation; a lens cap stays below 1.
 LEAST_CONTRAST = 2.0
@@ -25,7 +25,6 @@ LARGEST_ASPECT = 4.0
 # grey ones with coloured marks or a tint from JPEG under 10; dermoscopy has 14 to 150.
 COLOURFUL = 20.0
 GREY = 2.0
-MODEL_SEES_COLOUR = 3
 
 
 def size_refusal(width: int, height: int, spec: InputSpec) -> str | None:
@@ -39,10 +38,11 @@ def size_refusal(width: int, height: int, spec: InputSpec) -> str | None:
     least_width = -(-spec.width // LARGEST_ENLARGEMENT)
     least_height = -(-spec.height // LARGEST_ENLARGEMENT)
     if width < least_width or height < least_height:
-        return f"far too small: {width} x {height} pixels, at least {least_width} x {least_height}"
+        least = f"at least {least_width} x {least_height}"
+        return f"one far too small ({width} x {height} pixels, {least})"
     shape = (width / height) / (spec.width / spec.height)
     if max(shape, 1 / shape) > LARGEST_ASPECT:
-        return f"far too long and narrow: {width} x {height} pixels"
+        return f"one far too long and narrow ({width} x {height} pixels)"
     return None
 
 
@@ -54,7 +54,7 @@ def contrast_refusal(pixels: NDArray[np.uint8]) -> str | None:
     """
     contrast = float(pixels.std(axis=(1, 2), dtype=np.float64).max())
     if contrast < LEAST_CONTRAST:
-        return f"blank: its contrast is {contrast:.2g} grey levels, at least {LEAST_CONTRAST:g}"
+        return f"a blank one (contrast {contrast:.2g} grey levels, at least {LEAST_CONTRAST:g})"
     return None
 
 
@@ -68,9 +68,9 @@ def colour_refusal(colours: NDArray[np.uint8], *, model_sees_colour: bool) -> st
     """
     chroma = _chroma(colours)
     if model_sees_colour and chroma < GREY:
-        return "a grey image, and the model was made for colour images"
+        return "a grey one, and the model was made for colour images"
     if not model_sees_colour and chroma > COLOURFUL:
-        return "a colour image, and the model was made for grey images"
+        return "a colour one, and the model was made for grey images"
     return None
 
 

@@ -95,7 +95,9 @@ def read_card(folder: Path) -> Manifest:
     except ValidationError as problem:
         error = problem.errors()[0]
         where = ".".join(str(part) for part in error["loc"])
-        raise BundleError(f"'{where}' in card.json to fit", error["msg"], "write it again") from None
+        raise BundleError(
+            f"'{where}' in card.json to fit", error["msg"], "write it again"
+        ) from None
     if manifest.digest != digest_of_card(tree):
         raise BundleError("card.json as it was written", "a changed one", "write the bundle again")
     _check_names(manifest)
@@ -109,7 +111,9 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes(), parse_constant=_no_constant)
     except (ValueError, RecursionError) as problem:
-        raise BundleError("JSON in card.json", f"{problem}"[:120], "copy the bundle again") from None
+        raise BundleError(
+            "JSON in card.json", f"{problem}"[:120], "copy the bundle again"
+        ) from None
 
 
 def _no_constant(name: str) -> None:
@@ -153,4 +157,4 @@ def digest_of_card(tree: Mapping[str, Any]) -> str:
 def sha256_of(path: Path) -> str:
     """sha256 of a file, read piece by piece."""
     with path.open("rb") as stream:
-        return hashlib.filedigest_of_card(stream, "sha256").hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()

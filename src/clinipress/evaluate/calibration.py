@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 __all__ = ["fit_temperature", "uncertain_threshold"]
 
-LOW, HIGH = 0.05, 20.0
+# a split answered without an error would ask for T -> 0, that is for certainty: not granted
+LOW, HIGH = 0.25, 20.0
 
 
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
@@ -20,13 +21,13 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
         labels: int64 ``[n]``.
 
     Returns:
-        T in [0.05, 20]; divide the logits by it.
+        T in [0.25, 20]; divide the logits by it.
     """
     ratio = (np.sqrt(5) - 1) / 2
     low, high = np.log(LOW), np.log(HIGH)
     for _ in range(60):
         left, right = high - ratio * (high - low), low + ratio * (high - low)
-        if _negative_log_likelihood(logits, labels, left) < _negative_log_likelihood(
+        if _negative_log_likelihood(logits, labels, left) <= _negative_log_likelihood(
             logits, labels, right
         ):
             high = right

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-__all__ = ["balanced_weights", "cross_entropy", "distillation"]
+__all__ = ["HardLoss", "balanced_weights", "cross_entropy", "distillation"]
 
 
 def cross_entropy(
@@ -90,3 +90,27 @@ def balanced_weights(labels: NDArray[np.int64], classes: int) -> torch.Tensor:
     weights = np.zeros(classes)
     weights[present] = len(labels) / (present.sum() * counts[present])
     return torch.from_numpy(weights.astype(np.float32))
+
+
+class HardLoss:
+    """Cross-entropy as the training loop calls a loss: smoothing, weights balanced or not.
+
+    Args:
+        smoothing: Share given to all classes alike.
+        balance: Labels of the training images, to weight classes by inverse frequency; None: all
+            images count alike.
+    """
+
+    def __init__(self, smoothing: float, balance: NDArray[np.int64] | None = None) -> None:
+        self._smoothing, self._balance = smoothing, balance
+        self._weights: torch.Tensor | None = None
+
+    def __call__(
+        self, logits: torch.Tensor, labels: torch.Tensor, rows: NDArray[np.int64], view: int
+    ) -> torch.Tensor:
+        """Mean loss of a batch; rows and view play no part."""
+        if self._balance is not None and self._weights is None:
+            # only the logits know how many classes there are: a class may have no image
+            weights = balanced_weights(self._balance, logits.shape[1])
+            self._weights = weights.to(logits.device)
+        return cross_entropy(logits, labels, self._smoothing, self._weights)

@@ -1,0 +1,263 @@
+"""Images decoded once into one memory-mapped file, so that training reads and never decodes.
+
+    FOLDER/
+      images.u8        uint8 [n, channels, height, width], nothing else
+      cache.json       keys, labels, classes, input, and size and time of each source file
+      images.u8.part   an unfinished build; marks.json says how far it is whole
+
+The file is written with plain writes and mapped only when it is whole: a full disk met through a
+memory map would kill the process (SIGBUS) instead of raising an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.data.sources import Item, decode_item
+from clinipress.errors import DataError, StorageError
+from clinipress.progress import SILENT, Progress
+from clinipress.records import InputSpec
+from clinipress.store import digest_of, read_json, storage, write_atomically
+
+__all__ = ["Cache", "build_cache"]
+
+IMAGES, SIDECAR, PART, MARKS = "images.u8", "cache.json", "images.u8.part", "marks.json"
+FORMAT = "clinipress cache 1"
+PAGE = 4096
+# the kernel maps 16 pages around each fault, wanted or not
+FAULT_AROUND = 65536
+TOUCHED_LIMIT = 64 * 2**20
+MARK_BYTES = 32 * 2**20
+
+
+class Cache:
+    """Decoded images; reading keeps resident memory bounded however large the file is.
+
+    Args:
+        folder: Folder of a finished cache.
+
+    Attributes:
+        keys: Names of the images.
+        labels: int64 ``[n]`` class numbers.
+        classes: Class names.
+        spec: The input the images were decoded for.
+        shape: ``(n, channels, height, width)``.
+
+    Raises:
+        DataError: The folder holds no whole cache.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        facts = read_json(folder / SIDECAR)
+        self.folder = folder
+        self.keys: tuple[str, ...] = tuple(facts["keys"])
+        self.labels: NDArray[np.int64] = np.asarray(facts["labels"], dtype=np.int64)
+        self.classes: tuple[str, ...] = tuple(facts["classes"])
+        self.spec = InputSpec.model_validate(facts["spec"])
+        self.shape = (len(self.keys), self.spec.channels, self.spec.height, self.spec.width)
+        self._touched = 0
+        self._rows: dict[str, int] = {}
+        with (folder / IMAGES).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != int(np.prod(self.shape)) or size == 0:
+                raise DataError(
+                    f"{int(np.prod(self.shape))} bytes in '{folder / IMAGES}'",
+                    f"{size}",
+                    "delete the folder; it is made again",
+                )
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._images = np.frombuffer(self._map, dtype=np.uint8).reshape(self.shape)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def take(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Copy rows out of the file, in the order asked for.
+
+        Args:
+            indices: int64 ``[m]`` row numbers, sorted or not.
+
+        Returns:
+            uint8 ``[m, c, h, w]``, the caller's own.
+        """
+        images = self._images[indices]
+        row = -(-images[0].nbytes // PAGE) * PAGE if len(images) else 0
+        self._touched += len(images) * (row + FAULT_AROUND)
+        if self._touched > TOUCHED_LIMIT:
+            self.release()
+        return images
+
+    def release(self) -> None:
+        """Give mapped pages back; they stay in the system's file cache, not in this process."""
+        self._touched = 0
+        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows, whose working set trims itself
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+    def where(self, keys: Iterable[str]) -> NDArray[np.int64]:
+        """Row numbers of images by name: int64 ``[m]``.
+
+        Raises:
+            DataError: An image is not in the cache.
+        """
+        if not self._rows:
+            self._rows = {key: row for row, key in enumerate(self.keys)}
+        try:
+            return np.asarray([self._rows[key] for key in keys], dtype=np.int64)
+        except KeyError as missing:
+            raise DataError("images of this cache", f"{missing}", "decode them first") from None
+
+
+def build_cache(
+    items: Sequence[Item],
+    classes: tuple[str, ...],
+    spec: InputSpec,
+    path: Path,
+    *,
+    threads: int | None = None,
+    progress: Progress = SILENT,
+) -> Cache:
+    """Decode images into a cache, or reopen it when it was made of the same files before.
+
+    A build that was killed goes on from its last mark (every 32 MB). Several processes may call
+    this at once: one builds, the others wait and then reopen.
+
+    Args:
+        items: The images; their order becomes the order of rows.
+        classes: Class names in the order of the labels.
+        spec: Channels, size and window.
+        path: Folder of the cache.
+        threads: Decoding threads; None: one per core.
+        progress: The listener.
+
+    Raises:
+        ImageError: An image cannot be decoded.
+        DataError: There is no image, or a label is no class.
+        StorageError: The disk is full; nothing of the unfinished cache is left on it.
+    """
+    facts = _facts(items, classes, spec)
+    with storage(f"the decoded images in '{path}'"):
+        path.mkdir(parents=True, exist_ok=True)
+    with _lock(path / "lock"):
+        if not _is_whole(path, facts):
+            _build(items, spec, path, facts, threads or os.cpu_count() or 1, progress)
+    return Cache(path)
+
+
+def _facts(items: Sequence[Item], classes: tuple[str, ...], spec: InputSpec) -> dict[str, Any]:
+    """Everything the cache depends on, as plain data."""
+    number = {name: i for i, name in enumerate(classes)}
+    foreign = [item for item in items if item.label not in number]
+    if not items or foreign:
+        got = f"'{foreign[0].label}' at '{foreign[0].key}'" if foreign else "no image at all"
+        raise DataError(f"images of the classes {', '.join(classes)}", got)
+    stats = {path: path.stat() for path in {item.path for item in items}}
+    return {
+        "format": FORMAT,
+        "keys": [item.key for item in items],
+        "labels": [number[item.label] for item in items],
+        "classes": list(classes),
+        "spec": spec.model_dump(mode="json"),
+        "files": [[stats[i.path].st_size, stats[i.path].st_mtime_ns] for i in items],
+    }
+
+
+def _is_whole(path: Path, facts: dict[str, Any]) -> bool:
+    """Whether a finished cache of just these files is there."""
+    if not (path / SIDECAR).is_file() or not (path / IMAGES).is_file():
+        return False
+    with contextlib.suppress(DataError, ValueError):
+        return digest_of(read_json(path / SIDECAR)) == digest_of(facts)
+    return False
+
+
+def _build(
+    items: Sequence[Item],
+    spec: InputSpec,
+    path: Path,
+    facts: dict[str, Any],
+    threads: int,
+    progress: Progress,
+) -> None:
+    """Decode into the part file from its last mark on, then publish it."""
+    row = spec.channels * spec.height * spec.width
+    digest = digest_of(facts)
+    start = _rows_done(path, digest, row)
+    task = "decoding images"
+    _need_room(path, (len(items) - start) * row)
+    progress.start(task, len(items))
+    progress.advance(task, start)
+    # the sidecar vouches for images.u8, so it goes before the images change
+    (path / SIDECAR).unlink(missing_ok=True)
+    try:
+        with storage("the decoded images"), (path / PART).open("ab") as file:
+            file.truncate(start * row)
+            chunk = max(1, MARK_BYTES // row)
+            with ThreadPoolExecutor(threads) as pool:
+                for first in range(start, len(items), chunk):
+                    some = items[first : first + chunk]
+                    for image in pool.map(lambda item: decode_item(item, spec), some):
+                        file.write(image.tobytes())
+                        progress.advance(task)
+                    _mark(file, path, digest, first + len(some))
+            (path / PART).replace(path / IMAGES)
+            write_atomically(path / SIDECAR, json.dumps(facts))
+    except StorageError:
+        for name in (PART, MARKS):
+            (path / name).unlink(missing_ok=True)
+        raise
+    (path / MARKS).unlink(missing_ok=True)
+    progress.finish(task)
+
+
+def _mark(file: IO[bytes], path: Path, digest: str, rows: int) -> None:
+    """Note that the first `rows` rows are on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+    write_atomically(path / MARKS, json.dumps({"of": digest, "rows": rows}))
+
+
+def _rows_done(path: Path, digest: str, row: int) -> int:
+    """Whole rows that an unfinished build of the same images left behind."""
+    part = path / PART
+    if not part.is_file() or not (path / MARKS).is_file():
+        return 0
+    marks = read_json(path / MARKS)
+    if marks["of"] != digest:
+        return 0
+    return min(int(marks["rows"]), part.stat().st_size // row)
+
+
+def _need_room(path: Path, wanted: int) -> None:
+    """Refuse before an hour of decoding what cannot fit."""
+    free = shutil.disk_usage(path).free
+    if free < wanted:
+        raise StorageError(
+            f"{wanted / 1e6:.0f} MB of room for the decoded images in '{path}'",
+            f"{free / 1e6:.0f} MB",
+            "free some space, or choose another --out",
+        )
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold a lock that the system frees when the process dies; no lock where there is none."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: several processes are not started there
+        yield
+        return
+    with path.open("wb") as file:
+        with contextlib.suppress(OSError):  # some network disks have no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,179 @@
+"""What is read of every image once: its hashes, its thumbnail and the facts of its file.
+
+Each file is read once and decoded once, by threads (Pillow releases the interpreter lock while it
+decodes). Everything else, duplicates and shortcuts alike, works on what is kept here: about 1.2 kB
+per image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.data.duplicates import THUMBNAIL, difference_hash, thumbnail
+from clinipress.data.images import Facts, decode, facts
+from clinipress.data.sources import Dataset, Item, decode_item, item_bytes, item_facts
+from clinipress.errors import ImageError
+from clinipress.progress import SILENT, Progress
+from clinipress.records import InputSpec, Unreadable
+
+__all__ = ["FEATURES", "Fingerprints", "Readings", "read_all"]
+
+# twice the thumbnail: enough for border and contrast, and JPEG files decode at reduced size
+SIDE = 2 * THUMBNAIL
+LOOK = InputSpec(channels=1, height=SIDE, width=SIDE)
+BORDER = 2
+BLACK, WHITE = 8, 247
+FEATURES = (
+    "width",
+    "height",
+    "aspect ratio",
+    "mean intensity",
+    "intensity deviation",
+    "border brightness",
+    "black share",
+    "white share",
+    "file bytes",
+    "channels",
+    "bits per value",
+)
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Per-image facts in the order of the data set's items.
+
+    Attributes:
+        keys: Image keys.
+        readable: bool ``[n]``; where False, the other facts are zeros.
+        sha256: Hex digests of the bytes, "" for unreadable.
+        dhash: uint64 ``[n]``.
+        thumbnails: uint8 ``[n, 32, 32]``, grey.
+        features: float32 ``[n, f]``: facts of file and picture that say nothing of its content.
+        feature_names: ``f`` names.
+        clusters: int64 ``[n]``, cluster of near-duplicates; -1 for unreadable.
+    """
+
+    keys: tuple[str, ...]
+    readable: NDArray[np.bool_]
+    sha256: list[str]
+    dhash: NDArray[np.uint64]
+    thumbnails: NDArray[np.uint8]
+    features: NDArray[np.float32]
+    feature_names: tuple[str, ...]
+    clusters: NDArray[np.int64]
+
+
+@dataclass
+class Readings:
+    """What `read_all` fills, before clusters are known."""
+
+    readable: NDArray[np.bool_]
+    sha256: list[str]
+    dhash: NDArray[np.uint64]
+    thumbnails: NDArray[np.uint8]
+    features: NDArray[np.float32]
+    formats: list[str]
+    unreadable: list[Unreadable]
+
+    def table(self) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+        """Features and their names, with one column per file format where there are several."""
+        found = sorted({name for name in self.formats if name})
+        if len(found) < 2:
+            return self.features, FEATURES
+        formats = np.asarray(self.formats)
+        columns = np.stack([formats == name for name in found], axis=1).astype(np.float32)
+        names = tuple(f"format {name}" for name in found)
+        return np.concatenate([self.features, columns], axis=1), FEATURES + names
+
+
+def read_all(
+    dataset: Dataset, *, threads: int | None = None, progress: Progress = SILENT
+) -> Readings:
+    """Read every image; what cannot be read is set aside with its reason.
+
+    Args:
+        dataset: The data set.
+        threads: Reading threads; None: one per core.
+        progress: The listener.
+    """
+    n = len(dataset.items)
+    readings = Readings(
+        readable=np.zeros(n, dtype=np.bool_),
+        sha256=[""] * n,
+        dhash=np.zeros(n, dtype=np.uint64),
+        thumbnails=np.zeros((n, THUMBNAIL, THUMBNAIL), dtype=np.uint8),
+        features=np.zeros((n, len(FEATURES)), dtype=np.float32),
+        formats=[""] * n,
+        unreadable=[],
+    )
+    task = "reading images"
+    progress.start(task, n)
+
+    def read(row: int) -> None:
+        try:
+            _read_into(readings, row, dataset.items[row])
+        except ImageError as problem:
+            reason = str(problem)
+        except OSError as problem:  # gone, or no permission
+            reason = f"{type(problem).__name__}: {problem.strerror}"
+        else:
+            return
+        readings.unreadable.append(Unreadable(path=dataset.items[row].key, reason=reason))
+
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        for _ in pool.map(read, range(n)):
+            progress.advance(task)
+    readings.unreadable.sort(key=lambda one: one.path)
+    progress.finish(task)
+    return readings
+
+
+def _read_into(readings: Readings, row: int, item: Item) -> None:
+    """Fill one row; it is marked readable last, when nothing can fail any more."""
+    data = item_bytes(item)
+    grey, what = _look(item, data)
+    readings.sha256[row] = hashlib.sha256(data).hexdigest()
+    readings.dhash[row] = difference_hash(grey)
+    readings.thumbnails[row] = thumbnail(grey)
+    readings.features[row] = _features(grey, what, len(data))
+    readings.formats[row] = what.format
+    readings.readable[row] = True
+
+
+def _look(item: Item, data: bytes) -> tuple[NDArray[np.uint8], Facts]:
+    """The image in grey at 64x64, and its file's facts.
+
+    Members of a larger file go through their own reader; the bytes at hand are all there is of
+    every other image, so that no file is read twice.
+    """
+    if item.index is not None:
+        grey = decode_item(item, LOOK)[0]
+        return grey, item_facts(item)
+    return decode(data, LOOK)[0], facts(data)
+
+
+def _features(grey: NDArray[np.uint8], what: Facts, size: int) -> Sequence[float]:
+    """One row in the order of `FEATURES`; brightness is in [0, 1], sizes in pixels and bytes."""
+    values = grey.astype(np.float32) / 255
+    border = np.ones(grey.shape, dtype=np.bool_)
+    border[BORDER:-BORDER, BORDER:-BORDER] = False
+    return (
+        what.width,
+        what.height,
+        what.width / what.height,
+        float(values.mean()),
+        float(values.std()),
+        float(values[border].mean()),
+        float((grey <= BLACK).mean()),
+        float((grey >= WHITE).mean()),
+        size,
+        what.channels,
+        what.bits,
+    )

@@ -1,0 +1,163 @@
+"""Units that must not be torn apart, and how to deal them out: pure functions on arrays.
+
+A unit is a patient, a cluster of near-duplicates, or both where they overlap. Folds of the
+audit's cross-validation and the splits of a study are dealt by the same function.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["class_counts", "components", "deal", "merge", "numbered", "shuffled_by_key"]
+
+UNKNOWN = -1
+
+
+def numbered(values: Sequence[Hashable | None]) -> NDArray[np.int64]:
+    """Numbers in the order of first appearance; None becomes -1.
+
+    Example:
+        >>> numbered(["b", None, "a", "b"]).tolist()
+        [0, -1, 1, 0]
+    """
+    seen: dict[Hashable, int] = {}
+    found = (UNKNOWN if v is None else seen.setdefault(v, len(seen)) for v in values)
+    return np.fromiter(found, dtype=np.int64, count=len(values))
+
+
+def components(
+    n: int, a: NDArray[np.integer], b: NDArray[np.integer]
+) -> NDArray[np.int64]:
+    """Connected components of an undirected graph, as the smallest member of each.
+
+    Minimum-label propagation with pointer jumping (Shiloach and Vishkin, 1982): a few array
+    passes, where a union-find in Python would take a second per million edges.
+
+    Args:
+        n: Number of nodes.
+        a: int ``[edges]``, one end of each edge.
+        b: int ``[edges]``, the other end.
+
+    Returns:
+        int64 ``[n]``: for each node the smallest node it is connected with.
+    """
+    root = np.arange(n, dtype=np.int64)
+    while True:
+        low = np.minimum(root[a], root[b])
+        joined = root.copy()
+        # hooking the roots, not the nodes, is what makes whole trees move at once
+        np.minimum.at(joined, root[a], low)
+        np.minimum.at(joined, root[b], low)
+        while not np.array_equal(joined, joined[joined]):
+            joined = joined[joined]
+        if np.array_equal(joined, root):
+            return root
+        root = joined
+
+
+def merge(*labelings: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Units in which two items stay together if any labeling puts them together.
+
+    Args:
+        labelings: int64 ``[n]`` each; -1 means unknown and links with nothing.
+
+    Returns:
+        int64 ``[n]``, unit numbers from 0 in order of first appearance.
+
+    Example:
+        >>> merge(np.array([0, 0, 1, -1]), np.array([5, 6, 6, 7])).tolist()
+        [0, 0, 0, 1]
+    """
+    n = len(labelings[0])
+    ends: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    for labels in labelings:
+        known = np.flatnonzero(labels != UNKNOWN)
+        _, first, inverse = np.unique(labels[known], return_index=True, return_inverse=True)
+        ends.append((known, known[first[inverse]]))
+    root = components(n, np.concatenate([e[0] for e in ends]), np.concatenate([e[1] for e in ends]))
+    return numbered(root.tolist())
+
+
+def class_counts(
+    units: NDArray[np.int64], labels: NDArray[np.int64], classes: int
+) -> NDArray[np.int64]:
+    """Images of each class in each unit.
+
+    Args:
+        units: int64 ``[n]`` unit numbers from 0 without gaps.
+        labels: int64 ``[n]`` class numbers.
+        classes: Number of classes.
+
+    Returns:
+        int64 ``[units, classes]``.
+    """
+    size = int(units.max(initial=-1)) + 1
+    flat = np.bincount(units * classes + labels, minlength=size * classes)
+    return flat.reshape(size, classes).astype(np.int64)
+
+
+def shuffled_by_key(keys: Sequence[str], seed: int) -> NDArray[np.int64]:
+    """A seeded order of things that depends on their names only, never on how they were listed.
+
+    Returns:
+        int64 ``[n]`` indices.
+    """
+    marks = [hashlib.sha256(f"{seed}:{key}".encode()).digest() for key in keys]
+    return np.asarray(sorted(range(len(keys)), key=marks.__getitem__), dtype=np.int64)
+
+
+def deal(
+    counts: NDArray[np.int64], fractions: Sequence[float], order: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Deal units to splits so that each class has its share in each, as near as units allow.
+
+    Greedy, largest unit first: each goes where it lowers the chi-square-like distance
+    ``sum (dealt - wanted)^2 / wanted`` most. Large units go first because small ones can still
+    even out what they upset; dividing by the wanted number fills all splits at the same pace, so
+    that the test split does not end up with single images only. Then each class that misses a
+    split gets its smallest unit there, if the giver keeps one.
+
+    Args:
+        counts: int64 ``[units, classes]`` images.
+        fractions: Share of each split, summing to 1.
+        order: int64 ``[units]``; breaks ties between units of one size.
+
+    Returns:
+        int64 ``[units]``: number of the split of each unit.
+    """
+    wanted = np.outer(np.asarray(fractions), counts.sum(axis=0)).astype(np.float64)
+    weight = 1.0 / np.maximum(wanted, 1e-9)
+    gap = -2.0 * wanted
+    result = np.zeros(len(counts), dtype=np.int64)
+    sizes = counts.sum(axis=1)
+    for unit in order[np.argsort(-sizes[order], kind="stable")]:
+        images = counts[unit]
+        split = int(np.argmin((weight * images * (gap + images)).sum(axis=1)))
+        gap[split] += 2 * images
+        result[unit] = split
+    _fill_empty(counts, result, len(fractions))
+    return result
+
+
+def _fill_empty(counts: NDArray[np.int64], result: NDArray[np.int64], splits: int) -> None:
+    """Give each split a unit of each class, where another split can spare one; in place."""
+    sizes = counts.sum(axis=1)
+    for label in range(counts.shape[1]):
+        for split in range(splits):
+            if not (counts[result == split, label]).any():
+                spare = [u for u in np.flatnonzero(counts[:, label]) if _can_leave(counts, result, u)]
+                if spare:
+                    # the split with most units of the class gives, and its smallest unit at that
+                    held = np.bincount(result[counts[:, label] > 0], minlength=splits)
+                    giver = min(spare, key=lambda u: (-held[result[u]], sizes[u]))
+                    result[giver] = split
+
+
+def _can_leave(counts: NDArray[np.int64], result: NDArray[np.int64], unit: int) -> bool:
+    """Whether the unit's split still has every class of it after it left."""
+    left = counts[result == result[unit]].sum(axis=0) - counts[unit]
+    return bool((left[counts[unit] > 0] > 0).all())

@@ -1,0 +1,89 @@
+"""What a data set is, once it has been found: a list of items, each with its label."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from clinipress.errors import DataError
+
+__all__ = ["SPLIT_NAMES", "Dataset", "Item", "Layout", "natural", "split_name"]
+
+Layout = Literal["class folders", "split/class folders", "manifest", "npz"]
+SPLIT_NAMES: Mapping[str, str] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture.
+
+    Attributes:
+        key: Unique name, relative to the root, with forward slashes; "a/x.jpg", "a/v.nii#34",
+            "set.npz#train#12".
+        path: The file it is in.
+        label: Name of its class.
+        index: Number of the picture in a file with several, from 0.
+        split: "train", "validation" or "test" where the data set itself says so.
+        patient: Who it is of, where that is known.
+        groups: Column -> value of what else is known, such as sex or scanner; empty cells are left out.
+    """
+
+    key: str
+    path: Path
+    label: str
+    index: int | None = None
+    split: str | None = None
+    patient: str | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All pictures of a set.
+
+    Attributes:
+        root: The folder that keys are relative to.
+        layout: How it was laid out.
+        classes: Class names in the order of the logits.
+        items: Sorted by key, numbers in names by value.
+        group_columns: Names of the columns in `Item.groups`.
+    """
+
+    root: Path
+    layout: Layout
+    classes: tuple[str, ...]
+    items: tuple[Item, ...]
+    group_columns: tuple[str, ...] = ()
+
+
+def natural(text: str) -> tuple[tuple[int, int, str], ...]:
+    """A sorting key with numbers by value: "x2" before "x10".
+
+    Example:
+        >>> sorted(["x10", "x2", "a"], key=natural)
+        ['a', 'x2', 'x10']
+    """
+    parts = re.findall(r"[0-9]+|[^0-9]+", text)
+    keyed = tuple((0, int(p), p) if p.isascii() and p.isdigit() else (1, 0, p) for p in parts)
+    return keyed
+
+
+def split_name(text: str) -> str | None:
+    """The split a folder or cell names, in any case: "Training" is "train"; None for no split.
+
+    Raises:
+        DataError: A text that names none.
+    """
+    text = text.strip()
+    if not text:
+        return None
+    if text.casefold() not in SPLIT_NAMES:
+        raise DataError(f"a split named {', '.join(SPLIT_NAMES)} or nothing", f"'{text}'")
+    return SPLIT_NAMES[text.casefold()]

@@ -1,0 +1,141 @@
+"""Tables that name the images: a manifest (.csv), and the metadata table of HAM10000."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from clinipress.data.folders import image_files
+from clinipress.data.items import Item, split_name
+from clinipress.errors import DataError
+
+__all__ = ["find_table", "is_table", "read_table"]
+
+_MANIFEST = ("path", "label")
+_HAM10000 = ("image_id", "dx", "lesion_id")
+_OWN = ("path", "label", "split", "patient_id")
+
+
+def find_table(folder: Path) -> Path | None:
+    """The one table in `folder` that names images, or None.
+
+    Raises:
+        DataError: There are several.
+    """
+    found = sorted(f for f in folder.iterdir() if f.suffix.casefold() == ".csv" and is_table(f))
+    if len(found) > 1:
+        names = ", ".join(f.name for f in found)
+        raise DataError("one manifest in the folder", f"{names} in '{folder}'", "name the one to use")
+    return found[0] if found else None
+
+
+def is_table(path: Path) -> bool:
+    """True when the columns are those of a manifest or of HAM10000's metadata."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            columns = next(csv.reader(stream), [])
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
+    return set(_MANIFEST) <= set(columns) or set(_HAM10000) <= set(columns)
+
+
+def read_table(path: Path, class_map: Mapping[str, str]) -> tuple[list[Item], tuple[str, ...]]:
+    """Items and group columns of a table.
+
+    A manifest has the columns ``path`` (relative to it) and ``label``, may have ``split`` and
+    ``patient_id``, and every other column is a group. HAM10000's has ``image_id``, ``dx`` (the
+    label) and ``lesion_id``, which stands for the patient: the set names no patients.
+
+    Raises:
+        DataError: Missing columns, empty cells, unknown splits, images that are not there.
+    """
+    rows, columns = _rows(path)
+    if set(_MANIFEST) <= set(columns):
+        groups = tuple(c for c in columns if c not in _OWN)
+        items = [_item(path, number, row, groups, class_map) for number, row in rows]
+    else:
+        groups = tuple(c for c in columns if c not in _HAM10000)
+        items = _ham10000(path, rows, groups, class_map)
+    _check(path, items)
+    return items, groups
+
+
+def _rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
+    """(line, cells) of every row that is not blank, and the columns."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, restkey="", restval="")
+            rows = [(reader.line_num, {k: _text(v) for k, v in row.items()}) for row in reader]
+            columns = [c for c in reader.fieldnames or [] if c]
+    except (UnicodeDecodeError, csv.Error) as problem:
+        raise DataError(f"a table in UTF-8 at '{path}'", str(problem)) from None
+    missing = [c for c in _MANIFEST if c not in columns]
+    if missing and not set(_HAM10000) <= set(columns):
+        raise DataError(
+            f"the columns path and label in '{path}'", f"the columns {', '.join(columns) or '(none)'}"
+        )
+    return rows, columns
+
+
+def _text(cell: str | list[str] | None) -> str:
+    return cell.strip() if isinstance(cell, str) else ""
+
+
+def _item(
+    table: Path, line: int, row: Mapping[str, str], groups: tuple[str, ...], class_map: Mapping[str, str]
+) -> Item:
+    for column in _MANIFEST:
+        if not row[column]:
+            raise DataError(f"a {column} in every row", f"none in line {line} of '{table}'")
+    path = table.parent / row["path"]
+    if "\\" in row["path"] and not path.exists():  # written on Windows
+        path = table.parent / row["path"].replace("\\", "/")
+    inside = path.is_relative_to(table.parent)
+    return Item(
+        key=(path.relative_to(table.parent) if inside else path).as_posix(),
+        path=path,
+        label=class_map.get(row["label"], row["label"]),
+        split=split_name(row.get("split", "")),
+        patient=row.get("patient_id") or None,
+        groups={c: row[c] for c in groups if row[c]},
+    )
+
+
+def _ham10000(
+    table: Path,
+    rows: list[tuple[int, dict[str, str]]],
+    groups: tuple[str, ...],
+    class_map: Mapping[str, str],
+) -> list[Item]:
+    """Images lie in one folder or several beside the table, named by their image_id."""
+    by_name = {path.stem: path for path in image_files(table.parent)}
+    items = []
+    for _, row in rows:
+        path = by_name.get(row["image_id"], table.parent / "images" / f"{row['image_id']}.jpg")
+        items.append(
+            Item(
+                key=path.relative_to(table.parent).as_posix(),
+                path=path,
+                label=class_map.get(row["dx"], row["dx"]),
+                patient=row["lesion_id"] or None,
+                groups={c: row[c] for c in groups if row[c]},
+            )
+        )
+    return items
+
+
+def _check(table: Path, items: list[Item]) -> None:
+    if not items:
+        raise DataError("rows in the manifest", f"none in '{table}'")
+    key, count = Counter(item.key for item in items).most_common(1)[0]
+    if count > 1:
+        raise DataError("one row per image", f"'{key}' in {count} rows of '{table}'")
+    missing = [item for item in items if not item.path.is_file()]
+    if missing:
+        raise DataError(
+            f"the images that '{table}' names",
+            f"{len(missing)} of {len(items)} not there, first '{missing[0].key}'",
+            "paths are relative to the manifest",
+        )

@@ -1,0 +1,205 @@
+"""A data set on disk to a list of items: folders, manifests, archives; and an item to its pixels."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.data import arrays, nifti
+from clinipress.data.folders import read_folders
+from clinipress.data.images import Facts, Kind, decode, facts, kind_of, render
+from clinipress.data.items import Dataset, Item, Layout, natural
+from clinipress.data.manifests import find_table, read_table
+from clinipress.data.pixels import quiet
+from clinipress.errors import DataError, ImageError
+from clinipress.records import InputSpec
+
+__all__ = ["Dataset", "Item", "decode_item", "item_bytes", "item_facts", "read_dataset"]
+
+# Files with these endings are not opened while a set is listed: they hold one picture each.
+_SINGLE = frozenset(".jpg .jpeg .png .bmp .gif .webp .tif .tiff .jp2 .pgm .ppm .pnm".split())
+
+
+def read_dataset(
+    path: Path,
+    *,
+    classes: Sequence[str] | None = None,
+    class_map: Mapping[str, str] | None = None,
+) -> Dataset:
+    """Find out how a data set is laid out, and list its pictures.
+
+    Args:
+        path: A folder of class folders (with or without split folders above them), a manifest
+            (.csv) or a folder with one, HAM10000's folder, or an .npz in MedMNIST's layout.
+        classes: Class names in the order of the logits; None sorts the names found.
+        class_map: Name of a folder or label -> name of the class.
+
+    Returns:
+        The set, items sorted by key. A volume or a multi-frame file becomes one item per picture,
+        its patient the file unless the file or the manifest names one; empty slices of volumes
+        are left out. DICOM files bring the patient from their header, unless all name the same.
+
+    Raises:
+        DataError: Nothing there, one class only, or a layout that cannot be told.
+        MissingExtraError: There are DICOM or NIfTI files and the extra is not installed.
+    """
+    mapping = dict(class_map or {})
+    layout, root, items, columns = _listed(path, mapping)
+    if layout != "npz":
+        items = _one_patient_is_none([opened for item in items for opened in _opened(item)])
+    items.sort(key=lambda item: natural(item.key))
+    found = _classes(path, items, classes, mapping)
+    return Dataset(root, layout, found, tuple(items), columns)
+
+
+def decode_item(item: Item, spec: InputSpec) -> NDArray[np.uint8]:
+    """One item as a classifier takes it.
+
+    Returns:
+        uint8 ``[channels, height, width]``.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    if _in_archive(item):
+        return render(arrays.array_picture(item), spec)
+    return decode(item.path, spec, index=item.index)
+
+
+def item_bytes(item: Item) -> bytes:
+    """What a digest of the item is made of: the file, or one picture's values where it has several.
+
+    Raises:
+        ImageError: The file cannot be read.
+    """
+    if _in_archive(item):
+        return arrays.array_picture(item).pixels.tobytes()
+    try:
+        if item.index is None:
+            return item.path.read_bytes()
+        if _kind(item.path) == "nifti":
+            return nifti.slice_bytes(item.path, item.index)
+        # a frame has no bytes of its own that a digest could do with: the file's, and its number
+        return item.path.read_bytes() + item.index.to_bytes(8, "little")
+    except OSError as problem:
+        raise ImageError("a file that can be read", f"'{item.key}' ({problem.strerror})") from None
+
+
+def item_facts(item: Item) -> Facts:
+    """What the header of the item's file says, or the shape of its array.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    if not _in_archive(item):
+        return facts(item.path)
+    shape = arrays.array_picture(item).pixels.shape
+    return Facts(shape[1], shape[0], 3 if len(shape) == 3 else 1, 8, 1, "NPZ")
+
+
+def _in_archive(item: Item) -> bool:
+    return item.index is not None and item.path.suffix.casefold() == ".npz"
+
+
+def _listed(path: Path, mapping: Mapping[str, str]) -> tuple[Layout, Path, list[Item], tuple[str, ...]]:
+    """Layout, root, items and group columns, by what `path` is."""
+    if path.is_file():
+        if path.suffix.casefold() == ".npz":
+            return "npz", path.parent, arrays.read_arrays(path, mapping), ()
+        if path.suffix.casefold() == ".csv":
+            return "manifest", path.parent, *read_table(path, mapping)
+        raise DataError("a folder, a manifest (.csv) or an .npz", f"the file '{path}'")
+    if not path.is_dir():
+        raise DataError("a folder, a manifest (.csv) or an .npz", f"nothing at '{path}'")
+    if not any(path.iterdir()):
+        raise DataError("a folder of images", f"the empty folder '{path}'")
+    table = find_table(path)
+    if table is not None:
+        return "manifest", path, *read_table(table, mapping)
+    layout, items = read_folders(path, mapping)
+    return layout, path, items, ()
+
+
+def _kind(path: Path) -> Kind:
+    """By content; what cannot be opened is left for the audit to set aside."""
+    if path.suffix.casefold() in _SINGLE:
+        return "picture"
+    try:
+        with path.open("rb") as stream:
+            return kind_of(stream)
+    except (OSError, ImageError):
+        return "picture"
+
+
+def _opened(item: Item) -> Iterator[Item]:
+    """One item per picture of a file with several; an unreadable file stays one item."""
+    kind = _kind(item.path)
+    try:
+        if kind == "nifti":
+            for number in nifti.picture_slices(item.path):
+                patient = item.patient or item.key
+                yield replace(item, key=f"{item.key}#{number}", index=number, patient=patient)
+            return
+        if kind == "dicom":
+            yield from _frames(item)
+            return
+    except ImageError:
+        pass
+    yield item
+
+
+def _frames(item: Item) -> Iterator[Item]:
+    from clinipress.data import dicom
+
+    with quiet(), item.path.open("rb") as stream:
+        patient, frames = dicom.read_patient(stream)
+    patient = item.patient or patient
+    if frames == 1:
+        yield replace(item, patient=patient)
+        return
+    for number in range(frames):
+        key = f"{item.key}#{number}"
+        yield replace(item, key=key, index=number, patient=patient or item.key)
+
+
+def _one_patient_is_none(items: list[Item]) -> list[Item]:
+    """A single identifier for all is a placeholder such as "ANONYMOUS", not one patient."""
+    if len({item.patient for item in items}) == 1 and len({item.path for item in items}) > 1:
+        return [replace(item, patient=None) for item in items]
+    return items
+
+
+def _classes(
+    path: Path, items: list[Item], wanted: Sequence[str] | None, mapping: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Class order; what the user named and what was found must agree.
+
+    Raises:
+        DataError: No items, one class, or names that differ.
+    """
+    counts = Counter(item.label for item in items)
+    if not items:
+        raise DataError("images in class folders", f"none in '{path}'")
+    unused = [name for name in mapping.values() if name not in counts]
+    if unused:
+        near = difflib.get_close_matches(unused[0], counts, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"names there: {', '.join(sorted(counts))}"
+        raise DataError(f"a folder or label for '{unused[0]}' of class_map", "none", hint)
+    found = tuple(sorted(counts, key=natural))
+    if len(found) < 2:
+        raise DataError("two classes or more", f"only '{found[0]}' in '{path}'")
+    if wanted is None:
+        return found
+    if len(set(wanted)) != len(wanted) or set(wanted) != set(found):
+        raise DataError(
+            f"the classes {', '.join(wanted)}",
+            f"{', '.join(found)} in '{path}'",
+            "set 'classes' to the names there, or map them with class_map",
+        )
+    return tuple(wanted)

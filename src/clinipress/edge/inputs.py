@@ -1,0 +1,113 @@
+"""What arguments of ``predict`` stand for: files, folders, one picture of many, standard input."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.errors import InputError
+
+__all__ = ["STANDARD_INPUT", "Source", "expand", "locate"]
+
+Source = str | Path | bytes | NDArray[np.uint8]
+STANDARD_INPUT = "-"
+STDIN_LIMIT = 2**30  # bytes of one image
+HEAD = 4096
+
+
+def locate(name: str | Path) -> tuple[Path, int | None]:
+    """Path and number of the picture in it.
+
+    "volume.nii.gz#34" is picture 34 of that file, as in the keys of a split file, unless a file of
+    that very name exists.
+
+    Example:
+        >>> locate("volume.nii.gz#34")[1]
+        34
+    """
+    path = Path(name)
+    match = re.fullmatch(r"(.+)#([0-9]{1,9})", str(name), re.DOTALL)
+    if match is None or path.exists():
+        return path, None
+    return Path(match[1]), int(match[2])
+
+
+def expand(name: str, stdin: BinaryIO | None) -> Iterator[tuple[str, Source]]:
+    """What is behind one argument, as (name to report, source), lazily.
+
+    Raises:
+        InputError: Standard input is empty.
+    """
+    if name == STANDARD_INPUT:
+        yield from _from_stream(stdin or sys.stdin.buffer)
+    elif Path(name).is_dir():
+        for path in _walk(name):
+            yield path, Path(path)
+    else:
+        yield name, Path(name)
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """Files below `folder`, sorted; links to folders are not followed, they can go in circles."""
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(entry.path)
+        elif entry.is_file():
+            yield entry.path
+
+
+def _from_stream(stream: BinaryIO) -> Iterator[tuple[str, Source]]:
+    """One image, or one path per line: text without a zero byte is a list."""
+    head = stream.read(HEAD)
+    if not head:
+        raise InputError("an image or a list of paths on standard input", "nothing")
+    if _is_text(head):
+        rest = io.BufferedReader(_Joined(head, stream))
+        for line in rest:
+            path = os.fsdecode(line.rstrip(b"\r\n"))
+            if path:
+                yield path, Path(path)
+        return
+    content = head + stream.read(STDIN_LIMIT)
+    yield STANDARD_INPUT, content
+
+
+def _is_text(head: bytes) -> bool:
+    """True for UTF-8 without control characters that no path holds."""
+    if b"\0" in head:
+        return False
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # the last character may be cut
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+class _Joined(io.RawIOBase):
+    """A head that was read already, followed by the rest of its stream."""
+
+    def __init__(self, head: bytes, stream: BinaryIO) -> None:
+        self._head, self._stream = head, stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._head or self._stream.read(len(buffer))
+        taken = data[: len(buffer)]
+        self._head = data[len(buffer) :]
+        buffer[: len(taken)] = taken
+        return len(taken)

@@ -1,0 +1,380 @@
+"""Evidence of one classifier, and the paired drops between two, every figure with its interval.
+
+Which method serves which figure:
+
+- accuracy, agreement, sensitivity, specificity, precision: Wilson, on the effective number of
+  cases where units hold several;
+- f1 of one class: Wilson of the Jaccard index J, which is a proportion, through F1 = 2 J / (1 + J);
+- balanced accuracy, macro AUROC, macro F1, kappa, log loss, Brier score: percentile bootstrap over
+  units, stratified by class; expected calibration error: basic bootstrap (it is biased upwards);
+- drops of accuracy, sensitivity and specificity: Tango, effective number as above; all other
+  drops: the same bootstrap, both classifiers on the same resamples.
+
+A bootstrap in which nothing varies (no error at all) has no width; then the ends come from the
+score intervals of the parts (`_without_width`), never from the bootstrap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.errors import DataError
+from clinipress.evaluate.intervals import (
+    auroc_score_limits,
+    basic_interval,
+    is_clustered,
+    percentile_interval,
+    proportion,
+    resample,
+    unit_index,
+)
+from clinipress.evaluate.metrics import (
+    CALIBRATION_BINS,
+    Cases,
+    RankTable,
+    brier_scores,
+    calibration_gaps,
+    check_cases,
+    log_losses,
+    log_odds,
+    predictions,
+    rank_table,
+    rates,
+    softmax,
+    weighted_auroc,
+)
+from clinipress.evaluate.paired import discordance, paired_difference
+from clinipress.records import Interval
+
+__all__ = ["discordance", "drops", "evidence"]
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Intervals = dict[str, Interval]
+_MACRO = ("balanced_accuracy", "auroc_macro", "f1_macro", "kappa", "log_loss", "brier", "ece")
+_UNBOUNDED_BY_PARTS = ("log_loss", "brier", "ece")
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Sufficient statistics of one classifier: all a resample needs.
+
+    Attributes:
+        sums: float64 ``[q, units]``: rows are k hits, k cases, k predictions, log loss, Brier
+            score and 15 calibration gaps, each added up over the unit's cases.
+        ranks: One sorted table per class; with two classes one serves both.
+    """
+
+    sums: Floats
+    ranks: tuple[RankTable, ...]
+
+
+def evidence(
+    logits: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    classes: Sequence[str],
+    *,
+    units: NDArray[np.integer] | None = None,
+    reference: NDArray[np.floating] | None = None,
+    positive: str | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Measure one classifier on one split.
+
+    Args:
+        logits: Floating ``[n, k]``, finite.
+        labels: Integer ``[n]`` in ``[0, k)``.
+        classes: k names in the order of the logits.
+        units: Integer ``[n]``, the patient or cluster of each case; None: each its own.
+        reference: The reference's logits ``[n, k]``, for "agreement".
+        positive: The finding of a two-class task; None takes the second class.
+        resamples: Bootstrap resamples.
+        seed: Same seed, same interval.
+
+    Returns:
+        "accuracy", "balanced_accuracy", "auroc_macro", "f1_macro", "kappa", "log_loss", "brier",
+        "ece", "agreement" (with a reference) and per class "sensitivity[CLASS]",
+        "precision[CLASS]", "f1[CLASS]", "auroc[CLASS]" (three classes or more); with two classes
+        "sensitivity" and "specificity". What is undefined is absent, never NaN.
+
+    Raises:
+        DataError: Shapes, labels, units or logits that cannot be used.
+    """
+    cases = check_cases(logits, labels, classes, positive)
+    index = _check_units(units, len(cases.labels))
+    found = _proportions(cases, index)
+    if reference is not None:
+        other = check_cases(reference, labels, classes, positive)
+        same = predictions(other.logits) == predictions(cases.logits)
+        _put(found, "agreement", proportion(same, index))
+    value, replicates = _bootstrap([cases], index, resamples, seed)
+    names = [name for name in value[0] if name in _MACRO or name.startswith("auroc[")]
+    for name in names:
+        interval = _interval(name, value[0][name], replicates[0][name], index)
+        if interval is not None and interval.low == interval.high:
+            interval = _without_width(name, interval, found, cases, index)
+        _put(found, name, interval)
+    return found
+
+
+def drops(
+    reference_logits: NDArray[np.floating],
+    candidate_logits: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    classes: Sequence[str],
+    *,
+    units: NDArray[np.integer] | None = None,
+    positive: str | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Reference minus candidate, paired on the same cases.
+
+    A positive drop of accuracy is a loss; log loss, Brier score and "ece" get better downwards, so
+    there a negative drop is a loss (`clinipress.gate.metric_facts` says which is which).
+
+    Args:
+        reference_logits: Floating ``[n, k]``.
+        candidate_logits: Floating ``[n, k]``, same cases in the same order.
+        labels: Integer ``[n]`` in ``[0, k)``.
+        classes: k names in the order of the logits.
+        units: Integer ``[n]``, the patient or cluster of each case; None: each its own.
+        positive: The finding of a two-class task; None takes the second class.
+        resamples: Bootstrap resamples, shared by the two.
+        seed: Same seed, same interval.
+
+    Returns:
+        The names of `evidence` without "agreement"; what is undefined for either is absent, and
+        so is a bootstrapped drop where too few units vary to give it an interval.
+
+    Raises:
+        DataError: Shapes, labels, units or logits that cannot be used.
+    """
+    before = check_cases(reference_logits, labels, classes, positive)
+    after = check_cases(candidate_logits, labels, classes, positive)
+    index = _check_units(units, len(before.labels))
+    found = _paired_proportions(before, after, index)
+    values, replicates = _bootstrap([before, after], index, resamples, seed)
+    for name in values[0]:
+        if name in found:
+            continue
+        value = values[0][name] - values[1][name]
+        interval = _interval(name, value, replicates[0][name] - replicates[1][name], index, low=-1)
+        if interval is not None and interval.low == interval.high:
+            interval = _drop_without_width(name, interval, found, before)
+        _put(found, name, interval)
+    return found
+
+
+def _check_units(units: NDArray[np.integer] | None, n: int) -> Integers:
+    if units is not None and np.shape(units) != (n,):
+        raise DataError(f"one unit for each of the {n} cases", f"units {list(np.shape(units))}")
+    return unit_index(units, n)
+
+
+def _put(found: Intervals, name: str, interval: Interval | None) -> None:
+    if interval is not None:
+        found[name] = interval
+
+
+def _proportions(cases: Cases, index: Integers) -> Intervals:
+    """Accuracy and the rates of each class, by Wilson."""
+    called, labels = predictions(cases.logits), cases.labels
+    hits = called == labels
+    found: Intervals = {}
+    _put(found, "accuracy", proportion(hits, index))
+    for number, name in enumerate(cases.classes):
+        actual, predicted = labels == number, called == number
+        _put(found, f"sensitivity[{name}]", proportion(hits[actual], index[actual]))
+        _put(found, f"precision[{name}]", proportion(hits[predicted], index[predicted]))
+        either = actual | predicted
+        jaccard = proportion(hits[either], index[either])
+        _put(found, f"f1[{name}]", jaccard and _f1_of_jaccard(jaccard))
+    _name_two_classes(found, cases)
+    return found
+
+
+def _f1_of_jaccard(jaccard: Interval) -> Interval:
+    ends = {end: 2 * x / (1 + x) for end, x in jaccard.model_dump(include=_ENDS).items()}
+    return jaccard.model_copy(update=ends)
+
+
+_ENDS = {"value", "low", "high"}
+
+
+def _name_two_classes(found: Intervals, cases: Cases) -> None:
+    """With two classes, sensitivity and specificity go by their own names too."""
+    if cases.positive is None:
+        return
+    finding, other = cases.classes[cases.positive], cases.classes[1 - cases.positive]
+    _put(found, "sensitivity", found.get(f"sensitivity[{finding}]"))
+    _put(found, "specificity", found.get(f"sensitivity[{other}]"))
+
+
+def _paired_proportions(before: Cases, after: Cases, index: Integers) -> Intervals:
+    """Drops of accuracy and sensitivity, by Tango."""
+    labels = before.labels
+    right = predictions(before.logits) == labels
+    still = predictions(after.logits) == labels
+    found: Intervals = {}
+    _put(found, "accuracy", paired_difference(right, still, index))
+    for number, name in enumerate(before.classes):
+        mine = labels == number
+        drop = paired_difference(right[mine], still[mine], index[mine])
+        _put(found, f"sensitivity[{name}]", drop)
+    _name_two_classes(found, before)
+    return found
+
+
+def _table(cases: Cases, index: Integers) -> _Table:
+    """Everything about one classifier that does not change between resamples."""
+    k, n = len(cases.classes), len(cases.labels)
+    called, labels = predictions(cases.logits), cases.labels
+    chances = softmax(cases.logits)
+    bins, gaps = calibration_gaps(chances, labels)
+    rows = np.zeros((3 * k + 2 + CALIBRATION_BINS, n))
+    every = np.arange(n)
+    rows[labels, every] = called == labels
+    rows[k + labels, every] = 1
+    rows[2 * k + called, every] = 1
+    rows[3 * k] = log_losses(cases.logits, labels)
+    rows[3 * k + 1] = brier_scores(chances, labels)
+    rows[3 * k + 2 + bins, every] = gaps
+    sums = np.stack([np.bincount(index, row) for row in rows])
+    scores = log_odds(cases.logits)
+    ranked = range(k) if k > 2 else range(1, 2)
+    return _Table(sums, tuple(rank_table(scores[:, c], labels == c) for c in ranked))
+
+
+def _measure(
+    table: _Table, counts: Floats, weights: Floats, classes: Sequence[str]
+) -> dict[str, Floats]:
+    """Bootstrapped metrics for a block of resamples, each ``[block]``.
+
+    Args:
+        table: The classifier.
+        counts: How often each unit was drawn, ``[units, block]``.
+        weights: The same per case, ``[n, block]``.
+        classes: k names.
+    """
+    k = len(classes)
+    sums = table.sums @ counts
+    total = sums[k : 2 * k].sum(axis=0)
+    by_class = rates(sums[:k], sums[k : 2 * k], sums[2 * k : 3 * k])
+    areas = np.stack([weighted_auroc(ranks, weights) for ranks in table.ranks])
+    defined = np.isfinite(areas).sum(axis=0)
+    found = {
+        "balanced_accuracy": by_class["balanced_accuracy"],
+        "auroc_macro": np.where(defined, np.nansum(areas, axis=0) / np.maximum(defined, 1), np.nan),
+        "f1_macro": by_class["f1_macro"],
+        "kappa": by_class["kappa"],
+        "log_loss": sums[3 * k] / total,
+        "brier": sums[3 * k + 1] / total,
+        "ece": np.abs(sums[3 * k + 2 :]).sum(axis=0) / total,
+    }
+    for number, name in enumerate(classes):
+        found[f"precision[{name}]"] = by_class["precision"][number]
+        found[f"f1[{name}]"] = by_class["f1"][number]
+        if k > 2:
+            found[f"auroc[{name}]"] = areas[number]
+    return found
+
+
+def _bootstrap(
+    models: Sequence[Cases], index: Integers, resamples: int, seed: int
+) -> tuple[list[dict[str, float]], list[dict[str, Floats]]]:
+    """Values, and replicates ``[resamples]`` on shared draws, of each classifier."""
+    tables = [_table(cases, index) for cases in models]
+    classes = models[0].classes
+
+    def measure(counts: Floats) -> list[dict[str, Floats]]:
+        weights = counts[index]
+        return [_measure(table, counts, weights, classes) for table in tables]
+
+    whole = measure(np.ones((int(index.max()) + 1, 1)))
+    values = [{name: float(value[0]) for name, value in found.items()} for found in whole]
+    blocks = [measure(counts) for counts in resample(index, models[0].labels, resamples, seed)]
+    joined = [
+        {name: np.concatenate([block[model][name] for block in blocks]) for name in value}
+        for model, value in enumerate(values)
+    ]
+    return values, joined
+
+
+def _interval(
+    name: str, value: float, replicates: Floats, index: Integers, low: float = 0
+) -> Interval | None:
+    method = "cluster-bootstrap" if is_clustered(index) else "bootstrap"
+    if name == "ece":
+        return basic_interval(value, replicates, method=method, n=len(index), floor=low)
+    return percentile_interval(value, replicates, method=method, n=len(index))
+
+
+def _without_width(
+    name: str, interval: Interval, found: Intervals, cases: Cases, index: Integers
+) -> Interval | None:
+    """Ends from the score intervals of the parts, where the bootstrap has no width.
+
+    The mean of the parts' ends is wider than the interval of their mean: the safe side.
+    """
+    if name in _UNBOUNDED_BY_PARTS:
+        return interval if int(index.max()) else None
+    if name == "kappa":
+        chance = _chance_agreement(cases)
+        accuracy = found["accuracy"]
+        parts = [((e - chance) / (1 - chance)) for e in (accuracy.low, accuracy.high)]
+        return _with_ends(interval, [(parts[0], parts[1])])
+    if name.startswith("auroc"):
+        return _with_ends(interval, _auroc_ends(name, interval.value, cases, index))
+    prefix = {"balanced_accuracy": "sensitivity[", "f1_macro": "f1["}[name]
+    parts_of = [part for key, part in found.items() if key.startswith(prefix)]
+    return _with_ends(interval, [(part.low, part.high) for part in parts_of])
+
+
+def _chance_agreement(cases: Cases) -> float:
+    k, n = len(cases.classes), len(cases.labels)
+    actual = np.bincount(cases.labels, minlength=k)
+    predicted = np.bincount(predictions(cases.logits), minlength=k)
+    return float((actual * predicted).sum() / n**2)
+
+
+def _auroc_ends(
+    name: str, value: float, cases: Cases, index: Integers
+) -> list[tuple[float, float]]:
+    """Newcombe's limits of each class concerned, a unit counting as one case."""
+    ends = []
+    for number, one in enumerate(cases.classes):
+        mine = cases.labels == number
+        if mine.any() and not mine.all() and name in ("auroc_macro", f"auroc[{one}]"):
+            sides = len(np.unique(index[mine])), len(np.unique(index[~mine]))
+            ends.append(auroc_score_limits(value, *sides))
+    return ends
+
+
+def _with_ends(interval: Interval, ends: Sequence[tuple[float, float]]) -> Interval:
+    low, high = np.mean(ends, axis=0)
+    update = {
+        "low": min(float(low), interval.value),
+        "high": max(float(high), interval.value),
+        "method": "score intervals of the parts",
+    }
+    return interval.model_copy(update=update)
+
+
+def _drop_without_width(
+    name: str, interval: Interval, found: Intervals, cases: Cases
+) -> Interval | None:
+    """Where no resample differs: parts for balanced accuracy, else zero stays and the rest goes.
+
+    A drop of exactly zero in every resample is two classifiers with the same answers. Any other
+    drop without width comes from too few units to say how sure it is.
+    """
+    if name == "balanced_accuracy":
+        parts = [found.get(f"sensitivity[{one}]") for one in cases.classes]
+        return _with_ends(interval, [(part.low, part.high) for part in parts if part])
+    return interval if interval.value == 0 else None

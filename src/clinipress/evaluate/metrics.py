@@ -1,0 +1,349 @@
+"""Point metrics of a classifier: pure functions of logits and labels, numpy only.
+
+Everything that the intervals need again and again is written once, for any number of resamples at
+a time: rates from three counts per class (`rates`), and the area under the ROC curve from a table
+that is sorted once (`rank_table`, `weighted_auroc`).
+
+Undefined figures (the sensitivity of a class without a case, the precision of a class that was
+never named) are NaN inside arrays and absent from the dictionaries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.errors import DataError
+
+__all__ = [
+    "CALIBRATION_BINS",
+    "Cases",
+    "RankTable",
+    "auroc",
+    "brier_scores",
+    "calibration_gaps",
+    "check_cases",
+    "class_aurocs",
+    "confusion",
+    "log_losses",
+    "log_odds",
+    "point_metrics",
+    "predictions",
+    "rank_table",
+    "rates",
+    "softmax",
+    "weighted_auroc",
+]
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Checked input of every metric.
+
+    Attributes:
+        logits: float64 ``[n, k]``, finite.
+        labels: int64 ``[n]`` in ``[0, k)``.
+        classes: k names, in the order of the logits.
+        positive: Index of the class that is the finding in a two-class task, else None.
+    """
+
+    logits: Floats
+    labels: Integers
+    classes: tuple[str, ...]
+    positive: int | None
+
+
+def check_cases(
+    logits: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    classes: Sequence[str],
+    positive: str | None = None,
+) -> Cases:
+    """Check what every metric assumes, once, at the public boundary.
+
+    Args:
+        logits: Floating ``[n, k]``.
+        labels: Integer ``[n]`` in ``[0, k)``.
+        classes: k names, k >= 2.
+        positive: The finding of a two-class task; None takes the second class, as scikit-learn
+            does. Ignored with three classes or more.
+
+    Raises:
+        DataError: No case, shapes that do not match, labels out of range, NaN or infinite logits.
+    """
+    values, truth, names = np.asarray(logits, np.float64), np.asarray(labels), tuple(classes)
+    if values.ndim != 2 or values.shape[1] != len(names) or len(names) < 2:
+        raise DataError(
+            f"logits [n, {max(len(names), 2)}] for at least two classes",
+            f"logits {list(values.shape)} for {len(names)} classes",
+        )
+    if not len(values) or truth.shape != values.shape[:1]:
+        raise DataError(
+            "at least one case, with one label each",
+            f"{len(values)} rows of logits and labels {list(truth.shape)}",
+        )
+    if not np.issubdtype(truth.dtype, np.integer) or truth.min() < 0 or truth.max() >= len(names):
+        raise DataError(
+            f"whole-number labels from 0 to {len(names) - 1}",
+            f"{truth.dtype} labels from {truth.min()} to {truth.max()}",
+        )
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).any(axis=1).sum())
+        raise DataError(
+            "finite logits",
+            f"NaN or infinity in {bad} of {len(values)} rows",
+            "the model is broken",
+        )
+    if positive is not None and positive not in names:
+        raise DataError(f"a positive class among {', '.join(names)}", f"'{positive}'")
+    finding = None
+    if len(names) == 2:
+        finding = 1 if positive is None else names.index(positive)
+    return Cases(values, truth.astype(np.int64), names, finding)
+
+
+def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> Floats:
+    """Probabilities, float64 ``[n, k]``, each row summing to 1.
+
+    Args:
+        logits: Floating ``[n, k]``.
+        temperature: Logits are divided by it; above 1 makes the answers less sure.
+    """
+    scaled = np.asarray(logits, np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    total: Floats = powers.sum(axis=1, keepdims=True)
+    return np.asarray(powers / total)
+
+
+def predictions(logits: NDArray[np.floating]) -> Integers:
+    """Predicted class, int64 ``[n]``; the first of equal logits, so that answers repeat."""
+    return np.asarray(np.argmax(logits, axis=1), np.int64)
+
+
+def confusion(
+    logits: NDArray[np.floating], labels: NDArray[np.integer], k: int
+) -> NDArray[np.int64]:
+    """Counts of true class (rows) by predicted class (columns), int64 ``[k, k]``."""
+    cells = np.asarray(labels, np.int64) * k + predictions(logits)
+    return np.bincount(cells, minlength=k * k).reshape(k, k)
+
+
+def rates(hits: Floats, actual: Floats, predicted: Floats) -> dict[str, Floats]:
+    """All rates that follow from three counts per class, for many tables at once.
+
+    Args:
+        hits: Cases of each class that were called so, ``[k, ...]``.
+        actual: Cases of each class, same shape.
+        predicted: Cases called each class, same shape.
+
+    Returns:
+        "sensitivity", "precision", "f1" of shape ``[k, ...]`` and "accuracy",
+        "balanced_accuracy", "f1_macro", "kappa" of shape ``[...]``; NaN where undefined. Macro
+        means leave out what is undefined: classes without a case for balanced accuracy, classes
+        neither present nor predicted for F1 (scikit-learn's rule).
+    """
+    total = actual.sum(axis=0)
+    by_class = {
+        "sensitivity": _ratio(hits, actual),
+        "precision": _ratio(hits, predicted),
+        "f1": _ratio(2 * hits, actual + predicted),
+    }
+    accuracy = _ratio(hits.sum(axis=0), total)
+    chance = _ratio((actual * predicted).sum(axis=0), total * total)
+    return by_class | {
+        "accuracy": accuracy,
+        "balanced_accuracy": _mean_of_defined(by_class["sensitivity"]),
+        "f1_macro": _mean_of_defined(by_class["f1"]),
+        "kappa": _ratio(accuracy - chance, 1 - chance),
+    }
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    undefined = np.full(np.broadcast(above, below).shape, np.nan)
+    return np.asarray(np.divide(above, below, out=undefined, where=np.asarray(below) > 0))
+
+
+def _mean_of_defined(values: Floats) -> Floats:
+    defined = np.isfinite(values)
+    return _ratio(np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
+
+
+def log_odds(logits: NDArray[np.floating]) -> Floats:
+    """Log odds of each class against all others, float64 ``[n, k]``.
+
+    It orders cases exactly as the softmax probability does and does not saturate: probabilities
+    of 1 - 1e-17 and 1 - 1e-20 are the same float64, which would make ties where there are none.
+    """
+    values = np.asarray(logits, np.float64)
+    others = np.empty_like(values)
+    for column in range(values.shape[1]):
+        rest = np.delete(values, column, axis=1)
+        top = rest.max(axis=1)
+        others[:, column] = top + np.log(np.exp(rest - top[:, None]).sum(axis=1))
+    return np.asarray(values - others)
+
+
+@dataclass(frozen=True)
+class RankTable:
+    """Scores of one class against the rest, sorted once and weighed many times.
+
+    Attributes:
+        positives: Row numbers of the class's cases.
+        negatives: Row numbers of all others, by rising score.
+        cuts: Rising positions in `negatives`, from 0, at which some positive's score falls;
+            between two of them the negatives need only be added up.
+        below: For each positive, the number of the cut under which all negatives score lower.
+        not_above: For each positive, the same for negatives that score lower or the same.
+    """
+
+    positives: Integers
+    negatives: Integers
+    cuts: Integers
+    below: Integers
+    not_above: Integers
+
+
+def rank_table(scores: Floats, positive: NDArray[np.bool_]) -> RankTable:
+    """Sort once: scores ``[n]``, positive bool ``[n]``."""
+    positives, rest = np.flatnonzero(positive), np.flatnonzero(~positive)
+    negatives = rest[np.argsort(scores[rest], kind="stable")]
+    ordered, mine = scores[negatives], scores[positives]
+    below = np.searchsorted(ordered, mine, side="left")
+    not_above = np.searchsorted(ordered, mine, side="right")
+    cuts = np.unique(np.concatenate([[0], below, not_above, [len(negatives)]]))
+    return RankTable(
+        positives,
+        negatives,
+        cuts[:-1],
+        np.searchsorted(cuts, below),
+        np.searchsorted(cuts, not_above),
+    )
+
+
+def weighted_auroc(table: RankTable, weights: Floats) -> Floats:
+    """Area under the ROC curve for many weightings of the same cases.
+
+    The Mann-Whitney form: the weighted share of (positive, negative) pairs in which the positive
+    scores higher, a tie counting one half.
+
+    Args:
+        table: The sorted scores.
+        weights: float64 ``[n, m]``, one column per weighting, such as how often a resample drew
+            each case. Cases run down the rows so that gathers and sums are over whole rows.
+
+    Returns:
+        float64 ``[m]``; NaN where a column leaves no positive or no negative.
+    """
+    cumulated = np.zeros((len(table.cuts) + 1, weights.shape[1]))
+    if len(table.cuts):
+        # adding up between cuts first: a running sum over all rows is several times slower
+        between = np.add.reduceat(weights[table.negatives], table.cuts, axis=0)
+        np.cumsum(between, axis=0, out=cumulated[1:])
+    mine = weights[table.positives]
+    lower = cumulated[table.below]
+    tied = table.not_above > table.below
+    lower[tied] = (lower[tied] + cumulated[table.not_above[tied]]) / 2
+    pairs = mine.sum(axis=0) * cumulated[-1]
+    return _ratio(np.einsum("nm,nm->m", mine, lower), pairs)
+
+
+def auroc(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve of one class against the rest; NaN when one side is empty."""
+    table = rank_table(np.asarray(scores, np.float64), np.asarray(positive, np.bool_))
+    return float(weighted_auroc(table, np.ones((len(scores), 1)))[0])
+
+
+def class_aurocs(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Floats:
+    """One-vs-rest area under the ROC curve of each class, float64 ``[k]``, NaN where undefined."""
+    scores = log_odds(logits)
+    areas = [auroc(scores[:, index], labels == index) for index in range(scores.shape[1])]
+    return np.asarray(areas, np.float64)
+
+
+def log_losses(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Floats:
+    """Minus the log probability of the true class, float64 ``[n]``, nats, never infinite."""
+    values = np.asarray(logits, np.float64)
+    top = values.max(axis=1)
+    total = top + np.log(np.exp(values - top[:, None]).sum(axis=1))
+    return np.asarray(total - values[np.arange(len(values)), labels])
+
+
+def brier_scores(probabilities: Floats, labels: NDArray[np.integer]) -> Floats:
+    """Squared distance of the probabilities from the truth, float64 ``[n]``.
+
+    In ``[0, 2]``; halved for two classes, where it is then the usual Brier score of the positive
+    class (Brier 1950; scikit-learn's "auto" scale).
+    """
+    truth = np.eye(probabilities.shape[1])[labels]
+    scale = 0.5 if probabilities.shape[1] == 2 else 1.0
+    return np.asarray(((probabilities - truth) ** 2).sum(axis=1) * scale)
+
+
+def calibration_gaps(probabilities: Floats, labels: NDArray[np.integer]) -> tuple[Integers, Floats]:
+    """What the expected calibration error is summed from.
+
+    Expected calibration error (Guo et al. 2017, equation 3): ``sum_b |sum_{i in b} gap_i| / n``
+    over 15 bins of equal width, (0, 1/15] to (14/15, 1], of the top probability.
+
+    Returns:
+        Bin of each case, int64 ``[n]``, and top probability minus correctness, float64 ``[n]``.
+    """
+    top = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
+    bins = np.clip(np.ceil(top * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
+    return bins, np.asarray(top - correct)
+
+
+def point_metrics(
+    logits: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    classes: Sequence[str],
+    *,
+    positive: str | None = None,
+) -> dict[str, float]:
+    """Every metric that is defined, without its interval.
+
+    Args:
+        logits: Floating ``[n, k]``.
+        labels: Integer ``[n]``.
+        classes: k names.
+        positive: The finding of a two-class task; None takes the second class.
+
+    Returns:
+        "accuracy", "balanced_accuracy", "auroc_macro", "f1_macro", "kappa", "log_loss", "brier",
+        "ece" and, per class, "sensitivity[CLASS]", "precision[CLASS]", "f1[CLASS]",
+        "auroc[CLASS]"; with two classes also "sensitivity" and "specificity". What is undefined
+        is absent.
+
+    Raises:
+        DataError: As `check_cases`.
+    """
+    cases = check_cases(logits, labels, classes, positive)
+    table = confusion(cases.logits, cases.labels, len(cases.classes)).astype(np.float64)
+    found = rates(np.diag(table), table.sum(axis=1), table.sum(axis=0))
+    found["auroc"] = class_aurocs(cases.logits, cases.labels)
+    chances = softmax(cases.logits)
+    bins, gaps = calibration_gaps(chances, cases.labels)
+    found |= {
+        "auroc_macro": _mean_of_defined(found["auroc"]),
+        "log_loss": log_losses(cases.logits, cases.labels).mean(),
+        "brier": brier_scores(chances, cases.labels).mean(),
+        "ece": np.abs(np.bincount(bins, gaps)).sum() / len(gaps),
+    }
+    named: dict[str, float] = {}
+    for name, value in found.items():
+        if np.ndim(value):
+            named |= {f"{name}[{c}]": float(v) for c, v in zip(cases.classes, value, strict=True)}
+        else:
+            named[name] = float(value)
+    if cases.positive is not None:
+        named["sensitivity"] = float(found["sensitivity"][cases.positive])
+        named["specificity"] = float(found["sensitivity"][1 - cases.positive])
+    return {name: value for name, value in named.items() if np.isfinite(value)}

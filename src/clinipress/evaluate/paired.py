@@ -1,0 +1,193 @@
+"""Paired comparison of two classifiers on the same cases.
+
+Two classifiers that agree on nearly every image are compared on the few on which they differ; two
+separate intervals would throw that away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.evaluate.intervals import effective_size, is_clustered, unit_index, z_value
+from clinipress.evaluate.metrics import predictions
+from clinipress.records import Interval
+
+__all__ = [
+    "PairedCounts",
+    "discordance",
+    "mcnemar_exact",
+    "paired_counts",
+    "paired_difference",
+    "tango",
+    "tango_score",
+]
+
+Integers = NDArray[np.int64]
+_HALVINGS = 60  # an interval of length 2 halved 60 times is below one rounding of float64
+
+
+@dataclass(frozen=True)
+class PairedCounts:
+    """What two classifiers got right on the same n cases.
+
+    Attributes:
+        both: Right by both.
+        lost: Right by the reference only.
+        gained: Right by the candidate only.
+        neither: Wrong by both.
+        p_value: Two-sided exact McNemar test of ``lost = gained``.
+    """
+
+    both: int
+    lost: int
+    gained: int
+    neither: int
+    p_value: float
+
+
+def mcnemar_exact(lost: int, gained: int) -> float:
+    """Exact two-sided McNemar test: binomial with n = lost + gained and p = 1/2.
+
+    ``min(1, 2 P(X <= min(lost, gained)))``; 1 when no case differs. It treats cases as
+    independent; with several images of a patient it is too small, and the interval is what counts.
+    """
+    from scipy.special import bdtr
+
+    total = lost + gained
+    return min(1.0, 2.0 * float(bdtr(min(lost, gained), total, 0.5))) if total else 1.0
+
+
+def paired_counts(
+    reference_logits: NDArray[np.floating],
+    candidate_logits: NDArray[np.floating],
+    labels: NDArray[np.integer],
+) -> PairedCounts:
+    """The fourfold table of correctness and its test; logits ``[n, k]``, labels ``[n]``."""
+    before = predictions(reference_logits) == labels
+    after = predictions(candidate_logits) == labels
+    lost, gained = int((before & ~after).sum()), int((~before & after).sum())
+    both, neither = int((before & after).sum()), int((~before & ~after).sum())
+    return PairedCounts(both, lost, gained, neither, mcnemar_exact(lost, gained))
+
+
+def discordance(
+    reference_logits: NDArray[np.floating],
+    candidate_logits: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    classes: Sequence[str] = (),
+) -> dict[str, float]:
+    """Share of cases that only one of the two gets right: what the number of cases needed rests on.
+
+    Args:
+        reference_logits: Floating ``[n, k]``.
+        candidate_logits: Floating ``[n, k]``.
+        labels: Integer ``[n]``.
+        classes: k names; without them only "accuracy" is returned.
+
+    Returns:
+        "accuracy" and "sensitivity[CLASS]" for each class with a case, in ``[0, 1]``.
+    """
+    before = predictions(reference_logits) == labels
+    differs = before != (predictions(candidate_logits) == labels)
+    shares = {"accuracy": float(differs.mean())}
+    for index, name in enumerate(classes):
+        mine = labels == index
+        if mine.any():
+            shares[f"sensitivity[{name}]"] = float(differs[mine].mean())
+    return shares
+
+
+def tango_score(lost: float, gained: float, n: float, difference: float) -> float:
+    """Tango's score statistic for a difference of paired proportions (1998, Stat Med 17:891).
+
+    With ``p_lost - p_gained = D``, the maximum-likelihood estimate of ``q = p_gained`` under that
+    constraint is the larger root of ``2 n q^2 + B q + C = 0``,
+    ``B = (2 n - lost + gained) D - (lost + gained)``, ``C = -gained D (1 - D)``, and the score is
+    ``(lost - gained - n D) / sqrt(n (2 q + D (1 - D)))``.
+
+    Args:
+        lost: Cases that only the reference gets right; need not be whole.
+        gained: Cases that only the candidate gets right.
+        n: All cases, > 0.
+        difference: D in ``[-1, 1]``.
+
+    Returns:
+        The score; infinite with the sign of the numerator where the variance is 0, and 0 for 0/0.
+    """
+    b_term = (2 * n - lost + gained) * difference - (lost + gained)
+    c_term = -gained * difference * (1 - difference)
+    root = max(b_term * b_term - 8 * n * c_term, 0.0) ** 0.5
+    # the plain form (root - B) / 4n cancels when B > 0; both are the same root
+    stable = b_term > 0
+    share = -2 * c_term / (b_term + root) if stable else (root - b_term) / (4 * n)
+    share = max(share, 0.0, -difference)
+    variance = n * (2 * share + difference * (1 - difference))
+    above = lost - gained - n * difference
+    if variance > 0:
+        return float(above / variance**0.5)
+    return float(np.sign(above) * np.inf) if above else 0.0
+
+
+def tango(lost: float, gained: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Score interval of ``(lost - gained) / n``: all D with ``|tango_score| <= z``.
+
+    Honest where others are not: with no case lost or gained it is ``+- z^2 / (n + z^2)``, not 0.
+    The score falls as D rises, so each end is found by halving.
+    """
+    z, value = z_value(confidence), (lost - gained) / n
+    ends = []
+    for limit in (-1.0, 1.0):
+        inside, outside = value, limit
+        for _ in range(_HALVINGS):
+            middle = (inside + outside) / 2
+            if abs(tango_score(lost, gained, n, middle)) <= z:
+                inside = middle
+            else:
+                outside = middle
+        ends.append(inside)
+    return ends[0], ends[1]
+
+
+def paired_difference(
+    reference: NDArray[np.bool_],
+    candidate: NDArray[np.bool_],
+    index: Integers | None = None,
+    confidence: float = 0.95,
+) -> Interval | None:
+    """Drop of a proportion on a fixed set of cases, reference minus candidate.
+
+    Tango's interval; where units hold several cases, on the effective number of cases that the
+    design effect of the paired differences leaves (counts scaled alike).
+
+    Args:
+        reference: Right or not by the reference, bool ``[n]``.
+        candidate: The same by the candidate, on the same cases.
+        index: Unit of each case, int64 ``[n]``; None: each its own.
+        confidence: Two-sided coverage aimed at.
+
+    Returns:
+        The drop with its interval, or None without a case.
+    """
+    n = len(reference)
+    if not n:
+        return None
+    units = unit_index(None, n) if index is None else index
+    lost = int(np.count_nonzero(reference & ~candidate))
+    gained = int(np.count_nonzero(~reference & candidate))
+    differences = reference.astype(np.int64) - candidate.astype(np.int64)
+    effective = effective_size(differences, units, confidence)
+    scale = effective / n
+    low, high = tango(lost * scale, gained * scale, effective, confidence)
+    value = (lost - gained) / n
+    return Interval(
+        value=value,
+        low=min(low, value),
+        high=max(high, value),
+        confidence=confidence,
+        method="tango-cluster" if is_clustered(units) else "tango",
+        n=n,
+    )

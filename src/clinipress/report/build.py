@@ -1,0 +1,242 @@
+"""The report: one self-contained HTML file, drawn from a `Result` and from nothing else."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from clinipress.errors import StorageError
+from clinipress.records import CandidateRecord, Result
+from clinipress.report.evidence import (
+    candidates_section,
+    classes_section,
+    gate_section,
+    trade_off_section,
+)
+from clinipress.report.figures import icon, symbols
+from clinipress.report.formats import (
+    NOT_MEASURED,
+    STATUS_WORDS,
+    figure,
+    figure_interval,
+    finite,
+    megabytes,
+    milliseconds,
+)
+from clinipress.report.markup import Child, Markup, tag
+from clinipress.report.provenance import bullets, data_section, limits_section, trail_section
+from clinipress.report.view import View
+from clinipress.report.words import (
+    meaning_sentence,
+    natural_sentence,
+    size_phrase,
+    speed_phrase,
+    split_name,
+    verdict_sentence,
+)
+
+__all__ = ["render", "write_report"]
+
+# No script runs and nothing is fetched, whatever a class name or a file name may hold.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def write_report(result: Result, folder: Path) -> Path:
+    """Write ``report.html`` into a folder.
+
+    Args:
+        result: The record of a study; the only source of what is shown.
+        folder: Where to write; made if it is not there.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    path, part = folder / "report.html", folder / "report.html.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part.write_text(render(result), encoding="utf-8")
+        part.replace(path)
+    except OSError as problem:
+        raise StorageError(
+            f"room to write '{path}'", problem.strerror or str(problem), "choose another folder"
+        ) from None
+    return path
+
+
+def render(result: Result) -> str:
+    """The whole page as text."""
+    view = View(result)
+    sections = [
+        candidates_section(view),
+        trade_off_section(view),
+        gate_section(view),
+        classes_section(view),
+        data_section(view),
+        limits_section(view),
+        trail_section(view),
+    ]
+    page = tag("main", _head(view), _contents(), sections)
+    style = Markup((files("clinipress.report") / "style.css").read_text(encoding="utf-8"))
+    title = f"{'SYNTHETIC ' if result.synthetic else ''}{result.study}: compression report"
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name_="color-scheme", content="light dark"),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("title", title),
+        tag("style", style),
+    )
+    body = tag("body", symbols(), _synthetic(result), page, _footer(result))
+    return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _synthetic(result: Result) -> Markup | None:
+    if not result.synthetic:
+        return None
+    return tag(
+        "div",
+        tag("strong", "SYNTHETIC"),
+        " drawn images, no patients: the figures show that the software runs, nothing else",
+        class_="synthetic",
+        role="note",
+    )
+
+
+def _head(view: View) -> Markup:
+    """Study, verdict, what it means, and the main figures side by side."""
+    result, status = view.result, view.result.verdict.status
+    natural = natural_sentence(view)
+    reasons = bullets(result.verdict.reasons, "reasons") if result.verdict.reasons else None
+    banner = tag(
+        "div",
+        tag("p", icon(status), STATUS_WORDS[status], class_="word"),
+        tag(
+            "div",
+            tag("p", verdict_sentence(view), class_="sentence"),
+            tag("p", natural) if natural else None,
+            tag("p", meaning_sentence(view)),
+            reasons,
+        ),
+        class_=f"verdict {status}",
+    )
+    return tag(
+        "header",
+        tag(
+            "p",
+            f"Compression report \u00b7 risk class {result.risk} \u00b7 {result.created}",
+            class_="over",
+        ),
+        tag("h1", result.study),
+        banner,
+        _tiles(view),
+    )
+
+
+def _tiles(view: View) -> Markup | None:
+    """The shipped (else the closest) candidate in four figures, each beside the reference's."""
+    subject, reference = view.subject, view.reference
+    if subject is None or reference is None:
+        return None
+    drop_split = view.compared_split
+    mine = subject.evidence.get(drop_split or "", {})
+    theirs = reference.evidence.get(drop_split or "", {})
+    where = split_name(drop_split)
+    tiles = [
+        _tile(
+            f"Right answers, {where} images",
+            figure("accuracy", mine["accuracy"].value if "accuracy" in mine else None),
+            figure_interval("accuracy", mine.get("accuracy")).partition(" ")[2] or None,
+            figure_interval("accuracy", theirs.get("accuracy")),
+        ),
+        _weakest_tile(view, subject),
+        _tile(
+            "File",
+            megabytes(subject.file_bytes),
+            size_phrase(view.size_ratio(subject)),
+            megabytes(reference.file_bytes),
+        ),
+        _tile("Time per image", *_times(view, subject, reference)),
+    ]
+    name = "shipped" if view.shipped is subject else "closest, not shipped"
+    heading = tag(
+        "p",
+        tag("strong", subject.name),
+        f" ({name}) beside the reference ",
+        tag("strong", reference.name),
+        class_="beside",
+    )
+    return tag("div", heading, tag("div", tiles, class_="tiles"))
+
+
+def _times(
+    view: View, subject: CandidateRecord, reference: CandidateRecord
+) -> tuple[str, str | None, str]:
+    mine, theirs = subject.latency_ms, reference.latency_ms
+    phrase = speed_phrase(view.speed_ratio(subject))
+    if phrase is None and mine is not None and theirs is not None:
+        phrase = "timed under other conditions than the reference"
+    return (
+        milliseconds(mine.median if mine else None),
+        phrase,
+        milliseconds(theirs.median if theirs else None),
+    )
+
+
+def _weakest_tile(view: View, subject: CandidateRecord) -> Markup:
+    """Sensitivity of the class that is found least often."""
+    split = view.compared_split or ""
+    mine = subject.evidence.get(split, {})
+    theirs = view.reference.evidence.get(split, {}) if view.reference else {}
+    found = [
+        m for m in (f"sensitivity[{name}]" for name in view.result.classes) if finite(mine.get(m))
+    ]
+    if not found:
+        return _tile("Weakest class found", NOT_MEASURED, None, NOT_MEASURED)
+    metric = min(found, key=lambda metric: mine[metric].value)
+    name = metric.removeprefix("sensitivity[").removesuffix("]")
+    interval = figure_interval(metric, mine[metric]).partition(" ")[2]
+    return _tile(
+        ["Weakest class found: ", tag("b", name)],
+        figure(metric, mine[metric].value),
+        interval,
+        figure_interval(metric, theirs.get(metric)),
+    )
+
+
+def _tile(title: Child, value: str, detail: str | None, reference: str) -> Markup:
+    return tag(
+        "div",
+        tag("p", title, class_="title"),
+        tag("p", value, class_="value"),
+        tag("p", detail, class_="detail") if detail else None,
+        tag("p", "reference ", reference, class_="of"),
+        class_="tile",
+    )
+
+
+def _contents() -> Markup:
+    links = {
+        "candidates": "Size, speed, accuracy",
+        "trade-off": "Trade-off",
+        "gate": "What was lost",
+        "classes": "Class by class",
+        "data": "Data",
+        "limits": "Not shown",
+        "trail": "Do it again",
+    }
+    items = [tag("a", text, href=f"#{identity}") for identity, text in links.items()]
+    return tag("nav", items, aria_label="Contents")
+
+
+def _footer(result: Result) -> Markup:
+    kind = "Synthetic images. " if result.synthetic else ""
+    return tag(
+        "footer",
+        f"{kind}Drawn from result.json (schema {result.schema_version}) by clinipress "
+        f"{result.environment.clinipress}; every figure and sentence on this page is made from that "
+        "record. Not a medical device; not for diagnosis.",
+    )

@@ -1,0 +1,499 @@
+"""The sections that compare: all candidates, the trade-off, the limits, class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from clinipress.records import CandidateRecord, Interval, Verdict
+from clinipress.report.figures import (
+    Mark,
+    Point,
+    Scale,
+    heat_table,
+    icon,
+    marker,
+    nice_ticks,
+    strip,
+    strip_axis,
+    trade_off,
+)
+from clinipress.report.formats import (
+    NOT_MEASURED,
+    STATUS_WORDS,
+    TIMES,
+    figure_interval,
+    finite,
+    in_points,
+    large,
+    megabytes,
+    metric_class,
+    metric_name,
+    milliseconds,
+    percent,
+    points,
+    points_interval,
+    times,
+)
+from clinipress.report.markup import Child, Markup, tag
+from clinipress.report.view import Role, View
+from clinipress.report.words import (
+    candidates_sentence,
+    capital,
+    classes_sentence,
+    gate_sentence,
+    joined,
+    split_name,
+    trade_off_sentence,
+)
+
+__all__ = [
+    "badge",
+    "candidates_section",
+    "cell",
+    "classes_section",
+    "gate_section",
+    "section",
+    "trade_off_section",
+]
+
+ROLE_WORDS: dict[Role, str] = {
+    "reference": "reference",
+    "shipped": "shipped",
+    "rejected": "rejected",
+    "candidate": "not chosen",
+}
+
+
+def section(identity: str, title: str, lead: str, *children: Child) -> Markup:
+    """A section of the page: its heading, its one sentence, its content."""
+    return tag("section", tag("h2", title), tag("p", lead, class_="lead"), children, id=identity)
+
+
+def badge(verdict: Verdict | None) -> Markup:
+    """A verdict by word, shape and colour."""
+    if verdict is None:
+        return tag("span", "not judged", class_="badge none")
+    word = STATUS_WORDS[verdict.status]
+    return tag("span", icon(verdict.status), word, class_=f"badge {verdict.status}")
+
+
+def cell(label: str, *children: Child, class_: str | None = None) -> Markup:
+    """A table cell that knows its column's name, which a phone shows beside it."""
+    return tag("td", children, class_=class_, attributes={"data-label": label})
+
+
+def small(*children: Child) -> Markup:
+    """A second line within a cell."""
+    return tag("span", children, class_="small")
+
+
+def role_mark(role: Role) -> Markup:
+    """The shape that stands for a role in all figures, for a legend."""
+    return tag("svg", marker(role, "50%", "50%"), class_="key", aria_hidden="true")
+
+
+def legend(roles: Sequence[tuple[Role, str]]) -> Markup:
+    """Shapes and what they mean."""
+    items = [tag("span", role_mark(role), word) for role, word in roles]
+    return tag("p", items, class_="legend")
+
+
+# ------------------------------------------------------------------------------- all candidates
+
+
+def candidates_section(view: View) -> Markup:
+    """Size, speed and accuracy of every candidate, the reference beside them."""
+    heads = ["", "Candidate", "File", "Time per image", "Weights", "Peak memory"]
+    heads += [f"Accuracy, {split_name(split)}" for split in view.splits]
+    heads += [f"Fall in {metric_name(view.metric)}, points", "Agreement", "Verdict"]
+    table = tag(
+        "table",
+        tag("thead", tag("tr", [tag("th", head, scope="col") for head in heads])),
+        [_candidate_rows(view, number, record) for number, record in view.numbered()],
+        class_="cards candidates",
+    )
+    note = (
+        "In brackets: 95 % intervals. A negative fall is a gain. 1 MB is a million bytes; weights are "
+        "the parameters of the network with its multiply-adds for one image; p95 is the time that 95 "
+        "of 100 calls stay under."
+    )
+    lead = candidates_sentence(view)
+    return section(
+        "candidates",
+        "Size, speed and accuracy",
+        lead,
+        tag("div", table, class_="scroll", tabindex="0"),
+        tag("p", note, class_="note"),
+    )
+
+
+def _candidate_rows(view: View, number: int, record: CandidateRecord) -> Markup:
+    role = view.role(record)
+    cells = [
+        tag("td", role_mark(role), str(number), class_="number"),
+        tag(
+            "th",
+            record.name,
+            small(f"{record.format}, {record.precision}"),
+            tag("span", ROLE_WORDS[role], class_=f"role {role}") if role != "candidate" else None,
+            scope="row",
+        ),
+        cell(
+            "File",
+            megabytes(record.file_bytes),
+            _ratio(view.size_ratio(record), role, "smaller", "larger"),
+        ),
+        cell(
+            "Time per image",
+            _latency(record),
+            _ratio(view.speed_ratio(record), role, "faster", "slower"),
+        ),
+        cell("Weights", large(record.parameters), small(_macs(record))),
+        cell("Peak memory", megabytes(record.peak_memory_bytes)),
+        [_accuracy(record, split) for split in view.splits],
+        _fall(view, record),
+        _agreement(view, record),
+        cell("Verdict", tag("span", "reference") if role == "reference" else badge(record.verdict)),
+    ]
+    rows = [tag("tr", cells)]
+    reasons = _reasons(record)
+    if reasons:
+        rows.append(tag("tr", tag("td", reasons, colspan=str(9 + len(view.splits))), class_="why"))
+    return tag("tbody", rows, class_=role)
+
+
+def _ratio(ratio: float | None, role: Role, more: str, less: str) -> Markup | None:
+    if ratio is None or role == "reference":
+        return None
+    return small(
+        f"{times(ratio)}{TIMES} {more}" if ratio >= 1 else f"{times(1 / ratio)}{TIMES} {less}"
+    )
+
+
+def _latency(record: CandidateRecord) -> list[Child]:
+    timing = record.latency_ms
+    if timing is None:
+        return [NOT_MEASURED]
+    return [milliseconds(timing.median), small(f"p95 {milliseconds(timing.p95)}")]
+
+
+def _macs(record: CandidateRecord) -> str:
+    return (
+        f"{large(record.macs)} multiply-adds"
+        if record.macs is not None
+        else f"multiply-adds {NOT_MEASURED}"
+    )
+
+
+def _two_lines(metric: str, interval: Interval | None) -> list[Child]:
+    """A figure, and its interval under it."""
+    if interval is None or not finite(interval):
+        return [NOT_MEASURED]
+    value, _, rest = figure_interval(metric, interval).partition(" (")
+    return [value, small(f"({rest}")]
+
+
+def _accuracy(record: CandidateRecord, split: str) -> Markup:
+    found = record.evidence.get(split, {}).get("accuracy")
+    return cell(f"Accuracy, {split_name(split)}", _two_lines("accuracy", found))
+
+
+def _fall(view: View, record: CandidateRecord) -> Markup:
+    label = f"Fall in {metric_name(view.metric)}, points"
+    if view.role(record) == "reference":
+        return cell(label, "\u2014")
+    drop, split = view.drop(record, view.metric)
+    if drop is None or not finite(drop):
+        return cell(label, NOT_MEASURED)
+    value, _, rest = points_interval(drop, view.margin).partition(" (")
+    return cell(label, value, small(f"({rest}"), small(f"on {split_name(split)}"))
+
+
+def _agreement(view: View, record: CandidateRecord) -> Markup:
+    if view.role(record) == "reference":
+        return cell("Agreement", "\u2014")
+    found = [record.evidence.get(split, {}).get("agreement") for split in view.splits]
+    return cell("Agreement", _two_lines("agreement", next((one for one in found if one), None)))
+
+
+def _reasons(record: CandidateRecord) -> list[Markup]:
+    """Why a candidate is not shipped and what the gate said of it, each once."""
+    said = [f"Not shipped: {record.rejected}"] if record.rejected is not None else []
+    if record.verdict is not None and record.verdict.status != "pass":
+        said += [reason for reason in record.verdict.reasons if reason != record.rejected]
+    if record.verdict is not None and record.verdict.cases_needed:
+        said.append(f"About {record.verdict.cases_needed:,} images would decide.")
+    return [tag("span", capital(text), class_="reason") for text in said]
+
+
+# --------------------------------------------------------------------------------- the trade-off
+
+
+def _points(view: View, cost: Callable[[CandidateRecord], float | None]) -> list[Point]:
+    split = view.plotted_split
+    found: list[Point] = []
+    for number, record in view.numbered():
+        spent = cost(record)
+        gain = record.evidence.get(split, {}).get("accuracy") if split else None
+        if spent and gain is not None and finite(gain):
+            found.append(Point(number, record.name, spent, gain, view.role(record)))
+    return found
+
+
+def _median(record: CandidateRecord) -> float | None:
+    return record.latency_ms.median if record.latency_ms else None
+
+
+def trade_off_section(view: View) -> Markup:
+    """Accuracy against time and against size, with the front that nothing beats."""
+    timed = _points(view, _median)
+    sized = _points(view, lambda record: record.file_bytes / 1e6)
+    plots = [
+        _panel(timed, "milliseconds per image (median)", "Accuracy against time"),
+        _panel(sized, "MB of file", "Accuracy against file size"),
+    ]
+    names = [
+        tag("li", tag("span", str(number), class_="n"), role_mark(view.role(record)), record.name)
+        for number, record in view.numbered()
+    ]
+    absent = [record.name for record in view.candidates if record.latency_ms is None]
+    note = (
+        f"Accuracy on the {split_name(view.plotted_split)} images with its interval; further left and "
+        "further up is better; the cost axis is logarithmic. The stepped line joins the candidates "
+        "that no other beats in both."
+    )
+    if absent:
+        note += f" Time {NOT_MEASURED}: {joined(absent)}."
+    shapes: list[tuple[Role, str]] = [
+        ("reference", "reference"),
+        ("shipped", "shipped"),
+        ("candidate", "not chosen"),
+        ("rejected", "rejected"),
+    ]
+    return section(
+        "trade-off",
+        "What accuracy costs",
+        trade_off_sentence(view, timed),
+        legend(shapes),
+        tag("div", plots, class_="panels"),
+        tag("ul", names, class_="names"),
+        tag("p", note, class_="note"),
+    )
+
+
+def _panel(drawn: list[Point], unit: str, title: str) -> Markup:
+    plot = trade_off(drawn, unit, title)
+    missing = tag(
+        "p", f"{NOT_MEASURED}: fewer than two candidates have both figures", class_="empty"
+    )
+    return tag("figure", tag("figcaption", title), plot if plot is not None else missing)
+
+
+# ------------------------------------------------------------------------- falls and their limits
+
+Row = tuple[Child, Interval | None, float | None, Role]  # label, fall, limit, shape
+
+
+def gate_section(view: View) -> Markup:
+    """Every candidate against the main limit, then the shipped one against every limit."""
+    name = metric_name(view.metric)
+    rows: list[Row] = []
+    for number, record in view.numbered():
+        if record is not view.reference:
+            drop, split = view.drop(record, view.metric)
+            label = [f"{number} {record.name} ", small(split_name(split) if split else None)]
+            rows.append((label, drop, view.margin, view.role(record)))
+    blocks = [tag("h3", f"Fall in {name}, all candidates"), _forest(rows, view.margin)]
+    if view.subject is not None:
+        blocks.append(tag("h3", f"Every measured fall of {view.subject.name}"))
+        blocks.append(_forest(_subject_rows(view, view.subject), view.margin))
+    note = (
+        "Reference minus candidate on the same images, in points (1 point = 0.01); left of the zero line "
+        "the candidate is better. The line across is the interval; PASS needs all of it left of the "
+        "shaded zone, which begins at the limit."
+    )
+    return section(
+        "gate", "What was lost", gate_sentence(view), blocks, tag("p", note, class_="note")
+    )
+
+
+def _subject_rows(view: View, subject: CandidateRecord) -> list[Row]:
+    """Rules first, then every other fall that was measured, classes last."""
+    margins = {rule.metric: rule.margin for rule in view.result.rules}
+    split = view.compared_split
+    measured = {**subject.drops.get(split or "", {}), **subject.drop}
+    others = [metric for metric in measured if metric not in margins and in_points(metric)]
+    others.sort(key=lambda metric: metric_class(metric) is not None)
+    rows: list[Row] = []
+    for metric in [*margins, *[m for m in others if not m.startswith(("precision[", "f1["))]]:
+        drop = view.drop(subject, metric)[0] or measured.get(metric)
+        rows.append((capital(metric_name(metric)), drop, margins.get(metric), view.role(subject)))
+    return rows
+
+
+def _forest(rows: Sequence[Row], margin: float | None) -> Markup:
+    """A table with one strip per row, all on one scale."""
+    ends = [0.0, *([1.3 * margin] if margin is not None else [])]
+    for _, drop, limit, _ in rows:
+        ends += [drop.low, drop.high] if drop is not None and finite(drop) else []
+        ends += [1.15 * limit] if limit is not None else []
+    low, high = min(ends), max(ends)
+    air = 0.04 * (high - low) or 0.01
+    scale = Scale(low - air, high + air, 2, 98)
+    ticks = nice_ticks(scale.low, scale.high)
+    decimals = 0 if all(abs(100 * tick - round(100 * tick)) < 1e-6 for tick in ticks) else 1
+    axis = strip_axis(scale, ticks, [points(tick, decimals) for tick in ticks])
+    body = [_forest_row(row, scale) for row in rows]
+    foot = tag("tr", tag("th"), tag("td", axis, class_="strip-cell"), tag("td", class_="value"))
+    return tag("table", tag("tbody", body, foot), class_="forest")
+
+
+def _forest_row(row: Row, scale: Scale) -> Markup:
+    label, drop, limit, role = row
+    known = drop is not None and finite(drop)
+    marks = [Mark(drop, role)] if known and drop is not None else []
+    drawn = strip(marks, scale, margin=limit, zero=True) if marks else None
+    text: list[Child] = [points_interval(drop, limit)]
+    if limit is not None:
+        text.append(small(f"limit {points(limit)}"))
+    return tag(
+        "tr",
+        tag("th", label, scope="row"),
+        tag("td", drawn, class_="strip-cell"),
+        tag("td", text, class_="value"),
+    )
+
+
+# --------------------------------------------------------------------------------- class by class
+
+
+def classes_section(view: View) -> Markup:
+    """Per-class figures and confusion matrices of reference and shipped candidate, side by side."""
+    split, subject, reference = view.compared_split, view.subject, view.reference
+    lead = classes_sentence(view)
+    if split is None or subject is None or reference is None:
+        return section("classes", "Class by class", lead)
+    mine, theirs = subject.evidence[split], reference.evidence[split]
+    pair: list[tuple[Role, str]] = [
+        ("reference", reference.name),
+        (view.role(subject), subject.name),
+    ]
+    matrices = [
+        heat_table(matrix, view.result.classes, record.name)
+        for record in (reference, subject)
+        if _fits(matrix := record.confusion.get(split, []), len(view.result.classes))
+    ]
+    note = (
+        "Rows are the true class, columns the answer, numbers are images; stronger shade is a larger "
+        "share of the row (mistakes by the square root of their share, so that rare ones show)."
+    )
+    return section(
+        "classes",
+        "Class by class",
+        lead,
+        _overall(view, mine, theirs),
+        tag("h3", f"Each class, {split_name(split)} images"),
+        legend(pair),
+        _class_table(view, split, mine, theirs),
+        tag("h3", "Which class is taken for which"),
+        tag("div", matrices, class_="panels")
+        if matrices
+        else tag("p", NOT_MEASURED, class_="empty"),
+        tag("p", note, class_="note") if matrices else None,
+    )
+
+
+def _fits(matrix: Sequence[Sequence[int]], classes: int) -> bool:
+    return len(matrix) == classes and all(len(row) == classes for row in matrix)
+
+
+def _overall(view: View, mine: dict[str, Interval], theirs: dict[str, Interval]) -> Markup:
+    """Figures over all classes."""
+    metrics = [m for m in {**theirs, **mine} if metric_class(m) is None and m != "agreement"]
+    rows = [
+        tag(
+            "tr",
+            tag("th", capital(metric_name(metric)), scope="row"),
+            cell("Reference", _two_lines(metric, theirs.get(metric))),
+            cell(view.subject.name if view.subject else "", _two_lines(metric, mine.get(metric))),
+        )
+        for metric in metrics
+    ]
+    name = view.subject.name if view.subject else ""
+    heads = ["Over all classes", "Reference", name]
+    return tag(
+        "table",
+        tag("thead", tag("tr", [tag("th", head, scope="col") for head in heads])),
+        tag("tbody", rows),
+        class_="cards overall",
+    )
+
+
+def _class_table(
+    view: View, split: str, mine: dict[str, Interval], theirs: dict[str, Interval]
+) -> Markup:
+    """Sensitivity as a picture and in figures, precision and F1 in figures."""
+    found = [
+        interval.low
+        for name in view.result.classes
+        for side in (mine, theirs)
+        if finite(interval := side.get(f"sensitivity[{name}]")) and interval is not None
+    ]
+    low = max(min(found, default=0.0) - 0.02, 0.0)
+    scale = Scale(low, 1.0, 3, 94)
+    ticks = nice_ticks(low, 1.0, 3)
+    heads: list[Child] = ["Class", "Images"]
+    heads.append(["Sensitivity", strip_axis(scale, ticks, [percent(tick, 0) for tick in ticks])])
+    heads += ["Sensitivity", "Precision", "F1"]
+    rows = [_class_row(view, split, name, mine, theirs, scale) for name in view.result.classes]
+    table = tag(
+        "table",
+        tag("thead", tag("tr", [tag("th", head, scope="col") for head in heads])),
+        tag("tbody", rows),
+        class_="cards classes",
+    )
+    note = "In each cell the reference stands above, the candidate below."
+    return tag(
+        "div", tag("div", table, class_="scroll", tabindex="0"), tag("p", note, class_="note")
+    )
+
+
+def _class_row(
+    view: View,
+    split: str,
+    name: str,
+    mine: dict[str, Interval],
+    theirs: dict[str, Interval],
+    scale: Scale,
+) -> Markup:
+    subject: Role = view.role(view.subject) if view.subject else "candidate"
+    sides: list[tuple[Role, Interval | None]] = [
+        ("reference", theirs.get(f"sensitivity[{name}]")),
+        (subject, mine.get(f"sensitivity[{name}]")),
+    ]
+    marks = [Mark(interval, role) for role, interval in sides if interval and finite(interval)]
+    count = view.result.split.counts.get(split, {}).get(name)
+    figures = [
+        cell(
+            capital(metric),
+            tag(
+                "span",
+                figure_interval(metric, theirs.get(f"{metric}[{name}]")),
+                class_="of-reference",
+            ),
+            tag(
+                "span",
+                figure_interval(metric, mine.get(f"{metric}[{name}]")),
+                class_="of-candidate",
+            ),
+            class_="pair",
+        )
+        for metric in ("sensitivity", "precision", "f1")
+    ]
+    return tag(
+        "tr",
+        tag("th", name, scope="row"),
+        cell("Images", f"{count:,}" if count is not None else NOT_MEASURED),
+        tag("td", strip(marks, scale) if marks else None, class_="strip-cell"),
+        figures,
+    )

@@ -1,0 +1,201 @@
+"""Numbers and names as the reader sees them; every figure of the report passes through here.
+
+Proportions are percentages with one decimal, their differences points with one decimal (never a
+percentage of a percentage), sizes and times have three significant figures, ratios two, and
+1 MB is 10^6 bytes. What is missing or not finite reads "not measured".
+"""
+
+from __future__ import annotations
+
+import math
+
+from clinipress.records import Interval, Status
+
+__all__ = [
+    "DASH",
+    "GAP",
+    "MINUS",
+    "NOT_MEASURED",
+    "STATUS_WORDS",
+    "TIMES",
+    "counted",
+    "duration",
+    "figure",
+    "figure_interval",
+    "finite",
+    "in_points",
+    "large",
+    "megabytes",
+    "metric_class",
+    "metric_name",
+    "milliseconds",
+    "percent",
+    "points",
+    "points_decimals",
+    "points_interval",
+    "points_words",
+    "significant",
+    "times",
+]
+
+MINUS, DASH, TIMES = "\u2212", "\u2013", "\u00d7"
+GAP = "\u202f"  # narrow space that does not break, between a number and its unit
+NOT_MEASURED = "not measured"
+STATUS_WORDS: dict[Status, str] = {"pass": "PASS", "fail": "FAIL", "inconclusive": "NOT PROVEN"}
+
+METRIC_NAMES = {
+    "accuracy": "accuracy",
+    "agreement": "agreement with the reference",
+    "auroc": "AUROC",
+    "auroc_macro": "AUROC, mean over classes",
+    "balanced_accuracy": "balanced accuracy",
+    "f1": "F1",
+    "f1_macro": "F1, mean over classes",
+    "log_loss": "log loss",
+    "precision": "precision",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+}
+AS_PERCENT = frozenset(METRIC_NAMES) - {"auroc", "auroc_macro", "log_loss"}
+IN_POINTS = AS_PERCENT | {"auroc", "auroc_macro"}
+
+
+def finite(interval: Interval | None) -> bool:
+    """True when there is a figure and both its ends are numbers."""
+    return interval is not None and all(
+        math.isfinite(number) for number in (interval.value, interval.low, interval.high)
+    )
+
+
+def _base(metric: str) -> str:
+    return metric.partition("[")[0]
+
+
+def metric_class(metric: str) -> str | None:
+    """The class of a per-class metric: "sensitivity[nodule]" -> "nodule"."""
+    return metric[len(_base(metric)) + 1 : -1] if metric.endswith("]") else None
+
+
+def metric_name(metric: str) -> str:
+    """A metric in words: "sensitivity[nodule]" -> "sensitivity for nodule"."""
+    base, of = _base(metric), metric_class(metric)
+    name = METRIC_NAMES.get(base, base.replace("_", " "))
+    return f"{name} for {of}" if of is not None else name
+
+
+def in_points(metric: str) -> bool:
+    """Whether differences of this metric are said in points (hundredths of its 0 to 1 range)."""
+    return _base(metric) in IN_POINTS
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number with so many significant figures and thousands separators.
+
+    Example:
+        >>> significant(0.05432), significant(31.25), significant(1234.5)
+        ('0.0543', '31.2', '1,230')
+    """
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else NOT_MEASURED
+    # the exponent is that of the rounded number: 99.96 is "100", not "100.0"
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
+    decimals = digits - 1 - exponent
+    rounded = round(value, decimals)
+    return f"{rounded:,.{max(decimals, 0)}f}".replace("-", MINUS)
+
+
+def _fixed(value: float, decimals: int) -> str:
+    text = f"{value:,.{decimals}f}"
+    return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", MINUS)
+
+
+def percent(value: float, decimals: int = 1) -> str:
+    """A proportion in [0, 1] as a percentage."""
+    return f"{_fixed(100 * value, decimals)}{GAP}%"
+
+
+def figure(metric: str, value: float | None) -> str:
+    """A metric's value in its own manner."""
+    if value is None or not math.isfinite(value):
+        return NOT_MEASURED
+    return percent(value) if _base(metric) in AS_PERCENT else _fixed(value, 3)
+
+
+def figure_interval(metric: str, interval: Interval | None) -> str:
+    """A metric with its interval: "94.6 % (93.1-96.0)"."""
+    if interval is None or not finite(interval):
+        return NOT_MEASURED
+    scale, decimals = (100, 1) if _base(metric) in AS_PERCENT else (1, 3)
+    low, high = (_fixed(scale * end, decimals) for end in (interval.low, interval.high))
+    return f"{figure(metric, interval.value)} ({low}{DASH}{high})"
+
+
+def points_decimals(interval: Interval | None, margin: float | None) -> int:
+    """Decimals, at least one, with which the interval's upper end and the limit read differently."""
+    decimals = 1
+    if interval is None or margin is None or abs(interval.high - margin) < 1e-9:
+        return decimals
+    while decimals < 4 and _fixed(100 * interval.high, decimals) == _fixed(100 * margin, decimals):
+        decimals += 1
+    return decimals
+
+
+def points(value: float, decimals: int = 1) -> str:
+    """A difference of two proportions in points, without the unit: 0.003 -> "0.3"."""
+    return _fixed(100 * value, decimals)
+
+
+def points_words(value: float, decimals: int = 1) -> str:
+    """The same with its unit; one point exactly is "1.0 points" too."""
+    return f"{points(value, decimals)} points"
+
+
+def points_interval(interval: Interval | None, margin: float | None = None) -> str:
+    """A difference with its interval, in points: "0.3 (-1.2 to 1.8)"."""
+    if interval is None or not finite(interval):
+        return NOT_MEASURED
+    decimals = points_decimals(interval, margin)
+    value, low, high = (
+        points(number, decimals) for number in (interval.value, interval.low, interval.high)
+    )
+    return f"{value} ({low} to {high})"
+
+
+def megabytes(size: int | None) -> str:
+    """Bytes as MB, 10^6 bytes."""
+    return NOT_MEASURED if size is None else f"{significant(size / 1e6)}{GAP}MB"
+
+
+def milliseconds(value: float | None) -> str:
+    """A time in milliseconds."""
+    return NOT_MEASURED if value is None else f"{significant(value)}{GAP}ms"
+
+
+def times(ratio: float) -> str:
+    """A ratio, two significant figures."""
+    return significant(ratio, 2)
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A count with its noun: "1 image", "1,234 images"."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def large(number: int | None) -> str:
+    """A large count in millions or thousand millions: parameters, multiply-adds."""
+    if number is None:
+        return NOT_MEASURED
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{significant(number / size)}{GAP}{unit}"
+    return f"{number:,}"
+
+
+def duration(seconds: float) -> str:
+    """A duration as a person says it."""
+    if seconds < 60:
+        return f"{significant(seconds, 2)}{GAP}s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes}{GAP}min"
+    return f"{minutes // 60}{GAP}h {minutes % 60}{GAP}min"

@@ -1,0 +1,166 @@
+"""Which records the report compares: choices made once, so that all sections agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from clinipress.records import CandidateRecord, Interval, Result, Rule
+from clinipress.report.formats import finite
+
+__all__ = ["Role", "View"]
+
+Role = Literal["reference", "shipped", "rejected", "candidate"]
+SPLIT_ORDER = ("test", "validation", "train")
+
+
+@dataclass(frozen=True)
+class View:
+    """A result and the choices that follow from it.
+
+    Args:
+        result: The record the report is drawn from.
+    """
+
+    result: Result
+
+    @cached_property
+    def candidates(self) -> tuple[CandidateRecord, ...]:
+        """All candidates, the reference first, the others in the order they were made."""
+        name = self.result.reference
+        return tuple(sorted(self.result.candidates, key=lambda record: record.name != name))
+
+    def numbered(self) -> Iterator[tuple[int, CandidateRecord]]:
+        """The candidates with the numbers they carry in tables and figures, from 1."""
+        return enumerate(self.candidates, start=1)
+
+    def _named(self, name: str | None) -> CandidateRecord | None:
+        return next((record for record in self.candidates if record.name == name), None)
+
+    @property
+    def reference(self) -> CandidateRecord | None:
+        """The reference; None when the record does not hold it."""
+        return self._named(self.result.reference)
+
+    @property
+    def shipped(self) -> CandidateRecord | None:
+        """The shipped candidate, if any."""
+        return self._named(self.result.shipped)
+
+    @cached_property
+    def subject(self) -> CandidateRecord | None:
+        """What is set beside the reference: the shipped one, else the one that came closest.
+
+        Closest: the lowest upper end of the fall of the primary metric.
+        """
+        if self.shipped is not None and self.shipped is not self.reference:
+            return self.shipped
+        judged = [(self.drop(record, self.metric)[0], record) for record in self.compressed]
+        known = [
+            (drop.high, number)
+            for number, (drop, _) in enumerate(judged)
+            if drop is not None and finite(drop)
+        ]
+        return judged[min(known)[1]][1] if known else None
+
+    @property
+    def compressed(self) -> tuple[CandidateRecord, ...]:
+        """All candidates but the reference."""
+        return tuple(record for record in self.candidates if record is not self.reference)
+
+    @property
+    def primary(self) -> Rule | None:
+        """The rule that decides."""
+        rules = self.result.rules
+        return next((rule for rule in rules if rule.primary), rules[0] if rules else None)
+
+    @property
+    def metric(self) -> str:
+        """The metric of the primary rule."""
+        return self.primary.metric if self.primary else "accuracy"
+
+    @property
+    def margin(self) -> float | None:
+        """The limit of the primary rule, in the metric's own unit."""
+        return self.primary.margin if self.primary else None
+
+    def role(self, record: CandidateRecord) -> Role:
+        """What became of a candidate."""
+        if record is self.shipped:
+            return "shipped"
+        if record is self.reference:
+            return "reference"
+        return "rejected" if record.rejected is not None else "candidate"
+
+    def drop(self, record: CandidateRecord, metric: str) -> tuple[Interval | None, str | None]:
+        """How far a metric fell from the reference, and on which split.
+
+        The split the candidate was judged on comes first, then test, then validation.
+        """
+        if metric in record.drop:
+            return record.drop[metric], record.drop_split
+        for split in SPLIT_ORDER:
+            found = record.drops.get(split, {}).get(metric)
+            if found is not None:
+                return found, split
+        return None, None
+
+    def cases(self, interval: Interval | None, split: str | None) -> int | None:
+        """Images behind a figure: its own count, else the size of the split."""
+        if interval is not None and interval.n is not None:
+            return interval.n
+        counts = self.result.split.counts.get(split or "", {})
+        return sum(counts.values()) or None
+
+    @cached_property
+    def splits(self) -> tuple[str, ...]:
+        """Splits on which any candidate was measured; test first."""
+        found = {split for record in self.candidates for split in record.evidence}
+        known = [split for split in SPLIT_ORDER if split in found]
+        return (*known, *sorted(found - set(known)))
+
+    @cached_property
+    def compared_split(self) -> str | None:
+        """The split on which subject and reference can be set side by side."""
+        if self.reference is None or self.subject is None:
+            return None
+        shared = [
+            split
+            for split in self.splits
+            if self.reference.evidence.get(split) and self.subject.evidence.get(split)
+        ]
+        own = self.subject.drop_split
+        return own if own in shared else next(iter(shared), None)
+
+    @cached_property
+    def plotted_split(self) -> str | None:
+        """The split on which most candidates have an accuracy; mixing splits would mislead."""
+        have = {
+            split: sum(
+                finite(record.evidence.get(split, {}).get("accuracy")) for record in self.candidates
+            )
+            for split in self.splits
+        }
+        best = max(have.values(), default=0)
+        return next((split for split in self.splits if have[split] == best and best), None)
+
+    def size_ratio(self, record: CandidateRecord) -> float | None:
+        """Times smaller than the reference's file."""
+        if self.reference is None or not record.file_bytes or not self.reference.file_bytes:
+            return None
+        return self.reference.file_bytes / record.file_bytes
+
+    def speed_ratio(self, record: CandidateRecord) -> float | None:
+        """Times faster than the reference; None unless both were timed under the same conditions."""
+        mine = record.latency_ms
+        theirs = self.reference.latency_ms if self.reference else None
+        if mine is None or theirs is None or mine.median <= 0:
+            return None
+        same = (mine.batch, mine.threads, mine.preprocessing) == (
+            theirs.batch,
+            theirs.threads,
+            theirs.preprocessing,
+        )
+        return theirs.median / mine.median if same else None

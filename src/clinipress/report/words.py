@@ -1,0 +1,352 @@
+"""The sentences of the report, each made from the record's own numbers; none is typed by hand."""
+
+from __future__ import annotations
+
+from clinipress.records import CandidateRecord, Interval, Rule
+from clinipress.report.formats import (
+    GAP,
+    NOT_MEASURED,
+    STATUS_WORDS,
+    counted,
+    duration,
+    figure,
+    finite,
+    in_points,
+    megabytes,
+    metric_class,
+    metric_name,
+    percent,
+    points,
+    points_decimals,
+    points_words,
+    significant,
+    times,
+)
+from clinipress.report.figures import Point, pareto
+from clinipress.report.view import View
+
+__all__ = [
+    "audit_sentence",
+    "candidates_sentence",
+    "capital",
+    "classes_sentence",
+    "drop_phrase",
+    "gate_sentence",
+    "joined",
+    "limits_sentence",
+    "meaning_sentence",
+    "natural_sentence",
+    "rule_phrase",
+    "size_phrase",
+    "speed_phrase",
+    "split_name",
+    "split_sentence",
+    "trade_off_sentence",
+    "trail_sentence",
+    "verdict_sentence",
+]
+
+SPLIT_NAMES = {"test": "sealed test", "validation": "validation", "train": "training"}
+NEAR = 0.05  # ratios closer to one than this are called equal
+
+
+def joined(words: list[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), *words[-1:]])
+
+
+def capital(text: str) -> str:
+    """The first letter large, the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
+def split_name(split: str | None) -> str:
+    """A split as an adjective: "sealed test"."""
+    return SPLIT_NAMES.get(split or "", split or "unnamed")
+
+
+def size_phrase(ratio: float | None) -> str | None:
+    """ "40 times smaller", "the same size", "1.3 times larger"."""
+    if ratio is None:
+        return None
+    if abs(ratio - 1) < NEAR:
+        return "the same size"
+    return f"{times(ratio)} times smaller" if ratio > 1 else f"{times(1 / ratio)} times larger"
+
+
+def speed_phrase(ratio: float | None) -> str | None:
+    """ "12 times faster", "as fast", "1.3 times slower"."""
+    if ratio is None:
+        return None
+    if abs(ratio - 1) < NEAR:
+        return "as fast"
+    return f"{times(ratio)} times faster" if ratio > 1 else f"{times(1 / ratio)} times slower"
+
+
+def interval_phrase(drop: Interval, margin: float | None = None) -> str:
+    """ "95 % interval -1.2 to 1.8"."""
+    decimals = points_decimals(drop, margin)
+    ends = f"{points(drop.low, decimals)} to {points(drop.high, decimals)}"
+    return f"{significant(100 * drop.confidence, 3)}{GAP}% interval {ends}"
+
+
+def drop_phrase(metric: str, drop: Interval | None, margin: float | None = None) -> str:
+    """What became of a metric: "accuracy fell by 0.3 points (95 % interval ...; limit 2.0)"."""
+    name = metric_name(metric)
+    if drop is None or not finite(drop):
+        return f"the fall in {name} was {NOT_MEASURED}"
+    if not in_points(metric):
+        return f"{name} differs by {figure(metric, drop.value)}"
+    decimals = points_decimals(drop, margin)
+    amount = points_words(abs(drop.value), decimals)
+    if float(points(abs(drop.value), decimals).replace(",", "")) == 0:
+        moved, of = f"changed by {amount}", "of the fall"
+    elif drop.value > 0:
+        moved, of = f"fell by {amount}", ""
+    else:
+        moved, of = f"rose by {amount}", "of the fall"
+    interval = interval_phrase(drop, margin).replace("interval", f"interval {of}".strip(), 1)
+    limit = "" if margin is None else f"; limit {points(margin, points_decimals(drop, margin))}"
+    return f"{name} {moved} ({interval}{limit})"
+
+
+def _model_phrase(view: View, record: CandidateRecord) -> str:
+    """How a model compares in size and speed: "is 40 times smaller and 12 times faster than ..."."""
+    size, ratio = size_phrase(view.size_ratio(record)), view.speed_ratio(record)
+    speed = speed_phrase(ratio)
+    if size == "the same size" and speed is None:
+        return "has the same size as the reference (speed not compared)"
+    if size == "the same size":
+        tail = "and as fast" if speed == "as fast" else f"and {speed}"
+        return f"is as large as the reference {tail}"
+    told = [phrase for phrase in (size, speed) if phrase and phrase != "as fast"]
+    text = f"is {joined(told)} than the reference" if told else "was not compared in size"
+    if speed is None:
+        why = NOT_MEASURED if record.latency_ms is None else "not comparable"
+        return f"{text} (speed {why})"
+    return f"{text} and as fast" if speed == "as fast" else text
+
+
+def verdict_sentence(view: View) -> str:
+    """The study in one sentence, ending with the verdict's word."""
+    result, word = view.result, STATUS_WORDS[view.result.verdict.status]
+    shipped, others = view.shipped, view.compressed
+    if shipped is None:
+        limit = "" if view.margin is None else f" of {points_words(view.margin)}"
+        return (
+            f"No model is shipped: of {counted(len(others), 'compressed candidate')} none was shown "
+            f"to stay within the limit{limit} in {metric_name(view.metric)}: {word}."
+        )
+    if shipped is view.reference:
+        tried = counted(len(others), "compressed candidate")
+        return f"The reference itself is shipped, after {tried}: {word}."
+    drop, split = view.drop(shipped, view.metric)
+    cases = view.cases(drop, split)
+    where = f" on {counted(cases, f'{split_name(split)} image')}" if cases and drop else ""
+    phrase = drop_phrase(view.metric, drop, view.margin)
+    name = metric_name(view.metric)
+    told = f"its {name}{where}{phrase.removeprefix(name)}" if phrase.startswith(name) else phrase
+    model = f"The shipped {shipped.precision} model {_model_phrase(view, shipped)}"
+    return f"{model}; {told}: {STATUS_WORDS[result.verdict.status]}."
+
+
+def meaning_sentence(view: View) -> str:
+    """What the verdict's word means here."""
+    status, shipped = view.result.verdict.status, view.shipped
+    drop = view.drop(shipped, view.metric)[0] if shipped else None
+    margin = view.margin
+    risk = f"set for risk class \u201c{view.result.risk}\u201d before anything was measured"
+    if drop is None or margin is None or not finite(drop):
+        return {
+            "pass": f"PASS: every limit {risk} was kept.",
+            "fail": f"FAIL: at least one limit {risk} was broken.",
+            "inconclusive": f"NOT PROVEN: what was measured does not show that the limits {risk} hold.",
+        }[status]
+    decimals = points_decimals(drop, margin)
+    high, limit = points(drop.high, decimals), points_words(margin, decimals)
+    if status == "pass":
+        return f"PASS: even the far end of the interval, {high}, lies inside the limit of {limit} {risk}."
+    if status == "fail":
+        return f"FAIL: a limit {risk} was broken; the reasons are below."
+    if drop.high > margin:
+        needed = view.result.verdict.cases_needed
+        more = f" About {counted(needed, 'image')} would decide." if needed else ""
+        return (
+            f"NOT PROVEN: the true fall may be within the limit of {limit} {risk}, but the interval "
+            f"reaches {high}.{more}"
+        )
+    return (
+        f"NOT PROVEN: the main limit of {limit} {risk} is kept, but another rule is not; "
+        "the reasons are below."
+    )
+
+
+def natural_sentence(view: View) -> str | None:
+    """The fall in accuracy as a count of patients' images; None for another primary metric."""
+    subject = view.shipped
+    drop = view.drop(subject, "accuracy")[0] if subject else None
+    if drop is None or not finite(drop) or subject is view.reference:
+        return None
+
+    def wrong(value: float) -> str:
+        number = round(1000 * value)
+        return f"{abs(number):,} {'fewer' if number < 0 else 'more'}"
+
+    return (
+        f"In {1000:,} such images that is about {wrong(drop.value)} wrong answers than the reference "
+        f"gives; anything from {wrong(drop.low)} to {wrong(drop.high)} fits the data."
+    )
+
+
+def rule_phrase(rule: Rule) -> str:
+    """A rule in words."""
+    kind = "main rule" if rule.primary else "guard"
+    limit = points_words(rule.margin) if in_points(rule.metric) else f"{rule.margin:g}"
+    return f"{metric_name(rule.metric)} may fall by at most {limit} ({kind})"
+
+
+def candidates_sentence(view: View) -> str:
+    """How many were made, and what became of them."""
+    made, rejected = view.compressed, [r for r in view.candidates if r.rejected is not None]
+    sizes = [record.file_bytes for record in made]
+    spread = f" Their files are {megabytes(min(sizes))} to {megabytes(max(sizes))}" if sizes else ""
+    beside = (
+        f"; the reference is {megabytes(view.reference.file_bytes)}." if view.reference else "."
+    )
+    timed = sum(record.latency_ms is not None for record in made)
+    return (
+        f"{counted(len(made), 'candidate')} stand beside the reference: "
+        f"{'one is' if view.shipped is not None and view.shipped is not view.reference else 'none is'} "
+        f"shipped, {len(rejected):,} rejected with the reason given, and the speed of {timed:,} was "
+        f"measured.{spread}{beside if spread else ''}"
+    )
+
+
+def trade_off_sentence(view: View, timed: list[Point]) -> str:
+    """Which candidates no other beats."""
+    if len(timed) < 2:
+        return "Fewer than two candidates have both a measured accuracy and a measured time."
+    front = pareto(timed)
+    names = joined([f"{point.number} {point.name}" for point in front[:5]])
+    more = f" and {len(front) - 5:,} more" if len(front) > 5 else ""
+    shipped = next((point for point in timed if point.role == "shipped"), None)
+    place = ""
+    if shipped is not None:
+        place = f" The shipped one is {'on' if shipped in front else 'not on'} the front."
+    return (
+        f"Of {counted(len(timed), 'candidate')} with a measured accuracy and time on the "
+        f"{split_name(view.plotted_split)} images, no other is both faster and more accurate than "
+        f"{names}{more}.{place}"
+    )
+
+
+def gate_sentence(view: View) -> str:
+    """How many kept the main limit."""
+    judged = [r for r in view.compressed if r.verdict is not None]
+    tally = {
+        word: sum(r.verdict is not None and r.verdict.status == status for r in judged)
+        for status, word in STATUS_WORDS.items()
+    }
+    counts = joined([f"{number:,} {word}" for word, number in tally.items() if number])
+    if not judged:
+        return "No candidate was judged."
+    rules = "; ".join(rule_phrase(rule) for rule in view.result.rules)
+    return f"{counted(len(judged), 'candidate')} were judged: {counts}. {capital(rules)}."
+
+
+def classes_sentence(view: View) -> str:
+    """The weakest class, and the class that lost most."""
+    split, subject = view.compared_split, view.subject
+    if split is None or subject is None:
+        return "No candidate can be set beside the reference class by class."
+    found = {
+        name: interval
+        for name in view.result.classes
+        if finite(interval := subject.evidence[split].get(f"sensitivity[{name}]"))
+        and interval is not None
+    }
+    if not found:
+        return f"The sensitivity for each class was {NOT_MEASURED}."
+    weakest = min(found, key=lambda name: found[name].value)
+    text = (
+        f"{subject.name} finds the weakest class, {weakest}, in {percent(found[weakest].value)} of its "
+        f"{split_name(split)} images, and every other class at least as often."
+    )
+    falls = {
+        metric: interval
+        for metric, interval in subject.drops.get(split, subject.drop).items()
+        if metric.startswith("sensitivity[") and finite(interval)
+    }
+    if not falls:
+        return text
+    worst = max(falls, key=lambda metric: falls[metric].value)
+    drop = falls[worst]
+    if drop.value <= 0:
+        return f"{text} No class lost sensitivity."
+    return (
+        f"{text} The largest loss of sensitivity is {points_words(drop.value)} "
+        f"({interval_phrase(drop)}), for {metric_class(worst)}."
+    )
+
+
+def audit_sentence(view: View) -> str:
+    """What was found in the data."""
+    audit = view.result.audit
+    known = (
+        f"{counted(audit.patients, 'patient')} known"
+        if audit.patients is not None
+        else "patients unknown"
+    )
+    leaks = sum(audit.leaks.values())
+    parts = [
+        counted(len(audit.unreadable), "unreadable file"),
+        counted(audit.exact_duplicates, "exact copy", "exact copies"),
+        counted(audit.near_duplicates, "near-duplicate"),
+        counted(
+            len(audit.conflicting_labels),
+            "pair of copies with different labels",
+            "pairs of copies with different labels",
+        ),
+        counted(
+            leaks, "image leaking across published splits", "images leaking across published splits"
+        ),
+    ]
+    return (
+        f"{counted(audit.images, 'image')} in {counted(len(audit.classes), 'class', 'classes')}, "
+        f"{known}: {joined(parts)}."
+    )
+
+
+def split_sentence(view: View) -> str:
+    """How the images were divided."""
+    split, openings = view.result.split, view.result.test_openings
+    sizes = [
+        f"{counted(sum(counts.values()), 'image')} for {SPLIT_NAMES.get(name, name)}"
+        for name, counts in split.counts.items()
+    ]
+    sealed = (
+        "the test images were never opened"
+        if not openings
+        else f"the sealed test images were opened {counted(len(openings), 'time')}"
+    )
+    reason = split.reason.rstrip(".")
+    why = f" ({reason})" if reason else ""
+    return f"Divided by {split.by}{why}: {joined(sizes)}; {sealed}."
+
+
+def limits_sentence(count: int) -> str:
+    """How many reservations follow."""
+    return f"{counted(count, 'reservation')} that the figures above do not remove:"
+
+
+def trail_sentence(view: View) -> str:
+    """When and with what."""
+    result, environment = view.result, view.result.environment
+    spent = sum(result.seconds.values())
+    took = f" in {duration(spent)}" if spent else ""
+    seed = result.recipe.get("seed")
+    seeded = f", seed {seed}" if seed is not None else ""
+    return (
+        f"Made {result.created} by clinipress {environment.clinipress}{took} on {environment.cpu}"
+        f"{seeded}."
+    )

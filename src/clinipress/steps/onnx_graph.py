@@ -1,0 +1,312 @@
+"""Rewrites of an ONNX graph: pure functions on a ModelProto, in place, no files.
+
+All are exact up to the rounding of float32. They make a graph that ONNX Runtime can run and
+quantize well out of what the exporter writes, and bytes that depend on the network alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+__all__ = [
+    "Normalisation",
+    "canonical",
+    "constants",
+    "find_normalisation",
+    "fold_grey_to_rgb",
+    "pool_means",
+    "read_bytes_directly",
+    "shorten_normalisation",
+]
+
+SCALAR_OPERATORS = {"Sub", "Add", "Mul", "Div"}
+# Largest distance of 255 x mean from an integer that counts as one: below the rounding of float32.
+INTEGER_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What stands between the image and the first layer: ``scale * (pixel - zero)``.
+
+    Attributes:
+        nodes: The nodes that compute it, first one reads the graph's input.
+        output: Name of the normalised tensor.
+        scale: Factor, from 0..255 pixels.
+        zero: The pixel value that becomes 0: 255 times the mean.
+    """
+
+    nodes: tuple[onnx.NodeProto, ...]
+    output: str
+    scale: float
+    zero: float
+
+
+def constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
+    """Initializers and outputs of Constant nodes by name."""
+    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    return found
+
+
+def _consumers(graph: onnx.GraphProto, tensor: str) -> list[onnx.NodeProto]:
+    return [node for node in graph.node if tensor in node.input]
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """Value of a node's attribute, or `default` when it is not there."""
+    for item in node.attribute:
+        if item.name == name:
+            return helper.get_attribute_value(item)
+    return default
+
+
+def find_normalisation(graph: onnx.GraphProto) -> Normalisation | None:
+    """The chain Cast, then additions and multiplications by single numbers, that reads the input.
+
+    Returns:
+        The chain, or None when the graph starts in another way (a mean per channel, say).
+    """
+    values = constants(graph)
+    tensor = graph.input[0].name
+    nodes: list[onnx.NodeProto] = []
+    scale, shift = 1.0, 0.0
+    while True:
+        following = _consumers(graph, tensor)
+        if len(following) != 1:
+            break
+        step = _affine(following[0], tensor, values, first=not nodes)
+        if step is None:
+            break
+        factor, addend = step
+        scale, shift = scale * factor, shift * factor + addend
+        nodes.append(following[0])
+        tensor = following[0].output[0]
+    if not nodes or scale <= 0:
+        return None
+    return Normalisation(tuple(nodes), tensor, scale, -shift / scale)
+
+
+def _affine(
+    node: onnx.NodeProto, tensor: str, values: dict[str, NDArray[Any]], *, first: bool
+) -> tuple[float, float] | None:
+    """(factor, addend) of one node of the chain, or None when it is no part of it."""
+    if first:
+        if node.op_type == "DequantizeLinear":
+            factor, zero = (float(values[name].ravel()[0]) for name in node.input[1:3])
+            return factor, -factor * zero
+        return (1.0, 0.0) if node.op_type == "Cast" else None
+    if node.op_type not in SCALAR_OPERATORS or node.input[0] != tensor:
+        return None
+    other = values.get(node.input[1])
+    if other is None or other.size != 1:
+        return None
+    number = float(other.ravel()[0])
+    return {
+        "Sub": (1.0, -number),
+        "Add": (1.0, number),
+        "Mul": (number, 0.0),
+        "Div": (1.0 / number if number else 0.0, 0.0),
+    }[node.op_type]
+
+
+def shorten_normalisation(model: onnx.ModelProto) -> None:
+    """Replace the normalisation by one DequantizeLinear, or by Cast, Sub, Mul.
+
+    DequantizeLinear computes ``scale * (pixel - zero)`` with an integer zero: the same function when
+    255 x mean is an integer, in one pass over the image instead of three or four.
+    """
+    graph = model.graph
+    found = find_normalisation(graph)
+    if found is None:
+        return
+    image = graph.input[0].name
+    scale = numpy_helper.from_array(np.float32(found.scale), "normalise.scale")
+    exact = abs(found.zero - round(found.zero)) < INTEGER_TOLERANCE and 0 <= round(found.zero) < 256
+    if exact:
+        zero = numpy_helper.from_array(np.uint8(round(found.zero)), "normalise.zero")
+        names = [image, scale.name, zero.name]
+        nodes = [helper.make_node("DequantizeLinear", names, [found.output])]
+    else:
+        zero = numpy_helper.from_array(np.float32(found.zero), "normalise.zero")
+        nodes = [
+            helper.make_node("Cast", [image], ["normalise.cast"], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Sub", ["normalise.cast", zero.name], ["normalise.sub"]),
+            helper.make_node("Mul", ["normalise.sub", scale.name], [found.output]),
+        ]
+    _replace(graph, found.nodes, nodes)
+    graph.initializer.extend([scale, zero])
+
+
+def _replace(
+    graph: onnx.GraphProto, old: tuple[onnx.NodeProto, ...], new: list[onnx.NodeProto]
+) -> None:
+    """Take nodes out and put others at the head of the graph."""
+    gone = {id(node) for node in old}
+    kept = [node for node in graph.node if id(node) not in gone]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in (*new, *kept)]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def read_bytes_directly(model: onnx.ModelProto) -> bool:
+    """Feed the uint8 image to the first quantized layer as it is.
+
+    A quantized graph normalises, then quantizes: image -> normalise -> QuantizeLinear ->
+    DequantizeLinear -> Conv. When that QuantizeLinear has the normalisation's own scale and zero
+    point, its output is the image itself, byte for byte, so everything before it can go.
+
+    Returns:
+        True when the graph was of that form and was shortened.
+    """
+    graph = model.graph
+    found = find_normalisation(graph)
+    following = _consumers(graph, found.output) if found else []
+    if found is None or [node.op_type for node in following] != ["QuantizeLinear"]:
+        return False
+    quantize = following[0]
+    values = constants(graph)
+    scale, zero = (values[name] for name in quantize.input[1:3])
+    same = np.isclose(float(scale), found.scale, rtol=1e-5) and abs(int(zero) - found.zero) < 0.5
+    if zero.dtype != np.uint8 or not same:
+        return False
+    for node in _consumers(graph, quantize.output[0]):
+        for position, name in enumerate(node.input):
+            if name == quantize.output[0]:
+                node.input[position] = graph.input[0].name
+    _replace(graph, (*found.nodes, quantize), [])
+    return True
+
+
+def pool_means(model: onnx.ModelProto) -> None:
+    """Turn means over height and width into GlobalAveragePool, which has an int8 kernel."""
+    values = constants(model.graph)
+    for node in model.graph.node:
+        if node.op_type != "ReduceMean" or len(node.input) != 2 or node.input[1] not in values:
+            continue
+        axes = sorted(int(axis) % 4 for axis in values[node.input[1]])
+        if axes == [2, 3] and attribute(node, "keepdims", 1) == 1:
+            node.op_type = "GlobalAveragePool"
+            del node.input[1:]
+            del node.attribute[:]
+
+
+def fold_grey_to_rgb(model: onnx.ModelProto) -> None:
+    """Let the first convolution read one grey channel instead of three copies of it.
+
+    A convolution over equal channels is one over a single channel with the sum of its weights.
+    """
+    graph = model.graph
+    values = constants(graph)
+    for node in graph.node:
+        if not _repeats_grey(node, graph, values):
+            continue
+        following = _consumers(graph, node.output[0])
+        if not following or any(not _plain_convolution(item, values) for item in following):
+            continue
+        for convolution in following:
+            name = f"{convolution.input[1]}.grey"
+            summed = values[convolution.input[1]].sum(axis=1, keepdims=True, dtype=np.float64)
+            graph.initializer.append(numpy_helper.from_array(summed.astype(np.float32), name))
+            convolution.input[0], convolution.input[1] = node.input[0], name
+        _replace(graph, (node,), [])
+        return
+
+
+def _repeats_grey(
+    node: onnx.NodeProto, graph: onnx.GraphProto, values: dict[str, NDArray[Any]]
+) -> bool:
+    """True for the node that makes three equal channels of a one-channel image."""
+    if graph.input[0].type.tensor_type.shape.dim[1].dim_value != 1:
+        return False
+    if node.op_type == "Concat":
+        return len(node.input) == 3 and len(set(node.input)) == 1 and _axis_is_channel(node)
+    if node.op_type not in {"Expand", "Tile"}:
+        return False
+    found = find_normalisation(graph)
+    beginning = {graph.input[0].name, found.output if found else ""}
+    if node.input[0] not in beginning:
+        return False
+    if node.op_type == "Tile":
+        return list(values.get(node.input[1], np.zeros(0))) == [1, 3, 1, 1]
+    # Expand may read its shape from the image at run time (the batch is free): the result's own
+    # shape says what it did.
+    shapes = {info.name: info.type.tensor_type.shape for info in graph.value_info}
+    shape = shapes.get(node.output[0])
+    return shape is not None and len(shape.dim) == 4 and shape.dim[1].dim_value == 3
+
+
+def _axis_is_channel(node: onnx.NodeProto) -> bool:
+    return attribute(node, "axis", 0) in (1, -3)
+
+
+def _plain_convolution(node: onnx.NodeProto, values: dict[str, NDArray[Any]]) -> bool:
+    if node.op_type != "Conv" or node.input[1] not in values or attribute(node, "group", 1) != 1:
+        return False
+    return values[node.input[1]].shape[1] == 3
+
+
+def canonical(model: onnx.ModelProto) -> None:
+    """Strip everything that is not computation, and name what is left by its place.
+
+    The exporter writes stack traces with paths, counters and the versions of its parts; without
+    them, equal networks give equal bytes. Nodes and initializers nobody uses go too.
+    """
+    graph = model.graph
+    _drop_unused(graph)
+    for holder in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        holder.ClearField("doc_string")
+        holder.ClearField("metadata_props")
+    for cleared in ("value_info", "quantization_annotation"):
+        graph.ClearField(cleared)
+    for cleared in ("metadata_props", "doc_string", "training_info", "model_version", "domain"):
+        model.ClearField(cleared)
+    graph.name, model.producer_name = "classifier", "clinipress"
+    model.ClearField("producer_version")
+    _drop_unused_domains(model)
+    outputs = {output.name for output in graph.output}
+    renamed: dict[str, str] = {}
+    for number, node in enumerate(graph.node):
+        node.name = f"{node.op_type}_{number}"
+        for position, name in enumerate(node.output):
+            if name and name not in outputs:
+                suffix = f".{position}" if position else ""
+                renamed[name] = f"{node.op_type}_{number}.out{suffix}"
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [renamed.get(name, name) for name in names]
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove what no output depends on; initializers in the order of their first use."""
+    needed = {output.name for output in graph.output}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed.update(node.input)
+    if len(kept) < len(graph.node):
+        gone = {id(node) for node in kept}
+        _replace(graph, tuple(node for node in graph.node if id(node) not in gone), [])
+    order = {name: place for place, name in enumerate(n for node in graph.node for n in node.input)}
+    tensors = sorted(
+        (tensor for tensor in graph.initializer if tensor.name in order),
+        key=lambda tensor: (order[tensor.name], tensor.name),
+    )
+    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in tensors]
+    del graph.initializer[:]
+    graph.initializer.extend(copies)
+
+
+def _drop_unused_domains(model: onnx.ModelProto) -> None:
+    used = {node.domain for node in model.graph.node} | {""}
+    kept = sorted((item.domain, item.version) for item in model.opset_import if item.domain in used)
+    del model.opset_import[:]
+    model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in kept)

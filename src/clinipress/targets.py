@@ -1,0 +1,228 @@
+"""The devices clinipress knows, as data: what fits on each, and who says so.
+
+The table comes from the clinical edge compression guide ("Model Compression for Healthcare",
+Nirmitee.io, 18 March 2026), corrected where the hardware says otherwise. Its size limits are
+advice for a class of devices, not laws of the hardware: a Raspberry Pi holds more than 50 MB, but
+a larger file is slow to run there and hard to update over a clinic's line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from pydantic import Field
+
+from clinipress.errors import InputError
+from clinipress.records import Record
+
+__all__ = ["TARGETS", "Target", "find_target", "fits"]
+
+MB, GB = 10**6, 10**9  # as file managers and the guide count them
+GUIDE = "Nirmitee.io, Model Compression for Healthcare, 18 March 2026, hardware table"
+OURS = "chosen by clinipress: an office computer of the last ten years"
+
+
+class Target(Record):
+    """One device.
+
+    Attributes:
+        name: What a study file calls it.
+        title: Its full name.
+        processor: What computes there.
+        ram_bytes: Memory of the device, all of it; the system and other programs share it.
+        model_bytes: Largest model file advised.
+        runtime: What runs the model there.
+        formats: File formats that lead there, the best first. TensorRT builds its engine from ONNX
+            on the device itself, so "onnx" is what is shipped.
+        precisions: Precisions worth shipping there, for speed or for size, the best first.
+        use: Typical clinical use.
+        sources: Field name -> where its value comes from.
+    """
+
+    name: str
+    title: str
+    processor: str
+    ram_bytes: int
+    model_bytes: int
+    runtime: str
+    formats: tuple[str, ...]
+    precisions: tuple[str, ...]
+    use: str
+    sources: dict[str, str] = Field(default_factory=dict)
+
+
+def _sources(**special: str) -> dict[str, str]:
+    """The guide for every field, except those named."""
+    fields = ("ram_bytes", "model_bytes", "runtime", "formats", "precisions", "use")
+    return dict.fromkeys(fields, GUIDE) | special
+
+
+TARGETS: Mapping[str, Target] = MappingProxyType(
+    {
+        target.name: target
+        for target in (
+            Target(
+                name="jetson-orin",
+                title="NVIDIA Jetson Orin NX 16 GB",
+                processor="Ampere GPU, compute capability 8.7",
+                ram_bytes=16 * GB,
+                model_bytes=500 * MB,
+                runtime="TensorRT",
+                formats=("onnx",),
+                precisions=("float16", "int8", "mixed", "float32"),
+                use="radiology workstation, surgical navigation",
+                sources=_sources(
+                    precisions=f"float16: {GUIDE}; int8: NVIDIA TensorRT support matrix, "
+                    "hardware and precision, compute capability 8.7"
+                ),
+            ),
+            Target(
+                name="jetson-nano",
+                title="NVIDIA Jetson Nano 4 GB",
+                processor="Maxwell GPU, compute capability 5.3",
+                ram_bytes=4 * GB,
+                model_bytes=100 * MB,
+                runtime="TensorRT",
+                formats=("onnx",),
+                precisions=("float16", "float32"),
+                use="bedside vital signs, point of care",
+                sources=_sources(
+                    precisions="the guide says int8, which this GPU does not have: TensorRT "
+                    "reports 'Float16 support: 1, Int8 support: 0' on it "
+                    "(github.com/ceccocats/tkDNN/issues/26), and its maintainers' advice is the "
+                    "same (github.com/NVIDIA-AI-IOT/torch2trt/issues/255)"
+                ),
+            ),
+            Target(
+                name="raspberry-pi-5",
+                title="Raspberry Pi 5, 8 GB",
+                processor="4 x Arm Cortex-A76",
+                ram_bytes=8 * GB,
+                model_bytes=50 * MB,
+                runtime="ONNX Runtime",
+                formats=("onnx", "litert", "executorch", "openvino"),
+                precisions=("int8", "mixed", "int8-dynamic", "float32", "float16"),
+                use="screening in a remote clinic",
+                sources=_sources(
+                    formats=f"onnx: {GUIDE}; the others publish aarch64 Linux wheels",
+                    precisions=f"int8: {GUIDE}; Arm Cortex-A76 core (Armv8.2-A, dot product and "
+                    "half precision): Arm Cortex-A76 Technical Reference Manual",
+                ),
+            ),
+            Target(
+                name="smartphone",
+                title="Smartphone, 6 to 8 GB",
+                processor="Arm CPU and NPU",
+                ram_bytes=6 * GB,
+                model_bytes=50 * MB,
+                runtime="LiteRT",
+                formats=("litert", "executorch", "onnx"),
+                precisions=("int8", "mixed", "int8-dynamic", "float16", "float32", "int4-weights"),
+                use="mobile dermatology, medication tracking",
+                sources=_sources(
+                    ram_bytes=f"lower end of '6-8 GB': {GUIDE}",
+                    formats=f"litert (then TFLite): {GUIDE}; the others by choice of clinipress",
+                    precisions=f"int8: {GUIDE}; the others by choice of clinipress: LiteRT runs "
+                    "them on the CPU",
+                ),
+            ),
+            Target(
+                name="cpu-x86",
+                title="Computer without a GPU",
+                processor="x86-64 with AVX2",
+                ram_bytes=8 * GB,
+                model_bytes=500 * MB,
+                runtime="ONNX Runtime",
+                formats=("onnx", "openvino", "executorch", "litert"),
+                precisions=("int8", "mixed", "int8-dynamic", "float32", "float16", "int4-weights"),
+                use="reading room, practice computer",
+                sources=dict.fromkeys(_sources(), OURS),
+            ),
+            Target(
+                name="cortex-m7",
+                title="Microcontroller with an Arm Cortex-M7",
+                processor="Arm Cortex-M7, no operating system",
+                ram_bytes=1 * MB,
+                model_bytes=500_000,
+                runtime="LiteRT for Microcontrollers",
+                formats=("litert",),
+                precisions=("int8",),
+                use="wearable ECG, glucose monitor",
+                sources=_sources(
+                    ram_bytes=f"{GUIDE}; such as STM32H743 (1 MB in blocks, the largest 512 KB)",
+                    runtime=f"then TFLite Micro: {GUIDE}",
+                ),
+            ),
+        )
+    }
+)
+
+
+def find_target(name: str) -> Target:
+    """The target of this name.
+
+    Raises:
+        InputError: There is none.
+
+    Example:
+        >>> find_target("jetson-nano").precisions
+        ('float16', 'float32')
+    """
+    if name not in TARGETS:
+        raise InputError("a known target", f"'{name}'", f"choose from {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
+def fits(
+    target: Target,
+    file_bytes: int,
+    peak_memory_bytes: int | None,
+    format: str,  # noqa: A002 - the word of the card and the result
+    precision: str,
+) -> tuple[str, ...]:
+    """Why a file does not fit a device; empty when it does.
+
+    Args:
+        target: The device.
+        file_bytes: Size of the model file.
+        peak_memory_bytes: Peak memory of the process while it answers; None when not measured,
+            which is a reason of its own: what was not measured is not known to fit.
+        format: "onnx", "litert", ...
+        precision: "int8", "float16", ...
+
+    Returns:
+        One sentence per reason.
+
+    Example:
+        >>> fits(find_target("jetson-nano"), 10_000_000, 200_000_000, "onnx", "int8")
+        ('NVIDIA Jetson Nano 4 GB does not run int8, only float16, float32',)
+    """
+    reasons = []
+    if format not in target.formats:
+        reasons.append(f"{target.title} takes {', '.join(target.formats)} files, not {format}")
+    if precision not in target.precisions:
+        known = ", ".join(target.precisions)
+        reasons.append(f"{target.title} does not run {precision}, only {known}")
+    if file_bytes > target.model_bytes:
+        size, limit = _size(file_bytes), _size(target.model_bytes)
+        reasons.append(f"the file has {size}, {target.title} should get at most {limit}")
+    if peak_memory_bytes is None:
+        reasons.append("the peak memory was not measured")
+    elif peak_memory_bytes > target.ram_bytes:
+        need, have = _size(peak_memory_bytes), _size(target.ram_bytes)
+        reasons.append(f"it needs {need} of memory, {target.title} has {have}")
+    return tuple(reasons)
+
+
+def _size(count: int) -> str:
+    """Bytes for people, never rounded to the limit it exceeds.
+
+    Example:
+        >>> _size(500_001), _size(49_000_000)
+        ('500,001 bytes', '49 MB')
+    """
+    for unit, name in ((GB, "GB"), (MB, "MB"), (1000, "KB")):
+        if count >= unit and count % (unit // 100 or 1) == 0:
+            return f"{count / unit:g} {name}"
+    return f"{count:,} bytes"

@@ -1,0 +1,118 @@
+"""Checkpoints: tensors and JSON in one safetensors file, written atomically, nothing executable.
+
+The writer streams tensor by tensor, because the library's own `save_file` wants all of them
+contiguous at once, which doubles the memory of a channels-last network. The format is documented
+at https://github.com/huggingface/safetensors#format; the library reads what is written here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from clinipress.errors import StorageError
+
+__all__ = ["Checkpoint", "read", "write"]
+
+NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+KEY = "clinipress"
+
+
+def write(path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors and JSON-able facts to `path`, all or nothing.
+
+    The file is written beside its place, flushed to the disk and then renamed over it: a kill at
+    any moment leaves the old file or the new one.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written; the old file is untouched.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as stream:
+            stream.write(_header(tensors, facts))
+            for tensor in tensors.values():
+                flat = tensor.detach().cpu().contiguous().reshape(-1)
+                stream.write(memoryview(flat.view(torch.uint8).numpy()))
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+    except OSError as problem:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise StorageError(
+            f"room for a checkpoint in '{path.parent}'",
+            problem.strerror or str(problem),
+            "free space or choose another folder, then run again to resume",
+        ) from None
+
+
+def _header(tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> bytes:
+    """Length and JSON header of the safetensors format, padded to 8 bytes."""
+    entries: dict[str, Any] = {"__metadata__": {KEY: json.dumps(facts)}}
+    place = 0
+    for name, tensor in tensors.items():
+        end = place + tensor.numel() * tensor.element_size()
+        entries[name] = {
+            "dtype": NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [place, end],
+        }
+        place = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+class Checkpoint:
+    """A file that `write` made; tensors are read one at a time when asked for.
+
+    Attributes:
+        facts: The JSON part.
+        names: Names of the tensors.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = safe_open(str(path), framework="pt")
+        self.facts: dict[str, Any] = json.loads(self._file.metadata()[KEY])
+        self.names: frozenset[str] = frozenset(self._file.keys())
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor, on the CPU, contiguous."""
+        tensor: torch.Tensor = self._file.get_tensor(name)
+        return tensor
+
+    def copy_into(self, tensors: Mapping[str, torch.Tensor], prefix: str = "") -> None:
+        """Fill the tensors given, in place, from those named ``prefix + name``."""
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.copy_(self.tensor(prefix + name))
+
+
+def read(path: Path) -> Checkpoint | None:
+    """The checkpoint at `path`, or None when there is none or it is not one of ours."""
+    if not path.is_file():
+        return None
+    try:
+        return Checkpoint(path)
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,208 @@
+"""Which arithmetic trains fastest here: measured, not assumed, and kept with its reason."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import ctypes
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from clinipress.errors import RecipeError
+from clinipress.recipe import TrainOptions
+from clinipress.train.loader import Images
+
+__all__ = ["NUMERICS", "Numerics", "measure_numerics", "threads_set", "tune_allocator"]
+
+PREFERRED = "float32-channels-last"
+TIE = 1.03  # within this factor of the fastest the preferred one wins: it repeats best
+WARM_UP, ROUNDS = 1, 5
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """One way to compute a training step.
+
+    Attributes:
+        dtype: Of the automatic mixed precision; None: float32 throughout.
+        layout: Memory format of weights and activations.
+    """
+
+    dtype: torch.dtype | None
+    layout: torch.memory_format
+
+    def prepare(self, module: nn.Module) -> nn.Module:
+        """Lay out the module's weights, in place."""
+        return module.to(memory_format=self.layout)  # type: ignore[call-overload, no-any-return]
+
+    def images(self, images: torch.Tensor) -> torch.Tensor:
+        """Lay out a batch."""
+        return images.contiguous(memory_format=self.layout)
+
+    def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
+        """The context of the forward pass."""
+        if self.dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, dtype=self.dtype)
+
+    def scaler(self, device: torch.device) -> torch.amp.GradScaler:
+        """Scales the loss, for float16 alone needs it (its gradients underflow)."""
+        return torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
+
+
+NUMERICS: dict[str, Numerics] = {
+    "float32-contiguous": Numerics(None, torch.contiguous_format),
+    "float32-channels-last": Numerics(None, torch.channels_last),
+    "bfloat16-channels-last": Numerics(torch.bfloat16, torch.channels_last),
+    "float16-channels-last": Numerics(torch.float16, torch.channels_last),
+}
+
+
+def named(name: str) -> Numerics:
+    """The numerics of that name.
+
+    Raises:
+        RecipeError: There are none of that name.
+    """
+    if name not in NUMERICS:
+        raise RecipeError(f"numerics out of {', '.join(NUMERICS)}", f"'{name}'")
+    return NUMERICS[name]
+
+
+def measure_numerics(
+    module: nn.Module,
+    images: Images,
+    options: TrainOptions,
+    *,
+    device: torch.device | None = None,
+    threads: int | None = None,
+) -> tuple[str, str]:
+    """Time training steps of each candidate on a copy and choose the fastest.
+
+    Forward and backward passes at the final size on real pixels, the candidates in turn, so that a
+    machine that slows down slows all of them; medians. Float16 is tried on CUDA only.
+
+    Args:
+        module: The network; left untouched.
+        images: Where a batch is taken from.
+        options: Batch size; a name in `numerics` other than "auto" is returned as it is.
+        device: Where to measure; None: the CPU, or this process's accelerator.
+        threads: CPU threads; None leaves them as they are.
+
+    Returns:
+        The name, and a sentence with milliseconds per step of each.
+    """
+    if options.numerics != "auto":
+        return options.numerics, "named in the study"
+    if device is None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tune_allocator()
+    with threads_set(threads), torch.random.fork_rng(devices=[]):
+        times = _measure(module, images, options.batch_size, device)
+        return choose(times, _setting(images, options.batch_size, device))
+
+
+def choose(milliseconds: dict[str, float], setting: str) -> tuple[str, str]:
+    """The fastest, or the preferred one where it ties.
+
+    Args:
+        milliseconds: Median per step of each candidate.
+        setting: Where it was measured, for the sentence.
+    """
+    best = min(milliseconds, key=lambda name: milliseconds[name])
+    tie = milliseconds.get(PREFERRED, float("inf")) <= milliseconds[best] * TIE
+    chosen = PREFERRED if tie else best
+    why = "fastest"
+    if chosen != best:
+        why = f"within {TIE - 1:.0%} of the fastest, {best}, and the more repeatable"
+    order = sorted(milliseconds, key=lambda name: milliseconds[name])
+    table = ", ".join(f"{name} {milliseconds[name]:.0f} ms" for name in order)
+    return chosen, f"{chosen} is {why}; a training step took: {table} ({setting})"
+
+
+def _measure(
+    module: nn.Module, images: Images, batch: int, device: torch.device
+) -> dict[str, float]:
+    """Median milliseconds of a step, by candidate."""
+    rows = np.sort(images.train[:batch])
+    pixels = torch.from_numpy(images.cache.take(rows)).to(device)
+    labels = torch.from_numpy(images.cache.labels[rows]).to(device)
+    trial = copy.deepcopy(module).to(device).train()
+    if len(rows) == 1:
+        freeze_batch_norm(trial)
+    names = [n for n in NUMERICS if device.type == "cuda" or not n.startswith("float16")]
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(ROUNDS):
+        for name in names:
+            numerics = NUMERICS[name]
+            numerics.prepare(trial)
+            for warm in range(WARM_UP + 1):
+                began = time.perf_counter()
+                _step(trial, numerics, pixels, labels)
+                if warm == WARM_UP:
+                    times[name].append((time.perf_counter() - began) * 1e3)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _step(
+    module: nn.Module, numerics: Numerics, pixels: torch.Tensor, labels: torch.Tensor
+) -> None:
+    """Forward and backward; the optimizer costs every candidate the same and is left out."""
+    with numerics.autocast(pixels.device):
+        logits = module(numerics.images(pixels))
+    F.cross_entropy(logits.float(), labels).backward()
+    module.zero_grad(set_to_none=True)
+    if pixels.device.type == "cuda":
+        torch.cuda.synchronize(pixels.device)
+
+
+def _setting(images: Images, batch: int, device: torch.device) -> str:
+    """Where it was measured, in words."""
+    _, _, height, width = images.cache.shape
+    count = min(batch, len(images.train))
+    if device.type == "cuda":
+        where = torch.cuda.get_device_name(device)
+    else:
+        threads = torch.get_num_threads()
+        where = f"{threads} thread{'s' if threads > 1 else ''}"
+    return f"batch {count}, {height}x{width}, {where}"
+
+
+def freeze_batch_norm(module: nn.Module) -> None:
+    """Put batch norms into eval mode: a batch of one image has no statistics to learn from."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()
+
+
+@contextlib.contextmanager
+def threads_set(threads: int | None) -> Iterator[None]:
+    """Use `threads` CPU threads inside; None leaves them as they are."""
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def tune_allocator() -> bool:
+    """Keep freed activations in the process instead of giving them back to Linux at every step.
+
+    By default glibc maps every block above 32 MiB anew, and the kernel zeroes its pages at every
+    step. Returns False where there is no glibc to tell.
+    """
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    trim_threshold, mmap_max = -1, -4  # malloc.h
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(mmap_max, 0)) and bool(mallopt(trim_threshold, 2**31 - 1))

@@ -1,0 +1,35 @@
+"""A study that runs in seconds, for the tests of the flow."""
+
+from typing import Any
+
+from clinipress.recipe import Study, parse_study
+
+TRAIN = {
+    "epochs": 3,
+    "batch_size": 16,
+    "warmup_epochs": 0.5,
+    "ema_decay": 0.9,
+    "numerics": "float32-contiguous",  # "auto" measures, and a measurement may differ between two runs
+}
+
+
+def tree(**changes: Any) -> dict[str, Any]:
+    net = {"factory": "tiny_nets:make"}
+    return {
+        "name": "small",
+        "synthetic": True,
+        "risk": "low",
+        "threads": 1,
+        "bootstrap": 200,
+        "data": {"modality": "chest-ct", "input": {"channels": 1, "height": 32, "width": 32}},
+        "reference": {"model": net | {"arguments": {"width": 24}}, "train": TRAIN},
+        "steps": [
+            {"step": "distill", "student": net, "views": 2, "train": TRAIN},
+            {"step": "prune", "ratio": 0.3, "round_to": 4, "views": 2, "train": TRAIN | {"epochs": 2}},
+        ],
+        "exports": [{"precision": "float16"}, {"precision": "int8", "calibration_images": 32}],
+    } | changes
+
+
+def study(**changes: Any) -> Study:
+    return parse_study(tree(**changes))

@@ -1,0 +1,109 @@
+"""The layering, the lazy imports and the rule that one module names each engine."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "clinipress"
+
+# engine -> the modules that may name it
+OWNERS = {
+    "torch_pruning": {"models/pruned.py"},
+    "timm": {"models/zoo.py"},
+    "pydicom": {"data/dicom.py"},
+    "nibabel": {"data/nifti.py"},
+    "onnx": {"steps/export.py", "steps/quantize.py", "steps/onnx_graph.py"},
+    "onnxruntime": {"runtimes/onnx.py", "steps/export.py", "steps/quantize.py"},
+    "onnxconverter_common": {"steps/export.py"},
+    "rich": {"terminal.py"},
+    "typer": {"cli.py"},
+}
+# what must work where torch is not installed
+TORCH_FREE = ["gate", "targets", "errors", "records", "recipe", "store", "cli", "terminal"]
+TORCH_FREE_FOLDERS = ["report", "edge", "data", "runtimes"]
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of all absolute imports in a file, wherever they stand."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def modules() -> list[Path]:
+    return sorted(SOURCE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("engine", sorted(OWNERS))
+def test_one_module_names_each_engine(engine):
+    users = {str(p.relative_to(SOURCE)) for p in modules() if engine in imported(p)}
+    assert users <= OWNERS[engine], f"{engine} is also named in {users - OWNERS[engine]}"
+
+
+def test_checker_sees_imports_inside_functions(tmp_path):
+    file = tmp_path / "sneaky.py"
+    file.write_text("def f():\n    import torch\n    from timm.models import x\n")
+    assert imported(file) == {"torch", "timm"}
+
+
+def test_torch_is_not_named_below_the_line():
+    files = [SOURCE / f"{name}.py" for name in TORCH_FREE]
+    for folder in TORCH_FREE_FOLDERS:
+        files += sorted((SOURCE / folder).rglob("*.py"))
+    guilty = [str(f.relative_to(SOURCE)) for f in files if "torch" in imported(f)]
+    assert guilty == []
+
+
+BLOCKED = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Block())
+import {modules}
+"""
+BASE_MODULES = (
+    "clinipress, clinipress.gate, clinipress.targets, clinipress.report.build, "
+    "clinipress.edge.bundle, clinipress.edge.predict, clinipress.edge.bench, clinipress.cli"
+)
+HEAVY = ["torch", "timm", "scipy", "sklearn", "onnx", "pydicom", "nibabel", "matplotlib"]
+
+
+def run_blocked(names: str, blocked: list[str]) -> subprocess.CompletedProcess[str]:
+    code = BLOCKED.format(blocked=blocked, modules=names)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+
+
+def test_device_report_and_gate_import_with_the_base_install_alone():
+    done = run_blocked(BASE_MODULES, HEAVY)
+    assert done.returncode == 0, done.stderr
+
+
+def test_blocker_can_fail():
+    assert run_blocked("clinipress.models.classifier", HEAVY).returncode != 0
+
+
+def test_no_print_and_no_assert_in_the_product():
+    guilty = []
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Assert):
+                guilty.append(f"{path.name}:{node.lineno} assert")
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print":
+                guilty.append(f"{path.name}:{node.lineno} print")
+    assert guilty == []
+
+
+def test_every_module_says_what_it_is_for():
+    silent = [str(p.relative_to(SOURCE)) for p in modules() if not ast.get_docstring(ast.parse(p.read_text()))]
+    assert silent == []

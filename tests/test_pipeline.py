@@ -1,0 +1,136 @@
+"""The whole flow on a small SYNTHETIC set: what comes out, and what it says of itself."""
+
+import json
+
+import jsonschema
+import numpy as np
+import pytest
+
+from clinipress.data.phantom import draw_phantoms
+from clinipress.edge.bundle import load_bundle
+from clinipress.errors import DataError, DivergedError, RecipeError
+from clinipress.external import compare, evaluate
+from clinipress.pipeline import run_study, step_names
+from clinipress.records import Result
+from small_study import TRAIN, study
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory):
+    return draw_phantoms(tmp_path_factory.mktemp("phantoms"), patients=120, seed=1, size=32)
+
+
+@pytest.fixture(scope="module")
+def finished(phantoms, tmp_path_factory):
+    run = tmp_path_factory.mktemp("run") / "small"
+    return run, run_study(study(), phantoms, run)
+
+
+def test_result_keeps_the_contract(finished):
+    run, result = finished
+    written = json.loads((run / "result.json").read_text())
+    jsonschema.validate(written, json.loads((run / "result.schema.json").read_text()))
+    assert Result.model_validate(written) == result
+    names = [c["name"] for c in written["candidates"]]
+    assert names == ["reference", "distilled", "pruned", "pruned-onnx-float16", "pruned-onnx-int8"]
+    assert written["reference"] == "reference"
+    assert written["shipped"] in [*names[1:], None]
+    for row in written["candidates"]:
+        assert (run / row["path"]).stat().st_size == row["file_bytes"]
+        assert {"value", "low", "high"} <= row["evidence"]["validation"]["accuracy"].keys()
+        assert {"median", "p95", "batch", "threads", "runtime"} <= row["latency_ms"].keys()
+        assert row["parameters"] > 0
+        assert row["macs"] > 0
+
+
+def test_pruning_made_it_physically_smaller(finished):
+    rows = {c.name: c for c in finished[1].candidates}
+    share = rows["pruned"].macs / rows["distilled"].macs
+    assert share == pytest.approx(0.7, abs=0.1)  # tiny layers rounded to 4 channels
+    assert rows["pruned"].file_bytes < rows["distilled"].file_bytes
+    assert rows["pruned-onnx-int8"].file_bytes < rows["pruned"].file_bytes
+
+
+def test_files_agree_with_the_networks_they_were_made_from(finished):
+    for row in finished[1].candidates:
+        assert row.parity is not None
+        if row.precision == "float32":
+            assert row.parity.max_logit_difference <= 1e-3
+            assert row.parity.label_flips == 0
+
+
+def test_history_is_whole_and_replayable(finished):
+    rows = {c.name: c for c in finished[1].candidates}
+    assert [a.step for a in rows["pruned-onnx-int8"].history] == ["distill", "prune", "export"]
+    export = rows["pruned-onnx-int8"].history[-1].params
+    assert export["calibration_split"] == "train"
+    assert export["calibration_augmented"] is False
+    assert export["calibration_images"] == 32
+
+
+def test_test_split_was_opened_once_for_the_finalists_only(finished):
+    run, result = finished
+    assert len(result.test_openings) == 1
+    measured = {c.name for c in result.candidates if "test" in c.evidence}
+    assert measured == set(result.test_openings[0].candidates)
+    split = json.loads((run / "split.json").read_text()) if (run / "split.json").exists() else {}
+    assert split
+
+
+def test_running_again_changes_nothing_and_opens_nothing(finished, phantoms):
+    run, result = finished
+    again = run_study(study(), phantoms, run)
+    assert [c.digest for c in again.candidates] == [c.digest for c in result.candidates]
+    assert again.test_openings == result.test_openings
+    assert [c.evidence for c in again.candidates] == [c.evidence for c in result.candidates]
+
+
+def test_report_and_bundle(finished):
+    run, result = finished
+    page = (run / "report.html").read_text()
+    assert "SYNTHETIC" in page
+    assert result.bundle is not None
+    bundle = load_bundle(run / result.bundle)
+    assert bundle.card.synthetic
+    assert bundle.card.classes == result.classes
+
+
+def test_the_exported_file_alone_gives_the_studys_figures(finished, phantoms):
+    run, result = finished
+    row = result.candidates[-1]
+    found = evaluate(run / row.path, phantoms, resamples=100)
+    assert found["images"] == result.audit.images
+    assert 0 <= found["evidence"]["accuracy"]["value"] <= 1
+    paired = compare(run / result.candidates[0].path, run / row.path, phantoms, risk="low", resamples=100)
+    a, b = (c["evidence"]["data"]["accuracy"]["value"] for c in paired["candidates"])
+    assert paired["drop"]["accuracy"]["value"] == pytest.approx(a - b)
+
+
+def test_a_nan_loss_stops_the_study_and_keeps_what_was_done(phantoms, tmp_path):
+    wild = TRAIN | {"learning_rate": 1e30, "gradient_clip": None, "optimizer": "sgd", "warmup_epochs": 0}
+    with pytest.raises(DivergedError):
+        run_study(study(reference={"model": {"factory": "tiny_nets:make"}, "train": wild}), phantoms, tmp_path / "run")
+    assert any((tmp_path / "run" / "objects").glob("data-*"))
+
+
+def test_no_data_and_no_test_class(tmp_path, phantoms):
+    with pytest.raises(RecipeError, match="--data"):
+        run_study(study(), None, tmp_path / "run")
+    with pytest.raises(DataError):
+        run_study(study(), tmp_path / "absent", tmp_path / "run")
+
+
+def test_step_names():
+    steps = [{"step": "prune"}, {"step": "prune"}, {"step": "train", "name": "last"}]
+    assert step_names(study(steps=steps)) == ["pruned-1", "pruned-2", "last"]
+    with pytest.raises(RecipeError, match="names"):
+        step_names(study(steps=[{"step": "train", "name": "reference"}]))
+
+
+def test_predictions_do_not_depend_on_the_batch(finished, phantoms):
+    run, result = finished
+    bundle = load_bundle(run / "bundle")
+    images = np.random.default_rng(0).integers(0, 256, (9, 1, 32, 32), dtype=np.uint8)
+    together = bundle.candidate.predict(images)
+    alone = np.concatenate([bundle.candidate.predict(image[None]) for image in images])
+    np.testing.assert_allclose(together, alone, atol=1e-4)

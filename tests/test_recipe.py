@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from clinipress.errors import RecipeError
+from clinipress.recipe import DistillStep, PruneStep, Study, load_study, parse_study
+
+EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.yaml"))
+SMALL = {"name": "x", "reference": {"model": "resnet18"}}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_examples_are_valid(path):
+    assert load_study(path).name == path.stem
+
+
+def test_defaults_are_the_guides():
+    step = DistillStep(student="mobilenetv2_100")
+    assert (step.temperature, step.alpha) == (4.0, 0.7)
+    assert PruneStep().ratio == 0.3
+
+
+@pytest.mark.parametrize(
+    ("change", "named", "near"),
+    [
+        ({"risks": "low"}, "'risks'", "'risk'"),
+        ({"reference": {"model": "a", "train": {"epoch": 3}}}, "'reference.train.epoch'", "'epochs'"),
+        ({"data": {"inputs": {}}}, "'data.inputs'", "'input'"),
+        ({"steps": [{"step": "distill", "student": "a", "temprature": 1}]}, "'steps.0.temprature'", "'temperature'"),
+        ({"steps": [{"step": "prune", "train": {"epoks": 1}}]}, "'steps.0.train.epoks'", "'epochs'"),
+        ({"exports": [{"precison": "int8"}]}, "'exports.0.precison'", "'precision'"),
+    ],
+)
+def test_a_wrong_key_is_named_with_the_nearest_right_one(change, named, near):
+    with pytest.raises(RecipeError) as caught:
+        parse_study(SMALL | change)
+    assert named in str(caught.value)
+    assert f"did you mean {near}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"risk": "lowest"},
+        {"data": {"split": {"fractions": [0.5, 0.2, 0.2]}}},
+        {"reference": {"model": {"name": "a", "factory": "b:c"}}},
+        {"reference": {"model": "a", "train": None}},
+        {"steps": [{"step": "distil", "student": "a"}]},
+        {"name": "../up"},
+        {"seed": "many"},
+    ],
+)
+def test_wrong_values_are_one_line(change):
+    with pytest.raises(RecipeError) as caught:
+        parse_study(SMALL | change)
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(SMALL | {"steps": [{"step": "prune"}]}))
+    study = load_study(path, ("reference.train.epochs=3", "steps.0.ratio=0.5", "risk=low", "data.input.height=64"))
+    assert study.reference.train is not None
+    assert (study.reference.train.epochs, study.risk, study.data.input.height) == (3, "low", 64)
+    assert isinstance(study.steps[0], PruneStep)
+    assert study.steps[0].ratio == 0.5
+    for wrong in ("epochs", "steps.7.ratio=1", "steps.x=1", "=3"):
+        with pytest.raises(RecipeError):
+            load_study(path, (wrong,))
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [1\n", "\x00"])
+def test_not_a_study_file(tmp_path, text):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError):
+        load_study(path)
+    with pytest.raises(RecipeError, match="no file"):
+        load_study(tmp_path / "absent.yaml")
+
+
+def test_a_study_survives_json():
+    study = parse_study(SMALL | {"steps": [{"step": "distill", "student": "a"}, {"step": "prune"}]})
+    assert Study.model_validate(study.model_dump(mode="json")) == study
