@@ -25,7 +25,7 @@ def tree(**changes: Any) -> dict[str, Any]:
         "reference": {"model": net | {"arguments": {"width": 24}}, "train": TRAIN},
         "steps": [
             {"step": "distill", "student": net, "views": 2, "train": TRAIN},
-            {"step": "prune", "ratio": 0.3, "round_to": 4, "views": 2, "train": TRAIN | {"epochs": 2}},
+            {"step": "prune", "ratio": 0.3, "round_to": 1, "views": 2, "train": TRAIN | {"epochs": 2}},
         ],
         "exports": [{"precision": "float16"}, {"precision": "int8", "calibration_images": 32}],
     } | changes

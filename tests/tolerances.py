@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 # one formula in float64, summed in another order: a few thousand roundings of 1e-16
 ROUNDING = 1e-11
+# log odds are rounded to nine decimals, so that equal cases tie
+LOG_ODDS_STEP = 1e-9
 # a root found by halving here and by Brent's method (xtol 1e-12) in the referee
 ROOT = 1e-8
 # a maximum found numerically is flat at its top: its place is known to about sqrt(1e-16)

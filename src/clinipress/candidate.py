@@ -76,6 +76,14 @@ class Step(Protocol):
     def kind(self) -> str:
         """Name of the step in histories: "train", "prune", ..."""
 
+    @property
+    def inherits(self) -> bool:
+        """True when the child has its weights from the parent, and so the parent's history."""
+
+    @property
+    def recipe(self) -> Any:
+        """The step's part of the study, a frozen pydantic model."""
+
     def plan(self, parent: Candidate | None, context: Context) -> dict[str, Any]:
         """Decide."""
 

@@ -238,9 +238,11 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Rebuild the report from the records of a run."""
-    from clinipress.report.build import rebuild_report
+    from clinipress.records import Result
+    from clinipress.report.build import write_report
+    from clinipress.store import read_json
 
-    path = rebuild_report(folder)
+    path = write_report(Result.model_validate(read_json(folder / "result.json")), folder)
     if as_json:
         _write_json({"report": str(path)})
     else:

@@ -18,8 +18,9 @@ from clinipress.candidate import Candidate
 from clinipress.data.cache import Cache
 from clinipress.data.study import Rows, whole_dataset
 from clinipress.errors import InputError, ModelError
-from clinipress.evaluate.evidence import discordance, drops, evidence
+from clinipress.evaluate.evidence import drops, evidence
 from clinipress.evaluate.metrics import confusion
+from clinipress.evaluate.paired import discordance
 from clinipress.progress import SILENT, Progress
 from clinipress.records import RiskLevel
 
@@ -154,7 +155,7 @@ def compare(
     options: dict[str, Any] = {"units": rows.units, "resamples": resamples}
     classes = a.card.classes
     fall = drops(scores[0], scores[1], rows.labels, classes, **options)
-    found = discordance(scores[0], scores[1], rows.labels)
+    found = discordance(scores[0], scores[1], rows.labels, classes)
     verdict = gate.judge(rules, fall, discordance=found)
     return {
         "reference": a.card.name,

@@ -217,10 +217,12 @@ def _loss(metric: str, drop: Interval) -> Interval:
 def cases_to_decide(loss: Interval, margin: float, discordant: float | None = None) -> int | None:
     """Cases that would decide with 80 % power if the drop is what it seems.
 
-    ``n = s^2 ((z_0.975 + z_0.80) / (margin - drop))^2``. The variance of one case's difference,
-    s^2, is the larger of two estimates: what the interval's width says, ``n ((end - drop) / z)^2``
-    with the end that faces the margin, which carries the design effect of patients; and, where
-    known, the discordant share minus the squared drop.
+    ``n = ((z_0.975 s_0 + z_0.80 s_1) / (margin - drop))^2``, roughly
+    ``discordant (2.8 / (margin - drop))^2``, with the standard deviations of one case's difference
+    if the drop were the margin (s_0, by Tango's constrained maximum likelihood, as the interval
+    has it) and as it seems (s_1). The interval's width gives a second number,
+    ``n (2.8 / 1.96 (end - drop) / (margin - drop))^2`` with the end that faces the margin, which
+    carries the design effect of patients. The larger of the two is returned.
 
     Args:
         loss: The drop, more being worse.
@@ -232,18 +234,30 @@ def cases_to_decide(loss: Interval, margin: float, discordant: float | None = No
         margin, nothing says how the cases vary, or it is above ten million.
     """
     distance = abs(margin - loss.value)
+    if not distance:
+        return None
     z_bound, z_power = NormalDist().inv_cdf((1 + loss.confidence) / 2), NormalDist().inv_cdf(POWER)
     end = loss.high if loss.value < margin else loss.low
     seen = loss.n or 0
-    spread = seen * ((end - loss.value) / z_bound) ** 2
+    needed = seen * ((1 + z_power / z_bound) * (end - loss.value) / distance) ** 2
     if discordant is not None:
-        spread = max(spread, discordant - loss.value**2)
-    if not distance or spread <= 0:
-        return None
-    needed = spread * ((z_bound + z_power) / distance) ** 2
-    if needed > MOST_CASES:
+        at_margin, as_seen = _deviations(loss.value, margin, discordant)
+        needed = max(needed, ((z_bound * at_margin + z_power * as_seen) / distance) ** 2)
+    if not 0 < needed <= MOST_CASES:
         return None
     return max(math.ceil(needed), seen + 1)
+
+
+def _deviations(drop: float, margin: float, discordant: float) -> tuple[float, float]:
+    """Standard deviation of one case's difference: if the drop were the margin, and as it seems.
+
+    The first by the quadratic of `clinipress.evaluate.paired.tango_score`, in shares (n = 1).
+    """
+    gained = max((discordant - drop) / 2, 0.0)
+    b_term = (2 - drop) * margin - discordant
+    share = ((b_term**2 + 8 * gained * margin * (1 - margin)) ** 0.5 - b_term) / 4
+    at_margin = 2 * share + margin * (1 - margin)
+    return at_margin**0.5, max(discordant - drop**2, 0.0) ** 0.5
 
 
 def _advice(cases: int | None, may_pass: bool) -> str:

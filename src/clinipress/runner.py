@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,19 +18,27 @@ from clinipress import distributed
 from clinipress.candidate import Candidate, Context, Step, run, with_history
 from clinipress.data.sources import decode_item
 from clinipress.data.study import Rows, StudyData
-from clinipress.evaluate.measure import Timed, latency, peak_memory
+from clinipress.evaluate.measure import latency, peak_memory
 from clinipress.models.classifier import TorchCandidate
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe import ExportRecipe, Study
-from clinipress.records import Applied, Card, Latency
+from clinipress.records import Applied, Card
 from clinipress.runtimes.onnx import OnnxCandidate
-from clinipress.steps.export import calibration_rows, export_file
+from clinipress.steps.export import (
+    count_low_precision,
+    export_onnx,
+    parity,
+    to_float16,
+    to_int8,
+    weight_bytes,
+)
 from clinipress.steps.train import fresh_candidate, step_seed
 from clinipress.store import Store, read_json, write_atomically
 
 __all__ = ["Runner", "predict_rows"]
 
 LATENCY_IMAGES = 16
+PARITY_IMAGES = 128
 PREDICT_BATCH = 64
 
 
@@ -81,7 +90,7 @@ class Runner:
         """Plan and apply a torch-side step, or read back what it made before."""
         inputs = {
             "step": step.kind,
-            "recipe": step.recipe.model_dump(mode="json"),  # type: ignore[attr-defined]
+            "recipe": step.recipe.model_dump(mode="json"),
             "parent": parent.digest,
             "reference": reference.digest if reference else None,
             "data": self.data.digest,
@@ -99,9 +108,9 @@ class Runner:
                 progress=self.progress,
             )
             applied, child = run(step, parent, _plan_once(step, parent, context), context)
-            child.card = with_history(child.card, parent, applied, name)  # type: ignore[misc]
+            card = with_history(child.card, parent if step.inherits else None, applied, name)
             if distributed.is_main():
-                child.save(folder)
+                TorchCandidate(card, child.module).save(folder)
 
         with self.phase(name):
             folder = self.store.once(step.kind, inputs, make, together=True)
@@ -109,30 +118,33 @@ class Runner:
 
     def export(self, name: str, parent: TorchCandidate, recipe: ExportRecipe) -> OnnxCandidate:
         """Write a file for a runtime, or find the one written before; load it by its runtime."""
-        spec = parent.card.input
-        train = self.data.rows("train", spec)
-        params: dict[str, Any] = recipe.model_dump(mode="json")
-        chosen: NDArray[np.int64] | None = None
-        if recipe.precision == "int8":
-            seed = step_seed(self.study.seed, "calibration")
-            chosen = calibration_rows(train.labels, recipe.calibration_images, seed)
-            params |= {"calibration_seed": seed, "calibration_images": len(chosen)}
-            params |= {"calibration_split": "train", "calibration_augmented": False}
-        else:
-            for key in ("calibration_images", "calibration_method", "per_channel"):
-                params.pop(key)
+        params, chosen = self._export_params(parent, recipe)
         inputs = {"export": params, "parent": parent.digest, "data": self.data.digest}
+        source = None
+        if recipe.precision != "float32":
+            source = self.export(parent.card.name, parent, ExportRecipe(precision="float32")).path
 
         def make(folder: Path) -> None:
             began = time.monotonic()
-            images = None
-            if chosen is not None:
-                images = self.data.cache(spec).take(train.index[chosen])
-            facts = export_file(parent, folder / "model.onnx", recipe, images, folder / "scratch")
+            path = folder / "model.onnx"
+            # the card inside the file holds no history: it has times in it, and the bytes of a
+            # file must depend on what it computes alone
+            card = parent.card.model_copy(update={"name": name, "history": ()})
+            if source is None:
+                export_onnx(TorchCandidate(card, parent.module), path)
+            elif recipe.precision == "float16":
+                to_float16(source, path, card=card)
+            else:
+                images = self.data.cache(parent.card.input).take(np.sort(chosen))
+                method, per_channel = recipe.calibration_method, recipe.per_channel
+                to_int8(source, path, images, method=method, per_channel=per_channel, card=card)
+            facts = self._file_facts(parent, path)
             facts["seconds"] = round(time.monotonic() - began, 3)
             applied = Applied(step="export", params=params, parent=parent.digest, facts=facts)
             card = with_history(parent.card, parent, applied, name)
-            card = card.model_copy(update={"format": "onnx", "precision": recipe.precision})
+            card = card.model_copy(
+                update={"format": recipe.format, "precision": recipe.precision, "model": None}
+            )
             write_atomically(folder / "card.json", card.model_dump_json(indent=1))
 
         with self.phase(f"export {name}"):
@@ -140,6 +152,33 @@ class Runner:
         card = Card.model_validate(read_json(folder / "card.json"))
         card = card.model_copy(update={"name": name})
         return OnnxCandidate.load(folder / "model.onnx", card=card, threads=self.study.threads)
+
+    def _export_params(
+        self, parent: TorchCandidate, recipe: ExportRecipe
+    ) -> tuple[dict[str, Any], NDArray[np.int64]]:
+        """What the history says of an export, and the calibration rows of the cache."""
+        params: dict[str, Any] = recipe.model_dump(mode="json")
+        if recipe.precision != "int8":
+            kept = {"format", "precision"}
+            return {k: v for k, v in params.items() if k in kept}, np.empty(0, dtype=np.int64)
+        train = self.data.rows("train", parent.card.input)
+        seed = step_seed(self.study.seed, "calibration")
+        chosen = calibration_rows(train.labels, recipe.calibration_images, seed)
+        params |= {"calibration_seed": seed, "calibration_images": len(chosen)}
+        params |= {"calibration_split": "train", "calibration_augmented": False}
+        return params, train.index[chosen]
+
+    def _file_facts(self, parent: TorchCandidate, path: Path) -> dict[str, Any]:
+        """Parity with the parent on real images, and what really runs in low precision."""
+        spec = parent.card.input
+        rows = self.data.rows("validation", spec).index[:PARITY_IMAGES]
+        images = self.data.cache(spec).take(rows)
+        loaded = OnnxCandidate.load(path, threads=self.study.threads)
+        return {
+            "parity": parity(parent, loaded, images).model_dump(),
+            "operators": count_low_precision(path),
+            "weight_bytes": weight_bytes(path),
+        }
 
     def logits(
         self, candidate: Candidate, split: Literal["train", "validation"]
@@ -189,28 +228,24 @@ class Runner:
         return found
 
     def _measure(self, candidates: Sequence[OnnxCandidate]) -> dict[str, dict[str, Any]]:
-        threads = self.study.latency_threads
-        spec = candidates[0].card.input
+        threads, spec = self.study.latency_threads, candidates[0].card.input
         keys = self.data.rows("validation", spec).keys[:LATENCY_IMAGES]
         by_key = {item.key: item for item in self.data.dataset.items}
-        items = [by_key[key] for key in keys]
+        files = itertools.cycle([by_key[key] for key in keys])
         loaded = {
             c.card.name: OnnxCandidate.load(c.path, card=c.card, threads=threads)
             for c in candidates
         }
-        pixels = {n: [decode_item(i, c.card.input)[None] for i in items] for n, c in loaded.items()}
-        bare = {n: Timed(c.predict, pixels[n], c.runtime) for n, c in loaded.items()}
-        whole = {
-            n: Timed(lambda item, c=c: c.predict(decode_item(item, c.card.input)[None]), items, c.runtime)  # type: ignore[misc]
-            for n, c in loaded.items()
-        }
-        plain = latency(bare, threads=threads)
-        with_files = latency(whole, threads=threads, preprocessing=True)
+        image = decode_item(by_key[keys[0]], spec)[None]
+        plain = latency(loaded, image, threads=threads)
+        whole = latency(
+            loaded, threads=threads, preprocess=lambda: decode_item(next(files), spec)[None]
+        )
         return {
             name: {
                 "latency": plain[name].model_dump(),
-                "with_preprocessing": with_files[name].model_dump(),
-                "peak_memory": peak_memory(candidate.path, candidate.card.input),
+                "with_preprocessing": whole[name].model_dump(),
+                "peak_memory": peak_memory(candidate.path, threads=threads),
             }
             for name, candidate in loaded.items()
         }
@@ -251,6 +286,20 @@ def _load_scores(path: Path) -> tuple[NDArray[np.float32], Rows]:
         return file["logits"], rows
 
 
-def latency_of(found: Mapping[str, Any], key: str) -> Latency:
-    """A latency record read back."""
-    return Latency.model_validate(found[key])
+def calibration_rows(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
+    """Places of training images for range calibration: the classes in turn, drawn by a seed.
+
+    Args:
+        labels: int64 ``[n]`` of the training images.
+        count: How many; fewer where there are fewer images.
+        seed: Of the draw.
+
+    Returns:
+        int64 ``[min(count, n)]``, sorted, without repetition.
+    """
+    generator = np.random.default_rng(seed)
+    piles = [list(generator.permutation(np.flatnonzero(labels == c))) for c in np.unique(labels)]
+    chosen: list[int] = []
+    while len(chosen) < min(count, len(labels)):
+        chosen += [int(pile.pop()) for pile in piles if pile][: count - len(chosen)]
+    return np.sort(np.asarray(chosen, dtype=np.int64))

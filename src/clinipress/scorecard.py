@@ -22,9 +22,10 @@ from clinipress import __version__, distributed, gate
 from clinipress.edge.bundle import write_bundle
 from clinipress.evaluate.calibration import fit_temperature, uncertain_threshold
 from clinipress.evaluate.cost import macs, parameters
-from clinipress.evaluate.evidence import discordance, drops, evidence
+from clinipress.evaluate.evidence import drops, evidence
 from clinipress.evaluate.measure import environment
 from clinipress.evaluate.metrics import confusion
+from clinipress.evaluate.paired import discordance
 from clinipress.models.classifier import TorchCandidate
 from clinipress.records import (
     CandidateRecord,
@@ -105,6 +106,7 @@ class Scorecard:
             "units": units,
             "resamples": study.bootstrap,
             "seed": study.seed,
+            "positive": study.data.positive,
         }
         logits = row.logits[split]
         row.evidence[split] = evidence(logits, labels, classes, reference=root, **options)
@@ -113,7 +115,7 @@ class Scorecard:
         said = f"{row.name}: {split} accuracy {accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%})"
         if root is not None:
             row.drops[split] = drops(root, logits, labels, classes, **options)
-            found = discordance(root, logits, labels)
+            found = discordance(root, logits, labels, classes)
             row.verdicts[split] = gate.judge(self.rules, row.drops[split], discordance=found)
             said += f", {row.verdicts[split].status}"
         self.runner.progress.say(said)

@@ -154,6 +154,7 @@ def _points(interval: Interval | None) -> str:
 
 def show_result(result: Result, out: Path) -> None:
     """A study's table, its verdict and where the files are."""
+    from clinipress.report.view import View
     from clinipress.report.words import verdict_sentence
 
     console = _console()
@@ -166,7 +167,7 @@ def show_result(result: Result, out: Path) -> None:
         table.add_row(*_row(row, root, split, shipped=row.name == result.shipped))
     console.print(table)
     status = result.verdict.status
-    console.print(f"[bold {COLOUR[status]}]{WORD[status]}[/] {verdict_sentence(result)}", highlight=False)
+    console.print(f"[bold {COLOUR[status]}]{WORD[status]}[/] {verdict_sentence(View(result))}", highlight=False)
     console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
     if result.bundle:
         console.print(f"bundle: {out / result.bundle}", highlight=False, soft_wrap=True)
@@ -193,7 +194,8 @@ def _row(row: CandidateRecord, root: CandidateRecord, split: str, *, shipped: bo
 def show_audit(found: Audit) -> None:
     """What the audit found, warnings last so that they are what is left on the screen."""
     console = _console()
-    table = Table(title=f"{found.path}: {found.images} images, {found.layout}")
+    console.print(f"{found.path}: {found.images} images, {found.layout}", soft_wrap=True)
+    table = Table()
     splits = list(found.splits)
     table.add_column("class")
     table.add_column("images", justify="right")

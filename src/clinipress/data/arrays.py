@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from clinipress.data.items import SPLIT_NAMES, Item
 from clinipress.data.pixels import Raster
-from clinipress.errors import DataError
+from clinipress.errors import DataError, ImageError
 
 __all__ = ["array_picture", "read_arrays"]
 
@@ -29,39 +30,60 @@ def read_arrays(path: Path, class_map: Mapping[str, str]) -> list[Item]:
         DataError: It is no such archive, or labels and images do not fit together.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            parts = [p for p in _PARTS if f"{p}_images" in archive and f"{p}_labels" in archive]
-            labels = {p: _labels(archive[f"{p}_labels"], p, path) for p in parts}
-            names = archive.files
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as problem:
+        labels = _read_labels(path)
+    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as problem:
         raise DataError("an .npz of arrays", f"'{path}' ({problem})") from None
-    if not parts:
-        raise DataError(
-            "train_images and train_labels, or val_ or test_", f"{', '.join(names[:6])} in '{path}'"
+    return [
+        Item(
+            key=f"{path.name}#{part}#{number}",
+            path=path,
+            label=class_map.get(str(label), str(label)),
+            index=number,
+            split=SPLIT_NAMES[part],
         )
-    items = []
-    for part in parts:
-        _check_shape(_shape(path, f"{part}_images"), len(labels[part]), part, path)
-        for number, label in enumerate(labels[part]):
-            name = str(label)
-            key = f"{path.name}#{part}#{number}"
-            items.append(Item(key, path, class_map.get(name, name), number, SPLIT_NAMES[part]))
-    return items
+        for part, found in labels.items()
+        for number, label in enumerate(found)
+    ]
 
 
 def array_picture(item: Item) -> Raster:
-    """The picture of an item that `read_arrays` made."""
-    facts = item.path.stat()
+    """The picture of an item that `read_arrays` made.
+
+    Raises:
+        ImageError: The archive is gone or damaged.
+    """
     part = item.key.rsplit("#", 2)[1]
-    images = _images(item.path, f"{part}_images", facts.st_size, facts.st_mtime_ns)
-    return Raster(images[item.index])
+    try:
+        facts = item.path.stat()
+        images = _images(item.path, f"{part}_images", facts.st_size, facts.st_mtime_ns)
+        return Raster(images[item.index])
+    except (OSError, ValueError, EOFError, IndexError, zlib.error, zipfile.BadZipFile) as problem:
+        raise ImageError("an undamaged .npz", f"'{item.key}' ({problem})") from None
 
 
 @lru_cache(maxsize=3)  # one array of a compressed archive can only be unpacked as a whole
 def _images(path: Path, name: str, _size: int, _time: int) -> NDArray[np.uint8]:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
         images: NDArray[np.uint8] = archive[name]
         return images
+
+
+def _read_labels(path: Path) -> dict[str, list[int]]:
+    """Part -> its labels, each part's images checked by their header."""
+    # np.load leaves a file open that it opened itself and could not read
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+        names = archive.files
+        labels = {
+            part: _labels(archive[f"{part}_labels"], part, path)
+            for part in _PARTS
+            if f"{part}_images" in names and f"{part}_labels" in names
+        }
+    if not labels:
+        got = f"{', '.join(names[:6]) or 'nothing'} in '{path}'"
+        raise DataError("train_images and train_labels, or val_ or test_", got)
+    for part, found in labels.items():
+        _check_shape(_shape(path, f"{part}_images"), len(found), part, path)
+    return labels
 
 
 def _labels(labels: NDArray[Any], part: str, path: Path) -> list[int]:
@@ -79,13 +101,16 @@ def _labels(labels: NDArray[Any], part: str, path: Path) -> list[int]:
 def _shape(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and type from the array's header, without unpacking the array."""
     with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        formats = np.lib.format
+        first = formats.read_magic(stream) == (1, 0)
+        read = formats.read_array_header_1_0 if first else formats.read_array_header_2_0
         shape, _, dtype = read(stream)
         return shape, dtype
 
 
-def _check_shape(found: tuple[tuple[int, ...], np.dtype[Any]], count: int, part: str, path: Path) -> None:
+def _check_shape(
+    found: tuple[tuple[int, ...], np.dtype[Any]], count: int, part: str, path: Path
+) -> None:
     shape, dtype = found
     picture = len(shape) == 3 or (len(shape) == 4 and shape[3] == 3)
     if not picture or dtype != np.uint8 or shape[0] != count:

@@ -31,6 +31,7 @@ MOST_PAIRS = 200
 MOST_LEAKED = 1000
 MOST_SHORTCUTS = 20
 MOST_GROUPS = 20
+MOST_VALUES = 10
 # from these on a warning is given
 LOPSIDED = 3.0
 FEW_IMAGES = 50
@@ -71,7 +72,8 @@ def audit(
     readings = read_all(dataset, threads=threads, progress=progress)
     if not readings.readable.any():
         bad = readings.unreadable[0]
-        raise DataError("readable images", f"none in '{dataset.root}'", f"'{bad.path}': {bad.reason}")
+        got = f"none in '{dataset.root}'"
+        raise DataError("readable images", got, f"'{bad.path}': {bad.reason}")
     twins = find_twins(
         readings.sha256, readings.dhash, readings.thumbnails, readings.readable, progress=progress
     )
@@ -148,12 +150,13 @@ def _groups(dataset: Dataset) -> dict[str, dict[str, int]]:
     for column in dataset.group_columns:
         values = [item.groups[column] for item in dataset.items if column in item.groups]
         counts = Counter(values)
-        if len(counts) > MOST_GROUPS and all(_is_number(value) for value in counts):
+        if len(counts) > MOST_VALUES and all(_is_number(value) for value in counts):
             tens = Counter(math.floor(float(value) / 10) * 10 for value in values)
             table = {f"{ten} to {ten + 9}": tens[ten] for ten in sorted(tens)}
         else:
             table = dict(sorted(counts.most_common(MOST_GROUPS)))
-            table |= {"other": len(values) - sum(table.values())} if len(counts) > len(table) else {}
+            others = len(values) - sum(table.values())
+            table |= {"other": others} if others else {}
         missing = len(dataset.items) - len(values)
         tables[column] = table | ({"not known": missing} if missing else {})
     return tables
@@ -296,8 +299,8 @@ def _balance_warnings(found: Audit) -> Iterator[str]:
 def _shortcut_warnings(found: Audit) -> Iterator[str]:
     if found.baseline_accuracy and any(s.warning for s in found.shortcuts if s.feature == "all"):
         yield (
-            f"facts of the files alone, without the picture, classify {_percent(found.baseline_accuracy)} "
-            f"(always the largest class: {100 * (found.majority_accuracy or 0):.1f} %)"
+            "facts of the files alone, without the picture, classify "
+            f"{_percent(found.baseline_accuracy)} right (always the largest class: {100 * (found.majority_accuracy or 0):.1f} %)"
         )
     seen: set[str] = set()
     for one in found.shortcuts:

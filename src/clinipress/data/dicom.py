@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.data.pixels import Facts, Raster, check_size
+from clinipress.data.pixels import Facts, Raster, check_size, to_uint8
 from clinipress.errors import ImageError, MissingExtraError
 
 __all__ = ["read_facts", "read_frame", "read_patient"]
 
 _MAX_BYTES = 2**31
+_LARGE = 2**26  # bytes from which only the frame that is wanted is read
 
 
 def read_facts(stream: BinaryIO) -> Facts:
@@ -53,23 +55,26 @@ def read_frame(stream: BinaryIO, index: int = 0) -> Raster:
         MissingExtraError: pydicom is not installed.
     """
     stream = _plain(stream)
-    header = _header(stream)
+    large = stream.seek(0, os.SEEK_END) > _LARGE
+    stream.seek(0)
+    header = _header(stream, pixels=not large)
     found = _facts(header)
     check_size(found.width, found.height)
     if not 0 <= index < found.frames:
         raise ImageError(f"a frame number from 0 to {found.frames - 1}", str(index))
     stream.seek(0)
-    pixels = _pixels(stream, header, index)
+    pixels = _pixels(stream if large else header, index)
     if found.channels >= 3:
         return Raster(_eight_bits(pixels, found.bits))
-    if header.PhotometricInterpretation == "PALETTE COLOR":
-        return Raster(_coloured(pixels, header))
+    if header.get("PhotometricInterpretation") == "PALETTE COLOR":
+        colours = _pydicom().pixels.apply_color_lut(pixels, header)[..., :3]
+        return Raster(_eight_bits(colours, 8 * colours.dtype.itemsize))
     return _grey(pixels, _frame_header(header, index), found.bits)
 
 
 def _pydicom() -> Any:
     try:
-        import pydicom
+        import pydicom.pixels
     except ImportError:
         raise MissingExtraError("reading DICOM", "dicom") from None
     return pydicom
@@ -86,9 +91,16 @@ def _plain(stream: BinaryIO) -> BinaryIO:
     return io.BytesIO(content)
 
 
-def _header(stream: BinaryIO) -> Any:
-    """Everything before the pixels. ``force`` reads files without the 128-byte preamble."""
-    return _pydicom().dcmread(stream, stop_before_pixels=True, force=True)
+def _header(stream: BinaryIO, *, pixels: bool = False) -> Any:
+    """The data set, with the undecoded pixels or without; a file may lack the preamble."""
+    header = _pydicom().dcmread(stream, stop_before_pixels=not pixels, force=True)
+    if "TransferSyntaxUID" not in header.file_meta:
+        # without a preamble no encoding is named; pydicom has found out how it is written
+        little, implicit = header.original_encoding[1], header.original_encoding[0]
+        names = ("ImplicitVRLittleEndian", "ExplicitVRLittleEndian", "ExplicitVRBigEndian")
+        number = 0 if implicit else 1 if little else 2
+        header.file_meta.TransferSyntaxUID = getattr(_pydicom().uid, names[number])
+    return header
 
 
 def _facts(header: Any) -> Facts:
@@ -104,16 +116,14 @@ def _facts(header: Any) -> Facts:
     )
 
 
-def _pixels(stream: BinaryIO, header: Any, index: int) -> NDArray[Any]:
+def _pixels(source: Any, index: int) -> NDArray[Any]:
     """One frame ``[h, w]`` or ``[h, w, 3]`` in RGB, before any rescale."""
-    from pydicom.pixels import pixel_array
-
-    if not hasattr(header.file_meta, "TransferSyntaxUID"):
-        # files without a preamble name no encoding; this is the standard's default
-        dataset = _pydicom().dcmread(stream, force=True)
-        dataset.file_meta.TransferSyntaxUID = _pydicom().uid.ImplicitVRLittleEndian
-        return np.asarray(pixel_array(dataset, index=index))
-    return np.asarray(pixel_array(stream, index=index))
+    try:
+        return np.asarray(_pydicom().pixels.pixel_array(source, index=index))
+    except RuntimeError as problem:
+        if "missing dependencies" in str(problem):
+            raise MissingExtraError("reading compressed DICOM", "dicom") from None
+        raise
 
 
 def _eight_bits(pixels: NDArray[Any], bits: int) -> NDArray[np.uint8]:
@@ -123,21 +133,14 @@ def _eight_bits(pixels: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     return (pixels >> (bits - 8)).astype(np.uint8)
 
 
-def _coloured(pixels: NDArray[Any], header: Any) -> NDArray[np.uint8]:
-    from pydicom.pixels import apply_color_lut
-
-    colours = np.asarray(apply_color_lut(pixels, header))[..., :3]
-    return _eight_bits(colours, 8 * colours.dtype.itemsize)
-
-
 def _frame_header(header: Any, index: int) -> Any:
     """The header, or for an enhanced multi-frame file a small one with this frame's own values."""
-    groups = header.get("SharedFunctionalGroupsSequence"), header.get("PerFrameFunctionalGroupsSequence")
-    if not any(groups):
+    shared = header.get("SharedFunctionalGroupsSequence")
+    own = header.get("PerFrameFunctionalGroupsSequence")
+    if not shared and not own:
         return header
     merged = _pydicom().Dataset()
-    merged.update({e.tag: e for e in header if e.VR != "SQ" or "LUT" in e.keyword})
-    shared, own = groups
+    merged.update({e.tag: e for e in header.group_dataset(0x0028)})
     for group in [*(shared or [])[:1], *(own or [])[index : index + 1]]:
         for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
             for values in group.get(name) or []:
@@ -146,33 +149,41 @@ def _frame_header(header: Any, index: int) -> Any:
 
 
 def _grey(pixels: NDArray[Any], header: Any, bits: int) -> Raster:
-    from pydicom.pixels import apply_modality_lut
-
-    window = _window(header)
-    padded = header.get("PixelPaddingValue")
-    values = np.asarray(apply_modality_lut(pixels, header))
-    rescaled = values.dtype != pixels.dtype and not np.array_equal(values, pixels)
-    values = values if rescaled else pixels
+    values = _rescaled(pixels, header)
     inverted = header.get("PhotometricInterpretation") == "MONOCHROME1"
-    if window is None and header.get("VOILUTSequence"):
-        return _looked_up(values, header, inverted)
-    if window is None and str(header.get("VOILUTFunction", "")).upper() == "SIGMOID":
-        return _sigmoid(values, header, inverted)
-    if window is None and (bits > 8 or rescaled):
+    display = _display(values, header)
+    window = _window(header)
+    if window is None and display is None and (bits > 8 or values is not pixels):
+        # what lies outside the scanner's field of view is no part of the values' range
+        padded = header.get("PixelPaddingValue")
         real = values[pixels != padded] if isinstance(padded, int) else values
         window = (float(real.min()), float(real.max())) if real.size else None
-    return Raster(values, max(bits, 9) if rescaled else bits, window, inverted)
+    return Raster(values, bits, window, display, inverted)
+
+
+def _rescaled(pixels: NDArray[Any], header: Any) -> NDArray[Any]:
+    """Stored values to their unit, C.11.1; `pixels` itself where the file names no rescale."""
+    if header.get("ModalityLUTSequence"):
+        return np.asarray(_pydicom().pixels.apply_modality_lut(pixels, header))
+    slope, intercept = _first(header.get("RescaleSlope")), _first(header.get("RescaleIntercept"))
+    if slope is None or intercept is None or (slope, intercept) == (1.0, 0.0):
+        return pixels
+    kind = np.float32 if pixels.dtype.itemsize <= 2 else np.float64
+    return pixels * kind(slope) + kind(intercept)
 
 
 def _window(header: Any) -> tuple[float, float] | None:
-    """The first linear window as (low, high), C.11.2.1.2: what low maps to black, high to white."""
+    """The first linear window as (low, high), C.11.2.1.2: what becomes black, what white."""
     centre, width = _first(header.get("WindowCenter")), _first(header.get("WindowWidth"))
-    function = str(header.get("VOILUTFunction") or "LINEAR").upper()
-    if header.get("VOILUTSequence") or centre is None or width is None or function == "SIGMOID":
+    if centre is None or width is None:
         return None
-    if function == "LINEAR_EXACT":
+    if _function(header) == "LINEAR_EXACT":
         return (centre - width / 2, centre + width / 2) if width > 0 else None
-    return (centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2) if width >= 1 else None
+    return (centre - width / 2, centre + width / 2 - 1) if width >= 1 else None
+
+
+def _function(header: Any) -> str:
+    return str(header.get("VOILUTFunction") or "LINEAR").upper()
 
 
 def _first(value: Any) -> float | None:
@@ -184,20 +195,18 @@ def _first(value: Any) -> float | None:
     return float(value)
 
 
-def _looked_up(values: NDArray[Any], header: Any, inverted: bool) -> Raster:
-    """Through the file's own display table, whose entries have their own number of bits."""
-    from pydicom.pixels import apply_voi
+def _display(values: NDArray[Any], header: Any) -> NDArray[np.uint8] | None:
+    """Grey levels by a display table (C.11.2.1.1) or a sigmoid (C.11.2.1.3.1); None without them.
 
-    shown = np.asarray(apply_voi(values.astype(np.int64), header, index=0))
-    bits = int(header.VOILUTSequence[0].LUTDescriptor[2])
-    return Raster(shown, bits, (0.0, float(2**bits - 1)), inverted)
-
-
-def _sigmoid(values: NDArray[Any], header: Any, inverted: bool) -> Raster:
-    """C.11.2.1.3.1: ``255 / (1 + exp(-4 (x - centre) / width))``."""
+    The sigmoid is ``255 / (1 + exp(-4 (x - centre) / width))``.
+    """
+    if header.get("VOILUTSequence"):
+        shown = _pydicom().pixels.apply_voi(np.rint(values).astype(np.int64), header, index=0)
+        bits = int(header.VOILUTSequence[0].LUTDescriptor[2])
+        return to_uint8(np.asarray(shown), bits, (0.0, float(2**bits - 1)))
     centre, width = _first(header.get("WindowCenter")), _first(header.get("WindowWidth"))
-    if centre is None or not width or width <= 0:
-        return Raster(values, 16, None, inverted)
+    if _function(header) != "SIGMOID" or centre is None or width is None or width <= 0:
+        return None
     with np.errstate(over="ignore"):
         shown = 255 / (1 + np.exp(-4 * (values.astype(np.float64) - centre) / width))
-    return Raster(shown, 16, (0.0, 255.0), inverted)
+    return to_uint8(shown, 8, (0.0, 255.0))

@@ -78,7 +78,8 @@ def thumbnail(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Mean of blocks: uint8 ``[h, w]`` with sides a multiple of 32 -> uint8 ``[32, 32]``."""
     height, width = grey.shape
     blocks = grey.reshape(THUMBNAIL, height // THUMBNAIL, THUMBNAIL, width // THUMBNAIL)
-    return np.rint(blocks.mean(axis=(1, 3), dtype=np.float32)).astype(np.uint8)
+    small: NDArray[np.uint8] = np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
+    return small
 
 
 def difference_hash(grey: NDArray[np.uint8]) -> np.uint64:
@@ -194,7 +195,7 @@ def _normalised(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
 
     A thumbnail of one single grey has no correlation; its row is 0 and it is near to nothing.
     """
-    rows = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
+    rows: NDArray[np.float32] = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     rows -= rows.mean(axis=1, keepdims=True)
     length = np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
     rows /= np.maximum(length, 1e-3)

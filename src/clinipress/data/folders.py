@@ -13,13 +13,15 @@ from clinipress.errors import DataError
 __all__ = ["image_files", "one_name_per_class", "read_folders", "subfolders"]
 
 # Anything else is kept: a file that ought to be an image and is not belongs in the audit.
-_NOT_IMAGES = frozenset(
-    ".txt .csv .tsv .json .jsonl .md .db .xml .yaml .yml .ini .html .htm .log .pdf .doc .docx .xls .xlsx"
-    " .py .ipynb .sh .npy .npz .zip .pt .pth .onnx".split()
-)
+# fmt: off
+_NOT_IMAGES = frozenset({
+    ".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".xml", ".yaml", ".yml", ".html", ".htm",
+    ".db", ".ini", ".log", ".pdf", ".doc", ".docx", ".xls", ".xlsx",
+    ".py", ".ipynb", ".sh", ".npy", ".npz", ".zip", ".pt", ".pth", ".onnx",
+})
+# fmt: on
 _NOT_FOLDERS = frozenset({"__MACOSX", "__pycache__"})
 _MASKS = re.compile(r"(^|[^a-z])masks?($|[^a-z])")
-_EXPECTED = "a folder with one sub-folder per class"
 
 
 def read_folders(root: Path, class_map: Mapping[str, str]) -> tuple[Layout, list[Item]]:
@@ -59,14 +61,19 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Files at any depth that may be images, sorted; masks beside an "images" folder are not."""
+    """Files at any depth that may be images, sorted.
+
+    Hidden files, files with the ending of a text, table, document or model, pipes and dangling
+    links are passed over, and so are folders of masks beside a folder "images".
+    """
     for where, folders, files in os.walk(folder):
         folders[:] = sorted(f for f in folders if _visible(f))
         if any(f.casefold() in ("images", "image") for f in folders):
             folders[:] = [f for f in folders if not _MASKS.search(f.casefold())]
         for name in sorted(files):
-            if _visible(name) and Path(name).suffix.casefold() not in _NOT_IMAGES:
-                yield Path(where) / name
+            path = Path(where, name)
+            if _visible(name) and path.suffix.casefold() not in _NOT_IMAGES and path.is_file():
+                yield path
 
 
 def one_name_per_class(
@@ -92,10 +99,10 @@ def one_name_per_class(
     every = sorted(set().union(*sets.values()), key=lambda name: (len(name), name))
     if all(found == sets[next(iter(sets))] for found in sets.values()):
         return {name: name for name in every}
-    renamed: dict[str, str] = {}
-    for name in every:
-        roots = [] if name in fixed else [r for r in every if r not in fixed and _continues(name, r)]
-        renamed[name] = roots[0] if roots else name
+    free = [name for name in every if name not in fixed]
+    renamed = {name: name for name in fixed & set(every)}
+    for name in free:
+        renamed[name] = next(root for root in free if _continues(name, root))
     for split, found in sets.items():
         for root in set(renamed.values()):
             same = sorted(name for name in found if renamed[name] == root)
@@ -129,7 +136,7 @@ def _descend(root: Path) -> Path:
 
 
 def _splits(top: Path) -> dict[str, Path]:
-    """split -> folder; empty when the folders are classes.
+    """Folder of each split; none when the folders are classes.
 
     A folder named like a split counts as one when it has folders inside; "test" full of images
     is a class.
@@ -139,7 +146,8 @@ def _splits(top: Path) -> dict[str, Path]:
     """
     inner = subfolders(top)
     if not inner:
-        raise DataError(_EXPECTED, f"no sub-folders in '{top}'", "or give a manifest (.csv) or .npz")
+        fix = "or give a manifest (.csv) or .npz"
+        raise DataError("a folder with one sub-folder per class", f"no sub-folders in '{top}'", fix)
     named = [f for f in inner if f.name.casefold() in SPLIT_NAMES and subfolders(f)]
     if not named:
         return {}
@@ -154,9 +162,8 @@ def _splits(top: Path) -> dict[str, Path]:
     for folder in named:
         split = SPLIT_NAMES[folder.name.casefold()]
         if split in splits:
-            raise DataError(
-                f"one {split} folder", f"'{splits[split].name}' and '{folder.name}' in '{top}'"
-            )
+            both = f"'{splits[split].name}' and '{folder.name}'"
+            raise DataError(f"one {split} folder", f"{both} in '{top}'")
         splits[split] = folder
     return splits
 

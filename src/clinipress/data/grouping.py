@@ -149,7 +149,8 @@ def _fill_empty(counts: NDArray[np.int64], result: NDArray[np.int64], splits: in
     for label in range(counts.shape[1]):
         for split in range(splits):
             if not (counts[result == split, label]).any():
-                spare = [u for u in np.flatnonzero(counts[:, label]) if _can_leave(counts, result, u)]
+                owners = np.flatnonzero(counts[:, label]).tolist()
+                spare = [unit for unit in owners if _can_leave(counts, result, unit)]
                 if spare:
                     # the split with most units of the class gives, and its smallest unit at that
                     held = np.bincount(result[counts[:, label] > 0], minlength=splits)

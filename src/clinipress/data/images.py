@@ -14,9 +14,18 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from clinipress.data.pixels import MAX_PIXELS, Facts, Raster, check_size, inner_size, place, quiet, to_uint8
+from clinipress.data.pixels import (
+    MAX_PIXELS,
+    Facts,
+    Raster,
+    check_size,
+    inner_size,
+    place,
+    quiet,
+    to_uint8,
+)
 from clinipress.errors import ClinipressError, ImageError
 
 if TYPE_CHECKING:  # pydantic is slow to import, and only the annotations need this name
@@ -162,17 +171,18 @@ def _bits(picture: Image.Image) -> int:
     """Bits per sample; Pillow keeps 8 of 16-bit colour, and only its raw mode tells."""
     if picture.mode in _BITS:
         return _BITS[picture.mode]
-    wide = any(";16" in str(getattr(tile, "args", "")) for tile in picture.tile[:1])
+    wide = any(";16" in str(getattr(tile, "args", "")) for tile in getattr(picture, "tile", [])[:1])
     return 16 if wide else 8
 
 
 def _picture(stream: BinaryIO, spec: InputSpec, index: int) -> NDArray[np.uint8]:
     picture = Image.open(stream, formats=_FORMATS)
     check_size(*picture.size)
+    box = None
     if index:
         _seek(picture, index)
     elif picture.format == "JPEG":
-        _draft(picture, spec)
+        box = _draft(picture, spec)
     picture.load()
     upright = ImageOps.exif_transpose(picture)
     if upright.mode in _GREY_WIDE:
@@ -180,7 +190,7 @@ def _picture(stream: BinaryIO, spec: InputSpec, index: int) -> NDArray[np.uint8]
     shown = _opaque(upright)
     if spec.window is not None and shown.mode == "L":
         return render(Raster(np.asarray(shown)), spec)
-    return place(shown, spec)
+    return place(shown, spec, box)
 
 
 def _seek(picture: Image.Image, index: int) -> None:
@@ -191,16 +201,22 @@ def _seek(picture: Image.Image, index: int) -> None:
     check_size(*picture.size)
 
 
-def _draft(picture: Image.Image, spec: InputSpec) -> None:
+def _draft(picture: Image.Image, spec: InputSpec) -> tuple[float, float, float, float] | None:
     """Let libjpeg do part of the shrinking, never below twice the size that is wanted.
 
     Colour asked for as grey is read as its Y channel, which is ITU-R 601 luma by definition.
+
+    Returns:
+        The part of the shrunk picture that holds the original: 630 pixels at a quarter are 157.5,
+        and libjpeg hands out 158. None where nothing is shrunk, turned pictures among them.
     """
-    width, height = inner_size(picture.size, spec)
-    if picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
-        width, height = height, width
     mode = "L" if spec.channels == 1 and picture.mode == "RGB" else picture.mode
-    picture.draft(mode, (2 * width, 2 * height))
+    if picture.getexif().get(_ORIENTATION, 1) != 1 or spec.window is not None:
+        picture.draft(mode, picture.size)
+        return None
+    width, height = inner_size(picture.size, spec)
+    drafted = picture.draft(mode, (2 * width, 2 * height))
+    return drafted[1] if drafted else None
 
 
 def _opaque(picture: Image.Image) -> Image.Image:
@@ -231,9 +247,10 @@ def _unreadable(problem: Exception, source: Path | bytes) -> ImageError:
     """One line from whatever a parser threw."""
     if isinstance(problem, FileNotFoundError):
         return ImageError("an image file", f"no file at '{source!s:.300}'")
-    if isinstance(problem, Image.UnidentifiedImageError):
+    if isinstance(problem, UnidentifiedImageError):
         return ImageError("an image", f"{_name(source)}, which is of no known format")
     if isinstance(problem, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return ImageError(f"an image of at most {MAX_PIXELS:,} pixels", f"a larger one in {_name(source)}")
+        limit = f"an image of at most {MAX_PIXELS:,} pixels"
+        return ImageError(limit, f"a larger one in {_name(source)}")
     text = " ".join(str(problem).split())[:200] or type(problem).__name__
     return ImageError("an undamaged image", f"{_name(source)} ({text})")

@@ -32,7 +32,7 @@ class Item:
         index: Number of the picture in a file with several, from 0.
         split: "train", "validation" or "test" where the data set itself says so.
         patient: Who it is of, where that is known.
-        groups: Column -> value of what else is known, such as sex or scanner; empty cells are left out.
+        groups: Column -> value of what else is known, such as sex or scanner, without empty cells.
     """
 
     key: str
@@ -71,8 +71,7 @@ def natural(text: str) -> tuple[tuple[int, int, str], ...]:
         ['a', 'x2', 'x10']
     """
     parts = re.findall(r"[0-9]+|[^0-9]+", text)
-    keyed = tuple((0, int(p), p) if p.isascii() and p.isdigit() else (1, 0, p) for p in parts)
-    return keyed
+    return tuple((0, int(p), p) if p.isdigit() else (1, 0, p) for p in parts)
 
 
 def split_name(text: str) -> str | None:

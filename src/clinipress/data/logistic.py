@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["fit_logistic", "logits_of", "standardised"]
+__all__ = ["fit_logistic", "log_softmax", "standardised"]
 
 RIDGE = 1.0
-ITERATIONS = 3000
-TOLERANCE = 1e-7
+STEPS = 50
+SMALLEST_SHARE = 1e-6
+TOLERANCE = 1e-8
 
 
 def standardised(
@@ -35,47 +36,69 @@ def fit_logistic(
 ) -> NDArray[np.float64]:
     """Weights that minimise cross-entropy plus half the squared weights (not the last column's).
 
-    The Hessian of each class is at most ``X'X / 2`` (Boehning, 1992), so one factorised matrix
-    gives steps that need no line search; Nesterov momentum with restarts (O'Donoghue and Candes,
-    2015) takes them to convergence.
+    Newton's method on the full Hessian, the step halved while it does not lower the loss; the
+    problem is convex, so it ends at the one minimum, in about eight steps.
 
     Args:
         x: float64 ``[n, f + 1]``, the last column all ones.
         labels: int64 ``[n]``.
-        classes: Number of classes; one without an example gets a very low logit.
+        classes: Number of classes.
 
     Returns:
         float64 ``[f + 1, classes]``.
     """
     truth = np.eye(classes)[labels]
     penalty = np.full((x.shape[1], 1), RIDGE)
-    penalty[-1] = 1e-9
-    inverse = np.linalg.inv(x.T @ x / 2 + np.diag(penalty[:, 0]))
-    weights = ahead = np.zeros((x.shape[1], classes))
-    speed = 1.0
-    for _ in range(ITERATIONS):
-        gradient = x.T @ (_softmax(x @ ahead) - truth) + penalty * ahead
-        moved = ahead - inverse @ gradient
-        step = moved - weights
-        if np.abs(step).max() < TOLERANCE:
-            return moved
-        if (gradient * step).sum() > 0:
-            speed = 1.0
-        faster = (1 + np.sqrt(1 + 4 * speed**2)) / 2
-        ahead = moved + (speed - 1) / faster * step
-        weights, speed = moved, faster
+    # a constant added to all classes changes nothing; a trace of penalty keeps the Hessian regular
+    penalty[-1] = 1e-6
+    weights = np.zeros((x.shape[1], classes))
+    loss = _loss(x, truth, weights, penalty)
+    for _ in range(STEPS):
+        chance = np.exp(log_softmax(x @ weights))
+        gradient = x.T @ (chance - truth) + penalty * weights
+        step = np.linalg.solve(_hessian(x, chance, penalty), gradient.T.ravel())
+        direction = step.reshape(classes, -1).T
+        share = 1.0
+        while share > SMALLEST_SHARE:
+            lower = _loss(x, truth, weights - share * direction, penalty)
+            if lower < loss:
+                break
+            share /= 2
+        else:
+            return weights
+        weights, loss = weights - share * direction, lower
+        if np.abs(direction).max() < TOLERANCE:
+            return weights
     return weights
 
 
-def logits_of(x: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log-probabilities: float64 ``[n, classes]``."""
-    logits = x @ weights
-    return logits - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True)) - (
-        logits.max(1, keepdims=True)
-    )
+def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log-probabilities: float64 ``[n, classes]`` to the same."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result
 
 
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    normal: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
-    return normal
+def _loss(
+    x: NDArray[np.float64],
+    truth: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    penalty: NDArray[np.float64],
+) -> float:
+    fit = -(truth * log_softmax(x @ weights)).sum()
+    return float(fit + (penalty * weights**2).sum() / 2)
+
+
+def _hessian(
+    x: NDArray[np.float64], chance: NDArray[np.float64], penalty: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Second derivatives, class by class: float64 ``[classes (f + 1), classes (f + 1)]``."""
+    width, classes = x.shape[1], chance.shape[1]
+    result = np.empty((classes, width, classes, width))
+    for a in range(classes):
+        for b in range(a, classes):
+            weight = chance[:, a] * (float(a == b) - chance[:, b])
+            block = x.T @ (weight[:, None] * x)
+            result[a, :, b] = result[b, :, a] = block
+        result[a, :, a] += np.diag(penalty[:, 0])
+    return result.reshape(classes * width, classes * width)

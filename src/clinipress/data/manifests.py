@@ -26,8 +26,8 @@ def find_table(folder: Path) -> Path | None:
     """
     found = sorted(f for f in folder.iterdir() if f.suffix.casefold() == ".csv" and is_table(f))
     if len(found) > 1:
-        names = ", ".join(f.name for f in found)
-        raise DataError("one manifest in the folder", f"{names} in '{folder}'", "name the one to use")
+        names = " and ".join(f.name for f in found)
+        raise DataError("one manifest", f"{names} in '{folder}'", "name the one to use")
     return found[0] if found else None
 
 
@@ -66,29 +66,45 @@ def _rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
     """(line, cells) of every row that is not blank, and the columns."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, restkey="", restval="")
-            rows = [(reader.line_num, {k: _text(v) for k, v in row.items()}) for row in reader]
-            columns = [c for c in reader.fieldnames or [] if c]
+            reader = csv.reader(stream)
+            columns = [name.strip() for name in next(reader, [])]
+            cells = [(reader.line_num, row) for row in reader if any(row)]
+    except OSError as problem:
+        raise DataError("a table that can be read", f"'{path}' ({problem.strerror})") from None
     except (UnicodeDecodeError, csv.Error) as problem:
         raise DataError(f"a table in UTF-8 at '{path}'", str(problem)) from None
-    missing = [c for c in _MANIFEST if c not in columns]
-    if missing and not set(_HAM10000) <= set(columns):
+    if not (set(_MANIFEST) <= set(columns) or set(_HAM10000) <= set(columns)):
+        got = ", ".join(columns) or "(none)"
         raise DataError(
-            f"the columns path and label in '{path}'", f"the columns {', '.join(columns) or '(none)'}"
+            f"the columns path and label in '{path}'", got, "cells are parted by commas"
         )
-    return rows, columns
-
-
-def _text(cell: str | list[str] | None) -> str:
-    return cell.strip() if isinstance(cell, str) else ""
+    if len(set(columns)) < len(columns):
+        raise DataError(f"columns of different names in '{path}'", ", ".join(columns))
+    for line, row in cells:
+        if len(row) > len(columns):  # an unquoted comma would shift the label
+            got = f"{len(row)} in line {line} of '{path}'"
+            raise DataError(f"{len(columns)} cells", got, "put texts with commas in quotes")
+    padding = [""] * len(columns)
+    return [
+        (line, {name: cell.strip() for name, cell in zip(columns, row + padding, strict=False)})
+        for line, row in cells
+    ], columns
 
 
 def _item(
-    table: Path, line: int, row: Mapping[str, str], groups: tuple[str, ...], class_map: Mapping[str, str]
+    table: Path,
+    line: int,
+    row: Mapping[str, str],
+    groups: tuple[str, ...],
+    class_map: Mapping[str, str],
 ) -> Item:
     for column in _MANIFEST:
         if not row[column]:
             raise DataError(f"a {column} in every row", f"none in line {line} of '{table}'")
+    try:
+        split = split_name(row.get("split", ""))
+    except DataError as problem:
+        raise DataError(problem.expected, f"{problem.got} in line {line} of '{table}'") from None
     path = table.parent / row["path"]
     if "\\" in row["path"] and not path.exists():  # written on Windows
         path = table.parent / row["path"].replace("\\", "/")
@@ -97,7 +113,7 @@ def _item(
         key=(path.relative_to(table.parent) if inside else path).as_posix(),
         path=path,
         label=class_map.get(row["label"], row["label"]),
-        split=split_name(row.get("split", "")),
+        split=split,
         patient=row.get("patient_id") or None,
         groups={c: row[c] for c in groups if row[c]},
     )

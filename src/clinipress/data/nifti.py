@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,14 @@ from clinipress.errors import ImageError, MissingExtraError
 __all__ = ["picture_slices", "read_facts", "read_slice", "slice_bytes"]
 
 _MAX_BYTES = 2**31
+
+
+class _Volume(NamedTuple):
+    """Values ``[x, y, slices]`` (RGB: and 3), bits, and the display range for all slices."""
+
+    values: NDArray[Any]
+    bits: int
+    window: tuple[float, float] | None
 
 
 def read_facts(stream: BinaryIO) -> Facts:
@@ -74,13 +82,13 @@ def picture_slices(path: Path) -> list[int]:
     return [k for k in range(volume.shape[2]) if (flat[:, k] != flat[:1, k]).any()]
 
 
-def _kept(path: Path) -> tuple[NDArray[Any], int, tuple[float, float] | None]:
+def _kept(path: Path) -> _Volume:
     facts = path.stat()
     return _from_path(path, facts.st_size, facts.st_mtime_ns)
 
 
 @lru_cache(maxsize=2)  # slices are asked for one after the other; a volume may be 100 MB
-def _from_path(path: Path, _size: int, _time: int) -> tuple[NDArray[Any], int, tuple[float, float] | None]:
+def _from_path(path: Path, _size: int, _time: int) -> _Volume:
     with path.open("rb") as stream:
         return _volume(stream)
 
@@ -122,41 +130,39 @@ def _facts(header: Any) -> Facts:
     )
 
 
-def _volume(stream: BinaryIO) -> tuple[NDArray[Any], int, tuple[float, float] | None]:
-    """All values ``[x, y, slices]`` (RGB: and 3), bits, and the display range for all slices."""
+def _volume(stream: BinaryIO) -> _Volume:
     plain = _plain(stream)
     header = _header(plain)
     found = _facts(header)
     check_size(found.width, found.height)
     dtype, offset = header.get_data_dtype(), int(header["vox_offset"])
-    count = found.width * found.height * found.frames
-    if count * dtype.itemsize > _MAX_BYTES:
-        raise ImageError(f"a volume of at most {_MAX_BYTES:,} bytes", f"{count * dtype.itemsize:,}")
+    size = found.width * found.height * found.frames * dtype.itemsize
+    if size > _MAX_BYTES:
+        raise ImageError(f"a volume of at most {_MAX_BYTES:,} bytes", f"{size:,}")
     if header["magic"].item()[:2] != b"n+":
         raise ImageError("a NIfTI file with its voxels", "a header without them (.hdr)")
     plain.seek(offset)
-    content = plain.read(count * dtype.itemsize)
-    if len(content) < count * dtype.itemsize:
-        raise ImageError(f"{count * dtype.itemsize:,} bytes of voxels", f"{len(content):,}", "get it again")
+    content = plain.read(size)
+    if len(content) < size:
+        raise ImageError(f"{size:,} bytes of voxels", f"{len(content):,}")
     volume = np.frombuffer(content, dtype).reshape((found.width, found.height, -1), order="F")
     if dtype.names:
-        return np.stack([volume[name] for name in dtype.names[:3]], axis=-1), 8, None
+        return _Volume(np.stack([volume[name] for name in dtype.names[:3]], axis=-1), 8, None)
     return _scaled(volume, header, found.bits)
 
 
-def _scaled(
-    volume: NDArray[Any], header: Any, bits: int
-) -> tuple[NDArray[Any], int, tuple[float, float] | None]:
-    """Apply slope and intercept; the range is the header's cal_min and cal_max, else the values'."""
+def _scaled(volume: NDArray[Any], header: Any, bits: int) -> _Volume:
+    """Apply slope and intercept; the range is cal_min to cal_max, else that of the values."""
     if volume.dtype.kind not in "iuf":
         raise ImageError("a volume of real numbers", f"values of type {volume.dtype}")
     slope, intercept = header.get_slope_inter()
     if slope is not None and (slope, intercept) != (1.0, 0.0):
-        volume, bits = volume.astype(np.float32) * slope + intercept, 32
+        volume = volume * np.float32(slope) + np.float32(intercept)
     low, high = float(header["cal_min"]), float(header["cal_max"])
     if low < high:
-        return volume, bits, (low, high)
-    if bits <= 8 and volume.dtype == np.uint8:
-        return volume, bits, None
+        return _Volume(volume, bits, (low, high))
+    if volume.dtype == np.uint8:
+        return _Volume(volume, bits, None)
     real = volume[np.isfinite(volume)] if volume.dtype.kind == "f" else volume
-    return volume, max(bits, 9), (float(real.min()), float(real.max())) if real.size else (0.0, 0.0)
+    full = (float(real.min()), float(real.max())) if real.size else (0.0, 0.0)
+    return _Volume(volume, bits, full)

@@ -58,19 +58,25 @@ class Raster:
         pixels: ``[h, w]`` grey of any real type in stored units, or uint8 ``[h, w, 3]`` RGB.
         bits: Bits per sample as stored.
         window: The file's own display window (low, high), or the range to use instead.
+        display: uint8 ``[h, w]``, what the file's own display function makes of `pixels` where
+            that is no window; used only where no other window is asked for.
         inverted: True when small values are bright (MONOCHROME1).
     """
 
     pixels: NDArray[Any]
     bits: int = 8
     window: tuple[float, float] | None = None
+    display: NDArray[np.uint8] | None = None
     inverted: bool = False
 
     def grey_or_colour(self, window: tuple[float, float] | None) -> NDArray[np.uint8]:
         """To uint8 ``[h, w]`` or ``[h, w, 3]``; `window` beats the file's; colour has none."""
         if self.pixels.ndim == 3:
             return self.pixels
-        grey = to_uint8(self.pixels, self.bits, window or self.window)
+        if window is None and self.display is not None:
+            grey = self.display
+        else:
+            grey = to_uint8(self.pixels, self.bits, window or self.window)
         return np.subtract(255, grey, dtype=np.uint8) if self.inverted else grey
 
 
@@ -107,16 +113,18 @@ def to_uint8(
     if window is None and pixels.dtype == np.uint8 and bits == 8:
         return pixels
     low, high = window if window is not None else _range(pixels, bits)
-    small = pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32
-    values = pixels.astype(np.float32 if small else np.float64)
     if high <= low:
-        return np.where(values > low, np.uint8(255), np.uint8(0))
+        return np.where(pixels > low, np.uint8(255), np.uint8(0))
+    # float32 holds every 16-bit value exactly; larger integers need the other one
+    small = pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32
+    values: NDArray[Any] = np.array(pixels, dtype=np.float32 if small else np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        values -= low
-        values *= 255.0 / (high - low)
-    np.clip(values, 0, 255, out=values)
-    levels: NDArray[np.uint8] = np.nan_to_num(np.rint(values, out=values), copy=False).astype(np.uint8)
-    return levels
+        np.subtract(values, low, out=values)
+        np.multiply(values, 255.0 / (high - low), out=values)
+    np.rint(np.clip(values, 0, 255, out=values), out=values)
+    if pixels.dtype.kind == "f":
+        values[np.isnan(values)] = 0
+    return values.astype(np.uint8)
 
 
 def _range(pixels: NDArray[Any], bits: int) -> tuple[float, float]:
@@ -132,22 +140,27 @@ def _range(pixels: NDArray[Any], bits: int) -> tuple[float, float]:
     return low, high
 
 
-def place(picture: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
+def place(
+    picture: Image.Image,
+    spec: InputSpec,
+    box: tuple[float, float, float, float] | None = None,
+) -> NDArray[np.uint8]:
     """Convert, resize and lay out: the last step of every reader.
 
     Args:
         picture: Pillow image of mode "L" or "RGB".
         spec: Channels, size and fit. Grey from colour is ITU-R 601 luma; the resize is Pillow's
             bilinear one, which averages when it shrinks.
+        box: Left, top, right and lower end of the part to use; None: all of it.
 
     Returns:
         uint8 ``[channels, height, width]``, C-contiguous, in RGB order.
     """
     if spec.channels == 1 and picture.mode != "L":
         picture = picture.convert("L")
-    size = inner_size(picture.size, spec)
+    size = inner_size((box[2], box[3]) if box else picture.size, spec)
     if picture.size != size:
-        picture = picture.resize(size, Image.Resampling.BILINEAR)
+        picture = picture.resize(size, Image.Resampling.BILINEAR, box)
     if size != (spec.width, spec.height):
         canvas = Image.new(picture.mode, (spec.width, spec.height))
         canvas.paste(picture, ((spec.width - size[0]) // 2, (spec.height - size[1]) // 2))
@@ -158,7 +171,7 @@ def place(picture: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
     return np.ascontiguousarray(levels.transpose(2, 0, 1))
 
 
-def inner_size(size: tuple[int, int], spec: InputSpec) -> tuple[int, int]:
+def inner_size(size: tuple[float, float], spec: InputSpec) -> tuple[int, int]:
     """Width and height the picture itself gets: all of the input, or the part "pad" leaves it."""
     if spec.fit == "stretch":
         return spec.width, spec.height

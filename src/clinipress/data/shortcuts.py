@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.grouping import class_counts, deal, numbered, shuffled_by_key
-from clinipress.data.logistic import fit_logistic, logits_of, standardised
+from clinipress.data.logistic import fit_logistic, log_softmax, standardised
 from clinipress.evaluate.intervals import auroc_score_limits, wilson
 from clinipress.evaluate.metrics import auroc
 from clinipress.records import Interval, Shortcut
@@ -90,7 +90,9 @@ def feature_shortcuts(facts: Facts) -> tuple[Shortcut, ...]:
         values = facts.features[:, column].astype(np.float64)
         if values.min() == values.max():
             continue
-        for label, target in enumerate(facts.classes):
+        # of two classes the one mirrors the other
+        targets = facts.classes if len(facts.classes) > 2 else facts.classes[:1]
+        for label, target in enumerate(targets):
             positive = facts.labels == label
             if positive.any() and not positive.all():
                 found.append(_shortcut(name, target, values, positive, facts.units))
@@ -148,7 +150,7 @@ def cross_validated(facts: Facts, seed: int) -> NDArray[np.float64]:
         train = fold != held
         x = standardised(features, train)
         weights = fit_logistic(x[train], facts.labels[train], len(facts.classes))
-        result[~train] = logits_of(x[~train], weights)
+        result[~train] = log_softmax(x[~train] @ weights)
     return result
 
 

@@ -1,4 +1,4 @@
-"""A data set on disk to a list of items: folders, manifests, archives; and an item to its pixels."""
+"""A data set on disk to a list of items, and an item to its pixels."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ from clinipress.data.images import Facts, Kind, decode, facts, kind_of, render
 from clinipress.data.items import Dataset, Item, Layout, natural
 from clinipress.data.manifests import find_table, read_table
 from clinipress.data.pixels import quiet
-from clinipress.errors import DataError, ImageError
+from clinipress.errors import DataError, ImageError, MissingExtraError
 from clinipress.records import InputSpec
 
 __all__ = ["Dataset", "Item", "decode_item", "item_bytes", "item_facts", "read_dataset"]
 
 # Files with these endings are not opened while a set is listed: they hold one picture each.
-_SINGLE = frozenset(".jpg .jpeg .png .bmp .gif .webp .tif .tiff .jp2 .pgm .ppm .pnm".split())
+# fmt: off
+_SINGLE = frozenset({
+    ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".pgm", ".ppm",
+})
+# fmt: on
 
 
 def read_dataset(
@@ -107,7 +111,9 @@ def _in_archive(item: Item) -> bool:
     return item.index is not None and item.path.suffix.casefold() == ".npz"
 
 
-def _listed(path: Path, mapping: Mapping[str, str]) -> tuple[Layout, Path, list[Item], tuple[str, ...]]:
+def _listed(
+    path: Path, mapping: Mapping[str, str]
+) -> tuple[Layout, Path, list[Item], tuple[str, ...]]:
     """Layout, root, items and group columns, by what `path` is."""
     if path.is_file():
         if path.suffix.casefold() == ".npz":
@@ -142,16 +148,17 @@ def _opened(item: Item) -> Iterator[Item]:
     kind = _kind(item.path)
     try:
         if kind == "nifti":
+            patient = item.patient or item.key
             for number in nifti.picture_slices(item.path):
-                patient = item.patient or item.key
                 yield replace(item, key=f"{item.key}#{number}", index=number, patient=patient)
-            return
-        if kind == "dicom":
+        elif kind == "dicom":
             yield from _frames(item)
-            return
-    except ImageError:
-        pass
-    yield item
+        else:
+            yield item
+    except MissingExtraError:
+        raise
+    except Exception:  # third-party parsers raise nearly anything on a damaged file
+        yield item
 
 
 def _frames(item: Item) -> Iterator[Item]:
@@ -170,7 +177,8 @@ def _frames(item: Item) -> Iterator[Item]:
 
 def _one_patient_is_none(items: list[Item]) -> list[Item]:
     """A single identifier for all is a placeholder such as "ANONYMOUS", not one patient."""
-    if len({item.patient for item in items}) == 1 and len({item.path for item in items}) > 1:
+    patients = {item.patient for item in items}
+    if len(patients) == 1 and patients != {None} and len({item.path for item in items}) > 1:
         return [replace(item, patient=None) for item in items]
     return items
 
@@ -186,6 +194,7 @@ def _classes(
     counts = Counter(item.label for item in items)
     if not items:
         raise DataError("images in class folders", f"none in '{path}'")
+    _check_names(items)
     unused = [name for name in mapping.values() if name not in counts]
     if unused:
         near = difflib.get_close_matches(unused[0], counts, n=1)
@@ -203,3 +212,13 @@ def _classes(
             "set 'classes' to the names there, or map them with class_map",
         )
     return tuple(wanted)
+
+
+def _check_names(items: list[Item]) -> None:
+    """Keys go into JSON: a name that is not UTF-8 on disk could not be written there."""
+    for item in items:
+        try:
+            item.key.encode()
+        except UnicodeEncodeError:
+            shown = item.key.encode(errors="backslashreplace").decode()
+            raise DataError("file names in UTF-8", f"'{shown}'", "rename it") from None

@@ -64,9 +64,11 @@ class Split:
             DataError: `name` is "test", which is sealed, or no split at all.
         """
         if name not in SPLITS[:2]:
-            fix = "Split.open_test logs the opening and returns its keys" if name == "test" else None
-            what = "'test', which is sealed" if name == "test" else f"'{name}'"
-            raise DataError("'train' or 'validation'", what, fix)
+            raise DataError(
+                "'train' or 'validation'",
+                f"'{name}'",
+                "the test split is sealed: Split.open_test logs the opening and returns its keys",
+            )
         return self._members(name)
 
     def open_test(self, log: Path, *, candidates: tuple[str, ...], reason: str) -> tuple[str, ...]:
@@ -114,7 +116,8 @@ class Split:
         if set(tree) != wanted:
             odd = ", ".join(sorted(set(tree) ^ wanted))
             raise DataError(f"the keys {', '.join(sorted(wanted))} in '{path}'", f"not so: {odd}")
-        split = cls(tree["by"], tree["reason"], tree["seed"], _assignment(tree, path), tree["dropped"])
+        members = _assignment(tree, path)
+        split = cls(tree["by"], tree["reason"], tree["seed"], members, tree["dropped"])
         if split.digest != tree["digest"]:
             raise DataError(
                 f"the split as it was written in '{path}'",

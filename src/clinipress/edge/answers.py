@@ -71,12 +71,13 @@ class Answer:
             >>> Answer("a.png", "normal", {"normal": 0.875, "nodule": 0.125}, True).to_text()
             'a.png: normal 87.5 %, uncertain'
         """
-        if self.label is None:
-            return f"{self.file}: refused, {self.refused}"
-        note = ", uncertain" if self.uncertain else ""
-        return f"{self.file}: {self.label} {self.probabilities[self.label]:.1%}{note}".replace(
-            "%", " %"
-        )
+        if self.label is None or self.probability is None:
+            line = f"{self.file}: refused, {self.refused}"
+        else:
+            note = ", uncertain" if self.uncertain else ""
+            line = f"{self.file}: {self.label} {100 * self.probability:.1f} %{note}"
+        # names of files may hold line ends, and bytes that are no UTF-8 (as lone surrogates)
+        return " ".join(line.encode("utf-8", "replace").decode().splitlines())
 
 
 def answer(

@@ -53,9 +53,7 @@ __all__ = ["Bundle", "clearest", "load_bundle", "open_bundle", "write_bundle"]
 SAMPLE, LICENCE, README = "sample.png", "LICENSE", "README.txt"
 # int8 kernels round differently on other processors: one hundredth of the spread of the logits
 TOLERANCE = 1e-2
-NO_LICENCE = """No licence was given with this model, so nobody but its makers may use or pass it on.
-Ask whoever gave it to you.
-"""
+NO_LICENCE = "No licence was given with this model: ask its makers before you use it or pass it on."
 
 
 @dataclass(frozen=True)
@@ -165,6 +163,7 @@ def write_bundle(
         (work / README).write_text(_readme(card), encoding="utf-8")
         test = _measure(work, card, tolerance)
         _write_card(work, card, evidence, test)
+        read_card(work)
         _replace(folder, work)
     except OSError as problem:
         raise StorageError(f"to write the bundle '{folder}'", str(problem)) from problem

@@ -15,14 +15,14 @@ from clinipress.records import InputSpec
 
 __all__ = ["colour_refusal", "contrast_refusal", "is_colourful", "size_refusal"]
 
-# The real sets come no lower than 7.2 grey levels of standard deviation; a lens cap stays below 1.
+# Standard deviation in grey levels. The real sets come no lower than 8.4; a lens cap stays below 1.
 LEAST_CONTRAST = 2.0
 # An image blown up eightfold has a 64th of the pixels the model is used to.
 LARGEST_ENLARGEMENT = 8
-# The real sets reach 2.9; stretching by more than 4 leaves no anatomy as it is.
+# The real sets reach 2.6; stretching by more than 4 leaves no anatomy as it is.
 LARGEST_ASPECT = 4.0
 # Mean over the image of the largest minus the smallest of red, green and blue. Grey images have 0,
-# grey ones with coloured marks or a tint from JPEG under 10; dermoscopy has 14 to 150.
+# grey ones with a few coloured marks under 20; dermoscopy has 6.5 to 133, and 98 % of it above 20.
 COLOURFUL = 20.0
 GREY = 2.0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -87,7 +88,7 @@ def read_card(folder: Path) -> Manifest:
     if tree.get("schema_version") != "1":
         raise BundleError(
             "schema_version '1' in card.json",
-            f"{tree.get('schema_version')!r:.40}",
+            f"{ascii(tree.get('schema_version')):.40}",
             "open it with the clinipress that wrote it, or write it again",
         )
     try:
@@ -96,11 +97,11 @@ def read_card(folder: Path) -> Manifest:
         error = problem.errors()[0]
         where = ".".join(str(part) for part in error["loc"])
         raise BundleError(
-            f"'{where}' in card.json to fit", error["msg"], "write it again"
+            f"{ascii(where):.80} in card.json to fit", error["msg"], "write it again"
         ) from None
     if manifest.digest != digest_of_card(tree):
         raise BundleError("card.json as it was written", "a changed one", "write the bundle again")
-    _check_names(manifest)
+    _check_values(manifest)
     return manifest
 
 
@@ -109,28 +110,34 @@ def _read_json(path: Path) -> Any:
     if path.stat().st_size > CARD_LIMIT:
         raise BundleError("a card.json under 16 MB", f"{path.stat().st_size} bytes")
     try:
-        return json.loads(path.read_bytes(), parse_constant=_no_constant)
+        return json.loads(path.read_bytes(), parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as problem:
         raise BundleError(
             "JSON in card.json", f"{problem}"[:120], "copy the bundle again"
         ) from None
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"the number {name}")
+def _finite(text: str) -> float:
+    """A number that JSON can hold; "NaN", "Infinity" and 1e999 are not."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text:.20}")
+    return number
 
 
-def _check_names(manifest: Manifest) -> None:
-    """Every file is named, and a name never leads out of the folder."""
+def _check_values(manifest: Manifest) -> None:
+    """Every file is named, no name leads out of the folder, and the numbers can be used."""
     for name in manifest.files:
         if name != Path(name).name or name in {"", ".", "..", CARD} or "\\" in name or "\0" in name:
-            raise BundleError("plain file names in card.json", f"{name!r:.60}", "do not use it")
+            raise BundleError("plain file names in card.json", f"{ascii(name):.60}", "do not use it")
     missing = {MODEL, manifest.self_test.file} - set(manifest.files)
     if missing:
         raise BundleError(f"a hash of '{sorted(missing)[0]}' in card.json", "none", "do not use it")
     card, test = manifest.card, manifest.self_test
     if not len(card.classes) == len(test.logits) == len(test.probabilities):
         raise BundleError(f"{len(card.classes)} logits in card.json", str(len(test.logits)))
+    if not card.temperature > 0:
+        raise BundleError("a temperature above 0 in card.json", f"{card.temperature:g}")
 
 
 def check_file(folder: Path, name: str, expected: str) -> None:

@@ -34,8 +34,8 @@ def predict(
         One answer per image.
 
     Raises:
-        InputError: Standard input is empty, or a source named here does not exist, which is said before
-            any image is read. A path that comes from standard input is refused in its place instead.
+        InputError: Standard input is empty, or a source named here does not exist. The latter is
+            said before any image is read; a path from standard input is refused in its place.
     """
     named = [str(source) for source in sources]
     for name in named:

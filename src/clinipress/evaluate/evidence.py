@@ -293,7 +293,7 @@ def _bootstrap(
     classes = models[0].classes
 
     def measure(counts: Floats) -> list[dict[str, Floats]]:
-        weights = counts[index]
+        weights = counts.astype(np.float32)[index]
         return [_measure(table, counts, weights, classes) for table in tables]
 
     whole = measure(np.ones((int(index.max()) + 1, 1)))

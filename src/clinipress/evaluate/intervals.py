@@ -212,7 +212,8 @@ def resample(index: Integers, labels: Integers, resamples: int, seed: int) -> It
     """
     group = strata(index, labels)
     members = [np.flatnonzero(group == level) for level in np.unique(group)]
-    block = int(np.clip(BLOCK_ELEMENTS // len(group), 1, 256))
+    # rows shorter than a cache line or two cost more than the cache saves
+    block = int(np.clip(BLOCK_ELEMENTS // len(group), 16, 256))
     random = np.random.default_rng(seed)
     for first in range(0, resamples, block):
         width = min(block, resamples - first)

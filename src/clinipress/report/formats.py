@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+from clinipress.gate import metric_facts
 from clinipress.records import Interval, Status
 
 __all__ = [
@@ -43,21 +44,8 @@ GAP = "\u202f"  # narrow space that does not break, between a number and its uni
 NOT_MEASURED = "not measured"
 STATUS_WORDS: dict[Status, str] = {"pass": "PASS", "fail": "FAIL", "inconclusive": "NOT PROVEN"}
 
-METRIC_NAMES = {
-    "accuracy": "accuracy",
-    "agreement": "agreement with the reference",
-    "auroc": "AUROC",
-    "auroc_macro": "AUROC, mean over classes",
-    "balanced_accuracy": "balanced accuracy",
-    "f1": "F1",
-    "f1_macro": "F1, mean over classes",
-    "log_loss": "log loss",
-    "precision": "precision",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-}
-AS_PERCENT = frozenset(METRIC_NAMES) - {"auroc", "auroc_macro", "log_loss"}
-IN_POINTS = AS_PERCENT | {"auroc", "auroc_macro"}
+# shares that are customary as decimals, not as percentages
+DECIMALS = frozenset({"auroc", "auroc_macro", "kappa"})
 
 
 def finite(interval: Interval | None) -> bool:
@@ -78,14 +66,17 @@ def metric_class(metric: str) -> str | None:
 
 def metric_name(metric: str) -> str:
     """A metric in words: "sensitivity[nodule]" -> "sensitivity for nodule"."""
-    base, of = _base(metric), metric_class(metric)
-    name = METRIC_NAMES.get(base, base.replace("_", " "))
-    return f"{name} for {of}" if of is not None else name
+    return metric_facts(metric).label
 
 
 def in_points(metric: str) -> bool:
-    """Whether differences of this metric are said in points (hundredths of its 0 to 1 range)."""
-    return _base(metric) in IN_POINTS
+    """Whether a fall of this metric is a loss and is said in points (hundredths of 0 to 1)."""
+    facts = metric_facts(metric)
+    return facts.unit == "points" and facts.higher_is_better
+
+
+def _as_percent(metric: str) -> bool:
+    return metric_facts(metric).unit == "points" and _base(metric) not in DECIMALS
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -118,20 +109,20 @@ def figure(metric: str, value: float | None) -> str:
     """A metric's value in its own manner."""
     if value is None or not math.isfinite(value):
         return NOT_MEASURED
-    return percent(value) if _base(metric) in AS_PERCENT else _fixed(value, 3)
+    return percent(value) if _as_percent(metric) else _fixed(value, 3)
 
 
 def figure_interval(metric: str, interval: Interval | None) -> str:
     """A metric with its interval: "94.6 % (93.1-96.0)"."""
     if interval is None or not finite(interval):
         return NOT_MEASURED
-    scale, decimals = (100, 1) if _base(metric) in AS_PERCENT else (1, 3)
+    scale, decimals = (100, 1) if _as_percent(metric) else (1, 3)
     low, high = (_fixed(scale * end, decimals) for end in (interval.low, interval.high))
     return f"{figure(metric, interval.value)} ({low}{DASH}{high})"
 
 
 def points_decimals(interval: Interval | None, margin: float | None) -> int:
-    """Decimals, at least one, with which the interval's upper end and the limit read differently."""
+    """Decimals, at least one, that tell the interval's upper end from the limit."""
     decimals = 1
     if interval is None or margin is None or abs(interval.high - margin) < 1e-9:
         return decimals

@@ -1,4 +1,4 @@
-"""HTML from nested calls: whatever is not already markup is escaped, so no name can break the page."""
+"""HTML from nested calls: what is not already markup is escaped, so no name can break the page."""
 
 from __future__ import annotations
 

@@ -87,12 +87,13 @@ class View:
         return self.primary.margin if self.primary else None
 
     def role(self, record: CandidateRecord) -> Role:
-        """What became of a candidate."""
+        """What became of a candidate; one that did not fail but was not chosen is a "candidate"."""
         if record is self.shipped:
             return "shipped"
         if record is self.reference:
             return "reference"
-        return "rejected" if record.rejected is not None else "candidate"
+        failed = record.verdict is None or record.verdict.status == "fail"
+        return "rejected" if record.rejected is not None and failed else "candidate"
 
     def drop(self, record: CandidateRecord, metric: str) -> tuple[Interval | None, str | None]:
         """How far a metric fell from the reference, and on which split.
@@ -153,7 +154,7 @@ class View:
         return self.reference.file_bytes / record.file_bytes
 
     def speed_ratio(self, record: CandidateRecord) -> float | None:
-        """Times faster than the reference; None unless both were timed under the same conditions."""
+        """Times faster than the reference; None unless both were timed in the same way."""
         mine = record.latency_ms
         theirs = self.reference.latency_ms if self.reference else None
         if mine is None or theirs is None or mine.median <= 0:

@@ -1,8 +1,8 @@
 """ONNX files, run by ONNX Runtime: the one place of the run-time side that names that engine.
 
 Nothing here needs torch or onnx, so the same code answers on the device and in a study, and what a
-study measures is what is shipped. onnxruntime itself is imported on first use: it takes about 0.2 s,
-which a ``--help`` should not pay.
+study measures is what is shipped. onnxruntime itself is imported on first use: it takes about
+0.2 s, which a ``--help`` should not pay.
 """
 
 from __future__ import annotations
@@ -92,6 +92,11 @@ class OnnxCandidate:
         """Size of the file."""
         return self.path.stat().st_size
 
+    @property
+    def runtime(self) -> str:
+        """The engine and its version."""
+        return runtime_name()
+
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Raw pixels in, logits out; in batches, so that memory does not grow with `images`.
 
@@ -149,6 +154,10 @@ def _open(path: Path, content: bytes, threads: int | None) -> Any:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
+    # Threads that wait by spinning make a call 1.5 times faster (MobileNetV3-Small at 128 px, two
+    # threads: 0.92 against 1.40 ms), but must not spin on between calls: that burns the battery and
+    # slows down whatever else is running. Stopping at the end of each call costs 2 %.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 4  # errors come as exceptions; the log would repeat them
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

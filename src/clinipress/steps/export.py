@@ -20,7 +20,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
@@ -33,6 +33,9 @@ from clinipress.records import Card, Parity
 from clinipress.runtimes.onnx import CARD_KEY, INPUT_NAME, OUTPUT_NAME, OnnxCandidate
 from clinipress.steps import onnx_graph
 from clinipress.store import write_atomically
+
+if TYPE_CHECKING:
+    from clinipress.models.classifier import TorchCandidate
 
 __all__ = [
     "OPERATORS",
@@ -65,23 +68,20 @@ COUNTED_ALWAYS = ("Conv", "Gemm")
 CHECK_IMAGES = 2
 CALIBRATION_METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
 CONVERSIONS = {"Cast", "DequantizeLinear", "QuantizeLinear"}
+# Moving values about costs little in any type and says nothing about precision.
+MOVES = {"Flatten", "ReorderInput", "ReorderOutput", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 TYPE_NAMES = {
-    onnx.TensorProto.FLOAT16: "float16",
-    onnx.TensorProto.INT8: "int8",
-    onnx.TensorProto.UINT8: "int8",
+    int(onnx.TensorProto.FLOAT): "float32",
+    int(onnx.TensorProto.FLOAT16): "float16",
+    int(onnx.TensorProto.INT8): "int8",
+    int(onnx.TensorProto.UINT8): "int8",
+    int(onnx.TensorProto.INT32): "int32",
+    int(onnx.TensorProto.INT64): "int64",
 }
 
 
-class TorchLike(Candidate, Protocol):
-    """A candidate with a torch module inside: takes uint8 ``[n, c, h, w]``, gives logits."""
-
-    @property
-    def module(self) -> Any:
-        """The ``torch.nn.Module``."""
-
-
 def export_onnx(
-    candidate: TorchLike,
+    candidate: TorchCandidate,
     path: Path,
     *,
     card: Card | None = None,
@@ -147,8 +147,8 @@ def parity(a: Candidate, b: Candidate, images: NDArray[np.uint8]) -> Parity:
 def to_float16(source: Path, target: Path, *, card: Card | None = None) -> OnnxCandidate:
     """Halve the weights of a float32 file: float16 weights and activations.
 
-    Input stays uint8, logits stay float32. ONNX Runtime on a CPU without float16 kernels computes in
-    float32 between conversions: smaller is not faster there.
+    Input stays uint8, logits stay float32. ONNX Runtime on a CPU without float16 kernels turns
+    the weights back into float32 when it loads the file: smaller on disk, not faster.
 
     Raises:
         ModelError: `source` is not one of our files.
@@ -162,6 +162,7 @@ def to_float16(source: Path, target: Path, *, card: Card | None = None) -> OnnxC
         model = float16.convert_float_to_float16(
             onnx.load(source), keep_io_types=True, max_finite_val=float(np.finfo(np.float16).max)
         )
+    onnx_graph.halve_first_cast(model)
     _write(model, target, _card_for(card or parent.card, "float16"))
     return OnnxCandidate.load(target, threads=1)
 
@@ -250,25 +251,31 @@ def count_low_precision(path: Path) -> dict[str, int]:
 
 def _count(graph: onnx.GraphProto) -> dict[str, int]:
     """Operators by type of their data, from an optimised graph."""
-    types = {info.name: info.type.tensor_type.elem_type for info in (*graph.value_info, *graph.input)}
+    types = {info.name: info.type.tensor_type.elem_type for info in graph.input}
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-    counts: Counter[str] = Counter({f"{name} float32": 0 for name in COUNTED_ALWAYS})
+    names = (f"{name} {kind}" for name in COUNTED_ALWAYS for kind in ("float32", "float16", "int8"))
+    counts: Counter[str] = Counter(dict.fromkeys(names, 0))
     for node in graph.node:
+        kind = _type_of_result(node, types)
+        types |= dict.fromkeys(node.output, kind)
         if node.op_type in CONVERSIONS:
             counts[f"conversion {node.op_type}"] += 1
-            continue
-        integer = node.op_type.startswith("Q") or "Integer" in node.op_type
-        name = node.op_type.removeprefix("QLinear").removeprefix("Nhwc").removeprefix("Fused")
-        name = {"QGemm": "Gemm", "MatMulIntegerToFloat": "MatMul"}.get(name, name)
-        kind = "int8" if integer else TYPE_NAMES.get(_data_type(node, types), "float32")
-        counts[f"{name} {kind}"] += 1
+        elif node.op_type not in MOVES:
+            name = node.op_type.removeprefix("QLinear").removeprefix("Nhwc").removeprefix("Fused")
+            name = {"QGemm": "Gemm", "MatMulIntegerToFloat": "MatMul"}.get(name, name)
+            counts[f"{name} {TYPE_NAMES.get(kind, 'other')}"] += 1
     return dict(sorted(counts.items()))
 
 
-def _data_type(node: onnx.NodeProto, types: dict[str, int]) -> int:
-    """Type of the weights where there are any, else of the data."""
-    known = [types[name] for name in (*node.input[1:2], *node.input[:1]) if name in types]
-    return known[0] if known else onnx.TensorProto.FLOAT
+def _type_of_result(node: onnx.NodeProto, types: dict[str, int]) -> int:
+    """Type of a node's data, followed through the graph: the engine does not write it down."""
+    if node.op_type == "Cast":
+        return int(onnx_graph.attribute(node, "to", onnx.TensorProto.FLOAT))
+    if node.op_type == "DequantizeLinear":
+        return types.get(node.input[1], onnx.TensorProto.FLOAT)
+    if node.op_type.startswith("Q") or "Integer" in node.op_type:
+        return int(onnx.TensorProto.UINT8)
+    return types.get(next(iter(node.input), ""), onnx.TensorProto.FLOAT)
 
 
 def _card_for(card: Card, precision: str) -> Card:
@@ -291,7 +298,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _export_graph(candidate: TorchLike) -> onnx.ModelProto:
+def _export_graph(candidate: TorchCandidate) -> onnx.ModelProto:
     """The exporter's own graph, as it came."""
     import torch
 
@@ -360,11 +367,14 @@ def _quantize(
     operators: Sequence[str],
     exclude: Sequence[str],
 ) -> None:
-    """onnxruntime's preparation and static quantization, from file to file."""
+    """Prepare and quantize with onnxruntime, from file to file."""
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    model = onnx.load(source)
+    onnx_graph.convolve_batch_norms(model)
+    onnx.save(model, quantized)  # a file, since the preparation of a model in memory fails
+    quant_pre_process(quantized, prepared, skip_symbolic_shape=True)
     graph = onnx.load(prepared).graph
     normalisation = onnx_graph.find_normalisation(graph)
     options: dict[str, Any] = {"WeightSymmetric": True, "CalibStridedMinMax": 1}
@@ -377,8 +387,8 @@ def _quantize(
                 normalisation.output: [
                     {
                         "quant_type": quantization.QuantType.QUInt8,
-                        "scale": np.float32(normalisation.scale),
-                        "zero_point": np.uint8(zero),
+                        "scale": np.array(normalisation.scale, np.float32),
+                        "zero_point": np.array(zero, np.uint8),
                     }
                 ]
             }

@@ -18,8 +18,10 @@ __all__ = [
     "Normalisation",
     "canonical",
     "constants",
+    "convolve_batch_norms",
     "find_normalisation",
     "fold_grey_to_rgb",
+    "halve_first_cast",
     "pool_means",
     "read_bytes_directly",
     "shorten_normalisation",
@@ -99,7 +101,7 @@ def _affine(
 ) -> tuple[float, float] | None:
     """(factor, addend) of one node of the chain, or None when it is no part of it."""
     if first:
-        if node.op_type == "DequantizeLinear":
+        if node.op_type == "DequantizeLinear" and all(name in values for name in node.input[1:3]):
             factor, zero = (float(values[name].ravel()[0]) for name in node.input[1:3])
             return factor, -factor * zero
         return (1.0, 0.0) if node.op_type == "Cast" else None
@@ -120,22 +122,22 @@ def _affine(
 def shorten_normalisation(model: onnx.ModelProto) -> None:
     """Replace the normalisation by one DequantizeLinear, or by Cast, Sub, Mul.
 
-    DequantizeLinear computes ``scale * (pixel - zero)`` with an integer zero: the same function when
-    255 x mean is an integer, in one pass over the image instead of three or four.
+    DequantizeLinear computes ``scale * (pixel - zero)`` with an integer zero: the same function
+    when 255 x mean is an integer, in one pass over the image instead of three or four.
     """
     graph = model.graph
     found = find_normalisation(graph)
     if found is None:
         return
     image = graph.input[0].name
-    scale = numpy_helper.from_array(np.float32(found.scale), "normalise.scale")
+    scale = numpy_helper.from_array(np.array(found.scale, np.float32), "normalise.scale")
     exact = abs(found.zero - round(found.zero)) < INTEGER_TOLERANCE and 0 <= round(found.zero) < 256
     if exact:
-        zero = numpy_helper.from_array(np.uint8(round(found.zero)), "normalise.zero")
+        zero = numpy_helper.from_array(np.array(round(found.zero), np.uint8), "normalise.zero")
         names = [image, scale.name, zero.name]
         nodes = [helper.make_node("DequantizeLinear", names, [found.output])]
     else:
-        zero = numpy_helper.from_array(np.float32(found.zero), "normalise.zero")
+        zero = numpy_helper.from_array(np.array(found.zero, np.float32), "normalise.zero")
         nodes = [
             helper.make_node("Cast", [image], ["normalise.cast"], to=onnx.TensorProto.FLOAT),
             helper.make_node("Sub", ["normalise.cast", zero.name], ["normalise.sub"]),
@@ -198,6 +200,44 @@ def pool_means(model: onnx.ModelProto) -> None:
             del node.attribute[:]
 
 
+def convolve_batch_norms(model: onnx.ModelProto) -> None:
+    """Turn batch normalisations that follow no convolution into depthwise 1x1 convolutions.
+
+    Networks that normalise before they convolve (DenseNet) keep them as nodes of their own; there
+    is no int8 kernel for those, but there is one for the convolution that computes the same.
+    """
+    graph = model.graph
+    values = constants(graph)
+    for number, node in enumerate(graph.node):
+        if node.op_type != "BatchNormalization" or any(i not in values for i in node.input[1:]):
+            continue
+        gamma, beta, mean, variance = (values[i].astype(np.float64) for i in node.input[1:])
+        factor = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+        weight, bias = f"normalise_{number}.weight", f"normalise_{number}.bias"
+        graph.initializer.extend(
+            [
+                numpy_helper.from_array(factor.astype(np.float32).reshape(-1, 1, 1, 1), weight),
+                numpy_helper.from_array((beta - mean * factor).astype(np.float32), bias),
+            ]
+        )
+        convolution = helper.make_node(
+            "Conv",
+            [node.input[0], weight, bias],
+            node.output[:1],
+            group=len(factor),
+            kernel_shape=[1, 1],
+        )
+        node.CopyFrom(convolution)
+
+
+def halve_first_cast(model: onnx.ModelProto) -> None:
+    """Let the Cast that reads the image give float16, as the layers behind it expect."""
+    for node in _consumers(model.graph, model.graph.input[0].name):
+        for item in node.attribute:
+            if node.op_type == "Cast" and item.name == "to":
+                item.i = onnx.TensorProto.FLOAT16
+
+
 def fold_grey_to_rgb(model: onnx.ModelProto) -> None:
     """Let the first convolution read one grey channel instead of three copies of it.
 
@@ -250,7 +290,7 @@ def _axis_is_channel(node: onnx.NodeProto) -> bool:
 def _plain_convolution(node: onnx.NodeProto, values: dict[str, NDArray[Any]]) -> bool:
     if node.op_type != "Conv" or node.input[1] not in values or attribute(node, "group", 1) != 1:
         return False
-    return values[node.input[1]].shape[1] == 3
+    return bool(values[node.input[1]].shape[1] == 3)
 
 
 def canonical(model: onnx.ModelProto) -> None:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from clinipress.candidate import Candidate, Context
 from clinipress.data.study import StudyData, pixel_statistics
@@ -27,16 +25,14 @@ from clinipress.recipe import DistillStep, FineTuneStep, ModelRecipe, PruneStep,
 from clinipress.records import Card, InputSpec, ModelSpec
 from clinipress.store import digest_of
 from clinipress.train.fit import Images, fit
-from clinipress.train.losses import balanced_weights, cross_entropy, distillation
+from clinipress.train.losses import HardLoss, balanced_weights
 from clinipress.train.numerics import measure_numerics
-from clinipress.train.teacher import teacher_logits
+from clinipress.train.teacher import DistillationLoss, teacher_logits
 
 __all__ = ["Distill", "FineTune", "Prune", "fresh_candidate", "step_seed"]
 
 # steps that learn from the teacher share its views, so its outputs are computed once per study
 SOFT = "soft-targets"
-
-Loss = Callable[[Tensor, Tensor, NDArray[np.int64], int], Tensor]
 
 
 def step_seed(seed: int, kind: str) -> int:
@@ -62,6 +58,7 @@ class FineTune:
     """Train the parent on labels; the reference's own training is this step on a fresh network."""
 
     kind = "train"
+    inherits = True
 
     def __init__(self, recipe: FineTuneStep) -> None:
         self.recipe = recipe
@@ -77,7 +74,8 @@ class FineTune:
         """Fit a copy of the parent."""
         origin = _torch(parent)
         module = copy.deepcopy(origin.module)
-        facts = _fit(module, params, context, loss=None, views=None)
+        loss = _hard_loss(params, context, origin.card.input)
+        facts = _fit(module, params, context, loss=loss, views=None)
         return TorchCandidate(origin.card, module), facts
 
 
@@ -85,6 +83,7 @@ class Distill:
     """Train a student on labels and on the reference's softened outputs (Hinton et al., 2015)."""
 
     kind = "distill"
+    inherits = False  # the student starts from its own weights
 
     def __init__(self, recipe: DistillStep) -> None:
         self.recipe = recipe
@@ -122,6 +121,7 @@ class Prune:
     """Remove channels physically, then fine-tune with the reference's soft targets."""
 
     kind = "prune"
+    inherits = True
 
     def __init__(self, recipe: PruneStep) -> None:
         self.recipe = recipe
@@ -162,7 +162,11 @@ class Prune:
         module = prune(origin.module, history)
         spec = _spec(origin)
         spec = spec.model_copy(update={"pruning": (*spec.pruning, *history)})
-        loss, views = _soft_loss(params, context) if self.recipe.distill else (None, None)
+        loss, views = (
+            _soft_loss(params, context)
+            if self.recipe.distill
+            else (_hard_loss(params, context, origin.card.input), None)
+        )
         facts = _fit(module, params, context, loss=loss, views=views)
         rebuilt = build(spec, origin.card.input)  # proves that the record is enough to rebuild it
         rebuilt.load_state_dict(module.state_dict())
@@ -176,10 +180,7 @@ def _plan_fit(
     data, spec = context.data, module.input_spec
     train = data.rows("train", spec)
     images = Images(data.cache(spec), train.index, data.rows("validation", spec).index)
-    if options.numerics == "auto":
-        numerics, reason = measure_numerics(module, images, options, threads=context.threads)
-    else:
-        numerics, reason = options.numerics, "named in the recipe"
+    numerics, reason = measure_numerics(module, images, options, threads=context.threads)
     return {
         "options": options.model_dump(mode="json"),
         "modality": data.modality,
@@ -194,26 +195,18 @@ def _fit(
     params: dict[str, Any],
     context: Context,
     *,
-    loss: Loss | None,
+    loss: HardLoss | DistillationLoss,
     views: int | None,
 ) -> dict[str, Any]:
     """Fit `module` in place; returns the facts for the history."""
-    options = TrainOptions.model_validate(params["options"])
     data, spec = context.data, module.input_spec
     images = Images(
         data.cache(spec), data.rows("train", spec).index, data.rows("validation", spec).index
     )
-    if loss is None:
-        weights = balanced_weights(data.rows("train", spec).labels, len(data.classes))
-        chosen = weights if options.class_weights == "balanced" else None
-
-        def loss(logits: Tensor, labels: Tensor, rows: NDArray[np.int64], view: int) -> Tensor:
-            return cross_entropy(logits, labels, options.label_smoothing, chosen)
-
     outcome = fit(
         module,
         images,
-        options,
+        TrainOptions.model_validate(params["options"]),
         modality=params["modality"],
         seed=params["seed"],
         work=context.work / "checkpoint",
@@ -231,36 +224,35 @@ def _fit(
     }
 
 
-def _soft_loss(params: dict[str, Any], context: Context) -> tuple[Loss, int | None]:
-    """The distillation loss over cached teacher outputs; alpha = 0 needs no teacher at all."""
+def _hard_loss(params: dict[str, Any], context: Context, spec: InputSpec) -> HardLoss:
+    """Cross-entropy as the options say."""
     options = TrainOptions.model_validate(params["options"])
-    data = context.data
+    labels = context.data.rows("train", spec).labels
+    return HardLoss(options.label_smoothing, labels if options.class_weights == "balanced" else None)
+
+
+def _soft_loss(
+    params: dict[str, Any], context: Context
+) -> tuple[HardLoss | DistillationLoss, int | None]:
+    """Hinton's loss over cached teacher outputs; the control (alpha = 0) needs no teacher.
+
+    The control sees a new view every epoch, which is the stronger training without a teacher.
+    """
     spec = _teacher(context).card.input
-    train = data.rows("train", spec)
-    chosen = (
-        balanced_weights(train.labels, len(data.classes))
-        if options.class_weights == "balanced"
-        else None
+    if params["alpha"] == 0:
+        return _hard_loss(params, context, spec), None
+    options = TrainOptions.model_validate(params["options"])
+    train = context.data.rows("train", spec)
+    balanced = options.class_weights == "balanced"
+    loss = DistillationLoss(
+        _teacher_table(params, options, context),
+        train.index,
+        temperature=params["temperature"],
+        alpha=params["alpha"],
+        smoothing=options.label_smoothing,
+        class_weights=balanced_weights(train.labels, len(context.data.classes)) if balanced else None,
     )
-    table = _teacher_table(params, options, context) if params["alpha"] > 0 else None
-    place = np.full(len(data.cache(spec).labels), -1, dtype=np.int64)
-    place[train.index] = np.arange(len(train.index))
-
-    def loss(logits: Tensor, labels: Tensor, rows: NDArray[np.int64], view: int) -> Tensor:
-        if table is None:
-            return cross_entropy(logits, labels, options.label_smoothing, chosen)
-        soft = torch.from_numpy(np.ascontiguousarray(table[view][place[rows]]))
-        return distillation(
-            logits,
-            labels,
-            soft.to(logits.device),
-            params["temperature"],
-            params["alpha"],
-            options.label_smoothing,
-            chosen,
-        )
-
-    return loss, params["views"] if table is not None else None
+    return loss, params["views"]
 
 
 def _teacher_table(

@@ -1,1 +1,1 @@
-
+"""Training: the one loop, its losses, its data and its memory."""

@@ -7,7 +7,6 @@ at https://github.com/huggingface/safetensors#format; the library reads what is 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -17,9 +16,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from clinipress.errors import StorageError
+from clinipress.store import storage
 
-__all__ = ["Checkpoint", "read", "write"]
+__all__ = ["Checkpoint", "raw_bytes", "read", "write"]
 
 NAMES = {
     torch.float64: "F64",
@@ -46,24 +45,23 @@ def write(path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, A
         StorageError: The disk is full or the folder cannot be written; the old file is untouched.
     """
     part = path.with_name(path.name + ".part")
-    try:
+    with storage(f"the checkpoint '{path}'"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as stream:
-            stream.write(_header(tensors, facts))
-            for tensor in tensors.values():
-                flat = tensor.detach().cpu().contiguous().reshape(-1)
-                stream.write(memoryview(flat.view(torch.uint8).numpy()))
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    except OSError as problem:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise StorageError(
-            f"room for a checkpoint in '{path.parent}'",
-            problem.strerror or str(problem),
-            "free space or choose another folder, then run again to resume",
-        ) from None
+        try:
+            with part.open("wb") as stream:
+                stream.write(_header(tensors, facts))
+                for tensor in tensors.values():
+                    stream.write(raw_bytes(tensor))
+                stream.flush()
+                os.fsync(stream.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def raw_bytes(tensor: torch.Tensor) -> Any:
+    """The tensor's bytes in row-major order, as a buffer; copied only if they lie otherwise."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _header(tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> bytes:
@@ -92,7 +90,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = safe_open(str(path), framework="pt")
+        self._file: Any = safe_open(str(path), framework="pt")
         self.facts: dict[str, Any] = json.loads(self._file.metadata()[KEY])
         self.names: frozenset[str] = frozenset(self._file.keys())
 

@@ -1,8 +1,7 @@
-"""Several processes, one program: every process calls the same functions with the same arguments.
+"""Several processes that train one network, by the rules of `clinipress.distributed`.
 
-Under ``torchrun`` (``WORLD_SIZE`` in the environment) every process runs the whole flow; `rank`,
-`world`, `is_main` and `barrier` also work in a plain process, where they mean "alone". Without
-torchrun, `launch` starts the processes on this machine itself.
+Under ``torchrun`` every process runs the whole flow and meets the others here; without it `launch`
+starts processes on this machine, which see the same environment as torchrun's.
 
 On CUDA, batch norm is synchronised over processes. On a CPU it is not: the statistics of a batch
 are those of each process's share, and the running averages are averaged over processes after every
@@ -18,7 +17,6 @@ import queue
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,42 +24,33 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
+from clinipress.distributed import (
+    PATIENCE,
+    barrier,
+    is_main,
+    join,
+    leave,
+    rank,
+    world_size,
+)
 from clinipress.errors import ClinipressError, StudyError
 from clinipress.progress import SILENT, Progress
 
 __all__ = [
     "average_",
     "barrier",
-    "connect",
     "device",
     "from_main",
     "is_main",
+    "join",
     "launch",
+    "local_threads",
     "rank",
     "sum_",
     "synchronised",
-    "world",
+    "world_size",
     "wrap",
 ]
-
-# A rank may wait while another computes a teacher's outputs or measures; a dead peer is noticed by
-# its closed connection, not by this.
-PATIENCE = timedelta(hours=24)
-
-
-def rank() -> int:
-    """Number of this process among all, 0 when alone."""
-    return dist.get_rank() if _connected() else int(os.environ.get("RANK", "0"))
-
-
-def world() -> int:
-    """Number of processes, 1 when alone."""
-    return dist.get_world_size() if _connected() else int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def is_main() -> bool:
-    """True in the one process that writes files and speaks."""
-    return rank() == 0
 
 
 def device() -> torch.device:
@@ -71,34 +60,19 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-def connect(rendezvous: Path | None = None, number: int = 0, processes: int = 1) -> None:
-    """Join the other processes; nothing when alone or already joined.
+def local_threads(threads: int | None) -> int | None:
+    """CPU threads of this process, when all processes of this machine have `threads`.
 
     Args:
-        rendezvous: A file all processes of this machine see; None reads torchrun's environment.
-        number: This process's rank, with `rendezvous`.
-        processes: All processes, with `rendezvous`.
+        threads: Of all together; None: as many as torch uses in one process.
+
+    Returns:
+        This process's share, at least 1; `threads` itself when alone.
     """
-    if _connected() or (rendezvous is None and world() == 1):
-        return
-    where = device()
-    if where.type == "cuda":
-        torch.cuda.set_device(where)
-    backend = "nccl" if where.type == "cuda" else "gloo"
-    if rendezvous is None:
-        dist.init_process_group(backend, timeout=PATIENCE)
-    else:
-        method = rendezvous.resolve().as_uri()
-        dist.init_process_group(
-            backend, init_method=method, rank=number, world_size=processes, timeout=PATIENCE
-        )
-
-
-def barrier() -> None:
-    """Wait until every process is here; nothing when alone."""
-    connect()
-    if _connected():
-        dist.barrier()
+    if world_size() == 1:
+        return threads
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))
+    return max(1, (threads or torch.get_num_threads()) // here)
 
 
 def sum_(tensor: torch.Tensor) -> torch.Tensor:
@@ -126,7 +100,7 @@ def average_(tensors: list[torch.Tensor]) -> None:
         return
     for tensor in tensors:
         dist.all_reduce(tensor)
-        tensor.div_(world())
+        tensor.div_(world_size())
 
 
 def wrap(module: nn.Module) -> nn.Module:
@@ -139,7 +113,7 @@ def wrap(module: nn.Module) -> nn.Module:
     first = next(module.parameters())
     devices = [first.device.index] if first.device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(
-        module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=False
+        module, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=False
     )
 
 
@@ -159,18 +133,43 @@ def synchronised(module: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def swapped_batch_norm(module: nn.Module) -> Iterator[None]:
     """Inside, every batch norm of the module is a `SyncBatchNorm`."""
-    # timm's own converter, because its norms carry an activation that torch's would drop
-    from timm.layers import convert_sync_batchnorm
-
     kind = nn.modules.batchnorm._BatchNorm
     norms = {name: part for name, part in module.named_modules() if isinstance(part, kind)}
-    convert_sync_batchnorm(module)
+    for name, part in norms.items():
+        _put(module, name, _SyncNorm(part))
     try:
         yield
     finally:
         for name, part in norms.items():
-            parent, _, last = name.rpartition(".")
-            setattr(module.get_submodule(parent), last, part)
+            _put(module, name, part)
+
+
+def _put(module: nn.Module, name: str, part: nn.Module) -> None:
+    """Replace the sub-module `name`."""
+    parent, _, last = name.rpartition(".")
+    setattr(module.get_submodule(parent), last, part)
+
+
+class _SyncNorm(nn.SyncBatchNorm):
+    """A synchronised stand-in for a batch norm, on the same tensors under the same names.
+
+    timm's norms end in a drop and an activation, which torch's own converter would lose.
+    """
+
+    def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
+        super().__init__(
+            norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
+        )
+        self._parameters.update(norm._parameters)
+        self._buffers.update(norm._buffers)
+        self._modules.update(norm._modules)
+        self.train(norm.training)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        normed = super().forward(images)
+        for part in self._modules.values():
+            normed = normed if part is None else part(normed)
+        return normed
 
 
 def launch(
@@ -200,7 +199,7 @@ def launch(
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
         news: Any = context.Queue()
-        meeting = Path(folder) / "rendezvous"
+        meeting = (Path(folder) / "rendezvous").resolve().as_uri()
         crew = [
             context.Process(
                 target=_child, args=(function, arguments, number, processes, meeting, news)
@@ -242,13 +241,15 @@ def _child(
     arguments: tuple[Any, ...],
     number: int,
     processes: int,
-    rendezvous: Path,
+    rendezvous: str,
     news: Any,
 ) -> None:
     """Body of a launched process."""
-    os.environ["LOCAL_RANK"] = str(number)
+    sizes = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    ranks = {"RANK": number, "LOCAL_RANK": number}
+    os.environ.update({name: str(value) for name, value in (sizes | ranks).items()})
     try:
-        connect(rendezvous, number, processes)
+        _meet(rendezvous)
         result = function(*arguments, _Relay(news) if number == 0 else SILENT)
         if number == 0:
             news.put(("done", result))
@@ -262,8 +263,21 @@ def _child(
         text = f"{type(problem).__name__}: {problem} ({trace})"
         news.put(("error", StudyError("all training processes to finish", text)))
     finally:
-        if _connected():
-            dist.destroy_process_group()
+        leave()
+
+
+def _meet(rendezvous: str) -> None:
+    """Join the processes that `launch` started; as `join`, but through a file."""
+    where = device()
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo",
+        init_method=rendezvous,
+        rank=rank(),
+        world_size=world_size(),
+        timeout=PATIENCE,
+    )
 
 
 def _listen(crew: list[Any], news: Any, progress: Progress) -> Any:

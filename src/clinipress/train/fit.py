@@ -142,7 +142,7 @@ def fit(
     """
     _check(images, options)
     request = _Request(images, options, modality, seed, work, numerics, loss, views, threads)
-    if options.processes > 1 and distributed.world() == 1:
+    if options.processes > 1 and distributed.world_size() == 1:
         return _fit_launched(module, request, progress)
     return _fit_here(module, request, progress)
 
@@ -153,7 +153,7 @@ def _check(images: Images, options: TrainOptions) -> None:
         what = "training" if len(images.train) == 0 else "validation"
         raise DataError(f"{what} images", "none", "give the split more images")
     batch = min(options.batch_size, len(images.train))
-    processes = max(options.processes, distributed.world())
+    processes = max(options.processes, distributed.world_size())
     if batch < processes:
         raise RecipeError(
             "at least one image per process in a batch",
@@ -168,8 +168,7 @@ def _fit_launched(module: nn.Module, request: _Request, progress: Progress) -> O
     if torch.cuda.is_available() and torch.cuda.device_count() < processes:
         count = torch.cuda.device_count()
         raise RecipeError(f"at most {count} processes, one per GPU", str(processes))
-    threads = max(1, (request.threads or torch.get_num_threads()) // processes)
-    share = replace(request, threads=threads)
+    share = replace(request, threads=request.threads or torch.get_num_threads())
     distributed.launch(_fit_in_child, (module, share), processes, progress)
     return _fit_here(module, request, SILENT)  # finished: loads the best weights and returns
 
@@ -181,12 +180,13 @@ def _fit_in_child(module: nn.Module, request: _Request, progress: Progress) -> N
 
 def _fit_here(module: nn.Module, request: _Request, progress: Progress) -> Outcome:
     """Train in this process, alone or joined to others; leaves global state as it was."""
-    distributed.connect()
+    distributed.join()
     tune_allocator()
     device, home = distributed.device(), next(module.parameters()).device
     devices = [device] if device.type == "cuda" else []
     flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
-    with threads_set(request.threads), torch.random.fork_rng(devices=devices), flags:
+    threads = distributed.local_threads(request.threads)
+    with threads_set(threads), torch.random.fork_rng(devices=devices), flags:
         try:
             training = _Training(module, request, device, progress)
             with distributed.synchronised(module):
@@ -253,8 +253,9 @@ class _Training:
             if earlier is not None and earlier.identity == ours:
                 name, reason = earlier.numerics, earlier.numerics_reason
             else:
-                measured = measure_numerics(module, self.images, self.options, device=self.device)
-                name, reason = distributed.from_main(measured)
+                name, reason = measure_numerics(
+                    module, self.images, self.options, device=self.device
+                )
         return Journal(identity=ours, numerics=name, numerics_reason=reason)
 
     def run(self) -> Outcome:
@@ -295,12 +296,10 @@ class _Training:
 
     def _orders(self, first: int) -> Iterator[Order]:
         """This process's share of every batch from epoch `first` on."""
-        request, number, of = self.request, distributed.rank(), distributed.world()
+        request, number, of = self.request, distributed.rank(), distributed.world_size()
         for epoch in range(first, self.options.epochs):
             view = epoch % request.views if request.views else epoch
-            order = epoch_order(
-                self.images.train, self.options.batch_size, request.seed, epoch
-            )
+            order = epoch_order(self.images.train, self.options.batch_size, request.seed, epoch)
             for rows in order:
                 yield Order(epoch, np.array_split(rows, of)[number], self.sizes[epoch], view)
 
@@ -309,7 +308,7 @@ class _Training:
         self._prepare(epoch)
         began, waited = time.perf_counter(), loader.waited
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        lone = self.device.type == "cpu" and distributed.world() == 1
+        lone = self.device.type == "cpu" and distributed.world_size() == 1
         every = 1 if lone else CHECK_EVERY
         rate = 0.0
         for step in range(self.steps):
@@ -333,7 +332,7 @@ class _Training:
         torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]))
         self.state.module.train()
         batch = min(self.options.batch_size, len(self.images.train))
-        if batch // distributed.world() == 1:
+        if batch // distributed.world_size() == 1:
             freeze_batch_norm(self.state.module)
 
     def _set_rate(self, step: int) -> float:
@@ -359,7 +358,8 @@ class _Training:
         whole = min(self.options.batch_size, len(self.images.train))
         share = len(batch.rows) / whole  # processes may hold one image more or less
         # gradients are averaged over processes, so the sum of shares needs the factor world
-        state.scaler.scale(value * (share * distributed.world())).backward()
+        scaled = state.scaler.scale(value * (share * distributed.world_size()))
+        scaled.backward()  # type: ignore[no-untyped-call]
         if clip is not None:
             state.scaler.unscale_(state.optimizer)
             torch.nn.utils.clip_grad_norm_(state.module.parameters(), clip)
@@ -401,7 +401,7 @@ class _Training:
         early = epoch < self.first_final and (epoch + 1) % self.options.validate_every != 0
         if early and not last:
             return None, None
-        rows = self.images.validation[distributed.rank() :: distributed.world()]
+        rows = self.images.validation[distributed.rank() :: distributed.world_size()]
         right, entropy = self._tally(rows, self.sizes[epoch])
         sums = torch.tensor([right, entropy], dtype=torch.float64, device=self.device)
         accuracy, loss = (distributed.sum_(sums) / len(self.images.validation)).tolist()
@@ -428,14 +428,11 @@ class _Training:
     ) -> None:
         """Close the epoch in the journal and write the checkpoint."""
         journal = self.state.journal
-        improved = (
-            epoch >= self.first_final
-            and accuracy is not None
-            and loss is not None
-            and journal.improves(accuracy, loss)
-        )
-        if improved:
-            journal.best_epoch, journal.best_accuracy, journal.best_loss = epoch, accuracy, loss
+        improved = False
+        if accuracy is not None and loss is not None and epoch >= self.first_final:
+            improved = journal.improves(accuracy, loss)
+            if improved:
+                journal.best_epoch, journal.best_accuracy, journal.best_loss = epoch, accuracy, loss
         journal.epochs.append(facts)
         journal.epoch = epoch + 1
         patience = self.options.patience

@@ -18,6 +18,7 @@ from torch import nn
 
 from clinipress.errors import RecipeError
 from clinipress.recipe import TrainOptions
+from clinipress.train import distributed
 from clinipress.train.loader import Images
 
 __all__ = ["NUMERICS", "Numerics", "measure_numerics", "threads_set", "tune_allocator"]
@@ -41,7 +42,7 @@ class Numerics:
 
     def prepare(self, module: nn.Module) -> nn.Module:
         """Lay out the module's weights, in place."""
-        return module.to(memory_format=self.layout)  # type: ignore[call-overload, no-any-return]
+        return module.to(memory_format=self.layout)
 
     def images(self, images: torch.Tensor) -> torch.Tensor:
         """Lay out a batch."""
@@ -98,16 +99,20 @@ def measure_numerics(
         threads: CPU threads; None leaves them as they are.
 
     Returns:
-        The name, and a sentence with milliseconds per step of each.
+        The name, and a sentence with milliseconds per step of each; the first process's, in all.
     """
     if options.numerics != "auto":
         return options.numerics, "named in the study"
-    if device is None:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    distributed.join()
+    device = device or distributed.device()
+    share = max(1, options.batch_size // max(options.processes, distributed.world_size()))
     tune_allocator()
-    with threads_set(threads), torch.random.fork_rng(devices=[]):
-        times = _measure(module, images, options.batch_size, device)
-        return choose(times, _setting(images, options.batch_size, device))
+    with threads_set(distributed.local_threads(threads)), torch.random.fork_rng(devices=[]):
+        times = _measure(module, images, share, device)
+        chosen: tuple[str, str] = distributed.from_main(
+            choose(times, _setting(images, share, device))
+        )
+        return chosen
 
 
 def choose(milliseconds: dict[str, float], setting: str) -> tuple[str, str]:
@@ -158,7 +163,7 @@ def _step(
     """Forward and backward; the optimizer costs every candidate the same and is left out."""
     with numerics.autocast(pixels.device):
         logits = module(numerics.images(pixels))
-    F.cross_entropy(logits.float(), labels).backward()
+    F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
     module.zero_grad(set_to_none=True)
     if pixels.device.type == "cuda":
         torch.cuda.synchronize(pixels.device)

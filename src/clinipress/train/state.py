@@ -98,8 +98,7 @@ def identity(
         digest.update(np.ascontiguousarray(images.cache.labels[rows]).tobytes())
     for name, tensor in state_tensors(module).items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(memoryview(flat.numpy()))
+        digest.update(checkpoint.raw_bytes(tensor))
     return digest.hexdigest()
 
 

@@ -10,15 +10,16 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from clinipress.candidate import Candidate
-from clinipress.errors import DataError, StorageError
+from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
+from clinipress.store import storage, write_atomically
 from clinipress.train import distributed
 from clinipress.train.augment import augment, draw
 from clinipress.train.loader import PixelStore
@@ -65,14 +66,8 @@ def teacher_logits(
     """
     if distributed.is_main():
         job = _Job(teacher, cache, rows, modality, strength, seed, views, path, progress)
-        try:
+        with storage(f"the teacher's outputs '{path}'"):
             job.run()
-        except OSError as problem:
-            raise StorageError(
-                f"room for the teacher's outputs at '{path}'",
-                problem.strerror or str(problem),
-                "free space, then run again to go on",
-            ) from None
     distributed.barrier()
     logits: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
     return logits
@@ -116,19 +111,37 @@ class _Job:
         if done == total:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = np.lib.format.open_memmap(
-            self.path, mode="r+" if done else "w+", dtype=np.float32, shape=self.shape
-        )
         self.progress.start(TASK, total)
         self.progress.advance(TASK, done)
-        for number in range(done, total):
-            view, start = number // per_view, number % per_view * BATCH
-            file[view, start : start + BATCH] = self._logits(view, start)
-            self.progress.advance(TASK, 1, f"view {view + 1} of {self.shape[0]}")
-            if (number + 1) % MARK_EVERY == 0 or number + 1 == total:
-                file.flush()
-                self._mark(number + 1)
+        with self._opened(fresh=done == 0) as file:
+            for number in range(done, total):
+                view, start = number // per_view, number % per_view * BATCH
+                self._put(file, view, start, self._logits(view, start))
+                self.progress.advance(TASK, 1, f"view {view + 1} of {self.shape[0]}")
+                if (number + 1) % MARK_EVERY == 0 or number + 1 == total:
+                    file.flush()
+                    os.fsync(file.fileno())
+                    self._mark(number + 1)
         self.progress.finish(TASK)
+
+    def _opened(self, *, fresh: bool) -> IO[bytes]:
+        """The .npy file, its header in place.
+
+        Plain writes, not a memory map: on a full disk a map kills the process (SIGBUS), a write
+        raises an error.
+        """
+        file = self.path.open("wb" if fresh else "r+b")
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f4", "fortran_order": False, "shape": self.shape}
+        )
+        self.begin = file.tell()
+        return file
+
+    def _put(self, file: IO[bytes], view: int, start: int, logits: NDArray[np.float32]) -> None:
+        """Write one batch at its place."""
+        _, images, classes = self.shape
+        file.seek(self.begin + (view * images + start) * classes * 4)
+        file.write(np.ascontiguousarray(logits, dtype="<f4").tobytes())
 
     def _logits(self, view: int, start: int) -> NDArray[np.float32]:
         """One batch: the augmented view through the teacher."""
@@ -155,9 +168,7 @@ class _Job:
 
     def _mark(self, done: int) -> None:
         """Record the batches done, atomically, after they are in the file."""
-        part = self.marks.with_name(self.marks.name + ".part")
-        part.write_text(json.dumps({"done": done, "facts": self.facts}), encoding="utf-8")
-        os.replace(part, self.marks)
+        write_atomically(self.marks, json.dumps({"done": done, "facts": self.facts}))
 
 
 class DistillationLoss:

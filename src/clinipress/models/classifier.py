@@ -1,0 +1,241 @@
+"""The network with its normalisation inside, and the candidate that runs and keeps it.
+
+    raw pixels 0..255 -> (x - mean) / std -> grey repeated if need be -> backbone -> logits
+
+A checkpoint cannot meet the wrong normalisation, and the exported graph takes the pixels as they
+are decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from clinipress.errors import ModelError
+from clinipress.evaluate.cost import evaluating
+from clinipress.models.pruned import replay
+from clinipress.models.weights import read_tensors, safetensors_bytes
+from clinipress.models.zoo import create_backbone
+from clinipress.records import Card, InputSpec, ModelSpec
+from clinipress.store import digest_of, write_atomically
+
+__all__ = ["Classifier", "TorchCandidate", "build"]
+
+CARD_FILE, WEIGHTS_FILE = "card.json", "weights.safetensors"
+DIGEST_KEY = "clinipress.digest"
+# Bytes of float32 input per call of the network: activations of convolutional nets are some 10 to
+# 50 times their input, so prediction stays within a few hundred megabytes whatever the image size.
+BATCH_BYTES = 8 * 2**20
+LARGEST_BATCH = 64
+
+
+class Classifier(nn.Module):
+    """A backbone that takes raw pixels.
+
+    Args:
+        backbone: float32 ``[n, in_channels, h, w]`` -> logits ``[n, classes]``.
+        input_spec: What the images are like.
+        in_channels: Channels the backbone takes; one grey channel is repeated to three.
+        mean: Mean of the training pixels in [0, 1], one for all channels.
+        std: Standard deviation of the training pixels in [0, 1].
+
+    Raises:
+        ModelError: Colour images for a grey backbone, or statistics that cannot normalise.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, backbone: nn.Module, input_spec: InputSpec, in_channels: int, mean: float, std: float
+    ) -> None:
+        super().__init__()
+        if in_channels < input_spec.channels:
+            raise ModelError(
+                f"a network of {input_spec.channels} input channels for colour images",
+                f"in_channels: {in_channels}",
+                "leave it out, or set data.input.channels: 1",
+            )
+        if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+            raise ModelError(
+                "a finite mean and a standard deviation above 0 of the training pixels",
+                f"mean {mean:g} and standard deviation {std:g}",
+                "are all images one flat grey?",
+            )
+        self.backbone = backbone
+        self.input_spec = input_spec
+        self.repeats = in_channels // input_spec.channels
+        # not in the state dict: the numbers belong to ModelSpec, and two sources could disagree
+        self.register_buffer("shift", torch.tensor(mean * 255.0), persistent=False)
+        self.register_buffer("scale", torch.tensor(std * 255.0), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify.
+
+        Args:
+            images: uint8 or float ``[n, channels, h, w]``, values 0..255.
+
+        Returns:
+            float32 ``[n, classes]``, logits, whatever autocast computes inside.
+        """
+        pixels = (images.float() - self.shift) / self.scale
+        if self.repeats > 1:
+            pixels = pixels.expand(-1, self.repeats, -1, -1)
+        logits: Tensor = self.backbone(pixels)
+        return logits.float()
+
+
+def build(spec: ModelSpec, input_spec: InputSpec) -> Classifier:
+    """A fresh network as a spec describes it, its recorded pruning replayed; random weights.
+
+    Raises:
+        ModelError: The network cannot be built, or the pruning does not fit it.
+    """
+    backbone = create_backbone(
+        name=spec.name,
+        factory=spec.factory,
+        arguments=spec.arguments,
+        num_classes=spec.num_classes,
+        in_channels=spec.in_channels,
+        size=(input_spec.height, input_spec.width),
+    )
+    module = Classifier(backbone, input_spec, spec.in_channels, spec.mean, spec.std)
+    return cast(Classifier, replay(module, spec.pruning)) if spec.pruning else module
+
+
+class TorchCandidate:
+    """A PyTorch classifier as a candidate.
+
+    Args:
+        card: What it is; its `model` must say how to build the network again.
+        module: The network; not copied.
+
+    Raises:
+        ModelError: The card has no `model`.
+    """
+
+    def __init__(self, card: Card, module: Classifier) -> None:
+        if card.model is None:
+            raise ModelError(
+                "a card that says how to build the network again",
+                f"the card of '{card.name}' without 'model'",
+            )
+        self.card, self.module = card, module
+
+    @property
+    def spec(self) -> ModelSpec:
+        """How to build the network again."""
+        return cast(ModelSpec, self.card.model)
+
+    @property
+    def digest(self) -> str:
+        """sha256, 64 hexadecimal digits, of the weights, the network's spec and its input.
+
+        Counted anew each time, since the weights may have been trained further; the memory layout
+        and the device of the weights make no difference.
+        """
+        return _digest(self.module.state_dict(), self.spec, self.card.input)
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Raw pixels in, logits out; in batches, so that memory does not grow with `images`.
+
+        Args:
+            images: uint8 ``[n, channels, height, width]`` as the card says, in [0, 255], RGB order.
+
+        Returns:
+            float32 ``[n, classes]``.
+
+        Raises:
+            ModelError: The array is not what the card asks for.
+        """
+        spec = self.card.input
+        shape = (spec.channels, spec.height, spec.width)
+        if images.dtype != np.uint8 or images.shape[1:] != shape:
+            raise ModelError(
+                f"uint8 images [n, {', '.join(map(str, shape))}]",
+                f"{images.dtype} {list(images.shape)}",
+            )
+        size = max(1, min(LARGEST_BATCH, BATCH_BYTES // (4 * self.spec.in_channels * shape[1] * shape[2])))
+        logits = np.empty((len(images), self.spec.num_classes), np.float32)
+        with evaluating(self.module), torch.inference_mode():
+            for start in range(0, len(images), size):
+                rows = slice(start, start + size)
+                logits[rows] = self._forward(images[rows])
+        return logits
+
+    def _forward(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.module.shift.device)
+        pixels = pixels.to(memory_format=torch.channels_last)
+        return cast(NDArray[np.float32], self.module(pixels).cpu().numpy())
+
+    def save(self, folder: Path) -> None:
+        """Write card.json and weights.safetensors, each whole or not at all.
+
+        Raises:
+            StorageError: The disk is full or cannot be written.
+        """
+        state = self.module.state_dict()
+        content = safetensors_bytes(state, {DIGEST_KEY: self.digest})
+        write_atomically(folder / WEIGHTS_FILE, content)
+        write_atomically(folder / CARD_FILE, self.card.model_dump_json(indent=1))
+
+    @classmethod
+    def load(cls, folder: Path, device: str | torch.device | None = None) -> TorchCandidate:
+        """Read what `save` wrote.
+
+        Args:
+            folder: Holds card.json and weights.safetensors.
+            device: Where to put the network; None: the CPU.
+
+        Raises:
+            ModelError: A file is missing, damaged, or the two do not belong together.
+        """
+        card = _read_card(folder / CARD_FILE)
+        if card.model is None:
+            raise ModelError("a card with 'model'", f"'{folder / CARD_FILE}' without it")
+        state, facts = read_tensors(folder / WEIGHTS_FILE)
+        if facts.get(DIGEST_KEY) != _digest(state, card.model, card.input):
+            raise ModelError(
+                f"weights that belong to the card in '{folder}'",
+                "weights or a card that were changed since they were saved",
+                "take both files from one run",
+            )
+        with torch.random.fork_rng(devices=[]):  # building draws weights that are replaced below
+            module = build(card.model, card.input)
+        try:
+            module.load_state_dict(state)
+        except RuntimeError as problem:
+            raise ModelError(f"weights that fit the card in '{folder}'", str(problem)) from None
+        module.eval()
+        return cls(card, module.to(device) if device is not None else module)
+
+
+def _read_card(path: Path) -> Card:
+    try:
+        return Card.model_validate_json(path.read_bytes())
+    except OSError:
+        raise ModelError("a candidate folder with card.json", f"no '{path}'") from None
+    except ValidationError as problem:
+        what = problem.errors()[0]
+        where = ".".join(map(str, what["loc"])) or "the file"
+        raise ModelError(f"a card in '{path}'", f"{what['msg']} at {where}") from None
+
+
+def _digest(state: dict[str, Tensor], spec: ModelSpec, input_spec: InputSpec) -> str:
+    found = hashlib.sha256()
+    record = {"model": spec.model_dump(mode="json"), "input": input_spec.model_dump(mode="json")}
+    found.update(digest_of(record).encode())
+    for name, tensor in sorted(state.items()):
+        # each head ends with a line feed, which no name holds, so no two states can look alike
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(plain.view(torch.uint8).numpy().data)
+    return found.hexdigest()

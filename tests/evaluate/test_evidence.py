@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import sklearn.metrics as referee
+from tolerances import ROUNDING, check_close, check_share
+
+from clinipress.errors import DataError
+from clinipress.evaluate.evidence import discordance, drops, evidence
+from clinipress.evaluate.intervals import resample, unit_index
+from clinipress.evaluate.metrics import point_metrics
+from clinipress.records import Interval
+
+CLASSES = ("glioma", "meningioma", "normal")
+BOUNDED = ("accuracy", "sensitivity", "precision", "f1", "auroc", "balanced", "agreement")
+
+
+def task(seed=0, n=120, classes=CLASSES, noise=0.5, sure=2.0):
+    """Labels, the reference's logits and a candidate's, much like the reference's."""
+    random, k = np.random.default_rng(seed), len(classes)
+    labels = np.concatenate([np.arange(k), random.integers(0, k, n - k)])
+    reference = random.normal(size=(n, k)) + sure * np.eye(k)[labels]
+    return labels, reference, reference + noise * random.normal(size=(n, k))
+
+
+def check_usable(found: dict[str, Interval]) -> None:
+    """Finite, ordered, within the metric's bounds, and JSON holds it."""
+    assert found
+    for name, interval in found.items():
+        assert all(map(math.isfinite, (interval.low, interval.value, interval.high))), name
+        assert interval.low <= interval.value <= interval.high, name
+        if name.startswith(BOUNDED):
+            assert interval.low >= -1, name
+            assert interval.high <= 1 + 1e-12, name
+    json.loads(json.dumps({k: v.model_dump() for k, v in found.items()}, allow_nan=False))
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("classes", [CLASSES, ("healthy", "ill")])
+def test_values_are_those_of_the_point_metrics(seed, classes) -> None:
+    labels, reference, candidate = task(seed, classes=classes)
+    before, after = (point_metrics(x, labels, classes) for x in (reference, candidate))
+    found = evidence(candidate, labels, classes, resamples=20)
+    check_usable(found)
+    expected = after if len(classes) > 2 else without_class_areas(after)
+    check_close({k: v.value for k, v in found.items()}, expected, ROUNDING)
+    fall = drops(reference, candidate, labels, classes, resamples=20)
+    check_usable(fall)
+    for name, interval in fall.items():
+        assert interval.value == pytest.approx(before[name] - after[name], abs=ROUNDING)
+    # precision and F1 of a class may lack width at so few resamples; nothing else may be missing
+    assert {"accuracy", "balanced_accuracy", "auroc_macro", "f1_macro", "log_loss"} <= set(fall)
+
+
+def without_class_areas(found):
+    return {name: value for name, value in found.items() if not name.startswith("auroc[")}
+
+
+def score_by_sklearn(logits, labels, rows) -> dict[str, float]:
+    truth, called = labels[rows], logits[rows].argmax(axis=1)
+    chances = np.exp(logits[rows])
+    chances = chances / chances.sum(axis=1, keepdims=True)
+    precision, _, f1, _ = referee.precision_recall_fscore_support(
+        truth, called, labels=[0, 1, 2], zero_division=0
+    )
+    return {
+        "balanced_accuracy": referee.balanced_accuracy_score(truth, called),
+        "f1_macro": f1.mean(),
+        "kappa": referee.cohen_kappa_score(truth, called),
+        "auroc_macro": referee.roc_auc_score(truth, chances, multi_class="ovr"),
+        "log_loss": referee.log_loss(truth, chances),
+        "precision[normal]": precision[2],
+        "f1[glioma]": f1[0],
+    }
+
+
+@pytest.mark.parametrize("units", [None, np.repeat(np.arange(24), 5)], ids=["images", "patients"])
+def test_bootstrap_is_that_of_scikit_learn_on_the_repeated_cases(units) -> None:
+    labels, reference, candidate = task(3)
+    index, resamples = unit_index(units, 120), 60
+    replicates: dict[str, list[float]] = {}
+    for counts in resample(index, labels, resamples, seed=8):
+        for column in counts.T:
+            rows = np.repeat(np.arange(120), column[index].astype(int))
+            before, after = (score_by_sklearn(x, labels, rows) for x in (reference, candidate))
+            for name, value in before.items():
+                replicates.setdefault(name, []).append(value - after[name])
+    found = drops(reference, candidate, labels, CLASSES, units=units, resamples=resamples, seed=8)
+    assert len(replicates["kappa"]) == resamples
+    for name, values in replicates.items():
+        expected = np.quantile(values, [0.025, 0.975])
+        assert (found[name].low, found[name].high) == pytest.approx(expected, abs=ROUNDING), name
+
+
+def test_same_seed_same_interval_and_another_seed_another() -> None:
+    labels, reference, candidate = task(1)
+    first, again, other = (
+        drops(reference, candidate, labels, CLASSES, resamples=200, seed=s) for s in (1, 1, 2)
+    )
+    assert first == again
+    assert first["auroc_macro"] != other["auroc_macro"]
+    assert first["accuracy"] == other["accuracy"]
+
+
+def test_identical_classifiers_have_no_drop_but_are_not_certain() -> None:
+    labels, reference, _ = task(2, n=300)
+    found = drops(reference, reference.copy(), labels, CLASSES, resamples=100)
+    assert {interval.value for interval in found.values()} == {0.0}
+    assert (found["auroc_macro"].low, found["auroc_macro"].high) == (0, 0)
+    for name in ("accuracy", "balanced_accuracy", "sensitivity[glioma]"):
+        assert found[name].low < 0 < found[name].high, name
+
+
+def test_exchanging_the_two_turns_the_sign() -> None:
+    labels, reference, candidate = task(4)
+    there = drops(reference, candidate, labels, CLASSES, resamples=100)
+    back = drops(candidate, reference, labels, CLASSES, resamples=100)
+    for name in ("accuracy", "sensitivity[normal]", "auroc_macro", "f1_macro", "log_loss"):
+        turned = (-back[name].high, -back[name].value, -back[name].low)
+        mine = (there[name].low, there[name].value, there[name].high)
+        assert mine == pytest.approx(turned, abs=ROUNDING), name
+
+
+def test_a_worse_candidate_has_a_positive_drop_and_a_negative_one_of_log_loss() -> None:
+    labels, reference, candidate = task(5, n=600, noise=2.0)
+    found = drops(reference, candidate, labels, CLASSES, resamples=200)
+    for name in ("accuracy", "balanced_accuracy", "auroc_macro", "f1_macro", "kappa"):
+        assert found[name].low > 0, name
+    assert found["log_loss"].high < 0
+
+
+def test_pairing_is_narrower_than_two_intervals() -> None:
+    labels, reference, candidate = task(6, n=500, noise=0.2)
+    paired = drops(reference, candidate, labels, CLASSES, resamples=300)
+    apart = evidence(reference, labels, CLASSES, resamples=300)
+    for name in ("accuracy", "balanced_accuracy", "auroc_macro", "f1_macro"):
+        width = paired[name].high - paired[name].low
+        assert width < 0.7 * (apart[name].high - apart[name].low), name
+
+
+def test_copies_in_one_unit_add_nothing() -> None:
+    labels, reference, candidate = task(7, n=200)
+    copies = np.repeat(np.arange(200), 4)
+    single = drops(reference, candidate, labels, CLASSES, resamples=300)
+    united = drops(
+        reference[copies], candidate[copies], labels[copies], CLASSES, units=copies, resamples=300
+    )
+    blind = drops(reference[copies], candidate[copies], labels[copies], CLASSES, resamples=300)
+    for name in ("accuracy", "balanced_accuracy", "auroc_macro", "log_loss"):
+        width, with_units, without = (x[name].high - x[name].low for x in (single, united, blind))
+        # the shrinkage and t cost the proportions a little; the bootstrap draws the same units
+        assert width * 0.99 <= with_units <= width * 1.1, name
+        assert without == pytest.approx(width / 2, rel=0.2), name
+        assert united[name].value == pytest.approx(single[name].value, abs=ROUNDING)
+
+
+def test_methods_are_named() -> None:
+    labels, reference, candidate = task(8)
+    units = np.repeat(np.arange(60), 2)
+    alone = evidence(reference, labels, CLASSES, resamples=30)
+    assert (alone["accuracy"].method, alone["kappa"].method) == ("wilson", "bootstrap")
+    fall = drops(reference, candidate, labels, CLASSES, units=units, resamples=30)
+    assert fall["accuracy"].method == "tango-cluster"
+    assert fall["kappa"].method == "cluster-bootstrap"
+    assert fall["accuracy"].n == 120
+    assert fall["sensitivity[glioma]"].n == (labels == 0).sum()
+
+
+def test_agreement_with_the_reference() -> None:
+    labels, reference, candidate = task(9)
+    found = evidence(candidate, labels, CLASSES, reference=reference, resamples=20)
+    same = (reference.argmax(axis=1) == candidate.argmax(axis=1)).mean()
+    assert found["agreement"].value == same
+    assert "agreement" not in evidence(candidate, labels, CLASSES, resamples=20)
+
+
+def test_two_classes_have_sensitivity_and_specificity_of_the_finding() -> None:
+    labels, reference, candidate = task(10, classes=("ill", "well"))
+    for found in (
+        evidence(reference, labels, ("ill", "well"), positive="ill", resamples=20),
+        drops(reference, candidate, labels, ("ill", "well"), positive="ill", resamples=20),
+    ):
+        assert found["sensitivity"] == found["sensitivity[ill]"]
+        assert found["specificity"] == found["sensitivity[well]"]
+
+
+def test_no_error_at_all_still_has_width() -> None:
+    labels = np.repeat([0, 1, 2], 20)
+    found = evidence(9.0 * np.eye(3)[labels], labels, CLASSES, resamples=50)
+    check_usable(found)
+    for name in ("accuracy", "balanced_accuracy", "auroc_macro", "f1_macro", "kappa", "f1[normal]"):
+        assert found[name].value == found[name].high == 1
+        assert 0.7 < found[name].low < 0.95, name
+    assert found["balanced_accuracy"].method == "score intervals of the parts"
+
+
+@pytest.mark.parametrize(
+    ("labels", "absent"),
+    [
+        ([0, 0, 1, 1, 1, 0], ["sensitivity[normal]", "auroc[normal]", "f1[normal]"]),
+        ([2, 2, 2, 2, 2, 2], ["auroc_macro", "auroc[normal]", "kappa", "sensitivity[glioma]"]),
+        ([1], ["auroc_macro", "log_loss", "sensitivity[glioma]"]),
+    ],
+    ids=["a class without a case", "one class only", "one case"],
+)
+def test_what_is_undefined_is_absent(labels, absent) -> None:
+    truth = np.array(labels)
+    logits = np.eye(3)[truth] * [[1.0, 2.0, 3.0]] + 0.1 * truth[:, None]
+    found = evidence(logits, truth, CLASSES, resamples=50)
+    fall = drops(logits, np.roll(logits, 1, axis=1), truth, CLASSES, resamples=50)
+    for measured in (found, fall):
+        check_usable(measured)
+        assert not set(absent) & set(measured)
+        assert "accuracy" in measured
+
+
+def test_a_class_never_predicted_has_no_precision() -> None:
+    labels, reference, _ = task(11)
+    logits = reference - [0, 0, 30]
+    found = evidence(logits, labels, CLASSES, resamples=50)
+    check_usable(found)
+    assert "precision[normal]" not in found
+    assert found["sensitivity[normal]"].value == found["f1[normal]"].value == 0
+    assert "precision[normal]" not in drops(reference, logits, labels, CLASSES, resamples=50)
+
+
+def test_one_patient_proves_nothing() -> None:
+    labels, reference, candidate = task(12, n=200, noise=2.0)
+    units = np.zeros(200, np.int64)
+    fall = drops(reference, candidate, labels, CLASSES, units=units, resamples=50)
+    check_usable(fall)
+    assert fall["accuracy"].high - fall["accuracy"].low > 1
+    assert "f1_macro" not in fall
+    found = evidence(candidate, labels, CLASSES, units=units, resamples=50)
+    check_usable(found)
+    assert found["accuracy"].high - found["accuracy"].low > 0.6
+    assert "log_loss" not in found
+
+
+@pytest.mark.slow
+def test_bootstrapped_drops_cover() -> None:
+    random, truth = np.random.default_rng(0), {}
+
+    def sample(n):
+        labels = random.integers(0, 3, n)
+        reference = random.normal(size=(n, 3)) + 1.8 * np.eye(3)[labels]
+        return reference, reference + 0.7 * random.normal(size=(n, 3)), labels
+
+    large = drops(*sample(400_000), CLASSES, resamples=2)
+    names = ("balanced_accuracy", "auroc_macro", "f1_macro", "precision[glioma]", "log_loss")
+    truth = {name: large[name].value for name in names}
+    covered, trials = dict.fromkeys(names, 0), 400
+    for _ in range(trials):
+        found = drops(*sample(240), CLASSES, resamples=400)
+        for name in names:
+            covered[name] += found[name].low <= truth[name] <= found[name].high
+    for hits in covered.values():
+        check_share(hits, trials, at_least=0.94)
+
+
+def test_units_must_fit_the_cases() -> None:
+    labels, reference, _ = task(13)
+    with pytest.raises(DataError, match="one unit for each of the 120 cases"):
+        evidence(reference, labels, CLASSES, units=np.zeros(3, int))
+
+
+def test_discordance_is_offered_beside_the_drops() -> None:
+    labels, reference, candidate = task(14)
+    right, still = (x.argmax(axis=1) == labels for x in (reference, candidate))
+    assert discordance(reference, candidate, labels)["accuracy"] == (right != still).mean()
+
+
+def test_the_checker_of_intervals_can_fail() -> None:
+    good = Interval(value=0.5, low=0.4, high=0.6)
+    check_usable({"accuracy": good})
+    for update in ({"low": 0.55}, {"high": math.nan}, {"high": math.inf}, {"high": 1.2}):
+        with pytest.raises(AssertionError):
+            check_usable({"accuracy": good.model_copy(update=update)})
+    with pytest.raises(AssertionError):
+        check_usable({})

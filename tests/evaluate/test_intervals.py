@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from scipy import optimize, stats
+from statsmodels.stats.proportion import proportion_confint
+from tolerances import ROOT, ROUNDING, check_share
+
+from clinipress.evaluate import intervals
+
+EDGES = [(0, 1), (1, 1), (0, 500), (500, 500), (1, 10_000)]
+RANDOM = [
+    (int(np.random.default_rng(seed).integers(0, n + 1)), n)
+    for seed, n in enumerate([2, 3, 5, 8, 13, 21, 34, 55, 89, 144] * 2)
+]
+
+
+@pytest.mark.parametrize(("successes", "n"), EDGES + RANDOM)
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_wilson_is_that_of_statsmodels(successes, n, confidence) -> None:
+    expected = proportion_confint(successes, n, 1 - confidence, "wilson")
+    found = intervals.wilson(successes, n, confidence)
+    assert found == pytest.approx(expected, abs=ROUNDING)
+    assert 0 <= found[0] <= successes / n <= found[1] <= 1
+
+
+def clustered(seed, units=40, size=10, share=0.85, correlation=0.3):
+    """Beta-binomial answers: right with a probability of each patient's own."""
+    random = np.random.default_rng(seed)
+    strength = (1 - correlation) / correlation
+    own = random.beta(share * strength, (1 - share) * strength, units)
+    return random.random((units, size)) < own[:, None], np.repeat(np.arange(units), size)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_design_effect_is_the_cluster_variance_of_statsmodels(seed) -> None:
+    random = np.random.default_rng(seed)
+    units = np.sort(random.integers(0, 25, size=200))
+    hits = random.random(200) < random.random(25)[units]
+    fit = sm.OLS(hits.astype(float), np.ones(200)).fit(
+        cov_type="cluster", cov_kwds={"groups": units}
+    )
+    plain = max(float(fit.bse[0] ** 2 / (hits.var() / 200)), 1.0)
+    sizes = np.bincount(units)[units]
+    pairs = float((sizes[hits == (hits.mean() < 0.5)] - 1).sum())
+    worst = sizes.mean()
+    expected = (pairs * plain + worst) / (pairs + 1)
+    found = intervals.design_effect(hits, intervals.unit_index(units, 200))
+    assert found == pytest.approx(expected, abs=1e-8)
+    assert 1 <= found
+
+
+def test_design_effect_of_copies_is_their_number_and_of_single_cases_one() -> None:
+    hits = np.random.default_rng(0).random(300) < 0.7
+    copies, units = np.repeat(hits, 6), np.repeat(np.arange(300), 6)
+    assert intervals.design_effect(copies, units) == pytest.approx(6, rel=0.01)
+    assert intervals.effective_size(copies, units) == pytest.approx(300, rel=0.02)
+    assert intervals.effective_size(hits, np.arange(300)) == 300
+
+
+def test_no_event_means_the_worst_and_each_event_means_less() -> None:
+    units, hits = np.repeat(np.arange(100), 10), np.ones(1000, bool)
+    sizes = [intervals.effective_size(hits, units)]
+    for errors in range(3):
+        hits[errors * 10] = False
+        sizes.append(intervals.effective_size(hits, units))
+    assert sizes[0] == pytest.approx(100, rel=0.04)
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == pytest.approx(1000 / (37 / 28), rel=0.04)
+
+
+def test_one_unit_counts_as_one_case() -> None:
+    hits = np.arange(50) % 2 == 0
+    assert intervals.effective_size(hits, np.zeros(50, np.int64)) == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_units_never_make_an_interval_narrower(seed) -> None:
+    random = np.random.default_rng(seed)
+    hits = random.random(60) < [0.5, 0.97, 1.0][seed % 3]
+    single = intervals.proportion(hits, np.arange(60))
+    united = intervals.proportion(hits, intervals.unit_index(random.integers(0, 20, 60), 60))
+    assert united.low <= single.low <= single.value <= single.high <= united.high
+    assert (single.method, united.method) == ("wilson", "wilson-cluster")
+    assert single.value == united.value
+
+
+def test_proportion_of_nothing_is_undefined() -> None:
+    assert intervals.proportion(np.zeros(0, bool), np.zeros(0, np.int64)) is None
+
+
+@pytest.mark.parametrize(("share", "correlation"), [(0.85, 0.3), (0.95, 0.1), (0.6, 0.5)])
+def test_wilson_with_design_effect_covers_and_without_it_does_not(share, correlation) -> None:
+    trials, covered, naive = 1000, 0, 0
+    for seed in range(trials):
+        hits, units = clustered(seed, share=share, correlation=correlation)
+        found = intervals.proportion(hits.ravel(), units)
+        covered += found.low <= share <= found.high
+        low, high = intervals.wilson(int(hits.sum()), hits.size)
+        naive += low <= share <= high
+    check_share(covered, trials, at_least=0.94)
+    with pytest.raises(AssertionError):
+        check_share(naive, trials, at_least=0.94)
+
+
+def test_the_checker_of_shares_can_fail() -> None:
+    check_share(950, 1000, at_least=0.95)
+    for hits, trials, bounds in (
+        (900, 1000, {"at_least": 0.95}),
+        (50, 1000, {"at_most": 0.025}),
+        (10, 10, {"at_least": 0.95}),
+    ):
+        with pytest.raises(AssertionError):
+            check_share(hits, trials, **bounds)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 0.9, 1.0])
+@pytest.mark.parametrize(("positives", "negatives"), [(1, 1), (5, 60), (200, 20)])
+def test_auroc_score_limits_solve_their_equation(value, positives, negatives) -> None:
+    z = stats.norm.ppf(0.975)
+
+    def score(area):
+        q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+        # Hanley and McNeil (1982), with Newcombe's common N in place of P - 1 and Q - 1
+        common = (positives + negatives) / 2 - 1
+        spread = area * (1 - area) + common * (q1 - area**2 + q2 - area**2)
+        return (value - area) ** 2 - z**2 * spread / (positives * negatives)
+
+    low, high = intervals.auroc_score_limits(value, positives, negatives)
+    for end, limit in ((low, 0.0), (high, 1.0)):
+        if value == limit:
+            assert end == limit
+        elif score(limit + (1e-9 if limit == 0 else -1e-9)) > 0:
+            # at a value of 0 or 1 the value itself is a root, and not the one asked for
+            inside = value + (limit - value) * 1e-6
+            expected = optimize.brentq(score, *sorted((inside, limit)), xtol=1e-12)
+            assert end == pytest.approx(expected, abs=ROOT)
+    assert low <= value <= high
+    assert low < high
+
+
+def test_strata_are_classes_and_lone_units_share_one() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 1, 2, 0, 2])
+    index = np.array([0, 0, 1, 2, 2, 3, 4, 5, 5])
+    assert intervals.strata(index, labels).tolist() == [0, 0, 1, 1, 3, 3]
+
+
+def test_resampling_keeps_the_size_of_each_stratum_and_repeats_itself() -> None:
+    labels = np.random.default_rng(0).integers(0, 3, 900)
+    index = np.arange(900)
+    first = np.concatenate(list(intervals.resample(index, labels, 700, 4)), axis=1)
+    again = np.concatenate(list(intervals.resample(index, labels, 700, 4)), axis=1)
+    other = np.concatenate(list(intervals.resample(index, labels, 700, 5)), axis=1)
+    assert first.shape == (900, 700)
+    assert (first == again).all()
+    assert (first != other).any()
+    for level in range(3):
+        assert (first[labels == level].sum(axis=0) == (labels == level).sum()).all()
+    # a case is drawn Binomial(m, 1 / m) times: mean 1, variance 1 - 1 / m
+    assert first.mean() == 1
+    assert first.var() == pytest.approx(1, abs=0.02)
+
+
+def test_percentile_interval_is_that_of_scipy() -> None:
+    sample = np.random.default_rng(1).gamma(2, size=80)
+    expected = stats.bootstrap(
+        (sample,), np.mean, method="percentile", n_resamples=20_000, rng=2
+    ).confidence_interval
+    blocks = intervals.resample(np.arange(80), np.zeros(80, np.int64), 20_000, 3)
+    means = np.concatenate([sample @ counts / 80 for counts in blocks])
+    found = intervals.percentile_interval(float(sample.mean()), means, method="bootstrap", n=80)
+    # an end of 20,000 resamples is known to about 0.014 of the standard error of the mean
+    allowed = 0.08 * sample.std() / 80**0.5
+    assert found.low == pytest.approx(expected.low, abs=allowed)
+    assert found.high == pytest.approx(expected.high, abs=allowed)
+
+
+def test_undefined_figures_have_no_interval() -> None:
+    half = np.array([0.1, np.nan])
+    assert intervals.percentile_interval(0.1, half, method="", n=2) is None
+    assert intervals.percentile_interval(np.nan, np.ones(9), method="", n=2) is None
+    assert intervals.basic_interval(0.1, half, method="", n=2) is None
+    most = np.array([0.1, 0.3, np.nan])
+    assert intervals.percentile_interval(0.2, most, method="", n=2).high < 0.3
+
+
+def test_basic_interval_reflects_and_keeps_value_and_floor() -> None:
+    replicates = np.linspace(0.2, 0.4, 2001)
+    found = intervals.basic_interval(0.25, replicates, method="", n=9, floor=0.0)
+    assert found.low == pytest.approx(0.5 - 0.395, abs=ROUNDING)
+    assert found.high == pytest.approx(0.5 - 0.205, abs=ROUNDING)
+    pushed = intervals.basic_interval(0.1, replicates, method="", n=9, floor=0.0)
+    assert (pushed.low, pushed.high) == (0.0, 0.1)

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+from scipy import optimize, stats
+from statsmodels.stats.contingency_tables import mcnemar
+from tolerances import OPTIMUM, ROUNDING, THREE_DECIMALS, check_share
+
+from clinipress.evaluate import paired
+
+Z = stats.norm.ppf(0.975)
+
+
+def tables(count: int) -> list[tuple[int, int, int]]:
+    """Random (lost, gained, n)."""
+    found = []
+    for seed in range(count):
+        random = np.random.default_rng(seed)
+        n = int(random.integers(5, 800))
+        shares = random.dirichlet([1, 1, 4 + 30 * (seed % 2)])
+        lost, gained, _ = random.multinomial(n, shares)
+        found.append((int(lost), int(gained), n))
+    return found
+
+
+EDGES = [(0, 0, 50), (1, 0, 1), (0, 30, 30), (30, 0, 30), (1, 0, 5000), (7, 7, 14)]
+
+
+def brute_score(lost: int, gained: int, n: int, difference: float) -> float:
+    """The score by numerical maximum likelihood under p_lost - p_gained = difference."""
+
+    def minus_log_likelihood(share):
+        chances = np.array([share + difference, share, 1 - 2 * share - difference])
+        counts = np.array([lost, gained, n - lost - gained])
+        chances = np.maximum(chances, 1e-300)
+        return -float((counts * np.log(chances)).sum())
+
+    low, high = max(0.0, -difference), (1 - difference) / 2
+    best = optimize.minimize_scalar(
+        minus_log_likelihood, bounds=(low, high), method="bounded", options={"xatol": 1e-13}
+    ).x
+    # a bounded search never tries the bounds themselves
+    share = min((low, float(best), high), key=minus_log_likelihood)
+    variance = n * (2 * share + difference - difference**2)
+    return (lost - gained - n * difference) / np.sqrt(variance)
+
+
+@pytest.mark.parametrize(("lost", "gained", "n"), tables(20) + EDGES)
+def test_tango_score_is_that_of_numerical_maximum_likelihood(lost, gained, n) -> None:
+    for difference in (-0.7, -0.2, -0.01, 0.004, 0.1, 0.6):
+        expected = brute_score(lost, gained, n, difference)
+        found = paired.tango_score(lost, gained, n, difference)
+        assert found == pytest.approx(expected, rel=OPTIMUM, abs=OPTIMUM)
+
+
+@pytest.mark.parametrize(("lost", "gained", "n"), tables(20) + EDGES)
+def test_tango_ends_are_where_the_brute_score_is_z(lost, gained, n) -> None:
+    value = (lost - gained) / n
+    for end, side in zip(paired.tango(lost, gained, n), (-1, 1), strict=True):
+        assert (end - value) * side >= 0
+        if abs(end) < 1 - 1e-6:
+            assert abs(brute_score(lost, gained, n, end)) == pytest.approx(Z, abs=1e-3)
+        else:
+            assert value == pytest.approx(side)
+
+
+def test_tango_of_a_published_table() -> None:
+    # airway hyper-responsiveness before and after stem-cell transplantation, 21 children:
+    # Fagerland, Lydersen and Laake 2014, Stat Med 33:2850, give -0.286 (-0.517 to -0.026)
+    low, high = paired.tango(1, 7, 21)
+    assert low == pytest.approx(-0.517, abs=THREE_DECIMALS)
+    assert high == pytest.approx(-0.026, abs=THREE_DECIMALS)
+
+
+def test_tango_without_a_discordant_case_is_known_in_closed_form() -> None:
+    # q = 0 maximises the likelihood, so the score is -n D / sqrt(n D (1 - D))
+    expected = Z**2 / (642 + Z**2)
+    assert paired.tango(0, 0, 642) == pytest.approx((-expected, expected), abs=ROUNDING)
+
+
+@pytest.mark.parametrize(("lost", "gained", "n"), tables(20))
+def test_tango_mirrors(lost, gained, n) -> None:
+    low, high = paired.tango(lost, gained, n)
+    assert paired.tango(gained, lost, n) == pytest.approx((-high, -low), abs=ROUNDING)
+
+
+def test_tango_score_falls() -> None:
+    scores = [paired.tango_score(9, 4, 300, d) for d in np.linspace(-0.99, 0.99, 400)]
+    assert (np.diff(scores) < 0).all()
+
+
+@cache
+def limits(lost: int, gained: int, n: int) -> tuple[float, float]:
+    return paired.tango(lost, gained, n)
+
+
+@pytest.mark.parametrize(
+    ("p_lost", "p_gained", "n"), [(0.03, 0.01, 300), (0.02, 0.02, 600), (0.2, 0.1, 60)]
+)
+def test_tango_covers(p_lost, p_gained, n) -> None:
+    random, trials = np.random.default_rng(11), 4000
+    drawn = random.multinomial(n, [p_lost, p_gained, 1 - p_lost - p_gained], size=trials)
+    ends = np.array([limits(int(lost), int(gained), n) for lost, gained, _ in drawn])
+    truth = p_lost - p_gained
+    above, below = int((ends[:, 0] > truth).sum()), int((ends[:, 1] < truth).sum())
+    check_share(trials - above - below, trials, at_least=0.94)
+    check_share(below, trials, at_most=0.035)
+
+
+def answers(random, units, size, discord, alike) -> tuple[np.ndarray, np.ndarray]:
+    """Two classifiers of 85 %; discordant cases come in whole patients with chance `alike`."""
+    shape = (units, size)
+    reference = random.random(shape) < 0.85
+    flips = np.where(
+        random.random((units, 1)) < alike,
+        random.random((units, 1)) < discord,
+        random.random(shape) < discord,
+    )
+    return reference.ravel(), (reference ^ flips).ravel()
+
+
+def test_clustered_difference_covers_and_the_plain_one_does_not() -> None:
+    random, trials, covered, naive = np.random.default_rng(5), 1000, 0, 0
+    units = np.repeat(np.arange(60), 10)
+    truth = 0.1 * (2 * 0.85 - 1)
+    for _ in range(trials):
+        reference, candidate = answers(random, 60, 10, 0.1, alike=0.6)
+        found = paired.paired_difference(reference, candidate, units)
+        covered += found.low <= truth <= found.high
+        plain = paired.paired_difference(reference, candidate)
+        naive += plain.low <= truth <= plain.high
+    check_share(covered, trials, at_least=0.93)
+    with pytest.raises(AssertionError):
+        check_share(naive, trials, at_least=0.93)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_units_never_make_a_difference_narrower(seed) -> None:
+    random = np.random.default_rng(seed)
+    reference, candidate = random.random((2, 90)) < 0.9
+    candidate = np.where(seed % 4 == 0, reference, candidate)
+    single = paired.paired_difference(reference, candidate)
+    united = paired.paired_difference(reference, candidate, np.repeat(np.arange(30), 3))
+    assert single.value == united.value == (reference.sum() - candidate.sum()) / 90
+    assert united.low <= single.low <= single.value <= single.high <= united.high
+    assert (single.method, united.method) == ("tango", "tango-cluster")
+
+
+def test_difference_of_nothing_is_undefined() -> None:
+    nothing = np.zeros(0, bool)
+    assert paired.paired_difference(nothing, nothing) is None
+
+
+@pytest.mark.parametrize(("lost", "gained", "n"), [*tables(20), *EDGES])
+def test_mcnemar_is_that_of_statsmodels(lost, gained, n) -> None:
+    expected = mcnemar([[n, lost], [gained, 0]], exact=True).pvalue
+    assert paired.mcnemar_exact(lost, gained) == pytest.approx(min(expected, 1.0), rel=1e-9)
+
+
+def test_paired_counts_and_discordance() -> None:
+    labels = np.array([0, 0, 1, 1, 1])
+    reference = np.eye(2)[[0, 1, 1, 1, 0]]
+    candidate = np.eye(2)[[0, 0, 0, 0, 0]]
+    found = paired.paired_counts(reference, candidate, labels)
+    assert (found.both, found.lost, found.gained, found.neither) == (1, 2, 1, 1)
+    assert found.p_value == 1
+    assert paired.discordance(reference, candidate, labels) == {"accuracy": 0.6}
+    shares = paired.discordance(reference, candidate, labels, ("a", "b", "c"))
+    assert shares == {"accuracy": 0.6, "sensitivity[a]": 0.5, "sensitivity[b]": 2 / 3}

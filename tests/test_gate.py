@@ -1,0 +1,327 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tolerances import check_share
+
+from clinipress import gate
+from clinipress.evaluate.paired import paired_difference, tango
+from clinipress.records import Interval, Rule
+
+RISKS = ("critical", "high", "medium", "low")
+# drops from 0.962 of the five compressed models of the clinical edge guide
+GUIDE = {"ptq": 0.007, "qat": 0.003, "distilled": 0.014, "pruned": 0.005, "combined": 0.019}
+
+
+def exact(value: float) -> Interval:
+    return Interval(value=value, low=value, high=value)
+
+
+def accuracy(value: float, low: float, high: float, **more) -> dict[str, Interval]:
+    return {"accuracy": Interval(value=value, low=low, high=high, **more)}
+
+
+@pytest.mark.parametrize(
+    ("risk", "passing"),
+    [
+        ("critical", {"qat"}),
+        ("high", {"qat", "ptq", "pruned"}),
+        ("medium", set(GUIDE)),
+        ("low", set(GUIDE)),
+    ],
+)
+def test_the_drops_of_the_guide(risk, passing) -> None:
+    found = {
+        name: gate.judge(gate.rules_for(risk), {"accuracy": exact(drop)}).status
+        for name, drop in GUIDE.items()
+    }
+    assert found == {name: "pass" if name in passing else "fail" for name in GUIDE}
+
+
+@pytest.mark.parametrize("risk", RISKS)
+def test_the_margin_itself_does_not_pass(risk) -> None:
+    margin = gate.MARGINS[risk]
+    for drop, status in (
+        (margin, "fail"),
+        (math.nextafter(margin, 1), "fail"),
+        (math.nextafter(margin, 0), "pass"),
+    ):
+        verdict = gate.judge(gate.rules_for(risk), {"accuracy": exact(drop)})
+        assert verdict.status == status
+    touching = accuracy(margin / 2, 0.0, margin, n=100)
+    assert gate.judge(gate.rules_for(risk), touching).status == "inconclusive"
+    just_under = accuracy(margin / 2, 0.0, math.nextafter(margin, 0), n=100)
+    assert gate.judge(gate.rules_for(risk), just_under).status == "pass"
+
+
+def test_floats_are_compared_as_given_and_counts_are_exact() -> None:
+    rules = gate.rules_for("critical")
+    assert 0.962 - 0.957 > 0.005
+    assert gate.judge(rules, {"accuracy": exact(0.962 - 0.957)}).status == "fail"
+    # 5 of 1000 lost, worked out from counts, is the margin and not a rounding beside it
+    drop = paired_difference(np.ones(1000, bool), np.arange(1000) >= 5)
+    assert drop.value == gate.MARGINS["critical"]
+    assert gate.judge(rules, {"accuracy": exact(drop.value)}).status == "fail"
+
+
+@pytest.mark.parametrize(
+    ("interval", "status"),
+    [
+        ((0.006, -0.009, 0.0199), "pass"),
+        ((0.006, -0.009, 0.021), "inconclusive"),
+        ((0.03, 0.0199, 0.05), "inconclusive"),
+        ((0.03, 0.02, 0.05), "fail"),
+        ((-0.01, -0.02, 0.0), "pass"),
+    ],
+)
+def test_three_verdicts(interval, status) -> None:
+    verdict = gate.judge(gate.rules_for("medium"), accuracy(*interval, n=642))
+    assert verdict.status == status
+    assert (verdict.cases_needed is not None) == (status == "inconclusive")
+
+
+@given(
+    value=st.floats(-0.1, 0.1), below=st.floats(0, 0.1), above=st.floats(0, 0.1),
+    risk=st.sampled_from(RISKS), n=st.none() | st.integers(1, 10_000),
+)  # fmt: skip
+def test_laws_of_the_verdict(value, below, above, risk, n) -> None:
+    drop = Interval(value=value, low=value - below, high=value + above, n=n)
+    verdict = gate.judge(gate.rules_for(risk), {"accuracy": drop})
+    margin = gate.MARGINS[risk]
+    assert (verdict.status == "pass") == (drop.high < margin)
+    assert (verdict.status == "fail") == (drop.low >= margin)
+    assert len(verdict.reasons) == len(gate.rules_for(risk))
+    if verdict.cases_needed is not None:
+        assert verdict.status == "inconclusive"
+        assert verdict.cases_needed > (n or 0)
+    for looser in RISKS[RISKS.index(risk) :]:
+        if verdict.status == "pass":
+            later = gate.judge(gate.rules_for(looser), {"accuracy": drop})
+            assert later.status == "pass"
+
+
+@pytest.mark.parametrize(
+    "drops",
+    [
+        {},
+        {"balanced_accuracy": exact(0.0), "auroc_macro": exact(0.0)},
+        {"accuracy": exact(float("nan"))},
+        {"accuracy": Interval(value=0.0, low=-math.inf, high=0.0)},
+        {"accuracy": Interval(value=0.9, low=0.0, high=0.001)},
+        {"accuracy": Interval(value=0.0, low=0.0, high=0.0, confidence=0.9)},
+    ],
+    ids=["empty", "guards only", "nan", "infinite", "not containing", "90 %"],
+)
+def test_not_measured_is_never_a_pass(drops) -> None:
+    verdict = gate.judge(gate.rules_for("low"), drops)
+    assert verdict.status == "inconclusive"
+    assert verdict.cases_needed is None
+    assert "not measured" in verdict.reasons[0]
+
+
+def test_no_primary_rule_is_no_pass() -> None:
+    guard = Rule(metric="accuracy", margin=0.1, primary=False)
+    for rules in ((), (guard,)):
+        verdict = gate.judge(rules, {"accuracy": exact(0.0)})
+        assert verdict.status == "inconclusive"
+        assert "No primary rule" in verdict.reasons[-1]
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "auroc_macro", "sensitivity[glioma]"])
+def test_a_guard_stops_only_what_is_shown(metric) -> None:
+    good = {"accuracy": exact(0.001)}
+    rules = gate.rules_for("medium")
+    shown = good | {metric: Interval(value=0.3, low=0.2, high=0.4, n=40)}
+    unsure = good | {metric: Interval(value=0.3, low=0.0, high=0.6, n=4)}
+    assert gate.judge(rules, shown).status == "fail"
+    verdict = gate.judge(rules, unsure)
+    assert verdict.status == "pass"
+    assert verdict.cases_needed is None
+    assert any("noted, not blocking" in reason for reason in verdict.reasons)
+
+
+def test_the_worst_class_speaks_for_all() -> None:
+    drops = {
+        "accuracy": exact(0.0),
+        "sensitivity[a]": Interval(value=0.5, low=0.0, high=0.9, n=5),
+        "sensitivity[b]": Interval(value=0.2, low=0.1, high=0.3, n=50),
+        "sensitivity[c]": exact(-0.1),
+        "sensitivity": exact(0.9),
+    }
+    verdict = gate.judge(gate.rules_for("medium"), drops)
+    assert verdict.status == "fail"
+    assert verdict.reasons[-1].startswith("Sensitivity for b fell by 20.0 points")
+    del drops["sensitivity[b]"]
+    assert gate.judge(gate.rules_for("medium"), drops).status == "pass"
+
+
+def test_a_rise_of_log_loss_is_a_loss() -> None:
+    rules = (Rule(metric="log_loss", margin=0.05),)
+    rise, fall = Interval(value=-0.2, low=-0.3, high=-0.1), exact(0.2)
+    failed = gate.judge(rules, {"log_loss": rise})
+    assert failed.status == "fail"
+    assert "Log loss rose by 0.200 (95 % interval 0.100 to 0.300)" in failed.reasons[0]
+    assert gate.judge(rules, {"log_loss": fall}).status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("drop", "sentence"),
+    [
+        (
+            (0.006, -0.009, 0.021),
+            "Accuracy fell by 0.6 points (95 % interval -0.9 to 2.1), the limit is 2.0: "
+            "too few cases to tell; about 1,500 would decide.",
+        ),
+        (
+            (0.0198, 0.0196, 0.0199),
+            "Accuracy fell by 1.98 points (95 % interval 1.96 to 1.99), the limit is 2.00: "
+            "shown to be below it.",
+        ),
+        (
+            (0.02, 0.02, 0.02),
+            "Accuracy fell by 2.0 points (95 % interval 2.0 to 2.0), the limit is 2.0: "
+            "shown to reach or exceed it.",
+        ),
+        (
+            (-0.004, -0.01, 0.002),
+            "Accuracy rose by 0.4 points (95 % interval of the fall -1.0 to 0.2), "
+            "the limit is 2.0: shown to be below it.",
+        ),
+        (
+            (0.0, -0.00001, 0.004),
+            "Accuracy did not change (95 % interval 0.0 to 0.4), the limit is 2.0: "
+            "shown to be below it.",
+        ),
+        (
+            (0.03, 0.01, 0.05),
+            "Accuracy fell by 3.0 points (95 % interval 1.0 to 5.0), the limit is 2.0: "
+            "too few cases to tell; about 5,200 would show the loss.",
+        ),
+        (
+            (0.02, 0.01, 0.03),
+            "Accuracy fell by 2.0 points (95 % interval 1.0 to 3.0), the limit is 2.0: "
+            "too few cases to tell; no useful number of cases would decide.",
+        ),
+    ],
+)
+def test_reasons_read_as_sentences(drop, sentence) -> None:
+    verdict = gate.judge(gate.rules_for("medium"), accuracy(*drop, n=642))
+    assert verdict.reasons[0] == sentence
+
+
+def test_cases_needed_by_the_formula() -> None:
+    # the rule of thumb, discordant share times (2.8 / distance)^2, is within a tenth
+    drop = Interval(value=0.005, low=-0.003, high=0.013, n=1)
+    found = gate.cases_to_decide(drop, 0.01, discordant=0.04)
+    assert found == pytest.approx(0.04 * (2.801585 / 0.005) ** 2, rel=0.1)
+    # and from the interval alone: 400 cases, of which 80 % power needs (2.8 / 1.96 / 0.5)^2 times
+    half = Interval(value=0.0, low=-0.02, high=0.02, n=400)
+    assert gate.cases_to_decide(half, 0.01) == math.ceil(400 * (2.801585 / 1.959964 / 0.5) ** 2)
+    # patients with many images: the interval knows what the discordant share does not
+    wide = Interval(value=0.005, low=-0.02, high=0.03, n=1000)
+    assert gate.cases_to_decide(wide, 0.01, discordant=0.04) > 2 * found
+    assert gate.cases_to_decide(exact(0.01), 0.01, discordant=0.04) is None
+    assert gate.cases_to_decide(exact(0.005), 0.01) is None
+    assert gate.cases_to_decide(drop, math.nextafter(0.005, 1), discordant=0.04) is None
+
+
+def decide(lost: int, gained: int, n: int, margin: float) -> str:
+    low, high = tango(lost, gained, n)
+    drop = Interval(value=(lost - gained) / n, low=low, high=high, n=n)
+    return gate.judge((Rule(metric="accuracy", margin=margin),), {"accuracy": drop}).status
+
+
+@pytest.mark.parametrize(
+    ("drop", "discordant", "margin"), [(0.0, 0.02, 0.005), (0.006, 0.03, 0.02), (0.03, 0.05, 0.02)]
+)
+def test_the_cases_asked_for_decide_four_times_in_five(drop, discordant, margin) -> None:
+    guess = Interval(value=drop, low=drop, high=drop, n=1)
+    n = gate.cases_to_decide(guess, margin, discordant)
+    random, trials = np.random.default_rng(0), 500
+    chances = [(discordant + drop) / 2, (discordant - drop) / 2, 1 - discordant]
+    wanted = "pass" if drop < margin else "fail"
+    hits = sum(
+        decide(int(lost), int(gained), n, margin) == wanted
+        for lost, gained, _ in random.multinomial(n, chances, size=trials)
+    )
+    check_share(hits, trials, at_least=0.78, at_most=0.84)
+
+
+@pytest.mark.parametrize(("margin", "n"), [(0.005, 2000), (0.02, 642), (0.05, 150)])
+def test_a_drop_at_the_margin_passes_once_in_forty(margin, n) -> None:
+    random, trials = np.random.default_rng(1), 2000
+    chances = [margin + 0.01, 0.01, 1 - margin - 0.02]
+    drawn = random.multinomial(n, chances, size=trials)
+    passed = sum(decide(int(a), int(b), n, margin) == "pass" for a, b, _ in drawn)
+    check_share(passed, trials, at_most=0.03)
+
+
+def test_a_clustered_drop_at_the_margin_does_not_pass_more_often() -> None:
+    random, trials, size, margin = np.random.default_rng(2), 1000, 8, 0.05
+    units = np.repeat(np.arange(100), size)
+    before, rules = np.ones(100 * size, bool), (Rule(metric="accuracy", margin=margin),)
+    passed = {"units": 0, "images": 0}
+    for _ in range(trials):
+        # whole patients are lost: a tenth of them lose half their images
+        bad = random.random((100, 1)) < 0.1
+        after = ~(bad & (random.random((100, size)) < 0.5)).ravel()
+        for name, index in (("units", units), ("images", None)):
+            drop = paired_difference(before, after, index)
+            passed[name] += gate.judge(rules, {"accuracy": drop}).status == "pass"
+    check_share(passed["units"], trials, at_most=0.03)
+    with pytest.raises(AssertionError):
+        check_share(passed["images"], trials, at_most=0.03)
+
+
+@pytest.mark.parametrize("risk", RISKS)
+def test_rules_of_a_risk_level(risk) -> None:
+    rules = gate.rules_for(risk)
+    assert [rule.metric for rule in rules if rule.primary] == ["accuracy"]
+    assert rules[0].margin == {"critical": 0.005, "high": 0.01, "medium": 0.02, "low": 0.05}[risk]
+    assert {rule.confidence for rule in rules} == {0.95}
+    assert {rule.metric: rule.margin for rule in rules[1:]} == {
+        "balanced_accuracy": rules[0].margin,
+        "auroc_macro": rules[0].margin,
+        "sensitivity[*]": 4 * rules[0].margin,
+    }
+
+
+def test_facts_of_metrics() -> None:
+    assert gate.metric_facts("log_loss").higher_is_better is False
+    assert gate.metric_facts("ece").higher_is_better is False
+    assert gate.metric_facts("sensitivity[a tumour]").label == "sensitivity for a tumour"
+    assert gate.metric_facts("auroc_macro").scale == 100
+    assert gate.metric_facts("log_loss").high is None
+    assert gate.metric_facts("my_own").label == "my own"
+
+
+def test_every_metric_of_the_evidence_has_facts() -> None:
+    from clinipress.evaluate.evidence import evidence
+
+    labels = np.arange(60) % 2
+    logits = np.random.default_rng(0).normal(size=(60, 2)) + np.eye(2)[labels]
+    for name, figure in evidence(logits, labels, ("a", "b"), resamples=20).items():
+        facts = gate.metric_facts(name)
+        assert facts != gate.metric_facts(name + "_unknown"), name
+        assert facts.low <= figure.low, name
+        assert figure.high <= (facts.high or math.inf), name
+
+
+def test_the_gate_is_light() -> None:
+    code = (
+        "import clinipress.records, sys, time\n"
+        "began = time.process_time()\n"
+        "import clinipress.gate\n"
+        "print(time.process_time() - began)\n"
+        "print(sorted({'numpy', 'scipy', 'torch'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, heavy = done.stdout.splitlines()
+    assert float(seconds) < 0.05
+    assert heavy == "[]"

@@ -1,0 +1,61 @@
+"""The choice of arithmetic."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from train_kit import MemoryStore, options, same_bits, small_net, weights_of
+
+from clinipress.train.fit import Images
+from clinipress.train.numerics import choose, measure_numerics, named, threads_set
+
+
+def test_fastest_wins_and_the_sentence_has_the_figures():
+    times = {
+        "float32-contiguous": 100.0, "float32-channels-last": 70.0, "bfloat16-channels-last": 60.0,
+    }  # fmt: skip
+    name, reason = choose(times, "batch 32, 128x128, 2 threads")
+    assert name == "bfloat16-channels-last"
+    assert "is fastest" in reason
+    for text in ("100 ms", "70 ms", "60 ms", "2 threads"):
+        assert text in reason
+
+
+@pytest.mark.parametrize(("other", "chosen"), [(97.2, "float32-channels-last"), (96.0, "x")])
+def test_a_tie_goes_to_the_repeatable(other, chosen):
+    name, reason = choose({"float32-channels-last": 100.0, "x": other}, "here")
+    assert name == chosen
+    assert ("within 3% of the fastest, x" in reason) == (chosen != "x")
+
+
+def test_measuring_leaves_the_module_and_the_generator_alone():
+    module = small_net()
+    before, state = weights_of(module), torch.random.get_rng_state()
+    images = Images(MemoryStore(), np.arange(18), np.arange(18, 24))
+    name, reason = measure_numerics(module, images, options(numerics="auto"))
+    assert name in {"float32-contiguous", "float32-channels-last", "bfloat16-channels-last"}
+    assert "batch 6, 8x8, 1 thread)" in reason
+    assert same_bits(before, weights_of(module))
+    assert all(p.grad is None for p in module.parameters())
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_named_arithmetic_is_not_measured():
+    name, _ = measure_numerics(None, None, options(numerics="bfloat16-channels-last"))
+    assert name == "bfloat16-channels-last"
+
+
+def test_float16_alone_scales_its_loss():
+    device = torch.device("cuda")
+    if not torch.cuda.is_available():
+        device = torch.device("cpu")
+    scalers = {n: named(n).scaler(device).is_enabled() for n in ("float32-channels-last",)}
+    assert scalers == {"float32-channels-last": False}
+    assert named("float16-channels-last").scaler(torch.device("cpu")).is_enabled()
+
+
+def test_threads_are_given_back():
+    with threads_set(2):
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 1

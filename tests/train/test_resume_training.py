@@ -1,0 +1,116 @@
+"""A training that is killed and started again ends with the bits of one that was not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from train_kit import MemoryStore, options, same_bits, small_net, weights_of
+
+from clinipress.train.checkpoint import read
+from clinipress.train.fit import Images, fit
+
+HERE = Path(__file__).resolve().parent
+
+
+def start(work, out):
+    source = str(HERE.parents[1] / "src")
+    command = [sys.executable, str(HERE / "resume_child.py"), str(work), str(out)]
+    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": source})
+
+
+def epochs_done(work):
+    kept = read(work / "checkpoint.safetensors")
+    return 0 if kept is None else kept.facts["epoch"]
+
+
+def kill_after(work, out, epochs):
+    """Start, wait until so many epochs are on the disk, kill; the exit code."""
+    child = start(work, out)
+    deadline = time.monotonic() + 120
+    while epochs_done(work) < epochs and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    return child.wait()
+
+
+@pytest.mark.slow
+def test_killed_training_resumes_to_the_same_bits(tmp_path):
+    assert start(tmp_path / "whole", tmp_path / "whole.txt").wait() == 0
+    work, out = tmp_path / "killed", tmp_path / "killed.txt"
+    for epochs in (2, 5):  # once at the small size, once at the final one
+        assert kill_after(work, out, epochs) == -signal.SIGKILL
+        assert not out.exists()
+        assert epochs <= epochs_done(work) < 8
+    # both measured "auto" numerics: the comparison needs the same choice
+    names = {read(w / "checkpoint.safetensors").facts["numerics"] for w in (work, tmp_path / "whole")}
+    assert start(work, out).wait() == 0
+    if len(names) == 1:
+        assert out.read_text() == (tmp_path / "whole.txt").read_text()
+
+
+def run(work, loss=None, learning_rate=0.02, **more):
+    module = small_net()
+    data = Images(MemoryStore(), np.arange(18), np.arange(18, 24))
+    chosen = options(epochs=6, learning_rate=learning_rate, **more)
+    keys = {"modality": "generic", "seed": 3, "numerics": "float32-channels-last"}
+    outcome = fit(module, data, chosen, work=work, loss=loss, **keys)
+    return weights_of(module), outcome
+
+
+class Failing:
+    """A loss that fails at its n-th call."""
+
+    def __init__(self, at):
+        self.calls, self.at = 0, at
+
+    def __call__(self, logits, labels, rows, view):
+        self.calls += 1
+        if self.calls == self.at:
+            raise RuntimeError("injected")
+        return torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("ema_decay", [0.9, None])
+def test_error_in_the_middle_resumes_to_the_same_bits(tmp_path, optimizer, ema_decay):
+    more = {"optimizer": optimizer, "ema_decay": ema_decay}
+    whole, expected = run(tmp_path / "whole", Failing(0), **more)
+    for at in (5, 4, 8):  # calls of each start: 3 steps make an epoch
+        with pytest.raises(RuntimeError, match="injected"):
+            run(tmp_path / "broken", Failing(at), **more)
+    broken, found = run(tmp_path / "broken", Failing(0), **more)
+    assert same_bits(whole, broken)
+    assert found.best_epoch == expected.best_epoch
+    for a, b in zip(expected.epochs, found.epochs, strict=True):
+        for key in ("train_loss", "validation_accuracy", "validation_loss", "learning_rate"):
+            assert a[key] == b[key]
+
+
+def test_finished_training_is_not_repeated(tmp_path):
+    whole, expected = run(tmp_path)
+    again, outcome = run(tmp_path, Failing(1))
+    assert same_bits(whole, again)
+    assert outcome == expected
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 0.01}, {"batch_size": 9}])
+def test_checkpoint_of_another_training_is_not_used(tmp_path, change):
+    run(tmp_path / "work")
+    found, _ = run(tmp_path / "work", **change)
+    fresh, _ = run(tmp_path / "fresh", **change)
+    assert same_bits(found, fresh)
+
+
+def test_checkpoint_without_its_best_weights_is_not_used(tmp_path):
+    whole, outcome = run(tmp_path / "work")
+    (tmp_path / "work" / f"best-{outcome.best_epoch}.safetensors").unlink()
+    again, _ = run(tmp_path / "work")
+    assert same_bits(whole, again)
