@@ -9,7 +9,8 @@ TRAIN = {
     "batch_size": 16,
     "warmup_epochs": 0.5,
     "ema_decay": 0.9,
-    "numerics": "float32-contiguous",  # "auto" measures, and a measurement may differ between two runs
+    # "auto" measures, and a measurement may differ between two runs
+    "numerics": "float32-contiguous",
 }
 
 
@@ -25,7 +26,13 @@ def tree(**changes: Any) -> dict[str, Any]:
         "reference": {"model": net | {"arguments": {"width": 24}}, "train": TRAIN},
         "steps": [
             {"step": "distill", "student": net, "views": 2, "train": TRAIN},
-            {"step": "prune", "ratio": 0.3, "round_to": 1, "views": 2, "train": TRAIN | {"epochs": 2}},
+            {
+                "step": "prune",
+                "ratio": 0.3,
+                "round_to": 1,
+                "views": 2,
+                "train": TRAIN | {"epochs": 2},
+            },
         ],
         "exports": [{"precision": "float16"}, {"precision": "int8", "calibration_images": 32}],
     } | changes

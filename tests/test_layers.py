@@ -79,9 +79,7 @@ HEAVY = ["torch", "timm", "scipy", "sklearn", "onnx", "pydicom", "nibabel", "mat
 
 def run_blocked(names: str, blocked: list[str]) -> subprocess.CompletedProcess[str]:
     code = BLOCKED.format(blocked=blocked, modules=names)
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
 def test_device_report_and_gate_import_with_the_base_install_alone():
@@ -105,5 +103,9 @@ def test_no_print_and_no_assert_in_the_product():
 
 
 def test_every_module_says_what_it_is_for():
-    silent = [str(p.relative_to(SOURCE)) for p in modules() if not ast.get_docstring(ast.parse(p.read_text()))]
+    silent = [
+        str(p.relative_to(SOURCE))
+        for p in modules()
+        if not ast.get_docstring(ast.parse(p.read_text()))
+    ]
     assert silent == []

@@ -5,8 +5,8 @@ import json
 import jsonschema
 import numpy as np
 import pytest
-
 from clinipress.data.phantom import draw_phantoms
+
 from clinipress.edge.bundle import load_bundle
 from clinipress.errors import DataError, DivergedError, RecipeError
 from clinipress.external import compare, evaluate
@@ -101,15 +101,26 @@ def test_the_exported_file_alone_gives_the_studys_figures(finished, phantoms):
     found = evaluate(run / row.path, phantoms, resamples=100)
     assert found["images"] == result.audit.images
     assert 0 <= found["evidence"]["accuracy"]["value"] <= 1
-    paired = compare(run / result.candidates[0].path, run / row.path, phantoms, risk="low", resamples=100)
+    paired = compare(
+        run / result.candidates[0].path, run / row.path, phantoms, risk="low", resamples=100
+    )
     a, b = (c["evidence"]["data"]["accuracy"]["value"] for c in paired["candidates"])
     assert paired["drop"]["accuracy"]["value"] == pytest.approx(a - b)
 
 
 def test_a_nan_loss_stops_the_study_and_keeps_what_was_done(phantoms, tmp_path):
-    wild = TRAIN | {"learning_rate": 1e30, "gradient_clip": None, "optimizer": "sgd", "warmup_epochs": 0}
+    wild = TRAIN | {
+        "learning_rate": 1e30,
+        "gradient_clip": None,
+        "optimizer": "sgd",
+        "warmup_epochs": 0,
+    }
     with pytest.raises(DivergedError):
-        run_study(study(reference={"model": {"factory": "tiny_nets:make"}, "train": wild}), phantoms, tmp_path / "run")
+        run_study(
+            study(reference={"model": {"factory": "tiny_nets:make"}, "train": wild}),
+            phantoms,
+            tmp_path / "run",
+        )
     assert any((tmp_path / "run" / "objects").glob("data-*"))
 
 
@@ -127,8 +138,8 @@ def test_step_names():
         step_names(study(steps=[{"step": "train", "name": "reference"}]))
 
 
-def test_predictions_do_not_depend_on_the_batch(finished, phantoms):
-    run, result = finished
+def test_predictions_do_not_depend_on_the_batch(finished):
+    run, _ = finished
     bundle = load_bundle(run / "bundle")
     images = np.random.default_rng(0).integers(0, 256, (9, 1, 32, 32), dtype=np.uint8)
     together = bundle.candidate.predict(images)

@@ -25,10 +25,22 @@ def test_defaults_are_the_guides():
     ("change", "named", "near"),
     [
         ({"risks": "low"}, "'risks'", "'risk'"),
-        ({"reference": {"model": "a", "train": {"epoch": 3}}}, "'reference.train.epoch'", "'epochs'"),
+        (
+            {"reference": {"model": "a", "train": {"epoch": 3}}},
+            "'reference.train.epoch'",
+            "'epochs'",
+        ),
         ({"data": {"inputs": {}}}, "'data.inputs'", "'input'"),
-        ({"steps": [{"step": "distill", "student": "a", "temprature": 1}]}, "'steps.0.temprature'", "'temperature'"),
-        ({"steps": [{"step": "prune", "train": {"epoks": 1}}]}, "'steps.0.train.epoks'", "'epochs'"),
+        (
+            {"steps": [{"step": "distill", "student": "a", "temprature": 1}]},
+            "'steps.0.temprature'",
+            "'temperature'",
+        ),
+        (
+            {"steps": [{"step": "prune", "train": {"epoks": 1}}]},
+            "'steps.0.train.epoks'",
+            "'epochs'",
+        ),
         ({"exports": [{"precison": "int8"}]}, "'exports.0.precison'", "'precision'"),
     ],
 )
@@ -60,7 +72,9 @@ def test_wrong_values_are_one_line(change):
 def test_overrides(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(SMALL | {"steps": [{"step": "prune"}]}))
-    study = load_study(path, ("reference.train.epochs=3", "steps.0.ratio=0.5", "risk=low", "data.input.height=64"))
+    study = load_study(
+        path, ("reference.train.epochs=3", "steps.0.ratio=0.5", "risk=low", "data.input.height=64")
+    )
     assert study.reference.train is not None
     assert (study.reference.train.epochs, study.risk, study.data.input.height) == (3, "low", 64)
     assert isinstance(study.steps[0], PruneStep)

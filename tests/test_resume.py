@@ -1,4 +1,4 @@
-"""Killed with SIGKILL in any step and run again, a study ends with the digests of one never killed."""
+"""Killed in any step and run again, a study ends with the digests of one never killed."""
 
 import json
 import os
@@ -10,18 +10,36 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from clinipress.data.phantom import draw_phantoms
+
 from small_study import tree
 
 HERE = Path(__file__).resolve().parent
 # where to strike: the kind of piece, and how many seconds after its folder appeared
-STRIKES = [("data", 0.2), ("train", 0.6), ("export", 0.5), ("distill", 0.5), ("prune", 0.5), ("latency", 0.3)]
+STRIKES = [
+    ("data", 0.2),
+    ("train", 0.6),
+    ("export", 0.5),
+    ("distill", 0.5),
+    ("prune", 0.5),
+    ("latency", 0.3),
+]
 
 
 def start(run: Path, study: Path, data: Path) -> subprocess.Popen[bytes]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE / "nets"), *sys.path])}
-    command = [sys.executable, "-m", "clinipress", "run", str(study), "--data", str(data), "--out", str(run), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "clinipress",
+        "run",
+        str(study),
+        "--data",
+        str(data),
+        "--out",
+        str(run),
+        "--json",
+    ]
     log = (run.parent / f"{run.name}.log").open("ab")
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log)
 
@@ -34,7 +52,7 @@ def finish(run: Path, study: Path, data: Path) -> dict[str, str]:
 
 
 def strike(run: Path, study: Path, data: Path, kind: str, delay: float) -> bool:
-    """Start the study and kill it while it makes a piece of this kind; False when it was too quick."""
+    """Start the study, kill it while it makes a piece of this kind; False if it was too quick."""
     process = start(run, study, data)
     try:
         while process.poll() is None:
@@ -59,9 +77,19 @@ def test_killed_in_every_step_the_digests_are_the_same(tmp_path):
     struck = [kind for kind, delay in STRIKES if strike(broken, study, data, kind, delay)]
     assert len(struck) >= 4, f"only {struck} were slow enough to be killed"
     assert finish(broken, study, data) == whole
-    assert set(whole) == {"reference", "distilled", "pruned", "pruned-onnx-float16", "pruned-onnx-int8"}
+    assert set(whole) == {
+        "reference",
+        "distilled",
+        "pruned",
+        "pruned-onnx-float16",
+        "pruned-onnx-int8",
+    }
     openings = (broken / "test_openings.jsonl").read_text().splitlines()
-    assert len(openings) == len((tmp_path / "whole" / "test_openings.jsonl").read_text().splitlines()) == 1
+    assert (
+        len(openings)
+        == len((tmp_path / "whole" / "test_openings.jsonl").read_text().splitlines())
+        == 1
+    )
 
 
 def test_the_striker_can_fail(tmp_path):

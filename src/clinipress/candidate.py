@@ -93,7 +93,9 @@ class Step(Protocol):
         """Do; returns the child and the facts worth keeping."""
 
 
-def run(step: Step, parent: Candidate | None, params: dict[str, Any], context: Context) -> tuple[Applied, Candidate]:
+def run(
+    step: Step, parent: Candidate | None, params: dict[str, Any], context: Context
+) -> tuple[Applied, Candidate]:
     """Apply a planned step: the one place where history is written.
 
     Returns:
@@ -103,7 +105,9 @@ def run(step: Step, parent: Candidate | None, params: dict[str, Any], context: C
     began = time.monotonic()
     child, facts = step.apply(parent, params, context)
     facts = {**facts, "seconds": round(time.monotonic() - began, 3)}
-    return Applied(step=step.kind, params=params, parent=parent.digest if parent else None, facts=facts), child
+    return Applied(
+        step=step.kind, params=params, parent=parent.digest if parent else None, facts=facts
+    ), child
 
 
 def with_history(card: Card, parent: Candidate | None, applied: Applied, name: str) -> Card:

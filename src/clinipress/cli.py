@@ -75,7 +75,9 @@ def demo(
 @app.command()
 def run(
     study: Annotated[Path, typer.Argument(help="The study file (.yaml).")],
-    data: Annotated[Path | None, typer.Option("--data", help="Images; overrides the study.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Images; overrides the study.")
+    ] = None,
     out: Out = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, dotted; may be repeated.")
@@ -140,9 +142,7 @@ def audit(
         show_audit(found)
 
 
-ClassMap = Annotated[
-    str, typer.Option("--class-map", help="theirs=ours, separated by commas.")
-]
+ClassMap = Annotated[str, typer.Option("--class-map", help="theirs=ours, separated by commas.")]
 SplitName = Annotated[
     str | None, typer.Option("--split", help="Only images published under this split.")
 ]
@@ -238,11 +238,10 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Rebuild the report from the records of a run."""
-    from clinipress.records import Result
     from clinipress.report.build import write_report
-    from clinipress.store import read_json
+    from clinipress.store import read_result
 
-    path = write_report(Result.model_validate(read_json(folder / "result.json")), folder)
+    path = write_report(read_result(folder), folder)
     if as_json:
         _write_json({"report": str(path)})
     else:

@@ -42,7 +42,12 @@ def demo_study() -> Study:
                     "step": "prune",
                     "ratio": 0.3,
                     "views": 4,
-                    "train": {"epochs": 4, "learning_rate": 5e-4, "warmup_epochs": 0.5, "ema_decay": 0.98},
+                    "train": {
+                        "epochs": 4,
+                        "learning_rate": 5e-4,
+                        "warmup_epochs": 0.5,
+                        "ema_decay": 0.98,
+                    },
                 },
             ],
             "exports": [{"precision": "float16"}, {"precision": "int8"}],

@@ -8,7 +8,7 @@
     │   ├── ModelError          a model name, a checkpoint, the number of classes
     │   ├── BundleError         a bundle that is incomplete, changed or foreign
     │   └── MissingExtraError   an optional part of clinipress is not installed
-    └── StudyError              the work itself could not go on (exit code 2, the run can be resumed)
+    └── StudyError              the work itself could not go on (exit code 2; it can be resumed)
         ├── DivergedError       the loss became NaN or infinite
         └── StorageError        the disk is full or cannot be written
 

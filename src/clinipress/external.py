@@ -1,4 +1,4 @@
-"""`evaluate` and `compare`: evidence for any model file, bundle or candidate on any labelled images.
+"""Evidence for any model file, bundle or candidate on labelled images: evaluate and compare.
 
 The images may come from elsewhere: their class names are mapped by a key. Nothing is trained and no
 split is made, so all images given (or one published split of them) are measured.
@@ -55,7 +55,7 @@ def load_candidate(path: Path, threads: int | None = None) -> Candidate:
 
 
 def parse_class_map(text: str) -> dict[str, str]:
-    """"theirs=ours,..." as a mapping.
+    """Read `theirs=ours,...` as a mapping.
 
     Raises:
         InputError: A pair has no "=".
@@ -173,7 +173,11 @@ def compare(
                     "data": {
                         name: interval.model_dump()
                         for name, interval in evidence(
-                            logits, rows.labels, classes, reference=None if model is a else scores[0], **options
+                            logits,
+                            rows.labels,
+                            classes,
+                            reference=None if model is a else scores[0],
+                            **options,
                         ).items()
                     }
                 },
@@ -188,4 +192,6 @@ def compare(
 
 def _predict(candidate: Candidate, cache: Cache, rows: Rows) -> NDArray[np.float32]:
     starts = range(0, len(rows.index), BATCH)
-    return np.concatenate([candidate.predict(cache.take(rows.index[s : s + BATCH])) for s in starts])
+    return np.concatenate(
+        [candidate.predict(cache.take(rows.index[s : s + BATCH])) for s in starts]
+    )

@@ -2,7 +2,8 @@
 
 data -> reference -> steps, each judged against the ROOT reference on validation -> exports, each
 file measured in its own runtime -> the sealed test split opened once for the finalists -> bundle
-and report. Judging against the root and not the parent keeps three steps from each losing the margin.
+and report. Judging against the root, not the parent, keeps three steps from each losing the
+margin.
 """
 
 from __future__ import annotations
@@ -112,5 +113,7 @@ def step_names(study: Study) -> list[str]:
         plain = verb[recipe.step] + (f"-{again}" if kinds.count(recipe.step) > 1 else "")
         names.append(recipe.name or plain)
     if len({*names, "reference"}) <= len(names):
-        raise RecipeError("step names that differ", ", ".join(names), "change 'name' of one of them")
+        raise RecipeError(
+            "step names that differ", ", ".join(names), "change 'name' of one of them"
+        )
     return names

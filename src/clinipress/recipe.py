@@ -1,8 +1,8 @@
 """The study file: frozen data, every default in one place, no code in YAML.
 
-A study names the data, the reference, the steps and the exports. Unknown keys are refused with the
-nearest right one. Defaults of distillation (T = 4, alpha = 0.7) and pruning follow the clinical edge
-compression guide the project was born from; they are starting points, not findings.
+A study names the data, the reference, the steps and the exports. Unknown keys are refused with
+the nearest right one. Defaults of distillation (T = 4, alpha = 0.7) and pruning follow the clinical
+edge compression guide the project was born from; they are starting points, not findings.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class SplitRecipe(Config):
     @classmethod
     def _sums_to_one(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
         if abs(sum(value) - 1) > 1e-6:
-            raise ValueError(f"train, validation and test shares must sum to 1, they sum to {sum(value):g}")
+            raise ValueError(
+                f"train, validation and test shares must sum to 1, they sum to {sum(value):g}"
+            )
         return value
 
 
@@ -314,13 +316,19 @@ def load_study(path: Path, overrides: tuple[str, ...] = ()) -> Study:
         RecipeError: The file is missing, is not YAML, or holds a wrong key or value.
     """
     if not path.is_file():
-        raise RecipeError("a study file (.yaml)", f"no file at '{path}'", "make one with 'clinipress init DATA'")
+        raise RecipeError(
+            "a study file (.yaml)", f"no file at '{path}'", "make one with 'clinipress init DATA'"
+        )
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise RecipeError(f"YAML in '{path}'", str(problem).replace("\n", " "), "check the indentation") from None
+        raise RecipeError(
+            f"YAML in '{path}'", str(problem).replace("\n", " "), "check the indentation"
+        ) from None
     if not isinstance(tree, dict):
-        raise RecipeError(f"a mapping of keys in '{path}'", type(tree).__name__, "start with 'name: my-study'")
+        raise RecipeError(
+            f"a mapping of keys in '{path}'", type(tree).__name__, "start with 'name: my-study'"
+        )
     for override in overrides:
         _override(tree, override)
     return parse_study(tree, where=str(path))
@@ -342,7 +350,9 @@ def _override(tree: dict[str, Any], override: str) -> None:
     """Set one dotted key in place, making mappings on the way."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise RecipeError("--set key=value", f"'{override}'", "for example --set reference.train.epochs=5")
+        raise RecipeError(
+            "--set key=value", f"'{override}'", "for example --set reference.train.epochs=5"
+        )
     node: Any = tree
     *parents, last = key.split(".")
     try:
@@ -359,7 +369,11 @@ def _override(tree: dict[str, Any], override: str) -> None:
         else:
             node[last] = value
     except (ValueError, IndexError, AttributeError, yaml.YAMLError):
-        raise RecipeError(f"a key of the study in --set {key}", "a path that is not there", "list items go by number, from 0") from None
+        raise RecipeError(
+            f"a key of the study in --set {key}",
+            "a path that is not there",
+            "list items go by number, from 0",
+        ) from None
 
 
 def _recipe_error(problem: ValidationError, where: str) -> RecipeError:
@@ -368,7 +382,11 @@ def _recipe_error(problem: ValidationError, where: str) -> RecipeError:
     names = {"distill", "prune", "train", "step"}
     location = [str(part) for part in error["loc"]]
     # pydantic adds the union's tag after a step's number; the user never wrote it
-    shown = [p for i, p in enumerate(location) if not (p in names and i >= 2 and location[i - 2] == "steps")]
+    shown = [
+        p
+        for i, p in enumerate(location)
+        if not (p in names and i >= 2 and location[i - 2] == "steps")
+    ]
     path = ".".join(shown) or "the top level"
     if error["type"] == "extra_forbidden":
         known = _known_keys(Study, location[:-1])
@@ -382,7 +400,11 @@ def _recipe_error(problem: ValidationError, where: str) -> RecipeError:
 def _known_keys(model: Any, location: list[str]) -> list[str]:
     """Field names of the part of the study that `location` points at."""
     if not location:
-        return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+        return (
+            list(model.model_fields)
+            if isinstance(model, type) and issubclass(model, BaseModel)
+            else []
+        )
     head, *rest = location
     if isinstance(model, type) and issubclass(model, BaseModel):
         field = model.model_fields.get(head)
@@ -395,7 +417,11 @@ def _known_keys(model: Any, location: list[str]) -> list[str]:
 def _strip(location: list[str]) -> list[str]:
     """Drop a leading list number and the union tag behind it."""
     if location and location[0].isdigit():
-        return location[2:] if len(location) > 1 and location[1] in {"distill", "prune", "train"} else location[1:]
+        return (
+            location[2:]
+            if len(location) > 1 and location[1] in {"distill", "prune", "train"}
+            else location[1:]
+        )
     return location
 
 
@@ -407,6 +433,10 @@ def _only_model(annotation: Any, rest: list[str]) -> Any:
     options = [_only_model(a, rest) for a in typing.get_args(annotation) if a is not type(None)]
     models = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
     if origin in (typing.Union, types.UnionType) and len(models) > 1 and len(rest) > 1:
-        tagged = [m for m in models if "step" in m.model_fields and m.model_fields["step"].default == rest[1]]
+        tagged = [
+            m
+            for m in models
+            if "step" in m.model_fields and m.model_fields["step"].default == rest[1]
+        ]
         return (tagged or models)[0]
     return models[0] if models else None

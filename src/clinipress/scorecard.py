@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress import __version__, distributed, gate
+from clinipress import distributed, gate
 from clinipress.edge.bundle import write_bundle
 from clinipress.evaluate.calibration import fit_temperature, uncertain_threshold
 from clinipress.evaluate.cost import macs, parameters
@@ -87,7 +87,9 @@ class Scorecard:
         """The first row."""
         self._add(Row("reference", file, torch, "reference"))
 
-    def add(self, file: OnnxCandidate, torch: TorchCandidate, *, of: Literal["step", "export"]) -> None:
+    def add(
+        self, file: OnnxCandidate, torch: TorchCandidate, *, of: Literal["step", "export"]
+    ) -> None:
         """Measure a file on validation and judge it against the reference."""
         self._add(Row(file.card.name, file, torch, of))
 
@@ -112,7 +114,8 @@ class Scorecard:
         row.evidence[split] = evidence(logits, labels, classes, reference=root, **options)
         row.confusion[split] = confusion(logits, labels, len(classes)).tolist()
         accuracy = row.evidence[split]["accuracy"]
-        said = f"{row.name}: {split} accuracy {accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%})"
+        span = f"{accuracy.low:.1%} to {accuracy.high:.1%}"
+        said = f"{row.name}: {split} accuracy {accuracy.value:.1%} ({span})"
         if root is not None:
             row.drops[split] = drops(root, logits, labels, classes, **options)
             found = discordance(root, logits, labels, classes)
@@ -173,8 +176,8 @@ def _why_not(card: Scorecard, row: Row, best: Row) -> str:
     if RANK[mine] > RANK[other]:
         return f"'{best.name}' passed on validation; here the cases were too few to tell."
     return (
-        f"'{best.name}' gains more: size times speed {card.gain(best):.0f}-fold over the reference, "
-        f"here {card.gain(row):.0f}-fold."
+        f"'{best.name}' gains more: size times speed {card.gain(best):.0f}-fold over the "
+        f"reference, here {card.gain(row):.0f}-fold."
     )
 
 
@@ -280,9 +283,13 @@ def _limits(card: Scorecard) -> tuple[str, ...]:
             "the split, so accuracy on new patients may be lower."
         )
     if not data.audit.groups:
-        limits.append("No metadata on sex, age or scanner: differences between groups are not measured.")
+        limits.append(
+            "No metadata on sex, age or scanner: differences between groups are not measured."
+        )
     limits.append("No images from another hospital: performance elsewhere is not measured.")
-    limits.append(f"One training seed ({study.seed}): variation between training runs is not measured.")
+    limits.append(
+        f"One training seed ({study.seed}): variation between training runs is not measured."
+    )
     limits.append("Latency was measured on the computer named below, not on the target device.")
     return tuple(limits)
 

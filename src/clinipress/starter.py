@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,14 @@ def propose(dataset: Dataset) -> dict[str, Any]:
     typical = shorter[len(shorter) // 2]
     size = max((s for s in SIZES if s <= typical), default=SIZES[0])
     text = " ".join([*dataset.classes, str(dataset.root.name)]).lower()
-    modality = next((m for m, words in MODALITY_WORDS.items() if any(w in text for w in words)), "generic")
-    colour = sum(f.channels >= 3 for f in seen) > len(seen) / 2 and modality in ("dermoscopy", "histology", "retina")
+    modality = next(
+        (m for m, words in MODALITY_WORDS.items() if any(w in text for w in words)), "generic"
+    )
+    colour = sum(f.channels >= 3 for f in seen) > len(seen) / 2 and modality in (
+        "dermoscopy",
+        "histology",
+        "retina",
+    )
     patients = all(item.patient for item in dataset.items)
     return {
         "layout": dataset.layout,
@@ -84,32 +91,37 @@ def _text(data: Path, seen: dict[str, Any]) -> str:
     )
     published = ""
     if seen["published_splits"]:
+        found = ", ".join(seen["published_splits"])
         published = (
-            f"\n    # the data has its own splits ({', '.join(seen['published_splits'])}); published splits "
-            "often leak:\n    # 'clinipress audit' shows how much. 'by: published' keeps them and drops the twins."
+            f"\n    # the data has its own splits ({found}); published splits often leak:"
+            "\n    # 'clinipress audit' shows how much. 'by: published' keeps them, drops the twins"
         )
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in data.resolve().stem).strip("-.") or "study"
+    name = (
+        "".join(c if c.isalnum() or c in "-_." else "-" for c in data.resolve().stem).strip("-.")
+        or "study"
+    )
     counts = ", ".join(f"{k} {v}" for k, v in seen["classes"].items())
-    return f"""# A clinipress study, proposed for {seen['images']} images ({counts}).
-# Run it:  clinipress run THIS_FILE        Every key has a default; unknown keys are refused.
+    return f"""# A clinipress study, proposed for {seen["images"]} images ({counts}).
+# Run it:  clinipress run THIS_FILE     Most keys have a default; unknown keys are refused.
 name: {name}
 # critical, high, medium or low: accuracy may fall by 0.5, 1, 2 or 5 points. Decide before you look.
 risk: medium
 seed: 0
 intended_use: ""   # one sentence for the card and the report
 data:
-  path: {data}
-  # chooses the augmentation: generic, brain-mri, chest-ct, chest-xray, dermoscopy, histology, retina
-  modality: {seen['modality']}
+  path: {json.dumps(str(data))}
+  # chooses the augmentation: generic, brain-mri, chest-ct, chest-xray, dermoscopy, histology,
+  # retina
+  modality: {seen["modality"]}
   input:
-    channels: {seen['channels']}   # 1 grey, 3 colour
-    height: {seen['size']}   # the typical shorter side is {seen['typical_side']} pixels; smaller is faster
-    width: {seen['size']}
+    channels: {seen["channels"]}   # 1 grey, 3 colour
+    height: {seen["size"]}   # typical shorter side {seen["typical_side"]} pixels; smaller is faster
+    width: {seen["size"]}
   split:
     by: auto   # {unit}{published}
     fractions: [0.65, 0.15, 0.2]   # train, validation, test (sealed until the end)
 reference:
-  model: resnet50   # any timm name; or {{factory: "module:function"}}; checkpoint: weights.safetensors
+  model: resnet50   # any timm name, or {{factory: "module:function"}}
   train: {{epochs: 40, batch_size: 32, learning_rate: 0.001}}
 steps:
   - step: distill

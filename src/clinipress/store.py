@@ -28,10 +28,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from clinipress import distributed
 from clinipress.errors import InputError, StorageError
+from clinipress.records import Result
 
-__all__ = ["Store", "digest_of", "storage", "write_atomically"]
+__all__ = ["Store", "digest_of", "read_json", "read_result", "storage", "write_atomically"]
 
 KEY_DIGITS = 16
 
@@ -166,9 +169,29 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"the file '{path.name}'", f"a folder without it: '{path.parent}'") from None
+        raise InputError(
+            f"the file '{path.name}'", f"a folder without it: '{path.parent}'"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as problem:
         raise InputError(f"JSON in '{path}'", str(problem)) from None
+
+
+def read_result(folder: Path) -> Result:
+    """The records of a finished run.
+
+    Raises:
+        InputError: The folder holds no result, or one that another version wrote.
+    """
+    try:
+        return Result.model_validate(read_json(folder / "result.json"))
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"a result.json of this version in '{folder}'",
+            f"one where '{where}' does not fit ({first['msg']})",
+            "run the study again",
+        ) from None
 
 
 def _sync_folder(folder: Path) -> None:

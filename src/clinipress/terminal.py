@@ -1,4 +1,4 @@
-"""What the command line shows: progress bars, tables and the verdict. The only module that uses rich."""
+"""What the command line shows: progress bars, tables, the verdict. Only this module names rich."""
 
 from __future__ import annotations
 
@@ -160,14 +160,26 @@ def show_result(result: Result, out: Path) -> None:
     console = _console()
     split = "test" if any("test" in c.evidence for c in result.candidates) else "validation"
     table = Table(title=f"{result.study}: {'SYNTHETIC ' if result.synthetic else ''}{split} split")
-    for column in ("candidate", "file MB", "smaller", "ms", "faster", "accuracy", "drop, points", "verdict"):
+    for column in (
+        "candidate",
+        "file MB",
+        "smaller",
+        "ms",
+        "faster",
+        "accuracy",
+        "drop, points",
+        "verdict",
+    ):
         table.add_column(column, justify="left" if column in ("candidate", "verdict") else "right")
     root = next(c for c in result.candidates if c.name == result.reference)
     for row in result.candidates:
         table.add_row(*_row(row, root, split, shipped=row.name == result.shipped))
     console.print(table)
     status = result.verdict.status
-    console.print(f"[bold {COLOUR[status]}]{WORD[status]}[/] {verdict_sentence(View(result))}", highlight=False)
+    console.print(
+        f"[bold {COLOUR[status]}]{WORD[status]}[/] {verdict_sentence(View(result))}",
+        highlight=False,
+    )
     console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
     if result.bundle:
         console.print(f"bundle: {out / result.bundle}", highlight=False, soft_wrap=True)
@@ -221,7 +233,8 @@ def show_audit(found: Audit) -> None:
         console.print(f"group {column}: {shown}", highlight=False, soft_wrap=True)
     if found.baseline_accuracy:
         console.print(
-            f"statistics-only baseline accuracy: {_percent(found.baseline_accuracy)}", highlight=False
+            f"statistics-only baseline accuracy: {_percent(found.baseline_accuracy)}",
+            highlight=False,
         )
     for warning in found.warnings:
         console.print(f"[yellow]warning[/] {warning}", highlight=False, soft_wrap=True)
@@ -235,20 +248,26 @@ def show_evidence(found: Mapping[str, Any]) -> None:
     for column in ("metric", "value", "95 % interval"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, figure in found["evidence"].items():
-        table.add_row(name, f"{figure['value']:.4f}", f"{figure['low']:.4f} to {figure['high']:.4f}")
+        table.add_row(
+            name, f"{figure['value']:.4f}", f"{figure['low']:.4f} to {figure['high']:.4f}"
+        )
     console.print(table)
 
 
 def show_comparison(found: Mapping[str, Any]) -> None:
     """The paired drops and the verdict."""
     console = _console()
-    table = Table(title=f"{found['candidate']} against {found['reference']}: {found['images']} images")
+    table = Table(
+        title=f"{found['candidate']} against {found['reference']}: {found['images']} images"
+    )
     for column in ("metric", "reference", "candidate", "drop", "95 % interval"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, drop in found["drop"].items():
         both = [found["candidates"][i]["evidence"]["data"].get(name) for i in (0, 1)]
         shown = [f"{v['value']:.4f}" if v else "not measured" for v in both]
-        table.add_row(name, *shown, f"{drop['value']:+.4f}", f"{drop['low']:+.4f} to {drop['high']:+.4f}")
+        table.add_row(
+            name, *shown, f"{drop['value']:+.4f}", f"{drop['low']:+.4f} to {drop['high']:+.4f}"
+        )
     console.print(table)
     verdict = found["verdict"]
     console.print(f"[bold {COLOUR[verdict['status']]}]{WORD[verdict['status']]}[/]")

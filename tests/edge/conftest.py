@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from linear_model import clear_noise, weights, write_linear
 
 from clinipress.edge.bundle import write_bundle
 from clinipress.records import Card, InputSpec
+from linear_model import clear_noise, weights, write_linear
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 """One image in, one answer out."""
 
 import gzip
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from linear_model import logits_of, noise, weights
 from PIL import Image
 from scipy.special import softmax
 
@@ -14,6 +14,7 @@ from clinipress.edge.answers import Answer, probabilities
 from clinipress.edge.bundle import Bundle, load_bundle
 from clinipress.errors import MissingExtraError
 from clinipress.records import Card, InputSpec
+from linear_model import logits_of, noise, weights
 
 
 @pytest.fixture
@@ -128,17 +129,13 @@ def test_a_truncated_picture_is_refused(bundle: Bundle, card: Card, tmp_path: Pa
 
 
 def test_what_is_no_file_is_refused_without_waiting(bundle: Bundle, tmp_path: Path):
-    import os
-
     os.mkfifo(tmp_path / "pipe")  # opening it would wait for a writer for ever
     for path in (tmp_path / "none.png", tmp_path, tmp_path / "pipe", Path("/dev/zero")):
         assert "no regular file" in str(bundle.classify(path).refused)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
-def test_colour_to_a_grey_model_is_refused_in_any_mode(
-    bundle: Bundle, tmp_path: Path, mode: str
-):
+def test_colour_to_a_grey_model_is_refused_in_any_mode(bundle: Bundle, tmp_path: Path, mode: str):
     red = np.zeros((40, 60, 3), np.uint8)
     red[:, :30, 0] = 250
     Image.fromarray(red).convert(mode).save(tmp_path / "a.png")
@@ -181,17 +178,15 @@ def test_a_file_of_several_pictures_needs_a_number(bundle: Bundle, tmp_path: Pat
     assert "0 to 2" in str(bundle.classify(f"{path}#3").refused)
 
 
-def test_a_model_that_answers_nan_is_refused_per_image(bundle: Bundle, card: Card, make_bundle):
+def test_a_model_that_overflows_refuses_the_image(card: Card, make_bundle):
     matrix = weights(card.input, 3)
-    matrix[0] = np.finfo(np.float32).max  # first pixel above 0: infinity
+    matrix[:2] = np.finfo(np.float32).max  # both first pixels white: infinity
     sample = noise(card.input)
-    sample[0, 0, 0] = 0
-    broken = load_bundle(make_bundle(card, matrix=matrix * 1, sample=sample))
-    assert broken.classify(sample).label is not None
-    bad = sample.copy()
-    bad[0, 0, 0] = bad[0, 0, 1] = 255
-    matrix_answer = broken.classify(bad)
-    assert matrix_answer.refused is None or "finite" in matrix_answer.refused
+    sample[0, 0, :2] = 0
+    bundle = load_bundle(make_bundle(card, matrix=matrix, sample=sample))
+    assert bundle.classify(sample).label is not None
+    sample[0, 0, :2] = 255
+    assert "finite" in str(bundle.classify(sample).refused)
 
 
 def test_a_missing_reader_is_a_reason_not_a_crash(bundle: Bundle, tmp_path: Path, monkeypatch):

@@ -4,7 +4,9 @@ import io
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from clinipress.edge.inputs import expand, locate
 from clinipress.errors import InputError
@@ -40,11 +42,21 @@ def test_a_folder_is_walked_lazily(tmp_path: Path):
     assert len(list(walk)) == 2
 
 
-@pytest.mark.parametrize(
-    "head", [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a\0", b"\0" * 128 + b"DICM"]
-)
-def test_image_bytes_on_standard_input(head: bytes):
-    content = head + bytes(range(256)) * 40
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF", "TIFF", "PPM", "WEBP", "JPEG2000"])
+def test_image_bytes_on_standard_input(kind: str):
+    buffer = io.BytesIO()
+    levels = np.arange(48 * 64, dtype=np.uint8).reshape(48, 64)
+    Image.fromarray(levels).save(buffer, kind)
+    assert list(expand("-", io.BytesIO(buffer.getvalue()))) == [("-", buffer.getvalue())]
+
+
+def test_dicom_bytes_on_standard_input():
+    content = b"\0" * 128 + b"DICM" + b"text " * 1000
+    assert list(expand("-", io.BytesIO(content))) == [("-", content)]
+
+
+def test_a_plain_text_image_on_standard_input():
+    content = b"P2\n2 2 9\n1 2 3 4\n"
     assert list(expand("-", io.BytesIO(content))) == [("-", content)]
 
 
@@ -52,6 +64,10 @@ def test_a_list_on_standard_input():
     text = "a.png\r\n\nfolder with blanks/b.png\nübung.png".encode()
     found = list(expand("-", io.BytesIO(text)))
     assert found == [(n, Path(n)) for n in ("a.png", "folder with blanks/b.png", "übung.png")]
+
+
+def test_a_list_of_names_that_are_no_utf8():
+    assert names("-", b"\xfcbung.png\nb.png") == ["\udcfcbung.png", "b.png"]
 
 
 def test_a_long_list_on_standard_input_survives_every_cut():

@@ -18,9 +18,13 @@ def test_temperature_against_scipy(seed):
     logits, labels = make(seed=seed, sharp=0.5 + seed)
 
     def loss(log_t):
-        return -log_softmax(logits.astype(np.float64) / np.exp(log_t), axis=1)[np.arange(len(labels)), labels].mean()
+        return -log_softmax(logits.astype(np.float64) / np.exp(log_t), axis=1)[
+            np.arange(len(labels)), labels
+        ].mean()
 
-    best = np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-8}).x)
+    best = np.exp(
+        minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-8}).x
+    )
     assert fit_temperature(logits, labels) == pytest.approx(best, rel=1e-4)
 
 

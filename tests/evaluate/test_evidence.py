@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 import sklearn.metrics as referee
-from tolerances import ROUNDING, check_close, check_share
 
 from clinipress.errors import DataError
 from clinipress.evaluate.evidence import discordance, drops, evidence
 from clinipress.evaluate.intervals import resample, unit_index
 from clinipress.evaluate.metrics import point_metrics
 from clinipress.records import Interval
+from tolerances import ROUNDING, check_close, check_share
 
 CLASSES = ("glioma", "meningioma", "normal")
 BOUNDED = ("accuracy", "sensitivity", "precision", "f1", "auroc", "balanced", "agreement")

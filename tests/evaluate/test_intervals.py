@@ -5,9 +5,9 @@ import pytest
 import statsmodels.api as sm
 from scipy import optimize, stats
 from statsmodels.stats.proportion import proportion_confint
-from tolerances import ROOT, ROUNDING, check_share
 
 from clinipress.evaluate import intervals
+from tolerances import ROOT, ROUNDING, check_share
 
 EDGES = [(0, 1), (1, 1), (0, 500), (500, 500), (1, 10_000)]
 RANDOM = [
@@ -48,7 +48,7 @@ def test_design_effect_is_the_cluster_variance_of_statsmodels(seed) -> None:
     expected = (pairs * plain + worst) / (pairs + 1)
     found = intervals.design_effect(hits, intervals.unit_index(units, 200))
     assert found == pytest.approx(expected, abs=1e-8)
-    assert 1 <= found
+    assert found >= 1
 
 
 def test_design_effect_of_copies_is_their_number_and_of_single_cases_one() -> None:
@@ -65,9 +65,40 @@ def test_no_event_means_the_worst_and_each_event_means_less() -> None:
     for errors in range(3):
         hits[errors * 10] = False
         sizes.append(intervals.effective_size(hits, units))
-    assert sizes[0] == pytest.approx(100, rel=0.04)
+    assert sizes[0] == 100
     assert sizes == sorted(sizes)
-    assert sizes[-1] == pytest.approx(1000 / (37 / 28), rel=0.04)
+    # three errors: design effect (27 * 1 + 10) / 28, on about six degrees of freedom
+    assert sizes[-1] == pytest.approx(
+        1000 / (37 / 28) * (1.96 / stats.t.ppf(0.975, 6)) ** 2, rel=0.1
+    )
+
+
+@pytest.mark.parametrize("events", range(6))
+def test_units_of_one_case_beside_a_few_pairs_cost_little(events) -> None:
+    units = np.concatenate([np.arange(400), np.repeat(np.arange(400, 500), 2)])
+    hits = np.arange(600) >= events
+    # all pairs alike: 600^2 / (400 + 100 * 4)
+    assert 450 <= intervals.effective_size(hits, units) <= 600
+
+
+def few_and_many(name) -> np.ndarray:
+    """1,500 answers of 75 units: two units hold half of the errors, or all units share them."""
+    hits = np.random.default_rng(0).random(1500) > (0.01 if name == "two units" else 0.3)
+    if name == "two units":
+        hits[:10] = hits[20:30] = False
+    return hits
+
+
+@pytest.mark.parametrize(("name", "freedom"), [("two units", (2, 6)), ("all units", (50, 75))])
+def test_degrees_of_freedom_count_the_units_that_matter(name, freedom) -> None:
+    hits, units = few_and_many(name), np.repeat(np.arange(75), 20)
+    sums = (hits - hits.mean()).reshape(75, 20).sum(axis=1)
+    degrees = min(2 * 75 / (stats.kurtosis(sums, fisher=False) - 1), 74)
+    assert freedom[0] < degrees < freedom[1]
+    plain = 1500 / intervals.design_effect(hits, units)
+    expected = plain * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, degrees)) ** 2
+    found = intervals.effective_size(hits, units)
+    assert found == pytest.approx(max(expected, 75), rel=1e-9)
 
 
 def test_one_unit_counts_as_one_case() -> None:

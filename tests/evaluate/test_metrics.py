@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import sklearn.metrics as referee
-from tolerances import LOG_ODDS_STEP, ROUNDING, check_close
 
 from clinipress.errors import DataError
 from clinipress.evaluate import metrics
+from tolerances import LOG_ODDS_STEP, ROUNDING, check_close
 
 CLASSES = tuple("abcdefg")
 
@@ -171,7 +171,7 @@ def test_log_odds_are_those_of_the_probabilities() -> None:
 def test_equal_cases_stay_equal_whatever_the_order_of_their_logits() -> None:
     logits = np.array([[0.1, 0.2, 0.3, 0.4, 0.7], [0.1, 0.7, 0.4, 0.2, 0.3]])
     assert len(set(metrics.log_odds(logits)[:, 0])) == 1
-    assert len(set(metrics.log_odds(logits + [[0.0], [3.0]])[:, 0])) == 1
+    assert len(set(metrics.log_odds(logits + np.array([[0.0], [3.0]]))[:, 0])) == 1
 
 
 def test_confusion_counts_rows_true_columns_called() -> None:

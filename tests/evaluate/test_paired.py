@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
-from tolerances import OPTIMUM, ROUNDING, THREE_DECIMALS, check_share
 
 from clinipress.evaluate import paired
+from tolerances import OPTIMUM, ROUNDING, THREE_DECIMALS, check_share
 
 Z = stats.norm.ppf(0.975)
 

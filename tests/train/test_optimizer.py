@@ -15,9 +15,7 @@ from clinipress.train.optimizer import Average, make_optimizer
 def test_no_decay_on_biases_and_norms(name, loss):
     module = small_net()
     before = weights_of(module)
-    optimizer = make_optimizer(
-        module, options(optimizer=name, weight_decay=0.1, learning_rate=0.5)
-    )
+    optimizer = make_optimizer(module, options(optimizer=name, weight_decay=0.1, learning_rate=0.5))
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

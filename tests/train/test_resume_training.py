@@ -50,7 +50,9 @@ def test_killed_training_resumes_to_the_same_bits(tmp_path):
         assert not out.exists()
         assert epochs <= epochs_done(work) < 8
     # both measured "auto" numerics: the comparison needs the same choice
-    names = {read(w / "checkpoint.safetensors").facts["numerics"] for w in (work, tmp_path / "whole")}
+    names = {
+        read(w / "checkpoint.safetensors").facts["numerics"] for w in (work, tmp_path / "whole")
+    }
     assert start(work, out).wait() == 0
     if len(names) == 1:
         assert out.read_text() == (tmp_path / "whole.txt").read_text()

@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
+import train_kit
 from torch import nn
 from train_kit import MemoryStore, options, plain_net, small_net, weights_of
 
@@ -51,44 +52,31 @@ def test_two_processes_resume_and_average_batch_statistics(tmp_path):
     assert float(first["body.1.running_mean"].abs().sum()) > 0
 
 
-def fail(kind, progress):
-    progress.say("hello")
-    if distributed.rank() == 1:
-        if kind == "ours":
-            raise ImageError("an image", "a \x00 stone", "photograph it")
-        if kind == "theirs":
-            raise ZeroDivisionError("oops")
-        os._exit(7)
-    distributed.barrier()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "error", "text"),
     [
-        ("ours", ImageError, "expected an image"),
-        ("theirs", StudyError, "ZeroDivisionError: oops"),
-        ("dead", StudyError, "process"),
+        ("ours", ImageError, "expected an image, got a stone: photograph it"),
+        ("theirs", StudyError, r"ZeroDivisionError: oops \(fail, line"),
+        ("dead", StudyError, r"process 1 ended with 7|process 0"),
     ],
 )
 def test_errors_of_a_process_reach_the_caller(kind, error, text):
     with pytest.raises(error, match=text):
-        distributed.launch(fail, (kind,), 2)
-
-
-def total(progress):
-    progress.start("adding", 1)
-    tensor = torch.tensor([float(distributed.rank() + 1)])
-    distributed.sum_(tensor)
-    mean = [torch.tensor([float(distributed.rank())])]
-    distributed.average_(mean)
-    agreed = distributed.from_main(("rank", distributed.rank()))
-    return tensor.item(), mean[0].item(), agreed, distributed.local_threads(4)
+        distributed.launch(train_kit.fail, (kind,), 2)
 
 
 @pytest.mark.slow
 def test_sums_means_and_the_first_ones_word():
-    assert distributed.launch(total, (), 2) == (3.0, 0.5, ("rank", 0), 2)
+    ears = train_kit.Ears()
+    found = distributed.launch(train_kit.collect, (), 2, ears)
+    assert found == (3.0, 0.5, ("rank", 0), 2)
+    assert ears.said == ["hello from 0"]
+
+
+def test_a_loss_that_cannot_be_handed_over_is_refused(tmp_path):
+    with pytest.raises(StudyError, match="handed to another process"):
+        distributed.launch(train_kit.fail, (lambda: 0,), 2)
 
 
 def test_alone_everything_is_its_own():

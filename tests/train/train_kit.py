@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import numpy as np
 import torch
 from torch import nn
 
+from clinipress.errors import ImageError
 from clinipress.recipe import TrainOptions
+from clinipress.train import distributed
 
 QUICK = {"numerics": "float32-channels-last", "warmup_epochs": 1.0}
 
@@ -54,7 +59,10 @@ def plain_net(seed=0, classes=2):
     """No batch norm, no dropout: several processes must agree with one."""
     torch.manual_seed(seed)
     return Scaled(
-        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
         nn.Linear(16, classes),
     )
 
@@ -70,3 +78,47 @@ def weights_of(module):
 def same_bits(a, b):
     """True when two state dicts hold the same names and bits."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class Ears:
+    """A listener that keeps what it heard; an advance may raise."""
+
+    def __init__(self, raise_at=None, error=KeyboardInterrupt):
+        self.done, self.total, self.notes, self.said = 0, 0, [], []
+        self._raise_at, self._error = raise_at, error
+
+    def start(self, what, total):
+        self.total = total
+
+    def advance(self, what, units=1, note=""):
+        self.done += units
+        self.notes.append(note)
+        if self._raise_at is not None and self.done >= self._raise_at:
+            raise self._error
+
+    def finish(self, what, note=""):
+        self.notes.append(note)
+
+    def say(self, text):
+        self.said.append(text)
+
+
+def fail(kind, progress):
+    """Run in two processes: the second fails in the way asked for."""
+    if distributed.rank() == 1:
+        if kind == "ours":
+            raise ImageError("an image", "a stone", "photograph it")
+        if kind == "theirs":
+            raise ZeroDivisionError("oops")
+        os._exit(7)
+    time.sleep(60)
+
+
+def collect(progress):
+    """Run in two processes: what they find together."""
+    progress.say(f"hello from {distributed.rank()}")
+    total = distributed.sum_(torch.tensor([float(distributed.rank() + 1)]))
+    mean = [torch.tensor([float(distributed.rank())])]
+    distributed.average_(mean)
+    agreed = distributed.from_main(("rank", distributed.rank()))
+    return total.item(), mean[0].item(), agreed, distributed.local_threads(4)

@@ -1,1 +1,1 @@
-
+"""Images: read, audited, divided, decoded once; no torch."""

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.data.audit import Fingerprints, audit
+from clinipress.data.audit import audit
 from clinipress.data.cache import Cache, build_cache
 from clinipress.data.sources import Dataset, Item, read_dataset
 from clinipress.data.splits import Split, make_split, units
@@ -167,7 +167,11 @@ def pixel_statistics(cache: Cache, rows: NDArray[np.int64]) -> tuple[float, floa
     total = squares = count = 0.0
     for block in np.array_split(chosen, max(1, len(chosen) // 64)):
         pixels = cache.take(block).astype(np.float64) / 255
-        total, squares, count = total + pixels.sum(), squares + (pixels**2).sum(), count + pixels.size
+        total, squares, count = (
+            total + pixels.sum(),
+            squares + (pixels**2).sum(),
+            count + pixels.size,
+        )
     mean = round(total / count * 255) / 255
     return mean, max(float(np.sqrt(max(squares / count - (total / count) ** 2, 0.0))), 1 / 255)
 

@@ -181,25 +181,27 @@ def peak_memory() -> int | None:
 
 def cpu_model() -> str:
     """The processor's name as the system gives it, else the architecture."""
-    for key in ("model name", "Model", "Hardware"):
-        if key in (found := _cpu_facts()):
-            return found[key]
-    return platform.processor() or platform.machine()
+    found = _cpu_facts()
+    named = (found[key] for key in ("model name", "Model", "Hardware") if found.get(key))
+    return next(named, "") or platform.processor() or platform.machine()
 
 
 def cpu_flags() -> tuple[str, ...]:
     """Instruction sets of the processor, sorted; empty where the system does not tell."""
-    # x86 calls them flags, Arm features
     found = _cpu_facts()
+    # x86 calls them flags, Arm features
     return tuple(sorted((found.get("flags") or found.get("Features") or "").split()))
 
 
 def _cpu_facts() -> dict[str, str]:
     """Key -> value of /proc/cpuinfo; the first of each key wins."""
-    facts_: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for line in _cpu_text().splitlines():
+        key, _, value = line.partition(":")
+        found.setdefault(key.strip(), value.strip())
+    return found
+
+
+def _cpu_text() -> str:
     path = Path("/proc/cpuinfo")
-    if path.is_file():
-        for line in path.read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            facts_.setdefault(key.strip(), value.strip())
-    return facts_
+    return path.read_text(errors="replace") if path.is_file() else ""

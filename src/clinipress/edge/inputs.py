@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import codecs
 import io
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +20,8 @@ __all__ = ["STANDARD_INPUT", "Source", "expand", "locate"]
 Source = str | Path | bytes | NDArray[np.uint8]
 STANDARD_INPUT = "-"
 STDIN_LIMIT = 2**30  # bytes of one image
-HEAD = 4096
+HEAD = 1024
+CONTROL = frozenset(range(32)) - frozenset(b"\t\n\r")
 
 
 def locate(name: str | Path) -> tuple[Path, int | None]:
@@ -70,30 +70,32 @@ def _walk(folder: str) -> Iterator[str]:
 
 
 def _from_stream(stream: BinaryIO) -> Iterator[tuple[str, Source]]:
-    """One image, or one path per line: text without a zero byte is a list."""
-    head = stream.read(HEAD)
+    """One image, or one path per line as the lines come."""
+    head = b""
+    while len(head) < HEAD and b"\n" not in head and (more := _some(stream, HEAD)):
+        head += more
     if not head:
         raise InputError("an image or a list of paths on standard input", "nothing")
-    if _is_text(head):
-        rest = io.BufferedReader(_Joined(head, stream))
-        for line in rest:
-            path = os.fsdecode(line.rstrip(b"\r\n"))
-            if path:
-                yield path, Path(path)
+    if not _is_text(head):
+        yield STANDARD_INPUT, head + stream.read(STDIN_LIMIT)
         return
-    content = head + stream.read(STDIN_LIMIT)
-    yield STANDARD_INPUT, content
+    for line in io.BufferedReader(_Joined(head, stream)):
+        path = os.fsdecode(line.rstrip(b"\r\n"))
+        if path:
+            yield path, Path(path)
+
+
+def _some(stream: BinaryIO, count: int) -> bytes:
+    """What is there, at most `count` bytes, without waiting for more than one; b"" at the end."""
+    read: Callable[[int], bytes] = getattr(stream, "read1", stream.read)
+    return read(count)
 
 
 def _is_text(head: bytes) -> bool:
-    """True for UTF-8 without control characters that no path holds."""
-    if b"\0" in head:
+    """True when no byte is a control character, which every image has early and no path holds."""
+    if re.match(rb"P[1-6]\s", head):  # PPM and its kin have a header of text
         return False
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)  # the last character may be cut
-    except UnicodeDecodeError:
-        return False
-    return True
+    return CONTROL.isdisjoint(head)
 
 
 class _Joined(io.RawIOBase):
@@ -106,7 +108,7 @@ class _Joined(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._head or self._stream.read(len(buffer))
+        data = self._head or _some(self._stream, len(buffer))
         taken = data[: len(buffer)]
         self._head = data[len(buffer) :]
         buffer[: len(taken)] = taken

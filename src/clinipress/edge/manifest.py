@@ -88,7 +88,7 @@ def read_card(folder: Path) -> Manifest:
     if tree.get("schema_version") != "1":
         raise BundleError(
             "schema_version '1' in card.json",
-            f"{ascii(tree.get('schema_version')):.40}",
+            f"{tree.get('schema_version')!a:.40}",
             "open it with the clinipress that wrote it, or write it again",
         )
     try:
@@ -97,7 +97,7 @@ def read_card(folder: Path) -> Manifest:
         error = problem.errors()[0]
         where = ".".join(str(part) for part in error["loc"])
         raise BundleError(
-            f"{ascii(where):.80} in card.json to fit", error["msg"], "write it again"
+            f"{where!a:.80} in card.json to fit", error["msg"], "write it again"
         ) from None
     if manifest.digest != digest_of_card(tree):
         raise BundleError("card.json as it was written", "a changed one", "write the bundle again")
@@ -129,7 +129,7 @@ def _check_values(manifest: Manifest) -> None:
     """Every file is named, no name leads out of the folder, and the numbers can be used."""
     for name in manifest.files:
         if name != Path(name).name or name in {"", ".", "..", CARD} or "\\" in name or "\0" in name:
-            raise BundleError("plain file names in card.json", f"{ascii(name):.60}", "do not use it")
+            raise BundleError("plain file names in card.json", f"{name!a:.60}", "do not use it")
     missing = {MODEL, manifest.self_test.file} - set(manifest.files)
     if missing:
         raise BundleError(f"a hash of '{sorted(missing)[0]}' in card.json", "none", "do not use it")

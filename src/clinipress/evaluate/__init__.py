@@ -1,1 +1,1 @@
-
+"""What is measured of a candidate: statistics on logits, costs, time."""

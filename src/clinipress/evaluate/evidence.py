@@ -55,6 +55,7 @@ __all__ = ["discordance", "drops", "evidence"]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Intervals = dict[str, Interval]
+ONE_THREAD = 250_000  # multiply-adds; OpenBLAS and MKL stay on one thread up to some 260,000
 _MACRO = ("balanced_accuracy", "auroc_macro", "f1_macro", "kappa", "log_loss", "brier", "ece")
 _UNBOUNDED_BY_PARTS = ("log_loss", "brier", "ece")
 
@@ -161,8 +162,6 @@ def drops(
     found = _paired_proportions(before, after, index)
     values, replicates = _bootstrap([before, after], index, resamples, seed)
     for name in values[0]:
-        if name in found:
-            continue
         value = values[0][name] - values[1][name]
         interval = _interval(name, value, replicates[0][name] - replicates[1][name], index, low=-1)
         if interval is not None and interval.low == interval.high:
@@ -245,14 +244,14 @@ def _table(cases: Cases, index: Integers) -> _Table:
     rows[3 * k] = log_losses(cases.logits, labels)
     rows[3 * k + 1] = brier_scores(chances, labels)
     rows[3 * k + 2 + bins, every] = gaps
-    sums = np.stack([np.bincount(index, row) for row in rows])
+    sums: Floats = np.stack([np.bincount(index, row) for row in rows]).astype(np.float64)
     scores = log_odds(cases.logits)
     ranked = range(k) if k > 2 else range(1, 2)
     return _Table(sums, tuple(rank_table(scores[:, c], labels == c) for c in ranked))
 
 
 def _measure(
-    table: _Table, counts: Floats, weights: Floats, classes: Sequence[str]
+    table: _Table, counts: Floats, weights: NDArray[np.float32], classes: Sequence[str]
 ) -> dict[str, Floats]:
     """Bootstrapped metrics for a block of resamples, each ``[block]``.
 
@@ -263,7 +262,7 @@ def _measure(
         classes: k names.
     """
     k = len(classes)
-    sums = table.sums @ counts
+    sums = _product(table.sums, counts)
     total = sums[k : 2 * k].sum(axis=0)
     by_class = rates(sums[:k], sums[k : 2 * k], sums[2 * k : 3 * k])
     areas = np.stack([weighted_auroc(ranks, weights) for ranks in table.ranks])
@@ -283,6 +282,18 @@ def _measure(
         if k > 2:
             found[f"auroc[{name}]"] = areas[number]
     return found
+
+
+def _product(sums: Floats, counts: Floats) -> Floats:
+    """``sums @ counts`` in pieces too small for a BLAS to start threads on.
+
+    On busy cores the threads wait for each other at every block: 90 ms in place of 1 ms.
+    """
+    total = np.zeros((len(sums), counts.shape[1]))
+    step = max(ONE_THREAD // total.size, 1)
+    for first in range(0, len(counts), step):
+        total += sums[:, first : first + step] @ counts[first : first + step]
+    return total
 
 
 def _bootstrap(

@@ -73,7 +73,7 @@ def is_clustered(index: Integers) -> bool:
     return bool(len(index) and np.bincount(index).max() > 1)
 
 
-def design_effect(values: NDArray[np.number], index: Integers) -> float:
+def design_effect(values: NDArray[np.number] | NDArray[np.bool_], index: Integers) -> float:
     """How many times larger the variance of a mean is because cases come in units; at least 1.
 
     The estimate is the linearised cluster variance (Rao and Scott 1992),
@@ -105,22 +105,53 @@ def design_effect(values: NDArray[np.number], index: Integers) -> float:
     return (pairs * estimate + worst) / (pairs + 1)
 
 
-def effective_size(values: NDArray[np.number], index: Integers, confidence: float = 0.95) -> float:
+def effective_size(
+    values: NDArray[np.number] | NDArray[np.bool_], index: Integers, confidence: float = 0.95
+) -> float:
     """Number of independent cases that would tell as much as these, in ``[1, n]``.
 
-    ``n / design effect``, and for the few units it was estimated from, times ``(z / t)^2`` with
-    t of (units - 1) degrees of freedom (Korn and Graubard 1998, Survey Methodology 24:193).
-    Exactly n when every unit is one case.
+    ``n / design effect``, times ``(z / t)^2`` because the design effect is itself estimated (Korn
+    and Graubard 1998, Survey Methodology 24:193). The degrees of freedom of t are those of a
+    variance of m unit sums with their kurtosis, ``2 m / (kurtosis - 1)``, from 1 to m - 1: few when
+    a handful of units makes up all the variance, as rare flips of whole patients do. This never
+    goes below ``n^2 / sum n_u^2``, the number when all cases of a unit are alike, since the
+    intervals made from it are themselves good at small numbers. Exactly n when every unit is one
+    case.
+
+    Limit: where whole patients flip, but so few of them that a study may well hold none, nothing
+    in its data says so. In simulation (60 patients of 10 images, 1.4 patients expected to flip)
+    the upper end of a paired difference was too low in 11 % of studies instead of 2.5 %.
+
+    Args:
+        values: One number per case, as for `design_effect`.
+        index: Unit of each case, int64 ``[n]``.
+        confidence: Two-sided coverage of the interval to be made.
     """
-    n, m = len(values), len(np.unique(index))
+    n = len(values)
+    _, dense = np.unique(index, return_inverse=True)
+    sizes = np.bincount(dense).astype(np.float64)
+    m = len(sizes)
     if m == n:
         return float(n)
-    effective = n / design_effect(values, index)
+    plain = n / design_effect(values, dense)
+    effective = plain
     if m > 1:
         from scipy.special import stdtrit
 
-        effective *= float((z_value(confidence) / stdtrit(m - 1, (1 + confidence) / 2)) ** 2)
-    return min(max(effective, 1.0), float(n))
+        y = np.asarray(values, np.float64)
+        freedom = _degrees_of_freedom(np.bincount(dense, y - y.mean()).astype(np.float64))
+        shrink = (z_value(confidence) / float(stdtrit(freedom, (1 + confidence) / 2))) ** 2
+        effective = max(plain * shrink, min(plain, n * n / float((sizes**2).sum())))
+    return float(min(max(effective, 1.0), n))
+
+
+def _degrees_of_freedom(sums: Floats) -> float:
+    """Of a variance of m values, matched to its own variance, ``(mu_4 - mu_2^2) / m``."""
+    m, second = len(sums), float((sums**2).mean())
+    if second == 0:
+        return m - 1
+    kurtosis = float((sums**4).mean()) / second**2
+    return min(max(2 * m / max(kurtosis - 1, 1e-9), 1.0), m - 1)
 
 
 def proportion(

@@ -119,7 +119,7 @@ def _call(
     images: Images | None,
     preprocess: Callable[[], Images] | None,
 ) -> Callable[[], Any]:
-    run = candidate.predict if isinstance(candidate, Candidate) else candidate
+    run = getattr(candidate, "predict", candidate)
     if preprocess is not None:
         return lambda: run(preprocess())
     if images is None:  # excluded by latency()

@@ -1,1 +1,1 @@
-
+"""Networks: built, loaded, cut smaller."""

@@ -163,7 +163,9 @@ class TorchCandidate:
                 f"uint8 images [n, {', '.join(map(str, shape))}]",
                 f"{images.dtype} {list(images.shape)}",
             )
-        size = max(1, min(LARGEST_BATCH, BATCH_BYTES // (4 * self.spec.in_channels * shape[1] * shape[2])))
+        size = max(
+            1, min(LARGEST_BATCH, BATCH_BYTES // (4 * self.spec.in_channels * shape[1] * shape[2]))
+        )
         logits = np.empty((len(images), self.spec.num_classes), np.float32)
         with evaluating(self.module), torch.inference_mode():
             for start in range(0, len(images), size):

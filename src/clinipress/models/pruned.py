@@ -88,7 +88,7 @@ def plan_pruning(
         for unit, k in zip(units, kept, strict=True)
         if k < unit.size
     )
-    _check_cut(classifier, prune(network, history), ratio, of)
+    _check_cut(network, history, ratio, of)
     return history
 
 
@@ -290,7 +290,9 @@ def _mac_terms(network: Any) -> list[Term]:
     images = torch.zeros(1, spec.channels, spec.height, spec.width)
     counts = layer_macs(network, images)
     layers = {name: network.get_submodule(name) for name in counts}
-    return [(layers[name], count, not _is_depthwise(layers[name])) for name, count in counts.items()]
+    return [
+        (layers[name], count, not _is_depthwise(layers[name])) for name, count in counts.items()
+    ]
 
 
 def _parameter_terms(network: nn.Module) -> list[Term]:
@@ -316,15 +318,16 @@ def _check_ratio(reached: float, ratio: float, of: Of) -> None:
         )
 
 
-def _check_cut(before: Any, after: Any, ratio: float, of: Of) -> None:
-    """Run what was cut: a coupling that was not seen breaks here, not in training."""
-    spec = before.input_spec
+def _check_cut(network: Any, history: History, ratio: float, of: Of) -> None:
+    """Cut a copy and run it: a coupling that was not seen breaks here, not in training."""
+    spec = network.input_spec
     try:
-        left = macs(after, spec)
+        small = prune(network, history)
+        left = macs(small, spec)
     except Exception as problem:
         raise _cannot(problem) from problem
     if of == "macs":
-        reached = 1 - left / macs(before, spec)
+        reached = 1 - left / macs(network, spec)
     else:
-        reached = 1 - parameters(after) / parameters(before)
+        reached = 1 - parameters(small) / parameters(network)
     _check_ratio(reached, ratio, of)

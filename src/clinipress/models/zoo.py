@@ -313,9 +313,7 @@ def _counts(name: str) -> bool:
     return not name.endswith("num_batches_tracked")
 
 
-def _adapt_first_conv(
-    state: dict[str, Tensor], own: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def _adapt_first_conv(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Sum or repeat the input channels of convolutions that differ in nothing else."""
     adapted = dict(state)
     for name, tensor in state.items():

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from clinipress.errors import BundleError, ModelError, StorageError
 from clinipress.records import Card, InputSpec
-from clinipress.store import storage, write_atomically
+from clinipress.store import write_atomically
 
 __all__ = ["CARD_KEY", "INPUT_NAME", "OUTPUT_NAME", "OnnxCandidate", "runtime_name"]
 
@@ -71,11 +71,10 @@ class OnnxCandidate:
         """
         if not path.is_file():
             raise ModelError("an ONNX file", f"nothing at '{path}'", "check the path")
-        content = _read(path)
-        session = _open(path, content, threads)
+        session = _open(path, threads)
         card = card or _card_inside(path, session)
         _check_graph(path, session, card)
-        return cls(path, card, session, hashlib.sha256(content).hexdigest(), threads)
+        return cls(path, card, session, _sha256(path), threads)
 
     @property
     def card(self) -> Card:
@@ -130,24 +129,23 @@ class OnnxCandidate:
         Raises:
             StorageError: The disk is full or cannot be written.
         """
-        content = _read(self.path)
-        if hashlib.sha256(content).hexdigest() != self._digest:
+        if _sha256(self.path) != self._digest:
             raise StorageError(
                 f"'{self.path.name}' as it was loaded",
                 "a file that was changed since",
                 "export it again",
             )
-        write_atomically(folder / "model.onnx", content)
+        write_atomically(folder / "model.onnx", self.path.read_bytes())
         write_atomically(folder / "card.json", self._card.model_dump_json(indent=1) + "\n")
 
 
-def _read(path: Path) -> bytes:
-    with storage(f"'{path.name}'"):
-        return path.read_bytes()
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _open(path: Path, content: bytes, threads: int | None) -> Any:
-    """A session on the bytes that were hashed, so that the digest is of what answers."""
+def _open(path: Path, threads: int | None) -> Any:
+    """A session; by path, since the bytes in memory would add their size to the peak of loading."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -160,7 +158,7 @@ def _open(path: Path, content: bytes, threads: int | None) -> Any:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 4  # errors come as exceptions; the log would repeat them
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as problem:  # its exceptions share no base but Exception
         raise ModelError(
             f"a whole ONNX file at '{path}'",

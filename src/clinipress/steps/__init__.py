@@ -1,1 +1,1 @@
-
+"""What makes one candidate from another."""

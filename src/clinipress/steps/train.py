@@ -228,7 +228,9 @@ def _hard_loss(params: dict[str, Any], context: Context, spec: InputSpec) -> Har
     """Cross-entropy as the options say."""
     options = TrainOptions.model_validate(params["options"])
     labels = context.data.rows("train", spec).labels
-    return HardLoss(options.label_smoothing, labels if options.class_weights == "balanced" else None)
+    return HardLoss(
+        options.label_smoothing, labels if options.class_weights == "balanced" else None
+    )
 
 
 def _soft_loss(
@@ -250,7 +252,9 @@ def _soft_loss(
         temperature=params["temperature"],
         alpha=params["alpha"],
         smoothing=options.label_smoothing,
-        class_weights=balanced_weights(train.labels, len(context.data.classes)) if balanced else None,
+        class_weights=balanced_weights(train.labels, len(context.data.classes))
+        if balanced
+        else None,
     )
     return loss, params["views"]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import queue
 import tempfile
 import traceback
@@ -181,7 +182,9 @@ def launch(
     """Run ``function(*arguments, progress)`` in `processes` new processes of this machine.
 
     Everything crosses by pickling between our own processes: functions must be importable, and a
-    loss must be a module's function or an object of a class, not a lambda.
+    loss must be a module's function or an object of a class, not a lambda. Each process gets
+    copies: handed over as they are, tensors would be shared, and the processes would train on the
+    same memory.
 
     Args:
         function: What each process runs, joined to the others beforehand.
@@ -194,16 +197,22 @@ def launch(
 
     Raises:
         ClinipressError: What a process raised on purpose.
-        StudyError: A process died or failed otherwise.
+        StudyError: A process died or failed otherwise, or an argument cannot be handed over.
     """
+    try:
+        work = pickle.dumps((function, arguments))
+    except (pickle.PicklingError, AttributeError, TypeError) as problem:
+        raise StudyError(
+            "arguments that can be handed to another process",
+            str(problem),
+            "use objects of importable classes, or start the processes with torchrun",
+        ) from None
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
         news: Any = context.Queue()
         meeting = (Path(folder) / "rendezvous").resolve().as_uri()
         crew = [
-            context.Process(
-                target=_child, args=(function, arguments, number, processes, meeting, news)
-            )
+            context.Process(target=_child, args=(work, number, processes, meeting, news))
             for number in range(processes)
         ]
         try:
@@ -237,8 +246,7 @@ class _Relay:
 
 
 def _child(
-    function: Callable[..., Any],
-    arguments: tuple[Any, ...],
+    work: bytes,
     number: int,
     processes: int,
     rendezvous: str,
@@ -249,6 +257,7 @@ def _child(
     ranks = {"RANK": number, "LOCAL_RANK": number}
     os.environ.update({name: str(value) for name, value in (sizes | ranks).items()})
     try:
+        function, arguments = pickle.loads(work)  # our parent's own bytes, never a file's
         _meet(rendezvous)
         result = function(*arguments, _Relay(news) if number == 0 else SILENT)
         if number == 0:
@@ -259,8 +268,8 @@ def _child(
     except ClinipressError as problem:
         news.put(("error", problem))
     except Exception as problem:
-        trace = traceback.format_exc(limit=-1).strip().replace("\n", " ")
-        text = f"{type(problem).__name__}: {problem} ({trace})"
+        where = traceback.extract_tb(problem.__traceback__)[-1]
+        text = f"{type(problem).__name__}: {problem} ({where.name}, line {where.lineno})"
         news.put(("error", StudyError("all training processes to finish", text)))
     finally:
         leave()

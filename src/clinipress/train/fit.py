@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from clinipress.errors import DataError, DivergedError, RecipeError
+from clinipress.errors import DataError, DivergedError, RecipeError, StudyError
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe import TrainOptions
 from clinipress.train import distributed
@@ -170,7 +170,7 @@ def _fit_launched(module: nn.Module, request: _Request, progress: Progress) -> O
         raise RecipeError(f"at most {count} processes, one per GPU", str(processes))
     share = replace(request, threads=request.threads or torch.get_num_threads())
     distributed.launch(_fit_in_child, (module, share), processes, progress)
-    return _fit_here(module, request, SILENT)  # finished: loads the best weights and returns
+    return _fit_here(module, request, SILENT, finished=True)
 
 
 def _fit_in_child(module: nn.Module, request: _Request, progress: Progress) -> None:
@@ -178,8 +178,13 @@ def _fit_in_child(module: nn.Module, request: _Request, progress: Progress) -> N
     _fit_here(module, request, progress)
 
 
-def _fit_here(module: nn.Module, request: _Request, progress: Progress) -> Outcome:
-    """Train in this process, alone or joined to others; leaves global state as it was."""
+def _fit_here(
+    module: nn.Module, request: _Request, progress: Progress, *, finished: bool = False
+) -> Outcome:
+    """Train in this process, alone or joined to others; leaves global state as it was.
+
+    With `finished` nothing is trained: other processes have, and their result is taken over.
+    """
     distributed.join()
     tune_allocator()
     device, home = distributed.device(), next(module.parameters()).device
@@ -189,6 +194,12 @@ def _fit_here(module: nn.Module, request: _Request, progress: Progress) -> Outco
     with threads_set(threads), torch.random.fork_rng(devices=devices), flags:
         try:
             training = _Training(module, request, device, progress)
+            if finished and not training.state.journal.finished:
+                raise StudyError(
+                    f"the processes' finished training in '{request.work}'",
+                    "another one, or none",
+                    "processes must see the same folder",
+                )
             with distributed.synchronised(module):
                 return training.run()
         finally:

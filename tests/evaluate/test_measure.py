@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from clinipress.errors import ModelError
+from clinipress.evaluate import measure
+from clinipress.records import Card, InputSpec
+
+IMAGES = np.zeros((3, 1, 8, 8), np.uint8)
+
+
+def write_file(path, hidden):
+    """Two layers of `hidden` units: 4 x 64 x hidden bytes of weights in the first."""
+    random = np.random.default_rng(0)
+    weights = [
+        numpy_helper.from_array(random.normal(size=(64, hidden)).astype(np.float32), "w1"),
+        numpy_helper.from_array(random.normal(size=(hidden, 2)).astype(np.float32), "w2"),
+    ]
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Flatten", ["float"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w1"], ["hidden"]),
+        helper.make_node("MatMul", ["hidden", "w2"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, ["n", 1, 8, 8])],
+        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["n", 2])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    card = Card(name="net", classes=("a", "b"), input=InputSpec(height=8, width=8))
+    helper.set_model_props(model, {"clinipress.card": card.model_dump_json()})
+    onnx.save(model, path)
+    return path
+
+
+def test_median_and_p95_are_those_of_the_clock(monkeypatch):
+    # a clock that gives 1, 2, ... 20 ms for the calls in turn
+    ticks = iter(np.repeat(np.cumsum(np.arange(1, 21)), 2).tolist())
+    now = iter([0, *(tick * 1_000_000 for tick in ticks)])
+    monkeypatch.setattr(measure.time, "perf_counter_ns", lambda: next(now))
+    found = measure.latency({"a": lambda _: None}, IMAGES, threads=2, repeats=20, warmup=0)["a"]
+    assert found.median == pytest.approx(10.5)
+    assert found.p95 == pytest.approx(np.percentile(np.arange(1, 21), 95))
+    assert (found.repeats, found.threads, found.batch) == (20, 2, 1)
+
+
+def test_calls_are_interleaved_and_take_turns_to_be_first():
+    order = []
+    calls = {name: (lambda _, name=name: order.append(name)) for name in "abc"}
+    measure.latency(calls, IMAGES, threads=1, repeats=3, warmup=0)
+    assert "".join(order) == "abcbcacab"
+
+
+def test_warm_up_is_not_measured():
+    calls = []
+    found = measure.latency({"a": calls.append}, IMAGES, threads=1, repeats=4, warmup=3)
+    assert len(calls) == 7
+    assert found["a"].repeats == 4
+
+
+def test_the_slower_one_is_found_slower():
+    calls = {"slow": lambda _: time.sleep(0.004), "fast": lambda _: time.sleep(0.001)}
+    found = measure.latency(calls, IMAGES, threads=1, repeats=5)
+    assert found["slow"].median > 2 * found["fast"].median
+    assert found["slow"].median >= 4
+    assert found["slow"].p95 >= found["slow"].median
+
+
+def test_time_ends_a_measurement_but_not_before_three_rounds():
+    calls = {"a": lambda _: time.sleep(0.005)}
+    found = measure.latency(calls, IMAGES, threads=1, repeats=1000, seconds=0.0, warmup=0)
+    assert found["a"].repeats == 3
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_a_call_gets_exactly_the_batch(batch):
+    shapes = set()
+    calls = {"a": lambda images: shapes.add(images.shape)}
+    assert measure.latency(calls, IMAGES, threads=1, batch=batch, repeats=2)["a"].batch == batch
+    assert shapes == {(batch, 1, 8, 8)}
+
+
+def test_each_candidate_may_have_its_own_images():
+    shapes = {}
+    calls = {
+        name: (lambda images, name=name: shapes.setdefault(name, images.shape)) for name in "ab"
+    }
+    own = {"a": IMAGES, "b": np.zeros((1, 3, 16, 16), np.uint8)}
+    measure.latency(calls, own, threads=1, repeats=1)
+    assert shapes == {"a": (1, 1, 8, 8), "b": (1, 3, 16, 16)}
+
+
+def test_preprocessing_is_inside_the_time():
+    def decode():
+        time.sleep(0.003)
+        return IMAGES[:1]
+
+    found = measure.latency({"a": lambda _: None}, threads=1, repeats=3, preprocess=decode)["a"]
+    assert found.preprocessing
+    assert found.median >= 3
+    plain = measure.latency({"a": lambda _: None}, IMAGES, threads=1, repeats=3)["a"]
+    assert not plain.preprocessing
+    assert plain.median < 3
+
+
+def test_the_runtime_is_named(tmp_path):
+    from clinipress.runtimes.onnx import OnnxCandidate, runtime_name
+
+    candidate = OnnxCandidate.load(write_file(tmp_path / "net.onnx", 4), threads=1)
+    found = measure.latency({"net": candidate}, IMAGES, threads=1, repeats=2)["net"]
+    assert found.runtime == runtime_name()
+    assert found.median > 0
+
+
+@pytest.mark.parametrize(
+    ("candidates", "images", "repeats"),
+    [({}, IMAGES, 1), ({"a": print}, None, 1), ({"a": print}, IMAGES, 0)],
+)
+def test_a_measurement_of_nothing_is_refused(candidates, images, repeats):
+    with pytest.raises(ValueError, match="are needed"):
+        measure.latency(candidates, images, threads=1, repeats=repeats)
+
+
+def test_peak_memory_grows_by_at_least_the_weights(tmp_path):
+    small = measure.peak_memory(write_file(tmp_path / "small.onnx", 16))
+    hidden = 2**18  # 64 MB of weights
+    large = measure.peak_memory(write_file(tmp_path / "large.onnx", hidden))
+    weights = 4 * 64 * hidden
+    assert 0 < small < 40e6
+    # loading may hold a second and a third copy for a moment, never ten
+    assert weights * 0.95 < large - small < weights * 4
+
+
+def test_peak_memory_of_a_bad_file_is_the_runtimes_own_line(tmp_path):
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(b"nothing")
+    with pytest.raises(ModelError, match="expected a whole ONNX file") as caught:
+        measure.peak_memory(path)
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_environment_names_machine_and_versions_and_no_host():
+    import platform
+
+    found = measure.environment()
+    assert found.cores >= 1
+    assert found.memory_bytes > 2**28
+    assert found.cpu
+    assert found.packages["numpy"] == np.__version__
+    assert found.packages["onnxruntime"]
+    assert set(found.cpu_flags) <= measure.FLAGS
+    host = platform.node()
+    assert not host or host not in found.model_dump_json()
+
+
+def test_processor_is_read_from_what_x86_and_arm_write(monkeypatch):
+    texts = {
+        "x86": "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu avx2 avx512_vnni\n",
+        "arm": "processor\t: 0\nFeatures\t: fp asimd asimddp\n\nModel\t\t: Small Board 5\n",
+    }
+    for kind, expected in {
+        "x86": ("Some CPU @ 2 GHz", {"fpu", "avx2", "avx512_vnni"}),
+        "arm": ("Small Board 5", {"fp", "asimd", "asimddp"}),
+    }.items():
+        monkeypatch.setattr(measure.Path, "read_text", lambda *_, kind=kind, **__: texts[kind])
+        assert measure._processor() == expected
+
+
+def test_measuring_needs_no_torch():
+    code = "import sys, clinipress.evaluate.measure as m; m.environment(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
