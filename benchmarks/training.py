@@ -103,7 +103,7 @@ def from_files(items: list[Item], classes: tuple[str, ...], steps: int, workers:
 
     loader = torch.utils.data.DataLoader(
         Files(), BATCH, shuffle=True, drop_last=True, num_workers=workers,
-        persistent_workers=workers > 0,
+        persistent_workers=workers > 0, multiprocessing_context="fork" if workers else None,
     )  # fmt: skip
 
     def endless() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -185,6 +185,7 @@ def interleaved(
         mine, theirs = context.Pipe()
         process = context.Process(target=serve, args=(way, folder, steps, threads, theirs))
         process.start()
+        theirs.close()
         mine.recv()
         crew[way] = (process, mine)
     found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}

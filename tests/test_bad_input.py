@@ -118,12 +118,16 @@ def test_set_aside_files_are_named(tmp_path):
 
 def test_wrong_yaml_key(call, study, phantoms, tmp_path):
     path = study(referense={"model": "resnet18"})
-    one_line(call("run", path, "--data", phantoms, "--out", tmp_path / "run"), "referense", "reference")
+    one_line(
+        call("run", path, "--data", phantoms, "--out", tmp_path / "run"), "referense", "reference"
+    )
 
 
 def test_wrong_model_name(call, study, phantoms, tmp_path):
     path = study(reference={"model": "resnet19"})
-    one_line(call("run", path, "--data", phantoms, "--out", tmp_path / "run"), "resnet19", "resnet18")
+    one_line(
+        call("run", path, "--data", phantoms, "--out", tmp_path / "run"), "resnet19", "resnet18"
+    )
 
 
 class Evil:
@@ -177,7 +181,12 @@ def test_a_full_disk_keeps_what_was_finished(call, study, phantoms, tmp_path, mo
 
 
 def test_a_nan_loss(call, study, phantoms, tmp_path):
-    wild = TRAIN | {"learning_rate": 1e30, "gradient_clip": None, "optimizer": "sgd", "warmup_epochs": 0}
+    wild = TRAIN | {
+        "learning_rate": 1e30,
+        "gradient_clip": None,
+        "optimizer": "sgd",
+        "warmup_epochs": 0,
+    }
     path = study(reference={"model": {"factory": "tiny_nets:make"}, "train": wild})
     one_line(call("run", path, "--data", phantoms, "--out", tmp_path / "run"), "learning_rate")
 
@@ -188,8 +197,14 @@ def bundle(phantoms, tmp_path_factory):
     from small_study import study
 
     run = tmp_path_factory.mktemp("bundle") / "run"
-    run_study(study(steps=[], exports=[{"precision": "int8", "calibration_images": 16}], risk="low"), phantoms, run)
-    if not (run / "bundle").exists():  # a weak tiny network may fail its gate; any file makes a bundle
+    run_study(
+        study(steps=[], exports=[{"precision": "int8", "calibration_images": 16}], risk="low"),
+        phantoms,
+        run,
+    )
+    if not (
+        run / "bundle"
+    ).exists():  # a weak tiny network may fail its gate; any file makes a bundle
         pytest.fail("the small study shipped nothing")
     return run / "bundle"
 

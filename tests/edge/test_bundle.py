@@ -160,6 +160,11 @@ def test_an_undecided_sample_is_refused(card: Card, make_bundle):
         make_bundle(card, matrix=matrix, sample=noise(card.input))
 
 
+def test_a_sample_that_would_be_refused_is_refused(card: Card, make_bundle):
+    with pytest.raises(BundleError, match="blank"):
+        make_bundle(card, sample=np.full((1, 16, 24), 200, np.uint8))
+
+
 def test_clearest_finds_the_row_to_take():
     logits = np.array([[5.0, 4.9, 0.0], [1.0, 0.0, 0.1], [9.0, 8.0, 7.0]], np.float32)
     assert clearest(logits) == 1

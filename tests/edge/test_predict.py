@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clinipress.edge.bench import peak_memory
+from clinipress.edge.bench import process_peak
 from clinipress.edge.bundle import Bundle, load_bundle
 from clinipress.edge.predict import predict, run_predict
 from clinipress.errors import BundleError, InputError
@@ -150,13 +150,13 @@ def test_a_cold_answer_needs_little_memory_and_no_torch(folder: Path, images: Pa
     code = (
         "import sys\n"
         "from clinipress.edge.predict import run_predict\n"
-        "from clinipress.edge.bench import peak_memory\n"
+        "from clinipress.edge.bench import process_peak\n"
         f"run_predict({str(folder)!r}, [{str(images / '0.png')!r}], write=lambda line: None)\n"
         "heavy = {'torch', 'scipy', 'onnx', 'pydicom', 'rich', 'yaml'} & set(sys.modules)\n"
-        "sys.stdout.write(f'{peak_memory()} {sorted(heavy)}')\n"
+        "sys.stdout.write(f'{process_peak()} {sorted(heavy)}')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     peak, heavy = done.stdout.split(" ", 1)
     assert heavy == "[]"
     assert int(peak) < 150e6
-    assert int(peak) < (peak_memory() or 0) * 10  # the same unit: bytes
+    assert int(peak) < (process_peak() or 0) * 10  # the same unit: bytes

@@ -178,6 +178,10 @@ def test_processor_is_read_from_what_x86_and_arm_write(monkeypatch):
 
 
 def test_measuring_needs_no_torch():
-    code = "import sys, clinipress.evaluate.measure as m; m.environment(); print('torch' in sys.modules)"
+    code = (
+        "import sys, clinipress.evaluate.measure as m\n"
+        "m.environment()\n"
+        "print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -57,9 +57,7 @@ def candidate(channels=1, in_channels=1, mean=INTEGER_MEAN, net=Tiny, seed=0):
             nn.init.uniform_(part.running_var, 0.5, 2)
             nn.init.uniform_(part.weight, 0.5, 1.5)
             nn.init.normal_(part.bias, 0, 0.3)
-    model = ModelSpec(
-        name="tiny", num_classes=3, in_channels=in_channels, mean=mean, std=0.25
-    )
+    model = ModelSpec(name="tiny", num_classes=3, in_channels=in_channels, mean=mean, std=0.25)
     card = Card(name="tiny", classes=("a", "b", "c"), input=spec, model=model)
     return TorchCandidate(card, module.eval())
 
@@ -163,7 +161,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(tmp_path):
             return super().predict(images) + np.float32(2 * PARITY_TOLERANCE)
 
     network = candidate()
-    with pytest.raises(ModelError, match="a difference of 0.002"):
+    with pytest.raises(ModelError, match=r"a difference of 0\.002"):
         export_onnx(Off(network.card, network.module), tmp_path / "net.onnx")
     assert not (tmp_path / "net.onnx").exists()
 
@@ -173,7 +171,7 @@ def test_a_network_that_cannot_be_exported_is_one_line(tmp_path):
         def forward(self, x):
             return super().forward(x if x.sum() > 0 else -x)
 
-    with pytest.raises(ModelError, match="a network that torch.onnx can export") as caught:
+    with pytest.raises(ModelError, match=r"a network that torch\.onnx can export") as caught:
         export_onnx(candidate(net=Branching), tmp_path / "net.onnx")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
@@ -223,13 +221,14 @@ def test_float16_halves_the_weights_and_keeps_the_interface(tmp_path, mean):
     assert 0 < found.max_logit_difference < 0.02
 
 
-def test_float16_that_overflows_is_an_error_not_an_answer(tmp_path):
+def test_weights_beyond_float16_are_refused_not_clamped(tmp_path):
     network = candidate()
     with torch.no_grad():
         network.module.backbone.head.weight.mul_(1e6)
-    export_onnx(network, tmp_path / "float.onnx", images=pixels(1) * 0)
-    with pytest.raises(ModelError, match="NaN or infinity"):
-        to_float16(tmp_path / "float.onnx", tmp_path / "half.onnx").predict(pixels())
+    export_onnx(network, tmp_path / "float.onnx")
+    with pytest.raises(ModelError, match=r"expected weights up to 65504 .* export it as float32"):
+        to_float16(tmp_path / "float.onnx", tmp_path / "half.onnx")
+    assert not (tmp_path / "half.onnx").exists()
 
 
 # ------------------------------------------------------------------ int8
@@ -303,7 +302,9 @@ def test_reading_bytes_directly_changes_no_logit(tmp_path, monkeypatch, mean):
     short = to_int8(tmp_path / "float.onnx", tmp_path / "short.onnx", pixels())
     monkeypatch.setattr(export.onnx_graph, "read_bytes_directly", lambda _: False)
     long = to_int8(tmp_path / "float.onnx", tmp_path / "long.onnx", pixels())
-    assert len(operators(tmp_path / "long.onnx")) > len(operators(tmp_path / "short.onnx"))
+    # an integer mean is one DequantizeLinear already, which the quantizer takes for its own
+    more = len(operators(tmp_path / "long.onnx")) - len(operators(tmp_path / "short.onnx"))
+    assert more == (0 if mean == INTEGER_MEAN else 4)
     every_grey = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
     for images in (every_grey, pixels(16, seed=3)):
         np.testing.assert_array_equal(short.predict(images), long.predict(images))
@@ -491,9 +492,7 @@ def test_means_over_the_picture_become_pooling_and_others_do_not():
 
 def test_a_batch_normalisation_is_the_convolution_it_becomes():
     random = np.random.default_rng(0)
-    tensors = {
-        name: random.uniform(0.5, 2, 3).astype(np.float32) for name in ("g", "b", "m", "v")
-    }
+    tensors = {name: random.uniform(0.5, 2, 3).astype(np.float32) for name in ("g", "b", "m", "v")}
     normalise = helper.make_node(
         "BatchNormalization", ["x", "g", "b", "m", "v"], ["logits"], epsilon=0.01
     )

@@ -297,10 +297,12 @@ def _balance_warnings(found: Audit) -> Iterator[str]:
 
 
 def _shortcut_warnings(found: Audit) -> Iterator[str]:
+    largest = 100 * (found.majority_accuracy or 0)
     if found.baseline_accuracy and any(s.warning for s in found.shortcuts if s.feature == "all"):
         yield (
             "facts of the files alone, without the picture, classify "
-            f"{_percent(found.baseline_accuracy)} right (always the largest class: {100 * (found.majority_accuracy or 0):.1f} %)"
+            f"{_percent(found.baseline_accuracy)} right "
+            f"(always the largest class: {largest:.1f} %)"
         )
     seen: set[str] = set()
     for one in found.shortcuts:

@@ -8,6 +8,7 @@ hash alone is useless here: in one CT set more than half of the images have anot
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from clinipress.data.grouping import components, numbered
 from clinipress.progress import SILENT, Progress
 
-__all__ = ["THUMBNAIL", "Twins", "difference_hash", "find_twins", "thumbnail"]
+__all__ = ["THUMBNAIL", "Twins", "difference_hashes", "find_twins", "thumbnails_of"]
 
 THUMBNAIL = 32
 LARGEST_DISTANCE = 6
@@ -74,40 +75,37 @@ class Twins:
         return result
 
 
-def thumbnail(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Mean of blocks: uint8 ``[h, w]`` with sides a multiple of 32 -> uint8 ``[32, 32]``."""
-    height, width = grey.shape
-    blocks = grey.reshape(THUMBNAIL, height // THUMBNAIL, THUMBNAIL, width // THUMBNAIL)
-    small: NDArray[np.uint8] = np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
+def thumbnails_of(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Mean of blocks: uint8 ``[n, h, w]``, sides a multiple of 32 -> uint8 ``[n, 32, 32]``."""
+    n, height, width = grey.shape
+    blocks = grey.reshape(n, THUMBNAIL, height // THUMBNAIL, THUMBNAIL, width // THUMBNAIL)
+    small: NDArray[np.uint8] = np.rint(blocks.mean(axis=(2, 4), dtype=np.float32)).astype(np.uint8)
     return small
 
 
-def difference_hash(grey: NDArray[np.uint8]) -> np.uint64:
+def difference_hashes(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """The 64 signs of horizontal differences of an 8x9 reduction (N. Krawetz, 2013).
 
     Args:
-        grey: uint8 ``[h, w]``.
+        grey: uint8 ``[n, h, w]``.
 
     Returns:
-        The hash; the first row's leftmost difference is the highest bit.
+        uint64 ``[n]``; the first row's leftmost difference is the highest bit.
     """
-    height, width = grey.shape
+    _, height, width = grey.shape
     small = _area(8, height) @ grey.astype(np.float32) @ _area(9, width).T
-    bits = np.packbits(small[:, 1:] > small[:, :-1])
-    return np.uint64(int.from_bytes(bits.tobytes(), "big"))
+    bits = np.packbits((small[:, :, 1:] > small[:, :, :-1]).reshape(len(grey), 64), axis=1)
+    hashes: NDArray[np.uint64] = bits.view(">u8")[:, 0].astype(np.uint64)
+    return hashes
 
 
-_AREAS: dict[tuple[int, int], NDArray[np.float32]] = {}
-
-
+@functools.cache
 def _area(small: int, large: int) -> NDArray[np.float32]:
     """Area-averaging matrix float32 ``[small, large]``, rows summing to 1."""
-    if (small, large) not in _AREAS:
-        edges = np.linspace(0, large, small + 1)
-        pixels = np.arange(large)
-        cover = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-        _AREAS[small, large] = (np.clip(cover, 0, None) * small / large).astype(np.float32)
-    return _AREAS[small, large]
+    edges = np.linspace(0, large, small + 1)
+    pixels = np.arange(large)
+    cover = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return (np.clip(cover, 0, None) * small / large).astype(np.float32)
 
 
 def find_twins(
@@ -198,8 +196,8 @@ def _normalised(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     rows: NDArray[np.float32] = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     rows -= rows.mean(axis=1, keepdims=True)
     length = np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
-    rows /= np.maximum(length, 1e-3)
-    return rows
+    unit: NDArray[np.float32] = rows / np.maximum(length, np.float32(1e-3))
+    return unit
 
 
 def _confirmed(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.data.duplicates import THUMBNAIL, difference_hash, thumbnail
+from clinipress.data.duplicates import THUMBNAIL, difference_hashes, thumbnails_of
 from clinipress.data.images import Facts, decode, facts
 from clinipress.data.sources import Dataset, Item, decode_item, item_bytes, item_facts
 from clinipress.errors import ImageError
@@ -30,19 +30,16 @@ SIDE = 2 * THUMBNAIL
 LOOK = InputSpec(channels=1, height=SIDE, width=SIDE)
 BORDER = 2
 BLACK, WHITE = 8, 247
-FEATURES = (
-    "width",
-    "height",
-    "aspect ratio",
+CHUNK = 32
+FILE_FEATURES = ("width", "height", "aspect ratio", "file bytes", "channels", "bits per value")
+PICTURE_FEATURES = (
     "mean intensity",
     "intensity deviation",
     "border brightness",
     "black share",
     "white share",
-    "file bytes",
-    "channels",
-    "bits per value",
 )
+FEATURES = FILE_FEATURES + PICTURE_FEATURES
 
 
 @dataclass(frozen=True)
@@ -115,36 +112,42 @@ def read_all(
     )
     task = "reading images"
     progress.start(task, n)
+    chunks = [range(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
 
-    def read(row: int) -> None:
-        try:
-            _read_into(readings, row, dataset.items[row])
-        except ImageError as problem:
-            reason = str(problem)
-        except OSError as problem:  # gone, or no permission
-            reason = f"{type(problem).__name__}: {problem.strerror}"
-        else:
-            return
-        readings.unreadable.append(Unreadable(path=dataset.items[row].key, reason=reason))
+    def read(rows: range) -> int:
+        _read_chunk(readings, dataset.items, rows)
+        return len(rows)
 
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        for _ in pool.map(read, range(n)):
-            progress.advance(task)
+        for done in pool.map(read, chunks):
+            progress.advance(task, done)
     readings.unreadable.sort(key=lambda one: one.path)
     progress.finish(task)
     return readings
 
 
-def _read_into(readings: Readings, row: int, item: Item) -> None:
-    """Fill one row; it is marked readable last, when nothing can fail any more."""
-    data = item_bytes(item)
-    grey, what = _look(item, data)
-    readings.sha256[row] = hashlib.sha256(data).hexdigest()
-    readings.dhash[row] = difference_hash(grey)
-    readings.thumbnails[row] = thumbnail(grey)
-    readings.features[row] = _features(grey, what, len(data))
-    readings.formats[row] = what.format
-    readings.readable[row] = True
+def _read_chunk(readings: Readings, items: Sequence[Item], rows: range) -> None:
+    """Fill some rows; whole chunks, because small arrays would cost more than the decoding."""
+    pictures, good = [], []
+    for row in rows:
+        item = items[row]
+        try:
+            data = item_bytes(item)
+            grey, what = _look(item, data)
+        except ImageError as problem:
+            readings.unreadable.append(Unreadable(path=item.key, reason=str(problem)))
+            continue
+        readings.sha256[row] = hashlib.sha256(data).hexdigest()
+        readings.formats[row] = what.format
+        readings.features[row] = (*_file_facts(what, len(data)), *[0.0] * len(PICTURE_FEATURES))
+        pictures.append(grey)
+        good.append(row)
+    if good:
+        stack = np.stack(pictures)
+        readings.dhash[good] = difference_hashes(stack)
+        readings.thumbnails[good] = thumbnails_of(stack)
+        readings.features[good, len(FILE_FEATURES) :] = _picture_facts(stack)
+        readings.readable[good] = True
 
 
 def _look(item: Item, data: bytes) -> tuple[NDArray[np.uint8], Facts]:
@@ -154,26 +157,24 @@ def _look(item: Item, data: bytes) -> tuple[NDArray[np.uint8], Facts]:
     every other image, so that no file is read twice.
     """
     if item.index is not None:
-        grey = decode_item(item, LOOK)[0]
-        return grey, item_facts(item)
+        return decode_item(item, LOOK)[0], item_facts(item)
     return decode(data, LOOK)[0], facts(data)
 
 
-def _features(grey: NDArray[np.uint8], what: Facts, size: int) -> Sequence[float]:
-    """One row in the order of `FEATURES`; brightness is in [0, 1], sizes in pixels and bytes."""
-    values = grey.astype(np.float32) / 255
-    border = np.ones(grey.shape, dtype=np.bool_)
+def _file_facts(what: Facts, size: int) -> tuple[float, ...]:
+    """In the order of `FILE_FEATURES`; pixels and bytes."""
+    return (what.width, what.height, what.width / what.height, size, what.channels, what.bits)
+
+
+def _picture_facts(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """In the order of `PICTURE_FEATURES`, all in [0, 1]: uint8 ``[n, 64, 64]`` to ``[n, 5]``."""
+    border = np.ones(grey.shape[1:], dtype=np.bool_)
     border[BORDER:-BORDER, BORDER:-BORDER] = False
-    return (
-        what.width,
-        what.height,
-        what.width / what.height,
-        float(values.mean()),
-        float(values.std()),
-        float(values[border].mean()),
-        float((grey <= BLACK).mean()),
-        float((grey >= WHITE).mean()),
-        size,
-        what.channels,
-        what.bits,
+    columns = (
+        grey.mean(axis=(1, 2)) / 255,
+        grey.std(axis=(1, 2)) / 255,
+        grey[:, border].mean(axis=1) / 255,
+        (grey <= BLACK).mean(axis=(1, 2)),
+        (grey >= WHITE).mean(axis=(1, 2)),
     )
+    return np.stack(columns, axis=1).astype(np.float32)

@@ -29,7 +29,7 @@ from PIL import Image, ImageOps
 
 from clinipress import __version__
 from clinipress.data.images import decode, facts
-from clinipress.edge.answers import Answer, answer, probabilities
+from clinipress.edge.answers import Answer, answer
 from clinipress.edge.checks import is_colourful
 from clinipress.edge.inputs import Source
 from clinipress.edge.manifest import (
@@ -250,7 +250,8 @@ def _measure(work: Path, card: Card, tolerance: float | None) -> SelfTest:
     """What the model in `work` answers for the sample there."""
     if card.format != "onnx":
         raise BundleError("a card of format 'onnx'", f"'{card.format}'", "export the model first")
-    logits = _sample_logits(_load_model(work / MODEL, card, 1), card, work / SAMPLE)
+    candidate = _load_model(work / MODEL, card, 1)
+    logits = _sample_logits(candidate, card, work / SAMPLE)
     spread = float(np.ptp(logits))
     allowed = TOLERANCE * spread if tolerance is None else tolerance
     first, second = np.sort(logits)[::-1][:2]
@@ -260,14 +261,19 @@ def _measure(work: Path, card: Card, tolerance: float | None) -> SelfTest:
             f"{first:.4g} and {second:.4g}",
             "pass an image the model is surer of, such as the one `clearest` finds",
         )
+    stored = _as_stored(card)
+    colourful = card.input.channels == 3 and is_colourful(decode(work / SAMPLE, stored))
+    as_stored = card.model_copy(update={"input": stored})
+    found = answer(candidate, as_stored, work / SAMPLE, colourful=colourful)
+    if found.label is None:
+        raise BundleError("a sample that the bundle would not refuse", found.refused or "none")
     return SelfTest(
         file=SAMPLE,
-        label=card.classes[int(np.argmax(logits))],
+        label=found.label,
         logits=tuple(logits.tolist()),
-        probabilities=tuple(probabilities(logits, card.temperature).tolist()),
+        probabilities=tuple(found.probabilities.values()),
         tolerance=allowed,
-        colourful=card.input.channels == 3
-        and is_colourful(decode(work / SAMPLE, _as_stored(card))),
+        colourful=colourful,
     )
 
 

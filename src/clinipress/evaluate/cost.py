@@ -90,4 +90,4 @@ def _per_call(layer: Any, received: Tensor, output: Tensor) -> int:
     if isinstance(layer, nn.Linear):
         return output.numel() * layer.in_features
     values = received if isinstance(layer, Transposed) else output
-    return values.numel() * layer.weight[0].numel()
+    return values.numel() * int(layer.weight[0].numel())

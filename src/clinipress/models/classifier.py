@@ -108,7 +108,7 @@ def build(spec: ModelSpec, input_spec: InputSpec) -> Classifier:
         size=(input_spec.height, input_spec.width),
     )
     module = Classifier(backbone, input_spec, spec.in_channels, spec.mean, spec.std)
-    return cast(Classifier, replay(module, spec.pruning)) if spec.pruning else module
+    return replay(module, spec.pruning) if spec.pruning else module
 
 
 class TorchCandidate:

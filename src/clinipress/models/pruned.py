@@ -23,10 +23,11 @@ import numpy as np
 import torch
 import torch_pruning as tp
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from clinipress.errors import ModelError
 from clinipress.evaluate.cost import Convolution, evaluating, layer_macs, macs, parameters
+from clinipress.models.coupling import cut_equals_hidden, mixes_channels
 from clinipress.models.ranking import Costs, Unit, choose, share
 
 __all__ = ["History", "plan_pruning", "prune", "replay"]
@@ -81,14 +82,14 @@ def plan_pruning(
         units = _units(graph, groups, criterion, round_to, seed)
         costs = _costs(network, graph, groups, units, of)
         kept = choose(costs, units, ratio, scope)
-        reached = share(costs, units, kept)
-    _check_ratio(reached, ratio, of)
-    history = tuple(
-        (unit.name, True, unit.removed(k))
-        for unit, k in zip(units, kept, strict=True)
-        if k < unit.size
-    )
-    _check_cut(network, history, ratio, of)
+        _check_ratio(share(costs, units, kept), ratio, of)
+        history = tuple(
+            (unit.name, True, unit.removed(k))
+            for unit, k in zip(units, kept, strict=True)
+            if k < unit.size
+        )
+        hidden = _hidden(graph, history)
+    _check_cut(network, history, hidden, ratio, of)
     return history
 
 
@@ -318,7 +319,22 @@ def _check_ratio(reached: float, ratio: float, of: Of) -> None:
         )
 
 
-def _check_cut(network: Any, history: History, ratio: float, of: Of) -> None:
+def _hidden(graph: Any, history: History) -> dict[str, Tensor]:
+    """Layer -> the input channels that a record takes from it, numbered as before the cut."""
+    names = {module: name for name, module in graph.model.named_modules()}
+    found: dict[str, set[int]] = {}
+    for name, is_output, indices in history:
+        for dep, gone in _group(graph, name, is_output, indices):
+            layer = dep.target.module
+            is_reader = not graph.is_out_channel_pruning_fn(dep.handler)
+            if is_reader and isinstance(layer, Convolution | nn.Linear):
+                found.setdefault(names[layer], set()).update(gone)
+    return {name: torch.tensor(sorted(gone)) for name, gone in found.items()}
+
+
+def _check_cut(
+    network: Any, history: History, hidden: dict[str, Tensor], ratio: float, of: Of
+) -> None:
     """Cut a copy and run it: a coupling that was not seen breaks here, not in training."""
     spec = network.input_spec
     try:
@@ -331,3 +347,8 @@ def _check_cut(network: Any, history: History, ratio: float, of: Of) -> None:
     else:
         reached = 1 - parameters(small) / parameters(network)
     _check_ratio(reached, ratio, of)
+    channels, size = spec.channels * network.repeats, (spec.height, spec.width)
+    if not mixes_channels(network) and not cut_equals_hidden(
+        network.backbone, small.backbone, hidden, channels, size
+    ):
+        raise _cannot("the layers it cuts meet other channels than before, as after a shuffle")

@@ -38,7 +38,7 @@ NAMES_SHOWN = 3
 
 
 def list_models(pattern: str = "") -> list[str]:
-    """timm's model names that contain `pattern`; "*" and "?" stand for any characters."""
+    """Model names of timm that contain `pattern`; "*" and "?" stand for any characters."""
     wild = pattern if any(mark in pattern for mark in "*?") else f"*{pattern}*"
     return list(timm.list_models(wild))
 
@@ -282,7 +282,7 @@ def load_checkpoint(backbone: nn.Module, path: Path) -> None:
 
 
 def _filtered(state: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
-    """timm's own renaming and resizing of a model's older files, where it has one."""
+    """The renaming and resizing that timm does for a model's older files, where it does."""
     home = sys.modules.get(type(backbone).__module__)
     convert = getattr(home, "checkpoint_filter_fn", None)
     if convert is None or not type(backbone).__module__.startswith("timm."):

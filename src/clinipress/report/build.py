@@ -7,12 +7,8 @@ from pathlib import Path
 
 from clinipress.errors import StorageError
 from clinipress.records import CandidateRecord, Result
-from clinipress.report.evidence import (
-    candidates_section,
-    classes_section,
-    gate_section,
-    trade_off_section,
-)
+from clinipress.report.classes import classes_section
+from clinipress.report.evidence import candidates_section, gate_section, trade_off_section
 from clinipress.report.figures import icon, symbols
 from clinipress.report.formats import (
     NOT_MEASURED,
@@ -24,7 +20,8 @@ from clinipress.report.formats import (
     milliseconds,
 )
 from clinipress.report.markup import Child, Markup, tag
-from clinipress.report.provenance import bullets, data_section, limits_section, trail_section
+from clinipress.report.parts import bullets
+from clinipress.report.provenance import data_section, limits_section, trail_section
 from clinipress.report.view import View
 from clinipress.report.words import (
     meaning_sentence,
@@ -237,6 +234,6 @@ def _footer(result: Result) -> Markup:
     return tag(
         "footer",
         f"{kind}Drawn from result.json (schema {result.schema_version}) by clinipress "
-        f"{result.environment.clinipress}; every figure and sentence on this page is made from that "
-        "record. Not a medical device; not for diagnosis.",
+        f"{result.environment.clinipress}; every figure and sentence on this page is made from "
+        "that record. Not a medical device; not for diagnosis.",
     )

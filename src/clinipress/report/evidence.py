@@ -1,17 +1,14 @@
-"""The sections that compare: all candidates, the trade-off, the limits, class by class."""
+"""The sections that compare candidates: the table, the trade-off, the falls and their limits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from clinipress.records import CandidateRecord, Interval, Verdict
+from clinipress.records import CandidateRecord, Interval
 from clinipress.report.figures import (
     Mark,
     Point,
     Scale,
-    heat_table,
-    icon,
-    marker,
     nice_ticks,
     strip,
     strip_axis,
@@ -19,9 +16,7 @@ from clinipress.report.figures import (
 )
 from clinipress.report.formats import (
     NOT_MEASURED,
-    STATUS_WORDS,
     TIMES,
-    figure_interval,
     finite,
     in_points,
     large,
@@ -29,32 +24,23 @@ from clinipress.report.formats import (
     metric_class,
     metric_name,
     milliseconds,
-    percent,
     points,
     points_interval,
     times,
 )
 from clinipress.report.markup import Child, Markup, tag
+from clinipress.report.parts import badge, cell, legend, role_mark, section, small, two_lines
 from clinipress.report.view import Role, View
 from clinipress.report.words import (
     candidates_sentence,
     capital,
-    classes_sentence,
     gate_sentence,
     joined,
     split_name,
     trade_off_sentence,
 )
 
-__all__ = [
-    "badge",
-    "candidates_section",
-    "cell",
-    "classes_section",
-    "gate_section",
-    "section",
-    "trade_off_section",
-]
+__all__ = ["candidates_section", "gate_section", "trade_off_section"]
 
 ROLE_WORDS: dict[Role, str] = {
     "reference": "reference",
@@ -62,40 +48,6 @@ ROLE_WORDS: dict[Role, str] = {
     "rejected": "rejected",
     "candidate": "not chosen",
 }
-
-
-def section(identity: str, title: str, lead: str, *children: Child) -> Markup:
-    """A section of the page: its heading, its one sentence, its content."""
-    return tag("section", tag("h2", title), tag("p", lead, class_="lead"), children, id=identity)
-
-
-def badge(verdict: Verdict | None) -> Markup:
-    """A verdict by word, shape and colour."""
-    if verdict is None:
-        return tag("span", "not judged", class_="badge none")
-    word = STATUS_WORDS[verdict.status]
-    return tag("span", icon(verdict.status), word, class_=f"badge {verdict.status}")
-
-
-def cell(label: str, *children: Child, class_: str | None = None) -> Markup:
-    """A table cell that knows its column's name, which a phone shows beside it."""
-    return tag("td", children, class_=class_, attributes={"data-label": label})
-
-
-def small(*children: Child) -> Markup:
-    """A second line within a cell."""
-    return tag("span", children, class_="small")
-
-
-def role_mark(role: Role) -> Markup:
-    """The shape that stands for a role in all figures, for a legend."""
-    return tag("svg", marker(role, "50%", "50%"), class_="key", aria_hidden="true")
-
-
-def legend(roles: Sequence[tuple[Role, str]]) -> Markup:
-    """Shapes and what they mean."""
-    items = [tag("span", role_mark(role), word) for role, word in roles]
-    return tag("p", items, class_="legend")
 
 
 # ------------------------------------------------------------------------------- all candidates
@@ -113,9 +65,9 @@ def candidates_section(view: View) -> Markup:
         class_="cards candidates",
     )
     note = (
-        "In brackets: 95 % intervals. A negative fall is a gain. 1 MB is a million bytes; weights are "
-        "the parameters of the network with its multiply-adds for one image; p95 is the time that 95 "
-        "of 100 calls stay under."
+        "In brackets: 95 % intervals. A negative fall is a gain. 1 MB is a million bytes; weights "
+        "are the parameters of the network with its multiply-adds for one image; p95 is the time "
+        "that 95 of 100 calls stay under."
     )
     lead = candidates_sentence(view)
     return section(
@@ -185,17 +137,9 @@ def _macs(record: CandidateRecord) -> str:
     )
 
 
-def _two_lines(metric: str, interval: Interval | None) -> list[Child]:
-    """A figure, and its interval under it."""
-    if interval is None or not finite(interval):
-        return [NOT_MEASURED]
-    value, _, rest = figure_interval(metric, interval).partition(" (")
-    return [value, small(f"({rest}")]
-
-
 def _accuracy(record: CandidateRecord, split: str) -> Markup:
     found = record.evidence.get(split, {}).get("accuracy")
-    return cell(f"Accuracy, {split_name(split)}", _two_lines("accuracy", found))
+    return cell(f"Accuracy, {split_name(split)}", two_lines("accuracy", found))
 
 
 def _fall(view: View, record: CandidateRecord) -> Markup:
@@ -213,7 +157,7 @@ def _agreement(view: View, record: CandidateRecord) -> Markup:
     if view.role(record) == "reference":
         return cell("Agreement", "\u2014")
     found = [record.evidence.get(split, {}).get("agreement") for split in view.splits]
-    return cell("Agreement", _two_lines("agreement", next((one for one in found if one), None)))
+    return cell("Agreement", two_lines("agreement", next((one for one in found if one), None)))
 
 
 def _reasons(record: CandidateRecord) -> list[Markup]:
@@ -258,9 +202,9 @@ def trade_off_section(view: View) -> Markup:
     ]
     absent = [record.name for record in view.candidates if record.latency_ms is None]
     note = (
-        f"Accuracy on the {split_name(view.plotted_split)} images with its interval; further left and "
-        "further up is better; the cost axis is logarithmic. The stepped line joins the candidates "
-        "that no other beats in both."
+        f"Accuracy on the {split_name(view.plotted_split)} images with its interval; further left "
+        "and further up is better; the cost axis is logarithmic. The stepped line joins the "
+        "candidates that no other beats in both."
     )
     if absent:
         note += f" Time {NOT_MEASURED}: {joined(absent)}."
@@ -308,9 +252,9 @@ def gate_section(view: View) -> Markup:
         blocks.append(tag("h3", f"Every measured fall of {view.subject.name}"))
         blocks.append(_forest(_subject_rows(view, view.subject), view.margin))
     note = (
-        "Reference minus candidate on the same images, in points (1 point = 0.01); left of the zero line "
-        "the candidate is better. The line across is the interval; PASS needs all of it left of the "
-        "shaded zone, which begins at the limit."
+        "Reference minus candidate on the same images, in points (1 point = 0.01); left of the "
+        "zero line the candidate is better. The line across is the interval; PASS needs all of it "
+        "left of the shaded zone, which begins at the limit."
     )
     return section(
         "gate", "What was lost", gate_sentence(view), blocks, tag("p", note, class_="note")
@@ -319,7 +263,7 @@ def gate_section(view: View) -> Markup:
 
 def _subject_rows(view: View, subject: CandidateRecord) -> list[Row]:
     """Rules first, then every other fall that was measured, classes last."""
-    margins = {rule.metric: rule.margin for rule in view.result.rules}
+    margins = view.margins
     split = view.compared_split
     measured = {**subject.drops.get(split or "", {}), **subject.drop}
     others = [metric for metric in measured if metric not in margins and in_points(metric)]
@@ -361,139 +305,4 @@ def _forest_row(row: Row, scale: Scale) -> Markup:
         tag("th", label, scope="row"),
         tag("td", drawn, class_="strip-cell"),
         tag("td", text, class_="value"),
-    )
-
-
-# --------------------------------------------------------------------------------- class by class
-
-
-def classes_section(view: View) -> Markup:
-    """Per-class figures and confusion matrices of reference and shipped candidate, side by side."""
-    split, subject, reference = view.compared_split, view.subject, view.reference
-    lead = classes_sentence(view)
-    if split is None or subject is None or reference is None:
-        return section("classes", "Class by class", lead)
-    mine, theirs = subject.evidence[split], reference.evidence[split]
-    pair: list[tuple[Role, str]] = [
-        ("reference", reference.name),
-        (view.role(subject), subject.name),
-    ]
-    matrices = [
-        heat_table(matrix, view.result.classes, record.name)
-        for record in (reference, subject)
-        if _fits(matrix := record.confusion.get(split, []), len(view.result.classes))
-    ]
-    note = (
-        "Rows are the true class, columns the answer, numbers are images; stronger shade is a larger "
-        "share of the row (mistakes by the square root of their share, so that rare ones show)."
-    )
-    return section(
-        "classes",
-        "Class by class",
-        lead,
-        _overall(view, mine, theirs),
-        tag("h3", f"Each class, {split_name(split)} images"),
-        legend(pair),
-        _class_table(view, split, mine, theirs),
-        tag("h3", "Which class is taken for which"),
-        tag("div", matrices, class_="panels")
-        if matrices
-        else tag("p", NOT_MEASURED, class_="empty"),
-        tag("p", note, class_="note") if matrices else None,
-    )
-
-
-def _fits(matrix: Sequence[Sequence[int]], classes: int) -> bool:
-    return len(matrix) == classes and all(len(row) == classes for row in matrix)
-
-
-def _overall(view: View, mine: dict[str, Interval], theirs: dict[str, Interval]) -> Markup:
-    """Figures over all classes."""
-    metrics = [m for m in {**theirs, **mine} if metric_class(m) is None and m != "agreement"]
-    rows = [
-        tag(
-            "tr",
-            tag("th", capital(metric_name(metric)), scope="row"),
-            cell("Reference", _two_lines(metric, theirs.get(metric))),
-            cell(view.subject.name if view.subject else "", _two_lines(metric, mine.get(metric))),
-        )
-        for metric in metrics
-    ]
-    name = view.subject.name if view.subject else ""
-    heads = ["Over all classes", "Reference", name]
-    return tag(
-        "table",
-        tag("thead", tag("tr", [tag("th", head, scope="col") for head in heads])),
-        tag("tbody", rows),
-        class_="cards overall",
-    )
-
-
-def _class_table(
-    view: View, split: str, mine: dict[str, Interval], theirs: dict[str, Interval]
-) -> Markup:
-    """Sensitivity as a picture and in figures, precision and F1 in figures."""
-    found = [
-        interval.low
-        for name in view.result.classes
-        for side in (mine, theirs)
-        if finite(interval := side.get(f"sensitivity[{name}]")) and interval is not None
-    ]
-    low = max(min(found, default=0.0) - 0.02, 0.0)
-    scale = Scale(low, 1.0, 3, 94)
-    ticks = nice_ticks(low, 1.0, 3)
-    heads: list[Child] = ["Class", "Images"]
-    heads.append(["Sensitivity", strip_axis(scale, ticks, [percent(tick, 0) for tick in ticks])])
-    heads += ["Sensitivity", "Precision", "F1"]
-    rows = [_class_row(view, split, name, mine, theirs, scale) for name in view.result.classes]
-    table = tag(
-        "table",
-        tag("thead", tag("tr", [tag("th", head, scope="col") for head in heads])),
-        tag("tbody", rows),
-        class_="cards classes",
-    )
-    note = "In each cell the reference stands above, the candidate below."
-    return tag(
-        "div", tag("div", table, class_="scroll", tabindex="0"), tag("p", note, class_="note")
-    )
-
-
-def _class_row(
-    view: View,
-    split: str,
-    name: str,
-    mine: dict[str, Interval],
-    theirs: dict[str, Interval],
-    scale: Scale,
-) -> Markup:
-    subject: Role = view.role(view.subject) if view.subject else "candidate"
-    sides: list[tuple[Role, Interval | None]] = [
-        ("reference", theirs.get(f"sensitivity[{name}]")),
-        (subject, mine.get(f"sensitivity[{name}]")),
-    ]
-    marks = [Mark(interval, role) for role, interval in sides if interval and finite(interval)]
-    count = view.result.split.counts.get(split, {}).get(name)
-    figures = [
-        cell(
-            capital(metric),
-            tag(
-                "span",
-                figure_interval(metric, theirs.get(f"{metric}[{name}]")),
-                class_="of-reference",
-            ),
-            tag(
-                "span",
-                figure_interval(metric, mine.get(f"{metric}[{name}]")),
-                class_="of-candidate",
-            ),
-            class_="pair",
-        )
-        for metric in ("sensitivity", "precision", "f1")
-    ]
-    return tag(
-        "tr",
-        tag("th", name, scope="row"),
-        cell("Images", f"{count:,}" if count is not None else NOT_MEASURED),
-        tag("td", strip(marks, scale) if marks else None, class_="strip-cell"),
-        figures,
     )

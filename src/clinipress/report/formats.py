@@ -66,7 +66,8 @@ def metric_class(metric: str) -> str | None:
 
 def metric_name(metric: str) -> str:
     """A metric in words: "sensitivity[nodule]" -> "sensitivity for nodule"."""
-    return metric_facts(metric).label
+    base, every, _ = metric.partition("[*]")
+    return f"{metric_facts(base).label}{' for each class' if every else ''}"
 
 
 def in_points(metric: str) -> bool:

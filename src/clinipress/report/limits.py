@@ -50,16 +50,16 @@ def _of_data(view: View) -> list[str]:
     crossing = sum(audit.leaks.values()) + sum(audit.patient_leaks.values())
     if crossing and result.split.by == "published":
         found.append(
-            f"The published splits share {counted(crossing, 'image or patient', 'images or patients')}; "
-            f"{counted(result.split.dropped, 'image')} were left out for this or other reasons."
+            f"{counted(crossing, 'image or patient', 'images or patients')} cross the published "
+            f"splits; {counted(result.split.dropped, 'image')} were left out."
         )
     suspects = [s for s in audit.shortcuts if s.warning and finite(s.auroc)]
     if suspects:
         worst = max(suspects, key=lambda shortcut: shortcut.auroc.value)
         found.append(
             f"Facts about the files tell classes apart without looking at the anatomy (strongest: "
-            f"{worst.feature} for {worst.target}, AUROC {figure('auroc', worst.auroc.value)}); a model may "
-            "lean on them and fail on images from elsewhere."
+            f"{worst.feature} for {worst.target}, AUROC {figure('auroc', worst.auroc.value)}); a "
+            "model may lean on them and fail on images from elsewhere."
         )
     if audit.conflicting_labels:
         pairs = counted(len(audit.conflicting_labels), "pair")
@@ -71,8 +71,8 @@ def _of_data(view: View) -> list[str]:
 
 def _no_patients(by: str) -> str:
     text = (
-        "No patient identifiers: neighbouring slices or repeated images of one patient may be on both "
-        "sides of the split, which makes every accuracy here look better than it is."
+        "No patient identifiers: neighbouring slices or repeated images of one patient may be on "
+        "both sides of the split, which makes every accuracy here look better than it is."
     )
     if by == "image":
         return f"{text} The images were divided one by one, without any grouping."
@@ -85,18 +85,18 @@ def _of_test(view: View) -> list[str]:
     external = [split for split in view.splits if split not in OWN_SPLITS]
     if not external:
         found.append(
-            "No external test: all images come from the one data set, so nothing is shown for other "
-            "hospitals, scanners, protocols or times."
+            "No external test: all images come from the one data set, so nothing is shown for "
+            "other hospitals, scanners, protocols or times."
         )
     if not result.test_openings:
         found.append(
-            "The sealed test images were not used: candidates were chosen on the validation images they "
-            "are reported on, which flatters them."
+            "The sealed test images were not used: candidates were chosen on the validation images "
+            "they are reported on, which flatters them."
         )
     elif len(result.test_openings) > 1:
         found.append(
-            f"The sealed test images were opened {counted(len(result.test_openings), 'time')}; a choice "
-            "made after the first opening flatters the later figures."
+            f"The sealed test images were opened {counted(len(result.test_openings), 'time')}; a "
+            "choice made after the first opening flatters the later figures."
         )
     found.append(_groups(view))
     counts = result.split.counts.get("test", {})
@@ -104,14 +104,14 @@ def _of_test(view: View) -> list[str]:
     if rare:
         shown = joined(rare[:6]) + (f" and {len(rare) - 6:,} more" if len(rare) > 6 else "")
         found.append(
-            f"Few test images for {shown}: a fall of several points in such a class would go unseen."
+            f"Few test images for {shown}: a fall of several points there would go unseen."
         )
     if counts:
         top = max(counts, key=lambda name: counts[name])
         found.append(
             f"The share of each class is that of the data set ({top} is "
-            f"{percent(counts[top] / max(sum(counts.values()), 1))} of the test images), not of a clinic; "
-            "precision will differ where findings are rarer."
+            f"{percent(counts[top] / max(sum(counts.values()), 1))} of the test images), not of a "
+            "clinic; precision will differ where findings are rarer."
         )
     return found
 
@@ -120,12 +120,12 @@ def _groups(view: View) -> str:
     groups = view.result.audit.groups
     if not groups:
         return (
-            "No subgroup metadata (sex, age, scanner, site): a loss that falls on one group only would "
-            "not be seen."
+            "No subgroup metadata (sex, age, scanner, site): a loss that falls on one group only "
+            "would not be seen."
         )
     return (
-        f"Groups are known ({joined(list(groups))}), but the figures are given for all images together: "
-        "a loss that falls on one group only would not be seen."
+        f"Groups are known ({joined(list(groups))}), but the figures are given for all images "
+        "together: a loss that falls on one group only would not be seen."
     )
 
 
@@ -136,15 +136,15 @@ def _of_measurement(view: View) -> list[str]:
     untimed = [record for record in view.candidates if record.latency_ms is None]
     if timed:
         found.append(
-            f"Times were measured on this computer ({result.environment.cpu}), not on the device the "
-            "model is meant for; both absolute times and their ratios will differ there."
+            f"Times were measured on this computer ({result.environment.cpu}), not on the device "
+            "the model is meant for; both absolute times and their ratios will differ there."
         )
     if untimed:
         found.append(f"The time per image was {NOT_MEASURED} for {_names(untimed)}.")
     if result.recipe.get("seed") is not None:
         found.append(
-            "One training run with one seed: the intervals cover the choice of test images, not the "
-            "luck of training."
+            "One training run with one seed: the intervals cover the choice of test images, not "
+            "the luck of training."
         )
     if subject is not None:
         found.extend(_unproven(view, subject))
@@ -157,19 +157,18 @@ def _names(records: list[CandidateRecord]) -> str:
 
 
 def _unproven(view: View, subject: CandidateRecord) -> list[str]:
-    """Rules without a figure, confidence that nobody checked, and a class that may have lost much."""
+    """Rules without a figure, confidence nobody checked, a class that may have lost much."""
     found: list[str] = []
     missing = [
-        metric_name(rule.metric)
-        for rule in view.result.rules
-        if not finite(view.drop(subject, rule.metric)[0])
+        metric_name(metric) for metric in view.margins if not finite(view.drop(subject, metric)[0])
     ]
     if missing:
         found.append(f"For {subject.name} the fall in {joined(missing)} was {NOT_MEASURED}.")
     metrics = {metric for split in subject.evidence.values() for metric in split}
     if not metrics & {"ece", "calibration_error", "brier", "log_loss"}:
         found.append(
-            f"Whether the stated confidence of an answer can be trusted (calibration) was {NOT_MEASURED}."
+            "Whether the stated confidence of an answer can be trusted (calibration) was "
+            f"{NOT_MEASURED}."
         )
     split = view.compared_split
     wide = {

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from clinipress.records import Applied, CandidateRecord, DuplicatePair
-from clinipress.report.evidence import badge, cell, section
 from clinipress.report.formats import (
     NOT_MEASURED,
     counted,
@@ -23,6 +22,16 @@ from clinipress.report.formats import (
 )
 from clinipress.report.limits import limits
 from clinipress.report.markup import Child, Markup, tag
+from clinipress.report.parts import (
+    MANY,
+    badge,
+    bullets,
+    facts,
+    folded,
+    grid,
+    section,
+    shortened,
+)
 from clinipress.report.view import View
 from clinipress.report.words import (
     SPLIT_NAMES,
@@ -35,45 +44,7 @@ from clinipress.report.words import (
 
 __all__ = ["data_section", "limits_section", "trail_section"]
 
-MANY = 12  # entries of a list that are shown before "... and so many more"
 LONG = 160  # letters of one value that are shown
-
-
-def shortened(items: Sequence[Child]) -> list[Child]:
-    """The first entries, and how many more there are."""
-    rest = len(items) - MANY
-    return [*items[:MANY], *([f"\u2026 and {rest:,} more in the record"] if rest > 0 else [])]
-
-
-def bullets(items: Iterable[Child], class_: str | None = None) -> Markup:
-    """A list."""
-    return tag("ul", [tag("li", item) for item in items], class_=class_)
-
-
-def facts(pairs: Iterable[tuple[str, Child]]) -> Markup:
-    """Names and values, two columns."""
-    rows = [tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs]
-    return tag("dl", rows, class_="facts")
-
-
-def folded(title: Child, *children: Child) -> Markup:
-    """Content behind its title."""
-    return tag("details", tag("summary", title), children)
-
-
-def grid(heads: Sequence[str], rows: Iterable[Sequence[Child]], class_: str = "plain") -> Markup:
-    """A small table whose first column names the row."""
-    body = [
-        tag(
-            "tr",
-            tag("th", row[0], scope="row"),
-            [cell(head, value) for head, value in zip(heads[1:], row[1:], strict=True)],
-        )
-        for row in rows
-    ]
-    head_row = tag("tr", [tag("th", head, scope="col") for head in heads])
-    table = tag("table", tag("thead", head_row), tag("tbody", body), class_=class_)
-    return tag("div", table, class_="scroll", tabindex="0")
 
 
 # --------------------------------------------------------------------------------------- the data
@@ -297,9 +268,7 @@ def _machine(view: View) -> Markup:
 def _history(view: View, number: int, record: CandidateRecord) -> Markup:
     """What was done to make a candidate, its parent's steps left to the parent's entry."""
     parent = next((one for one in view.candidates if one.name == record.parent), None)
-    steps = record.history
-    if parent is not None and steps[: len(parent.history)] == parent.history:
-        steps = steps[len(parent.history) :]
+    steps = record.history[_shared(record.history, parent.history if parent else ()) :]
     chain = " \u2192 ".join(step.step for step in record.history) or "taken as it was"
     origin = f"from {record.parent}: " if record.parent else ""
     title = [tag("strong", f"{number} {record.name}"), f" {chain} "]
@@ -310,6 +279,12 @@ def _history(view: View, number: int, record: CandidateRecord) -> Markup:
         tag("ol", [tag("li", _step(step)) for step in steps]) if steps else None,
         _file_facts(record),
     )
+
+
+def _shared(mine: Sequence[Applied], theirs: Sequence[Applied]) -> int:
+    """How many steps two histories begin with in common."""
+    pairs = enumerate(zip(mine, theirs, strict=False))
+    return next((n for n, (one, other) in pairs if one != other), min(len(mine), len(theirs)))
 
 
 def _step(step: Applied) -> list[Child]:
@@ -332,8 +307,9 @@ def _file_facts(record: CandidateRecord) -> Markup:
     equal = NOT_MEASURED
     if parity is not None:
         equal = (
-            f"{counted(parity.label_flips, 'answer')} changed on {counted(parity.images, 'image')}; "
-            f"largest difference of a logit {significant(parity.max_logit_difference)}"
+            f"{counted(parity.label_flips, 'answer')} changed on "
+            f"{counted(parity.images, 'image')}; largest difference of a logit "
+            f"{significant(parity.max_logit_difference)}"
         )
     operators = ", ".join(
         f"{name} {number:,}" for name, number in record.low_precision_operators.items()

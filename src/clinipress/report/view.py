@@ -86,6 +86,16 @@ class View:
         """The limit of the primary rule, in the metric's own unit."""
         return self.primary.margin if self.primary else None
 
+    @cached_property
+    def margins(self) -> dict[str, float]:
+        """Metric -> limit; a rule for every class, "sensitivity[*]", becomes one per class."""
+        found: dict[str, float] = {}
+        for rule in self.result.rules:
+            base, every, _ = rule.metric.partition("[*]")
+            names = [f"{base}[{name}]" for name in self.result.classes] if every else [base]
+            found |= dict.fromkeys(names, rule.margin)
+        return found
+
     def role(self, record: CandidateRecord) -> Role:
         """What became of a candidate; one that did not fail but was not chosen is a "candidate"."""
         if record is self.shipped:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from clinipress.records import CandidateRecord, Interval, Rule
+from clinipress.report.figures import Point, pareto
 from clinipress.report.formats import (
     GAP,
     NOT_MEASURED,
@@ -22,7 +25,6 @@ from clinipress.report.formats import (
     significant,
     times,
 )
-from clinipress.report.figures import Point, pareto
 from clinipress.report.view import View
 
 __all__ = [
@@ -47,11 +49,12 @@ __all__ = [
 ]
 
 SPLIT_NAMES = {"test": "sealed test", "validation": "validation", "train": "training"}
+PER = 1000  # images over which differences are told as counts
 NEAR = 0.05  # ratios closer to one than this are called equal
 
 
-def joined(words: list[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
+def joined(words: Sequence[str]) -> str:
+    """Words in a row: "a", "a and b", "a, b and c"."""
     return " and ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), *words[-1:]])
 
 
@@ -66,7 +69,7 @@ def split_name(split: str | None) -> str:
 
 
 def size_phrase(ratio: float | None) -> str | None:
-    """ "40 times smaller", "the same size", "1.3 times larger"."""
+    """How sizes compare: "40 times smaller", "the same size", "1.3 times larger"."""
     if ratio is None:
         return None
     if abs(ratio - 1) < NEAR:
@@ -75,7 +78,7 @@ def size_phrase(ratio: float | None) -> str | None:
 
 
 def speed_phrase(ratio: float | None) -> str | None:
-    """ "12 times faster", "as fast", "1.3 times slower"."""
+    """How times compare: "12 times faster", "as fast", "1.3 times slower"."""
     if ratio is None:
         return None
     if abs(ratio - 1) < NEAR:
@@ -84,7 +87,7 @@ def speed_phrase(ratio: float | None) -> str | None:
 
 
 def interval_phrase(drop: Interval, margin: float | None = None) -> str:
-    """ "95 % interval -1.2 to 1.8"."""
+    """The ends: "95 % interval -1.2 to 1.8"."""
     decimals = points_decimals(drop, margin)
     ends = f"{points(drop.low, decimals)} to {points(drop.high, decimals)}"
     return f"{significant(100 * drop.confidence, 3)}{GAP}% interval {ends}"
@@ -111,20 +114,22 @@ def drop_phrase(metric: str, drop: Interval | None, margin: float | None = None)
 
 
 def _model_phrase(view: View, record: CandidateRecord) -> str:
-    """How a model compares in size and speed: "is 40 times smaller and 12 times faster than ..."."""
-    size, ratio = size_phrase(view.size_ratio(record)), view.speed_ratio(record)
-    speed = speed_phrase(ratio)
-    if size == "the same size" and speed is None:
-        return "has the same size as the reference (speed not compared)"
+    """How a model compares in size and speed: "is 40 times smaller and 12 times faster than"."""
+    size, speed = size_phrase(view.size_ratio(record)), speed_phrase(view.speed_ratio(record))
+    more = [phrase for phrase in (size, speed) if phrase not in (None, "the same size", "as fast")]
+    text = f"is {joined([phrase for phrase in more if phrase])} than the reference" if more else ""
+    same = [phrase for phrase in ("as large", "as fast") if phrase == speed]
     if size == "the same size":
-        tail = "and as fast" if speed == "as fast" else f"and {speed}"
-        return f"is as large as the reference {tail}"
-    told = [phrase for phrase in (size, speed) if phrase and phrase != "as fast"]
-    text = f"is {joined(told)} than the reference" if told else "was not compared in size"
-    if speed is None:
-        why = NOT_MEASURED if record.latency_ms is None else "not comparable"
-        return f"{text} (speed {why})"
-    return f"{text} and as fast" if speed == "as fast" else text
+        same.insert(0, "as large")
+    if same:
+        text += f"{' and' if text else 'is'} {joined(same)}" + ("" if more else " as the reference")
+    missing = ["size"] if size is None else []
+    missing += ["speed"] if speed is None else []
+    if not missing:
+        return text
+    timed = record.latency_ms is not None and "size" not in missing
+    why = "not comparable" if timed else NOT_MEASURED
+    return f"{text} ({joined(missing)} {why})" if text else f"({joined(missing)} {why})"
 
 
 def verdict_sentence(view: View) -> str:
@@ -134,8 +139,8 @@ def verdict_sentence(view: View) -> str:
     if shipped is None:
         limit = "" if view.margin is None else f" of {points_words(view.margin)}"
         return (
-            f"No model is shipped: of {counted(len(others), 'compressed candidate')} none was shown "
-            f"to stay within the limit{limit} in {metric_name(view.metric)}: {word}."
+            f"No model is shipped: of {counted(len(others), 'compressed candidate')} none was "
+            f"shown to stay within the limit{limit} in {metric_name(view.metric)}: {word}."
         )
     if shipped is view.reference:
         tried = counted(len(others), "compressed candidate")
@@ -154,48 +159,56 @@ def meaning_sentence(view: View) -> str:
     """What the verdict's word means here."""
     status, shipped = view.result.verdict.status, view.shipped
     drop = view.drop(shipped, view.metric)[0] if shipped else None
-    margin = view.margin
+    word = STATUS_WORDS[status]
     risk = f"set for risk class \u201c{view.result.risk}\u201d before anything was measured"
-    if drop is None or margin is None or not finite(drop):
-        return {
-            "pass": f"PASS: every limit {risk} was kept.",
-            "fail": f"FAIL: at least one limit {risk} was broken.",
-            "inconclusive": f"NOT PROVEN: what was measured does not show that the limits {risk} hold.",
-        }[status]
-    decimals = points_decimals(drop, margin)
-    high, limit = points(drop.high, decimals), points_words(margin, decimals)
-    if status == "pass":
-        return f"PASS: even the far end of the interval, {high}, lies inside the limit of {limit} {risk}."
-    if status == "fail":
-        return f"FAIL: a limit {risk} was broken; the reasons are below."
-    if drop.high > margin:
-        needed = view.result.verdict.cases_needed
+    if drop is None or view.margin is None or not finite(drop):
+        return (
+            f"{word}: "
+            + {
+                "pass": f"every limit {risk} was kept.",
+                "fail": f"the limits {risk} were not kept; the reasons are below.",
+                "inconclusive": f"what was measured does not show that the limits {risk} are kept.",
+            }[status]
+        )
+    return f"{word}: {_meaning(view, drop, view.margin, risk)}"
+
+
+def _meaning(view: View, drop: Interval, margin: float, risk: str) -> str:
+    """The verdict explained by where the interval lies."""
+    verdict, decimals = view.result.verdict, points_decimals(drop, margin)
+    low, high = points(drop.low, decimals), points(drop.high, decimals)
+    limit = f"{points_words(margin, decimals)} {risk}"
+    if verdict.status == "pass":
+        return f"even the far end of the interval, {high}, lies inside the limit of {limit}."
+    if verdict.status == "fail" and drop.low >= margin:
+        return f"even the near end of the interval, {low}, is beyond the limit of {limit}."
+    if verdict.status == "inconclusive" and drop.high >= margin:
+        needed = verdict.cases_needed
         more = f" About {counted(needed, 'image')} would decide." if needed else ""
         return (
-            f"NOT PROVEN: the true fall may be within the limit of {limit} {risk}, but the interval "
-            f"reaches {high}.{more}"
+            f"the true fall may be inside the limit of {limit}, but the interval reaches "
+            f"{high}.{more}"
         )
-    return (
-        f"NOT PROVEN: the main limit of {limit} {risk} is kept, but another rule is not; "
-        "the reasons are below."
-    )
+    return f"the main limit of {limit} is not what decided; the reasons are below."
 
 
 def natural_sentence(view: View) -> str | None:
-    """The fall in accuracy as a count of patients' images; None for another primary metric."""
+    """The fall in accuracy as a count of wrong answers; None where there is none to count."""
     subject = view.shipped
     drop = view.drop(subject, "accuracy")[0] if subject else None
     if drop is None or not finite(drop) or subject is view.reference:
         return None
-
-    def wrong(value: float) -> str:
-        number = round(1000 * value)
-        return f"{abs(number):,} {'fewer' if number < 0 else 'more'}"
-
+    middle, low, high = (round(PER * value) for value in (drop.value, drop.low, drop.high))
+    about = f"about {_more(middle)} wrong answers than" if middle else "as many wrong answers as"
     return (
-        f"In {1000:,} such images that is about {wrong(drop.value)} wrong answers than the reference "
-        f"gives; anything from {wrong(drop.low)} to {wrong(drop.high)} fits the data."
+        f"In {PER:,} such images that is {about} the reference gives; anything from "
+        f"{_more(low)} to {_more(high)} fits the data."
     )
+
+
+def _more(number: int) -> str:
+    """A difference of counts: "3 more", "12 fewer"."""
+    return f"{abs(number):,} {'fewer' if number < 0 else 'more'}"
 
 
 def rule_phrase(rule: Rule) -> str:
@@ -207,18 +220,19 @@ def rule_phrase(rule: Rule) -> str:
 
 def candidates_sentence(view: View) -> str:
     """How many were made, and what became of them."""
-    made, rejected = view.compressed, [r for r in view.candidates if r.rejected is not None]
+    made = view.compressed
+    passed_over = [record for record in made if record.rejected is not None]
     sizes = [record.file_bytes for record in made]
     spread = f" Their files are {megabytes(min(sizes))} to {megabytes(max(sizes))}" if sizes else ""
     beside = (
         f"; the reference is {megabytes(view.reference.file_bytes)}." if view.reference else "."
     )
     timed = sum(record.latency_ms is not None for record in made)
+    chosen = "one is" if view.shipped not in (None, view.reference) else "none is"
     return (
-        f"{counted(len(made), 'candidate')} stand beside the reference: "
-        f"{'one is' if view.shipped is not None and view.shipped is not view.reference else 'none is'} "
-        f"shipped, {len(rejected):,} rejected with the reason given, and the speed of {timed:,} was "
-        f"measured.{spread}{beside if spread else ''}"
+        f"Beside the reference: {counted(len(made), 'candidate')}, of which {chosen} shipped; "
+        f"{len(passed_over):,} were passed over for the reason given, and the speed of {timed:,} "
+        f"was measured.{spread}{beside if spread else ''}"
     )
 
 
@@ -269,8 +283,8 @@ def classes_sentence(view: View) -> str:
         return f"The sensitivity for each class was {NOT_MEASURED}."
     weakest = min(found, key=lambda name: found[name].value)
     text = (
-        f"{subject.name} finds the weakest class, {weakest}, in {percent(found[weakest].value)} of its "
-        f"{split_name(split)} images, and every other class at least as often."
+        f"{subject.name} finds the weakest class, {weakest}, in {percent(found[weakest].value)} of "
+        f"its {split_name(split)} images, and every other class at least as often."
     )
     falls = {
         metric: interval

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 from onnx import numpy_helper
 
+from clinipress.runtimes.onnx import session
 from clinipress.steps import onnx_graph
 
 __all__ = ["count_low_precision", "weight_bytes"]
@@ -40,20 +41,15 @@ def count_low_precision(path: Path) -> dict[str, int]:
     """What ONNX Runtime really runs in which precision, on this machine.
 
     Counted in the graph after its own optimisation, where a quantized convolution has become one
-    integer kernel or has not. Convolutions and matrix products are always listed in float32 too, so
-    that a file in which nothing was quantized shows it.
+    integer kernel or has not. Convolutions and matrix products are listed in all three types even
+    when there are none, so that a file in which nothing was quantized shows it.
 
     Returns:
         Operator and type -> number: {"Conv float32": 0, "Conv int8": 52, ...}.
     """
-    import onnxruntime
-
     with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
         optimised = Path(folder) / "optimised.onnx"
-        options = onnxruntime.SessionOptions()
-        options.optimized_model_filepath = str(optimised)
-        options.log_severity_level = 4
-        onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session(path, 1, optimised)
         graph = onnx.load(optimised).graph
     return _count(graph)
 

@@ -1,0 +1,80 @@
+"""Whether a cut network is the original with the same channels switched off: a check, not a hope.
+
+A dependency graph that misreads a network (a channel shuffle, say) still gives layers whose shapes
+fit, but whose weights meet the wrong channels; accuracy is lost and nothing says why. Removing a
+channel must do what hiding it from all its readers does, so both are run and compared.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["cut_equals_hidden", "mixes_channels"]
+
+IMAGES = 4
+# Both sides compute the same sums in another order; batch norms over few values can blow rounding
+# up to some 1e-4 of the largest output. Weights that meet wrong channels differ by 0.1 and more.
+TOLERANCE = 0.01
+SEED = 0
+MIXERS = ("norm", "stdconv", "eca", "cbam")
+BatchNorm = nn.modules.batchnorm._BatchNorm
+
+
+def mixes_channels(network: nn.Module) -> bool:
+    """Whether a layer's answer for one channel depends on the number of the others.
+
+    Layer and group norms, standardised convolutions and attention across channels do; there,
+    removing is not hiding, and `cut_equals_hidden` says nothing.
+    """
+    kinds = {type(m).__name__.lower() for m in network.modules() if not isinstance(m, BatchNorm)}
+    kinds -= {kind for kind in kinds if kind.startswith("batchnorm")}
+    return any(mixer in kind for mixer in MIXERS for kind in kinds)
+
+
+def cut_equals_hidden(
+    network: nn.Module,
+    small: nn.Module,
+    hidden: Mapping[str, Tensor],
+    channels: int,
+    size: tuple[int, int],
+) -> bool:
+    """Compare outputs on noise, with batch norms on batch statistics so that every layer speaks.
+
+    Args:
+        network: Before the cut; takes float32 ``[n, channels, *size]``. Left as it was.
+        small: After the cut. Left as it was.
+        hidden: Layer name in `network` -> numbers of the input channels that are gone.
+        channels: Input channels.
+        size: (height, width).
+    """
+    noise = torch.randn(IMAGES, channels, *size, generator=torch.Generator().manual_seed(SEED))
+    masked = _lively(network)
+    for name, gone in hidden.items():
+        masked.get_submodule(name).register_forward_pre_hook(_hide(gone))
+    kept = _lively(small)
+    with torch.inference_mode():
+        expected, got = masked(noise), kept(noise)
+    return bool((expected - got).abs().max() <= TOLERANCE * expected.abs().max())
+
+
+def _lively(network: nn.Module) -> nn.Module:
+    """A copy in which no branch is silent: some recipes start residual branches at zero."""
+    found = copy.deepcopy(network).eval()
+    for module in found.modules():
+        if isinstance(module, BatchNorm):
+            module.train()
+            if module.affine:
+                nn.init.ones_(module.weight)
+    return found
+
+
+def _hide(gone: Tensor) -> Callable[..., tuple[Tensor, ...]]:
+    def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        dimension = -1 if isinstance(layer, nn.Linear) else 1
+        return (inputs[0].index_fill(dimension, gone, 0.0), *inputs[1:])
+
+    return hook
