@@ -97,7 +97,14 @@ def evaluate(
         )  # fmt: skip
         logits = _predict(candidate, cache, rows)
     classes = candidate.card.classes
-    figures = evidence(logits, rows.labels, classes, units=rows.units, resamples=resamples)
+    figures = evidence(
+        logits,
+        rows.labels,
+        classes,
+        units=rows.units,
+        resamples=resamples,
+        positive=candidate.card.positive,
+    )
     return {
         "name": candidate.card.name,
         "model": str(model),
@@ -152,7 +159,11 @@ def compare(
                 Path(folder) / f"cache-{number}", split=split, threads=threads, progress=progress,
             )  # fmt: skip
             scores.append(_predict(model, cache, rows))
-    options: dict[str, Any] = {"units": rows.units, "resamples": resamples}
+    options: dict[str, Any] = {
+        "units": rows.units,
+        "resamples": resamples,
+        "positive": a.card.positive,
+    }
     classes = a.card.classes
     fall = drops(scores[0], scores[1], rows.labels, classes, **options)
     found = discordance(scores[0], scores[1], rows.labels, classes)

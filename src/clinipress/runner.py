@@ -264,9 +264,12 @@ class Runner:
 def _plan_once(step: Step, parent: TorchCandidate, context: Context) -> dict[str, Any]:
     """The step's plan; a run that was killed finds the one it had decided on."""
     path = context.work / "plan.json"
-    if distributed.is_main() and not path.is_file():
-        write_atomically(path, json.dumps(step.plan(parent, context), indent=1))
-    distributed.barrier()
+    if not distributed.agree(path.is_file()):
+        # in every process: steps are measured with all of them at work
+        plan_made = step.plan(parent, context)
+        if distributed.is_main():
+            write_atomically(path, json.dumps(plan_made, indent=1))
+        distributed.barrier()
     plan: dict[str, Any] = read_json(path)
     return plan
 

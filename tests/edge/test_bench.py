@@ -74,3 +74,9 @@ def test_peak_memory_sees_an_allocation_that_is_gone_again():
     after = process_peak()
     assert after is not None
     assert after >= max(before, 300_000_000)
+
+
+def test_a_windowed_bundle_can_be_timed(card: Card, make_bundle):
+    spec = card.input.model_copy(update={"window": (-1000.0, 400.0)})
+    folder = make_bundle(card.model_copy(update={"input": spec}))
+    assert cold_start(folder, folder / "sample.png") > 0

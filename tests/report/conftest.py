@@ -67,7 +67,9 @@ def drawn_matrix(accuracy: float, counts: list[int], seed: int) -> list[list[int
     return matrix
 
 
-def measured(matrix: list[list[int]], classes: tuple[str, ...], agreement: float | None) -> dict[str, Interval]:
+def measured(
+    matrix: list[list[int]], classes: tuple[str, ...], agreement: float | None
+) -> dict[str, Interval]:
     """Evidence that follows from a confusion matrix."""
     total = sum(map(sum, matrix))
     hits = [matrix[number][number] for number in range(len(classes))]
@@ -86,15 +88,15 @@ def measured(matrix: list[list[int]], classes: tuple[str, ...], agreement: float
         ("log_loss", 1.2 - mean, 0.04),
         ("ece", 0.021, 0.009),
     ):
-        found[name] = Interval(value=value, low=value - half, high=value + half, method="bootstrap", n=total)
+        found[name] = Interval(
+            value=value, low=value - half, high=value + half, method="bootstrap", n=total
+        )
     if agreement is not None:
         found["agreement"] = wilson(round(agreement * total), total)
     return found
 
 
-def fallen(
-    reference: dict[str, Interval], candidate: dict[str, Interval]
-) -> dict[str, Interval]:
+def fallen(reference: dict[str, Interval], candidate: dict[str, Interval]) -> dict[str, Interval]:
     """Reference minus candidate, with plausible ends."""
     found = {}
     for metric, before in reference.items():
@@ -102,14 +104,19 @@ def fallen(
             continue
         value, n = before.value - candidate[metric].value, before.n or 100
         half = 1.96 * math.sqrt(0.028 / n) if metric != "auroc_macro" else 0.003
-        found[metric] = Interval(value=value, low=value - half, high=value + half, method="tango", n=n)
+        found[metric] = Interval(
+            value=value, low=value - half, high=value + half, method="tango", n=n
+        )
     return found
 
 
 def history(name: str, precision: str, depth: int) -> tuple[Applied, ...]:
     train = Applied(
         step="train",
-        params={"model": {"name": "densenet121"}, "train": {"epochs": 50, "sizes": [[96, 0.5], [128, 0.5]]}},
+        params={
+            "model": {"name": "densenet121"},
+            "train": {"epochs": 50, "sizes": [[96, 0.5], [128, 0.5]]},
+        },
         facts={"best_epoch": 41, "numerics": "bfloat16-channels-last", "seconds": 2211.4},
     )
     distill = Applied(
@@ -119,7 +126,9 @@ def history(name: str, precision: str, depth: int) -> tuple[Applied, ...]:
         facts={"best_epoch": 44, "seconds": 1312.0},
     )
     pruned = [["backbone.conv_stem", True, [1, 4, 9]], ["backbone.a", True, [2]]] * 30
-    prune = Applied(step="prune", params={"ratio": 0.5, "of": "macs", "pruning": pruned}, parent="b" * 64)
+    prune = Applied(
+        step="prune", params={"ratio": 0.5, "of": "macs", "pruning": pruned}, parent="b" * 64
+    )
     export = Applied(
         step="export",
         params={"format": "onnx", "precision": precision, "note": f"for {name}"},
@@ -132,7 +141,11 @@ def candidate(
     row: tuple[Any, ...], classes: tuple[str, ...], counts: dict[str, list[int]], number: int
 ) -> CandidateRecord:
     name, parent, form, precision, size, parameters, accuracy, milliseconds, status, rejected = row
-    splits = ("validation", "test") if name in ("reference", "pruned-int8", "pruned") else ("validation",)
+    splits = (
+        ("validation", "test")
+        if name in ("reference", "pruned-int8", "pruned")
+        else ("validation",)
+    )
     confusion = {split: drawn_matrix(accuracy, counts[split], number) for split in splits}
     agreement = None if parent is None else 0.97
     latency = milliseconds and Latency(
@@ -173,7 +186,9 @@ def audited(classes: tuple[str, ...], counts: dict[str, list[int]]) -> Audit:
         a="Training/a/0012.jpg", b="Testing/b/0931.jpg", exact=True, correlation=1.0,
         label_a=classes[0], label_b=classes[1], split_a="train", split_b="test",
     )  # fmt: skip
-    totals = {name: sum(split[number] for split in counts.values()) for number, name in enumerate(classes)}
+    totals = {
+        name: sum(split[number] for split in counts.values()) for number, name in enumerate(classes)
+    }
     published = {"Training": {name: 5 * n // 6 for name, n in totals.items()}}
     published["Testing"] = {name: n - published["Training"][name] for name, n in totals.items()}
     return Audit(

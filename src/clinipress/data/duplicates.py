@@ -105,7 +105,8 @@ def _area(small: int, large: int) -> NDArray[np.float32]:
     edges = np.linspace(0, large, small + 1)
     pixels = np.arange(large)
     cover = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return (np.clip(cover, 0, None) * small / large).astype(np.float32)
+    share: NDArray[np.float32] = (np.clip(cover, 0, None) * small / large).astype(np.float32)
+    return share
 
 
 def find_twins(
@@ -195,7 +196,7 @@ def _normalised(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     """
     rows: NDArray[np.float32] = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     rows -= rows.mean(axis=1, keepdims=True)
-    length = np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: NDArray[np.float32] = rows / np.maximum(length, np.float32(1e-3))
     return unit
 

@@ -119,7 +119,7 @@ def _call(
     images: Images | None,
     preprocess: Callable[[], Images] | None,
 ) -> Callable[[], Any]:
-    run: Callable[[Images], Any] = getattr(candidate, "predict", candidate)
+    run = candidate.predict if hasattr(candidate, "predict") else candidate
     if preprocess is not None:
         return lambda: run(preprocess())
     if images is None:  # excluded by latency()

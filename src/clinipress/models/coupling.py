@@ -30,9 +30,22 @@ def mixes_channels(network: nn.Module) -> bool:
     Layer and group norms, standardised convolutions and attention across channels do; there,
     removing is not hiding, and `cut_equals_hidden` says nothing.
     """
-    kinds = {type(m).__name__.lower() for m in network.modules() if not isinstance(m, BatchNorm)}
-    kinds -= {kind for kind in kinds if kind.startswith("batchnorm")}
+    kinds = {
+        type(module).__name__.lower()
+        for module in network.modules()
+        if not isinstance(module, BatchNorm) and _computes(module)
+    }
     return any(mixer in kind for mixer in MIXERS for kind in kinds)
+
+
+def _computes(module: nn.Module) -> bool:
+    """Whether it is more than a box: a ``ConvNormAct`` is no norm."""
+    own = next(module.parameters(recurse=False), None)
+    return (
+        own is not None
+        or next(module.children(), None) is None
+        or "Norm" not in type(module).__name__
+    )
 
 
 def cut_equals_hidden(

@@ -18,6 +18,7 @@ from clinipress.report.formats import (
     finite,
     megabytes,
     milliseconds,
+    moment,
 )
 from clinipress.report.markup import Child, Markup, tag
 from clinipress.report.parts import bullets
@@ -107,7 +108,8 @@ def _head(view: View) -> Markup:
     """Study, verdict, what it means, and the main figures side by side."""
     result, status = view.result, view.result.verdict.status
     natural = natural_sentence(view)
-    reasons = bullets(result.verdict.reasons, "reasons") if result.verdict.reasons else None
+    told = result.verdict.reasons if status != "pass" else ()
+    reasons = bullets(told, "reasons") if told else None
     banner = tag(
         "div",
         tag("p", icon(status), STATUS_WORDS[status], class_="word"),
@@ -124,7 +126,7 @@ def _head(view: View) -> Markup:
         "header",
         tag(
             "p",
-            f"Compression report \u00b7 risk class {result.risk} \u00b7 {result.created}",
+            f"Compression report \u00b7 risk class {result.risk} \u00b7 {moment(result.created)}",
             class_="over",
         ),
         tag("h1", result.study),
@@ -158,12 +160,14 @@ def _tiles(view: View) -> Markup | None:
         ),
         _tile("Time per image", *_times(view, subject, reference)),
     ]
-    name = "shipped" if view.shipped is subject else "closest, not shipped"
+    kind = "The shipped model" if view.shipped is subject else "The closest model, not shipped"
+    root = reference.name if reference.name != "reference" else None
     heading = tag(
         "p",
+        f"{kind}, ",
         tag("strong", subject.name),
-        f" ({name}) beside the reference ",
-        tag("strong", reference.name),
+        ", beside the reference",
+        [" ", tag("strong", root)] if root else None,
         class_="beside",
     )
     return tag("div", heading, tag("div", tiles, class_="tiles"))
@@ -192,12 +196,12 @@ def _weakest_tile(view: View, subject: CandidateRecord) -> Markup:
         m for m in (f"sensitivity[{name}]" for name in view.result.classes) if finite(mine.get(m))
     ]
     if not found:
-        return _tile("Weakest class found", NOT_MEASURED, None, NOT_MEASURED)
+        return _tile("Sensitivity, weakest class", NOT_MEASURED, None, NOT_MEASURED)
     metric = min(found, key=lambda metric: mine[metric].value)
     name = metric.removeprefix("sensitivity[").removesuffix("]")
     interval = figure_interval(metric, mine[metric]).partition(" ")[2]
     return _tile(
-        ["Weakest class found: ", tag("b", name)],
+        ["Sensitivity, weakest class: ", tag("b", name)],
         figure(metric, mine[metric].value),
         interval,
         figure_interval(metric, theirs.get(metric)),

@@ -15,7 +15,7 @@ from clinipress.report.formats import (
     percent,
 )
 from clinipress.report.markup import Child, Markup, tag
-from clinipress.report.parts import cell, legend, section, two_lines
+from clinipress.report.parts import cell, grid, legend, section, two_lines
 from clinipress.report.view import Role, View
 from clinipress.report.words import capital, classes_sentence, split_name
 
@@ -65,23 +65,15 @@ def _fits(matrix: Sequence[Sequence[int]], classes: int) -> bool:
 def _overall(view: View, mine: dict[str, Interval], theirs: dict[str, Interval]) -> Markup:
     """Figures over all classes."""
     metrics = [m for m in {**theirs, **mine} if metric_class(m) is None and m != "agreement"]
-    rows = [
-        tag(
-            "tr",
-            tag("th", capital(metric_name(metric)), scope="row"),
-            cell("Reference", two_lines(metric, theirs.get(metric))),
-            cell(view.subject.name if view.subject else "", two_lines(metric, mine.get(metric))),
-        )
+    rows: list[list[Child]] = [
+        [
+            capital(metric_name(metric)),
+            two_lines(metric, theirs.get(metric)),
+            two_lines(metric, mine.get(metric)),
+        ]
         for metric in metrics
     ]
-    name = view.subject.name if view.subject else ""
-    heads = ["Over all classes", "Reference", name]
-    return tag(
-        "table",
-        tag("thead", tag("tr", [tag("th", head, scope="col") for head in heads])),
-        tag("tbody", rows),
-        class_="cards overall",
-    )
+    return grid(["Over all classes", "Reference", view.subject.name if view.subject else ""], rows)
 
 
 def _class_table(
@@ -96,14 +88,23 @@ def _class_table(
     ]
     low = max(min(found, default=0.0) - 0.02, 0.0)
     scale = Scale(low, 1.0, 3, 94)
-    ticks = nice_ticks(low, 1.0, 3)
+    ticks = nice_ticks(low, 1.0, 4)
     heads: list[Child] = ["Class", "Images"]
-    heads.append(["Sensitivity", strip_axis(scale, ticks, [percent(tick, 0) for tick in ticks])])
+    heads.append([strip_axis(scale, ticks, [percent(tick, 0) for tick in ticks])])
     heads += ["Sensitivity", "Precision", "F1"]
     rows = [_class_row(view, split, name, mine, theirs, scale) for name in view.result.classes]
     table = tag(
         "table",
-        tag("thead", tag("tr", [tag("th", head, scope="col") for head in heads])),
+        tag(
+            "thead",
+            tag(
+                "tr",
+                [
+                    tag("th", head, scope="col", class_="strip-cell" if n == 2 else None)
+                    for n, head in enumerate(heads)
+                ],
+            ),
+        ),
         tag("tbody", rows),
         class_="cards classes",
     )
@@ -149,6 +150,6 @@ def _class_row(
         "tr",
         tag("th", name, scope="row"),
         cell("Images", f"{count:,}" if count is not None else NOT_MEASURED),
-        tag("td", strip(marks, scale) if marks else None, class_="strip-cell"),
+        tag("td", strip(marks, scale), class_="strip-cell"),
         figures,
     )

@@ -10,6 +10,7 @@ from clinipress.report.figures import (
     Point,
     Scale,
     nice_ticks,
+    rules_style,
     strip,
     strip_axis,
     trade_off,
@@ -26,16 +27,27 @@ from clinipress.report.formats import (
     milliseconds,
     points,
     points_interval,
+    points_words,
     times,
 )
 from clinipress.report.markup import Child, Markup, tag
-from clinipress.report.parts import badge, cell, legend, role_mark, section, small, two_lines
+from clinipress.report.parts import (
+    badge,
+    bullets,
+    cell,
+    legend,
+    role_mark,
+    section,
+    small,
+    two_lines,
+)
 from clinipress.report.view import Role, View
 from clinipress.report.words import (
     candidates_sentence,
     capital,
     gate_sentence,
     joined,
+    rule_phrase,
     split_name,
     trade_off_sentence,
 )
@@ -105,13 +117,17 @@ def _candidate_rows(view: View, number: int, record: CandidateRecord) -> Markup:
         [_accuracy(record, split) for split in view.splits],
         _fall(view, record),
         _agreement(view, record),
-        cell("Verdict", tag("span", "reference") if role == "reference" else badge(record.verdict)),
+        cell("Verdict", _said(role, record), class_="verdict-cell"),
     ]
     rows = [tag("tr", cells)]
     reasons = _reasons(record)
     if reasons:
         rows.append(tag("tr", tag("td", reasons, colspan=str(9 + len(view.splits))), class_="why"))
     return tag("tbody", rows, class_=role)
+
+
+def _said(role: Role, record: CandidateRecord) -> Markup:
+    return tag("span", "\u2014") if role == "reference" else badge(record.verdict)
 
 
 def _ratio(ratio: float | None, role: Role, more: str, less: str) -> Markup | None:
@@ -126,7 +142,13 @@ def _latency(record: CandidateRecord) -> list[Child]:
     timing = record.latency_ms
     if timing is None:
         return [NOT_MEASURED]
-    return [milliseconds(timing.median), small(f"p95 {milliseconds(timing.p95)}")]
+    return [milliseconds(timing.median), small(f"p95 {milliseconds(timing.p95)}"), _whole(record)]
+
+
+def _whole(record: CandidateRecord) -> Markup | None:
+    """The time with reading and decoding of the file."""
+    whole = record.latency_with_preprocessing_ms
+    return small(f"with reading {milliseconds(whole.median)}") if whole else None
 
 
 def _macs(record: CandidateRecord) -> str:
@@ -240,24 +262,33 @@ Row = tuple[Child, Interval | None, float | None, Role]  # label, fall, limit, s
 
 def gate_section(view: View) -> Markup:
     """Every candidate against the main limit, then the shipped one against every limit."""
-    name = metric_name(view.metric)
+    name, margin = metric_name(view.metric), view.margin
     rows: list[Row] = []
     for number, record in view.numbered():
         if record is not view.reference:
             drop, split = view.drop(record, view.metric)
             label = [f"{number} {record.name} ", small(split_name(split) if split else None)]
-            rows.append((label, drop, view.margin, view.role(record)))
-    blocks = [tag("h3", f"Fall in {name}, all candidates"), _forest(rows, view.margin)]
+            rows.append((label, drop, margin, view.role(record)))
+    limit = f" (limit {points_words(margin)})" if margin is not None else ""
+    blocks: list[Child] = [tag("h3", f"Fall in {name}, all candidates{limit}"), _forest(rows)]
     if view.subject is not None:
         blocks.append(tag("h3", f"Every measured fall of {view.subject.name}"))
-        blocks.append(_forest(_subject_rows(view, view.subject), view.margin))
+        blocks.append(_forest(_subject_rows(view, view.subject), say_limit=True))
     note = (
         "Reference minus candidate on the same images, in points (1 point = 0.01); left of the "
-        "zero line the candidate is better. The line across is the interval; PASS needs all of it "
-        "left of the shaded zone, which begins at the limit."
+        "zero line the candidate is better. The line across is the interval; the shaded zone "
+        "begins at the limit. The main rule needs the whole interval left of the zone; a guard "
+        "stops a candidate whose whole interval lies in it."
     )
+    said = view.result.verdict.reasons
     return section(
-        "gate", "What was lost", gate_sentence(view), blocks, tag("p", note, class_="note")
+        "gate",
+        "What was lost",
+        gate_sentence(view),
+        bullets([capital(rule_phrase(rule)) + "." for rule in view.result.rules]),
+        blocks,
+        tag("p", note, class_="note"),
+        [tag("h3", "The verdict, rule by rule"), bullets(said)] if said else None,
     )
 
 
@@ -275,34 +306,33 @@ def _subject_rows(view: View, subject: CandidateRecord) -> list[Row]:
     return rows
 
 
-def _forest(rows: Sequence[Row], margin: float | None) -> Markup:
+def _forest(rows: Sequence[Row], *, say_limit: bool = False) -> Markup:
     """A table with one strip per row, all on one scale."""
-    ends = [0.0, *([1.3 * margin] if margin is not None else [])]
+    ends = [0.0]
     for _, drop, limit, _ in rows:
         ends += [drop.low, drop.high] if drop is not None and finite(drop) else []
-        ends += [1.15 * limit] if limit is not None else []
+        ends += [1.3 * limit] if limit is not None else []
     low, high = min(ends), max(ends)
     air = 0.04 * (high - low) or 0.01
-    scale = Scale(low - air, high + air, 2, 98)
+    scale = Scale(low - air, high + air, 1, 99)
     ticks = nice_ticks(scale.low, scale.high)
     decimals = 0 if all(abs(100 * tick - round(100 * tick)) < 1e-6 for tick in ticks) else 1
     axis = strip_axis(scale, ticks, [points(tick, decimals) for tick in ticks])
-    body = [_forest_row(row, scale) for row in rows]
+    body = [_forest_row(row, scale, say_limit=say_limit) for row in rows]
     foot = tag("tr", tag("th"), tag("td", axis, class_="strip-cell"), tag("td", class_="value"))
     return tag("table", tag("tbody", body, foot), class_="forest")
 
 
-def _forest_row(row: Row, scale: Scale) -> Markup:
+def _forest_row(row: Row, scale: Scale, *, say_limit: bool) -> Markup:
     label, drop, limit, role = row
-    known = drop is not None and finite(drop)
-    marks = [Mark(drop, role)] if known and drop is not None else []
-    drawn = strip(marks, scale, margin=limit, zero=True) if marks else None
+    marks = [Mark(drop, role)] if drop is not None and finite(drop) else []
     text: list[Child] = [points_interval(drop, limit)]
-    if limit is not None:
+    if limit is not None and say_limit:
         text.append(small(f"limit {points(limit)}"))
+    ruled = "strip-cell zero limit" if limit is not None else "strip-cell zero"
     return tag(
         "tr",
         tag("th", label, scope="row"),
-        tag("td", drawn, class_="strip-cell"),
+        tag("td", strip(marks, scale), class_=ruled, style=rules_style(scale, limit)),
         tag("td", text, class_="value"),
     )

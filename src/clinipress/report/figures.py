@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from clinipress.records import Interval, Status
 from clinipress.report.formats import finite, percent, significant
-from clinipress.report.markup import Markup, join, tag
+from clinipress.report.markup import Markup, tag
 from clinipress.report.view import Role
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "marker",
     "nice_ticks",
     "pareto",
+    "rules_style",
     "strip",
     "strip_axis",
     "symbols",
@@ -90,7 +91,7 @@ class Scale:
         return self.start + (self.end - self.start) * min(max(share, 0.0), 1.0)
 
 
-def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+def nice_ticks(low: float, high: float, count: int = 6) -> list[float]:
     """Round values (1, 2 or 5 times a power of ten apart) within a range.
 
     Example:
@@ -143,34 +144,31 @@ def marker(role: Role, x: str, y: str) -> Markup:
     return tag("svg", shape, x=x, y=y, class_="at")
 
 
-def strip(
-    marks: Sequence[Mark], scale: Scale, *, margin: float | None = None, zero: bool = False
-) -> Markup:
+def strip(marks: Sequence[Mark], scale: Scale) -> Markup:
     """One row of a forest plot: each mark with its interval, on a common scale.
 
     Args:
         marks: Figures, first on top.
         scale: Common to all rows, places in percent.
-        margin: The limit; what lies beyond is shaded.
-        zero: Whether to draw the line of no difference.
     """
     row = 15
-    height = row * len(marks) + 9
     parts: list[Markup] = []
-    if margin is not None:
-        at = scale.at(margin)
-        parts.append(
-            tag("rect", class_="beyond", x=_place(at), y="0", width=_place(100 - at), height="100%")
-        )
-        parts.append(_line("limit", at, 0, at, height))
-    if zero:
-        parts.append(_line("zero", scale.at(0), 0, scale.at(0), height))
     for number, mark in enumerate(marks):
         y = row * number + row / 2 + 4.5
         ends = scale.at(mark.interval.low), scale.at(mark.interval.high)
         parts.append(_line(f"whisker {mark.role}", ends[0], y, ends[1], y))
         parts.append(marker(mark.role, _place(scale.at(mark.interval.value)), f"{y:.4g}"))
-    return tag("svg", parts, class_="strip", height=str(height), aria_hidden="true")
+    height = str(row * len(marks) + 9)
+    return tag("svg", parts, class_="strip", height=height, aria_hidden="true")
+
+
+def rules_style(scale: Scale, margin: float | None) -> str:
+    """Where the style sheet draws the line of no difference and the zone beyond the limit.
+
+    They are the background of the cell, so that they join from row to row whatever its height.
+    """
+    limit = f";--limit:{_place(scale.at(margin))}" if margin is not None else ""
+    return f"--zero:{_place(scale.at(0))}{limit}"
 
 
 def strip_axis(scale: Scale, ticks: Sequence[float], texts: Sequence[str]) -> Markup:
@@ -207,10 +205,11 @@ class Point:
 def pareto(points: Sequence[Point]) -> list[Point]:
     """Points that no other beats in both: cheaper (or as cheap) and more accurate (or as accurate).
 
-    Of points equal in both, the first is kept.
+    Of points equal in both, the first is kept. Rejected points are no choice and do not count.
     """
     front: list[Point] = []
-    for point in sorted(points, key=lambda point: (point.cost, -point.gain.value)):
+    able = [point for point in points if point.role != "rejected"]
+    for point in sorted(able, key=lambda point: (point.cost, -point.gain.value)):
         if not front or point.gain.value > front[-1].gain.value:
             front.append(point)
     return front
@@ -272,38 +271,46 @@ def _label_text(point: Point) -> str:
     return f"{point.number} {name}"
 
 
-def _labels(points: Sequence[Point], across: Scale, up: Scale) -> list[Markup]:
-    """Numbers (and the two main names) beside the markers, each in the first free place.
+def _choices(text: str, x: float, y: float) -> list[tuple[float, float, Box]]:
+    """Places for a label beside a marker: offset of its anchor, and the box it would fill."""
+    wide = LETTER * len(text)
+    return [
+        (
+            sign * 11.0,
+            dy,
+            (min(x + sign * 11, far), y + dy - 6.5, max(x + sign * 11, far), y + dy + 6.5),
+        )
+        for dy in (0, -13, 13, -26, 26)
+        for sign, far in ((1, x + 11 + wide), (-1, x - 11 - wide))
+    ]
 
-    Widths are reckoned for a phone; on a wider screen everything only moves apart.
+
+def _labels(points: Sequence[Point], across: Scale, up: Scale) -> list[Markup]:
+    """Numbers (and the two main names) beside the markers, each in the clearest place.
+
+    Widths are reckoned for a phone; on a wider screen everything only moves apart. Markers and
+    other labels are avoided before whiskers, and nothing may leave the figure.
     """
     spots = [(across.at(point.cost) * NARROW / 100, up.at(point.gain.value)) for point in points]
-    taken: list[Box] = [(x - 7, y - 7, x + 7, y + 7) for x, y in spots]
+    hard: list[Box] = [(x - 7, y - 7, x + 7, y + 7) for x, y in spots]
+    soft: list[Box] = [
+        (x - 1, up.at(point.gain.high), x + 1, up.at(point.gain.low))
+        for point, (x, _) in zip(points, spots, strict=True)
+    ]
     parts: list[Markup] = []
     for point, (x, y) in zip(points, spots, strict=True):
         text = _label_text(point)
-        wide = LETTER * len(text)
-        # (offset of the anchor, box) to the right, left, above and below on either side
-        choices = [
-            (sign * 11.0, shift, (x + 11, x + 11 + wide) if sign > 0 else (x - 11 - wide, x - 11))
-            for shift in (0, -13, 13, -26, 26)
-            for sign in (1, -1)
-        ]
-        boxes = [
-            (dx, dy, (ends[0], y + dy - 6.5, ends[1], y + dy + 6.5)) for dx, dy, ends in choices
-        ]
-        free = [
-            choice
-            for choice in boxes
-            if not any(_overlaps(choice[2], box) for box in taken)
-            and choice[2][0] >= 0.12 * NARROW
-            and choice[2][2] <= NARROW
-        ]
-        dx, dy, box = (free or boxes)[0]
-        taken.append(box)
+
+        def trouble(choice: tuple[float, float, Box]) -> int:
+            box = choice[2]
+            outside = box[0] < 0.12 * NARROW or box[2] > NARROW
+            touched = 10 * sum(_overlaps(box, other) for other in hard)
+            return 100 * outside + touched + sum(_overlaps(box, other) for other in soft)
+
+        dx, dy, box = min(_choices(text, x, y), key=trouble)
+        hard.append(box)
         text_tag = tag("text", text, class_="end" if dx < 0 else None, x=str(dx), y=str(dy + 4.5))
-        place = _place(across.at(point.cost))
-        parts.append(tag("svg", text_tag, x=place, y=f"{up.at(point.gain.value):.4g}", class_="at"))
+        parts.append(tag("svg", text_tag, x=_place(100 * x / NARROW), y=f"{y:.4g}", class_="at"))
     return parts
 
 
@@ -322,7 +329,8 @@ def trade_off(points: Sequence[Point], unit: str, title: str) -> Markup | None:
     if len(drawn) < 2:
         return None
     across, up = _ranges(drawn)
-    parts = [*_axes(across, up, unit), *_front_line(pareto(drawn), across, up)]
+    front = pareto(drawn)
+    parts = [*_axes(across, up, unit), *(_front_line(front, across, up) if front else [])]
     # the two that matter are drawn last, over the others
     order: dict[Role, int] = {"rejected": 0, "candidate": 1, "reference": 2, "shipped": 3}
     for point in sorted(drawn, key=lambda point: order[point.role]):
@@ -351,7 +359,7 @@ def heat_table(matrix: Sequence[Sequence[int]], classes: Sequence[str], caption:
     """
     numbered = len(classes) > 4 or any(len(name) > 11 for name in classes)
     heads = [
-        tag("th", str(number) if numbered else name, scope="col", title=name if numbered else None)
+        tag("th", str(number) if numbered else name, scope="col")
         for number, name in enumerate(classes, start=1)
     ]
     rows = [
@@ -382,7 +390,7 @@ def heat_table(matrix: Sequence[Sequence[int]], classes: Sequence[str], caption:
 
 def _heat_cell(count: int, total: int, *, right: bool) -> Markup:
     if count == 0 or total == 0:
-        return tag("td", join("0") if right else None, class_="right" if right else None)
+        return tag("td", "0" if right else None, class_="right" if right else None)
     share = count / total
     shade = share if right else math.sqrt(share)
     strong = " strong" if shade > 0.55 else ""

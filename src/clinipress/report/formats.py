@@ -8,6 +8,7 @@ percentage of a percentage), sizes and times have three significant figures, rat
 from __future__ import annotations
 
 import math
+from datetime import datetime
 
 from clinipress.gate import metric_facts
 from clinipress.records import Interval, Status
@@ -30,6 +31,7 @@ __all__ = [
     "metric_class",
     "metric_name",
     "milliseconds",
+    "moment",
     "percent",
     "points",
     "points_decimals",
@@ -44,6 +46,10 @@ GAP = "\u202f"  # narrow space that does not break, between a number and its uni
 NOT_MEASURED = "not measured"
 STATUS_WORDS: dict[Status, str] = {"pass": "PASS", "fail": "FAIL", "inconclusive": "NOT PROVEN"}
 
+MONTHS = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
 # shares that are customary as decimals, not as percentages
 DECIMALS = frozenset({"auroc", "auroc_macro", "kappa"})
 
@@ -191,3 +197,18 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes}{GAP}min"
     return f"{minutes // 60}{GAP}h {minutes % 60}{GAP}min"
+
+
+def moment(stamp: str) -> str:
+    """An ISO time as a person writes it; what is no ISO time is left as it is.
+
+    Example:
+        >>> moment("2026-02-03T10:11:12+00:00")
+        '3 February 2026, 10:11 UTC'
+    """
+    try:
+        when = datetime.fromisoformat(stamp)
+    except ValueError:
+        return stamp
+    # month names from here, not from the locale of the machine
+    return f"{when.day} {MONTHS[when.month - 1]} {when.year}, {when:%H:%M} {when:%Z}".rstrip()

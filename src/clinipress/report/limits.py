@@ -14,7 +14,7 @@ from clinipress.report.formats import (
     points_words,
 )
 from clinipress.report.view import View
-from clinipress.report.words import joined
+from clinipress.report.words import feature_name, joined, target_name
 
 __all__ = ["limits"]
 
@@ -58,7 +58,7 @@ def _of_data(view: View) -> list[str]:
         worst = max(suspects, key=lambda shortcut: shortcut.auroc.value)
         found.append(
             f"Facts about the files tell classes apart without looking at the anatomy (strongest: "
-            f"{worst.feature} for {worst.target}, AUROC {figure('auroc', worst.auroc.value)}); a "
+            f"{feature_name(worst)} for {target_name(worst)}, AUROC {figure('auroc', worst.auroc.value)}); a "
             "model may lean on them and fail on images from elsewhere."
         )
     if audit.conflicting_labels:
@@ -181,7 +181,7 @@ def _unproven(view: View, subject: CandidateRecord) -> list[str]:
     if wide and split:
         name = max(wide, key=lambda key: wide[key].high)
         value = subject.evidence.get(split, {}).get(f"sensitivity[{name}]")
-        told = f" (now {figure_interval('sensitivity', value)})" if finite(value) else ""
+        told = f"; {figure_interval('sensitivity', value)} was measured" if finite(value) else ""
         found.append(
             f"Class by class the intervals are wider than over all images: for {name} a loss of "
             f"{points_words(wide[name].high)} in sensitivity cannot be excluded{told}."

@@ -82,10 +82,10 @@ def bullets(items: Iterable[Child], class_: str | None = None) -> Markup:
     return tag("ul", [tag("li", item) for item in items], class_=class_)
 
 
-def facts(pairs: Iterable[tuple[str, Child]]) -> Markup:
+def facts(pairs: Iterable[tuple[str, Child]], class_: str = "facts") -> Markup:
     """Names and values, two columns."""
     rows = [tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs]
-    return tag("dl", rows, class_="facts")
+    return tag("dl", rows, class_=class_)
 
 
 def folded(title: Child, *children: Child) -> Markup:

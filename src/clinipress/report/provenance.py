@@ -17,6 +17,7 @@ from clinipress.report.formats import (
     large,
     megabytes,
     milliseconds,
+    moment,
     percent,
     significant,
 )
@@ -37,8 +38,10 @@ from clinipress.report.words import (
     SPLIT_NAMES,
     audit_sentence,
     capital,
+    feature_name,
     limits_sentence,
     split_sentence,
+    target_name,
     trail_sentence,
 )
 
@@ -103,7 +106,7 @@ def _counts(view: View) -> Markup:
 def _openings(view: View) -> Markup:
     split = view.result.split
     items: list[Child] = [
-        f"{opening.when}: opened for {', '.join(opening.candidates)} ({opening.reason})"
+        f"{moment(opening.when)}: opened for {', '.join(opening.candidates)} ({opening.reason})"
         for opening in view.result.test_openings
     ]
     if not items:
@@ -145,7 +148,8 @@ def _findings(view: View) -> Markup:
             ("Clusters of look-alikes", f"{audit.clusters:,}"),
             ("Unreadable files", f"{len(audit.unreadable):,}"),
             ("Copies with different labels", f"{len(audit.conflicting_labels):,}"),
-        ]
+        ],
+        "facts short",
     )
     lists = [
         folded(f"{title} ({len(items):,})", bullets(shortened(items), "long"))
@@ -192,8 +196,8 @@ def _shortcuts(view: View) -> Markup:
     ranked = sorted(audit.shortcuts, key=lambda s: (not s.warning, -s.auroc.value))
     rows: list[list[Child]] = [
         [
-            one.feature,
-            one.target,
+            feature_name(one),
+            target_name(one),
             figure_interval("auroc", one.auroc),
             tag("strong", "warning") if one.warning else "no warning",
         ]
@@ -201,9 +205,7 @@ def _shortcuts(view: View) -> Markup:
     ]
     if not rows:
         return tag("div", lines, tag("p", f"Shortcuts: {NOT_MEASURED}.", class_="note"))
-    table = grid(
-        ["Fact about the file", "Class it gives away", "AUROC", "Finding"], rows, "plain cards"
-    )
+    table = grid(["Fact about the file", "Class it gives away", "AUROC", "Finding"], rows, "plain")
     more = len(ranked) - MANY
     note = tag("p", f"{more:,} weaker ones are in the record.", class_="note") if more > 0 else None
     return tag("div", lines, table, note)

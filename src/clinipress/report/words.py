@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clinipress.records import CandidateRecord, Interval, Rule
+from clinipress.records import CandidateRecord, Interval, Rule, Shortcut
 from clinipress.report.figures import Point, pareto
 from clinipress.report.formats import (
     GAP,
@@ -18,11 +18,11 @@ from clinipress.report.formats import (
     megabytes,
     metric_class,
     metric_name,
+    moment,
     percent,
     points,
     points_decimals,
     points_words,
-    significant,
     times,
 )
 from clinipress.report.view import View
@@ -33,6 +33,7 @@ __all__ = [
     "capital",
     "classes_sentence",
     "drop_phrase",
+    "feature_name",
     "gate_sentence",
     "joined",
     "limits_sentence",
@@ -43,12 +44,14 @@ __all__ = [
     "speed_phrase",
     "split_name",
     "split_sentence",
+    "target_name",
     "trade_off_sentence",
     "trail_sentence",
     "verdict_sentence",
 ]
 
 SPLIT_NAMES = {"test": "sealed test", "validation": "validation", "train": "training"}
+PURPOSES = {"test": "the sealed test", "validation": "validation", "train": "training"}
 PER = 1000  # images over which differences are told as counts
 NEAR = 0.05  # ratios closer to one than this are called equal
 
@@ -90,7 +93,7 @@ def interval_phrase(drop: Interval, margin: float | None = None) -> str:
     """The ends: "95 % interval -1.2 to 1.8"."""
     decimals = points_decimals(drop, margin)
     ends = f"{points(drop.low, decimals)} to {points(drop.high, decimals)}"
-    return f"{significant(100 * drop.confidence, 3)}{GAP}% interval {ends}"
+    return f"{100 * drop.confidence:g}{GAP}% interval {ends}"
 
 
 def drop_phrase(metric: str, drop: Interval | None, margin: float | None = None) -> str:
@@ -211,6 +214,16 @@ def _more(number: int) -> str:
     return f"{abs(number):,} {'fewer' if number < 0 else 'more'}"
 
 
+def feature_name(shortcut: Shortcut) -> str:
+    """A fact about the files that may give classes away."""
+    return "all these facts together" if shortcut.feature == "all" else shortcut.feature
+
+
+def target_name(shortcut: Shortcut) -> str:
+    """The class that it gives away."""
+    return "all classes" if shortcut.target == "macro" else shortcut.target
+
+
 def rule_phrase(rule: Rule) -> str:
     """A rule in words."""
     kind = "main rule" if rule.primary else "guard"
@@ -248,24 +261,23 @@ def trade_off_sentence(view: View, timed: list[Point]) -> str:
     if shipped is not None:
         place = f" The shipped one is {'on' if shipped in front else 'not on'} the front."
     return (
-        f"Of {counted(len(timed), 'candidate')} with a measured accuracy and time on the "
-        f"{split_name(view.plotted_split)} images, no other is both faster and more accurate than "
-        f"{names}{more}.{place}"
+        f"Of {counted(len(timed), 'candidate')} with a measured time and an accuracy on the "
+        f"{split_name(view.plotted_split)} images, leaving out those that failed, no other is both "
+        f"faster and more accurate than {names}{more}.{place}"
     )
 
 
 def gate_sentence(view: View) -> str:
-    """How many kept the main limit."""
-    judged = [r for r in view.compressed if r.verdict is not None]
-    tally = {
-        word: sum(r.verdict is not None and r.verdict.status == status for r in judged)
-        for status, word in STATUS_WORDS.items()
-    }
-    counts = joined([f"{number:,} {word}" for word, number in tally.items() if number])
+    """How many kept the limits."""
+    judged = [record.verdict.status for record in view.compressed if record.verdict is not None]
     if not judged:
         return "No candidate was judged."
-    rules = "; ".join(rule_phrase(rule) for rule in view.result.rules)
-    return f"{counted(len(judged), 'candidate')} were judged: {counts}. {capital(rules)}."
+    tally = {word: judged.count(status) for status, word in STATUS_WORDS.items()}
+    counts = joined([f"{number:,} {word}" for word, number in tally.items() if number])
+    return (
+        f"{counted(len(judged), 'candidate was', 'candidates were')} judged against the limits of "
+        f"risk class \u201c{view.result.risk}\u201d: {counts}."
+    )
 
 
 def classes_sentence(view: View) -> str:
@@ -333,19 +345,17 @@ def audit_sentence(view: View) -> str:
 
 def split_sentence(view: View) -> str:
     """How the images were divided."""
-    split, openings = view.result.split, view.result.test_openings
+    split, openings = view.result.split, len(view.result.test_openings)
     sizes = [
-        f"{counted(sum(counts.values()), 'image')} for {SPLIT_NAMES.get(name, name)}"
+        f"{counted(sum(counts.values()), 'image')} for {PURPOSES.get(name, name)}"
         for name, counts in split.counts.items()
     ]
-    sealed = (
-        "the test images were never opened"
-        if not openings
-        else f"the sealed test images were opened {counted(len(openings), 'time')}"
+    often = {0: "never", 1: "once", 2: "twice"}.get(openings, f"{openings:,} times")
+    reason = f" {split.reason.rstrip('.')}." if split.reason else ""
+    return (
+        f"Divided by {split.by}.{reason} {capital(joined(sizes))}; the sealed test images were "
+        f"opened {often}."
     )
-    reason = split.reason.rstrip(".")
-    why = f" ({reason})" if reason else ""
-    return f"Divided by {split.by}{why}: {joined(sizes)}; {sealed}."
 
 
 def limits_sentence(count: int) -> str:
@@ -361,6 +371,6 @@ def trail_sentence(view: View) -> str:
     seed = result.recipe.get("seed")
     seeded = f", seed {seed}" if seed is not None else ""
     return (
-        f"Made {result.created} by clinipress {environment.clinipress}{took} on {environment.cpu}"
+        f"Made on {moment(result.created)} by clinipress {environment.clinipress}{took} on {environment.cpu}"
         f"{seeded}."
     )

@@ -1,0 +1,39 @@
+"""The whole flow under torchrun: two CPU processes walk it together, the first one writes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from clinipress.data.phantom import draw_phantoms
+from small_study import tree
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.mark.slow
+def test_two_processes_finish_a_study_together(tmp_path):
+    data = draw_phantoms(tmp_path / "data", patients=90, seed=1, size=32)
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        yaml.safe_dump(tree(exports=[{"precision": "int8", "calibration_images": 16}]))
+    )
+    run = tmp_path / "run"
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("-m", "clinipress", "run", study, "--data", data, "--out", run),
+    ]
+    path = os.pathsep.join([str(HERE / "nets"), *sys.path])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        list(map(str, command)), env=environment, capture_output=True, text=True, timeout=540
+    )
+    assert (run / "result.json").is_file(), done.stderr[-3000:]
+    result = json.loads((run / "result.json").read_text())
+    assert [c["name"] for c in result["candidates"]][:3] == ["reference", "distilled", "pruned"]
+    assert len((run / "test_openings.jsonl").read_text().splitlines()) == 1
+    assert len(result["candidates"][0]["history"][0]["facts"]["epochs"]) == 3
