@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from clinipress.data.cache import build_cache
 from clinipress.data.images import decode
@@ -34,12 +36,47 @@ from clinipress.recipe import ModelRecipe, TrainOptions
 from clinipress.records import InputSpec
 from clinipress.train import fit as fitting
 from clinipress.train.fit import Images, fit
+from clinipress.train.losses import HardLoss
 
 SIDE, BATCH = 128, 32
 MODEL = os.environ.get("CLINIPRESS_BENCHMARK_MODEL", "mobilenetv2_100")
 TARGET_RATIO, TARGET_WAIT = 1.35, 0.05
-# one block of work: seconds per step and the share of them spent waiting for data
-Block = Callable[[], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one training step, the median over a block.
+
+    Attributes:
+        wall: Seconds.
+        processor: Seconds of processor time of this process, which others on the machine disturb
+            less; a DataLoader's workers are not in it.
+        wait: Share of the wall time spent waiting for data.
+    """
+
+    wall: float
+    processor: float
+    wait: float
+
+
+Block = Callable[[], Cost]
+
+
+class Stamps:
+    """Clock readings, one per step; the steps between readings are the medians' sample."""
+
+    def __init__(self) -> None:
+        self.readings: list[tuple[float, float]] = []
+
+    def take(self) -> None:
+        """Read both clocks."""
+        self.readings.append((time.perf_counter(), time.process_time()))
+
+    def cost(self, wait: float) -> Cost:
+        """Medians of the differences."""
+        steps = np.diff(np.asarray(self.readings), axis=0)
+        wall, processor = np.median(steps, axis=0)
+        return Cost(float(wall), float(processor), wait)
 
 
 def some_items(folder: Path, count: int) -> tuple[list[Item], tuple[str, ...]]:
@@ -58,8 +95,9 @@ def plain_steps(batches: Iterator[tuple[torch.Tensor, torch.Tensor]], steps: int
     module = timm.create_model(MODEL, num_classes=4, in_chans=1).train()
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, weight_decay=0.05)
 
-    def block() -> tuple[float, float]:
-        began, waited = time.perf_counter(), 0.0
+    def block() -> Cost:
+        stamps, began, waited = Stamps(), time.perf_counter(), 0.0
+        stamps.take()
         for _ in range(steps):
             asked = time.perf_counter()
             images, labels = next(batches)
@@ -69,8 +107,8 @@ def plain_steps(batches: Iterator[tuple[torch.Tensor, torch.Tensor]], steps: int
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             loss.item()
-        spent = time.perf_counter() - began
-        return spent / steps, waited / spent
+            stamps.take()
+        return stamps.cost(waited / (time.perf_counter() - began))
 
     return block
 
@@ -129,7 +167,7 @@ def from_memory(items: list[Item], classes: tuple[str, ...], steps: int) -> Bloc
 
 
 def ours(items: list[Item], classes: tuple[str, ...], steps: int, *, tuned: bool = True) -> Block:
-    """`fit` for two epochs of `steps` steps; the second one counts."""
+    """`fit` for two epochs of `steps` steps; the second one counts (its views are number 1)."""
     spec = InputSpec(channels=1, height=SIDE, width=SIDE)
     folder = Path(tempfile.mkdtemp())
     cache = build_cache(items, classes, spec, folder / "cache")
@@ -140,17 +178,25 @@ def ours(items: list[Item], classes: tuple[str, ...], steps: int, *, tuned: bool
     options = TrainOptions(epochs=2, batch_size=BATCH, warmup_epochs=0)
     if not tuned:
         vars(fitting)["tune_allocator"] = lambda: False
-    runs = 0
+    hard, runs = HardLoss(0.1), 0
 
-    def block() -> tuple[float, float]:
+    def block() -> Cost:
         nonlocal runs
-        runs += 1
+        runs, stamps = runs + 1, Stamps()
+
+        def loss(
+            logits: torch.Tensor, labels: torch.Tensor, rows: NDArray[np.int64], view: int
+        ) -> torch.Tensor:
+            if view == 1:
+                stamps.take()
+            return hard(logits, labels, rows, view)
+
         outcome = fit(
             module, images, options, modality="brain-mri", seed=runs, work=folder / str(runs),
-            numerics="float32-channels-last",
+            numerics="float32-channels-last", loss=loss,
         )  # fmt: skip
         row = outcome.epochs[1]
-        return row["train_seconds"] / steps, row["wait_seconds"] / row["train_seconds"]
+        return stamps.cost(row["wait_seconds"] / row["train_seconds"])
 
     return block
 
@@ -177,7 +223,7 @@ def serve(way: str, folder: Path, steps: int, threads: int, pipe: Connection) ->
 
 def interleaved(
     ways: list[str], folder: Path, blocks: int, steps: int, threads: int
-) -> dict[str, list[tuple[float, float]]]:
+) -> dict[str, list[Cost]]:
     """Every way in turn, `blocks` times."""
     context = multiprocessing.get_context("spawn")
     crew: dict[str, tuple[Any, Connection]] = {}
@@ -188,7 +234,7 @@ def interleaved(
         theirs.close()
         mine.recv()
         crew[way] = (process, mine)
-    found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    found: dict[str, list[Cost]] = {way: [] for way in ways}
     for _ in range(blocks):
         for way, (_, pipe) in crew.items():
             pipe.send(True)
@@ -199,10 +245,10 @@ def interleaved(
     return found
 
 
-def compared(found: dict[str, list[tuple[float, float]]], way: str, other: str) -> float:
+def compared(found: dict[str, list[Cost]], way: str, other: str, clock: str) -> float:
     """Median over the blocks of the ratio of two neighbours: `way` over `other`."""
     pairs = zip(found[way], found[other], strict=True)
-    return statistics.median(a[0] / b[0] for a, b in pairs)
+    return statistics.median(getattr(a, clock) / getattr(b, clock) for a, b in pairs)
 
 
 def main() -> None:
@@ -215,17 +261,22 @@ def main() -> None:
     given = parser.parse_args()
     folder = Path(os.environ["CLINIPRESS_DATA"])
     found = interleaved(given.ways, folder, given.blocks, given.steps, given.threads)
-    print(f"{MODEL}, {SIDE} px, batch {BATCH}, {given.threads} threads; medians of blocks")
-    for way, values in found.items():
-        step = statistics.median(seconds for seconds, _ in values) * 1e3
-        wait = statistics.median(share for _, share in values)
-        print(f"  {way:26} {step:7.0f} ms per step, {wait:6.1%} of it waiting for data")
+    print(f"{MODEL}, {SIDE} px, batch {BATCH}, threads: {given.threads}; medians of blocks")
+    for way, costs in found.items():
+        wall = statistics.median(cost.wall for cost in costs) * 1e3
+        processor = statistics.median(cost.processor for cost in costs) * 1e3
+        wait = statistics.median(cost.wait for cost in costs)
+        print(
+            f"  {way:26} {wall:7.0f} ms a step, {processor:7.0f} ms of processor time, "
+            f"{wait:6.1%} waiting for data"
+        )
     for way in found:
         if way != "ours" and "ours" in found:
-            print(f"  ours is {compared(found, way, 'ours'):.2f} times as fast as: {way}")
+            wall, processor = (compared(found, way, "ours", c) for c in ("wall", "processor"))
+            print(f"  ours is {wall:.2f} times as fast ({processor:.2f} by processor): {way}")
     if {"ours", "in memory"} <= found.keys():
-        wait = statistics.median(share for _, share in found["ours"])
-        met = compared(found, "in memory", "ours") >= TARGET_RATIO and wait <= TARGET_WAIT
+        wait = statistics.median(cost.wait for cost in found["ours"])
+        met = compared(found, "in memory", "ours", "wall") >= TARGET_RATIO and wait <= TARGET_WAIT
         print(f"target (x{TARGET_RATIO} over in memory, wait {TARGET_WAIT:.0%}): {met=}")
 
 

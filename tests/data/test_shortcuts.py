@@ -8,6 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from clinipress.data import shortcuts
 from clinipress.data.shortcuts import Facts, cross_validated, feature_shortcuts, statistics_baseline
+from tolerances import ROUNDING
 
 
 def facts(n=300, strength=0.0, *, classes=3, copies=1, seed=0):
@@ -35,7 +36,7 @@ def test_single_features_as_scikit_learn_either_way_round():
     for (feature, target), value in found.items():
         column = given.features[:, given.names.index(feature)]
         referee = roc_auc_score(given.labels == given.classes.index(target), column)
-        assert value == pytest.approx(max(referee, 1 - referee), abs=1e-12)
+        assert value == pytest.approx(max(referee, 1 - referee), abs=ROUNDING)
 
 
 def test_strongest_first_and_only_it_warns():
@@ -71,13 +72,13 @@ def test_baseline_near_scikit_learns_cross_validation():
 
 
 def test_units_are_held_out_whole():
-    # labels are noise, each of 20 facts is the same within a unit: only a leak would find them
+    # labels are noise, each of 40 facts is the same within a unit: only a leak would find them
     generator = np.random.default_rng(0)
     units = np.repeat(np.arange(60), 6)
     given = Facts(
         keys=[f"{i:04d}" for i in range(360)],
-        features=np.repeat(generator.normal(0, 1, (60, 20)), 6, axis=0),
-        names=tuple(f"fact {i}" for i in range(20)),
+        features=np.repeat(generator.normal(0, 1, (60, 40)), 6, axis=0),
+        names=tuple(f"fact {i}" for i in range(40)),
         labels=np.repeat(generator.integers(0, 2, 60), 6),
         classes=("a", "b"),
         units=units,
@@ -85,7 +86,7 @@ def test_units_are_held_out_whole():
     honest = (cross_validated(given, 0).argmax(axis=1) == given.labels).mean()
     torn = Facts(**{**vars(given), "units": np.arange(360)})
     leaking = (cross_validated(torn, 0).argmax(axis=1) == given.labels).mean()
-    assert honest < 0.65 < 0.75 < leaking
+    assert honest < 0.7 < 0.8 < leaking
 
 
 def test_folds_do_not_depend_on_the_order_of_listing():

@@ -265,15 +265,18 @@ def _warnings(found: Audit) -> Iterator[str]:
             f"figures on the published {here} split are flattered"
         )
     for direction, count in found.patient_leaks.items():
-        yield f"{count} patients stand in both published splits {direction.replace('->', ' and ')}"
+        verb = "patient stands" if count == 1 else "patients stand"
+        yield f"{count} {verb} in both {direction.replace('->', ' and ')} as published"
     if found.conflicting_labels:
-        one = found.conflicting_labels[0]
+        one, count = found.conflicting_labels[0], len(found.conflicting_labels)
         yield (
-            f"{len(found.conflicting_labels)} pairs of the same picture carry two labels, "
-            f"such as '{one.a}' ({one.label_a}) and '{one.b}' ({one.label_b})"
+            f"{_at_least(count)}{count} {'pair' if count == 1 else 'pairs'} of the same picture "
+            f"{'carries' if count == 1 else 'carry'} two labels, such as '{one.a}' "
+            f"({one.label_a}) and '{one.b}' ({one.label_b})"
         )
     if found.unreadable:
-        yield f"{len(found.unreadable)} files cannot be read and are set aside"
+        count = len(found.unreadable)
+        yield f"{count} {'file' if count == 1 else 'files'} cannot be read: set aside"
     if found.exact_duplicates + found.near_duplicates:
         yield (
             f"{found.exact_duplicates} exact and {found.near_duplicates} near duplicates: "
@@ -283,6 +286,11 @@ def _warnings(found: Audit) -> Iterator[str]:
         yield "no patient is named: images of one patient may stand on both sides of a split"
     yield from _balance_warnings(found)
     yield from _shortcut_warnings(found)
+
+
+def _at_least(count: int) -> str:
+    """Said of a list that was cut."""
+    return "at least " if count >= MOST_PAIRS else ""
 
 
 def _balance_warnings(found: Audit) -> Iterator[str]:

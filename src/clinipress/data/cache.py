@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.sources import Item, decode_item
-from clinipress.errors import DataError, StorageError
+from clinipress.errors import DataError, InputError, StorageError
 from clinipress.progress import SILENT, Progress
 from clinipress.records import InputSpec
 from clinipress.store import digest_of, read_json, storage, write_atomically
@@ -59,6 +59,8 @@ class Cache:
     """
 
     def __init__(self, folder: Path) -> None:
+        if not (folder / SIDECAR).is_file() or not (folder / IMAGES).is_file():
+            raise DataError("a finished cache", f"none in '{folder}'", "build_cache makes one")
         facts = read_json(folder / SIDECAR)
         self.folder = folder
         self.keys: tuple[str, ...] = tuple(facts["keys"])
@@ -176,7 +178,7 @@ def _is_whole(path: Path, facts: dict[str, Any]) -> bool:
     """Whether a finished cache of just these files is there."""
     if not (path / SIDECAR).is_file() or not (path / IMAGES).is_file():
         return False
-    with contextlib.suppress(DataError, ValueError):
+    with contextlib.suppress(InputError):
         return digest_of(read_json(path / SIDECAR)) == digest_of(facts)
     return False
 
@@ -200,8 +202,10 @@ def _build(
     # the sidecar vouches for images.u8, so it goes before the images change
     (path / SIDECAR).unlink(missing_ok=True)
     try:
-        with storage("the decoded images"), (path / PART).open("ab") as file:
-            file.truncate(start * row)
+        with storage("the decoded images"), (path / PART).open("r+b" if start else "wb") as file:
+            if start:  # what was written beyond the mark may be torn
+                file.truncate(start * row)
+                file.seek(start * row)
             chunk = max(1, MARK_BYTES // row)
             with ThreadPoolExecutor(threads) as pool:
                 for first in range(start, len(items), chunk):

@@ -12,7 +12,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -293,7 +293,8 @@ def _published(
         for key, why in _leaking(table, assignment, weak, strong).items():
             del assignment[key]
             dropped[key] = why
-    note = f"; {len(dropped)} images that share a patient or near-duplicate across them left out"
+    images = "1 image that shares" if len(dropped) == 1 else f"{len(dropped)} images that share"
+    note = f"; {images} a patient or near-duplicate across them left out"
     if "validation" not in assignment.values():
         train = [item for item in table.items if assignment.get(item.key) == "train"]
         share = recipe.fractions[1] / (recipe.fractions[0] + recipe.fractions[1])
@@ -371,6 +372,10 @@ def _from_file(path: Path, dataset: Dataset, fingerprints: Fingerprints) -> Spli
                 f"{len(keys)} others, such as '{min(keys)}'",
                 "make a new split for this data",
             )
-    items = sorted(dataset.items, key=lambda item: item.key)
-    _check_classes(split.assignment, _Table(dataset.classes, items, dict.fromkeys(known, 0)))
-    return split
+    number = units(dataset, fingerprints, "patient")
+    unit = dict(zip(fingerprints.keys, number.tolist(), strict=True))
+    _check_classes(split.assignment, _Table(dataset.classes, list(dataset.items), unit))
+    held = {(unit[key], name) for key, name in split.assignment.items()}
+    torn = sum(count > 1 for count in Counter(one for one, _ in held).values())
+    note = f"; {torn} patients or clusters stand in more than one split of the file"
+    return replace(split, reason=split.reason + note) if torn else split

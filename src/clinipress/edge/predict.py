@@ -58,7 +58,7 @@ def run_predict(
     as_json: bool = False,
     write: Callable[[str], object],
     complain: Callable[[str], object] | None = None,
-    threads: int | None = None,
+    threads: int | None = 1,
 ) -> int:
     """The command ``predict``: one line per image, as soon as it is known.
 
@@ -68,7 +68,8 @@ def run_predict(
         as_json: Write JSON lines, refused images among them.
         write: Takes each line, without its line end.
         complain: Takes the line of a refused image when not `as_json`; None: standard error.
-        threads: CPU threads of the runtime.
+        threads: CPU threads of the runtime. One by default: with more, the threads of a short run
+            mostly wait for each other, and on a busy machine for their turn; None: all cores.
 
     Returns:
         Exit code: 0 when every image was answered, 1 when some were refused, 2 when all were.

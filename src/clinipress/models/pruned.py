@@ -88,7 +88,7 @@ def plan_pruning(
             for unit, k in zip(units, kept, strict=True)
             if k < unit.size
         )
-        hidden = _hidden(graph, history)
+        hidden = _hidden(graph, groups, units, kept)
     _check_cut(network, history, hidden, ratio, of)
     return history
 
@@ -319,15 +319,20 @@ def _check_ratio(reached: float, ratio: float, of: Of) -> None:
         )
 
 
-def _hidden(graph: Any, history: History) -> dict[str, Tensor]:
-    """Layer -> the input channels that a record takes from it, numbered as before the cut."""
+def _hidden(
+    graph: Any, groups: Sequence[Any], units: Sequence[Unit], kept: Sequence[int]
+) -> dict[str, Tensor]:
+    """Layer -> the input channels that a plan takes from it, numbered as before the cut."""
     names = {module: name for name, module in graph.model.named_modules()}
     found: dict[str, set[int]] = {}
-    for name, is_output, indices in history:
-        for dep, gone in _group(graph, name, is_output, indices):
-            layer = dep.target.module
-            is_reader = not graph.is_out_channel_pruning_fn(dep.handler)
-            if is_reader and isinstance(layer, Convolution | nn.Linear):
+    for group, unit, k in zip(groups, units, kept, strict=True):
+        roots = set(unit.removed(k))
+        for item in group:
+            layer = item.dep.target.module
+            is_reader = not graph.is_out_channel_pruning_fn(item.dep.handler)
+            if roots and is_reader and isinstance(layer, Convolution | nn.Linear):
+                pairs = zip(item.idxs, item.root_idxs, strict=True)
+                gone = {index for index, root in pairs if root in roots}
                 found.setdefault(names[layer], set()).update(gone)
     return {name: torch.tensor(sorted(gone)) for name, gone in found.items()}
 

@@ -28,7 +28,6 @@ from clinipress.report.formats import (
     points,
     points_interval,
     points_words,
-    times,
 )
 from clinipress.report.markup import Child, Markup, tag
 from clinipress.report.parts import (
@@ -45,9 +44,12 @@ from clinipress.report.view import Role, View
 from clinipress.report.words import (
     candidates_sentence,
     capital,
+    coverage_phrase,
     gate_sentence,
     joined,
     rule_phrase,
+    size_phrase,
+    speed_phrase,
     split_name,
     trade_off_sentence,
 )
@@ -77,8 +79,9 @@ def candidates_section(view: View) -> Markup:
         class_="cards candidates",
     )
     note = (
-        "In brackets: 95 % intervals. A negative fall is a gain. 1 MB is a million bytes; weights "
-        "are the parameters of the network with its multiply-adds for one image; p95 is the time "
+        f"In brackets: {coverage_phrase(view)}. A negative fall is a gain. Agreement is the share "
+        "of images that get the same answer from the reference. 1 MB is a million bytes; weights "
+        "are the parameters of the network, with its multiply-adds for one image; p95 is the time "
         "that 95 of 100 calls stay under."
     )
     lead = candidates_sentence(view)
@@ -105,12 +108,12 @@ def _candidate_rows(view: View, number: int, record: CandidateRecord) -> Markup:
         cell(
             "File",
             megabytes(record.file_bytes),
-            _ratio(view.size_ratio(record), role, "smaller", "larger"),
+            _ratio(size_phrase(view.size_ratio(record)), role),
         ),
         cell(
             "Time per image",
             _latency(record),
-            _ratio(view.speed_ratio(record), role, "faster", "slower"),
+            _ratio(speed_phrase(view.speed_ratio(record)), role),
         ),
         cell("Weights", large(record.parameters), small(_macs(record))),
         cell("Peak memory", megabytes(record.peak_memory_bytes)),
@@ -130,12 +133,11 @@ def _said(role: Role, record: CandidateRecord) -> Markup:
     return tag("span", "\u2014") if role == "reference" else badge(record.verdict)
 
 
-def _ratio(ratio: float | None, role: Role, more: str, less: str) -> Markup | None:
-    if ratio is None or role == "reference":
+def _ratio(phrase: str | None, role: Role) -> Markup | None:
+    """A comparison with the reference, shortened for a table: "40x smaller"."""
+    if phrase is None or role == "reference":
         return None
-    return small(
-        f"{times(ratio)}{TIMES} {more}" if ratio >= 1 else f"{times(1 / ratio)}{TIMES} {less}"
-    )
+    return small(phrase.replace(" times", TIMES, 1))
 
 
 def _latency(record: CandidateRecord) -> list[Child]:

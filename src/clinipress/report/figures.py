@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clinipress.records import Interval, Status
-from clinipress.report.formats import finite, percent, significant
+from clinipress.report.formats import finite, percent
 from clinipress.report.markup import Markup, tag
 from clinipress.report.view import Role
 
@@ -22,6 +22,7 @@ __all__ = [
     "Scale",
     "heat_table",
     "icon",
+    "log_ticks",
     "marker",
     "nice_ticks",
     "pareto",
@@ -108,14 +109,18 @@ def nice_ticks(low: float, high: float, count: int = 6) -> list[float]:
     return [round(number * step, digits) + 0.0 for number in range(first, last + 1)]
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5, 10, ... within a range; powers of ten alone when that is more than six."""
+def log_ticks(low: float, high: float) -> list[float]:
+    """Three to six round values of a logarithmic axis, where its range allows.
+
+    1, 2, 5, 10, ...; only powers of ten when that is too many; evenly spaced when too few.
+    """
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     powers = [10.0**power for power in range(first, last + 1)]
-    fine = [step * power for power in powers for step in (1, 2, 5)]
-    inside = [tick for tick in fine if 0.999 * low <= tick <= 1.001 * high]
-    coarse = [tick for tick in powers if 0.999 * low <= tick <= 1.001 * high]
-    return inside if len(inside) <= 6 or len(coarse) < 2 else coarse
+    coarse = [tick for tick in powers if low <= tick <= high]
+    fine = [step * power for power in powers for step in (1, 2, 5) if low <= step * power <= high]
+    if len(fine) < 3:
+        return nice_ticks(low, high, 4)
+    return fine if len(fine) <= 6 or len(coarse) < 2 else coarse
 
 
 # ---------------------------------------------------------------------------------------- strips
@@ -236,10 +241,10 @@ def _axes(across: Scale, up: Scale, unit: str) -> list[Markup]:
         parts.append(
             tag("text", percent(tick, decimals), class_="end", x="12.5%", y=f"{y + 4:.4g}")
         )
-    for tick in _log_ticks(across.low, across.high):
+    for tick in log_ticks(across.low, across.high):
         x = across.at(tick)
         parts.append(_line("tick", x, BOTTOM + 8, x, BOTTOM + 13))
-        text = significant(tick, 1)
+        text = f"{tick:,.6g}"
         parts.append(tag("text", text, class_="mid", x=_place(x), y=str(BOTTOM + 27)))
     parts.append(_line("base", 14, BOTTOM + 8, 100, BOTTOM + 8))
     parts.append(tag("text", unit, class_="end unit", x="100%", y=str(HEIGHT - 1)))
@@ -264,32 +269,45 @@ def _overlaps(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _label_text(point: Point) -> str:
+def _label_texts(point: Point) -> list[str]:
+    """What may stand beside a marker, the best first: the two main ones carry their names."""
     if point.role not in ("reference", "shipped"):
-        return str(point.number)
+        return [str(point.number)]
     name = point.name if len(point.name) <= 18 else point.name[:17] + "\u2026"
-    return f"{point.number} {name}"
+    return [f"{point.number} {name}", str(point.number)]
 
 
-def _choices(text: str, x: float, y: float) -> list[tuple[float, float, Box]]:
-    """Places for a label beside a marker: offset of its anchor, and the box it would fill."""
+@dataclass(frozen=True)
+class Label:
+    """A text beside a marker: the offset of its anchor, and the box it would fill, in pixels."""
+
+    text: str
+    dx: float
+    dy: float
+    box: Box
+
+
+def _choices(text: str, x: float, y: float) -> list[Label]:
     wide = LETTER * len(text)
     return [
-        (
-            sign * 11.0,
-            dy,
-            (min(x + sign * 11, far), y + dy - 6.5, max(x + sign * 11, far), y + dy + 6.5),
-        )
-        for dy in (0, -13, 13, -26, 26)
-        for sign, far in ((1, x + 11 + wide), (-1, x - 11 - wide))
+        Label(text, dx, dy, (left, y + dy - 6.5, left + wide, y + dy + 6.5))
+        for dy in (0.0, -13.0, 13.0, -26.0, 26.0)
+        for dx, left in ((11.0, x + 11), (-11.0, x - 11 - wide))
     ]
 
 
-def _labels(points: Sequence[Point], across: Scale, up: Scale) -> list[Markup]:
-    """Numbers (and the two main names) beside the markers, each in the clearest place.
+def _trouble(label: Label, hard: Sequence[Box], soft: Sequence[Box]) -> int:
+    """How badly a label stands: outside the figure, on a marker or label, on a whisker."""
+    outside = label.box[0] < 0.12 * NARROW or label.box[2] > NARROW
+    on_hard = sum(_overlaps(label.box, other) for other in hard)
+    return 100 * outside + 10 * on_hard + sum(_overlaps(label.box, other) for other in soft)
 
-    Widths are reckoned for a phone; on a wider screen everything only moves apart. Markers and
-    other labels are avoided before whiskers, and nothing may leave the figure.
+
+def _labels(points: Sequence[Point], across: Scale, up: Scale) -> list[Markup]:
+    """Numbers and the two main names beside the markers, each in the clearest place.
+
+    Widths are reckoned for a phone; on a wider screen everything only moves apart. A name that
+    finds no clear place gives way to its number.
     """
     spots = [(across.at(point.cost) * NARROW / 100, up.at(point.gain.value)) for point in points]
     hard: list[Box] = [(x - 7, y - 7, x + 7, y + 7) for x, y in spots]
@@ -299,18 +317,12 @@ def _labels(points: Sequence[Point], across: Scale, up: Scale) -> list[Markup]:
     ]
     parts: list[Markup] = []
     for point, (x, y) in zip(points, spots, strict=True):
-        text = _label_text(point)
-
-        def trouble(choice: tuple[float, float, Box]) -> int:
-            box = choice[2]
-            outside = box[0] < 0.12 * NARROW or box[2] > NARROW
-            touched = 10 * sum(_overlaps(box, other) for other in hard)
-            return 100 * outside + touched + sum(_overlaps(box, other) for other in soft)
-
-        dx, dy, box = min(_choices(text, x, y), key=trouble)
-        hard.append(box)
-        text_tag = tag("text", text, class_="end" if dx < 0 else None, x=str(dx), y=str(dy + 4.5))
-        parts.append(tag("svg", text_tag, x=_place(100 * x / NARROW), y=f"{y:.4g}", class_="at"))
+        labels = [label for text in _label_texts(point) for label in _choices(text, x, y)]
+        best = min(labels, key=lambda label: _trouble(label, hard, soft))
+        hard.append(best.box)
+        anchor = "end" if best.dx < 0 else None
+        text = tag("text", best.text, class_=anchor, x=str(best.dx), y=str(best.dy + 4.5))
+        parts.append(tag("svg", text, x=_place(100 * x / NARROW), y=f"{y:.4g}", class_="at"))
     return parts
 
 
@@ -392,7 +404,7 @@ def _heat_cell(count: int, total: int, *, right: bool) -> Markup:
     if count == 0 or total == 0:
         return tag("td", "0" if right else None, class_="right" if right else None)
     share = count / total
-    shade = share if right else math.sqrt(share)
+    shade = share if right else 0.1 + 0.9 * math.sqrt(share)
     strong = " strong" if shade > 0.55 else ""
     return tag(
         "td",

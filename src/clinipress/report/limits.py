@@ -57,9 +57,9 @@ def _of_data(view: View) -> list[str]:
     if suspects:
         worst = max(suspects, key=lambda shortcut: shortcut.auroc.value)
         found.append(
-            f"Facts about the files tell classes apart without looking at the anatomy (strongest: "
-            f"{feature_name(worst)} for {target_name(worst)}, AUROC {figure('auroc', worst.auroc.value)}); a "
-            "model may lean on them and fail on images from elsewhere."
+            "Facts about the files tell classes apart without looking at the anatomy (strongest: "
+            f"{feature_name(worst)} for {target_name(worst)}, AUROC "
+            f"{figure('auroc', worst.auroc.value)}); a model may lean on them and fail on images from elsewhere."
         )
     if audit.conflicting_labels:
         pairs = counted(len(audit.conflicting_labels), "pair")

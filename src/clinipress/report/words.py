@@ -32,6 +32,7 @@ __all__ = [
     "candidates_sentence",
     "capital",
     "classes_sentence",
+    "coverage_phrase",
     "drop_phrase",
     "feature_name",
     "gate_sentence",
@@ -96,6 +97,17 @@ def interval_phrase(drop: Interval, margin: float | None = None) -> str:
     return f"{100 * drop.confidence:g}{GAP}% interval {ends}"
 
 
+def coverage_phrase(view: View) -> str:
+    """What the intervals of the record aim at: "95 % intervals"."""
+    found = {
+        interval.confidence
+        for record in view.candidates
+        for split in record.evidence.values()
+        for interval in split.values()
+    }
+    return f"{joined([f'{100 * one:g}{GAP}%' for one in sorted(found)])} intervals".strip()
+
+
 def drop_phrase(metric: str, drop: Interval | None, margin: float | None = None) -> str:
     """What became of a metric: "accuracy fell by 0.3 points (95 % interval ...; limit 2.0)"."""
     name = metric_name(metric)
@@ -140,10 +152,10 @@ def verdict_sentence(view: View) -> str:
     result, word = view.result, STATUS_WORDS[view.result.verdict.status]
     shipped, others = view.shipped, view.compressed
     if shipped is None:
-        limit = "" if view.margin is None else f" of {points_words(view.margin)}"
+        limit = f", limit {points_words(view.margin)}" if view.margin is not None else ""
         return (
-            f"No model is shipped: of {counted(len(others), 'compressed candidate')} none was "
-            f"shown to stay within the limit{limit} in {metric_name(view.metric)}: {word}."
+            f"No model is shipped: of {counted(len(others), 'compressed candidate')}, "
+            f"{_tally(others) or 'none judged'} ({metric_name(view.metric)}{limit}): {word}."
         )
     if shipped is view.reference:
         tried = counted(len(others), "compressed candidate")
@@ -267,16 +279,21 @@ def trade_off_sentence(view: View, timed: list[Point]) -> str:
     )
 
 
+def _tally(records: Sequence[CandidateRecord]) -> str:
+    """How many got which verdict: "3 PASS and 1 FAIL"."""
+    found = [record.verdict.status for record in records if record.verdict is not None]
+    numbers = {word: found.count(status) for status, word in STATUS_WORDS.items()}
+    return joined([f"{number:,} {word}" for word, number in numbers.items() if number])
+
+
 def gate_sentence(view: View) -> str:
     """How many kept the limits."""
-    judged = [record.verdict.status for record in view.compressed if record.verdict is not None]
+    judged = [record for record in view.compressed if record.verdict is not None]
     if not judged:
         return "No candidate was judged."
-    tally = {word: judged.count(status) for status, word in STATUS_WORDS.items()}
-    counts = joined([f"{number:,} {word}" for word, number in tally.items() if number])
     return (
         f"{counted(len(judged), 'candidate was', 'candidates were')} judged against the limits of "
-        f"risk class \u201c{view.result.risk}\u201d: {counts}."
+        f"risk class \u201c{view.result.risk}\u201d: {_tally(judged)}."
     )
 
 
@@ -371,6 +388,6 @@ def trail_sentence(view: View) -> str:
     seed = result.recipe.get("seed")
     seeded = f", seed {seed}" if seed is not None else ""
     return (
-        f"Made on {moment(result.created)} by clinipress {environment.clinipress}{took} on {environment.cpu}"
-        f"{seeded}."
+        f"Made on {moment(result.created)} by clinipress {environment.clinipress}{took} on "
+        f"{environment.cpu}{seeded}."
     )
