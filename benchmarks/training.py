@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -201,12 +202,12 @@ def ours(items: list[Item], classes: tuple[str, ...], steps: int, *, tuned: bool
     return block
 
 
-WAYS: dict[str, Callable[..., Block]] = {
-    "files, no worker": lambda *given: from_files(*given, workers=0),
-    "files, 2 workers": lambda *given: from_files(*given, workers=2),
+WAYS: dict[str, Callable[[list[Item], tuple[str, ...], int], Block]] = {
+    "files, no worker": partial(from_files, workers=0),
+    "files, 2 workers": partial(from_files, workers=2),
     "in memory": from_memory,
     "ours": ours,
-    "ours, allocator as it is": lambda *given: ours(*given, tuned=False),
+    "ours, allocator as it is": partial(ours, tuned=False),
 }
 
 
@@ -248,7 +249,8 @@ def interleaved(
 def compared(found: dict[str, list[Cost]], way: str, other: str, clock: str) -> float:
     """Median over the blocks of the ratio of two neighbours: `way` over `other`."""
     pairs = zip(found[way], found[other], strict=True)
-    return statistics.median(getattr(a, clock) / getattr(b, clock) for a, b in pairs)
+    ratios = [float(getattr(a, clock) / getattr(b, clock)) for a, b in pairs]
+    return statistics.median(ratios)
 
 
 def main() -> None:

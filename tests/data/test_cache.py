@@ -74,7 +74,8 @@ def test_taken_rows_belong_to_the_caller(items, tmp_path):
 
 def test_colour(items, tmp_path):
     spec = InputSpec(channels=3, height=8, width=8)
-    assert build_cache(items, CLASSES, spec, tmp_path / "c").take(np.arange(2)).shape == (2, 3, 8, 8)
+    cache = build_cache(items, CLASSES, spec, tmp_path / "c")
+    assert cache.take(np.arange(2)).shape == (2, 3, 8, 8)
 
 
 def test_where(items, tmp_path):

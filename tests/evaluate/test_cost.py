@@ -107,9 +107,14 @@ def test_module_is_left_as_it_was():
 
 def test_modes_come_back_after_an_error():
     module = nn.Sequential(nn.BatchNorm2d(2).eval(), nn.Dropout())
-    with pytest.raises(ValueError, match="stop"), evaluating(module):
-        assert not module[1].training
-        raise ValueError("stop")
+
+    def fail():
+        with evaluating(module):
+            assert not module[1].training
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fail()
     assert (module[0].training, module[1].training) == (False, True)
 
 

@@ -15,9 +15,9 @@ from clinipress.candidate import Candidate
 from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier, TorchCandidate, build
 from clinipress.models.pruned import plan_pruning, prune
+from clinipress.models.zoo import new_classifier
 from clinipress.recipe import ModelRecipe
 from clinipress.records import Card, InputSpec, ModelSpec
-from clinipress.models.zoo import new_classifier
 
 GREY = InputSpec(channels=1, height=32, width=32)
 COLOUR = InputSpec(channels=3, height=32, width=32)
@@ -189,9 +189,7 @@ def test_pruned_candidate_is_built_again(tmp_path):
     one = candidate()
     history = plan_pruning(one.module, ratio=0.4)
     spec = one.spec.model_copy(update={"pruning": history})
-    small = TorchCandidate(
-        one.card.model_copy(update={"model": spec}), prune(one.module, history)
-    )
+    small = TorchCandidate(one.card.model_copy(update={"model": spec}), prune(one.module, history))
     small.save(tmp_path)
     again = TorchCandidate.load(tmp_path)
     assert np.array_equal(again.predict(pixels()), small.predict(pixels()))
@@ -199,9 +197,7 @@ def test_pruned_candidate_is_built_again(tmp_path):
 
 
 def test_model_of_a_fixed_input_size_is_built_for_the_images():
-    spec = ModelSpec(
-        name="vit_tiny_patch16_224", num_classes=3, in_channels=1, mean=0.4, std=0.2
-    )
+    spec = ModelSpec(name="vit_tiny_patch16_224", num_classes=3, in_channels=1, mean=0.4, std=0.2)
     assert build(spec, GREY)(torch.from_numpy(pixels())).shape == (5, 3)
 
 
@@ -250,6 +246,7 @@ def test_damaged_folders_are_refused_in_one_line(tmp_path, damage, message):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_gpu_agrees_with_the_cpu(tmp_path):
     one = candidate()
     one.save(tmp_path)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from train_kit import MemoryStore, options, small_net  # noqa: E402
+from train_kit import MemoryStore, options, small_net
 
-from clinipress.train.fit import Images, fit  # noqa: E402
+from clinipress.train.fit import Images, fit
 
 
 class Slow(MemoryStore):

@@ -57,9 +57,8 @@ def test_leaving_early_ends_the_thread():
 
     cache = Endless()
     cache.labels = np.zeros(10**6, dtype=np.int64)
-    with pytest.raises(KeyboardInterrupt), loader(cache, endless) as batches:
+    with loader(cache, endless) as batches:
         next(batches)
-        raise KeyboardInterrupt
     assert loader_threads() == []
 
 

@@ -186,7 +186,8 @@ def _cosines() -> NDArray[np.float32]:
     k, x = np.arange(FREQUENCIES)[:, None], np.arange(THUMBNAIL)[None]
     basis = np.cos(np.pi * (x + 0.5) * k / THUMBNAIL) * np.sqrt(2 / THUMBNAIL)
     basis[0] /= np.sqrt(2)
-    return basis.astype(np.float32)
+    single: NDArray[np.float32] = basis.astype(np.float32)
+    return single
 
 
 def _normalised(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -197,8 +198,8 @@ def _normalised(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     rows: NDArray[np.float32] = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     rows -= rows.mean(axis=1, keepdims=True)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = rows / np.maximum(length, np.float32(1e-3))
-    return unit
+    rows /= np.maximum(length, 1e-3)
+    return rows
 
 
 def _confirmed(

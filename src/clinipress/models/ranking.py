@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +21,7 @@ __all__ = ["Costs", "Unit", "choose", "share"]
 
 LARGEST_CUT = 0.9  # of a unit's channels: a layer that is nearly gone cuts the network in two
 CLOSE_ENOUGH = 0.005  # of the cost: below it, the ranking is not disturbed for a nearer ratio
+TOO_FAR = 0.01  # of the cost: above it, two layers may leave the ranking by a step
 LARGEST_REPAIR = 200
 
 
@@ -136,23 +137,42 @@ def _uniform_plan(units: Sequence[Unit]) -> Callable[[int], list[int]]:
 
 
 def _repair(costs: Costs, units: Sequence[Unit], kept: list[int], ratio: float) -> list[int]:
-    """One rounding step of one unit at a time, while that brings the share nearer to `ratio`."""
+    """One rounding step of one unit at a time, while that brings the share nearer to `ratio`.
+
+    Where that ends too far off, a step of one unit and a step of another together.
+    """
     best, error = kept, abs(share(costs, units, kept) - ratio)
     for _ in range(LARGEST_REPAIR):
         if error <= CLOSE_ENOUGH:
             break
-        trials = [
-            [*best[:place], other, *best[place + 1 :]]
-            for place, unit in enumerate(units)
-            for other in _neighbours(unit.kept_choices, best[place])
-        ]
-        errors = [abs(share(costs, units, trial) - ratio) for trial in trials]
-        if not errors or min(errors) >= error:
+        trial, found = _nearest(costs, units, _steps(units, best), ratio)
+        if found >= error and error > TOO_FAR:
+            pairs = (two for one in _steps(units, best) for two in _steps(units, one))
+            trial, found = _nearest(costs, units, pairs, ratio)
+        if found >= error:
             break
-        best, error = trials[int(np.argmin(errors))], min(errors)
+        best, error = trial, found
     return best
 
 
-def _neighbours(choices: list[int], kept: int) -> list[int]:
-    place = choices.index(kept)
-    return [choices[p] for p in (place - 1, place + 1) if 0 <= p < len(choices)]
+def _nearest(
+    costs: Costs, units: Sequence[Unit], trials: Iterable[list[int]], ratio: float
+) -> tuple[list[int], float]:
+    """The trial whose share is nearest to `ratio`, and how far off it is; the first among equals."""
+    best: list[int] = []
+    error = math.inf
+    for trial in trials:
+        found = abs(share(costs, units, trial) - ratio)
+        if found < error:
+            best, error = trial, found
+    return best, error
+
+
+def _steps(units: Sequence[Unit], kept: list[int]) -> Iterator[list[int]]:
+    """`kept` with one unit moved to its next lower or next higher choice."""
+    for place, unit in enumerate(units):
+        choices = unit.kept_choices
+        now = choices.index(kept[place])
+        for other in (now - 1, now + 1):
+            if 0 <= other < len(choices):
+                yield [*kept[:place], choices[other], *kept[place + 1 :]]

@@ -25,6 +25,7 @@ from clinipress.report.parts import bullets
 from clinipress.report.provenance import data_section, limits_section, trail_section
 from clinipress.report.view import View
 from clinipress.report.words import (
+    caution_sentence,
     meaning_sentence,
     natural_sentence,
     size_phrase,
@@ -107,7 +108,7 @@ def _synthetic(result: Result) -> Markup | None:
 def _head(view: View) -> Markup:
     """Study, verdict, what it means, and the main figures side by side."""
     result, status = view.result, view.result.verdict.status
-    natural = natural_sentence(view)
+    natural, caution = natural_sentence(view), caution_sentence(view)
     told = result.verdict.reasons if status != "pass" else ()
     reasons = bullets(told, "reasons") if told else None
     banner = tag(
@@ -118,6 +119,7 @@ def _head(view: View) -> Markup:
             tag("p", verdict_sentence(view), class_="sentence"),
             tag("p", natural) if natural else None,
             tag("p", meaning_sentence(view)),
+            tag("p", caution, class_="caution") if caution else None,
             reasons,
         ),
         class_=f"verdict {status}",

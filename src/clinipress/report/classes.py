@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clinipress.records import Interval
-from clinipress.report.figures import Mark, Scale, heat_table, nice_ticks, strip, strip_axis
+from clinipress.report.figures import FEW, Mark, Scale, heat_table, nice_ticks, strip, strip_axis
 from clinipress.report.formats import (
     NOT_MEASURED,
     figure_interval,
@@ -51,7 +51,11 @@ def classes_section(view: View) -> Markup:
         legend(pair),
         _class_table(view, split, mine, theirs),
         tag("h3", "Which class is taken for which"),
-        tag("div", matrices, class_="panels")
+        tag(
+            "div",
+            matrices,
+            class_="panels" if len(view.result.classes) <= FEW else "panels stacked",
+        )
         if matrices
         else tag("p", NOT_MEASURED, class_="empty"),
         tag("p", note, class_="note") if matrices else None,

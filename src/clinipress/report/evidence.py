@@ -7,13 +7,11 @@ from collections.abc import Callable, Sequence
 from clinipress.records import CandidateRecord, Interval
 from clinipress.report.figures import (
     Mark,
-    Point,
     Scale,
     nice_ticks,
     rules_style,
     strip,
     strip_axis,
-    trade_off,
 )
 from clinipress.report.formats import (
     NOT_MEASURED,
@@ -40,6 +38,7 @@ from clinipress.report.parts import (
     small,
     two_lines,
 )
+from clinipress.report.plot import Point, trade_off
 from clinipress.report.view import Role, View
 from clinipress.report.words import (
     candidates_sentence,

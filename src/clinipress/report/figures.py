@@ -12,31 +12,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clinipress.records import Interval, Status
-from clinipress.report.formats import finite, percent
 from clinipress.report.markup import Markup, tag
 from clinipress.report.view import Role
 
 __all__ = [
+    "FEW",
     "Mark",
-    "Point",
     "Scale",
     "heat_table",
     "icon",
+    "line",
     "log_ticks",
     "marker",
     "nice_ticks",
-    "pareto",
+    "place",
     "rules_style",
     "strip",
     "strip_axis",
     "symbols",
-    "trade_off",
 ]
 
-HEIGHT = 300  # of the trade-off plot, pixels
-TOP, BOTTOM = 14, 256  # where its highest and lowest values lie
-NARROW = 340  # width in pixels for which labels are kept apart: a phone
-LETTER = 6.8  # pixels of one letter of the labels
+FEW = 8  # classes up to which two confusion matrices stand side by side
 
 SHAPES: dict[Role, str] = {
     "reference": "M-5-5H5V5H-5Z",
@@ -134,18 +130,20 @@ class Mark:
     role: Role
 
 
-def _place(value: float) -> str:
+def place(value: float) -> str:
+    """A place across the figure, in percent of its width."""
     return f"{value:.4g}%"
 
 
-def _line(class_: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
+def line(class_: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
     """A line; x in percent, y in pixels."""
-    return tag("line", class_=class_, x1=_place(x1), x2=_place(x2), y1=f"{y1:.4g}", y2=f"{y2:.4g}")
+    return tag("line", class_=class_, x1=place(x1), x2=place(x2), y1=f"{y1:.4g}", y2=f"{y2:.4g}")
 
 
-def marker(role: Role, x: str, y: str) -> Markup:
-    """The shape of a role at a place."""
-    shape = tag("path", class_=f"m {role}", d=SHAPES[role])
+def marker(role: Role, x: str, y: str, title: str | None = None) -> Markup:
+    """The shape of a role at a place, with a text for who points at it."""
+    told = tag("title", title) if title else None
+    shape = tag("path", told, class_=f"m {role}", d=SHAPES[role])
     return tag("svg", shape, x=x, y=y, class_="at")
 
 
@@ -161,8 +159,8 @@ def strip(marks: Sequence[Mark], scale: Scale) -> Markup:
     for number, mark in enumerate(marks):
         y = row * number + row / 2 + 4.5
         ends = scale.at(mark.interval.low), scale.at(mark.interval.high)
-        parts.append(_line(f"whisker {mark.role}", ends[0], y, ends[1], y))
-        parts.append(marker(mark.role, _place(scale.at(mark.interval.value)), f"{y:.4g}"))
+        parts.append(line(f"whisker {mark.role}", ends[0], y, ends[1], y))
+        parts.append(marker(mark.role, place(scale.at(mark.interval.value)), f"{y:.4g}"))
     height = str(row * len(marks) + 9)
     return tag("svg", parts, class_="strip", height=height, aria_hidden="true")
 
@@ -172,187 +170,17 @@ def rules_style(scale: Scale, margin: float | None) -> str:
 
     They are the background of the cell, so that they join from row to row whatever its height.
     """
-    limit = f";--limit:{_place(scale.at(margin))}" if margin is not None else ""
-    return f"--zero:{_place(scale.at(0))}{limit}"
+    limit = f";--limit:{place(scale.at(margin))}" if margin is not None else ""
+    return f"--zero:{place(scale.at(0))}{limit}"
 
 
 def strip_axis(scale: Scale, ticks: Sequence[float], texts: Sequence[str]) -> Markup:
     """The axis under (or over) a column of strips."""
     parts: list[Markup] = []
     for tick, text in zip(ticks, texts, strict=True):
-        parts.append(_line("tick", scale.at(tick), 0, scale.at(tick), 5))
-        parts.append(tag("text", text, class_="mid", x=_place(scale.at(tick)), y="17"))
+        parts.append(line("tick", scale.at(tick), 0, scale.at(tick), 5))
+        parts.append(tag("text", text, class_="mid", x=place(scale.at(tick)), y="17"))
     return tag("svg", parts, class_="strip axis", height="22", aria_hidden="true")
-
-
-# ------------------------------------------------------------------------------- trade-off plot
-
-
-@dataclass(frozen=True)
-class Point:
-    """One candidate in the trade-off plot.
-
-    Attributes:
-        number: Its number in the table.
-        name: Its name.
-        cost: Milliseconds or megabytes, positive.
-        gain: Accuracy with its interval.
-        role: What became of it.
-    """
-
-    number: int
-    name: str
-    cost: float
-    gain: Interval
-    role: Role
-
-
-def pareto(points: Sequence[Point]) -> list[Point]:
-    """Points that no other beats in both: cheaper (or as cheap) and more accurate (or as accurate).
-
-    Of points equal in both, the first is kept. Rejected points are no choice and do not count.
-    """
-    front: list[Point] = []
-    able = [point for point in points if point.role != "rejected"]
-    for point in sorted(able, key=lambda point: (point.cost, -point.gain.value)):
-        if not front or point.gain.value > front[-1].gain.value:
-            front.append(point)
-    return front
-
-
-def _ranges(points: Sequence[Point]) -> tuple[Scale, Scale]:
-    """Scales of cost (percent of the width) and gain (pixels), with some air."""
-    costs = [point.cost for point in points]
-    low = min(point.gain.low for point in points)
-    high = max(point.gain.high for point in points)
-    air = max(0.04 * (high - low), 0.002)
-    ratio = max((max(costs) / min(costs)) ** 0.08, 1.15)
-    across = Scale(min(costs) / ratio, max(costs) * ratio, 14, 97, logarithmic=True)
-    return across, Scale(max(low - air, 0), min(high + air, 1), BOTTOM, TOP)
-
-
-def _axes(across: Scale, up: Scale, unit: str) -> list[Markup]:
-    parts: list[Markup] = []
-    ticks = nice_ticks(up.low, up.high)
-    decimals = 0 if all(abs(100 * tick - round(100 * tick)) < 1e-6 for tick in ticks) else 1
-    for tick in ticks:
-        y = up.at(tick)
-        parts.append(_line("grid", 14, y, 100, y))
-        parts.append(
-            tag("text", percent(tick, decimals), class_="end", x="12.5%", y=f"{y + 4:.4g}")
-        )
-    for tick in log_ticks(across.low, across.high):
-        x = across.at(tick)
-        parts.append(_line("tick", x, BOTTOM + 8, x, BOTTOM + 13))
-        text = f"{tick:,.6g}"
-        parts.append(tag("text", text, class_="mid", x=_place(x), y=str(BOTTOM + 27)))
-    parts.append(_line("base", 14, BOTTOM + 8, 100, BOTTOM + 8))
-    parts.append(tag("text", unit, class_="end unit", x="100%", y=str(HEIGHT - 1)))
-    return parts
-
-
-def _front_line(front: Sequence[Point], across: Scale, up: Scale) -> list[Markup]:
-    """The best accuracy that a given cost buys, as steps."""
-    places = [(across.at(point.cost), up.at(point.gain.value)) for point in front]
-    parts: list[Markup] = []
-    for (x, y), (next_x, next_y) in zip(places, [*places[1:], (100.0, places[-1][1])], strict=True):
-        parts.append(_line("front", x, y, next_x, y))
-        if next_y != y:
-            parts.append(_line("front", next_x, y, next_x, next_y))
-    return parts
-
-
-Box = tuple[float, float, float, float]
-
-
-def _overlaps(one: Box, other: Box) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
-def _label_texts(point: Point) -> list[str]:
-    """What may stand beside a marker, the best first: the two main ones carry their names."""
-    if point.role not in ("reference", "shipped"):
-        return [str(point.number)]
-    name = point.name if len(point.name) <= 18 else point.name[:17] + "\u2026"
-    return [f"{point.number} {name}", str(point.number)]
-
-
-@dataclass(frozen=True)
-class Label:
-    """A text beside a marker: the offset of its anchor, and the box it would fill, in pixels."""
-
-    text: str
-    dx: float
-    dy: float
-    box: Box
-
-
-def _choices(text: str, x: float, y: float) -> list[Label]:
-    wide = LETTER * len(text)
-    return [
-        Label(text, dx, dy, (left, y + dy - 6.5, left + wide, y + dy + 6.5))
-        for dy in (0.0, -13.0, 13.0, -26.0, 26.0)
-        for dx, left in ((11.0, x + 11), (-11.0, x - 11 - wide))
-    ]
-
-
-def _trouble(label: Label, hard: Sequence[Box], soft: Sequence[Box]) -> int:
-    """How badly a label stands: outside the figure, on a marker or label, on a whisker."""
-    outside = label.box[0] < 0.12 * NARROW or label.box[2] > NARROW
-    on_hard = sum(_overlaps(label.box, other) for other in hard)
-    return 100 * outside + 10 * on_hard + sum(_overlaps(label.box, other) for other in soft)
-
-
-def _labels(points: Sequence[Point], across: Scale, up: Scale) -> list[Markup]:
-    """Numbers and the two main names beside the markers, each in the clearest place.
-
-    Widths are reckoned for a phone; on a wider screen everything only moves apart. A name that
-    finds no clear place gives way to its number.
-    """
-    spots = [(across.at(point.cost) * NARROW / 100, up.at(point.gain.value)) for point in points]
-    hard: list[Box] = [(x - 7, y - 7, x + 7, y + 7) for x, y in spots]
-    soft: list[Box] = [
-        (x - 1, up.at(point.gain.high), x + 1, up.at(point.gain.low))
-        for point, (x, _) in zip(points, spots, strict=True)
-    ]
-    parts: list[Markup] = []
-    for point, (x, y) in zip(points, spots, strict=True):
-        labels = [label for text in _label_texts(point) for label in _choices(text, x, y)]
-        best = min(labels, key=lambda label: _trouble(label, hard, soft))
-        hard.append(best.box)
-        anchor = "end" if best.dx < 0 else None
-        text = tag("text", best.text, class_=anchor, x=str(best.dx), y=str(best.dy + 4.5))
-        parts.append(tag("svg", text, x=_place(100 * x / NARROW), y=f"{y:.4g}", class_="at"))
-    return parts
-
-
-def trade_off(points: Sequence[Point], unit: str, title: str) -> Markup | None:
-    """Accuracy with its interval against a cost on a logarithmic axis, and the Pareto front.
-
-    Args:
-        points: Candidates whose cost and accuracy were measured.
-        unit: What the cost axis shows.
-        title: What a screen reader says.
-
-    Returns:
-        None when fewer than two points can be drawn.
-    """
-    drawn = [point for point in points if point.cost > 0 and finite(point.gain)]
-    if len(drawn) < 2:
-        return None
-    across, up = _ranges(drawn)
-    front = pareto(drawn)
-    parts = [*_axes(across, up, unit), *(_front_line(front, across, up) if front else [])]
-    # the two that matter are drawn last, over the others
-    order: dict[Role, int] = {"rejected": 0, "candidate": 1, "reference": 2, "shipped": 3}
-    for point in sorted(drawn, key=lambda point: order[point.role]):
-        x = across.at(point.cost)
-        low, high = up.at(point.gain.low), up.at(point.gain.high)
-        parts.append(_line(f"whisker {point.role}", x, low, x, high))
-        parts.append(marker(point.role, _place(x), f"{up.at(point.gain.value):.4g}"))
-    main_first = sorted(drawn, key=lambda point: -order[point.role])
-    parts.extend(_labels(main_first, across, up))
-    return tag("svg", parts, class_="plot", height=str(HEIGHT), role="img", aria_label=title)
 
 
 # ------------------------------------------------------------------------------------ heat table
@@ -393,7 +221,7 @@ def heat_table(matrix: Sequence[Sequence[int]], classes: Sequence[str], caption:
             tag("caption", caption),
             tag("thead", tag("tr", corner, heads)),
             tag("tbody", rows),
-            class_="heat",
+            class_="heat" if len(classes) <= FEW else "heat many",
         ),
         class_="scroll",
         tabindex="0",

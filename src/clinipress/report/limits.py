@@ -14,7 +14,7 @@ from clinipress.report.formats import (
     points_words,
 )
 from clinipress.report.view import View
-from clinipress.report.words import feature_name, joined, target_name
+from clinipress.report.words import capital, caution_sentence, feature_name, joined, target_name
 
 __all__ = ["limits"]
 
@@ -53,13 +53,17 @@ def _of_data(view: View) -> list[str]:
             f"{counted(crossing, 'image or patient', 'images or patients')} cross the published "
             f"splits; {counted(result.split.dropped, 'image')} were left out."
         )
+    caution = caution_sentence(view)
+    if caution is not None:
+        found.append(capital(caution.removeprefix("Caution: ")))
     suspects = [s for s in audit.shortcuts if s.warning and finite(s.auroc)]
     if suspects:
         worst = max(suspects, key=lambda shortcut: shortcut.auroc.value)
         found.append(
             "Facts about the files tell classes apart without looking at the anatomy (strongest: "
             f"{feature_name(worst)} for {target_name(worst)}, AUROC "
-            f"{figure('auroc', worst.auroc.value)}); a model may lean on them and fail on images from elsewhere."
+            f"{figure('auroc', worst.auroc.value)}); a model may lean on them and fail on images "
+            "from elsewhere."
         )
     if audit.conflicting_labels:
         pairs = counted(len(audit.conflicting_labels), "pair")

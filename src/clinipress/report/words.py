@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clinipress.records import CandidateRecord, Interval, Rule, Shortcut
-from clinipress.report.figures import Point, pareto
 from clinipress.report.formats import (
     GAP,
     NOT_MEASURED,
@@ -13,6 +12,7 @@ from clinipress.report.formats import (
     counted,
     duration,
     figure,
+    figure_interval,
     finite,
     in_points,
     megabytes,
@@ -25,12 +25,14 @@ from clinipress.report.formats import (
     points_words,
     times,
 )
+from clinipress.report.plot import Point, pareto
 from clinipress.report.view import View
 
 __all__ = [
     "audit_sentence",
     "candidates_sentence",
     "capital",
+    "caution_sentence",
     "classes_sentence",
     "coverage_phrase",
     "drop_phrase",
@@ -224,6 +226,23 @@ def natural_sentence(view: View) -> str | None:
 def _more(number: int) -> str:
     """A difference of counts: "3 more", "12 fewer"."""
     return f"{abs(number):,} {'fewer' if number < 0 else 'more'}"
+
+
+def caution_sentence(view: View) -> str | None:
+    """What a verdict cannot mend: a reference that is not shown to read the picture at all."""
+    baseline, reference = view.result.audit.baseline_accuracy, view.reference
+    split = view.compared_split or view.plotted_split
+    if baseline is None or reference is None or split is None or not finite(baseline):
+        return None
+    accuracy = reference.evidence.get(split, {}).get("accuracy")
+    if accuracy is None or not finite(accuracy) or accuracy.low > baseline.high:
+        return None
+    return (
+        f"Caution: facts about the files alone (such as width and brightness) give "
+        f"{figure_interval('accuracy', baseline)} right answers, the reference "
+        f"{figure_interval('accuracy', accuracy)}; it is not shown that it reads the picture, and "
+        "losing little of it says little."
+    )
 
 
 def feature_name(shortcut: Shortcut) -> str:

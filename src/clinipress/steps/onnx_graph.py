@@ -124,6 +124,8 @@ def shorten_normalisation(model: onnx.ModelProto) -> None:
 
     DequantizeLinear computes ``scale * (pixel - zero)`` with an integer zero: the same function
     when 255 x mean is an integer, in one pass over the image instead of three or four.
+    With `read_bytes_directly` it saves 2 % (float32) and 4 % (int8) of MobileNetV3-Small on RGB at
+    224 px, one thread; nothing that can be measured on grey at 128 px.
     """
     graph = model.graph
     found = find_normalisation(graph)

@@ -81,6 +81,11 @@ def _header(tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> by
     return len(text).to_bytes(8, "little") + text
 
 
+def _opened(path: Path) -> Any:
+    """The library's own reader, which has no types."""
+    return safe_open(str(path), framework="pt")
+
+
 class Checkpoint:
     """A file that `write` made; tensors are read one at a time when asked for.
 
@@ -90,7 +95,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file: Any = safe_open(str(path), framework="pt")
+        self._file = _opened(path)
         self.facts: dict[str, Any] = json.loads(self._file.metadata()[KEY])
         self.names: frozenset[str] = frozenset(self._file.keys())
 

@@ -12,81 +12,22 @@ one process and the same number of threads; several processes agree within round
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import nn
 
-from clinipress.errors import DataError, DivergedError, RecipeError, StudyError
+from clinipress.errors import DataError, RecipeError, StudyError
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe import TrainOptions
 from clinipress.train import distributed
-from clinipress.train.loader import Batch, Images, Loader, Order, PixelStore, validation_batches
-from clinipress.train.losses import HardLoss
-from clinipress.train.numerics import (
-    freeze_batch_norm,
-    measure_numerics,
-    named,
-    threads_set,
-    tune_allocator,
-)
-from clinipress.train.schedule import epoch_order, epoch_sizes, learning_rate, steps_per_epoch
-from clinipress.train.state import Journal, TrainState, identity
+from clinipress.train.loader import Images, PixelStore
+from clinipress.train.loop import Loss, Outcome, Request, Training
+from clinipress.train.numerics import measure_numerics, threads_set, tune_allocator
+from clinipress.train.state import Journal
 
 __all__ = ["Images", "Loss", "Outcome", "PixelStore", "fit", "measure_numerics"]
-
-Loss = Callable[[torch.Tensor, torch.Tensor, NDArray[np.int64], int], torch.Tensor]
-TASK = "training"
-CHECK_EVERY = 20  # steps between looks at the loss where looking makes an accelerator wait
-VALIDATION_BATCH = 64
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a training.
-
-    Attributes:
-        epochs: One row per epoch: epoch (from 0), size, learning_rate, train_loss,
-            validation_accuracy and validation_loss (None where not validated), train_seconds,
-            wait_seconds.
-        best_epoch: The epoch whose weights are kept, from 0.
-        best_score: Its validation accuracy.
-        numerics: Name of the arithmetic used.
-        numerics_reason: Why.
-        data_wait_share: Share of the training time spent waiting for data, first epoch left out.
-        seconds: Training and validation, over all runs.
-    """
-
-    epochs: list[dict[str, Any]]
-    best_epoch: int
-    best_score: float
-    numerics: str
-    numerics_reason: str
-    data_wait_share: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class _Request:
-    """The arguments of `fit`, to be handed on as one."""
-
-    images: Images
-    options: TrainOptions
-    modality: str
-    seed: int
-    work: Path
-    numerics: str
-    loss: Loss | None
-    views: int | None
-    threads: int | None
 
 
 def fit(
@@ -141,7 +82,7 @@ def fit(
         StudyError: Another process died.
     """
     _check(images, options)
-    request = _Request(images, options, modality, seed, work, numerics, loss, views, threads)
+    request = Request(images, options, modality, seed, work, numerics, loss, views, threads)
     if options.processes > 1 and distributed.world_size() == 1:
         return _fit_launched(module, request, progress)
     return _fit_here(module, request, progress)
@@ -162,24 +103,33 @@ def _check(images: Images, options: TrainOptions) -> None:
         )
 
 
-def _fit_launched(module: nn.Module, request: _Request, progress: Progress) -> Outcome:
+def _fit_launched(module: nn.Module, request: Request, progress: Progress) -> Outcome:
     """Start the processes, wait, and take over what they left in the work folder."""
     processes = request.options.processes
     if torch.cuda.is_available() and torch.cuda.device_count() < processes:
         count = torch.cuda.device_count()
         raise RecipeError(f"at most {count} processes, one per GPU", str(processes))
-    share = replace(request, threads=request.threads or torch.get_num_threads())
-    distributed.launch(_fit_in_child, (module, share), processes, progress)
+    if not _finished(module, request):
+        share = replace(request, threads=request.threads or torch.get_num_threads())
+        distributed.launch(_fit_in_child, (module, share), processes, progress)
     return _fit_here(module, request, SILENT, finished=True)
 
 
-def _fit_in_child(module: nn.Module, request: _Request, progress: Progress) -> None:
+def _finished(module: nn.Module, request: Request) -> bool:
+    """True when the work folder holds this very training, finished."""
+    journal = Journal.read(request.work)
+    if journal is None or not journal.finished:
+        return False
+    return journal.identity == request.identity(module)
+
+
+def _fit_in_child(module: nn.Module, request: Request, progress: Progress) -> None:
     """What a launched process runs."""
     _fit_here(module, request, progress)
 
 
 def _fit_here(
-    module: nn.Module, request: _Request, progress: Progress, *, finished: bool = False
+    module: nn.Module, request: Request, progress: Progress, *, finished: bool = False
 ) -> Outcome:
     """Train in this process, alone or joined to others; leaves global state as it was.
 
@@ -193,7 +143,7 @@ def _fit_here(
     threads = distributed.local_threads(request.threads)
     with threads_set(threads), torch.random.fork_rng(devices=devices), flags:
         try:
-            training = _Training(module, request, device, progress)
+            training = Training(module, request, device, progress)
             if finished and not training.state.journal.finished:
                 raise StudyError(
                     f"the processes' finished training in '{request.work}'",
@@ -206,265 +156,3 @@ def _fit_here(
             module.zero_grad(set_to_none=True)
             module.to(device=home, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
             module.eval()
-
-
-def _diverged(what: str, epoch: int, step: int) -> DivergedError:
-    """The error for a loss or weights that are no numbers."""
-    return DivergedError(
-        "a finite training loss",
-        f"{what} in epoch {epoch + 1}, step {step + 1}",
-        "lower train.learning_rate or raise train.warmup_epochs; the last good epoch is kept",
-    )
-
-
-def _clock(seconds: float) -> str:
-    """A duration as a person says it: 45s, 3m20s, 2h05m."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 1:
-        return f"{rest}s"
-    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
-
-
-class _Training:
-    """One training in one process."""
-
-    def __init__(
-        self, module: nn.Module, request: _Request, device: torch.device, progress: Progress
-    ) -> None:
-        self.request, self.device = request, device
-        self.images, self.options = request.images, request.options
-        self.progress = progress if distributed.is_main() else SILENT
-        journal = self._journal(module)
-        self.numerics = named(journal.numerics)
-        self.numerics.prepare(module.to(device))
-        self.state = TrainState(module, self.options, self.numerics, device, journal)
-        self.resumed = self.state.restore(request.work)
-        balanced = self.options.class_weights == "balanced"
-        labels = self.images.cache.labels[self.images.train] if balanced else None
-        self.loss = request.loss or HardLoss(self.options.label_smoothing, labels)
-        self.steps = steps_per_epoch(len(self.images.train), self.options.batch_size)
-        final = (self.images.cache.shape[2], self.images.cache.shape[3])
-        self.sizes = epoch_sizes(self.options.sizes, self.options.epochs, final)
-        self.first_final = next(i for i, size in enumerate(self.sizes) if size == final)
-
-    def _journal(self, module: nn.Module) -> Journal:
-        """A new training's journal; "auto" numerics are measured, or taken from a resumed run."""
-        request = self.request
-        ours = identity(
-            module,
-            self.images,
-            self.options,
-            modality=request.modality,
-            seed=request.seed,
-            views=request.views,
-        )
-        name, reason = request.numerics, "given"
-        if name == "auto":
-            earlier = Journal.read(request.work)
-            if earlier is not None and earlier.identity == ours:
-                name, reason = earlier.numerics, earlier.numerics_reason
-            else:
-                name, reason = measure_numerics(
-                    module, self.images, self.options, device=self.device
-                )
-        return Journal(identity=ours, numerics=name, numerics_reason=reason)
-
-    def run(self) -> Outcome:
-        """All epochs that are left."""
-        journal, work = self.state.journal, self.request.work
-        total = self.options.epochs * self.steps
-        self.progress.start(TASK, total)
-        if self.resumed and not journal.finished:
-            self.progress.say(f"resumed after epoch {journal.epoch} of {self.options.epochs}")
-        self.progress.advance(TASK, journal.epoch * self.steps)
-        if not journal.finished:
-            self._epochs()
-        self.state.load_best(work)
-        distributed.barrier()
-        best = f"best epoch {1 + (journal.best_epoch or 0)}: {journal.best_accuracy:.1%}"
-        self.progress.finish(TASK, best)
-        return self._outcome()
-
-    def _epochs(self) -> None:
-        """Train, validate, remember, until the last epoch or out of patience."""
-        journal = self.state.journal
-        parallel = distributed.wrap(self.state.module)
-        loader = Loader(
-            self.images.cache,
-            self._orders(journal.epoch),
-            modality=self.request.modality,
-            strength=self.options.augmentation,
-            seed=self.request.seed,
-            device=self.device,
-        )
-        with loader:
-            while not journal.finished:
-                epoch = journal.epoch
-                facts = self._train(epoch, parallel, loader)
-                accuracy, loss = self._validate(epoch)
-                facts |= {"validation_accuracy": accuracy, "validation_loss": loss}
-                self._remember(epoch, facts, accuracy, loss)
-
-    def _orders(self, first: int) -> Iterator[Order]:
-        """This process's share of every batch from epoch `first` on."""
-        request, number, of = self.request, distributed.rank(), distributed.world_size()
-        for epoch in range(first, self.options.epochs):
-            view = epoch % request.views if request.views else epoch
-            order = epoch_order(self.images.train, self.options.batch_size, request.seed, epoch)
-            for rows in order:
-                yield Order(epoch, np.array_split(rows, of)[number], self.sizes[epoch], view)
-
-    def _train(self, epoch: int, parallel: nn.Module, loader: Loader) -> dict[str, Any]:
-        """One pass over the training images; its row of facts."""
-        self._prepare(epoch)
-        began, waited = time.perf_counter(), loader.waited
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        lone = self.device.type == "cpu" and distributed.world_size() == 1
-        every = 1 if lone else CHECK_EVERY
-        rate = 0.0
-        for step in range(self.steps):
-            rate = self._set_rate(epoch * self.steps + step)
-            total += self._step(parallel, next(loader))
-            if (step + 1) % every == 0 or step + 1 == self.steps:
-                mean = self._mean_loss(total, epoch, step)
-                self._say(epoch, step, mean, began)
-        return {
-            "epoch": epoch,
-            "size": list(self.sizes[epoch]),
-            "learning_rate": rate,
-            "train_loss": mean,
-            "train_seconds": time.perf_counter() - began,
-            "wait_seconds": loader.waited - waited,
-        }
-
-    def _prepare(self, epoch: int) -> None:
-        """Training mode, and dropout's numbers from (seed, epoch, process)."""
-        words = [self.request.seed, epoch, distributed.rank()]
-        torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]))
-        self.state.module.train()
-        batch = min(self.options.batch_size, len(self.images.train))
-        if batch // distributed.world_size() == 1:
-            freeze_batch_norm(self.state.module)
-
-    def _set_rate(self, step: int) -> float:
-        """The schedule's rate for this step, given to the optimizer."""
-        options = self.options
-        rate = learning_rate(
-            step,
-            options.epochs * self.steps,
-            round(options.warmup_epochs * self.steps),
-            options.learning_rate,
-            options.final_learning_rate,
-        )
-        for group in self.state.optimizer.param_groups:
-            group["lr"] = rate
-        return rate
-
-    def _step(self, parallel: nn.Module, batch: Batch) -> torch.Tensor:
-        """Forward, backward, clip, step, average; this process's part of the batch's mean loss."""
-        state, clip = self.state, self.options.gradient_clip
-        with self.numerics.autocast(self.device):
-            logits = parallel(self.numerics.images(batch.images))
-        value = self.loss(logits.float(), batch.labels, batch.rows, batch.view)
-        whole = min(self.options.batch_size, len(self.images.train))
-        share = len(batch.rows) / whole  # processes may hold one image more or less
-        # gradients are averaged over processes, so the sum of shares needs the factor world
-        scaled = state.scaler.scale(value * (share * distributed.world_size()))
-        scaled.backward()  # type: ignore[no-untyped-call]
-        if clip is not None:
-            state.scaler.unscale_(state.optimizer)
-            torch.nn.utils.clip_grad_norm_(state.module.parameters(), clip)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.optimizer.zero_grad(set_to_none=True)
-        state.average.update()
-        return value.detach() * share
-
-    def _mean_loss(self, total: torch.Tensor, epoch: int, step: int) -> float:
-        """Mean loss of the epoch so far, over all processes.
-
-        Raises:
-            DivergedError: It is NaN or infinite.
-        """
-        mean = float(distributed.sum_(total.clone())) / (step + 1)
-        if not math.isfinite(mean):
-            raise _diverged(f"a loss of {mean}", epoch, step)
-        return mean
-
-    def _say(self, epoch: int, step: int, mean: float, began: float) -> None:
-        """Tell the listener how far it is, now and then."""
-        stride = CHECK_EVERY
-        if (step + 1) % stride and step + 1 != self.steps:
-            return
-        done = stride if (step + 1) % stride == 0 else (step + 1) % stride
-        pace = (time.perf_counter() - began) / (step + 1)
-        left = pace * (self.options.epochs * self.steps - epoch * self.steps - step - 1)
-        note = f"epoch {epoch + 1}/{self.options.epochs}, loss {mean:.3f}, {_clock(left)} left"
-        self.progress.advance(TASK, done, note)
-
-    def _validate(self, epoch: int) -> tuple[float | None, float | None]:
-        """Accuracy and cross-entropy of the averaged weights, float32, on the validation rows."""
-        journal = self.state.journal
-        distributed.average_(list(self.state.average.floating_buffers(self.state.module)))
-        if not self.state.finite():
-            raise _diverged("a NaN or infinite weight", epoch, self.steps - 1)
-        last = epoch + 1 == self.options.epochs
-        early = epoch < self.first_final and (epoch + 1) % self.options.validate_every != 0
-        if early and not last:
-            return None, None
-        rows = self.images.validation[distributed.rank() :: distributed.world_size()]
-        right, entropy = self._tally(rows, self.sizes[epoch])
-        sums = torch.tensor([right, entropy], dtype=torch.float64, device=self.device)
-        accuracy, loss = (distributed.sum_(sums) / len(self.images.validation)).tolist()
-        if not math.isfinite(loss):
-            raise _diverged(f"a validation loss of {loss}", journal.epoch, self.steps - 1)
-        return accuracy, loss
-
-    @torch.no_grad()
-    def _tally(self, rows: NDArray[np.int64], size: tuple[int, int]) -> tuple[float, float]:
-        """Right answers and summed cross-entropy over `rows`."""
-        module, weights = self.state.module.eval(), self.state.average.tensors
-        right, entropy = 0.0, 0.0
-        for batch in validation_batches(
-            self.images.cache, rows, size, VALIDATION_BATCH, self.device
-        ):
-            pixels = self.numerics.images(batch.images)
-            logits = torch.func.functional_call(module, weights, (pixels,)).double()
-            right += float((logits.argmax(1) == batch.labels).sum())
-            entropy += float(F.cross_entropy(logits, batch.labels, reduction="sum"))
-        return right, entropy
-
-    def _remember(
-        self, epoch: int, facts: dict[str, Any], accuracy: float | None, loss: float | None
-    ) -> None:
-        """Close the epoch in the journal and write the checkpoint."""
-        journal = self.state.journal
-        improved = False
-        if accuracy is not None and loss is not None and epoch >= self.first_final:
-            improved = journal.improves(accuracy, loss)
-            if improved:
-                journal.best_epoch, journal.best_accuracy, journal.best_loss = epoch, accuracy, loss
-        journal.epochs.append(facts)
-        journal.epoch = epoch + 1
-        patience = self.options.patience
-        since = epoch - max(journal.best_epoch or 0, self.first_final)
-        tired = patience is not None and epoch >= self.first_final and since >= patience
-        journal.finished = tired or journal.epoch == self.options.epochs
-        if distributed.is_main():
-            self.state.save(self.request.work, improved=improved)
-        distributed.barrier()
-
-    def _outcome(self) -> Outcome:
-        """The journal as the caller wants it."""
-        journal = self.state.journal
-        rows = journal.epochs[1:] or journal.epochs
-        busy = sum(row["train_seconds"] for row in rows)
-        return Outcome(
-            epochs=journal.epochs,
-            best_epoch=journal.best_epoch or 0,
-            best_score=journal.best_accuracy,
-            numerics=journal.numerics,
-            numerics_reason=journal.numerics_reason,
-            data_wait_share=sum(row["wait_seconds"] for row in rows) / max(busy, 1e-9),
-            seconds=sum(row["train_seconds"] for row in journal.epochs),
-        )

@@ -1,0 +1,333 @@
+"""Physical pruning: the ratio asked is the ratio reached, and the record is enough to rebuild."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from clinipress.errors import ModelError
+from clinipress.evaluate.cost import macs, parameters
+from clinipress.models.classifier import Classifier, build
+from clinipress.models.coupling import cut_equals_hidden, mixes_channels
+from clinipress.models.pruned import plan_pruning, prune, replay
+from clinipress.models.zoo import new_classifier
+from clinipress.recipe import ModelRecipe
+from clinipress.records import InputSpec
+
+GREY = InputSpec(channels=1, height=32, width=32)
+NAMES = [
+    "resnet18",
+    "resnet50",
+    "mobilenetv2_100",
+    "mobilenetv3_small_100",
+    "efficientnet_b0",
+    "densenet121",
+    "convnext_atto",
+]
+QUICK = "resnet18"
+
+
+def make(name=QUICK, spec=GREY):
+    torch.manual_seed(0)
+    return new_classifier(ModelRecipe(name=name), spec, 3, 0.4, 0.2)
+
+
+def wrap(network, spec=GREY):
+    return Classifier(network, spec, spec.channels, 0.4, 0.2)
+
+
+def removed(before, after, of):
+    count = parameters if of == "parameters" else lambda m: macs(m, GREY)
+    return 1 - count(after) / count(before)
+
+
+def images(n=2):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (n, 1, 32, 32), dtype=torch.uint8, generator=generator)
+
+
+def answers(module):
+    with torch.inference_mode():
+        return module.eval()(images())
+
+
+def through_json(history):
+    rows = json.loads(json.dumps(history))
+    return tuple((name, is_output, tuple(indices)) for name, is_output, indices in rows)
+
+
+def state(module):
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_ratio_is_reached_and_the_network_is_rebuilt_exactly(name):
+    spec, module = make(name)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):  # statistics as after training, not all alike
+            nn.init.uniform_(part.running_mean, -0.1, 0.1)
+            nn.init.uniform_(part.running_var, 0.5, 1.5)
+    before = state(module)
+    history = plan_pruning(module, ratio=0.4)
+    small = prune(module, history)
+    assert abs(removed(module, small, "macs") - 0.4) < 0.01
+    rebuilt = build(spec.model_copy(update={"pruning": through_json(history)}), GREY)
+    rebuilt.load_state_dict(small.state_dict())
+    assert torch.equal(answers(rebuilt), answers(small))
+    assert answers(small).shape == (2, 3)
+    assert not torch.equal(answers(small), answers(module))
+    after = state(module)  # the caller's network is untouched
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize("of", ["macs", "parameters"])
+@pytest.mark.parametrize("scope", ["global", "uniform"])
+@pytest.mark.parametrize("ratio", [0.2, 0.8])
+def test_what_the_ratio_counts_and_where_it_falls(of, scope, ratio):
+    _, module = make("mobilenetv3_small_100")
+    history = plan_pruning(module, ratio=ratio, of=of, scope=scope)
+    assert abs(removed(module, prune(module, history), of) - ratio) < 0.01
+
+
+def test_uniform_takes_about_the_same_share_of_every_layer():
+    _, module = make()
+    history = plan_pruning(module, ratio=0.5, scope="uniform", round_to=1)
+    sizes = {name: module.backbone.get_submodule(name).out_channels for name, _, _ in history}
+    shares = [len(gone) / sizes[name] for name, _, gone in history]
+    assert max(shares) - min(shares) < 0.04
+    spread = plan_pruning(module, ratio=0.5, scope="global", round_to=1)
+    shares = [len(gone) / sizes[name] for name, _, gone in spread]
+    assert max(shares) - min(shares) > 0.1
+
+
+@pytest.mark.parametrize("round_to", [1, 4, 8, 16])
+def test_channels_are_multiples_and_at_least_one_step(round_to):
+    _, module = make("mobilenetv2_100")
+    small = prune(module, plan_pruning(module, ratio=0.8, round_to=round_to))
+    whole = dict(module.backbone.named_modules())
+    for name, layer in small.backbone.named_modules():
+        if isinstance(layer, nn.Conv2d) and layer.out_channels != whole[name].out_channels:
+            assert layer.out_channels % round_to == 0
+            assert layer.out_channels >= max(round_to, whole[name].out_channels / 10)
+
+
+def test_kept_weights_are_the_parents_own():
+    """The record names what went: every kept filter is found where it was."""
+    _, module = make()
+    nn.init.uniform_(module.backbone.bn1.running_mean)
+    history = plan_pruning(module, ratio=0.5, round_to=1)
+    small = prune(module, history)
+    gone = {name: indices for name, _, indices in history}
+    stem = [i for i in range(64) if i not in gone["conv1"]]
+    assert 0 < len(stem) < 64
+    assert torch.equal(small.backbone.conv1.weight, module.backbone.conv1.weight[stem])
+    assert torch.equal(small.backbone.bn1.running_mean, module.backbone.bn1.running_mean[stem])
+    # the residual stream of the first stage is the stem's: the same channels go everywhere
+    inner = [i for i in range(64) if i not in gone.get("layer1.0.conv1", ())]
+    expected = module.backbone.layer1[0].conv2.weight[stem][:, inner]
+    assert torch.equal(small.backbone.layer1[0].conv2.weight, expected)
+
+
+@pytest.mark.parametrize(("criterion", "power"), [("l1", 1), ("l2", 2)])
+def test_least_norm_goes_first(criterion, power):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(1, 16, 3, bias=False)
+            self.last = nn.Linear(16, 3, bias=False)
+
+        def forward(self, values):
+            return self.last(self.first(values).relu().mean((2, 3)))
+
+    torch.manual_seed(0)
+    module = wrap(Two())
+    network = module.backbone
+    norms = network.first.weight.abs().pow(power).flatten(1).sum(1)
+    norms = norms + network.last.weight.abs().pow(power).sum(0)
+    history = plan_pruning(module, ratio=0.5, criterion=criterion, round_to=1)
+    ((name, is_output, indices),) = history
+    assert (name, is_output) == ("first", True)
+    assert set(indices) == set(norms.argsort()[: len(indices)].tolist())
+    assert len(indices) == 8
+
+
+def test_random_is_seeded_and_is_not_the_ranking():
+    _, module = make()
+    plans = [plan_pruning(module, ratio=0.3, criterion="random", seed=s) for s in (1, 1, 2)]
+    assert plans[0] == plans[1] != plans[2]
+    assert plans[0] != plan_pruning(module, ratio=0.3, criterion="l2")
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    assert plan_pruning(module, ratio=0.3, criterion="random", seed=1) == plans[0]
+    assert torch.equal(torch.rand(1), expected)  # torch's global generator is not touched
+
+
+def test_protected_modules_keep_their_channels():
+    _, module = make()
+    small = prune(module, plan_pruning(module, ratio=0.3, protect=("layer1", "conv1")))
+    for name, layer in small.backbone.layer1.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            assert layer.out_channels == 64, name
+    with pytest.raises(ModelError, match=r"'layer' .*layer1|did you mean layer1"):
+        plan_pruning(module, ratio=0.3, protect=("layer",))
+
+
+def test_last_layer_keeps_its_outputs_and_loses_inputs():
+    _, module = make("mobilenetv2_100")
+    small = prune(module, plan_pruning(module, ratio=0.7))
+    assert small.backbone.classifier.out_features == 3
+    assert small.backbone.classifier.in_features < module.backbone.classifier.in_features
+
+
+def test_two_prunings_one_after_the_other_are_rebuilt():
+    spec, module = make()
+    first = plan_pruning(module, ratio=0.3)
+    once = prune(module, first)
+    second = plan_pruning(once, ratio=0.3)
+    twice = prune(once, second)
+    assert abs(removed(once, twice, "macs") - 0.3) < 0.01
+    assert {name for name, _, _ in first} & {name for name, _, _ in second}
+    rebuilt = build(spec.model_copy(update={"pruning": (*first, *second)}), GREY)
+    rebuilt.load_state_dict(twice.state_dict())
+    assert torch.equal(answers(rebuilt), answers(twice))
+
+
+def test_modes_and_frozen_weights_come_back():
+    _, module = make()
+    module.train()
+    module.backbone.bn1.eval()
+    module.backbone.conv1.requires_grad_(False)
+    with torch.no_grad():
+        small = prune(module, plan_pruning(module, ratio=0.3))
+    for one in (module, small):
+        assert one.training
+        assert not one.backbone.bn1.training
+        assert not one.backbone.conv1.weight.requires_grad
+        assert one.backbone.layer1[0].conv1.weight.requires_grad
+    small(images()).sum().backward()
+    assert small.backbone.layer1[0].conv1.weight.grad is not None
+
+
+def test_no_pruning_is_the_network_itself():
+    _, module = make()
+    assert replay(module, ()) is module
+
+
+@pytest.mark.parametrize(
+    ("history", "match"),
+    [
+        ((("nowhere", True, (0,)),), "'nowhere'"),
+        ((("conv1", True, (64,)),), "64 channels"),
+        ((("conv1", True, (-1,)),), "64 channels"),
+        ((("conv1", True, ()),), "64 channels"),
+        ((("conv1", True, tuple(range(64))),), "leaves channels"),
+    ],
+)
+def test_records_of_another_network_are_refused(history, match):
+    _, module = make()
+    with pytest.raises(ModelError, match=match):
+        prune(module, history)
+
+
+def test_ratios_out_of_reach_are_refused_with_the_nearest():
+    _, module = make()
+    with pytest.raises(ModelError, match=r"nearest is 0\.\d+"):
+        plan_pruning(module, ratio=0.94, protect=("layer1", "layer2"))
+
+
+def test_nothing_free_to_go():
+    module = wrap(nn.Sequential(nn.Flatten(), nn.Linear(32 * 32, 3)))
+    with pytest.raises(ModelError, match="channels to remove"):
+        plan_pruning(module, ratio=0.3)
+
+
+class Grouped(nn.Module):
+    """Channels of two groups; shuffled between two layers or not."""
+
+    def __init__(self, shuffle):
+        super().__init__()
+        self.shuffle = shuffle
+        self.first = nn.Conv2d(1, 32, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(32)
+        self.second = nn.Conv2d(32, 64, 3, padding=1)
+        self.last = nn.Linear(64, 3)
+
+    def forward(self, values):
+        values = self.norm(self.first(values)).relu()
+        if self.shuffle:
+            n, c, h, w = values.shape
+            values = values.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        return self.last(self.second(values).relu().mean((2, 3)))
+
+
+def test_channel_shuffle_is_refused_although_every_shape_fits():
+    torch.manual_seed(0)
+    plan_pruning(wrap(Grouped(shuffle=False)), ratio=0.5)
+    with pytest.raises(ModelError, match="as after a shuffle"):
+        plan_pruning(wrap(Grouped(shuffle=True)), ratio=0.5)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "ghostnet_100"])
+def test_networks_torch_pruning_cannot_do_are_named_so(name):
+    _, module = make(name)
+    with pytest.raises(ModelError, match="Torch-Pruning can follow") as caught:
+        plan_pruning(module, ratio=0.3)
+    assert "\n" not in str(caught.value)
+
+
+def test_shufflenet_is_refused():
+    models = pytest.importorskip("torchvision.models")
+    spec = InputSpec(channels=3, height=32, width=32)
+    module = wrap(models.shufflenet_v2_x0_5(num_classes=3), spec)
+    with pytest.raises(ModelError, match="Torch-Pruning can follow"):
+        plan_pruning(module, ratio=0.3)
+
+
+def test_grouped_convolutions_lose_the_same_of_each_group():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(1, 32, 3, bias=False)
+            self.middle = nn.Conv2d(32, 32, 3, groups=4, bias=False)
+            self.last = nn.Linear(32, 3)
+
+        def forward(self, values):
+            return self.last(self.middle(self.first(values)).relu().mean((2, 3)))
+
+    torch.manual_seed(0)
+    module = wrap(Net())
+    history = plan_pruning(module, ratio=0.5, round_to=4)
+    small = prune(module, history)
+    assert abs(removed(module, small, "macs") - 0.5) < 0.02
+    assert small.backbone.middle.groups == 4
+    for _, _, indices in history:
+        counts = [sum(i // 8 == group for i in indices) for group in range(4)]
+        assert len(set(counts)) == 1
+
+
+def test_checker_of_couplings_can_fail():
+    """Hiding other channels than were cut is noticed."""
+    torch.manual_seed(0)
+    module = wrap(Grouped(shuffle=False))
+    gone = (1, 5, 9)
+    small = prune(module, (("first", True, gone),))
+    before = copy.deepcopy(module.state_dict())
+    compare = {"channels": 1, "size": (32, 32)}
+    right = {"second": torch.tensor(gone)}
+    wrong = {"second": torch.tensor((1, 5, 10))}
+    assert cut_equals_hidden(module.backbone, small.backbone, right, **compare)
+    assert not cut_equals_hidden(module.backbone, small.backbone, wrong, **compare)
+    assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
+
+
+def test_which_networks_mix_channels():
+    assert mixes_channels(nn.Sequential(nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2)))
+    assert mixes_channels(make("convnext_atto")[1])
+    assert not mixes_channels(make("regnety_002")[1])
+    assert not mixes_channels(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)))
