@@ -90,7 +90,7 @@ class DataRecipe(Config):
     classes: tuple[str, ...] | None = None
     class_map: dict[str, str] = Field(default_factory=dict)
     positive: str | None = None
-    input: InputSpec = Field(default_factory=InputSpec)  # type: ignore[arg-type]
+    input: InputSpec = Field(default_factory=InputSpec)
     split: SplitRecipe = SplitRecipe()
 
 

@@ -18,6 +18,7 @@ from clinipress import distributed
 from clinipress.candidate import Candidate, Context, Step, run, with_history
 from clinipress.data.sources import decode_item
 from clinipress.data.study import Rows, StudyData
+from clinipress.errors import ModelError
 from clinipress.evaluate.measure import latency, peak_memory
 from clinipress.models.classifier import TorchCandidate
 from clinipress.progress import SILENT, Progress
@@ -109,6 +110,8 @@ class Runner:
             )
             applied, child = run(step, parent, _plan_once(step, parent, context), context)
             card = with_history(child.card, parent if step.inherits else None, applied, name)
+            if not isinstance(child, TorchCandidate):
+                raise ModelError("a PyTorch candidate from a step", type(child).__name__)
             if distributed.is_main():
                 TorchCandidate(card, child.module).save(folder)
 

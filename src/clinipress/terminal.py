@@ -76,8 +76,9 @@ class _Bars:
     def advance(self, what: str, units: int = 1, note: str = "") -> None:
         """Move it."""
         if what in self._tasks:
-            fields = {"note": note} if note else {}
-            self._bars.update(self._tasks[what], advance=units, **fields)
+            self._bars.update(self._tasks[what], advance=units)
+            if note:
+                self._bars.update(self._tasks[what], note=note)
 
     def finish(self, what: str, note: str = "") -> None:
         """Leave it full, and give the terminal back when it was the last."""

@@ -23,4 +23,4 @@ def prepare(threads: int | None, seed: int) -> None:
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # deterministic mode would also fill every new tensor, for nothing but debugging
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -34,16 +34,56 @@ MARGIN = 0.02
 # name, parent, format, precision, bytes, parameters, accuracy, milliseconds, verdict, rejected
 ROWS: tuple[tuple[Any, ...], ...] = (
     ("reference", None, "onnx", "float32", 28_312_044, 6_957_956, 0.949, 41.2, None, None),
-    ("distilled", "reference", "onnx", "float32", 6_214_992, 1_522_884, 0.951, 7.31, "pass",
-     "'pruned-int8' gains more: size times speed 486-fold over the reference, here 26-fold."),
-    ("pruned", "distilled", "onnx", "float32", 2_687_310, 662_104, 0.944, 4.87, "pass",
-     "'pruned-int8' gains more: size times speed 486-fold over the reference, here 89-fold."),
-    ("pruned-float16", "pruned", "onnx", "float16", 1_350_144, 662_104, 0.944, None,
-     "inconclusive", "'pruned-int8' passed on validation; here the cases were too few to tell."),
+    (
+        "distilled",
+        "reference",
+        "onnx",
+        "float32",
+        6_214_992,
+        1_522_884,
+        0.951,
+        7.31,
+        "pass",
+        "'pruned-int8' gains more: size times speed 486-fold over the reference, here 26-fold.",
+    ),
+    (
+        "pruned",
+        "distilled",
+        "onnx",
+        "float32",
+        2_687_310,
+        662_104,
+        0.944,
+        4.87,
+        "pass",
+        "'pruned-int8' gains more: size times speed 486-fold over the reference, here 89-fold.",
+    ),
+    (
+        "pruned-float16",
+        "pruned",
+        "onnx",
+        "float16",
+        1_350_144,
+        662_104,
+        0.944,
+        None,
+        "inconclusive",
+        "'pruned-int8' passed on validation; here the cases were too few to tell.",
+    ),
     ("pruned-int8", "pruned", "onnx", "int8", 706_918, 662_104, 0.946, 3.43, "pass", None),
-    ("pruned-int8-minmax", "pruned", "onnx", "int8", 706_514, 662_104, 0.871, 3.41, "fail",
-     "Failed its gate on validation. Accuracy fell by 7.8 points."),
-)  # fmt: skip
+    (
+        "pruned-int8-minmax",
+        "pruned",
+        "onnx",
+        "int8",
+        706_514,
+        662_104,
+        0.871,
+        3.41,
+        "fail",
+        "Failed its gate on validation. Accuracy fell by 7.8 points.",
+    ),
+)
 
 
 def wilson(hits: int, n: int) -> Interval:
@@ -149,28 +189,42 @@ def candidate(
     confusion = {split: drawn_matrix(accuracy, counts[split], number) for split in splits}
     agreement = None if parent is None else 0.97
     latency = milliseconds and Latency(
-        median=milliseconds, p95=1.13 * milliseconds, batch=1, threads=1,
-        runtime="onnxruntime 1.31.1", repeats=200,
-    )  # fmt: skip
+        median=milliseconds,
+        p95=1.13 * milliseconds,
+        batch=1,
+        threads=1,
+        runtime="onnxruntime 1.31.1",
+        repeats=200,
+    )
     return CandidateRecord(
-        name=name, parent=parent, history=history(name, precision, min(number, 3)), format=form,
-        precision=precision, path=f"candidates/{name}.onnx", digest=f"{number:064x}",
-        file_bytes=size, parameters=parameters, macs=parameters * 88, latency_ms=latency,
-        latency_with_preprocessing_ms=latency and latency.model_copy(
-            update={"median": latency.median + 2.1, "preprocessing": True}
-        ),
+        name=name,
+        parent=parent,
+        history=history(name, precision, min(number, 3)),
+        format=form,
+        precision=precision,
+        path=f"candidates/{name}.onnx",
+        digest=f"{number:064x}",
+        file_bytes=size,
+        parameters=parameters,
+        macs=parameters * 88,
+        latency_ms=latency,
+        latency_with_preprocessing_ms=latency
+        and latency.model_copy(update={"median": latency.median + 2.1, "preprocessing": True}),
         peak_memory_bytes=None if milliseconds is None else 61_000_000 + size,
         low_precision_operators={"QLinearConv": 47, "QGemm": 1} if precision == "int8" else {},
         evidence={split: measured(confusion[split], classes, agreement) for split in splits},
         confusion=confusion,
-        parity=Parity(images=200, max_logit_difference=0.00043, mean_logit_difference=1e-5, label_flips=0),
-        verdict=status and Verdict(
+        parity=Parity(
+            images=200, max_logit_difference=0.00043, mean_logit_difference=1e-5, label_flips=0
+        ),
+        verdict=status
+        and Verdict(
             status=status,
             reasons=(f"The gate's own sentence on {name}.",),
             cases_needed=1480 if status == "inconclusive" else None,
         ),
         rejected=rejected,
-    )  # fmt: skip
+    )
 
 
 def with_drops(record: CandidateRecord, reference: CandidateRecord) -> CandidateRecord:
@@ -183,36 +237,53 @@ def with_drops(record: CandidateRecord, reference: CandidateRecord) -> Candidate
 
 def audited(classes: tuple[str, ...], counts: dict[str, list[int]]) -> Audit:
     pair = DuplicatePair(
-        a="Training/a/0012.jpg", b="Testing/b/0931.jpg", exact=True, correlation=1.0,
-        label_a=classes[0], label_b=classes[1], split_a="train", split_b="test",
-    )  # fmt: skip
+        a="Training/a/0012.jpg",
+        b="Testing/b/0931.jpg",
+        exact=True,
+        correlation=1.0,
+        label_a=classes[0],
+        label_b=classes[1],
+        split_a="train",
+        split_b="test",
+    )
     totals = {
         name: sum(split[number] for split in counts.values()) for number, name in enumerate(classes)
     }
     published = {"Training": {name: 5 * n // 6 for name, n in totals.items()}}
     published["Testing"] = {name: n - published["Training"][name] for name, n in totals.items()}
     return Audit(
-        path="data", layout="split/class folders", images=sum(totals.values()), classes=totals,
-        splits=published, patients=None,
+        path="data",
+        layout="split/class folders",
+        images=sum(totals.values()),
+        classes=totals,
+        splits=published,
+        patients=None,
         unreadable=(
             Unreadable(path="Training/a/broken.jpg", reason="the file ends early"),
             Unreadable(path=f"Testing/{HOSTILE}.png", reason="not an image"),
         ),
-        exact_duplicates=214, near_duplicates=97, clusters=2_871, duplicate_pairs=(pair,) * 30,
-        leaks={"Testing->Training": 61}, leaked_images={"Testing->Training": ("Testing/b/0931.jpg",)},
+        exact_duplicates=214,
+        near_duplicates=97,
+        clusters=2_871,
+        duplicate_pairs=(pair,) * 30,
+        leaks={"Testing->Training": 61},
+        leaked_images={"Testing->Training": ("Testing/b/0931.jpg",)},
         conflicting_labels=(pair,),
         shortcuts=(
             Shortcut(feature="all", target="macro", auroc=wilson(842, 1000), warning=True),
             Shortcut(feature="width", target=classes[2], auroc=wilson(911, 1000), warning=True),
-            Shortcut(feature="mean intensity", target=classes[0], auroc=wilson(631, 1000), warning=False),
+            Shortcut(
+                feature="mean intensity", target=classes[0], auroc=wilson(631, 1000), warning=False
+            ),
         ),
-        baseline_accuracy=wilson(1740, 3212), majority_accuracy=0.31,
+        baseline_accuracy=wilson(1740, 3212),
+        majority_accuracy=0.31,
         warnings=(
             "61 images of the published test split have a twin in the training split.",
             f"The image width gives away the class '{classes[2]}'.",
         ),
         seconds=21.0,
-    )  # fmt: skip
+    )
 
 
 def study(
@@ -238,16 +309,33 @@ def study(
         for split, share in sizes.items()
     }
     more = tuple(
-        (f"variant-{n}-with-a-long-name", "pruned", "onnx", "int8", 700_000 + 9_000 * n, 660_000,
-         0.90 + 0.002 * n, 3.3 + n / 7, "fail", "Failed its gate on validation.")
+        (
+            f"variant-{n}-with-a-long-name",
+            "pruned",
+            "onnx",
+            "int8",
+            700_000 + 9_000 * n,
+            660_000,
+            0.90 + 0.002 * n,
+            3.3 + n / 7,
+            "fail",
+            "Failed its gate on validation.",
+        )
         for n in range(extra_candidates)
-    )  # fmt: skip
+    )
     rows = [candidate(row, classes, counts, n) for n, row in enumerate((*ROWS, *more), start=1)]
     records = (rows[0], *(with_drops(row, rows[0]) for row in rows[1:]))
     return Result(
         study="brain-mri <small>" if not synthetic else "demo",
-        risk="medium", synthetic=synthetic, created="2026-02-03T10:11:12+00:00",
-        recipe={"name": "brain-mri", "seed": 0, "risk": "medium", "data": {"path": "data", "modality": "brain-mri"}},
+        risk="medium",
+        synthetic=synthetic,
+        created="2026-02-03T10:11:12+00:00",
+        recipe={
+            "name": "brain-mri",
+            "seed": 0,
+            "risk": "medium",
+            "data": {"path": "data", "modality": "brain-mri"},
+        },
         classes=classes,
         rules=(
             Rule(metric="accuracy", margin=MARGIN),
@@ -255,22 +343,46 @@ def study(
             Rule(metric="auroc_macro", margin=MARGIN, primary=False),
             Rule(metric="sensitivity[*]", margin=4 * MARGIN, primary=False),
         ),
-        reference="reference", shipped="pruned-int8", bundle="bundle",
-        verdict=Verdict(status=status, reasons=("Accuracy: the gate's own sentence.",), cases_needed=1480 if status == "inconclusive" else None),
-        candidates=records, audit=audited(classes, counts),
-        split=SplitSummary(
-            by="near-duplicate cluster", reason="No patient identifiers were found.", seed=0,
-            counts={split: dict(zip(classes, found, strict=True)) for split, found in counts.items()},
-            units={"train": 1904, "validation": 421, "test": 546}, digest="c" * 64, dropped=2,
+        reference="reference",
+        shipped="pruned-int8",
+        bundle="bundle",
+        verdict=Verdict(
+            status=status,
+            reasons=("Accuracy: the gate's own sentence.",),
+            cases_needed=1480 if status == "inconclusive" else None,
         ),
-        test_openings=(TestOpening(when="2026-02-03T10:05:00+00:00", candidates=("reference", "pruned", "pruned-int8"), reason="final evaluation; shipping 'pruned-int8' was decided on validation"),),
+        candidates=records,
+        audit=audited(classes, counts),
+        split=SplitSummary(
+            by="near-duplicate cluster",
+            reason="No patient identifiers were found.",
+            seed=0,
+            counts={
+                split: dict(zip(classes, found, strict=True)) for split, found in counts.items()
+            },
+            units={"train": 1904, "validation": 421, "test": 546},
+            digest="c" * 64,
+            dropped=2,
+        ),
+        test_openings=(
+            TestOpening(
+                when="2026-02-03T10:05:00+00:00",
+                candidates=("reference", "pruned", "pruned-int8"),
+                reason="final evaluation; shipping 'pruned-int8' was decided on validation",
+            ),
+        ),
         environment=Environment(
-            clinipress="0.1.0", python="3.11.9", platform="Linux x86_64", cpu="Example CPU at 2.5 GHz",
-            cpu_flags=("avx2", "avx512f", "avx512_vnni"), cores=2, memory_bytes=8_200_000_000,
+            clinipress="0.1.0",
+            python="3.11.9",
+            platform="Linux x86_64",
+            cpu="Example CPU at 2.5 GHz",
+            cpu_flags=("avx2", "avx512f", "avx512_vnni"),
+            cores=2,
+            memory_bytes=8_200_000_000,
             packages={"torch": "2.14.0", "onnxruntime": "1.31.1", "timm": "1.0.22"},
         ),
         seconds={"audit": 21.0, "reference": 2211.4, "distilled": 1312.0, "test": 14.2},
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="session")

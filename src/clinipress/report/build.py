@@ -22,15 +22,13 @@ from clinipress.report.formats import (
 )
 from clinipress.report.markup import Child, Markup, tag
 from clinipress.report.parts import bullets
+from clinipress.report.phrases import size_phrase, speed_phrase, split_name
 from clinipress.report.provenance import data_section, limits_section, trail_section
 from clinipress.report.view import View
 from clinipress.report.words import (
     caution_sentence,
     meaning_sentence,
     natural_sentence,
-    size_phrase,
-    speed_phrase,
-    split_name,
     verdict_sentence,
 )
 

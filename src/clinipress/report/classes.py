@@ -16,8 +16,9 @@ from clinipress.report.formats import (
 )
 from clinipress.report.markup import Child, Markup, tag
 from clinipress.report.parts import cell, grid, legend, section, two_lines
+from clinipress.report.phrases import capital, split_name
 from clinipress.report.view import Role, View
-from clinipress.report.words import capital, classes_sentence, split_name
+from clinipress.report.words import classes_sentence
 
 __all__ = ["classes_section"]
 

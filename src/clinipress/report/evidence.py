@@ -38,20 +38,18 @@ from clinipress.report.parts import (
     small,
     two_lines,
 )
-from clinipress.report.plot import Point, trade_off
-from clinipress.report.view import Role, View
-from clinipress.report.words import (
-    candidates_sentence,
+from clinipress.report.phrases import (
     capital,
     coverage_phrase,
-    gate_sentence,
     joined,
     rule_phrase,
     size_phrase,
     speed_phrase,
     split_name,
-    trade_off_sentence,
 )
+from clinipress.report.plot import Point, trade_off
+from clinipress.report.view import Role, View
+from clinipress.report.words import candidates_sentence, gate_sentence, trade_off_sentence
 
 __all__ = ["candidates_section", "gate_section", "trade_off_section"]
 

@@ -13,8 +13,9 @@ from clinipress.report.formats import (
     percent,
     points_words,
 )
+from clinipress.report.phrases import capital, feature_name, joined, target_name
 from clinipress.report.view import View
-from clinipress.report.words import capital, caution_sentence, feature_name, joined, target_name
+from clinipress.report.words import caution_sentence
 
 __all__ = ["limits"]
 

@@ -33,17 +33,9 @@ from clinipress.report.parts import (
     section,
     shortened,
 )
+from clinipress.report.phrases import SPLIT_NAMES, capital, feature_name, target_name
 from clinipress.report.view import View
-from clinipress.report.words import (
-    SPLIT_NAMES,
-    audit_sentence,
-    capital,
-    feature_name,
-    limits_sentence,
-    split_sentence,
-    target_name,
-    trail_sentence,
-)
+from clinipress.report.words import audit_sentence, limits_sentence, split_sentence, trail_sentence
 
 __all__ = ["data_section", "limits_section", "trail_section"]
 

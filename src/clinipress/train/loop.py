@@ -40,7 +40,7 @@ class Outcome:
     Attributes:
         epochs: One row per epoch: epoch (from 0), size, learning_rate, train_loss,
             validation_accuracy and validation_loss (None where not validated), train_seconds,
-            wait_seconds.
+            wait_seconds, seconds (with validation).
         best_epoch: The epoch whose weights are kept, from 0.
         best_score: Its validation accuracy.
         numerics: Name of the arithmetic used.
@@ -168,10 +168,11 @@ class Training:
         )
         with loader:
             while not journal.finished:
-                epoch = journal.epoch
+                epoch, began = journal.epoch, time.perf_counter()
                 facts = self._train(epoch, parallel, loader)
                 accuracy, loss = self._validate(epoch)
                 facts |= {"validation_accuracy": accuracy, "validation_loss": loss}
+                facts["seconds"] = time.perf_counter() - began
                 self._remember(epoch, facts, accuracy, loss)
 
     def _orders(self, first: int) -> Iterator[Order]:
@@ -266,8 +267,10 @@ class Training:
         if (step + 1) % stride and step + 1 != self.steps:
             return
         done = stride if (step + 1) % stride == 0 else (step + 1) % stride
-        pace = (time.perf_counter() - began) / (step + 1)
-        left = pace * (self.options.epochs * self.steps - epoch * self.steps - step - 1)
+        # a step costs about as much as its images have pixels
+        areas = [height * width for height, width in self.sizes]
+        pace = (time.perf_counter() - began) / ((step + 1) * areas[epoch])
+        left = pace * (sum(areas[epoch:]) * self.steps - (step + 1) * areas[epoch])
         note = f"epoch {epoch + 1}/{self.options.epochs}, loss {mean:.3f}, {_clock(left)} left"
         self.progress.advance(TASK, done, note)
 
@@ -335,5 +338,5 @@ class Training:
             numerics=journal.numerics,
             numerics_reason=journal.numerics_reason,
             data_wait_share=sum(row["wait_seconds"] for row in rows) / max(busy, 1e-9),
-            seconds=sum(row["train_seconds"] for row in journal.epochs),
+            seconds=sum(row["seconds"] for row in journal.epochs),
         )

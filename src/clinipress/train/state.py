@@ -151,7 +151,7 @@ class TrainState:
         tensors = {} if done else dict(self._tensors())
         checkpoint.write(work / CHECKPOINT, tensors, asdict(self.journal))
         keep = best_file(work, self.journal)
-        for old in work.glob("best-*.safetensors"):
+        for old in work.glob("best-*"):  # earlier ones, and what a kill left half written
             if old != keep:
                 old.unlink(missing_ok=True)
 

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from clinipress.records import Interval, Result, TestOpening
+from clinipress.report.limits import limits
+from clinipress.report.view import View
+
+Make = Callable[..., Result]
+
+
+def said(study: Result, **changes: Any) -> str:
+    return "\n".join(limits(View(study.model_copy(update=changes))))
+
+
+def test_each_reservation_follows_from_its_fact(make_study: Make) -> None:
+    found = said(make_study())
+    assert "No patient identifiers" in found
+    assert "No external test" in found
+    assert "No subgroup metadata" in found
+    assert "measured on this computer (Example CPU at 2.5 GHz)" in found
+    assert "not measured for pruned-float16" in found
+    assert "One training run" in found
+    assert "drawn by a program" not in found
+    assert "calibration" not in found
+
+
+def test_facts_that_are_there_lift_the_reservation(make_study: Make) -> None:
+    study = make_study()
+    audit = study.audit.model_copy(update={"patients": 384, "groups": {"sex": {"f": 9, "m": 7}}})
+    split = study.split.model_copy(update={"by": "patient"})
+    found = said(study, audit=audit, split=split)
+    assert "No patient identifiers" not in found
+    assert "No subgroup metadata" not in found
+    assert "Groups are known (sex)" in found
+
+
+def test_known_patients_that_were_not_kept_together(make_study: Make) -> None:
+    study = make_study()
+    audit = study.audit.model_copy(update={"patients": 384})
+    split = study.split.model_copy(update={"by": "image"})
+    assert "Patients are known, but the images were divided by image" in said(
+        study, audit=audit, split=split
+    )
+
+
+def test_an_external_split_lifts_the_reservation(make_study: Make) -> None:
+    study = make_study()
+    first = study.candidates[0]
+    seen = first.model_copy(
+        update={"evidence": {**first.evidence, "external": first.evidence["test"]}}
+    )
+    assert "No external test" not in said(study, candidates=(seen, *study.candidates[1:]))
+
+
+def test_openings_of_the_test_split(make_study: Make) -> None:
+    study = make_study()
+    opening = TestOpening(when="now", candidates=("a",), reason="b")
+    assert "were opened 3 times" in said(study, test_openings=(opening,) * 3)
+    assert "were not used" in said(study, test_openings=())
+
+
+def test_synthetic_few_cases_and_class_shares(make_study: Make) -> None:
+    found = said(make_study(synthetic=True, classes=("a", "b"), per_class=20))
+    assert "drawn by a program" in found
+    assert "Few test images for a (20) and b (27)" in found
+    assert "b is 57.4\u202f% of the test images" in found
+
+
+def test_rules_and_calibration_that_were_not_measured(make_study: Make) -> None:
+    study = make_study(classes=("a", "b"))
+    keep = {"accuracy": Interval(value=0.9, low=0.8, high=0.95)}
+    records = tuple(
+        record.model_copy(
+            update={"drop": keep, "drops": {}, "evidence": {"test": keep, "validation": keep}}
+        )
+        for record in study.candidates
+    )
+    found = said(study, candidates=records)
+    assert "fall in balanced accuracy" in found
+    assert "sensitivity for a and sensitivity for b was not measured" in found
+    assert "(calibration) was not measured" in found
+
+
+def test_the_studys_own_limits_come_first_and_none_twice(make_study: Make) -> None:
+    study = make_study()
+    own = ("A limit of this study.", limits(View(study))[0])
+    found = limits(View(study.model_copy(update={"limits": own})))
+    assert found[0] == own[0]
+    assert len(found) == len(set(found)) == len(limits(View(study))) + 1

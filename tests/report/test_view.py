@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from clinipress.records import Result
+from clinipress.report.view import View
+
+
+def test_the_reference_comes_first_whatever_the_order(make_study: Callable[..., Result]) -> None:
+    study = make_study()
+    turned = study.model_copy(update={"candidates": study.candidates[::-1]})
+    assert View(turned).candidates[0].name == "reference"
+    assert len(View(turned).compressed) == 5
+
+
+def test_roles(make_study: Callable[..., Result]) -> None:
+    view = View(make_study())
+    roles = {record.name: view.role(record) for record in view.candidates}
+    assert roles == {
+        "reference": "reference",
+        "distilled": "candidate",
+        "pruned": "candidate",
+        "pruned-float16": "candidate",
+        "pruned-int8": "shipped",
+        "pruned-int8-minmax": "rejected",
+    }
+
+
+def test_ratios_only_between_like_and_like(make_study: Callable[..., Result]) -> None:
+    study = make_study()
+    view = View(study)
+    shipped = view.shipped
+    assert shipped is not None
+    assert view.size_ratio(shipped) == 28_312_044 / 706_918
+    assert view.speed_ratio(shipped) == 41.2 / 3.43
+    assert shipped.latency_ms is not None
+    other = shipped.model_copy(
+        update={"latency_ms": shipped.latency_ms.model_copy(update={"threads": 4})}
+    )
+    assert view.speed_ratio(other) is None
+    assert view.speed_ratio(shipped.model_copy(update={"latency_ms": None})) is None
+
+
+def test_without_a_shipped_one_the_closest_is_compared(make_study: Callable[..., Result]) -> None:
+    study = make_study().model_copy(update={"shipped": None})
+    view = View(study)
+    upper = {record.name: record.drop["accuracy"].high for record in view.compressed}
+    assert view.subject is not None
+    assert view.subject.name == min(upper, key=lambda name: upper[name])
+
+
+def test_a_rule_for_each_class_becomes_one_per_class(make_study: Callable[..., Result]) -> None:
+    margins = View(make_study(classes=("a", "b"))).margins
+    assert margins["sensitivity[a]"] == margins["sensitivity[b]"] == 0.08
+    assert "sensitivity[*]" not in margins
+
+
+def test_the_plot_takes_the_split_on_which_most_were_measured(
+    make_study: Callable[..., Result],
+) -> None:
+    view = View(make_study())
+    assert view.plotted_split == "validation"
+    assert view.compared_split == "test"
