@@ -23,3 +23,21 @@ def realdata() -> Path:
     if not folder.is_dir():
         pytest.fail(f"CLINIPRESS_DATA names '{where}', which is not a folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory):
+    """Manifest of a small SYNTHETIC set."""
+    from clinipress.data.phantom import draw_phantoms
+
+    return draw_phantoms(tmp_path_factory.mktemp("phantoms"), patients=120, seed=1, size=32)
+
+
+@pytest.fixture(scope="session")
+def finished(phantoms, tmp_path_factory):
+    """A finished small study: its folder and its result."""
+    from clinipress.pipeline import run_study
+    from small_study import study
+
+    run = tmp_path_factory.mktemp("run") / "small"
+    return run, run_study(study(), phantoms, run)

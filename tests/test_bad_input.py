@@ -12,13 +12,7 @@ import yaml
 from PIL import Image
 
 from clinipress import cli
-from clinipress.data.phantom import draw_phantoms
 from small_study import TRAIN, tree
-
-
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory):
-    return draw_phantoms(tmp_path_factory.mktemp("phantoms"), patients=60, seed=1, size=32)
 
 
 @pytest.fixture
@@ -191,22 +185,9 @@ def test_a_nan_loss(call, study, phantoms, tmp_path):
     one_line(call("run", path, "--data", phantoms, "--out", tmp_path / "run"), "learning_rate")
 
 
-@pytest.fixture(scope="module")
-def bundle(phantoms, tmp_path_factory):
-    from clinipress.pipeline import run_study
-    from small_study import study
-
-    run = tmp_path_factory.mktemp("bundle") / "run"
-    run_study(
-        study(steps=[], exports=[{"precision": "int8", "calibration_images": 16}], risk="low"),
-        phantoms,
-        run,
-    )
-    if not (
-        run / "bundle"
-    ).exists():  # a weak tiny network may fail its gate; any file makes a bundle
-        pytest.fail("the small study shipped nothing")
-    return run / "bundle"
+@pytest.fixture
+def bundle(finished):
+    return finished[0] / "bundle"
 
 
 def test_a_bundle_whose_hash_does_not_match(call, bundle, phantoms, tmp_path):

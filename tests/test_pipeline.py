@@ -5,7 +5,6 @@ import json
 import jsonschema
 import numpy as np
 import pytest
-from clinipress.data.phantom import draw_phantoms
 
 from clinipress.edge.bundle import load_bundle
 from clinipress.errors import DataError, DivergedError, RecipeError
@@ -13,17 +12,6 @@ from clinipress.external import compare, evaluate
 from clinipress.pipeline import run_study, step_names
 from clinipress.records import Result
 from small_study import TRAIN, study
-
-
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory):
-    return draw_phantoms(tmp_path_factory.mktemp("phantoms"), patients=120, seed=1, size=32)
-
-
-@pytest.fixture(scope="module")
-def finished(phantoms, tmp_path_factory):
-    run = tmp_path_factory.mktemp("run") / "small"
-    return run, run_study(study(), phantoms, run)
 
 
 def test_result_keeps_the_contract(finished):

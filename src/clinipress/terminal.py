@@ -304,18 +304,22 @@ def show_targets(targets: Mapping[str, Target]) -> None:
     """The devices, with sources."""
     console = _console()
     table = Table(title="targets")
-    columns = list(next(iter(targets.values())).model_dump(mode="json"))
-    for column in columns:
+    for column in ("name", "processor", "RAM", "model at most", "runtime", "precisions", "for"):
         table.add_column(column, overflow="fold")
+    cited: dict[str, list[str]] = {}
     for target in targets.values():
-        facts = target.model_dump(mode="json")
-        table.add_row(*(_cell(facts[c]) for c in columns))
+        ram, file = (_bytes(n) for n in (target.ram_bytes, target.model_bytes))
+        precisions = ", ".join(target.precisions)
+        row = (target.name, target.processor, ram, file, target.runtime, precisions, target.use)
+        table.add_row(*row)
+        for number, source in target.sources.items():
+            cited.setdefault(source, []).append(f"{target.name}: {number}")
     console.print(table)
+    for source, numbers in cited.items():
+        console.print(f"{source}: {'; '.join(numbers)}", highlight=False, soft_wrap=True)
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 100_000:
-        return f"{value / 1e6:,.1f} M"
-    if isinstance(value, list | tuple):
-        return ", ".join(str(v) for v in value)
-    return "" if value is None else str(value)
+def _bytes(count: int | None) -> str:
+    if count is None:
+        return "not stated"
+    return f"{count / 1e9:g} GB" if count >= 1e9 else f"{count / 1e6:g} MB"

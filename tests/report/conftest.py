@@ -271,7 +271,7 @@ def audited(classes: tuple[str, ...], counts: dict[str, list[int]]) -> Audit:
         conflicting_labels=(pair,),
         shortcuts=(
             Shortcut(feature="all", target="macro", auroc=wilson(842, 1000), warning=True),
-            Shortcut(feature="width", target=classes[2], auroc=wilson(911, 1000), warning=True),
+            Shortcut(feature="width", target=classes[-1], auroc=wilson(911, 1000), warning=True),
             Shortcut(
                 feature="mean intensity", target=classes[0], auroc=wilson(631, 1000), warning=False
             ),
@@ -280,7 +280,7 @@ def audited(classes: tuple[str, ...], counts: dict[str, list[int]]) -> Audit:
         majority_accuracy=0.31,
         warnings=(
             "61 images of the published test split have a twin in the training split.",
-            f"The image width gives away the class '{classes[2]}'.",
+            f"The image width gives away the class '{classes[-1]}'.",
         ),
         seconds=21.0,
     )

@@ -89,3 +89,17 @@ def test_the_studys_own_limits_come_first_and_none_twice(make_study: Make) -> No
     found = limits(View(study.model_copy(update={"limits": own})))
     assert found[0] == own[0]
     assert len(found) == len(set(found)) == len(limits(View(study))) + 1
+
+
+def test_images_that_cross_published_splits(make_study: Make) -> None:
+    study = make_study()
+    split = study.split.model_copy(update={"by": "published"})
+    found = said(study, split=split)
+    assert "61 images or patients cross the published splits; 2 images were left out." in found
+    assert "The images were divided by published" in found
+
+
+def test_a_split_image_by_image_is_said(make_study: Make) -> None:
+    study = make_study()
+    split = study.split.model_copy(update={"by": "image"})
+    assert "divided one by one, without any grouping" in said(study, split=split)

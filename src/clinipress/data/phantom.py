@@ -82,7 +82,9 @@ class Canvas:
         across = y * (cosine / one.b) - x * (sine / one.b)
         # the radius times the shorter half axis is near enough to a distance where the edge is
         slope = min(one.a, one.b) / margin
-        share: Picture = (0.5 + slope) - slope * np.hypot(along, across)
+        share: Picture = np.hypot(along, across)
+        share *= -slope
+        share += 0.5 + slope
         # the ufuncs themselves: np.clip's wrapper would cost as much as all of the above
         np.maximum(share, 0, out=share)
         np.minimum(share, 1, out=share)
@@ -114,18 +116,29 @@ def _axis(size: int) -> Picture:
 
 
 @functools.cache
-def _blur(size: int, sigma: float) -> Picture:
-    """Matrix of a Gaussian blur along one side: float32 ``[size, size]``, rows summing to 1."""
-    distance = np.arange(size)[:, None] - np.arange(size)[None]
-    weights = np.exp(-0.5 * (distance / sigma) ** 2)
-    single: Picture = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    return single
+def _weights(sigma: float) -> tuple[float, ...]:
+    """A Gaussian's weights from the middle outwards; with their mirror they sum to 1."""
+    reach = math.ceil(3 * sigma)
+    half = np.exp(-0.5 * (np.arange(reach + 1) / sigma) ** 2)
+    return tuple((half / (2 * half.sum() - half[0])).tolist())
 
 
 def _smoothed(image: Picture, sigma: float) -> Picture:
-    matrix = _blur(len(image), sigma)
-    found: Picture = matrix @ image @ matrix.T
-    return found
+    """Gaussian blur, side by side; beyond the edge is the edge's own value."""
+    middle, *outer = _weights(sigma)
+    reach = len(outer)
+    for _ in range(2):
+        n = len(image)
+        wide = np.empty((n + 2 * reach, n), dtype=np.float32)
+        wide[reach : n + reach] = image
+        wide[:reach], wide[n + reach :] = image[0], image[-1]
+        found = middle * image
+        for step, weight in enumerate(outer, start=1):
+            pair = wide[reach - step : n + reach - step] + wide[reach + step : n + reach + step]
+            pair *= weight
+            found += pair
+        image = np.ascontiguousarray(found.T)
+    return image
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ def _repair(costs: Costs, units: Sequence[Unit], kept: list[int], ratio: float) 
 def _nearest(
     costs: Costs, units: Sequence[Unit], trials: Iterable[list[int]], ratio: float
 ) -> tuple[list[int], float]:
-    """The trial whose share is nearest to `ratio`, and how far off it is; the first among equals."""
+    """The first trial whose share is nearest to `ratio`, and how far off it is."""
     best: list[int] = []
     error = math.inf
     for trial in trials:

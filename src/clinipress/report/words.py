@@ -117,7 +117,7 @@ def _meaning(view: View, drop: Interval, margin: float, risk: str) -> str:
     verdict, decimals = view.result.verdict, points_decimals(drop, margin)
     low, high = points(drop.low, decimals), points(drop.high, decimals)
     limit = f"{points_words(margin, decimals)} {risk}"
-    if verdict.status == "pass":
+    if verdict.status == "fail":
         return f"even the far end of the interval, {high}, lies inside the limit of {limit}."
     if verdict.status == "fail" and drop.low >= margin:
         return f"even the near end of the interval, {low}, is beyond the limit of {limit}."

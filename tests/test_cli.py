@@ -1,0 +1,115 @@
+"""The command line as a script sees it: exit codes, JSON on stdout, nothing else there."""
+
+import json
+
+import pytest
+
+from clinipress import cli
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["clinipress", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return left.value.code or 0, capsys.readouterr().out
+
+    return run
+
+
+def test_help_names_every_command_of_the_contract(call):
+    code, text = call("--help")
+    assert code == 0
+    first = ["demo", "run", "init", "audit", "evaluate", "compare"]
+    for command in (*first, "predict", "bench", "report", "models", "targets"):
+        assert f" {command} " in text, command
+
+
+def test_every_command_has_json(call):
+    for command in ("demo", "run", "init", "audit", "evaluate", "compare", "predict", "bench"):
+        assert "--json" in call(command, "--help")[1], command
+    for command in ("report", "models", "targets"):
+        assert "--json" in call(command, "--help")[1], command
+
+
+def test_audit_and_init(call, phantoms, tmp_path):
+    code, text = call("audit", phantoms, "--json")
+    assert code == 0
+    found = json.loads(text)
+    assert found["images"] == sum(found["classes"].values())
+    assert set(found["groups"]) == {"sex", "age", "scanner"}
+    study = tmp_path / "study.yaml"
+    code, text = call("init", phantoms, "--out", study, "--json")
+    assert code == 0
+    assert json.loads(text)["patients"] is True
+    from clinipress.recipe import load_study
+
+    assert load_study(study).data.path == str(phantoms)
+    assert call("init", phantoms, "--out", study)[0] == 2  # never overwritten unasked
+
+
+def test_evaluate_and_compare(call, finished, phantoms):
+    run, result = finished
+    code, text = call("evaluate", run / "bundle", phantoms, "--json")
+    assert code == 0
+    assert {"value", "low", "high"} <= json.loads(text)["evidence"]["accuracy"].keys()
+    reference = run / result.candidates[0].path
+    code, text = call("compare", reference, reference, phantoms, "--risk", "low", "--json")
+    same = json.loads(text)
+    assert (code, same["verdict"]["status"]) == (0, "pass")
+    assert same["drop"]["accuracy"]["value"] == 0
+    code, text = call("compare", reference, reference, phantoms, "--risk", "critical", "--json")
+    strict = json.loads(text)["verdict"]
+    assert (code, strict["status"]) in [(1, "inconclusive"), (0, "pass")]
+    assert (code == 0) == (strict["status"] == "pass")
+
+
+def test_compare_fails_a_model_that_lost_everything(call, finished, phantoms, tmp_path):
+    import onnx
+    from onnx import numpy_helper
+
+    run, result = finished
+    path = run / result.candidates[0].path
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.ndim == 2:
+            tensor.CopyFrom(numpy_helper.from_array(-array, tensor.name))
+    onnx.save(model, tmp_path / "upside-down.onnx")
+    code, text = call("compare", path, tmp_path / "upside-down.onnx", phantoms, "--json")
+    assert code == 1
+    assert json.loads(text)["verdict"]["status"] == "fail"
+
+
+def test_predict_text_and_json(call, finished, phantoms):
+    run, result = finished
+    images = sorted((phantoms.parent / "images").glob("*.png"))[:3]
+    code, text = call("predict", run / "bundle", *images, "--json")
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert code == 0
+    assert [row["file"] for row in rows] == [str(i) for i in images]
+    assert all(set(row["probabilities"]) == set(result.classes) for row in rows)
+    code, text = call("predict", run / "bundle", images[0])
+    assert code == 0
+    assert rows[0]["label"] in text
+
+
+def test_bench_report_models_targets(call, finished):
+    run, _ = finished
+    code, text = call("bench", run / "bundle", "--threads", "1", "--seconds", "0.1", "--json")
+    assert code == 0
+    assert json.loads(text)["latency_ms"][0]["threads"] == 1
+    (run / "report.html").unlink()
+    assert call("report", run, "--json")[0] == 0
+    assert (run / "report.html").is_file()
+    code, text = call("models", "mobilenetv2", "--json")
+    assert code == 0
+    assert "mobilenetv2_100" in json.loads(text)
+    code, text = call("targets", "--json")
+    assert code == 0
+    assert "raspberry-pi-5" in json.loads(text)
+    for command in (("models", "resnet18"), ("targets",)):
+        code, text = call(*command)
+        assert code == 0
+        assert text
