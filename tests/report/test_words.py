@@ -176,6 +176,16 @@ def test_the_weakest_class_and_the_largest_loss(make_study: Make) -> None:
     assert sentence.endswith(f"for {worst}.")
 
 
+def test_no_measured_loss_is_not_called_no_loss(make_study: Make) -> None:
+    study = make_study(classes=("a", "b"))
+    drop = {
+        "sensitivity[a]": Interval(value=-0.01, low=-0.05, high=0.031),
+        "sensitivity[b]": Interval(value=0.0, low=-0.147, high=0.147),
+    }
+    said = words.classes_sentence(View(with_shipped(study, drop=drop, drops={"test": drop})))
+    assert said.endswith("a loss of up to 14.7 points is not excluded for b.")
+
+
 def test_counts_of_the_audit_and_the_split(make_study: Make) -> None:
     study = make_study()
     said = words.audit_sentence(View(study))
@@ -186,7 +196,7 @@ def test_counts_of_the_audit_and_the_split(make_study: Make) -> None:
     assert split.startswith("Divided by near-duplicate cluster. No patient identifiers were found.")
     assert split.endswith("opened once.")
     never = words.split_sentence(View(study.model_copy(update={"test_openings": ()})))
-    assert never.endswith("opened never.")
+    assert never.endswith("were never opened.")
 
 
 def test_the_front_is_named(make_study: Make) -> None:

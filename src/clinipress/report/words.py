@@ -117,7 +117,7 @@ def _meaning(view: View, drop: Interval, margin: float, risk: str) -> str:
     verdict, decimals = view.result.verdict, points_decimals(drop, margin)
     low, high = points(drop.low, decimals), points(drop.high, decimals)
     limit = f"{points_words(margin, decimals)} {risk}"
-    if verdict.status == "fail":
+    if verdict.status == "pass":
         return f"even the far end of the interval, {high}, lies inside the limit of {limit}."
     if verdict.status == "fail" and drop.low >= margin:
         return f"even the near end of the interval, {low}, is beyond the limit of {limit}."
@@ -249,7 +249,12 @@ def classes_sentence(view: View) -> str:
     worst = max(falls, key=lambda metric: falls[metric].value)
     drop = falls[worst]
     if drop.value <= 0:
-        return f"{text} No class lost sensitivity."
+        widest = max(falls, key=lambda metric: falls[metric].high)
+        return (
+            f"{text} No class was found less often than by the reference, but a loss of up to "
+            f"{points_words(max(falls[widest].high, 0.0))} is not excluded for "
+            f"{metric_class(widest)}."
+        )
     return (
         f"{text} The largest loss of sensitivity is {points_words(drop.value)} "
         f"({interval_phrase(drop)}), for {metric_class(worst)}."
@@ -291,11 +296,11 @@ def split_sentence(view: View) -> str:
         f"{counted(sum(counts.values()), 'image')} for {PURPOSES.get(name, name)}"
         for name, counts in split.counts.items()
     ]
-    often = {0: "never", 1: "once", 2: "twice"}.get(openings, f"{openings:,} times")
+    opened = {0: "never opened", 1: "opened once", 2: "opened twice"}
     reason = f" {split.reason.rstrip('.')}." if split.reason else ""
     return (
         f"Divided by {split.by}.{reason} {capital(joined(sizes))}; the sealed test images were "
-        f"opened {often}."
+        f"{opened.get(openings, f'opened {openings:,} times')}."
     )
 
 

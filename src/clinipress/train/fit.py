@@ -24,7 +24,12 @@ from clinipress.recipe import TrainOptions
 from clinipress.train import distributed
 from clinipress.train.loader import Images, PixelStore
 from clinipress.train.loop import Loss, Outcome, Request, Training
-from clinipress.train.numerics import measure_numerics, threads_set, tune_allocator
+from clinipress.train.numerics import (
+    measure_numerics,
+    release_memory,
+    threads_set,
+    tune_allocator,
+)
 from clinipress.train.state import Journal
 
 __all__ = ["Images", "Loss", "Outcome", "PixelStore", "fit", "measure_numerics"]
@@ -156,3 +161,4 @@ def _fit_here(
             module.zero_grad(set_to_none=True)
             module.to(device=home, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
             module.eval()
+            release_memory()

@@ -21,7 +21,16 @@ from clinipress.recipe import TrainOptions
 from clinipress.train import distributed
 from clinipress.train.loader import Images
 
-__all__ = ["NUMERICS", "Numerics", "measure_numerics", "threads_set", "tune_allocator"]
+__all__ = [
+    "NUMERICS",
+    "Numerics",
+    "freeze_batch_norm",
+    "measure_numerics",
+    "named",
+    "release_memory",
+    "threads_set",
+    "tune_allocator",
+]
 
 PREFERRED = "float32-channels-last"
 TIE = 1.03  # within this factor of the fastest the preferred one wins: it repeats best
@@ -206,11 +215,26 @@ def threads_set(threads: int | None) -> Iterator[None]:
 def tune_allocator() -> bool:
     """Keep freed activations in the process instead of giving them back to Linux at every step.
 
-    By default glibc maps every block above 32 MiB anew, and the kernel zeroes its pages at every
-    step. Returns False where there is no glibc to tell.
+    By default glibc maps every large block anew, and the kernel zeroes its pages at every step:
+    measured, 0.24 s of a MobileNetV2 step of 1.1 s (batch 32, 128 pixels, one thread), for a peak
+    some 5 % higher. It stays for the life of the process; `release_memory` gives back what lies
+    unused. Returns False where there is no glibc to tell.
     """
-    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+    libc = _glibc()
+    if libc is None:
         return False
     trim_threshold, mmap_max = -1, -4  # malloc.h
-    mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(mmap_max, 0)) and bool(mallopt(trim_threshold, 2**31 - 1))
+    return bool(libc.mallopt(mmap_max, 0)) and bool(libc.mallopt(trim_threshold, 2**31 - 1))
+
+
+def release_memory() -> bool:
+    """Give the allocator's unused pages back to Linux; False where there is no glibc to tell."""
+    libc = _glibc()
+    return libc is not None and bool(libc.malloc_trim(0))
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The process's C library, if it is glibc."""
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return None
+    return ctypes.CDLL(None)
