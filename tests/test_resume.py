@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from clinipress.data.phantom import draw_phantoms
 
+from clinipress.data.phantom import draw_phantoms
 from small_study import tree
 
 HERE = Path(__file__).resolve().parent
@@ -40,8 +40,8 @@ def start(run: Path, study: Path, data: Path) -> subprocess.Popen[bytes]:
         str(run),
         "--json",
     ]
-    log = (run.parent / f"{run.name}.log").open("ab")
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log)
+    with (run.parent / f"{run.name}.log").open("ab") as log:
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log)
 
 
 def finish(run: Path, study: Path, data: Path) -> dict[str, str]:

@@ -39,6 +39,8 @@ from clinipress.records import (
     Verdict,
 )
 from clinipress.report.build import write_report
+from clinipress.report.limits import limits
+from clinipress.report.view import View
 from clinipress.runner import Runner
 from clinipress.runtimes.onnx import OnnxCandidate
 from clinipress.store import write_atomically
@@ -210,8 +212,8 @@ def summarise(card: Scorecard, shipped: str | None, out: Path) -> Result:
         test_openings=_openings(out),
         environment=environment(),
         seconds=card.runner.seconds,
-        limits=_limits(card),
     )
+    result = result.model_copy(update={"limits": tuple(limits(View(result)))})
     if distributed.is_main():
         if row:
             _ship(card, row, out, result)
@@ -271,27 +273,6 @@ def _openings(out: Path) -> tuple[TestOpening, ...]:
         return ()
     lines = log.read_text(encoding="utf-8").splitlines()
     return tuple(TestOpening.model_validate_json(line) for line in lines if line.strip())
-
-
-def _limits(card: Scorecard) -> tuple[str, ...]:
-    """What this study cannot show, from its facts."""
-    data, study = card.runner.data, card.runner.study
-    limits = []
-    if data.audit.patients is None:
-        limits.append(
-            "No patient identifiers: neighbouring slices of one patient can stand on both sides of "
-            "the split, so accuracy on new patients may be lower."
-        )
-    if not data.audit.groups:
-        limits.append(
-            "No metadata on sex, age or scanner: differences between groups are not measured."
-        )
-    limits.append("No images from another hospital: performance elsewhere is not measured.")
-    limits.append(
-        f"One training seed ({study.seed}): variation between training runs is not measured."
-    )
-    limits.append("Latency was measured on the computer named below, not on the target device.")
-    return tuple(limits)
 
 
 def _ship(card: Scorecard, row: Row, out: Path, result: Result) -> None:

@@ -105,7 +105,8 @@ def test_scanners_differ_in_noise():
 
 
 @pytest.mark.parametrize(
-    "one", [Ellipse(0.1, -0.2, 0.5, 0.3), Ellipse(-0.1, 0.3, 0.4, 0.2, 0.7), Ellipse(0.9, 0, 0.3, 0.2)]
+    "one",
+    [Ellipse(0.1, -0.2, 0.5, 0.3), Ellipse(-0.1, 0.3, 0.4, 0.2, 0.7), Ellipse(0.9, 0, 0.3, 0.2)],
 )
 def test_cover_has_the_area_and_the_box_of_the_ellipse(one):
     canvas = Canvas(256)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from scipy import stats
 
 from clinipress.errors import RecipeError
@@ -183,6 +184,13 @@ def test_shrinking_averages_first():
     assert abs(float(out.float().mean()) - 127.5) < 1
     small = resize(board, (16, 16)).float()
     assert small[..., 2:-2, 2:-2].std() < 1
+
+
+def test_resizing_is_pillows():
+    images = noise(1, 1, 31, 24)
+    theirs = Image.fromarray(images[0, 0].numpy()).resize((10, 13), Image.Resampling.BILINEAR)
+    ours = resize(images, (13, 10))[0, 0].int()
+    assert (ours - torch.from_numpy(np.asarray(theirs).astype(int))).abs().max() <= 1
 
 
 def test_tones_follow_the_formula():

@@ -169,36 +169,38 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _duplicate_facts(
-    dataset: Dataset, twins: Twins, clusters: NDArray[np.int64]
-) -> dict[str, Any]:
+def _duplicate_facts(dataset: Dataset, twins: Twins, clusters: NDArray[np.int64]) -> dict[str, Any]:
     """The audit's fields on duplicates, leaks and conflicting labels."""
     known = twins.first >= 0
     count = int(clusters.max(initial=-1)) + 1
     distinct = int((twins.first == np.arange(len(known))).sum())
     pairs = _pairs(dataset, twins)
-    # what hurts most comes first, as the list is cut
-    pairs.sort(key=lambda p: (p.label_a == p.label_b, p.split_a == p.split_b, p.a, p.b))
-    conflicts = [pair for pair in pairs if pair.label_a != pair.label_b]
     return {
         "exact_duplicates": int(known.sum()) - distinct,
         "near_duplicates": distinct - count,
         "clusters": count,
-        "duplicate_pairs": tuple(pairs[:MOST_PAIRS]),
-        "conflicting_labels": tuple(conflicts[:MOST_PAIRS]),
+        "duplicate_pairs": pairs,
+        "conflicting_labels": tuple(pair for pair in pairs if pair.label_a != pair.label_b),
         **_leaks(dataset, twins),
     }
 
 
-def _pairs(dataset: Dataset, twins: Twins) -> list[DuplicatePair]:
-    """Each exact copy with the first of its kind, and each near-duplicate pair of first ones."""
+def _pairs(dataset: Dataset, twins: Twins) -> tuple[DuplicatePair, ...]:
+    """Each copy with the first of its kind, and each near pair of first ones; gravest first.
+
+    Only those that will be listed become records: a video in a folder has millions of pairs.
+    """
     copies = np.flatnonzero((twins.first >= 0) & (twins.first != np.arange(len(twins.first))))
-    exact = [(int(twins.first[row]), int(row), True, 1.0) for row in copies]
-    near = [
-        (int(a), int(b), False, min(float(c), 1.0))
-        for (a, b), c in zip(twins.near, twins.correlation, strict=True)
-    ]
-    return [_pair(dataset, *one) for one in exact + near]
+    ends = np.concatenate([np.stack([twins.first[copies], copies], axis=1), twins.near])
+    correlation = np.concatenate([np.ones(len(copies), np.float32), twins.correlation])
+    label = numbered([item.label for item in dataset.items])
+    split = numbered([item.split for item in dataset.items])
+    same_label, same_split = (one[ends[:, 0]] == one[ends[:, 1]] for one in (label, split))
+    order = np.lexsort((ends[:, 1], ends[:, 0], same_split, same_label))[:MOST_PAIRS]
+    return tuple(
+        _pair(dataset, int(a), int(b), bool(row < len(copies)), float(correlation[row]))
+        for row, (a, b) in zip(order, ends[order], strict=True)
+    )
 
 
 def _pair(dataset: Dataset, a: int, b: int, exact: bool, correlation: float) -> DuplicatePair:
@@ -207,7 +209,7 @@ def _pair(dataset: Dataset, a: int, b: int, exact: bool, correlation: float) -> 
         a=one.key,
         b=other.key,
         exact=exact,
-        correlation=correlation,
+        correlation=min(correlation, 1.0),
         label_a=one.label,
         label_b=other.label,
         split_a=one.split,
@@ -257,26 +259,10 @@ def _listed(shortcuts: tuple[Shortcut, ...]) -> tuple[Shortcut, ...]:
 
 def _warnings(found: Audit) -> Iterator[str]:
     """One sentence per problem, gravest first."""
-    for direction, count in found.leaks.items():
-        here, there = direction.split("->")
-        total = sum(found.splits[here].values())
-        yield (
-            f"{count} of {total} {here} images are also in {there} (same file or near-duplicate): "
-            f"figures on the published {here} split are flattered"
-        )
-    for direction, count in found.patient_leaks.items():
-        verb = "patient stands" if count == 1 else "patients stand"
-        yield f"{count} {verb} in both {direction.replace('->', ' and ')} as published"
-    if found.conflicting_labels:
-        one, count = found.conflicting_labels[0], len(found.conflicting_labels)
-        yield (
-            f"{_at_least(count)}{count} {'pair' if count == 1 else 'pairs'} of the same picture "
-            f"{'carries' if count == 1 else 'carry'} two labels, such as '{one.a}' "
-            f"({one.label_a}) and '{one.b}' ({one.label_b})"
-        )
+    yield from _leak_warnings(found)
+    yield from _label_warnings(found)
     if found.unreadable:
-        count = len(found.unreadable)
-        yield f"{count} {'file' if count == 1 else 'files'} cannot be read: set aside"
+        yield f"{_count(len(found.unreadable), 'file')} cannot be read: set aside"
     if found.exact_duplicates + found.near_duplicates:
         yield (
             f"{found.exact_duplicates} exact and {found.near_duplicates} near duplicates: "
@@ -288,9 +274,33 @@ def _warnings(found: Audit) -> Iterator[str]:
     yield from _shortcut_warnings(found)
 
 
-def _at_least(count: int) -> str:
-    """Said of a list that was cut."""
-    return "at least " if count >= MOST_PAIRS else ""
+def _leak_warnings(found: Audit) -> Iterator[str]:
+    for direction, count in found.leaks.items():
+        here, there = direction.split("->")
+        total = sum(found.splits[here].values())
+        yield (
+            f"{count} of {total} {here} images are also in {there} (same file or near-duplicate): "
+            f"figures on the published {here} split are flattered"
+        )
+    for direction, count in found.patient_leaks.items():
+        verb = "stands" if count == 1 else "stand"
+        both = direction.replace("->", " and ")
+        yield f"{_count(count, 'patient')} {verb} in both {both} as published"
+
+
+def _label_warnings(found: Audit) -> Iterator[str]:
+    pairs = found.conflicting_labels
+    if pairs:
+        least = "at least " if len(pairs) >= MOST_PAIRS else ""  # the list was cut
+        verb, one = "carries" if len(pairs) == 1 else "carry", pairs[0]
+        yield (
+            f"{least}{_count(len(pairs), 'pair')} of the same picture {verb} two labels, such as "
+            f"'{one.a}' ({one.label_a}) and '{one.b}' ({one.label_b})"
+        )
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _balance_warnings(found: Audit) -> Iterator[str]:

@@ -33,6 +33,7 @@ from clinipress.store import digest_of, read_json, storage, write_atomically
 __all__ = ["Cache", "build_cache"]
 
 IMAGES, SIDECAR, PART, MARKS = "images.u8", "cache.json", "images.u8.part", "marks.json"
+TASK = "decoding images"
 FORMAT = "clinipress cache 1"
 PAGE = 4096
 # the kernel maps 16 pages around each fault, wanted or not
@@ -195,24 +196,21 @@ def _build(
     row = spec.channels * spec.height * spec.width
     digest = digest_of(facts)
     start = _rows_done(path, digest, row)
-    task = "decoding images"
     _need_room(path, (len(items) - start) * row)
-    progress.start(task, len(items))
-    progress.advance(task, start)
+    progress.start(TASK, len(items))
+    progress.advance(TASK, start)
     # the sidecar vouches for images.u8, so it goes before the images change
     (path / SIDECAR).unlink(missing_ok=True)
+    chunk = max(1, MARK_BYTES // row)
     try:
-        with storage("the decoded images"), (path / PART).open("r+b" if start else "wb") as file:
-            if start:  # what was written beyond the mark may be torn
-                file.truncate(start * row)
-                file.seek(start * row)
-            chunk = max(1, MARK_BYTES // row)
-            with ThreadPoolExecutor(threads) as pool:
+        with storage("the decoded images"):
+            with (path / PART).open("r+b" if start else "wb") as file:
+                if start:  # what was written beyond the mark may be torn
+                    file.truncate(start * row)
+                    file.seek(start * row)
                 for first in range(start, len(items), chunk):
                     some = items[first : first + chunk]
-                    for image in pool.map(lambda item: decode_item(item, spec), some):
-                        file.write(image.tobytes())
-                        progress.advance(task)
+                    _write_rows(file, some, spec, threads, progress)
                     _mark(file, path, digest, first + len(some))
             (path / PART).replace(path / IMAGES)
             write_atomically(path / SIDECAR, json.dumps(facts))
@@ -221,7 +219,17 @@ def _build(
             (path / name).unlink(missing_ok=True)
         raise
     (path / MARKS).unlink(missing_ok=True)
-    progress.finish(task)
+    progress.finish(TASK)
+
+
+def _write_rows(
+    file: IO[bytes], items: Sequence[Item], spec: InputSpec, threads: int, progress: Progress
+) -> None:
+    """Decode some images by several threads and write them in their order."""
+    with ThreadPoolExecutor(threads) as pool:
+        for image in pool.map(lambda item: decode_item(item, spec), items):
+            file.write(image.tobytes())
+            progress.advance(TASK)
 
 
 def _mark(file: IO[bytes], path: Path, digest: str, rows: int) -> None:

@@ -29,9 +29,7 @@ def numbered(values: Sequence[Hashable | None]) -> NDArray[np.int64]:
     return np.fromiter(found, dtype=np.int64, count=len(values))
 
 
-def components(
-    n: int, a: NDArray[np.integer], b: NDArray[np.integer]
-) -> NDArray[np.int64]:
+def components(n: int, a: NDArray[np.integer], b: NDArray[np.integer]) -> NDArray[np.int64]:
     """Connected components of an undirected graph, as the smallest member of each.
 
     Minimum-label propagation with pointer jumping (Shiloach and Vishkin, 1982): a few array

@@ -13,9 +13,7 @@ SMALLEST_SHARE = 1e-6
 TOLERANCE = 1e-8
 
 
-def standardised(
-    features: NDArray[np.floating], by: NDArray[np.bool_]
-) -> NDArray[np.float64]:
+def standardised(features: NDArray[np.floating], by: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Columns of mean 0 and deviation 1 over the rows `by`, and a last column of ones.
 
     Args:

@@ -271,8 +271,10 @@ def _unit_and_reason(items: list[Item], recipe: SplitRecipe) -> tuple[str, str]:
         return "patient", (
             "every image names its patient; patients who share a near-duplicate stay together"
         )
-    known = "no image names its patient" if lacking == len(items) else (
-        f"{lacking} of {len(items)} images name no patient"
+    known = (
+        "no image names its patient"
+        if lacking == len(items)
+        else (f"{lacking} of {len(items)} images name no patient")
     )
     asked = "near-duplicate clusters were asked for" if recipe.by == "cluster" else known
     return "near-duplicate cluster", (

@@ -27,7 +27,7 @@ GAMMA, BRIGHTNESS, CONTRAST, RED, GREEN, BLUE, SATURATION = range(8, 15)
 ERASE, ERASE_AREA, ERASE_SHAPE, ERASE_X, ERASE_Y = range(15, 20)
 DRAWS = 20
 
-AREA_RATIO = 1.5  # shrinking by this much or more needs averaging first, or fine detail aliases
+SHRINK_RATIO = 1.5  # shrinking by this much or more needs averaging first, or detail aliases
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as everywhere in clinipress
 
 
@@ -191,8 +191,8 @@ def augment(
     pixels = _tones(images, mean, policy, strength, chance)
     if policy.colour and images.shape[1] == 3:
         _colours(pixels, policy.colour * strength, chance)
-    if min(field[0] / target[0], field[1] / target[1]) >= AREA_RATIO:
-        pixels = F.interpolate(pixels, size=target, mode="area")
+    if min(field[0] / target[0], field[1] / target[1]) >= SHRINK_RATIO:
+        pixels = _interpolate(pixels, target)
     grid = _grid(_affine(policy, strength, chance, field), target)
     pixels = F.grid_sample(
         pixels, grid, mode="bilinear", padding_mode=policy.padding, align_corners=False
@@ -214,10 +214,13 @@ def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """
     if tuple(images.shape[2:]) == size:
         return images
-    pixels = F.interpolate(
-        images.to(torch.float32), size=size, mode="bilinear", antialias=True, align_corners=False
-    )
+    pixels = _interpolate(images.to(torch.float32), size)
     return pixels.add_(0.5).clamp_(0, 255).to(torch.uint8)
+
+
+def _interpolate(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Bilinear with antialiasing: the filter of Pillow's resize, by which images are decoded."""
+    return F.interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def _signed(chance: torch.Tensor, column: int) -> torch.Tensor:

@@ -110,6 +110,10 @@ class Training:
         self.request, self.device = request, device
         self.images, self.options = request.images, request.options
         self.progress = progress if distributed.is_main() else SILENT
+        self.steps = steps_per_epoch(len(self.images.train), self.options.batch_size)
+        final = (self.images.cache.shape[2], self.images.cache.shape[3])
+        self.sizes = epoch_sizes(self.options.sizes, self.options.epochs, final)
+        self.first_final = next(i for i, size in enumerate(self.sizes) if size == final)
         journal = self._journal(module)
         self.numerics = named(journal.numerics)
         self.numerics.prepare(module.to(device))
@@ -118,10 +122,6 @@ class Training:
         balanced = self.options.class_weights == "balanced"
         labels = self.images.cache.labels[self.images.train] if balanced else None
         self.loss = request.loss or HardLoss(self.options.label_smoothing, labels)
-        self.steps = steps_per_epoch(len(self.images.train), self.options.batch_size)
-        final = (self.images.cache.shape[2], self.images.cache.shape[3])
-        self.sizes = epoch_sizes(self.options.sizes, self.options.epochs, final)
-        self.first_final = next(i for i, size in enumerate(self.sizes) if size == final)
 
     def _journal(self, module: nn.Module) -> Journal:
         """A new training's journal; "auto" numerics are measured, or taken from a resumed run."""
