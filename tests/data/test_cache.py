@@ -92,7 +92,7 @@ def test_a_finished_cache_is_reopened(items, tmp_path, counted):
     assert len(counted) == 10
 
 
-@pytest.mark.parametrize("change", ["file", "spec", "label", "order", "fewer", "truncated"])
+@pytest.mark.parametrize("change", ["file", "spec", "label", "order", "fewer", "sidecar", "short"])
 def test_a_cache_of_something_else_is_made_again(items, tmp_path, counted, change):
     build_cache(items, CLASSES, SPEC, tmp_path / "c")
     spec, classes = SPEC, CLASSES
@@ -106,8 +106,12 @@ def test_a_cache_of_something_else_is_made_again(items, tmp_path, counted, chang
         items = items[::-1]
     elif change == "fewer":
         items = items[:5]
-    else:
+    elif change == "sidecar":
         (tmp_path / "c" / "cache.json").write_text("{")
+    else:
+        (tmp_path / "c" / "images.u8").write_bytes(bytes(959))
+        with pytest.raises(DataError, match="960 bytes"):
+            Cache(tmp_path / "c")
     cache = build_cache(items, classes, spec, tmp_path / "c")
     assert len(counted) == 10 + len(items)
     expected = np.stack([decode_item(item, spec) for item in items])

@@ -268,7 +268,7 @@ class Grouped(nn.Module):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_channel_shuffle_is_refused_although_every_shape_fits(seed):
-    asked = {"ratio": 0.4, "round_to": 2, "criterion": "random", "protect": ("second",)}
+    asked = {"ratio": 0.375, "round_to": 2, "criterion": "random", "protect": ("second",)}
     plan_pruning(wrap(Grouped(shuffle=False)), **asked, seed=seed)
     shuffled = wrap(Grouped(shuffle=True))
     with pytest.raises(ModelError, match="as after a shuffle"):

@@ -9,10 +9,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
 from train_kit import MemoryStore, options, same_bits, small_net, weights_of
 
 from clinipress.train.fit import Images
-from clinipress.train.numerics import choose, measure_numerics, named, threads_set
+from clinipress.train.numerics import choose, measure_numerics, named, out_of_place, threads_set
 
 
 def test_fastest_wins_and_the_sentence_has_the_figures():
@@ -57,6 +59,28 @@ def test_float16_alone_scales_its_loss():
     scalers = {n: named(n).scaler(device).is_enabled() for n in ("float32-channels-last",)}
     assert scalers == {"float32-channels-last": False}
     assert named("float16-channels-last").scaler(torch.device("cpu")).is_enabled()
+
+
+def clones(module, images):
+    """How often autograd copies an activation in a forward pass."""
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        module(images)
+    return sum(event.count for event in seen.key_averages() if event.key == "aten::clone")
+
+
+def test_activations_are_not_cloned_inside_and_are_as_before_outside():
+    layers = [nn.Conv2d(1, 4, 3), nn.ReLU6(inplace=True), nn.Conv2d(4, 4, 3), nn.ReLU(inplace=True)]
+    module, images = nn.Sequential(*layers), torch.randn(2, 1, 8, 8)
+    module(images).sum().backward()
+    expected = [p.grad.clone() for p in module.parameters()]
+    module.zero_grad()
+    assert clones(module, images) == 1
+    with out_of_place(module):
+        assert clones(module, images) == 0
+        module(images).sum().backward()
+    assert all(torch.equal(a, p.grad) for a, p in zip(expected, module.parameters(), strict=True))
+    assert module[1].inplace
+    assert module[3].inplace
 
 
 def test_threads_are_given_back():

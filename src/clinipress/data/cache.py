@@ -177,7 +177,9 @@ def _facts(items: Sequence[Item], classes: tuple[str, ...], spec: InputSpec) -> 
 
 def _is_whole(path: Path, facts: dict[str, Any]) -> bool:
     """Whether a finished cache of just these files is there."""
-    if not (path / SIDECAR).is_file() or not (path / IMAGES).is_file():
+    spec, images = facts["spec"], path / IMAGES
+    size = len(facts["keys"]) * spec["channels"] * spec["height"] * spec["width"]
+    if not (path / SIDECAR).is_file() or not images.is_file() or images.stat().st_size != size:
         return False
     with contextlib.suppress(InputError):
         return digest_of(read_json(path / SIDECAR)) == digest_of(facts)

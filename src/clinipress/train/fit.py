@@ -26,6 +26,7 @@ from clinipress.train.loader import Images, PixelStore
 from clinipress.train.loop import Loss, Outcome, Request, Training
 from clinipress.train.numerics import (
     measure_numerics,
+    out_of_place,
     release_memory,
     threads_set,
     tune_allocator,
@@ -155,7 +156,7 @@ def _fit_here(
                     "another one, or none",
                     "processes must see the same folder",
                 )
-            with distributed.synchronised(module):
+            with distributed.synchronised(module), out_of_place(module):
                 return training.run()
         finally:
             module.zero_grad(set_to_none=True)
