@@ -10,7 +10,7 @@ from clinipress.records import Result
 
 __all__ = ["demo_study", "run_demo"]
 
-PATIENTS = 1500
+PATIENTS = 1000
 PIXELS = 64
 
 
@@ -20,7 +20,7 @@ def demo_study() -> Study:
         {
             "name": "demo",
             "synthetic": True,
-            "risk": "medium",
+            "risk": "low",
             "intended_use": "Demonstration on SYNTHETIC images. Not for any clinical use.",
             "data": {
                 "modality": "chest-ct",
@@ -28,15 +28,15 @@ def demo_study() -> Study:
                 "split": {"fractions": [0.5, 0.15, 0.35]},
             },
             "reference": {
-                "model": "resnet18",
-                "train": {"epochs": 6, "batch_size": 32, "warmup_epochs": 1, "ema_decay": 0.98},
+                "model": "resnet10t",
+                "train": {"epochs": 14, "warmup_epochs": 1, "ema_decay": 0.98},
             },
             "steps": [
                 {
                     "step": "distill",
                     "student": "mobilenetv2_050",
                     "views": 4,
-                    "train": {"epochs": 12, "warmup_epochs": 1, "ema_decay": 0.98},
+                    "train": {"epochs": 14, "warmup_epochs": 1, "ema_decay": 0.98},
                 },
                 {
                     "step": "prune",

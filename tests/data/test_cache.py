@@ -1,4 +1,5 @@
 import json
+import pickle
 import subprocess
 import sys
 import threading
@@ -70,6 +71,15 @@ def test_taken_rows_belong_to_the_caller(items, tmp_path):
     cache.release()
     assert cache.take(np.arange(10)).any()
     assert cache.take(np.arange(0)).shape == (0, 1, 8, 12)
+
+
+def test_a_cache_travels_to_another_process_as_its_path(items, tmp_path):
+    cache = build_cache(items, CLASSES, SPEC, tmp_path / "cache")
+    packed = pickle.dumps(cache)
+    assert len(packed) < 1000
+    again = pickle.loads(packed)
+    rows = np.arange(len(cache))
+    np.testing.assert_array_equal(again.take(rows), cache.take(rows))
 
 
 def test_colour(items, tmp_path):

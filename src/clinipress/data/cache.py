@@ -85,6 +85,10 @@ class Cache:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def __reduce__(self) -> tuple[type[Cache], tuple[Path]]:
+        """Travel to another process as a path: the map is opened there again."""
+        return Cache, (self.folder,)
+
     def take(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Copy rows out of the file, in the order asked for.
 
