@@ -5,6 +5,9 @@ import json
 import jsonschema
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
+from PIL import Image
 
 from clinipress.edge.bundle import load_bundle
 from clinipress.errors import DataError, DivergedError, RecipeError
@@ -12,6 +15,7 @@ from clinipress.external import compare, evaluate
 from clinipress.pipeline import run_study, step_names
 from clinipress.records import Result
 from small_study import TRAIN, study
+from tiny_nets import make
 
 
 def test_result_keeps_the_contract(finished):
@@ -94,6 +98,39 @@ def test_the_exported_file_alone_gives_the_studys_figures(finished, phantoms):
     )
     a, b = (c["evidence"]["data"]["accuracy"]["value"] for c in paired["candidates"])
     assert paired["drop"]["accuracy"]["value"] == pytest.approx(a - b)
+
+
+def test_figures_rerun_from_the_kept_answers_without_a_model(finished):
+    run, result = finished
+    for row in result.candidates:
+        assert set(row.per_image) == set(row.evidence)
+        for split, path in row.per_image.items():
+            with np.load(run / path) as kept:
+                right = kept["logits"].argmax(1) == kept["labels"]
+                assert len(kept["keys"]) == len(kept["units"]) == len(right)
+            assert row.evidence[split]["accuracy"].value == pytest.approx(right.mean())
+
+
+def test_a_users_own_classifier_is_judged_as_it_is_with_its_own_normalisation(phantoms, tmp_path):
+    torch.manual_seed(0)
+    network = make(num_classes=3, in_chans=3).eval()
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "mine.safetensors")
+    means, stds = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    model = {"factory": "tiny_nets:make", "checkpoint": str(tmp_path / "mine.safetensors")}
+    model |= {"in_channels": 3, "mean": means, "std": stds}
+    run = tmp_path / "run"
+    int8 = [{"precision": "int8", "calibration_images": 32}]
+    own = study(reference={"model": model, "train": None}, steps=[], exports=int8)
+    result = run_study(own, phantoms, run)
+    with np.load(run / result.candidates[0].per_image["validation"]) as kept:
+        keys, logits = list(kept["keys"]), kept["logits"]
+    pixels = np.stack([np.asarray(Image.open(phantoms.parent / key)) for key in keys])
+    colour = np.repeat(pixels[:, None], 3, axis=1) / 255
+    shape = (1, 3, 1, 1)
+    normalised = (colour - np.reshape(means, shape)) / np.reshape(stds, shape)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(normalised).float()).numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
 def test_a_nan_loss_stops_the_study_and_keeps_what_was_done(phantoms, tmp_path):

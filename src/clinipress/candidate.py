@@ -10,10 +10,14 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from clinipress.data.cache import Cache
+from clinipress.data.study import Rows
 from clinipress.progress import SILENT, Progress
 from clinipress.records import Applied, Card
 
-__all__ = ["Candidate", "Context", "Step", "run", "with_history"]
+__all__ = ["Candidate", "Context", "Step", "predict_rows", "run", "with_history"]
+
+PREDICT_BATCH = 64
 
 
 @runtime_checkable
@@ -91,6 +95,13 @@ class Step(Protocol):
         self, parent: Candidate | None, params: dict[str, Any], context: Context
     ) -> tuple[Candidate, dict[str, Any]]:
         """Do; returns the child and the facts worth keeping."""
+
+
+def predict_rows(candidate: Candidate, cache: Cache, rows: Rows) -> NDArray[np.float32]:
+    """Logits float32 ``[n, classes]`` of some images, read from the cache in batches."""
+    starts = range(0, len(rows.index), PREDICT_BATCH)
+    parts = [candidate.predict(cache.take(rows.index[s : s + PREDICT_BATCH])) for s in starts]
+    return np.concatenate(parts)
 
 
 def run(

@@ -7,6 +7,7 @@ split is made, so all images given (or one published split of them) are measured
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,19 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress import gate
-from clinipress.candidate import Candidate
-from clinipress.data.cache import Cache
+from clinipress.candidate import Candidate, predict_rows
 from clinipress.data.study import Rows, whole_dataset
 from clinipress.errors import InputError, ModelError
 from clinipress.evaluate.evidence import drops, evidence
 from clinipress.evaluate.metrics import confusion
 from clinipress.evaluate.paired import discordance
 from clinipress.progress import SILENT, Progress
-from clinipress.records import RiskLevel
+from clinipress.records import Audit, RiskLevel
 
 __all__ = ["compare", "evaluate", "load_candidate", "parse_class_map"]
-
-BATCH = 64
 
 
 def load_candidate(path: Path, threads: int | None = None) -> Candidate:
@@ -71,6 +69,56 @@ def parse_class_map(text: str) -> dict[str, str]:
     return {a.strip(): b.strip() for a, _, b in (pair.partition("=") for pair in pairs)}
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """A classifier's answers on labelled images."""
+
+    candidate: Candidate
+    logits: NDArray[np.float32]
+    rows: Rows
+    audit: Audit
+
+    def facts(self) -> dict[str, Any]:
+        """Which file it is and which images it took for which."""
+        card = self.candidate.card
+        table = confusion(self.logits, self.rows.labels, len(card.classes))
+        return {
+            "name": card.name,
+            "digest": self.candidate.digest,
+            "format": card.format,
+            "precision": card.precision,
+            "confusion": table.tolist(),
+        }
+
+    def evidence(
+        self, resamples: int, reference: NDArray[np.float32] | None = None
+    ) -> dict[str, Any]:
+        """Every metric with its interval, as plain data."""
+        card = self.candidate.card
+        figures = evidence(
+            self.logits, self.rows.labels, card.classes, reference=reference,
+            units=self.rows.units, resamples=resamples, positive=card.positive,
+        )  # fmt: skip
+        return {name: interval.model_dump() for name, interval in figures.items()}
+
+
+def _score(
+    candidate: Candidate,
+    data: Path,
+    class_map: str,
+    split: str | None,
+    threads: int | None,
+    progress: Progress,
+) -> _Scored:
+    """Decode the images for a classifier's input and run it on all of them."""
+    with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
+        cache, rows, found = whole_dataset(
+            data, candidate.card.input, candidate.card.classes, parse_class_map(class_map),
+            Path(folder) / "cache", split=split, threads=threads, progress=progress,
+        )  # fmt: skip
+        return _Scored(candidate, predict_rows(candidate, cache, rows), rows, found)
+
+
 def evaluate(
     model: Path,
     data: Path,
@@ -90,34 +138,16 @@ def evaluate(
         InputError: The model or the data cannot be used.
     """
     candidate = load_candidate(model, threads)
-    with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
-        cache, rows, found = whole_dataset(
-            data, candidate.card.input, candidate.card.classes, parse_class_map(class_map),
-            Path(folder) / "cache", split=split, threads=threads, progress=progress,
-        )  # fmt: skip
-        logits = _predict(candidate, cache, rows)
-    classes = candidate.card.classes
-    figures = evidence(
-        logits,
-        rows.labels,
-        classes,
-        units=rows.units,
-        resamples=resamples,
-        positive=candidate.card.positive,
-    )
+    scored = _score(candidate, data, class_map, split, threads, progress)
     return {
-        "name": candidate.card.name,
+        **scored.facts(),
         "model": str(model),
         "data": str(data),
-        "digest": candidate.digest,
-        "format": candidate.card.format,
-        "precision": candidate.card.precision,
-        "images": len(rows.labels),
-        "unreadable": [u.model_dump() for u in found.unreadable],
-        "evidence": {name: interval.model_dump() for name, interval in figures.items()},
-        "confusion": confusion(logits, rows.labels, len(classes)).tolist(),
-        "classes": list(classes),
-        "warnings": list(found.warnings),
+        "images": len(scored.rows.labels),
+        "unreadable": [u.model_dump() for u in scored.audit.unreadable],
+        "evidence": scored.evidence(resamples),
+        "classes": list(candidate.card.classes),
+        "warnings": list(scored.audit.warnings),
     }
 
 
@@ -145,64 +175,29 @@ def compare(
         raise InputError(f"--risk {', '.join(get_args(RiskLevel))}", f"'{risk}'")
     rules = gate.rules_for(risk)  # type: ignore[arg-type]
     models = [load_candidate(path, threads) for path in (reference, candidate)]
-    a, b = models
-    if a.card.classes != b.card.classes:
+    classes = models[0].card.classes
+    if models[1].card.classes != classes:
         raise ModelError(
-            f"two models of one set of classes ({', '.join(a.card.classes)})",
-            ", ".join(b.card.classes),
+            f"two models of one set of classes ({', '.join(classes)})",
+            ", ".join(models[1].card.classes),
         )
-    scores: list[NDArray[np.float32]] = []
-    with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
-        for number, model in enumerate(models):
-            cache, rows, _ = whole_dataset(
-                data, model.card.input, model.card.classes, parse_class_map(class_map),
-                Path(folder) / f"cache-{number}", split=split, threads=threads, progress=progress,
-            )  # fmt: skip
-            scores.append(_predict(model, cache, rows))
-    options: dict[str, Any] = {
-        "units": rows.units,
-        "resamples": resamples,
-        "positive": a.card.positive,
-    }
-    classes = a.card.classes
-    fall = drops(scores[0], scores[1], rows.labels, classes, **options)
-    found = discordance(scores[0], scores[1], rows.labels, classes)
-    verdict = gate.judge(rules, fall, discordance=found)
+    a, b = (_score(model, data, class_map, split, threads, progress) for model in models)
+    labels = a.rows.labels
+    fall = drops(
+        a.logits, b.logits, labels, classes,
+        units=a.rows.units, resamples=resamples, positive=a.candidate.card.positive,
+    )  # fmt: skip
+    found = discordance(a.logits, b.logits, labels, classes)
     return {
-        "reference": a.card.name,
-        "candidate": b.card.name,
+        "reference": a.candidate.card.name,
+        "candidate": b.candidate.card.name,
         "data": str(data),
         "risk": risk,
-        "images": len(rows.labels),
+        "images": len(labels),
         "candidates": [
-            {
-                "name": model.card.name,
-                "digest": model.digest,
-                "format": model.card.format,
-                "precision": model.card.precision,
-                "evidence": {
-                    "data": {
-                        name: interval.model_dump()
-                        for name, interval in evidence(
-                            logits,
-                            rows.labels,
-                            classes,
-                            reference=None if model is a else scores[0],
-                            **options,
-                        ).items()
-                    }
-                },
-                "confusion": confusion(logits, rows.labels, len(classes)).tolist(),
-            }
-            for model, logits in zip(models, scores, strict=True)
+            {**a.facts(), "evidence": {"data": a.evidence(resamples)}},
+            {**b.facts(), "evidence": {"data": b.evidence(resamples, a.logits)}},
         ],
         "drop": {name: interval.model_dump() for name, interval in fall.items()},
-        "verdict": verdict.model_dump(mode="json"),
+        "verdict": gate.judge(rules, fall, discordance=found).model_dump(mode="json"),
     }
-
-
-def _predict(candidate: Candidate, cache: Cache, rows: Rows) -> NDArray[np.float32]:
-    starts = range(0, len(rows.index), BATCH)
-    return np.concatenate(
-        [candidate.predict(cache.take(rows.index[s : s + BATCH])) for s in starts]
-    )

@@ -38,6 +38,8 @@ Modality = Literal[
     "generic", "brain-mri", "chest-ct", "chest-xray", "dermoscopy", "histology", "retina"
 ]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Level = Annotated[float, Field(ge=0, le=1)]
+Spread = Annotated[float, Field(gt=0, le=1)]
 
 
 class Config(BaseModel):
@@ -105,6 +107,9 @@ class ModelRecipe(Config):
             or the path of a local safetensors or weights-only checkpoint of the backbone.
         checkpoint: A trained classifier's weights (safetensors, or a weights-only .pt).
         in_channels: Channels of the backbone; None: 3 with pretrained weights, else the input's.
+        mean: Mean that a checkpoint was trained with, of pixels in [0, 1]: one number or three.
+            None: measured on the training images.
+        std: Its standard deviation, likewise.
     """
 
     name: str | None = None
@@ -113,6 +118,8 @@ class ModelRecipe(Config):
     pretrained: bool | str = False
     checkpoint: str | None = None
     in_channels: Literal[1, 3] | None = None
+    mean: Level | tuple[Level, Level, Level] | None = None
+    std: Spread | tuple[Spread, Spread, Spread] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -123,6 +130,8 @@ class ModelRecipe(Config):
     def _one_origin(self) -> ModelRecipe:
         if (self.name is None) == (self.factory is None):
             raise ValueError("give either 'name' (a timm model) or 'factory' (module:function)")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("give both 'mean' and 'std', or neither")
         return self
 
 

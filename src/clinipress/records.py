@@ -82,6 +82,9 @@ class InputSpec(Record):
     window: tuple[float, float] | None = None
 
 
+PerChannel = float | tuple[float, float, float]
+
+
 class ModelSpec(Record):
     """How to build a network again, before its weights are loaded.
 
@@ -91,8 +94,8 @@ class ModelSpec(Record):
         arguments: Further keyword arguments of the constructor, JSON-able.
         num_classes: Outputs of the classifier.
         in_channels: Channels the backbone takes; grey input is repeated when this is 3.
-        mean: Mean of the training pixels in [0, 1], one for all channels.
-        std: Standard deviation of the training pixels in [0, 1].
+        mean: What is taken off pixels in [0, 1]: one number, or one per channel of the backbone.
+        std: What the rest is divided by, likewise.
         pruning: Kept-channel history to replay on a fresh network (Torch-Pruning's own list of
             [module, is output channel, removed indices]); empty when nothing was removed.
     """
@@ -102,8 +105,8 @@ class ModelSpec(Record):
     arguments: dict[str, Any] = Field(default_factory=dict)
     num_classes: int
     in_channels: Literal[1, 3]
-    mean: float
-    std: float
+    mean: PerChannel
+    std: PerChannel
     pruning: tuple[tuple[str, bool, tuple[int, ...]], ...] = ()
 
 
@@ -331,7 +334,8 @@ class CandidateRecord(Record):
         drop: metric -> reference minus candidate, on `drop_split`, paired.
         drops: The same for every split that was measured.
         confusion: split -> matrix, rows true class, columns predicted.
-        per_image: Path of the per-image logits (npz), relative to the run.
+        per_image: split -> file of the per-image logits, labels, units and keys (npz), relative to
+            the run: any statistic re-runs from it without the model.
         rejected: Why it is not shipped, or None.
     """
 
@@ -357,7 +361,7 @@ class CandidateRecord(Record):
     parity: Parity | None = None
     verdict: Verdict | None = None
     rejected: str | None = None
-    per_image: str | None = None
+    per_image: dict[str, str] = Field(default_factory=dict)
 
 
 class Result(Record):

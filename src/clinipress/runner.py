@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress import distributed
-from clinipress.candidate import Candidate, Context, Step, run, with_history
+from clinipress.candidate import Candidate, Context, Step, predict_rows, run, with_history
 from clinipress.data.sources import decode_item
 from clinipress.data.study import Rows, StudyData
 from clinipress.errors import ModelError
@@ -36,19 +36,10 @@ from clinipress.steps.export import (
 from clinipress.steps.train import fresh_candidate, step_seed
 from clinipress.store import Store, read_json, write_atomically
 
-__all__ = ["Runner", "predict_rows"]
+__all__ = ["Runner"]
 
 LATENCY_IMAGES = 16
 PARITY_IMAGES = 128
-PREDICT_BATCH = 64
-
-
-def predict_rows(candidate: Candidate, data: StudyData, rows: Rows) -> NDArray[np.float32]:
-    """Logits float32 ``[n, classes]`` of some images, read from the cache in batches."""
-    cache = data.cache(candidate.card.input)
-    starts = range(0, len(rows.index), PREDICT_BATCH)
-    parts = [candidate.predict(cache.take(rows.index[s : s + PREDICT_BATCH])) for s in starts]
-    return np.concatenate(parts)
 
 
 @dataclass
@@ -185,17 +176,27 @@ class Runner:
 
     def logits(
         self, candidate: Candidate, split: Literal["train", "validation"]
-    ) -> NDArray[np.float32]:
-        """A candidate's logits on a split that is not sealed."""
-        rows = self.data.rows(split, candidate.card.input)
-        return self._scores(candidate, rows, split)
+    ) -> tuple[NDArray[np.float32], Path]:
+        """A candidate's logits on a split that is not sealed, and the file they are kept in."""
+        inputs = {"candidate": candidate.digest, "split": split, "data": self.data.digest}
+
+        def make(folder: Path) -> None:
+            rows = self.data.rows(split, candidate.card.input)
+            self._predict(candidate, rows, folder / "logits.npz")
+
+        with self.phase("predict"):
+            path = self.store.once("scores", inputs, make) / "logits.npz"
+        return _load_scores(path)[0], path
 
     def open_test(
         self, candidates: Mapping[str, Candidate], reason: str
-    ) -> tuple[Rows, dict[str, NDArray[np.float32]]]:
+    ) -> tuple[Rows, dict[str, tuple[NDArray[np.float32], Path]]]:
         """Open the sealed test split once for all finalists together.
 
         A second run over the same finalists reads the scores back and opens nothing.
+
+        Returns:
+            The images, and per finalist its logits and the file they are kept in.
         """
         digests = {name: candidate.digest for name, candidate in candidates.items()}
         inputs = {"candidates": digests, "data": self.data.digest}
@@ -204,15 +205,21 @@ class Runner:
             spec = next(iter(candidates.values())).card.input
             rows = self.data.open_test(spec, tuple(candidates), reason)
             for name, candidate in candidates.items():
-                _save_scores(folder / f"{name}.npz", predict_rows(candidate, self.data, rows), rows)
+                self._predict(candidate, rows, folder / f"{name}.npz")
 
         with self.phase("test"):
             folder = self.store.once("test", inputs, make)
         scores = {}
         for name in candidates:
-            logits, rows = _load_scores(folder / f"{name}.npz")
-            scores[name] = logits
+            path = folder / f"{name}.npz"
+            logits, rows = _load_scores(path)
+            scores[name] = logits, path
         return rows, scores
+
+    def _predict(self, candidate: Candidate, rows: Rows, path: Path) -> None:
+        _save_scores(
+            path, predict_rows(candidate, self.data.cache(candidate.card.input), rows), rows
+        )
 
     def latencies(self, candidates: Sequence[OnnxCandidate]) -> dict[str, dict[str, Any]]:
         """Latency and memory of every file, interleaved in one go so that the ratios hold."""
@@ -252,16 +259,6 @@ class Runner:
             }
             for name, candidate in loaded.items()
         }
-
-    def _scores(self, candidate: Candidate, rows: Rows, split: str) -> NDArray[np.float32]:
-        inputs = {"candidate": candidate.digest, "split": split, "data": self.data.digest}
-
-        def make(folder: Path) -> None:
-            _save_scores(folder / "logits.npz", predict_rows(candidate, self.data, rows), rows)
-
-        with self.phase("predict"):
-            folder = self.store.once("scores", inputs, make)
-        return _load_scores(folder / "logits.npz")[0]
 
 
 def _plan_once(step: Step, parent: TorchCandidate, context: Context) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class Row:
     evidence: dict[str, dict[str, Interval]] = field(default_factory=dict)
     drops: dict[str, dict[str, Interval]] = field(default_factory=dict)
     confusion: dict[str, list[list[int]]] = field(default_factory=dict)
+    scores: dict[str, Path] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
     rejected: str | None = None
@@ -98,7 +99,9 @@ class Scorecard:
     def _add(self, row: Row) -> None:
         self.rows.append(row)
         rows = self.runner.data.rows("validation", row.file.card.input)
-        row.logits["validation"] = self.runner.logits(row.file, "validation")
+        row.logits["validation"], row.scores["validation"] = self.runner.logits(
+            row.file, "validation"
+        )
         self._score(row, "validation", rows.labels, rows.units)
 
     def _score(
@@ -138,7 +141,7 @@ class Scorecard:
         )
         for row in self.rows:
             if row.name in scores:
-                row.logits["test"] = scores[row.name]
+                row.logits["test"], row.scores["test"] = scores[row.name]
                 self._score(row, "test", rows.labels, rows.units)
 
     def gain(self, row: Row) -> float:
@@ -252,7 +255,7 @@ def _record(card: Scorecard, row: Row, out: Path) -> CandidateRecord:
         parity=Parity.model_validate(export_facts["parity"]) if "parity" in export_facts else None,
         verdict=row.verdict,
         rejected=row.rejected,
-        per_image=None,
+        per_image={split: path.relative_to(out).as_posix() for split, path in row.scores.items()},
     )
 
 

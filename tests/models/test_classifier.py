@@ -60,6 +60,24 @@ def test_grey_is_repeated_for_a_colour_backbone():
     assert torch.equal(backbone.seen[:, 0], backbone.seen[:, 2])
 
 
+THREE_MEANS, THREE_STDS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.mark.parametrize("spec", [GREY, COLOUR])
+def test_each_channel_has_its_own_mean_when_three_are_given(spec):
+    raw = torch.from_numpy(pixels(spec=spec))
+    got = Classifier(Keep(), spec, 3, THREE_MEANS, THREE_STDS)(raw).reshape(5, 3, 32, 32)
+    shape = (1, 3, 1, 1)
+    mean, std = np.reshape(THREE_MEANS, shape), np.reshape(THREE_STDS, shape)
+    expected = (raw.numpy().astype(np.float64) / 255 - mean) / std
+    np.testing.assert_allclose(got.numpy(), expected, atol=2e-6)
+
+
+def test_refuses_three_means_for_one_channel():
+    with pytest.raises(ModelError, match="for each of 1 channels"):
+        Classifier(Keep(), GREY, 1, THREE_MEANS, THREE_STDS)
+
+
 def test_autocast_and_channels_last_give_float32_logits():
     module = candidate().module.eval()
     raw = torch.from_numpy(pixels())

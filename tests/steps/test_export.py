@@ -99,6 +99,18 @@ def test_the_file_answers_like_the_network(tmp_path, channels, in_channels, mean
     assert found.label_flips == 0
 
 
+def test_a_mean_per_channel_is_kept_in_every_precision(tmp_path):
+    means = (0.485, 0.456, 0.406)
+    network = candidate(3, 3, means)
+    exported = export_onnx(network, tmp_path / "net.onnx")
+    assert parity(network, exported, pixels(40, 3)).max_logit_difference < 1e-5
+    half = to_float16(tmp_path / "net.onnx", tmp_path / "half.onnx")
+    assert 0 < parity(network, half, pixels(40, 3)).max_logit_difference < 0.02
+    small = to_int8(tmp_path / "net.onnx", tmp_path / "int8.onnx", pixels(24, 3))
+    spread = network.predict(pixels(40, 3)).std()
+    assert 0 < parity(network, small, pixels(40, 3)).mean_logit_difference < 0.1 * spread
+
+
 def test_interface_of_the_file(float_file):
     model = onnx.load(float_file)
     (image,), (logits,) = model.graph.input, model.graph.output

@@ -175,15 +175,7 @@ def proportion(
     if successes == n:
         high = 1.0
     method = "wilson-cluster" if is_clustered(index) else "wilson"
-    value = successes / n
-    return Interval(
-        value=value,
-        low=min(low, value),
-        high=max(high, value),
-        confidence=confidence,
-        method=method,
-        n=n,
-    )
+    return _containing(successes / n, low, high, method=method, n=n, confidence=confidence)
 
 
 def auroc_score_limits(
@@ -270,6 +262,13 @@ def percentile_interval(
         return None
     tail = (1 - confidence) / 2
     low, high = (float(end) for end in np.quantile(defined, [tail, 1 - tail]))
+    return _containing(value, low, high, method=method, n=n, confidence=confidence)
+
+
+def _containing(
+    value: float, low: float, high: float, *, method: str, n: int, confidence: float
+) -> Interval:
+    """An interval stretched to contain its value, which rounding or resampling may leave out."""
     return Interval(
         value=value,
         low=min(low, value),

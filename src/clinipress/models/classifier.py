@@ -9,7 +9,6 @@ are decoded.
 from __future__ import annotations
 
 import hashlib
-import math
 from pathlib import Path
 from typing import cast
 
@@ -24,7 +23,7 @@ from clinipress.evaluate.cost import evaluating
 from clinipress.models.pruned import replay
 from clinipress.models.weights import read_tensors, safetensors_bytes
 from clinipress.models.zoo import create_backbone
-from clinipress.records import Card, InputSpec, ModelSpec
+from clinipress.records import Card, InputSpec, ModelSpec, PerChannel
 from clinipress.store import digest_of, write_atomically
 
 __all__ = ["Classifier", "TorchCandidate", "build"]
@@ -44,8 +43,8 @@ class Classifier(nn.Module):
         backbone: float32 ``[n, in_channels, h, w]`` -> logits ``[n, classes]``.
         input_spec: What the images are like.
         in_channels: Channels the backbone takes; one grey channel is repeated to three.
-        mean: Mean of the training pixels in [0, 1], one for all channels.
-        std: Standard deviation of the training pixels in [0, 1].
+        mean: Taken off pixels in [0, 1]: one number, or one for each of three channels.
+        std: What the rest is divided by, likewise.
 
     Raises:
         ModelError: Colour images for a grey backbone, or statistics that cannot normalise.
@@ -55,7 +54,12 @@ class Classifier(nn.Module):
     scale: Tensor
 
     def __init__(
-        self, backbone: nn.Module, input_spec: InputSpec, in_channels: int, mean: float, std: float
+        self,
+        backbone: nn.Module,
+        input_spec: InputSpec,
+        in_channels: int,
+        mean: PerChannel,
+        std: PerChannel,
     ) -> None:
         super().__init__()
         if in_channels < input_spec.channels:
@@ -64,18 +68,19 @@ class Classifier(nn.Module):
                 f"in_channels: {in_channels}",
                 "leave it out, or set data.input.channels: 1",
             )
-        if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+        shift, scale = (_levels(value, in_channels) for value in (mean, std))
+        if not (shift.isfinite().all() and scale.isfinite().all() and (scale > 0).all()):
             raise ModelError(
                 "a finite mean and a standard deviation above 0 of the training pixels",
-                f"mean {mean:g} and standard deviation {std:g}",
+                f"mean {mean} and standard deviation {std}",
                 "are all images one flat grey?",
             )
         self.backbone = backbone
         self.input_spec = input_spec
         self.repeats = in_channels // input_spec.channels
         # not in the state dict: the numbers belong to ModelSpec, and two sources could disagree
-        self.register_buffer("shift", torch.tensor(mean * 255.0), persistent=False)
-        self.register_buffer("scale", torch.tensor(std * 255.0), persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify.
@@ -86,11 +91,25 @@ class Classifier(nn.Module):
         Returns:
             float32 ``[n, classes]``, logits, whatever autocast computes inside.
         """
+        # one mean for all: normalise before repeating, which the export then folds away
         pixels = (images.float() - self.shift) / self.scale
-        if self.repeats > 1:
+        if pixels.shape[1] < self.repeats * self.input_spec.channels:
             pixels = pixels.expand(-1, self.repeats, -1, -1)
         logits: Tensor = self.backbone(pixels)
         return logits.float()
+
+
+def _levels(value: PerChannel, in_channels: int) -> Tensor:
+    """A level of [0, 1] in grey levels: float32 scalar, or ``[3, 1, 1]`` for three channels."""
+    if isinstance(value, float | int):
+        return torch.tensor(value * 255.0)
+    if len(value) != in_channels:
+        raise ModelError(
+            f"one mean and standard deviation, or one for each of {in_channels} channels",
+            f"{len(value)} numbers",
+            "give one number, or set model.in_channels: 3",
+        )
+    return torch.tensor([level * 255.0 for level in value]).reshape(-1, 1, 1)
 
 
 def build(spec: ModelSpec, input_spec: InputSpec) -> Classifier:

@@ -24,7 +24,7 @@ from clinipress.errors import ModelError
 from clinipress.evaluate.cost import evaluating
 from clinipress.models.weights import read_state
 from clinipress.recipe import ModelRecipe
-from clinipress.records import InputSpec, ModelSpec
+from clinipress.records import InputSpec, ModelSpec, PerChannel
 
 __all__ = [
     "create_backbone",
@@ -44,7 +44,11 @@ def list_models(pattern: str = "") -> list[str]:
 
 
 def new_classifier(
-    recipe: ModelRecipe, input_spec: InputSpec, num_classes: int, mean: float, std: float
+    recipe: ModelRecipe,
+    input_spec: InputSpec,
+    num_classes: int,
+    mean: PerChannel,
+    std: PerChannel,
 ) -> tuple[ModelSpec, Any]:
     """A classifier as a recipe asks: fresh, from pretrained weights, or from a checkpoint.
 
@@ -54,8 +58,8 @@ def new_classifier(
         recipe: The network and where its weights come from.
         input_spec: What it takes.
         num_classes: Outputs.
-        mean: Mean of the training pixels in [0, 1].
-        std: Standard deviation of the training pixels in [0, 1].
+        mean: Mean of the training pixels in [0, 1], one or one per channel.
+        std: Standard deviation of the training pixels in [0, 1], likewise.
 
     Returns:
         The spec to build it again, and the `Classifier`.

@@ -317,7 +317,7 @@ def _file_facts(record: CandidateRecord) -> Markup:
             ("With reading and decoding the file", milliseconds(whole.median if whole else None)),
             ("File against its parent", equal),
             ("Operators in low precision", operators or NOT_MEASURED),
-            ("Answers per image", record.per_image or NOT_MEASURED),
+            ("Answers per image", ", ".join(record.per_image.values()) or NOT_MEASURED),
         ]
     )
 

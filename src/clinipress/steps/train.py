@@ -44,7 +44,9 @@ def fresh_candidate(
     recipe: ModelRecipe, data: StudyData, input_spec: InputSpec, *, seed: int, name: str
 ) -> TorchCandidate:
     """A classifier before training: random, pretrained or from a checkpoint, as the recipe says."""
-    mean, std = pixel_statistics(data.cache(input_spec), data.rows("train", input_spec).index)
+    mean, std = recipe.mean, recipe.std
+    if mean is None or std is None:
+        mean, std = pixel_statistics(data.cache(input_spec), data.rows("train", input_spec).index)
     torch.manual_seed(seed)
     spec, module = new_classifier(recipe, input_spec, len(data.classes), mean, std)
     return TorchCandidate(_card(name, data, input_spec, spec), module)
