@@ -28,7 +28,17 @@ OWNERS = {
     "typer": {"cli.py"},
 }
 # what must work where torch is not installed
-TORCH_FREE = ["gate", "targets", "errors", "records", "recipe", "store", "cli", "terminal"]
+TORCH_FREE = [
+    "gate",
+    "targets",
+    "errors",
+    "records",
+    "recipe",
+    "study_file",
+    "store",
+    "cli",
+    "terminal",
+]
 TORCH_FREE_FOLDERS = ["report", "edge", "data", "runtimes"]
 
 

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from clinipress.errors import RecipeError
-from clinipress.recipe import DistillStep, PruneStep, Study, load_study, parse_study
+from clinipress.recipe import DistillStep, PruneStep, Study
+from clinipress.study_file import load_study, parse_study
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.yaml"))
 SMALL = {"name": "x", "reference": {"model": "resnet18"}}
@@ -97,3 +98,13 @@ def test_not_a_study_file(tmp_path, text):
 def test_a_study_survives_json():
     study = parse_study(SMALL | {"steps": [{"step": "distill", "student": "a"}, {"step": "prune"}]})
     assert Study.model_validate(study.model_dump(mode="json")) == study
+
+
+def test_what_is_not_yaml_is_told_by_line_and_column(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("a:\n   b: 1\n  - c: 2\n")
+    with pytest.raises(RecipeError, match=r"in line 3, column 3: check the indentation$"):
+        load_study(path)
+    path.write_bytes(b"a: \xff\xfe")
+    with pytest.raises(RecipeError, match=r"can't decode byte 0xff"):
+        load_study(path)

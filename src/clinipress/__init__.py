@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from clinipress.edge.bundle import load_bundle
     from clinipress.external import compare, evaluate
     from clinipress.pipeline import run_study
-    from clinipress.recipe import load_study
+    from clinipress.study_file import load_study
 
 __all__ = ["__version__", "compare", "evaluate", "load_bundle", "load_study", "run_study"]
 
@@ -26,7 +26,7 @@ _HOME = {
     "compare": "clinipress.external",
     "evaluate": "clinipress.external",
     "load_bundle": "clinipress.edge.bundle",
-    "load_study": "clinipress.recipe",
+    "load_study": "clinipress.study_file",
     "run_study": "clinipress.pipeline",
 }
 

@@ -86,7 +86,7 @@ def run(
 ) -> None:
     """Run a whole study; run it again to go on where it stopped."""
     from clinipress import distributed
-    from clinipress.recipe import load_study
+    from clinipress.study_file import load_study
 
     recipe = load_study(study, tuple(changes or ()))
     folder = out or Path("runs") / recipe.name

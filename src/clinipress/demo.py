@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from clinipress.progress import SILENT, Progress
-from clinipress.recipe import Study, parse_study
+from clinipress.recipe import Study
 from clinipress.records import Result
+from clinipress.study_file import parse_study
 
 __all__ = ["demo_study", "run_demo"]
 
