@@ -18,7 +18,9 @@ from clinipress.recipe import DistillStep, ExportRecipe, FineTuneStep, PruneStep
 from clinipress.records import Result
 from clinipress.runner import Runner
 from clinipress.scorecard import Scorecard, choose, summarise
-from clinipress.steps.train import Distill, FineTune, Prune
+from clinipress.steps.distil import Distill
+from clinipress.steps.prune import Prune
+from clinipress.steps.train import FineTune
 from clinipress.store import Store, write_atomically
 from clinipress.torch_setup import prepare
 

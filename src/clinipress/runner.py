@@ -33,7 +33,7 @@ from clinipress.steps.export import (
     to_int8,
     weight_bytes,
 )
-from clinipress.steps.train import fresh_candidate, step_seed
+from clinipress.steps.fitting import fresh_candidate, step_seed
 from clinipress.store import Store, read_json, write_atomically
 
 __all__ = ["Runner"]

@@ -1,0 +1,115 @@
+"""What every torch-side step shares: a fresh network, a plan for the one training loop, the loop.
+
+Seeds derive from the study's seed and the step's name, so a step added before does not change the
+ones after it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import torch
+
+from clinipress.candidate import Candidate, Context
+from clinipress.data.study import StudyData, pixel_statistics
+from clinipress.errors import ModelError
+from clinipress.models.classifier import Classifier, TorchCandidate
+from clinipress.models.zoo import new_classifier
+from clinipress.recipe import ModelRecipe, TrainOptions
+from clinipress.records import Card, InputSpec
+from clinipress.train.fit import Images, Loss, fit
+from clinipress.train.losses import HardLoss
+from clinipress.train.numerics import measure_numerics
+
+__all__ = ["fit_module", "fresh_candidate", "hard_loss", "plan_fit", "step_seed", "torch_candidate"]
+
+
+def step_seed(seed: int, kind: str) -> int:
+    """A seed of its own for each kind of step."""
+    return (seed * 1_000_003 + zlib.crc32(kind.encode())) % 2**31
+
+
+def fresh_candidate(
+    recipe: ModelRecipe, data: StudyData, input_spec: InputSpec, *, seed: int, name: str
+) -> TorchCandidate:
+    """A classifier before training: random, pretrained or from a checkpoint, as the recipe says."""
+    mean, std = recipe.mean, recipe.std
+    if mean is None or std is None:
+        mean, std = pixel_statistics(data.cache(input_spec), data.rows("train", input_spec).index)
+    torch.manual_seed(seed)
+    spec, module = new_classifier(recipe, input_spec, len(data.classes), mean, std)
+    return TorchCandidate(
+        Card(name=name, classes=data.classes, input=input_spec, model=spec), module
+    )
+
+
+def torch_candidate(candidate: Candidate | None) -> TorchCandidate:
+    """The parent as one that can be trained.
+
+    Raises:
+        ModelError: It is a file, or there is none.
+    """
+    if not isinstance(candidate, TorchCandidate):
+        raise ModelError("a PyTorch candidate to train on", f"{type(candidate).__name__}")
+    return candidate
+
+
+def plan_fit(
+    module: Classifier, options: TrainOptions, context: Context, kind: str
+) -> dict[str, Any]:
+    """The part of a plan that every training shares: options, seed, numerics and the reason."""
+    data, spec = context.data, module.input_spec
+    train = data.rows("train", spec)
+    images = Images(data.cache(spec), train.index, data.rows("validation", spec).index)
+    numerics, reason = measure_numerics(module, images, options, threads=context.threads)
+    return {
+        "options": options.model_dump(mode="json"),
+        "modality": data.modality,
+        "seed": step_seed(context.seed, kind),
+        "numerics": numerics,
+        "numerics_reason": reason,
+    }
+
+
+def fit_module(
+    module: Classifier,
+    params: dict[str, Any],
+    context: Context,
+    *,
+    loss: Loss,
+    views: int | None,
+) -> dict[str, Any]:
+    """Fit `module` in place; returns the facts for the history."""
+    data, spec = context.data, module.input_spec
+    images = Images(
+        data.cache(spec), data.rows("train", spec).index, data.rows("validation", spec).index
+    )
+    outcome = fit(
+        module,
+        images,
+        TrainOptions.model_validate(params["options"]),
+        modality=params["modality"],
+        seed=params["seed"],
+        work=context.work / "checkpoint",
+        numerics=params["numerics"],
+        loss=loss,
+        views=views,
+        threads=context.threads,
+        progress=context.progress,
+    )
+    return {
+        "epochs": outcome.epochs,
+        "best_epoch": outcome.best_epoch,
+        "best_validation_accuracy": outcome.best_score,
+        "data_wait_share": outcome.data_wait_share,
+    }
+
+
+def hard_loss(params: dict[str, Any], context: Context, spec: InputSpec) -> HardLoss:
+    """Cross-entropy as the options say."""
+    options = TrainOptions.model_validate(params["options"])
+    labels = context.data.rows("train", spec).labels
+    return HardLoss(
+        options.label_smoothing, labels if options.class_weights == "balanced" else None
+    )
