@@ -27,6 +27,7 @@ from clinipress.evaluate.measure import environment
 from clinipress.evaluate.metrics import confusion
 from clinipress.evaluate.paired import discordance
 from clinipress.models.classifier import TorchCandidate
+from clinipress.policy import objection
 from clinipress.records import (
     CandidateRecord,
     Card,
@@ -162,7 +163,10 @@ def choose(card: Scorecard) -> tuple[str | None, tuple[str, ...]]:
     able = []
     for row in card.rows[1:]:
         verdict = row.verdicts["validation"]
-        if verdict.status == "fail":
+        barred = objection(card.runner.study.risk, row.file.card.history, row.file.card.precision)
+        if barred:
+            row.rejected = barred
+        elif verdict.status == "fail":
             row.rejected = "Failed its gate on validation. " + " ".join(verdict.reasons[:1])
         else:
             able.append(row)
@@ -195,7 +199,8 @@ def summarise(card: Scorecard, shipped: str | None, out: Path) -> Result:
     study, data = card.runner.study, card.runner.data
     row = next((row for row in card.rows if row.name == shipped), None)
     verdict = (row.verdict if row else None) or Verdict(
-        status="fail", reasons=("No candidate passed its gate on validation; nothing is shipped.",)
+        status="fail",
+        reasons=("No candidate may be shipped: each failed on validation or is not allowed.",),
     )
     result = Result(
         study=study.name,

@@ -1,0 +1,84 @@
+"""The risk table, and what it makes of a file's history."""
+
+import itertools
+
+import pytest
+
+from clinipress.policy import NAMES, POLICIES, next_steps, objection, techniques
+from clinipress.records import Applied
+
+PRUNED = Applied(step="prune", params={"asked": {"ratio": 0.3}})
+IN_ROUNDS = Applied(step="prune", params={"asked": {"rounds": 5}})
+DISTILLED, AWARE = Applied(step="distill", params={}), Applied(step="qat", params={})
+TRAINED, EXPORTED = Applied(step="train", params={}), Applied(step="export", params={})
+LEVELS = ("critical", "high", "medium", "low")
+
+
+@pytest.mark.parametrize(
+    ("history", "precision", "expected"),
+    [
+        ([TRAINED, EXPORTED], "float32", ()),
+        ([TRAINED, EXPORTED], "float16", ()),
+        ([EXPORTED], "int8", ("post-training",)),
+        ([EXPORTED], "int8-dynamic", ("post-training",)),
+        ([AWARE, EXPORTED], "int8", ("qat",)),
+        ([AWARE, EXPORTED], "mixed", ("qat",)),
+        ([DISTILLED, PRUNED, EXPORTED], "int8", ("distill", "prune", "post-training")),
+        ([IN_ROUNDS, IN_ROUNDS, AWARE], "int8", ("prune-iterative", "qat")),
+        ([DISTILLED], "int4-weights", ("distill", "int4")),
+    ],
+)
+def test_techniques_of_a_history(history, precision, expected):
+    assert techniques(history, precision) == expected
+
+
+@pytest.mark.parametrize(
+    ("history", "precision", "levels"),
+    [
+        ([TRAINED], "float32", LEVELS),
+        ([TRAINED], "float16", LEVELS),
+        ([AWARE], "int8", LEVELS),
+        ([IN_ROUNDS, AWARE], "int8", LEVELS[1:]),
+        ([PRUNED, AWARE], "int8", LEVELS[2:]),
+        ([DISTILLED, AWARE], "int8", LEVELS[2:]),
+        ([TRAINED], "int8", LEVELS[2:]),
+        ([DISTILLED], "int4-weights", LEVELS[3:]),
+    ],
+)
+def test_who_may_ship_what(history, precision, levels):
+    """The guide's table, level by level (R48)."""
+    assert tuple(r for r in LEVELS if objection(r, history, precision) is None) == levels
+
+
+def test_an_objection_names_everything_that_is_barred():
+    said = objection("critical", [DISTILLED, PRUNED], "int8")
+    for name in ("distill", "prune", "post-training"):
+        assert NAMES[name] in said
+    assert said.startswith("At critical risk ")
+
+
+def test_a_lower_risk_allows_at_least_as_much():
+    for strict, loose in itertools.pairwise(LEVELS):
+        assert set(POLICIES[strict].allowed) < set(POLICIES[loose].allowed)
+        assert set(POLICIES[loose].allowed) <= set(NAMES)
+
+
+@pytest.mark.parametrize("risk", LEVELS)
+def test_what_is_tried_next_is_allowed_and_ends(risk):
+    history, precision, tried = [TRAINED], "int8", []
+    while rest := next_steps(risk, history, precision):
+        rung = rest[0]
+        tried.append(rung)
+        if rung == "qat":
+            history, precision = [*history, AWARE], "int8"
+        else:
+            precision = rung
+        assert objection(risk, history, precision) is None
+        assert len(tried) < 9
+    assert tried[-1] == "float16"
+    assert "qat" in tried
+    assert (tried[0] == "mixed") == (risk in ("medium", "low"))
+
+
+def test_a_float_file_has_nothing_to_try():
+    assert next_steps("medium", [TRAINED], "float16") == ()
