@@ -133,6 +133,17 @@ def test_a_users_own_classifier_is_judged_as_it_is_with_its_own_normalisation(ph
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
+def test_what_the_risk_level_bars_is_measured_and_never_shipped(phantoms, tmp_path):
+    exports = [{"precision": "float16"}, {"precision": "int8", "calibration_images": 32}]
+    strict = study(risk="critical", steps=[], exports=exports)
+    result = run_study(strict, phantoms, tmp_path / "run")
+    rows = {c.name: c for c in result.candidates}
+    assert rows["reference-onnx-int8"].rejected.startswith("At critical risk quantization after")
+    assert "validation" in rows["reference-onnx-int8"].evidence
+    assert "reference-onnx-int8" not in result.test_openings[0].candidates
+    assert result.shipped in ("reference-onnx-float16", None)
+
+
 def test_a_nan_loss_stops_the_study_and_keeps_what_was_done(phantoms, tmp_path):
     wild = TRAIN | {
         "learning_rate": 1e30,

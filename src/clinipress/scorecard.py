@@ -198,10 +198,8 @@ def summarise(card: Scorecard, shipped: str | None, out: Path) -> Result:
     """
     study, data = card.runner.study, card.runner.data
     row = next((row for row in card.rows if row.name == shipped), None)
-    verdict = (row.verdict if row else None) or Verdict(
-        status="fail",
-        reasons=("No candidate may be shipped: each failed on validation or is not allowed.",),
-    )
+    nothing = "Nothing is shipped: each candidate failed on validation or is not allowed."
+    verdict = (row.verdict if row else None) or Verdict(status="fail", reasons=(nothing,))
     result = Result(
         study=study.name,
         risk=study.risk,
