@@ -118,3 +118,10 @@ def test_constant_features_and_mirrored_classes_are_not_listed():
     given = facts(classes=2)
     constant = Facts(**{**vars(given), "features": given.features * [1, 0]})
     assert [(s.feature, s.target) for s in feature_shortcuts(constant)] == [("width", "class 0")]
+
+
+@pytest.mark.parametrize(("classes", "listed"), [(2, 1), (3, 4)])
+def test_two_classes_are_one_shortcut_not_three(classes, listed):
+    found = statistics_baseline(facts(strength=1.0, classes=classes)).shortcuts
+    assert [one.target for one in found][0] == "macro"
+    assert len({one.target for one in found}) == len(found) == listed

@@ -70,7 +70,8 @@ class Baseline:
     Attributes:
         accuracy: Cross-validated.
         majority: Share of the most frequent class.
-        shortcuts: AUROC of each class and their mean ("macro"), feature "all".
+        shortcuts: AUROC, feature "all": the mean of the classes ("macro") and, of three classes or
+            more, each.
     """
 
     accuracy: Interval
@@ -123,7 +124,9 @@ def statistics_baseline(facts: Facts, seed: int = 0) -> Baseline | None:
         for c, name in enumerate(facts.classes)
     ]
     counts = np.bincount(facts.labels)
-    return Baseline(accuracy, float(counts.max() / counts.sum()), (_macro(shortcuts), *shortcuts))
+    # of two classes the one mirrors the other, and both their mean
+    singles = shortcuts if len(facts.classes) > 2 else []
+    return Baseline(accuracy, float(counts.max() / counts.sum()), (_macro(shortcuts), *singles))
 
 
 def cross_validated(facts: Facts, seed: int) -> NDArray[np.float64]:
