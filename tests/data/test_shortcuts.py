@@ -123,5 +123,5 @@ def test_constant_features_and_mirrored_classes_are_not_listed():
 @pytest.mark.parametrize(("classes", "listed"), [(2, 1), (3, 4)])
 def test_two_classes_are_one_shortcut_not_three(classes, listed):
     found = statistics_baseline(facts(strength=1.0, classes=classes)).shortcuts
-    assert [one.target for one in found][0] == "macro"
+    assert found[0].target == "macro"
     assert len({one.target for one in found}) == len(found) == listed
