@@ -158,7 +158,7 @@ def _tiles(view: View) -> Markup | None:
             size_phrase(view.size_ratio(subject)),
             megabytes(reference.file_bytes),
         ),
-        _tile("Time per image", *_times(view, subject, reference)),
+        _tile(_time_title(view, subject), *_times(view, subject, reference)),
     ]
     kind = "The shipped model" if view.shipped is subject else "The closest model, not shipped"
     root = reference.name if reference.name != "reference" else None
@@ -173,10 +173,15 @@ def _tiles(view: View) -> Markup | None:
     return tag("div", heading, tag("div", tiles, class_="tiles"))
 
 
+def _time_title(view: View, subject: CandidateRecord) -> str:
+    timing = view.timing(subject)
+    return "Time per image" + (", reading included" if timing and timing.preprocessing else "")
+
+
 def _times(
     view: View, subject: CandidateRecord, reference: CandidateRecord
 ) -> tuple[str, str | None, str]:
-    mine, theirs = subject.latency_ms, reference.latency_ms
+    mine, theirs = view.timing(subject), view.timing(reference)
     phrase = speed_phrase(view.speed_ratio(subject))
     if phrase is None and mine is not None and theirs is not None:
         phrase = "timed under other conditions than the reference"

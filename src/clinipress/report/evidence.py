@@ -109,7 +109,7 @@ def _candidate_rows(view: View, number: int, record: CandidateRecord) -> Markup:
         ),
         cell(
             "Time per image",
-            _latency(record),
+            _latency(view, record),
             _ratio(speed_phrase(view.speed_ratio(record)), role),
         ),
         cell("Weights", large(record.parameters), small(_macs(record))),
@@ -137,17 +137,16 @@ def _ratio(phrase: str | None, role: Role) -> Markup | None:
     return small(phrase.replace(" times", TIMES, 1))
 
 
-def _latency(record: CandidateRecord) -> list[Child]:
-    timing = record.latency_ms
+def _latency(view: View, record: CandidateRecord) -> list[Child]:
+    timing = view.timing(record)
     if timing is None:
         return [NOT_MEASURED]
-    return [milliseconds(timing.median), small(f"p95 {milliseconds(timing.p95)}"), _whole(record)]
-
-
-def _whole(record: CandidateRecord) -> Markup | None:
-    """The time with reading and decoding of the file."""
-    whole = record.latency_with_preprocessing_ms
-    return small(f"with reading {milliseconds(whole.median)}") if whole else None
+    alone = record.latency_ms if timing.preprocessing else None
+    return [
+        milliseconds(timing.median),
+        small(f"p95 {milliseconds(timing.p95)}"),
+        small(f"network alone {milliseconds(alone.median)}") if alone else None,
+    ]
 
 
 def _macs(record: CandidateRecord) -> str:
@@ -205,16 +204,19 @@ def _points(view: View, cost: Callable[[CandidateRecord], float | None]) -> list
     return found
 
 
-def _median(record: CandidateRecord) -> float | None:
-    return record.latency_ms.median if record.latency_ms else None
-
-
 def trade_off_section(view: View) -> Markup:
     """Accuracy against time and against size, with the front that nothing beats."""
-    timed = _points(view, _median)
+
+    def median(record: CandidateRecord) -> float | None:
+        timing = view.timing(record)
+        return timing.median if timing else None
+
+    timed = _points(view, median)
+    root = view.timing(view.reference) if view.reference else None
+    read = ", reading included" if root and root.preprocessing else ""
     sized = _points(view, lambda record: record.file_bytes / 1e6)
     plots = [
-        _panel(timed, "milliseconds per image (median)", "Accuracy against time"),
+        _panel(timed, f"milliseconds per image (median{read})", "Accuracy against time"),
         _panel(sized, "MB of file", "Accuracy against file size"),
     ]
     names = [

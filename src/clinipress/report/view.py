@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from clinipress.records import CandidateRecord, Interval, Result, Rule
+from clinipress.records import CandidateRecord, Interval, Latency, Result, Rule
 from clinipress.report.formats import finite
 
 __all__ = ["Role", "View"]
@@ -163,10 +163,16 @@ class View:
             return None
         return self.reference.file_bytes / record.file_bytes
 
+    def timing(self, record: CandidateRecord) -> Latency | None:
+        """Time per image: with reading and decoding of the file, where that was measured."""
+        root = self.reference
+        whole = root is None or root.latency_with_preprocessing_ms is not None
+        return (record.latency_with_preprocessing_ms if whole else None) or record.latency_ms
+
     def speed_ratio(self, record: CandidateRecord) -> float | None:
         """Times faster than the reference; None unless both were timed in the same way."""
-        mine = record.latency_ms
-        theirs = self.reference.latency_ms if self.reference else None
+        mine = self.timing(record)
+        theirs = self.timing(self.reference) if self.reference else None
         if mine is None or theirs is None or mine.median <= 0:
             return None
         same = (mine.batch, mine.threads, mine.preprocessing) == (
