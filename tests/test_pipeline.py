@@ -140,8 +140,20 @@ def test_what_the_risk_level_bars_is_measured_and_never_shipped(phantoms, tmp_pa
     rows = {c.name: c for c in result.candidates}
     assert rows["reference-onnx-int8"].rejected.startswith("At critical risk quantization after")
     assert "validation" in rows["reference-onnx-int8"].evidence
-    assert "reference-onnx-int8" not in result.test_openings[0].candidates
     assert result.shipped in ("reference-onnx-float16", None)
+    opened = [name for opening in result.test_openings for name in opening.candidates]
+    assert "reference-onnx-int8" not in opened
+
+
+def test_nothing_to_ship_leaves_the_test_split_sealed(phantoms, tmp_path):
+    int8 = [{"precision": "int8", "calibration_images": 32}]
+    barred = study(risk="critical", steps=[], exports=int8)
+    result = run_study(barred, phantoms, tmp_path / "run")
+    assert (result.shipped, result.bundle, result.test_openings) == (None, None, ())
+    assert result.verdict.status == "fail"
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "No model is shipped" in page
+    assert not (tmp_path / "run" / "bundle").exists()
 
 
 def test_a_nan_loss_stops_the_study_and_keeps_what_was_done(phantoms, tmp_path):

@@ -97,7 +97,9 @@ def run_study(
     # measure all files interleaved, choose on validation, then open the test split once
     card.measure()
     shipped, finalists = choose(card)
-    card.open_test(finalists, f"final evaluation; shipping '{shipped}' was decided on validation")
+    if finalists:
+        reason = f"final evaluation; shipping '{shipped}' was decided on validation"
+        card.open_test(finalists, reason)
     return summarise(card, shipped, out)
 
 

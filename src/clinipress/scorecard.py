@@ -157,8 +157,8 @@ def choose(card: Scorecard) -> tuple[str | None, tuple[str, ...]]:
     """The file to ship, decided on validation, and the finalists whose test scores are wanted.
 
     Returns:
-        Name of the shipped candidate, or None where every one failed; names of the finalists, the
-        reference among them.
+        Name of the shipped candidate, and names of the finalists, the reference among them; None
+        and none where every candidate failed or is barred.
     """
     able = []
     for row in card.rows[1:]:
@@ -170,9 +170,9 @@ def choose(card: Scorecard) -> tuple[str | None, tuple[str, ...]]:
             row.rejected = "Failed its gate on validation. " + " ".join(verdict.reasons[:1])
         else:
             able.append(row)
-    finalists = (card.reference.name, *(row.name for row in able))
     if not able:
-        return None, finalists
+        return None, ()  # nothing to decide: the test split stays sealed
+    finalists = (card.reference.name, *(row.name for row in able))
     best = min(able, key=lambda row: (RANK[row.verdicts["validation"].status], -card.gain(row)))
     for row in able:
         if row is not best:
@@ -221,6 +221,7 @@ def summarise(card: Scorecard, shipped: str | None, out: Path) -> Result:
     )
     result = result.model_copy(update={"limits": tuple(limits(View(result)))})
     if distributed.is_main():
+        shutil.rmtree(out / "bundle", ignore_errors=True)  # of an earlier recipe in this folder
         if row:
             _ship(card, row, out, result)
         write_atomically(out / "result.json", result.model_dump_json(indent=1))
@@ -305,7 +306,4 @@ def _ship(card: Scorecard, row: Row, out: Path, result: Result) -> None:
         "evidence": {s: {k: v.model_dump() for k, v in e.items()} for s, e in row.evidence.items()},
         "drop": {s: {k: v.model_dump() for k, v in d.items()} for s, d in row.drops.items()},
     }
-    folder = out / "bundle"
-    if folder.exists():
-        shutil.rmtree(folder)
-    write_bundle(folder, row.file.path, shipped, sample=sample, evidence=summary)
+    write_bundle(out / "bundle", row.file.path, shipped, sample=sample, evidence=summary)
