@@ -1,4 +1,4 @@
-"""The losses: of the labels, and of a teacher's outputs in three ways (soft, decoupled, relational).
+"""The losses: of the labels, and of a teacher's outputs (soft, decoupled, relational).
 
 All are means over the images of a batch, so that a batch split over processes has the loss of the
 whole; the one exception, the intra-class part of `relational`, says so.
@@ -265,6 +265,7 @@ def distillation(
     *,
     method: Method = "soft",
     beta: float = 1.0,
+    share: float = 1.0,
 ) -> torch.Tensor:
     """``alpha * (what the teacher says) + (1 - alpha) * (what the labels say)``.
 
@@ -282,6 +283,7 @@ def distillation(
         class_weights: Of the hard part only, float ``[k]`` or None.
         method: "soft", "dkd" or "dist".
         beta: Weight of the method's second part: NCKD, or the intra-class relation.
+        share: Of the teacher's part, in (0, 1]: below 1 while it is warmed up.
 
     Returns:
         A scalar.
@@ -293,7 +295,7 @@ def distillation(
     if alpha == 0:
         return hard
     soft = _taught(logits, labels, teacher_logits, temperature, method, beta)
-    return alpha * soft + (1 - alpha) * hard
+    return alpha * share * soft + (1 - alpha) * hard
 
 
 def _taught(
