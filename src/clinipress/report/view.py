@@ -36,18 +36,19 @@ class View:
         """The candidates with the numbers they carry in tables and figures, from 1."""
         return enumerate(self.candidates, start=1)
 
-    def _named(self, name: str | None) -> CandidateRecord | None:
+    def named(self, name: str | None) -> CandidateRecord | None:
+        """The candidate of that name, if there is one."""
         return next((record for record in self.candidates if record.name == name), None)
 
     @property
     def reference(self) -> CandidateRecord | None:
         """The reference; None when the record does not hold it."""
-        return self._named(self.result.reference)
+        return self.named(self.result.reference)
 
     @property
     def shipped(self) -> CandidateRecord | None:
         """The shipped candidate, if any."""
-        return self._named(self.result.shipped)
+        return self.named(self.result.shipped)
 
     @cached_property
     def subject(self) -> CandidateRecord | None:
