@@ -47,7 +47,7 @@ def saved(data, folder, **changes):
     return str(folder)
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """What the listener raises."""
 
 
@@ -63,7 +63,7 @@ class Stop:
     def advance(self, what, units=1, note=""):
         self.left -= what == "training" and note != ""
         if self.left == 0:
-            raise Stopped
+            raise StoppedError
 
     def finish(self, what, note=""):
         pass
@@ -117,7 +117,7 @@ def test_a_killed_fitnet_ends_with_the_digest_of_a_whole_one(data, tmp_path):
     whole = done(one, context(data, tmp_path / "a"))
     broken = context(data, tmp_path / "b", progress=Stop(2))
     params = one.plan(None, broken)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         done(one, broken, params)
     assert (tmp_path / "b" / "checkpoint" / "checkpoint.safetensors").is_file()
     assert done(one, context(data, tmp_path / "b"), params) == whole
