@@ -66,10 +66,17 @@ class View:
         ]
         return judged[min(known)[1]][1] if known else None
 
+    @cached_property
+    def controls(self) -> tuple[CandidateRecord, ...]:
+        """Those that are only there to be compared with: trained without a teacher."""
+        names = {record.control for record in self.candidates if record.control}
+        return tuple(record for record in self.candidates if record.name in names)
+
     @property
     def compressed(self) -> tuple[CandidateRecord, ...]:
-        """All candidates but the reference."""
-        return tuple(record for record in self.candidates if record is not self.reference)
+        """All candidates but the reference and the controls."""
+        left_out = (self.reference, *self.controls)
+        return tuple(one for one in self.candidates if all(one is not other for other in left_out))
 
     @property
     def primary(self) -> Rule | None:

@@ -179,10 +179,12 @@ def candidates_sentence(view: View) -> str:
     )
     timed = sum(record.latency_ms is not None for record in made)
     chosen = "one is" if view.shipped not in (None, view.reference) else "none is"
+    controls = len(view.controls)
+    beyond = f" {counted(controls, 'control')} without a teacher: to compare with." * bool(controls)
     return (
         f"Beside the reference: {counted(len(made), 'candidate')}, of which {chosen} shipped; "
         f"{len(passed_over):,} were passed over for the reason given, and the speed of {timed:,} "
-        f"was measured.{spread}{beside if spread else ''}"
+        f"was measured.{spread}{beside if spread else ''}{beyond}"
     )
 
 

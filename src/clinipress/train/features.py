@@ -103,6 +103,7 @@ def _same_size(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Te
 
 
 def _shrunk(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    # on CUDA its backward pass, met where the student's map is the larger, may round differently
     return maps if tuple(maps.shape[2:]) == size else F.adaptive_avg_pool2d(maps, size)
 
 
