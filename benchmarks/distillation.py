@@ -14,6 +14,7 @@ by ours: its own ratio is flattered, not ours.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import statistics
 import tempfile
@@ -44,7 +45,7 @@ VIEWS, STRENGTH, MODALITY = 2, 1.0, "brain-mri"
 EPOCHS, CACHED_VIEWS = 50, 8  # of the default recipe, to share out the teacher's own time
 TARGET = 1.15
 SPEC = InputSpec(channels=1, height=SIDE, width=SIDE)
-SOFT: dict[str, float] = {"temperature": 4.0, "alpha": 0.7, "smoothing": 0.1}
+SOFT: dict[str, Any] = {"temperature": 4.0, "alpha": 0.7, "smoothing": 0.1}
 Block = Callable[[], Cost]
 
 
@@ -131,8 +132,8 @@ def torchdistill_block(
 ) -> Block | str:
     """The peer's box on ready images, or why it is not measured."""
     try:
-        from torchdistill.core.distillation import DistillationBox
-        from torchdistill.losses.mid_level import KDLoss
+        box_of = importlib.import_module("torchdistill.core.distillation").DistillationBox
+        loss_of = importlib.import_module("torchdistill.losses.mid_level").KDLoss
     except ImportError as problem:
         return f"{problem} (pip install torchdistill)"
     pixels = torch.cat([views.images(some, 1) for some in np.array_split(views.rows, 8)])
@@ -140,7 +141,7 @@ def torchdistill_block(
     data = torch.utils.data.TensorDataset(pixels.float(), labels)
     where = {"student_module_path": ".", "student_module_io": "output"}
     where |= {"teacher_module_path": ".", "teacher_module_io": "output"}
-    loss = KDLoss(**where, temperature=4.0, alpha=0.3, label_smoothing=0.1)
+    loss = loss_of(**where, temperature=4.0, alpha=0.3, label_smoothing=0.1)
     config: dict[str, Any] = {
         "num_epochs": 1,
         "train_data_loader": {
@@ -157,7 +158,7 @@ def torchdistill_block(
         },
     }
     device = torch.device("cpu")
-    box = DistillationBox(
+    box = box_of(
         teacher.module.eval(), student.module, {"images": data}, config, device, None, False, 1.0
     )
 
@@ -225,7 +226,7 @@ def take_turns(blocks: dict[str, Block | str], rounds: int) -> dict[str, list[Co
 def ratio(found: dict[str, list[Cost]], name: str, clock: str) -> float:
     """Median over rounds of a block's step beside the plain one of the same round."""
     pairs = zip(found[name], found["plain"], strict=True)
-    return statistics.median(getattr(a, clock) / getattr(b, clock) for a, b in pairs)
+    return float(statistics.median(getattr(a, clock) / getattr(b, clock) for a, b in pairs))
 
 
 def report(
