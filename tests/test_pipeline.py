@@ -193,3 +193,35 @@ def test_predictions_do_not_depend_on_the_batch(finished):
     together = bundle.candidate.predict(images)
     alone = np.concatenate([bundle.candidate.predict(image[None]) for image in images])
     np.testing.assert_allclose(together, alone, atol=1e-4)
+
+
+def test_a_control_shows_what_the_teacher_gave_and_is_never_shipped(phantoms, tmp_path):
+    taught = {"step": "distill", "student": {"factory": "tiny_nets:make"}, "views": 2}
+    taught |= {"train": TRAIN | {"epochs": 2}, "control": True}
+    later = {"step": "train", "train": TRAIN | {"epochs": 1}}
+    plan = study(steps=[taught, later], exports=[{"precision": "float16"}])
+    result = run_study(plan, phantoms, tmp_path / "run")
+    rows = {c.name: c for c in result.candidates}
+    assert list(rows) == [
+        "reference", "distilled", "distilled-control", "fine-tuned", "fine-tuned-onnx-float16",
+    ]  # fmt: skip
+    mine, control = rows["distilled"], rows["distilled-control"]
+    assert (mine.control, control.control) == ("distilled-control", None)
+    assert result.shipped != control.name
+    assert "never shipped" in (control.rejected or "")
+    assert rows["fine-tuned"].parent == "distilled"
+    steps = [row.history[0].params for row in (mine, control)]
+    assert [p["alpha"] for p in steps] == [0.7, 0]
+    assert steps[0]["options"] == steps[1]["options"]
+    assert set(mine.over_control) == set(mine.evidence) == set(control.evidence)
+    for split, gain in mine.over_control.items():
+        right = []
+        for row in (mine, control):
+            with np.load(tmp_path / "run" / row.per_image[split]) as kept:
+                right.append(kept["logits"].argmax(1) == kept["labels"])
+        expected = right[0].mean() - right[1].mean()
+        assert gain["accuracy"].value == pytest.approx(expected)
+        assert gain["accuracy"].low <= expected <= gain["accuracy"].high
+    assert "without a teacher" in (tmp_path / "run" / "report.html").read_text()
+    again = run_study(plan, phantoms, tmp_path / "run")
+    assert [c.digest for c in again.candidates] == [c.digest for c in result.candidates]

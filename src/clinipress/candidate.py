@@ -58,6 +58,7 @@ class Context:
         seed: Seed of the study.
         threads: CPU threads to use.
         progress: The listener.
+        root: The network that `reference` was exported from: its feature maps can be read.
     """
 
     data: Any
@@ -67,6 +68,7 @@ class Context:
     seed: int = 0
     threads: int | None = None
     progress: Progress = SILENT
+    root: Candidate | None = None
 
 
 class Step(Protocol):

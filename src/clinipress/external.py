@@ -21,35 +21,11 @@ from clinipress.errors import InputError, ModelError
 from clinipress.evaluate.evidence import drops, evidence
 from clinipress.evaluate.metrics import confusion
 from clinipress.evaluate.paired import discordance
+from clinipress.loading import load_candidate
 from clinipress.progress import SILENT, Progress
 from clinipress.records import Audit, RiskLevel
 
 __all__ = ["compare", "evaluate", "load_candidate", "parse_class_map"]
-
-
-def load_candidate(path: Path, threads: int | None = None) -> Candidate:
-    """Any classifier that can be run: a bundle, an .onnx file, or a candidate folder.
-
-    Raises:
-        ModelError: It is none of these, or cannot be loaded.
-        BundleError: It is a bundle that is incomplete or was changed.
-    """
-    if path.is_dir() and (path / "weights.safetensors").is_file():
-        from clinipress.models.classifier import TorchCandidate
-
-        return TorchCandidate.load(path)
-    if path.is_dir() and (path / "card.json").is_file():
-        from clinipress.edge.bundle import load_bundle
-
-        return load_bundle(path, threads=threads).candidate
-    if path.is_file():
-        from clinipress.runtimes.onnx import OnnxCandidate
-
-        return OnnxCandidate.load(path, threads=threads)
-    raise ModelError(
-        "a bundle folder, a .onnx file or a candidate folder",
-        f"'{path}'" if path.exists() else f"nothing at '{path}'",
-    )
 
 
 def parse_class_map(text: str) -> dict[str, str]:

@@ -78,16 +78,23 @@ def run_study(
         step = FineTune(FineTuneStep(train=study.reference.train))
         trained = runner.step("reference", step, trained, reference=None)
     reference = runner.export("reference", trained, FLOAT32)
+    runner.root = trained
     card.add_reference(reference, trained)
 
     # torch-side steps: each child becomes a float32 file, measured and judged
     parent = trained
     for name, recipe in zip(step_names(study), study.steps, strict=True):
-        parent = runner.step(name, torch_step(recipe), parent, reference)
+        before, parent = parent, runner.step(name, torch_step(recipe), parent, reference)
         card.add(runner.export(name, parent, FLOAT32), parent, of="step")
+        if isinstance(recipe, DistillStep) and recipe.control:
+            # the same student for as long without a teacher: to compare with, never to ship
+            again = Distill(recipe.without_teacher(parent.card.history[-1].params["numerics"]))
+            control = runner.step(control_name(name), again, before, reference)
+            file = runner.export(control.card.name, control, FLOAT32)
+            card.add(file, control, of="control", to=name)
 
     # exports of the last candidate
-    last = card.rows[-1].name
+    last = parent.card.name
     for wanted in study.exports:
         if wanted == FLOAT32 or (wanted.precision == "float32" and wanted.format == "onnx"):
             continue  # every step's candidate already is that file
@@ -116,8 +123,19 @@ def step_names(study: Study) -> list[str]:
         again = kinds[: number + 1].count(recipe.step)
         plain = verb[recipe.step] + (f"-{again}" if kinds.count(recipe.step) > 1 else "")
         names.append(recipe.name or plain)
-    if len({*names, "reference"}) <= len(names):
-        raise RecipeError(
-            "step names that differ", ", ".join(names), "change 'name' of one of them"
-        )
+    made = [
+        *names,
+        *(
+            control_name(n)
+            for n, r in zip(names, study.steps, strict=True)
+            if isinstance(r, DistillStep) and r.control
+        ),
+    ]
+    if len({*made, "reference"}) <= len(made):
+        raise RecipeError("step names that differ", ", ".join(made), "change 'name' of one of them")
     return names
+
+
+def control_name(name: str) -> str:
+    """The row of a distilled student's control."""
+    return f"{name}-control"

@@ -195,12 +195,27 @@ class ReferenceRecipe(Config):
 
 
 class DistillStep(Config):
-    """Train a student on labels and on the reference's softened outputs (Hinton et al., 2015).
+    """Train a student on labels and on a teacher's outputs.
+
+    The loss is ``alpha * teacher's part + (1 - alpha) * labels' part``; what the teacher's part is,
+    `method` says.
 
     Attributes:
         student: The student's network.
+        method: "soft": softened outputs (Hinton et al., 2015); "dkd": target and other classes
+            weighed apart (Zhao et al., 2022); "dist": correlations (Huang et al., 2022); "fitnet":
+            soft, and the last feature map (Romero et al., 2015); "attention": soft, and where the
+            maps are strong (Zagoruyko and Komodakis, 2017).
         temperature: T of both softmaxes; the soft loss is multiplied by T squared.
-        alpha: Weight of the soft loss; 0 is the control without a teacher.
+        alpha: Weight of the teacher's part; 0 is the control without a teacher.
+        beta: Weight, within the teacher's part, of the other classes ("dkd"), of the relation
+            between images ("dist") or of the feature maps; None: 8, 1, 5 ("fitnet") or 10.
+        layers: (student's, teacher's) modules whose maps are compared; empty: the last map before
+            the pooling ("fitnet"), the last three stage ends ("attention").
+        teachers: Candidate folders, .onnx files or bundles; several are averaged. None: the
+            study's reference.
+        control: Also train the same student for as long without a teacher, as a row to be
+            compared with, never shipped.
         views: Seeded augmented views per image for which the teacher's outputs are computed once.
         train: The loop's options.
     """
@@ -208,10 +223,30 @@ class DistillStep(Config):
     step: Literal["distill"] = "distill"
     name: str | None = None
     student: ModelRecipe
+    method: Literal["soft", "dkd", "dist", "fitnet", "attention"] = "soft"
     temperature: float = Field(4.0, gt=0)
     alpha: float = Field(0.7, ge=0, le=1)
+    beta: float | None = Field(None, ge=0)
+    layers: tuple[tuple[str, str], ...] = ()
+    teachers: tuple[str, ...] | None = Field(None, min_length=1)
+    control: bool = False
     views: int = Field(8, ge=1)
     train: TrainOptions = TrainOptions()
+
+    @model_validator(mode="after")
+    def _keys_that_fit_the_method(self) -> DistillStep:
+        if self.beta is not None and self.method == "soft":
+            raise ValueError("'beta' has no meaning for method 'soft'; leave it out")
+        if self.layers and self.method not in ("fitnet", "attention"):
+            raise ValueError(f"'layers' has no meaning for method '{self.method}'; leave it out")
+        if self.control and self.alpha == 0:
+            raise ValueError("with alpha 0 the step is its own control; leave out 'control'")
+        return self
+
+    def without_teacher(self, numerics: str) -> DistillStep:
+        """The control: the same student and budget, computed in the same numerics, alpha 0."""
+        same = self.train.model_dump() | {"numerics": numerics}
+        return DistillStep(student=self.student, alpha=0, train=TrainOptions.model_validate(same))
 
 
 class PruneStep(Config):

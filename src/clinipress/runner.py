@@ -34,6 +34,7 @@ from clinipress.steps.export import (
     weight_bytes,
 )
 from clinipress.steps.fitting import fresh_candidate, step_seed
+from clinipress.steps.soft_targets import outside_teachers
 from clinipress.store import Store, read_json, write_atomically
 
 __all__ = ["Runner"]
@@ -52,6 +53,7 @@ class Runner:
         data: The images; the test split sealed.
         progress: The listener.
         seconds: Wall time per phase of this process; a resumed run counts only what it did.
+        root: The reference as the network it is exported from, once there is one.
     """
 
     study: Study
@@ -59,6 +61,7 @@ class Runner:
     data: StudyData
     progress: Progress = SILENT
     seconds: dict[str, float] = field(default_factory=dict)
+    root: TorchCandidate | None = None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -88,6 +91,9 @@ class Runner:
             "data": self.data.digest,
             "seed": self.study.seed,
         }
+        outside = outside_teachers(step.recipe)
+        if outside:  # files may change behind an unchanged path
+            inputs["teachers"] = [teacher.digest for teacher in outside]
 
         def make(folder: Path) -> None:
             context = Context(
@@ -98,6 +104,7 @@ class Runner:
                 seed=self.study.seed,
                 threads=self.study.threads,
                 progress=self.progress,
+                root=self.root,
             )
             applied, child = run(step, parent, _plan_once(step, parent, context), context)
             card = with_history(child.card, parent if step.inherits else None, applied, name)

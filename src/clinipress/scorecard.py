@@ -48,17 +48,19 @@ from clinipress.store import write_atomically
 
 __all__ = ["Scorecard", "choose", "summarise"]
 
+Kind = Literal["reference", "step", "export", "control"]
 RANK = {"pass": 0, "inconclusive": 1, "fail": 2}
 
 
 @dataclass
 class Row:
-    """A candidate and what is known of it so far."""
+    """A candidate and what is known of it so far; `to`: the row that a control is compared with."""
 
     name: str
     file: OnnxCandidate
     torch: TorchCandidate
-    of: Literal["reference", "step", "export"]
+    of: Kind
+    to: str | None = None
     logits: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     evidence: dict[str, dict[str, Interval]] = field(default_factory=dict)
     drops: dict[str, dict[str, Interval]] = field(default_factory=dict)
@@ -81,6 +83,7 @@ class Scorecard:
     runner: Runner
     rules: tuple[Rule, ...]
     rows: list[Row] = field(default_factory=list)
+    cases: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=dict)
 
     @property
     def reference(self) -> Row:
@@ -92,10 +95,17 @@ class Scorecard:
         self._add(Row("reference", file, torch, "reference"))
 
     def add(
-        self, file: OnnxCandidate, torch: TorchCandidate, *, of: Literal["step", "export"]
+        self, file: OnnxCandidate, torch: TorchCandidate, *, of: Kind, to: str | None = None
     ) -> None:
-        """Measure a file on validation and judge it against the reference."""
-        self._add(Row(file.card.name, file, torch, of))
+        """Measure a file on validation and judge it against the reference.
+
+        Args:
+            file: The candidate.
+            torch: The network it was made from.
+            of: What it is.
+            to: Name of the row that a control is compared with.
+        """
+        self._add(Row(file.card.name, file, torch, of, to))
 
     def _add(self, row: Row) -> None:
         self.rows.append(row)
@@ -109,6 +119,7 @@ class Scorecard:
         self, row: Row, split: str, labels: NDArray[np.int64], units: NDArray[np.int64]
     ) -> None:
         study, classes = self.runner.study, row.file.card.classes
+        self.cases[split] = labels, units
         root = None if row is self.reference else self.reference.logits[split]
         options: dict[str, Any] = {
             "units": units,
@@ -145,6 +156,25 @@ class Scorecard:
                 row.logits["test"], row.scores["test"] = scores[row.name]
                 self._score(row, "test", rows.labels, rows.units)
 
+    def control(self, row: Row) -> Row | None:
+        """The row's control, if it has one."""
+        return next((one for one in self.rows if one.to == row.name), None)
+
+    def over_control(self, row: Row) -> dict[str, dict[str, Interval]]:
+        """What the teacher gave: the row minus its control, paired, split -> metric -> interval."""
+        control, study = self.control(row), self.runner.study
+        if control is None:
+            return {}
+        found = {}
+        for split in [name for name in row.logits if name in control.logits]:
+            labels, units = self.cases[split]
+            found[split] = drops(
+                row.logits[split], control.logits[split], labels, row.file.card.classes,
+                units=units, resamples=study.bootstrap, seed=study.seed,
+                positive=study.data.positive,
+            )  # fmt: skip
+        return found
+
     def gain(self, row: Row) -> float:
         """Product of size and speed gains over the reference; larger is better."""
         root = self.reference.cost
@@ -162,6 +192,9 @@ def choose(card: Scorecard) -> tuple[str | None, tuple[str, ...]]:
     """
     able = []
     for row in card.rows[1:]:
+        if row.to is not None:
+            row.rejected = f"A control: it is here to be compared with '{row.to}', never shipped."
+            continue
         verdict = row.verdicts["validation"]
         barred = objection(card.runner.study.risk, row.file.card.history, row.file.card.precision)
         if barred:
@@ -172,7 +205,8 @@ def choose(card: Scorecard) -> tuple[str | None, tuple[str, ...]]:
             able.append(row)
     if not able:
         return None, ()  # nothing to decide: the test split stays sealed
-    finalists = (card.reference.name, *(row.name for row in able))
+    controls = [found for row in able if (found := card.control(row)) is not None]
+    finalists = (card.reference.name, *(row.name for row in [*able, *controls]))
     best = min(able, key=lambda row: (RANK[row.verdicts["validation"].status], -card.gain(row)))
     for row in able:
         if row is not best:
@@ -234,6 +268,7 @@ def summarise(card: Scorecard, shipped: str | None, out: Path) -> Result:
 def _record(card: Scorecard, row: Row, out: Path) -> CandidateRecord:
     split = "test" if "test" in row.evidence else "validation"
     applied = row.file.card.history[-1]
+    control = card.control(row)
     parent = None if row.of == "reference" else _parent_name(card, row)
     export_facts = applied.facts
     return CandidateRecord(
@@ -260,6 +295,8 @@ def _record(card: Scorecard, row: Row, out: Path) -> CandidateRecord:
         verdict=row.verdict,
         rejected=row.rejected,
         per_image={split: path.relative_to(out).as_posix() for split, path in row.scores.items()},
+        control=control.name if control else None,
+        over_control=card.over_control(row),
     )
 
 
@@ -267,7 +304,7 @@ def _parent_name(card: Scorecard, row: Row) -> str | None:
     """The row whose weights this one's were made from."""
     before = card.rows[: card.rows.index(row)]
     digest = row.file.card.history[-1].parent if row.of == "export" else None
-    if row.of == "step":
+    if row.of in ("step", "control"):
         steps = [a for a in row.file.card.history if a.step != "export"]
         digest = steps[-1].parent
     names = [r.name for r in before if r.torch.digest == digest]

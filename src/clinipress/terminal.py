@@ -156,7 +156,7 @@ def _points(interval: Interval | None) -> str:
 def show_result(result: Result, out: Path) -> None:
     """A study's table, its verdict and where the files are."""
     from clinipress.report.view import View
-    from clinipress.report.words import verdict_sentence
+    from clinipress.report.words import distillation_sentences, verdict_sentence
 
     console = _console()
     split = "test" if any("test" in c.evidence for c in result.candidates) else "validation"
@@ -181,6 +181,8 @@ def show_result(result: Result, out: Path) -> None:
         f"[bold {COLOUR[status]}]{WORD[status]}[/] {verdict_sentence(View(result))}",
         highlight=False,
     )
+    for sentence in distillation_sentences(View(result)):
+        console.print(sentence, highlight=False, markup=False)
     console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
     if result.bundle:
         console.print(f"bundle: {out / result.bundle}", highlight=False, soft_wrap=True)

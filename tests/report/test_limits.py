@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from clinipress.records import Interval, Result, TestOpening
+from clinipress.records import Applied, Interval, Result, TestOpening
 from clinipress.report.limits import limits
 from clinipress.report.view import View
 
@@ -103,3 +103,20 @@ def test_a_split_image_by_image_is_said(make_study: Make) -> None:
     study = make_study()
     split = study.split.model_copy(update={"by": "image"})
     assert "divided one by one, without any grouping" in said(study, split=split)
+
+
+def test_a_distilled_student_without_a_control_is_a_reservation(make_study: Make) -> None:
+    study = make_study()
+    taught = Applied(step="distill", params={"alpha": 0.7})
+    for changes, expected in (
+        ({"history": (taught,)}, True),
+        ({"history": (taught,), "control": "other"}, False),
+        ({"history": (Applied(step="distill", params={"alpha": 0}),)}, False),
+        ({"history": (taught, Applied(step="prune", params={}))}, False),
+    ):
+        records = [
+            record.model_copy(update=changes if record.name == "distilled" else {"history": ()})
+            for record in study.candidates
+        ]
+        found = said(study, candidates=tuple(records))
+        assert ("no control was trained" in found) == expected

@@ -247,3 +247,38 @@ def test_a_record_of_nothing_still_reads(make_study: Make) -> None:
     assert "none judged" in words.verdict_sentence(view)
     assert words.gate_sentence(view) == "No candidate was judged."
     assert "No candidate can be set beside" in words.classes_sentence(view)
+
+
+def with_control(study: Result, value: float, low: float, high: float) -> View:
+    """The distilled row beside a control that is another row of the study."""
+    gain = Interval(value=value, low=low, high=high, method="tango", n=642)
+    changes = {"control": "pruned", "over_control": {"test": {"accuracy": gain}}}
+    records = [
+        record.model_copy(update=changes) if record.name == "distilled" else record
+        for record in study.candidates
+    ]
+    return View(study.model_copy(update={"candidates": tuple(records)}))
+
+
+@pytest.mark.parametrize(
+    ("gain", "end"),
+    [
+        ((0.02, 0.005, 0.035), "A gain from distillation is shown."),
+        ((0.02, 0.0, 0.04), "not shown: the interval contains 0."),
+        ((-0.01, -0.03, 0.01), "not shown: the interval contains 0."),
+        ((-0.02, -0.035, -0.005), "Distillation made it worse."),
+    ],
+)
+def test_what_distillation_gave_is_said_plainly(
+    make_study: Make, gain: tuple[float, float, float], end: str
+) -> None:
+    (sentence,) = words.distillation_sentences(with_control(make_study(), *gain))
+    assert end in sentence
+    assert "distilled minus pruned" in sentence
+    assert "642 sealed test images" in sentence
+    for number in gain:
+        assert round(100 * number, 1) in numbers(sentence)
+
+
+def test_without_a_control_nothing_is_said_of_it(make_study: Make) -> None:
+    assert words.distillation_sentences(View(make_study())) == []

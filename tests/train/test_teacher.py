@@ -13,12 +13,17 @@ from clinipress.errors import DataError
 from clinipress.records import Card, InputSpec
 from clinipress.train import teacher as module
 from clinipress.train.augment import augment, draw
+from clinipress.train.distillation import DistillationLoss
 from clinipress.train.fit import Images, fit
 from clinipress.train.losses import distillation
-from clinipress.train.teacher import DistillationLoss, teacher_logits
+from clinipress.train.teacher import Views, teacher_logits
 
 ROWS = np.array([3, 9, 1, 20, 7, 11, 2])
-WHAT = {"modality": "brain-mri", "strength": 1.0, "seed": 4, "views": 3}
+WHAT = {"modality": "brain-mri", "strength": 1.0, "seed": 4, "count": 3}
+
+
+def views(cache=None, rows=ROWS, **changes):
+    return Views(cache or MemoryStore(), rows, **(WHAT | changes))
 
 
 class Teacher:
@@ -56,7 +61,7 @@ def expected():
 
 
 def test_logits_are_those_of_the_views(tmp_path):
-    logits = teacher_logits(Teacher(), MemoryStore(), ROWS, path=tmp_path / "t.npy", **WHAT)
+    logits = teacher_logits(Teacher(), views(), path=tmp_path / "t.npy")
     assert logits.dtype == np.float32
     assert isinstance(logits, np.memmap)
     np.testing.assert_allclose(logits, expected(), rtol=0, atol=1e-6)
@@ -65,9 +70,9 @@ def test_logits_are_those_of_the_views(tmp_path):
 
 def test_computed_once(tmp_path):
     path = tmp_path / "t.npy"
-    teacher_logits(Teacher(), MemoryStore(), ROWS, path=path, **WHAT)
+    teacher_logits(Teacher(), views(), path=path)
     again = Teacher(fail_at=1)
-    logits = teacher_logits(again, MemoryStore(), ROWS, path=path, **WHAT)
+    logits = teacher_logits(again, views(), path=path)
     assert again.calls == 0
     np.testing.assert_allclose(logits, expected(), rtol=0, atol=1e-6)
 
@@ -75,36 +80,34 @@ def test_computed_once(tmp_path):
 def test_killed_in_the_middle_goes_on_from_its_mark(tmp_path):
     path = tmp_path / "t.npy"
     with pytest.raises(KeyboardInterrupt):
-        teacher_logits(Teacher(fail_at=8), MemoryStore(), ROWS, path=path, **WHAT)
+        teacher_logits(Teacher(fail_at=8), views(), path=path)
     assert json.loads((tmp_path / "t.npy.json").read_text())["done"] == 6
     second = Teacher()
-    logits = teacher_logits(second, MemoryStore(), ROWS, path=path, **WHAT)
+    logits = teacher_logits(second, views(), path=path)
     assert second.calls == 12 - 6
     np.testing.assert_allclose(logits, expected(), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("change", [{"seed": 5}, {"strength": 0.5}, {"views": 2}])
+@pytest.mark.parametrize("change", [{"seed": 5}, {"strength": 0.5}, {"count": 2}])
 def test_other_views_are_computed_anew(tmp_path, change):
     path = tmp_path / "t.npy"
-    teacher_logits(Teacher(), MemoryStore(), ROWS, path=path, **WHAT)
+    teacher_logits(Teacher(), views(), path=path)
     second = Teacher()
-    logits = teacher_logits(second, MemoryStore(), ROWS, path=path, **(WHAT | change))
+    logits = teacher_logits(second, views(**change), path=path)
     assert second.calls == 4 * len(logits)
 
 
 def test_another_teacher_is_asked_anew(tmp_path):
     path = tmp_path / "t.npy"
-    teacher_logits(Teacher(), MemoryStore(), ROWS, path=path, **WHAT)
+    teacher_logits(Teacher(), views(), path=path)
     second = Teacher(digest="e" * 64)
-    teacher_logits(second, MemoryStore(), ROWS, path=path, **WHAT)
+    teacher_logits(second, views(), path=path)
     assert second.calls == 12
 
 
 def test_card_that_does_not_fit_the_outputs_is_refused(tmp_path):
-    with pytest.raises(DataError, match="logits of shape"):
-        teacher_logits(
-            Teacher(classes=("a", "b", "c")), MemoryStore(), ROWS, path=tmp_path / "t.npy", **WHAT
-        )
+    with pytest.raises(DataError, match="outputs of shape"):
+        teacher_logits(Teacher(classes=("a", "b", "c")), views(), path=tmp_path / "t.npy")
 
 
 def test_loss_finds_rows_and_views(tmp_path):
@@ -122,7 +125,7 @@ def test_student_sees_the_teachers_views(tmp_path):
     """A student that is its teacher has no soft loss: same images, rows and views throughout."""
     cache = MemoryStore()
     rows = np.arange(18)
-    table = teacher_logits(Teacher(), cache, rows, path=tmp_path / "t.npy", **WHAT)
+    table = teacher_logits(Teacher(), views(cache, rows), path=tmp_path / "t.npy")
     soft = DistillationLoss(table, rows, temperature=2.0, alpha=1.0)
     losses = []
 

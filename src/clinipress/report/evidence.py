@@ -49,7 +49,12 @@ from clinipress.report.phrases import (
 )
 from clinipress.report.plot import Point, trade_off
 from clinipress.report.view import Role, View
-from clinipress.report.words import candidates_sentence, gate_sentence, trade_off_sentence
+from clinipress.report.words import (
+    candidates_sentence,
+    distillation_sentences,
+    gate_sentence,
+    trade_off_sentence,
+)
 
 __all__ = ["candidates_section", "gate_section", "trade_off_section"]
 
@@ -81,12 +86,13 @@ def candidates_section(view: View) -> Markup:
         "are the parameters of the network, with its multiply-adds for one image; p95 is the time "
         "that 95 of 100 calls stay under."
     )
-    lead = candidates_sentence(view)
+    lead, taught = candidates_sentence(view), distillation_sentences(view)
     return section(
         "candidates",
         "Size, speed and accuracy",
         lead,
         tag("div", table, class_="scroll", tabindex="0"),
+        bullets(taught) if taught else None,
         tag("p", note, class_="note"),
     )
 

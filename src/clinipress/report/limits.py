@@ -151,9 +151,21 @@ def _of_measurement(view: View) -> list[str]:
             "One training run with one seed: the intervals cover the choice of test images, not "
             "the luck of training."
         )
+    untaught = [one for one in view.candidates if _just_distilled(one) and one.control is None]
+    if untaught:
+        found.append(
+            f"What distillation gave is not shown for {_names(untaught)}: no control was trained, "
+            "the same network without a teacher ('control: true')."
+        )
     if subject is not None:
         found.extend(_unproven(view, subject))
     return found
+
+
+def _just_distilled(record: CandidateRecord) -> bool:
+    """True where learning from a teacher was the last thing done to it before its export."""
+    steps = [applied for applied in record.history if applied.step != "export"]
+    return bool(steps) and steps[-1].step == "distill" and steps[-1].params.get("alpha", 0) > 0
 
 
 def _names(records: list[CandidateRecord]) -> str:

@@ -36,18 +36,19 @@ class View:
         """The candidates with the numbers they carry in tables and figures, from 1."""
         return enumerate(self.candidates, start=1)
 
-    def _named(self, name: str | None) -> CandidateRecord | None:
+    def named(self, name: str | None) -> CandidateRecord | None:
+        """The candidate of that name, if there is one."""
         return next((record for record in self.candidates if record.name == name), None)
 
     @property
     def reference(self) -> CandidateRecord | None:
         """The reference; None when the record does not hold it."""
-        return self._named(self.result.reference)
+        return self.named(self.result.reference)
 
     @property
     def shipped(self) -> CandidateRecord | None:
         """The shipped candidate, if any."""
-        return self._named(self.result.shipped)
+        return self.named(self.result.shipped)
 
     @cached_property
     def subject(self) -> CandidateRecord | None:
@@ -65,10 +66,17 @@ class View:
         ]
         return judged[min(known)[1]][1] if known else None
 
+    @cached_property
+    def controls(self) -> tuple[CandidateRecord, ...]:
+        """Those that are only there to be compared with: trained without a teacher."""
+        names = {record.control for record in self.candidates if record.control}
+        return tuple(record for record in self.candidates if record.name in names)
+
     @property
     def compressed(self) -> tuple[CandidateRecord, ...]:
-        """All candidates but the reference."""
-        return tuple(record for record in self.candidates if record is not self.reference)
+        """All candidates but the reference and the controls."""
+        left_out = (self.reference, *self.controls)
+        return tuple(one for one in self.candidates if all(one is not other for other in left_out))
 
     @property
     def primary(self) -> Rule | None:

@@ -38,6 +38,7 @@ __all__ = [
     "candidates_sentence",
     "caution_sentence",
     "classes_sentence",
+    "distillation_sentences",
     "gate_sentence",
     "limits_sentence",
     "meaning_sentence",
@@ -178,11 +179,45 @@ def candidates_sentence(view: View) -> str:
     )
     timed = sum(record.latency_ms is not None for record in made)
     chosen = "one is" if view.shipped not in (None, view.reference) else "none is"
+    controls = len(view.controls)
+    beyond = f" {counted(controls, 'control')} without a teacher: to compare with." * bool(controls)
     return (
         f"Beside the reference: {counted(len(made), 'candidate')}, of which {chosen} shipped; "
         f"{len(passed_over):,} were passed over for the reason given, and the speed of {timed:,} "
-        f"was measured.{spread}{beside if spread else ''}"
+        f"was measured.{spread}{beside if spread else ''}{beyond}"
     )
+
+
+def distillation_sentences(view: View) -> list[str]:
+    """How much of each distilled student's accuracy the teacher gave, by its control."""
+    return [_over_control(view, record) for record in view.candidates if record.control]
+
+
+def _over_control(view: View, record: CandidateRecord) -> str:
+    """One student beside the same student without a teacher; shown, or plainly not shown."""
+    split = next((name for name in ("test", "validation") if name in record.over_control), None)
+    control = view.named(record.control)
+    gain = record.over_control[split].get("accuracy") if split else None
+    if gain is None or control is None or not finite(gain):
+        return f"What distillation gave {record.name} was {NOT_MEASURED}."
+    told = (
+        f"{record.name} minus {control.name}, the same network trained for as long without a "
+        f"teacher: {points_words(gain.value)} of accuracy ({interval_phrase(gain)}, paired on "
+        f"{counted(gain.n or 0, f'{split_name(split)} image')})"
+    )
+    if gain.low > 0:
+        return f"{told}. A gain from distillation is shown.{_share(control, split)}"
+    if gain.high < 0:
+        return f"{told}. Distillation made it worse."
+    return f"{told}. A gain from distillation is not shown: the interval contains 0."
+
+
+def _share(control: CandidateRecord, split: str | None) -> str:
+    """The gap beside the gain: what the control lacked of the reference."""
+    gap = control.drops.get(split or "", {}).get("accuracy")
+    if gap is None or gap.value <= 0:
+        return ""
+    return f" Without the teacher it lacked {points_words(gap.value)} to the reference."
 
 
 def trade_off_sentence(view: View, timed: list[Point]) -> str:

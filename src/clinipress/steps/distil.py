@@ -1,4 +1,4 @@
-"""Distillation: a smaller network learns from the labels and from the reference's outputs."""
+"""Distillation: a smaller network learns from the labels and from a teacher."""
 
 from __future__ import annotations
 
@@ -9,13 +9,27 @@ from clinipress.models.classifier import TorchCandidate
 from clinipress.recipe import DistillStep
 from clinipress.records import InputSpec
 from clinipress.steps.fitting import fit_module, fresh_candidate, plan_fit, step_seed
-from clinipress.steps.soft_targets import SOFT, root_teacher, soft_loss
+from clinipress.steps.soft_targets import (
+    SOFT,
+    feature_loss,
+    find_teachers,
+    plan_maps,
+    root_teacher,
+    soft_loss,
+)
+from clinipress.train.features import FeatureMethod, Tapped
 
-__all__ = ["Distill"]
+__all__ = ["BETA", "Distill"]
+
+# The weight of a method's second part where the study names none. DKD: the paper's on small images
+# (section 4, 8 for a teacher as sure as ours); DIST: equal weights (section 4.1). Feature parts are
+# relative (see `train.features`), about 1 when nothing is learned and some tenths at the end, where
+# the soft part is about 1 at T = 4: 5 and 10 make them of one order.
+BETA = {"soft": 1.0, "dkd": 8.0, "dist": 1.0, "fitnet": 5.0, "attention": 10.0}
 
 
 class Distill:
-    """Train a student on labels and on the reference's softened outputs (Hinton et al., 2015)."""
+    """Train a student on labels and on a teacher's outputs, by the method the recipe names."""
 
     kind = "distill"
     inherits = False  # the student starts from its own weights
@@ -24,26 +38,56 @@ class Distill:
         self.recipe = recipe
 
     def plan(self, parent: Candidate | None, context: Context) -> dict[str, Any]:
-        """Choose the student's normalisation and numerics; nothing is trained."""
-        teacher = root_teacher(context)
-        student = self._student(context, teacher.card.input)
-        soft = self.recipe
-        return plan_fit(student.module, soft.train, context, SOFT) | {
-            "student": soft.student.model_dump(mode="json"),
-            "teacher": teacher.digest,
-            "temperature": soft.temperature,
-            "alpha": soft.alpha,
-            "views": soft.views,
+        """Choose normalisation, numerics, teachers and layers; nothing is trained."""
+        asked = self.recipe
+        student = self._student(context, root_teacher(context).card.input)
+        views = min(asked.views, asked.train.epochs)  # more would never be looked at
+        params: dict[str, Any] = {
+            "student": asked.student.model_dump(mode="json"),
+            "method": asked.method,
+            "temperature": asked.temperature,
+            "alpha": asked.alpha,
+            "beta": BETA[asked.method] if asked.beta is None else asked.beta,
+            "views": views,
         }
+        if asked.alpha > 0:  # the control has no teacher
+            found = find_teachers(asked.teachers, context)
+            paths: tuple[str | None, ...] = asked.teachers or (None,)
+            params["teachers"] = [
+                {"path": path, "digest": teacher.digest}
+                for path, teacher in zip(paths, found, strict=True)
+            ]
+            method = self._feature_method()
+            if method is not None:
+                params |= plan_maps(asked, method, student.module, views, context)
+        return plan_fit(student.module, asked.train, context, SOFT) | params
 
     def apply(
         self, parent: Candidate | None, params: dict[str, Any], context: Context
     ) -> tuple[Candidate, dict[str, Any]]:
         """Make the teacher's outputs once, then fit the student."""
         student = self._student(context, root_teacher(context).card.input)
-        loss, views = soft_loss(params, context)
-        facts = fit_module(student.module, params, context, loss=loss, views=views)
-        return student, facts
+        method = self._feature_method()
+        if method is None:
+            loss, views = soft_loss(params, context)
+            return student, fit_module(student.module, params, context, loss=loss, views=views)
+        tapped = Tapped(
+            student.module,
+            [name for name, _ in params["layers"]],
+            regressors=params["channels"] if method == "fitnet" else None,
+            seed=step_seed(context.seed, "regressors"),
+        )
+        features = feature_loss(self.recipe, method, tapped, params, context)
+        loss, views = soft_loss(params, context, features)
+        facts = fit_module(tapped, params, context, loss=loss, views=views)
+        return TorchCandidate(student.card, tapped.release()), facts
+
+    def _feature_method(self) -> FeatureMethod | None:
+        """The method, where it is one that compares feature maps and there is a teacher."""
+        method = self.recipe.method
+        if self.recipe.alpha == 0 or (method != "fitnet" and method != "attention"):
+            return None
+        return method
 
     def _student(self, context: Context, input_spec: InputSpec) -> TorchCandidate:
         seed = step_seed(context.seed, self.kind)

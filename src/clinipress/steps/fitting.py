@@ -18,6 +18,7 @@ from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.models.zoo import new_classifier
 from clinipress.recipe import ModelRecipe, TrainOptions
 from clinipress.records import Card, InputSpec
+from clinipress.train.features import Tapped
 from clinipress.train.fit import Images, Loss, fit
 from clinipress.train.losses import HardLoss
 from clinipress.train.numerics import measure_numerics
@@ -73,7 +74,7 @@ def plan_fit(
 
 
 def fit_module(
-    module: Classifier,
+    module: Classifier | Tapped,
     params: dict[str, Any],
     context: Context,
     *,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,9 +25,19 @@ from clinipress.train.numerics import freeze_batch_norm, measure_numerics, named
 from clinipress.train.schedule import epoch_order, epoch_sizes, learning_rate, steps_per_epoch
 from clinipress.train.state import Journal, TrainState, identity
 
-__all__ = ["Loss", "Outcome", "Request", "Training"]
+__all__ = ["EpochLoss", "Loss", "Outcome", "Request", "Training"]
 
 Loss = Callable[[torch.Tensor, torch.Tensor, NDArray[np.int64], int], torch.Tensor]
+
+
+@runtime_checkable
+class EpochLoss(Protocol):
+    """A loss that changes over the epochs; it is told of each before its first step."""
+
+    def begin(self, epoch: int) -> None:
+        """Epoch `epoch`, from 0, comes next; also the first one after a resumption."""
+
+
 TASK = "training"
 CHECK_EVERY = 20  # steps between looks at the loss where looking makes an accelerator wait
 VALIDATION_BATCH = 64
@@ -212,6 +222,9 @@ class Training:
         words = [self.request.seed, epoch, distributed.rank()]
         torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]))
         self.state.module.train()
+        loss: object = self.loss
+        if isinstance(loss, EpochLoss):
+            loss.begin(epoch)
         batch = min(self.options.batch_size, len(self.images.train))
         if batch // distributed.world_size() == 1:
             freeze_batch_norm(self.state.module)

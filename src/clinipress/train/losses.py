@@ -1,13 +1,37 @@
-"""The losses: cross-entropy with smoothing and class weights, and Hinton's distillation."""
+"""The losses: of the labels, and of a teacher's outputs (soft, decoupled, relational).
+
+All are means over the images of a batch, so that a batch split over processes has the loss of the
+whole; the one exception, the intra-class part of `relational`, says so.
+"""
 
 from __future__ import annotations
+
+import math
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-__all__ = ["HardLoss", "balanced_weights", "cross_entropy", "distillation"]
+from clinipress.errors import RecipeError
+
+__all__ = [
+    "HardLoss",
+    "Method",
+    "balanced_weights",
+    "binary_cross_entropy",
+    "binary_soft_targets",
+    "cross_entropy",
+    "decoupled",
+    "distillation",
+    "hard_loss",
+    "mean_teacher",
+    "relational",
+    "soft_targets",
+]
+
+Method = Literal["soft", "dkd", "dist"]
 
 
 def cross_entropy(
@@ -39,6 +63,197 @@ def cross_entropy(
     return losses.mean()
 
 
+def binary_cross_entropy(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    smoothing: float = 0.0,
+    class_weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mean binary cross-entropy over images and labels, for a head with one sigmoid per label.
+
+    With smoothing s the target is ``(1 - s) * label + s / 2``, as `cross_entropy` with two classes.
+
+    Args:
+        logits: float ``[n, k]``.
+        labels: float ``[n, k]`` in [0, 1]: whether each finding is there.
+        smoothing: In [0, 1).
+        class_weights: Weight of each label's term, float ``[k]`` or None.
+
+    Returns:
+        A scalar.
+    """
+    target = (1 - smoothing) * labels + smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits, target, weight=class_weights)
+
+
+def hard_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    smoothing: float = 0.0,
+    class_weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The loss of the labels alone, chosen by their shape.
+
+    Args:
+        logits: float ``[n, k]``.
+        labels: int64 ``[n]`` class numbers (`cross_entropy`), or float ``[n, k]``, one answer per
+            label (`binary_cross_entropy`).
+        smoothing: In [0, 1).
+        class_weights: float ``[k]`` or None.
+
+    Returns:
+        A scalar.
+    """
+    chosen = binary_cross_entropy if labels.ndim == 2 else cross_entropy
+    return chosen(logits, labels, smoothing, class_weights)
+
+
+def soft_targets(
+    logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """``T^2 * KL(teacher || student)`` between softmaxes at temperature T.
+
+    The factor T^2 keeps its gradient of the order of the hard part's (Hinton, Vinyals, Dean,
+    arXiv:1503.02531, section 2). Summed over classes, averaged over images.
+
+    Args:
+        logits: The student's, float ``[n, k]``.
+        teacher_logits: float ``[n, k]`` of the same views of the same images.
+        temperature: T, above 0.
+
+    Returns:
+        A scalar, at least 0.
+    """
+    student = F.log_softmax(logits / temperature, dim=1)
+    teacher = F.log_softmax(teacher_logits / temperature, dim=1)
+    return temperature**2 * _divergence(student, teacher)
+
+
+def binary_soft_targets(
+    logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """`soft_targets` for a multi-label head: a binary divergence per label, sigmoids at T.
+
+    Averaged over images and labels, as `binary_cross_entropy`, so that both parts keep their
+    proportion however many labels there are.
+
+    Args:
+        logits: The student's, float ``[n, k]``.
+        teacher_logits: float ``[n, k]``.
+        temperature: T, above 0.
+
+    Returns:
+        A scalar, at least 0.
+    """
+    student, teacher = logits / temperature, teacher_logits / temperature
+    yes = _divergence(F.logsigmoid(student), F.logsigmoid(teacher))
+    no = _divergence(F.logsigmoid(-student), F.logsigmoid(-teacher))
+    return temperature**2 * (yes + no) / logits.shape[1]
+
+
+def decoupled(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    temperature: float,
+    beta: float,
+) -> torch.Tensor:
+    """``T^2 * (TCKD + beta * NCKD)``: decoupled distillation (Zhao et al., CVPR 2022, eq. 7).
+
+    TCKD is the divergence of (target, all others together), NCKD that among the other classes
+    alone. Hinton's divergence is ``TCKD + (1 - p) * NCKD`` with p the teacher's probability of the
+    target (eq. 5): the surer the teacher, the less it says of the others; `beta` undoes that. The
+    paper's alpha, the weight of TCKD, is 1 as there. With two classes NCKD is 0.
+
+    Args:
+        logits: The student's, float ``[n, k]``, k at least 2.
+        labels: int64 ``[n]``.
+        teacher_logits: float ``[n, k]``.
+        temperature: T, above 0.
+        beta: Weight of NCKD.
+
+    Returns:
+        A scalar, at least 0.
+    """
+    parts = [_decouple(z / temperature, labels) for z in (logits, teacher_logits)]
+    (student_target, student_rest), (teacher_target, teacher_rest) = parts
+    target = _divergence(student_target, teacher_target)
+    rest = _divergence(student_rest, teacher_rest)
+    return temperature**2 * (target + beta * rest)
+
+
+def _decouple(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities ``[n, 2]`` of target and others, and ``[n, k - 1]`` among the others."""
+    n, k = logits.shape
+    mine = F.one_hot(labels, k).bool()
+    target = logits[mine].view(n, 1)
+    others = logits[~mine].view(n, k - 1)
+    pair = torch.cat([target, others.logsumexp(1, keepdim=True)], dim=1)
+    return F.log_softmax(pair, dim=1), F.log_softmax(others, dim=1)
+
+
+def relational(
+    logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float, beta: float
+) -> torch.Tensor:
+    """``T^2 * (inter + beta * intra)``: DIST (Huang et al., NeurIPS 2022, eq. 9 and 10).
+
+    Both are 1 minus a mean Pearson correlation of softmaxes at T: inter over the classes of each
+    image, intra over the images of a batch for each class. It asks for the teacher's order, not
+    its numbers. Intra needs the batch: split over processes, each correlates its own share.
+
+    Args:
+        logits: The student's, float ``[n, k]``.
+        teacher_logits: float ``[n, k]``.
+        temperature: T, above 0.
+        beta: Weight of the intra-class part (gamma / beta in the paper's notation).
+
+    Returns:
+        A scalar in ``[0, 2 T^2 (1 + beta)]``.
+    """
+    student = (logits / temperature).softmax(1)
+    teacher = (teacher_logits / temperature).softmax(1)
+    inter = 1 - _pearson(student, teacher).mean()
+    intra = 1 - _pearson(student.T, teacher.T).mean()
+    return temperature**2 * (inter + beta * intra)
+
+
+def _pearson(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Correlation of each pair of rows, ``[rows]``; about 0 where one of them does not vary."""
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    return F.cosine_similarity(a, b, dim=1)
+
+
+def _divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """KL(teacher || student) of log-probabilities ``[n, m]``: summed over m, mean over n."""
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def mean_teacher(
+    logits: torch.Tensor, temperature: float, *, multi_label: bool = False
+) -> torch.Tensor:
+    """One teacher out of several: logits whose softmax at T is the mean of theirs at T.
+
+    Probabilities are averaged, not logits, because networks differ in the scale of their logits
+    and the one that is most sure of itself would decide (Hinton et al., arXiv:1503.02531, name
+    both means). With `multi_label` the sigmoids at T are averaged.
+
+    Args:
+        logits: float ``[teachers, n, k]``.
+        temperature: T, above 0.
+        multi_label: One sigmoid per label instead of one softmax.
+
+    Returns:
+        float ``[n, k]``; a single teacher's own logits, bit for bit.
+    """
+    if len(logits) == 1:
+        return logits[0]
+    scaled, count = logits / temperature, math.log(len(logits))
+    if not multi_label:
+        return temperature * (F.log_softmax(scaled, dim=2).logsumexp(0) - count)
+    yes, no = F.logsigmoid(scaled).logsumexp(0), F.logsigmoid(-scaled).logsumexp(0)
+    return temperature * (yes - no)
+
+
 def distillation(
     logits: torch.Tensor,
     labels: torch.Tensor,
@@ -47,32 +262,62 @@ def distillation(
     alpha: float,
     smoothing: float = 0.0,
     class_weights: torch.Tensor | None = None,
+    *,
+    method: Method = "soft",
+    beta: float = 1.0,
+    share: float = 1.0,
 ) -> torch.Tensor:
-    """Hinton's loss: ``alpha * T^2 * KL(teacher || student) + (1 - alpha) * cross-entropy``.
+    """``alpha * (what the teacher says) + (1 - alpha) * (what the labels say)``.
 
-    Both softmaxes of the soft part are taken at temperature T; the factor T^2 keeps its gradient
-    of the order of the hard part's (Hinton, Vinyals, Dean, arXiv:1503.02531, section 2). The
-    divergence is summed over classes and averaged over images.
+    What the teacher says is `soft_targets` (or `binary_soft_targets` where labels are float
+    ``[n, k]``), `decoupled` or `relational`. Deviation: the last two papers write ``hard + w *
+    teacher``; that is this with ``alpha = w / (1 + w)``, up to a factor that Adam does not feel.
 
     Args:
         logits: The student's, float ``[n, k]``.
-        labels: int64 ``[n]``.
+        labels: int64 ``[n]``, or float ``[n, k]`` for a multi-label head.
         teacher_logits: float ``[n, k]`` of the same views of the same images.
         temperature: T, above 0.
-        alpha: Weight of the soft part, in [0, 1]; 0 is the control without a teacher.
+        alpha: Weight of the teacher, in [0, 1]; 0 is the control without one.
         smoothing: Of the hard part only.
         class_weights: Of the hard part only, float ``[k]`` or None.
+        method: "soft", "dkd" or "dist".
+        beta: Weight of the method's second part: NCKD, or the intra-class relation.
+        share: Of the teacher's part, in (0, 1]: below 1 while it is warmed up.
 
     Returns:
         A scalar.
+
+    Raises:
+        RecipeError: The method is not defined for several labels per image.
     """
-    hard = cross_entropy(logits, labels, smoothing, class_weights)
+    hard = hard_loss(logits, labels, smoothing, class_weights)
     if alpha == 0:
         return hard
-    student = F.log_softmax(logits / temperature, dim=1)
-    teacher = F.log_softmax(teacher_logits / temperature, dim=1)
-    soft = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-    return alpha * temperature**2 * soft + (1 - alpha) * hard
+    soft = _taught(logits, labels, teacher_logits, temperature, method, beta)
+    return alpha * share * soft + (1 - alpha) * hard
+
+
+def _taught(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    temperature: float,
+    method: Method,
+    beta: float,
+) -> torch.Tensor:
+    """The teacher's part of `distillation`, the factor T^2 in it."""
+    if method == "soft":
+        chosen = binary_soft_targets if labels.ndim == 2 else soft_targets
+        return chosen(logits, teacher_logits, temperature)
+    if labels.ndim == 2:
+        raise RecipeError(
+            "method 'soft' for several labels per image",
+            f"'{method}', which is defined on the classes of one softmax",
+        )
+    if method == "dkd":
+        return decoupled(logits, labels, teacher_logits, temperature, beta)
+    return relational(logits, teacher_logits, temperature, beta)
 
 
 def balanced_weights(labels: NDArray[np.int64], classes: int) -> torch.Tensor:
@@ -113,4 +358,4 @@ class HardLoss:
             # only the logits know how many classes there are: a class may have no image
             weights = balanced_weights(self._balance, logits.shape[1])
             self._weights = weights.to(logits.device)
-        return cross_entropy(logits, labels, self._smoothing, self._weights)
+        return hard_loss(logits, labels, self._smoothing, self._weights)

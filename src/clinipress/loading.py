@@ -1,0 +1,35 @@
+"""Any classifier file as a candidate: a bundle, an .onnx file, a candidate folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clinipress.candidate import Candidate
+from clinipress.errors import ModelError
+
+__all__ = ["load_candidate"]
+
+
+def load_candidate(path: Path, threads: int | None = None) -> Candidate:
+    """Any classifier that can be run: a bundle, an .onnx file, or a candidate folder.
+
+    Raises:
+        ModelError: It is none of these, or cannot be loaded.
+        BundleError: It is a bundle that is incomplete or was changed.
+    """
+    if path.is_dir() and (path / "weights.safetensors").is_file():
+        from clinipress.models.classifier import TorchCandidate
+
+        return TorchCandidate.load(path)
+    if path.is_dir() and (path / "card.json").is_file():
+        from clinipress.edge.bundle import load_bundle
+
+        return load_bundle(path, threads=threads).candidate
+    if path.is_file():
+        from clinipress.runtimes.onnx import OnnxCandidate
+
+        return OnnxCandidate.load(path, threads=threads)
+    raise ModelError(
+        "a bundle folder, a .onnx file or a candidate folder",
+        f"'{path}'" if path.exists() else f"nothing at '{path}'",
+    )
