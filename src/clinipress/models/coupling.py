@@ -123,9 +123,9 @@ def _norm_of_the_rest(gone: Tensor) -> Callable[..., Tensor]:
         values = inputs[0].movedim(dimension, -1)
         stay = torch.ones(values.shape[-1], dtype=torch.bool)
         stay[gone] = False
-        affine = [p if p is None else p[stay] for p in (layer.weight, layer.bias)]
+        scale, offset = (p if p is None else p[stay] for p in (layer.weight, layer.bias))
         some = values[..., stay]
-        normed = nn.functional.layer_norm(some, some.shape[-1:], *affine, eps=layer.eps)
+        normed = nn.functional.layer_norm(some, some.shape[-1:], scale, offset, layer.eps)
         found = torch.zeros_like(values)
         found[..., stay] = normed
         return found.movedim(-1, dimension)

@@ -61,7 +61,7 @@ def plan_pruning(
     protect: Sequence[str] = (),
     seed: int = 0,
     batches: Sequence[Batch] = (),
-    keep: Mapping[str, int] | None = None,
+    keep: Mapping[str, float] | None = None,
 ) -> History:
     """Decide which channels and heads go; the classifier is left as it is.
 
@@ -97,7 +97,7 @@ def plan_pruning(
         kept = choose(costs, units, ratio, scope)
         _check_ratio(share(costs, units, kept), ratio, of)
     else:
-        kept = [min(keep.get(u.name, u.channels) // u.per_column, u.size) for u in units]
+        kept = [u.kept_near(keep.get(u.name, u.channels) / u.per_column) for u in units]
     history = _history(units, kept)
     hidden = _hidden(groups, [unit.removed(k) for unit, k in zip(units, kept, strict=True)])
     small = _checked_cut(network, history, hidden)
@@ -353,7 +353,7 @@ def _as_group(graph: Any, group: Any, names: Mapping[Any, str]) -> Group:
         if isinstance(pruner, Opaque):
             for part, gives, own in pruner.touched(layer, indices, outputs=is_output):
                 repeated = np.tile(columns, len(own) // len(columns))
-                channels = part.weight.shape[0 if gives else 1]
+                channels = _size(part, gives)
                 members.append(Member(names[part], part, gives, own, repeated, channels))
         else:
             count = graph.get_out_channels if is_output else graph.get_in_channels
@@ -361,6 +361,10 @@ def _as_group(graph: Any, group: Any, names: Mapping[Any, str]) -> Group:
             members.append(Member(names[layer], layer, is_output, indices, columns, channels))
     name = names[group[0].dep.target.module]
     return Group(name, size, per_column, 1, tuple(members), " ".join(kinds))
+
+
+def _size(part: Any, gives: bool) -> int:
+    return int(part.weight.shape[0 if gives else 1])
 
 
 def _gives(graph: Any, dep: Any) -> bool:
@@ -433,9 +437,7 @@ def _mac_terms(network: Any) -> list[Term]:
     images = torch.zeros(1, spec.channels, spec.height, spec.width)
     counts = layer_macs(network, images)
     layers = {name: network.get_submodule(name) for name in counts}
-    return [
-        (layers[name], count, not is_depthwise(layers[name])) for name, count in counts.items()
-    ]
+    return [(layers[name], count, not is_depthwise(layers[name])) for name, count in counts.items()]
 
 
 def _parameter_terms(network: nn.Module) -> list[Term]:
