@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -101,7 +102,7 @@ def test_all_rounds_together_reach_the_ratio(of, rounds, tmp_path):
     assert facts["before"][of] == cost(parent.module, of)
     assert facts["after"][of] == cost(child.module, of)
     counts = [facts["before"][of], *(one[of] for one in facts["rounds"])]
-    for before, after in zip(counts, counts[1:], strict=False):  # equal shares of what is found
+    for before, after in itertools.pairwise(counts):  # equal shares of what is found
         assert after / before == pytest.approx(0.4 ** (1 / rounds), abs=0.03)
     child.save(tmp_path / "saved")
     again = TorchCandidate.load(tmp_path / "saved")

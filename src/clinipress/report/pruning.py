@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -163,7 +164,7 @@ def _curve(
     places = [(across.at(share), up.at(value)) for share, value in spots]
     return [
         tag("g", tag("title", row["name"]), line(class_, *one, *other))
-        for one, other in zip(places, places[1:], strict=False)
+        for one, other in itertools.pairwise(places)
     ]
 
 
