@@ -435,7 +435,7 @@ def test_records_of_half_a_head_or_of_all_are_refused(rows):
     _, module = make_transformer("visformer_tiny")
     name = next(n for n, layer in module.backbone.named_modules() if n.endswith("attn.qkv"))
     whole = tuple(range(module.backbone.get_submodule(name).out_channels))
-    with pytest.raises(ModelError, match="whole heads|leaves channels"):
+    with pytest.raises(ModelError, match=r"whole heads|leaves channels"):
         prune(module, ((name, True, rows if len(rows) < 90 else whole),))
 
 
