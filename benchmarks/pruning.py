@@ -27,7 +27,8 @@ from torch import nn
 
 from clinipress.evaluate.measure import latency
 from clinipress.models.classifier import Classifier, TorchCandidate
-from clinipress.models.pruned import cost, plan_pruning, prune
+from clinipress.models.pruned import plan_pruning, prune
+from clinipress.models.pruning_cost import cost
 from clinipress.models.zoo import new_classifier
 from clinipress.recipe import ModelRecipe
 from clinipress.records import Card, InputSpec

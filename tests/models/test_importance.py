@@ -14,6 +14,7 @@ from clinipress.errors import ModelError
 from clinipress.models import pruned
 from clinipress.models.classifier import Classifier
 from clinipress.models.coupling import hidden_from
+from clinipress.models.dependencies import dependency_graph, free_groups
 from clinipress.models.importance import score, taylor_scores
 from clinipress.models.zoo import new_classifier
 from clinipress.recipe import ModelRecipe
@@ -33,9 +34,8 @@ def make(name, **arguments):
 
 
 def groups_of(module):
-    with pruned._graph(module) as graph:
-        found = pruned._free_groups(graph, set())
-    return found + pruned._head_groups(module.backbone, set())
+    with dependency_graph(module) as graph:
+        return free_groups(graph, set())
 
 
 def referee(module, importance):

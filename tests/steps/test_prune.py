@@ -17,7 +17,7 @@ from clinipress.candidate import Context
 from clinipress.data.study import Rows
 from clinipress.errors import ModelError
 from clinipress.models.classifier import TorchCandidate
-from clinipress.models.pruned import cost
+from clinipress.models.pruning_cost import cost
 from clinipress.models.recalibration import recalibrate_batch_norms
 from clinipress.models.zoo import new_classifier
 from clinipress.recipe import ModelRecipe, PruneStep, TrainOptions

@@ -1,11 +1,10 @@
 """Channels removed for good: what goes is planned here, kept as plain data, and cut again at will.
 
 A removal reaches every layer coupled to it: norms, residual streams, concatenations, depthwise
-convolutions, squeeze-and-excitation, the classifier's inputs. Torch-Pruning's dependency graph
-(Fang et al., CVPR 2023, arXiv:2301.12900) knows the couplings; this is the only module that names
-it. Heads of attention are cut by `clinipress.models.attention`. The record of a pruning is its root
-removals, [layer, outputs?, channel numbers], in the names of the backbone; a fresh network cut by
-the record has the shapes of the pruned one.
+convolutions, squeeze-and-excitation, the classifier's inputs. `clinipress.models.dependencies`
+knows the couplings. The record of a pruning is its root removals, [layer, outputs?, channel
+numbers], in the names of the backbone, whole heads of attention by the rows of their queries, keys
+and values; a fresh network cut by the record has the shapes of the pruned one.
 
 Batch norms keep the statistics of what is left. Their inputs have changed, so a pruned network
 needs its statistics measured again, or its fine-tuning, before it is judged.
@@ -15,36 +14,23 @@ from __future__ import annotations
 
 import copy
 import difflib
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
-import torch_pruning as tp
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clinipress.errors import ModelError
-from clinipress.evaluate.cost import Convolution, evaluating, layer_macs, macs, parameters
-from clinipress.models.attention import TABLE, Opaque, cut_heads, head_rows, heads, standing_in
+from clinipress.evaluate.cost import macs
 from clinipress.models.coupling import cut_equals_hidden, mixes_channels
-from clinipress.models.importance import (
-    Batch,
-    Criterion,
-    Group,
-    Member,
-    is_depthwise,
-    score,
-    taylor_scores,
-)
-from clinipress.models.ranking import Costs, Scope, Unit, choose, share
+from clinipress.models.dependencies import cannot, cut, dependency_graph, free_groups
+from clinipress.models.importance import Batch, Criterion, Group, score, taylor_scores
+from clinipress.models.pruning_cost import Of, cost, costs, outputs
+from clinipress.models.ranking import Scope, Unit, choose, share
 
-__all__ = ["History", "Of", "cost", "hidings", "plan_pruning", "prune", "replay", "widths"]
+__all__ = ["History", "hidings", "plan_pruning", "prune", "replay", "widths"]
 
 History = tuple[tuple[str, bool, tuple[int, ...]], ...]
-Of = Literal["macs", "parameters", "filters"]
 Network = TypeVar("Network", bound=nn.Module)
 
 TOLERANCE = 0.02  # of the cost: a plan farther from the ratio is refused
@@ -93,9 +79,9 @@ def plan_pruning(
     network = copy.deepcopy(classifier).cpu().float()
     groups, units = _ranked(network, criterion, round_to, protect, seed, batches)
     if keep is None:
-        costs = _costs(network, groups, of)
-        kept = choose(costs, units, ratio, scope)
-        _check_ratio(share(costs, units, kept), ratio, of)
+        counted = costs(network, groups, of)
+        kept = choose(counted, units, ratio, scope)
+        _check_ratio(share(counted, units, kept), ratio, of)
     else:
         kept = [u.kept_near(keep.get(u.name, u.channels) / u.per_column) for u in units]
     history = _history(units, kept)
@@ -109,16 +95,7 @@ def plan_pruning(
 def widths(classifier: nn.Module, history: History) -> dict[str, int]:
     """Channels that each layer named in a record keeps of those it has in this classifier."""
     backbone = classifier.get_submodule("backbone")
-    return {name: _outputs(backbone.get_submodule(name)) - len(gone) for name, _, gone in history}
-
-
-def cost(classifier: Any, of: Of) -> int:
-    """What a ratio counts: multiply-adds of an image, parameters, or filters."""
-    if of == "macs":
-        return macs(classifier, classifier.input_spec)
-    if of == "parameters":
-        return parameters(classifier)
-    return sum(_outputs(m) for m in classifier.modules() if isinstance(m, Convolution | nn.Linear))
+    return {name: outputs(backbone.get_submodule(name)) - len(gone) for name, _, gone in history}
 
 
 def hidings(
@@ -167,20 +144,10 @@ def replay(classifier: Network, history: History) -> Network:
         ModelError: The record does not fit this network.
     """
     for records in _rounds(history):
-        with _graph(classifier) as graph:
+        with dependency_graph(classifier) as graph:
             for name, is_output, indices in records:
-                attention = _attention_of(graph.model, name)
-                if attention is not None:
-                    cut_heads(attention, indices, name)
-                else:
-                    group = _group(graph, name, is_output, indices)
-                    group.prune(record_history=False)
+                cut(graph, name, is_output, indices)
     return classifier
-
-
-def _attention_of(backbone: nn.Module, name: str) -> Any:
-    """The attention whose queries, keys and values this is the name of, or None."""
-    return next((layer for own, layer in heads(backbone) if name == f"{own}.qkv"), None)
 
 
 def _rounds(history: History) -> Iterator[list[tuple[str, bool, tuple[int, ...]]]]:
@@ -195,86 +162,6 @@ def _rounds(history: History) -> Iterator[list[tuple[str, bool, tuple[int, ...]]
         current.append((name, is_output, tuple(indices)))
     if current:
         yield current
-
-
-def _group(graph: Any, name: str, is_output: bool, indices: Sequence[int]) -> Any:
-    """The removal of `indices` from a layer with all that hangs on it."""
-    modules = dict(graph.model.named_modules())
-    layer = modules.get(name)
-    if layer is None or layer not in graph.module2node:
-        raise ModelError("a pruning record of this network", f"one of '{name}', which it has not")
-    pruner = graph.get_pruner_of_module(layer)
-    channels = graph.get_out_channels(layer) if is_output else graph.get_in_channels(layer)
-    if not indices or min(indices) < 0 or max(indices) >= channels:
-        raise ModelError(
-            f"a pruning record that fits the {channels} channels of '{name}'",
-            f"channel {max(indices, default=-1)}",
-        )
-    function = pruner.prune_out_channels if is_output else pruner.prune_in_channels
-    group = graph.get_pruning_group(layer, function, list(indices))
-    if not graph.check_pruning_group(group):
-        raise ModelError(
-            "a pruning record that leaves channels", f"one that empties what '{name}' feeds"
-        )
-    return group
-
-
-@contextmanager
-def _graph(classifier: nn.Module) -> Iterator[Any]:
-    """The dependency graph of the backbone; modes and gradient flags are put back at the end."""
-    backbone: nn.Module = classifier.get_submodule("backbone")
-    frozen = [name for name, p in backbone.named_parameters() if not p.requires_grad]
-    with evaluating(classifier), torch.inference_mode(mode=False), torch.enable_grad():
-        backbone.requires_grad_(True)  # the graph is read from autograd's
-        try:
-            yield _trace(classifier, backbone)
-        finally:
-            for name in frozen:
-                backbone.get_parameter(name).requires_grad_(False)
-
-
-def _trace(classifier: Any, backbone: nn.Module) -> Any:
-    spec = classifier.input_spec
-    shape = (1, spec.channels * classifier.repeats, spec.height, spec.width)
-    # in a tuple: given a bare tensor, Torch-Pruning would first try its images without a batch
-    images = (torch.zeros(shape, device=classifier.shift.device),)
-    try:
-        with warnings.catch_warnings(), standing_in(backbone) as pruners:
-            # what it only warns of (an index map given up half-way) would cut the wrong channels
-            warnings.filterwarnings("error", module="torch_pruning")
-            return tp.DependencyGraph().build_dependency(
-                backbone,
-                images,
-                customized_pruners=pruners,
-                unwrapped_parameters=_feature_maps(backbone),
-                verbose=False,
-            )
-    except ModelError:
-        raise
-    except Exception as problem:
-        raise _cannot(problem) from problem
-
-
-def _feature_maps(backbone: nn.Module) -> list[tuple[nn.Parameter, int]]:
-    """Parameters added to whole feature maps ``[1, c, h, w]``, and where their channels are.
-
-    Torch-Pruning would take the last dimension, which is right for tokens and for vectors.
-    """
-    return [
-        (parameter, 1)
-        for module in backbone.modules()
-        for name, parameter in module.named_parameters(recurse=False)
-        if name not in ("weight", "bias") and parameter.dim() == 4 and len(parameter) == 1
-    ]
-
-
-def _cannot(problem: BaseException | str) -> ModelError:
-    reason = str(problem).strip().split("\n", maxsplit=1)[0][:160] or type(problem).__name__
-    return ModelError(
-        "a network that Torch-Pruning can follow",
-        f"one that it cannot ({reason})",
-        "distil into a smaller student instead, or protect the part it fails on",
-    )
 
 
 def _protected(backbone: nn.Module, protect: Sequence[str]) -> set[nn.Module]:
@@ -299,8 +186,8 @@ def _ranked(
     """The groups that may shrink and that the criterion can judge, and their columns, ranked."""
     backbone = network.get_submodule("backbone")
     protected = _protected(backbone, protect)
-    with _graph(network) as graph:
-        found = [*_free_groups(graph, protected), *_head_groups(backbone, protected)]
+    with dependency_graph(network) as graph:
+        found = free_groups(graph, protected)
         if not found:
             raise ModelError("a network with channels to remove", "none that is free to go")
         taylor = taylor_scores(network, found, batches) if criterion == "taylor" else ()
@@ -313,153 +200,6 @@ def _ranked(
             groups.append(group)
             units.append(unit)
     return groups, units
-
-
-def _free_groups(graph: Any, protected: set[nn.Module]) -> list[Group]:
-    """The graph's groups of coupled channels that may shrink, in the order of the network."""
-    try:
-        found = list(graph.get_all_groups(root_module_types=(Convolution, nn.Linear)))
-    except Exception as problem:
-        raise _cannot(problem) from problem
-    free = [g for g in found if not any(_stays(graph, dep, protected) for dep, _ in g)]
-    names = {part: name for name, part in graph.model.named_modules()}
-    names |= {part: name for name, part in graph.model.named_parameters()}
-    return [_as_group(graph, group, names) for group in free[::-1]]  # it walks from the output
-
-
-def _stays(graph: Any, dep: Any, protected: set[nn.Module]) -> bool:
-    """Whether a removal would reach the network's outputs, or the outputs of a protected layer."""
-    if not graph.is_out_channel_pruning_fn(dep.handler):
-        return False
-    is_last = not dep.target.outputs
-    return is_last or dep.target.module in protected
-
-
-def _as_group(graph: Any, group: Any, names: Mapping[Any, str]) -> Group:
-    """A group of Torch-Pruning's as plain data."""
-    columns_of = group[0].root_idxs
-    per_column = _channel_groups(graph, group)
-    size = len(columns_of) // per_column
-    members: list[Member] = []
-    kinds = []
-    for item in group:
-        layer, is_output = item.dep.target.module, _gives(graph, item.dep)
-        kinds.append(f"{type(item.dep.source.module).__name__}>{type(layer).__name__}{is_output}")
-        if layer not in names:
-            continue  # an operation without weights
-        indices = np.asarray(item.idxs, dtype=np.int64)
-        columns = np.asarray(item.root_idxs, dtype=np.int64) % size
-        pruner = graph.get_pruner_of_module(layer)
-        if isinstance(pruner, Opaque):
-            for part, gives, own in pruner.touched(layer, indices, outputs=is_output):
-                repeated = np.tile(columns, len(own) // len(columns))
-                channels = _size(part, gives)
-                members.append(Member(names[part], part, gives, own, repeated, channels))
-        else:
-            count = graph.get_out_channels if is_output else graph.get_in_channels
-            channels = count(item.dep.target)
-            members.append(Member(names[layer], layer, is_output, indices, columns, channels))
-    name = names[group[0].dep.target.module]
-    return Group(name, size, per_column, 1, tuple(members), " ".join(kinds))
-
-
-def _size(part: Any, gives: bool) -> int:
-    return int(part.weight.shape[0 if gives else 1])
-
-
-def _gives(graph: Any, dep: Any) -> bool:
-    return bool(graph.is_out_channel_pruning_fn(dep.handler))
-
-
-def _channel_groups(graph: Any, group: Any) -> int:
-    """Groups of a grouped convolution or norm among the coupled layers, which must stay equal."""
-    found = 1
-    for dep, _ in group:
-        layer = dep.target.module
-        if not isinstance(layer, nn.Module) or is_depthwise(layer):
-            continue
-        pruner = graph.get_pruner_of_module(layer)
-        is_output = graph.is_out_channel_pruning_fn(dep.handler)
-        count = pruner.get_out_channel_groups if is_output else pruner.get_in_channel_groups
-        found = max(found, count(layer))
-    return found
-
-
-def _head_groups(backbone: nn.Module, protected: set[nn.Module]) -> list[Group]:
-    """The heads of every attention that may lose some."""
-    found = []
-    for name, layer in heads(backbone):
-        count = int(layer.num_heads)
-        if count == 1 or layer.qkv in protected:
-            continue
-        rows = head_rows(layer)
-        block, every = rows.shape[1] // 3, np.arange(count)
-        owners = np.repeat(every, block)
-        parts = [
-            (f"{name}.qkv", layer.qkv, True, rows.ravel(), np.repeat(every, 3 * block)),
-            (f"{name}.proj", layer.proj, False, np.arange(count * block), owners),
-        ]
-        if hasattr(layer, TABLE):
-            parts.append((f"{name}.{TABLE}", getattr(layer, TABLE), True, every, every))
-        members = [Member(*part, len(part[-1])) for part in parts]
-        kind = f"heads of {type(layer).__name__}"
-        found.append(Group(f"{name}.qkv", count, 3, block, tuple(members), kind))
-    return found
-
-
-def _outputs(layer: Any) -> int:
-    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
-
-
-def _costs(network: nn.Module, groups: Sequence[Group], of: Of) -> Costs:
-    """The cost as a function of the columns removed from each unit."""
-    reach: dict[tuple[object, bool], NDArray[np.float64]] = {}
-    for place, group in enumerate(groups):
-        for member in group.members:
-            row = reach.setdefault((member.layer, member.is_output), np.zeros(len(groups)))
-            row[place] += len(member.indices) / group.size / member.channels
-    none = np.zeros(len(groups))
-    terms = TERMS[of](network)
-    return Costs(
-        base=np.array([base for _, base, _ in terms], dtype=np.float64),
-        outputs=np.stack([reach.get((owner, True), none) for owner, _, _ in terms]),
-        inputs=np.stack(
-            [reach.get((owner, False), none) if reads else none for owner, _, reads in terms]
-        ),
-    )
-
-
-Term = tuple[object, int, bool]  # owner, cost now, whether it also shrinks with the inputs
-
-
-def _mac_terms(network: Any) -> list[Term]:
-    spec = network.input_spec
-    images = torch.zeros(1, spec.channels, spec.height, spec.width)
-    counts = layer_macs(network, images)
-    layers = {name: network.get_submodule(name) for name in counts}
-    return [(layers[name], count, not is_depthwise(layers[name])) for name, count in counts.items()]
-
-
-def _parameter_terms(network: nn.Module) -> list[Term]:
-    terms: list[Term] = []
-    for module in network.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if isinstance(module, Convolution | nn.Linear):
-                reads = name == "weight" and not is_depthwise(module)
-                terms.append((module, parameter.numel(), reads))
-            else:
-                # norms go by module, parameters that are no layer's (layer scale) by themselves
-                is_norm = name in ("weight", "bias")
-                terms.append((module if is_norm else parameter, parameter.numel(), False))
-    return terms
-
-
-def _filter_terms(network: nn.Module) -> list[Term]:
-    layers = [m for m in network.modules() if isinstance(m, Convolution | nn.Linear)]
-    return [(layer, _outputs(layer), False) for layer in layers]
-
-
-TERMS = {"macs": _mac_terms, "parameters": _parameter_terms, "filters": _filter_terms}
 
 
 def _check_ratio(reached: float, ratio: float, of: Of) -> None:
@@ -495,10 +235,10 @@ def _checked_cut(network: Any, history: History, hidden: dict[str, Tensor]) -> A
         small = prune(network, history)
         macs(small, spec)
     except Exception as problem:
-        raise _cannot(problem) from problem
+        raise cannot(problem) from problem
     channels, size = spec.channels * network.repeats, (spec.height, spec.width)
     if not mixes_channels(network) and not cut_equals_hidden(
         network.backbone, small.backbone, hidden, channels, size
     ):
-        raise _cannot("the layers it cuts meet other channels than before, as after a shuffle")
+        raise cannot("the layers it cuts meet other channels than before, as after a shuffle")
     return small

@@ -16,7 +16,8 @@ from clinipress.errors import ModelError
 from clinipress.evaluate.measure import latency
 from clinipress.models.classifier import Classifier, TorchCandidate, build
 from clinipress.models.importance import Batch
-from clinipress.models.pruned import History, cost, plan_pruning, prune, widths
+from clinipress.models.pruned import History, plan_pruning, prune, widths
+from clinipress.models.pruning_cost import cost
 from clinipress.models.ranking import schedule, search
 from clinipress.models.recalibration import recalibrate_batch_norms
 from clinipress.recipe import PruneStep, TrainOptions
