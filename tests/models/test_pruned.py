@@ -13,7 +13,7 @@ from clinipress.errors import ModelError
 from clinipress.evaluate.cost import macs, parameters
 from clinipress.models.classifier import Classifier, build
 from clinipress.models.coupling import cut_equals_hidden, mixes_channels
-from clinipress.models.pruned import plan_pruning, prune, replay
+from clinipress.models.pruned import hidings, plan_pruning, prune, replay
 from clinipress.models.zoo import new_classifier
 from clinipress.recipe import ModelRecipe
 from clinipress.records import InputSpec
@@ -495,11 +495,35 @@ def test_every_criterion_reaches_the_ratio(criterion):
     assert history != plan_pruning(module, ratio=0.4, criterion="random")
 
 
-def test_squeeze_excite_and_concatenations_lose_channels():
-    for name in ("mobilenetv3_small_100", "densenet121"):
-        _, module = make(name)
-        history = plan_pruning(module, ratio=0.4, scope="uniform")
-        small = dict(prune(module, history).backbone.named_modules())
-        for part, layer in module.backbone.named_modules():
-            if part.endswith(("se.conv_reduce", "transition1.conv")):
-                assert small[part].in_channels < layer.in_channels
+@pytest.mark.parametrize(
+    ("name", "ending"), [("mobilenetv3_small_100", "se.conv_reduce"), ("densenet121", ".conv")]
+)
+def test_squeeze_excite_and_concatenations_lose_channels(name, ending):
+    _, module = make(name)
+    history = plan_pruning(module, ratio=0.4, scope="uniform", round_to=1)
+    small = dict(prune(module, history).backbone.named_modules())
+    layers = [pair for pair in module.backbone.named_modules() if pair[0].endswith(ending)]
+    assert len(layers) >= 3  # squeezes of every block, or the transitions that read all the stages
+    assert all(small[part].in_channels < layer.in_channels for part, layer in layers)
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"])
+def test_checker_of_couplings_can_fail_beside_layer_norms(name):
+    _, module = make_transformer(name)
+    stream = "layers.0.blocks.0.mlp.fc2" if "swin" in name else "blocks.0.mlp.fc2"
+    found = [h for h in hidings(module, [0.5]) if stream_of(module, h[2], stream)]
+    (unit, _, hidden), *_ = found
+    size = module.backbone.get_submodule(unit).weight.shape[0]
+    gone = set(hidden[stream.replace("fc2", "fc1")].tolist())
+    small = prune(module, ((unit, True, tuple(sorted(gone))),))
+    compare = {"channels": 1, "size": (64, 64)}
+    assert cut_equals_hidden(module.backbone, small.backbone, hidden, **compare)
+    others = tuple(sorted({(i + 1) % size for i in gone}))
+    wrong = prune(module, ((unit, True, others),))
+    assert not cut_equals_hidden(module.backbone, wrong.backbone, hidden, **compare)
+
+
+def stream_of(module, hidden, stream):
+    """Whether what is hidden is a residual stream: the layer's block reads it and its norm does."""
+    reader = stream.replace("fc2", "fc1")
+    return reader in hidden and any("norm" in part for part in hidden)
