@@ -11,7 +11,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "clinipress"
 
 # engine -> the modules that may name it
 OWNERS = {
-    "torch_pruning": {"models/pruned.py"},
+    "torch_pruning": {"models/dependencies.py"},
     "timm": {"models/zoo.py"},
     "pydicom": {"data/dicom.py"},
     "nibabel": {"data/nifti.py"},

@@ -250,35 +250,59 @@ class DistillStep(Config):
 
 
 class PruneStep(Config):
-    """Remove channels physically, then fine-tune.
+    """Remove channels and heads physically, then fine-tune.
 
     Attributes:
-        ratio: Share to remove, of `of`.
-        of: What the ratio counts: "macs" or "parameters".
-        criterion: How channels are ranked: "l1", "l2" or "random" (the control).
-        scope: "global" ranks over the whole network, "uniform" removes the same share per layer.
-        round_to: Channel counts become multiples of this.
-        protect: Names of modules that keep all channels (prefixes).
+        ratio: Share to remove, of `of`, over all rounds together.
+        of: What the ratio counts: "macs", "parameters", "filters" (outputs of all convolutions and
+            linear layers), or "latency", measured on the float32 file on this machine.
+        criterion: How channels are ranked: "l1", "l2", "taylor" (gradients of a few training
+            batches), "batch-norm", "fpgm", or "random" (the control).
+        scope: "global" ranks over the whole network, "uniform" removes the same share per layer,
+            "isomorphic" ranks among parts of equal topology.
+        rounds: Cuts with fine-tuning between them; each takes the same share of what it finds, and
+            the epochs are divided among them.
+        round_to: Channel counts become multiples of this (8 or 16 suit most processors).
+        protect: Names of modules that keep all channels, with all inside them.
+        recalibrate_batch_norm: After each cut, measure the batch norms' statistics again on
+            un-augmented training images; always done when no fine-tuning follows.
+        sensitivity: Measure how validation accuracy falls when one layer alone is pruned.
+        sensitivity_images: Validation images for that, drawn by the study's seed.
+        latency_threads: Threads of the latency that `of: latency` counts.
         distill: Keep the reference's soft targets during fine-tuning.
         temperature: T of the soft loss.
         alpha: Weight of the soft loss.
         views: Views of the teacher's cache.
-        train: Options of the fine-tuning.
+        train: Options of the fine-tuning; None: no fine-tuning.
     """
 
     step: Literal["prune"] = "prune"
     name: str | None = None
     ratio: float = Field(0.3, gt=0, lt=0.95)
-    of: Literal["macs", "parameters"] = "macs"
-    criterion: Literal["l1", "l2", "random"] = "l2"
-    scope: Literal["global", "uniform"] = "global"
+    of: Literal["macs", "parameters", "filters", "latency"] = "macs"
+    criterion: Literal["l1", "l2", "taylor", "batch-norm", "fpgm", "random"] = "l2"
+    scope: Literal["global", "uniform", "isomorphic"] = "global"
+    rounds: int = Field(1, ge=1, le=100)
     round_to: int = Field(8, ge=1)
     protect: tuple[str, ...] = ()
+    recalibrate_batch_norm: bool = True
+    sensitivity: bool = False
+    sensitivity_images: int = Field(256, ge=1)
+    latency_threads: int = Field(1, ge=1)
     distill: bool = True
     temperature: float = Field(4.0, gt=0)
     alpha: float = Field(0.7, ge=0, le=1)
     views: int = Field(8, ge=1)
-    train: TrainOptions = TrainOptions(epochs=15, learning_rate=3e-4, warmup_epochs=1)
+    train: TrainOptions | None = TrainOptions(epochs=15, learning_rate=3e-4, warmup_epochs=1)
+
+    @model_validator(mode="after")
+    def _an_epoch_per_round(self) -> PruneStep:
+        if self.train is not None and self.train.epochs < self.rounds:
+            raise ValueError(
+                f"{self.rounds} rounds need at least {self.rounds} epochs, "
+                f"'train.epochs' is {self.train.epochs}"
+            )
+        return self
 
 
 class FineTuneStep(Config):

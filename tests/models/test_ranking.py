@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clinipress.models.ranking import Costs, Unit, choose, share
+from clinipress.models.ranking import Costs, Unit, _ranked_plan, choose, schedule, search, share
 
 
 def unit(scores, groups=1, round_to=1):
@@ -118,3 +118,50 @@ def test_out_of_reach_is_approached():
     units = [unit(np.ones(8), round_to=8), unit(np.ones(16), round_to=8)]
     assert choose(chain([8, 16]), units, 0.9, "global") == [8, 8]
     assert choose(chain([8, 16]), units, 0.001, "global") == [8, 16]
+
+
+@pytest.mark.parametrize(("ratio", "rounds"), [(0.3, 5), (0.5, 1), (0.9, 7)])
+def test_rounds_end_exactly_at_the_ratio_and_take_equal_shares(ratio, rounds):
+    shares = schedule(ratio, rounds)
+    assert len(shares) == rounds
+    assert shares[-1] == ratio
+    left = [1.0, *(1 - share for share in shares)]
+    factors = [after / before for before, after in itertools.pairwise(left)]
+    assert factors == pytest.approx([factors[0]] * rounds)
+    # the seed's way falls short: five times 6 % are 27 %
+    assert pytest.approx(0.266, abs=1e-3) == 1 - (1 - 0.3 / 5) ** 5
+
+
+def test_a_column_of_heads_is_whole_heads():
+    heads = Unit("a.qkv", np.array([3.0, 1.0, 2.0]), groups=3, block=2)
+    assert heads.removed(2) == (2, 3, 8, 9, 14, 15)
+    assert heads.channels == 18
+    assert heads.kept_choices == [1, 2, 3]
+
+
+@given(st.lists(st.integers(4, 40), min_size=2, max_size=6), st.integers(0, 50))
+def test_isomorphic_takes_the_same_share_of_every_kind(widths, seed):
+    random = np.random.default_rng(seed)
+    units = [
+        Unit("u", random.random(w) * 10 ** (i % 2), kind="ab"[i % 2]) for i, w in enumerate(widths)
+    ]
+    kept = _ranked_plan(units, "isomorphic")(sum(widths) // 2)
+    for kind in "ab":
+        own = [(u, k) for u, k in zip(units, kept, strict=True) if u.kind == kind]
+        size = sum(u.size for u, _ in own)
+        free = [u.kept_choices[0] for u, _ in own]
+        if all(k > least for (_, k), least in zip(own, free, strict=True)):
+            assert abs(sum(k for _, k in own) / size - 0.5) <= 1 / size + 1 / sum(widths)
+
+
+@given(st.floats(0.1, 0.8), st.floats(0.3, 2.5))
+def test_search_finds_the_share_of_a_monotone_measure(wanted, power):
+    best, probes = search(lambda share: share**power, wanted, within=0.01, tries=12)
+    assert abs(best.found - wanted) <= 0.01 or wanted > 0.97**power
+    assert best in probes
+
+
+def test_search_ends_and_keeps_the_nearest_when_nothing_fits():
+    best, probes = search(lambda share: 0.1, 0.5, within=0.01, tries=5)
+    assert len(probes) == 5
+    assert best.found == 0.1

@@ -8,12 +8,14 @@ channel must do what hiding it from all its readers does, so both are run and co
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["cut_equals_hidden", "mixes_channels"]
+__all__ = ["cut_equals_hidden", "hidden_from", "mixes_channels"]
 
 IMAGES = 4
 # Both sides compute the same sums in another order; batch norms over few values can blow rounding
@@ -27,13 +29,14 @@ BatchNorm = nn.modules.batchnorm._BatchNorm
 def mixes_channels(network: nn.Module) -> bool:
     """Whether a layer's answer for one channel depends on the number of the others.
 
-    Layer and group norms, standardised convolutions and attention across channels do; there,
-    removing is not hiding, and `cut_equals_hidden` says nothing.
+    Group norms, standardised convolutions and attention across channels do; there, removing is
+    not hiding, and `cut_equals_hidden` says nothing. Layer norms do too, but `hidden_from` makes
+    them leave the hidden channels out of their statistics.
     """
     kinds = {
         type(module).__name__.lower()
         for module in network.modules()
-        if not isinstance(module, BatchNorm) and _computes(module)
+        if not isinstance(module, BatchNorm | nn.LayerNorm) and _computes(module)
     }
     return any(mixer in kind for mixer in MIXERS for kind in kinds)
 
@@ -60,16 +63,13 @@ def cut_equals_hidden(
     Args:
         network: Before the cut; takes float32 ``[n, channels, *size]``. Left as it was.
         small: After the cut. Left as it was.
-        hidden: Layer name in `network` -> numbers of the input channels that are gone.
+        hidden: As `hidden_from` takes it.
         channels: Input channels.
         size: (height, width).
     """
     noise = torch.randn(IMAGES, channels, *size, generator=torch.Generator().manual_seed(SEED))
-    masked = _lively(network)
-    for name, gone in hidden.items():
-        masked.get_submodule(name).register_forward_pre_hook(_hide(gone))
-    kept = _lively(small)
-    with torch.inference_mode():
+    masked, kept = _lively(network), _lively(small)
+    with torch.inference_mode(), hidden_from(masked, hidden):
         expected, got = masked(noise), kept(noise)
     return bool((expected - got).abs().max() <= TOLERANCE * expected.abs().max())
 
@@ -85,9 +85,49 @@ def _lively(network: nn.Module) -> nn.Module:
     return found
 
 
+@contextmanager
+def hidden_from(network: nn.Module, hidden: Mapping[str, Tensor]) -> Iterator[None]:
+    """Switch channels off for a while: their readers get zeros, layer norms do not see them.
+
+    Args:
+        network: Left as it was.
+        hidden: Name of a convolution or linear layer -> int64 numbers of the input channels that
+            it is not to see; name of a layer norm -> numbers of the channels to leave out.
+    """
+    hooks = []
+    for name, gone in hidden.items():
+        layer = network.get_submodule(name)
+        if isinstance(layer, nn.LayerNorm):
+            hooks.append(layer.register_forward_hook(_norm_of_the_rest(gone)))
+        else:
+            hooks.append(layer.register_forward_pre_hook(_hide(gone)))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def _hide(gone: Tensor) -> Callable[..., tuple[Tensor, ...]]:
     def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         dimension = -1 if isinstance(layer, nn.Linear) else 1
         return (inputs[0].index_fill(dimension, gone, 0.0), *inputs[1:])
+
+    return hook
+
+
+def _norm_of_the_rest(gone: Tensor) -> Callable[..., Tensor]:
+    def hook(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        # timm's LayerNorm2d keeps the channels second
+        dimension = 1 if type(layer).__name__.endswith("2d") else -1
+        values = inputs[0].movedim(dimension, -1)
+        stay = torch.ones(values.shape[-1], dtype=torch.bool)
+        stay[gone] = False
+        scale, offset = (p if p is None else p[stay] for p in (layer.weight, layer.bias))
+        some = values[..., stay]
+        normed = nn.functional.layer_norm(some, some.shape[-1:], scale, offset, layer.eps)
+        found = torch.zeros_like(values)
+        found[..., stay] = normed
+        return found.movedim(-1, dimension)
 
     return hook

@@ -17,7 +17,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Costs", "Unit", "choose", "share"]
+__all__ = ["Costs", "Probe", "Scope", "Unit", "choose", "schedule", "search", "share"]
+
+Scope = Literal["global", "uniform", "isomorphic"]
 
 LARGEST_CUT = 0.9  # of a unit's channels: a layer that is nearly gone cuts the network in two
 CLOSE_ENOUGH = 0.005  # of the cost: below it, the ranking is not disturbed for a nearer ratio
@@ -34,12 +36,16 @@ class Unit:
         scores: float64 ``[n]``, importance of each column of channels, its layers' mean near 1.
         groups: Channels per column: a grouped convolution loses one of each group at a time.
         round_to: Kept channels are a multiple of this, unless all are kept.
+        block: Neighbouring channels that make one of a column's `groups` (a head's; else 1).
+        kind: Units of equal topology share it; "isomorphic" ranks within it.
     """
 
     name: str
     scores: NDArray[np.float64]
     groups: int = 1
     round_to: int = 1
+    block: int = 1
+    kind: str = ""
 
     @property
     def size(self) -> int:
@@ -47,9 +53,19 @@ class Unit:
         return len(self.scores)
 
     @property
+    def per_column(self) -> int:
+        """Channels in a column."""
+        return self.groups * self.block
+
+    @property
+    def channels(self) -> int:
+        """Channels in all."""
+        return self.size * self.per_column
+
+    @property
     def kept_choices(self) -> list[int]:
         """Columns that may be kept, ascending; at least one rounding step and a tenth of all."""
-        step = self.round_to // math.gcd(self.round_to, self.groups)
+        step = self.round_to // math.gcd(self.round_to, self.per_column)
         least = max(step, math.ceil(self.size * (1 - LARGEST_CUT) / step - 1e-9) * step)
         return [*range(least, self.size, step), self.size]
 
@@ -63,8 +79,9 @@ class Unit:
     def removed(self, kept: int) -> tuple[int, ...]:
         """Channel numbers to remove so that the `kept` most important columns stay."""
         columns = np.argsort(self.scores, kind="stable")[: self.size - kept]
-        channels = [columns + group * self.size for group in range(self.groups)]
-        return tuple(sorted(int(channel) for channel in np.concatenate(channels)))
+        starts = [(columns + group * self.size) * self.block for group in range(self.groups)]
+        channels = np.concatenate(starts)[:, None] + np.arange(self.block)
+        return tuple(sorted(int(channel) for channel in channels.ravel()))
 
 
 @dataclass(frozen=True)
@@ -95,9 +112,7 @@ def share(costs: Costs, units: Sequence[Unit], kept: Sequence[int]) -> float:
     return 1 - costs.total(removed) / costs.total(np.zeros(len(units)))
 
 
-def choose(
-    costs: Costs, units: Sequence[Unit], ratio: float, scope: Literal["global", "uniform"]
-) -> list[int]:
+def choose(costs: Costs, units: Sequence[Unit], ratio: float, scope: Scope) -> list[int]:
     """Columns each unit keeps so that the share of the cost that goes is as near `ratio` as may be.
 
     The ranking decides; where whole rounding steps overshoot, single steps of single units repair
@@ -107,9 +122,11 @@ def choose(
         costs: What is counted.
         units: At least one.
         ratio: Share to remove, in (0, 1).
-        scope: "global" ranks all columns together, "uniform" takes the same share of every unit.
+        scope: "global" ranks all columns together; "uniform" takes the same share of every unit;
+            "isomorphic" ranks together what has the same topology and takes the same share of
+            every topology (Fang et al., ECCV 2024, arXiv:2407.04616).
     """
-    plan = _global_plan(units) if scope == "global" else _uniform_plan(units)
+    plan = _uniform_plan(units) if scope == "uniform" else _ranked_plan(units, scope)
     columns = range(sum(unit.size for unit in units) + 1)
     upper = bisect.bisect_left(columns, ratio, key=lambda n: share(costs, units, plan(n)))
     near = [plan(n) for n in (upper - 1, upper) if n in columns]
@@ -117,14 +134,21 @@ def choose(
     return _repair(costs, units, best, ratio)
 
 
-def _global_plan(units: Sequence[Unit]) -> Callable[[int], list[int]]:
-    """The `n` least important columns of the whole network go."""
+def _ranked_plan(units: Sequence[Unit], scope: Scope) -> Callable[[int], list[int]]:
+    """The least important columns go, of the whole network or of every kind of unit alike."""
+    kinds = [unit.kind if scope == "isomorphic" else "" for unit in units]
+    owners = np.repeat(np.arange(len(units)), [unit.size for unit in units])
     scores = np.concatenate([unit.scores for unit in units])
-    owner = np.repeat(np.arange(len(units)), [unit.size for unit in units])
-    owner = owner[np.argsort(scores, kind="stable")]
+    order = owners[np.argsort(scores, kind="stable")]
+    ranks = [
+        order[np.isin(order, [place for place, own in enumerate(kinds) if own == kind])]
+        for kind in dict.fromkeys(kinds)
+    ]
 
     def plan(n: int) -> list[int]:
-        gone = np.bincount(owner[:n], minlength=len(units))
+        # with one kind, exactly `n`
+        first = [rank[: round(n * len(rank) / len(owners))] for rank in ranks]
+        gone = np.bincount(np.concatenate(first), minlength=len(units))
         return [unit.kept_near(unit.size - k) for unit, k in zip(units, gone, strict=True)]
 
     return plan
@@ -176,3 +200,64 @@ def _steps(units: Sequence[Unit], kept: list[int]) -> Iterator[list[int]]:
         for other in (now - 1, now + 1):
             if 0 <= other < len(choices):
                 yield [*kept[:place], choices[other], *kept[place + 1 :]]
+
+
+def schedule(ratio: float, rounds: int) -> list[float]:
+    """Shares of the first cost that are gone after each round; the last is `ratio` itself.
+
+    Every round takes the same share of what it finds: what remains after round i of n is
+    ``(1 - ratio) ** (i / n)``. Taking ``ratio / n`` of what is left each time would fall short:
+    five times 6 % are 27 %, not 30 %.
+
+    Example:
+        >>> [round(share, 3) for share in schedule(0.36, 2)]
+        [0.2, 0.36]
+    """
+    return [1 - (1 - ratio) ** (i / rounds) for i in range(1, rounds)] + [ratio]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One try of `search`: what was asked of the stand-in, and what was measured."""
+
+    asked: float
+    found: float
+
+
+def search(
+    measure: Callable[[float], float],
+    wanted: float,
+    *,
+    within: float,
+    tries: int = 8,
+    largest: float = 0.97,
+) -> tuple[Probe, list[Probe]]:
+    """Find what to ask of a counted cost so that a measured one comes out as wanted.
+
+    The measured share grows with the counted one, from 0 at 0, but not in proportion, and is
+    noisy. So the interval that holds the answer is cut where a straight line between its ends
+    meets the wanted share, kept off the ends (regula falsi with a floor).
+
+    Args:
+        measure: Counted share -> measured share, both in [0, 1).
+        wanted: Measured share to find.
+        within: Error at which to stop.
+        tries: Measurements at most.
+        largest: Counted share that is never exceeded.
+
+    Returns:
+        The nearest probe, and all of them in order.
+    """
+    low, high = Probe(0.0, 0.0), Probe(largest, 1.0)
+    probes: list[Probe] = []
+    asked = min(wanted, largest)
+    for _ in range(tries):
+        probe = Probe(asked, measure(asked))
+        probes.append(probe)
+        if abs(probe.found - wanted) <= within:
+            break
+        low, high = (probe, high) if probe.found < wanted else (low, probe)
+        rise = max(high.found - low.found, 1e-9)
+        place = min(max((wanted - low.found) / rise, 0.15), 0.85)
+        asked = low.asked + place * (high.asked - low.asked)
+    return min(probes, key=lambda probe: abs(probe.found - wanted)), probes

@@ -24,6 +24,7 @@ from clinipress.report.markup import Child, Markup, tag
 from clinipress.report.parts import bullets
 from clinipress.report.phrases import size_phrase, speed_phrase, split_name
 from clinipress.report.provenance import data_section, limits_section, trail_section
+from clinipress.report.pruning import pruning_section
 from clinipress.report.view import View
 from clinipress.report.words import (
     caution_sentence,
@@ -71,6 +72,7 @@ def render(result: Result) -> str:
         trade_off_section(view),
         gate_section(view),
         classes_section(view),
+        pruning_section(view),
         data_section(view),
         limits_section(view),
         trail_section(view),

@@ -1,21 +1,50 @@
-"""Pruning: channels are removed for good, and what is left is fine-tuned."""
+"""Pruning: channels are removed for good, round by round, and what is left is fine-tuned."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from clinipress.candidate import Candidate, Context
-from clinipress.models.classifier import TorchCandidate, build
-from clinipress.models.pruned import plan_pruning, prune
-from clinipress.recipe import PruneStep
+from clinipress.errors import ModelError
+from clinipress.evaluate.measure import latency
+from clinipress.models.classifier import Classifier, TorchCandidate, build
+from clinipress.models.importance import Batch
+from clinipress.models.pruned import History, plan_pruning, prune, widths
+from clinipress.models.pruning_cost import cost
+from clinipress.models.ranking import schedule, search
+from clinipress.models.recalibration import recalibrate_batch_norms
+from clinipress.recipe import PruneStep, TrainOptions
+from clinipress.runtimes.onnx import OnnxCandidate
+from clinipress.steps.export import export_onnx
 from clinipress.steps.fitting import fit_module, hard_loss, plan_fit, step_seed, torch_candidate
+from clinipress.steps.sensitivity import layer_sensitivity
 from clinipress.steps.soft_targets import SOFT, root_teacher, soft_loss
 
 __all__ = ["Prune"]
 
+BATCH = 32
+TAYLOR_BATCHES = 8
+RECALIBRATION_BATCHES = 16
+LATENCY_CALLS = 100
+LATENCY_WITHIN = 0.02  # of the parent's latency
+
 
 class Prune:
-    """Remove channels physically, then fine-tune with the reference's soft targets."""
+    """Remove channels physically, then fine-tune with the reference's soft targets.
+
+    With several rounds, the first cut is planned, and each later one decided on the weights that
+    the round before has left: by the same counted rule, so that a repeated run decides the same.
+    Where a latency is asked for, it is measured while planning, and the plan holds the widths of
+    every round; later rounds only choose which channels. Each round's optimizer starts afresh, and
+    its schedule runs over its share of the epochs.
+    """
 
     kind = "prune"
     inherits = True
@@ -24,23 +53,85 @@ class Prune:
         self.recipe = recipe
 
     def plan(self, parent: Candidate | None, context: Context) -> dict[str, Any]:
-        """Rank the channels and fix which go; the parent is left as it is."""
+        """Rank the channels and fix which go first; the parent is left as it is."""
+        origin, asked = torch_candidate(parent), self.recipe
+        shares = schedule(asked.ratio, asked.rounds)
+        choice: dict[str, Any] = {"seed": step_seed(context.seed, self.kind), "shares": shares}
+        if asked.of == "latency":
+            final, measured = self._fit_latency(origin, context)
+            present = widths(origin.module, tuple((name, out, ()) for name, out, _ in final))
+            choice |= {"keep": _ways(present, widths(origin.module, final), asked.rounds)}
+            choice |= {"latency": measured}
+        first = self._cut(origin.module, choice, 0, context)
+        params = self._fit_params(prune(origin.module, first), context)
+        params["asked"] = asked.model_dump(mode="json", exclude={"train"})
+        params["choice"] = choice
+        params["removed"] = [[module, is_out, list(index)] for module, is_out, index in first]
+        return params
+
+    def apply(
+        self, parent: Candidate | None, params: dict[str, Any], context: Context
+    ) -> tuple[Candidate, dict[str, Any]]:
+        """Cut a copy of the parent and fit what is left, as often as planned."""
         origin = torch_candidate(parent)
-        asked = self.recipe
-        history = plan_pruning(
-            origin.module,
-            ratio=asked.ratio,
-            of=asked.of,
+        facts: dict[str, Any] = {"before": _costs(origin.module)}
+        if self.recipe.sensitivity:
+            seed = params["choice"]["seed"]
+            batches = self._batches(origin.module, seed, context)
+            facts["sensitivity"] = layer_sensitivity(origin, self.recipe, seed, batches, context)
+        module, rounds = origin.module, []
+        history: History = ()
+        for number in range(self.recipe.rounds):
+            removed: History = tuple((n, out, tuple(index)) for n, out, index in params["removed"])
+            if number:
+                removed = self._cut(module, params["choice"], number, context, origin.module)
+            module = prune(module, removed)
+            history = (*history, *removed)
+            rounds.append(_costs(module) | self._recover(module, params, number, context))
+        facts |= {"after": _costs(module), "rounds": rounds}
+        facts |= {k: v for k, v in rounds[-1].items() if k in FIT_FACTS}
+        spec = origin.spec
+        spec = spec.model_copy(update={"pruning": (*spec.pruning, *history)})
+        rebuilt = build(spec, origin.card.input)  # proves that the record is enough to rebuild it
+        rebuilt.load_state_dict(module.state_dict())
+        return TorchCandidate(origin.card.model_copy(update={"model": spec}), rebuilt), facts
+
+    def _cut(
+        self,
+        module: Classifier,
+        choice: Mapping[str, Any],
+        number: int,
+        context: Context,
+        origin: Classifier | None = None,
+    ) -> History:
+        """Which channels go in a round, counted against what the parent cost."""
+        asked, share = self.recipe, choice["shares"][number]
+        of = "macs" if asked.of == "latency" else asked.of
+        left = 1.0 if origin is None else cost(module, of) / cost(origin, of)
+        return plan_pruning(
+            module,
+            ratio=1 - (1 - share) / left,
+            of=of,
             criterion=asked.criterion,
             scope=asked.scope,
             round_to=asked.round_to,
             protect=asked.protect,
-            seed=step_seed(context.seed, self.kind),
+            seed=choice["seed"] + number,
+            batches=self._batches(module, choice["seed"], context),
+            keep=choice["keep"][number] if "keep" in choice else None,
         )
-        small = prune(origin.module, history)
+
+    def _batches(self, module: Classifier, seed: int, context: Context) -> list[Batch]:
+        """Training images for the criterion that looks at gradients."""
+        if self.recipe.criterion != "taylor":
+            return []
+        return _train_batches(module, seed, TAYLOR_BATCHES, context)
+
+    def _fit_params(self, small: Classifier, context: Context) -> dict[str, Any]:
+        asked = self.recipe
+        if asked.train is None:
+            return {}
         params = plan_fit(small, asked.train, context, SOFT if asked.distill else self.kind)
-        params["asked"] = asked.model_dump(mode="json", exclude={"train"})
-        params["removed"] = [[module, is_out, list(index)] for module, is_out, index in history]
         if asked.distill:
             params |= {
                 "teacher": root_teacher(context).digest,
@@ -50,21 +141,147 @@ class Prune:
             }
         return params
 
-    def apply(
-        self, parent: Candidate | None, params: dict[str, Any], context: Context
-    ) -> tuple[Candidate, dict[str, Any]]:
-        """Cut a copy of the parent and fit what is left."""
-        origin = torch_candidate(parent)
-        history = tuple((name, out, tuple(index)) for name, out, index in params["removed"])
-        module = prune(origin.module, history)
-        spec = origin.spec
-        spec = spec.model_copy(update={"pruning": (*spec.pruning, *history)})
+    def _recover(
+        self, module: Classifier, params: dict[str, Any], number: int, context: Context
+    ) -> dict[str, Any]:
+        """Measure the batch norms again and fine-tune, in place; what came of it."""
+        asked, facts = self.recipe, {}
+        if asked.recalibrate_batch_norm or asked.train is None:
+            seed = params["choice"]["seed"]
+            batches = _train_batches(module, seed, RECALIBRATION_BATCHES, context)
+            norms = recalibrate_batch_norms(module, [images for images, _ in batches])
+            facts["recalibrated_batch_norms"] = norms
+        if asked.train is None:
+            return facts
+        params = _round_params(params, number, asked.rounds)
+        folder = context.work if asked.rounds == 1 else context.work / f"round-{number + 1}"
         loss, views = (
             soft_loss(params, context)
-            if self.recipe.distill
-            else (hard_loss(params, context, origin.card.input), None)
+            if asked.distill
+            else (hard_loss(params, context, module.input_spec), None)
         )
-        facts = fit_module(module, params, context, loss=loss, views=views)
-        rebuilt = build(spec, origin.card.input)  # proves that the record is enough to rebuild it
-        rebuilt.load_state_dict(module.state_dict())
-        return TorchCandidate(origin.card.model_copy(update={"model": spec}), rebuilt), facts
+        own = replace(context, work=folder)
+        return facts | fit_module(module, params, own, loss=loss, views=views)
+
+    def _fit_latency(
+        self, origin: TorchCandidate, context: Context
+    ) -> tuple[History, dict[str, Any]]:
+        """The cut whose float32 file takes the asked share less time, and the measurements."""
+        asked = self.recipe
+        counted = Prune(asked.model_copy(update={"of": "macs"}))
+        seed = step_seed(context.seed, self.kind)
+        plans: dict[float, History] = {}
+        with _Stopwatch(origin, asked.latency_threads, context) as stopwatch:
+
+            def measure(share: float) -> float:
+                choice = {"seed": seed, "shares": [share]}
+                plans[share] = counted._cut(origin.module, choice, 0, context)
+                return stopwatch.share(plans[share])
+
+            best, probes = search(measure, asked.ratio, within=LATENCY_WITHIN / 2)
+            again = stopwatch.share(plans[best.asked])
+        found = (best.found + again) / 2
+        if abs(found - asked.ratio) > LATENCY_WITHIN:
+            raise ModelError(
+                "a share of the latency that can be removed from this network",
+                f"ratio {asked.ratio:g}, where the nearest measured is {found:.3f}",
+                "measure on a quieter machine, lower round_to, or give the ratio in macs",
+            )
+        return plans[best.asked], {
+            "share": found,
+            "measured_twice": [best.found, again],
+            "macs_share": best.asked,
+            "threads": asked.latency_threads,
+            "probes": [[probe.asked, probe.found] for probe in probes],
+        }
+
+
+FIT_FACTS = ("epochs", "best_epoch", "best_validation_accuracy", "data_wait_share")
+
+
+def _costs(module: Classifier) -> dict[str, int]:
+    """What is counted before and after; file and latency are measured of the exported file."""
+    return {"parameters": cost(module, "parameters"), "macs": cost(module, "macs")} | {
+        "filters": cost(module, "filters")
+    }
+
+
+def _ways(
+    present: Mapping[str, int], final: Mapping[str, int], rounds: int
+) -> list[dict[str, float]]:
+    """Channels of each layer after each round: equal ratios from the present to the final ones."""
+    return [
+        {name: now * (final[name] / now) ** (i / rounds) for name, now in present.items()}
+        for i in range(1, rounds)
+    ] + [dict(final)]
+
+
+def _round_params(params: dict[str, Any], number: int, rounds: int) -> dict[str, Any]:
+    """The training of one round: its share of the epochs, and views of its own.
+
+    A round begins with its epoch 0 and so would see the first views again; from the second round
+    on it has its own seed, and no more views than epochs.
+    """
+    if rounds == 1:
+        return params
+    options = TrainOptions.model_validate(params["options"])
+    epochs = options.epochs * (number + 1) // rounds - options.epochs * number // rounds
+    part = options.model_copy(
+        update={"epochs": epochs, "warmup_epochs": options.warmup_epochs * epochs / options.epochs}
+    )
+    found = params | {"options": part.model_dump(mode="json"), "seed": params["seed"] + number}
+    if number and "views" in params:
+        found["views"] = min(params["views"], epochs)
+    return found
+
+
+def _train_batches(module: Classifier, seed: int, count: int, context: Context) -> list[Batch]:
+    """Un-augmented training images in batches of one size, drawn by a seed."""
+    spec = module.input_spec
+    rows: NDArray[np.int64] = context.data.rows("train", spec).index
+    size = min(BATCH, len(rows))
+    drawn = np.random.default_rng(seed).permutation(rows)
+    cache, device = context.data.cache(spec), module.shift.device
+    found = []
+    for start in range(0, min(count, len(rows) // size) * size, size):
+        some = np.sort(drawn[start : start + size])
+        images = torch.from_numpy(cache.take(some)).to(device)
+        found.append((images, torch.from_numpy(cache.labels[some]).to(device)))
+    return found
+
+
+class _Stopwatch:
+    """Times float32 files of cut networks against the parent's, call by call in turn."""
+
+    def __init__(self, origin: TorchCandidate, threads: int, context: Context) -> None:
+        self.origin, self.threads = origin, threads
+        self.folder = context.work / "latency"
+        spec = origin.card.input
+        rows = context.data.rows("validation", spec).index[:1]
+        self.image = context.data.cache(spec).take(rows)
+
+    def __enter__(self) -> _Stopwatch:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.parent = self._file(self.origin)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def share(self, removed: History) -> float:
+        """Share of the parent's latency that a removal saves."""
+        module, spec = prune(self.origin.module, removed), self.origin.spec
+        spec = spec.model_copy(update={"pruning": (*spec.pruning, *removed)})
+        card = self.origin.card.model_copy(update={"model": spec, "name": "cut"})
+        return self.saved(self.parent, self._file(TorchCandidate(card, module)))
+
+    def saved(self, parent: OnnxCandidate, child: OnnxCandidate) -> float:
+        """One minus the ratio of the medians of interleaved calls."""
+        both = {"parent": parent, "child": child}
+        found = latency(both, self.image, threads=self.threads, repeats=LATENCY_CALLS)
+        return 1 - found["child"].median / found["parent"].median
+
+    def _file(self, candidate: TorchCandidate) -> OnnxCandidate:
+        path = self.folder / f"{candidate.digest[:16]}.onnx"
+        export_onnx(candidate, path)
+        return OnnxCandidate.load(path, threads=self.threads)
