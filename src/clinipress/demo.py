@@ -11,7 +11,7 @@ from clinipress.study_file import parse_study
 
 __all__ = ["demo_study", "run_demo"]
 
-PATIENTS = 1000
+PATIENTS = 800
 PIXELS = 64
 
 
@@ -30,7 +30,7 @@ def demo_study() -> Study:
             },
             "reference": {
                 "model": "resnet10t",
-                "train": {"epochs": 14, "warmup_epochs": 1, "ema_decay": 0.98},
+                "train": {"epochs": 12, "warmup_epochs": 1, "ema_decay": 0.98},
             },
             "steps": [
                 {
