@@ -68,7 +68,7 @@ def quantized_layers(path: Path) -> dict[str, tuple[int, int]]:
     counts = count_low_precision(path)
 
     def tally(*operators: str) -> tuple[int, int]:
-        found = {kind: 0 for kind in ("low", "all")}
+        found = dict.fromkeys(("low", "all"), 0)
         for key, number in counts.items():
             name, _, kind = key.partition(" ")
             if name in operators:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +213,7 @@ def quantized_graph(
 
 
 def _insert_conversions(model: onnx.ModelProto, plan: Int8Plan) -> onnx.ModelProto:
-    """onnxruntime's own quantizer, given the ranges."""
+    """Run the quantizer of onnxruntime, given the ranges."""
     from onnxruntime import quantization
     from onnxruntime.quantization.calibrate import TensorData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer

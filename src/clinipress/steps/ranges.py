@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,9 +43,14 @@ REFINEMENTS = 2
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Swallow what engines print on stdout; errors still come as exceptions."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
+    """Swallow what engines print and warn; errors still come as exceptions."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 class Batches:
