@@ -110,9 +110,8 @@ def _saturate(
     """Rewrite one: node becomes an Add of its own reading of the bytes and a constant byte."""
     name = node.output[0]
     slope, offset = float(attribute(node, "alpha", 0.2)), float(attribute(node, "beta", 0.5))
-    result = values[quantize.input[1]], values[quantize.input[2]]
-    numbers = {
-        "slope": (values[before.input[1]] * np.float32(slope)).astype(np.float32),
+    numbers: dict[str, NDArray[Any]] = {
+        "slope": np.asarray(values[before.input[1]] * np.float32(slope), np.float32),
         "one": np.array(1, np.uint8),
         "offset": np.array(offset, np.float32),
         "nought": np.array(0, np.uint8),
@@ -139,7 +138,6 @@ def _saturate(
     for reader in graph.node:  # whoever reads the bytes of the result, reads them as 0..1
         if reader.op_type == "DequantizeLinear" and reader.input[0] == quantize.output[0]:
             reader.input[1], reader.input[2] = f"{name}.unit", f"{name}.nought"
-    del result
     node.CopyFrom(
         helper.make_node("Add", [f"{name}.scaled", f"{name}.constant"], [name], name=node.name)
     )
