@@ -19,6 +19,7 @@ OWNERS = {
         "steps/export.py",
         "steps/files.py",
         "steps/quantize.py",
+        "steps/quantize_weights.py",
         "steps/equalize.py",
         "steps/placement.py",
         "steps/onnx_graph.py",
@@ -30,6 +31,7 @@ OWNERS = {
     "onnxruntime": {
         "runtimes/onnx.py",
         "steps/quantize.py",
+        "steps/quantize_weights.py",
         "steps/ranges.py",
         "evaluate/measure.py",
     },

@@ -19,14 +19,8 @@ from clinipress.steps.onnx_precision import (
 )
 from clinipress.steps.onnx_weights import block_quantize, pack_matmuls, store_weights
 from clinipress.steps.placement import signal_to_noise
-from clinipress.steps.quantize import (
-    Int8Plan,
-    apply_int8,
-    plan_int8,
-    to_int4,
-    to_int8,
-    to_int8_dynamic,
-)
+from clinipress.steps.quantize import Int8Plan, apply_int8, plan_int8, to_int8
+from clinipress.steps.quantize_weights import to_int4, to_int8_dynamic
 from onnx_nets import SIZE, conv_net, graph_model, pixels, saved
 
 
@@ -262,6 +256,15 @@ def test_padded_average_pooling_is_left_alone():
     ]
     model = onnx.shape_inference.infer_shapes(graph_model(nodes, {}))
     assert onnx_int8.convolve_average_pools(model) == 0
+
+
+def test_biases_carry_no_zero_points_and_nothing_changes(tmp_path, source, monkeypatch):
+    short = to_int8(source, tmp_path / "short.onnx", pixels(8))
+    monkeypatch.setattr(onnx_int8, "drop_bias_zeros", lambda _: 0)
+    long = to_int8(source, tmp_path / "long.onnx", pixels(8))
+    assert short.file_bytes < long.file_bytes
+    np.testing.assert_array_equal(short.predict(pixels(32, 1)), long.predict(pixels(32, 1)))
+    assert count_low_precision(short.path) == count_low_precision(long.path)
 
 
 def test_concatenations_share_the_widest_range():

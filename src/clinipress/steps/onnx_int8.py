@@ -16,7 +16,12 @@ from onnx import helper, numpy_helper
 from clinipress.steps import onnx_graph
 from clinipress.steps.onnx_graph import attribute
 
-__all__ = ["convolve_average_pools", "saturate_hard_sigmoids", "share_concat_ranges"]
+__all__ = [
+    "convolve_average_pools",
+    "drop_bias_zeros",
+    "saturate_hard_sigmoids",
+    "share_concat_ranges",
+]
 
 
 def convolve_average_pools(model: onnx.ModelProto) -> int:
@@ -143,6 +148,27 @@ def _saturate(
     )
     place = next(i for i, other in enumerate(graph.node) if other.output[0] == name)
     graph.node.insert(place, reading)
+
+
+def drop_bias_zeros(model: onnx.ModelProto) -> int:
+    """Leave out the zero points of int32 biases, which are all 0, in place.
+
+    They are as large as the biases: 3 % of an 8-bit MobileNetV3-Small. Those of weights stay: ONNX
+    Runtime finds fewer 8-bit kernels without them.
+
+    Returns:
+        How many were left out.
+    """
+    values = onnx_graph.constants(model.graph)
+    done = 0
+    for node in model.graph.node:
+        if node.op_type != "DequantizeLinear" or len(node.input) < 3:
+            continue
+        number, zero = values.get(node.input[0]), values.get(node.input[2])
+        if number is not None and zero is not None and number.dtype == np.int32 and not zero.any():
+            del node.input[2:]
+            done += 1
+    return done
 
 
 def share_concat_ranges(

@@ -24,7 +24,15 @@ from clinipress.evaluate.measure import latency
 from clinipress.runtimes.onnx import OnnxCandidate
 from clinipress.steps.quantize import Int8Plan, apply_int8, prepare
 
-__all__ = ["Trial", "agreement_images", "groups", "place", "search", "signal_to_noise"]
+__all__ = [
+    "Trial",
+    "agreement_images",
+    "groups",
+    "place",
+    "search",
+    "sensitivity",
+    "signal_to_noise",
+]
 
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 MOST_GROUPS = 8
@@ -131,6 +139,41 @@ def _joined(parts: list[list[onnx.NodeProto]], most: int) -> list[list[onnx.Node
         first, second = sorted((least, other))
         parts[first : second + 1] = [parts[first] + parts[second]]
     return parts
+
+
+def sensitivity(source: Path, plan: Int8Plan, images: NDArray[np.uint8]) -> list[dict[str, Any]]:
+    """What each layer does to the logits when it alone computes in 8 bits.
+
+    Args:
+        source: The float32 file.
+        plan: A plan for 8 bits throughout.
+        images: uint8 ``[n, c, h, w]`` from the training split.
+
+    Returns:
+        Per layer in order: "layer", its node in the prepared graph; "decibels" of the logits
+        against float32; "flips", images whose top class changed.
+    """
+    prepared = prepare(source, equalized=plan.equalize, smoothing=plan.smoothing)
+    expected = OnnxCandidate.load(source, threads=1).predict(images)
+    names = [node.name for node in prepared.graph.node]
+    found = []
+    for node in prepared.graph.node:
+        if node.op_type not in LAYERS:
+            continue
+        alone = dataclasses.replace(
+            plan, exclude=tuple(name for name in names if name != node.name), store_excluded=False
+        )
+        with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
+            file = apply_int8(source, Path(folder) / "alone.onnx", alone, prepared=prepared)
+            logits = file.predict(images)
+        found.append(
+            {
+                "layer": node.name,
+                "decibels": signal_to_noise(expected, logits),
+                "flips": int((expected.argmax(1) != logits.argmax(1)).sum()),
+            }
+        )
+    return found
 
 
 def search(

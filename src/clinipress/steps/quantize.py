@@ -1,9 +1,8 @@
-"""8-bit and 4-bit files out of a float32 ONNX file.
+"""Static 8-bit files out of a float32 ONNX file: int8 weights, uint8 activations.
 
-    plan_int8 + apply_int8   static: int8 weights, uint8 activations, ranges from training images
-    to_int8                  both in one go
-    to_int8_dynamic          linear and recurrent layers alone, ranges found in every call
-    to_int4                  4-bit weights in blocks, float32 arithmetic
+    plan_int8    measures: ranges of activations, smoothing factors, bias corrections
+    apply_int8   writes the file of a plan
+    to_int8      both in one go
 
 A plan is plain data and holds everything that was measured; a file's bytes depend on its source,
 the plan and the card alone. `placement` decides which layers of a plan stay in float.
@@ -35,9 +34,9 @@ __all__ = [
     "apply_int8",
     "plan_int8",
     "prepare",
-    "to_int4",
+    "prepare_weights",
+    "quantized_graph",
     "to_int8",
-    "to_int8_dynamic",
 ]
 
 # Operators that ONNX Runtime runs on 8-bit integers. With Conv and Gemm alone every ReLU stays
@@ -49,8 +48,6 @@ OPERATORS = (
     *("HardSigmoid", "MatMul", "MaxPool", "Mul", "Pad", "Relu", "Reshape", "Sigmoid", "Slice"),
     *("Split", "Squeeze", "Transpose", "Unsqueeze"),
 )
-DYNAMIC_OPERATORS = ("Gemm", "MatMul", "LSTM", "GRU", "Attention")
-INT4_BLOCK = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +109,14 @@ def prepare(
         equalize(model)
     if smoothing:
         smooth(model, {name: np.asarray(f, np.float32) for name, f in smoothing.items()})
+    return model
+
+
+def prepare_weights(source: Path) -> onnx.ModelProto:
+    """The float graph with every batch norm a convolution or part of one; names as in the file."""
+    model = onnx.load(source)
+    onnx_graph.convolve_batch_norms(model)
+    onnx_graph.drop_unused(model.graph)
     return model
 
 
@@ -208,6 +213,7 @@ def quantized_graph(
     if plan.exclude and plan.store_excluded:
         onnx_weights.store_weights(model, bits=8, nodes=plan.exclude)
     onnx_int8.saturate_hard_sigmoids(model)
+    onnx_int8.drop_bias_zeros(model)
     onnx_graph.read_bytes_directly(model)
     return model
 
@@ -329,70 +335,3 @@ def to_int8(
         ranges=ranges,
     )
     return apply_int8(source, target, plan, card=card)
-
-
-def to_int8_dynamic(source: Path, target: Path, *, card: Card | None = None) -> OnnxCandidate:
-    """Quantize linear and recurrent layers, whose activations get their range in every call.
-
-    Convolutions stay in float32: on a convolutional network this quantizes the head and nothing
-    else, and `quantized_layers` says so.
-    """
-    from onnxruntime import quantization
-
-    parent = OnnxCandidate.load(source, threads=1)
-    with tempfile.TemporaryDirectory(prefix="clinipress-") as folder, quiet():
-        before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
-        onnx.save(_infer(onnx.load(source)), before)
-        quantization.quantize_dynamic(
-            before,
-            after,
-            op_types_to_quantize=list(DYNAMIC_OPERATORS),
-            per_channel=True,
-            weight_type=quantization.QuantType.QInt8,
-        )
-        model = onnx.load(after)
-    write(model, target, card_for(card or parent.card, "int8-dynamic"))
-    return OnnxCandidate.load(target, threads=1)
-
-
-def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
-    inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(model)
-    return inferred
-
-
-def to_int4(
-    source: Path,
-    target: Path,
-    *,
-    block: int = INT4_BLOCK,
-    card: Card | None = None,
-) -> OnnxCandidate:
-    """Store weights in 4 bits with a scale per block; arithmetic stays in float32.
-
-    Convolutions and Gemm are unpacked when the file is opened (`onnx_weights`): they get smaller
-    files and no speed. Matrix products by constants run on packed weights (MatMulNBits). Depthwise
-    convolutions keep 8 bits; `weight_bytes` says what share of the weights is really 4-bit.
-
-    Raises:
-        ModelError: `source` is not one of our files, or has no layer to store.
-    """
-    parent = OnnxCandidate.load(source, threads=1)
-    model = prepare_weights(source)
-    done = onnx_weights.pack_matmuls(model, block=block)
-    done += onnx_weights.store_weights(model, bits=4, block=block)
-    if not done:
-        raise ModelError(
-            f"layers of {onnx_weights.SMALLEST} weights or more in '{source.name}'",
-            "none whose weights 4 bits could hold",
-            "export it as int8",
-        )
-    write(model, target, card_for(card or parent.card, "int4-weights"))
-    return OnnxCandidate.load(target, threads=1)
-
-
-def prepare_weights(source: Path) -> onnx.ModelProto:
-    """The float graph with every batch norm a convolution or part of one; names as in the file."""
-    model = onnx.load(source)
-    onnx_graph.convolve_batch_norms(model)
-    onnx_graph.drop_unused(model.graph)
-    return model
