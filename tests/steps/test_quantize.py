@@ -258,6 +258,40 @@ def test_padded_average_pooling_is_left_alone():
     assert onnx_int8.convolve_average_pools(model) == 0
 
 
+def test_ranges_stop_where_a_gate_does():
+    gate = {"alpha": 1 / 6, "beta": 0.5}
+    nodes = [
+        helper.make_node("HardSigmoid", ["swish in"], ["g"], **gate),
+        helper.make_node("Mul", ["g", "swish in"], ["swish"]),
+        helper.make_node("HardSigmoid", ["alone"], ["g2"], **gate),
+        helper.make_node("HardSigmoid", ["read twice"], ["g3"], **gate),
+        helper.make_node("Add", ["read twice", "g3"], ["sum"]),
+        helper.make_node("Sigmoid", ["silu in"], ["g4"]),
+        helper.make_node("Mul", ["silu in", "g4"], ["silu"]),
+    ]
+    names = ("swish in", "alone", "read twice", "silu in")
+    found = onnx_int8.clip_to_gates(
+        graph_model(nodes, {}).graph, dict.fromkeys(names, (-20.0, 11.0))
+    )
+    assert found["swish in"] == pytest.approx((-3, 11))
+    assert found["alone"] == pytest.approx((-3, 3))
+    assert found["read twice"] == (-20, 11)
+    assert found["silu in"] == (-8, 11)
+    x = np.linspace(-20, 11, 10_001)
+
+    def swish(v):
+        return v * np.clip(v / 6 + 0.5, 0, 1)
+
+    np.testing.assert_allclose(swish(np.clip(x, -3, 11)), swish(x), atol=1e-12)  # nothing is lost
+
+
+def test_clipping_to_gates_brings_the_file_nearer(tmp_path, source, monkeypatch):
+    clipped = to_int8(source, tmp_path / "a.onnx", pixels(32), method="minmax")
+    monkeypatch.setattr(onnx_int8, "clip_to_gates", lambda graph, ranges: ranges)
+    plain = to_int8(source, tmp_path / "b.onnx", pixels(32), method="minmax")
+    assert decibels(source, clipped) > decibels(source, plain)
+
+
 def test_biases_carry_no_zero_points_and_nothing_changes(tmp_path, source, monkeypatch):
     short = to_int8(source, tmp_path / "short.onnx", pixels(8))
     monkeypatch.setattr(onnx_int8, "drop_bias_zeros", lambda _: 0)

@@ -17,11 +17,15 @@ from clinipress.steps import onnx_graph
 from clinipress.steps.onnx_graph import attribute
 
 __all__ = [
+    "clip_to_gates",
     "convolve_average_pools",
     "drop_bias_zeros",
     "saturate_hard_sigmoids",
     "share_concat_ranges",
 ]
+
+# Beyond this a sigmoid is 0 or 1 for 8 bits.
+SIGMOID_REACH = 8.0
 
 
 def convolve_average_pools(model: onnx.ModelProto) -> int:
@@ -169,6 +173,51 @@ def drop_bias_zeros(model: onnx.ModelProto) -> int:
             del node.input[2:]
             done += 1
     return done
+
+
+def clip_to_gates(
+    graph: onnx.GraphProto, ranges: dict[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """Ranges without the values that a gate makes 0 anyway.
+
+    A hard sigmoid ``clip(a x + b, 0, 1)`` gives 0 below ``-b / a`` and 1 above ``(1 - b) / a``. A
+    tensor that only a gate reads needs no more than that span; one that is read by a gate and
+    multiplied by it (hard-swish) is 0 below it. Clipping there changes no value behind the gate,
+    and doubles the resolution of a symmetric tensor. A sigmoid never gets to 0 or 1: at -8 and 8 it
+    is within 0.0004 of them, a tenth of the step of its 8-bit result.
+
+    Args:
+        graph: The float graph.
+        ranges: Tensor -> (low, high).
+
+    Returns:
+        The same, narrower where a gate allows it.
+    """
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    found = dict(ranges)
+    for gate in graph.node:
+        if gate.op_type not in ("HardSigmoid", "Sigmoid") or gate.input[0] not in ranges:
+            continue
+        floor, ceiling = _gate_span(gate)
+        name = gate.input[0]
+        others = [node for node in readers[name] if node is not gate]
+        low, high = found[name]
+        if not others:
+            found[name] = min(max(low, floor), 0.0), max(min(high, ceiling), 0.0)
+        elif all(n.op_type == "Mul" and set(n.input) == {name, gate.output[0]} for n in others):
+            found[name] = min(max(low, floor), 0.0), high
+    return found
+
+
+def _gate_span(gate: onnx.NodeProto) -> tuple[float, float]:
+    """Where a gate leaves 0 and where it reaches 1."""
+    if gate.op_type == "Sigmoid":
+        return -SIGMOID_REACH, SIGMOID_REACH
+    slope, offset = float(attribute(gate, "alpha", 0.2)), float(attribute(gate, "beta", 0.5))
+    return -offset / slope, (1 - offset) / slope
 
 
 def share_concat_ranges(

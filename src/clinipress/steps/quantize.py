@@ -168,9 +168,10 @@ def plan_int8(
         path = Path(folder) / "prepared.onnx"
         onnx.save(model, path)
         measured = find_ranges(path, images, method, tuple(operators))
-    measured |= _known(ranges or {}, measured)
+    known = _known(ranges or {}, measured)
+    measured = onnx_int8.share_concat_ranges(model.graph, measured | known)
     plan = Int8Plan(
-        ranges=onnx_int8.share_concat_ranges(model.graph, measured),
+        ranges=onnx_int8.clip_to_gates(model.graph, measured) | known,
         per_channel=per_channel,
         operators=tuple(operators),
         exclude=tuple(exclude),
