@@ -45,8 +45,11 @@ def saved(model, path):
     return path
 
 
-def conv_net(seed=0, spread=1.0, activation="hard-swish"):
-    """Stem, depthwise, pointwise, activation, mean, head. `spread` makes channels unequal."""
+def conv_net(seed=0, spread=1.0, gain=2.0):
+    """Stem, depthwise, pointwise, hard-swish, mean, head.
+
+    `spread` makes channels unequal, `gain` is the size of what goes into the hard-swish.
+    """
     random = np.random.default_rng(seed)
 
     def draw(*shape):
@@ -61,7 +64,7 @@ def conv_net(seed=0, spread=1.0, activation="hard-swish"):
         "stem.b": draw(16) * 0.1,
         "wide.w": draw(16, 1, 3, 3) / unequal.reshape(-1, 1, 1, 1),
         "wide.b": draw(16) * 0.1,
-        "narrow.w": draw(24, 16, 1, 1) * 2,
+        "narrow.w": draw(24, 16, 1, 1) * np.float32(gain),
         "narrow.b": draw(24) * 0.1,
         "head.w": draw(3, 24) * 3,
         "head.b": draw(3),
@@ -74,15 +77,11 @@ def conv_net(seed=0, spread=1.0, activation="hard-swish"):
         helper.make_node("Relu", ["wide.out"], ["wide.relu"], name="relu2"),
         convolution("narrow", "wide.relu", tensors["narrow.w"]),
     ]
-    last = "narrow.out"
-    if activation == "hard-swish":
-        nodes += [
-            helper.make_node("HardSigmoid", [last], ["gate"], name="gate", alpha=1 / 6, beta=0.5),
-            helper.make_node("Mul", [last, "gate"], ["swish"], name="swish"),
-        ]
-        last = "swish"
+    last, gate = "narrow.out", {"alpha": 1 / 6, "beta": 0.5}
     nodes += [
-        helper.make_node("GlobalAveragePool", [last], ["mean"], name="mean"),
+        helper.make_node("HardSigmoid", [last], ["gate"], name="gate", **gate),
+        helper.make_node("Mul", [last, "gate"], ["swish"], name="swish"),
+        helper.make_node("GlobalAveragePool", ["swish"], ["mean"], name="mean"),
         helper.make_node("Flatten", ["mean"], ["flat"], name="flat"),
         helper.make_node("Gemm", ["flat", "head.w", "head.b"], ["logits"], name="head", transB=1),
     ]

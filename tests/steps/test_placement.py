@@ -98,6 +98,9 @@ def test_groups_cover_every_node_once_in_order_and_have_a_layer_each(source):
         assert len(parts) <= most
         kinds = {node.name: node.op_type for node in model.graph.node}
         assert all(any(kinds[n] in placement.LAYERS for n in part) for part in parts)
+    head = [kinds[n] for n in groups(model, 3)[-1]]
+    assert "Gemm" in head
+    assert "Conv" not in head
     # a branch is never cut: hard sigmoid and its product stay together
     gates = [part for part in groups(model) if any(kinds[n] == "HardSigmoid" for n in part)]
     assert any(kinds[n] == "Mul" for n in gates[0])

@@ -285,11 +285,12 @@ def test_ranges_stop_where_a_gate_does():
     np.testing.assert_allclose(swish(np.clip(x, -3, 11)), swish(x), atol=1e-12)  # nothing is lost
 
 
-def test_clipping_to_gates_brings_the_file_nearer(tmp_path, source, monkeypatch):
+def test_clipping_to_gates_brings_the_file_nearer(tmp_path, monkeypatch):
+    source = saved(conv_net(gain=12), tmp_path / "float.onnx")  # far below -3 in many channels
     clipped = to_int8(source, tmp_path / "a.onnx", pixels(32), method="minmax")
     monkeypatch.setattr(onnx_int8, "clip_to_gates", lambda graph, ranges: ranges)
     plain = to_int8(source, tmp_path / "b.onnx", pixels(32), method="minmax")
-    assert decibels(source, clipped) > decibels(source, plain)
+    assert decibels(source, clipped) > decibels(source, plain) + 2
 
 
 def test_biases_carry_no_zero_points_and_nothing_changes(tmp_path, source, monkeypatch):
