@@ -285,12 +285,29 @@ def test_ranges_stop_where_a_gate_does():
     np.testing.assert_allclose(swish(np.clip(x, -3, 11)), swish(x), atol=1e-12)  # nothing is lost
 
 
-def test_clipping_to_gates_brings_the_file_nearer(tmp_path, monkeypatch):
+def test_clipping_to_a_gate_halves_the_error_behind_it():
+    """A symmetric tensor in front of a hard-swish, rounded by numpy over either range."""
+    x = np.random.default_rng(0).normal(0, 6, 20_000)
+
+    def swish(v):
+        return v * np.clip(v / 6 + 0.5, 0, 1)
+
+    def error(low, high):
+        step = (high - low) / 255
+        zero = np.round(-low / step)
+        rounded = (np.clip(np.round(x / step) + zero, 0, 255) - zero) * step
+        return np.sqrt(((swish(rounded) - swish(x)) ** 2).mean())
+
+    high = np.abs(x).max()
+    assert error(-3, high) / error(-high, high) == pytest.approx((high + 3) / (2 * high), rel=0.1)
+
+
+def test_a_plan_clips_to_gates_unless_ranges_are_given(tmp_path):
     source = saved(conv_net(gain=12), tmp_path / "float.onnx")  # far below -3 in many channels
-    clipped = to_int8(source, tmp_path / "a.onnx", pixels(32), method="minmax")
-    monkeypatch.setattr(onnx_int8, "clip_to_gates", lambda graph, ranges: ranges)
-    plain = to_int8(source, tmp_path / "b.onnx", pixels(32), method="minmax")
-    assert decibels(source, clipped) > decibels(source, plain) + 2
+    narrow = [n.output[0] for n in onnx.load(source).graph.node if n.op_type == "Conv"][-1]
+    assert plan_int8(source, pixels(8)).ranges[narrow][0] == pytest.approx(-3)
+    learnt = plan_int8(source, pixels(8), ranges={narrow: (-7.0, 9.0)})
+    assert learnt.ranges[narrow] == (-7, 9)
 
 
 def test_biases_carry_no_zero_points_and_nothing_changes(tmp_path, source, monkeypatch):
