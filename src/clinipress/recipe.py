@@ -322,17 +322,33 @@ class ExportRecipe(Config):
 
     Attributes:
         format: The file's format.
-        precision: Of weights and activations.
-        calibration_images: Training images, un-augmented, for static int8.
+        precision: Of weights and activations. "int8-dynamic" quantizes linear and recurrent layers
+            alone; "int4-weights" stores weights in 4 bits and computes in float32; "mixed" decides
+            by measuring which layers compute in 8 bits.
+        calibration_images: Training images, un-augmented, for "int8" and "mixed".
         calibration_method: How ranges are chosen.
         per_channel: One weight scale per output channel.
+        equalize: Equalize weights across layers first (Nagel et al. 2019).
+        bias_correction: Take the mean error of rounded weights off the biases (the same).
+        smooth: SmoothQuant's alpha for transformers (Xiao et al. 2023), 0.5 there; None: none.
+        block: Weights that share a scale in "int4-weights": a power of two.
+        agreement: Share of images that must keep float32's class, in "mixed".
+        slowest: Largest time over float32's that "mixed" may take.
     """
 
     format: Literal["onnx"] = "onnx"
-    precision: Literal["float32", "float16", "int8"] = "int8"
+    precision: Literal["float32", "float16", "int8", "int8-dynamic", "int4-weights", "mixed"] = (
+        "int8"
+    )
     calibration_images: int = Field(200, ge=1)
-    calibration_method: Literal["minmax", "percentile", "entropy"] = "percentile"
+    calibration_method: Literal["minmax", "percentile", "entropy", "mse"] = "percentile"
     per_channel: bool = True
+    equalize: bool = False
+    bias_correction: bool = False
+    smooth: float | None = Field(None, ge=0, le=1)
+    block: Literal[16, 32, 64, 128, 256] = 32
+    agreement: float = Field(0.98, gt=0, le=1)
+    slowest: float = Field(1.0, gt=0)
 
 
 class Study(Config):

@@ -25,14 +25,8 @@ from clinipress.progress import SILENT, Progress
 from clinipress.recipe import ExportRecipe, Study
 from clinipress.records import Applied, Card
 from clinipress.runtimes.onnx import OnnxCandidate
-from clinipress.steps.export import (
-    count_low_precision,
-    export_onnx,
-    parity,
-    to_float16,
-    to_int8,
-    weight_bytes,
-)
+from clinipress.steps.deliver import CALIBRATED, apply_export, plan_export, precision_facts
+from clinipress.steps.export import count_low_precision, export_onnx, parity, weight_bytes
 from clinipress.steps.fitting import fresh_candidate, step_seed
 from clinipress.steps.soft_targets import outside_teachers
 from clinipress.store import Store, read_json, write_atomically
@@ -133,13 +127,13 @@ class Runner:
             card = parent.card.model_copy(update={"name": name, "history": ()})
             if source is None:
                 export_onnx(TorchCandidate(card, parent.module), path)
-            elif recipe.precision == "float16":
-                to_float16(source, path, card=card)
+                plan = {}
             else:
-                images = self.data.cache(parent.card.input).take(np.sort(chosen))
-                method, per_channel = recipe.calibration_method, recipe.per_channel
-                to_int8(source, path, images, method=method, per_channel=per_channel, card=card)
-            facts = self._file_facts(parent, path)
+                plan = self._export_plan(parent, recipe, source, folder, chosen)
+                apply_export(recipe, source, path, plan, card)
+            facts = self._file_facts(parent, path) | precision_facts(recipe, path, plan)
+            if "warning" in facts:
+                self.progress.say(f"{name}: {facts['warning']}")
             facts["seconds"] = round(time.monotonic() - began, 3)
             applied = Applied(step="export", params=params, parent=parent.digest, facts=facts)
             card = with_history(parent.card, parent, applied, name)
@@ -159,8 +153,10 @@ class Runner:
     ) -> tuple[dict[str, Any], NDArray[np.int64]]:
         """What the history says of an export, and the calibration rows of the cache."""
         params: dict[str, Any] = recipe.model_dump(mode="json")
-        if recipe.precision != "int8":
+        if recipe.precision not in CALIBRATED:
             kept = {"format", "precision"}
+            if recipe.precision == "int4-weights":
+                kept |= {"block"}
             return {k: v for k, v in params.items() if k in kept}, np.empty(0, dtype=np.int64)
         train = self.data.rows("train", parent.card.input)
         seed = step_seed(self.study.seed, "calibration")
@@ -168,6 +164,29 @@ class Runner:
         params |= {"calibration_seed": seed, "calibration_images": len(chosen)}
         params |= {"calibration_split": "train", "calibration_augmented": False}
         return params, train.index[chosen]
+
+    def _export_plan(
+        self,
+        parent: TorchCandidate,
+        recipe: ExportRecipe,
+        source: Path,
+        folder: Path,
+        chosen: NDArray[np.int64],
+    ) -> dict[str, Any]:
+        """What was measured for the file; a run that was killed finds the plan it had made."""
+        path = folder / "plan.json"
+        if not path.is_file():
+            images = self.data.cache(parent.card.input).take(np.sort(chosen))
+            made = plan_export(
+                recipe,
+                source,
+                images,
+                threads=self.study.latency_threads,
+                seed=step_seed(self.study.seed, "agreement"),
+            )
+            write_atomically(path, json.dumps(made, indent=1))
+        plan: dict[str, Any] = read_json(path)
+        return plan
 
     def _file_facts(self, parent: TorchCandidate, path: Path) -> dict[str, Any]:
         """Parity with the parent on real images, and what really runs in low precision."""

@@ -12,7 +12,7 @@ from clinipress.errors import BundleError, ModelError
 from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.records import Card, InputSpec, ModelSpec
 from clinipress.runtimes.onnx import OnnxCandidate
-from clinipress.steps import export, onnx_graph
+from clinipress.steps import onnx_graph, ranges
 from clinipress.steps.export import (
     PARITY_TOLERANCE,
     count_low_precision,
@@ -274,8 +274,8 @@ def test_every_convolution_is_int8_with_symmetric_weights(tmp_path, float_file):
     values = onnx_graph.constants(graph)
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in values:
-            weights, zero = values[node.input[0]], values[node.input[2]]
-            assert not zero.any()
+            weights = values[node.input[0]]
+            assert not any(values[name].any() for name in node.input[2:])
             assert weights.dtype in (np.int8, np.int32)
         elif node.op_type == "QuantizeLinear":
             assert values[node.input[2]].dtype == np.uint8
@@ -312,7 +312,7 @@ def test_the_first_layer_reads_the_bytes_of_the_image(tmp_path, mean):
 def test_reading_bytes_directly_changes_no_logit(tmp_path, monkeypatch, mean):
     export_onnx(candidate(mean=mean), tmp_path / "float.onnx")
     short = to_int8(tmp_path / "float.onnx", tmp_path / "short.onnx", pixels())
-    monkeypatch.setattr(export.onnx_graph, "read_bytes_directly", lambda _: False)
+    monkeypatch.setattr(onnx_graph, "read_bytes_directly", lambda _: False)
     long = to_int8(tmp_path / "float.onnx", tmp_path / "long.onnx", pixels())
     # an integer mean is one DequantizeLinear already, which the quantizer takes for its own
     more = len(operators(tmp_path / "long.onnx")) - len(operators(tmp_path / "short.onnx"))
@@ -339,7 +339,7 @@ def test_calibration_images_matter(tmp_path, float_file):
 @pytest.mark.parametrize("count", [1, 8, 21])
 def test_calibration_batches_are_small_and_complete(count):
     images = pixels(count)
-    batches = export._Batches(images)
+    batches = ranges.Batches(images)
     seen = []
     for start in range(len(batches)):
         batches.set_range(start_index=start, end_index=start + 1)

@@ -1,8 +1,9 @@
-"""Files for ONNX Runtime: float32, float16 and statically quantized int8.
+"""Files for ONNX Runtime out of a network: float32, and float16 from that.
 
     export_onnx    a torch candidate -> float32 .onnx, normalisation inside, card inside
     to_float16     float32 .onnx -> float16 weights and activations; input and output as before
-    to_int8        float32 .onnx -> int8 weights, uint8 activations, ranges from training images
+
+`quantize` makes 8-bit and 4-bit files of a float32 file.
 
 Each function writes one whole file or none, with bytes that depend on its inputs alone, and says
 nothing: the engines' prints and warnings are caught here. What a file is worth is not announced but
@@ -12,14 +13,10 @@ runs in low precision, and evaluation treats the file like any other candidate.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -28,10 +25,12 @@ from numpy.typing import NDArray
 from clinipress.candidate import Candidate
 from clinipress.errors import ModelError
 from clinipress.records import Card, Parity
-from clinipress.runtimes.onnx import CARD_KEY, INPUT_NAME, OUTPUT_NAME, OnnxCandidate
+from clinipress.runtimes.onnx import INPUT_NAME, OUTPUT_NAME, OnnxCandidate
 from clinipress.steps import onnx_graph
+from clinipress.steps.files import card_for, stamp, write
 from clinipress.steps.onnx_precision import count_low_precision, weight_bytes
-from clinipress.store import write_atomically
+from clinipress.steps.quantize import OPERATORS, to_int8
+from clinipress.steps.ranges import quiet
 
 if TYPE_CHECKING:
     from clinipress.models.classifier import TorchCandidate
@@ -48,23 +47,11 @@ __all__ = [
     "weight_bytes",
 ]
 
-Method = Literal["minmax", "percentile", "entropy"]
-
 # Largest difference of a logit between a network and its float32 file. Both compute in float32 with
 # sums in another order; 1e-3 is some hundred times what that gives and far from any decision.
 PARITY_TOLERANCE = 1e-3
 
-# Operators that ONNX Runtime runs on 8-bit integers. With Conv and Gemm alone every ReLU stays
-# between a DequantizeLinear and a QuantizeLinear: MobileNetV2 at 128 px, one thread, 3.5 ms against
-# 2.1 ms with all of these (float32 3.8 ms). Softmax and LayerNormalization are left in float.
-OPERATORS = (
-    *("Add", "AveragePool", "Clip", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool"),
-    *("MatMul", "MaxPool", "Mul", "Pad", "Relu", "Reshape", "Slice", "Split", "Squeeze"),
-    *("Transpose", "Unsqueeze"),
-)
-CALIBRATION_BATCH = 8
 CHECK_IMAGES = 2
-CALIBRATION_METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
 
 
 def export_onnx(
@@ -89,12 +76,12 @@ def export_onnx(
         ModelError: The network cannot be exported, or its file answers differently.
         StorageError: The disk is full or cannot be written.
     """
-    card = _card_for(card or candidate.card, "float32")
+    card = card_for(card or candidate.card, "float32")
     model = _export_graph(candidate)
     onnx_graph.pool_means(model)
     onnx_graph.shorten_normalisation(model)
     onnx_graph.fold_grey_to_rgb(model)
-    _write(model, path, card)
+    write(model, path, card)
     exported = OnnxCandidate.load(path, threads=1)
     if images is None:
         shape = (CHECK_IMAGES, card.input.channels, card.input.height, card.input.width)
@@ -164,7 +151,7 @@ def to_float16(source: Path, target: Path, *, card: Card | None = None) -> OnnxC
             model, keep_io_types=True, max_finite_val=float(np.finfo(np.float16).max)
         )
     onnx_graph.halve_first_cast(model)
-    _write(model, target, _card_for(card or parent.card, "float16"))
+    write(model, target, card_for(card or parent.card, "float16"))
     return OnnxCandidate.load(target, threads=1)
 
 
@@ -181,77 +168,6 @@ def _check_range(model: onnx.ModelProto, source: Path) -> None:
         )
 
 
-def to_int8(
-    source: Path,
-    target: Path,
-    images: NDArray[np.uint8],
-    *,
-    method: Method = "percentile",
-    per_channel: bool = True,
-    operators: Sequence[str] = OPERATORS,
-    exclude: Sequence[str] = (),
-    card: Card | None = None,
-) -> OnnxCandidate:
-    """Quantize a float32 file: int8 weights, uint8 activations, int32 sums.
-
-    Args:
-        source: A file of `export_onnx`.
-        target: Where to write.
-        images: uint8 ``[n, c, h, w]`` from the training split, un-augmented, to find the ranges of
-            activations. They pass in small batches: memory does not grow with their number.
-        method: "minmax" keeps every value in range; "percentile" drops the outermost 0.001 %;
-            "entropy" takes the range with the least Kullback-Leibler divergence.
-        per_channel: One weight scale per output channel instead of one per tensor.
-        operators: ONNX operator types to quantize.
-        exclude: Names of nodes that stay float.
-        card: Card of the file; None: the source's, with the precision set.
-
-    Returns:
-        The file, opened with one thread.
-
-    Raises:
-        ModelError: `source` is not one of our files, or there are no images.
-        BundleError: The images are not what the card asks for.
-    """
-    parent = OnnxCandidate.load(source, threads=1)
-    if not len(images):
-        raise ModelError("at least one calibration image", "none", "raise calibration_images")
-    parent.predict(images[:1])  # the card's own check of shape and type
-    with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
-        prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
-        with _quiet():
-            _quantize(source, prepared, quantized, images, method, per_channel, operators, exclude)
-        model = onnx.load(quantized)
-    onnx_graph.read_bytes_directly(model)
-    _write(model, target, _card_for(card or parent.card, "int8"))
-    return OnnxCandidate.load(target, threads=1)
-
-
-def stamp(path: Path, card: Card) -> None:
-    """Put another card into a file; the digest of the file changes with it."""
-    _write(onnx.load(path), path, card)
-
-
-def _card_for(card: Card, precision: str) -> Card:
-    """The card of an exported file: what it was built from stays in its history."""
-    return card.model_copy(update={"format": "onnx", "precision": precision, "model": None})
-
-
-def _write(model: onnx.ModelProto, path: Path, card: Card) -> None:
-    """Check, strip and write a graph with its card, whole or not at all."""
-    onnx_graph.canonical(model)
-    onnx.helper.set_model_props(model, {CARD_KEY: card.model_dump_json()})
-    onnx.checker.check_model(model)
-    write_atomically(path, model.SerializeToString(deterministic=True))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Swallow what engines print on stdout; errors still come as exceptions."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
-
-
 def _export_graph(candidate: TorchCandidate) -> onnx.ModelProto:
     """The exporter's own graph, as it came."""
     import torch
@@ -262,7 +178,7 @@ def _export_graph(candidate: TorchCandidate) -> onnx.ModelProto:
     # two images: with one, the exporter takes the batch for a constant
     images = torch.zeros((2, spec.channels, spec.height, spec.width), dtype=torch.uint8)
     try:
-        with _quiet(), warnings.catch_warnings(), torch.no_grad():
+        with quiet(), warnings.catch_warnings(), torch.no_grad():
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             warnings.filterwarnings("ignore", category=FutureWarning)
             program = torch.onnx.export(
@@ -283,80 +199,3 @@ def _export_graph(candidate: TorchCandidate) -> onnx.ModelProto:
     if program is None:  # only without dynamo
         raise ModelError("a graph from torch.onnx", "none", "report this as a bug")
     return program.model_proto
-
-
-class _Batches:
-    """Calibration images a few at a time, in the form of onnxruntime's CalibrationDataReader.
-
-    With a stride of one batch the calibrator condenses each batch into ranges or histograms before
-    it asks for the next; else it keeps every activation of every image (gigabytes).
-    """
-
-    def __init__(self, images: NDArray[np.uint8]) -> None:
-        self._images = images
-        self._rows: Iterator[int] = iter(())
-
-    def __len__(self) -> int:
-        return -(-len(self._images) // CALIBRATION_BATCH)
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        self._rows = iter(range(start_index, end_index))
-
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        number = next(self._rows, None)
-        if number is None:
-            return None
-        start = number * CALIBRATION_BATCH
-        batch = self._images[start : start + CALIBRATION_BATCH]
-        return {INPUT_NAME: np.ascontiguousarray(batch)}
-
-
-def _quantize(
-    source: Path,
-    prepared: Path,
-    quantized: Path,
-    images: NDArray[np.uint8],
-    method: Method,
-    per_channel: bool,
-    operators: Sequence[str],
-    exclude: Sequence[str],
-) -> None:
-    """Prepare and quantize with onnxruntime, from file to file."""
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    model = onnx.load(source)
-    onnx_graph.convolve_batch_norms(model)
-    onnx_graph.canonical(model)
-    onnx.save(model, quantized)  # a file, since the preparation of a model in memory fails
-    quant_pre_process(quantized, prepared, skip_symbolic_shape=True)
-    graph = onnx.load(prepared).graph
-    normalisation = onnx_graph.find_normalisation(graph)
-    options: dict[str, Any] = {"WeightSymmetric": True, "CalibStridedMinMax": 1}
-    kept = list(exclude)
-    if normalisation is not None:
-        kept += [node.name for node in normalisation.nodes]
-        zero = round(normalisation.zero)
-        if 0 <= zero <= 255:  # the image's own 256 grey levels: `read_bytes_directly` then applies
-            options["TensorQuantOverrides"] = {
-                normalisation.output: [
-                    {
-                        "quant_type": quantization.QuantType.QUInt8,
-                        "scale": np.array(normalisation.scale, np.float32),
-                        "zero_point": np.array(zero, np.uint8),
-                    }
-                ]
-            }
-    quantization.quantize_static(
-        prepared,
-        quantized,
-        _Batches(images),
-        quant_format=quantization.QuantFormat.QDQ,
-        op_types_to_quantize=list(operators),
-        per_channel=per_channel,
-        activation_type=quantization.QuantType.QUInt8,
-        weight_type=quantization.QuantType.QInt8,
-        nodes_to_exclude=kept,
-        calibrate_method=getattr(quantization.CalibrationMethod, CALIBRATION_METHODS[method]),
-        extra_options=options,
-    )

@@ -19,9 +19,11 @@ __all__ = [
     "canonical",
     "constants",
     "convolve_batch_norms",
+    "drop_unused",
     "find_normalisation",
     "fold_grey_to_rgb",
     "halve_first_cast",
+    "insert_first",
     "pool_means",
     "read_bytes_directly",
     "shorten_normalisation",
@@ -160,6 +162,11 @@ def _replace(
     graph.node.extend(copies)
 
 
+def insert_first(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    """Put nodes that read constants alone at the head of the graph."""
+    _replace(graph, (), nodes)
+
+
 def read_bytes_directly(model: onnx.ModelProto) -> bool:
     """Feed the uint8 image to the first quantized layer as it is.
 
@@ -226,6 +233,7 @@ def convolve_batch_norms(model: onnx.ModelProto) -> None:
             "Conv",
             [node.input[0], weight, bias],
             node.output[:1],
+            name=node.name,
             group=len(factor),
             kernel_shape=[1, 1],
         )
@@ -302,7 +310,7 @@ def canonical(model: onnx.ModelProto) -> None:
     them, equal networks give equal bytes. Nodes and initializers nobody uses go too.
     """
     graph = model.graph
-    _drop_unused(graph)
+    drop_unused(graph)
     for holder in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
         holder.ClearField("doc_string")
         holder.ClearField("metadata_props")
@@ -326,7 +334,7 @@ def canonical(model: onnx.ModelProto) -> None:
             names[:] = [renamed.get(name, name) for name in names]
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
+def drop_unused(graph: onnx.GraphProto) -> None:
     """Remove what no output depends on; initializers in the order of their first use."""
     needed = {output.name for output in graph.output}
     kept: list[onnx.NodeProto] = []

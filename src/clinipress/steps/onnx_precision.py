@@ -12,13 +12,25 @@ from onnx import numpy_helper
 from clinipress.runtimes.onnx import session
 from clinipress.steps import onnx_graph
 
-__all__ = ["count_low_precision", "weight_bytes"]
+__all__ = ["count_low_precision", "not_quantized", "quantized_layers", "weight_bytes"]
 
 COUNTED_ALWAYS = ("Conv", "Gemm")
 CONVERSIONS = {"Cast", "DequantizeLinear", "QuantizeLinear"}
 # Moving values about costs little in any type and says nothing about precision.
 MOVES = {"Flatten", "ReorderInput", "ReorderOutput", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+# Names of the engine's low-precision kernels -> the operator they run.
+SAME = {
+    "QGemm": "Gemm",
+    "MatMulIntegerToFloat": "MatMul",
+    "MatMulInteger": "MatMul",
+    "DynamicQuantizeMatMul": "MatMul",
+    "DynamicQuantizeLSTM": "LSTM",
+    "QAttention": "Attention",
+    "MatMulNBits": "MatMul",
+}
+INT4 = -4  # no type of ONNX's own: arithmetic on packed 4-bit weights
 TYPE_NAMES = {
+    INT4: "int4",
     int(onnx.TensorProto.FLOAT): "float32",
     int(onnx.TensorProto.FLOAT16): "float16",
     int(onnx.TensorProto.INT8): "int8",
@@ -29,12 +41,71 @@ TYPE_NAMES = {
 
 
 def weight_bytes(path: Path) -> dict[str, int]:
-    """Bytes of the stored weights by type: {"float32": 6115328} or {"int8": ..., "int32": ...}."""
+    """Bytes of the stored weights by type: {"float32": 6115328} or {"int8": ..., "int32": ...}.
+
+    Four-bit numbers count as half a byte, as they are stored; matrices packed for MatMulNBits count
+    as "int4" too, although their bytes are declared uint8.
+    """
     sizes: Counter[str] = Counter()
-    for tensor in onnx.load(path).graph.initializer:
+    graph = onnx.load(path).graph
+    packed = {node.input[1] for node in graph.node if node.op_type == "MatMulNBits"}
+    for tensor in graph.initializer:
         array = numpy_helper.to_array(tensor)
-        sizes[str(array.dtype)] += array.nbytes
+        four = tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4)
+        if four or tensor.name in packed:
+            sizes["int4"] += (array.size + 1) // 2 if four else array.nbytes
+        else:
+            sizes[str(array.dtype)] += array.nbytes
     return dict(sorted(sizes.items()))
+
+
+def quantized_layers(path: Path) -> dict[str, tuple[int, int]]:
+    """Layers that compute in 8 bits (or on packed 4-bit weights), and all there are, by kind.
+
+    Returns:
+        "convolutions", "linear", "recurrent" -> (quantized, all).
+    """
+    counts = count_low_precision(path)
+
+    def tally(*operators: str) -> tuple[int, int]:
+        found = dict.fromkeys(("low", "all"), 0)
+        for key, number in counts.items():
+            name, _, kind = key.partition(" ")
+            if name in operators:
+                found["all"] += number
+                found["low"] += number if kind in ("int8", "int4") else 0
+        return found["low"], found["all"]
+
+    return {
+        "convolutions": tally("Conv", "ConvTranspose"),
+        "linear": tally("Gemm", "MatMul", "Attention"),
+        "recurrent": tally("LSTM", "GRU"),
+    }
+
+
+def not_quantized(path: Path, precision: str) -> str | None:
+    """One sentence when a file does not hold what its precision promises, else None.
+
+    "int8" and "int8-dynamic" promise arithmetic: more than half of the network's convolutions,
+    linear and recurrent layers. "int4-weights" and "mixed" promise bytes: more than half of those
+    of the weights.
+    """
+    if precision in ("int8", "int8-dynamic"):
+        layers = quantized_layers(path)
+        done, total = (sum(pair[side] for pair in layers.values()) for side in (0, 1))
+        if 2 * done > total:
+            return None
+        parts = [f"{low} of {every} {kind}" for kind, (low, every) in layers.items() if every]
+        return " and ".join(parts) + " quantized"
+    if precision in ("int4-weights", "mixed"):
+        sizes = weight_bytes(path)
+        kinds = ("int4",) if precision == "int4-weights" else ("int4", "int8")
+        low = sum(sizes.get(kind, 0) for kind in kinds)
+        total = sum(sizes.values())
+        if 2 * low > total:
+            return None
+        return f"{low / max(total, 1):.0%} of the weights' bytes in {' or '.join(kinds)}"
+    return None
 
 
 def count_low_precision(path: Path) -> dict[str, int]:
@@ -67,7 +138,7 @@ def _count(graph: onnx.GraphProto) -> dict[str, int]:
             counts[f"conversion {node.op_type}"] += 1
         elif node.op_type not in MOVES:
             name = node.op_type.removeprefix("QLinear").removeprefix("Nhwc").removeprefix("Fused")
-            name = {"QGemm": "Gemm", "MatMulIntegerToFloat": "MatMul"}.get(name, name)
+            name = SAME.get(name, name)
             counts[f"{name} {TYPE_NAMES.get(kind, 'other')}"] += 1
     return dict(sorted(counts.items()))
 
@@ -78,6 +149,8 @@ def _type_of_result(node: onnx.NodeProto, types: dict[str, int]) -> int:
         return int(onnx_graph.attribute(node, "to", onnx.TensorProto.FLOAT))
     if node.op_type == "DequantizeLinear":
         return types.get(node.input[1], onnx.TensorProto.FLOAT)
-    if node.op_type.startswith("Q") or "Integer" in node.op_type:
+    if node.op_type == "MatMulNBits":
+        return INT4
+    if node.op_type.startswith(("Q", "DynamicQuantize")) or "Integer" in node.op_type:
         return int(onnx.TensorProto.UINT8)
     return types.get(next(iter(node.input), ""), onnx.TensorProto.FLOAT)

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from clinipress import runner as runner_module
+from clinipress.recipe import ExportRecipe
+from clinipress.runner import Runner
+from clinipress.runtimes.onnx import OnnxCandidate
+from clinipress.steps.deliver import apply_export, plan_export, precision_facts
+from onnx_nets import conv_net, pixels, saved
+
+PRECISIONS = ("float16", "int8", "int8-dynamic", "int4-weights", "mixed")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return saved(conv_net(), tmp_path_factory.mktemp("deliver") / "float.onnx")
+
+
+@pytest.fixture(scope="module")
+def plans(source):
+    images = pixels(16)
+    return {
+        precision: plan_export(ExportRecipe(precision=precision), source, images, threads=1, seed=0)
+        for precision in PRECISIONS
+    }
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_stored_plan_writes_the_same_file_again(tmp_path, source, plans, precision):
+    recipe = ExportRecipe(precision=precision)
+    card = OnnxCandidate.load(source).card
+    stored = json.loads(json.dumps(plans[precision]))
+    apply_export(recipe, source, tmp_path / "a.onnx", plans[precision], card)
+    apply_export(recipe, source, tmp_path / "b.onnx", stored, card)
+    first = OnnxCandidate.load(tmp_path / "a.onnx", threads=1)
+    assert first.digest == OnnxCandidate.load(tmp_path / "b.onnx").digest
+    assert first.card.precision == precision
+    assert first.file_bytes > 0
+    exact = OnnxCandidate.load(source, threads=1).predict(pixels(32, 1))
+    assert np.abs(first.predict(pixels(32, 1)) - exact).mean() < 0.3 * exact.std()
+
+
+def test_facts_say_what_was_quantized(tmp_path, source, plans):
+    card = OnnxCandidate.load(source).card
+    facts = {}
+    for precision in PRECISIONS:
+        recipe, path = ExportRecipe(precision=precision), tmp_path / f"{precision}.onnx"
+        apply_export(recipe, source, path, plans[precision], card)
+        facts[precision] = precision_facts(recipe, path, plans[precision])
+        json.dumps(facts[precision])
+    assert facts["int8"]["layers"]["convolutions"] == [3, 3]
+    assert "warning" not in facts["int8"]
+    assert facts["int8-dynamic"]["warning"].startswith("0 of 3 convolutions")
+    assert facts["mixed"]["placement"]["reason"]
+    assert facts["mixed"]["plan"] != facts["int8"]["plan"]
+
+
+def test_a_run_that_was_killed_finds_its_plan(tmp_path, source, monkeypatch):
+    """Timing decides a placement, so a plan must never be made twice."""
+    taken = []
+
+    class Cache:
+        def take(self, rows):
+            taken.append(list(rows))
+            return pixels(len(rows))
+
+    runner = Runner.__new__(Runner)
+    runner.study = SimpleNamespace(latency_threads=1, seed=0)
+    runner.data = SimpleNamespace(cache=lambda spec: Cache())
+    parent = SimpleNamespace(card=SimpleNamespace(input=None))
+    recipe, rows = ExportRecipe(precision="int8"), np.array([5, 3, 9])
+    first = runner._export_plan(parent, recipe, source, tmp_path, rows)
+    assert taken == [[3, 5, 9]]
+
+    def never(*args, **kwargs):
+        raise AssertionError("planned twice")
+
+    monkeypatch.setattr(runner_module, "plan_export", never)
+    assert runner._export_plan(parent, recipe, source, tmp_path, rows) == first
+
+
+def test_calibration_rows_come_from_training_alone():
+    """By construction: the runner can draw calibration images from `train` and nothing else."""
+    asked = []
+
+    class Data:
+        def rows(self, split, spec):
+            asked.append(split)
+            return SimpleNamespace(labels=np.array([0, 1, 0, 1]), index=np.array([7, 3, 9, 4]))
+
+    runner = Runner.__new__(Runner)
+    runner.study, runner.data = SimpleNamespace(seed=0), Data()
+    parent = SimpleNamespace(card=SimpleNamespace(input=None))
+    for precision in ("int8", "mixed"):
+        params, chosen = runner._export_params(parent, ExportRecipe(precision=precision))
+        assert params["calibration_split"] == "train"
+        assert set(chosen) <= {7, 3, 9, 4}
+    assert set(asked) == {"train"}
