@@ -28,8 +28,8 @@ from clinipress.runtimes.onnx import OnnxCandidate
 from clinipress.steps.export import count_low_precision, export_onnx, parity, to_float16
 from clinipress.steps.placement import agreement_images, place
 from clinipress.steps.quantize import apply_int8, plan_int8, to_int8
-from clinipress.steps.quantize_weights import to_int4, to_int8_dynamic
 from clinipress.steps.ranges import Batches, quiet
+from clinipress.steps.weight_only import to_int4, to_int8_dynamic
 
 MODELS = ("resnet50", "mobilenetv2_100", "mobilenetv3_small_100", "densenet121")
 CLASSES = ("a", "b", "c", "d")

@@ -19,7 +19,7 @@ OWNERS = {
         "steps/export.py",
         "steps/files.py",
         "steps/quantize.py",
-        "steps/quantize_weights.py",
+        "steps/weight_only.py",
         "steps/equalize.py",
         "steps/placement.py",
         "steps/onnx_graph.py",
@@ -31,7 +31,7 @@ OWNERS = {
     "onnxruntime": {
         "runtimes/onnx.py",
         "steps/quantize.py",
-        "steps/quantize_weights.py",
+        "steps/weight_only.py",
         "steps/ranges.py",
         "evaluate/measure.py",
     },

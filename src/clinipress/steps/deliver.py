@@ -18,7 +18,7 @@ from clinipress.steps.export import to_float16
 from clinipress.steps.onnx_precision import not_quantized, quantized_layers
 from clinipress.steps.placement import agreement_images, place
 from clinipress.steps.quantize import Int8Plan, apply_int8, plan_int8
-from clinipress.steps.quantize_weights import to_int4, to_int8_dynamic
+from clinipress.steps.weight_only import to_int4, to_int8_dynamic
 from clinipress.store import digest_of
 
 __all__ = ["CALIBRATED", "apply_export", "plan_export", "precision_facts"]
