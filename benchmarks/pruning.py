@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import copy
+import signal
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,7 @@ MODELS = (
 SPEC = InputSpec(channels=1, height=128, width=128)
 CLASSES = ("a", "b", "c")
 BISECTIONS = 7
+PATIENCE = 120  # seconds for one way: a peer was seen not to end on Swin
 
 
 def fresh(name: str) -> TorchCandidate:
@@ -112,7 +115,8 @@ def row(name: str, ratio: float, repeats: int, folder: Path) -> None:
     for way, cut in WAYS.items():
         began = time.perf_counter()
         try:
-            small = cut(origin.module, ratio)
+            with limited(PATIENCE):
+                small = cut(origin.module, ratio)
             took = time.perf_counter() - began
             reached = 1 - cost(small, "macs") / whole
             files[way] = file(TorchCandidate(origin.card, small), folder / f"{len(files)}.onnx")
@@ -133,6 +137,21 @@ def row(name: str, ratio: float, repeats: int, folder: Path) -> None:
                 f"  {way:24} {reached:6.1%} of {ratio:.0%} removed, {after:6.2f} ms "
                 f"({before / after:.2f}x), cut in {took:.1f} s"
             )
+
+
+@contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError in what takes longer."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"no end in {seconds} s")
+
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
 
 
 def file(candidate: TorchCandidate, path: Path) -> OnnxCandidate:

@@ -17,6 +17,7 @@ from clinipress.candidate import Context
 from clinipress.data.study import Rows
 from clinipress.errors import ModelError
 from clinipress.models.classifier import TorchCandidate
+from clinipress.models.pruned import prune
 from clinipress.models.pruning_cost import cost
 from clinipress.models.recalibration import recalibrate_batch_norms
 from clinipress.models.zoo import new_classifier
@@ -190,42 +191,47 @@ def test_recalibration_averages_batches_and_restores_modes():
     assert recalibrate_batch_norms(nn.Linear(3, 2), batches) == 0
 
 
-def by_parameters(power):
-    """A clock that goes by the file's size: latency falls as a power of the bytes."""
+class Clock(prune_step._Stopwatch):
+    """Instead of files: latency falls as the root of the parameters."""
 
-    def saved(self, parent, child):
-        return 1 - (child.file_bytes / parent.file_bytes) ** power
+    def _file(self, candidate):
+        return None
 
-    return saved
+    def share(self, removed):
+        small = prune(self.origin.module, removed)
+        return 1 - (cost(small, "parameters") / cost(self.origin.module, "parameters")) ** 0.5
 
 
-@pytest.mark.slow
+class Deaf(Clock):
+    """Whatever is cut, the time is the same."""
+
+    def share(self, removed):
+        return 0.05
+
+
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_a_measured_target_is_met_and_the_plan_holds_it(rounds, tmp_path, monkeypatch):
-    monkeypatch.setattr(prune_step._Stopwatch, "saved", by_parameters(0.5))
+    monkeypatch.setattr(prune_step, "_Stopwatch", Clock)
     parent = candidate(width=64)
     step = Prune(recipe(of="latency", ratio=0.3, rounds=rounds))
     where = context(tmp_path)
     plan = step.plan(parent, where)
     assert abs(plan["choice"]["latency"]["share"] - 0.3) <= 0.02
     assert not (tmp_path / "latency").exists()
-
-    def never(*_):
-        raise AssertionError("apply measured")
-
-    monkeypatch.setattr(prune_step._Stopwatch, "saved", never)
+    monkeypatch.setattr(prune_step, "_Stopwatch", None)  # apply does not measure
     child, _ = step.apply(parent, plan, where)
     final = plan["choice"]["keep"][-1]
     for name, channels in final.items():
         layer = child.module.backbone.get_submodule(name)
         assert layer.out_channels == channels
+    left = cost(child.module, "parameters") / cost(parent.module, "parameters")
+    assert 1 - left**0.5 == pytest.approx(0.3, abs=0.02)
     again, _ = step.apply(parent, plan, dataclasses.replace(where, work=tmp_path / "again"))
     assert again.digest == child.digest
 
 
-@pytest.mark.slow
 def test_a_latency_out_of_reach_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(prune_step._Stopwatch, "saved", lambda *_: 0.05)
+    monkeypatch.setattr(prune_step, "_Stopwatch", Deaf)
     step = Prune(recipe(of="latency", ratio=0.5, round_to=1))
     with pytest.raises(ModelError, match="that can be removed from this network"):
         step.plan(candidate(width=64), context(tmp_path))
