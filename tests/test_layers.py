@@ -15,7 +15,12 @@ OWNERS = {
     "timm": {"models/zoo.py"},
     "pydicom": {"data/dicom.py"},
     "nibabel": {"data/nifti.py"},
-    "onnx": {"steps/export.py", "steps/onnx_graph.py", "steps/onnx_precision.py"},
+    "onnx": {
+        "steps/export.py",
+        "steps/learnt_ranges.py",
+        "steps/onnx_graph.py",
+        "steps/onnx_precision.py",
+    },
     # the measuring process imports the bare runtime, to subtract what it needs by itself
     "onnxruntime": {
         "runtimes/onnx.py",

@@ -33,7 +33,7 @@ from clinipress.steps.export import (
     to_int8,
     weight_bytes,
 )
-from clinipress.steps.fitting import fresh_candidate, step_seed
+from clinipress.steps.fitting import calibration_rows, fresh_candidate, step_seed
 from clinipress.store import Store, read_json, write_atomically
 
 __all__ = ["Runner"]
@@ -131,7 +131,10 @@ class Runner:
             else:
                 images = self.data.cache(parent.card.input).take(np.sort(chosen))
                 method, per_channel = recipe.calibration_method, recipe.per_channel
-                to_int8(source, path, images, method=method, per_channel=per_channel, card=card)
+                to_int8(
+                    source, path, images, method=method, per_channel=per_channel,
+                    ranges=parent.spec.ranges, card=card,
+                )  # fmt: skip
             facts = self._file_facts(parent, path)
             facts["seconds"] = round(time.monotonic() - began, 3)
             applied = Applied(step="export", params=params, parent=parent.digest, facts=facts)
@@ -287,22 +290,3 @@ def _load_scores(path: Path) -> tuple[NDArray[np.float32], Rows]:
         keys = tuple(str(key) for key in file["keys"])
         rows = Rows(file["index"], file["labels"], file["units"], keys)
         return file["logits"], rows
-
-
-def calibration_rows(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
-    """Places of training images for range calibration: the classes in turn, drawn by a seed.
-
-    Args:
-        labels: int64 ``[n]`` of the training images.
-        count: How many; fewer where there are fewer images.
-        seed: Of the draw.
-
-    Returns:
-        int64 ``[min(count, n)]``, sorted, without repetition.
-    """
-    generator = np.random.default_rng(seed)
-    piles = [list(generator.permutation(np.flatnonzero(labels == c))) for c in np.unique(labels)]
-    chosen: list[int] = []
-    while len(chosen) < min(count, len(labels)):
-        chosen += [int(pile.pop()) for pile in piles if pile][: count - len(chosen)]
-    return np.sort(np.asarray(chosen, dtype=np.int64))

@@ -17,7 +17,7 @@ import copy
 import io
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OPERATORS",
     "PARITY_TOLERANCE",
+    "calibrate",
     "count_low_precision",
     "export_onnx",
     "parity",
@@ -190,6 +191,7 @@ def to_int8(
     per_channel: bool = True,
     operators: Sequence[str] = OPERATORS,
     exclude: Sequence[str] = (),
+    ranges: Mapping[str, tuple[float, float]] | None = None,
     card: Card | None = None,
 ) -> OnnxCandidate:
     """Quantize a float32 file: int8 weights, uint8 activations, int32 sums.
@@ -204,13 +206,16 @@ def to_int8(
         per_channel: One weight scale per output channel instead of one per tensor.
         operators: ONNX operator types to quantize.
         exclude: Names of nodes that stay float.
+        ranges: (low, high) of activations by tensor of `source`, learnt in training; they take the
+            place of what calibration finds.
         card: Card of the file; None: the source's, with the precision set.
 
     Returns:
         The file, opened with one thread.
 
     Raises:
-        ModelError: `source` is not one of our files, or there are no images.
+        ModelError: `source` is not one of our files, there are no images, or a range is of a
+            tensor that `source` does not have.
         BundleError: The images are not what the card asks for.
     """
     parent = OnnxCandidate.load(source, threads=1)
@@ -220,11 +225,38 @@ def to_int8(
     with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
         with _quiet():
-            _quantize(source, prepared, quantized, images, method, per_channel, operators, exclude)
+            _quantize(
+                *(source, prepared, quantized, images, method, per_channel, operators, exclude),
+                ranges or {},
+            )
         model = onnx.load(quantized)
     onnx_graph.read_bytes_directly(model)
     _write(model, target, _card_for(card or parent.card, "int8"))
     return OnnxCandidate.load(target, threads=1)
+
+
+def calibrate(
+    source: Path, images: NDArray[np.uint8], *, method: Method = "percentile"
+) -> dict[str, tuple[float, float]]:
+    """The activations that `to_int8` would round and the ranges it would give them.
+
+    Args:
+        source: A file of `export_onnx`.
+        images: uint8 ``[n, c, h, w]`` from the training split, un-augmented.
+        method: As in `to_int8`.
+
+    Returns:
+        Tensor of `source` -> (low, high), in the order of the graph.
+    """
+    with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
+        prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
+        with _quiet():
+            names = _quantize(
+                *(source, prepared, quantized, images, method, True, OPERATORS, ()), {}
+            )
+        found = onnx_graph.rounded(onnx.load(quantized).graph)
+    back = {ours: theirs for theirs, ours in names.items()}
+    return {back[name]: ends for name, ends in found.items()}
 
 
 def stamp(path: Path, card: Card) -> None:
@@ -320,33 +352,43 @@ def _quantize(
     per_channel: bool,
     operators: Sequence[str],
     exclude: Sequence[str],
-) -> None:
-    """Prepare and quantize with onnxruntime, from file to file."""
+    ranges: Mapping[str, tuple[float, float]],
+) -> dict[str, str]:
+    """Prepare and quantize with onnxruntime, from file to file.
+
+    Returns:
+        Name of a tensor in `source` -> its name in `quantized`.
+    """
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     model = onnx.load(source)
+    before = [name for node in model.graph.node for name in node.output]
     onnx_graph.convolve_batch_norms(model)
     onnx_graph.canonical(model)
+    after = [name for node in model.graph.node for name in node.output]
+    names = dict(zip(before, after, strict=True))
     onnx.save(model, quantized)  # a file, since the preparation of a model in memory fails
     quant_pre_process(quantized, prepared, skip_symbolic_shape=True)
     graph = onnx.load(prepared).graph
     normalisation = onnx_graph.find_normalisation(graph)
-    options: dict[str, Any] = {"WeightSymmetric": True, "CalibStridedMinMax": 1}
+    options: dict[str, Any] = {
+        "WeightSymmetric": True,
+        "CalibStridedMinMax": 1,
+        "TensorQuantOverrides": _pinned(ranges, names, source),
+    }
     kept = list(exclude)
     if normalisation is not None:
         kept += [node.name for node in normalisation.nodes]
         zero = round(normalisation.zero)
         if 0 <= zero <= 255:  # the image's own 256 grey levels: `read_bytes_directly` then applies
-            options["TensorQuantOverrides"] = {
-                normalisation.output: [
-                    {
-                        "quant_type": quantization.QuantType.QUInt8,
-                        "scale": np.array(normalisation.scale, np.float32),
-                        "zero_point": np.array(zero, np.uint8),
-                    }
-                ]
-            }
+            options["TensorQuantOverrides"][normalisation.output] = [
+                {
+                    "quant_type": quantization.QuantType.QUInt8,
+                    "scale": np.array(normalisation.scale, np.float32),
+                    "zero_point": np.array(zero, np.uint8),
+                }
+            ]
     quantization.quantize_static(
         prepared,
         quantized,
@@ -360,3 +402,21 @@ def _quantize(
         calibrate_method=getattr(quantization.CalibrationMethod, CALIBRATION_METHODS[method]),
         extra_options=options,
     )
+    return names
+
+
+def _pinned(
+    ranges: Mapping[str, tuple[float, float]], names: Mapping[str, str], source: Path
+) -> dict[str, list[dict[str, Any]]]:
+    """Learnt ranges as onnxruntime's TensorQuantOverrides."""
+    unknown = [name for name in ranges if name not in names]
+    if unknown:
+        raise ModelError(
+            f"learnt ranges of tensors in '{source.name}'",
+            f"one of '{unknown[0]}'",
+            "the network was changed since they were learnt: train it again with 'qat'",
+        )
+    return {
+        names[name]: [{"rmin": np.array(low, np.float32), "rmax": np.array(high, np.float32)}]
+        for name, (low, high) in ranges.items()
+    }

@@ -25,9 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from clinipress.errors import ModelError
+from clinipress.models.classifier import Classifier
 from clinipress.train.fake_quantize import Grid, fake_quantize, fake_quantize_weight, grids
 
-__all__ = ["Place", "QuantizedNetwork", "Schedule", "trace"]
+__all__ = ["Place", "QuantizedNetwork", "Schedule", "is_activation", "trace"]
 
 aten = torch.ops.aten
 MOMENTUM = 0.01  # of the ranges: they forget with a half-life of 69 steps
@@ -194,7 +195,6 @@ class QuantizedNetwork(nn.Module):
 
     Args:
         network: The float network; trained in place.
-        shape: (channels, height, width) of its images.
         places: Where activations are rounded.
         schedule: When what is frozen.
 
@@ -208,10 +208,10 @@ class QuantizedNetwork(nn.Module):
     steps: Tensor
 
     def __init__(
-        self, network: nn.Module, shape: Sequence[int], places: Sequence[Place], schedule: Schedule
+        self, network: Classifier, places: Sequence[Place], schedule: Schedule
     ) -> None:
         super().__init__()
-        self.network, self.shape, self.places = network, tuple(shape), tuple(places)
+        self.network, self.input_spec, self.places = network, network.input_spec, tuple(places)
         ends = [(place.low, place.high) for place in places]
         self.register_buffer("ranges", torch.tensor(ends, dtype=torch.float32).reshape(-1, 2))
         self.register_buffer("reach", torch.ones_like(self.ranges))
@@ -227,7 +227,8 @@ class QuantizedNetwork(nn.Module):
         self._grids: list[Grid] = []
         self._live = self._watching = False
         self._seen: dict[int, Tensor] = {}
-        traced = trace(self.network, self.shape)
+        spec = self.input_spec
+        traced = trace(self.network, (spec.channels, spec.height, spec.width))
         self._rewrite(traced)
         code = traced.graph.python_code("self")
         space = dict(code.globals)
@@ -422,6 +423,11 @@ def _exchange(graph: fx.Graph, node: fx.Node, method: str, args: Any) -> None:
         call = graph.create_node("call_module", method, tuple(args))
     node.replace_all_uses_with(call)
     graph.erase_node(node)
+
+
+def is_activation(node: fx.Node) -> bool:
+    """True for a clamp, which may be part of a rounding."""
+    return _name(node) in ACTIVATIONS
 
 
 def _bounds(node: fx.Node) -> tuple[float, float] | None:
