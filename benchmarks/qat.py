@@ -27,13 +27,8 @@ from clinipress.recipe import ModelRecipe, TrainOptions
 from clinipress.records import InputSpec
 from clinipress.train.numerics import out_of_place, tune_allocator
 from clinipress.train.optimizer import make_optimizer
-from clinipress.train.quantized_network import (
-    Place,
-    QuantizedNetwork,
-    Schedule,
-    is_activation,
-    trace,
-)
+from clinipress.train.quantized_network import Place, QuantizedNetwork, Schedule
+from clinipress.train.tracing import is_activation, trace
 
 BATCH, SIDE, CLASSES = 32, 128, 4
 TARGET = 1.4
@@ -73,7 +68,7 @@ def stepper(network: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], 
 
 
 def pt2e(network: Classifier, images: Tensor) -> nn.Module:
-    """torchao's prepared network; raises ImportError where it is not installed."""
+    """Torchao's prepared network; raises ImportError where it is not installed."""
     from torchao.quantization.pt2e import move_exported_model_to_train
     from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
@@ -118,7 +113,7 @@ def main() -> None:
     except ImportError as problem:
         missing = f"torchao PT2E not measured: {problem}"
     for name, part in networks.items():
-        part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        part.to(memory_format=torch.channels_last)
         if name != "torchao PT2E":  # an exported network has its own switch
             part.train()
     pixels = images.contiguous(memory_format=torch.channels_last)

@@ -14,7 +14,15 @@ from clinipress import distributed, gate
 from clinipress.data.study import open_study_data
 from clinipress.errors import RecipeError
 from clinipress.progress import SILENT, Progress
-from clinipress.recipe import DistillStep, ExportRecipe, FineTuneStep, PruneStep, QatStep, Step, Study
+from clinipress.recipe import (
+    DistillStep,
+    ExportRecipe,
+    FineTuneStep,
+    PruneStep,
+    QatStep,
+    Step,
+    Study,
+)
 from clinipress.records import Result
 from clinipress.runner import Runner
 from clinipress.scorecard import Scorecard, choose, summarise
@@ -111,7 +119,12 @@ def step_names(study: Study) -> list[str]:
         RecipeError: Two steps carry one name.
     """
     kinds = [recipe.step for recipe in study.steps]
-    verb = {"distill": "distilled", "prune": "pruned", "qat": "quantization-aware", "train": "fine-tuned"}
+    verb = {
+        "distill": "distilled",
+        "prune": "pruned",
+        "qat": "quantization-aware",
+        "train": "fine-tuned",
+    }
     names: list[str] = []
     for number, recipe in enumerate(study.steps):
         again = kinds[: number + 1].count(recipe.step)

@@ -26,7 +26,8 @@ from clinipress.steps.learnt_ranges import find_places, match, tensor_values
 from clinipress.steps.qat import QuantizationAware
 from clinipress.study_file import parse_study
 from clinipress.train.fake_quantize import grids
-from clinipress.train.quantized_network import QuantizedNetwork, Schedule, trace
+from clinipress.train.quantized_network import QuantizedNetwork, Schedule
+from clinipress.train.tracing import trace
 from small_study import TRAIN, tree
 from tiny_nets import make
 
@@ -181,9 +182,7 @@ def test_any_network_is_rounded_where_its_file_is(name, tmp_path):
         history = plan_pruning(module, ratio=0.4, of="macs", criterion="l2", scope="global")
         module = prune(module, history)
         spec = spec.model_copy(update={"pruning": history})
-    owner = TorchCandidate(
-        Card(name=name, classes=CLASSES, input=SPEC, model=spec), settle(module)
-    )
+    owner = TorchCandidate(Card(name=name, classes=CLASSES, input=SPEC, model=spec), settle(module))
     images = pixels(32, 3)[0]
     places = find_places(owner, images, "minmax")
     assert len({place.node for place in places.values()}) == len(places)
@@ -253,9 +252,7 @@ def test_learnt_ranges_are_in_the_file_and_calibration_is_not(learnt, tmp_path):
     graph = onnx.load(tmp_path / "a.onnx").graph
     values = onnx_graph.constants(graph)
     scales = {
-        np.float32(values[node.input[1]])
-        for node in graph.node
-        if node.op_type == "QuantizeLinear"
+        np.float32(values[node.input[1]]) for node in graph.node if node.op_type == "QuantizeLinear"
     }
     ends = torch.tensor(list(child.spec.ranges.values()))
     assert scales == {np.float32(grid.scale) for grid in grids(ends)}
@@ -271,7 +268,7 @@ def test_the_file_runs_the_same_operators_as_the_post_training_one(learnt, tmp_p
 
 
 def test_a_second_run_and_a_killed_run_end_with_the_same_digest(parent, learnt, tmp_path):
-    class Kill(Exception):
+    class KillError(Exception):
         pass
 
     class Ears:
@@ -286,7 +283,7 @@ def test_a_second_run_and_a_killed_run_end_with_the_same_digest(parent, learnt, 
         def advance(self, what, units=1, note=""):
             self.steps += units
             if self.steps >= 7:
-                raise Kill
+                raise KillError
 
         def finish(self, what, note=""):
             pass
@@ -296,7 +293,7 @@ def test_a_second_run_and_a_killed_run_end_with_the_same_digest(parent, learnt, 
 
     params, child, _, _ = learnt
     step = QuantizationAware(recipe())
-    with pytest.raises(Kill):
+    with pytest.raises(KillError):
         step.apply(parent, params, context(tmp_path / "w", progress=Ears()))
     resumed, facts = step.apply(parent, params, context(tmp_path / "w"))
     assert resumed.digest == child.digest

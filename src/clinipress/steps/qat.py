@@ -75,7 +75,7 @@ class QuantizationAware:
     def apply(
         self, parent: Candidate | None, params: dict[str, Any], context: Context
     ) -> tuple[Candidate, dict[str, Any]]:
-        """Fit a rounded copy of the parent; the child is that copy, not rounded, with its ranges."""
+        """Fit a rounded copy of the parent; the child is the copy without rounding, with ranges."""
         origin = torch_candidate(parent)
         spec = origin.card.input
         places = {tensor: Place(*place) for tensor, place in params["places"].items()}

@@ -1,10 +1,11 @@
 """Rounding to 8 bits inside a float network: the integer file's arithmetic, with gradients.
 
-Activations are rounded to 256 levels, affine, one grid per tensor; weights to 255 levels, symmetric,
-one grid per output channel: ``scale * (clamp(round(x / scale) + zero, 0, levels) - zero)`` (Jacob
-et al., CVPR 2018, arXiv:1712.05877, equations 1 and 12). The grids follow ONNX Runtime's formulas,
-so that a file quantized with the same ranges computes on the same grids. The gradient passes
-straight through inside the range and is zero outside (Bengio et al., 2013, arXiv:1308.3432).
+Activations are rounded to 256 levels, affine, one grid per tensor; weights to 255 levels,
+symmetric, one grid per output channel: ``scale * (clamp(round(x / scale) + zero, 0, levels) -
+zero)`` (Jacob et al., CVPR 2018, arXiv:1712.05877, equations 1 and 12). The grids follow ONNX
+Runtime's formulas, so that a file quantized with the same ranges computes on the same grids. The
+gradient passes straight through inside the range and is zero outside (Bengio et al., 2013,
+arXiv:1308.3432).
 
 Rounding is bound by memory, not by arithmetic. torch's own fake_quantize kernel is scalar on a CPU:
 some hundred times slower than a ReLU of the same tensor. Here four vectorised operations run over
@@ -76,12 +77,17 @@ def round_to_grid(values: Tensor, grid: Grid) -> Tensor:
     if values.is_cuda or not _dense(values):
         return values.mul(inverse).round_().clamp_(low, high).mul_(grid.scale)
     rounded = torch.empty_like(values)
-    size = (values.numel(),)
-    given, taken = (t.as_strided(size, (1,)).split(PIECE) for t in (values, rounded))
+    lines = [t.as_strided((values.numel(),), (1,)) for t in (values, rounded)]
+    given, taken = (torch.split_with_sizes(line, _pieces(len(line))) for line in lines)
     for source, target in zip(given, taken, strict=True):
         torch.mul(source, inverse, out=target)
         target.round_().clamp_(low, high).mul_(grid.scale)
     return rounded
+
+
+def _pieces(count: int) -> list[int]:
+    """Sizes of the pieces that `count` values are cut into."""
+    return [min(PIECE, count - start) for start in range(0, count, PIECE)]
 
 
 def _dense(values: Tensor) -> bool:
@@ -120,7 +126,7 @@ def fake_quantize(values: Tensor, grid: Grid, floor: float | None = None) -> Ten
         floor: Lower bound of an activation function that the rounding stands for (0 of a ReLU);
             None: there is none.
     """
-    rounded: Tensor = _FakeQuantize.apply(values, grid, floor)  # type: ignore[no-untyped-call]
+    rounded: Tensor = _FakeQuantize.apply(values, grid, floor)
     return rounded
 
 
@@ -152,4 +158,4 @@ def fake_quantize_weight(weight: Tensor) -> Tensor:
         scale = weight.abs().amax(axes, keepdim=True) / WEIGHT_LEVELS
         scale = torch.where(scale < torch.finfo(torch.float32).tiny, 1.0, scale)
         rounded = (weight / scale).round_().mul_(scale)
-    return cast(Tensor, _StraightThrough.apply(weight, rounded))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _StraightThrough.apply(weight, rounded))

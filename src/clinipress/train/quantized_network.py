@@ -15,7 +15,6 @@ Ranges follow the activations until they are frozen.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -27,15 +26,15 @@ from torch import Tensor, fx, nn
 from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier
 from clinipress.train.fake_quantize import Grid, fake_quantize, fake_quantize_weight, grids
+from clinipress.train.tracing import clamp_bounds, exchange, operator_name, trace
 
-__all__ = ["Place", "QuantizedNetwork", "Schedule", "is_activation", "trace"]
+__all__ = ["Place", "QuantizedNetwork", "Schedule"]
 
-aten = torch.ops.aten
 MOMENTUM = 0.01  # of the ranges: they forget with a half-life of 69 steps
 SAMPLE = 8  # ranges look at every eighth part of a batch
 REACH = 4.0  # largest ratio of a calibrated range to the extremes seen
 NETWORK = "network"
-ACTIVATIONS = {"relu", "relu6", "hardtanh", "clamp", "clamp_min"}
+CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 
 
 class Place(NamedTuple):
@@ -123,69 +122,6 @@ class Layer:
         return self.function(x, weight, addend, *self.rest)
 
 
-def trace(network: nn.Module, shape: Sequence[int]) -> fx.GraphModule:
-    """The network's program in eval mode, for any number of images.
-
-    Args:
-        network: uint8 ``[n, channels, height, width]`` -> logits; left in eval mode.
-        shape: (channels, height, width).
-
-    Raises:
-        ModelError: `torch.export` cannot follow the network.
-    """
-    network.eval()
-    device = next(network.parameters()).device
-    images = torch.zeros((2, *shape), dtype=torch.uint8, device=device)
-    batch = torch.export.Dim("n", min=1, max=65535)
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.export.export(network, (images,), dynamic_shapes=({0: batch},))
-            traced = program.module()
-    except Exception as problem:  # its exceptions share no base but Exception
-        first = (str(problem).strip() or type(problem).__name__).splitlines()[0][:200]
-        raise ModelError(
-            "a network that torch.export can follow", first, "train without 'qat'"
-        ) from None
-    traced.graph.set_codegen(fx.graph.CodeGen())  # plain arguments instead of trees of them
-    _tidy(traced.graph)
-    return traced
-
-
-def _tidy(graph: fx.Graph) -> None:
-    """Drop checks of the example's shape and type; let nothing be written in place."""
-    for node in list(graph.nodes):
-        guard = node.op == "call_module" and str(node.target).startswith("_guards")
-        if guard or "_assert" in _name(node):
-            graph.erase_node(node)
-        elif node.op == "call_function" and _name(node).endswith("_"):
-            _out_of_place(node)
-        elif node.target is aten.view.default:
-            node.target = aten.reshape.default  # the same, in any memory layout
-        elif node.op == "output":
-            node.args = tuple(node.args[0])  # the logits, not a tuple of them
-    graph.lint()
-
-
-def _name(node: fx.Node) -> str:
-    """Plain name of an operator, "conv2d", "relu_"; empty for other nodes."""
-    return node.target._opname if isinstance(node.target, torch._ops.OpOverload) else ""
-
-
-def _out_of_place(node: fx.Node) -> None:
-    """Turn ``relu_(x)`` into ``relu(x)``; who read x afterwards reads the result."""
-    target: Any = node.target
-    packet = getattr(aten, target._opname[:-1], None)
-    if packet is None or target._overloadname not in packet.overloads():
-        return
-    node.target = getattr(packet, target._overloadname)
-    changed = node.args[0]
-    if isinstance(changed, fx.Node):
-        for user in list(changed.users):
-            if node < user:
-                user.replace_input_with(changed, node)
-
-
 class QuantizedNetwork(nn.Module):
     """A network with rounded weights and activations.
 
@@ -207,9 +143,7 @@ class QuantizedNetwork(nn.Module):
     schedule: Tensor
     steps: Tensor
 
-    def __init__(
-        self, network: Classifier, places: Sequence[Place], schedule: Schedule
-    ) -> None:
+    def __init__(self, network: Classifier, places: Sequence[Place], schedule: Schedule) -> None:
         super().__init__()
         self.network, self.input_spec, self.places = network, network.input_spec, tuple(places)
         ends = [(place.low, place.high) for place in places]
@@ -232,7 +166,7 @@ class QuantizedNetwork(nn.Module):
         self._rewrite(traced)
         code = traced.graph.python_code("self")
         space = dict(code.globals)
-        exec(code.src, space)  # noqa: S102 - the function torch.fx wrote of its own graph
+        exec(code.src, space)  # the function that torch.fx wrote of its own graph
         self._program: Callable[..., Tensor] = space["forward"]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -241,7 +175,7 @@ class QuantizedNetwork(nn.Module):
         return {name: value for name, value in self.__dict__.items() if name not in gone}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         mode = [module.training for module in self.modules()]
         self._prepare()
         for module, training in zip(self.modules(), mode, strict=True):
@@ -331,20 +265,18 @@ class QuantizedNetwork(nn.Module):
         nodes = {node.name: node for node in graph.nodes}
         missing = [place.node for place in self.places if place.node not in nodes]
         if missing:
-            raise ModelError(
-                "the network its ranges were found for", f"one without '{missing[0]}'"
-            )
+            raise ModelError("the network its ranges were found for", f"one without '{missing[0]}'")
         for number, place in enumerate(self.places):
             self._place(graph, nodes[place.node], number)
         for node in list(graph.nodes):
-            if _name(node) == "batch_norm":
+            if operator_name(node) == "batch_norm":
                 self._take_norm(graph, node)
         for node in list(graph.nodes):
-            name = _name(node)
-            if name in {"conv1d", "conv2d", "conv3d", "linear"}:
+            name = operator_name(node)
+            if name in CONVOLUTIONS or name == "linear":
                 self._take_layer(graph, node, None)
             elif name == "dropout":
-                _exchange(graph, node, "_dropout", node.args[:2])
+                exchange(graph, node, "_dropout", node.args[:2])
         for node in reversed(list(graph.nodes)):
             if node.op in {"get_attr", "call_function"} and not node.users:
                 graph.erase_node(node)
@@ -352,7 +284,7 @@ class QuantizedNetwork(nn.Module):
 
     def _place(self, graph: fx.Graph, node: fx.Node, number: int) -> None:
         """Round a node's result; a clamp whose result is rounded is part of the rounding."""
-        bounds = _bounds(node)
+        bounds = clamp_bounds(node)
         before = node.args[0] if bounds else node
         with graph.inserting_after(node):
             rounded = graph.create_node("call_module", "_round", (number, before))
@@ -365,20 +297,19 @@ class QuantizedNetwork(nn.Module):
 
     def _take_norm(self, graph: fx.Graph, node: fx.Node) -> None:
         """A batch norm alone, or the convolution before it with it."""
-        x, weight, bias, mean, variance, _, momentum, epsilon = node.args[:8]
-        slots = [self._slot(item) for item in (weight, bias, mean, variance)]
-        if slots[2] is None or slots[3] is None:
+        args: tuple[Any, ...] = node.args
+        x: fx.Node = args[0]
+        weight, bias, mean, variance = (self._slot(item) for item in args[1:5])
+        if mean is None or variance is None:
             return  # without running statistics it is an instance norm, the same in both modes
-        norm = Norm(
-            slots[2].owner, slots[0], slots[1], slots[2], slots[3], float(momentum), float(epsilon)
-        )  # fmt: skip
-        alone = isinstance(x, fx.Node) and len(x.users) == 1
-        if alone and _name(x) in {"conv1d", "conv2d", "conv3d"} and self._slot(x.args[1]):
+        norm = Norm(mean.owner, weight, bias, mean, variance, float(args[6]), float(args[7]))
+        behind = operator_name(x) in CONVOLUTIONS and len(x.users) == 1
+        if behind and self._slot(x.args[1]):
             node.replace_all_uses_with(x)
             graph.erase_node(node)
             self._take_layer(graph, x, norm)
         else:
-            _exchange(graph, node, "_norm", (len(self._norms), x))
+            exchange(graph, node, "_norm", (len(self._norms), x))
             self._norms.append(norm)
 
     def _take_layer(self, graph: fx.Graph, node: fx.Node, norm: Norm | None) -> None:
@@ -388,8 +319,9 @@ class QuantizedNetwork(nn.Module):
         if slot is None or not isinstance(slot.get(), nn.Parameter):
             return
         bias = self._slot(others[0]) if others else None
-        layer = Layer(getattr(node.target, "_op", node.target), tuple(others[1:]), slot, bias, norm)
-        _exchange(graph, node, "_layer", (len(self._layers), x))
+        operator: Any = node.target
+        layer = Layer(operator._op, tuple(others[1:]), slot, bias, norm)
+        exchange(graph, node, "_layer", (len(self._layers), x))
         self._layers.append(layer)
 
     def _slot(self, node: Any) -> Slot | None:
@@ -410,39 +342,11 @@ class QuantizedNetwork(nn.Module):
             if target in known:
                 node.target = f"{NETWORK}.{target}"
                 continue
-            value = traced
+            value: Any = traced
             for part in target.split("."):
                 value = getattr(value, part)
             node.target = "literal_" + target.replace(".", "_")
             self.register_buffer(node.target, value, persistent=False)
-
-
-def _exchange(graph: fx.Graph, node: fx.Node, method: str, args: Any) -> None:
-    """Put a call of one of our methods in the place of a node."""
-    with graph.inserting_before(node):
-        call = graph.create_node("call_module", method, tuple(args))
-    node.replace_all_uses_with(call)
-    graph.erase_node(node)
-
-
-def is_activation(node: fx.Node) -> bool:
-    """True for a clamp, which may be part of a rounding."""
-    return _name(node) in ACTIVATIONS
-
-
-def _bounds(node: fx.Node) -> tuple[float, float] | None:
-    """(low, high) of a clamp that can be part of a rounding, low being 0 at most; else None."""
-    name, given = _name(node), list(node.args[1:])
-    if name not in ACTIVATIONS or len(node.args[0].users) != 1:  # type: ignore[union-attr]
-        return None
-    if name in {"relu", "relu6"}:
-        return 0.0, 6.0 if name == "relu6" else float("inf")
-    defaults: list[Any] = [-1.0, 1.0] if name == "hardtanh" else [None, None]
-    low, high = given + defaults[len(given) :]
-    if isinstance(low, fx.Node) or isinstance(high, fx.Node):
-        return None
-    low, high = -float("inf") if low is None else low, float("inf") if high is None else high
-    return (float(low), float(high)) if low <= 0 <= high else None
 
 
 @torch.no_grad()
