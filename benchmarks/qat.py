@@ -27,7 +27,7 @@ from clinipress.recipe import ModelRecipe, TrainOptions
 from clinipress.records import InputSpec
 from clinipress.train.numerics import out_of_place, tune_allocator
 from clinipress.train.optimizer import make_optimizer
-from clinipress.train.quantized_network import Place, QuantizedNetwork, Schedule
+from clinipress.train.quantized import Place, QuantizedNetwork, Schedule
 from clinipress.train.tracing import is_activation, trace
 
 BATCH, SIDE, CLASSES = 32, 128, 4

@@ -26,7 +26,7 @@ from clinipress.steps.learnt_ranges import find_places, match, tensor_values
 from clinipress.steps.qat import QuantizationAware
 from clinipress.study_file import parse_study
 from clinipress.train.fake_quantize import grids
-from clinipress.train.quantized_network import QuantizedNetwork, Schedule
+from clinipress.train.quantized import QuantizedNetwork, Schedule
 from clinipress.train.tracing import trace
 from small_study import TRAIN, tree
 from tiny_nets import make

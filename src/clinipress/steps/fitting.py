@@ -23,7 +23,7 @@ from clinipress.records import Card, InputSpec
 from clinipress.train.fit import Images, Loss, fit
 from clinipress.train.losses import HardLoss
 from clinipress.train.numerics import measure_numerics
-from clinipress.train.quantized_network import QuantizedNetwork
+from clinipress.train.quantized import QuantizedNetwork
 
 __all__ = [
     "calibration_rows",

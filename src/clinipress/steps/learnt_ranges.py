@@ -24,7 +24,7 @@ from clinipress.models.classifier import TorchCandidate
 from clinipress.runtimes.onnx import INPUT_NAME, session
 from clinipress.steps import onnx_graph
 from clinipress.steps.export import Method, calibrate, export_onnx
-from clinipress.train.quantized_network import Place
+from clinipress.train.quantized import Place
 from clinipress.train.tracing import is_activation, trace
 
 __all__ = ["find_places", "match", "tensor_values"]

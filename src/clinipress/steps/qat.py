@@ -21,7 +21,7 @@ from clinipress.steps.fitting import (
 )
 from clinipress.steps.learnt_ranges import find_places
 from clinipress.steps.soft_targets import SOFT, root_teacher, soft_loss
-from clinipress.train.quantized_network import Place, QuantizedNetwork, Schedule
+from clinipress.train.quantized import Place, QuantizedNetwork, Schedule
 from clinipress.train.schedule import steps_per_epoch
 
 __all__ = ["QuantizationAware"]

@@ -12,7 +12,7 @@ from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier
 from clinipress.records import InputSpec
 from clinipress.train.fake_quantize import grids
-from clinipress.train.quantized_network import Place, QuantizedNetwork, Schedule
+from clinipress.train.quantized import Place, QuantizedNetwork, Schedule
 from clinipress.train.tracing import trace
 
 SPEC = InputSpec(channels=1, height=12, width=12)
