@@ -21,6 +21,7 @@ OWNERS = {
         "steps/quantize.py",
         "steps/weight_only.py",
         "steps/equalize.py",
+        "steps/learnt_ranges.py",
         "steps/placement.py",
         "steps/onnx_graph.py",
         "steps/onnx_int8.py",

@@ -14,12 +14,21 @@ from clinipress import distributed, gate
 from clinipress.data.study import open_study_data
 from clinipress.errors import RecipeError
 from clinipress.progress import SILENT, Progress
-from clinipress.recipe import DistillStep, ExportRecipe, FineTuneStep, PruneStep, Step, Study
+from clinipress.recipe import (
+    DistillStep,
+    ExportRecipe,
+    FineTuneStep,
+    PruneStep,
+    QatStep,
+    Step,
+    Study,
+)
 from clinipress.records import Result
 from clinipress.runner import Runner
 from clinipress.scorecard import Scorecard, choose, summarise
 from clinipress.steps.distil import Distill
 from clinipress.steps.prune import Prune
+from clinipress.steps.qat import QuantizationAware
 from clinipress.steps.train import FineTune
 from clinipress.store import Store, write_atomically
 from clinipress.torch_setup import prepare
@@ -29,12 +38,14 @@ __all__ = ["run_study", "torch_step"]
 FLOAT32 = ExportRecipe(precision="float32")
 
 
-def torch_step(recipe: Step) -> Distill | FineTune | Prune:
+def torch_step(recipe: Step) -> Distill | FineTune | Prune | QuantizationAware:
     """The step a recipe names."""
     if isinstance(recipe, DistillStep):
         return Distill(recipe)
     if isinstance(recipe, PruneStep):
         return Prune(recipe)
+    if isinstance(recipe, QatStep):
+        return QuantizationAware(recipe)
     return FineTune(recipe)
 
 
@@ -117,7 +128,12 @@ def step_names(study: Study) -> list[str]:
         RecipeError: Two steps carry one name.
     """
     kinds = [recipe.step for recipe in study.steps]
-    verb = {"distill": "distilled", "prune": "pruned", "train": "fine-tuned"}
+    verb = {
+        "distill": "distilled",
+        "prune": "pruned",
+        "qat": "quantization-aware",
+        "train": "fine-tuned",
+    }
     names: list[str] = []
     for number, recipe in enumerate(study.steps):
         again = kinds[: number + 1].count(recipe.step)

@@ -19,6 +19,7 @@ __all__ = [
     "ExportRecipe",
     "ModelRecipe",
     "PruneStep",
+    "QatStep",
     "ReferenceRecipe",
     "SplitRecipe",
     "Step",
@@ -313,8 +314,53 @@ class FineTuneStep(Config):
     train: TrainOptions = TrainOptions(epochs=10, learning_rate=1e-4, warmup_epochs=1)
 
 
-Step = Annotated[DistillStep | PruneStep | FineTuneStep, Field(discriminator="step")]
-STEPS = (DistillStep, PruneStep, FineTuneStep)
+class QatStep(Config):
+    """Quantization-aware training: train on with weights and activations rounded as in the file.
+
+    The child's weights are plain float; its learnt ranges are used by every int8 export of it.
+
+    Attributes:
+        weight_bits: Signed, symmetric, one scale per output channel.
+        activation_bits: Unsigned, affine, one scale per tensor.
+        freeze_batch_norm: Share of the epochs after which batch norms keep their statistics; from
+            then on they are folded into the convolutions. 0: from the start.
+        freeze_ranges: Share of the epochs after which the ranges of activations stay.
+        calibration_images: Training images, un-augmented, that the first ranges come from.
+        calibration_method: How the first ranges are chosen.
+        distill: Keep the reference's soft targets.
+        temperature: T of the soft loss.
+        alpha: Weight of the soft loss.
+        views: Views of the teacher's cache.
+        train: The loop's options; "auto" numerics are float32, channels last, since bfloat16 has
+            fewer levels than the grids.
+    """
+
+    step: Literal["qat"] = "qat"
+    name: str | None = None
+    weight_bits: Literal[8] = 8
+    activation_bits: Literal[8] = 8
+    freeze_batch_norm: float = Field(0.4, ge=0, le=1)
+    freeze_ranges: float = Field(0.6, ge=0, le=1)
+    calibration_images: int = Field(200, ge=1)
+    calibration_method: Literal["minmax", "percentile", "entropy", "mse"] = "percentile"
+    distill: bool = True
+    temperature: float = Field(4.0, gt=0)
+    alpha: float = Field(0.7, ge=0, le=1)
+    views: int = Field(8, ge=1)
+    train: TrainOptions = TrainOptions(epochs=15, learning_rate=1e-4, warmup_epochs=1)
+
+    @field_validator("train")
+    @classmethod
+    def _fits_the_grids(cls, value: TrainOptions) -> TrainOptions:
+        if value.numerics not in {"auto", "float32-contiguous", "float32-channels-last"}:
+            raise ValueError(f"numerics of 'qat' must be float32, not '{value.numerics}'")
+        if value.sizes:
+            raise ValueError("'qat' trains at the input's own size: leave out 'sizes'")
+        return value
+
+
+Step = Annotated[DistillStep | PruneStep | QatStep | FineTuneStep, Field(discriminator="step")]
+STEPS = (DistillStep, PruneStep, QatStep, FineTuneStep)
 
 
 class ExportRecipe(Config):

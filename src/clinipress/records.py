@@ -98,6 +98,9 @@ class ModelSpec(Record):
         std: What the rest is divided by, likewise.
         pruning: Kept-channel history to replay on a fresh network (Torch-Pruning's own list of
             [module, is output channel, removed indices]); empty when nothing was removed.
+        ranges: (low, high) of activations, learnt by quantization-aware training, by tensor of the
+            network's float32 ONNX file; None when none were learnt. The network computes in plain
+            float with or without them; a quantized file takes its grids from them.
     """
 
     name: str | None = None
@@ -108,6 +111,8 @@ class ModelSpec(Record):
     mean: PerChannel
     std: PerChannel
     pruning: tuple[tuple[str, bool, tuple[int, ...]], ...] = ()
+    # left out where there are none, so that digests of other candidates do not depend on it
+    ranges: dict[str, tuple[float, float]] | None = Field(None, exclude_if=lambda r: r is None)
 
 
 class Applied(Record):

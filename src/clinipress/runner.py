@@ -27,7 +27,7 @@ from clinipress.records import Applied, Card
 from clinipress.runtimes.onnx import OnnxCandidate
 from clinipress.steps.deliver import CALIBRATED, apply_export, plan_export, precision_facts
 from clinipress.steps.export import count_low_precision, export_onnx, parity, weight_bytes
-from clinipress.steps.fitting import fresh_candidate, step_seed
+from clinipress.steps.fitting import calibration_rows, fresh_candidate, step_seed
 from clinipress.steps.soft_targets import outside_teachers
 from clinipress.store import Store, read_json, write_atomically
 
@@ -183,6 +183,7 @@ class Runner:
                 images,
                 threads=self.study.latency_threads,
                 seed=step_seed(self.study.seed, "agreement"),
+                ranges=parent.spec.ranges,
             )
             write_atomically(path, json.dumps(made, indent=1))
         plan: dict[str, Any] = read_json(path)
@@ -318,22 +319,3 @@ def _load_scores(path: Path) -> tuple[NDArray[np.float32], Rows]:
         keys = tuple(str(key) for key in file["keys"])
         rows = Rows(file["index"], file["labels"], file["units"], keys)
         return file["logits"], rows
-
-
-def calibration_rows(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
-    """Places of training images for range calibration: the classes in turn, drawn by a seed.
-
-    Args:
-        labels: int64 ``[n]`` of the training images.
-        count: How many; fewer where there are fewer images.
-        seed: Of the draw.
-
-    Returns:
-        int64 ``[min(count, n)]``, sorted, without repetition.
-    """
-    generator = np.random.default_rng(seed)
-    piles = [list(generator.permutation(np.flatnonzero(labels == c))) for c in np.unique(labels)]
-    chosen: list[int] = []
-    while len(chosen) < min(count, len(labels)):
-        chosen += [int(pile.pop()) for pile in piles if pile][: count - len(chosen)]
-    return np.sort(np.asarray(chosen, dtype=np.int64))

@@ -6,12 +6,14 @@ a run that was killed writes the same bytes when it goes on.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clinipress.errors import ModelError
 from clinipress.recipe import ExportRecipe
 from clinipress.records import Card
 from clinipress.steps.export import to_float16
@@ -28,7 +30,13 @@ CALIBRATED = ("int8", "mixed")
 
 
 def plan_export(
-    recipe: ExportRecipe, source: Path, images: NDArray[np.uint8], *, threads: int, seed: int
+    recipe: ExportRecipe,
+    source: Path,
+    images: NDArray[np.uint8],
+    *,
+    threads: int,
+    seed: int,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
     """Measure what the recipe's precision needs.
 
@@ -39,17 +47,28 @@ def plan_export(
             calibrated.
         threads: Threads of timed calls.
         seed: Of the pairs of `agreement_images`.
+        ranges: Learnt in training, by activation of `source`; they take the place of measured ones.
+
+    Raises:
+        ModelError: Learnt ranges together with a change of the weights, which would not fit them.
 
     Returns:
         Plain data for `apply_export`; {} where the precision needs nothing.
     """
     if recipe.precision not in CALIBRATED:
         return {}
+    if ranges and (recipe.equalize or recipe.smooth is not None):
+        raise ModelError(
+            "weights as they were trained, for learnt ranges",
+            f"'{'equalize' if recipe.equalize else 'smooth'}' in an export after 'qat'",
+            "leave it out: training has done its work",
+        )
     plan = plan_int8(
         source,
         images,
         method=recipe.calibration_method,
         per_channel=recipe.per_channel,
+        ranges=ranges,
         equalized=recipe.equalize,
         bias_correction=recipe.bias_correction,
         smoothing=recipe.smooth,

@@ -9,7 +9,9 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from clinipress.candidate import Candidate, Context
 from clinipress.data.study import StudyData, pixel_statistics
@@ -22,8 +24,17 @@ from clinipress.train.features import Tapped
 from clinipress.train.fit import Images, Loss, fit
 from clinipress.train.losses import HardLoss
 from clinipress.train.numerics import measure_numerics
+from clinipress.train.quantized import QuantizedNetwork
 
-__all__ = ["fit_module", "fresh_candidate", "hard_loss", "plan_fit", "step_seed", "torch_candidate"]
+__all__ = [
+    "calibration_rows",
+    "fit_module",
+    "fresh_candidate",
+    "hard_loss",
+    "plan_fit",
+    "step_seed",
+    "torch_candidate",
+]
 
 
 def step_seed(seed: int, kind: str) -> int:
@@ -46,14 +57,17 @@ def fresh_candidate(
 
 
 def torch_candidate(candidate: Candidate | None) -> TorchCandidate:
-    """The parent as one that can be trained.
+    """The parent as one that can be trained; learnt ranges end with the weights they belong to.
 
     Raises:
         ModelError: It is a file, or there is none.
     """
     if not isinstance(candidate, TorchCandidate):
         raise ModelError("a PyTorch candidate to train on", f"{type(candidate).__name__}")
-    return candidate
+    if candidate.spec.ranges is None:
+        return candidate
+    spec = candidate.spec.model_copy(update={"ranges": None})
+    return TorchCandidate(candidate.card.model_copy(update={"model": spec}), candidate.module)
 
 
 def plan_fit(
@@ -74,7 +88,7 @@ def plan_fit(
 
 
 def fit_module(
-    module: Classifier | Tapped,
+    module: Classifier | QuantizedNetwork | Tapped,
     params: dict[str, Any],
     context: Context,
     *,
@@ -114,3 +128,22 @@ def hard_loss(params: dict[str, Any], context: Context, spec: InputSpec) -> Hard
     return HardLoss(
         options.label_smoothing, labels if options.class_weights == "balanced" else None
     )
+
+
+def calibration_rows(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
+    """Places of training images for range calibration: the classes in turn, drawn by a seed.
+
+    Args:
+        labels: int64 ``[n]`` of the training images.
+        count: How many; fewer where there are fewer images.
+        seed: Of the draw.
+
+    Returns:
+        int64 ``[min(count, n)]``, sorted, without repetition.
+    """
+    generator = np.random.default_rng(seed)
+    piles = [list(generator.permutation(np.flatnonzero(labels == c))) for c in np.unique(labels)]
+    chosen: list[int] = []
+    while len(chosen) < min(count, len(labels)):
+        chosen += [int(pile.pop()) for pile in piles if pile][: count - len(chosen)]
+    return np.sort(np.asarray(chosen, dtype=np.int64))

@@ -26,6 +26,7 @@ __all__ = [
     "insert_first",
     "pool_means",
     "read_bytes_directly",
+    "rounded",
     "shorten_normalisation",
 ]
 
@@ -194,6 +195,27 @@ def read_bytes_directly(model: onnx.ModelProto) -> bool:
                 node.input[position] = graph.input[0].name
     _replace(graph, (*found.nodes, quantize), [])
     return True
+
+
+def rounded(graph: onnx.GraphProto) -> dict[str, tuple[float, float]]:
+    """The activations that a quantized graph rounds, each with the range of its own grid.
+
+    A tensor that takes over the grid of another one (the result of a MaxPool or a Flatten) has no
+    range of its own and is left out.
+
+    Returns:
+        Tensor -> (low, high), in the order of the graph; names as before quantization.
+    """
+    values, seen = constants(graph), set()
+    found: dict[str, tuple[float, float]] = {}
+    for node in graph.node:
+        if node.op_type != "QuantizeLinear" or node.input[1] in seen:
+            continue
+        seen.add(node.input[1])
+        scale, zero = (float(values[name]) for name in node.input[1:3])
+        name = node.output[0].removesuffix("_QuantizeLinear_Output")
+        found[name] = (-zero * scale, (255 - zero) * scale)
+    return found
 
 
 def pool_means(model: onnx.ModelProto) -> None:

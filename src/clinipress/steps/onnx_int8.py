@@ -6,6 +6,7 @@ precision uses.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ __all__ = [
     "clip_to_gates",
     "convolve_average_pools",
     "drop_bias_zeros",
+    "joined_by_concat",
     "saturate_hard_sigmoids",
     "share_concat_ranges",
 ]
@@ -235,6 +237,16 @@ def share_concat_ranges(
     Returns:
         The same with the joined ones widened to one another.
     """
+    found = dict(ranges)
+    for names in joined_by_concat(graph, ranges):
+        low = min(0.0, *(ranges[name][0] for name in names))
+        high = max(0.0, *(ranges[name][1] for name in names))
+        found |= dict.fromkeys(names, (low, high))
+    return found
+
+
+def joined_by_concat(graph: onnx.GraphProto, known: Container[str]) -> tuple[tuple[str, ...], ...]:
+    """Groups of tensors that chains of concatenations join, among the known ones."""
     group: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -243,11 +255,10 @@ def share_concat_ranges(
         return name
 
     for node in graph.node:
-        if node.op_type == "Concat" and all(n in ranges for n in (*node.input, *node.output)):
+        if node.op_type == "Concat" and all(n in known for n in (*node.input, *node.output)):
             for name in node.input:
                 group[root(name)] = root(node.output[0])
-    joined: dict[str, tuple[float, float]] = {}
+    joined: dict[str, list[str]] = {}
     for name in group:
-        low, high = joined.get(root(name), (0.0, 0.0))
-        joined[root(name)] = min(low, ranges[name][0]), max(high, ranges[name][1])
-    return {name: joined[root(name)] if name in group else ends for name, ends in ranges.items()}
+        joined.setdefault(root(name), []).append(name)
+    return tuple(tuple(names) for names in joined.values())

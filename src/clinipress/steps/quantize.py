@@ -11,6 +11,7 @@ the plan and the card alone. `placement` decides which layers of a plan stay in 
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,11 +32,13 @@ from clinipress.steps.ranges import Method, Ranges, find_ranges, quiet
 __all__ = [
     "OPERATORS",
     "Int8Plan",
+    "Rounding",
     "apply_int8",
     "plan_int8",
     "prepare",
     "prepare_weights",
     "quantized_graph",
+    "rounding",
     "to_int8",
 ]
 
@@ -184,6 +187,52 @@ def plan_int8(
     return plan
 
 
+@dataclasses.dataclass(frozen=True)
+class Rounding:
+    """How an 8-bit file rounds activations; tensors by their names in the float32 file.
+
+    Attributes:
+        ranges: Rounded activation -> calibrated (low, high), in the order of the graph.
+        limits: Activation -> (low, high) that its range need not exceed, where a gate allows it.
+        fixed: Activations whose grid does not depend on the images: the input's own grey levels,
+            and hard sigmoids, which fill 0 to 1.
+        shared: Activations that have one range together (`onnx_int8.share_concat_ranges`).
+    """
+
+    ranges: Ranges
+    limits: Ranges
+    fixed: frozenset[str]
+    shared: tuple[tuple[str, ...], ...]
+
+
+def rounding(source: Path, images: NDArray[np.uint8], *, method: Method = "percentile") -> Rounding:
+    """Where the 8-bit file of `plan_int8` would round activations, and on which first grids.
+
+    Args:
+        source: A file of `export_onnx`.
+        images: uint8 ``[n, c, h, w]`` from the training split, un-augmented.
+        method: How ranges are chosen.
+    """
+    plan = plan_int8(source, images, method=method)
+    prepared = prepare(source)
+    graph = prepared.graph
+    ranges = onnx_graph.rounded(quantized_graph(source, plan, prepared).graph)
+    everything = dict.fromkeys(ranges, (-math.inf, math.inf))
+    limits = onnx_int8.clip_to_gates(graph, everything)
+    normalisation = onnx_graph.find_normalisation(graph)
+    fixed = {normalisation.output} if normalisation else set()
+    for node in graph.node:
+        low, high = ranges.get(node.output[0], (0.0, 0.0))
+        if node.op_type == "HardSigmoid" and low == 0 and math.isclose(high, 1, rel_tol=1e-6):
+            fixed.add(node.output[0])
+    return Rounding(
+        ranges=ranges,
+        limits={name: ends for name, ends in limits.items() if ends != everything[name]},
+        fixed=frozenset(fixed & set(ranges)),
+        shared=onnx_int8.joined_by_concat(graph, ranges),
+    )
+
+
 def _known(given: Mapping[str, tuple[float, float]], measured: Ranges) -> Ranges:
     """The given ranges, all of which must name an activation."""
     unknown = sorted(set(given) - set(measured))
@@ -191,7 +240,7 @@ def _known(given: Mapping[str, tuple[float, float]], measured: Ranges) -> Ranges
         raise ModelError(
             "ranges for activations of the float32 file",
             f"'{unknown[0]}', which is none ({len(unknown)} of {len(given)} unknown)",
-            "make them for the file that is quantized",
+            "the network was changed since they were learnt: train it again with 'qat'",
         )
     return {name: (min(low, 0.0), max(high, 0.0)) for name, (low, high) in given.items()}
 

@@ -1,0 +1,171 @@
+"""Where an int8 file rounds activations, in terms of the network it comes from.
+
+The runtime's quantizer decides where a graph is rounded and with which first ranges; training must
+round in the same places, and what it learns must find its way back. The two programs are matched by
+value: the same images run through the traced network and through its float32 file, and tensors that
+are equal are the same tensor. No name or operator has to correspond.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from clinipress.errors import ModelError
+from clinipress.models.classifier import TorchCandidate
+from clinipress.runtimes.onnx import INPUT_NAME, session
+from clinipress.steps.export import export_onnx
+from clinipress.steps.quantize import prepare, rounding
+from clinipress.steps.ranges import Method
+from clinipress.train.quantized import Place
+from clinipress.train.tracing import is_activation, trace
+
+__all__ = ["find_places", "match", "tensor_values"]
+
+PROBES = 4  # images that tensors are matched on
+# Share of a tensor's largest magnitude by which float32 sums in another order may differ, over the
+# depth of a network; other tensors differ by shares of one.
+TOLERANCE = 1e-3
+
+
+def find_places(
+    candidate: TorchCandidate, images: NDArray[np.uint8], method: Method
+) -> dict[str, Place]:
+    """The activations that the candidate's int8 file would round, with calibrated ranges.
+
+    Args:
+        candidate: The float network; left as it is.
+        images: uint8 ``[n, c, h, w]`` from the training split, un-augmented.
+        method: Of calibration.
+
+    Returns:
+        Tensor of the float32 file, as `quantize.prepare` writes it out, -> the node of the traced
+        network that computes it.
+
+    Raises:
+        ModelError: The network cannot be exported or traced, or the two do not match.
+    """
+    with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
+        path, prepared = Path(folder) / "float.onnx", Path(folder) / "prepared.onnx"
+        export_onnx(candidate, path)
+        found = rounding(path, images, method=method)
+        model = prepare(path)
+        onnx.save(model, prepared)
+        graph = model.graph
+        values = tensor_values(prepared, list(found.ranges), images[:PROBES])
+    was_training = candidate.module.training
+    try:
+        traced = trace(candidate.module, images.shape[1:])
+        nodes = match(traced, images[:PROBES], values, _activation_tensors(graph))
+    finally:
+        candidate.module.train(was_training)
+    groups = {name: number for number, names in enumerate(found.shared) for name in names}
+    return {
+        name: Place(
+            nodes[name],
+            *ends,
+            fixed=name in found.fixed,
+            limits=_finite(found.limits.get(name)),
+            group=groups.get(name),
+        )
+        for name, ends in found.ranges.items()
+    }
+
+
+def _finite(limits: tuple[float, float] | None) -> tuple[float | None, float | None]:
+    """None where there is no limit: a plan is JSON, which has no infinity."""
+    low, high = limits or (-math.inf, math.inf)
+    return (low if math.isfinite(low) else None), (high if math.isfinite(high) else None)
+
+
+def tensor_values(
+    path: Path, tensors: Sequence[str], images: NDArray[np.uint8]
+) -> dict[str, NDArray[np.float32]]:
+    """What a file computes inside: tensor -> its values for `images`."""
+    model = onnx.load(path)
+    given = {output.name for output in model.graph.output}
+    inside = [onnx.helper.make_empty_tensor_value_info(name) for name in tensors]
+    model.graph.output.extend(info for info in inside if info.name not in given)
+    with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
+        opened = Path(folder) / "opened.onnx"
+        onnx.save(model, opened)
+        found = session(opened, 1).run(list(tensors), {INPUT_NAME: np.ascontiguousarray(images)})
+    return dict(zip(tensors, found, strict=True))
+
+
+def _activation_tensors(graph: onnx.GraphProto) -> set[str]:
+    """Results of clamps: where the clamp does nothing, they equal the tensor before it."""
+    clamps = {"Relu", "Clip"}
+    return {name for node in graph.node if node.op_type in clamps for name in node.output}
+
+
+class _Finder(fx.Interpreter):
+    """Runs a traced network and notes, for each wanted tensor, the nodes that computed it."""
+
+    def __init__(self, traced: fx.GraphModule, wanted: Mapping[str, NDArray[np.float32]]) -> None:
+        super().__init__(traced)
+        self.wanted = {name: torch.from_numpy(values) for name, values in wanted.items()}
+        self.found: dict[str, list[fx.Node]] = {name: [] for name in wanted}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.op == "call_function" and isinstance(value, Tensor) and value.is_floating_point():
+            for name, wanted in self.wanted.items():
+                if value.numel() == wanted.numel() and _equal(value, wanted):
+                    self.found[name].append(n)
+        return value
+
+
+def _equal(value: Tensor, wanted: Tensor) -> bool:
+    """Equal but for rounding; axes of length one make no difference."""
+    if [side for side in value.shape if side > 1] != [side for side in wanted.shape if side > 1]:
+        return False
+    allowed = TOLERANCE * float(wanted.abs().max()) + 1e-6
+    return float((value.reshape(wanted.shape) - wanted).abs().max()) <= allowed
+
+
+def match(
+    traced: fx.GraphModule,
+    images: NDArray[np.uint8],
+    wanted: Mapping[str, NDArray[np.float32]],
+    clamps: set[str],
+) -> dict[str, str]:
+    """The node that computes each tensor.
+
+    Args:
+        traced: From `trace`.
+        images: The images that `wanted` was computed from.
+        wanted: Tensor -> values.
+        clamps: Tensors that a clamp computes.
+
+    Returns:
+        Tensor -> name of its node; no node twice.
+
+    Raises:
+        ModelError: A tensor has no node.
+    """
+    finder = _Finder(traced, wanted)
+    with torch.inference_mode():
+        finder.run(torch.from_numpy(np.ascontiguousarray(images)))
+    nodes: dict[str, str] = {}
+    for name, found in finder.found.items():
+        free = [node for node in found if node.name not in nodes.values()]
+        # a clamp's result may equal its input on a few images, and a dropout's or a copy's always
+        right = [node for node in free if is_activation(node) == (name in clamps)] or free
+        if not right:
+            raise ModelError(
+                "a traced network that computes what its float32 file computes",
+                f"nothing in it that equals '{name}'",
+                "train without 'qat', and report this as a bug",
+            )
+        nodes[name] = right[0].name
+    return nodes

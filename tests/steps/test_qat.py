@@ -1,0 +1,413 @@
+"""Quantization-aware training end to end: the rounded network and the int8 file are one thing."""
+
+import copy
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from clinipress.candidate import Context
+from clinipress.data.study import Rows
+from clinipress.errors import ModelError, RecipeError
+from clinipress.models.classifier import Classifier, TorchCandidate
+from clinipress.models.pruned import plan_pruning, prune
+from clinipress.models.zoo import new_classifier
+from clinipress.recipe import ModelRecipe, QatStep
+from clinipress.records import Card, InputSpec, ModelSpec
+from clinipress.runtimes.onnx import OnnxCandidate
+from clinipress.steps import learnt_ranges, onnx_graph
+from clinipress.steps.export import count_low_precision, export_onnx, to_int8
+from clinipress.steps.fitting import torch_candidate
+from clinipress.steps.learnt_ranges import find_places, match, tensor_values
+from clinipress.steps.qat import QuantizationAware
+from clinipress.steps.quantize import rounding
+from clinipress.study_file import parse_study
+from clinipress.train.fake_quantize import Grid, grids
+from clinipress.train.quantized import QuantizedNetwork, Schedule
+from clinipress.train.tracing import trace
+from small_study import TRAIN, tree
+from tiny_nets import make
+
+SIZE = 32
+CLASSES = ("a", "b", "c")
+SPEC = InputSpec(channels=1, height=SIZE, width=SIZE)
+QUICK = TRAIN | {"epochs": 4, "learning_rate": 1e-3, "numerics": "auto"}
+
+
+def pixels(count=48, seed=0):
+    """Pictures whose class is where they are bright, with noise."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % len(CLASSES)
+    images = random.integers(0, 90, (count, 1, SIZE, SIZE))
+    for image, label in zip(images, labels, strict=True):
+        image[0, 10 * label : 10 * label + 10] += 120
+    return images.astype(np.uint8), labels.astype(np.int64)
+
+
+@dataclass
+class Store:
+    """All images of the set, in memory."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def shape(self):
+        return self.pixels.shape
+
+    def take(self, indices):
+        return self.pixels[indices]
+
+
+@dataclass
+class Data:
+    """A study's data without files."""
+
+    store: Store = field(default_factory=lambda: Store(*pixels(72)))
+    classes: tuple = CLASSES
+    modality: str = "generic"
+    digest: str = "made up"
+
+    def cache(self, spec):
+        return self.store
+
+    def rows(self, name, spec):
+        index = np.arange(48) if name == "train" else np.arange(48, 72)
+        keys = tuple(map(str, index))
+        return Rows(index, self.store.labels[index], index, keys)
+
+
+def settle(module, seed=0):
+    """Statistics as after training: every batch norm has seen its inputs."""
+    images = torch.from_numpy(pixels(32, seed)[0])
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.momentum = None
+            part.reset_running_stats()
+    module.train()
+    with torch.no_grad():
+        for _ in range(2):
+            module(images)
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.momentum = 0.1
+    return module.eval()
+
+
+def candidate(seed=0):
+    torch.manual_seed(seed)
+    module = Classifier(make(3, 1), SPEC, 1, 51 / 255, 0.25)
+    spec = ModelSpec(
+        factory="tiny_nets:make", num_classes=3, in_channels=1, mean=51 / 255, std=0.25
+    )
+    card = Card(name="tiny", classes=CLASSES, input=SPEC, model=spec)
+    return TorchCandidate(card, settle(module))
+
+
+def context(folder, seed=0, **changes):
+    folder.mkdir(parents=True, exist_ok=True)
+    return Context(
+        data=Data(), reference=None, work=folder, shared=folder, seed=seed, threads=1, **changes
+    )
+
+
+def recipe(**changes):
+    return QatStep(**{"distill": False, "calibration_images": 32, "train": QUICK} | changes)
+
+
+@pytest.fixture(scope="module")
+def parent():
+    return candidate()
+
+
+@pytest.fixture(scope="module")
+def learnt(parent, tmp_path_factory):
+    """A parent, its plan, and the trained child with its facts and its two files."""
+    work = tmp_path_factory.mktemp("qat")
+    step, where = QuantizationAware(recipe()), context(work / "work")
+    params = json.loads(json.dumps(step.plan(parent, where)))
+    child, facts = step.apply(parent, params, where)
+    export_onnx(child, work / "float.onnx")
+    to_int8(work / "float.onnx", work / "int8.onnx", pixels(8, 9)[0], ranges=child.spec.ranges)
+    return params, child, facts, work
+
+
+def rounded_network(owner, places):
+    return QuantizedNetwork(copy.deepcopy(owner.module), places, Schedule(0, 0)).eval()
+
+
+def agreement(owner, places, ranges, folder, images):
+    """Logits of the rounded network and of the int8 file, and one step of the logits' grid."""
+    export_onnx(owner, folder / "f.onnx")
+    file = to_int8(folder / "f.onnx", folder / "q.onnx", images[:8], ranges=ranges)
+    network = rounded_network(owner, list(places.values()))
+    with torch.inference_mode():
+        ours = network(torch.from_numpy(images)).numpy()
+    return ours, file.predict(images), grids(network.ranges)[-1].scale
+
+
+# ------------------------------------------------------------------ the trap
+
+
+def test_the_rounded_network_answers_as_the_int8_file(learnt, tmp_path):
+    params, child, _, _ = learnt
+    places = {
+        name: learnt_ranges.Place(node, *child.spec.ranges.get(name, (low, high)), *others)
+        for name, (node, low, high, *others) in params["places"].items()
+    }
+    images = pixels(96, 7)[0]
+    ours, file, step = agreement(child, places, child.spec.ranges, tmp_path, images)
+    assert np.abs(ours - file).max() <= 2.01 * step
+    assert (np.abs(ours - file) > 0.01 * step).mean() < 0.1
+    assert (ours.argmax(1) != file.argmax(1)).mean() <= 0.02
+    # the check can fail: without what was learnt the grids are others
+    plain = to_int8(tmp_path / "f.onnx", tmp_path / "p.onnx", images[:1], method="minmax")
+    assert np.abs(ours - plain.predict(images)).max() > 2.01 * step
+
+
+def file_values(path, images):
+    """What an int8 file rounds, in its order: grid and dequantized values of each activation."""
+    model, seen, found = onnx.load(path), set(), []
+    values = onnx_graph.constants(model.graph)
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[1] not in seen:
+            seen.add(node.input[1])
+            scale, zero = (float(values[name]) for name in node.input[1:3])
+            found.append((node.output[0], Grid(scale, int(zero))))
+    numbers = tensor_values(path, [name for name, _ in found], images)
+    return [(grid, (numbers[name].astype(np.float32) - grid.zero) * grid.scale)
+            for name, grid in found]  # fmt: skip
+
+
+def flips(owner, places, path, images):
+    """Share of values per place that the network rounds otherwise than the file.
+
+    Every place hands on the file's own values, so that each is judged by itself: a value halfway
+    between two levels may round either way, and the layers behind would draw that out.
+    """
+    network, file = rounded_network(owner, places), file_values(path, images)
+    assert [grid for grid, _ in file] == grids(network.ranges)
+    found, own = [0.0] * len(places), network._round
+
+    def follow(number, x):
+        grid, theirs = file[number]
+        steps = np.abs(own(number, x).numpy() - theirs.reshape(x.shape)) / grid.scale
+        assert steps.max() < 1.01
+        # a gate's 0.5 is halfway between bytes 127 and 128: either is right
+        tie = np.abs(np.modf(np.abs(x.numpy()) / grid.scale)[0] - 0.5) < 1e-4
+        found[number] = float(((steps > 0.5) & ~tie).mean())
+        return torch.from_numpy(theirs.reshape(x.shape))
+
+    network._round = follow
+    with torch.inference_mode():
+        network(torch.from_numpy(images))
+    return found
+
+
+NETS = ["resnet18", "mobilenetv2_100", "mobilenetv3_small_100", "densenet121"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*NETS, "pruned"])
+def test_any_network_is_rounded_where_and_as_its_file_is(name, tmp_path):
+    torch.manual_seed(0)
+    recipe = ModelRecipe(name="resnet18" if name == "pruned" else name)
+    spec, module = new_classifier(recipe, SPEC, 3, 51 / 255, 0.25)
+    if name == "pruned":
+        history = plan_pruning(module, ratio=0.4, of="macs", criterion="l2", scope="global")
+        module = prune(module, history)
+        spec = spec.model_copy(update={"pruning": history})
+    settle(module)
+    with torch.no_grad():  # an untrained network's logits can be hundreds
+        module.backbone.get_classifier().weight.mul_(0.01)
+    owner = TorchCandidate(Card(name=name, classes=CLASSES, input=SPEC, model=spec), module)
+    images = pixels(32, 3)[0]
+    places = find_places(owner, images, "minmax")
+    assert len({place.node for place in places.values()}) == len(places)
+    ranges = {key: (place.low, place.high) for key, place in places.items()}
+    export_onnx(owner, tmp_path / "f.onnx")
+    to_int8(tmp_path / "f.onnx", tmp_path / "q.onnx", images[:8], ranges=ranges)
+    shares = flips(owner, list(places.values()), tmp_path / "q.onnx", images)
+    # the file rounds biases too: 1/254 of a step where a norm stands alone
+    assert max(shares) < 0.02
+    assert np.mean(shares) < 0.005
+    counts = count_low_precision(tmp_path / "q.onnx")
+    to_int8(tmp_path / "f.onnx", tmp_path / "p.onnx", images[:8])
+    assert counts == count_low_precision(tmp_path / "p.onnx")
+    assert counts["Conv int8"] > 0
+
+
+# ------------------------------------------------------------------ the step
+
+
+def test_plan_is_plain_data_and_leaves_the_parent_alone(parent, learnt):
+    params = learnt[0]
+    assert params["numerics"] == "float32-channels-last"
+    assert params["numerics_reason"] == "the grids have more levels than bfloat16"
+    steps = 48 // TRAIN["batch_size"] * 4
+    assert params["freeze_batch_norm_after"] == round(0.4 * steps)
+    assert params["freeze_ranges_after"] == round(0.6 * steps)
+    rows = params["calibration_rows"]
+    assert len(rows) == 32
+    assert max(rows) < 48  # training images alone
+    assert parent.digest == candidate().digest
+    assert not parent.module.training
+
+
+def test_child_is_a_plain_float_network_with_ranges(parent, learnt):
+    _, child, facts, work = learnt
+    assert child.digest != parent.digest
+    assert type(child.module) is Classifier
+    assert child.module.state_dict().keys() == parent.module.state_dict().keys()
+    names = set(child.spec.ranges)
+    outputs = {o for n in onnx.load(work / "float.onnx").graph.node for o in n.output}
+    assert names <= outputs
+    kinds = {node.op_type for node in onnx.load(work / "float.onnx").graph.node}
+    assert not kinds & {"QuantizeLinear", "Round", "Clip"}
+    assert facts["rounded_activations"] == len(learnt[0]["places"])
+    assert 0 <= facts["best_epoch"] < 4
+    child.save(work / "child")
+    again = TorchCandidate.load(work / "child")
+    assert (again.digest, again.spec.ranges) == (child.digest, child.spec.ranges)
+
+
+def test_validation_accuracy_is_that_of_the_int8_file(learnt):
+    _, _, facts, work = learnt
+    data = Data()
+    rows = data.rows("validation", SPEC)
+    logits = OnnxCandidate.load(work / "int8.onnx").predict(data.store.take(rows.index))
+    accuracy = (logits.argmax(1) == rows.labels).mean()
+    assert accuracy == pytest.approx(facts["best_validation_accuracy"], abs=1.01 / 24)
+
+
+def test_learnt_ranges_are_in_the_file_and_calibration_is_not(learnt, tmp_path):
+    _, child, _, work = learnt
+    images = pixels(4, 11)[0] // 8  # dark: calibration on them would give tiny ranges
+    pinned = to_int8(work / "float.onnx", tmp_path / "a.onnx", images, ranges=child.spec.ranges)
+    assert pinned.digest == OnnxCandidate.load(work / "int8.onnx").digest
+    other = to_int8(work / "float.onnx", tmp_path / "b.onnx", images)
+    assert other.digest != pinned.digest
+    graph = onnx.load(tmp_path / "a.onnx").graph
+    values = onnx_graph.constants(graph)
+    scales = {
+        np.float32(values[node.input[1]]) for node in graph.node if node.op_type == "QuantizeLinear"
+    }
+    ends = torch.tensor(list(child.spec.ranges.values()))
+    assert scales == {np.float32(grid.scale) for grid in grids(ends)}
+
+
+def test_the_file_runs_the_same_operators_as_the_post_training_one(learnt, tmp_path):
+    _, _, _, work = learnt
+    to_int8(work / "float.onnx", tmp_path / "plain.onnx", pixels()[0])
+    counts = count_low_precision(work / "int8.onnx")
+    assert counts == count_low_precision(tmp_path / "plain.onnx")
+    assert counts["Conv float32"] == 0
+    assert counts["Conv int8"] == 3
+
+
+def test_a_second_run_and_a_killed_run_end_with_the_same_digest(parent, learnt, tmp_path):
+    class KillError(Exception):
+        pass
+
+    class Ears:
+        """Kills in the third epoch of four."""
+
+        def __init__(self):
+            self.steps = 0
+
+        def start(self, what, total):
+            pass
+
+        def advance(self, what, units=1, note=""):
+            self.steps += units
+            if self.steps >= 7:
+                raise KillError
+
+        def finish(self, what, note=""):
+            pass
+
+        def say(self, text):
+            pass
+
+    params, child, _, _ = learnt
+    step = QuantizationAware(recipe())
+    with pytest.raises(KillError):
+        step.apply(parent, params, context(tmp_path / "w", progress=Ears()))
+    resumed, facts = step.apply(parent, params, context(tmp_path / "w"))
+    assert resumed.digest == child.digest
+    assert len(facts["epochs"]) == 4
+
+
+def test_another_schedule_is_another_training(parent, learnt, tmp_path):
+    params = learnt[0]
+    step, where = QuantizationAware(recipe()), context(tmp_path / "w")
+    first, _ = step.apply(parent, params, where)
+    other, _ = step.apply(parent, params | {"freeze_batch_norm_after": 0}, where)
+    assert other.digest != first.digest
+
+
+# ------------------------------------------------------------------ what does not fit
+
+
+def test_ranges_end_with_the_weights_they_belong_to(learnt):
+    child = learnt[1]
+    assert torch_candidate(child).spec.ranges is None
+    assert child.spec.ranges is not None
+    assert torch_candidate(candidate()).spec.ranges is None
+
+
+def test_a_spec_without_ranges_keeps_its_digest(parent):
+    assert "ranges" not in parent.spec.model_dump(mode="json")
+
+
+def test_ranges_of_another_network_are_refused(learnt, tmp_path):
+    work = learnt[3]
+    with pytest.raises(ModelError, match="train it again with 'qat'"):
+        to_int8(work / "float.onnx", tmp_path / "x.onnx", pixels()[0], ranges={"no": (0, 1)})
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_tensors_are_matched_by_value_alone(parent, tmp_path):
+    export_onnx(parent, tmp_path / "f.onnx")
+    images = pixels(4)[0]
+    names = list(rounding(tmp_path / "f.onnx", images).ranges)
+    values = tensor_values(tmp_path / "f.onnx", names, images)
+    traced = trace(parent.module, images.shape[1:])
+    nodes = match(traced, images, values, set())
+    assert len(set(nodes.values())) == len(names)
+    broken = values | {names[1]: values[names[1]] * 1.01}
+    with pytest.raises(ModelError, match=f"nothing in it that equals '{names[1]}'"):
+        match(traced, images, broken, set())
+
+
+def test_a_clamp_that_does_nothing_is_still_the_clamp():
+    class Bright(nn.Module):
+        """All values are positive, so the ReLU changes none of them."""
+
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(1, 3)
+
+        def forward(self, x):
+            return self.head((x + 1).relu().mean((2, 3)))
+
+    traced = trace(Classifier(Bright(), SPEC, 1, 0.0, 1.0), (1, SIZE, SIZE))
+    images = pixels(2)[0]
+    wanted = {"tensor": images.astype(np.float32) / 255 + 1}
+    assert match(traced, images, wanted, {"tensor"}) == {"tensor": "relu"}
+    assert match(traced, images, wanted, set()) == {"tensor": "add"}
+
+
+def test_recipe_refuses_what_the_grids_cannot_hold():
+    for train, reason in (
+        ({"numerics": "bfloat16-channels-last"}, "must be float32"),
+        ({"sizes": [(16, 0.5), (32, 0.5)]}, "leave out 'sizes'"),
+    ):
+        steps = [{"step": "qat", "train": train}]
+        with pytest.raises(RecipeError, match=reason):
+            parse_study(tree(steps=steps))
+    assert parse_study(tree(steps=[{"step": "qat"}])).steps[0].train.epochs == 15
