@@ -23,6 +23,7 @@ def tree(**changes: Any) -> dict[str, Any]:
         "risk": "low",
         "threads": 1,
         "bootstrap": 200,
+        "try_next": False,  # what is tried depends on times
         "data": {"modality": "chest-ct", "input": {"channels": 1, "height": 32, "width": 32}},
         "reference": {"model": net | {"arguments": {"width": 24}}, "train": TRAIN},
         "steps": [

@@ -4,8 +4,10 @@ import itertools
 
 import pytest
 
+from clinipress.errors import RecipeError
 from clinipress.policy import NAMES, POLICIES, next_steps, objection, techniques
 from clinipress.records import Applied
+from clinipress.study_file import parse_study
 
 PRUNED = Applied(step="prune", params={"asked": {"ratio": 0.3}})
 IN_ROUNDS = Applied(step="prune", params={"asked": {"rounds": 5}})
@@ -82,3 +84,38 @@ def test_what_is_tried_next_is_allowed_and_ends(risk):
 
 def test_a_float_file_has_nothing_to_try():
     assert next_steps("medium", [TRAINED], "float16") == ()
+
+
+def from_level_and_device(risk, target):
+    tree = {"name": "short", "risk": risk, "target": target, "reference": {"model": "resnet50"}}
+    return parse_study(tree)
+
+
+@pytest.mark.parametrize("risk", LEVELS)
+def test_risk_and_device_are_enough_for_a_study(risk):
+    study = from_level_and_device(risk, "cpu-x86")
+    kinds = [step.step for step in study.steps]
+    precisions = [export.precision for export in study.exports]
+    assert kinds == [step["step"] for step in POLICIES[risk].steps]
+    assert "int8" in precisions
+    assert ("int4-weights" in precisions) == (risk == "low")
+    if "qat" in kinds:
+        assert kinds[-1] == "qat"  # quantization comes last
+
+
+def test_a_device_without_int8_gets_none_and_no_training_for_it():
+    study = from_level_and_device("high", "jetson-nano")
+    assert [step.step for step in study.steps] == ["prune"]
+    assert [export.precision for export in study.exports] == ["float16"]
+
+
+def test_a_device_no_file_leads_to_is_refused():
+    with pytest.raises(RecipeError, match="'cortex-m7', which takes litert"):
+        from_level_and_device("low", "cortex-m7")
+
+
+def test_what_the_user_wrote_is_kept():
+    tree = {"name": "own", "target": "cpu-x86", "reference": {"model": "resnet50"}}
+    assert parse_study(tree | {"steps": []}).steps == ()
+    exports = parse_study(tree | {"exports": [{"precision": "float32"}]}).exports
+    assert [export.precision for export in exports] == ["float32"]

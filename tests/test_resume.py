@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from clinipress.data.phantom import draw_phantoms
-from small_study import tree
+from small_study import TRAIN, tree
 
 HERE = Path(__file__).resolve().parent
 # where to strike: the kind of piece, and how many seconds after its folder appeared
@@ -20,9 +20,16 @@ STRIKES = [
     ("data", 0.2),
     ("train", 0.6),
     ("export", 0.5),
-    ("distill", 0.5),
     ("prune", 0.5),
+    ("distill", 0.5),
+    ("qat", 0.5),
     ("latency", 0.3),
+]
+# every technique after the other; distillation without a student trains what was pruned
+CHAIN = [
+    {"step": "prune", "ratio": 0.3, "round_to": 1, "distill": False, "train": TRAIN},
+    {"step": "distill", "views": 2, "train": TRAIN},
+    {"step": "qat", "views": 2, "calibration_images": 32, "train": TRAIN},
 ]
 
 
@@ -71,18 +78,19 @@ def strike(run: Path, study: Path, data: Path, kind: str, delay: float) -> bool:
 def test_killed_in_every_step_the_digests_are_the_same(tmp_path):
     data = draw_phantoms(tmp_path / "data", patients=120, seed=1, size=32)
     study = tmp_path / "study.yaml"
-    study.write_text(yaml.safe_dump(tree()))
+    study.write_text(yaml.safe_dump(tree(steps=CHAIN)))
     whole = finish(tmp_path / "whole", study, data)
     broken = tmp_path / "broken"
     struck = [kind for kind, delay in STRIKES if strike(broken, study, data, kind, delay)]
-    assert len(struck) >= 4, f"only {struck} were slow enough to be killed"
+    assert len(struck) >= 5, f"only {struck} were slow enough to be killed"
     assert finish(broken, study, data) == whole
     assert set(whole) == {
         "reference",
-        "distilled",
         "pruned",
-        "pruned-onnx-float16",
-        "pruned-onnx-int8",
+        "distilled",
+        "quantization-aware",
+        "quantization-aware-onnx-float16",
+        "quantization-aware-onnx-int8",
     }
     openings = (broken / "test_openings.jsonl").read_text().splitlines()
     assert (

@@ -11,6 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from clinipress import distributed, gate
+from clinipress.attempts import Attempt, next_attempt
+from clinipress.candidate import Candidate
 from clinipress.data.study import open_study_data
 from clinipress.errors import RecipeError
 from clinipress.progress import SILENT, Progress
@@ -112,13 +114,34 @@ def run_study(
         name = f"{last}-{wanted.format}-{wanted.precision}"
         card.add(runner.export(name, parent, wanted), parent, of="export")
 
-    # measure all files interleaved, choose on validation, then open the test split once
+    # measure all files interleaved; where no low-precision file will do, try what the policy says
     card.measure()
+    while study.try_next and (attempt := next_attempt(card, study.exports)) is not None:
+        try_one(runner, card, attempt, reference)
+        card.measure()
+
+    # choose on validation, then open the test split once
     shipped, finalists = choose(card)
     if finalists:
         reason = f"final evaluation; shipping '{shipped}' was decided on validation"
         card.open_test(finalists, reason)
     return summarise(card, shipped, out)
+
+
+def try_one(runner: Runner, card: Scorecard, attempt: Attempt, reference: Candidate) -> None:
+    """Make, measure and judge one attempt, training first where it asks for that."""
+    parent = attempt.of.torch
+    name = attempt.of.name
+    runner.progress.say(f"trying {attempt.rung}, because {attempt.because}")
+    if attempt.train:
+        name = f"{name}-quantization-aware"
+        parent = runner.step(name, QuantizationAware(QatStep()), parent, reference)
+        whole = runner.export(name, parent, FLOAT32)
+        card.add(whole, parent, of="step", because=attempt.because)
+    file = f"{name}-{attempt.export.format}-{attempt.export.precision}"
+    card.add(
+        runner.export(file, parent, attempt.export), parent, of="export", because=attempt.because
+    )
 
 
 def step_names(study: Study) -> list[str]:

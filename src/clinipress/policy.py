@@ -17,9 +17,11 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from clinipress.errors import RecipeError
 from clinipress.records import Applied, Record, RiskLevel
+from clinipress.targets import Target
 
-__all__ = ["POLICIES", "Policy", "next_steps", "objection", "techniques"]
+__all__ = ["POLICIES", "Policy", "next_steps", "objection", "recommended", "techniques"]
 
 QUANTIZED = ("int8", "int8-dynamic", "mixed")
 NAMES = MappingProxyType(
@@ -55,8 +57,12 @@ class Policy(Record):
 
 GUIDE = "Nirmitee.io, Model Compression for Healthcare, 18 March 2026, risk table"
 FLOAT16, INT8 = {"precision": "float16"}, {"precision": "int8"}
-STUDENT = {"step": "distill", "student": "mobilenetv2_100"}
 ROUNDS = {"step": "prune", "ratio": 0.5, "rounds": 5}
+# What was pruned learns on from the reference; and, where more may be lost, a small dense network:
+# from random weights depthwise ones learn much more slowly (LOG.md)
+FURTHER = {"step": "distill", "train": {"epochs": 30, "learning_rate": 0.0005}}
+SMALL = {"name": "resnet18", "arguments": {"channels": [32, 64, 128, 256]}}
+STUDENT = {"step": "distill", "student": SMALL}
 
 POLICIES: Mapping[RiskLevel, Policy] = MappingProxyType(
     {
@@ -79,20 +85,41 @@ POLICIES: Mapping[RiskLevel, Policy] = MappingProxyType(
             Policy(
                 risk="medium",
                 allowed=("qat", "prune-iterative", "prune", "distill", "post-training"),
-                steps=(STUDENT, {"step": "prune", "ratio": 0.3}, {"step": "qat"}),
+                steps=(ROUNDS, FURTHER, {"step": "qat"}),
                 exports=(FLOAT16, INT8),
                 source=f"{GUIDE}; pruning and quantization after training by clinipress",
             ),
             Policy(
                 risk="low",
                 allowed=("qat", "prune-iterative", "prune", "distill", "post-training", "int4"),
-                steps=(STUDENT, {"step": "prune", "ratio": 0.5}),
+                steps=(STUDENT, {"step": "prune", "ratio": 0.3}),
                 exports=(FLOAT16, INT8, {"precision": "int4-weights"}),
                 source=f"{GUIDE}; pruning and quantization after training by clinipress",
             ),
         )
     }
 )
+
+
+def recommended(risk: RiskLevel, target: Target) -> dict[str, Any]:
+    """Steps and exports for a risk level and a device, as a recipe writes them.
+
+    The order is the guide's: prune or distil at full precision, quantize last. Where the device
+    runs no int8, the training for it and its files are left out.
+
+    Raises:
+        RecipeError: No file that can be written leads to the device.
+    """
+    if "onnx" not in target.formats:
+        raise RecipeError(
+            "a target that runs ONNX files",
+            f"'{target.name}', which takes {', '.join(target.formats)}",
+            "give 'steps' and 'exports' yourself",
+        )
+    policy = POLICIES[risk]
+    exports = [e for e in policy.exports if e["precision"] in target.precisions]
+    steps = [s for s in policy.steps if s["step"] != "qat" or "int8" in target.precisions]
+    return {"steps": steps, "exports": exports}
 
 
 def techniques(history: Sequence[Applied], precision: str) -> tuple[str, ...]:

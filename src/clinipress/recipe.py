@@ -202,7 +202,8 @@ class DistillStep(Config):
     `method` says.
 
     Attributes:
-        student: The student's network.
+        student: The student's network; None: the candidate before, for example a pruned one, learns
+            further.
         method: "soft": softened outputs (Hinton et al., 2015); "dkd": target and other classes
             weighed apart (Zhao et al., 2022); "dist": correlations (Huang et al., 2022); "fitnet":
             soft, and the last feature map (Romero et al., 2015); "attention": soft, and where the
@@ -223,7 +224,7 @@ class DistillStep(Config):
 
     step: Literal["distill"] = "distill"
     name: str | None = None
-    student: ModelRecipe
+    student: ModelRecipe | None = None
     method: Literal["soft", "dkd", "dist", "fitnet", "attention"] = "soft"
     temperature: float = Field(4.0, gt=0)
     alpha: float = Field(0.7, ge=0, le=1)
@@ -404,10 +405,15 @@ class Study(Config):
         name: Short name, used for the run folder.
         risk: "critical", "high", "medium" or "low": sets the margins 0.5, 1, 2 and 5 points.
         seed: Seed of everything random.
+        target: The device, by its name in `clinipress targets`; files that do not fit it are not
+            shipped. With a target and neither steps nor exports, those recommended for the risk
+            level and the device are taken.
         data: The images.
         reference: The classifier to judge against.
         steps: Torch-side steps in order, each applied to the result of the one before.
         exports: Files made of the last step's candidate.
+        try_next: Where no low-precision file may be shipped, make what the policy says to try next:
+            the worst layers back in float, quantization-aware training, float16.
         threads: Threads of training and of batch prediction; None: all cores.
         latency_threads: Threads of the latency measurement.
         bootstrap: Resamples behind the bootstrap intervals.
@@ -417,10 +423,12 @@ class Study(Config):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     risk: RiskLevel = "medium"
     seed: int = 0
+    target: str | None = None
     data: DataRecipe = DataRecipe()
     reference: ReferenceRecipe
     steps: tuple[Step, ...] = ()
     exports: tuple[ExportRecipe, ...] = (ExportRecipe(precision="float32"), ExportRecipe())
+    try_next: bool = True
     threads: int | None = Field(None, ge=1)
     latency_threads: int = Field(1, ge=1)
     bootstrap: int = Field(2000, ge=100)

@@ -342,6 +342,7 @@ class CandidateRecord(Record):
         per_image: split -> file of the per-image logits, labels, units and keys (npz), relative to
             the run: any statistic re-runs from it without the model.
         rejected: Why it is not shipped, or None.
+        because: Why it was tried although the study did not name it, or None.
         control: Name of the same network trained for as long without a teacher, if there is one.
         over_control: split -> metric -> this one minus its control, paired: what the teacher gave.
     """
@@ -368,6 +369,7 @@ class CandidateRecord(Record):
     parity: Parity | None = None
     verdict: Verdict | None = None
     rejected: str | None = None
+    because: str | None = None
     per_image: dict[str, str] = Field(default_factory=dict)
     control: str | None = None
     over_control: dict[str, dict[str, Interval]] = Field(default_factory=dict)

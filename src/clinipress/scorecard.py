@@ -45,11 +45,14 @@ from clinipress.report.view import View
 from clinipress.runner import Runner
 from clinipress.runtimes.onnx import OnnxCandidate
 from clinipress.store import write_atomically
+from clinipress.targets import find_target, fits
 
-__all__ = ["Scorecard", "choose", "summarise"]
+__all__ = ["Row", "Scorecard", "blocked", "choose", "summarise"]
 
 Kind = Literal["reference", "step", "export", "control"]
 RANK = {"pass": 0, "inconclusive": 1, "fail": 2}
+FASTER = ("int8", "int8-dynamic", "mixed")  # precisions that promise time
+NOISE = 0.05  # of a median of interleaved calls, between one run and the next
 
 
 @dataclass
@@ -69,6 +72,7 @@ class Row:
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
     rejected: str | None = None
+    because: str | None = None
 
     @property
     def verdict(self) -> Verdict | None:
@@ -95,7 +99,13 @@ class Scorecard:
         self._add(Row("reference", file, torch, "reference"))
 
     def add(
-        self, file: OnnxCandidate, torch: TorchCandidate, *, of: Kind, to: str | None = None
+        self,
+        file: OnnxCandidate,
+        torch: TorchCandidate,
+        *,
+        of: Kind,
+        to: str | None = None,
+        because: str | None = None,
     ) -> None:
         """Measure a file on validation and judge it against the reference.
 
@@ -104,8 +114,9 @@ class Scorecard:
             torch: The network it was made from.
             of: What it is.
             to: Name of the row that a control is compared with.
+            because: Why it was tried although the study does not name it.
         """
-        self._add(Row(file.card.name, file, torch, of, to))
+        self._add(Row(file.card.name, file, torch, of, to, because=because))
 
     def _add(self, row: Row) -> None:
         self.rows.append(row)
@@ -192,16 +203,8 @@ def choose(card: Scorecard) -> tuple[str | None, tuple[str, ...]]:
     """
     able = []
     for row in card.rows[1:]:
-        if row.to is not None:
-            row.rejected = f"A control: it is here to be compared with '{row.to}', never shipped."
-            continue
-        verdict = row.verdicts["validation"]
-        barred = objection(card.runner.study.risk, row.file.card.history, row.file.card.precision)
-        if barred:
-            row.rejected = barred
-        elif verdict.status == "fail":
-            row.rejected = "Failed its gate on validation. " + " ".join(verdict.reasons[:1])
-        else:
+        row.rejected = blocked(card, row)
+        if row.rejected is None:
             able.append(row)
     if not able:
         return None, ()  # nothing to decide: the test split stays sealed
@@ -212,6 +215,44 @@ def choose(card: Scorecard) -> tuple[str | None, tuple[str, ...]]:
         if row is not best:
             row.rejected = _why_not(card, row, best)
     return best.name, finalists
+
+
+def blocked(card: Scorecard, row: Row) -> str | None:
+    """Why a row must not be shipped, whatever the others are; None where it may.
+
+    A file in low precision has to be what it is named after, and not slower than the float32 file
+    it was made from, where time is what its precision is for.
+    """
+    if row.to is not None:
+        return f"A control: it is here to be compared with '{row.to}', never shipped."
+    study, file = card.runner.study, row.file.card
+    barred = objection(study.risk, file.history, file.precision)
+    if barred:
+        return barred
+    warning = file.history[-1].facts.get("warning")
+    if warning:
+        return f"Named {file.precision}, but {warning}."
+    verdict = row.verdicts["validation"]
+    if verdict.status == "fail":
+        return "Failed its gate on validation. " + " ".join(verdict.reasons[:1])
+    if file.precision in FASTER and row.cost:
+        parent = next(r for r in card.rows if r.torch is row.torch and r.of != "export")
+        mine, other = (r.cost["latency"]["median"] for r in (row, parent))
+        if mine > other * (1 + NOISE):
+            return f"Slower than '{parent.name}' in float32: {mine:.2f} against {other:.2f} ms."
+    if study.target is not None and row.cost:
+        misfits = fits(
+            find_target(study.target), row.cost["file_bytes"], row.cost["peak_memory"],
+            file.format, file.precision,
+        )  # fmt: skip
+        if misfits:
+            return capital_first("; ".join(misfits)) + "."
+    return None
+
+
+def capital_first(text: str) -> str:
+    """With a capital letter at its beginning."""
+    return text[:1].upper() + text[1:]
 
 
 def _why_not(card: Scorecard, row: Row, best: Row) -> str:
@@ -294,6 +335,7 @@ def _record(card: Scorecard, row: Row, out: Path) -> CandidateRecord:
         parity=Parity.model_validate(export_facts["parity"]) if "parity" in export_facts else None,
         verdict=row.verdict,
         rejected=row.rejected,
+        because=row.because,
         per_image={split: path.relative_to(out).as_posix() for split, path in row.scores.items()},
         control=control.name if control else None,
         over_control=card.over_control(row),

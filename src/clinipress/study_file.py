@@ -12,7 +12,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from clinipress.errors import RecipeError
+from clinipress.policy import recommended
 from clinipress.recipe import STEPS, Study
+from clinipress.targets import find_target
 
 __all__ = ["load_study", "parse_study"]
 
@@ -57,15 +59,22 @@ def _where_not_yaml(problem: yaml.YAMLError | UnicodeDecodeError) -> str:
 
 
 def parse_study(tree: dict[str, Any], where: str = "the study") -> Study:
-    """Check a study given as plain data.
+    """Check a study given as plain data; fill in what is recommended where only a device is given.
 
     Raises:
         RecipeError: A key or value is wrong; an unknown key is named with the nearest right one.
+        InputError: There is no such target.
     """
     try:
-        return Study.model_validate(tree)
+        study = Study.model_validate(tree)
     except ValidationError as problem:
         raise _recipe_error(problem, where) from None
+    if study.target is None:
+        return study
+    target = find_target(study.target)
+    if "steps" in tree or "exports" in tree:
+        return study
+    return Study.model_validate({**tree, **recommended(study.risk, target)})
 
 
 def _override(tree: dict[str, Any], override: str) -> None:

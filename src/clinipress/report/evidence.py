@@ -189,6 +189,8 @@ def _agreement(view: View, record: CandidateRecord) -> Markup:
 def _reasons(record: CandidateRecord) -> list[Markup]:
     """Why a candidate is not shipped and what the gate said of it, each once."""
     said = [f"Not shipped: {record.rejected}"] if record.rejected is not None else []
+    if record.because is not None:
+        said.append(f"Tried because {record.because}")
     if record.verdict is not None and record.verdict.status != "pass":
         said += [reason for reason in record.verdict.reasons if reason != record.rejected]
     if record.verdict is not None and record.verdict.cases_needed:

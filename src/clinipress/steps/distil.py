@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from clinipress.candidate import Candidate, Context
 from clinipress.models.classifier import TorchCandidate
 from clinipress.recipe import DistillStep
-from clinipress.records import InputSpec
-from clinipress.steps.fitting import fit_module, fresh_candidate, plan_fit, step_seed
+from clinipress.steps.fitting import (
+    fit_module,
+    fresh_candidate,
+    plan_fit,
+    step_seed,
+    torch_candidate,
+)
 from clinipress.steps.soft_targets import (
     SOFT,
     feature_loss,
@@ -32,18 +38,22 @@ class Distill:
     """Train a student on labels and on a teacher's outputs, by the method the recipe names."""
 
     kind = "distill"
-    inherits = False  # the student starts from its own weights
 
     def __init__(self, recipe: DistillStep) -> None:
         self.recipe = recipe
 
+    @property
+    def inherits(self) -> bool:
+        """False where the student starts from weights of its own."""
+        return self.recipe.student is None
+
     def plan(self, parent: Candidate | None, context: Context) -> dict[str, Any]:
         """Choose normalisation, numerics, teachers and layers; nothing is trained."""
         asked = self.recipe
-        student = self._student(context, root_teacher(context).card.input)
+        student = self._student(parent, context)
         views = min(asked.views, asked.train.epochs)  # more would never be looked at
         params: dict[str, Any] = {
-            "student": asked.student.model_dump(mode="json"),
+            "student": asked.student.model_dump(mode="json") if asked.student else None,
             "method": asked.method,
             "temperature": asked.temperature,
             "alpha": asked.alpha,
@@ -66,7 +76,7 @@ class Distill:
         self, parent: Candidate | None, params: dict[str, Any], context: Context
     ) -> tuple[Candidate, dict[str, Any]]:
         """Make the teacher's outputs once, then fit the student."""
-        student = self._student(context, root_teacher(context).card.input)
+        student = self._student(parent, context)
         method = self._feature_method()
         if method is None:
             loss, views = soft_loss(params, context)
@@ -89,8 +99,10 @@ class Distill:
             return None
         return method
 
-    def _student(self, context: Context, input_spec: InputSpec) -> TorchCandidate:
-        seed = step_seed(context.seed, self.kind)
-        return fresh_candidate(
-            self.recipe.student, context.data, input_spec, seed=seed, name="student"
-        )
+    def _student(self, parent: Candidate | None, context: Context) -> TorchCandidate:
+        """A fresh network, or a copy of the parent."""
+        if self.recipe.student is None:
+            origin = torch_candidate(parent)
+            return TorchCandidate(origin.card, copy.deepcopy(origin.module))
+        seed, spec = step_seed(context.seed, self.kind), root_teacher(context).card.input
+        return fresh_candidate(self.recipe.student, context.data, spec, seed=seed, name="student")
