@@ -219,6 +219,10 @@ class DistillStep(Config):
         control: Also train the same student for as long without a teacher, as a row to be
             compared with, never shipped.
         views: Seeded augmented views per image for which the teacher's outputs are computed once.
+        answers: "view": the student goes round those views and learns the teacher's answer to the
+            very view; with fewer views than epochs it sees images again and may learn them by
+            heart. "mean": it sees new views in every epoch and learns the teacher's mean answer to
+            the image, over `views` of them.
         train: The loop's options.
     """
 
@@ -233,6 +237,7 @@ class DistillStep(Config):
     teachers: tuple[str, ...] | None = Field(None, min_length=1)
     control: bool = False
     views: int = Field(8, ge=1)
+    answers: Literal["view", "mean"] = "view"
     train: TrainOptions = TrainOptions()
 
     @model_validator(mode="after")
@@ -241,6 +246,8 @@ class DistillStep(Config):
             raise ValueError("'beta' has no meaning for method 'soft'; leave it out")
         if self.layers and self.method not in ("fitnet", "attention"):
             raise ValueError(f"'layers' has no meaning for method '{self.method}'; leave it out")
+        if self.answers == "mean" and self.method in ("fitnet", "attention"):
+            raise ValueError(f"method '{self.method}' compares the same view: use answers 'view'")
         if self.control and self.alpha == 0:
             raise ValueError("with alpha 0 the step is its own control; leave out 'control'")
         return self

@@ -72,7 +72,7 @@ def test_a_run_that_was_killed_finds_its_plan(tmp_path, source, monkeypatch):
     runner = Runner.__new__(Runner)
     runner.study = SimpleNamespace(latency_threads=1, seed=0)
     runner.data = SimpleNamespace(cache=lambda spec: Cache())
-    parent = SimpleNamespace(card=SimpleNamespace(input=None))
+    parent = SimpleNamespace(card=SimpleNamespace(input=None), spec=SimpleNamespace(ranges=None))
     recipe, rows = ExportRecipe(precision="int8"), np.array([5, 3, 9])
     first = runner._export_plan(parent, recipe, source, tmp_path, rows)
     assert taken == [[3, 5, 9]]

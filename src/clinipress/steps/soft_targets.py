@@ -118,8 +118,12 @@ def soft_loss(
     train = context.data.rows("train", spec)
     balanced = options.class_weights == "balanced"
     method = params.get("method", "soft")
+    tables = [_logits_table(teacher, params, context) for teacher in _planned(params, context)]
+    mean = params.get("answers") == "mean"
+    if mean:  # the answers to one image's views are averaged as those of several teachers are
+        tables = [view[None] for table in tables for view in table]
     loss = DistillationLoss(
-        [_logits_table(teacher, params, context) for teacher in _planned(params, context)],
+        tables,
         train.index,
         temperature=params["temperature"],
         alpha=params["alpha"],
@@ -132,7 +136,7 @@ def soft_loss(
         if balanced
         else None,
     )
-    return loss, params["views"]
+    return loss, None if mean else params["views"]
 
 
 def _planned(params: dict[str, Any], context: Context) -> list[Candidate]:
