@@ -55,9 +55,7 @@ def test_the_ladder_is_climbed_one_rung_at_a_time():
     assert (first.train, first.export.precision, first.of) == (False, "mixed", whole)
     assert first.export.calibration_images == 7  # the study's own
     assert first.export.equalize
-    assert first.because == (
-        "'x-int8' may not be shipped: Failed its gate on validation. It fell."
-    )
+    assert first.because == ("'x-int8' may not be shipped: Failed its gate on validation. It fell.")
 
     add(card, "x-mixed", torch=whole, status="fail")
     second = next_attempt(card, INT8)

@@ -22,6 +22,7 @@ OWNERS = {
         "steps/weight_only.py",
         "steps/equalize.py",
         "steps/learnt_ranges.py",
+        "steps/outliers.py",
         "steps/placement.py",
         "steps/onnx_graph.py",
         "steps/onnx_int8.py",

@@ -380,10 +380,13 @@ class ExportRecipe(Config):
             alone; "int4-weights" stores weights in 4 bits and computes in float32; "mixed" decides
             by measuring which layers compute in 8 bits.
         calibration_images: Training images, un-augmented, for "int8" and "mixed".
-        calibration_method: How ranges are chosen.
+        calibration_method: How ranges are chosen; "auto" tries all but entropy and keeps the one
+            whose file disturbs the logits least.
         per_channel: One weight scale per output channel.
-        equalize: Equalize weights across layers first (Nagel et al. 2019).
-        bias_correction: Take the mean error of rounded weights off the biases (the same).
+        equalize: Equalize weights across layers first (Nagel et al. 2019); None: where a trial
+            shows that it helps.
+        bias_correction: Take the mean error of rounded weights off the biases (the same); None:
+            where a trial shows that it helps.
         smooth: SmoothQuant's alpha for transformers (Xiao et al. 2023), 0.5 there; None: none.
         block: Weights that share a scale in "int4-weights": a power of two.
         agreement: Share of images that must keep float32's class, in "mixed".
@@ -395,10 +398,10 @@ class ExportRecipe(Config):
         "int8"
     )
     calibration_images: int = Field(200, ge=1)
-    calibration_method: Literal["minmax", "percentile", "entropy", "mse"] = "percentile"
+    calibration_method: Literal["auto", "minmax", "percentile", "entropy", "mse"] = "auto"
     per_channel: bool = True
-    equalize: bool = False
-    bias_correction: bool = False
+    equalize: bool | None = None
+    bias_correction: bool | None = None
     smooth: float | None = Field(None, ge=0, le=1)
     block: Literal[16, 32, 64, 128, 256] = 32
     agreement: float = Field(0.98, gt=0, le=1)

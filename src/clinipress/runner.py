@@ -132,6 +132,9 @@ class Runner:
                 plan = self._export_plan(parent, recipe, source, folder, chosen)
                 apply_export(recipe, source, path, plan, card)
             facts = self._file_facts(parent, path) | precision_facts(recipe, path, plan)
+            if facts.get("left_out"):
+                facts["left_out"] = self._keys(parent, np.sort(chosen)[facts["left_out"]])
+                self.progress.say(f"{name}: {_strange(facts['left_out'])}")
             if "warning" in facts:
                 self.progress.say(f"{name}: {facts['warning']}")
             facts["seconds"] = round(time.monotonic() - began, 3)
@@ -188,6 +191,12 @@ class Runner:
             write_atomically(path, json.dumps(made, indent=1))
         plan: dict[str, Any] = read_json(path)
         return plan
+
+    def _keys(self, parent: TorchCandidate, rows: NDArray[np.int64]) -> list[str]:
+        """Keys of training images by their rows in the cache."""
+        train = self.data.rows("train", parent.card.input)
+        keys = dict(zip(train.index.tolist(), train.keys, strict=True))
+        return [keys[int(row)] for row in rows]
 
     def _file_facts(self, parent: TorchCandidate, path: Path) -> dict[str, Any]:
         """Parity with the parent on real images, and what really runs in low precision."""
@@ -291,6 +300,16 @@ class Runner:
             }
             for name, candidate in loaded.items()
         }
+
+
+def _strange(keys: Sequence[str]) -> str:
+    """What to say of calibration images that were left out."""
+    named = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+    what = "image excites" if len(keys) == 1 else "images excite"
+    return (
+        f"{len(keys)} calibration {what} the network more than twice as much as the others and "
+        f"had no say in its ranges; look whether they belong to the data: {named}"
+    )
 
 
 def _plan_once(step: Step, parent: TorchCandidate, context: Context) -> dict[str, Any]:

@@ -6,6 +6,7 @@ a run that was killed writes the same bytes when it goes on.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ from numpy.typing import NDArray
 from clinipress.errors import ModelError
 from clinipress.recipe import ExportRecipe
 from clinipress.records import Card
+from clinipress.runtimes.onnx import OnnxCandidate
 from clinipress.steps.export import to_float16
 from clinipress.steps.onnx_precision import not_quantized, quantized_layers
-from clinipress.steps.placement import agreement_images, place
-from clinipress.steps.quantize import Int8Plan, apply_int8, plan_int8
+from clinipress.steps.outliers import outliers
+from clinipress.steps.placement import agreement_images, place, signal_to_noise
+from clinipress.steps.quantize import Int8Plan, apply_int8, plan_int8, prepare
+from clinipress.steps.ranges import Method
 from clinipress.steps.weight_only import to_int4, to_int8_dynamic
 from clinipress.store import digest_of
 
@@ -27,6 +31,9 @@ __all__ = ["CALIBRATED", "apply_export", "plan_export", "precision_facts"]
 
 # Precisions that need calibration images.
 CALIBRATED = ("int8", "mixed")
+# Tried by "auto", the first of equals wins; entropy takes longest and never won (LOG.md).
+METHODS: tuple[Method, ...] = ("percentile", "mse", "minmax")
+GAIN = 0.5  # decibels that a change of the weights must gain, 6 % of the error
 
 
 def plan_export(
@@ -57,33 +64,105 @@ def plan_export(
     """
     if recipe.precision not in CALIBRATED:
         return {}
-    if ranges and (recipe.equalize or recipe.smooth is not None):
+    usual = np.delete(images, outliers(prepare(source), images), axis=0)
+    looked_at = agreement_images(usual, seed)
+    if ranges:
+        plan = _learnt_plan(recipe, source, images, ranges)
+        trials: list[dict[str, Any]] = []
+    else:
+        plan, trials = _best_plan(recipe, source, images, looked_at, threads=threads)
+    made: dict[str, Any] = {"int8": plan.to_json(), "trials": trials}
+    if recipe.precision == "int8":
+        return made
+    plan, placement = place(
+        source,
+        plan,
+        looked_at,
+        threads=threads,
+        agreement=recipe.agreement,
+        time=recipe.slowest,
+    )
+    return made | {"int8": plan.to_json(), "placement": placement}
+
+
+def _learnt_plan(
+    recipe: ExportRecipe,
+    source: Path,
+    images: NDArray[np.uint8],
+    ranges: Mapping[str, tuple[float, float]],
+) -> Int8Plan:
+    """The plan of a network that was trained for it: nothing is left to choose."""
+    if recipe.equalize or recipe.smooth is not None:
         raise ModelError(
             "weights as they were trained, for learnt ranges",
             f"'{'equalize' if recipe.equalize else 'smooth'}' in an export after 'qat'",
             "leave it out: training has done its work",
         )
-    plan = plan_int8(
-        source,
-        images,
-        method=recipe.calibration_method,
-        per_channel=recipe.per_channel,
-        ranges=ranges,
-        equalized=recipe.equalize,
-        bias_correction=recipe.bias_correction,
-        smoothing=recipe.smooth,
-    )
-    if recipe.precision == "int8":
-        return {"int8": plan.to_json()}
-    plan, placement = place(
-        source,
-        plan,
-        agreement_images(images, seed),
-        threads=threads,
-        agreement=recipe.agreement,
-        time=recipe.slowest,
-    )
-    return {"int8": plan.to_json(), "placement": placement}
+    return plan_int8(source, images, method="minmax", per_channel=recipe.per_channel, ranges=ranges)
+
+
+def _best_plan(
+    recipe: ExportRecipe,
+    source: Path,
+    images: NDArray[np.uint8],
+    looked_at: NDArray[np.uint8],
+    *,
+    threads: int,
+) -> tuple[Int8Plan, list[dict[str, Any]]]:
+    """The plan whose file disturbs the logits least, of those the recipe leaves open.
+
+    First the ranges, then equalization on top of the best, then bias correction on top of that:
+    what does not gain `GAIN` is left out.
+
+    Args:
+        recipe: What is asked.
+        source: The float32 file.
+        images: For calibration.
+        looked_at: What trials are judged on: the usual calibration images and their blends.
+        threads: Of the trials.
+
+    Returns:
+        The plan, and every trial: choice, decibels, agreement; none where there was no choice.
+    """
+    auto = recipe.calibration_method == "auto"
+    methods = METHODS if auto else (recipe.calibration_method,)
+    first = (bool(recipe.equalize), bool(recipe.bias_correction))
+    exact = OnnxCandidate.load(source, threads=threads).predict(looked_at)
+    trials: list[dict[str, Any]] = []
+
+    def measure(method: Any, equalized: bool, corrected: bool) -> tuple[float, Int8Plan]:
+        plan = plan_int8(
+            source, images, method=method, per_channel=recipe.per_channel, equalized=equalized,
+            bias_correction=corrected, smoothing=recipe.smooth,
+        )  # fmt: skip
+        with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
+            path = apply_int8(source, Path(folder) / "trial.onnx", plan).path
+            found = OnnxCandidate.load(path, threads=threads).predict(looked_at)
+        decibels = signal_to_noise(exact, found)
+        trials.append(
+            {
+                "method": method,
+                "equalize": equalized,
+                "bias_correction": corrected,
+                "decibels": round(decibels, 3),
+                "agreement": float((exact.argmax(1) == found.argmax(1)).mean()),
+            }
+        )
+        return decibels, plan
+
+    tried = {method: measure(method, *first) for method in methods}
+    method = max(tried, key=lambda name: tried[name][0])
+    decibels, plan = tried[method]
+    equalized, corrected = first
+    if recipe.equalize is None:
+        better, other = measure(method, True, corrected)
+        if better > decibels + GAIN:
+            decibels, plan, equalized = better, other, True
+    if recipe.bias_correction is None:
+        better, other = measure(method, equalized, True)
+        if better > decibels + GAIN:
+            decibels, plan = better, other
+    return plan, trials
 
 
 def apply_export(
@@ -115,7 +194,10 @@ def precision_facts(recipe: ExportRecipe, path: Path, plan: dict[str, Any]) -> d
     if plan:
         facts["plan"] = digest_of(plan)
         facts["corrected_layers"] = len(plan["int8"]["biases"])
+        facts["left_out"] = list(plan["int8"]["left_out"])
         facts["smoothed_norms"] = len(plan["int8"]["smoothing"])
+        if plan["trials"]:
+            facts["trials"] = plan["trials"]
     if "placement" in plan:
         facts["placement"] = plan["placement"]
     return facts

@@ -27,6 +27,7 @@ from clinipress.runtimes.onnx import OnnxCandidate
 from clinipress.steps import onnx_graph, onnx_int8, onnx_weights
 from clinipress.steps.equalize import correct_biases, equalize, smooth
 from clinipress.steps.files import card_for, write
+from clinipress.steps.outliers import outliers
 from clinipress.steps.ranges import Method, Ranges, find_ranges, quiet
 
 __all__ = [
@@ -66,6 +67,7 @@ class Int8Plan:
         equalize: Cross-layer equalization.
         smoothing: LayerNormalization's output -> factors its channels are divided by.
         biases: Layer -> what is added to its bias.
+        left_out: Numbers of the calibration images that were left out (`steps.outliers`).
     """
 
     ranges: Ranges
@@ -76,6 +78,7 @@ class Int8Plan:
     equalize: bool = False
     smoothing: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     biases: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    left_out: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -86,7 +89,8 @@ class Int8Plan:
         """The plan again, from what `to_json` gave and JSON kept."""
         fields = dict(data)
         fields["ranges"] = {name: (low, high) for name, (low, high) in data["ranges"].items()}
-        fields["operators"], fields["exclude"] = tuple(data["operators"]), tuple(data["exclude"])
+        for name in ("operators", "exclude", "left_out"):
+            fields[name] = tuple(data[name])
         return cls(**fields)
 
 
@@ -140,7 +144,8 @@ def plan_int8(
 
     Args:
         source: A file of `export_onnx`.
-        images: uint8 ``[n, c, h, w]`` from the training split, un-augmented.
+        images: uint8 ``[n, c, h, w]`` from the training split, un-augmented; those that excite the
+            network far beyond the others are left out (`clinipress.steps.outliers`).
         method: How ranges are chosen (`clinipress.steps.ranges`).
         per_channel: One weight scale per output channel instead of one per tensor.
         operators: ONNX operator types to quantize.
@@ -162,6 +167,8 @@ def plan_int8(
     if not len(images):
         raise ModelError("at least one calibration image", "none", "raise calibration_images")
     parent.predict(images[:1])  # the card's own check of shape and type
+    strange = outliers(prepare(source), images)
+    images = np.delete(images, strange, axis=0)
     factors: dict[str, list[float]] = {}
     if smoothing is not None:
         found = smoothing_factors(prepare(source), images, smoothing)
@@ -180,6 +187,7 @@ def plan_int8(
         exclude=tuple(exclude),
         equalize=equalized,
         smoothing=factors,
+        left_out=tuple(int(number) for number in strange),
     )
     if bias_correction:
         corrections = correct_biases(model, quantized_graph(source, plan, model), images)

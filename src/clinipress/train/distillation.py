@@ -78,5 +78,7 @@ class DistillationLoss:
     def _teacher(self, labels: torch.Tensor, rows: NDArray[np.int64], view: int) -> torch.Tensor:
         """The teachers' logits as one, float32 ``[n, classes]``."""
         places = self._places(rows)
-        found = torch.from_numpy(np.stack([table[view % len(table), places] for table in self._tables]))
-        return mean_teacher(found, self._temperature, multi_label=labels.ndim == 2)
+        found = np.stack([table[view % len(table), places] for table in self._tables])
+        return mean_teacher(
+            torch.from_numpy(found), self._temperature, multi_label=labels.ndim == 2
+        )
