@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from clinipress.report.parts import bullets
 from clinipress.report.phrases import size_phrase, speed_phrase, split_name
 from clinipress.report.provenance import data_section, limits_section, trail_section
 from clinipress.report.pruning import pruning_section
+from clinipress.report.quantization import quantization_section
 from clinipress.report.view import View
 from clinipress.report.words import (
     caution_sentence,
@@ -73,11 +75,12 @@ def render(result: Result) -> str:
         gate_section(view),
         classes_section(view),
         pruning_section(view),
+        quantization_section(view),
         data_section(view),
         limits_section(view),
         trail_section(view),
     ]
-    page = tag("main", _head(view), _contents(), sections)
+    page = tag("main", _head(view), _contents([str(one) for one in sections if one]), sections)
     style = Markup((files("clinipress.report") / "style.css").read_text(encoding="utf-8"))
     title = f"{'SYNTHETIC ' if result.synthetic else ''}{result.study}: compression report"
     head = tag(
@@ -226,17 +229,24 @@ def _tile(title: Child, value: str, detail: str | None, reference: str) -> Marku
     )
 
 
-def _contents() -> Markup:
+def _contents(sections: Sequence[str]) -> Markup:
+    """Links to the sections that there are."""
     links = {
         "candidates": "Size, speed, accuracy",
         "trade-off": "Trade-off",
         "gate": "What was lost",
         "classes": "Class by class",
+        "pruning": "Pruning",
+        "quantization": "Low precision",
         "data": "Data",
         "limits": "Not shown",
         "trail": "Do it again",
     }
-    items = [tag("a", text, href=f"#{identity}") for identity, text in links.items()]
+    items = [
+        tag("a", text, href=f"#{identity}")
+        for identity, text in links.items()
+        if any(one.startswith(f'<section id="{identity}"') for one in sections)
+    ]
     return tag("nav", items, aria_label="Contents")
 
 
