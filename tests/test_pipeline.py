@@ -225,3 +225,25 @@ def test_a_control_shows_what_the_teacher_gave_and_is_never_shipped(phantoms, tm
     assert "without a teacher" in (tmp_path / "run" / "report.html").read_text()
     again = run_study(plan, phantoms, tmp_path / "run")
     assert [c.digest for c in again.candidates] == [c.digest for c in result.candidates]
+
+
+def test_a_study_can_leave_the_test_split_sealed(phantoms, tmp_path):
+    asked = study(steps=[], open_test=False, reference={"model": {"factory": "tiny_nets:make"},
+                                                        "train": TRAIN})  # fmt: skip
+    result = run_study(asked, phantoms, tmp_path / "run")
+    assert result.test_openings == ()
+    assert result.shipped is None
+    assert not (tmp_path / "run" / "bundle").exists()
+    assert "leave the test split sealed" in result.verdict.reasons[0]
+    assert all("test" not in row.evidence for row in result.candidates)
+
+
+def test_a_candidates_weights_are_a_checkpoint(finished, phantoms, tmp_path):
+    run, result = finished
+    weights = next((run / "objects").glob("train-*/weights.safetensors"))
+    model = {"factory": "tiny_nets:make", "arguments": {"width": 24}, "checkpoint": str(weights)}
+    asked = study(steps=[], open_test=False, exports=[{"precision": "float16"}],
+                  reference={"model": model, "train": None})  # fmt: skip
+    again = run_study(asked, phantoms, tmp_path / "run")
+    first, other = (one.candidates[0].evidence["validation"] for one in (result, again))
+    assert first["accuracy"].value == other["accuracy"].value

@@ -121,7 +121,7 @@ def run_study(
         card.measure()
 
     # choose on validation, then open the test split once
-    shipped, finalists = choose(card)
+    shipped, finalists = choose(card) if study.open_test else (None, ())
     if finalists:
         reason = f"final evaluation; shipping '{shipped}' was decided on validation"
         card.open_test(finalists, reason)

@@ -424,6 +424,8 @@ class Study(Config):
         exports: Files made of the last step's candidate.
         try_next: Where no low-precision file may be shipped, make what the policy says to try next:
             the worst layers back in float, quantization-aware training, float16.
+        open_test: False leaves the test split sealed and ships nothing: for choosing settings on
+            validation, as often as one likes.
         threads: Threads of training and of batch prediction; None: all cores.
         latency_threads: Threads of the latency measurement.
         bootstrap: Resamples behind the bootstrap intervals.
@@ -439,6 +441,7 @@ class Study(Config):
     steps: tuple[Step, ...] = ()
     exports: tuple[ExportRecipe, ...] = (ExportRecipe(precision="float32"), ExportRecipe())
     try_next: bool = True
+    open_test: bool = True
     threads: int | None = Field(None, ge=1)
     latency_threads: int = Field(1, ge=1)
     bootstrap: int = Field(2000, ge=100)

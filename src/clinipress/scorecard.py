@@ -274,6 +274,8 @@ def summarise(card: Scorecard, shipped: str | None, out: Path) -> Result:
     study, data = card.runner.study, card.runner.data
     row = next((row for row in card.rows if row.name == shipped), None)
     nothing = "Nothing is shipped: each candidate failed on validation or is not allowed."
+    if not study.open_test:
+        nothing = "Nothing is shipped: the study asks to leave the test split sealed (open_test)."
     verdict = (row.verdict if row else None) or Verdict(status="fail", reasons=(nothing,))
     result = Result(
         study=study.name,

@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 NAMES_SHOWN = 3
+OWN_PREFIX = "backbone."  # of `Classifier`, whose one network it is
 
 
 def list_models(pattern: str = "") -> list[str]:
@@ -263,12 +264,12 @@ def load_checkpoint(backbone: nn.Module, path: Path) -> None:
 
     Args:
         backbone: The network, changed in place.
-        path: safetensors or a weights-only PyTorch file.
+        path: safetensors or a weights-only PyTorch file; the weights of a candidate of ours too.
 
     Raises:
         ModelError: The file cannot be read, is of another network, or has other classes.
     """
-    state, own = read_state(path), backbone.state_dict()
+    state, own = _own_prefix_removed(read_state(path)), backbone.state_dict()
     for name in _head_names(backbone, own):
         if name in state and len(state[name]) != len(own[name]):
             raise ModelError(
@@ -283,6 +284,13 @@ def load_checkpoint(backbone: nn.Module, path: Path) -> None:
         got = f"one without '{missing[0]}'" if missing else f"one with '{extra[0]}' too"
         raise ModelError(f"a checkpoint of this network at '{path}'", got, "check model.name")
     backbone.load_state_dict(state, strict=False)
+
+
+def _own_prefix_removed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The backbone's own names, in a file that `TorchCandidate.save` wrote."""
+    if not all(name.startswith(OWN_PREFIX) for name in state):
+        return state
+    return {name.removeprefix(OWN_PREFIX): value for name, value in state.items()}
 
 
 def _filtered(state: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
