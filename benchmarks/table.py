@@ -50,7 +50,10 @@ INT8 = {"format": "onnx", "precision": "int8", "calibration_images": 200}
 def rows(name: str) -> dict[str, dict[str, Any]]:
     """Row -> its steps, exports and seed."""
     many = EPOCHS[name]
-    qat = {"step": "qat", "train": {"epochs": 4, "learning_rate": 5e-5, "warmup_epochs": 0.5}}
+    qat: dict[str, Any] = {
+        "step": "qat",
+        "train": {"epochs": 4, "learning_rate": 5e-5, "warmup_epochs": 0.5},
+    }
     pruned = {
         "step": "prune",
         "ratio": 0.5,
