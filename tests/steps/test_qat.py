@@ -226,7 +226,8 @@ def test_any_network_is_rounded_where_and_as_its_file_is(name, tmp_path):
         module.backbone.get_classifier().weight.mul_(0.01)
     owner = TorchCandidate(Card(name=name, classes=CLASSES, input=SPEC, model=spec), module)
     images = pixels(32, 3)[0]
-    places = find_places(owner, images, "minmax")
+    places, missed = find_places(owner, images, "minmax")
+    assert missed == 0
     assert len({place.node for place in places.values()}) == len(places)
     ranges = {key: (place.low, place.high) for key, place in places.items()}
     export_onnx(owner, tmp_path / "f.onnx")
@@ -380,8 +381,16 @@ def test_tensors_are_matched_by_value_alone(parent, tmp_path):
     nodes = match(traced, images, values, set())
     assert len(set(nodes.values())) == len(names)
     broken = values | {names[1]: values[names[1]] * 1.01}
-    with pytest.raises(ModelError, match=f"nothing in it that equals '{names[1]}'"):
-        match(traced, images, broken, set())
+    assert match(traced, images, broken, set()).keys() == set(names) - {names[1]}
+
+
+def test_a_network_that_is_another_than_its_file_is_refused(parent, monkeypatch):
+    def nothing(*args):
+        return {}
+
+    monkeypatch.setattr(learnt_ranges, "match", nothing)
+    with pytest.raises(ModelError, match=r"0 of \d+ rounded activations found in it"):
+        find_places(parent, pixels(4)[0], "minmax")
 
 
 def test_a_clamp_that_does_nothing_is_still_the_clamp():

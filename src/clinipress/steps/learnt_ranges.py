@@ -39,7 +39,7 @@ TOLERANCE = 1e-3
 
 def find_places(
     candidate: TorchCandidate, images: NDArray[np.uint8], method: Method
-) -> dict[str, Place]:
+) -> tuple[dict[str, Place], int]:
     """The activations that the candidate's int8 file would round, with calibrated ranges.
 
     Args:
@@ -49,10 +49,12 @@ def find_places(
 
     Returns:
         Tensor of the float32 file, as `quantize.prepare` writes it out, -> the node of the traced
-        network that computes it.
+        network that computes it; and how many rounded activations no node computes. Those are not
+        rounded in training; the file gives them calibrated ranges.
 
     Raises:
-        ModelError: The network cannot be exported or traced, or the two do not match.
+        ModelError: The network cannot be exported or traced, or less than half of the activations
+            are found.
     """
     with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
         path, prepared = Path(folder) / "float.onnx", Path(folder) / "prepared.onnx"
@@ -68,8 +70,14 @@ def find_places(
         nodes = match(traced, images[:PROBES], values, _activation_tensors(graph))
     finally:
         candidate.module.train(was_training)
+    if 2 * len(nodes) < len(found.ranges):
+        raise ModelError(
+            "a traced network that computes what its float32 file computes",
+            f"{len(nodes)} of {len(found.ranges)} rounded activations found in it",
+            "train without 'qat', and report this as a bug",
+        )
     groups = {name: number for number, names in enumerate(found.shared) for name in names}
-    return {
+    places = {
         name: Place(
             nodes[name],
             *ends,
@@ -78,7 +86,9 @@ def find_places(
             group=groups.get(name),
         )
         for name, ends in found.ranges.items()
+        if name in nodes
     }
+    return places, len(found.ranges) - len(places)
 
 
 def _finite(limits: tuple[float, float] | None) -> tuple[float | None, float | None]:
@@ -148,10 +158,8 @@ def match(
         clamps: Tensors that a clamp computes.
 
     Returns:
-        Tensor -> name of its node; no node twice.
-
-    Raises:
-        ModelError: A tensor has no node.
+        Tensor -> name of its node; no node twice. A tensor that no node computes is left out: a
+        file adds the bias of a matrix product in a step of its own, and spells attention out.
     """
     finder = _Finder(traced, wanted)
     with torch.inference_mode():
@@ -161,11 +169,6 @@ def match(
         free = [node for node in found if node.name not in nodes.values()]
         # a clamp's result may equal its input on a few images, and a dropout's or a copy's always
         right = [node for node in free if is_activation(node) == (name in clamps)] or free
-        if not right:
-            raise ModelError(
-                "a traced network that computes what its float32 file computes",
-                f"nothing in it that equals '{name}'",
-                "train without 'qat', and report this as a bug",
-            )
-        nodes[name] = right[0].name
+        if right:
+            nodes[name] = right[0].name
     return nodes

@@ -53,12 +53,13 @@ class QuantizationAware:
         seed = step_seed(context.seed, "calibration")
         chosen = train.index[calibration_rows(train.labels, asked.calibration_images, seed)]
         images = context.data.cache(spec).take(chosen)
-        places = find_places(origin, images, asked.calibration_method)
+        places, missed = find_places(origin, images, asked.calibration_method)
         steps = steps_per_epoch(len(train.index), options.batch_size) * options.epochs
         params |= {
             "asked": asked.model_dump(mode="json", exclude={"train"}),
             "calibration_seed": seed,
             "calibration_rows": [int(row) for row in chosen],
+            "activations_not_found": missed,
             "places": {tensor: list(place) for tensor, place in places.items()},
             "freeze_batch_norm_after": round(asked.freeze_batch_norm * steps),
             "freeze_ranges_after": round(asked.freeze_ranges * steps),
@@ -98,7 +99,10 @@ class QuantizationAware:
         }
         model = origin.spec.model_copy(update={"ranges": learnt})
         child = TorchCandidate(origin.card.model_copy(update={"model": model}), network.network)
-        return child, facts | {"rounded_activations": len(places)}
+        return child, facts | {
+            "rounded_activations": len(places),
+            "calibrated_activations": params["activations_not_found"],
+        }
 
 
 def _calibration(
