@@ -222,7 +222,8 @@ class DistillStep(Config):
         answers: "view": the student goes round those views and learns the teacher's answer to the
             very view; with fewer views than epochs it sees images again and may learn them by
             heart. "mean": it sees new views in every epoch and learns the teacher's mean answer to
-            the image, over `views` of them.
+            the image, over `views` of them. None: "view" where there are as many views as epochs, or
+            feature maps are compared, else "mean".
         train: The loop's options.
     """
 
@@ -237,7 +238,7 @@ class DistillStep(Config):
     teachers: tuple[str, ...] | None = Field(None, min_length=1)
     control: bool = False
     views: int = Field(8, ge=1)
-    answers: Literal["view", "mean"] = "view"
+    answers: Literal["view", "mean"] | None = None
     train: TrainOptions = TrainOptions()
 
     @model_validator(mode="after")
@@ -251,6 +252,13 @@ class DistillStep(Config):
         if self.control and self.alpha == 0:
             raise ValueError("with alpha 0 the step is its own control; leave out 'control'")
         return self
+
+    def chosen_answers(self) -> Literal["view", "mean"]:
+        """Which of the two, where the study leaves it open."""
+        if self.answers is not None:
+            return self.answers
+        same = self.views >= self.train.epochs or self.method in ("fitnet", "attention")
+        return "view" if same else "mean"
 
     def without_teacher(self, numerics: str) -> DistillStep:
         """The control: the same student and budget, computed in the same numerics, alpha 0."""

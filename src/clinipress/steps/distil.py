@@ -59,7 +59,7 @@ class Distill:
             "alpha": asked.alpha,
             "beta": BETA[asked.method] if asked.beta is None else asked.beta,
             "views": views,
-            "answers": asked.answers,
+            "answers": asked.chosen_answers(),
         }
         if asked.alpha > 0:  # the control has no teacher
             found = find_teachers(asked.teachers, context)
