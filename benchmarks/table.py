@@ -44,7 +44,7 @@ REFERENCE: dict[str, dict[str, Any]] = {
     "brain-mri": {"sizes": [[64, 0.56], [96, 0.18], [128, 0.26]]},
     "covid-ct": {"sizes": [[64, 0.5], [96, 0.2], [128, 0.3]]},
 }
-# chosen on brain-mri's validation split (LOG.md): the guide's T = 4 and alpha = 0.7 lose to the control
+# chosen on brain-mri's validation split (LOG.md): T = 4 and alpha = 0.7 lose to the control
 SOFT = {"answers": "mean", "temperature": 2, "alpha": 0.5}
 INT8 = {"format": "onnx", "precision": "int8", "calibration_images": 200}
 

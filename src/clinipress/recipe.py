@@ -222,8 +222,8 @@ class DistillStep(Config):
         answers: "view": the student goes round those views and learns the teacher's answer to the
             very view; with fewer views than epochs it sees images again and may learn them by
             heart. "mean": it sees new views in every epoch and learns the teacher's mean answer to
-            the image, over `views` of them. None: "view" where there are as many views as epochs, or
-            feature maps are compared, else "mean".
+            the image, over `views` of them. None: "view" where there are as many views as epochs,
+            or feature maps are compared, else "mean".
         train: The loop's options.
     """
 
