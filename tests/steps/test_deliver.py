@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from clinipress import runner as runner_module
+from clinipress.errors import ModelError
 from clinipress.recipe import ExportRecipe
 from clinipress.runner import Runner
 from clinipress.runtimes.onnx import OnnxCandidate
-from clinipress.steps.deliver import apply_export, plan_export, precision_facts
+from clinipress.steps.deliver import GAIN, apply_export, plan_export, precision_facts
 from onnx_nets import conv_net, pixels, saved
 
 PRECISIONS = ("float16", "int8", "int8-dynamic", "int4-weights", "mixed")
@@ -101,3 +102,48 @@ def test_calibration_rows_come_from_training_alone():
         assert params["calibration_split"] == "train"
         assert set(chosen) <= {7, 3, 9, 4}
     assert set(asked) == {"train"}
+
+
+def test_the_plan_that_disturbs_least_is_taken(source):
+    images = pixels(32)
+    made = plan_export(ExportRecipe(precision="int8"), source, images, threads=1, seed=0)
+    tried = made["trials"]
+    assert [one["method"] for one in tried[:3]] == ["percentile", "mse", "minmax"]
+    assert [one["equalize"] for one in tried[:4]] == [False, False, False, True]
+    assert len(tried) == 5
+    assert tried[4]["bias_correction"]
+    best = max(tried[:3], key=lambda one: one["decibels"])
+    for change, one in (("equalize", tried[3]), ("biases", tried[4])):
+        gained = one["decibels"] > best["decibels"] + GAIN
+        assert bool(made["int8"][change]) == gained
+        best = one if gained else best
+    alone = plan_export(
+        ExportRecipe(precision="int8", calibration_method=best["method"],
+                     equalize=best["equalize"], bias_correction=best["bias_correction"]),
+        source, images, threads=1, seed=0,
+    )  # fmt: skip
+    assert len(alone["trials"]) == 1
+    assert alone["int8"] == made["int8"]
+
+
+def test_what_the_recipe_names_is_not_tried(source):
+    recipe = ExportRecipe(
+        precision="int8", calibration_method="minmax", equalize=False, bias_correction=True
+    )
+    made = plan_export(recipe, source, pixels(16), threads=1, seed=0)
+    assert [one["method"] for one in made["trials"]] == ["minmax"]
+    assert made["int8"]["biases"]
+
+
+def test_learnt_ranges_leave_nothing_to_choose(source):
+    images = pixels(16)
+    plain = ExportRecipe(precision="int8")
+    measured = plan_export(plain, source, images, threads=1, seed=0)["int8"]["ranges"]
+    learnt = {name: (2 * low - 1, 2 * high + 1) for name, (low, high) in measured.items()}
+    made = plan_export(plain, source, images, threads=1, seed=0, ranges=learnt)
+    assert made["trials"] == []
+    assert made["int8"]["ranges"] == learnt
+    for changed in ({"equalize": True}, {"smooth": 0.5}):
+        recipe = ExportRecipe(precision="int8", **changed)
+        with pytest.raises(ModelError, match="an export after 'qat'"):
+            plan_export(recipe, source, images, threads=1, seed=0, ranges=learnt)

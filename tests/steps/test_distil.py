@@ -248,3 +248,65 @@ def test_a_controls_name_is_taken():
     again = [*steps, {"step": "train", "name": "distilled-control"}]
     with pytest.raises(Exception, match="step names that differ"):
         step_names(study(steps=again))
+
+
+# ------------------------------------------------------------------ answers to views
+
+
+@pytest.mark.parametrize(
+    ("views", "epochs", "method", "asked", "chosen"),
+    [
+        (8, 8, "soft", None, "view"),
+        (7, 8, "soft", None, "mean"),
+        (7, 8, "dkd", None, "mean"),
+        (7, 8, "fitnet", None, "view"),
+        (7, 8, "soft", "view", "view"),
+        (9, 8, "soft", "mean", "mean"),
+    ],
+)
+def test_fewer_views_than_epochs_are_not_learned_by_heart(views, epochs, method, asked, chosen):
+    train = TRAIN | {"epochs": epochs}
+    one = DistillStep(student=TINY, views=views, method=method, answers=asked, train=train)
+    assert one.chosen_answers() == chosen
+
+
+def test_maps_need_the_same_view():
+    with pytest.raises(ValidationError, match="compares the same view"):
+        DistillStep(student=TINY, method="attention", answers="mean")
+
+
+def test_mean_answers_are_those_of_all_views_and_the_student_sees_new_ones(data, tmp_path):
+    one, where = step(answers="mean", temperature=3.0, alpha=1.0), context(data, tmp_path)
+    params = one.plan(None, where)
+    assert params["answers"] == "mean"
+    loss, round_of = soft_targets.soft_loss(params, where)
+    assert round_of is None  # a new view in every epoch
+    table = np.load(next(tmp_path.glob("teacher/*.npy")))
+    assert table.shape[0] == 2
+    rows = data.rows("train", SPEC)
+    chosen, labels = rows.index[:5], torch.from_numpy(rows.labels[:5])
+    logits = torch.randn(5, len(data.classes), generator=torch.Generator().manual_seed(0))
+    soft = np.exp(table[:, :5] / 3.0)
+    mean = (soft / soft.sum(2, keepdims=True)).mean(0)  # the slow way: average of probabilities
+    mine = torch.log_softmax(logits / 3.0, 1).numpy()
+    expected = 9.0 * (mean * (np.log(mean) - mine)).sum(1).mean()
+    for view in (0, 1, 17):
+        assert float(loss(logits, labels, chosen, view)) == pytest.approx(expected, rel=1e-4)
+
+
+# ------------------------------------------------------------------ without a student
+
+
+def test_without_a_student_the_parent_learns_on(data, tmp_path):
+    parent, where = teacher(data, seed=9), context(data, tmp_path)
+    before = parent.digest
+    one = step(student=None)
+    assert one.inherits
+    assert not step().inherits
+    params = json.loads(json.dumps(one.plan(parent, where)))
+    assert params["student"] is None
+    child, _ = one.apply(parent, params, where)
+    assert parent.digest == before != child.digest
+    assert child.card.model == parent.card.model
+    with pytest.raises(ModelError, match="PyTorch candidate to train on"):
+        one.plan(None, where)

@@ -73,7 +73,7 @@ def test_ranges_of_the_methods_are_nested_as_they_should(prepared):
     images = pixels(20)
     values = activations(prepared, "narrow.out", images)
     found = {
-        method: find_ranges(prepared, images, method, OPERATORS)["narrow.out"]
+        method: find_ranges(prepared, images, (method,), OPERATORS)[method]["narrow.out"]
         for method in ("minmax", "percentile", "entropy", "mse")
     }
     assert found["minmax"] == pytest.approx((values.min(), values.max()), rel=1e-6)
@@ -82,3 +82,16 @@ def test_ranges_of_the_methods_are_nested_as_they_should(prepared):
         assert found[method][1] <= found["minmax"][1] + 1e-5
     errors = {m: squared_error(values.ravel()[::7], *ends) for m, ends in found.items()}
     assert errors["mse"] <= min(errors.values()) * 1.05
+
+
+def test_methods_that_share_a_look_find_what_each_finds_alone(tmp_path):
+    path, images = tmp_path / "net.onnx", pixels(24)
+    onnx.save(conv_net(), path)
+    methods = ("percentile", "mse", "minmax", "entropy")
+    together = find_ranges(path, images, methods, OPERATORS)
+    assert tuple(together) == methods
+    for method in methods:
+        alone = find_ranges(path, images, (method,), OPERATORS)[method]
+        assert together[method].keys() == alone.keys()
+        for name, ends in alone.items():
+            assert together[method][name] == pytest.approx(ends, rel=1e-6)

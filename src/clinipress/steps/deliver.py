@@ -22,7 +22,14 @@ from clinipress.steps.export import to_float16
 from clinipress.steps.onnx_precision import not_quantized, quantized_layers
 from clinipress.steps.outliers import outliers
 from clinipress.steps.placement import agreement_images, place, signal_to_noise
-from clinipress.steps.quantize import Int8Plan, apply_int8, plan_int8, prepare
+from clinipress.steps.quantize import (
+    Int8Plan,
+    apply_int8,
+    plan_each,
+    plan_int8,
+    prepare,
+    with_bias_correction,
+)
 from clinipress.steps.ranges import Method
 from clinipress.steps.weight_only import to_int4, to_int8_dynamic
 from clinipress.store import digest_of
@@ -124,17 +131,22 @@ def _best_plan(
     Returns:
         The plan, and every trial: choice, decibels, agreement; none where there was no choice.
     """
-    auto = recipe.calibration_method == "auto"
-    methods = METHODS if auto else (recipe.calibration_method,)
-    first = (bool(recipe.equalize), bool(recipe.bias_correction))
+    methods: tuple[Method, ...] = METHODS
+    if recipe.calibration_method != "auto":
+        methods = (recipe.calibration_method,)
     exact = OnnxCandidate.load(source, threads=threads).predict(looked_at)
     trials: list[dict[str, Any]] = []
 
-    def measure(method: Any, equalized: bool, corrected: bool) -> tuple[float, Int8Plan]:
-        plan = plan_int8(
-            source, images, method=method, per_channel=recipe.per_channel, equalized=equalized,
-            bias_correction=corrected, smoothing=recipe.smooth,
+    def plans(names: tuple[Method, ...], equalized: bool) -> dict[Method, Int8Plan]:
+        found = plan_each(
+            source, images, names, per_channel=recipe.per_channel, equalized=equalized,
+            smoothing=recipe.smooth,
         )  # fmt: skip
+        if not recipe.bias_correction:
+            return found
+        return {name: with_bias_correction(source, plan, images) for name, plan in found.items()}
+
+    def measure(method: Method, plan: Int8Plan) -> float:
         with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
             path = apply_int8(source, Path(folder) / "trial.onnx", plan).path
             found = OnnxCandidate.load(path, threads=threads).predict(looked_at)
@@ -142,26 +154,26 @@ def _best_plan(
         trials.append(
             {
                 "method": method,
-                "equalize": equalized,
-                "bias_correction": corrected,
+                "equalize": plan.equalize,
+                "bias_correction": bool(plan.biases),
                 "decibels": round(decibels, 3),
                 "agreement": float((exact.argmax(1) == found.argmax(1)).mean()),
             }
         )
-        return decibels, plan
+        return decibels
 
-    tried = {method: measure(method, *first) for method in methods}
-    method = max(tried, key=lambda name: tried[name][0])
-    decibels, plan = tried[method]
-    equalized, corrected = first
+    first = plans(methods, bool(recipe.equalize))
+    tried = {name: measure(name, plan) for name, plan in first.items()}
+    method = max(tried, key=lambda name: tried[name])
+    decibels, plan = tried[method], first[method]
     if recipe.equalize is None:
-        better, other = measure(method, True, corrected)
-        if better > decibels + GAIN:
-            decibels, plan, equalized = better, other, True
-    if recipe.bias_correction is None:
-        better, other = measure(method, equalized, True)
-        if better > decibels + GAIN:
+        other = plans((method,), True)[method]
+        if (better := measure(method, other)) > decibels + GAIN:
             decibels, plan = better, other
+    if recipe.bias_correction is None:
+        other = with_bias_correction(source, plan, images)
+        if measure(method, other) > decibels + GAIN:
+            plan = other
     return plan, trials
 
 

@@ -35,12 +35,14 @@ __all__ = [
     "Int8Plan",
     "Rounding",
     "apply_int8",
+    "plan_each",
     "plan_int8",
     "prepare",
     "prepare_weights",
     "quantized_graph",
     "rounding",
     "to_int8",
+    "with_bias_correction",
 ]
 
 # Operators that ONNX Runtime runs on 8-bit integers. With Conv and Gemm alone every ReLU stays
@@ -161,6 +163,36 @@ def plan_int8(
             no activation.
         BundleError: The images are not what the card asks for.
     """
+    plan = plan_each(
+        source,
+        images,
+        (method,),
+        per_channel=per_channel,
+        operators=operators,
+        exclude=exclude,
+        ranges=ranges,
+        equalized=equalized,
+        smoothing=smoothing,
+    )[method]
+    return with_bias_correction(source, plan, images) if bias_correction else plan
+
+
+def plan_each(
+    source: Path,
+    images: NDArray[np.uint8],
+    methods: Sequence[Method],
+    *,
+    per_channel: bool = True,
+    operators: Sequence[str] = OPERATORS,
+    exclude: Sequence[str] = (),
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    equalized: bool = False,
+    smoothing: float | None = None,
+) -> dict[Method, Int8Plan]:
+    """A plan per method of choosing ranges, from one look at the images; arguments as `plan_int8`.
+
+    Most of the time of a plan goes into histograms of activations, which the methods share.
+    """
     from clinipress.steps.equalize import smoothing_factors
 
     parent = OnnxCandidate.load(source, threads=1)
@@ -177,22 +209,29 @@ def plan_int8(
     with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
         path = Path(folder) / "prepared.onnx"
         onnx.save(model, path)
-        measured = find_ranges(path, images, method, tuple(operators))
-    known = _known(ranges or {}, measured)
-    measured = onnx_int8.share_concat_ranges(model.graph, measured | known)
-    plan = Int8Plan(
-        ranges=onnx_int8.clip_to_gates(model.graph, measured) | known,
-        per_channel=per_channel,
-        operators=tuple(operators),
-        exclude=tuple(exclude),
-        equalize=equalized,
-        smoothing=factors,
-        left_out=tuple(int(number) for number in strange),
-    )
-    if bias_correction:
-        corrections = correct_biases(model, quantized_graph(source, plan, model), images)
-        plan = dataclasses.replace(plan, biases=corrections)
-    return plan
+        every = find_ranges(path, images, tuple(methods), tuple(operators))
+    plans: dict[Method, Int8Plan] = {}
+    for method, measured in every.items():
+        known = _known(ranges or {}, measured)
+        shared = onnx_int8.share_concat_ranges(model.graph, measured | known)
+        plans[method] = Int8Plan(
+            ranges=onnx_int8.clip_to_gates(model.graph, shared) | known,
+            per_channel=per_channel,
+            operators=tuple(operators),
+            exclude=tuple(exclude),
+            equalize=equalized,
+            smoothing=factors,
+            left_out=tuple(int(number) for number in strange),
+        )
+    return plans
+
+
+def with_bias_correction(source: Path, plan: Int8Plan, images: NDArray[np.uint8]) -> Int8Plan:
+    """The plan with each layer's mean error of rounded weights taken off its bias."""
+    usual = np.delete(images, list(plan.left_out), axis=0)
+    model = prepare(source, equalized=plan.equalize, smoothing=plan.smoothing)
+    corrections = correct_biases(model, quantized_graph(source, plan, model), usual)
+    return dataclasses.replace(plan, biases=corrections)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,38 +82,67 @@ class Batches:
 
 
 def find_ranges(
-    prepared: Path, images: NDArray[np.uint8], method: Method, operators: tuple[str, ...]
-) -> Ranges:
-    """Lowest and highest value to represent, per activation.
+    prepared: Path,
+    images: NDArray[np.uint8],
+    methods: tuple[Method, ...],
+    operators: tuple[str, ...],
+) -> dict[Method, Ranges]:
+    """Lowest and highest value to represent, per method and activation.
+
+    The histograms of activations are collected once for all methods that read them.
 
     Args:
         prepared: A float32 ONNX file.
         images: uint8 ``[n, c, h, w]``, n of 1 or more; they pass in small batches, so memory does
             not grow with their number.
-        method: How ranges are chosen.
+        methods: How ranges are chosen.
         operators: Operator types whose inputs and outputs are looked at.
 
     Returns:
-        Tensor name -> (low, high), low <= 0 <= high not enforced here.
+        Method -> tensor name -> (low, high), low <= 0 <= high not enforced here.
     """
+    found: dict[Method, Ranges] = {}
+    engines = {ENGINE_METHODS[method] for method in methods}
+    shared = len(engines) > 1 and "Percentile" in engines
+    if shared:
+        engines.discard("MinMax")  # histograms keep the extremes
+    with quiet():
+        for engine in sorted(engines):
+            calibrator = _collect(prepared, images, engine, operators)
+            for method in methods:
+                if ENGINE_METHODS[method] == engine and method != "mse":
+                    ranges = calibrator.compute_data()
+                    found[method] = {k: _pair(*v.range_value) for k, v in ranges.items()}
+            if engine == "Percentile":
+                histograms = calibrator.collector.get_histogram_dict()
+                if "mse" in methods:
+                    found["mse"] = _mse_ranges(histograms)
+                if shared and "minmax" in methods:
+                    found["minmax"] = {k: _pair(v[2], v[3]) for k, v in histograms.items()}
+    return {method: found[method] for method in methods}
+
+
+def _collect(
+    prepared: Path, images: NDArray[np.uint8], engine: str, operators: tuple[str, ...]
+) -> Any:
+    """One of onnxruntime's calibrators that has seen the images."""
     from onnxruntime.quantization import calibrate
 
-    with tempfile.TemporaryDirectory(prefix="clinipress-") as folder, quiet():
+    with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
         calibrator = calibrate.create_calibrator(
             prepared,
             list(operators),
             augmented_model_path=str(Path(folder) / "augmented.onnx"),
-            calibrate_method=getattr(calibrate.CalibrationMethod, ENGINE_METHODS[method]),
+            calibrate_method=getattr(calibrate.CalibrationMethod, engine),
             extra_options={"symmetric": False},
         )
         batches = Batches(images)
         for number in range(len(batches)):
             batches.set_range(number, number + 1)
             calibrator.collect_data(batches)
-        if method == "mse":
-            return _mse_ranges(calibrator.collector.get_histogram_dict())
-        found = calibrator.compute_data()
-    return {name: _pair(*data.range_value) for name, data in found.items()}
+        if engine == "MinMax":
+            calibrator.compute_data()  # what it reads lies in the folder
+    return calibrator
 
 
 def _pair(low: Any, high: Any) -> tuple[float, float]:
