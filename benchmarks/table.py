@@ -177,7 +177,7 @@ def line(row: str, result: Result, record: CandidateRecord) -> str:
         f"{-100 * drop.value:+.1f} ({-100 * drop.high:+.1f} to {-100 * drop.low:+.1f})",
         f"{agreement.value:.1%}" if agreement else "-",
         f"{record.file_bytes / 1e6:.2f} MB",
-        f"{1 - 1 / smaller:.1%}, {smaller:.1f}x",
+        f"{max(0.0, 1 - 1 / smaller):.1%}, {smaller:.1f}x",
         faster,
         record.verdict.status if record.verdict else "-",
     ]

@@ -310,3 +310,27 @@ def test_without_a_student_the_parent_learns_on(data, tmp_path):
     assert child.card.model == parent.card.model
     with pytest.raises(ModelError, match="PyTorch candidate to train on"):
         one.plan(None, where)
+
+
+def test_a_larger_table_serves_steps_with_fewer_views(data, tmp_path, monkeypatch):
+    one, where = step(views=2), context(data, tmp_path)
+    params = one.plan(None, where)
+    soft_targets.soft_loss(params, where)
+    files = sorted(path.name for path in tmp_path.glob("teacher/*.npy"))
+    assert len(files) == 1
+    assert files[0].endswith("-2.npy")
+    large = np.load(tmp_path / "teacher" / files[0])
+
+    def never(self, images):
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr(TorchCandidate, "predict", never)
+    small = soft_targets._logits_table(where.reference, params | {"views": 1}, where)
+    assert small.shape[0] == 1
+    np.testing.assert_array_equal(small[0], large[0])
+    # what is not finished serves nobody
+    marks = tmp_path / "teacher" / f"{files[0]}.json"
+    kept = json.loads(marks.read_text())
+    marks.write_text(json.dumps(kept | {"done": kept["done"] - 1}))
+    with pytest.raises(AssertionError, match="asked again"):
+        soft_targets._logits_table(where.reference, params | {"views": 1}, where)

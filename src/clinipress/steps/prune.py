@@ -137,7 +137,7 @@ class Prune:
                 "teacher": root_teacher(context).digest,
                 "temperature": asked.temperature,
                 "alpha": asked.alpha,
-                "views": asked.views,
+                "views": min(asked.views, asked.train.epochs),
             }
         return params
 

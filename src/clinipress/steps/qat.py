@@ -69,7 +69,7 @@ class QuantizationAware:
                 "teacher": root_teacher(context).digest,
                 "temperature": asked.temperature,
                 "alpha": asked.alpha,
-                "views": asked.views,
+                "views": min(asked.views, options.epochs),
             }
         return params
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from clinipress.train.teacher import (
     CachedMaps,
     LiveMaps,
     Views,
+    finished,
     maps_width,
     teacher_logits,
     teacher_maps,
@@ -174,18 +176,26 @@ def _views(teacher: Candidate, params: dict[str, Any], context: Context) -> View
 
 
 def _table_path(what: dict[str, Any], params: dict[str, Any], context: Context) -> Path:
-    """Where a table lies: under everything it depends on, so that steps share it."""
+    """Where a table lies: under everything it depends on, so that steps share it.
+
+    The views of a smaller table are the first ones of a larger: one that is finished serves both.
+    """
     key = digest_of(
         what
         | {
             "data": context.data.digest,
             "seed": params["seed"],
-            "views": params["views"],
             "strength": params["options"]["augmentation"],
             "modality": params["modality"],
         }
     )
-    return context.shared / "teacher" / f"{key[:16]}.npy"
+    folder = context.shared / "teacher"
+    counts = (_count(path) for path in folder.glob(f"{key[:16]}-*.npy"))
+    for count in sorted(count for count in counts if count > params["views"]):
+        path = folder / f"{key[:16]}-{count}.npy"
+        if finished(path):
+            return path
+    return folder / f"{key[:16]}-{params['views']}.npy"
 
 
 def _logits_table(
@@ -193,8 +203,14 @@ def _logits_table(
 ) -> NDArray[np.float32]:
     """float32 ``[views, training images, classes]``, memory-mapped, computed once per study."""
     path = _table_path({"teacher": teacher.digest}, params, context)
-    views = _views(teacher, params, context)
-    return teacher_logits(teacher, views, path=path, progress=context.progress)
+    views = replace(_views(teacher, params, context), count=_count(path))
+    table = teacher_logits(teacher, views, path=path, progress=context.progress)
+    return table[: params["views"]]
+
+
+def _count(path: Path) -> int:
+    """How many views a table holds."""
+    return int(path.stem.rpartition("-")[2])
 
 
 # -------------------------------------------------------------------------------- feature maps
@@ -267,9 +283,10 @@ def feature_loss(
         source = LiveMaps(teacher, layers, method, views)
     else:
         what = {"teacher": teacher.digest, "layers": layers, "method": method}
+        path = _table_path(what, params, context)
         table = teacher_maps(
-            teacher, layers, method, views, shapes=shapes,
-            path=_table_path(what, params, context), progress=context.progress,
+            teacher, layers, method, replace(views, count=_count(path)), shapes=shapes,
+            path=path, progress=context.progress,
         )  # fmt: skip
         source = CachedMaps(table, views.rows, shapes)
     return FeatureLoss(student, source, method)

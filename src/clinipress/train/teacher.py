@@ -33,6 +33,7 @@ __all__ = [
     "LiveMaps",
     "Places",
     "Views",
+    "finished",
     "maps_width",
     "teacher_logits",
     "teacher_maps",
@@ -104,6 +105,16 @@ def teacher_logits(
     facts = {"teacher": teacher.digest}
     width = len(teacher.card.classes)
     return _table(_Job(teacher.predict, width, "<f4", views, facts, path, progress))
+
+
+def finished(path: Path) -> bool:
+    """True when a table is whole."""
+    try:
+        kept = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
+        views, images, _ = kept["facts"]["shape"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return bool(path.is_file() and kept.get("done") == views * -(-images // BATCH))
 
 
 def teacher_maps(
