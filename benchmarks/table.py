@@ -5,9 +5,10 @@
 One row per study, each a full `clinipress run` of its own: data, reference, steps, exports, the
 sealed test split. All rows share one reference, trained once at least as long as any student and
 kept at its best epoch, and one split by patient or near-duplicate cluster. Rows marked with seeds
-are run once per seed. Every study is stored under OUT and goes on where it stopped; a row is
-printed as soon as it is there. With `--sealed` the test split stays closed, and figures are of the
-validation split: for choosing settings.
+are run once per seed. All studies share the run folder OUT, so that teacher's answers and equal
+steps are made once, and go on where they stopped; a row is printed as soon as it is there, and its
+result kept as OUT/rows/ROW.json. With `--sealed` the test split stays closed, and figures are of
+the validation split: for choosing settings.
 
 Points lost are paired, with their 95 % interval; smaller and faster are over the reference's
 float32 file, times without reading the image, 1 thread, measured in turn in one go.
@@ -19,6 +20,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from clinipress.models.classifier import TorchCandidate
 from clinipress.pipeline import run_study
 from clinipress.records import CandidateRecord, Result
 from clinipress.study_file import parse_study
@@ -76,13 +78,18 @@ def rows(name: str) -> dict[str, dict[str, Any]]:
         "student": "mobilenetv3_small_100",
         **SOFT,
         "control": True,
-        "train": {"epochs": many, "learning_rate": 0.002},
+        "train": {"epochs": many - 6, "learning_rate": 0.002},
     }
+    small_qat = qat | {"train": qat["train"] | {"epochs": 6, "learning_rate": 2e-4}}
     found: dict[str, dict[str, Any]] = {
         "int8": {"steps": [], "exports": [{"precision": "float16"}, INT8]},
         "mobilenetv3": {
             "steps": [small],
             "exports": [{"precision": "float16"}, INT8, INT8 | {"precision": "mixed"}],
+        },
+        "mobilenetv3-qat": {
+            "steps": [small, small_qat],
+            "exports": [INT8, INT8 | {"precision": "mixed"}],
         },
         "pruned": {"steps": [pruned], "exports": [INT8]},
     }
@@ -115,7 +122,10 @@ def main() -> None:
             continue
         tree = _tree(asked.name, row) | parts | {"try_next": False, "open_test": not asked.sealed}
         tree["reference"] = {"model": model, "train": None}
-        result = run_study(parse_study(tree), asked.data, asked.out / row, progress=Lines())
+        result = run_study(parse_study(tree), asked.data, asked.out, progress=Lines())
+        kept = asked.out / "rows" / f"{row}{'-sealed' if asked.sealed else ''}.json"
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text(result.model_dump_json(indent=1), encoding="utf-8")
         for record in result.candidates[1:]:
             print(line(row, result, record), flush=True)
 
@@ -134,12 +144,19 @@ def _reference(name: str, data: Path, out: Path) -> dict[str, Any]:
         "exports": [],
         "open_test": False,
     }
-    result = run_study(parse_study(tree), data, out / "reference", progress=Lines())
+    result = run_study(parse_study(tree), data, out, progress=Lines())
     first = result.candidates[0]
     accuracy = first.evidence["validation"]["accuracy"]
     said = f"{accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%})"
     print(f"reference: ResNet-50, {EPOCHS[name]} epochs, validation accuracy {said}", flush=True)
-    weights = max((out / "reference" / "objects").glob("train-*/weights.safetensors"))
+    weights = out / "reference.safetensors"
+    trained = next(
+        folder
+        for folder in (out / "objects").glob("train-*")
+        if TorchCandidate.load(folder).digest == first.history[-1].parent
+    )
+    weights.unlink(missing_ok=True)
+    weights.hardlink_to(trained / "weights.safetensors")
     return {"name": "resnet50", "checkpoint": str(weights)}
 
 
