@@ -209,3 +209,55 @@ def test_a_traced_program_computes_what_the_network_does_and_writes_nothing_in_p
     names = [getattr(node.target, "_opname", "") for node in traced.graph.nodes]
     assert "add" in names
     assert not [name for name in names if name.endswith("_")]
+
+
+class Swish(nn.Module):
+    """A convolution, a hard-swish, a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, 2, 1)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(F.hardswish(self.conv(x)).mean((2, 3)))
+
+
+def test_a_hard_swish_is_one_call_in_training_and_rounds_its_gate_in_eval():
+    torch.manual_seed(0)
+    net = Classifier(Swish(), SPEC, 1, 51 / 255, 0.25)
+    found = [
+        Place("conv2d", -2.0, 2.0),
+        Place("hardsigmoid_default", 0.0, 1.0, fixed=True),
+        Place("mul_tensor", -0.5, 2.0),
+    ]
+    ours = QuantizedNetwork(copy.deepcopy(net), found, Schedule(0, 0))
+    names = {node.name for node in trace(net, (1, 12, 12)).graph.nodes}
+    assert {place.node for place in found} <= names
+    ours.eval()
+    calls = []
+    own = ours._hard_swish
+    ours._hard_swish = lambda number, x: calls.append(number) or own(number, x)
+    images, body = pixels(), net.backbone
+
+    def rounded(x, low, high):
+        scale = (high - low) / 255
+        return torch.fake_quantize_per_tensor_affine(x, scale, round(-low / scale), 0, 255)
+
+    def weights(weight):
+        scale = weight.detach().flatten(1).abs().amax(1) / 127
+        zero = torch.zeros(len(scale), dtype=torch.int32)
+        return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -127, 127)
+
+    def expected(gate_rounded):
+        x = (images.float() - net.shift) / net.scale
+        x = rounded(F.conv2d(x, weights(body.conv.weight), body.conv.bias, 2, 1), -2.0, 2.0)
+        gate = F.hardsigmoid(x)
+        x = rounded(x * (rounded(gate, 0.0, 1.0) if gate_rounded else gate), -0.5, 2.0)
+        return F.linear(x.mean((2, 3)), weights(body.head.weight), body.head.bias)
+
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), expected(True), atol=1e-5, rtol=0)
+        ours.train()
+        torch.testing.assert_close(ours(images), expected(False), atol=1e-5, rtol=0)
+    assert calls == [1, 1]

@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from clinipress.errors import ModelError
 
-__all__ = ["clamp_bounds", "exchange", "is_activation", "operator_name", "trace"]
+__all__ = ["clamp_bounds", "drop_unused", "exchange", "is_activation", "operator_name", "trace"]
 
 aten = torch.ops.aten
 ACTIVATIONS = {"relu", "relu6", "hardtanh", "clamp", "clamp_min"}
@@ -103,6 +103,13 @@ def exchange(graph: fx.Graph, node: fx.Node, method: str, args: Any) -> None:
         call = graph.create_node("call_module", method, tuple(args))
     node.replace_all_uses_with(call)
     graph.erase_node(node)
+
+
+def drop_unused(graph: fx.Graph) -> None:
+    """Take out what nothing reads."""
+    for node in reversed(list(graph.nodes)):
+        if node.op in {"get_attr", "call_function"} and not node.users:
+            graph.erase_node(node)
 
 
 def is_activation(node: fx.Node) -> bool:
