@@ -338,3 +338,79 @@ def test_weights_of_a_plan_are_symmetric_8_bit_numbers(tmp_path, source):
     values = [numpy_helper.to_array(t) for t in onnx.load(tmp_path / "int8.onnx").graph.initializer]
     large = [v for v in values if v.size >= 64]
     assert {v.dtype for v in large} == {np.dtype(np.int8)}
+
+
+# ------------------------------------------------- the first convolution reads pairs of pixels
+
+
+def first_convolution(channels, kernel, pads, size, **attributes):
+    """image -> bytes -> convolution with stored 8-bit weights -> bytes, and its own answer."""
+    random = np.random.default_rng(1)
+    stored = random.integers(-127, 128, (5, channels, kernel, kernel)).astype(np.int8)
+    tensors = {
+        "s": np.float32(1 / 64), "z": np.uint8(51), "s2": np.float32(0.5), "z2": np.uint8(128),
+        "w": stored, "wz": np.zeros(5, np.int8),
+        "ws": np.linspace(0.01, 0.03, 5).astype(np.float32),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("DequantizeLinear", ["image", "s", "z"], ["x"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["weight"], axis=0),
+        helper.make_node(
+            "Conv",
+            ["x", "weight"],
+            ["c"],
+            **({"kernel_shape": [kernel] * 2, "strides": [2, 2], "pads": pads} | attributes),
+        ),
+        helper.make_node("QuantizeLinear", ["c", "s2", "z2"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s2", "z2"], ["d"]),
+        helper.make_node("Flatten", ["d"], ["logits"]),
+    ]
+    model = graph_model(nodes, tensors)
+    for number, value in ((1, channels), (2, size), (3, size)):
+        model.graph.input[0].type.tensor_type.shape.dim[number].dim_value = value
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    return onnx.shape_inference.infer_shapes(model)
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "pads"),
+    [
+        (1, 7, [3] * 4), (3, 7, [3] * 4), (1, 3, [1] * 4), (3, 3, [1] * 4), (1, 3, [0, 0, 1, 1]),
+        (3, 5, [2] * 4), (1, 4, [1] * 4), (2, 2, [0] * 4), (1, 6, [2, 1, 2, 3]),
+        (3, 3, [0, 1, 1, 0]),
+    ],
+)  # fmt: skip
+def test_pairs_of_pixels_give_the_same_bytes(channels, kernel, pads):
+    model = first_convolution(channels, kernel, pads, 12)
+    images = np.random.default_rng(2).integers(0, 256, (4, channels, 12, 12)).astype(np.uint8)
+    before = answer(model, images)
+    assert len(np.unique(before)) > 50
+    assert onnx_int8.pack_first_convolution(model)
+    onnx.checker.check_model(model, full_check=True)
+    assert [n.op_type for n in model.graph.node].count("SpaceToDepth") == 1
+    np.testing.assert_array_equal(answer(model, images), before)
+    assert not onnx_int8.pack_first_convolution(model)
+
+
+@pytest.mark.parametrize(
+    ("size", "attributes"),
+    [(13, {}), (12, {"strides": [1, 1]}), (12, {"dilations": [2, 2]}), (12, {"strides": [4, 4]})],
+)
+def test_what_cannot_be_packed_into_pairs_is_left_alone(size, attributes):
+    model = first_convolution(1, 3, [1] * 4, size, **attributes)
+    before = model.SerializeToString()
+    assert not onnx_int8.pack_first_convolution(model)
+    assert model.SerializeToString() == before
+
+
+def test_an_8_bit_file_packs_its_first_convolution(tmp_path, source, monkeypatch):
+    packed = to_int8(source, tmp_path / "a.onnx", pixels(16))
+    graph = onnx.load(tmp_path / "a.onnx").graph
+    assert [n.input[0] for n in graph.node if n.op_type == "SpaceToDepth"] == ["image"]
+    assert "Conv float32" not in {
+        k for k, v in count_low_precision(tmp_path / "a.onnx").items() if v
+    }
+    monkeypatch.setattr(onnx_int8, "pack_first_convolution", lambda _: False)
+    plain = to_int8(source, tmp_path / "b.onnx", pixels(16))
+    images = pixels(8, seed=3)
+    np.testing.assert_array_equal(packed.predict(images), plain.predict(images))

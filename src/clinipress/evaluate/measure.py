@@ -1,13 +1,17 @@
 """What a classifier costs here: wall time of a call, peak memory, and what machine this is.
 
 Times on a shared machine drift by tens of per cent within a minute. So everything that is to be
-compared is measured in one go, call by call in turn, and the ratios hold although the times do not.
+compared is measured in one go, a few calls of each in turn, and the ratios hold although the times
+do not. The first call of each turn is not counted: it finds the caches full of its neighbour's
+weights, which nobody's device does who runs one model (MLPerf's single stream, too, is one model's
+calls back to back).
 Nothing here needs torch; memory is measured in a process of its own.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -44,6 +48,8 @@ PACKAGES = (
 WORKER_CALLS = 5
 WORKER_SECONDS = 600
 MEGABYTE = 2**20
+# Calls of one candidate in a row that count, after one that does not.
+TURN = 4
 
 
 def latency(
@@ -58,7 +64,7 @@ def latency(
     preprocess: Callable[[], Images] | None = None,
     runtime: str = "",
 ) -> dict[str, Latency]:
-    """Wall time per call of several candidates, interleaved: one call of each in turn.
+    """Wall time per call of several candidates, in turns of `TURN` counted calls each.
 
     Args:
         candidates: Name -> candidate, or a function of the images. Each must already have been
@@ -67,14 +73,14 @@ def latency(
             A mapping gives each candidate its own. May be left out with `preprocess`.
         threads: Threads the candidates were given; a record, not a setting.
         batch: Images per call.
-        repeats: Rounds to measure.
-        seconds: Stop after this time even when fewer rounds were done, but not before 3.
-        warmup: Rounds before measuring.
+        repeats: Counted calls of each candidate.
+        seconds: Stop after this time even when fewer were done, but not before 3 turns.
+        warmup: Calls of each before measuring.
         preprocess: Makes the images of one call (reads, decodes, resizes a file); its time counts.
         runtime: Name and version of the runtime; empty: taken from the candidate.
 
     Returns:
-        Name -> median and 95th percentile over the rounds, in milliseconds.
+        Name -> median and 95th percentile over the counted calls, in milliseconds.
 
     Raises:
         ValueError: There are neither images nor `preprocess`, or no candidates.
@@ -130,21 +136,24 @@ def _call(
 def _interleave(
     calls: Mapping[str, Callable[[], Any]], repeats: int, seconds: float | None
 ) -> dict[str, list[float]]:
-    """Milliseconds of each call, round robin.
+    """Milliseconds of each counted call, round robin.
 
-    The order turns each round, so that none is always behind the same neighbour's cold caches.
+    The order turns each round, so that none is always behind the same neighbour.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     end = time.perf_counter() + seconds if seconds is not None else None
-    for done in range(repeats):
+    for done in range(math.ceil(repeats / TURN)):
         if end is not None and done >= 3 and time.perf_counter() > end:
             break
-        turn = done % len(names)
-        for name in (*names[turn:], *names[:turn]):
-            began = time.perf_counter_ns()
+        first = done % len(names)
+        counted = min(TURN, repeats - done * TURN)
+        for name in (*names[first:], *names[:first]):
             calls[name]()
-            times[name].append((time.perf_counter_ns() - began) / 1e6)
+            for _ in range(counted):
+                began = time.perf_counter_ns()
+                calls[name]()
+                times[name].append((time.perf_counter_ns() - began) / 1e6)
     return times
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "convolve_average_pools",
     "drop_bias_zeros",
     "joined_by_concat",
+    "pack_first_convolution",
     "saturate_hard_sigmoids",
     "share_concat_ranges",
 ]
@@ -154,6 +155,96 @@ def _saturate(
     )
     place = next(i for i, other in enumerate(graph.node) if other.output[0] == name)
     graph.node.insert(place, reading)
+
+
+def pack_first_convolution(model: onnx.ModelProto) -> bool:
+    """Let the first convolution read 2 x 2 pixels as four channels, in place.
+
+    An 8-bit convolution of one or three channels gathers its windows byte by byte: in ResNet-18 at
+    half its width a quarter of the whole time, for a tenth of the arithmetic. With SpaceToDepth
+    before it, a kernel of k x k and stride 2 becomes one of (k + 1) / 2 and stride 1 on four times
+    the channels, over whole words. The taps that fill the larger kernel up are 0 and the padding is
+    the image's zero point as before: every sum of integers, and so every byte, stays the same.
+    (The transform of Shao et al.'s and MLPerf's TPU ResNet-50, known as "space-to-depth stem".)
+
+    The graph must begin image -> DequantizeLinear -> Conv, stride 2, sides of an even length.
+
+    Returns:
+        True when it was rewritten.
+    """
+    graph = model.graph
+    found = _first_convolution(graph)
+    if found is None:
+        return False
+    reading, node, weights = found
+    pads = list(attribute(node, "pads", [0] * 4))
+    sides = [dimension.dim_value for dimension in graph.input[0].type.tensor_type.shape.dim[2:]]
+    stored = numpy_helper.to_array(weights)
+    begins, ends, packed = [], [], stored
+    for axis, side in enumerate(sides):
+        kernel, before, after = stored.shape[2 + axis], pads[axis], pads[2 + axis]
+        begin = (before + 1) // 2
+        phase = 2 * begin - before  # where the first tap lies within its pair of pixels
+        taps = (phase + kernel + 1) // 2
+        outputs = (side + before + after - kernel) // 2 + 1
+        begins.append(begin)
+        ends.append(outputs - 1 + taps - side // 2 - begin)
+        fill = [(0, 0)] * 4
+        fill[2 + axis] = (phase, 2 * taps - phase - kernel)
+        packed = np.pad(packed, fill)
+    if min(ends) < 0:  # the last pixels are read by nobody: a negative padding, not worth a crop
+        return False
+    out, channels, height, width = packed.shape
+    pairs = packed.reshape(out, channels, height // 2, 2, width // 2, 2)
+    # SpaceToDepth's order of channels: row within the pair, column within the pair, channel
+    packed = pairs.transpose(0, 3, 5, 1, 2, 4).reshape(out, 4 * channels, height // 2, width // 2)
+    weights.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(packed), weights.name))
+    kept = [a for a in node.attribute if a.name not in ("pads", "strides", "kernel_shape")]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    node.attribute.append(helper.make_attribute("pads", [*begins, *ends]))
+    node.attribute.append(helper.make_attribute("strides", [1, 1]))
+    node.attribute.append(helper.make_attribute("kernel_shape", list(packed.shape[2:])))
+    image = graph.input[0].name
+    reading.input[0] = f"{image}.pairs"
+    # shapes noted for the tensors between are no longer true
+    stale = [info for info in graph.value_info if info.name in (reading.output[0], node.input[1])]
+    for info in stale:
+        graph.value_info.remove(info)
+    pack = helper.make_node("SpaceToDepth", [image], [f"{image}.pairs"], blocksize=2)
+    onnx_graph.insert_first(graph, [pack])
+    return True
+
+
+def _first_convolution(
+    graph: onnx.GraphProto,
+) -> tuple[onnx.NodeProto, onnx.NodeProto, onnx.TensorProto] | None:
+    """The node that reads the image's bytes, the convolution behind it, and its stored weights."""
+    readers = [node for node in graph.node if graph.input[0].name in node.input]
+    if [node.op_type for node in readers] != ["DequantizeLinear"]:
+        return None
+    reading = readers[0]
+    following = [node for node in graph.node if reading.output[0] in node.input]
+    if [node.op_type for node in following] != ["Conv"]:
+        return None
+    node = following[0]
+    sides = [dimension.dim_value for dimension in graph.input[0].type.tensor_type.shape.dim[2:]]
+    plain = (
+        list(attribute(node, "strides", [1, 1])) == [2, 2]
+        and list(attribute(node, "dilations", [1, 1])) == [1, 1]
+        and attribute(node, "group", 1) == 1
+        and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET"
+        and len(sides) == 2
+        and all(side and side % 2 == 0 for side in sides)
+    )
+    scaling = next((n for n in graph.node if node.input[1] in n.output), None)
+    if not plain or scaling is None or scaling.op_type != "DequantizeLinear":
+        return None
+    zero = onnx_graph.constants(graph).get(scaling.input[2]) if len(scaling.input) > 2 else None
+    stored = next((t for t in graph.initializer if t.name == scaling.input[0]), None)
+    if stored is None or (zero is not None and zero.any()):
+        return None
+    return reading, node, stored
 
 
 def drop_bias_zeros(model: onnx.ModelProto) -> int:

@@ -388,6 +388,7 @@ def apply_int8(
     """Write the file of a plan; opened with one thread."""
     parent = OnnxCandidate.load(source, threads=1)
     model = quantized_graph(source, plan, prepared)
+    onnx_int8.pack_first_convolution(model)  # last: others compare weights layer by layer
     write(model, target, card_for(card or parent.card, precision))
     return OnnxCandidate.load(target, threads=1)
 
