@@ -120,6 +120,10 @@ def main() -> None:
         if asked.only and row not in asked.only:
             continue
         tree = _tree(asked.name, row) | parts | {"try_next": False, "open_test": not asked.sealed}
+        # the study's seed is added to the split's: -seed keeps every row on the split on which the
+        # reference was trained, or its training images would be among those it is judged on
+        split = DATA[asked.name]["split"] | {"seed": -parts.get("seed", 0)}
+        tree["data"] = DATA[asked.name] | {"split": split}
         tree["reference"] = {"model": model, "train": None}
         result = run_study(parse_study(tree), asked.data, asked.out, progress=Lines())
         kept = asked.out / "rows" / f"{row}{'-sealed' if asked.sealed else ''}.json"
