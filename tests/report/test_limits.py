@@ -120,3 +120,13 @@ def test_a_distilled_student_without_a_control_is_a_reservation(make_study: Make
         ]
         found = said(study, candidates=tuple(records))
         assert ("no control was trained" in found) == expected
+
+
+def test_a_reference_that_came_trained_may_have_seen_the_test(make_study: Make) -> None:
+    study = make_study()
+    model = {"name": "resnet18", "checkpoint": "weights.safetensors"}
+    assert "came already trained" in said(study, recipe={"reference": {"model": model}})
+    trained = {"reference": {"model": model, "train": {"epochs": 3}}}
+    assert "came already trained" not in said(study, recipe=trained)
+    scratch = {"reference": {"model": {"name": "resnet18"}, "train": {"epochs": 3}}}
+    assert "came already trained" not in said(study, recipe=scratch)

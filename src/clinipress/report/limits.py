@@ -28,6 +28,7 @@ def limits(view: View) -> list[str]:
     found = [
         *view.result.limits,
         *_of_data(view),
+        *_of_reference(view),
         *_of_test(view),
         *_of_measurement(view),
     ]
@@ -72,6 +73,18 @@ def _of_data(view: View) -> list[str]:
             f"{pairs} of copies carry different labels: the labels themselves hold errors."
         )
     return found
+
+
+def _of_reference(view: View) -> list[str]:
+    """A checkpoint may have been trained on what it is judged on; a seed of its own moves splits."""
+    asked = view.result.recipe.get("reference") or {}
+    if asked.get("train") is not None or not (asked.get("model") or {}).get("checkpoint"):
+        return []
+    return [
+        "The reference came already trained: which images it learned from is not known here. If any "
+        "of them are among the validation or test images, it looks better than it is, and so does "
+        "what was derived from it."
+    ]
 
 
 def _no_patients(by: str) -> str:
