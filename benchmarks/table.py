@@ -59,12 +59,8 @@ def rows(name: str) -> dict[str, dict[str, Any]]:
         "step": "qat",
         "train": {"epochs": 4, "learning_rate": 5e-5, "warmup_epochs": 0.5},
     }
-    pruned = {
-        "step": "prune",
-        "ratio": 0.5,
-        "rounds": 2,
-        "train": {"epochs": 10, "learning_rate": 5e-4, "warmup_epochs": 0.5},
-    }
+    tuned: dict[str, Any] = {"epochs": 10, "learning_rate": 5e-4, "warmup_epochs": 0.5}
+    pruned = {"step": "prune", "ratio": 0.5, "rounds": 2, "train": tuned}
     student = {
         "step": "distill",
         "student": SMALL,
@@ -97,7 +93,7 @@ def rows(name: str) -> dict[str, dict[str, Any]]:
         found[f"all-{seed}"] = {
             "steps": [
                 student,
-                pruned | {"ratio": 0.3, "train": pruned["train"] | {"batch_size": 16}},
+                pruned | {"ratio": 0.3, "train": tuned | {"batch_size": 16}},
                 qat | {"train": qat["train"] | {"epochs": 6, "learning_rate": 1e-4}},
             ],
             "exports": [INT8],

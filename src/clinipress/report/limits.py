@@ -76,14 +76,14 @@ def _of_data(view: View) -> list[str]:
 
 
 def _of_reference(view: View) -> list[str]:
-    """A checkpoint may have been trained on what it is judged on; a seed of its own moves splits."""
+    """A checkpoint may have been trained on what it is judged on: another seed moves the split."""
     asked = view.result.recipe.get("reference") or {}
     if asked.get("train") is not None or not (asked.get("model") or {}).get("checkpoint"):
         return []
     return [
-        "The reference came already trained: which images it learned from is not known here. If any "
-        "of them are among the validation or test images, it looks better than it is, and so does "
-        "what was derived from it."
+        "The reference came already trained: which images it learned from is not known here. If "
+        "any of them are among the validation or test images, it looks better than it is, and so "
+        "does what was derived from it."
     ]
 
 
