@@ -235,6 +235,7 @@ def test_a_study_can_leave_the_test_split_sealed(phantoms, tmp_path):
     assert result.shipped is None
     assert not (tmp_path / "run" / "bundle").exists()
     assert "leave the test split sealed" in result.verdict.reasons[0]
+    assert result.verdict.status == "inconclusive"
     assert all("test" not in row.evidence for row in result.candidates)
 
 

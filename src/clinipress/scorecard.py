@@ -274,9 +274,11 @@ def summarise(card: Scorecard, shipped: str | None, out: Path) -> Result:
     study, data = card.runner.study, card.runner.data
     row = next((row for row in card.rows if row.name == shipped), None)
     nothing = "Nothing is shipped: each candidate failed on validation or is not allowed."
-    if not study.open_test:
+    none = Verdict(status="fail", reasons=(nothing,))
+    if not study.open_test:  # nothing is decided: that nobody passed does not say that all failed
         nothing = "Nothing is shipped: the study asks to leave the test split sealed (open_test)."
-    verdict = (row.verdict if row else None) or Verdict(status="fail", reasons=(nothing,))
+        none = Verdict(status="inconclusive", reasons=(nothing,))
+    verdict = (row.verdict if row else None) or none
     result = Result(
         study=study.name,
         risk=study.risk,

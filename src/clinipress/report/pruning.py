@@ -59,7 +59,8 @@ def _block(view: View, record: CandidateRecord, step: Applied) -> Markup:
 def _asked(step: Applied) -> str:
     asked = step.params.get("asked", {})
     rounds = int(asked.get("rounds", 1))
-    texts = [f"Asked: {percent(asked.get('ratio', 0.0))} of the {asked.get('of', 'cost')}"]
+    share = {"macs": "multiply-adds"}.get(asked.get("of", "cost"), asked.get("of", "cost"))
+    texts = [f"Asked: {percent(asked.get('ratio', 0.0))} of the {share}"]
     texts.append(f"criterion {asked.get('criterion', NOT_MEASURED)}")
     texts.append(f"ranked {asked.get('scope', NOT_MEASURED)}")
     texts.append(counted(rounds, "round"))

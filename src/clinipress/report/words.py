@@ -332,7 +332,7 @@ def split_sentence(view: View) -> str:
         for name, counts in split.counts.items()
     ]
     opened = {0: "never opened", 1: "opened once", 2: "opened twice"}
-    reason = f" {split.reason.rstrip('.')}." if split.reason else ""
+    reason = f" {capital(split.reason.rstrip('.'))}." if split.reason else ""
     return (
         f"Divided by {split.by}.{reason} {capital(joined(sizes))}; the sealed test images were "
         f"{opened.get(openings, f'opened {openings:,} times')}."
