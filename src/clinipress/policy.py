@@ -61,8 +61,8 @@ ROUNDS = {"step": "prune", "ratio": 0.5, "rounds": 5}
 # What was pruned learns on from the reference; and, where more may be lost, a small dense network:
 # from random weights depthwise ones learn much more slowly (LOG.md)
 FURTHER = {"step": "distill", "train": {"epochs": 30, "learning_rate": 0.0005}}
-SMALL = {"name": "resnet18", "arguments": {"channels": [32, 64, 128, 256]}}
-STUDENT = {"step": "distill", "student": SMALL}
+SMALL = {"name": "resnet18", "arguments": {"channels": [32, 64, 128, 192]}}
+STUDENT = {"step": "distill", "student": SMALL, "train": {"batch_size": 16}}
 
 POLICIES: Mapping[RiskLevel, Policy] = MappingProxyType(
     {
