@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from clinipress.errors import RecipeError
-from clinipress.recipe import DistillStep, PruneStep, Study
+from clinipress.recipe import DistillStep, FineTuneStep, PruneStep, QatStep, Study
 from clinipress.study_file import load_study, parse_study
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.yaml"))
@@ -108,3 +108,17 @@ def test_what_is_not_yaml_is_told_by_line_and_column(tmp_path):
     path.write_bytes(b"a: \xff\xfe")
     with pytest.raises(RecipeError, match=r"can't decode byte 0xff"):
         load_study(path)
+
+
+@pytest.mark.parametrize("step", [PruneStep, FineTuneStep, QatStep])
+def test_what_is_said_of_a_training_is_laid_over_the_steps_own_defaults(step):
+    own = step().train
+    said = step(train={"epochs": 40}).train
+    assert said == own.model_copy(update={"epochs": 40})
+    assert said.learning_rate < DistillStep().train.learning_rate
+    assert step.model_validate(said_in_full := step(train={"epochs": 4}).model_dump())
+    assert step.model_validate(said_in_full).train.epochs == 4
+
+
+def test_pruning_without_fine_tuning_stays_without():
+    assert PruneStep(train=None).train is None

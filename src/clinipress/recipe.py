@@ -7,9 +7,17 @@ edge compression guide the project was born from; they are starting points, not 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from clinipress.records import InputSpec, RiskLevel
 
@@ -177,6 +185,17 @@ class TrainOptions(Config):
     validate_every: int = Field(2, ge=1)
 
 
+# Steps that go on with trained weights start gently and briefly.
+FINE_TUNING: dict[str, Any] = {"epochs": 15, "learning_rate": 3e-4, "warmup_epochs": 1}
+LABELS_ALONE: dict[str, Any] = {"epochs": 10, "learning_rate": 1e-4, "warmup_epochs": 1}
+ROUNDED: dict[str, Any] = {"epochs": 15, "learning_rate": 1e-4, "warmup_epochs": 1}
+
+
+def _over(own: Mapping[str, Any]) -> BeforeValidator:
+    """What a study writes under `train` is laid over the step's own defaults, key by key."""
+    return BeforeValidator(lambda said: {**own, **said} if isinstance(said, dict) else said)
+
+
 class ReferenceRecipe(Config):
     """The classifier everything else is judged against.
 
@@ -310,7 +329,7 @@ class PruneStep(Config):
     temperature: float = Field(4.0, gt=0)
     alpha: float = Field(0.7, ge=0, le=1)
     views: int = Field(8, ge=1)
-    train: TrainOptions | None = TrainOptions(epochs=15, learning_rate=3e-4, warmup_epochs=1)
+    train: Annotated[TrainOptions | None, _over(FINE_TUNING)] = TrainOptions(**FINE_TUNING)
 
     @model_validator(mode="after")
     def _an_epoch_per_round(self) -> PruneStep:
@@ -327,7 +346,7 @@ class FineTuneStep(Config):
 
     step: Literal["train"] = "train"
     name: str | None = None
-    train: TrainOptions = TrainOptions(epochs=10, learning_rate=1e-4, warmup_epochs=1)
+    train: Annotated[TrainOptions, _over(LABELS_ALONE)] = TrainOptions(**LABELS_ALONE)
 
 
 class QatStep(Config):
@@ -363,7 +382,7 @@ class QatStep(Config):
     temperature: float = Field(4.0, gt=0)
     alpha: float = Field(0.7, ge=0, le=1)
     views: int = Field(8, ge=1)
-    train: TrainOptions = TrainOptions(epochs=15, learning_rate=1e-4, warmup_epochs=1)
+    train: Annotated[TrainOptions, _over(ROUNDED)] = TrainOptions(**ROUNDED)
 
     @field_validator("train")
     @classmethod
