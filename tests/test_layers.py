@@ -38,6 +38,15 @@ OWNERS = {
         "evaluate/measure.py",
     },
     "onnxconverter_common": {"steps/export.py"},
+    "openvino": {"runtimes/openvino.py", "steps/to_openvino.py"},
+    "nncf": {"steps/to_openvino.py"},
+    "ai_edge_litert": {"runtimes/litert.py", "steps/to_litert.py"},
+    "ai_edge_quantizer": {"steps/to_litert.py"},
+    "litert_torch": {"steps/to_litert.py"},
+    "tflite_micro": {"runtimes/tflite_micro.py"},
+    "executorch": {"runtimes/executorch.py", "steps/to_executorch.py"},
+    "torchao": {"steps/to_executorch.py"},
+    "tensorrt": {"runtimes/tensorrt.py", "steps/to_tensorrt.py"},
     "rich": {"terminal.py"},
     "typer": {"cli.py"},
 }
@@ -104,7 +113,11 @@ BASE_MODULES = (
     "clinipress, clinipress.gate, clinipress.targets, clinipress.report.build, "
     "clinipress.edge.bundle, clinipress.edge.predict, clinipress.edge.bench, clinipress.cli"
 )
-HEAVY = ["torch", "timm", "scipy", "sklearn", "onnx", "pydicom", "nibabel", "matplotlib"]
+HEAVY = [
+    *("torch", "timm", "scipy", "sklearn", "onnx", "pydicom", "nibabel", "matplotlib"),
+    *("openvino", "nncf", "ai_edge_litert", "ai_edge_quantizer", "litert_torch", "tflite_micro"),
+    *("executorch", "torchao", "tensorrt"),
+]
 
 
 def run_blocked(names: str, blocked: list[str]) -> subprocess.CompletedProcess[str]:

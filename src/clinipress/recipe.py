@@ -8,6 +8,7 @@ edge compression guide the project was born from; they are starting points, not 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -22,6 +23,7 @@ from pydantic import (
 from clinipress.records import InputSpec, RiskLevel
 
 __all__ = [
+    "PRECISIONS",
     "DataRecipe",
     "DistillStep",
     "ExportRecipe",
@@ -398,6 +400,20 @@ Step = Annotated[DistillStep | PruneStep | QatStep | FineTuneStep, Field(discrim
 STEPS = (DistillStep, PruneStep, QatStep, FineTuneStep)
 
 
+Format = Literal["onnx", "openvino", "litert", "executorch", "tflite-micro", "tensorrt"]
+# What each toolchain makes; the first is what a study gets that asks for more than there is.
+PRECISIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "onnx": ("int8", "float32", "float16", "int8-dynamic", "int4-weights", "mixed"),
+        "openvino": ("int8", "float32", "float16"),
+        "litert": ("int8", "float32", "float16", "int8-dynamic", "int4-weights"),
+        "executorch": ("int8", "float32"),
+        "tflite-micro": ("int8",),
+        "tensorrt": ("float16", "int8", "float32"),
+    }
+)
+
+
 class ExportRecipe(Config):
     """A file for a runtime.
 
@@ -420,7 +436,7 @@ class ExportRecipe(Config):
         slowest: Largest time over float32's that "mixed" may take.
     """
 
-    format: Literal["onnx"] = "onnx"
+    format: Format = "onnx"
     precision: Literal["float32", "float16", "int8", "int8-dynamic", "int4-weights", "mixed"] = (
         "int8"
     )
@@ -433,6 +449,15 @@ class ExportRecipe(Config):
     block: Literal[16, 32, 64, 128, 256] = 32
     agreement: float = Field(0.98, gt=0, le=1)
     slowest: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _what_the_format_has(self) -> ExportRecipe:
+        known = PRECISIONS[self.format]
+        if self.precision not in known:
+            raise ValueError(
+                f"'{self.format}' files have precision {', '.join(known)}, not '{self.precision}'"
+            )
+        return self
 
 
 class Study(Config):

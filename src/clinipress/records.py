@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 __all__ = [
     "Applied",
@@ -111,8 +117,15 @@ class ModelSpec(Record):
     mean: PerChannel
     std: PerChannel
     pruning: tuple[tuple[str, bool, tuple[int, ...]], ...] = ()
-    # left out where there are none, so that digests of other candidates do not depend on it
-    ranges: dict[str, tuple[float, float]] | None = Field(None, exclude_if=lambda r: r is None)
+    ranges: dict[str, tuple[float, float]] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_no_ranges(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `ranges` out where there are none: digests of others do not depend on it."""
+        fields: dict[str, Any] = handler(self)
+        if fields.get("ranges") is None:
+            fields.pop("ranges", None)
+        return fields
 
 
 class Applied(Record):

@@ -7,29 +7,22 @@ study measures is what is shipped. onnxruntime itself is imported on first use: 
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from clinipress.errors import BundleError, ModelError, StorageError
-from clinipress.records import Card, InputSpec
-from clinipress.store import write_atomically
+from clinipress.errors import ModelError
+from clinipress.records import Card
+from clinipress.runtimes.files import FileCandidate, card_of_text, first_line
 
 __all__ = ["CARD_KEY", "INPUT_NAME", "OUTPUT_NAME", "OnnxCandidate", "runtime_name", "session"]
 
 CARD_KEY = "clinipress.card"
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
-# Bytes of input per call of the engine: activations of convolutional nets are some 10 to 50 times
-# their input, so a batch stays within some tens of megabytes whatever the size of the images.
-BATCH_BYTES = 2**20
-LARGEST_BATCH = 64
 
 
 def runtime_name() -> str:
@@ -37,22 +30,19 @@ def runtime_name() -> str:
     return f"onnxruntime {metadata.version('onnxruntime')}"
 
 
-class OnnxCandidate:
+class OnnxCandidate(FileCandidate):
     """An ONNX file as a candidate; made by `load`.
 
     Args:
         path: The file.
         card: What it is.
         opened: The open ``onnxruntime.InferenceSession``.
-        digest: sha256 of the file, 64 hexadecimal digits.
         threads: Threads the session was given; None: as many as there are cores.
     """
 
-    def __init__(
-        self, path: Path, card: Card, opened: Any, digest: str, threads: int | None
-    ) -> None:
-        self.path, self.threads = path, threads
-        self._card, self._session, self._digest = card, opened, digest
+    def __init__(self, path: Path, card: Card, opened: Any, threads: int | None) -> None:
+        super().__init__(path, card, threads)
+        self._session = opened
 
     @classmethod
     def load(
@@ -74,69 +64,17 @@ class OnnxCandidate:
         opened = _open(path, threads)
         card = card or _card_inside(path, opened)
         _check_graph(path, opened, card)
-        return cls(path, card, opened, _sha256(path), threads)
-
-    @property
-    def card(self) -> Card:
-        """What it is: name, classes, input, history."""
-        return self._card
-
-    @property
-    def digest(self) -> str:
-        """sha256 of the file, 64 hexadecimal digits."""
-        return self._digest
-
-    @property
-    def file_bytes(self) -> int:
-        """Size of the file."""
-        return self.path.stat().st_size
+        return cls(path, card, opened, threads)
 
     @property
     def runtime(self) -> str:
         """The engine and its version."""
         return runtime_name()
 
-    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Raw pixels in, logits out; in batches, so that memory does not grow with `images`.
-
-        Args:
-            images: uint8 ``[n, channels, height, width]`` as the card says, in [0, 255], RGB order.
-
-        Returns:
-            float32 ``[n, classes]``.
-
-        Raises:
-            BundleError: The array is not what the card asks for.
-            ModelError: The file answered with NaN or infinity.
-        """
-        _check_images(images, self._card.input)
-        logits = np.empty((len(images), len(self._card.classes)), np.float32)
-        for rows in _batches(self._card.input, len(images)):
-            batch = np.ascontiguousarray(images[rows])
-            logits[rows] = self._session.run([OUTPUT_NAME], {INPUT_NAME: batch})[0]
-        if not np.isfinite(logits).all():
-            bad = int((~np.isfinite(logits)).any(axis=1).sum())
-            raise ModelError(
-                f"finite logits from '{self.path.name}'",
-                f"NaN or infinity for {bad} of {len(images)} images",
-                "the file is damaged or its precision too low for this network: export it again",
-            )
+    def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """One batch."""
+        logits: NDArray[np.float32] = self._session.run([OUTPUT_NAME], {INPUT_NAME: images})[0]
         return logits
-
-    def save(self, folder: Path) -> None:
-        """Copy the file as ``model.onnx`` into `folder`, with ``card.json`` beside it.
-
-        Raises:
-            StorageError: The disk is full or cannot be written.
-        """
-        if _sha256(self.path) != self._digest:
-            raise StorageError(
-                f"'{self.path.name}' as it was loaded",
-                "a file that was changed since",
-                "export it again",
-            )
-        write_atomically(folder / "model.onnx", self.path.read_bytes())
-        write_atomically(folder / "card.json", self._card.model_dump_json(indent=1) + "\n")
 
 
 def session(path: Path, threads: int | None, optimised: Path | None = None) -> Any:
@@ -169,11 +107,6 @@ def session(path: Path, threads: int | None, optimised: Path | None = None) -> A
     )
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _open(path: Path, threads: int | None) -> Any:
     """A session, or one line of error."""
     try:
@@ -187,9 +120,8 @@ def _open(path: Path, threads: int | None) -> Any:
 
 
 def _short(problem: Exception) -> str:
-    """The first line of an engine's message, without paths of its sources."""
-    lines = str(problem).strip().splitlines() or [type(problem).__name__]
-    return lines[0].split(" : ")[-1][:160]
+    """The first line of the engine's message, without paths of its sources."""
+    return first_line(problem).split(" : ")[-1]
 
 
 def _card_inside(path: Path, opened: Any) -> Card:
@@ -200,16 +132,7 @@ def _card_inside(path: Path, opened: Any) -> Card:
             "an ONNX file without one, made by something else",
             "export the model with clinipress, or pass the card",
         )
-    try:
-        return Card.model_validate_json(text)
-    except ValidationError as problem:
-        error = problem.errors()[0]
-        where = ".".join(str(part) for part in error["loc"]) or "the card"
-        raise ModelError(
-            f"a card of this version of clinipress inside '{path}'",
-            f"'{where}': {error['msg']}",
-            "export the model again",
-        ) from None
+    return card_of_text(text, str(path))
 
 
 def _check_graph(path: Path, opened: Any, card: Card) -> None:
@@ -226,21 +149,3 @@ def _check_graph(path: Path, opened: Any, card: Card) -> None:
                 f"{found}",
                 "the card belongs to another file: export the model again",
             )
-
-
-def _check_images(images: NDArray[Any], spec: InputSpec) -> None:
-    """Refuse an array that the card does not describe; nothing is converted silently."""
-    shape = (spec.channels, spec.height, spec.width)
-    if images.ndim != 4 or images.shape[1:] != shape or images.dtype != np.uint8:
-        raise BundleError(
-            f"uint8 images of shape [n, {spec.channels}, {spec.height}, {spec.width}]",
-            f"{images.dtype} of shape {list(images.shape)}",
-            "read them with clinipress.data.images.decode",
-        )
-
-
-def _batches(spec: InputSpec, count: int) -> Iterator[slice]:
-    one = spec.channels * spec.height * spec.width
-    size = min(LARGEST_BATCH, max(1, BATCH_BYTES // one))
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))

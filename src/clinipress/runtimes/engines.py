@@ -1,0 +1,74 @@
+"""Which engine opens which file: the one place that knows them all, by format.
+
+Engines are optional parts; each is imported when a file of its format is opened, and a missing one
+is named with the command that installs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from clinipress.errors import MissingExtraError, ModelError
+from clinipress.records import Card
+from clinipress.runtimes.files import FILES, FileCandidate
+
+__all__ = ["format_of", "open_file"]
+
+# Format -> (our module, its class, the extra that installs the engine). A TensorRT export is an
+# ONNX file until the device builds an engine of it: ONNX Runtime runs the very file.
+ENGINES: Mapping[str, tuple[str, str, str]] = MappingProxyType(
+    {
+        "onnx": ("onnx", "OnnxCandidate", ""),
+        "tensorrt": ("onnx", "OnnxCandidate", ""),
+        "openvino": ("openvino", "OpenVinoCandidate", "openvino"),
+        "litert": ("litert", "LiteRtCandidate", "litert"),
+        "executorch": ("executorch", "ExecuTorchCandidate", "executorch"),
+        "tflite-micro": ("tflite_micro", "TfliteMicroCandidate", "tflite-micro"),
+    }
+)
+SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".tflite": "litert", ".pte": "executorch"}
+
+
+def open_file(path: Path, card: Card | None = None, threads: int | None = None) -> FileCandidate:
+    """Open a model file with the engine of its card's format, else of its suffix.
+
+    Args:
+        path: The file; of several (OpenVINO), the one to open first.
+        card: Its card; None: the one inside it or beside it.
+        threads: CPU threads of one call; None: as many as there are cores.
+
+    Raises:
+        ModelError: No such format, not a whole file, or not what its card says.
+        MissingExtraError: The engine is not installed.
+    """
+    kind = card.format if card is not None else format_of(path)
+    if kind not in ENGINES:
+        raise ModelError(f"a file of format {', '.join(ENGINES)}", f"'{kind}'")
+    module, name, extra = ENGINES[kind]
+    try:
+        engine = importlib.import_module(f"clinipress.runtimes.{module}")
+        opened: FileCandidate = getattr(engine, name).load(path, card=card, threads=threads)
+    except ModuleNotFoundError as problem:
+        if (problem.name or "").startswith("clinipress") or not extra:
+            raise
+        raise MissingExtraError(f"running {kind} files", extra) from None
+    return opened
+
+
+def format_of(path: Path) -> str:
+    """The format that a file's suffix stands for.
+
+    Raises:
+        ModelError: None does.
+
+    Example:
+        >>> format_of(Path("model.tflite"))
+        'litert'
+    """
+    if path.suffix not in SUFFIXES:
+        known = ", ".join(sorted({name for names in FILES.values() for name in names[:1]}))
+        raise ModelError(f"a model file such as {known}", f"'{path.name}'")
+    return SUFFIXES[path.suffix]
