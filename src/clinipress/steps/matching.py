@@ -1,0 +1,76 @@
+"""Which tensor of one engine's graph holds the values of which tensor of another's.
+
+Names of activations differ between toolchains, and so may layouts; what a tensor holds for the same
+images does not. Ranges that were learnt or measured for one file find their places in another so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["match_tensors", "same_values"]
+
+# Two engines add up in another order, and one of them may have folded a batch norm: relative to the
+# largest value of the tensor.
+TOLERANCE = 1e-3
+
+
+def match_tensors(
+    wanted: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]]
+) -> dict[str, tuple[str, ...]]:
+    """Tensors that hold the same values, whatever their names and layouts.
+
+    Args:
+        wanted: Tensor -> values for some images, float ``[n, c, h, w]``, ``[n, c]``, ...
+        found: Tensor of the other graph -> its values for the same images; ``[n, h, w, c]`` is
+            recognised.
+
+    Returns:
+        Name in `wanted` -> every name in `found` that holds its values, in the order of `found`;
+        names without a partner are left out. One tensor may be found under several names of
+        `wanted`: a clamp that does nothing on these images, a reshape.
+    """
+    sizes: dict[int, list[str]] = {}
+    for name, values in found.items():
+        sizes.setdefault(values.size, []).append(name)
+    pairs = {}
+    for name, values in wanted.items():
+        same = [other for other in sizes.get(values.size, []) if same_values(values, found[other])]
+        if same:
+            pairs[name] = tuple(same)
+    return pairs
+
+
+def same_values(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Equal but for rounding, axes of length one, and channels first or last.
+
+    Example:
+        >>> image = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)
+        >>> same_values(image, image.transpose(0, 2, 3, 1)), same_values(image, image[:, ::-1])
+        (True, False)
+    """
+    allowed = TOLERANCE * float(np.abs(first).max(initial=0)) + 1e-6
+    return any(
+        first.size == other.size and _shape(first) == _shape(other) and _near(first, other, allowed)
+        for other in _layouts(second)
+    )
+
+
+def _near(first: NDArray[Any], second: NDArray[Any], allowed: float) -> bool:
+    difference = first.reshape(-1).astype(np.float64) - second.reshape(-1)
+    return float(np.abs(difference).max(initial=0)) <= allowed
+
+
+def _shape(values: NDArray[Any]) -> list[int]:
+    return [side for side in values.shape if side > 1]
+
+
+def _layouts(values: NDArray[Any]) -> list[NDArray[Any]]:
+    """As it is, and with its last axis as channels second."""
+    if values.ndim < 3:
+        return [values]
+    return [values, np.moveaxis(values, -1, 1)]
