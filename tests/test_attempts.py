@@ -8,7 +8,9 @@ from clinipress.attempts import next_attempt
 from clinipress.gate import rules_for
 from clinipress.recipe import ExportRecipe
 from clinipress.records import Applied, Card, InputSpec, Verdict
-from clinipress.scorecard import Row, Scorecard, blocked
+from clinipress.scorecard import Row, Scorecard
+from clinipress.selection import blocked, choose
+from clinipress.targets import resolve_targets
 
 SPEC = InputSpec(channels=1, height=8, width=8)
 INT8 = (ExportRecipe(precision="int8", calibration_images=7, equalize=True),)
@@ -16,25 +18,30 @@ INT8 = (ExportRecipe(precision="int8", calibration_images=7, equalize=True),)
 
 def board(risk="medium", target=None):
     study = SimpleNamespace(risk=risk, target=target)
-    card = Scorecard(SimpleNamespace(study=study), rules_for(risk))
+    card = Scorecard(SimpleNamespace(study=study), rules_for(risk), resolve_targets(target))
     add(card, "reference", of="reference")
     return card
 
 
-def add(card, name, of="export", torch=None, steps=(), status="pass", ms=1.0, **facts):
+def add(
+    card, name, of="export", torch=None, steps=(), status="pass", ms=1.0, size=10**6,
+    kind="onnx", **facts,
+):  # fmt: skip
     """A row; `torch`: the row whose network it is a file of."""
     precision = name.rpartition("-")[2] if of == "export" else "float32"
     history = [Applied(step=step, params={}) for step in steps]
     history.append(Applied(step="export", params={}, facts=facts))
     file = SimpleNamespace(
         card=Card(
-            name=name, classes=("a", "b"), input=SPEC, precision=precision, format="onnx",
+            name=name, classes=("a", "b"), input=SPEC, precision=precision, format=kind,
             history=tuple(history),
         )
     )  # fmt: skip
     row = Row(name, file, torch.torch if torch else object(), of)
     row.verdicts["validation"] = Verdict(status=status, reasons=("It fell.",))
-    row.cost = {"latency": {"median": ms}, "file_bytes": 10**6, "peak_memory": 10**8}
+    timed = {"median": ms} if ms else None
+    row.cost = {"latency": timed, "with_preprocessing": timed, "file_bytes": size}
+    row.cost["peak_memory"] = 10**8 if ms else None
     card.rows.append(row)
     return row
 
@@ -120,6 +127,65 @@ def test_quantized_by_name_only_is_blocked():
 def test_a_file_that_does_not_fit_the_device_is_blocked():
     card = board(target="jetson-nano")
     row = add(card, "x-int8", torch=card.rows[0])
-    assert blocked(card, row).startswith("NVIDIA Jetson Nano 4 GB does not run int8")
-    card.runner.study.target = "cpu-x86"
+    assert blocked(card, row).startswith("NVIDIA Jetson Nano 4 GB takes tensorrt files, not onnx")
+    card.targets = resolve_targets("cpu-x86")
     assert blocked(card, row) is None
+    card.targets = resolve_targets(("jetson-nano", "cpu-x86"))
+    assert blocked(card, row) is None  # it fits one of them
+
+
+# ------------------------------------------------------------------ the choice
+
+
+def chosen(card):
+    choice = choose(card)
+    return {one.name: one.shipped for one in choice.outcomes} or choice.shipped
+
+
+def test_without_a_device_the_largest_gain_in_size_times_speed_wins():
+    card = board()
+    card.rows[0].cost["file_bytes"] = 10**8
+    add(card, "a-int8", torch=card.rows[0], ms=0.5, size=10**6)
+    add(card, "b-int8", torch=card.rows[0], ms=0.4, size=2 * 10**6)
+    assert chosen(card) == "a-int8"
+    assert "gains more" in card.rows[2].rejected
+
+
+def test_for_a_device_the_fastest_wins_and_among_equals_the_smallest():
+    card = board(target="cpu-x86")
+    add(card, "slow-int8", torch=card.rows[0], ms=0.9, size=1000)
+    add(card, "large-int8", torch=card.rows[0], ms=0.50, size=3000)
+    add(card, "small-int8", torch=card.rows[0], ms=0.51, size=2000, kind="openvino")
+    assert chosen(card) == {"cpu-x86": "small-int8"}
+    said = {row.name: row.rejected for row in card.rows[1:]}
+    assert said["slow-int8"] == "'small-int8' is faster: 0.51 against 0.90 ms."
+    assert said["large-int8"] == "'small-int8' is as fast and smaller."
+    assert said["small-int8"] is None
+
+
+def test_a_pass_is_shipped_before_what_is_faster_and_inconclusive():
+    card = board(target="cpu-x86")
+    add(card, "sure-int8", torch=card.rows[0], ms=0.9)
+    add(card, "fast-int8", torch=card.rows[0], ms=0.1, status="inconclusive")
+    assert chosen(card) == {"cpu-x86": "sure-int8"}
+
+
+def test_each_device_gets_its_own_file():
+    card = board(target=("cpu-x86", "jetson-nano", "cortex-m7"))
+    add(card, "x-int8", torch=card.rows[0], ms=0.5)
+    add(card, "x-float32", torch=card.rows[0], ms=None, kind="tensorrt")
+    add(card, "x-float16", torch=card.rows[0], ms=None, kind="tensorrt")
+    assert chosen(card) == {"cpu-x86": "x-int8", "jetson-nano": "x-float16", "cortex-m7": None}
+    nano = choose(card).outcomes[1]
+    assert nano.unknown == ("memory: not measured", "time: not measured")
+    assert card.rows[2].rejected.startswith("'x-float16' is the better kind of file")
+    assert choose(card).finalists == ("reference", "x-int8", "x-float32", "x-float16")
+
+
+def test_nothing_able_opens_nothing():
+    card = board(target="cpu-x86")
+    add(card, "x-int8", torch=card.rows[0], status="fail")
+    choice = choose(card)
+    assert (choice.shipped, choice.finalists) == (None, ())
+    assert choice.outcomes[0].shipped is None
+    assert "Failed its gate" in card.rows[1].rejected

@@ -4,10 +4,12 @@ import itertools
 
 import pytest
 
-from clinipress.errors import RecipeError
+from clinipress import policy
+from clinipress.budget import check_budget
 from clinipress.policy import NAMES, POLICIES, next_steps, objection, techniques
 from clinipress.records import Applied
 from clinipress.study_file import parse_study
+from clinipress.targets import resolve_targets
 
 PRUNED = Applied(step="prune", params={"asked": {"ratio": 0.3}})
 IN_ROUNDS = Applied(step="prune", params={"asked": {"rounds": 5}})
@@ -109,9 +111,36 @@ def test_a_device_without_int8_gets_none_and_no_training_for_it():
     assert [export.precision for export in study.exports] == ["float16"]
 
 
-def test_a_device_no_file_leads_to_is_refused():
-    with pytest.raises(RecipeError, match="'cortex-m7', which takes litert"):
-        from_level_and_device("low", "cortex-m7")
+@pytest.mark.parametrize("risk", LEVELS)
+def test_a_microcontroller_gets_full_int8_and_where_allowed_a_student_that_fits(risk):
+    study = from_level_and_device(risk, "cortex-m7")
+    assert [(e.format, e.precision) for e in study.exports] == [("tflite-micro", "int8")]
+    students = [step.student for step in study.steps if step.step == "distill"]
+    assert bool(students) == (risk in ("medium", "low"))
+    if students:
+        assert study.steps[-1].step == "qat"
+        study = study.model_copy(update={"data": small_input(study, 96)})
+        check_budget(study, resolve_targets(study.target))
+
+
+def small_input(study, side):
+    spec = study.data.input.model_copy(update={"height": side, "width": side})
+    return study.data.model_copy(update={"input": spec})
+
+
+def test_the_two_best_engines_of_a_device_race_where_both_are_installed(monkeypatch):
+    made = [(e.format, e.precision) for e in from_level_and_device("medium", "cpu-x86").exports]
+    assert made == [("onnx", "float16"), ("onnx", "int8"), ("openvino", "int8")]
+    monkeypatch.setattr(policy, "installed", lambda kind: kind == "onnx")
+    made = [(e.format, e.precision) for e in from_level_and_device("medium", "cpu-x86").exports]
+    assert made == [("onnx", "float16"), ("onnx", "int8")]
+
+
+def test_several_devices_share_steps_that_fit_the_smallest():
+    study = from_level_and_device("low", ["cpu-x86", "cortex-m7"])
+    formats = {export.format for export in study.exports}
+    assert formats == {"onnx", "openvino", "tflite-micro"}
+    assert study.steps[0].student.arguments["channels"] == [16, 32, 64, 88]
 
 
 def test_what_the_user_wrote_is_kept():

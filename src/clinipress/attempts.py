@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clinipress.policy import next_steps
-from clinipress.recipe import ExportRecipe
+from clinipress.recipe import PRECISIONS, ExportRecipe
 from clinipress.records import RiskLevel
-from clinipress.scorecard import Row, Scorecard, blocked
+from clinipress.scorecard import Row, Scorecard
+from clinipress.selection import blocked
 
 __all__ = ["Attempt", "next_attempt"]
 
@@ -61,6 +62,8 @@ def next_attempt(card: Scorecard, exports: tuple[ExportRecipe, ...]) -> Attempt 
     for rung in next_steps(_risk(card), last.file.card.history, last.file.card.precision):
         train = rung == "qat"
         precision = "int8" if train else rung
+        if precision not in PRECISIONS[calibration.format]:
+            continue  # other toolchains have no "mixed", a microcontroller no float16
         plain = {"equalize": False, "smooth": None} if train else {}
         export = calibration.model_copy(update={"precision": precision} | plain)
         same = [row for row in made if row.file.card.precision == precision]

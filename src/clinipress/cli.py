@@ -217,13 +217,21 @@ def bench(
     threads: Annotated[
         list[int] | None, typer.Option("--threads", min=1, help="May be repeated.")
     ] = None,
+    batches: Annotated[
+        list[int] | None, typer.Option("--batch", min=1, help="Images per call; may be repeated.")
+    ] = None,
     seconds: Annotated[float, typer.Option(help="Time per setting.", min=0.1)] = 2.0,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="Another bundle or model file, timed in turn.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a bundle on this device: latency, cold start, memory."""
+    """Measure a bundle on this device: latency, throughput, cold start, memory."""
     from clinipress.edge.bench import bench as run_bench
 
-    found = run_bench(bundle, threads=threads, seconds=seconds)
+    found = run_bench(
+        bundle, threads=threads, batches=batches or (1, 8), seconds=seconds, against=against
+    )
     if as_json:
         _write_json(found)
     else:

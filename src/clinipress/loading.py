@@ -1,4 +1,4 @@
-"""Any classifier file as a candidate: a bundle, an .onnx file, a candidate folder."""
+"""Any classifier file as a candidate: a bundle, a model file of any format, a candidate folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ __all__ = ["load_candidate"]
 
 
 def load_candidate(path: Path, threads: int | None = None) -> Candidate:
-    """Any classifier that can be run: a bundle, an .onnx file, or a candidate folder.
+    """Any classifier that can be run: a bundle, a model file, or a candidate folder.
+
+    A model file of a format that cannot hold its card has it as ``card.json`` beside it.
 
     Raises:
         ModelError: It is none of these, or cannot be loaded.
@@ -26,10 +28,13 @@ def load_candidate(path: Path, threads: int | None = None) -> Candidate:
 
         return load_bundle(path, threads=threads).candidate
     if path.is_file():
-        from clinipress.runtimes.onnx import OnnxCandidate
+        from clinipress.runtimes.engines import format_of, open_file
+        from clinipress.runtimes.files import card_beside
 
-        return OnnxCandidate.load(path, threads=threads)
+        # a card beside says more than a suffix: .tflite is LiteRT's and TFLite Micro's
+        card = None if format_of(path) == "onnx" else card_beside(path)
+        return open_file(path, card, threads)
     raise ModelError(
-        "a bundle folder, a .onnx file or a candidate folder",
+        "a bundle folder, a model file or a candidate folder",
         f"'{path}'" if path.exists() else f"nothing at '{path}'",
     )

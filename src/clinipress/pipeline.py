@@ -12,13 +12,13 @@ from pathlib import Path
 
 from clinipress import distributed, gate
 from clinipress.attempts import Attempt, next_attempt
+from clinipress.budget import check_budget
 from clinipress.candidate import Candidate
 from clinipress.data.study import open_study_data
 from clinipress.errors import RecipeError
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe import (
     DistillStep,
-    ExportRecipe,
     FineTuneStep,
     PruneStep,
     QatStep,
@@ -26,18 +26,20 @@ from clinipress.recipe import (
     Study,
 )
 from clinipress.records import Result
-from clinipress.runner import Runner
-from clinipress.scorecard import Scorecard, choose, summarise
+from clinipress.runner import FLOAT32, Runner
+from clinipress.runtimes.engines import check_toolchains
+from clinipress.scorecard import Scorecard
+from clinipress.selection import Choice, choose
 from clinipress.steps.distil import Distill
 from clinipress.steps.prune import Prune
 from clinipress.steps.qat import QuantizationAware
 from clinipress.steps.train import FineTune
 from clinipress.store import Store, write_atomically
+from clinipress.summary import summarise
+from clinipress.targets import resolve_targets
 from clinipress.torch_setup import prepare
 
 __all__ = ["run_study", "torch_step"]
-
-FLOAT32 = ExportRecipe(precision="float32")
 
 
 def torch_step(recipe: Step) -> Distill | FineTune | Prune | QuantizationAware:
@@ -72,6 +74,9 @@ def run_study(
     path = data_path or (Path(study.data.path) if study.data.path else None)
     if path is None:
         raise RecipeError("images", "a study without 'data.path'", "give --data DIR")
+    targets = resolve_targets(study.target)
+    check_toolchains(export.format for export in study.exports)
+    check_budget(study, targets)
     prepare(study.threads, study.seed)
     store = Store(out)
     if distributed.is_main():
@@ -83,7 +88,7 @@ def run_study(
     )
     runner = Runner(study, store, data, progress)
     rules = gate.rules_for(study.risk)
-    card = Scorecard(runner, rules)
+    card = Scorecard(runner, rules, targets)
 
     # reference: load or train
     trained = runner.fresh()
@@ -109,7 +114,7 @@ def run_study(
     # exports of the last candidate
     last = parent.card.name
     for wanted in study.exports:
-        if wanted == FLOAT32 or (wanted.precision == "float32" and wanted.format == "onnx"):
+        if wanted.precision == "float32" and wanted.format == "onnx":
             continue  # every step's candidate already is that file
         name = f"{last}-{wanted.format}-{wanted.precision}"
         card.add(runner.export(name, parent, wanted), parent, of="export")
@@ -121,11 +126,11 @@ def run_study(
         card.measure()
 
     # choose on validation, then open the test split once
-    shipped, finalists = choose(card) if study.open_test else (None, ())
-    if finalists:
-        reason = f"final evaluation; shipping '{shipped}' was decided on validation"
-        card.open_test(finalists, reason)
-    return summarise(card, shipped, out)
+    choice = choose(card) if study.open_test else Choice()
+    if choice.finalists:
+        reason = f"final evaluation; shipping '{choice.shipped}' was decided on validation"
+        card.open_test(choice.finalists, reason)
+    return summarise(card, choice, out)
 
 
 def try_one(runner: Runner, card: Scorecard, attempt: Attempt, reference: Candidate) -> None:

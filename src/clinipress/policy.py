@@ -8,7 +8,7 @@ what the levels above it allow. The guide does not say where quantization after 
 we allow it from medium down, where the gate has to let it pass like anything else.
 
 A policy says what may be shipped, whatever was measured; the gate says what was lost. Nothing here
-needs torch or numpy.
+needs torch.
 """
 
 from __future__ import annotations
@@ -17,11 +17,20 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from clinipress.errors import RecipeError
+from clinipress.recipe import PRECISIONS
 from clinipress.records import Applied, Record, RiskLevel
+from clinipress.runtimes.engines import installed
 from clinipress.targets import Target
 
-__all__ = ["POLICIES", "Policy", "next_steps", "objection", "recommended", "techniques"]
+__all__ = [
+    "POLICIES",
+    "Policy",
+    "next_steps",
+    "objection",
+    "recommended",
+    "recommended_exports",
+    "techniques",
+]
 
 QUANTIZED = ("int8", "int8-dynamic", "mixed")
 NAMES = MappingProxyType(
@@ -64,6 +73,10 @@ FURTHER = {"step": "distill", "train": {"epochs": 30, "learning_rate": 0.0005}}
 SMALL = {"name": "resnet18", "arguments": {"channels": [32, 64, 128, 192]}}
 STUDENT = {"step": "distill", "student": SMALL, "train": {"batch_size": 16}}
 
+# Files under this many bytes: a network of some hundred thousand weights
+MICROCONTROLLER = 2_000_000
+TINY = {"name": "resnet18", "arguments": {"channels": [16, 32, 64, 88]}}
+
 POLICIES: Mapping[RiskLevel, Policy] = MappingProxyType(
     {
         policy.risk: policy
@@ -105,21 +118,33 @@ def recommended(risk: RiskLevel, target: Target) -> dict[str, Any]:
     """Steps and exports for a risk level and a device, as a recipe writes them.
 
     The order is the guide's: prune or distil at full precision, quantize last. Where the device
-    runs no int8, the training for it and its files are left out.
-
-    Raises:
-        RecipeError: No file that can be written leads to the device.
+    runs no int8, the training for it and its files are left out. A microcontroller gets a student
+    that fits its memory, where the risk level allows distillation.
     """
-    if "onnx" not in target.formats:
-        raise RecipeError(
-            "a target that runs ONNX files",
-            f"'{target.name}', which takes {', '.join(target.formats)}",
-            "give 'steps' and 'exports' yourself",
-        )
     policy = POLICIES[risk]
-    exports = [e for e in policy.exports if e["precision"] in target.precisions]
-    steps = [s for s in policy.steps if s["step"] != "qat" or "int8" in target.precisions]
-    return {"steps": steps, "exports": exports}
+    steps: Sequence[dict[str, Any]] = policy.steps
+    if target.model_bytes < MICROCONTROLLER and "distill" in policy.allowed:
+        steps = ({"step": "distill", "student": TINY, "train": {"batch_size": 16}}, {"step": "qat"})
+    steps = [s for s in steps if s["step"] != "qat" or "int8" in target.precisions]
+    return {"steps": steps, "exports": recommended_exports(risk, target)}
+
+
+def recommended_exports(risk: RiskLevel, target: Target) -> list[dict[str, Any]]:
+    """Files worth making for a device.
+
+    All that the level asks for in the device's first format, and what is quantized in its second
+    too where that can be made here: the faster one is then shipped.
+    """
+    first, *others = target.formats
+    second = [kind for kind in others[:1] if installed(kind)]
+    made = []
+    for kind in (first, *second):
+        for export in POLICIES[risk].exports:
+            precision = export["precision"]
+            wanted = kind == first or precision in QUANTIZED
+            if wanted and precision in target.precisions and precision in PRECISIONS[kind]:
+                made.append({"format": kind, **export})
+    return made
 
 
 def techniques(history: Sequence[Applied], precision: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ edge compression guide the project was born from; they are starting points, not 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -34,9 +35,24 @@ __all__ = [
     "SplitRecipe",
     "Step",
     "Study",
+    "TargetRecipe",
     "TrainOptions",
 ]
 
+UNITS = {"GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1}
+
+
+def _bytes(value: Any) -> Any:
+    """Turn "512 MB" into a number of bytes; anything else is left for pydantic to judge."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([GMK]?B)", value.strip())
+    if match is None:
+        raise ValueError("write a number of bytes, or a size such as '512 MB' or '500 KB'")
+    return round(float(match[1]) * UNITS[match[2]])
+
+
+Size = Annotated[int, Field(gt=0), BeforeValidator(_bytes)]
 Modality = Literal[
     "generic", "brain-mri", "chest-ct", "chest-xray", "dermoscopy", "histology", "retina"
 ]
@@ -400,6 +416,7 @@ Step = Annotated[DistillStep | PruneStep | QatStep | FineTuneStep, Field(discrim
 STEPS = (DistillStep, PruneStep, QatStep, FineTuneStep)
 
 
+Precision = Literal["float32", "float16", "int8", "int8-dynamic", "int4-weights", "mixed"]
 Format = Literal["onnx", "openvino", "litert", "executorch", "tflite-micro", "tensorrt"]
 # What each toolchain makes; the first is what a study gets that asks for more than there is.
 PRECISIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -411,6 +428,11 @@ PRECISIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "tflite-micro": ("int8",),
         "tensorrt": ("float16", "int8", "float32"),
     }
+)
+# Keys of quantization that clinipress does itself; other formats have a toolchain for it.
+ONNX_ALONE = (
+    *("per_channel", "equalize", "bias_correction", "smooth", "block", "agreement", "slowest"),
+    "reduce_range",
 )
 
 
@@ -424,7 +446,10 @@ class ExportRecipe(Config):
             by measuring which layers compute in 8 bits.
         calibration_images: Training images, un-augmented, for "int8" and "mixed".
         calibration_method: How ranges are chosen; "auto" tries all but entropy and keeps the one
-            whose file disturbs the logits least.
+            whose file disturbs the logits least. "runtime": the toolchain's own choice, which
+            "auto" tries too where the format has a toolchain of its own.
+        reduce_range: Weights in 7 bits instead of 8, in "onnx": x86 processors without VNNI add
+            pairs of 8-bit products in 16 bits, which overflow. None: where this machine is one.
         per_channel: One weight scale per output channel.
         equalize: Equalize weights across layers first (Nagel et al. 2019); None: where a trial
             shows that it helps.
@@ -437,11 +462,12 @@ class ExportRecipe(Config):
     """
 
     format: Format = "onnx"
-    precision: Literal["float32", "float16", "int8", "int8-dynamic", "int4-weights", "mixed"] = (
-        "int8"
-    )
+    precision: Precision = "int8"
     calibration_images: int = Field(200, ge=1)
-    calibration_method: Literal["auto", "minmax", "percentile", "entropy", "mse"] = "auto"
+    calibration_method: Literal["auto", "runtime", "minmax", "percentile", "entropy", "mse"] = (
+        "auto"
+    )
+    reduce_range: bool | None = None
     per_channel: bool = True
     equalize: bool | None = None
     bias_correction: bool | None = None
@@ -457,7 +483,46 @@ class ExportRecipe(Config):
             raise ValueError(
                 f"'{self.format}' files have precision {', '.join(known)}, not '{self.precision}'"
             )
+        if self.format != "onnx":
+            fields = type(self).model_fields
+            meant = [key for key in ONNX_ALONE if getattr(self, key) != fields[key].default]
+            if meant:
+                raise ValueError(
+                    f"'{meant[0]}' has no meaning for '{self.format}' files; leave it out"
+                )
+        elif self.calibration_method == "runtime":
+            raise ValueError("'runtime' has no meaning for 'onnx' files: choose a method")
         return self
+
+
+class TargetRecipe(Config):
+    """A device of the user's own; what is left out comes from `like`.
+
+    Attributes:
+        name: Short name, used for the folder of its bundle.
+        like: A device of `clinipress targets` to start from; None: everything must be given.
+        title: Its full name.
+        processor: What computes there.
+        ram_bytes: Its memory; a number of bytes, or "512 MB".
+        model_bytes: Largest model file; likewise.
+        latency_ms: Longest median time of one answer, milliseconds, measured where the study runs.
+        runtime: What runs the model there.
+        formats: File formats that lead there, the best first.
+        precisions: Precisions worth shipping there, the best first.
+        use: What it is used for.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    like: str | None = None
+    title: str | None = None
+    processor: str | None = None
+    ram_bytes: Size | None = None
+    model_bytes: Size | None = None
+    latency_ms: float | None = Field(None, gt=0)
+    runtime: str | None = None
+    formats: tuple[Format, ...] | None = Field(None, min_length=1)
+    precisions: tuple[Precision, ...] | None = Field(None, min_length=1)
+    use: str | None = None
 
 
 class Study(Config):
@@ -467,9 +532,10 @@ class Study(Config):
         name: Short name, used for the run folder.
         risk: "critical", "high", "medium" or "low": sets the margins 0.5, 1, 2 and 5 points.
         seed: Seed of everything random.
-        target: The device, by its name in `clinipress targets`; files that do not fit it are not
-            shipped. With a target and neither steps nor exports, those recommended for the risk
-            level and the device are taken.
+        target: The device, by its name in `clinipress targets` or as one of your own, or several;
+            files that do not fit one are not shipped to it. With a target and neither steps nor
+            exports, those recommended for the risk level and the device are taken; with steps
+            alone, the exports.
         data: The images.
         reference: The classifier to judge against.
         steps: Torch-side steps in order, each applied to the result of the one before.
@@ -487,7 +553,7 @@ class Study(Config):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     risk: RiskLevel = "medium"
     seed: int = 0
-    target: str | None = None
+    target: str | TargetRecipe | tuple[str | TargetRecipe, ...] | None = None
     data: DataRecipe = DataRecipe()
     reference: ReferenceRecipe
     steps: tuple[Step, ...] = ()

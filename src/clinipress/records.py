@@ -32,6 +32,7 @@ __all__ = [
     "Rule",
     "Shortcut",
     "SplitSummary",
+    "TargetOutcome",
     "TestOpening",
     "Unreadable",
     "Verdict",
@@ -332,6 +333,28 @@ class TestOpening(Record):
     reason: str
 
 
+class TargetOutcome(Record):
+    """What a study has for one device.
+
+    Attributes:
+        name: The device, as the study names it.
+        title: Its full name.
+        runtime: What runs the model there.
+        shipped: Name of the candidate chosen for it; None: nothing fits and may be shipped.
+        bundle: Folder of its bundle below the run folder, or None.
+        unknown: What was not measured although the device cares.
+        formats_not_tried: File formats that lead there and were not made in this study.
+    """
+
+    name: str
+    title: str
+    runtime: str
+    shipped: str | None
+    bundle: str | None = None
+    unknown: tuple[str, ...] = ()
+    formats_not_tried: tuple[str, ...] = ()
+
+
 class Environment(Record):
     """Where and with what the figures were measured."""
 
@@ -402,6 +425,7 @@ class Result(Record):
     reference: str
     shipped: str | None
     bundle: str | None
+    targets: tuple[TargetOutcome, ...] = ()
     verdict: Verdict
     candidates: tuple[CandidateRecord, ...]
     audit: Audit

@@ -24,14 +24,20 @@ from clinipress.models.classifier import TorchCandidate
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe import ExportRecipe, Study
 from clinipress.records import Applied, Card
-from clinipress.runtimes.onnx import OnnxCandidate
-from clinipress.steps.deliver import CALIBRATED, apply_export, plan_export, precision_facts
-from clinipress.steps.export import count_low_precision, export_onnx, parity, weight_bytes
+from clinipress.runtimes.engines import open_file
+from clinipress.runtimes.files import FILES, FileCandidate
+from clinipress.steps.deliver import CALIBRATED, apply_export, file_facts, plan_export
+from clinipress.steps.export import export_onnx, parity
 from clinipress.steps.fitting import calibration_rows, fresh_candidate, step_seed
 from clinipress.steps.soft_targets import outside_teachers
 from clinipress.store import Store, read_json, write_atomically
 
-__all__ = ["Runner"]
+__all__ = ["FLOAT32", "Runner"]
+
+FLOAT32 = ExportRecipe(precision="float32")
+# Formats whose engine on this machine is the one on the device. A microcontroller's kernels and a
+# TensorRT engine run elsewhere: their time is "not measured", whatever an emulation takes here.
+TIMED_HERE = ("onnx", "openvino", "litert", "executorch")
 
 LATENCY_IMAGES = 16
 PARITY_IMAGES = 128
@@ -111,17 +117,22 @@ class Runner:
             folder = self.store.once(step.kind, inputs, make, together=True)
         return TorchCandidate.load(folder)
 
-    def export(self, name: str, parent: TorchCandidate, recipe: ExportRecipe) -> OnnxCandidate:
-        """Write a file for a runtime, or find the one written before; load it by its runtime."""
+    def export(self, name: str, parent: TorchCandidate, recipe: ExportRecipe) -> FileCandidate:
+        """Write a file for a runtime, or find the one written before; load it by its runtime.
+
+        Raises:
+            MissingExtraError: The format's toolchain or engine is not installed.
+            ModelError: The network cannot be exported so.
+        """
         params, chosen = self._export_params(parent, recipe)
         inputs = {"export": params, "parent": parent.digest, "data": self.data.digest}
         source = None
-        if recipe.precision != "float32":
-            source = self.export(parent.card.name, parent, ExportRecipe(precision="float32")).path
+        if recipe != FLOAT32:
+            source = self.export(parent.card.name, parent, FLOAT32).path
 
         def make(folder: Path) -> None:
             began = time.monotonic()
-            path = folder / "model.onnx"
+            path = folder / FILES[recipe.format][0]
             # the card inside the file holds no history: it has times in it, and the bytes of a
             # file must depend on what it computes alone
             card = parent.card.model_copy(update={"name": name, "history": ()})
@@ -130,8 +141,8 @@ class Runner:
                 plan = {}
             else:
                 plan = self._export_plan(parent, recipe, source, folder, chosen)
-                apply_export(recipe, source, path, plan, card)
-            facts = self._file_facts(parent, path) | precision_facts(recipe, path, plan)
+                apply_export(recipe, parent, source, path, plan, card)
+            facts = self._file_facts(parent, recipe, path, plan, card)
             if facts.get("left_out"):
                 facts["left_out"] = self._keys(parent, np.sort(chosen)[facts["left_out"]])
                 self.progress.say(f"{name}: {_strange(facts['left_out'])}")
@@ -149,7 +160,7 @@ class Runner:
             folder = self.store.once("export", inputs, make)
         card = Card.model_validate(read_json(folder / "card.json"))
         card = card.model_copy(update={"name": name})
-        return OnnxCandidate.load(folder / "model.onnx", card=card, threads=self.study.threads)
+        return open_file(folder / FILES[recipe.format][0], card, self.study.threads)
 
     def _export_params(
         self, parent: TorchCandidate, recipe: ExportRecipe
@@ -182,11 +193,11 @@ class Runner:
             images = self.data.cache(parent.card.input).take(np.sort(chosen))
             made = plan_export(
                 recipe,
+                parent,
                 source,
                 images,
                 threads=self.study.latency_threads,
                 seed=step_seed(self.study.seed, "agreement"),
-                ranges=parent.spec.ranges,
             )
             write_atomically(path, json.dumps(made, indent=1))
         plan: dict[str, Any] = read_json(path)
@@ -198,17 +209,22 @@ class Runner:
         keys = dict(zip(train.index.tolist(), train.keys, strict=True))
         return [keys[int(row)] for row in rows]
 
-    def _file_facts(self, parent: TorchCandidate, path: Path) -> dict[str, Any]:
+    def _file_facts(
+        self,
+        parent: TorchCandidate,
+        recipe: ExportRecipe,
+        path: Path,
+        plan: dict[str, Any],
+        card: Card,
+    ) -> dict[str, Any]:
         """Parity with the parent on real images, and what really runs in low precision."""
         spec = parent.card.input
         rows = self.data.rows("validation", spec).index[:PARITY_IMAGES]
         images = self.data.cache(spec).take(rows)
-        loaded = OnnxCandidate.load(path, threads=self.study.threads)
-        return {
-            "parity": parity(parent, loaded, images).model_dump(),
-            "operators": count_low_precision(path),
-            "weight_bytes": weight_bytes(path),
-        }
+        card = card.model_copy(update={"format": recipe.format, "precision": recipe.precision})
+        loaded = open_file(path, card, self.study.threads)
+        found = parity(parent, loaded, images).model_dump()
+        return {"parity": found} | file_facts(recipe, path, plan)
 
     def logits(
         self, candidate: Candidate, split: Literal["train", "validation"]
@@ -257,8 +273,11 @@ class Runner:
             path, predict_rows(candidate, self.data.cache(candidate.card.input), rows), rows
         )
 
-    def latencies(self, candidates: Sequence[OnnxCandidate]) -> dict[str, dict[str, Any]]:
-        """Latency and memory of every file, interleaved in one go so that the ratios hold."""
+    def latencies(self, candidates: Sequence[FileCandidate]) -> dict[str, dict[str, Any]]:
+        """Latency and memory of every file, interleaved in one go so that the ratios hold.
+
+        Files of other devices' engines are not timed here: their entries are None.
+        """
         inputs = {
             "candidates": {c.card.name: c.digest for c in candidates},
             "threads": self.study.latency_threads,
@@ -273,33 +292,39 @@ class Runner:
         found: dict[str, dict[str, Any]] = read_json(folder / "latency.json")
         return found
 
-    def _measure(self, candidates: Sequence[OnnxCandidate]) -> dict[str, dict[str, Any]]:
+    def _measure(self, candidates: Sequence[FileCandidate]) -> dict[str, dict[str, Any]]:
         threads, spec = self.study.latency_threads, candidates[0].card.input
         keys = self.data.rows("validation", spec).keys[:LATENCY_IMAGES]
         by_key = {item.key: item for item in self.data.dataset.items}
         files = itertools.cycle([by_key[key] for key in keys])
         loaded = {
-            c.card.name: OnnxCandidate.load(c.path, card=c.card, threads=threads)
+            c.card.name: open_file(c.path, c.card, threads)
             for c in candidates
+            if c.card.format in TIMED_HERE
         }
         image = decode_item(by_key[keys[0]], spec)[None]
 
-        def from_file(candidate: OnnxCandidate) -> Callable[[NDArray[np.uint8]], Any]:
+        def from_file(candidate: FileCandidate) -> Callable[[NDArray[np.uint8]], Any]:
             return lambda _: candidate.predict(decode_item(next(files), spec)[None])
 
         # with and without reading the file in one go: drift between two runs would hide reading
         whole = {f"{name} from file": from_file(one) for name, one in loaded.items()}
-        runtime = next(iter(loaded.values())).runtime
-        timed = latency({**loaded, **whole}, image, threads=threads, runtime=runtime)
-        return {
-            name: {
+        timed = latency({**loaded, **whole}, image, threads=threads)
+        measured: dict[str, dict[str, Any]] = {}
+        for candidate in candidates:
+            name = candidate.card.name
+            if name not in loaded:
+                arena = candidate.card.history[-1].facts.get("arena_bytes")
+                measured[name] = {"latency": None, "with_preprocessing": None, "peak_memory": arena}
+                continue
+            read = timed[f"{name} from file"].model_dump()
+            runtime = {"runtime": candidate.runtime}
+            measured[name] = {
                 "latency": timed[name].model_dump(),
-                "with_preprocessing": timed[f"{name} from file"].model_dump()
-                | {"preprocessing": True},
+                "with_preprocessing": read | runtime | {"preprocessing": True},
                 "peak_memory": peak_memory(candidate.path, threads=threads),
             }
-            for name, candidate in loaded.items()
-        }
+        return measured
 
 
 def _strange(keys: Sequence[str]) -> str:

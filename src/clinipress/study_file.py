@@ -12,9 +12,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from clinipress.errors import RecipeError
-from clinipress.policy import recommended
+from clinipress.policy import recommended, recommended_exports
 from clinipress.recipe import STEPS, Study
-from clinipress.targets import find_target
+from clinipress.targets import resolve_targets
 
 __all__ = ["load_study", "parse_study"]
 
@@ -69,12 +69,19 @@ def parse_study(tree: dict[str, Any], where: str = "the study") -> Study:
         study = Study.model_validate(tree)
     except ValidationError as problem:
         raise _recipe_error(problem, where) from None
-    if study.target is None:
+    targets = resolve_targets(study.target)
+    if not targets or "exports" in tree:
         return study
-    target = find_target(study.target)
-    if "steps" in tree or "exports" in tree:
-        return study
-    return Study.model_validate({**tree, **recommended(study.risk, target)})
+    exports: list[dict[str, Any]] = []
+    for target in targets:
+        wanted = recommended_exports(study.risk, target)
+        exports += [export for export in wanted if export not in exports]
+    filled = {**tree, "exports": exports}
+    if "steps" not in tree:
+        # a network that fits the smallest device fits the others
+        smallest = min(targets, key=lambda target: target.model_bytes)
+        filled["steps"] = recommended(study.risk, smallest)["steps"]
+    return Study.model_validate(filled)
 
 
 def _override(tree: dict[str, Any], override: str) -> None:

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from pydantic import Field
 
-from clinipress.errors import InputError
+from clinipress.errors import InputError, RecipeError
+from clinipress.recipe import TargetRecipe
 from clinipress.records import Record
 
-__all__ = ["TARGETS", "Target", "find_target", "fits"]
+__all__ = ["TARGETS", "Target", "find_target", "fits", "resolve_targets", "unknown"]
 
 MB, GB = 10**6, 10**9  # as file managers and the guide count them
 GUIDE = "Nirmitee.io, Model Compression for Healthcare, 18 March 2026, hardware table"
@@ -32,9 +34,9 @@ class Target(Record):
         processor: What computes there.
         ram_bytes: Memory of the device, all of it; the system and other programs share it.
         model_bytes: Largest model file advised.
+        latency_ms: Longest median time of one answer, milliseconds; None: no limit.
         runtime: What runs the model there.
-        formats: File formats that lead there, the best first. TensorRT builds its engine from ONNX
-            on the device itself, so "onnx" is what is shipped.
+        formats: File formats that lead there, the best first.
         precisions: Precisions worth shipping there, for speed or for size, the best first.
         use: Typical clinical use.
         sources: Field name -> where its value comes from.
@@ -45,6 +47,7 @@ class Target(Record):
     processor: str
     ram_bytes: int
     model_bytes: int
+    latency_ms: float | None = None
     runtime: str
     formats: tuple[str, ...]
     precisions: tuple[str, ...]
@@ -69,8 +72,8 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 ram_bytes=16 * GB,
                 model_bytes=500 * MB,
                 runtime="TensorRT",
-                formats=("onnx",),
-                precisions=("float16", "int8", "mixed", "float32"),
+                formats=("tensorrt",),
+                precisions=("float16", "int8", "float32"),
                 use="radiology workstation, surgical navigation",
                 sources=_sources(
                     precisions=f"float16: {GUIDE}; int8: NVIDIA TensorRT support matrix, "
@@ -84,7 +87,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 ram_bytes=4 * GB,
                 model_bytes=100 * MB,
                 runtime="TensorRT",
-                formats=("onnx",),
+                formats=("tensorrt",),
                 precisions=("float16", "float32"),
                 use="bedside vital signs, point of care",
                 sources=_sources(
@@ -117,7 +120,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 ram_bytes=6 * GB,
                 model_bytes=50 * MB,
                 runtime="LiteRT",
-                formats=("litert", "executorch", "onnx"),
+                formats=("litert", "onnx", "executorch"),
                 precisions=("int8", "mixed", "int8-dynamic", "float16", "float32", "int4-weights"),
                 use="mobile dermatology, medication tracking",
                 sources=_sources(
@@ -133,7 +136,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 processor="x86-64 with AVX2",
                 ram_bytes=8 * GB,
                 model_bytes=500 * MB,
-                runtime="ONNX Runtime",
+                runtime="ONNX Runtime or OpenVINO",
                 formats=("onnx", "openvino", "executorch", "litert"),
                 precisions=("int8", "mixed", "int8-dynamic", "float32", "float16", "int4-weights"),
                 use="reading room, practice computer",
@@ -146,7 +149,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 ram_bytes=1 * MB,
                 model_bytes=500_000,
                 runtime="LiteRT for Microcontrollers",
-                formats=("litert",),
+                formats=("tflite-micro",),
                 precisions=("int8",),
                 use="wearable ECG, glucose monitor",
                 sources=_sources(
@@ -174,28 +177,76 @@ def find_target(name: str) -> Target:
     return TARGETS[name]
 
 
+def resolve_targets(
+    asked: str | TargetRecipe | tuple[str | TargetRecipe, ...] | None,
+) -> tuple[Target, ...]:
+    """The devices a study aims at, the user's own completed from those they are like.
+
+    Raises:
+        InputError: There is no such target.
+        RecipeError: A target of the user's own lacks a fact, or two have one name.
+    """
+    if asked is None:
+        return ()
+    entries = asked if isinstance(asked, tuple) else (asked,)
+    found = tuple(find_target(e) if isinstance(e, str) else _own(e) for e in entries)
+    names = [target.name for target in found]
+    if len(set(names)) < len(names):
+        raise RecipeError("targets with names that differ", ", ".join(names), "rename one of them")
+    return found
+
+
+def _own(recipe: TargetRecipe) -> Target:
+    """A device of the user's own."""
+    given = recipe.model_dump(exclude_none=True, exclude={"like"})
+    base: dict[str, Any] = {"processor": "not stated", "sources": {}}
+    if recipe.like:
+        base = find_target(recipe.like).model_dump()
+    sources = base.pop("sources") | dict.fromkeys(sorted(set(given) - {"name"}), "the study file")
+    fields: dict[str, Any] = {
+        "title": recipe.name,
+        "use": "not stated",
+        **base,
+        **given,
+        "sources": sources,
+    }
+    missing = [
+        name
+        for name, field in Target.model_fields.items()
+        if field.is_required() and name not in fields
+    ]
+    if missing:
+        raise RecipeError(
+            f"'{missing[0]}' of target '{recipe.name}'",
+            "none",
+            f"give it, or 'like' with one of {', '.join(TARGETS)}",
+        )
+    return Target.model_validate(fields)
+
+
 def fits(
     target: Target,
     file_bytes: int,
     peak_memory_bytes: int | None,
     format: str,  # noqa: A002 - the word of the card and the result
     precision: str,
+    median_ms: float | None = None,
 ) -> tuple[str, ...]:
-    """Why a file does not fit a device; empty when it does.
+    """Why a file does not fit a device; empty when nothing that was measured speaks against it.
 
     Args:
         target: The device.
         file_bytes: Size of the model file.
-        peak_memory_bytes: Peak memory of the process while it answers; None when not measured,
-            which is a reason of its own: what was not measured is not known to fit.
+        peak_memory_bytes: Peak memory while it answers; None when not measured.
         format: "onnx", "litert", ...
         precision: "int8", "float16", ...
+        median_ms: Median time of one answer, milliseconds; None when not measured.
 
     Returns:
         One sentence per reason.
 
     Example:
-        >>> fits(find_target("jetson-nano"), 10_000_000, 200_000_000, "onnx", "int8")
+        >>> fits(find_target("jetson-nano"), 10_000_000, 200_000_000, "tensorrt", "int8")
         ('NVIDIA Jetson Nano 4 GB does not run int8, only float16, float32',)
     """
     reasons = []
@@ -207,11 +258,30 @@ def fits(
     if file_bytes > target.model_bytes:
         size, limit = _size(file_bytes), _size(target.model_bytes)
         reasons.append(f"the file has {size}, {target.title} should get at most {limit}")
-    if peak_memory_bytes is None:
-        reasons.append("the peak memory was not measured")
-    elif peak_memory_bytes > target.ram_bytes:
+    if peak_memory_bytes is not None and peak_memory_bytes > target.ram_bytes:
         need, have = _size(peak_memory_bytes), _size(target.ram_bytes)
         reasons.append(f"it needs {need} of memory, {target.title} has {have}")
+    if target.latency_ms is not None and median_ms is not None and median_ms > target.latency_ms:
+        reasons.append(
+            f"an answer takes {median_ms:.3g} ms here, {target.title} allows {target.latency_ms:g}"
+        )
+    return tuple(reasons)
+
+
+def unknown(
+    target: Target, peak_memory_bytes: int | None, median_ms: float | None
+) -> tuple[str, ...]:
+    """What a device needs to know of a file and nobody measured: said beside it, never a pass.
+
+    Example:
+        >>> unknown(find_target("jetson-nano"), None, None)
+        ('memory: not measured', 'time: not measured')
+    """
+    reasons = []
+    if peak_memory_bytes is None:
+        reasons.append("memory: not measured")
+    if median_ms is None:
+        reasons.append("time: not measured")
     return tuple(reasons)
 
 

@@ -279,21 +279,46 @@ def show_comparison(found: Mapping[str, Any]) -> None:
 
 
 def show_bench(found: Mapping[str, Any]) -> None:
-    """What `bench` measured, one line per figure."""
+    """What `bench` measured: the machine, the start, then a row per setting."""
     console = _console()
-    for key, value in _flat(found):
-        console.print(f"{key}: {value}", highlight=False, soft_wrap=True)
+    machine = found["environment"]
+    flags = ", ".join(machine["cpu_flags"]) or "not known"
+    lines = (
+        f"{found['bundle']}: {found['format']} {found['precision']}, "
+        f"{found['file_bytes'] / 1e6:.2f} MB",
+        f"{machine['cpu']}, {machine['cores']} cores; instruction sets: {flags}",
+        f"cold start, from the command to the answer: {found['cold_start_ms']:.0f} ms",
+        f"opening {found['load_ms']:.1f} ms, self-test {found['self_test_ms']:.1f} ms",
+        f"memory: the process {_megabytes(found['peak_memory_bytes'])}, "
+        f"the model alone {_megabytes(found['model_memory_bytes'])}",
+    )
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+    rows = found["latency_ms"]
+    several = len({row["model"] for row in rows}) > 1
+    table = Table(title="one call, milliseconds")
+    for column in ("threads", "batch", "reads the file", "median", "p95", "images/s"):
+        table.add_column(column, justify="right")
+    if several:
+        table.add_column("model")
+        table.add_column("faster", justify="right")
+    for row in rows:
+        cells = [str(row["threads"]), str(row["batch"]), "yes" if row["preprocessing"] else "no"]
+        cells += [f"{row['median']:.3f}", f"{row['p95']:.3f}", f"{row['images_per_second']:.0f}"]
+        table.add_row(*cells, *(_beside(row, rows) if several else ()))
+    console.print(table)
+    console.print("These figures are of this processor; they hold for no other.", highlight=False)
 
 
-def _flat(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-        for number, inner in enumerate(value):
-            yield from _flat(inner, f"{path}[{number}]")
-    else:
-        yield path, f"{value:.3f}" if isinstance(value, float) else value
+def _beside(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> tuple[str, str]:
+    """The model's name, and how much faster it is than the slowest in the same setting."""
+    setting = ("threads", "batch", "preprocessing")
+    same = [one for one in rows if all(one[key] == row[key] for key in setting)]
+    return row["model"], f"{max(one['median'] for one in same) / row['median']:.2f}x"
+
+
+def _megabytes(count: int | None) -> str:
+    return "not measured" if count is None else f"{count / 1e6:.2f} MB"
 
 
 def show_models(names: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from clinipress.edge import bench as module
 from clinipress.edge.bench import bench, cold_start, process_peak
 from clinipress.edge.bundle import load_bundle
-from clinipress.errors import BundleError, InputError
+from clinipress.errors import BundleError, InputError, ModelError
 from clinipress.records import Card
 from linear_model import noise
 
@@ -31,6 +31,9 @@ def test_every_figure_is_there_and_is_json(folder: Path, monkeypatch):
     assert found["self_test_difference"] == 0
     assert found["environment"]["cpu"]
     assert found["peak_memory_bytes"] is None or found["peak_memory_bytes"] > 10e6
+    assert found["model_memory_bytes"] > 0
+    for row in found["latency_ms"]:
+        assert row["images_per_second"] == pytest.approx(1000 * row["batch"] / row["median"])
     for key in ("load_ms", "self_test_ms"):
         assert 0 < found[key] < found["cold_start_ms"]
 
@@ -39,7 +42,9 @@ def test_reading_the_image_costs_time(card: Card, make_bundle, monkeypatch, tmp_
     monkeypatch.setattr(module, "COLD_STARTS", 1)
     with Image.fromarray(noise(card.input)[0]) as small:
         small.resize((900, 600)).save(tmp_path / "large.png")
-    found = bench(make_bundle(card, sample=tmp_path / "large.png"), threads=[1], seconds=0.1)
+    found = bench(
+        make_bundle(card, sample=tmp_path / "large.png"), threads=[1], batches=[1], seconds=0.1
+    )
     assert found["sample_pixels"] == [900, 600]
     with_file, without = found["latency_ms"]
     assert (with_file["preprocessing"], without["preprocessing"]) == (True, False)
@@ -74,6 +79,22 @@ def test_peak_memory_sees_an_allocation_that_is_gone_again():
     after = process_peak()
     assert after is not None
     assert after >= max(before, 300_000_000)
+
+
+def test_another_model_is_timed_in_turn(card: Card, make_bundle, folder: Path, monkeypatch):
+    monkeypatch.setattr(module, "COLD_STARTS", 1)
+    other = make_bundle(card.model_copy(update={"name": "other"}), name="second")
+    found = bench(folder, threads=[1], batches=[1], seconds=0.02, against=other)
+    assert [row["model"] for row in found["latency_ms"]] == [card.name, "other"] * 2
+    assert len({row["repeats"] for row in found["latency_ms"][:2]}) == 1
+
+
+def test_a_model_for_other_images_is_not_compared(card: Card, make_bundle, folder, monkeypatch):
+    monkeypatch.setattr(module, "COLD_STARTS", 1)
+    spec = card.input.model_copy(update={"height": 24})
+    other = make_bundle(card.model_copy(update={"input": spec}), name="second")
+    with pytest.raises(ModelError, match=r"\[1, 16, 24\].*\[1, 24, 24\]"):
+        bench(folder, threads=[1], batches=[1], seconds=0.02, against=other)
 
 
 def test_a_windowed_bundle_can_be_timed(card: Card, make_bundle):

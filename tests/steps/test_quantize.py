@@ -11,14 +11,10 @@ from onnx import helper, numpy_helper
 from clinipress.errors import ModelError
 from clinipress.runtimes.onnx import OnnxCandidate
 from clinipress.steps import onnx_graph, onnx_int8
-from clinipress.steps.onnx_precision import (
-    count_low_precision,
-    not_quantized,
-    quantized_layers,
-    weight_bytes,
-)
+from clinipress.steps.onnx_precision import count_low_precision, weight_bytes
 from clinipress.steps.onnx_weights import block_quantize, pack_matmuls, store_weights
 from clinipress.steps.placement import signal_to_noise
+from clinipress.steps.precision import not_quantized, quantized_layers
 from clinipress.steps.quantize import Int8Plan, apply_int8, plan_int8, to_int8
 from clinipress.steps.weight_only import to_int4, to_int8_dynamic
 from onnx_nets import SIZE, conv_net, graph_model, pixels, saved
@@ -95,10 +91,11 @@ def test_ranges_that_clip_everything_collapse_and_are_seen(tmp_path, source):
 
 def test_dynamic_says_that_no_convolution_was_quantized(tmp_path, source, caplog, capfd):
     to_int8_dynamic(source, tmp_path / "dynamic.onnx")
-    layers = quantized_layers(tmp_path / "dynamic.onnx")
+    counts = count_low_precision(tmp_path / "dynamic.onnx")
+    layers = quantized_layers(counts)
     assert layers["convolutions"] == (0, 3)
     assert layers["linear"] == (1, 1)
-    said = not_quantized(tmp_path / "dynamic.onnx", "int8-dynamic")
+    said = not_quantized(counts, {}, "int8-dynamic")
     assert said == "0 of 3 convolutions and 1 of 1 linear quantized"
     assert not caplog.records
     assert capfd.readouterr().out == ""
@@ -106,10 +103,13 @@ def test_dynamic_says_that_no_convolution_was_quantized(tmp_path, source, caplog
 
 def test_a_file_that_holds_what_it_promises_has_no_warning(tmp_path, source):
     to_int8(source, tmp_path / "int8.onnx", pixels(8))
-    assert not_quantized(tmp_path / "int8.onnx", "int8") is None
-    assert not_quantized(source, "int8") == "0 of 3 convolutions and 0 of 1 linear quantized"
-    assert "0% of the weights' bytes" in not_quantized(source, "mixed")
-    assert not_quantized(source, "float32") is None
+    counts, sizes = count_low_precision(source), weight_bytes(source)
+    assert not_quantized(count_low_precision(tmp_path / "int8.onnx"), {}, "int8") is None
+    assert not_quantized(counts, sizes, "int8") == (
+        "0 of 3 convolutions and 0 of 1 linear quantized"
+    )
+    assert "0% of the weights' bytes" in not_quantized(counts, sizes, "mixed")
+    assert not_quantized(counts, sizes, "float32") is None
 
 
 def test_int4_file_answers_nearly_like_its_parent_and_counts_its_bytes(tmp_path, source):

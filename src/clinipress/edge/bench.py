@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from clinipress.candidate import Candidate
 from clinipress.data.images import decode, facts
 from clinipress.edge.bundle import Bundle, open_bundle
-from clinipress.edge.manifest import MODEL, read_card
-from clinipress.errors import BundleError, InputError
-from clinipress.evaluate.measure import environment, latency
+from clinipress.edge.manifest import read_card
+from clinipress.errors import BundleError, InputError, ModelError
+from clinipress.evaluate.measure import environment, latency, peak_memory
+from clinipress.loading import load_candidate
 from clinipress.records import Latency
-from clinipress.runtimes.onnx import OnnxCandidate, runtime_name
+from clinipress.runtimes.engines import open_file
 
 __all__ = ["bench", "cold_start", "process_peak"]
 
@@ -33,29 +35,35 @@ def bench(
     bundle: str | Path | Bundle,
     *,
     threads: Sequence[int] | None = None,
-    batches: Sequence[int] = (1,),
+    batches: Sequence[int] = (1, 8),
     seconds: float = 1.0,
+    against: str | Path | None = None,
 ) -> dict[str, Any]:
     """Measure a bundle on this machine.
 
     Args:
         bundle: Its folder, or an opened one, which is opened again to time that.
-        threads: Thread counts to try; None: 1 and all cores.
+        threads: Thread counts to try; None: 1, 2, 4, ... and all cores.
         batches: Images per call to try.
         seconds: Time to spend per row, warm-up aside.
+        against: Another bundle or model file, timed in turn with this one, call by call: ratios
+            hold on a busy machine where times do not.
 
     Returns:
         JSON-able: ``cold_start_ms`` (``python -m clinipress predict`` from start to end),
         ``load_ms`` (hashes and runtime), ``self_test_ms`` (with the first, cold answer),
-        ``latency_ms`` (rows of `Latency`, first with batch 1 and the reading of the sample image
-        included, then without), ``peak_memory_bytes`` of this whole process, and ``environment``.
+        ``latency_ms`` (rows of `Latency` with ``model`` and ``images_per_second``, first with batch
+        1 and the reading of the sample image included, then without), ``peak_memory_bytes`` of this
+        whole process, ``model_memory_bytes`` of a process that does nothing else, above its idle
+        runtime (a microcontroller's model: its arena), and ``environment``.
 
     Raises:
         InputError: A count is below 1 or the time is not above 0.
         BundleError: The bundle does not open, or fails its self-test.
+        ModelError: `against` is not a model, or one that takes other images.
     """
     machine = environment()
-    counts = sorted({1, machine.cores}) if threads is None else list(threads)
+    counts = _doubling(machine.cores) if threads is None else list(threads)
     if not counts or not batches or min(*counts, *batches) < 1 or not seconds > 0:
         got = f"threads {counts}, batches {list(batches)}, {seconds:g} seconds"
         raise InputError("threads and batches of at least 1 and a time above 0", got)
@@ -67,40 +75,87 @@ def bench(
     loaded = time.perf_counter()
     difference = opened.self_test()
     tested = time.perf_counter()
-    rows = [row for count in counts for row in _rows(opened, count, batches, seconds)]
+    other = Path(against) if against is not None else None
+    rows = [row for count in counts for row in _rows(opened, other, count, batches, seconds)]
     sample = facts(image)
     return {
         "bundle": opened.card.name,
         "digest": opened.digest,
         "format": opened.card.format,
         "precision": opened.card.precision,
-        "file_bytes": (folder / MODEL).stat().st_size,
+        "file_bytes": opened.candidate.file_bytes,
         "cold_start_ms": float(np.median(starts)),
         "load_ms": (loaded - began) * 1000,
         "self_test_ms": (tested - loaded) * 1000,
         "self_test_difference": difference,
         "sample_pixels": [sample.width, sample.height],
-        "latency_ms": [row.model_dump(mode="json") for row in rows],
+        "latency_ms": rows,
         "peak_memory_bytes": process_peak(),
+        "model_memory_bytes": _model_memory(opened),
         "environment": machine.model_dump(mode="json"),
     }
 
 
-def _rows(bundle: Bundle, threads: int, batches: Sequence[int], seconds: float) -> list[Latency]:
+def _doubling(cores: int) -> list[int]:
+    """1, 2, 4, ... and all cores.
+
+    Example:
+        >>> _doubling(6)
+        [1, 2, 4, 6]
+    """
+    return sorted({cores, *(2**n for n in range(cores.bit_length()) if 2**n <= cores)})
+
+
+def _rows(
+    bundle: Bundle, against: Path | None, threads: int, batches: Sequence[int], seconds: float
+) -> list[dict[str, Any]]:
     """Latencies for one number of threads: with the image file, then for each batch without."""
-    candidate = OnnxCandidate.load(bundle.path / MODEL, card=bundle.card, threads=threads)
     spec, path = bundle.card.input, bundle.path / bundle.manifest.self_test.file
-    one = {bundle.card.name: candidate}
-    options: dict[str, Any] = {
-        "threads": threads,
-        "repeats": MOST_REPEATS,
-        "seconds": seconds,
-        "runtime": runtime_name(),
+    models: dict[str, Candidate] = {
+        bundle.card.name: open_file(bundle.candidate.path, bundle.card, threads)
     }
-    found = [latency(one, preprocess=lambda: decode(path, spec)[None], **options)]
+    if against is not None:
+        models[_other_name(bundle, against)] = _comparable(bundle, against, threads)
+    options: dict[str, Any] = {"threads": threads, "repeats": MOST_REPEATS, "seconds": seconds}
+    found = [latency(models, preprocess=lambda: decode(path, spec)[None], **options)]
     image = decode(path, spec)[None]
-    found += [latency(one, image, batch=batch, **options) for batch in batches]
-    return [row for rows in found for row in rows.values()]
+    found += [latency(models, image, batch=batch, **options) for batch in batches]
+    return [
+        {"model": name, **row.model_dump(mode="json"), "images_per_second": _per_second(row)}
+        for rows in found
+        for name, row in rows.items()
+    ]
+
+
+def _per_second(row: Latency) -> float:
+    return 1000 * row.batch / row.median
+
+
+def _other_name(bundle: Bundle, against: Path) -> str:
+    name = load_candidate(against, 1).card.name
+    return name if name != bundle.card.name else f"{name} ({against})"
+
+
+def _comparable(bundle: Bundle, against: Path, threads: int) -> Candidate:
+    """Another model that takes the very images of the bundle."""
+    other = load_candidate(against, threads)
+    mine, theirs = (
+        (spec.channels, spec.height, spec.width) for spec in (bundle.card.input, other.card.input)
+    )
+    if mine != theirs:
+        raise ModelError(
+            f"a model for images of [channels, height, width] {list(mine)}",
+            f"{list(theirs)} in '{against}'",
+        )
+    return other
+
+
+def _model_memory(bundle: Bundle) -> int | None:
+    """What the model needs by itself, in a process of its own."""
+    if bundle.card.format == "tflite-micro":  # there is no process on a microcontroller
+        arena = bundle.card.history[-1].facts.get("arena_bytes") if bundle.card.history else None
+        return int(arena) if arena is not None else None
+    return peak_memory(bundle.candidate.path, threads=1, card=bundle.card)
 
 
 def cold_start(folder: Path, image: Path) -> float:

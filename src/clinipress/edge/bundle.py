@@ -1,7 +1,8 @@
 """A bundle: the one folder that goes to the device, and checks itself when it is opened.
 
     BUNDLE/
-      model.onnx   the classifier; raw uint8 pixels in, logits out
+      model.onnx   the classifier; raw uint8 pixels in, logits out (model.tflite, model.xml with
+                   model.bin, model.pte: by the format in card.json)
       card.json    what it is, what was measured, and the sha256 of every other file
       sample.png   one image, so that the device can prove that it computes what we computed
       LICENSE      the licence of the model
@@ -35,7 +36,6 @@ from clinipress.edge.inputs import Source
 from clinipress.edge.manifest import (
     CARD,
     KIND,
-    MODEL,
     VERSION,
     Manifest,
     SelfTest,
@@ -46,13 +46,25 @@ from clinipress.edge.manifest import (
 )
 from clinipress.errors import BundleError, ImageError, ModelError, StorageError
 from clinipress.records import Card, InputSpec
-from clinipress.runtimes.onnx import OnnxCandidate
+from clinipress.runtimes.engines import open_file, package_of
+from clinipress.runtimes.files import FILES, FileCandidate
 
 __all__ = ["Bundle", "clearest", "load_bundle", "open_bundle", "write_bundle"]
 
 SAMPLE, LICENCE, README = "sample.png", "LICENSE", "README.txt"
 # int8 kernels round differently on other processors: one hundredth of the spread of the logits
 TOLERANCE = 1e-2
+NOTES = {
+    "tensorrt": (
+        "",
+        "On the device, build the TensorRT engine first: python3 build_engine.py",
+    ),
+    "tflite-micro": (
+        "",
+        "For the firmware: model_data.h holds the model, its arena size and its scales. The",
+        "command above runs the same file in the host build of this interpreter.",
+    ),
+}
 NO_LICENCE = "No licence was given with this model: ask its makers before you use it or pass it on."
 
 
@@ -68,7 +80,7 @@ class Bundle:
 
     path: Path
     manifest: Manifest
-    candidate: OnnxCandidate
+    candidate: FileCandidate
 
     @property
     def card(self) -> Card:
@@ -131,8 +143,8 @@ def write_bundle(
 
     Args:
         folder: Where; a bundle that is there is replaced, anything else is left alone.
-        model_path: The ONNX file, in one piece (no external data).
-        card: Its card; `format` must be "onnx".
+        model_path: The model file; of a format with several, the first, the others beside it.
+        card: Its card; its format says which files there are and which engine runs them.
         sample: An image for the self-test. It travels with the model, so it must be one that may be
             given away. uint8 ``[channels, height, width]`` as `card.input` says, or an image file.
             Stored as PNG without metadata: an 8-bit picture in its own size, so that reading and
@@ -151,13 +163,20 @@ def write_bundle(
         StorageError: The folder cannot be written.
     """
     folder = Path(folder).absolute()
-    if not model_path.is_file():
-        raise BundleError("an ONNX file for the bundle", f"nothing at '{model_path}'")
+    if card.format not in FILES:
+        raise BundleError(
+            f"a card of format {', '.join(FILES)}", f"'{card.format}'", "export the model first"
+        )
+    parts = [model_path, *(model_path.parent / name for name in FILES[card.format][1:])]
+    for part in parts:
+        if not part.is_file():
+            raise BundleError("a model file for the bundle", f"nothing at '{part}'")
     _refuse_foreign(folder)
     work = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.part"
     try:
         work.mkdir(parents=True)
-        shutil.copyfile(model_path, work / MODEL)
+        for part, name in zip(parts, FILES[card.format], strict=True):
+            shutil.copyfile(part, work / name)
         (work / SAMPLE).write_bytes(_sample_png(sample, card))
         (work / LICENCE).write_text((licence or NO_LICENCE).rstrip() + "\n", encoding="utf-8")
         (work / README).write_text(_readme(card), encoding="utf-8")
@@ -200,7 +219,11 @@ def open_bundle(folder: str | Path, *, threads: int | None = None) -> Bundle:
     manifest = read_card(folder)
     for name, expected in manifest.files.items():
         check_file(folder, name, expected)
-    return Bundle(folder, manifest, _load_model(folder / MODEL, manifest.card, threads))
+    return Bundle(
+        folder,
+        manifest,
+        _load_model(folder / FILES[manifest.card.format][0], manifest.card, threads),
+    )
 
 
 def load_bundle(folder: str | Path, *, threads: int | None = None) -> Bundle:
@@ -218,10 +241,10 @@ def load_bundle(folder: str | Path, *, threads: int | None = None) -> Bundle:
     return bundle
 
 
-def _load_model(path: Path, card: Card, threads: int | None) -> OnnxCandidate:
+def _load_model(path: Path, card: Card, threads: int | None) -> FileCandidate:
     """The model, with errors in the bundle's own words."""
     try:
-        return OnnxCandidate.load(path, card=card, threads=threads)
+        return open_file(path, card, threads)
     except ModelError as problem:
         raise BundleError(problem.expected, problem.got, "this model is not the card's") from None
 
@@ -231,7 +254,7 @@ def _as_stored(card: Card) -> InputSpec:
     return card.input.model_copy(update={"window": None})
 
 
-def _sample_logits(candidate: OnnxCandidate, card: Card, path: Path) -> NDArray[np.float64]:
+def _sample_logits(candidate: FileCandidate, card: Card, path: Path) -> NDArray[np.float64]:
     """Logits of the sample, one per class."""
     try:
         logits = candidate.predict(decode(path, _as_stored(card))[None])
@@ -248,9 +271,7 @@ def _sample_logits(candidate: OnnxCandidate, card: Card, path: Path) -> NDArray[
 
 def _measure(work: Path, card: Card, tolerance: float | None) -> SelfTest:
     """What the model in `work` answers for the sample there."""
-    if card.format != "onnx":
-        raise BundleError("a card of format 'onnx'", f"'{card.format}'", "export the model first")
-    candidate = _load_model(work / MODEL, card, 1)
+    candidate = _load_model(work / FILES[card.format][0], card, 1)
     logits = _sample_logits(candidate, card, work / SAMPLE)
     spread = float(np.ptp(logits))
     allowed = TOLERANCE * spread if tolerance is None else tolerance
@@ -313,8 +334,9 @@ def _readme(card: Card) -> str:
         lines.append("Trained on drawn images: for demonstration only, never for patients.")
     lines += [
         "",
-        "    pip install clinipress",
+        f"    pip install '{package_of(card.format)}'",
         "    clinipress predict THIS_FOLDER IMAGE",
+        *NOTES.get(card.format, ()),
         "",
         "card.json says what it takes, what was measured of it and the sha256 of every file here.",
         "Not a medical device. Do not edit these files: a changed bundle does not open.",
@@ -332,7 +354,9 @@ def _write_card(work: Path, card: Card, evidence: Mapping[str, Any], test: SelfT
         "card": card.model_dump(mode="json"),
         "evidence": dict(evidence),
         "self_test": test.model_dump(mode="json"),
-        "files": {name: sha256_of(work / name) for name in (MODEL, SAMPLE, LICENCE, README)},
+        "files": {
+            name: sha256_of(work / name) for name in (*FILES[card.format], SAMPLE, LICENCE, README)
+        },
     }
     try:
         tree["digest"] = digest_of_card(tree)
@@ -351,7 +375,8 @@ def _refuse_foreign(folder: Path) -> None:
     names = {entry.name for entry in folder.iterdir()}
     if not names:
         return
-    foreign = names - {CARD, MODEL, SAMPLE, LICENCE, README}
+    ours = {name for names in FILES.values() for name in names}
+    foreign = names - {CARD, SAMPLE, LICENCE, README} - ours
     if foreign or CARD not in names:
         what = f"'{sorted(foreign)[0]}'" if foreign else "no card.json"
         raise BundleError(

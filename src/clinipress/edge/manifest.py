@@ -17,11 +17,11 @@ from pydantic import Field, ValidationError
 
 from clinipress.errors import BundleError
 from clinipress.records import Card, Record
+from clinipress.runtimes.files import FILES
 
 __all__ = [
     "CARD",
     "KIND",
-    "MODEL",
     "VERSION",
     "Manifest",
     "SelfTest",
@@ -31,7 +31,7 @@ __all__ = [
     "sha256_of",
 ]
 
-CARD, MODEL = "card.json", "model.onnx"
+CARD = "card.json"
 KIND, VERSION = "clinipress bundle", "1"
 CARD_LIMIT = 16 * 2**20  # bytes; a card is a few hundred kilobytes at most
 
@@ -130,7 +130,10 @@ def _check_values(manifest: Manifest) -> None:
     for name in manifest.files:
         if name != Path(name).name or name in {"", ".", "..", CARD} or "\\" in name or "\0" in name:
             raise BundleError("plain file names in card.json", f"{name!a:.60}", "do not use it")
-    missing = {MODEL, manifest.self_test.file} - set(manifest.files)
+    if manifest.card.format not in FILES:
+        known = ", ".join(FILES)
+        raise BundleError(f"a format of {known} in card.json", f"{manifest.card.format!a:.40}")
+    missing = {*FILES[manifest.card.format], manifest.self_test.file} - set(manifest.files)
     if missing:
         raise BundleError(f"a hash of '{sorted(missing)[0]}' in card.json", "none", "do not use it")
     card, test = manifest.card, manifest.self_test

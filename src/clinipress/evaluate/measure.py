@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 import clinipress
 from clinipress.candidate import Candidate
 from clinipress.errors import ModelError
-from clinipress.records import Environment, Latency
+from clinipress.records import Card, Environment, Latency
 
 __all__ = ["environment", "latency", "peak_memory"]
 
@@ -43,7 +43,9 @@ FLAGS = frozenset(
     )
 )
 PACKAGES = (
-    *("numpy", "onnx", "onnxruntime", "pillow", "timm", "torch", "torch-pruning", "torchvision"),
+    *("ai-edge-litert", "ai-edge-quantizer", "executorch", "litert-torch", "nncf", "numpy", "onnx"),
+    *("onnxruntime", "openvino", "pillow", "tflite-micro", "timm", "torch", "torch-pruning"),
+    *("torchao", "torchvision"),
 )
 WORKER_CALLS = 5
 WORKER_SECONDS = 600
@@ -68,7 +70,7 @@ def latency(
 
     Args:
         candidates: Name -> candidate, or a function of the images. Each must already have been
-            given `threads` threads (`OnnxCandidate.load(path, threads=...)`).
+            given `threads` threads (`open_file(path, threads=...)`).
         images: uint8 ``[n, c, h, w]``; the first `batch` are used, repeated when there are fewer.
             A mapping gives each candidate its own. May be left out with `preprocess`.
         threads: Threads the candidates were given; a record, not a setting.
@@ -157,7 +159,7 @@ def _interleave(
     return times
 
 
-def peak_memory(path: Path, *, threads: int = 1) -> int:
+def peak_memory(path: Path, *, threads: int = 1, card: Card | None = None) -> int:
     """Bytes a file needs at its peak, above a process with the idle runtime.
 
     A fresh process imports the runtime, notes its resident size, loads the file, classifies one
@@ -166,13 +168,16 @@ def peak_memory(path: Path, *, threads: int = 1) -> int:
     count too, so the figure has a floor of some megabytes.
 
     Args:
-        path: A file that `OnnxCandidate.load` takes.
+        path: A model file; its card is inside it or beside it.
         threads: CPU threads of the runtime.
+        card: Its card, where it is neither inside nor beside it.
 
     Raises:
         ModelError: The file cannot be loaded or run.
     """
     command = [sys.executable, "-m", "clinipress.evaluate.measure", str(path), str(threads)]
+    if card is not None:  # without its history, which may be long
+        command.append(card.model_copy(update={"history": ()}).model_dump_json())
     paths = (str(Path(clinipress.__file__).parents[1]), os.environ.get("PYTHONPATH", ""))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in paths if part)}
     try:
@@ -189,15 +194,14 @@ def peak_memory(path: Path, *, threads: int = 1) -> int:
     return int(json.loads(done.stdout)["bytes"])
 
 
-def _worker(path: Path, threads: int) -> int:
+def _worker(path: Path, threads: int, card: Card | None) -> int:
     """Peak resident bytes of loading and running a file, above those of the imported runtime."""
-    import onnxruntime  # noqa: F401
+    from clinipress.runtimes.engines import format_of, import_engine, open_file
 
-    from clinipress.runtimes.onnx import OnnxCandidate
-
+    import_engine(card.format if card else format_of(path))
     _reset_peak()
     before = _memory()[0]
-    candidate = OnnxCandidate.load(path, threads=threads)
+    candidate = open_file(path, card, threads)
     spec = candidate.card.input
     image = np.zeros((1, spec.channels, spec.height, spec.width), np.uint8)
     for _ in range(WORKER_CALLS):
@@ -283,11 +287,12 @@ def _packages() -> dict[str, str]:
 
 
 def _main(arguments: list[str]) -> int:
-    """The worker's command line: FILE THREADS; one JSON line, or one line of error."""
+    """The worker's command line: FILE THREADS [CARD]; one JSON line, or one line of error."""
     from clinipress.errors import ClinipressError
 
     try:
-        found = _worker(Path(arguments[0]), int(arguments[1]))
+        card = Card.model_validate_json(arguments[2]) if len(arguments) > 2 else None
+        found = _worker(Path(arguments[0]), int(arguments[1]), card)
     except ClinipressError as problem:
         sys.stderr.write(f"{problem}\n")
         return 2

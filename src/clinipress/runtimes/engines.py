@@ -7,7 +7,8 @@ is named with the command that installs it.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -15,7 +16,7 @@ from clinipress.errors import MissingExtraError, ModelError
 from clinipress.records import Card
 from clinipress.runtimes.files import FILES, FileCandidate
 
-__all__ = ["format_of", "open_file"]
+__all__ = ["check_toolchains", "format_of", "import_engine", "installed", "open_file", "package_of"]
 
 # Format -> (our module, its class, the extra that installs the engine). A TensorRT export is an
 # ONNX file until the device builds an engine of it: ONNX Runtime runs the very file.
@@ -27,6 +28,27 @@ ENGINES: Mapping[str, tuple[str, str, str]] = MappingProxyType(
         "litert": ("litert", "LiteRtCandidate", "litert"),
         "executorch": ("executorch", "ExecuTorchCandidate", "executorch"),
         "tflite-micro": ("tflite_micro", "TfliteMicroCandidate", "tflite-micro"),
+    }
+)
+PACKAGES = MappingProxyType(
+    {
+        "onnx": "onnxruntime",
+        "tensorrt": "onnxruntime",
+        "openvino": "openvino",
+        "litert": "ai_edge_litert.interpreter",
+        "executorch": "executorch.runtime",
+        "tflite-micro": "tflite_micro",
+    }
+)
+# What makes a format's files, besides what every study needs.
+TOOLCHAINS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "onnx": (),
+        "tensorrt": (),
+        "openvino": ("openvino", "nncf"),
+        "litert": ("ai_edge_litert", "ai_edge_quantizer", "litert_torch"),
+        "executorch": ("executorch", "torchao"),
+        "tflite-micro": ("ai_edge_litert", "ai_edge_quantizer", "litert_torch", "tflite_micro"),
     }
 )
 SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".tflite": "litert", ".pte": "executorch"}
@@ -56,6 +78,42 @@ def open_file(path: Path, card: Card | None = None, threads: int | None = None) 
             raise
         raise MissingExtraError(f"running {kind} files", extra) from None
     return opened
+
+
+def package_of(kind: str) -> str:
+    """What `pip install` needs to run files of a format.
+
+    Example:
+        >>> package_of("litert"), package_of("onnx")
+        ('clinipress[litert]', 'clinipress')
+    """
+    extra = ENGINES[kind][2]
+    return f"clinipress[{extra}]" if extra else "clinipress"
+
+
+def installed(kind: str) -> bool:
+    """True when the packages that make and run files of a format are there; nothing is imported."""
+    return not _missing(kind)
+
+
+def check_toolchains(kinds: Iterable[str]) -> None:
+    """Refuse formats that cannot be made here, before hours of training.
+
+    Raises:
+        MissingExtraError: A format's packages are not installed.
+    """
+    for kind in kinds:
+        if _missing(kind):
+            raise MissingExtraError(f"making {kind} files", ENGINES[kind][2] or "compress")
+
+
+def _missing(kind: str) -> list[str]:
+    return [name for name in TOOLCHAINS[kind] if importlib.util.find_spec(name) is None]
+
+
+def import_engine(kind: str) -> None:
+    """Import the engine of a format, so that what it needs by itself can be told apart."""
+    importlib.import_module(PACKAGES[kind])
 
 
 def format_of(path: Path) -> str:

@@ -1,215 +1,217 @@
-"""From a float32 file to the file a recipe asks for: plan, then apply.
+"""From a network to the file a recipe asks for, whatever the format: plan, then apply, then look.
 
-The plan holds what was measured (ranges, corrections, trials of placements). It is stored, so that
-a run that was killed writes the same bytes when it goes on.
+    plan_export    measures what the file needs: ranges, corrections, placements
+    apply_export   writes it; the bytes depend on network, plan and card alone
+    file_facts     what it really holds and runs
+
+The plan is stored, so that a run that was killed writes the same bytes when it goes on. Each
+toolchain has one module, imported when its format is asked for.
 """
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.errors import ModelError
+from clinipress.errors import MissingExtraError
 from clinipress.recipe import ExportRecipe
 from clinipress.records import Card
+from clinipress.runtimes.engines import open_file
+from clinipress.runtimes.files import FILES
 from clinipress.runtimes.onnx import OnnxCandidate
-from clinipress.steps.export import to_float16
-from clinipress.steps.onnx_precision import not_quantized, quantized_layers
-from clinipress.steps.outliers import outliers
-from clinipress.steps.placement import agreement_images, place, signal_to_noise
-from clinipress.steps.quantize import (
-    Int8Plan,
-    apply_int8,
-    plan_each,
-    plan_int8,
-    prepare,
-    with_bias_correction,
-)
-from clinipress.steps.ranges import Method
-from clinipress.steps.weight_only import to_int4, to_int8_dynamic
+from clinipress.steps.placement import agreement_images, signal_to_noise
+from clinipress.steps.precision import not_quantized, quantized_layers
 from clinipress.store import digest_of
 
-__all__ = ["CALIBRATED", "apply_export", "plan_export", "precision_facts"]
+if TYPE_CHECKING:
+    from clinipress.models.classifier import TorchCandidate
+
+__all__ = ["CALIBRATED", "apply_export", "file_facts", "plan_export"]
 
 # Precisions that need calibration images.
 CALIBRATED = ("int8", "mixed")
-# Tried by "auto", the first of equals wins; entropy takes longest and never won (LOG.md).
-METHODS: tuple[Method, ...] = ("percentile", "mse", "minmax")
-GAIN = 0.5  # decibels that a change of the weights must gain, 6 % of the error
+# Formats of a toolchain of its own: our module, and the extra that installs what it needs.
+TOOLCHAINS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "openvino": ("to_openvino", "openvino"),
+        "litert": ("to_litert", "litert"),
+        "executorch": ("to_executorch", "executorch"),
+        "tflite-micro": ("to_tflite_micro", "tflite-micro"),
+        "tensorrt": ("to_tensorrt", "compress"),
+    }
+)
+GAIN = 0.5  # decibels that our own ranges must gain over the toolchain's
 
 
 def plan_export(
     recipe: ExportRecipe,
+    parent: TorchCandidate,
     source: Path,
     images: NDArray[np.uint8],
     *,
     threads: int,
     seed: int,
-    ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
-    """Measure what the recipe's precision needs.
+    """Measure what the file of a recipe needs.
 
     Args:
         recipe: What to make.
-        source: The float32 file.
+        parent: The network.
+        source: Its float32 ONNX file.
         images: uint8 ``[n, c, h, w]``: training images, un-augmented; may be empty where nothing is
             calibrated.
         threads: Threads of timed calls.
         seed: Of the pairs of `agreement_images`.
-        ranges: Learnt in training, by activation of `source`; they take the place of measured ones.
-
-    Raises:
-        ModelError: Learnt ranges together with a change of the weights, which would not fit them.
 
     Returns:
         Plain data for `apply_export`; {} where the precision needs nothing.
+
+    Raises:
+        MissingExtraError: The format's toolchain is not installed.
+        ModelError: The network cannot be exported so.
     """
+    learnt = parent.spec.ranges
+    if recipe.format == "onnx":
+        from clinipress.steps.to_onnx import plan_onnx
+
+        return plan_onnx(recipe, source, images, threads=threads, seed=seed, ranges=learnt)
     if recipe.precision not in CALIBRATED:
-        return {}
-    usual = np.delete(images, outliers(prepare(source), images), axis=0)
-    looked_at = agreement_images(usual, seed)
-    if ranges:
-        plan = _learnt_plan(recipe, source, images, ranges)
-        trials: list[dict[str, Any]] = []
-    else:
-        plan, trials = _best_plan(recipe, source, images, looked_at, threads=threads)
-    made: dict[str, Any] = {"int8": plan.to_json(), "trials": trials}
-    if recipe.precision == "int8":
+        made: dict[str, Any] = _call(recipe, "plan", recipe, parent, source, images)
         return made
-    plan, placement = place(
-        source,
-        plan,
-        looked_at,
-        threads=threads,
-        agreement=recipe.agreement,
-        time=recipe.slowest,
-    )
-    return made | {"int8": plan.to_json(), "placement": placement}
+    return _calibrated(recipe, parent, source, images, threads=threads, seed=seed)
 
 
-def _learnt_plan(
+def _calibrated(
     recipe: ExportRecipe,
+    parent: TorchCandidate,
     source: Path,
     images: NDArray[np.uint8],
-    ranges: Mapping[str, tuple[float, float]],
-) -> Int8Plan:
-    """The plan of a network that was trained for it: nothing is left to choose."""
-    if recipe.equalize or recipe.smooth is not None:
-        raise ModelError(
-            "weights as they were trained, for learnt ranges",
-            f"'{'equalize' if recipe.equalize else 'smooth'}' in an export after 'qat'",
-            "leave it out: training has done its work",
-        )
-    return plan_int8(source, images, method="minmax", per_channel=recipe.per_channel, ranges=ranges)
-
-
-def _best_plan(
-    recipe: ExportRecipe,
-    source: Path,
-    images: NDArray[np.uint8],
-    looked_at: NDArray[np.uint8],
     *,
     threads: int,
-) -> tuple[Int8Plan, list[dict[str, Any]]]:
-    """The plan whose file disturbs the logits least, of those the recipe leaves open.
+    seed: int,
+) -> dict[str, Any]:
+    """The plan whose file disturbs the logits least: the toolchain's own ranges, or ours.
 
-    First the ranges, then equalization on top of the best, then bias correction on top of that:
-    what does not gain `GAIN` is left out.
-
-    Args:
-        recipe: What is asked.
-        source: The float32 file.
-        images: For calibration.
-        looked_at: What trials are judged on: the usual calibration images and their blends.
-        threads: Of the trials.
-
-    Returns:
-        The plan, and every trial: choice, decibels, agreement; none where there was no choice.
+    Learnt ranges leave nothing to choose.
     """
-    methods: tuple[Method, ...] = METHODS
-    if recipe.calibration_method != "auto":
-        methods = (recipe.calibration_method,)
+    from clinipress.steps.outliers import outliers
+    from clinipress.steps.quantize import plan_each, prepare
+
+    strange = outliers(prepare(source), images)
+    usual = np.delete(images, strange, axis=0)
+    common = {"left_out": [int(number) for number in strange]}
+    if parent.spec.ranges:
+        made = _call(recipe, "plan", recipe, parent, source, usual, ranges=parent.spec.ranges)
+        return {"file": made, "trials": [], "ranges": "learnt", **common}
+    asked = recipe.calibration_method
+    options: dict[str, Mapping[str, tuple[float, float]] | None] = {}
+    if asked in ("auto", "runtime"):
+        options["runtime"] = None
+    if asked != "runtime":
+        method = "percentile" if asked == "auto" else asked
+        options[method] = plan_each(source, usual, (method,))[method].ranges
+    looked_at = agreement_images(usual, seed)
     exact = OnnxCandidate.load(source, threads=threads).predict(looked_at)
+    plans: dict[str, Any] = {}
     trials: list[dict[str, Any]] = []
-
-    def plans(names: tuple[Method, ...], equalized: bool) -> dict[Method, Int8Plan]:
-        found = plan_each(
-            source, images, names, per_channel=recipe.per_channel, equalized=equalized,
-            smoothing=recipe.smooth,
-        )  # fmt: skip
-        if not recipe.bias_correction:
-            return found
-        return {name: with_bias_correction(source, plan, images) for name, plan in found.items()}
-
-    def measure(method: Method, plan: Int8Plan) -> float:
+    for name, ranges in options.items():
+        plans[name] = _call(recipe, "plan", recipe, parent, source, usual, ranges=ranges)
         with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
-            path = apply_int8(source, Path(folder) / "trial.onnx", plan).path
-            found = OnnxCandidate.load(path, threads=threads).predict(looked_at)
-        decibels = signal_to_noise(exact, found)
+            target = Path(folder) / FILES[recipe.format][0]
+            card = _card(recipe, parent.card)
+            _call(recipe, "apply", recipe, parent, source, target, plans[name], card)
+            found = open_file(target, card, threads).predict(looked_at)
         trials.append(
             {
-                "method": method,
-                "equalize": plan.equalize,
-                "bias_correction": bool(plan.biases),
-                "decibels": round(decibels, 3),
+                "method": name,
+                "decibels": round(signal_to_noise(exact, found), 3),
                 "agreement": float((exact.argmax(1) == found.argmax(1)).mean()),
             }
         )
-        return decibels
-
-    first = plans(methods, bool(recipe.equalize))
-    tried = {name: measure(name, plan) for name, plan in first.items()}
-    method = max(tried, key=lambda name: tried[name])
-    decibels, plan = tried[method], first[method]
-    if recipe.equalize is None:
-        other = plans((method,), True)[method]
-        if (better := measure(method, other)) > decibels + GAIN:
-            decibels, plan = better, other
-    if recipe.bias_correction is None:
-        other = with_bias_correction(source, plan, images)
-        if measure(method, other) > decibels + GAIN:
-            plan = other
-    return plan, trials
+    chosen = trials[0]
+    for trial in trials[1:]:
+        if trial["decibels"] > chosen["decibels"] + GAIN:
+            chosen = trial
+    return {
+        "file": plans[chosen["method"]],
+        "trials": trials if len(trials) > 1 else [],
+        "ranges": chosen["method"],
+        **common,
+    }
 
 
 def apply_export(
-    recipe: ExportRecipe, source: Path, target: Path, plan: dict[str, Any], card: Card
+    recipe: ExportRecipe,
+    parent: TorchCandidate,
+    source: Path,
+    target: Path,
+    plan: dict[str, Any],
+    card: Card,
 ) -> None:
-    """Write the file of a plan; its bytes depend on source, plan and card alone."""
-    if recipe.precision == "float16":
-        to_float16(source, target, card=card)
-    elif recipe.precision == "int8-dynamic":
-        to_int8_dynamic(source, target, card=card)
-    elif recipe.precision == "int4-weights":
-        to_int4(source, target, block=recipe.block, card=card)
-    else:
-        chosen = Int8Plan.from_json(plan["int8"])
-        apply_int8(source, target, chosen, card=card, precision=recipe.precision)
+    """Write the file of a plan; its bytes depend on the network, the plan and the card alone.
+
+    Raises:
+        MissingExtraError: The format's toolchain is not installed.
+        ModelError: The network cannot be exported so.
+        StorageError: The disk is full or cannot be written.
+    """
+    if recipe.format == "onnx":
+        from clinipress.steps.to_onnx import apply_onnx
+
+        apply_onnx(recipe, source, target, plan, card)
+        return
+    inner = plan.get("file", plan)
+    _call(recipe, "apply", recipe, parent, source, target, inner, _card(recipe, card))
 
 
-def precision_facts(recipe: ExportRecipe, path: Path, plan: dict[str, Any]) -> dict[str, Any]:
-    """What the file holds of the precision it is named after.
+def file_facts(recipe: ExportRecipe, path: Path, plan: dict[str, Any]) -> dict[str, Any]:
+    """What a file really holds and runs, and what its plan says of it.
 
     Returns:
-        "layers": kind -> [in low precision, all]; "warning" where the file does not hold what its
-        precision promises; "plan": digest; "placement": the decision and its trials.
+        "operators", "weight_bytes", "layers" (kind -> [in low precision, all]); "warning" where the
+        file does not hold what its precision promises; and, of a plan, its digest and trials.
     """
-    facts: dict[str, Any] = {"layers": {k: list(v) for k, v in quantized_layers(path).items()}}
-    warning = not_quantized(path, recipe.precision)
+    if recipe.format == "onnx":
+        from clinipress.steps.onnx_precision import count_low_precision, weight_bytes
+        from clinipress.steps.to_onnx import plan_facts
+
+        counts, sizes = count_low_precision(path), weight_bytes(path)
+        said = plan_facts(plan)
+    else:
+        counts, sizes = _call(recipe, "count_operators", path), _call(recipe, "weight_bytes", path)
+        said = {"plan": digest_of(plan)} if plan else {}
+        said |= {k: v for k, v in plan.items() if k in ("left_out", "trials", "ranges") and v}
+        said |= plan.get("file", plan).get("facts", {})
+    layers = {kind: list(pair) for kind, pair in quantized_layers(counts).items()}
+    facts: dict[str, Any] = {"operators": counts, "weight_bytes": sizes, "layers": layers}
+    warning = not_quantized(counts, sizes, recipe.precision)
     if warning:
         facts["warning"] = warning
-    if plan:
-        facts["plan"] = digest_of(plan)
-        facts["corrected_layers"] = len(plan["int8"]["biases"])
-        facts["left_out"] = list(plan["int8"]["left_out"])
-        facts["smoothed_norms"] = len(plan["int8"]["smoothing"])
-        if plan["trials"]:
-            facts["trials"] = plan["trials"]
-    if "placement" in plan:
-        facts["placement"] = plan["placement"]
-    return facts
+    return facts | said
+
+
+def _card(recipe: ExportRecipe, card: Card) -> Card:
+    return card.model_copy(
+        update={"format": recipe.format, "precision": recipe.precision, "model": None}
+    )
+
+
+def _call(recipe: ExportRecipe, verb: str, *arguments: Any, **options: Any) -> Any:
+    """A function of the format's module: ``plan_litert`` for "plan", or one without a suffix."""
+    name, extra = TOOLCHAINS[recipe.format]
+    try:
+        module = importlib.import_module(f"clinipress.steps.{name}")
+        suffix = name.removeprefix("to_")
+        function = getattr(module, f"{verb}_{suffix}", None) or getattr(module, verb)
+        return function(*arguments, **options)
+    except ModuleNotFoundError as problem:
+        if (problem.name or "").startswith("clinipress"):
+            raise
+        raise MissingExtraError(f"making {recipe.format} files", extra) from None

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from clinipress.runtimes.onnx import session
 from clinipress.steps import onnx_graph
 
-__all__ = ["count_low_precision", "not_quantized", "quantized_layers", "weight_bytes"]
+__all__ = ["count_low_precision", "weight_bytes"]
 
 COUNTED_ALWAYS = ("Conv", "Gemm")
 CONVERSIONS = {"Cast", "DequantizeLinear", "QuantizeLinear"}
@@ -57,55 +57,6 @@ def weight_bytes(path: Path) -> dict[str, int]:
         else:
             sizes[str(array.dtype)] += array.nbytes
     return dict(sorted(sizes.items()))
-
-
-def quantized_layers(path: Path) -> dict[str, tuple[int, int]]:
-    """Layers that compute in 8 bits (or on packed 4-bit weights), and all there are, by kind.
-
-    Returns:
-        "convolutions", "linear", "recurrent" -> (quantized, all).
-    """
-    counts = count_low_precision(path)
-
-    def tally(*operators: str) -> tuple[int, int]:
-        found = dict.fromkeys(("low", "all"), 0)
-        for key, number in counts.items():
-            name, _, kind = key.partition(" ")
-            if name in operators:
-                found["all"] += number
-                found["low"] += number if kind in ("int8", "int4") else 0
-        return found["low"], found["all"]
-
-    return {
-        "convolutions": tally("Conv", "ConvTranspose"),
-        "linear": tally("Gemm", "MatMul", "Attention"),
-        "recurrent": tally("LSTM", "GRU"),
-    }
-
-
-def not_quantized(path: Path, precision: str) -> str | None:
-    """One sentence when a file does not hold what its precision promises, else None.
-
-    "int8" and "int8-dynamic" promise arithmetic: more than half of the network's convolutions,
-    linear and recurrent layers. "int4-weights" and "mixed" promise bytes: more than half of those
-    of the weights.
-    """
-    if precision in ("int8", "int8-dynamic"):
-        layers = quantized_layers(path)
-        done, total = (sum(pair[side] for pair in layers.values()) for side in (0, 1))
-        if 2 * done > total:
-            return None
-        parts = [f"{low} of {every} {kind}" for kind, (low, every) in layers.items() if every]
-        return " and ".join(parts) + " quantized"
-    if precision in ("int4-weights", "mixed"):
-        sizes = weight_bytes(path)
-        kinds = ("int4",) if precision == "int4-weights" else ("int4", "int8")
-        low = sum(sizes.get(kind, 0) for kind in kinds)
-        total = sum(sizes.values())
-        if 2 * low > total:
-            return None
-        return f"{low / max(total, 1):.0%} of the weights' bytes in {' or '.join(kinds)}"
-    return None
 
 
 def count_low_precision(path: Path) -> dict[str, int]:

@@ -11,7 +11,8 @@ from clinipress.errors import ModelError
 from clinipress.recipe import ExportRecipe
 from clinipress.runner import Runner
 from clinipress.runtimes.onnx import OnnxCandidate
-from clinipress.steps.deliver import GAIN, apply_export, plan_export, precision_facts
+from clinipress.steps.deliver import file_facts
+from clinipress.steps.to_onnx import GAIN, apply_onnx, plan_onnx
 from onnx_nets import conv_net, pixels, saved
 
 PRECISIONS = ("float16", "int8", "int8-dynamic", "int4-weights", "mixed")
@@ -26,7 +27,7 @@ def source(tmp_path_factory):
 def plans(source):
     images = pixels(16)
     return {
-        precision: plan_export(ExportRecipe(precision=precision), source, images, threads=1, seed=0)
+        precision: plan_onnx(ExportRecipe(precision=precision), source, images, threads=1, seed=0)
         for precision in PRECISIONS
     }
 
@@ -36,8 +37,8 @@ def test_a_stored_plan_writes_the_same_file_again(tmp_path, source, plans, preci
     recipe = ExportRecipe(precision=precision)
     card = OnnxCandidate.load(source).card
     stored = json.loads(json.dumps(plans[precision]))
-    apply_export(recipe, source, tmp_path / "a.onnx", plans[precision], card)
-    apply_export(recipe, source, tmp_path / "b.onnx", stored, card)
+    apply_onnx(recipe, source, tmp_path / "a.onnx", plans[precision], card)
+    apply_onnx(recipe, source, tmp_path / "b.onnx", stored, card)
     first = OnnxCandidate.load(tmp_path / "a.onnx", threads=1)
     assert first.digest == OnnxCandidate.load(tmp_path / "b.onnx").digest
     assert first.card.precision == precision
@@ -51,8 +52,8 @@ def test_facts_say_what_was_quantized(tmp_path, source, plans):
     facts = {}
     for precision in PRECISIONS:
         recipe, path = ExportRecipe(precision=precision), tmp_path / f"{precision}.onnx"
-        apply_export(recipe, source, path, plans[precision], card)
-        facts[precision] = precision_facts(recipe, path, plans[precision])
+        apply_onnx(recipe, source, path, plans[precision], card)
+        facts[precision] = file_facts(recipe, path, plans[precision])
         json.dumps(facts[precision])
     assert facts["int8"]["layers"]["convolutions"] == [3, 3]
     assert "warning" not in facts["int8"]
@@ -106,7 +107,7 @@ def test_calibration_rows_come_from_training_alone():
 
 def test_the_plan_that_disturbs_least_is_taken(source):
     images = pixels(32)
-    made = plan_export(ExportRecipe(precision="int8"), source, images, threads=1, seed=0)
+    made = plan_onnx(ExportRecipe(precision="int8"), source, images, threads=1, seed=0)
     tried = made["trials"]
     assert [one["method"] for one in tried[:3]] == ["percentile", "mse", "minmax"]
     assert [one["equalize"] for one in tried[:4]] == [False, False, False, True]
@@ -117,7 +118,7 @@ def test_the_plan_that_disturbs_least_is_taken(source):
         gained = one["decibels"] > best["decibels"] + GAIN
         assert bool(made["int8"][change]) == gained
         best = one if gained else best
-    alone = plan_export(
+    alone = plan_onnx(
         ExportRecipe(precision="int8", calibration_method=best["method"],
                      equalize=best["equalize"], bias_correction=best["bias_correction"]),
         source, images, threads=1, seed=0,
@@ -130,7 +131,7 @@ def test_what_the_recipe_names_is_not_tried(source):
     recipe = ExportRecipe(
         precision="int8", calibration_method="minmax", equalize=False, bias_correction=True
     )
-    made = plan_export(recipe, source, pixels(16), threads=1, seed=0)
+    made = plan_onnx(recipe, source, pixels(16), threads=1, seed=0)
     assert [one["method"] for one in made["trials"]] == ["minmax"]
     assert made["int8"]["biases"]
 
@@ -138,12 +139,12 @@ def test_what_the_recipe_names_is_not_tried(source):
 def test_learnt_ranges_leave_nothing_to_choose(source):
     images = pixels(16)
     plain = ExportRecipe(precision="int8")
-    measured = plan_export(plain, source, images, threads=1, seed=0)["int8"]["ranges"]
+    measured = plan_onnx(plain, source, images, threads=1, seed=0)["int8"]["ranges"]
     learnt = {name: (2 * low - 1, 2 * high + 1) for name, (low, high) in measured.items()}
-    made = plan_export(plain, source, images, threads=1, seed=0, ranges=learnt)
+    made = plan_onnx(plain, source, images, threads=1, seed=0, ranges=learnt)
     assert made["trials"] == []
     assert made["int8"]["ranges"] == learnt
     for changed in ({"equalize": True}, {"smooth": 0.5}):
         recipe = ExportRecipe(precision="int8", **changed)
         with pytest.raises(ModelError, match="an export after 'qat'"):
-            plan_export(recipe, source, images, threads=1, seed=0, ranges=learnt)
+            plan_onnx(recipe, source, images, threads=1, seed=0, ranges=learnt)

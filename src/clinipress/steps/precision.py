@@ -1,0 +1,68 @@
+"""Does a file hold what its precision promises? Sentences from counts, whatever engine counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = ["not_quantized", "quantized_layers"]
+
+
+def quantized_layers(counts: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Layers that compute in 8 bits (or on packed 4-bit weights), and all there are, by kind.
+
+    Args:
+        counts: Operator and type -> number, as the `count_operators` of a format gives them.
+
+    Returns:
+        "convolutions", "linear", "recurrent" -> (quantized, all).
+
+    Example:
+        >>> quantized_layers({"Conv int8": 3, "Conv float32": 1})["convolutions"]
+        (3, 4)
+    """
+
+    def tally(*operators: str) -> tuple[int, int]:
+        found = dict.fromkeys(("low", "all"), 0)
+        for key, number in counts.items():
+            name, _, kind = key.partition(" ")
+            if name in operators:
+                found["all"] += number
+                found["low"] += number if kind in ("int8", "int4") else 0
+        return found["low"], found["all"]
+
+    return {
+        "convolutions": tally("Conv", "ConvTranspose"),
+        "linear": tally("Gemm", "MatMul", "Attention"),
+        "recurrent": tally("LSTM", "GRU"),
+    }
+
+
+def not_quantized(
+    counts: Mapping[str, int], sizes: Mapping[str, int], precision: str
+) -> str | None:
+    """One sentence when a file does not hold what its precision promises, else None.
+
+    "int8" and "int8-dynamic" promise arithmetic: more than half of the network's convolutions,
+    linear and recurrent layers. "int4-weights" and "mixed" promise bytes: more than half of those
+    of the weights.
+
+    Args:
+        counts: Operator and type -> number.
+        sizes: Bytes of the weights by type.
+        precision: What the file is named after.
+    """
+    if precision in ("int8", "int8-dynamic"):
+        layers = quantized_layers(counts)
+        done, total = (sum(pair[side] for pair in layers.values()) for side in (0, 1))
+        if 2 * done > total:
+            return None
+        parts = [f"{low} of {every} {kind}" for kind, (low, every) in layers.items() if every]
+        return " and ".join(parts) + " quantized"
+    if precision in ("int4-weights", "mixed"):
+        kinds = ("int4",) if precision == "int4-weights" else ("int4", "int8")
+        low = sum(sizes.get(kind, 0) for kind in kinds)
+        total = sum(sizes.values())
+        if 2 * low > total:
+            return None
+        return f"{low / max(total, 1):.0%} of the weights' bytes in {' or '.join(kinds)}"
+    return None
