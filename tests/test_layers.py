@@ -23,6 +23,8 @@ OWNERS = {
         "steps/equalize.py",
         "steps/learnt_ranges.py",
         "steps/outliers.py",
+        "steps/to_tensorrt.py",
+        "steps/litert_ranges.py",
         "steps/placement.py",
         "steps/onnx_graph.py",
         "steps/onnx_int8.py",
@@ -46,7 +48,8 @@ OWNERS = {
     "tflite_micro": {"runtimes/tflite_micro.py"},
     "executorch": {"runtimes/executorch.py", "steps/to_executorch.py"},
     "torchao": {"steps/to_executorch.py"},
-    "tensorrt": {"runtimes/tensorrt.py", "steps/to_tensorrt.py"},
+    # it travels with the file: the engine is built on the device
+    "tensorrt": {"runtimes/build_engine.py"},
     "rich": {"terminal.py"},
     "typer": {"cli.py"},
 }

@@ -4,13 +4,16 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from clinipress import runner as runner_module
 from clinipress.errors import ModelError
 from clinipress.recipe import ExportRecipe
 from clinipress.runner import Runner
 from clinipress.runtimes.onnx import OnnxCandidate
+from clinipress.steps import to_onnx
 from clinipress.steps.deliver import file_facts
 from clinipress.steps.to_onnx import GAIN, apply_onnx, plan_onnx
 from onnx_nets import conv_net, pixels, saved
@@ -148,3 +151,26 @@ def test_learnt_ranges_leave_nothing_to_choose(source):
         recipe = ExportRecipe(precision="int8", **changed)
         with pytest.raises(ModelError, match="an export after 'qat'"):
             plan_onnx(recipe, source, images, threads=1, seed=0, ranges=learnt)
+
+
+def largest_weight(path):
+    graph = onnx.load(path).graph
+    arrays = [numpy_helper.to_array(tensor) for tensor in graph.initializer]
+    return max(
+        int(np.abs(a.astype(int)).max()) for a in arrays if a.dtype == np.int8 and a.ndim > 1
+    )
+
+
+def test_weights_get_seven_bits_where_sums_would_overflow(tmp_path, source, monkeypatch):
+    card, images = OnnxCandidate.load(source).card, pixels(16)
+    largest = {}
+    for asked, machine in ((True, False), (False, True), (None, True), (None, False)):
+        monkeypatch.setattr(to_onnx, "overflows_here", lambda machine=machine: machine)
+        recipe = ExportRecipe(calibration_method="minmax", reduce_range=asked)
+        plan = plan_onnx(recipe, source, images, threads=1, seed=0)
+        path = tmp_path / f"{asked}-{machine}.onnx"
+        apply_onnx(recipe, source, path, json.loads(json.dumps(plan)), card)
+        largest[asked, machine] = largest_weight(path)
+        assert file_facts(recipe, path, plan)["reduced_range"] == (largest[asked, machine] <= 64)
+    assert largest[True, False] == largest[None, True] <= 64
+    assert largest[False, True] == largest[None, False] == 127

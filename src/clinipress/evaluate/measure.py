@@ -30,7 +30,7 @@ from clinipress.candidate import Candidate
 from clinipress.errors import ModelError
 from clinipress.records import Card, Environment, Latency
 
-__all__ = ["environment", "latency", "peak_memory"]
+__all__ = ["VNNI", "environment", "latency", "overflows_here", "peak_memory"]
 
 Images = NDArray[np.uint8]
 
@@ -42,6 +42,7 @@ FLAGS = frozenset(
         *("asimd", "asimddp", "asimdhp", "bf16", "fphp", "i8mm", "neon", "sve", "sve2"),
     )
 )
+VNNI = frozenset(("amx_int8", "avx512_vnni", "avx_vnni"))
 PACKAGES = (
     *("ai-edge-litert", "ai-edge-quantizer", "executorch", "litert-torch", "nncf", "numpy", "onnx"),
     *("onnxruntime", "openvino", "pillow", "tflite-micro", "timm", "torch", "torch-pruning"),
@@ -230,6 +231,16 @@ def _reset_peak() -> None:
         control.write_text("5")
     except OSError:  # not Linux, or not allowed: the figure is then a little too low
         return
+
+
+def overflows_here() -> bool:
+    """True on x86 processors that add pairs of 8-bit products in 16 bits.
+
+    Without VNNI (``vpdpbusd``) the kernels use ``vpmaddubsw``, whose sums of an unsigned times a
+    signed byte saturate; 7-bit weights cannot (ONNX Runtime documentation, "Quantize ONNX models",
+    reduce_range). Arm's kernels accumulate in 32 bits.
+    """
+    return platform.machine().lower() in ("x86_64", "amd64") and not VNNI & _processor()[1]
 
 
 def environment() -> Environment:

@@ -43,6 +43,7 @@ class OnnxCandidate(FileCandidate):
     def __init__(self, path: Path, card: Card, opened: Any, threads: int | None) -> None:
         super().__init__(path, card, threads)
         self._session = opened
+        self._pixels = np.float32 if opened.get_inputs()[0].type == "tensor(float)" else np.uint8
 
     @classmethod
     def load(
@@ -73,7 +74,8 @@ class OnnxCandidate(FileCandidate):
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """One batch."""
-        logits: NDArray[np.float32] = self._session.run([OUTPUT_NAME], {INPUT_NAME: images})[0]
+        pixels = images.astype(self._pixels, copy=False)
+        logits: NDArray[np.float32] = self._session.run([OUTPUT_NAME], {INPUT_NAME: pixels})[0]
         return logits
 
 
@@ -140,7 +142,9 @@ def _check_graph(path: Path, opened: Any, card: Card) -> None:
     spec = card.input
     taken = [(node.name, node.type, node.shape[1:]) for node in opened.get_inputs()]
     given = [(node.name, node.type, node.shape[1:]) for node in opened.get_outputs()]
-    right_input = (INPUT_NAME, "tensor(uint8)", [spec.channels, spec.height, spec.width])
+    # TensorRT before 8.5 has no uint8: its files take the same numbers as float32
+    pixels = "tensor(float)" if card.format == "tensorrt" else "tensor(uint8)"
+    right_input = (INPUT_NAME, pixels, [spec.channels, spec.height, spec.width])
     right_output = (OUTPUT_NAME, "tensor(float)", [len(card.classes)])
     for side, right, found in (("input", right_input, taken), ("output", right_output, given)):
         if found != [right]:

@@ -40,6 +40,7 @@ __all__ = [
     "PARITY_TOLERANCE",
     "count_low_precision",
     "export_onnx",
+    "halve",
     "parity",
     "stamp",
     "to_float16",
@@ -138,21 +139,31 @@ def to_float16(source: Path, target: Path, *, card: Card | None = None) -> OnnxC
     Raises:
         ModelError: `source` is not one of our files, or has weights beyond float16.
     """
-    from onnxconverter_common import float16
-
     parent = OnnxCandidate.load(source, threads=1)
-    with warnings.catch_warnings():
-        # it warns of each weight below 6e-8 that becomes 0; what that costs, evaluation measures
-        warnings.filterwarnings("ignore", module="onnxconverter_common")
-        model = onnx.load(source)
-        onnx_graph.convolve_batch_norms(model)
-        _check_range(model, source)
-        model = float16.convert_float_to_float16(
-            model, keep_io_types=True, max_finite_val=float(np.finfo(np.float16).max)
-        )
+    model = onnx.load(source)
+    onnx_graph.convolve_batch_norms(model)
+    model = halve(model, source)
     onnx_graph.halve_first_cast(model)
     write(model, target, card_for(card or parent.card, "float16"))
     return OnnxCandidate.load(target, threads=1)
+
+
+def halve(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:
+    """A float32 graph in float16, its input and output as before; `source` is named in errors.
+
+    Raises:
+        ModelError: Weights beyond float16.
+    """
+    from onnxconverter_common import float16
+
+    _check_range(model, source)
+    with warnings.catch_warnings():
+        # it warns of each weight below 6e-8 that becomes 0; what that costs, evaluation measures
+        warnings.filterwarnings("ignore", module="onnxconverter_common")
+        halved: onnx.ModelProto = float16.convert_float_to_float16(
+            model, keep_io_types=True, max_finite_val=float(np.finfo(np.float16).max)
+        )
+    return halved
 
 
 def _check_range(model: onnx.ModelProto, source: Path) -> None:

@@ -148,11 +148,11 @@ def shorten_normalisation(model: onnx.ModelProto) -> None:
             helper.make_node("Sub", ["normalise.cast", zero.name], ["normalise.sub"]),
             helper.make_node("Mul", ["normalise.sub", scale.name], [found.output]),
         ]
-    _replace(graph, found.nodes, nodes)
+    replace_nodes(graph, found.nodes, nodes)
     graph.initializer.extend([scale, zero])
 
 
-def _replace(
+def replace_nodes(
     graph: onnx.GraphProto, old: tuple[onnx.NodeProto, ...], new: list[onnx.NodeProto]
 ) -> None:
     """Take nodes out and put others at the head of the graph."""
@@ -165,7 +165,7 @@ def _replace(
 
 def insert_first(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
     """Put nodes that read constants alone at the head of the graph."""
-    _replace(graph, (), nodes)
+    replace_nodes(graph, (), nodes)
 
 
 def read_bytes_directly(model: onnx.ModelProto) -> bool:
@@ -193,7 +193,7 @@ def read_bytes_directly(model: onnx.ModelProto) -> bool:
         for position, name in enumerate(node.input):
             if name == quantize.output[0]:
                 node.input[position] = graph.input[0].name
-    _replace(graph, (*found.nodes, quantize), [])
+    replace_nodes(graph, (*found.nodes, quantize), [])
     return True
 
 
@@ -288,7 +288,7 @@ def fold_grey_to_rgb(model: onnx.ModelProto) -> None:
             summed = values[convolution.input[1]].sum(axis=1, keepdims=True, dtype=np.float64)
             graph.initializer.append(numpy_helper.from_array(summed.astype(np.float32), name))
             convolution.input[0], convolution.input[1] = node.input[0], name
-        _replace(graph, (node,), [])
+        replace_nodes(graph, (node,), [])
         return
 
 
@@ -366,7 +366,7 @@ def drop_unused(graph: onnx.GraphProto) -> None:
             needed.update(node.input)
     if len(kept) < len(graph.node):
         gone = {id(node) for node in kept}
-        _replace(graph, tuple(node for node in graph.node if id(node) not in gone), [])
+        replace_nodes(graph, tuple(node for node in graph.node if id(node) not in gone), [])
     order = {name: place for place, name in enumerate(n for node in graph.node for n in node.input)}
     tensors = sorted(
         (tensor for tensor in graph.initializer if tensor.name in order),

@@ -41,6 +41,7 @@ __all__ = [
     "prepare_weights",
     "quantized_graph",
     "rounding",
+    "symmetric_graph",
     "to_int8",
     "with_bias_correction",
 ]
@@ -70,6 +71,8 @@ class Int8Plan:
         smoothing: LayerNormalization's output -> factors its channels are divided by.
         biases: Layer -> what is added to its bias.
         left_out: Numbers of the calibration images that were left out (`steps.outliers`).
+        reduce_range: Weights in 7 bits: x86 processors without VNNI add pairs of products of an
+            unsigned and a signed byte in 16 bits, which overflow with 8.
     """
 
     ranges: Ranges
@@ -81,6 +84,7 @@ class Int8Plan:
     smoothing: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     biases: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     left_out: tuple[int, ...] = ()
+    reduce_range: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -344,7 +348,7 @@ def _insert_conversions(model: onnx.ModelProto, plan: Int8Plan) -> onnx.ModelPro
     quantizer = QDQQuantizer(
         model,
         plan.per_channel,
-        False,
+        plan.reduce_range,
         quantization.QuantType.QInt8,
         quantization.QuantType.QUInt8,
         ranges,
@@ -355,6 +359,57 @@ def _insert_conversions(model: onnx.ModelProto, plan: Int8Plan) -> onnx.ModelPro
     )
     quantizer.quantize_model()
     quantizer.model.topological_sort()
+    result: onnx.ModelProto = quantizer.model.model
+    return result
+
+
+# What TensorRT runs on 8-bit integers when its inputs come from such grids.
+SYMMETRIC_OPERATORS = ("Add", "AveragePool", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "Mul")
+
+
+def symmetric_graph(
+    model: onnx.ModelProto, ranges: Mapping[str, tuple[float, float]]
+) -> onnx.ModelProto:
+    """A graph with signed, symmetric 8-bit grids around weights and activations; biases in float.
+
+    Args:
+        model: A float graph; not touched.
+        ranges: Activation -> (low, high); the grid reaches the further end both ways.
+    """
+    from onnxruntime import quantization
+    from onnxruntime.quantization.calibrate import TensorData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    for number, node in enumerate(copy.graph.node):
+        node.name = node.name or f"{node.op_type}_{number}"
+    furthest = {name: max(abs(low), abs(high)) for name, (low, high) in ranges.items()}
+    grids = {
+        name: TensorData(lowest=np.float32(-end), highest=np.float32(end))
+        for name, end in furthest.items()
+    }
+    made = {name for node in copy.graph.node for name in node.output}
+    unknown = [
+        node.name
+        for node in copy.graph.node
+        if node.op_type in SYMMETRIC_OPERATORS
+        and any(name in made and name not in grids for name in (*node.input, *node.output))
+    ]
+    with quiet():
+        quantizer = QDQQuantizer(
+            copy,
+            True,
+            False,
+            quantization.QuantType.QInt8,
+            quantization.QuantType.QInt8,
+            grids,
+            [],
+            unknown,
+            list(SYMMETRIC_OPERATORS),
+            {"WeightSymmetric": True, "ActivationSymmetric": True, "QuantizeBias": False},
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
     result: onnx.ModelProto = quantizer.model.model
     return result
 

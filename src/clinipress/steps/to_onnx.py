@@ -6,6 +6,7 @@ a run that was killed writes the same bytes when it goes on.
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
+from clinipress.evaluate.measure import overflows_here
 from clinipress.recipe import ExportRecipe
 from clinipress.records import Card
 from clinipress.runtimes.onnx import OnnxCandidate
@@ -102,7 +104,13 @@ def _learnt_plan(
             f"'{'equalize' if recipe.equalize else 'smooth'}' in an export after 'qat'",
             "leave it out: training has done its work",
         )
-    return plan_int8(source, images, method="minmax", per_channel=recipe.per_channel, ranges=ranges)
+    plan = plan_int8(source, images, method="minmax", per_channel=recipe.per_channel, ranges=ranges)
+    return dataclasses.replace(plan, reduce_range=_reduced(recipe))
+
+
+def _reduced(recipe: ExportRecipe) -> bool:
+    """Whether weights get 7 bits: as asked, else where this processor would overflow with 8."""
+    return overflows_here() if recipe.reduce_range is None else recipe.reduce_range
 
 
 def _best_plan(
@@ -134,12 +142,14 @@ def _best_plan(
         methods = (asked,)
     exact = OnnxCandidate.load(source, threads=threads).predict(looked_at)
     trials: list[dict[str, Any]] = []
+    reduced = _reduced(recipe)
 
     def plans(names: tuple[Method, ...], equalized: bool) -> dict[Method, Int8Plan]:
         found = plan_each(
             source, images, names, per_channel=recipe.per_channel, equalized=equalized,
             smoothing=recipe.smooth,
         )  # fmt: skip
+        found = {n: dataclasses.replace(p, reduce_range=reduced) for n, p in found.items()}
         if not recipe.bias_correction:
             return found
         return {name: with_bias_correction(source, plan, images) for name, plan in found.items()}
@@ -197,6 +207,7 @@ def plan_facts(plan: dict[str, Any]) -> dict[str, Any]:
         facts["plan"] = digest_of(plan)
         facts["corrected_layers"] = len(plan["int8"]["biases"])
         facts["left_out"] = list(plan["int8"]["left_out"])
+        facts["reduced_range"] = plan["int8"].get("reduce_range", False)
         facts["smoothed_norms"] = len(plan["int8"]["smoothing"])
         if plan["trials"]:
             facts["trials"] = plan["trials"]
