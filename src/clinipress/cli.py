@@ -247,9 +247,10 @@ def report(
 ) -> None:
     """Rebuild the report from the records of a run."""
     from clinipress.report.build import write_report
+    from clinipress.report.checks import with_checks
     from clinipress.store import read_result
 
-    path = write_report(read_result(folder), folder)
+    path = write_report(with_checks(read_result(folder), folder), folder)
     if as_json:
         _write_json({"report": str(path)})
     else:

@@ -21,6 +21,7 @@ __all__ = [
     "Audit",
     "CandidateRecord",
     "Card",
+    "DeviceCheck",
     "DuplicatePair",
     "Environment",
     "InputSpec",
@@ -355,6 +356,42 @@ class TargetOutcome(Record):
     formats_not_tried: tuple[str, ...] = ()
 
 
+class DeviceCheck(Record):
+    """A bundle's answers on another processor beside those here (``scripts/arm_check``).
+
+    Attributes:
+        bundle_sha256: The bundle it was done with.
+        cpu: The other processor, as the emulator names it.
+        emulator: What emulated it; right answers are checked so, not speed.
+        system: System and Python there.
+        runtime_here: Engine and version on this side.
+        runtime_arm: And on the other.
+        images: Images asked.
+        refused: Of them, refused there by the bundle's own checks.
+        labels_equal: Images with the same class on both sides.
+        logits_bit_equal: Images with the very same logits.
+        largest_logit_difference: Over all images, in logits.
+        passed: Every label equal, and the bundle's self-test passed there.
+        sentence: The result for people.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    bundle_sha256: str
+    cpu: str
+    emulator: str
+    system: str
+    runtime_here: str
+    runtime_arm: str
+    images: int
+    refused: int
+    labels_equal: int
+    logits_bit_equal: int
+    largest_logit_difference: float
+    passed: bool
+    sentence: str
+
+
 class Environment(Record):
     """Where and with what the figures were measured."""
 
@@ -426,6 +463,7 @@ class Result(Record):
     shipped: str | None
     bundle: str | None
     targets: tuple[TargetOutcome, ...] = ()
+    device_checks: tuple[DeviceCheck, ...] = ()
     verdict: Verdict
     candidates: tuple[CandidateRecord, ...]
     audit: Audit

@@ -115,7 +115,7 @@ def test_no_figure_is_broken(html: str) -> None:
 
 def test_each_section_opens_with_a_sentence(html: str) -> None:
     leads = re.findall(r'<section id="[\w-]+"><h2>[^<]+</h2><p class="lead">([^<]+)</p>', html)
-    assert len(leads) == html.count("<section") == 9
+    assert len(leads) == html.count("<section") == 10
     assert all(lead.rstrip().endswith((".", ":")) for lead in leads)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from clinipress.errors import StorageError
 from clinipress.records import CandidateRecord, Result
 from clinipress.report.classes import classes_section
+from clinipress.report.devices import devices_section
 from clinipress.report.evidence import candidates_section, gate_section, trade_off_section
 from clinipress.report.figures import icon, symbols
 from clinipress.report.formats import (
@@ -74,6 +75,7 @@ def render(result: Result) -> str:
         trade_off_section(view),
         gate_section(view),
         classes_section(view),
+        devices_section(view),
         pruning_section(view),
         quantization_section(view),
         data_section(view),

@@ -20,6 +20,7 @@ from clinipress.report.words import caution_sentence
 __all__ = ["limits"]
 
 OWN_SPLITS = frozenset({"train", "validation", "test"})
+VNNI = frozenset(("amx_int8", "avx512_vnni", "avx_vnni"))
 FEW = 50  # images of a class in the test split below which its interval is wide
 
 
@@ -158,7 +159,11 @@ def _of_measurement(view: View) -> list[str]:
             "the model is meant for; both absolute times and their ratios will differ there."
         )
     if untimed:
-        found.append(f"The time per image was {NOT_MEASURED} for {_names(untimed)}.")
+        found.append(
+            f"The time per image was {NOT_MEASURED} for {_names(untimed)}: their engine runs on "
+            "another device."
+        )
+    found.extend(_of_processors(view))
     if result.recipe.get("seed") is not None:
         found.append(
             "One training run with one seed: the intervals cover the choice of test images, not "
@@ -172,6 +177,31 @@ def _of_measurement(view: View) -> list[str]:
         )
     if subject is not None:
         found.extend(_unproven(view, subject))
+    return found
+
+
+def _of_processors(view: View) -> list[str]:
+    """What holds for this processor's 8-bit instructions and may not for the device's."""
+    found = []
+    flags = set(view.result.environment.cpu_flags)
+    wide = [
+        one
+        for one in view.candidates
+        if (one.format, one.precision) in (("onnx", "int8"), ("onnx", "mixed"))
+        and not (one.history and one.history[-1].facts.get("reduced_range"))
+    ]
+    if wide and flags & VNNI:
+        found.append(
+            "8-bit files were measured on a processor with VNNI. On an x86 processor without it "
+            "their sums may overflow: export with 'reduce_range: true' for such a computer. The "
+            "bundle's self-test refuses to answer where the logits come out differently."
+        )
+    foreign = [one for one in view.candidates if one.format == "tensorrt"]
+    if foreign:
+        found.append(
+            f"The accuracy of {_names(foreign)} is that of the ONNX file under ONNX Runtime; the "
+            "TensorRT engine built of it was not measured."
+        )
     return found
 
 

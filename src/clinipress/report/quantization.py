@@ -14,6 +14,7 @@ from clinipress.report.view import View
 __all__ = ["quantization_section"]
 
 FULL = ("float32", "float16")
+METHODS = {"runtime": "the toolchain's own"}
 
 
 def quantization_section(view: View) -> Markup | None:
@@ -65,7 +66,10 @@ def _ranges(record: CandidateRecord, step: Applied) -> str:
     if not count:
         return "No calibration: the activations stay in float, or find their ranges as they run."
     images = counted(int(count), "un-augmented training image")
-    return f"The ranges of the activations come from {images}."
+    origin = step.facts.get("ranges")
+    by = f", as {origin} chose them" if origin and origin not in METHODS else ""
+    by = ", as the toolchain chose them" if origin in METHODS else by
+    return f"The ranges of the activations come from {images}{by}."
 
 
 def _left_out(keys: Sequence[str]) -> Markup | None:
@@ -89,9 +93,9 @@ def _trials(trials: Sequence[Mapping[str, Any]]) -> Markup | None:
         return None
     rows: list[list[Child]] = [
         [
-            one["method"],
-            "yes" if one["equalize"] else "no",
-            "yes" if one["bias_correction"] else "no",
+            METHODS.get(one["method"], one["method"]),
+            _said(one.get("equalize")),
+            _said(one.get("bias_correction")),
             f"{one['decibels']:.1f} dB",
             percent(one["agreement"]),
         ]
@@ -100,6 +104,11 @@ def _trials(trials: Sequence[Mapping[str, Any]]) -> Markup | None:
     heads = ["Ranges", "Equalized", "Biases corrected", "Signal to noise", "Agreement"]
     title = f"What was tried, on training images and blends of them ({len(trials)})"
     return folded(title, grid(heads, rows, "plain counts"))
+
+
+def _said(value: bool | None) -> str:
+    """Toolchains other than ours keep this to themselves."""
+    return "its own choice" if value is None else "yes" if value else "no"
 
 
 def _placement(placement: Mapping[str, Any] | None) -> Markup | None:
