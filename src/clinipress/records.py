@@ -28,6 +28,7 @@ __all__ = [
     "Interval",
     "Latency",
     "ModelSpec",
+    "OperatingPoint",
     "Parity",
     "Result",
     "Rule",
@@ -146,6 +147,24 @@ class Applied(Record):
     facts: dict[str, Any] = Field(default_factory=dict)
 
 
+class OperatingPoint(Record):
+    """A threshold on a class's calibrated probability, and what it gave on validation images.
+
+    Attributes:
+        label: The class that is called when its probability reaches the threshold.
+        aim: What the threshold was chosen for: "sensitivity 0.95", "specificity 0.95".
+        threshold: Probability, after temperature scaling.
+        sensitivity: Of validation images of the class, the share that is called.
+        specificity: Of the others, the share that is not.
+    """
+
+    label: str
+    aim: str
+    threshold: float = Field(ge=0, le=1)
+    sensitivity: Interval
+    specificity: Interval
+
+
 class Card(Record):
     """What travels with every candidate.
 
@@ -160,6 +179,7 @@ class Card(Record):
         positive: The class whose detection is "sensitivity" in a two-class task, or None.
         temperature: Softmax temperature for calibrated probabilities, 1 if not fitted.
         uncertain_below: Top probability under which an answer is called uncertain.
+        operating_points: Thresholds per class, chosen on validation; empty if none were.
         intended_use: Free text for the reader.
         synthetic: True when it was trained on drawn images.
     """
@@ -174,6 +194,7 @@ class Card(Record):
     positive: str | None = None
     temperature: float = 1.0
     uncertain_below: float | None = None
+    operating_points: tuple[OperatingPoint, ...] = ()
     intended_use: str = ""
     synthetic: bool = False
 

@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from clinipress import distributed
+from clinipress.edge.answers import probabilities
 from clinipress.edge.bundle import clearest, write_bundle
-from clinipress.evaluate.calibration import fit_temperature, uncertain_threshold
+from clinipress.evaluate.calibration import (
+    fit_temperature,
+    operating_points,
+    uncertain_threshold,
+)
 from clinipress.evaluate.cost import macs, parameters
 from clinipress.evaluate.measure import environment
 from clinipress.records import (
@@ -165,9 +170,11 @@ def _ship(card: Scorecard, row: Row, folder: Path, result: Result) -> None:
     rows = data.rows("validation", row.file.card.input)
     logits = row.logits["validation"]
     temperature = fit_temperature(logits, rows.labels)
+    shares = probabilities(logits, temperature)
     shipped: Card = row.file.card.model_copy(
         update={
             "temperature": temperature,
+            "operating_points": operating_points(shares, rows.labels, row.file.card.classes),
             "uncertain_below": uncertain_threshold(logits / temperature, rows.labels),
             "intended_use": study.intended_use,
             "positive": study.data.positive,

@@ -1,11 +1,16 @@
-"""Calibrated probabilities: temperature scaling, and when to say "uncertain"."""
+"""Calibrated probabilities: temperature scaling, thresholds, and when to say "uncertain"."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["fit_temperature", "uncertain_threshold"]
+from clinipress.evaluate.intervals import wilson
+from clinipress.records import Interval, OperatingPoint
+
+__all__ = ["fit_temperature", "operating_points", "uncertain_threshold"]
 
 # a split answered without an error would ask for T -> 0, that is for certainty: not granted
 LOW, HIGH = 0.25, 20.0
@@ -72,3 +77,50 @@ def uncertain_threshold(
     enough = np.flatnonzero(share_right >= aim)
     kept = max(int(enough[-1]) + 1 if len(enough) else 0, int(np.ceil(0.7 * len(order))))
     return float(top[order[min(kept, len(order)) - 1]])
+
+
+def operating_points(
+    probabilities: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    classes: Sequence[str],
+    aim: float = 0.95,
+) -> tuple[OperatingPoint, ...]:
+    """Thresholds per class: the highest that finds enough of it, the lowest that spares enough.
+
+    Args:
+        probabilities: float ``[n, classes]``, calibrated.
+        labels: int64 ``[n]`` of a split the model was not fitted on.
+        classes: Their names.
+        aim: Sensitivity of the first, specificity of the second kind of threshold.
+
+    Returns:
+        Two points per class that has images on both sides, each with Wilson intervals. The figures
+        are of the images the thresholds were chosen on, which flatters them.
+    """
+    found = []
+    for number, name in enumerate(classes):
+        mine = labels == number
+        own, others = np.sort(probabilities[mine, number]), np.sort(probabilities[~mine, number])
+        if not len(own) or not len(others):
+            continue
+        # called when p >= threshold: one of the class's own, or the next number above the others
+        sensitive = float(own[int(np.floor((1 - aim) * len(own) + 1e-9))])
+        spared = int(np.ceil(aim * len(others) - 1e-9))
+        specific = float(min(np.nextafter(others[spared - 1], 2.0), 1.0))
+        for what, threshold in (("sensitivity", sensitive), ("specificity", specific)):
+            found.append(
+                OperatingPoint(
+                    label=name,
+                    aim=f"{what} {aim:g}",
+                    threshold=threshold,
+                    sensitivity=_share(own >= threshold),
+                    specificity=_share(others < threshold),
+                )
+            )
+    return tuple(found)
+
+
+def _share(right: NDArray[np.bool_]) -> Interval:
+    hits, n = int(right.sum()), len(right)
+    low, high = wilson(hits, n)
+    return Interval(value=hits / n, low=low, high=high, method="wilson", n=n)
