@@ -1,0 +1,85 @@
+"""Which engine opens which file, and what is said where an engine is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from clinipress.errors import MissingExtraError, ModelError
+from clinipress.recipe import PRECISIONS
+from clinipress.records import Card, InputSpec
+from clinipress.runtimes import engines
+from clinipress.runtimes.engines import (
+    ENGINES,
+    PACKAGES,
+    TOOLCHAINS,
+    check_toolchains,
+    format_of,
+    import_engine,
+    installed,
+    open_file,
+    package_of,
+)
+from clinipress.runtimes.files import FILES
+from onnx_nets import conv_net, pixels, saved
+
+
+def test_every_format_of_a_recipe_has_files_an_engine_and_a_toolchain():
+    for table in (FILES, ENGINES, PACKAGES, TOOLCHAINS):
+        assert set(table) == set(PRECISIONS)
+
+
+def test_a_suffix_names_the_engine(tmp_path):
+    path = saved(conv_net(), tmp_path / "model.onnx")
+    opened = open_file(path, threads=1)
+    assert opened.runtime.startswith("onnxruntime ")
+    assert opened.predict(pixels(2)).shape == (2, 3)
+    with pytest.raises(ModelError, match=r"model\.onnx, model\.pte, model\.tflite, model\.xml"):
+        format_of(Path("model.pt"))
+
+
+def test_an_unknown_format_on_a_card_is_refused(tmp_path):
+    path = saved(conv_net(), tmp_path / "model.onnx")
+    card = Card(name="x", classes=("a", "b", "c"), input=InputSpec(height=16, width=16))
+    with pytest.raises(ModelError, match="'pytorch'"):
+        open_file(path, card)
+
+
+def missing(monkeypatch, package):
+    """As if a package were not installed."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        engines.importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == package else real(name, *rest),
+    )
+
+
+def test_a_toolchain_that_is_not_installed_is_said_before_the_work(monkeypatch):
+    check_toolchains(ENGINES)
+    missing(monkeypatch, "nncf")
+    assert not installed("openvino")
+    assert installed("litert")
+    check_toolchains(["onnx", "litert"])
+    with pytest.raises(MissingExtraError, match=r"clinipress\[openvino\]"):
+        check_toolchains(["onnx", "openvino"])
+
+
+def test_an_engine_that_is_not_installed_is_one_line(tmp_path, monkeypatch):
+    def absent(name):
+        raise ModuleNotFoundError("No module named 'openvino'", name="openvino")
+
+    monkeypatch.setattr(engines.importlib, "import_module", absent)
+    card = Card(
+        name="x", classes=("a", "b"), input=InputSpec(), format="openvino", precision="int8"
+    )
+    with pytest.raises(MissingExtraError, match=r"running openvino files.*clinipress\[openvino\]"):
+        open_file(tmp_path / "model.xml", card)
+
+
+def test_what_pip_needs_on_the_device():
+    assert package_of("onnx") == "clinipress"
+    assert package_of("tflite-micro") == "clinipress[tflite-micro]"
+    import_engine("onnx")
