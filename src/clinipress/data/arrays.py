@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from clinipress.data.items import SPLIT_NAMES, Item
 from clinipress.data.pixels import Raster
+from clinipress.data.unpacking import limit
 from clinipress.errors import DataError, ImageError
 
 __all__ = ["array_picture", "read_arrays"]
@@ -63,9 +64,25 @@ def array_picture(item: Item) -> Raster:
 
 @lru_cache(maxsize=3)  # one array of a compressed archive can only be unpacked as a whole
 def _images(path: Path, name: str, _size: int, _time: int) -> NDArray[np.uint8]:
+    _check_packing(path, name)
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
         images: NDArray[np.uint8] = archive[name]
         return images
+
+
+def _check_packing(path: Path, name: str) -> None:
+    """Refuse an array that is far larger than what it is packed into.
+
+    Raises:
+        ValueError: It is.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo(f"{name}.npy")
+    allowed = limit(entry.compress_size)
+    if entry.file_size > max(allowed, entry.compress_size):
+        raise ValueError(
+            f"{name} unpacks to {entry.file_size:,} bytes, at most {allowed:,} expected"
+        )
 
 
 def _read_labels(path: Path) -> dict[str, list[int]]:
@@ -73,6 +90,9 @@ def _read_labels(path: Path) -> dict[str, list[int]]:
     # np.load leaves a file open that it opened itself and could not read
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
         names = archive.files
+        for part in _PARTS:
+            if f"{part}_labels" in names:
+                _check_packing(path, f"{part}_labels")
         labels = {
             part: _labels(archive[f"{part}_labels"], part, path)
             for part in _PARTS

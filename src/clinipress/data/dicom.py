@@ -5,21 +5,23 @@ References are to the DICOM standard, part 3: modality look-up table C.11.1, dis
 
 from __future__ import annotations
 
-import gzip
-import io
-import os
+import math
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.pixels import Facts, Raster, check_size, to_uint8
+from clinipress.data.unpacking import MAX_PICTURES, claim, gunzip, inflated, length
 from clinipress.errors import ImageError, MissingExtraError
 
 __all__ = ["read_facts", "read_frame", "read_patient"]
 
-_MAX_BYTES = 2**31
 _LARGE = 2**26  # bytes from which only the frame that is wanted is read
+_MOST_COMPONENTS = 4
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_SYNTAX = 0x00020010
+_LARGEST = 1e30  # of a rescale, so that no stored value becomes infinite
 
 
 def read_facts(stream: BinaryIO) -> Facts:
@@ -29,7 +31,8 @@ def read_facts(stream: BinaryIO) -> Facts:
         ImageError: There is no image in it.
         MissingExtraError: pydicom is not installed.
     """
-    return _facts(_header(_plain(stream)))
+    plain = _plain(stream)
+    return _facts(*_header(plain))
 
 
 def read_patient(stream: BinaryIO) -> tuple[str | None, int]:
@@ -39,8 +42,8 @@ def read_patient(stream: BinaryIO) -> tuple[str | None, int]:
         ImageError: There is no image in it.
         MissingExtraError: pydicom is not installed.
     """
-    header = _header(_plain(stream))
-    return str(header.get("PatientID") or "").strip() or None, _facts(header).frames
+    header, room = _header(_plain(stream))
+    return str(header.get("PatientID") or "").strip() or None, _facts(header, room).frames
 
 
 def read_frame(stream: BinaryIO, index: int = 0) -> Raster:
@@ -55,13 +58,17 @@ def read_frame(stream: BinaryIO, index: int = 0) -> Raster:
         MissingExtraError: pydicom is not installed.
     """
     stream = _plain(stream)
-    large = stream.seek(0, os.SEEK_END) > _LARGE
-    stream.seek(0)
-    header = _header(stream, pixels=not large)
-    found = _facts(header)
+    large = length(stream) > _LARGE
+    header, room = _header(stream, pixels=not large)
+    found = _facts(header, room)
     check_size(found.width, found.height)
     if not 0 <= index < found.frames:
         raise ImageError(f"a frame number from 0 to {found.frames - 1}", str(index))
+    if header.file_meta.TransferSyntaxUID.is_encapsulated:
+        if large:  # its reader has stopped at the pixels' tag: 12 bytes with the length
+            stream.seek(stream.tell() + 12)
+        coded = stream if large else header.PixelData
+        _check_frame(_pydicom().encaps.get_frame(coded, index, **_offsets(header, found)), found)
     stream.seek(0)
     pixels = _pixels(stream if large else header, index)
     if found.channels >= 3:
@@ -86,13 +93,34 @@ def _plain(stream: BinaryIO) -> BinaryIO:
         stream.seek(0)
         return stream
     stream.seek(0)
-    with gzip.GzipFile(fileobj=stream) as inner:
-        content = inner.read(_MAX_BYTES)
-    return io.BytesIO(content)
+    return gunzip(stream)
 
 
-def _header(stream: BinaryIO, *, pixels: bool = False) -> Any:
-    """The data set, with the undecoded pixels or without; a file may lack the preamble."""
+def _room(stream: BinaryIO) -> int:
+    """Bytes of the data set, of a deflated one when inflated; the stream is rewound.
+
+    pydicom inflates a whole file before it looks at anything, however large that gets.
+    """
+    reader, syntax = _pydicom().filereader, b""
+    size = length(stream)
+    reader.read_preamble(stream, True)
+    for element in reader.data_element_generator(
+        stream, False, True, stop_when=lambda tag, _kind, _length: tag >> 16 != 2
+    ):
+        if element.tag == _SYNTAX:
+            syntax = element.value or b""
+    if syntax.decode("ascii", "replace").strip("\0 ") == _DEFLATED:
+        size = inflated(stream)
+    stream.seek(0)
+    return size
+
+
+def _header(stream: BinaryIO, *, pixels: bool = False) -> tuple[Any, int]:
+    """The data set, with the undecoded pixels or without, and its bytes.
+
+    A file may lack the preamble.
+    """
+    room = _room(stream)
     header = _pydicom().dcmread(stream, stop_before_pixels=not pixels, force=True)
     if "TransferSyntaxUID" not in header.file_meta:
         # without a preamble no encoding is named; pydicom has found out how it is written
@@ -100,12 +128,24 @@ def _header(stream: BinaryIO, *, pixels: bool = False) -> Any:
         names = ("ImplicitVRLittleEndian", "ExplicitVRLittleEndian", "ExplicitVRBigEndian")
         number = 0 if implicit else 1 if little else 2
         header.file_meta.TransferSyntaxUID = getattr(_pydicom().uid, names[number])
-    return header
+    return header, room
 
 
-def _facts(header: Any) -> Facts:
+def _facts(header: Any, room: int) -> Facts:
+    """What the header says; more frames than `room` bytes can hold are refused."""
     if header.get("Rows") is None or header.get("Columns") is None:
         raise ImageError("a DICOM image", "a DICOM file without rows and columns")
+    found = _said(header)
+    least = 8  # bytes of an empty compressed frame
+    if not header.file_meta.TransferSyntaxUID.is_encapsulated:
+        least = found.width * found.height * int(header.get("BitsAllocated") or 1) // 8
+    most = min(MAX_PICTURES, room // max(1, least))
+    if found.frames > max(1, most):
+        raise ImageError(f"at most {most:,} frames in a file of its size", f"{found.frames:,}")
+    return found
+
+
+def _said(header: Any) -> Facts:
     return Facts(
         width=int(header.Columns),
         height=int(header.Rows),
@@ -114,6 +154,28 @@ def _facts(header: Any) -> Facts:
         frames=max(1, int(header.get("NumberOfFrames") or 1)),
         format="DICOM",
     )
+
+
+def _offsets(header: Any, found: Facts) -> dict[str, Any]:
+    """Where the frames of compressed pixels begin, as far as the header says it."""
+    table, lengths = header.get("ExtendedOffsetTable"), header.get("ExtendedOffsetTableLengths")
+    return {
+        "number_of_frames": found.frames,
+        "extended_offsets": (table, lengths) if table and lengths else None,
+    }
+
+
+def _check_frame(frame: bytes, found: Facts) -> None:
+    """Refuse compressed pixels that are of another size than the header says."""
+    said = claim(frame)
+    if said is not None:
+        width, height, components = said
+        if (width, height) != (found.width, found.height) or components > _MOST_COMPONENTS:
+            got = f"{width} x {height} of {components} components"
+            raise ImageError(f"compressed pixels of {found.width} x {found.height}", got)
+    # run lengths pack no worse than this, and unpack to at most 64 times as much
+    elif len(frame) > 2 * found.width * found.height * found.channels * 8 + 2**16:
+        raise ImageError("compressed pixels smaller than the image", f"{len(frame):,} bytes")
 
 
 def _pixels(source: Any, index: int) -> NDArray[Any]:
@@ -169,6 +231,8 @@ def _rescaled(pixels: NDArray[Any], header: Any) -> NDArray[Any]:
     if slope is None or intercept is None or (slope, intercept) == (1.0, 0.0):
         return pixels
     kind = np.float32 if pixels.dtype.itemsize <= 2 else np.float64
+    if max(abs(slope), abs(intercept)) > _LARGEST:
+        raise ImageError("a rescale that numbers can hold", f"{slope:g} x + {intercept:g}")
     return pixels * kind(slope) + kind(intercept)
 
 
@@ -188,11 +252,14 @@ def _function(header: Any) -> str:
 
 def _first(value: Any) -> float | None:
     """A DICOM decimal, or the first of several; None when absent or empty."""
+    if not isinstance(value, str) and hasattr(value, "__len__"):
+        value = value[0] if len(value) else None
     if value is None or value == "":
         return None
-    if not isinstance(value, str) and hasattr(value, "__len__"):
-        return float(value[0]) if len(value) else None
-    return float(value)
+    number = float(value)
+    if not math.isfinite(number):
+        raise ImageError("numbers in a DICOM header", f"{number}")
+    return number
 
 
 def _display(values: NDArray[Any], header: Any) -> NDArray[np.uint8] | None:

@@ -31,7 +31,17 @@ from clinipress.errors import ClinipressError, ImageError
 if TYPE_CHECKING:  # pydantic is slow to import, and only the annotations need this name
     from clinipress.records import InputSpec
 
-__all__ = ["MAX_PIXELS", "Facts", "Kind", "decode", "facts", "kind_of", "render", "to_uint8"]
+__all__ = [
+    "MAX_PIXELS",
+    "Facts",
+    "Kind",
+    "decode",
+    "facts",
+    "has_palette",
+    "kind_of",
+    "render",
+    "to_uint8",
+]
 
 Kind = Literal["picture", "dicom", "nifti"]
 
@@ -70,6 +80,12 @@ def facts(source: Path | bytes) -> Facts:
         raise _named(problem, source) from None
     except Exception as problem:  # third-party parsers raise nearly anything on a damaged file
         raise _unreadable(problem, source) from None
+
+
+def has_palette(source: Path | bytes) -> bool:
+    """True for a picture whose pixels point to colours; of a file that `facts` has read."""
+    with quiet(), _open(source) as stream:
+        return Image.open(stream, formats=_FORMATS).mode in {"P", "PA"}
 
 
 def decode(source: Path | bytes, spec: InputSpec, *, index: int | None = None) -> NDArray[np.uint8]:

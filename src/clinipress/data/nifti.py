@@ -8,6 +8,7 @@ is up in the usual RAS and LAS orders: ``numpy.rot90(volume[:, :, index])``.
 from __future__ import annotations
 
 import gzip
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -16,11 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.pixels import Facts, Raster, check_size, quiet
+from clinipress.data.unpacking import MAX_BYTES, MAX_PICTURES, length, limit
 from clinipress.errors import ImageError, MissingExtraError
 
 __all__ = ["picture_slices", "read_facts", "read_slice", "slice_bytes"]
-
-_MAX_BYTES = 2**31
 
 
 class _Volume(NamedTuple):
@@ -119,28 +119,34 @@ def _facts(header: Any) -> Facts:
     shape = tuple(int(n) for n in header.get_data_shape())
     if len(shape) < 2 or min(shape) < 1:
         raise ImageError("a NIfTI volume of two dimensions or more", f"the shape {shape}")
+    if math.prod(shape[2:]) > MAX_PICTURES:
+        raise ImageError(f"a volume of at most {MAX_PICTURES:,} slices", f"the shape {shape}")
     dtype = header.get_data_dtype()
     return Facts(
         width=shape[0],
         height=shape[1],
         channels=len(dtype.names) if dtype.names else 1,
         bits=8 if dtype.names else 8 * dtype.itemsize,
-        frames=int(np.prod(shape[2:], dtype=np.int64)),
+        frames=math.prod(shape[2:]),
         format="NIFTI",
     )
 
 
 def _volume(stream: BinaryIO) -> _Volume:
+    packed = length(stream)
     plain = _plain(stream)
     header = _header(plain)
     found = _facts(header)
     check_size(found.width, found.height)
     dtype, offset = header.get_data_dtype(), int(header["vox_offset"])
     size = found.width * found.height * found.frames * dtype.itemsize
-    if size > _MAX_BYTES:
-        raise ImageError(f"a volume of at most {_MAX_BYTES:,} bytes", f"{size:,}")
     if header["magic"].item()[:2] != b"n+":
         raise ImageError("a NIfTI file with its voxels", "a header without them (.hdr)")
+    allowed = MAX_BYTES if plain is stream else limit(packed)
+    if offset + size > allowed:
+        raise ImageError(f"a volume of at most {allowed:,} bytes", f"{size:,}")
+    if plain is stream and offset + size > packed:  # said before memory is taken for them
+        raise ImageError(f"{size:,} bytes of voxels", f"{max(0, packed - offset):,}")
     plain.seek(offset)
     content = plain.read(size)
     if len(content) < size:
@@ -157,9 +163,10 @@ def _scaled(volume: NDArray[Any], header: Any, bits: int) -> _Volume:
         raise ImageError("a volume of real numbers", f"values of type {volume.dtype}")
     slope, intercept = header.get_slope_inter()
     if slope is not None and (slope, intercept) != (1.0, 0.0):
-        volume = volume * np.float32(slope) + np.float32(intercept)
+        with np.errstate(over="ignore", invalid="ignore"):
+            volume = volume * np.float32(slope) + np.float32(intercept)
     low, high = float(header["cal_min"]), float(header["cal_max"])
-    if low < high:
+    if -math.inf < low < high < math.inf:
         return _Volume(volume, bits, (low, high))
     if volume.dtype == np.uint8:
         return _Volume(volume, bits, None)

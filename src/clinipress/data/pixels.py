@@ -117,8 +117,8 @@ def to_uint8(
         return np.where(pixels > low, np.uint8(255), np.uint8(0))
     # float32 holds every 16-bit value exactly; larger integers need the other one
     small = pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32
-    values: NDArray[Any] = np.array(pixels, dtype=np.float32 if small else np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # a file may hold signalling NaN
+        values: NDArray[Any] = np.array(pixels, dtype=np.float32 if small else np.float64)
         np.subtract(values, low, out=values)
         np.multiply(values, 255.0 / (high - low), out=values)
     np.rint(np.clip(values, 0, 255, out=values), out=values)

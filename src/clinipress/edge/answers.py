@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clinipress.candidate import Candidate
-from clinipress.data.images import Facts, decode, facts
+from clinipress.data.images import Facts, decode, facts, has_palette
 from clinipress.edge.checks import colour_refusal, contrast_refusal, size_refusal
-from clinipress.edge.inputs import Source, locate
+from clinipress.edge.inputs import Source, is_there, locate
 from clinipress.errors import ImageError, MissingExtraError, ModelError
 from clinipress.records import Card, InputSpec
 
@@ -76,8 +76,10 @@ class Answer:
         else:
             note = ", uncertain" if self.uncertain else ""
             line = f"{self.file}: {self.label} {100 * self.probability:.1f} %{note}"
-        # names of files may hold line ends, and bytes that are no UTF-8 (as lone surrogates)
-        return " ".join(line.encode("utf-8", "replace").decode().splitlines())
+        # names of files may hold line ends, a terminal's commands, and bytes that are no UTF-8 (as
+        # lone surrogates)
+        text = " ".join(line.encode("utf-8", "replace").decode().splitlines())
+        return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def answer(
@@ -141,8 +143,8 @@ def _pixels(source: Source, spec: InputSpec, colourful: bool) -> NDArray[np.uint
     if isinstance(source, bytes):
         return _checked(source, None, spec, colourful)
     path, index = locate(source)
-    if not path.is_file():  # opening a pipe or a device could wait for ever
-        raise ImageError("an image file", f"no regular file at '{path}'")
+    if not (is_there(path) and path.is_file()):  # opening a pipe could wait for ever
+        raise ImageError("an image file", f"no regular file at '{path!s:.300}'")
     return _checked(path, index, spec, colourful)
 
 
@@ -169,8 +171,7 @@ def _may_have_colour(source: Path | bytes, about: Facts) -> bool:
     """True when a file stores colours: three samples per pixel, or one that points to a palette."""
     if about.channels >= 3 or about.format in {"DICOM", "NIFTI"}:
         return about.channels >= 3
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-        return picture.mode in {"P", "PA"}
+    return has_palette(source)
 
 
 def _refuse(reason: str | None) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from clinipress.errors import InputError
 
-__all__ = ["STANDARD_INPUT", "Source", "expand", "locate"]
+__all__ = ["STANDARD_INPUT", "Source", "expand", "is_there", "locate"]
 
 Source = str | Path | bytes | NDArray[np.uint8]
 STANDARD_INPUT = "-"
@@ -36,9 +36,17 @@ def locate(name: str | Path) -> tuple[Path, int | None]:
     """
     path = Path(name)
     match = re.fullmatch(r"(.+)#([0-9]{1,9})", str(name), re.DOTALL)
-    if match is None or path.exists():
+    if match is None or is_there(path):
         return path, None
     return Path(match[1]), int(match[2])
+
+
+def is_there(path: Path) -> bool:
+    """True when something lies at `path`; a name too long for the system is nowhere."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def expand(name: str, stdin: BinaryIO | None) -> Iterator[tuple[str, Source]]:
@@ -49,7 +57,7 @@ def expand(name: str, stdin: BinaryIO | None) -> Iterator[tuple[str, Source]]:
     """
     if name == STANDARD_INPUT:
         yield from _from_stream(stdin or sys.stdin.buffer)
-    elif Path(name).is_dir():
+    elif is_there(Path(name)) and Path(name).is_dir():
         for path in _walk(name):
             yield path, Path(path)
     else:
@@ -57,16 +65,25 @@ def expand(name: str, stdin: BinaryIO | None) -> Iterator[tuple[str, Source]]:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """Files below `folder`, sorted; links to folders are not followed, they can go in circles."""
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path)
+    """Files below `folder`, sorted; links to folders are not followed, they can go in circles.
+
+    A folder that cannot be read is handed out itself, so that it is refused in its place. One
+    inside the other may be nested deeper than functions can call themselves.
+    """
+    waiting: list[os.DirEntry[str] | str] = [folder]
+    while waiting:
+        entry = waiting.pop()
+        path = entry if isinstance(entry, str) else entry.path
+        if isinstance(entry, str) or entry.is_dir(follow_symlinks=False):
+            try:
+                with os.scandir(path) as found:
+                    inside = sorted(found, key=lambda one: one.name, reverse=True)
+            except OSError:
+                yield path
+            else:
+                waiting += [one for one in inside if not one.name.startswith(".")]
         elif entry.is_file():
-            yield entry.path
+            yield path
 
 
 def _from_stream(stream: BinaryIO) -> Iterator[tuple[str, Source]]:

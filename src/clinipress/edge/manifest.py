@@ -135,7 +135,8 @@ def _check_values(manifest: Manifest) -> None:
         raise BundleError(f"a format of {known} in card.json", f"{manifest.card.format!a:.40}")
     missing = {*FILES[manifest.card.format], manifest.self_test.file} - set(manifest.files)
     if missing:
-        raise BundleError(f"a hash of '{sorted(missing)[0]}' in card.json", "none", "do not use it")
+        name = f"{sorted(missing)[0]!a:.60}"
+        raise BundleError(f"a hash of {name} in card.json", "none", "do not use it")
     card, test = manifest.card, manifest.self_test
     if not len(card.classes) == len(test.logits) == len(test.probabilities):
         raise BundleError(f"{len(card.classes)} logits in card.json", str(len(test.logits)))

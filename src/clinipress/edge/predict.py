@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from clinipress.edge.answers import Answer, answer
 from clinipress.edge.bundle import Bundle, load_bundle
-from clinipress.edge.inputs import STANDARD_INPUT, expand, locate
+from clinipress.edge.inputs import STANDARD_INPUT, expand, is_there, locate
 from clinipress.errors import InputError
 
 __all__ = ["Answer", "predict", "run_predict"]
@@ -39,8 +39,8 @@ def predict(
     """
     named = [str(source) for source in sources]
     for name in named:
-        if name != STANDARD_INPUT and not locate(name)[0].exists():
-            raise InputError("an image or a folder", f"nothing at '{name}'", "check the path")
+        if name != STANDARD_INPUT and not is_there(locate(name)[0]):
+            raise InputError("an image or a folder", f"nothing at '{name:.300}'", "check the path")
     return _answers(bundle, named, stdin)
 
 

@@ -1,0 +1,186 @@
+"""OpenVINO files, ``model.xml`` and ``model.bin``: the one run-time module that names that engine.
+
+Importing the ``openvino`` package sends an event to its maker's statistics and writes a client
+number into the home folder, unless its telemetry package is missing; `engine` sees to that.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.errors import ModelError
+from clinipress.records import Card
+from clinipress.runtimes.files import FileCandidate, card_beside
+
+__all__ = ["INPUT_NAME", "OUTPUT_NAME", "OpenVinoCandidate", "compiled", "engine", "read"]
+
+INPUT_NAME = "image"
+OUTPUT_NAME = "logits"
+TELEMETRY = "openvino_telemetry"
+
+
+def engine() -> Any:
+    """The ``openvino`` package, imported so that nothing is sent.
+
+    Its telemetry asks nobody: a None among the loaded modules makes ``import openvino_telemetry``
+    fail, and openvino and nncf then take the stubs they have for that case. The entry stays, since
+    nncf looks for it when it is imported later. Importing takes 0.2 s, half of what it takes with
+    telemetry.
+    """
+    if TELEMETRY not in sys.modules:
+        sys.modules[TELEMETRY] = None  # type: ignore[assignment]
+    import openvino
+
+    return openvino
+
+
+@functools.cache
+def _core() -> Any:
+    """One engine for the whole process; it holds no model."""
+    return engine().Core()
+
+
+def read(source: Path | io.BytesIO) -> Any:
+    """An ``openvino.Model`` of an ``.xml`` or ONNX file, or of one in memory."""
+    return _core().read_model(str(source) if isinstance(source, Path) else source)
+
+
+def compiled(path: Path, threads: int | None) -> Any:
+    """A file compiled for the CPU, as every part of clinipress opens it.
+
+    Args:
+        path: The ``.xml`` file; its ``.bin`` lies beside it.
+        threads: CPU threads of one call; None: as many as there are cores.
+
+    Raises:
+        RuntimeError: It is not a whole OpenVINO file; the engine's own error.
+    """
+    options = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        # Where the processor has bfloat16, the engine else rounds every float32 layer to 8 bits of
+        # mantissa without a word (and takes float16 for bfloat16, too).
+        "INFERENCE_PRECISION_HINT": "f32",
+        # threads bound to cores would all sit on the first ones when two programs run
+        "ENABLE_CPU_PINNING": "NO",
+    }
+    if threads:
+        options["INFERENCE_NUM_THREADS"] = str(threads)
+    return _core().compile_model(read(path), "CPU", options)
+
+
+class OpenVinoCandidate(FileCandidate):
+    """An OpenVINO file as a candidate; made by `load`. Not for several threads at once.
+
+    Args:
+        path: The ``.xml`` file.
+        card: What it is.
+        opened: The ``openvino.CompiledModel``.
+        threads: Threads it was compiled for; None: as many as there are cores.
+    """
+
+    # With a free batch size the engine plans memory anew at each call: MobileNetV2 at 96 px and
+    # MobileNetV3-Small at 128 px take 1.2 and 1.3 times as long.
+    largest_batch = 1
+
+    def __init__(self, path: Path, card: Card, opened: Any, threads: int | None) -> None:
+        super().__init__(path, card, threads)
+        self._request = opened.create_infer_request()
+        # the request's own memory: writing into it is a tenth faster than handing an array over
+        self._pixels = self._request.get_input_tensor().data
+        self._logits = self._request.get_output_tensor().data
+
+    @classmethod
+    def load(
+        cls, path: Path, card: Card | None = None, threads: int | None = None
+    ) -> OpenVinoCandidate:
+        """Open a file.
+
+        Args:
+            path: An ``.xml`` file with uint8 ``image`` in and float ``logits`` out, one image a
+                call, and its ``.bin`` beside it.
+            card: Taken instead of the one beside the file.
+            threads: CPU threads of one call; None: as many as there are cores.
+
+        Raises:
+            ModelError: One of the files is missing or not whole, there is no card, or the graph
+                does not take and give what the card says.
+        """
+        for file in (path, path.with_suffix(".bin")):
+            if not file.is_file():
+                raise ModelError(
+                    "an OpenVINO file and its weights (.xml and .bin)",
+                    f"nothing at '{file}'",
+                    "check the path, and copy both files",
+                )
+        opened = _open(path, threads)
+        card = card or card_beside(path)
+        _check_graph(path, opened, card)
+        return cls(path, card, opened, threads)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The graph and its weights."""
+        return (self.path, self.path.with_suffix(".bin"))
+
+    @property
+    def runtime(self) -> str:
+        """The engine and its version."""
+        return f"openvino {metadata.version('openvino')}"
+
+    def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """One image."""
+        self._pixels[:] = images
+        self._request.infer(share_outputs=True)
+        logits: NDArray[np.float32] = self._logits.copy()
+        return logits
+
+
+def _open(path: Path, threads: int | None) -> Any:
+    """A compiled model, or one line of error."""
+    try:
+        return compiled(path, threads)
+    except RuntimeError as problem:
+        raise ModelError(
+            f"a whole OpenVINO file at '{path}'",
+            f"one that the engine refuses ({_short(problem)})",
+            "export it again, or copy both files again if one was cut short",
+        ) from None
+
+
+def _short(problem: RuntimeError) -> str:
+    """The last line of the engine's message that says something; the first name its sources."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith("Exception from")]
+    return (telling or lines or ["no reason given"])[-1][:160]
+
+
+def _check_graph(path: Path, opened: Any, card: Card) -> None:
+    """The graph takes what the card says and answers with one logit per class."""
+    spec = card.input
+    right = {
+        "input": [(INPUT_NAME, "u8", [1, spec.channels, spec.height, spec.width])],
+        "output": [(OUTPUT_NAME, "f32", [1, len(card.classes)])],
+    }
+    for side, ports in (("input", opened.inputs), ("output", opened.outputs)):
+        found = [_described(port) for port in ports]
+        if found != right[side]:
+            raise ModelError(
+                f"the {side} {right[side]} in '{path}' as its card says",
+                f"{found}",
+                "the card belongs to another file: export the model again",
+            )
+
+
+def _described(port: Any) -> tuple[str, str, list[int]]:
+    """Name, type and shape of an input or output; -1 for a side that is free."""
+    sides = [-1 if side.is_dynamic else side.get_length() for side in port.get_partial_shape()]
+    return min(port.get_names(), default=""), port.get_element_type().get_type_name(), sides

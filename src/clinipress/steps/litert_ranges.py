@@ -1,0 +1,178 @@
+"""Ranges of the activations of a LiteRT graph: the runtime's own calibration, or given ones.
+
+Given ranges carry the names of an ONNX file; tensors that hold the same values for the same images
+are the same tensor.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from clinipress.runtimes.litert import interpreter, silence
+from clinipress.steps import litert_graph
+from clinipress.steps.learnt_ranges import tensor_values
+from clinipress.steps.litert_float import Levels
+from clinipress.steps.matching import match_tensors
+from clinipress.steps.quantize import prepare
+
+__all__ = ["calibrated", "extremes", "placed", "settled"]
+
+Ranges = dict[str, tuple[float, float]]
+PROBES = 2  # images that tensors are matched on
+SIGNATURE = "serving_default"  # the converter's name for a network's one function
+# Operators whose result has the grid of what goes in.
+HANDS_ON = ("CONCATENATION", "PAD", "PADV2", "MAX_POOL_2D", "RESHAPE")
+# Results of these equal the tensor before them where nothing is clamped.
+CLAMPS = ("Relu", "Clip")
+
+
+def calibrated(graph: bytes, quantizer: Any, levels: Levels, images: NDArray[np.uint8]) -> Ranges:
+    """What the quantizer's own calibration finds: moving averages of the extremes of each image.
+
+    Args:
+        graph: The float32 graph.
+        quantizer: An ``ai_edge_quantizer.quantizer.Quantizer`` of it.
+        levels: Of its input.
+        images: uint8 ``[n, c, h, w]``.
+
+    Returns:
+        Tensor -> (low, high), for every tensor that gets a grid.
+    """
+    samples = [{litert_graph.INPUT_NAME: image[None]} for image in _inputs(levels, images)]
+    with silence():
+        found = quantizer.calibrate({SIGNATURE: samples}, num_threads=1)
+    computed = _names(graph)
+    return {
+        name: (float(np.min(ends["min"])), float(np.max(ends["max"])))
+        for name, ends in found.items()
+        if name in computed and ends
+    }
+
+
+def extremes(graph: bytes, levels: Levels, images: NDArray[np.uint8]) -> Ranges:
+    """The least and the greatest value of each computed tensor over all images."""
+    found: Ranges = {}
+    for values in _each(graph, levels, images):
+        for name, array in values.items():
+            low, high = found.get(name, (0.0, 0.0))
+            found[name] = min(low, float(array.min())), max(high, float(array.max()))
+    return found
+
+
+def settled(graph: bytes, found: Ranges, fixed: Ranges) -> Ranges:
+    """One range for all tensors that share a grid.
+
+    Padding, pooling, reshaping and joining move values about; where what goes in and what comes out
+    have one grid, they move bytes.
+
+    Args:
+        graph: The float32 graph.
+        found: Tensor -> (low, high), calibrated.
+        fixed: The same, known better.
+
+    Returns:
+        `found` with, for each such group, the range that spans its fixed ones, or all where none
+        is.
+    """
+    model = litert_graph.read(graph)
+    tensors = model.subgraphs[0].tensors
+    settled = found | fixed
+    for numbers in _groups(model):
+        names = [tensors[number].name.decode() for number in numbers]
+        known = [name for name in names if name in fixed] or [n for n in names if n in settled]
+        ends = [settled[name] for name in known]
+        if ends:
+            span = min(low for low, _ in ends), max(high for _, high in ends)
+            settled.update(dict.fromkeys(names, span))
+    return settled
+
+
+def _groups(model: Any) -> list[list[int]]:
+    """Tensors that share a grid, two or more at a time."""
+    owner: dict[int, int] = {}
+
+    def find(number: int) -> int:
+        while owner.setdefault(number, number) != number:
+            number = owner[number]
+        return number
+
+    for item in model.subgraphs[0].operators:
+        if litert_graph.operator_name(model, item) in HANDS_ON:
+            numbers = [int(number) for number in (*item.inputs, *item.outputs)]
+            computed = [n for n in numbers if not litert_graph.stored(model, n)]
+            for number in computed:
+                owner[find(number)] = find(computed[0])
+    groups: dict[int, list[int]] = {}
+    for number in owner:
+        groups.setdefault(find(number), []).append(number)
+    return list(groups.values())
+
+
+def _inputs(levels: Levels, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What the float32 graph of an integer file takes: float32 ``[n, h, w, c]``."""
+    pixels = images.transpose(0, 2, 3, 1).astype(np.float32)
+    return (pixels - np.float32(levels.zero)) * np.float32(levels.scale)
+
+
+def _names(graph: bytes) -> list[str]:
+    model = litert_graph.read(graph)
+    tensors = model.subgraphs[0].tensors
+    return [tensors[number].name.decode() for number in litert_graph.activations(model)]
+
+
+def placed(
+    graph: bytes,
+    levels: Levels,
+    source: Path,
+    images: NDArray[np.uint8],
+    ranges: Mapping[str, tuple[float, float]],
+) -> dict[str, tuple[str, tuple[float, float]]]:
+    """Where given ranges belong.
+
+    Args:
+        graph: The float32 graph.
+        levels: Of its input.
+        source: The float32 ONNX file.
+        images: uint8 ``[n, c, h, w]``; the first are looked at.
+        ranges: (low, high) by tensor of `source`, or of what `quantize.prepare` makes of it.
+
+    Returns:
+        Tensor of the graph -> (name in `ranges`, its range); those without a partner left out.
+    """
+    probes = images[:PROBES]
+    model = prepare(source)
+    with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
+        path = Path(folder) / "prepared.onnx"
+        onnx.save(model, path)
+        known = {name for node in model.graph.node for name in node.output}
+        there = tensor_values(path, [name for name in ranges if name in known], probes)
+    parts = list(_each(graph, levels, probes))
+    here = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    clamps = {name for node in model.graph.node if node.op_type in CLAMPS for name in node.output}
+    pairs: dict[str, list[str]] = {}
+    for name, partners in match_tensors(there, here).items():
+        for partner in partners:
+            pairs.setdefault(partner, []).append(name)
+    # a convolution here has its clamp within: of two equal tensors there, the clamp's is meant
+    chosen = {name: min(found, key=lambda one: one not in clamps) for name, found in pairs.items()}
+    return {name: (other, ranges[other]) for name, other in chosen.items()}
+
+
+def _each(
+    graph: bytes, levels: Levels, images: NDArray[np.uint8]
+) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """What the graph computes inside for one image after the other: tensor -> its values."""
+    engine = interpreter(graph, 1, experimental_preserve_all_tensors=True)
+    numbers = {item["name"]: item["index"] for item in engine.get_tensor_details()}
+    names = _names(graph)
+    for image in _inputs(levels, images):
+        engine.set_tensor(numbers[litert_graph.INPUT_NAME], image[None])
+        engine.invoke()
+        yield {name: np.array(engine.get_tensor(numbers[name])) for name in names}
