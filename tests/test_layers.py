@@ -23,6 +23,7 @@ OWNERS = {
         "steps/equalize.py",
         "steps/learnt_ranges.py",
         "steps/outliers.py",
+        "steps/to_onnx.py",
         "steps/to_tensorrt.py",
         "steps/litert_ranges.py",
         "steps/placement.py",

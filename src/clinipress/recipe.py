@@ -485,7 +485,12 @@ class ExportRecipe(Config):
             )
         if self.format != "onnx":
             fields = type(self).model_fields
-            meant = [key for key in ONNX_ALONE if getattr(self, key) != fields[key].default]
+            known_to = {"equalize", "smooth"} if self.format == "openvino" else set()
+            meant = [
+                key
+                for key in ONNX_ALONE
+                if key not in known_to and getattr(self, key) != fields[key].default
+            ]
             if meant:
                 raise ValueError(
                     f"'{meant[0]}' has no meaning for '{self.format}' files; leave it out"

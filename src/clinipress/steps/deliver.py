@@ -188,7 +188,11 @@ def file_facts(recipe: ExportRecipe, path: Path, plan: dict[str, Any]) -> dict[s
         counts, sizes = _call(recipe, "count_operators", path), _call(recipe, "weight_bytes", path)
         said = {"plan": digest_of(plan)} if plan else {}
         said |= {k: v for k, v in plan.items() if k in ("left_out", "trials", "ranges") and v}
-        said |= plan.get("file", plan).get("facts", {})
+        inner = plan.get("file", plan)
+        # of the ranges that were given: how many found a place, and how many places are the
+        # toolchain's own
+        said |= {key: inner[key] for key in ("given", "found", "calibrated") if key in inner}
+        said |= inner.get("facts", {})
     layers = {kind: list(pair) for kind, pair in quantized_layers(counts).items()}
     facts: dict[str, Any] = {"operators": counts, "weight_bytes": sizes, "layers": layers}
     warning = not_quantized(counts, sizes, recipe.precision)

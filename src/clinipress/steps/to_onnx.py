@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
@@ -21,6 +22,7 @@ from clinipress.recipe import ExportRecipe
 from clinipress.records import Card
 from clinipress.runtimes.onnx import OnnxCandidate
 from clinipress.steps.export import to_float16
+from clinipress.steps.files import card_for, write
 from clinipress.steps.outliers import outliers
 from clinipress.steps.placement import agreement_images, place, signal_to_noise
 from clinipress.steps.quantize import (
@@ -189,7 +191,9 @@ def apply_onnx(
     recipe: ExportRecipe, source: Path, target: Path, plan: dict[str, Any], card: Card
 ) -> None:
     """Write the file of a plan; its bytes depend on source, plan and card alone."""
-    if recipe.precision == "float16":
+    if recipe.precision == "float32":
+        write(onnx.load(source), target, card_for(card, "float32"))
+    elif recipe.precision == "float16":
         to_float16(source, target, card=card)
     elif recipe.precision == "int8-dynamic":
         to_int8_dynamic(source, target, card=card)
