@@ -46,7 +46,7 @@ def random_candidate(name: str, size: int) -> TorchCandidate:
     module = build(model, spec)
     for part in module.modules():
         # timm starts the last norm of a block at 0: a converter may drop the whole block for it
-        if isinstance(part, torch.nn.BatchNorm2d):
+        if isinstance(part, torch.nn.BatchNorm2d) and part.running_var is not None:
             torch.nn.init.uniform_(part.weight, 0.5, 1.5)
             torch.nn.init.uniform_(part.running_var, 0.5, 1.5)
     return TorchCandidate(card, module.eval())

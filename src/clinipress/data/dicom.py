@@ -6,13 +6,13 @@ References are to the DICOM standard, part 3: modality look-up table C.11.1, dis
 from __future__ import annotations
 
 import math
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.pixels import Facts, Raster, check_size, to_uint8
-from clinipress.data.unpacking import MAX_PICTURES, claim, gunzip, inflated, length
+from clinipress.data.unpacking import MAX_PICTURES, Bounded, claim, gunzip, inflated, length
 from clinipress.errors import ImageError, MissingExtraError
 
 __all__ = ["read_facts", "read_frame", "read_patient"]
@@ -88,12 +88,10 @@ def _pydicom() -> Any:
 
 
 def _plain(stream: BinaryIO) -> BinaryIO:
-    """Take gzip off, up to a limit."""
-    if stream.read(2) != b"\x1f\x8b":
-        stream.seek(0)
-        return stream
+    """Take gzip off, up to a limit; pydicom reads as many bytes as a file says it has."""
+    packed = stream.read(2) == b"\x1f\x8b"
     stream.seek(0)
-    return gunzip(stream)
+    return gunzip(stream) if packed else cast(BinaryIO, Bounded(stream))
 
 
 def _room(stream: BinaryIO) -> int:

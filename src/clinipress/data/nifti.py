@@ -142,7 +142,7 @@ def _volume(stream: BinaryIO) -> _Volume:
     size = found.width * found.height * found.frames * dtype.itemsize
     if header["magic"].item()[:2] != b"n+":
         raise ImageError("a NIfTI file with its voxels", "a header without them (.hdr)")
-    allowed = MAX_BYTES if plain is stream else limit(packed)
+    allowed = MAX_BYTES if plain is stream else min(MAX_BYTES, limit(packed))
     if offset + size > allowed:
         raise ImageError(f"a volume of at most {allowed:,} bytes", f"{size:,}")
     if plain is stream and offset + size > packed:  # said before memory is taken for them

@@ -14,9 +14,20 @@ from typing import BinaryIO
 
 from clinipress.errors import ImageError
 
-__all__ = ["MAX_BYTES", "MAX_PICTURES", "Claim", "claim", "gunzip", "inflated", "length", "limit"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_PICTURES",
+    "Bounded",
+    "Claim",
+    "claim",
+    "gunzip",
+    "inflated",
+    "length",
+    "limit",
+]
 
 MAX_BYTES = 2**31
+"""Most bytes of one file that are taken into memory at once."""
 MAX_PICTURES = 200_000
 """Most pictures of one file; a resting-state study of the brain has about 90,000 slices."""
 
@@ -42,6 +53,29 @@ def length(stream: BinaryIO) -> int:
     return size
 
 
+class Bounded:
+    """A stream that is never asked for more than it has.
+
+    A length field that claims gigabytes would else take their memory, just to find the end.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._size = stream, length(stream)
+
+    def read(self, count: int = -1) -> bytes:
+        """At most `count` bytes; all that is left when below 0."""
+        left = max(0, self._size - self._stream.tell())
+        return self._stream.read(left if count < 0 else min(count, left))
+
+    def seek(self, place: int, origin: int = os.SEEK_SET) -> int:
+        """As of any stream."""
+        return self._stream.seek(place, origin)
+
+    def tell(self) -> int:
+        """As of any stream."""
+        return self._stream.tell()
+
+
 def limit(packed: int) -> int:
     """Most bytes that a file of `packed` bytes may unpack to.
 
@@ -49,7 +83,7 @@ def limit(packed: int) -> int:
         >>> limit(1000) == 2**28, limit(10**7) == 5 * 10**8
         (True, True)
     """
-    return min(MAX_BYTES, max(ALWAYS_ALLOWED, LARGEST_RATIO * packed))
+    return max(ALWAYS_ALLOWED, LARGEST_RATIO * packed)
 
 
 def gunzip(stream: BinaryIO) -> BinaryIO:
@@ -58,7 +92,7 @@ def gunzip(stream: BinaryIO) -> BinaryIO:
     Raises:
         ImageError: It unpacks to more than `limit` allows.
     """
-    allowed = limit(length(stream))
+    allowed = min(MAX_BYTES, limit(length(stream)))
     content = io.BytesIO()
     with gzip.GzipFile(fileobj=stream) as inner:
         while chunk := inner.read(_CHUNK):
@@ -76,7 +110,7 @@ def inflated(stream: BinaryIO) -> int:
         ImageError: More than `limit` allows.
     """
     start = stream.tell()
-    allowed = limit(length(stream))
+    allowed = min(MAX_BYTES, limit(length(stream)))
     stream.seek(start)
     inflater, count = zlib.decompressobj(-zlib.MAX_WBITS), 0
     while not inflater.eof and (packed := inflater.unconsumed_tail or stream.read(_CHUNK)):

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from clinipress.edge.inputs import is_there
 from clinipress.errors import BundleError
 from clinipress.records import Card, Record
 from clinipress.runtimes.files import FILES
@@ -33,6 +34,9 @@ __all__ = [
 
 CARD = "card.json"
 KIND, VERSION = "clinipress bundle", "1"
+LONGEST_NAME = 100  # letters of a file's name
+# Those that are fitted lie between 0.25 and 20; near 0 a probability would be NaN.
+COLDEST, HOTTEST = 1e-3, 1e3
 CARD_LIMIT = 16 * 2**20  # bytes; a card is a few hundred kilobytes at most
 
 
@@ -77,9 +81,10 @@ class Manifest(Record):
 def read_card(folder: Path) -> Manifest:
     """card.json, checked for kind, version, shape and its own digest, in this order."""
     path = folder / CARD
-    if not folder.is_dir():
-        got = "a file" if folder.exists() else "nothing there"
-        raise BundleError(f"a bundle folder at '{folder}'", got, "pass the folder with card.json")
+    if not (is_there(folder) and folder.is_dir()):
+        got = "a file" if is_there(folder) else "nothing there"
+        where = f"a bundle folder at '{folder!s:.300}'"
+        raise BundleError(where, got, "pass the folder with card.json")
     if not path.is_file() or path.is_symlink():
         raise BundleError(f"card.json in '{folder}'", "none", "pass the folder of a bundle")
     tree = _read_json(path)
@@ -99,7 +104,11 @@ def read_card(folder: Path) -> Manifest:
         raise BundleError(
             f"{where!a:.80} in card.json to fit", error["msg"], "write it again"
         ) from None
-    if manifest.digest != digest_of_card(tree):
+    try:
+        written = digest_of_card(tree)
+    except RecursionError:  # nested just so deeply that it could be read
+        raise BundleError("JSON in card.json", "one nested too deeply") from None
+    if manifest.digest != written:
         raise BundleError("card.json as it was written", "a changed one", "write the bundle again")
     _check_values(manifest)
     return manifest
@@ -107,10 +116,12 @@ def read_card(folder: Path) -> Manifest:
 
 def _read_json(path: Path) -> Any:
     """The parsed file; deep nesting and NaN are refused like any other damage."""
-    if path.stat().st_size > CARD_LIMIT:
-        raise BundleError("a card.json under 16 MB", f"{path.stat().st_size} bytes")
     try:
+        if path.stat().st_size > CARD_LIMIT:
+            raise BundleError("a card.json under 16 MB", f"{path.stat().st_size} bytes")
         return json.loads(path.read_bytes(), parse_constant=_finite, parse_float=_finite)
+    except OSError as problem:
+        raise BundleError("to read card.json", str(problem)) from None
     except (ValueError, RecursionError) as problem:
         raise BundleError(
             "JSON in card.json", f"{problem}"[:120], "copy the bundle again"
@@ -128,7 +139,7 @@ def _finite(text: str) -> float:
 def _check_values(manifest: Manifest) -> None:
     """Every file is named, no name leads out of the folder, and the numbers can be used."""
     for name in manifest.files:
-        if name != Path(name).name or name in {"", ".", "..", CARD} or "\\" in name or "\0" in name:
+        if not _is_plain(name):
             raise BundleError("plain file names in card.json", f"{name!a:.60}", "do not use it")
     if manifest.card.format not in FILES:
         known = ", ".join(FILES)
@@ -140,8 +151,16 @@ def _check_values(manifest: Manifest) -> None:
     card, test = manifest.card, manifest.self_test
     if not len(card.classes) == len(test.logits) == len(test.probabilities):
         raise BundleError(f"{len(card.classes)} logits in card.json", str(len(test.logits)))
-    if not card.temperature > 0:
-        raise BundleError("a temperature above 0 in card.json", f"{card.temperature:g}")
+    if not COLDEST <= card.temperature <= HOTTEST:
+        limits = f"{COLDEST:g} to {HOTTEST:g}"
+        raise BundleError(f"a temperature from {limits} in card.json", f"{card.temperature:g}")
+
+
+def _is_plain(name: str) -> bool:
+    """True for the name of a file beside the card, which any system and terminal can bear."""
+    if name != Path(name).name or name in {"", ".", "..", CARD} or "\\" in name:
+        return False
+    return name.isprintable() and len(name) <= LONGEST_NAME
 
 
 def check_file(folder: Path, name: str, expected: str) -> None:

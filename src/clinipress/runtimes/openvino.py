@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = ["INPUT_NAME", "OUTPUT_NAME", "OpenVinoCandidate", "compiled", "engine
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
+BEGINNING, HEAD = re.compile(rb"\s*(<\?xml[^>]*>\s*)?<net\s"), 1024
 TELEMETRY = "openvino_telemetry"
 
 
@@ -146,7 +148,11 @@ class OpenVinoCandidate(FileCandidate):
 
 def _open(path: Path, threads: int | None) -> Any:
     """A compiled model, or one line of error."""
+    with path.open("rb") as file:
+        begins = BEGINNING.match(file.read(HEAD))
     try:
+        if not begins:  # the engine would try it as a model of half a dozen other toolchains
+            raise RuntimeError("another kind of file")
         return compiled(path, threads)
     except RuntimeError as problem:
         raise ModelError(

@@ -176,7 +176,7 @@ class _Window(NamedTuple):
 
 
 def _first_convolution(model: Any, number: int) -> tuple[Any, Any, _Window] | None:
-    """The only reader of the image, tensor `number`, with the padding before it, if it is a plain convolution."""
+    """The padding and the plain convolution that alone read tensor `number`, the image."""
     graph, readers = model.subgraphs[0], readers_of(model.subgraphs[0])
     pad = None
     item = _only_reader(graph, readers, number)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import re
 import tempfile
 import warnings
@@ -31,10 +32,9 @@ from numpy.typing import NDArray
 from clinipress.errors import ModelError
 from clinipress.recipe import ExportRecipe
 from clinipress.records import Card
-from clinipress.runtimes.files import CARD, first_line
+from clinipress.runtimes.files import first_line
 from clinipress.steps.learnt_ranges import tensor_values
 from clinipress.steps.matching import match_tensors
-from clinipress.steps.outliers import outliers
 from clinipress.steps.quantize import prepare
 from clinipress.steps.ranges import quiet
 from clinipress.store import write_atomically
@@ -50,6 +50,7 @@ PROBES = 2  # images that tensors are matched on
 # The quantizer's own smallest step is 2**-12, for weights too: channels whose largest weight is
 # below 0.03 would lose most of their bits. XNNPACK takes any above this.
 SMALLEST_STEP = 2.0**-32
+CLOSE = 1e-3  # of a step: float32 rounding of scales
 CLAMPS = re.compile(r"aten\.(relu|relu6|hardtanh|clamp|clamp_min)_?\.")
 
 
@@ -67,8 +68,7 @@ def plan_executorch(
         recipe: "int8" is planned; "float32" needs nothing.
         parent: The network.
         source: Its float32 ONNX file, whose tensors `ranges` names.
-        images: uint8 ``[n, c, h, w]`` from the training split, un-augmented; those that excite the
-            network far beyond the others are left out (`clinipress.steps.outliers`).
+        images: uint8 ``[n, c, h, w]`` from the training split, un-augmented.
         ranges: (low, high) of activations by tensor of `source`, taken instead of calibrated ones.
 
     Returns:
@@ -77,47 +77,30 @@ def plan_executorch(
         the engine's own; "left_out": images not used.
 
     Raises:
-        ModelError: There are no images, torch cannot export the network, or the recipe asks for
-            what these files do not have.
+        ModelError: There are no images, or torch cannot export the network.
     """
     if recipe.precision != "int8":
         return {}
-    _check(recipe, images)
-    strange = outliers(prepare(source), images)
-    usual = np.delete(images, strange, axis=0)
+    if not len(images):
+        raise ModelError("at least one calibration image", "none", "raise calibration_images")
     with _calm():
         program = _prepared(parent)
         groups = _groups(program)
-        named = _find(program, groups, source, usual[:PROBES], ranges or {}, parent)
+        named = _find(program, groups, source, images[:PROBES], ranges or {}, parent)
         # weights are looked at by the way; histograms take most of the time of a plan
-        for image in usual if len(named) < len(groups) else usual[:1]:
+        for image in images if len(named) < len(groups) else images[:1]:
             _run(program, image[None], parent)
         found: dict[str, list[float]] = {}
         for number, places in enumerate(groups):
             pair = (ranges or {})[named[number]] if number in named else None
-            pair = pair or _calibrated(getattr(program, places[0]))
+            pair = pair or _calibrated(program, places)
             found |= {place: list(_grid(*pair)) for place in places}
     return {
         "ranges": found,
         "given": len(ranges or {}),
         "found": len(set(named.values())),
         "calibrated": len(groups) - len(named),
-        "left_out": [int(number) for number in strange],
     }
-
-
-def _check(recipe: ExportRecipe, images: NDArray[np.uint8]) -> None:
-    if not len(images):
-        raise ModelError("at least one calibration image", "none", "raise calibration_images")
-    asked = {
-        "equalize": recipe.equalize,
-        "bias_correction": recipe.bias_correction,
-        "smooth": recipe.smooth is not None,
-        "per_channel: false": not recipe.per_channel,
-    }
-    for name, wanted in asked.items():
-        if wanted:
-            raise ModelError(f"no '{name}' for ExecuTorch files", "one", "leave it out")
 
 
 @contextlib.contextmanager
@@ -281,10 +264,30 @@ def _run(program: Any, image: NDArray[np.uint8], parent: TorchCandidate) -> None
     program(_example(parent, image, _bytes_grid(parent) is not None))
 
 
-def _calibrated(observer: Any) -> tuple[float, float]:
-    """The range that an observer chose."""
-    scale, zero = (float(number) for number in observer.calculate_qparams())
-    return (LOWEST - zero) * scale, (HIGHEST - zero) * scale
+def _calibrated(program: Any, places: list[str]) -> tuple[float, float]:
+    """The range that the engine's observers chose for tensors of one grid.
+
+    A layer and the ReLU6 behind it have one grid, found for both. What the clamp takes away needs
+    no levels: the layer's result may be cut off where the clamp's is.
+    """
+    scale, zero = (float(n) for n in getattr(program, places[0]).calculate_qparams())
+    low, high = (LOWEST - zero) * scale, (HIGHEST - zero) * scale
+    nodes = [node for node, place in _observed(program) if place in places]
+    for node in nodes:
+        bounds = _clamp_bounds(node)
+        others = [other for other in nodes if other is not node]
+        if bounds and all(_read_by(other) == {node} for other in others):
+            low, high = max(low, bounds[0]), min(high, bounds[1])
+    return low, high
+
+
+def _read_by(node: Any) -> set[Any]:
+    """The nodes that read a tensor, past its observers."""
+    return {
+        reader
+        for user in node.users
+        for reader in (user.users if user.op == "call_module" else [user])
+    }
 
 
 def _grid(low: float, high: float) -> tuple[float, float]:
@@ -359,7 +362,7 @@ def apply_executorch(
     plan: dict[str, Any],
     card: Card,
 ) -> None:
-    """Write the file of a plan, and the card beside it; the same bytes every time.
+    """Write the file of a plan; the same bytes every time.
 
     Args:
         recipe: The precision.
@@ -367,17 +370,17 @@ def apply_executorch(
         source: Its float32 ONNX file; not needed here.
         target: The ``.pte`` file.
         plan: What `plan_executorch` gave.
-        card: Of the parent; format and precision are set here.
+        card: Of the file, which cannot hold one.
 
     Raises:
         ModelError: torch cannot export the network.
         StorageError: The disk is full or cannot be written.
     """
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-
     signed = recipe.precision == "int8" and _bytes_grid(parent) is not None
     with _calm():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
         if recipe.precision == "int8":
             program = _converted(parent, plan)
         else:
@@ -387,10 +390,6 @@ def apply_executorch(
             _exported(program, _example(parent, None, signed)), partitioner=[XnnpackPartitioner()]
         )
         content = bytes(lowered.to_executorch().buffer)
-    card = card.model_copy(
-        update={"format": "executorch", "precision": recipe.precision, "model": None}
-    )
-    write_atomically(target.with_name(CARD), card.model_dump_json(indent=1) + "\n")
     write_atomically(target, content)
 
 
@@ -418,6 +417,9 @@ def _converted(parent: TorchCandidate, plan: Mapping[str, Any]) -> Any:
         setattr(program, name, observer)
     program = convert_pt2e(program)
     _read_levels(program)
+    _drop_clamps(program)
+    program.graph.eliminate_dead_code()
+    program.recompile()
     return program
 
 
@@ -439,8 +441,52 @@ def _read_levels(program: Any) -> None:
                 continue
             for again in list(rounding.users):
                 again.args = (first, *reading.args[1:])
-    program.graph.eliminate_dead_code()
-    program.recompile()
+
+
+def _drop_clamps(program: Any) -> None:
+    """Take out clamps to no less than the grid that follows them, in place.
+
+    What lies beyond the grid ends up at its ends anyway. The engine fuses a ReLU into the layer
+    before, but runs one kernel for each ReLU6: 35 in a MobileNetV2.
+    """
+    import torch
+
+    decomposed = torch.ops.quantized_decomposed
+    for node in list(program.graph.nodes):
+        bounds = _clamp_bounds(node)
+        readers = list(node.users)
+        if bounds is None or any(
+            reader.target is not decomposed.quantize_per_tensor.default for reader in readers
+        ):
+            continue
+        ends = [
+            ((level - reader.args[2]) * reader.args[1], reader.args[1])
+            for reader in readers
+            for level in (LOWEST, HIGHEST)
+        ]
+        if all(bounds[0] - CLOSE * step <= end <= bounds[1] + CLOSE * step for end, step in ends):
+            node.replace_all_uses_with(node.args[0])
+    for node in list(program.graph.nodes):  # what was rounded to this very grid before
+        if node.target is not decomposed.quantize_per_tensor.default:
+            continue
+        reading = node.args[0]
+        known = reading.target is decomposed.dequantize_per_tensor.default
+        if known and reading.args[1:] == node.args[1:]:
+            node.replace_all_uses_with(reading.args[0])
+
+
+def _clamp_bounds(node: Any) -> tuple[float, float] | None:
+    """(low, high) of a clamp by numbers; None for any other node."""
+    found = CLAMPS.match(str(node.target))
+    if node.op != "call_function" or found is None:
+        return None
+    if found[1] in ("relu", "relu6"):
+        return 0.0, 6.0 if found[1] == "relu6" else math.inf
+    usual = [-1.0, 1.0] if found[1] == "hardtanh" else [None, None]
+    low, high = (*node.args[1:3], *usual[len(node.args) - 1 :])[:2]
+    if not all(end is None or isinstance(end, int | float) for end in (low, high)):
+        return None
+    return -math.inf if low is None else float(low), math.inf if high is None else float(high)
 
 
 # ------------------------------------------------------------------ what a file holds and runs

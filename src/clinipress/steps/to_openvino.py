@@ -37,10 +37,8 @@ from numpy.typing import NDArray
 from clinipress.errors import ModelError
 from clinipress.recipe import ExportRecipe
 from clinipress.records import Card
-from clinipress.runtimes.files import CARD
 from clinipress.runtimes.openvino import TELEMETRY, compiled, engine, read
 from clinipress.steps.equalize import smoothing_factors
-from clinipress.steps.outliers import outliers
 from clinipress.steps.quantize import prepare
 from clinipress.steps.ranges import quiet
 from clinipress.store import write_atomically
@@ -72,8 +70,7 @@ def plan_openvino(
         recipe: "int8" is planned; the other precisions need nothing.
         parent: The network; it says whether its ranges were learnt.
         source: Its float32 ONNX file.
-        images: uint8 ``[n, c, h, w]`` from the training split, un-augmented; those that excite the
-            network far beyond the others are left out (`clinipress.steps.outliers`).
+        images: uint8 ``[n, c, h, w]`` from the training split, un-augmented.
         ranges: (low, high) of activations by tensor of `source`, taken instead of calibrated ones.
             Within those that were not learnt, inputs of depthwise convolutions have a grid per
             channel.
@@ -91,15 +88,13 @@ def plan_openvino(
     if recipe.precision != "int8":
         return {}
     _check(recipe, images, ranges)
-    strange = outliers(prepare(source), images)
-    usual = np.delete(images, strange, axis=0)
     smoothing: dict[str, list[float]] = {}
     if recipe.smooth is not None:
-        factors = smoothing_factors(prepare(source), usual, recipe.smooth)
+        factors = smoothing_factors(prepare(source), images, recipe.smooth)
         smoothing = {name: [float(f) for f in values] for name, values in factors.items()}
     changed = {"equalize": bool(recipe.equalize), "smoothing": smoothing}
     model = _float_model(source, changed)
-    quantized, zero = _nncf(model, usual), _grey_zero(model)
+    quantized, zero = _nncf(model, images), _grey_zero(model)
     image = None if zero is None else [_normalised(model)[-1].get_friendly_name(), 0]
     known, places, found = dict(ranges or {}), [], set()
     for node in _of_type(quantized, "FakeQuantize"):
@@ -117,7 +112,6 @@ def plan_openvino(
         "given": len(known),
         "found": len(found),
         "calibrated": len(places) - len(found),
-        "left_out": [int(number) for number in strange],
     }
 
 
@@ -132,16 +126,8 @@ def _check(
         raise ModelError(
             "weights as they were when the ranges were found",
             f"'{'equalize' if recipe.equalize else 'smooth'}' with given ranges",
-            "leave it out",
+            "leave it out, or set calibration_method: runtime",
         )
-    if recipe.bias_correction:
-        raise ModelError(
-            "no 'bias_correction' for OpenVINO files",
-            "bias_correction: true",
-            "leave it out: NNCF's own was measured to lose accuracy",
-        )
-    if not recipe.per_channel:
-        raise ModelError("per_channel: true for OpenVINO files", "false", "leave it out")
 
 
 # ------------------------------------------------------------------ the float graph
@@ -354,7 +340,7 @@ def apply_openvino(
     plan: dict[str, Any],
     card: Card,
 ) -> None:
-    """Write the two files of a plan, and the card beside them; the same bytes every time.
+    """Write the two files of a plan; the same bytes every time.
 
     Args:
         recipe: The precision.
@@ -362,7 +348,7 @@ def apply_openvino(
         source: Its float32 ONNX file.
         target: The ``.xml`` file; the weights go into the ``.bin`` file beside it.
         plan: What `plan_openvino` gave.
-        card: Of the parent; format and precision are set here.
+        card: Of the files, which cannot hold one.
 
     Raises:
         ModelError: A weight is beyond float16.
@@ -384,14 +370,10 @@ def apply_openvino(
         openvino.save_model(model, place, compress_to_fp16=recipe.precision == "float16")
         graph, _, _ = place.read_text(encoding="utf-8").rpartition("</edges>")
         content = place.with_suffix(".bin").read_bytes()
-    card = card.model_copy(
-        update={"format": "openvino", "precision": recipe.precision, "model": None}
-    )
     target.unlink(missing_ok=True)  # never a new half beside an old one
     write_atomically(weights, content)
-    write_atomically(target.with_name(CARD), card.model_dump_json(indent=1) + "\n")
     try:
-        # behind the edges stand the engine's version and, once more, the card
+        # behind the edges stand the engine's version and the ONNX file's card
         write_atomically(target, f"{graph}</edges>\n</net>\n")
     except BaseException:
         weights.unlink()

@@ -230,6 +230,21 @@ def _shape(node: onnx.NodeProto, graph: onnx.GraphProto) -> list[onnx.NodeProto]
     ]
 
 
+def _reduce_mean(node: onnx.NodeProto, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Axes as an attribute (opset 18 made them an input)."""
+    if len(node.input) < 2:
+        return [node]
+    axes = onnx_graph.constants(graph).get(node.input[1])
+    if axes is None:
+        return [node]
+    kept = int(onnx_graph.attribute(node, "keepdims", 1))
+    numbers = [int(axis) for axis in axes.ravel()]
+    made = helper.make_node(
+        "ReduceMean", [node.input[0]], list(node.output), axes=numbers, keepdims=kept
+    )
+    return [made]
+
+
 def _gelu(node: onnx.NodeProto, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """``x / 2 * (1 + erf(x / sqrt 2))``, exact (opset 20 has it as one)."""
     if onnx_graph.attribute(node, "approximate", b"none") != b"none":
@@ -277,6 +292,7 @@ EXPANSIONS: Mapping[str, Expansion] = MappingProxyType(
         "HardSwish": _hard_swish,
         "Gelu": _gelu,
         "LayerNormalization": _layer_norm,
+        "ReduceMean": _reduce_mean,
         "Shape": _shape,
     }
 )

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from clinipress.errors import ModelError
+from clinipress.models.classifier import Classifier, TorchCandidate
+from clinipress.recipe import ExportRecipe
+from clinipress.records import Card, InputSpec, ModelSpec
+from clinipress.runtimes.executorch import ExecuTorchCandidate
+from clinipress.steps.export import export_onnx, parity
+from clinipress.steps.quantize import rounding
+from clinipress.steps.to_executorch import (
+    apply_executorch,
+    count_operators,
+    plan_executorch,
+    weight_bytes,
+)
+
+SIZE = 16
+INTEGER_MEAN, ODD_MEAN = 51 / 255, 0.2345
+PER_CHANNEL = (0.485, 0.456, 0.406)
+FLOAT32 = ExportRecipe(format="executorch", precision="float32")
+INT8 = ExportRecipe(format="executorch")
+
+
+class Net(nn.Module):
+    """Depthwise convolution with ReLU6, a residual sum with ReLU, a max pooling, a head."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(channels, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU6())
+        self.wide = nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1, groups=16), nn.ReLU6())
+        self.narrow = nn.Sequential(nn.Conv2d(16, 16, 1), nn.ReLU())
+        self.pool = nn.MaxPool2d(2)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = torch.relu(x + self.narrow(self.wide(x)))
+        return self.head(self.pool(x).mean((2, 3)))
+
+
+def candidate(channels=1, in_channels=1, mean=INTEGER_MEAN, gain=4.0):
+    torch.manual_seed(0)
+    spec = InputSpec(channels=channels, height=SIZE, width=SIZE)
+    module = Classifier(Net(in_channels), spec, in_channels, mean, 0.25)
+    with torch.no_grad():
+        module.backbone.stem[0].weight *= gain  # so that the first ReLU6 cuts something off
+    model = ModelSpec(name="net", num_classes=3, in_channels=in_channels, mean=mean, std=0.25)
+    card = Card(name="net", classes=("a", "b", "c"), input=spec, model=model)
+    return TorchCandidate(card, module.eval())
+
+
+def pixels(count=24, channels=1, seed=0):
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, channels, 4, 4))
+    return np.kron(coarse, np.ones((1, 1, 4, 4), int)).astype(np.uint8)
+
+
+def card_of(network, recipe):
+    return network.card.model_copy(
+        update={"format": "executorch", "precision": recipe.precision, "model": None}
+    )
+
+
+def make(folder, network, recipe, ranges=None):
+    """Export, plan, apply: the opened file and its plan."""
+    source, target = folder / "float.onnx", folder / "model.pte"
+    export_onnx(network, source)
+    images = pixels(channels=network.card.input.channels)
+    plan = plan_executorch(recipe, network, source, images, ranges=ranges)
+    plan = json.loads(json.dumps(plan))  # as a run keeps it
+    card = card_of(network, recipe)
+    apply_executorch(recipe, network, source, target, plan, card)
+    return ExecuTorchCandidate.load(target, card=card, threads=1), plan
+
+
+@pytest.fixture(scope="module")
+def parent():
+    return candidate()
+
+
+@pytest.fixture(scope="module")
+def full(parent, tmp_path_factory):
+    return make(tmp_path_factory.mktemp("float32"), parent, FLOAT32)
+
+
+@pytest.fixture(scope="module")
+def small(parent, tmp_path_factory):
+    return make(tmp_path_factory.mktemp("int8"), parent, INT8)
+
+
+def test_a_float32_file_answers_like_the_network(parent, full):
+    found = parity(parent, full[0], pixels(40, seed=1))
+    assert found.max_logit_difference < 1e-4
+    assert full[1] == {}
+    counts = count_operators(full[0].path)
+    assert (counts["Conv float32"], counts["Conv int8"]) == (3, 0)
+    weights = sum(p.numel() for p in parent.module.parameters()) - 32  # the norm is folded
+    assert weight_bytes(full[0].path) == {"float32": 4 * weights}
+
+
+@pytest.mark.parametrize(
+    ("channels", "in_channels", "mean"), [(1, 3, ODD_MEAN), (3, 3, PER_CHANNEL)]
+)
+@pytest.mark.parametrize("recipe", [FLOAT32, INT8], ids=["float32", "int8"])
+def test_grey_for_colour_networks_and_means_per_channel(
+    tmp_path, channels, in_channels, mean, recipe
+):
+    network = candidate(channels, in_channels, mean)
+    images = pixels(40, channels, seed=1)
+    file, _ = make(tmp_path, network, recipe)
+    found = parity(network, file, images)
+    if recipe is FLOAT32:
+        assert found.max_logit_difference < 1e-4
+    else:
+        assert 0 < found.mean_logit_difference < 0.1 * network.predict(images).std()
+    counts = count_operators(file.path)
+    assert not any("expand" in name for name in counts), "grey is not copied to three channels"
+
+
+def test_an_int8_file_answers_nearly_like_the_network(parent, small):
+    images = pixels(40, seed=1)
+    found = parity(parent, small[0], images)
+    assert 0 < found.mean_logit_difference < 0.1 * parent.predict(images).std()
+
+
+def test_every_layer_of_an_int8_file_runs_in_8_bits_from_the_image_on(small):
+    counts = count_operators(small[0].path)
+    assert (counts["Conv int8"], counts["Conv float32"]) == (3, 0)
+    assert (counts["Gemm int8"], counts["Gemm float32"]) == (1, 0)
+    left = {name: n for name, n in counts.items() if n and not name.endswith("int8")}
+    assert left == {"conversion Convert": 1}, "that of the logits"
+    assert "Clip int8" not in counts, "a ReLU6 is the end of its grid"
+
+
+def test_weights_of_an_int8_file_are_stored_in_8_bits(parent, small):
+    stored = weight_bytes(small[0].path)
+    layers = [part for part in parent.module.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+    assert stored["int8"] == sum(part.weight.numel() for part in layers)
+    assert stored["int32"] == 4 * sum(part.bias.numel() for part in layers)
+    assert stored["float32"] == stored["int32"], "one scale for each output channel"
+
+
+def test_zero_is_a_level_of_every_grid(small):
+    grids = small[1]["ranges"].values()
+    assert len(grids) > 5
+    for low, high in grids:
+        zero = -low * 255 / (high - low)
+        assert zero == pytest.approx(round(zero), abs=1e-6)
+        assert low <= 0 <= high
+
+
+def test_no_grid_reaches_beyond_the_clamp_it_ends_with(small):
+    assert sum(low == 0 and 5.5 < high < 6.03 for low, high in small[1]["ranges"].values()) >= 2
+
+
+def test_ranges_find_their_places_by_value(tmp_path, parent, small):
+    source = tmp_path / "float.onnx"
+    export_onnx(parent, source)
+    names = list(rounding(source, pixels()).ranges)
+    given = {name: (-0.01 * n, 3.0 + 0.1 * n) for n, name in enumerate(names)}
+    file, plan = make(tmp_path, parent, INT8, given | {"nowhere": (0.0, 1.0)})
+    assert plan["given"] == len(given) + 1
+    assert plan["found"] >= len(given) - 1
+    assert plan["calibrated"] == 0
+    wide = {round(high - low, 4) for low, high in plan["ranges"].values()}
+    assert wide <= {round(high - low, 4) for low, high in given.values()}
+    assert file.digest != small[0].digest
+
+
+def test_small_weights_keep_all_their_bits(tmp_path):
+    network = candidate()
+    with torch.no_grad():  # far below what the quantizer's own smallest step would leave
+        network.module.backbone.narrow[0].weight *= 1e-3
+        network.module.backbone.narrow[0].bias *= 0
+        network.module.backbone.head.weight *= 1e3
+    file, _ = make(tmp_path, network, INT8)
+    images = pixels(40, seed=1)
+    assert parity(network, file, images).mean_logit_difference < 0.1 * network.predict(images).std()
+
+
+def test_the_same_plan_gives_the_same_bytes_without_traces(tmp_path, parent, full, small):
+    for recipe, (file, plan) in ((FLOAT32, full), (INT8, small)):
+        target = tmp_path / "model.pte"
+        source = tmp_path / "not needed.onnx"
+        apply_executorch(recipe, parent, source, target, plan, card_of(parent, recipe))
+        content = target.read_bytes()
+        assert content == file.path.read_bytes()
+        for trace in (b"site-packages", b"/work", b"/tmp", b"/home", b".py"):
+            assert trace not in content
+        assert [path.name for path in tmp_path.iterdir()] == ["model.pte"]
+
+
+def test_the_network_is_left_alone_and_nothing_is_printed(tmp_path, capfd):
+    network = candidate()
+    network.module.train()
+    before = network.digest
+    source = tmp_path / "float.onnx"
+    export_onnx(network, source)
+    plan = plan_executorch(INT8, network, source, pixels(3))
+    apply_executorch(INT8, network, source, tmp_path / "m.pte", plan, card_of(network, INT8))
+    assert network.module.training
+    assert network.digest == before
+    assert tuple(capfd.readouterr()) == ("", "")
+
+
+def test_no_images_are_refused(tmp_path, parent):
+    with pytest.raises(ModelError, match="at least one calibration image"):
+        plan_executorch(INT8, parent, tmp_path / "none.onnx", pixels(0))
+
+
+def test_a_network_that_cannot_be_exported_is_one_line(tmp_path):
+    class Branching(Net):
+        def forward(self, x):
+            return super().forward(x if x.sum() > 0 else -x)
+
+    network = candidate()
+    network.module.backbone = Branching(1)
+    target = tmp_path / "model.pte"
+    card = card_of(network, FLOAT32)
+    with pytest.raises(ModelError, match=r"a network that torch\.export can follow") as caught:
+        apply_executorch(FLOAT32, network, tmp_path / "none.onnx", target, {}, card)
+    assert "\n" not in str(caught.value)
+    assert not target.exists()
+
+
+IMPORT = """
+import sys, clinipress.steps.to_executorch, clinipress.runtimes.executorch
+assert not [name for name in ("executorch", "torchao") if name in sys.modules]
+"""
+
+
+def test_importing_the_modules_imports_no_engine():
+    done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
