@@ -1,4 +1,4 @@
-"""One study for several devices: every toolchain makes its file, every engine is asked for answers."""
+"""One study for several devices: every toolchain makes its file, every engine gives answers."""
 
 import json
 import shutil

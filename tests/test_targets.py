@@ -84,6 +84,11 @@ def test_a_device_of_ones_own_takes_the_rest_from_the_one_it_is_like():
         pi.formats,
         pi.precisions,
     )
+    assert (cart.title, cart.runtime) == ("cart", pi.runtime)
+    other = {**OWN, "formats": ["executorch"]}
+    assert resolve_targets(TargetRecipe.model_validate(other))[0].runtime == (
+        "that of executorch files"
+    )
     assert cart.sources["ram_bytes"] == "the study file"
     assert cart.sources["model_bytes"] == pi.sources["model_bytes"]
     (slow,) = fits(cart, 1000, 1000, "onnx", "int8", 20.5)

@@ -204,12 +204,18 @@ def _own(recipe: TargetRecipe) -> Target:
         base = find_target(recipe.like).model_dump()
     sources = base.pop("sources") | dict.fromkeys(sorted(set(given) - {"name"}), "the study file")
     fields: dict[str, Any] = {
-        "title": recipe.name,
         "use": "not stated",
         **base,
+        "title": recipe.name,
         **given,
         "sources": sources,
     }
+    if (
+        recipe.formats
+        and not recipe.runtime
+        and set(recipe.formats) != set(base.get("formats", ()))
+    ):
+        fields["runtime"] = "that of " + ", ".join(recipe.formats) + " files"
     missing = [
         name
         for name, field in Target.model_fields.items()

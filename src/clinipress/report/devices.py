@@ -130,7 +130,8 @@ def _files(view: View, exports: Sequence[CandidateRecord]) -> Markup:
 def _smaller(view: View, record: CandidateRecord) -> str:
     if view.reference is None or record is view.reference:
         return "the reference"
-    return f"{times(view.reference.file_bytes / record.file_bytes)} smaller"
+    ratio = view.reference.file_bytes / record.file_bytes
+    return f"{times(ratio)} times smaller" if ratio >= 1 else f"{times(1 / ratio)} times larger"
 
 
 def _parity(record: CandidateRecord) -> Child:
@@ -138,11 +139,13 @@ def _parity(record: CandidateRecord) -> Child:
     if found is None:
         return NOT_MEASURED
     flips = f"{found.label_flips} of {found.images:,} images changed class"
-    return [
-        f"{significant(found.max_logit_difference, 2)}, "
-        f"{significant(found.mean_logit_difference, 2)}",
-        small(flips),
-    ]
+    largest, mean = (_logits(x) for x in (found.max_logit_difference, found.mean_logit_difference))
+    return [largest if largest == mean else f"{largest}, {mean}", small(flips)]
+
+
+def _logits(difference: float) -> str:
+    """A difference of logits; those of rounding alone by their bound."""
+    return significant(difference, 2) if difference >= 1e-4 else "under 0.0001"
 
 
 def _low(record: CandidateRecord) -> str:

@@ -186,16 +186,52 @@ def _levels_network(parent: TorchCandidate, grid: tuple[float, int]) -> Any:
 
 def _prepared(parent: TorchCandidate) -> Any:
     """The program with the quantizer's observers where an int8 program rounds."""
+    import torch
     from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as engine
     from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
     grid = _bytes_grid(parent)
     network = _levels_network(parent, grid) if grid else _float_network(parent)
     example = _example(parent, None, grid is not None)
+    program = _tidied(network, example)
+    options = engine.get_symmetric_quantization_config(is_per_channel=True)
+    program = prepare_pt2e(program, engine.XNNPACKQuantizer().set_global(options))
+    # Its quantizer stores a mean on the grid of what was averaged, whose ends are far away: a
+    # squeeze-and-excitation would be left with a few levels. The kernel takes any two grids.
+    for node, place in _observed(program):
+        if node.target is torch.ops.aten.adaptive_avg_pool2d.default:
+            setattr(program, place, copy.deepcopy(getattr(program, place)))
+    return program
+
+
+def _tidied(network: Any, example: Any) -> Any:
+    """The program of one image, in the operators that the engine has kernels for."""
     program = _exported(network, example).module()
     _fold_grey(program)
-    options = engine.get_symmetric_quantization_config(is_per_channel=True)
-    return prepare_pt2e(program, engine.XNNPACKQuantizer().set_global(options))
+    _pool_means(program)
+    program.graph.eliminate_dead_code()
+    program.recompile()
+    return _exported(program, example).module()  # shapes of what was put in
+
+
+def _pool_means(program: Any) -> None:
+    """Turn means over height and width into poolings, which the quantizer knows, in place."""
+    import torch
+
+    aten = torch.ops.aten
+    for node in list(program.graph.nodes):
+        if node.target is not aten.mean.dim or len(node.args[0].meta["val"].shape) != 4:
+            continue
+        axes, *kept = node.args[1:]
+        if sorted(axis % 4 for axis in axes) != [2, 3] or node.kwargs:
+            continue
+        with program.graph.inserting_before(node):
+            pooled = program.graph.call_function(
+                aten.adaptive_avg_pool2d.default, (node.args[0], [1, 1])
+            )
+            if not any(kept):
+                pooled = program.graph.call_function(aten.flatten.using_ints, (pooled, 1))
+        node.replace_all_uses_with(pooled)
 
 
 def _fold_grey(program: Any) -> None:
@@ -219,8 +255,6 @@ def _fold_grey(program: Any) -> None:
             for user in layers:
                 _sum_weight(program, user)
             node.replace_all_uses_with(value)
-    program.graph.eliminate_dead_code()
-    program.recompile()
 
 
 def _sum_weight(program: Any, layer: Any) -> None:
@@ -384,8 +418,7 @@ def apply_executorch(
         if recipe.precision == "int8":
             program = _converted(parent, plan)
         else:
-            program = _exported(_float_network(parent), _example(parent, None, False)).module()
-            _fold_grey(program)
+            program = _tidied(_float_network(parent), _example(parent, None, False))
         lowered = to_edge_transform_and_lower(
             _exported(program, _example(parent, None, signed)), partitioner=[XnnpackPartitioner()]
         )

@@ -1,0 +1,83 @@
+"""Small .tflite files made by hand: no converter to wait for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from clinipress.recipe import ExportRecipe
+from clinipress.records import Card, InputSpec
+from clinipress.steps import litert_graph
+from clinipress.steps.litert_graph import Maker, schema
+from clinipress.steps.to_litert import quantized
+
+SIZE = 8
+CLASSES = ("a", "b", "c")
+SCALE, ZERO = 1 / 64, 51  # of the integer file's input
+
+
+def card_of(channels=1, **update):
+    spec = InputSpec(channels=channels, height=SIZE, width=SIZE)
+    made = Card(name="linear", classes=CLASSES, input=spec, format="litert")
+    return made.model_copy(update=update)
+
+
+def weights_of(channels=1, seed=0):
+    """float32 ``[size * size * channels, classes]``, for pixels with channels last."""
+    shape = (SIZE * SIZE * channels, len(CLASSES))
+    return (np.random.default_rng(seed).normal(size=shape) / 100).astype(np.float32)
+
+
+def pixels(count, channels=1, seed=1):
+    shape = (count, channels, SIZE, SIZE)
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def empty_model(shape, kind):
+    """One input tensor, no operator."""
+    image = schema.TensorT(shape=np.array(shape, np.int32), type=kind, buffer=0, name="image")
+    graph = schema.SubGraphT(tensors=[image], inputs=[0], outputs=[], operators=[], name="g")
+    return schema.ModelT(version=3, operatorCodes=[], subgraphs=[graph], buffers=[schema.BufferT()])
+
+
+def finished(model, output):
+    graph = model.subgraphs[0]
+    graph.outputs = [output]
+    side = [schema.TensorMapT(name="image", tensorIndex=0)]
+    model.signatureDefs = [
+        schema.SignatureDefT(
+            inputs=side,
+            outputs=[schema.TensorMapT(name="logits", tensorIndex=output)],
+            signatureKey="serving_default",
+            subgraphIndex=0,
+        )
+    ]
+    litert_graph.name_by_place(model)
+    return litert_graph.pack(model)
+
+
+def linear(channels=1, weights=None, *, cast=True):
+    """Bytes of a file: ``logits = pixels @ weights``; float32 pixels in without `cast`."""
+    kind = schema.TensorType.UINT8 if cast else schema.TensorType.FLOAT32
+    model = empty_model([1, SIZE, SIZE, channels], kind)
+    weights = weights_of(channels) if weights is None else weights
+    maker, graph, tensor = Maker(model), model.subgraphs[0], 0
+    if cast:
+        tensor = maker.computed([1, SIZE, SIZE, channels])
+        graph.operators.append(maker.operator("CAST", [0], tensor, schema.CastOptionsT()))
+    flat, logits = maker.computed([1, len(weights)]), maker.computed([1, weights.shape[1]])
+    shape = maker.constant(np.array([1, len(weights)], np.int32))
+    options = schema.ReshapeOptionsT(newShape=np.array([1, len(weights)], np.int32))
+    graph.operators.append(maker.operator("RESHAPE", [tensor, shape], flat, options))
+    inputs = [flat, maker.constant(weights.T), maker.constant(np.zeros(weights.shape[1]))]
+    options = schema.FullyConnectedOptionsT()
+    graph.operators.append(maker.operator("FULLY_CONNECTED", inputs, logits, options))
+    return finished(model, logits)
+
+
+def integers(channels=1, weights=None):
+    """Bytes of an integer file: ``logits = SCALE * (pixels - ZERO) @ weights``, rounded."""
+    low = -ZERO * SCALE
+    ends = (low, low + 255 * SCALE)
+    ranges = {"image": ends, "RESHAPE_0": ends, "logits": (-4.0, 4.0)}
+    graph = linear(channels, weights, cast=False)
+    return quantized(graph, ExportRecipe(format="litert"), ranges)
