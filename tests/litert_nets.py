@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from clinipress.recipe import ExportRecipe
 from clinipress.records import Card, InputSpec
 from clinipress.steps import litert_graph
 from clinipress.steps.litert_graph import Maker, schema
@@ -79,5 +78,4 @@ def integers(channels=1, weights=None):
     low = -ZERO * SCALE
     ends = (low, low + 255 * SCALE)
     ranges = {"image": ends, "RESHAPE_0": ends, "logits": (-4.0, 4.0)}
-    graph = linear(channels, weights, cast=False)
-    return quantized(graph, ExportRecipe(format="litert"), ranges)
+    return quantized(linear(channels, weights, cast=False), ranges)

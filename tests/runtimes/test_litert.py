@@ -212,7 +212,8 @@ def test_predicting_needs_no_torch_and_says_nothing(file):
         "import sys, numpy as np\n"
         "from pathlib import Path\n"
         "from clinipress.runtimes.litert import LiteRtCandidate\n"
-        "found = LiteRtCandidate.load(Path(sys.argv[1])).predict(np.zeros((1, 1, 8, 8), np.uint8))\n"
+        "candidate = LiteRtCandidate.load(Path(sys.argv[1]))\n"
+        "found = candidate.predict(np.zeros((1, 1, 8, 8), np.uint8))\n"
         "print(found.tolist(), sorted({'torch', 'onnx', 'onnxruntime'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", code, str(file)]

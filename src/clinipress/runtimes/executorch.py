@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import os
+import io
 import sys
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -40,21 +39,13 @@ def _binding() -> Any:
     return importlib.import_module("executorch.extension.pybindings._C")
 
 
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Swallow what compiled code writes to standard error; errors still come as exceptions.
+def _silent() -> contextlib.AbstractContextManager[Any]:
+    """Swallow what the engine logs; errors still come as exceptions.
 
-    The engine logs each look at the processor, each change of its threads and each broken file.
+    It tells of each look at the processor, each change of its threads and each broken file, through
+    Python's own standard error.
     """
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-            yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+    return contextlib.redirect_stderr(io.StringIO())
 
 
 class _Threads:

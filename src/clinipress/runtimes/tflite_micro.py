@@ -27,14 +27,13 @@ from clinipress.records import Card
 from clinipress.runtimes.files import FILES, FileCandidate, card_beside, first_line
 from clinipress.runtimes.litert import as_input, check_interface, logits_of, silence
 
-__all__ = ["ARENA_CONSTANT", "DIGEST_WORD", "TfliteMicroCandidate", "arena_bytes"]
+__all__ = ["DIGEST_WORD", "TfliteMicroCandidate", "arena_bytes"]
 
-# Words of the header beside a file.
-ARENA_CONSTANT, DIGEST_WORD = "kArenaSize", "sha256"
+DIGEST_WORD = "sha256"  # in the header beside a file
 HEAD = 4096  # characters of the header before the array
 IDENTIFIER = b"TFL3"
 ROUNDING = 16  # bytes; the arena is aligned so
-# An arena for files whose need is not known; memory that is not touched costs nothing.
+# An arena for files whose need is not known; of memory that is not touched none is used.
 GENEROUS = 256 * 2**20
 SECONDS = 300
 # Too small an arena may end the process instead of raising, so every trial is a child of a process
@@ -130,6 +129,8 @@ class TfliteMicroCandidate(FileCandidate):
     largest_batch = 1
 
     def __init__(self, path: Path, card: Card, opened: Any, threads: int | None) -> None:
+        header = _header(path)
+        self._files = (path, header) if header.is_file() else (path,)
         super().__init__(path, card, threads)
         self._interpreter = opened
         details = opened.get_output_details(0)["quantization_parameters"]
@@ -139,7 +140,7 @@ class TfliteMicroCandidate(FileCandidate):
     def load(
         cls, path: Path, card: Card | None = None, threads: int | None = None
     ) -> TfliteMicroCandidate:
-        """Open a file, in an arena of the size that the header beside it states.
+        """Open a file, in an arena that is large enough for any: too small a one would end us.
 
         Args:
             path: A .tflite file for one image int8 ``[1, h, w, c]`` that gives int8 logits.
@@ -166,9 +167,13 @@ class TfliteMicroCandidate(FileCandidate):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The file, and the header beside it where there is one."""
-        header = _header(self.path)
-        return (self.path, header) if header.is_file() else (self.path,)
+        """The file, and the header beside it if there was one."""
+        return self._files
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the file: what the device stores. The header is the same in words."""
+        return self.path.stat().st_size
 
     @property
     def runtime(self) -> str:
@@ -203,7 +208,6 @@ def _open(path: Path) -> Any:
     """
     content, stated = path.read_bytes(), _stated(path)
     digest = re.search(rf"{DIGEST_WORD} ([0-9a-f]{{64}})", stated)
-    arena = re.search(rf"{ARENA_CONSTANT} = (\d+)", stated)
     if content[4:8] != IDENTIFIER:
         problem = "something else"
     elif digest and digest.group(1) != hashlib.sha256(content).hexdigest():
@@ -213,9 +217,7 @@ def _open(path: Path) -> Any:
             with silence():
                 from tflite_micro import runtime
 
-                return runtime.Interpreter.from_bytes(
-                    content, arena_size=int(arena.group(1)) if arena else GENEROUS
-                )
+                return runtime.Interpreter.from_bytes(content, arena_size=GENEROUS)
         except (RuntimeError, ValueError, struct.error) as error:
             problem = f"one that TensorFlow Lite Micro refuses ({first_line(error)})"
     raise ModelError(

@@ -152,6 +152,7 @@ def _make(parent: TorchCandidate, levels: Levels | None) -> bytes:
         _fold_grey(network, example)
     model = litert_graph.read(_convert(network, example, parent.card.name))
     litert_rewrites.pad_pools_with_zeros(model)
+    litert_rewrites.average_in_place(model)
     litert_rewrites.convolve_affine(model)
     litert_rewrites.nest_concats(model)
     litert_graph.name_by_place(model)

@@ -152,7 +152,8 @@ def placed(
         path = Path(folder) / "prepared.onnx"
         onnx.save(model, path)
         known = {name for node in model.graph.node for name in node.output}
-        there = tensor_values(path, [name for name in ranges if name in known], probes)
+        named = [name for name in ranges if name in known]
+        there = tensor_values(path, named, probes) if named else {}
     parts = list(_each(graph, levels, probes))
     here = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     clamps = {name for node in model.graph.node if node.op_type in CLAMPS for name in node.output}

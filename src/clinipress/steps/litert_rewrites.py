@@ -24,6 +24,7 @@ from clinipress.steps.litert_graph import (
 )
 
 __all__ = [
+    "average_in_place",
     "convolve_affine",
     "convolve_average_pools",
     "drop_idle_conversions",
@@ -159,6 +160,30 @@ def _depthwise(
     )
     inputs = [int(source), maker.constant(weights), maker.constant(bias)]
     return maker.operator("DEPTHWISE_CONV_2D", inputs, int(last.outputs[0]), options)
+
+
+def average_in_place(model: Any) -> None:
+    """Take means over height and width where the channels are, last, not where they are moved to.
+
+    The converter does so itself for a pooling module, but not for ``x.mean((2, 3))``.
+    """
+    graph = model.subgraphs[0]
+    makers, readers = makers_of(graph), readers_of(graph)
+    for item in graph.operators:
+        mover = makers.get(int(item.inputs[0]))
+        if operator_name(model, item) != "MEAN" or item.builtinOptions.keepDims or mover is None:
+            continue
+        axes = constant(model, int(item.inputs[1]))
+        order = constant(model, int(mover.inputs[-1]))
+        if operator_name(model, mover) != "TRANSPOSE" or axes is None or order is None:
+            continue
+        over = {int(axis) % len(order) for axis in axes.reshape(-1)}
+        left = [int(side) for place, side in enumerate(order) if place not in over]
+        if left != sorted(left) or readers[int(item.inputs[0])] != 1:
+            continue
+        moved = np.array(sorted(int(order[axis]) for axis in over), np.int32)
+        item.inputs = [int(mover.inputs[0]), Maker(model).constant(moved)]
+        graph.operators = [other for other in graph.operators if other is not mover]
 
 
 def convolve_average_pools(model: Any) -> None:

@@ -186,7 +186,6 @@ def _levels_network(parent: TorchCandidate, grid: tuple[float, int]) -> Any:
 
 def _prepared(parent: TorchCandidate) -> Any:
     """The program with the quantizer's observers where an int8 program rounds."""
-    import torch
     from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as engine
     from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
@@ -195,27 +194,24 @@ def _prepared(parent: TorchCandidate) -> Any:
     example = _example(parent, None, grid is not None)
     program = _tidied(network, example)
     options = engine.get_symmetric_quantization_config(is_per_channel=True)
-    program = prepare_pt2e(program, engine.XNNPACKQuantizer().set_global(options))
-    # Its quantizer stores a mean on the grid of what was averaged, whose ends are far away: a
-    # squeeze-and-excitation would be left with a few levels. The kernel takes any two grids.
-    for node, place in _observed(program):
-        if node.target is torch.ops.aten.adaptive_avg_pool2d.default:
-            setattr(program, place, copy.deepcopy(getattr(program, place)))
-    return program
+    return prepare_pt2e(program, engine.XNNPACKQuantizer().set_global(options))
 
 
 def _tidied(network: Any, example: Any) -> Any:
     """The program of one image, in the operators that the engine has kernels for."""
     program = _exported(network, example).module()
     _fold_grey(program)
-    _pool_means(program)
+    _keep_means_flat(program)
     program.graph.eliminate_dead_code()
     program.recompile()
     return _exported(program, example).module()  # shapes of what was put in
 
 
-def _pool_means(program: Any) -> None:
-    """Turn means over height and width into poolings, which the quantizer knows, in place."""
+def _keep_means_flat(program: Any) -> None:
+    """Let means over height and width keep these axes, and drop them afterwards, in place.
+
+    XNNPACK has a kernel for that; else each is a call of the engine's slow portable kernel.
+    """
     import torch
 
     aten = torch.ops.aten
@@ -223,15 +219,12 @@ def _pool_means(program: Any) -> None:
         if node.target is not aten.mean.dim or len(node.args[0].meta["val"].shape) != 4:
             continue
         axes, *kept = node.args[1:]
-        if sorted(axis % 4 for axis in axes) != [2, 3] or node.kwargs:
+        if any(kept) or node.kwargs or sorted(axis % 4 for axis in axes) != [2, 3]:
             continue
         with program.graph.inserting_before(node):
-            pooled = program.graph.call_function(
-                aten.adaptive_avg_pool2d.default, (node.args[0], [1, 1])
-            )
-            if not any(kept):
-                pooled = program.graph.call_function(aten.flatten.using_ints, (pooled, 1))
-        node.replace_all_uses_with(pooled)
+            mean = program.graph.call_function(aten.mean.dim, (node.args[0], axes, True))
+            flat = program.graph.call_function(aten.flatten.using_ints, (mean, 1))
+        node.replace_all_uses_with(flat)
 
 
 def _fold_grey(program: Any) -> None:

@@ -142,7 +142,7 @@ def apply_litert(
         StorageError: The disk is full or cannot be written.
     """
     if recipe.precision == "int8":
-        content = quantized(integer_graph(parent), recipe, plan["ranges"])
+        content = quantized(integer_graph(parent), plan["ranges"])
     else:
         content = float_graph(parent, levels=False)
         if recipe.precision != "float32":
@@ -174,8 +174,7 @@ def plan_integers(
     low = -levels.zero * levels.scale
     fixed = {litert_graph.INPUT_NAME: (low, low + 255 * levels.scale)}
     if ranges is None:
-        recipe = _integers(ExportRecipe(format="litert"))
-        found = calibrated(graph, _quantizer(graph, recipe), levels, images)
+        found = calibrated(graph, _quantizer(graph, _integers()), levels, images)
         facts = {"calibrated_by_runtime": len(found)}
     else:
         found = extremes(graph, levels, images)
@@ -188,11 +187,9 @@ def plan_integers(
     return {"ranges": {name: list(ends) for name, ends in found.items()}, "facts": facts}
 
 
-def quantized(
-    graph: bytes, recipe: ExportRecipe, ranges: Mapping[str, tuple[float, float]]
-) -> bytes:
+def quantized(graph: bytes, ranges: Ranges) -> bytes:
     """The integer file of a float32 graph and the ranges of its tensors."""
-    model = litert_graph.read(_quantize(graph, _integers(recipe), ranges))
+    model = litert_graph.read(_quantize(graph, _integers(), ranges))
     litert_rewrites.drop_idle_conversions(model)
     return litert_graph.pack(model)
 
@@ -235,13 +232,13 @@ def _quantize(
 
 def _rule(operation: str, kind: str, bits: int, *, algorithm: str, **config: Any) -> dict[str, Any]:
     """One entry of the quantizer's recipe, in its JSON form."""
-    weights = {"num_bits": bits, "symmetric": True, "dtype": kind, **config.pop("weights", {})}
+    weights = {"num_bits": bits, "symmetric": True, "dtype": kind, "granularity": "CHANNELWISE"}
     return {
         "regex": ".*",
         "operation": operation,
         "algorithm_key": algorithm,
         "op_config": {
-            "weight_tensor_config": {"granularity": "CHANNELWISE", **weights},
+            "weight_tensor_config": weights,
             "skip_checks": False,
             "min_weight_elements": 0,
             **config,
@@ -252,9 +249,8 @@ def _rule(operation: str, kind: str, bits: int, *, algorithm: str, **config: Any
 MINMAX, CASTING = "min_max_uniform_quantize", "float_casting"
 
 
-def _integers(recipe: ExportRecipe) -> list[dict[str, Any]]:
+def _integers() -> list[dict[str, Any]]:
     """int8 weights and activations."""
-    granularity = "CHANNELWISE" if recipe.per_channel else "TENSORWISE"
     activations = {"num_bits": 8, "symmetric": False, "granularity": "TENSORWISE", "dtype": "INT"}
     return [
         _rule(
@@ -262,7 +258,6 @@ def _integers(recipe: ExportRecipe) -> list[dict[str, Any]]:
             "INT",
             8,
             algorithm=MINMAX,
-            weights={"granularity": granularity},
             activation_tensor_config=activations,
             compute_precision="INTEGER",
             explicit_dequantize=False,

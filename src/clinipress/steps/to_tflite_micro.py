@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from clinipress.recipe import ExportRecipe
 from clinipress.records import Card
 from clinipress.runtimes.files import FILES
-from clinipress.runtimes.tflite_micro import ARENA_CONSTANT, DIGEST_WORD, arena_bytes
+from clinipress.runtimes.tflite_micro import DIGEST_WORD, arena_bytes
 from clinipress.steps import litert_graph
 from clinipress.steps.litert_float import float_graph
 from clinipress.steps.to_litert import (
@@ -59,7 +59,7 @@ HEADER = """\
 
 constexpr unsigned int kModelSize = {size};
 // The smallest arena in which the interpreter ran on a 64-bit host, with reference kernels.
-constexpr unsigned int {arena_constant} = {arena};
+constexpr unsigned int kArenaSize = {arena};
 constexpr int kInputHeight = {height};
 constexpr int kInputWidth = {width};
 constexpr int kInputChannels = {channels};
@@ -107,7 +107,7 @@ def plan_tflite_micro(
     plan = plan_integers(parent, source, images, ranges, graph)
     with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
         path = Path(folder) / FILES["tflite-micro"][0]
-        path.write_bytes(quantized(graph, recipe, plan["ranges"]))
+        path.write_bytes(quantized(graph, plan["ranges"]))
         arena = arena_bytes(path)
     return plan | {"arena": arena, "facts": plan["facts"] | {"arena_bytes": arena}}
 
@@ -134,7 +134,7 @@ def apply_tflite_micro(
         ModelError: The network cannot be converted or quantized.
         StorageError: The disk is full or cannot be written.
     """
-    content = quantized(float_graph(parent, levels=True), recipe, plan["ranges"])
+    content = quantized(float_graph(parent, levels=True), plan["ranges"])
     # the header last: a file without one is whole, a header without its file is not
     write_atomically(target, content)
     header = target.with_name(FILES["tflite-micro"][1])
@@ -152,7 +152,6 @@ def _header(content: bytes, file: str, arena: int, card: Card) -> str:
         digest=hashlib.sha256(content).hexdigest(),
         size=len(content),
         file=file,
-        arena_constant=ARENA_CONSTANT,
         arena=arena,
         height=card.input.height,
         width=card.input.width,
