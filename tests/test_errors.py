@@ -35,3 +35,8 @@ def test_grammar():
     assert str(errors.MissingExtraError("reading DICOM", "dicom")).endswith(
         "pip install 'clinipress[dicom]'"
     )
+
+
+def test_no_control_character_reaches_the_terminal():
+    said = str(InputError("a name", "'\x1b[31mred\x07\u202e'"))
+    assert said == "expected a name, got '?[31mred??'"

@@ -38,6 +38,7 @@ PASSED, NOT_PASSED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 def _write(text: str) -> None:
     sys.stdout.write(text + "\n")
+    sys.stdout.flush()  # an answer is there as soon as it is known, in a pipe too
 
 
 def _write_json(value: Any) -> None:

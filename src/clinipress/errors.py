@@ -48,7 +48,9 @@ class ClinipressError(Exception):
     def __init__(self, expected: str, got: str, fix: str | None = None) -> None:
         self.expected, self.got, self.fix = expected, got, fix
         text = f"expected {expected}, got {got}" + (f": {fix}" if fix else "")
-        super().__init__(" ".join(text.split()))
+        # names of files and classes may hold anything, a terminal's control characters too
+        line = "".join(one if one.isprintable() else "?" for one in " ".join(text.split()))
+        super().__init__(line)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by the three clauses, so that an error crosses a process boundary whole."""

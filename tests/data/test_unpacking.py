@@ -113,3 +113,20 @@ def test_no_damage_makes_claim_raise_or_wait():
             for place in random.integers(0, len(bad), 4):
                 bad[place] = random.integers(256)
             claim(bytes(bad[: random.integers(len(bad))]))
+
+
+def test_a_bounded_stream_asks_for_no_more_than_there_is():
+    asked = []
+
+    class Stream(io.BytesIO):
+        def read(self, count=-1):
+            asked.append(count)
+            return super().read(count)
+
+    stream = unpacking.Bounded(Stream(b"0123456789"))
+    assert stream.read(4) == b"0123"
+    assert stream.read(2**40) == b"456789"
+    assert stream.read(2**40) == b""
+    assert stream.seek(-3, 2) == stream.tell() == 7
+    assert stream.read() == b"789"
+    assert max(asked) <= 10

@@ -44,7 +44,13 @@ from clinipress.edge.manifest import (
     read_card,
     sha256_of,
 )
-from clinipress.errors import BundleError, ImageError, ModelError, StorageError
+from clinipress.errors import (
+    BundleError,
+    ImageError,
+    MissingExtraError,
+    ModelError,
+    StorageError,
+)
 from clinipress.records import Card, InputSpec
 from clinipress.runtimes.engines import open_file, package_of
 from clinipress.runtimes.files import FILES, FileCandidate
@@ -54,6 +60,7 @@ __all__ = ["Bundle", "clearest", "load_bundle", "open_bundle", "write_bundle"]
 SAMPLE, LICENCE, README = "sample.png", "LICENSE", "README.txt"
 # int8 kernels round differently on other processors: one hundredth of the spread of the logits
 TOLERANCE = 1e-2
+PICTURES = frozenset({"BMP", "JPEG", "PNG"})
 NOTES = {
     "tensorrt": (
         "",
@@ -258,7 +265,7 @@ def _sample_logits(candidate: FileCandidate, card: Card, path: Path) -> NDArray[
     """Logits of the sample, one per class."""
     try:
         logits = candidate.predict(decode(path, _as_stored(card))[None])
-    except (ImageError, ModelError) as problem:
+    except (ImageError, MissingExtraError, ModelError) as problem:
         raise BundleError(problem.expected, problem.got) from None
     if logits.shape != (1, len(card.classes)):
         raise BundleError(
@@ -307,8 +314,8 @@ def _sample_png(sample: NDArray[np.uint8] | Path, card: Card) -> bytes:
                 f"a sample of uint8 {list(expected)}", f"{sample.dtype} {list(sample.shape)}"
             )
         return _png(sample)
-    if card.input.window is None and facts(sample).format in {"JPEG", "PNG", "BMP"}:
-        with Image.open(sample) as image:
+    if card.input.window is None and facts(sample).format in PICTURES:
+        with Image.open(sample, formats=sorted(PICTURES)) as image:
             if image.mode in {"L", "RGB"} and "transparency" not in image.info:
                 upright = np.asarray(ImageOps.exif_transpose(image), np.uint8)
                 return _png(np.atleast_3d(upright).transpose(2, 0, 1))

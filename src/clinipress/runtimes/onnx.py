@@ -104,6 +104,8 @@ def session(path: Path, threads: int | None, optimised: Path | None = None) -> A
         path,
         options,
         providers=["CPUExecutionProvider"],
+        # else a file it refuses is tried again, with a message on standard output
+        enable_fallback=0,
         # It quantizes layers that were kept in float when their neighbours are quantized.
         disabled_optimizers=["WeightBiasQuantization"],
     )
