@@ -38,5 +38,5 @@ def test_grammar():
 
 
 def test_no_control_character_reaches_the_terminal():
-    said = str(InputError("a name", "'\x1b[31mred\x07\u202e'"))
+    said = str(errors.InputError("a name", "'\x1b[31mred\x07\u202e'"))
     assert said == "expected a name, got '?[31mred??'"

@@ -321,7 +321,7 @@ def test_weights_have_one_scale_per_output_channel(tmp_path):
     tensors = model.subgraphs[0].tensors
     stored = [t for number, t in enumerate(tensors) if litert_graph.stored(model, number)]
     weights = [t for t in stored if t.type == schema.TensorType.INT8]
-    assert sorted(len(t.quantization.scale) for t in weights) == [3, 8, 16]  # the stem is packed
+    assert sorted(len(t.quantization.scale) for t in weights) == [3, 8, 8]
     assert not any(np.any(t.quantization.zeroPoint) for t in weights)
 
 
