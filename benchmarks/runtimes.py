@@ -54,6 +54,9 @@ def normalised(candidate: TorchCandidate, images: Images) -> NDArray[np.float32]
 
 def openvino_default(candidate: TorchCandidate, source: Path, images: Images, threads: int) -> Call:
     """nncf.quantize with its defaults on the converted ONNX file."""
+    from clinipress.runtimes.openvino import engine
+
+    engine()  # both would send an event to their makers' statistics otherwise
     import nncf
     import openvino
 

@@ -336,7 +336,10 @@ def test_calibration_needs_images_and_depends_on_them(parent, source, tmp_path):
 # ------------------------------------------------------------------ given ranges
 
 
-def test_given_ranges_find_their_places(parent, source, tmp_path):
+@pytest.mark.parametrize("mean", [MEAN, ODD_MEAN])
+def test_given_ranges_find_their_places(tmp_path, mean):
+    parent, source = candidate(mean=mean), tmp_path / "float.onnx"
+    export_onnx(parent, source)
     ranges = plan_int8(source, pixels(), method="percentile").ranges
     file, plan = exported(parent, tmp_path / "net.tflite", "int8", source=source, ranges=ranges)
     facts = plan["facts"]

@@ -114,7 +114,9 @@ def _calibrated(
     options: dict[str, Mapping[str, tuple[float, float]] | None] = {}
     if asked in ("auto", "runtime"):
         options["runtime"] = None
-    if asked != "runtime":
+    # ours are of the weights as they are
+    changed = recipe.equalize or recipe.smooth is not None
+    if asked != "runtime" and not (asked == "auto" and changed):
         method = "percentile" if asked == "auto" else asked
         options[method] = plan_each(source, usual, (method,))[method].ranges
     looked_at = agreement_images(usual, seed)

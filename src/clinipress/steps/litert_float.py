@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clinipress.errors import ModelError
 from clinipress.runtimes.files import first_line
 from clinipress.runtimes.litert import interpreter, silence
 from clinipress.steps import litert_graph, litert_rewrites
+from clinipress.steps.ranges import quiet
 
 if TYPE_CHECKING:
     from clinipress.models.classifier import Classifier, TorchCandidate
@@ -40,12 +42,24 @@ class Levels:
     Attributes:
         scale: Of one grey level.
         zero: The grey level that is 0, in 0..255.
+        exact: The same before it was rounded.
         normalised: Whether this is all of the normalisation; else the graph holds the rest.
     """
 
     scale: float
     zero: int
+    exact: float
     normalised: bool
+
+    def inputs(self, images: NDArray[np.uint8], *, exact: bool = False) -> NDArray[np.float32]:
+        """What the float32 graph of an integer file takes: float32 ``[n, h, w, c]``.
+
+        Args:
+            images: uint8 ``[n, c, h, w]``.
+            exact: Without rounding the zero: what the network itself takes.
+        """
+        pixels = images.transpose(0, 2, 3, 1).astype(np.float32)
+        return (pixels - np.float32(self.exact if exact else self.zero)) * np.float32(self.scale)
 
 
 def levels_of(module: Classifier) -> Levels:
@@ -58,8 +72,8 @@ def levels_of(module: Classifier) -> Levels:
     """
     shift, scale = module.shift.flatten(), module.scale.flatten()
     if len(shift) == len(scale) == 1 and 0 <= round(float(shift[0])) <= 255:
-        return Levels(1 / float(scale[0]), round(float(shift[0])), True)
-    return Levels(1 / 255, 0, False)
+        return Levels(1 / float(scale[0]), round(float(shift[0])), float(shift[0]), True)
+    return Levels(1 / 255, 0, 0.0, False)
 
 
 class _Network(nn.Module):
@@ -163,10 +177,12 @@ def _make(parent: TorchCandidate, levels: Levels | None) -> bytes:
 
 def _convert(network: nn.Module, example: Tensor, name: str) -> bytes:
     """What the converter makes of it."""
-    with silence(), torch.no_grad(), tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
+    folder = tempfile.TemporaryDirectory(prefix="clinipress-")
+    # drawing from torch's global generator must not change what comes after
+    with folder, silence(), quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):
         import litert_torch
 
-        path = Path(folder) / "model.tflite"
+        path = Path(folder.name) / "model.tflite"
         try:
             litert_torch.convert(network.eval(), (example,)).export(str(path))
         except Exception as problem:  # its exceptions share no base but Exception
@@ -185,8 +201,8 @@ def _fold_grey(network: _Network, example: Tensor) -> None:
     alone where the image is read by anything else.
     """
     backbone = network.backbone
-    image = torch.rand((1, network.copies, *example.shape[1:3]))
-    image[:] = image[:, :1]
+    one = torch.rand((1, 1, *example.shape[1:3]), generator=torch.Generator().manual_seed(0))
+    image = one.repeat(1, network.copies, 1, 1)
     readers: list[nn.Conv2d] = []
 
     def note(part: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -205,10 +221,8 @@ def _fold_grey(network: _Network, example: Tensor) -> None:
     convolution.weight, convolution.in_channels = nn.Parameter(summed, requires_grad=False), 1
     try:
         with torch.no_grad():
-            found = backbone(image[:, :1])
-        same = float((found - expected).abs().max()) <= FOLD_TOLERANCE * float(
-            expected.abs().max() + 1
-        )
+            difference = float((backbone(one) - expected).abs().max())
+        same = difference <= FOLD_TOLERANCE * (1 + float(expected.abs().max()))
     except RuntimeError:  # something else reads the image as well
         same = False
     if same:
@@ -225,8 +239,7 @@ def _check(parent: TorchCandidate, content: bytes, levels: Levels | None) -> Non
     expected = parent.predict(images)
     inputs: Any = images.transpose(0, 2, 3, 1)
     if levels is not None:
-        exact = float(parent.module.shift.flatten()[0]) if levels.normalised else 0.0
-        inputs = ((inputs - np.float32(exact)) * np.float32(levels.scale)).astype(np.float32)
+        inputs = levels.inputs(images, exact=True)
     engine = interpreter(content, 1)
     found = np.empty_like(expected)
     for number, image in enumerate(inputs):

@@ -21,6 +21,7 @@ from clinipress.steps.learnt_ranges import tensor_values
 from clinipress.steps.litert_float import Levels
 from clinipress.steps.matching import match_tensors
 from clinipress.steps.quantize import prepare
+from clinipress.steps.ranges import quiet
 
 __all__ = ["calibrated", "extremes", "placed", "settled"]
 
@@ -45,8 +46,8 @@ def calibrated(graph: bytes, quantizer: Any, levels: Levels, images: NDArray[np.
     Returns:
         Tensor -> (low, high), for every tensor that gets a grid.
     """
-    samples = [{litert_graph.INPUT_NAME: image[None]} for image in _inputs(levels, images)]
-    with silence():
+    samples = [{litert_graph.INPUT_NAME: image[None]} for image in levels.inputs(images)]
+    with silence(), quiet():
         found = quantizer.calibrate({SIGNATURE: samples}, num_threads=1)
     computed = _names(graph)
     return {
@@ -59,7 +60,7 @@ def calibrated(graph: bytes, quantizer: Any, levels: Levels, images: NDArray[np.
 def extremes(graph: bytes, levels: Levels, images: NDArray[np.uint8]) -> Ranges:
     """The least and the greatest value of each computed tensor over all images."""
     found: Ranges = {}
-    for values in _each(graph, levels, images):
+    for values in _each(graph, levels.inputs(images)):
         for name, array in values.items():
             low, high = found.get(name, (0.0, 0.0))
             found[name] = min(low, float(array.min())), max(high, float(array.max()))
@@ -115,12 +116,6 @@ def _groups(model: Any) -> list[list[int]]:
     return list(groups.values())
 
 
-def _inputs(levels: Levels, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What the float32 graph of an integer file takes: float32 ``[n, h, w, c]``."""
-    pixels = images.transpose(0, 2, 3, 1).astype(np.float32)
-    return (pixels - np.float32(levels.zero)) * np.float32(levels.scale)
-
-
 def _names(graph: bytes) -> list[str]:
     model = litert_graph.read(graph)
     tensors = model.subgraphs[0].tensors
@@ -154,7 +149,8 @@ def placed(
         known = {name for node in model.graph.node for name in node.output}
         named = [name for name in ranges if name in known]
         there = tensor_values(path, named, probes) if named else {}
-    parts = list(_each(graph, levels, probes))
+    # the ONNX file does not round the normalisation's zero
+    parts = list(_each(graph, levels.inputs(probes, exact=True)))
     here = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     clamps = {name for node in model.graph.node if node.op_type in CLAMPS for name in node.output}
     pairs: dict[str, list[str]] = {}
@@ -166,14 +162,12 @@ def placed(
     return {name: (other, ranges[other]) for name, other in chosen.items()}
 
 
-def _each(
-    graph: bytes, levels: Levels, images: NDArray[np.uint8]
-) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """What the graph computes inside for one image after the other: tensor -> its values."""
+def _each(graph: bytes, inputs: NDArray[np.float32]) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """What the graph computes inside for one input after the other: tensor -> its values."""
     engine = interpreter(graph, 1, experimental_preserve_all_tensors=True)
     numbers = {item["name"]: item["index"] for item in engine.get_tensor_details()}
     names = _names(graph)
-    for image in _inputs(levels, images):
-        engine.set_tensor(numbers[litert_graph.INPUT_NAME], image[None])
+    for one in inputs:
+        engine.set_tensor(numbers[litert_graph.INPUT_NAME], one[None])
         engine.invoke()
         yield {name: np.array(engine.get_tensor(numbers[name])) for name in names}

@@ -36,6 +36,7 @@ from clinipress.steps import litert_graph, litert_rewrites
 from clinipress.steps.litert_float import float_graph, levels_of
 from clinipress.steps.litert_packing import pack_first_convolution
 from clinipress.steps.litert_ranges import calibrated, extremes, placed, settled
+from clinipress.steps.ranges import quiet
 from clinipress.store import write_atomically
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def quantized(graph: bytes, ranges: Ranges) -> bytes:
 
 
 def _quantizer(graph: bytes, recipe: list[dict[str, Any]]) -> Any:
-    with silence():
+    with silence(), quiet():
         from ai_edge_quantizer.quantizer import Quantizer
 
         return Quantizer(graph, recipe)
@@ -217,7 +218,7 @@ def _quantize(
         for name, ends in ranges.items()
     }
     try:
-        with silence():
+        with silence(), quiet():
             made = _quantizer(graph, recipe).quantize(
                 statistics or None, enable_progress_bar=False, enable_progress_report=False
             )

@@ -83,7 +83,7 @@ def plan_openvino(
         `steps.quantize`; "left_out": images not used.
 
     Raises:
-        ModelError: There are no images, or the recipe asks for what OpenVINO files do not have.
+        ModelError: There are no images, or the recipe changes weights that ranges were found for.
     """
     if recipe.precision != "int8":
         return {}
@@ -301,8 +301,8 @@ def _grid(low: float, high: float) -> tuple[float, float]:
     """A range moved so that 0 is one of its 256 levels: padding and clamps are exact.
 
     Example:
-        >>> _grid(-1.0, 254.2)
-        (-1.0007843137254902, 254.19921568627451)
+        >>> _grid(-1.2, 253.8)
+        (-1.0, 254.0)
     """
     low, high = min(low, 0.0), max(high, 0.0)
     step = (high - low) / (LEVELS - 1) or 1.0
