@@ -38,6 +38,11 @@ __all__ = [
     "show_targets",
 ]
 
+# Formats whose engine on the device is another than the one that answers here
+ELSEWHERE = {
+    "tflite-micro": "The times are of the interpreter's host build, not of a microcontroller",
+    "tensorrt": "The times are of the ONNX file under ONNX Runtime, not of a TensorRT engine",
+}
 WORD = {"pass": "PASS", "fail": "FAIL", "inconclusive": "INCONCLUSIVE"}
 COLOUR = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
@@ -307,7 +312,10 @@ def show_bench(found: Mapping[str, Any]) -> None:
         cells += [f"{row['median']:.3f}", f"{row['p95']:.3f}", f"{row['images_per_second']:.0f}"]
         table.add_row(*cells, *(_beside(row, rows) if several else ()))
     console.print(table)
-    console.print("These figures are of this processor; they hold for no other.", highlight=False)
+    said = "These figures are of this processor; they hold for no other."
+    if found["format"] in ELSEWHERE:
+        said = f"{ELSEWHERE[found['format']]}: on the device nothing was measured."
+    console.print(said, highlight=False)
 
 
 def _beside(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> tuple[str, str]:

@@ -46,14 +46,15 @@ from tflite_micro import runtime
 content = open(sys.argv[1], "rb").read()
 step, largest = int(sys.argv[2]), int(sys.argv[3])
 
-def runs(size):
+def runs(size, once=False):
     child = os.fork()
     if child == 0:
         try:
             engine = runtime.Interpreter.from_bytes(content, arena_size=size)
-            details = engine.get_input_details(0)
-            engine.set_input(np.zeros(details["shape"], details["dtype"]), 0)
-            engine.invoke()
+            if once:  # everything is allocated before; a call of a large network takes seconds
+                details = engine.get_input_details(0)
+                engine.set_input(np.zeros(details["shape"], details["dtype"]), 0)
+                engine.invoke()
             os._exit(0)
         except BaseException:
             os._exit(1)
@@ -68,6 +69,8 @@ low = 0 if high == 4096 else high // 2
 while high - low > step:
     middle = (low + high) // 2 // step * step
     low, high = (low, middle) if runs(middle) else (middle, high)
+if not runs(high, once=True):
+    sys.exit(4)
 print(high)
 """
 
@@ -92,14 +95,19 @@ def arena_bytes(path: Path) -> int:
     import tflite_micro  # noqa: F401  said here rather than in the child
 
     command = [sys.executable, "-c", SEARCH, str(path), str(ROUNDING), str(GENEROUS)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-    if done.returncode:
-        raise ModelError(
-            f"a file that TensorFlow Lite Micro can run ('{path.name}')",
-            _complaint(done.stderr),
-            "choose a network without it, or another format",
-        )
-    return int(done.stdout)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        problem = f"no arena found within {SECONDS} s"
+    else:
+        if done.returncode == 0:
+            return int(done.stdout)
+        problem = _complaint(done.stderr)
+    raise ModelError(
+        f"a file that TensorFlow Lite Micro can run ('{path.name}')",
+        problem,
+        "choose another network or another format",
+    )
 
 
 def _complaint(text: str) -> str:

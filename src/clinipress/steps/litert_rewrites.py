@@ -27,7 +27,6 @@ __all__ = [
     "average_in_place",
     "convolve_affine",
     "convolve_average_pools",
-    "drop_idle_conversions",
     "nest_concats",
     "pad_pools_with_zeros",
     "spell_out_hard_swish",
@@ -256,29 +255,3 @@ def _joined_shape(graph: Any, numbers: list[int], axis: int) -> NDArray[np.int32
     shape = np.array(shapes[0], np.int32)
     shape[axis] = sum(int(one[axis]) for one in shapes)
     return shape
-
-
-def drop_idle_conversions(model: Any) -> None:
-    """Take out each QUANTIZE between two equal grids: it copies bytes."""
-    graph = model.subgraphs[0]
-    same: dict[int, int] = {}
-    kept = []
-    for item in graph.operators:
-        item.inputs = [same.get(int(number), int(number)) for number in item.inputs]
-        if operator_name(model, item) == "QUANTIZE" and _same_grid(graph, item):
-            same[int(item.outputs[0])] = int(item.inputs[0])
-        else:
-            kept.append(item)
-    graph.operators = kept
-    graph.outputs = [same.get(int(number), int(number)) for number in graph.outputs]
-
-
-def _same_grid(graph: Any, item: Any) -> bool:
-    before, after = (graph.tensors[int(side[0])] for side in (item.inputs, item.outputs))
-    first, second = before.quantization, after.quantization
-    if before.type != after.type or first is None or first.scale is None:
-        return False
-    return bool(
-        np.array_equal(first.scale, second.scale)
-        and np.array_equal(first.zeroPoint, second.zeroPoint)
-    )

@@ -190,9 +190,7 @@ def plan_integers(
 
 def quantized(graph: bytes, ranges: Ranges) -> bytes:
     """The integer file of a float32 graph and the ranges of its tensors."""
-    model = litert_graph.read(_quantize(graph, _integers(), ranges))
-    litert_rewrites.drop_idle_conversions(model)
-    return litert_graph.pack(model)
+    return _quantize(graph, _integers(), ranges)
 
 
 def _quantizer(graph: bytes, recipe: list[dict[str, Any]]) -> Any:
