@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from clinipress.runtimes.onnx import OnnxCandidate
+from clinipress.steps.export import export_onnx
 from clinipress.steps.outliers import MOST, excitation, outliers
 from clinipress.steps.quantize import apply_int8, plan_int8, prepare
 from onnx_nets import conv_net, pixels, saved
+from random_nets import candidate_of, pictures
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +97,11 @@ def test_a_network_that_answers_nothing_excites_nobody():
     model.ir_version = 10
     images = torch.zeros((20, 1, 2, 2), dtype=torch.uint8).numpy()
     assert excitation(model, images).tolist() == [1.0] * 20
+
+
+def test_attention_that_mixes_images_and_pieces_has_no_say(tmp_path):
+    """mobilevit lays the patches of all images along one axis: no figure per image there."""
+    candidate = candidate_of("mobilevit_xxs", 64)
+    source = export_onnx(candidate, tmp_path / "float.onnx").path
+    images = pictures(21, candidate.card.input)
+    assert excitation(prepare(source), images).shape == (21,)

@@ -90,11 +90,10 @@ def _largest(model: onnx.ModelProto, images: NDArray[np.uint8]) -> NDArray[np.fl
         path = Path(folder) / "opened.onnx"
         onnx.save(opened, path)
         running = session(path, None)
-        rows = [
-            np.stack(running.run(found, {INPUT_NAME: np.ascontiguousarray(part)}), axis=1)
-            for part in (
-                images[start : start + CALIBRATION_BATCH]
-                for start in range(0, len(images), CALIBRATION_BATCH)
-            )
-        ]
+        rows = []
+        for start in range(0, len(images), CALIBRATION_BATCH):
+            part = np.ascontiguousarray(images[start : start + CALIBRATION_BATCH])
+            values = running.run(found, {INPUT_NAME: part})
+            # some attention lays the pieces of all images side by side: no figure per image there
+            rows.append(np.stack([one for one in values if len(one) == len(part)], axis=1))
     return np.concatenate(rows).astype(np.float64)
