@@ -75,8 +75,10 @@ def litert_default(candidate: TorchCandidate, source: Path, images: Images, thre
     from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer import quantizer, recipe
 
+    from clinipress.runtimes.litert import silence
+
     floats = normalised(candidate, images)
-    with quiet(), tempfile.TemporaryDirectory() as folder:
+    with silence(), tempfile.TemporaryDirectory() as folder:
         backbone = candidate.module.backbone.cpu().eval()
         example = (torch.from_numpy(floats[:1]),)
         path = Path(folder) / "float.tflite"
@@ -140,8 +142,8 @@ def executorch_default(
         content = bytes(lowered.to_executorch().buffer)
     opened = portable_lib._load_for_executorch_from_buffer(content)
 
-    def call(batch: Any) -> NDArray[np.float32]:
-        given = batch
+    def call(batch: Any, content: bytes = content) -> NDArray[np.float32]:
+        given = batch  # the program reads `content`, which must live as long
         if isinstance(batch, np.ndarray):
             given = torch.from_numpy(normalised(candidate, batch))
         found = [
