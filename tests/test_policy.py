@@ -128,9 +128,10 @@ def small_input(study, side):
     return study.data.model_copy(update={"input": spec})
 
 
-def test_the_two_best_engines_of_a_device_race_where_both_are_installed(monkeypatch):
+def test_the_engines_of_a_device_race_where_they_are_installed(monkeypatch):
     made = [(e.format, e.precision) for e in from_level_and_device("medium", "cpu-x86").exports]
-    assert made == [("onnx", "float16"), ("onnx", "int8"), ("openvino", "int8")]
+    others = [(kind, "int8") for kind in ("openvino", "litert", "executorch")]
+    assert made == [("onnx", "float16"), ("onnx", "int8"), *others]
     monkeypatch.setattr(policy, "installed", lambda kind: kind == "onnx")
     made = [(e.format, e.precision) for e in from_level_and_device("medium", "cpu-x86").exports]
     assert made == [("onnx", "float16"), ("onnx", "int8")]
@@ -139,7 +140,7 @@ def test_the_two_best_engines_of_a_device_race_where_both_are_installed(monkeypa
 def test_several_devices_share_steps_that_fit_the_smallest():
     study = from_level_and_device("low", ["cpu-x86", "cortex-m7"])
     formats = {export.format for export in study.exports}
-    assert formats == {"onnx", "openvino", "tflite-micro"}
+    assert formats == {"onnx", "openvino", "litert", "executorch", "tflite-micro"}
     assert study.steps[0].student.arguments["channels"] == [16, 32, 64, 88]
 
 

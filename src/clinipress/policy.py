@@ -132,13 +132,13 @@ def recommended(risk: RiskLevel, target: Target) -> dict[str, Any]:
 def recommended_exports(risk: RiskLevel, target: Target) -> list[dict[str, Any]]:
     """Files worth making for a device.
 
-    All that the level asks for in the device's first format, and what is quantized in its second
-    too where that can be made here: the faster one is then shipped.
+    All that the level asks for in the device's first format, and what is quantized in its others
+    too where those can be made here: the fastest is then shipped. None is the fastest of all
+    networks (benchmarks/README.md), so there is nothing to know beforehand.
     """
     first, *others = target.formats
-    second = [kind for kind in others[:1] if installed(kind)]
     made = []
-    for kind in (first, *second):
+    for kind in (first, *(other for other in others if installed(other))):
         for export in POLICIES[risk].exports:
             precision = export["precision"]
             wanted = kind == first or precision in QUANTIZED
