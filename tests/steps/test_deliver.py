@@ -1,0 +1,87 @@
+"""What every format's export shares: the trial of ranges, the card, the words of a missing part."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from clinipress.errors import MissingExtraError
+from clinipress.recipe import ExportRecipe
+from clinipress.records import ModelSpec
+from clinipress.runtimes.engines import open_file
+from clinipress.steps import deliver, to_tensorrt
+from clinipress.steps.deliver import apply_export, file_facts, plan_export
+from clinipress.steps.export import export_onnx
+from random_nets import candidate_of, pictures
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
+    candidate = candidate_of("resnet10t", 32)
+    path = tmp_path_factory.mktemp("deliver") / "model.onnx"
+    return candidate, export_onnx(candidate, path).path
+
+
+def plan(parent, **options):
+    candidate, source = parent
+    recipe = ExportRecipe(format="tensorrt", precision="int8", **options)
+    images = pictures(24, candidate.card.input)
+    return recipe, plan_export(recipe, candidate, source, images, threads=1, seed=0)
+
+
+def test_the_toolchains_own_ranges_and_ours_are_tried_and_the_better_is_kept(parent, monkeypatch):
+    """With ranges of a tenth as "the toolchain's own", ours must win; with ours spoilt, theirs."""
+    real = to_tensorrt.plan_tensorrt
+
+    def spoilt(own):
+        def made(*arguments, ranges=None, **options):
+            found = real(*arguments, ranges=ranges, **options)
+            if (ranges is None) == own:
+                ends = found["ranges"].items()
+                found["ranges"] = {name: [low / 10, high / 10] for name, (low, high) in ends}
+            return found
+
+        return made
+
+    for own, winner in ((True, "percentile"), (False, "runtime")):
+        monkeypatch.setattr(to_tensorrt, "plan_tensorrt", spoilt(own))
+        _, made = plan(parent)
+        assert [one["method"] for one in made["trials"]] == ["runtime", "percentile"]
+        assert made["ranges"] == winner
+        assert json.loads(json.dumps(made)) == made
+
+
+def test_a_method_by_name_leaves_nothing_to_try(parent):
+    for method in ("runtime", "minmax"):
+        _, made = plan(parent, calibration_method=method)
+        assert (made["ranges"], made["trials"]) == (method, [])
+
+
+def test_learnt_ranges_are_taken_as_they_are(parent, tmp_path):
+    candidate, source = parent
+    _, first = plan(parent, calibration_method="minmax")
+    learnt = {name: tuple(ends) for name, ends in first["file"]["ranges"].items()}
+    spec = candidate.spec.model_copy(update={"ranges": learnt})
+    aware = type(candidate)(candidate.card.model_copy(update={"model": spec}), candidate.module)
+    assert isinstance(aware.spec, ModelSpec)
+    recipe, made = plan((aware, source))
+    assert (made["ranges"], made["trials"]) == ("learnt", [])
+    assert {n: tuple(e) for n, e in made["file"]["ranges"].items()} == learnt
+    target = tmp_path / "model.onnx"
+    apply_export(recipe, aware, source, target, made, aware.card)
+    card = open_file(target, aware.card.model_copy(update={"format": "tensorrt"}), 1).card
+    assert card.format == "tensorrt"
+    facts = file_facts(recipe, target, made)
+    assert facts["ranges"] == "learnt"
+    assert facts["layers"]["convolutions"][0] > 0
+
+
+def test_a_missing_toolchain_is_one_line(parent, monkeypatch):
+    def absent(name):
+        raise ModuleNotFoundError("No module named 'nncf'", name="nncf")
+
+    monkeypatch.setattr(deliver.importlib, "import_module", absent)
+    recipe = ExportRecipe(format="openvino", precision="float32")
+    with pytest.raises(MissingExtraError, match=r"making openvino files.*clinipress\[openvino\]"):
+        plan_export(recipe, *parent, pictures(1, parent[0].card.input), threads=1, seed=0)
