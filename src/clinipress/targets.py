@@ -104,8 +104,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 ram_bytes=8 * GB,
                 model_bytes=50 * MB,
                 runtime="ONNX Runtime",
-                # not openvino: its engine refuses our 8-bit files on Arm (scripts/arm_check)
-                formats=("onnx", "litert", "executorch"),
+                formats=("onnx", "litert", "executorch", "openvino"),
                 precisions=("int8", "mixed", "int8-dynamic", "float32", "float16"),
                 use="screening in a remote clinic",
                 sources=_sources(

@@ -168,7 +168,8 @@ def test_every_layer_of_an_int8_file_runs_in_8_bits(small):
     assert (counts["Conv int8"], counts["Conv float32"]) == (6, 0)
     assert (counts["Gemm int8"], counts["Gemm float32"]) == (1, 0)
     assert not any(name.endswith("float32") and number for name, number in counts.items())
-    assert not any(name.startswith("conversion") for name in counts), "the image is read as it is"
+    changes = {name: n for name, n in counts.items() if name.startswith("conversion")}
+    assert sum(changes.values()) <= 1, f"beside the image's own: {changes}"
 
 
 def test_int8_weights_are_the_largest_of_each_channel_over_127(parent, small):
@@ -194,7 +195,7 @@ def test_int8_weights_are_the_largest_of_each_channel_over_127(parent, small):
 
 def test_zero_is_a_level_of_every_grid(small):
     found = nodes(small[0].path, "FakeQuantize")
-    assert len(found) == len(small[1]["places"]) > 5
+    assert len(found) - 1 == len(small[1]["places"]) > 5  # and the image's own grey levels
     for node in found.values():
         low, high = ends(node)
         zero = -low * 255 / (high - low)

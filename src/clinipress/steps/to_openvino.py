@@ -417,13 +417,25 @@ def _weight_levels(
 
 
 def _read_grey(model: Any, zero: int) -> None:
-    """Let the first layer read the image's bytes as its 8-bit input, 0 at a whole grey level."""
+    """Round the normalised image to its own grey levels, which changes no byte of it.
+
+    The first layer then computes in 8 bits. Its reading the bytes without this FakeQuantize gives
+    the same answers on x86 in 0.5 to 2 % less time, and a file that the Arm plugin refuses.
+    """
     from openvino import opset8
 
-    for node in _normalised(model):
-        if node.get_type_name() == "Subtract":
-            level = opset8.convert(opset8.constant(np.array(zero, np.uint8)), "f32")
-            node.input(1).replace_source_output(level.output(0))
+    chain = {node.get_type_name(): node for node in _normalised(model)}
+    last = chain["Multiply"]
+    scale = _number(last) or 1.0
+    readers = _readers(last)
+    low, high = (
+        opset8.constant(np.full((1, 1, 1, 1), (level - zero) * scale, np.float32))
+        for level in (0, LEVELS - 1)
+    )
+    rounded = opset8.fake_quantize(last.output(0), low, high, low, high, LEVELS)
+    rounded.set_friendly_name(f"{last.get_friendly_name()}.rounded")
+    for reader in readers:
+        reader.replace_source_output(rounded.output(0))
 
 
 def _fuse_hard_sigmoids(model: Any) -> None:
