@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +86,14 @@ def test_what_pip_needs_on_the_device():
     assert package_of("onnx") == "clinipress"
     assert package_of("tflite-micro") == "clinipress[tflite-micro]"
     import_engine("onnx")
+
+
+def test_no_engine_writes_into_the_home_folder_when_it_is_imported(tmp_path):
+    """OpenVINO's statistics keep a client number there, and send it."""
+    code = (
+        "from clinipress.runtimes.engines import ENGINES, import_engine\n"
+        "[import_engine(kind) for kind in ENGINES]"
+    )
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+    assert not (tmp_path / "intel").exists()

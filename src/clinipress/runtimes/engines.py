@@ -113,6 +113,11 @@ def _missing(kind: str) -> list[str]:
 
 def import_engine(kind: str) -> None:
     """Import the engine of a format, so that what it needs by itself can be told apart."""
+    if kind == "openvino":  # a bare import sends an event to its maker's statistics
+        from clinipress.runtimes.openvino import engine
+
+        engine()
+        return
     importlib.import_module(PACKAGES[kind])
 
 
