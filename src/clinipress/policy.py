@@ -27,8 +27,8 @@ __all__ = [
     "Policy",
     "next_steps",
     "objection",
-    "recommended",
     "recommended_exports",
+    "recommended_steps",
     "techniques",
 ]
 
@@ -114,8 +114,8 @@ POLICIES: Mapping[RiskLevel, Policy] = MappingProxyType(
 )
 
 
-def recommended(risk: RiskLevel, target: Target) -> dict[str, Any]:
-    """Steps and exports for a risk level and a device, as a recipe writes them.
+def recommended_steps(risk: RiskLevel, target: Target) -> list[dict[str, Any]]:
+    """Steps for a risk level and a device, as a recipe writes them.
 
     The order is the guide's: prune or distil at full precision, quantize last. Where the device
     runs no int8, the training for it and its files are left out. A microcontroller gets a student
@@ -125,8 +125,7 @@ def recommended(risk: RiskLevel, target: Target) -> dict[str, Any]:
     steps: Sequence[dict[str, Any]] = policy.steps
     if target.model_bytes < MICROCONTROLLER and "distill" in policy.allowed:
         steps = ({"step": "distill", "student": TINY, "train": {"batch_size": 16}}, {"step": "qat"})
-    steps = [s for s in steps if s["step"] != "qat" or "int8" in target.precisions]
-    return {"steps": steps, "exports": recommended_exports(risk, target)}
+    return [s for s in steps if s["step"] != "qat" or "int8" in target.precisions]
 
 
 def recommended_exports(risk: RiskLevel, target: Target) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 __all__ = [
+    "VNNI",
     "Applied",
     "Audit",
     "CandidateRecord",
@@ -41,6 +42,8 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = "1"
+# A processor flag (`Environment.cpu_flags`): products of 8-bit numbers are added in 32 bits.
+VNNI = frozenset(("amx_int8", "avx512_vnni", "avx_vnni"))
 RiskLevel = Literal["critical", "high", "medium", "low"]
 Status = Literal["pass", "fail", "inconclusive"]
 

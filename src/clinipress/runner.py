@@ -28,6 +28,7 @@ from clinipress.runtimes.engines import open_file
 from clinipress.runtimes.files import FILES, FileCandidate
 from clinipress.steps.deliver import CALIBRATED, apply_export, file_facts, plan_export
 from clinipress.steps.export import export_onnx, parity
+from clinipress.steps.files import card_for
 from clinipress.steps.fitting import calibration_rows, fresh_candidate, step_seed
 from clinipress.steps.soft_targets import outside_teachers
 from clinipress.store import Store, read_json, write_atomically
@@ -151,9 +152,7 @@ class Runner:
             facts["seconds"] = round(time.monotonic() - began, 3)
             applied = Applied(step="export", params=params, parent=parent.digest, facts=facts)
             card = with_history(parent.card, parent, applied, name)
-            card = card.model_copy(
-                update={"format": recipe.format, "precision": recipe.precision, "model": None}
-            )
+            card = card_for(card, recipe.precision, recipe.format)
             write_atomically(folder / "card.json", card.model_dump_json(indent=1))
 
         with self.phase(f"export {name}"):
@@ -221,7 +220,7 @@ class Runner:
         spec = parent.card.input
         rows = self.data.rows("validation", spec).index[:PARITY_IMAGES]
         images = self.data.cache(spec).take(rows)
-        card = card.model_copy(update={"format": recipe.format, "precision": recipe.precision})
+        card = card_for(card, recipe.precision, recipe.format)
         loaded = open_file(path, card, self.study.threads)
         found = parity(parent, loaded, images).model_dump()
         return {"parity": found} | file_facts(recipe, path, plan)

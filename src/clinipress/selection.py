@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from clinipress.policy import objection
 from clinipress.records import TargetOutcome
+from clinipress.report.phrases import capital
 from clinipress.scorecard import Row, Scorecard
 from clinipress.targets import Target, fits, unknown
 
@@ -129,7 +130,7 @@ def _unfit(card: Scorecard, row: Row) -> str | None:
         return None
     # the device's name stands in every sentence but of those about memory and time of few devices
     said = "; ".join(dict.fromkeys(reason for reasons in found.values() for reason in reasons))
-    return capital_first(said) + "."
+    return capital(said) + "."
 
 
 def _misfits(row: Row, target: Target | None) -> tuple[str, ...]:
@@ -140,11 +141,6 @@ def _misfits(row: Row, target: Target | None) -> tuple[str, ...]:
         target, row.cost["file_bytes"], row.cost["peak_memory"],
         row.file.card.format, row.file.card.precision, latency["median"] if latency else None,
     )  # fmt: skip
-
-
-def capital_first(text: str) -> str:
-    """With a capital letter at its beginning."""
-    return text[:1].upper() + text[1:]
 
 
 def _why_not(card: Scorecard, row: Row, best: Row, target: Target | None) -> str:

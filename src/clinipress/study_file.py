@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from clinipress.errors import RecipeError
-from clinipress.policy import recommended, recommended_exports
+from clinipress.policy import recommended_exports, recommended_steps
 from clinipress.recipe import STEPS, Study
 from clinipress.targets import resolve_targets
 
@@ -80,7 +80,7 @@ def parse_study(tree: dict[str, Any], where: str = "the study") -> Study:
     if "steps" not in tree:
         # a network that fits the smallest device fits the others
         smallest = min(targets, key=lambda target: target.model_bytes)
-        filled["steps"] = recommended(study.risk, smallest)["steps"]
+        filled["steps"] = recommended_steps(study.risk, smallest)
     return Study.model_validate(filled)
 
 

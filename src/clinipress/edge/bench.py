@@ -115,7 +115,9 @@ def _rows(
         bundle.card.name: open_file(bundle.candidate.path, bundle.card, threads)
     }
     if against is not None:
-        models[_other_name(bundle, against)] = _comparable(bundle, against, threads)
+        other = _comparable(bundle, against, threads)
+        name = other.card.name
+        models[name if name != bundle.card.name else f"{name} ({against})"] = other
     options: dict[str, Any] = {"threads": threads, "repeats": MOST_REPEATS, "seconds": seconds}
     found = [latency(models, preprocess=lambda: decode(path, spec)[None], **options)]
     image = decode(path, spec)[None]
@@ -129,11 +131,6 @@ def _rows(
 
 def _per_second(row: Latency) -> float:
     return 1000 * row.batch / row.median
-
-
-def _other_name(bundle: Bundle, against: Path) -> str:
-    name = load_candidate(against, 1).card.name
-    return name if name != bundle.card.name else f"{name} ({against})"
 
 
 def _comparable(bundle: Bundle, against: Path, threads: int) -> Candidate:

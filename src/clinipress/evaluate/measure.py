@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 import clinipress
 from clinipress.candidate import Candidate
 from clinipress.errors import ModelError
-from clinipress.records import Card, Environment, Latency
+from clinipress.records import VNNI, Card, Environment, Latency
 
-__all__ = ["VNNI", "environment", "latency", "overflows_here", "peak_memory"]
+__all__ = ["environment", "latency", "overflows_here", "peak_memory"]
 
 Images = NDArray[np.uint8]
 
@@ -42,7 +42,6 @@ FLAGS = frozenset(
         *("asimd", "asimddp", "asimdhp", "bf16", "fphp", "i8mm", "neon", "sve", "sve2"),
     )
 )
-VNNI = frozenset(("amx_int8", "avx512_vnni", "avx_vnni"))
 PACKAGES = (
     *("ai-edge-litert", "ai-edge-quantizer", "executorch", "litert-torch", "nncf", "numpy", "onnx"),
     *("onnxruntime", "openvino", "pillow", "tflite-micro", "timm", "torch", "torch-pruning"),

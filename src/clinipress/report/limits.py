@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clinipress.records import CandidateRecord
+from clinipress.records import VNNI, CandidateRecord
 from clinipress.report.formats import (
     NOT_MEASURED,
     counted,
@@ -20,7 +20,6 @@ from clinipress.report.words import caution_sentence
 __all__ = ["limits"]
 
 OWN_SPLITS = frozenset({"train", "validation", "test"})
-VNNI = frozenset(("amx_int8", "avx512_vnni", "avx_vnni"))
 FEW = 50  # images of a class in the test split below which its interval is wide
 
 

@@ -16,7 +16,15 @@ from clinipress.errors import MissingExtraError, ModelError
 from clinipress.records import Card
 from clinipress.runtimes.files import FILES, FileCandidate
 
-__all__ = ["check_toolchains", "format_of", "import_engine", "installed", "open_file", "package_of"]
+__all__ = [
+    "check_toolchains",
+    "extra_of",
+    "format_of",
+    "import_engine",
+    "installed",
+    "open_file",
+    "package_of",
+]
 
 # Format -> (our module, its class, the extra that installs the engine). A TensorRT export is an
 # ONNX file until the device builds an engine of it: ONNX Runtime runs the very file.
@@ -91,6 +99,11 @@ def package_of(kind: str) -> str:
     return f"clinipress[{extra}]" if extra else "clinipress"
 
 
+def extra_of(kind: str) -> str:
+    """The extra that installs what makes files of a format."""
+    return ENGINES[kind][2] or "compress"
+
+
 def installed(kind: str) -> bool:
     """True when the packages that make and run files of a format are there; nothing is imported."""
     return not _missing(kind)
@@ -104,7 +117,7 @@ def check_toolchains(kinds: Iterable[str]) -> None:
     """
     for kind in kinds:
         if _missing(kind):
-            raise MissingExtraError(f"making {kind} files", ENGINES[kind][2] or "compress")
+            raise MissingExtraError(f"making {kind} files", extra_of(kind))
 
 
 def _missing(kind: str) -> list[str]:

@@ -14,7 +14,6 @@ import importlib
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,9 +22,10 @@ from numpy.typing import NDArray
 from clinipress.errors import MissingExtraError
 from clinipress.recipe import ExportRecipe
 from clinipress.records import Card
-from clinipress.runtimes.engines import open_file
+from clinipress.runtimes.engines import extra_of, open_file
 from clinipress.runtimes.files import FILES
 from clinipress.runtimes.onnx import OnnxCandidate
+from clinipress.steps.files import card_for
 from clinipress.steps.placement import agreement_images, signal_to_noise
 from clinipress.steps.precision import not_quantized, quantized_layers
 from clinipress.store import digest_of
@@ -37,16 +37,6 @@ __all__ = ["CALIBRATED", "apply_export", "file_facts", "plan_export"]
 
 # Precisions that need calibration images.
 CALIBRATED = ("int8", "mixed")
-# Formats of a toolchain of its own: our module, and the extra that installs what it needs.
-TOOLCHAINS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {
-        "openvino": ("to_openvino", "openvino"),
-        "litert": ("to_litert", "litert"),
-        "executorch": ("to_executorch", "executorch"),
-        "tflite-micro": ("to_tflite_micro", "tflite-micro"),
-        "tensorrt": ("to_tensorrt", "compress"),
-    }
-)
 GAIN = 0.5  # decibels that our own ranges must gain over the toolchain's
 
 
@@ -127,7 +117,7 @@ def _calibrated(
         plans[name] = _call(recipe, "plan", recipe, parent, source, usual, ranges=ranges)
         with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
             target = Path(folder) / FILES[recipe.format][0]
-            card = _card(recipe, parent.card)
+            card = card_for(parent.card, recipe.precision, recipe.format)
             _call(recipe, "apply", recipe, parent, source, target, plans[name], card)
             found = open_file(target, card, threads).predict(looked_at)
         trials.append(
@@ -170,7 +160,8 @@ def apply_export(
         apply_onnx(recipe, source, target, plan, card)
         return
     inner = plan.get("file", plan)
-    _call(recipe, "apply", recipe, parent, source, target, inner, _card(recipe, card))
+    card = card_for(card, recipe.precision, recipe.format)
+    _call(recipe, "apply", recipe, parent, source, target, inner, card)
 
 
 def file_facts(recipe: ExportRecipe, path: Path, plan: dict[str, Any]) -> dict[str, Any]:
@@ -203,21 +194,14 @@ def file_facts(recipe: ExportRecipe, path: Path, plan: dict[str, Any]) -> dict[s
     return facts | said
 
 
-def _card(recipe: ExportRecipe, card: Card) -> Card:
-    return card.model_copy(
-        update={"format": recipe.format, "precision": recipe.precision, "model": None}
-    )
-
-
 def _call(recipe: ExportRecipe, verb: str, *arguments: Any, **options: Any) -> Any:
     """A function of the format's module: ``plan_litert`` for "plan", or one without a suffix."""
-    name, extra = TOOLCHAINS[recipe.format]
+    suffix = recipe.format.replace("-", "_")
     try:
-        module = importlib.import_module(f"clinipress.steps.{name}")
-        suffix = name.removeprefix("to_")
+        module = importlib.import_module(f"clinipress.steps.to_{suffix}")
         function = getattr(module, f"{verb}_{suffix}", None) or getattr(module, verb)
         return function(*arguments, **options)
     except ModuleNotFoundError as problem:
         if (problem.name or "").startswith("clinipress"):
             raise
-        raise MissingExtraError(f"making {recipe.format} files", extra) from None
+        raise MissingExtraError(f"making {recipe.format} files", extra_of(recipe.format)) from None

@@ -14,9 +14,9 @@ from clinipress.store import write_atomically
 __all__ = ["card_for", "stamp", "write"]
 
 
-def card_for(card: Card, precision: str) -> Card:
-    """The card of an exported file: what it was built from stays in its history."""
-    return card.model_copy(update={"format": "onnx", "precision": precision, "model": None})
+def card_for(card: Card, precision: str, kind: str = "onnx") -> Card:
+    """The card of an exported file of a format: what it was built from stays in its history."""
+    return card.model_copy(update={"format": kind, "precision": precision, "model": None})
 
 
 def write(model: onnx.ModelProto, path: Path, card: Card) -> None:

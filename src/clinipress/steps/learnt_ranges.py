@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from clinipress.steps.ranges import Method
 from clinipress.train.quantized import Place
 from clinipress.train.tracing import is_activation, trace
 
-__all__ = ["find_places", "match", "tensor_values"]
+__all__ = ["find_places", "match", "prepared_values", "tensor_values"]
 
 PROBES = 4  # images that tensors are matched on
 # Share of a tensor's largest magnitude by which float32 sums in another order may differ, over the
@@ -57,17 +57,14 @@ def find_places(
             are found.
     """
     with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
-        path, prepared = Path(folder) / "float.onnx", Path(folder) / "prepared.onnx"
+        path = Path(folder) / "float.onnx"
         export_onnx(candidate, path)
         found = rounding(path, images, method=method)
-        model = prepare(path)
-        onnx.save(model, prepared)
-        graph = model.graph
-        values = tensor_values(prepared, list(found.ranges), images[:PROBES])
+        values, clamps = prepared_values(path, found.ranges, images[:PROBES])
     was_training = candidate.module.training
     try:
         traced = trace(candidate.module, images.shape[1:])
-        nodes = match(traced, images[:PROBES], values, _activation_tensors(graph))
+        nodes = match(traced, images[:PROBES], values, clamps)
     finally:
         candidate.module.train(was_training)
     if 2 * len(nodes) < len(found.ranges):
@@ -101,7 +98,35 @@ def tensor_values(
     path: Path, tensors: Sequence[str], images: NDArray[np.uint8]
 ) -> dict[str, NDArray[np.float32]]:
     """What a file computes inside: tensor -> its values for `images`."""
-    model = onnx.load(path)
+    return _values(onnx.load(path), tensors, images)
+
+
+def prepared_values(
+    source: Path, tensors: Iterable[str], images: NDArray[np.uint8]
+) -> tuple[dict[str, NDArray[np.float32]], set[str]]:
+    """What `quantize.prepare` makes of a file computes inside.
+
+    Args:
+        source: A float32 file.
+        tensors: Names; those that no node of the prepared graph computes are left out.
+        images: uint8 ``[n, c, h, w]``.
+
+    Returns:
+        Tensor -> its values, and the results of clamps: where the clamp does nothing, they equal
+        the tensor before it.
+    """
+    model = prepare(source)
+    made = {name: node.op_type for node in model.graph.node for name in node.output}
+    clamps = {name for name, kind in made.items() if kind in ("Relu", "Clip")}
+    return _values(model, [name for name in tensors if name in made], images), clamps
+
+
+def _values(
+    model: onnx.ModelProto, tensors: Sequence[str], images: NDArray[np.uint8]
+) -> dict[str, NDArray[np.float32]]:
+    """Tensor -> its values; the tensors become outputs of `model`."""
+    if not tensors:
+        return {}
     given = {output.name for output in model.graph.output}
     inside = [onnx.helper.make_empty_tensor_value_info(name) for name in tensors]
     model.graph.output.extend(info for info in inside if info.name not in given)
@@ -110,12 +135,6 @@ def tensor_values(
         onnx.save(model, opened)
         found = session(opened, 1).run(list(tensors), {INPUT_NAME: np.ascontiguousarray(images)})
     return dict(zip(tensors, found, strict=True))
-
-
-def _activation_tensors(graph: onnx.GraphProto) -> set[str]:
-    """Results of clamps: where the clamp does nothing, they equal the tensor before it."""
-    clamps = {"Relu", "Clip"}
-    return {name for node in graph.node if node.op_type in clamps for name in node.output}
 
 
 class _Finder(fx.Interpreter):

@@ -6,21 +6,18 @@ are the same tensor.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from clinipress.runtimes.litert import interpreter, silence
 from clinipress.steps import litert_graph
-from clinipress.steps.learnt_ranges import tensor_values
+from clinipress.steps.learnt_ranges import prepared_values
 from clinipress.steps.litert_float import Levels
 from clinipress.steps.matching import match_tensors
-from clinipress.steps.quantize import prepare
 from clinipress.steps.ranges import quiet
 
 __all__ = ["calibrated", "extremes", "placed", "settled"]
@@ -30,8 +27,6 @@ PROBES = 2  # images that tensors are matched on
 SIGNATURE = "serving_default"  # the converter's name for a network's one function
 # Operators whose result has the grid of what goes in.
 HANDS_ON = ("CONCATENATION", "PAD", "PADV2", "MAX_POOL_2D", "RESHAPE")
-# Results of these equal the tensor before them where nothing is clamped.
-CLAMPS = ("Relu", "Clip")
 
 
 def calibrated(graph: bytes, quantizer: Any, levels: Levels, images: NDArray[np.uint8]) -> Ranges:
@@ -142,17 +137,10 @@ def placed(
         Tensor of the graph -> (name in `ranges`, its range); those without a partner left out.
     """
     probes = images[:PROBES]
-    model = prepare(source)
-    with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
-        path = Path(folder) / "prepared.onnx"
-        onnx.save(model, path)
-        known = {name for node in model.graph.node for name in node.output}
-        named = [name for name in ranges if name in known]
-        there = tensor_values(path, named, probes) if named else {}
+    there, clamps = prepared_values(source, ranges, probes)
     # the ONNX file does not round the normalisation's zero
     parts = list(_each(graph, levels.inputs(probes, exact=True)))
     here = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    clamps = {name for node in model.graph.node if node.op_type in CLAMPS for name in node.output}
     pairs: dict[str, list[str]] = {}
     for name, partners in match_tensors(there, here).items():
         for partner in partners:

@@ -11,10 +11,10 @@ from onnx import numpy_helper
 
 from clinipress.runtimes.onnx import session
 from clinipress.steps import onnx_graph
+from clinipress.steps.precision import zero_counts
 
 __all__ = ["count_low_precision", "weight_bytes"]
 
-COUNTED_ALWAYS = ("Conv", "Gemm")
 CONVERSIONS = {"Cast", "DequantizeLinear", "QuantizeLinear"}
 # Moving values about costs little in any type and says nothing about precision.
 MOVES = {"Flatten", "ReorderInput", "ReorderOutput", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
@@ -80,8 +80,7 @@ def _count(graph: onnx.GraphProto) -> dict[str, int]:
     """Operators by type of their data, from an optimised graph."""
     types = {info.name: info.type.tensor_type.elem_type for info in graph.input}
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-    names = (f"{name} {kind}" for name in COUNTED_ALWAYS for kind in ("float32", "float16", "int8"))
-    counts: Counter[str] = Counter(dict.fromkeys(names, 0))
+    counts = zero_counts()
     for node in graph.node:
         kind = _type_of_result(node, types)
         types |= dict.fromkeys(node.output, kind)

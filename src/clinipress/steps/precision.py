@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
-__all__ = ["not_quantized", "quantized_layers"]
+__all__ = ["not_quantized", "quantized_layers", "zero_counts"]
+
+# Listed even where there are none, so that a file in which nothing was quantized shows it.
+LISTED = ("Conv", "Gemm")
+
+
+def zero_counts() -> Counter[str]:
+    """Where every counter of operators begins: convolutions and Gemm, none in each type."""
+    kinds = ("float32", "float16", "int8")
+    return Counter({f"{name} {kind}": 0 for name in LISTED for kind in kinds})
 
 
 def quantized_layers(counts: Mapping[str, int]) -> dict[str, tuple[int, int]]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from clinipress.runtimes.onnx import INPUT_NAME
 
-__all__ = ["Method", "Ranges", "find_ranges", "mse_range", "quiet"]
+__all__ = ["Method", "Ranges", "find_ranges", "mse_range", "quiet", "with_zero"]
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 Ranges = dict[str, tuple[float, float]]
@@ -222,3 +222,16 @@ def _least_error(
         if errors[place] < least:
             best, least = (float(low), float(tops[place])), float(errors[place])
     return best
+
+
+def with_zero(low: float, high: float) -> tuple[float, float]:
+    """A range moved so that 0 is one of its 256 levels: padding and clamps are exact.
+
+    Example:
+        >>> with_zero(-1.2, 253.8)
+        (-1.0, 254.0)
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    step = (high - low) / 255 or 1.0
+    zero = round(-low / step)
+    return -zero * step, (255 - zero) * step

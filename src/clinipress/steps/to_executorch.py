@@ -33,10 +33,10 @@ from clinipress.errors import ModelError
 from clinipress.recipe import ExportRecipe
 from clinipress.records import Card
 from clinipress.runtimes.files import first_line
-from clinipress.steps.learnt_ranges import tensor_values
+from clinipress.steps.learnt_ranges import prepared_values
 from clinipress.steps.matching import match_tensors
-from clinipress.steps.quantize import prepare
-from clinipress.steps.ranges import quiet
+from clinipress.steps.precision import zero_counts
+from clinipress.steps.ranges import quiet, with_zero
 from clinipress.store import write_atomically
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 __all__ = ["apply_executorch", "count_operators", "plan_executorch", "weight_bytes"]
 
 LOWEST, HIGHEST = -128, 127
-LEVELS = 256
 PROBES = 2  # images that tensors are matched on
 # The quantizer's own smallest step is 2**-12, for weights too: channels whose largest weight is
 # below 0.03 would lose most of their bits. XNNPACK takes any above this.
@@ -74,7 +73,7 @@ def plan_executorch(
     Returns:
         {} or "ranges": place of the engine's quantizer -> (low, high); "given", "found": how many
         ranges were given and how many of them found a place; "calibrated": how many grids are
-        the engine's own; "left_out": images not used.
+        the engine's own.
 
     Raises:
         ModelError: There are no images, or torch cannot export the network.
@@ -94,7 +93,7 @@ def plan_executorch(
         for number, places in enumerate(groups):
             pair = (ranges or {})[named[number]] if number in named else None
             pair = pair or _calibrated(program, places)
-            found |= {place: list(_grid(*pair)) for place in places}
+            found |= {place: list(with_zero(*pair)) for place in places}
     return {
         "ranges": found,
         "given": len(ranges or {}),
@@ -317,14 +316,6 @@ def _read_by(node: Any) -> set[Any]:
     }
 
 
-def _grid(low: float, high: float) -> tuple[float, float]:
-    """A range moved so that 0 is one of its 256 levels: padding and clamps are exact."""
-    low, high = min(low, 0.0), max(high, 0.0)
-    step = (high - low) / (LEVELS - 1) or 1.0
-    zero = round(-low / step)
-    return -zero * step, (LEVELS - 1 - zero) * step
-
-
 def _find(
     program: Any,
     groups: list[list[str]],
@@ -336,19 +327,14 @@ def _find(
     """Group of observers -> the tensor of the ONNX file that it rounds, of those with a range."""
     if not ranges:
         return {}
-    graph = prepare(source)
-    made = {name: node.op_type for node in graph.graph.node for name in node.output}
-    with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
-        path = Path(folder) / "prepared.onnx"
-        path.write_bytes(graph.SerializeToString())
-        wanted = tensor_values(path, [name for name in ranges if name in made], images)
+    wanted, clamped = prepared_values(source, ranges, images)
     values, clamps = _values(program, images, parent)
     pairs = match_tensors(values, wanted)
     found: dict[int, str] = {}
     for number, places in enumerate(groups):
         for place in places:
             # a clamp that does nothing on these images gives what it takes
-            same = [(made[name] in ("Relu", "Clip"), name) for name in pairs.get(place, ())]
+            same = [(name in clamped, name) for name in pairs.get(place, ())]
             right = [name for clamp, name in same if clamp == (place in clamps)]
             if right or same:
                 found.setdefault(number, (right or [name for _, name in same])[0])
@@ -517,7 +503,6 @@ def _clamp_bounds(node: Any) -> tuple[float, float] | None:
 
 # ------------------------------------------------------------------ what a file holds and runs
 
-COUNTED_ALWAYS = ("Conv", "Gemm")
 TYPES = {
     "fp32": "float32",
     "fp16": "float16",
@@ -559,8 +544,7 @@ def count_operators(path: Path) -> dict[str, int]:
         Operator and type -> number: {"Conv float32": 0, "Conv int8": 52, ...}; changes of type are
         "conversion ...".
     """
-    names = (f"{name} {kind}" for name in COUNTED_ALWAYS for kind in ("float32", "float16", "int8"))
-    counts: Counter[str] = Counter(dict.fromkeys(names, 0))
+    counts = zero_counts()
     program, graphs = _opened(path)
     for plan in program.execution_plan:
         for step in (step.instr_args for chain in plan.chains for step in chain.instructions):

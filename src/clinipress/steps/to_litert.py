@@ -36,6 +36,7 @@ from clinipress.steps import litert_graph, litert_rewrites
 from clinipress.steps.litert_float import float_graph, levels_of
 from clinipress.steps.litert_packing import pack_first_convolution
 from clinipress.steps.litert_ranges import calibrated, extremes, placed, settled
+from clinipress.steps.precision import zero_counts
 from clinipress.steps.ranges import quiet
 from clinipress.store import write_atomically
 
@@ -87,7 +88,6 @@ CONVERSIONS = {
 # Moving values about costs little in any type and says nothing about precision.
 MOVES = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "SHAPE"}
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-COUNTED_ALWAYS = ("Conv", "Gemm")
 
 
 def plan_litert(
@@ -293,9 +293,7 @@ def count_operators(path: Path) -> dict[str, int]:
         each one that is computed at run time.
     """
     model = litert_graph.read(path.read_bytes())
-    kinds = ("float32", "float16", "int8")
-    always = (f"{name} {kind}" for name in COUNTED_ALWAYS for kind in kinds)
-    counts: Counter[str] = Counter(dict.fromkeys(always, 0))
+    counts = zero_counts()
     for item in model.subgraphs[0].operators:
         operator = litert_graph.operator_name(model, item)
         first = int(item.inputs[0])

@@ -39,8 +39,9 @@ from clinipress.recipe import ExportRecipe
 from clinipress.records import Card
 from clinipress.runtimes.openvino import TELEMETRY, compiled, engine, read
 from clinipress.steps.equalize import smoothing_factors
+from clinipress.steps.precision import zero_counts
 from clinipress.steps.quantize import prepare
-from clinipress.steps.ranges import quiet
+from clinipress.steps.ranges import quiet, with_zero
 from clinipress.store import write_atomically
 
 if TYPE_CHECKING:
@@ -285,7 +286,7 @@ def _grids(
         place = place | {"shape": []}
     elif given:
         ends = [_within(own, given) for own in ends]
-    grids = [_grid(*pair) for pair in ends]
+    grids = [with_zero(*pair) for pair in ends]
     return place | {"low": [low for low, _ in grids], "high": [high for _, high in grids]}
 
 
@@ -295,19 +296,6 @@ def _within(own: tuple[float, float], given: tuple[float, float]) -> tuple[float
     if high - low >= least:
         return low, high
     return (low, low + least) if given[1] > 0 else (high - least, high)
-
-
-def _grid(low: float, high: float) -> tuple[float, float]:
-    """A range moved so that 0 is one of its 256 levels: padding and clamps are exact.
-
-    Example:
-        >>> _grid(-1.2, 253.8)
-        (-1.0, 254.0)
-    """
-    low, high = min(low, 0.0), max(high, 0.0)
-    step = (high - low) / (LEVELS - 1) or 1.0
-    zero = round(-low / step)
-    return -zero * step, (LEVELS - 1 - zero) * step
 
 
 def _weighted(model: Any) -> dict[str, list[Any]]:
@@ -476,7 +464,6 @@ def _check_range(model: Any, source: Path) -> None:
 
 # ------------------------------------------------------------------ what a file holds and runs
 
-COUNTED_ALWAYS = ("Conv", "Gemm")
 TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "int8", "i8": "int8"}
 # The engine's kinds of layers -> ONNX's operator; any other goes by the name of its node in the
 # ONNX file ("Add_13"), and where that is gone by the engine's own kind.
@@ -503,8 +490,7 @@ def count_operators(path: Path) -> dict[str, int]:
         Operator and type -> number: {"Conv float32": 0, "Conv int8": 52, ...}; a kernel that runs
         several operators in one counts as the first. Changes of type are "conversion ...".
     """
-    names = (f"{name} {kind}" for name in COUNTED_ALWAYS for kind in ("float32", "float16", "int8"))
-    counts: Counter[str] = Counter(dict.fromkeys(names, 0))
+    counts = zero_counts()
     # the engine's own rewrites bring in nodes with names like ours
     known = _names(read(path))
     for node in compiled(path, 1).get_runtime_model().get_ordered_ops():

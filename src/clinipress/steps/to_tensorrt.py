@@ -31,6 +31,7 @@ from clinipress.steps import onnx_graph
 from clinipress.steps.export import halve
 from clinipress.steps.files import write
 from clinipress.steps.onnx_precision import weight_bytes
+from clinipress.steps.precision import zero_counts
 from clinipress.steps.quantize import plan_int8, symmetric_graph
 from clinipress.store import write_atomically
 
@@ -391,12 +392,12 @@ def count_operators(path: Path) -> dict[str, int]:
     made = {node.output[0]: node.op_type for node in graph.node}
     half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer)
     plain = "float16" if half else "float32"
-    counts = {f"{n} {k}": 0 for n in ("Conv", "Gemm") for k in ("float32", "float16", "int8")}
+    counts = zero_counts()
     for node in graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Cast"):
             key = f"conversion {node.op_type}"
         else:
             taken = [made.get(name) for name in node.input[:2]]
             key = f"{node.op_type} " + ("int8" if set(taken) == {"DequantizeLinear"} else plain)
-        counts[key] = counts.get(key, 0) + 1
+        counts[key] += 1
     return dict(sorted(counts.items()))
