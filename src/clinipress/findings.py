@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from clinipress.records import Interval, Record, Verdict
+from clinipress.base_records import Interval, Record, Verdict
 
 __all__ = [
     "SECTIONS",

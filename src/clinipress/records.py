@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-)
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+from clinipress.base_records import Interval, Record, Status, Verdict
+from clinipress.findings import Findings
 
 __all__ = [
     "VNNI",
@@ -31,10 +28,12 @@ __all__ = [
     "ModelSpec",
     "OperatingPoint",
     "Parity",
+    "Record",
     "Result",
     "Rule",
     "Shortcut",
     "SplitSummary",
+    "Status",
     "TargetOutcome",
     "TestOpening",
     "Unreadable",
@@ -45,33 +44,6 @@ SCHEMA_VERSION = "1"
 # A processor flag (`Environment.cpu_flags`): products of 8-bit numbers are added in 32 bits.
 VNNI = frozenset(("amx_int8", "avx512_vnni", "avx_vnni"))
 RiskLevel = Literal["critical", "high", "medium", "low"]
-Status = Literal["pass", "fail", "inconclusive"]
-
-
-class Record(BaseModel):
-    """Base of all records: frozen, no unknown keys, no silent type coercion of NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class Interval(Record):
-    """A figure with its uncertainty.
-
-    Attributes:
-        value: The point estimate, unrounded.
-        low: Lower end of the two-sided interval.
-        high: Upper end.
-        confidence: Coverage the interval aims at, 0.95 unless said.
-        method: How the interval was made: "wilson", "tango", "cluster-bootstrap", ...
-        n: Number of cases behind the figure.
-    """
-
-    value: float
-    low: float
-    high: float
-    confidence: float = 0.95
-    method: str = ""
-    n: int | None = None
 
 
 class InputSpec(Record):
@@ -248,20 +220,6 @@ class Rule(Record):
     margin: float
     primary: bool = True
     confidence: float = 0.95
-
-
-class Verdict(Record):
-    """A rule applied to evidence.
-
-    Attributes:
-        status: "pass", "fail" or "inconclusive".
-        reasons: One sentence per rule, with the figures.
-        cases_needed: Cases that would decide (80 % power), when inconclusive and computable.
-    """
-
-    status: Status
-    reasons: tuple[str, ...] = ()
-    cases_needed: int | None = None
 
 
 class Unreadable(Record):
@@ -442,6 +400,8 @@ class CandidateRecord(Record):
         because: Why it was tried although the study did not name it, or None.
         control: Name of the same network trained for as long without a teacher, if there is one.
         over_control: split -> metric -> this one minus its control, paired: what the teacher gave.
+        findings: split -> sections of the evidence; "external: NAME" is a set from elsewhere, here
+            and in `evidence`.
     """
 
     name: str
@@ -470,6 +430,7 @@ class CandidateRecord(Record):
     per_image: dict[str, str] = Field(default_factory=dict)
     control: str | None = None
     over_control: dict[str, dict[str, Interval]] = Field(default_factory=dict)
+    findings: dict[str, Findings] = Field(default_factory=dict)
 
 
 class Result(Record):
