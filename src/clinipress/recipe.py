@@ -24,9 +24,11 @@ from pydantic import (
 from clinipress.records import InputSpec, RiskLevel
 
 __all__ = [
+    "GUARDS",
     "PRECISIONS",
     "DataRecipe",
     "DistillStep",
+    "EvidenceRecipe",
     "ExportRecipe",
     "ModelRecipe",
     "PruneStep",
@@ -500,6 +502,45 @@ class ExportRecipe(Config):
         return self
 
 
+Section = Literal["operating", "calibration", "subgroups", "disagreement", "stress", "saliency"]
+# Sections that can stop a candidate where a study does not say which. Where a wrong answer treats a
+# patient, a loss shown in any figure of the patients' images does; elsewhere one shown in a group.
+GUARDS: Mapping[RiskLevel, tuple[Section, ...]] = MappingProxyType(
+    {
+        "critical": ("operating", "calibration", "subgroups", "disagreement"),
+        "high": ("operating", "calibration", "subgroups", "disagreement"),
+        "medium": ("subgroups",),
+        "low": ("subgroups",),
+    }
+)
+
+
+class EvidenceRecipe(Config):
+    """What is asked of every candidate besides the rules of the risk level, declared beforehand.
+
+    Attributes:
+        prevalence: Class -> its share where the model will be used, for predictive values; classes
+            that are not named take their share of the split, and the report says so.
+        aims: Sensitivity (and, in turn, specificity) at which the operating points are set.
+        smallest_group: Images below which a subgroup is shown as too small and not judged.
+        guards: Sections that stop a candidate where they show a loss; None: by the risk level,
+            `GUARDS`. The other sections are shown and stop nothing.
+        stress: Images that are disturbed in ten ways at five strengths; 0: none.
+        saliency: Images whose Score-CAM maps are compared; 0: none.
+        saliency_mode: "exact", or "fast": 8-bit forward passes over clustered channels.
+        masks: Folder of masks for saliency, named as the images are, where the set has them.
+    """
+
+    prevalence: dict[str, Share] = Field(default_factory=dict)
+    aims: tuple[Share, ...] = Field((0.95,), min_length=1)
+    smallest_group: int = Field(20, ge=2)
+    guards: tuple[Section, ...] | None = None
+    stress: int = Field(200, ge=0)
+    saliency: int = Field(12, ge=0)
+    saliency_mode: Literal["exact", "fast"] = "fast"
+    masks: str | None = None
+
+
 class TargetRecipe(Config):
     """A device of the user's own; what is left out comes from `like`.
 
@@ -552,6 +593,9 @@ class Study(Config):
         threads: Threads of training and of batch prediction; None: all cores.
         latency_threads: Threads of the latency measurement.
         bootstrap: Resamples behind the bootstrap intervals.
+        evidence: What is asked of every candidate besides the rules of the risk level.
+        seeds: Further seeds: the whole study is run again with each on the same split, and the
+            report says how far its figures spread.
         intended_use: Free text for the card and report.
     """
 
@@ -568,5 +612,7 @@ class Study(Config):
     threads: int | None = Field(None, ge=1)
     latency_threads: int = Field(1, ge=1)
     bootstrap: int = Field(2000, ge=100)
+    evidence: EvidenceRecipe = EvidenceRecipe()
+    seeds: tuple[int, ...] = ()
     intended_use: str = ""
     synthetic: bool = False

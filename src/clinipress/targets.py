@@ -108,8 +108,8 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 precisions=("int8", "mixed", "int8-dynamic", "float32", "float16"),
                 use="screening in a remote clinic",
                 sources=_sources(
-                    formats=f"onnx: {GUIDE}; the others publish aarch64 Linux wheels. OpenVINO does "
-                    "too, but computes 8-bit graphs otherwise there than on x86 "
+                    formats=f"onnx: {GUIDE}; the others publish aarch64 Linux wheels. OpenVINO "
+                    "does too, but computes 8-bit graphs otherwise there than on x86 "
                     "(scripts/arm_check, LOG.md): what was measured here would not hold",
                     precisions=f"int8: {GUIDE}; Arm Cortex-A76 core (Armv8.2-A, dot product and "
                     "half precision): Arm Cortex-A76 Technical Reference Manual",
