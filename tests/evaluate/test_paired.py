@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
 
 from clinipress.evaluate import paired
 from tolerances import OPTIMUM, ROUNDING, THREE_DECIMALS, check_share
@@ -146,6 +147,81 @@ def test_units_never_make_a_difference_narrower(seed) -> None:
     assert single.value == united.value == (reference.sum() - candidate.sum()) / 90
     assert united.low <= single.low <= single.value <= single.high <= united.high
     assert (single.method, united.method) == ("tango", "tango-cluster")
+
+
+@pytest.mark.parametrize(
+    ("table", "ends"),
+    [
+        # Newcombe 1998, Stat Med 17:2635, table II, method 10
+        ((20, 12, 2, 16), (0.0562, 0.3292)),
+        # Altman, Machin, Bryant and Gardner 2000, Statistics with Confidence, table 6.2
+        ((14, 5, 0, 22), (0.011, 0.226)),
+        # Fagerland, Lydersen and Laake 2014, Stat Med 33:2850
+        ((1, 1, 7, 12), (-0.507, -0.026)),
+    ],
+)
+def test_newcombe_of_published_tables(table, ends) -> None:
+    assert paired.newcombe(*table) == pytest.approx(ends, abs=THREE_DECIMALS)
+
+
+def brute_newcombe(both, lost, gained, neither) -> tuple[float, float]:
+    """Method 10 with statsmodels' Wilson intervals, in the words of the paper."""
+    a, b, c, d = both, lost, gained, neither
+    n = a + b + c + d
+    l1, u1 = proportion_confint(a + b, n, method="wilson")
+    l2, u2 = proportion_confint(a + c, n, method="wilson")
+    if 0 in (a + b, c + d, a + c, b + d):
+        phi = 0.0
+    else:
+        top = a * d - b * c
+        top = top - n / 2 if top > n / 2 else min(top, 0)
+        phi = top / np.sqrt(float(a + b) * (c + d) * (a + c) * (b + d))
+    down, up = np.array([(a + b) / n - l1, u2 - (a + c) / n]), [u1 - (a + b) / n, (a + c) / n - l2]
+    correlation = np.array([[1, -phi], [-phi, 1]])
+    return (b - c) / n - np.sqrt(down @ correlation @ down), (b - c) / n + np.sqrt(
+        up @ correlation @ up
+    )
+
+
+def fourfold(count: int) -> list[tuple[int, int, int, int]]:
+    random = np.random.default_rng(3)
+    drawn = [random.multinomial(random.integers(4, 600), random.dirichlet([8, 1, 1, 2]))
+             for _ in range(count)]  # fmt: skip
+    return [tuple(int(cell) for cell in table) for table in drawn]
+
+
+CORNERS = [(50, 0, 0, 0), (0, 30, 0, 0), (0, 0, 30, 0), (0, 0, 0, 1), (0, 7, 7, 0), (40, 3, 0, 0)]
+
+
+@pytest.mark.parametrize("table", [*fourfold(20), *CORNERS])
+def test_newcombe_is_the_papers_formula_with_statsmodels_wilson(table) -> None:
+    low, high = paired.newcombe(*table)
+    assert (low, high) == pytest.approx(brute_newcombe(*table), abs=ROUNDING)
+    assert low <= (table[1] - table[2]) / sum(table) <= high
+
+
+@pytest.mark.parametrize("table", fourfold(20))
+def test_newcombe_and_tango_are_two_answers_to_one_question(table) -> None:
+    _, lost, gained, _ = table
+    tango, other = paired.tango(lost, gained, sum(table)), paired.newcombe(*table)
+    width = tango[1] - tango[0]
+    assert np.abs(np.subtract(tango, other)).max() < 0.15 * width + 2 / sum(table)
+
+
+def test_the_two_methods_can_be_told_apart() -> None:
+    with pytest.raises(AssertionError):
+        test_newcombe_of_published_tables((1, 1, 7, 12), paired.tango(1, 7, 21))
+
+
+def test_difference_by_newcombe_where_asked() -> None:
+    reference, candidate = np.arange(41) < 19, (np.arange(41) < 14)
+    found = paired.paired_difference(reference, candidate, method="newcombe")
+    assert (found.low, found.high) == paired.newcombe(14, 5, 0, 22)
+    assert found.method == "newcombe"
+    units = np.arange(41) // 2
+    united = paired.paired_difference(reference, candidate, units, method="newcombe")
+    assert united.low < found.low < found.high < united.high
+    assert united.method == "newcombe-cluster"
 
 
 def test_difference_of_nothing_is_undefined() -> None:

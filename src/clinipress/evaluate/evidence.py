@@ -5,6 +5,8 @@ Which method serves which figure:
 - accuracy, agreement, sensitivity, specificity, precision: Wilson, on the effective number of
   cases where units hold several;
 - f1 of one class: Wilson of the Jaccard index J, which is a proportion, through F1 = 2 J / (1 + J);
+- AUROC of one class, and of a two-class task, and its drop: DeLong, by units where they hold
+  several cases;
 - balanced accuracy, macro AUROC, macro F1, kappa, log loss, Brier score: percentile bootstrap over
   units, stratified by class; expected calibration error: basic bootstrap (it is biased upwards);
 - drops of accuracy, sensitivity and specificity: Tango, effective number as above; all other
@@ -23,13 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import DataError
+from clinipress.evaluate.delong import auroc_difference, auroc_interval
 from clinipress.evaluate.intervals import (
-    auroc_score_limits,
     basic_interval,
+    bootstrap,
     is_clustered,
     percentile_interval,
     proportion,
-    resample,
     unit_index,
 )
 from clinipress.evaluate.metrics import (
@@ -41,6 +43,7 @@ from clinipress.evaluate.metrics import (
     check_cases,
     log_losses,
     log_odds,
+    mean_of_defined,
     predictions,
     rank_table,
     rates,
@@ -58,6 +61,7 @@ Intervals = dict[str, Interval]
 ONE_THREAD = 250_000  # multiply-adds; OpenBLAS and MKL stay on one thread up to some 260,000
 _MACRO = ("balanced_accuracy", "auroc_macro", "f1_macro", "kappa", "log_loss", "brier", "ece")
 _UNBOUNDED_BY_PARTS = ("log_loss", "brier", "ece")
+_PARTS = {"balanced_accuracy": "sensitivity[", "f1_macro": "f1[", "auroc_macro": "auroc["}
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class _Table:
     Attributes:
         sums: float64 ``[q, units]``: rows are k hits, k cases, k predictions, log loss, Brier
             score and 15 calibration gaps, each added up over the unit's cases.
-        ranks: One sorted table per class; with two classes one serves both.
+        ranks: One sorted table per class; none with two classes, whose area DeLong serves.
     """
 
     sums: Floats
@@ -113,9 +117,13 @@ def evidence(
         other = check_cases(reference, labels, classes, positive)
         same = predictions(other.logits) == predictions(cases.logits)
         _put(found, "agreement", proportion(same, index))
+    scores = log_odds(cases.logits)
+    for name, column in _ranked_classes(cases):
+        _put(found, name, auroc_interval(scores[:, column], cases.labels == column, index))
     value, replicates = _bootstrap([cases], index, resamples, seed)
-    names = [name for name in value[0] if name in _MACRO or name.startswith("auroc[")]
-    for name in names:
+    for name in _MACRO:
+        if name not in value[0]:
+            continue
         interval = _interval(name, value[0][name], replicates[0][name], index)
         if interval is not None and interval.low == interval.high:
             interval = _without_width(name, interval, found, cases, index)
@@ -160,14 +168,25 @@ def drops(
     after = check_cases(candidate_logits, labels, classes, positive)
     index = _check_units(units, len(before.labels))
     found = _paired_proportions(before, after, index)
+    scores, others = log_odds(before.logits), log_odds(after.logits)
+    for name, column in _ranked_classes(before):
+        mine = before.labels == column
+        _put(found, name, auroc_difference(scores[:, column], others[:, column], mine, index))
     values, replicates = _bootstrap([before, after], index, resamples, seed)
     for name in values[0]:
         value = values[0][name] - values[1][name]
         interval = _interval(name, value, replicates[0][name] - replicates[1][name], index, low=-1)
         if interval is not None and interval.low == interval.high:
-            interval = _drop_without_width(name, interval, found, before)
+            interval = _drop_without_width(name, interval, found)
         _put(found, name, interval)
     return found
+
+
+def _ranked_classes(cases: Cases) -> list[tuple[str, int]]:
+    """Names and columns of the areas of single classes; two classes have one between them."""
+    if len(cases.classes) == 2:
+        return [("auroc_macro", 1)]
+    return [(f"auroc[{name}]", column) for column, name in enumerate(cases.classes)]
 
 
 def _check_units(units: NDArray[np.integer] | None, n: int) -> Integers:
@@ -246,7 +265,7 @@ def _table(cases: Cases, index: Integers) -> _Table:
     rows[3 * k + 2 + bins, every] = gaps
     sums: Floats = np.stack([np.bincount(index, row) for row in rows]).astype(np.float64)
     scores = log_odds(cases.logits)
-    ranked = range(k) if k > 2 else range(1, 2)
+    ranked = range(k) if k > 2 else ()
     return _Table(sums, tuple(rank_table(scores[:, c], labels == c) for c in ranked))
 
 
@@ -265,22 +284,20 @@ def _measure(
     sums = _product(table.sums, counts)
     total = sums[k : 2 * k].sum(axis=0)
     by_class = rates(sums[:k], sums[k : 2 * k], sums[2 * k : 3 * k])
-    areas = np.stack([weighted_auroc(ranks, weights) for ranks in table.ranks])
-    defined = np.isfinite(areas).sum(axis=0)
     found = {
         "balanced_accuracy": by_class["balanced_accuracy"],
-        "auroc_macro": np.where(defined, np.nansum(areas, axis=0) / np.maximum(defined, 1), np.nan),
         "f1_macro": by_class["f1_macro"],
         "kappa": by_class["kappa"],
         "log_loss": sums[3 * k] / total,
         "brier": sums[3 * k + 1] / total,
         "ece": np.abs(sums[3 * k + 2 :]).sum(axis=0) / total,
     }
+    if table.ranks:
+        areas = np.stack([weighted_auroc(ranks, weights) for ranks in table.ranks])
+        found["auroc_macro"] = mean_of_defined(areas)
     for number, name in enumerate(classes):
         found[f"precision[{name}]"] = by_class["precision"][number]
         found[f"f1[{name}]"] = by_class["f1"][number]
-        if k > 2:
-            found[f"auroc[{name}]"] = areas[number]
     return found
 
 
@@ -307,14 +324,7 @@ def _bootstrap(
         weights = counts.astype(np.float32)[index]
         return [_measure(table, counts, weights, classes) for table in tables]
 
-    whole = measure(np.ones((int(index.max()) + 1, 1)))
-    values = [{name: float(value[0]) for name, value in found.items()} for found in whole]
-    blocks = [measure(counts) for counts in resample(index, models[0].labels, resamples, seed)]
-    joined = [
-        {name: np.concatenate([block[model][name] for block in blocks]) for name in value}
-        for model, value in enumerate(values)
-    ]
-    return values, joined
+    return bootstrap(measure, index, models[0].labels, resamples, seed)
 
 
 def _interval(
@@ -340,11 +350,11 @@ def _without_width(
         accuracy = found["accuracy"]
         parts = [((e - chance) / (1 - chance)) for e in (accuracy.low, accuracy.high)]
         return _with_ends(interval, [(parts[0], parts[1])])
-    if name.startswith("auroc"):
-        return _with_ends(interval, _auroc_ends(name, interval.value, cases, index))
-    prefix = {"balanced_accuracy": "sensitivity[", "f1_macro": "f1["}[name]
-    parts_of = [part for key, part in found.items() if key.startswith(prefix)]
-    return _with_ends(interval, [(part.low, part.high) for part in parts_of])
+    return _with_ends(interval, _part_ends(name, found))
+
+
+def _part_ends(name: str, found: Intervals) -> list[tuple[float, float]]:
+    return [(part.low, part.high) for key, part in found.items() if key.startswith(_PARTS[name])]
 
 
 def _chance_agreement(cases: Cases) -> float:
@@ -352,19 +362,6 @@ def _chance_agreement(cases: Cases) -> float:
     actual = np.bincount(cases.labels, minlength=k)
     predicted = np.bincount(predictions(cases.logits), minlength=k)
     return float((actual * predicted).sum() / n**2)
-
-
-def _auroc_ends(
-    name: str, value: float, cases: Cases, index: Integers
-) -> list[tuple[float, float]]:
-    """Newcombe's limits of each class concerned, a unit counting as one case."""
-    ends = []
-    for number, one in enumerate(cases.classes):
-        mine = cases.labels == number
-        if mine.any() and not mine.all() and name in ("auroc_macro", f"auroc[{one}]"):
-            sides = len(np.unique(index[mine])), len(np.unique(index[~mine]))
-            ends.append(auroc_score_limits(value, *sides))
-    return ends
 
 
 def _with_ends(interval: Interval, ends: Sequence[tuple[float, float]]) -> Interval:
@@ -377,15 +374,12 @@ def _with_ends(interval: Interval, ends: Sequence[tuple[float, float]]) -> Inter
     return interval.model_copy(update=update)
 
 
-def _drop_without_width(
-    name: str, interval: Interval, found: Intervals, cases: Cases
-) -> Interval | None:
-    """Where no resample differs: parts for balanced accuracy, else zero stays and the rest goes.
+def _drop_without_width(name: str, interval: Interval, found: Intervals) -> Interval | None:
+    """Where no resample differs: the parts where they have ends, else zero stays, the rest goes.
 
     A drop of exactly zero in every resample is two classifiers with the same answers. Any other
     drop without width comes from too few units to say how sure it is.
     """
-    if name == "balanced_accuracy":
-        parts = [found.get(f"sensitivity[{one}]") for one in cases.classes]
-        return _with_ends(interval, [(part.low, part.high) for part in parts if part])
+    if name in ("balanced_accuracy", "auroc_macro"):
+        return _with_ends(interval, _part_ends(name, found))
     return interval if interval.value == 0 else None

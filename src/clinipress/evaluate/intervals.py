@@ -8,7 +8,7 @@ textbook methods.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from statistics import NormalDist
 
 import numpy as np
@@ -19,6 +19,8 @@ from clinipress.records import Interval
 __all__ = [
     "auroc_score_limits",
     "basic_interval",
+    "bootstrap",
+    "degrees_of_freedom",
     "design_effect",
     "effective_size",
     "is_clustered",
@@ -26,6 +28,7 @@ __all__ = [
     "proportion",
     "resample",
     "strata",
+    "t_value",
     "unit_index",
     "wilson",
     "z_value",
@@ -39,6 +42,15 @@ BLOCK_ELEMENTS = 2**19  # of [units, resamples]: 4 MB of float64, which stays in
 def z_value(confidence: float) -> float:
     """Standard normal quantile of a two-sided interval: 1.96 for 0.95."""
     return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def t_value(freedom: float, confidence: float = 0.95) -> float:
+    """Quantile of Student's t of a two-sided interval; the normal one at infinite freedom."""
+    if freedom == np.inf:
+        return z_value(confidence)
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, (1 + confidence) / 2))
 
 
 def wilson(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
@@ -136,17 +148,19 @@ def effective_size(
     plain = n / design_effect(values, dense)
     effective = plain
     if m > 1:
-        from scipy.special import stdtrit
-
         y = np.asarray(values, np.float64)
-        freedom = _degrees_of_freedom(np.bincount(dense, y - y.mean()).astype(np.float64))
-        shrink = (z_value(confidence) / float(stdtrit(freedom, (1 + confidence) / 2))) ** 2
+        freedom = degrees_of_freedom(np.bincount(dense, y - y.mean()).astype(np.float64))
+        shrink = (z_value(confidence) / t_value(freedom, confidence)) ** 2
         effective = max(plain * shrink, min(plain, n * n / float((sizes**2).sum())))
     return float(min(max(effective, 1.0), n))
 
 
-def _degrees_of_freedom(sums: Floats) -> float:
-    """Of a variance of m values, matched to its own variance, ``(mu_4 - mu_2^2) / m``."""
+def degrees_of_freedom(sums: Floats) -> float:
+    """Of a variance of m values, from 1 to m - 1, matched to its own, ``(mu_4 - mu_2^2) / m``.
+
+    Args:
+        sums: One centred sum per unit, float64 ``[m]``, m >= 2.
+    """
     m, second = len(sums), float((sums**2).mean())
     if second == 0:
         return m - 1
@@ -246,6 +260,36 @@ def resample(index: Integers, labels: Integers, resamples: int, seed: int) -> It
             cells = (drawn * width + np.arange(width)).reshape(-1)
             counts[rows] = np.bincount(cells, minlength=len(rows) * width).reshape(-1, width)
         yield counts
+
+
+def bootstrap(
+    measure: Callable[[Floats], list[dict[str, Floats]]],
+    index: Integers,
+    labels: Integers,
+    resamples: int,
+    seed: int,
+) -> tuple[list[dict[str, float]], list[dict[str, Floats]]]:
+    """Figures of some classifiers as they are, and on resamples that all of them share.
+
+    Args:
+        measure: From how often each unit counts, float64 ``[units, m]``, to each classifier's
+            figures, each ``[m]``.
+        index: Unit of each case, int64 ``[n]``.
+        labels: Class of each case, int64 ``[n]``, for the strata.
+        resamples: Number of resamples.
+        seed: Same seed, same draws.
+
+    Returns:
+        Per classifier the figures, and their replicates, float64 ``[resamples]``.
+    """
+    whole = measure(np.ones((int(index.max()) + 1, 1)))
+    values = [{name: float(value[0]) for name, value in found.items()} for found in whole]
+    blocks = [measure(counts) for counts in resample(index, labels, resamples, seed)]
+    joined = [
+        {name: np.concatenate([block[model][name] for block in blocks]) for name in value}
+        for model, value in enumerate(values)
+    ]
+    return values, joined
 
 
 def percentile_interval(

@@ -30,6 +30,7 @@ __all__ = [
     "confusion",
     "log_losses",
     "log_odds",
+    "mean_of_defined",
     "point_metrics",
     "predictions",
     "rank_table",
@@ -159,8 +160,8 @@ def rates(hits: Floats, actual: Floats, predicted: Floats) -> dict[str, Floats]:
     chance = _ratio((actual * predicted).sum(axis=0), total * total)
     return by_class | {
         "accuracy": accuracy,
-        "balanced_accuracy": _mean_of_defined(by_class["sensitivity"]),
-        "f1_macro": _mean_of_defined(by_class["f1"]),
+        "balanced_accuracy": mean_of_defined(by_class["sensitivity"]),
+        "f1_macro": mean_of_defined(by_class["f1"]),
         "kappa": _ratio(accuracy - chance, 1 - chance),
     }
 
@@ -170,7 +171,8 @@ def _ratio(above: Floats, below: Floats) -> Floats:
     return np.asarray(np.divide(above, below, out=undefined, where=np.asarray(below) > 0))
 
 
-def _mean_of_defined(values: Floats) -> Floats:
+def mean_of_defined(values: Floats) -> Floats:
+    """Mean over the first axis of what is not NaN; NaN where nothing is defined."""
     defined = np.isfinite(values)
     return _ratio(np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
 
@@ -335,7 +337,7 @@ def point_metrics(
     chances = softmax(cases.logits)
     bins, gaps = calibration_gaps(chances, cases.labels)
     found |= {
-        "auroc_macro": _mean_of_defined(found["auroc"]),
+        "auroc_macro": mean_of_defined(found["auroc"]),
         "log_loss": log_losses(cases.logits, cases.labels).mean(),
         "brier": brier_scores(chances, cases.labels).mean(),
         "ece": np.abs(np.bincount(bins, gaps)).sum() / len(gaps),
