@@ -152,8 +152,6 @@ def test_units_never_make_a_difference_narrower(seed) -> None:
 @pytest.mark.parametrize(
     ("table", "ends"),
     [
-        # Newcombe 1998, Stat Med 17:2635, table II, method 10
-        ((20, 12, 2, 16), (0.0562, 0.3292)),
         # Altman, Machin, Bryant and Gardner 2000, Statistics with Confidence, table 6.2
         ((14, 5, 0, 22), (0.011, 0.226)),
         # Fagerland, Lydersen and Laake 2014, Stat Med 33:2850

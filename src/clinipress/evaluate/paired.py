@@ -6,6 +6,7 @@ separate intervals would throw that away.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -189,7 +190,7 @@ def newcombe(
 
 def _joined(a: float, b: float, phi: float) -> float:
     """Length of the sum of two deviations with correlation phi when one is subtracted."""
-    return max(a * a - 2 * phi * a * b + b * b, 0.0) ** 0.5
+    return math.sqrt(max(a * a - 2 * phi * a * b + b * b, 0.0))
 
 
 def paired_difference(
@@ -228,8 +229,10 @@ def paired_difference(
         low, high = tango(lost * scale, gained * scale, effective, confidence)
     else:
         both = int(np.count_nonzero(reference & candidate))
-        table = np.array([both, lost, gained, n - both - lost - gained]) * scale
-        low, high = newcombe(*table.tolist(), confidence)
+        neither = n - both - lost - gained
+        low, high = newcombe(
+            both * scale, lost * scale, gained * scale, neither * scale, confidence
+        )
     value = (lost - gained) / n
     return Interval(
         value=value,
