@@ -125,8 +125,9 @@ class Calibration(Record):
         before: "ece" (15 bins of equal width), "ece_equal_mass", "brier", "log_loss", "slope",
             "intercept" of the raw probabilities.
         after: The same with the temperature.
-        drops: The same names, after the temperature, reference minus candidate, paired; empty for
-            the reference. A negative drop of an error is a loss.
+        drops: After the temperature, reference minus candidate, paired; empty for the reference.
+            The same names, but "slope_error" = |slope - 1| and "intercept_error" = |intercept|
+            for the two of which more is not better. A negative drop of an error is a loss.
         bins: Reliability before.
         bins_after: Reliability after.
         verdict: Whether calibration after the temperature got worse by more than the margin.
@@ -196,6 +197,7 @@ class Subgroups(Record):
         columns: Columns looked at; empty: the set says nothing of its patients.
         minimum: Cases below which a group is too small.
         unknown: Column -> images without a value.
+        left_out: Column that cannot be divided into groups -> why.
         groups: Column by column.
         gaps: Per column and metric, where at least two groups are large enough.
         verdict: Whether some group is shown to have lost more than the limit.
@@ -204,6 +206,7 @@ class Subgroups(Record):
     columns: tuple[str, ...]
     minimum: int
     unknown: dict[str, int] = Field(default_factory=dict)
+    left_out: dict[str, str] = Field(default_factory=dict)
     groups: tuple[Group, ...] = ()
     gaps: tuple[Gap, ...] = ()
     verdict: Verdict
