@@ -103,8 +103,8 @@ def _noise(image: Pixels, amount: float, random: np.random.Generator) -> Pixels:
     A grey picture in three channels keeps one grain: a detector without colours has none.
     """
     shape = image.shape[1:] if _is_grey(image) else image.shape
-    grain = random.standard_normal(shape, dtype=np.float32) * np.float32(amount)
-    return _rounded(image.astype(np.float32) + grain)
+    grain: Floats = random.standard_normal(shape, dtype=np.float32)
+    return _rounded(image + np.float32(amount) * grain)
 
 
 def _blur(image: Pixels, amount: float, random: np.random.Generator) -> Pixels:
@@ -112,7 +112,8 @@ def _blur(image: Pixels, amount: float, random: np.random.Generator) -> Pixels:
     height, width = image.shape[1:]
     deviation = amount / 100 * min(height, width)
     # separable: a product with a small matrix on either side, faster than a walk over the taps
-    return _rounded(_gaussian(height, deviation) @ image @ _gaussian(width, deviation).T)
+    rows, columns = _gaussian(height, deviation), _gaussian(width, deviation)
+    return _rounded(rows @ image.astype(np.float32) @ columns.T)
 
 
 @functools.lru_cache(maxsize=32)
@@ -266,7 +267,7 @@ DISTURBANCES: Mapping[str, Disturbance] = MappingProxyType(
         "contrast": Disturbance("% of the contrast lost", (20, 35, 50, 65, 75), _contrast),
         "brightness": Disturbance("grey levels up or down", (15, 30, 50, 70, 90), _brightness),
         "gamma": Disturbance("exponent, or one over it", (1.2, 1.5, 1.9, 2.4, 3), _gamma),
-        "jpeg": Disturbance("JPEG quality", (50, 25, 12, 7, 4), _jpeg),
+        "jpeg": Disturbance("JPEG quality", (50, 25, 15, 9, 6), _jpeg),
         "rotation": Disturbance("degrees left or right", (4, 10, 18, 30, 45), _rotation),
         "resolution": Disturbance(
             "times fewer pixels each way", (1.3, 1.8, 2.5, 3.5, 5), _resolution
