@@ -1,4 +1,4 @@
-"""Calibrated probabilities: temperature scaling, thresholds, and when to say "uncertain"."""
+"""Calibrated probabilities: temperature, thresholds, when to say "uncertain", and the section."""
 
 from __future__ import annotations
 
@@ -7,11 +7,37 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.evaluate.intervals import wilson
-from clinipress.records import Interval, OperatingPoint
+from clinipress.evaluate.family import (
+    ITSELF,
+    check_pair,
+    joint_confidence,
+    judge_family,
+    points,
+    widened,
+)
+from clinipress.evaluate.intervals import (
+    basic_interval,
+    is_clustered,
+    percentile_interval,
+    wilson,
+)
+from clinipress.evaluate.reliability import Measured, bootstrap, reliability
+from clinipress.evaluate.scores import Scores
+from clinipress.findings import Calibration
+from clinipress.records import Interval, OperatingPoint, Rule, Verdict
 
-__all__ = ["fit_temperature", "operating_points", "uncertain_threshold"]
+__all__ = [
+    "calibration_section",
+    "fit_temperature",
+    "operating_points",
+    "thresholds",
+    "uncertain_threshold",
+]
 
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+JOINT = joint_confidence(2)  # two calibration errors are judged
 # a split answered without an error would ask for T -> 0, that is for certainty: not granted
 LOW, HIGH = 0.25, 20.0
 
@@ -79,6 +105,27 @@ def uncertain_threshold(
     return float(top[order[min(kept, len(order)) - 1]])
 
 
+def thresholds(
+    own: NDArray[np.floating], others: NDArray[np.floating], aim: float = 0.95
+) -> dict[str, float]:
+    """The highest threshold that finds enough of a class, the lowest that spares enough others.
+
+    Args:
+        own: Probabilities of the class for its own images, ``[p]``, p > 0.
+        others: For all other images, ``[q]``, q > 0.
+        aim: Share to be found, or spared, at least.
+
+    Returns:
+        "sensitivity" and "specificity" -> threshold in [0, 1]; a class is called at or above it.
+    """
+    mine, rest = np.sort(own), np.sort(others)
+    # called when p >= threshold: one of the class's own, or the next number above the others
+    sensitive = float(mine[int(np.floor((1 - aim) * len(mine) + 1e-9))])
+    spared = int(np.ceil(aim * len(rest) - 1e-9))
+    specific = float(min(np.nextafter(rest[spared - 1], 2.0), 1.0))
+    return {"sensitivity": sensitive, "specificity": specific}
+
+
 def operating_points(
     probabilities: NDArray[np.floating],
     labels: NDArray[np.int64],
@@ -100,14 +147,10 @@ def operating_points(
     found = []
     for number, name in enumerate(classes):
         mine = labels == number
-        own, others = np.sort(probabilities[mine, number]), np.sort(probabilities[~mine, number])
+        own, others = probabilities[mine, number], probabilities[~mine, number]
         if not len(own) or not len(others):
             continue
-        # called when p >= threshold: one of the class's own, or the next number above the others
-        sensitive = float(own[int(np.floor((1 - aim) * len(own) + 1e-9))])
-        spared = int(np.ceil(aim * len(others) - 1e-9))
-        specific = float(min(np.nextafter(others[spared - 1], 2.0), 1.0))
-        for what, threshold in (("sensitivity", sensitive), ("specificity", specific)):
+        for what, threshold in thresholds(own, others, aim).items():
             found.append(
                 OperatingPoint(
                     label=name,
@@ -124,3 +167,133 @@ def _share(right: NDArray[np.bool_]) -> Interval:
     hits, n = int(right.sum()), len(right)
     low, high = wilson(hits, n)
     return Interval(value=hits / n, low=low, high=high, method="wilson", n=n)
+
+
+def calibration_section(
+    reference: Scores,
+    candidate: Scores,
+    *,
+    margin: float,
+    chosen_on: str = "validation",
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Calibration:
+    """How far probabilities can be taken at their word, before and after the temperature.
+
+    "ece" has 15 bins of equal width, "ece_equal_mass" 15 of equal mass, whose edges are those of
+    the whole split in every resample; "brier" and "log_loss" are means over images; "slope" and
+    "intercept" are of the answer given (`clinipress.evaluate.reliability` says why). Percentile
+    intervals of a bootstrap over units, stratified by class; basic intervals for the two
+    calibration errors, which chance pushes upwards. Drops are on the same resamples for both
+    classifiers. More is not better for a slope or an intercept: their drops are of the distance
+    from the right value, "slope_error" = |slope - 1| and "intercept_error" = |intercept|.
+
+    What is judged: the expected calibration error after the temperature must be shown to have
+    risen by less than the margin; that of equal mass can fail and need not be shown to hold.
+
+    Args:
+        reference: The reference's answers, with its own temperature.
+        candidate: The candidate's on the same images, with its own; the very same object for the
+            reference itself, which then has no drops.
+        margin: Largest rise allowed of the expected calibration error, a share.
+        chosen_on: The split that the temperatures were fitted on.
+        resamples: Bootstrap resamples.
+        seed: Same seed, same intervals.
+
+    Returns:
+        The section; a figure that is undefined (a slope where no answer is wrong) is absent.
+
+    Raises:
+        DataError: Answers that do not belong together.
+    """
+    before, after, index = check_pair(reference, candidate)
+    itself = candidate is reference
+    asked = [Measured.of(after, 1.0, index), Measured.of(after, candidate.temperature, index)]
+    if not itself:
+        asked.append(Measured.of(before, reference.temperature, index))
+    values = [one.values for one in asked]
+    replicates = bootstrap(asked, index, after.labels, resamples, seed)
+    raw, calibrated = (_intervals(values[i], replicates[i], index, floor=0.0) for i in range(2))
+    drops: dict[str, Interval] = {}
+    if not itself:
+        ours, theirs = (_errors(values[i], replicates[i]) for i in (1, 2))
+        common = [name for name in ours[0] if name in theirs[0]]
+        drops = _intervals(
+            {name: theirs[0][name] - ours[0][name] for name in common},
+            {name: theirs[1][name] - ours[1][name] for name in common},
+            index,
+            floor=-1.0,
+        )
+    return Calibration(
+        temperature=candidate.temperature,
+        chosen_on=chosen_on,
+        before=raw,
+        after=calibrated,
+        drops=drops,
+        bins=reliability(candidate, index, 1.0),
+        bins_after=reliability(candidate, index, candidate.temperature),
+        verdict=ITSELF if itself else _verdict(raw, calibrated, drops, margin),
+    )
+
+
+def _errors(
+    values: dict[str, float], replicates: dict[str, Floats]
+) -> tuple[dict[str, float], dict[str, Floats]]:
+    """Slope and intercept turned into distances from where they should be."""
+    right = {"slope": 1.0, "intercept": 0.0}
+
+    def name_of(name: str) -> str:
+        return f"{name}_error" if name in right else name
+
+    return (
+        {name_of(n): abs(v - right[n]) if n in right else v for n, v in values.items()},
+        {name_of(n): np.abs(r - right[n]) if n in right else r for n, r in replicates.items()},
+    )
+
+
+def _intervals(
+    values: dict[str, float], replicates: dict[str, Floats], index: Integers, floor: float
+) -> dict[str, Interval]:
+    """Named intervals; none from a single unit, which never varies."""
+    method, n = "cluster-bootstrap" if is_clustered(index) else "bootstrap", len(index)
+    found: dict[str, Interval] = {}
+    for name, value in values.items():
+        drawn = replicates[name]
+        interval = (
+            basic_interval(value, drawn, method=method, n=n, floor=floor)
+            if name.startswith("ece")
+            else percentile_interval(value, drawn, method=method, n=n)
+        )
+        if interval is not None and index.max() > 0:
+            found[name] = interval
+    return found
+
+
+def _verdict(
+    raw: dict[str, Interval],
+    calibrated: dict[str, Interval],
+    drops: dict[str, Interval],
+    margin: float,
+) -> Verdict:
+    # the gate's own names, since it knows that these get better downwards
+    names = {"ece": "ece", "ece[bins of equal mass]": "ece_equal_mass"}
+    plain = {name: drops[key] for name, key in names.items() if key in drops}
+    joint = {name: widened(drop, JOINT) for name, drop in plain.items()}
+    rules = [
+        Rule(metric="ece", margin=margin),
+        Rule(metric="ece[bins of equal mass]", margin=margin, primary=False),
+    ]
+    verdict = judge_family(rules, plain, joint)
+    said = list(verdict.reasons) or ["Calibration was not measured: that is never a pass."]
+    if "ece" in raw and "ece" in calibrated:
+        said.append(
+            f"Probabilities are off by {points(calibrated['ece'])} on average with the "
+            f"temperature, {points(raw['ece'])} without."
+        )
+    if "slope" in calibrated:
+        slope = calibrated["slope"]
+        said.append(
+            f"The calibration slope is {slope.value:.2f} ({slope.low:.2f} to {slope.high:.2f}); "
+            "1 is right, below 1 the answers are too sure."
+        )
+    return verdict.model_copy(update={"reasons": tuple(said)})

@@ -1,0 +1,312 @@
+"""Operating points: what a threshold chosen on validation gives on other images.
+
+Two-class tasks are looked at for the finding alone, since the other class is its mirror image; with
+more classes each is one against the rest. Intervals are those of the thresholds as they are: that
+another validation split would have set them elsewhere is not in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.errors import DataError
+from clinipress.evaluate.calibration import thresholds
+from clinipress.evaluate.family import (
+    ITSELF,
+    Comparison,
+    check_pair,
+    judge_proportions,
+)
+from clinipress.evaluate.intervals import proportion, unit_index
+from clinipress.evaluate.paired import paired_difference
+from clinipress.evaluate.scores import Scores
+from clinipress.findings import OperatingRow, OperatingSection
+from clinipress.gate import CLASS_MARGIN_FACTOR
+from clinipress.records import Interval, Rule, Verdict
+
+__all__ = ["operating_section", "predictive_value"]
+
+Integers = NDArray[np.int64]
+
+
+def operating_section(
+    reference_validation: Scores,
+    candidate_validation: Scores,
+    reference: Scores,
+    candidate: Scores,
+    *,
+    prevalence: Mapping[str, float] | None = None,
+    aims: Sequence[float] = (0.95,),
+    margin: float,
+    chosen_on: str = "validation",
+) -> OperatingSection:
+    """Sensitivity at a fixed specificity and the reverse, of a candidate beside its reference.
+
+    Thresholds are on calibrated probabilities and the same as those a bundle's card carries
+    (`clinipress.evaluate.calibration.thresholds`). Sensitivity and specificity have Wilson's
+    interval, their drops Tango's, a patient or cluster counting as far as its images tell more
+    than one; predictive values `predictive_value`.
+
+    What is judged: with the candidate's own thresholds, the sensitivity at the threshold for a
+    specificity and the specificity at the threshold for a sensitivity, of every class, each
+    against `CLASS_MARGIN_FACTOR` times the margin (`clinipress.evaluate.family`). With the
+    reference's thresholds kept, a loss is told and not judged: no bundle carries them.
+
+    Args:
+        reference_validation: The reference's answers that its thresholds are chosen on.
+        candidate_validation: The candidate's.
+        reference: The reference's answers on the split that is looked at.
+        candidate: The candidate's on the same images; the very same object for the reference
+            itself, which then has neither drops nor rows with kept thresholds.
+        prevalence: Class -> its share where the model will be used; what is not named, and
+            everything with None, takes its share of the split.
+        aims: Sensitivities and specificities aimed at, each inside (0, 1).
+        margin: Largest fall of accuracy allowed, a share.
+        chosen_on: What the validation split is called.
+
+    Returns:
+        The section; a class without an image, or without one of another class, has no row.
+
+    Raises:
+        DataError: Answers that do not belong together, an aim or a prevalence outside (0, 1), a
+            prevalence of an unknown class.
+    """
+    cases, _, _ = check_pair(reference, candidate)
+    check_pair(reference_validation, candidate_validation)
+    if reference_validation.classes != reference.classes:
+        raise DataError("the same classes in both splits", ", ".join(reference_validation.classes))
+    shares = dict(prevalence or {})
+    _check_shares(shares, aims, reference.classes)
+    asked = range(len(cases.classes)) if cases.positive is None else [cases.positive]
+    itself = candidate is reference
+    lines: list[_Line] = []
+    for number in asked:
+        pair = _Pair.of(number, reference, candidate)
+        share = shares.get(cases.classes[number], float(pair.mine.mean()))
+        validation = _Pair.of(number, reference_validation, candidate_validation)
+        if pair.two_sided and validation.two_sided:
+            for aim in aims:
+                lines += _lines(pair, validation, aim, share, itself)
+    verdict = ITSELF if itself else _verdict(lines, margin)
+    return OperatingSection(
+        chosen_on=chosen_on,
+        declared=bool(shares),
+        rows=tuple(line.row for line in lines),
+        verdict=verdict,
+    )
+
+
+def _check_shares(shares: Mapping[str, float], aims: Sequence[float], names: Sequence[str]) -> None:
+    wrong = [share for share in (*aims, *shares.values()) if not 0 < share < 1]
+    if wrong or not aims:
+        raise DataError("aims and prevalences between 0 and 1", f"{wrong[0] if wrong else 'none'}")
+    unknown = sorted(set(shares) - set(names))
+    if unknown:
+        raise DataError(f"prevalences of {', '.join(names)}", f"one of '{unknown[0]}'")
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One class in the answers of both: probabilities float64 ``[n]``, truth bool ``[n]``."""
+
+    label: str
+    before: NDArray[np.float64]
+    after: NDArray[np.float64]
+    mine: NDArray[np.bool_]
+    units: Integers
+    keys: tuple[str, ...]
+
+    @classmethod
+    def of(cls, number: int, reference: Scores, candidate: Scores) -> _Pair:
+        return cls(
+            reference.classes[number],
+            reference.probabilities[:, number],
+            candidate.probabilities[:, number],
+            reference.labels == number,
+            unit_index(reference.units, len(reference.units)),
+            reference.keys,
+        )
+
+    @property
+    def two_sided(self) -> bool:
+        return bool(self.mine.any() and not self.mine.all())
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A row, and the calls it was counted from; `known`: the reference's at its own threshold."""
+
+    row: OperatingRow
+    pair: _Pair
+    known: NDArray[np.bool_]
+    called: NDArray[np.bool_]
+
+    def compared(self, what: str) -> Comparison:
+        """Calls of the class's own images, or those not made of the others, before and after."""
+        mine = self.pair.mine
+        if what == "sensitivity":
+            return self.known[mine], self.called[mine], self.pair.units[mine]
+        return ~self.known[~mine], ~self.called[~mine], self.pair.units[~mine]
+
+
+def _lines(
+    pair: _Pair, validation: _Pair, aim: float, share: float, itself: bool
+) -> Iterator[_Line]:
+    """Own threshold, then the reference's, for each kind of aim."""
+    kept = thresholds(validation.before[validation.mine], validation.before[~validation.mine], aim)
+    own = thresholds(validation.after[validation.mine], validation.after[~validation.mine], aim)
+    for what in own:
+        known = pair.before >= kept[what]
+        name = f"{what} {aim:g}"
+        yield _line(pair, name, own[what], share, known, kept=False, itself=itself)
+        if not itself:
+            yield _line(pair, name, kept[what], share, known, kept=True, itself=False)
+
+
+def _line(
+    pair: _Pair,
+    aim: str,
+    threshold: float,
+    share: float,
+    known: NDArray[np.bool_],
+    *,
+    kept: bool,
+    itself: bool,
+) -> _Line:
+    called, mine, units = pair.after >= threshold, pair.mine, pair.units
+    sensitivity = proportion(called[mine], units[mine])
+    specificity = proportion(~called[~mine], units[~mine])
+    if sensitivity is None or specificity is None:  # only classes with both sides come here
+        raise DataError(f"images of '{pair.label}' and of others", "none on one side")
+    row = OperatingRow(
+        label=pair.label,
+        aim=aim,
+        kept=kept,
+        threshold=threshold,
+        sensitivity=sensitivity,
+        specificity=specificity,
+        ppv=predictive_value(sensitivity, _rest(specificity), share),
+        npv=predictive_value(specificity, _rest(sensitivity), 1 - share),
+        prevalence=share,
+        positives=int(mine.sum()),
+        missed=int((mine & ~called).sum()),
+    )
+    line = _Line(row, pair, known, called)
+    if itself:
+        return line
+    new = np.flatnonzero(mine & known & ~called)
+    surest = new[np.argsort(pair.after[new], kind="stable")]
+    compared = {
+        "sensitivity_drop": paired_difference(*line.compared("sensitivity")),
+        "specificity_drop": paired_difference(*line.compared("specificity")),
+        "missed_by_reference": int((mine & ~known).sum()),
+        "newly_missed": tuple(pair.keys[i] for i in surest),
+    }
+    return replace(line, row=row.model_copy(update=compared))
+
+
+def _rest(share: Interval) -> Interval:
+    ends = {"value": 1 - share.value, "low": 1 - share.high, "high": 1 - share.low}
+    return share.model_copy(update=ends)
+
+
+def predictive_value(right: Interval, wrong: Interval, prevalence: float) -> Interval | None:
+    """Positive predictive value at a prevalence that is known, with its interval.
+
+    ``1 / (1 + R (1 - p) / p)`` with R = wrong / right, the ratio of two independent proportions.
+    The limits are those of R by the method of variance estimates recovery from the two Wilson
+    intervals (Donner and Zou 2012, Stat Methods Med Res 21:347, equation 9), put into the same
+    formula. Unlike the logit intervals of Mercaldo et al. (2007, Stat Med 26:2170) they exist
+    where nothing was called wrongly, and carry the effective numbers of cases of patients.
+
+    Args:
+        right: Share of the class that is called: the sensitivity.
+        wrong: Share of the others that is called: 1 - specificity.
+        prevalence: Share of the class, inside (0, 1).
+
+    Returns:
+        The value; swap the classes for the negative predictive value. None where nothing was
+        called, of which no share can be right.
+    """
+    if right.value + wrong.value == 0:
+        return None
+    odds = (1 - prevalence) / prevalence
+
+    def value(above: float, below: float) -> float:
+        return below / (below + odds * above) if above + below else 0.0
+
+    least = _ratio_limit(wrong, right)
+    most = _ratio_limit(right, wrong)  # of 1 / R
+    best = value(wrong.value, right.value)
+    return Interval(
+        value=best,
+        low=min(value(1.0, most), best),
+        high=max(value(least, 1.0), best),
+        confidence=right.confidence,
+        method="ratio of wilson intervals at a fixed prevalence",
+        n=(right.n or 0) + (wrong.n or 0),
+    )
+
+
+def _ratio_limit(above: Interval, below: Interval) -> float:
+    """Lower limit of above / below (Donner and Zou); 0 where nothing is above.
+
+    Multiplied by its conjugate, since the printed form is 0 / 0 at ``below.high = 2 below.value``.
+    """
+    product, low, high = above.value * below.value, above.low, below.high
+    recovered = low * (2 * above.value - low)
+    spread = product**2 - recovered * high * (2 * below.value - high)
+    under = product + max(spread, 0.0) ** 0.5
+    return recovered / under if under else 0.0
+
+
+def _verdict(lines: Sequence[_Line], margin: float) -> Verdict:
+    own = [line for line in lines if not line.row.kept]
+    if not own:
+        return Verdict(
+            status="inconclusive",
+            reasons=("No class has images of its own and of others in both splits: no threshold.",),
+        )
+    limit = CLASS_MARGIN_FACTOR * margin
+    rules = [Rule(metric=f"{what}[*]", margin=limit) for what in _OTHER.values()]
+    verdict = judge_proportions(rules, dict(map(_judged, own)))
+    kept = [line for line in lines if line.row.kept]
+    notes = [_missed(own), *_kept_note(kept, rules)]
+    return verdict.model_copy(update={"reasons": (*verdict.reasons, *notes)})
+
+
+# what a threshold fixes -> what it may cost
+_OTHER = {"specificity": "sensitivity", "sensitivity": "specificity"}
+
+
+def _judged(line: _Line) -> tuple[str, Comparison]:
+    fixed, _, aim = line.row.aim.partition(" ")
+    where = f"{line.row.label} at the threshold for {100 * float(aim):g} % {fixed}"
+    return f"{_OTHER[fixed]}[{where}]", line.compared(_OTHER[fixed])
+
+
+def _missed(own: Sequence[_Line]) -> str:
+    """The row with most new misses, counted."""
+    row = max(own, key=lambda line: len(line.row.newly_missed)).row
+    fixed, _, aim = row.aim.partition(" ")
+    new = len(row.newly_missed)
+    most = f"of them {new} that the reference had found" if new else "none that the reference found"
+    return (
+        f"At the threshold for {100 * float(aim):g} % {fixed}, {row.missed} of {row.positives} "
+        f"images of {row.label} are missed ({row.missed_by_reference} by the reference), {most}."
+    )
+
+
+def _kept_note(kept: Sequence[_Line], rules: Sequence[Rule]) -> list[str]:
+    """Said, not judged: what would be lost if only the weights were exchanged."""
+    verdict = judge_proportions(rules, dict(map(_judged, kept)))
+    if verdict.status != "fail":
+        return []
+    return [
+        "With the thresholds of the reference kept, a loss would be shown: exchange thresholds and "
+        "weights together."
+    ]

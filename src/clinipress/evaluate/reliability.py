@@ -1,0 +1,161 @@
+"""What probabilities are worth: calibration errors, slope and intercept, the reliability diagram.
+
+All of it is about the answer that was given, the class of the highest probability. Slope and
+intercept are of the log odds of that answer too; with two classes, where the answer's log odds are
+the finding's without their sign, they are of the finding, which is Cox's own definition. The
+multinomial recalibration of Van Hoorde et al. (2014, Stat Med 33:2585), with a slope for every
+class but one, asks for more cases of each class than most studies have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.evaluate.family import weighted_sums
+from clinipress.evaluate.intervals import proportion, resample
+from clinipress.evaluate.metrics import (
+    CALIBRATION_BINS,
+    Cases,
+    brier_scores,
+    calibration_gaps,
+    log_losses,
+    log_odds,
+    softmax,
+)
+from clinipress.evaluate.recalibration import Binned
+from clinipress.evaluate.scores import Scores
+from clinipress.findings import ReliabilityBin
+
+__all__ = ["Measured", "bootstrap", "equal_mass_bins", "reliability"]
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+PLACE = {"slope": 1, "intercept": 0}  # in a fit of both
+MIDDLE = 3 + CALIBRATION_BINS
+
+
+def equal_mass_bins(top: Floats, bins: int = CALIBRATION_BINS) -> Integers:
+    """Bin of each case, int64 ``[n]``, when each bin holds about as many cases.
+
+    Nguyen and O'Connor (2015, EMNLP, section 4.1). Edges are quantiles of `top`, ``[n]``, and ties
+    stay together; as in scikit-learn's `calibration_curve`, a bin takes its upper edge and not its
+    lower one.
+    """
+    edges = np.quantile(top, np.linspace(0, 1, bins + 1)[1:-1])
+    return np.asarray(np.searchsorted(edges, top, side="left"), np.int64)
+
+
+def reliability(scores: Scores, index: Integers, temperature: float) -> tuple[ReliabilityBin, ...]:
+    """The reliability diagram: 15 bins of equal width of the top probability, empty ones too.
+
+    Args:
+        scores: Answers.
+        index: Unit of each image, int64 ``[n]``, for Wilson's intervals.
+        temperature: What the logits are divided by.
+    """
+    chances = softmax(scores.logits, temperature)
+    bins, _ = calibration_gaps(chances, scores.labels)
+    top, right = chances.max(axis=1), chances.argmax(axis=1) == scores.labels
+    found = []
+    for number in range(CALIBRATION_BINS):
+        mine = bins == number
+        found.append(
+            ReliabilityBin(
+                low=number / CALIBRATION_BINS,
+                high=(number + 1) / CALIBRATION_BINS,
+                cases=int(mine.sum()),
+                confidence=float(top[mine].mean()) if mine.any() else None,
+                accuracy=proportion(right[mine], index[mine]),
+            )
+        )
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One classifier at one temperature: all that a resample needs.
+
+    Attributes:
+        rows: float64 ``[1 + 2 + 15 + 15, units]``: cases, log loss, Brier score, gaps by bin of
+            either kind, each added up over the unit's cases.
+        fits: "slope" and "intercept" -> their fit to the log odds of the answer (of the finding,
+            with two classes); absent where there is none.
+    """
+
+    rows: Floats
+    fits: dict[str, Binned]
+
+    @classmethod
+    def of(cls, cases: Cases, temperature: float, index: Integers) -> Measured:
+        """Measure once.
+
+        Args:
+            cases: Answers.
+            temperature: What the logits are divided by.
+            index: Unit of each image, int64 ``[n]``.
+        """
+        logits, labels = cases.logits / temperature, cases.labels
+        chances, every = softmax(logits), np.arange(len(labels))
+        bins, gaps = calibration_gaps(chances, labels)
+        rows = np.zeros((3 + 2 * CALIBRATION_BINS, len(labels)))
+        rows[0], rows[1] = 1, log_losses(logits, labels)
+        rows[2] = brier_scores(chances, labels)
+        rows[3 + bins, every] = gaps
+        rows[MIDDLE + equal_mass_bins(chances.max(axis=1)), every] = gaps
+        shown = cases.positive
+        answer = logits.argmax(axis=1) if shown is None else np.full(len(labels), shown)
+        x, y = log_odds(logits)[every, answer], labels == answer
+        fits = {name: Binned.of(x, y, slope=name == "slope") for name in PLACE}
+        sums = np.stack([np.bincount(index, row) for row in rows]).astype(np.float64)
+        return cls(sums, {name: fit for name, fit in fits.items() if fit is not None})
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The figures of the whole split by name; a slope or intercept that is undefined is absent."""
+        means = _means(self.rows.sum(axis=1, keepdims=True))
+        found = {name: float(value[0]) for name, value in means.items()}
+        return found | {name: float(fit.whole[PLACE[name]]) for name, fit in self.fits.items()}
+
+    def resampled(self, counts: Floats, weights: Floats) -> dict[str, Floats]:
+        """Every figure ``[m]`` of resamples of units ``[units, m]``, also given by case."""
+        refits = {name: fit.refit(weights)[PLACE[name]] for name, fit in self.fits.items()}
+        return _means(weighted_sums(self.rows, counts)) | refits
+
+
+def _means(sums: Floats) -> dict[str, Floats]:
+    """Means and calibration errors ``[m]`` from added-up rows ``[33, m]``."""
+    return {
+        "ece": np.abs(sums[3:MIDDLE]).sum(axis=0) / sums[0],
+        "ece_equal_mass": np.abs(sums[MIDDLE:]).sum(axis=0) / sums[0],
+        "brier": sums[2] / sums[0],
+        "log_loss": sums[1] / sums[0],
+    }
+
+
+def bootstrap(
+    asked: Sequence[Measured], index: Integers, labels: Integers, resamples: int, seed: int
+) -> list[dict[str, Floats]]:
+    """Replicates of all figures, on shared draws.
+
+    Args:
+        asked: Classifiers and temperatures, on the same images.
+        index: Unit of each image, int64 ``[n]``.
+        labels: int64 ``[n]``, by which units are stratified.
+        resamples: How many.
+        seed: Same seed, same draws.
+
+    Returns:
+        Name -> float64 ``[resamples]`` for each of `asked`.
+    """
+    blocks = []
+    for counts in resample(index, labels, resamples, seed):
+        weights = counts[index]
+        blocks.append([one.resampled(counts, weights) for one in asked])
+    return [
+        {name: np.concatenate([block[i][name] for block in blocks]) for name in blocks[0][i]}
+        for i in range(len(asked))
+    ]
