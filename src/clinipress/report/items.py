@@ -81,7 +81,7 @@ CLAIM: tuple[Item, ...] = (
     Item(
         "21", "Testing data", "Intended sample size", "size", "the size that was intended, and why"
     ),
-    Item("22", "Model", "Description of the model", "model"),
+    Item("22", "Model", "Description of the model", "model", "its layers"),
     Item("23", "Model", "Software with versions", "software"),
     Item("24", "Model", "Initial parameters", "initial"),
     Item("25", "Training", "Details of training", "training"),
@@ -202,6 +202,7 @@ TRIPOD_AI: tuple[Item, ...] = (
         "Methods: analysis",
         "Type of model, building, tuning, internal validation",
         "building",
+        "rationale",
     ),
     Item(
         "12d",
@@ -210,14 +211,14 @@ TRIPOD_AI: tuple[Item, ...] = (
         "subgroups",
         "centres, countries",
     ),
-    Item("12e", "Methods: analysis", "Measures and plots of performance", "metrics"),
+    Item("12e", "Methods: analysis", "Measures and plots of performance", "metrics", "rationale"),
     Item("12f", "Methods: analysis", "Updating of the model", "updating"),
     Item("12g", "Methods: analysis", "How predictions were calculated", "predictions"),
-    Item("13", "Methods: imbalance", "Methods for class imbalance", "imbalance"),
+    Item("13", "Methods: imbalance", "Methods for class imbalance", "imbalance", "why"),
     Item(
         "14", "Methods: fairness", "Approaches to fairness", "subgroups", "approaches and rationale"
     ),
-    Item("15", "Methods: output", "Output and thresholds", "output"),
+    Item("15", "Methods: output", "Output and thresholds", "output", "rationale of the thresholds"),
     Item(
         "16",
         "Methods: evaluation",
@@ -242,13 +243,20 @@ TRIPOD_AI: tuple[Item, ...] = (
         "counts",
         "distribution of demographics",
     ),
-    Item("21", "Results: development", "Numbers in each analysis", "counts"),
+    Item(
+        "21",
+        "Results: development",
+        "Numbers in each analysis",
+        "counts",
+        "participants",
+    ),
     Item("22", "Results: specification", "The full model", "availability", "restrictions of use"),
     Item(
         "23a",
         "Results: performance",
         "Performance with intervals, also of groups",
         "performance_groups",
+        "groups that were not measured",
     ),
     Item(
         "23b",
