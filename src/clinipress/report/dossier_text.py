@@ -191,8 +191,9 @@ def _record(data: Dossier, view: View) -> list[str]:
     rows = [
         [str(one.number), escape(one.name),
          points_interval(one.falls.get(view.metric), view.margin),
-         size_phrase(one.file_ratio) or NOT_MEASURED, speed_phrase(one.time_ratio) or NOT_MEASURED, status_word(one), _became(one),
-         escape(" ".join(one.reasons))]
+         size_phrase(one.file_ratio) or NOT_MEASURED,
+         speed_phrase(one.time_ratio) or NOT_MEASURED,
+         status_word(one), _became(one), escape(" ".join(one.reasons))]
         for one in data.modifications
     ]  # fmt: skip
     rows.append(["", f"{escape(data.reference)}, unchanged", "", "", "", "", "considered", ""])

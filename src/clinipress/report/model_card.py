@@ -1,14 +1,8 @@
-"""model-card.md: the shipped model in the form of the Hugging Face Hub, with its metadata.
-
-The metadata follow the Hub's specification (huggingface/hub-docs, modelcard.md): what it has no
-field for, the intervals, stands in each result's name and arguments.
-"""
+"""model-card.md: the shipped model in the form of the Hugging Face Hub."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any
 
 import yaml
 
@@ -17,7 +11,6 @@ from clinipress.records import CandidateRecord, Interval, Result
 from clinipress.report.answers import TOPICS
 from clinipress.report.answers_study import (
     asked,
-    data_name,
     findings_of,
     subject_or_reference,
     techniques_phrase,
@@ -26,9 +19,7 @@ from clinipress.report.answers_study import (
 from clinipress.report.formats import (
     NOT_MEASURED,
     counted,
-    figure,
     figure_interval,
-    finite,
     in_points,
     large,
     megabytes,
@@ -38,6 +29,7 @@ from clinipress.report.formats import (
     percent,
     points_interval,
 )
+from clinipress.report.hub import metadata, overall_first
 from clinipress.report.limits import limits
 from clinipress.report.phrases import capital, split_name
 from clinipress.report.plain import bullet_list, escape, table
@@ -45,24 +37,10 @@ from clinipress.report.plan import YOURS
 from clinipress.report.view import View
 from clinipress.report.words import caution_sentence, meaning_sentence, verdict_sentence
 
-__all__ = ["metadata", "model_card"]
+__all__ = ["model_card"]
 
-# Our name of a figure -> the Hub's name of the metric; it has none for the balanced accuracy.
-HUB_METRICS: Mapping[str, str] = MappingProxyType(
-    {
-        "accuracy": "accuracy",
-        "balanced_accuracy": "balanced_accuracy",
-        "auroc_macro": "roc_auc",
-        "f1_macro": "f1",
-        "sensitivity": "recall",
-        "brier": "brier_score",
-    }
-)
-KNOWN = frozenset({"accuracy", "brier_score", "f1", "recall", "roc_auc"})
 # Extras that bring a format's engine, beside those that the base install has.
 EXTRAS = frozenset({"executorch", "litert", "openvino", "tflite-micro"})
-FOREIGN: Mapping[str, str] = MappingProxyType({"litert": "tflite", "tflite-micro": "tflite"})
-TASK = "image-classification"
 OUT_OF_SCOPE = (
     "Diagnosis, or any decision on a patient, without an assessment of its own: this is not a "
     "medical device.",
@@ -92,93 +70,6 @@ def model_card(result: Result) -> str:
         *_running(view),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-# ---------------------------------------------------------------------------------------- metadata
-
-
-def metadata(result: Result) -> dict[str, Any]:
-    """The card's front matter as plain data."""
-    view = View(result)
-    subject = subject_or_reference(view)
-    found: dict[str, Any] = {
-        "license": "unknown",
-        "library_name": "clinipress",
-        "pipeline_tag": TASK,
-        "tags": _tags(view, subject),
-        "datasets": [data_name(view)],
-    }
-    measured = _reported(view, subject)
-    if not measured or subject is None:
-        return found
-    split = view.compared_split or view.plotted_split or ""
-    found["metrics"] = [hub for hub in dict.fromkeys(hub for _, hub, _ in measured) if hub in KNOWN]
-    found["model-index"] = [
-        {
-            "name": f"{result.study}-{subject.name}",
-            "results": [
-                {
-                    "task": {"type": TASK, "name": "Image classification"},
-                    "dataset": {
-                        "type": data_name(view),
-                        "name": f"{data_name(view)}, {split_name(split)} images",
-                        "split": split,
-                        "args": {
-                            "divided_by": result.split.by,
-                            "split_sha256": result.split.digest,
-                        },
-                    },
-                    "metrics": [_entry(metric, hub, one) for metric, hub, one in measured],
-                }
-            ],
-        }
-    ]
-    return found
-
-
-def _tags(view: View, subject: CandidateRecord | None) -> list[str]:
-    tags = ["medical-imaging", TASK, "model-compression"]
-    modality = asked(view, "data", "modality")
-    tags += [modality] if modality and modality != "generic" else []
-    if subject is not None:
-        tags += [FOREIGN.get(subject.format, subject.format), subject.precision]
-        tags += [step.step for step in subject.history if step.step not in ("train", "export")]
-    tags += ["synthetic"] if view.result.synthetic else []
-    return list(dict.fromkeys(tags))
-
-
-def _reported(view: View, subject: CandidateRecord | None) -> list[tuple[str, str, Interval]]:
-    """Figures that the Hub has a name for: our name, the Hub's, the interval."""
-    split = view.compared_split or view.plotted_split or ""
-    evidence = subject.evidence.get(split, {}) if subject else {}
-    return [
-        (metric, HUB_METRICS[metric.partition("[")[0]], one)
-        for metric, one in _overall_first(evidence)
-        if metric.partition("[")[0] in HUB_METRICS and finite(one)
-    ]
-
-
-def _overall_first(evidence: Mapping[str, Interval]) -> list[tuple[str, Interval]]:
-    """Figures over all classes before those of one."""
-    return sorted(evidence.items(), key=lambda pair: metric_class(pair[0]) is not None)
-
-
-def _entry(metric: str, hub: str, one: Interval) -> dict[str, Any]:
-    """One result; its name and arguments carry the interval."""
-    coverage = f"{100 * one.confidence:g} % interval"
-    low, high = (figure(metric, end) for end in (one.low, one.high))
-    known = {"cases": one.n, "interval": one.method or None, "class": metric_class(metric)}
-    return {
-        "type": hub,
-        "value": one.value,
-        "name": f"{capital(metric_name(metric))} ({coverage} {low} to {high})",
-        "args": {
-            "confidence": one.confidence,
-            "low": one.low,
-            "high": one.high,
-            **{key: value for key, value in known.items() if value is not None},
-        },
-    }
 
 
 # -------------------------------------------------------------------------------------------- text
@@ -260,7 +151,7 @@ def _evaluation(view: View) -> list[str]:
             figure_interval(metric, mine.get(metric)),
             points_interval(falls.get(metric)) if in_points(metric) else "",
         ]
-        for metric, _ in _overall_first({**theirs, **mine})
+        for metric, _ in overall_first({**theirs, **mine})
         if metric != "agreement"
     ]
     heads = [
