@@ -56,12 +56,12 @@ def data_name(view: View) -> str:
 
 
 def findings_of(view: View, record: CandidateRecord | None = None) -> Findings:
-    """The sections of a candidate (None: the subject) on the split it is compared on."""
+    """The sections of a candidate (None: the subject) on the study's own images."""
     chosen = record or view.subject
     if chosen is None:
         return Findings()
     splits = (chosen.drop_split, view.compared_split, *view.splits)
-    found = (chosen.findings.get(split) for split in splits if split)
+    found = (chosen.findings.get(split) for split in splits if split in OWN_SPLITS)
     return next((one for one in found if one is not None), Findings())
 
 

@@ -17,6 +17,7 @@ from clinipress.report.answers_study import (
     verdict_words,
 )
 from clinipress.report.formats import (
+    MINUS,
     NOT_MEASURED,
     counted,
     figure_interval,
@@ -41,6 +42,16 @@ __all__ = ["model_card"]
 
 # Extras that bring a format's engine, beside those that the base install has.
 EXTRAS = frozenset({"executorch", "litert", "openvino", "tflite-micro"})
+ERRORS: Mapping[str, str] = MappingProxyType(
+    {
+        "ece": "Expected calibration error, bins of equal width",
+        "ece_equal_mass": "Expected calibration error, bins of equal size",
+        "brier": "Brier score",
+        "log_loss": "Log loss",
+        "slope": "Calibration slope, 1 is best",
+        "intercept": "Calibration intercept, 0 is best",
+    }
+)
 OUT_OF_SCOPE = (
     "Diagnosis, or any decision on a patient, without an assessment of its own: this is not a "
     "medical device.",
@@ -197,13 +208,19 @@ def _absent(found: Findings, section: str) -> str:
 def _before_after(before: Mapping[str, Interval], after: Mapping[str, Interval]) -> str:
     rows = [
         [
-            escape(capital(metric_name(metric))),
-            figure_interval(metric, before.get(metric)),
-            figure_interval(metric, after.get(metric)),
+            escape(ERRORS.get(metric, metric)),
+            _decimals(before.get(metric)),
+            _decimals(after.get(metric)),
         ]
         for metric in dict.fromkeys([*before, *after])
     ]
     return table(["", "As trained", "With its temperature"], rows)
+
+
+def _decimals(one: Interval | None) -> str:
+    if one is None or not finite(one):
+        return NOT_MEASURED
+    return f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})".replace("-", MINUS)
 
 
 def _thresholds(found: Iterable[OperatingRow]) -> str:
@@ -253,7 +270,8 @@ def _running(view: View) -> list[str]:
     if bundle is None:
         return [heading, "No bundle was written, since nothing is shipped."]
     shipped = view.shipped
-    extra = f"[{shipped.format}]" if shipped is not None and shipped.format in EXTRAS else ""
-    shell = f"pip install 'clinipress{extra}'\nclinipress predict {bundle} image.png"
+    foreign = shipped is not None and shipped.format in EXTRAS
+    package = f"'clinipress[{shipped.format}]'" if shipped and foreign else "clinipress"
+    shell = f"pip install {package}\nclinipress predict {bundle} image.png"
     python = f'from clinipress import load_bundle\n\nload_bundle("{bundle}").classify("image.png")'
     return [heading, f"```sh\n{shell}\n```", f"```python\n{python}\n```"]

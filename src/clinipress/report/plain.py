@@ -6,6 +6,7 @@ that text as a tree and writes it down again as GitHub's Markdown. Drawings are 
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,10 +18,12 @@ __all__ = ["Element", "blocks", "bullet_list", "escape", "inline", "parse", "tab
 VOID = frozenset({"br", "col", "hr", "img", "meta"})
 # never text: styles, links to sections, shapes and what explains them
 SKIPPED = frozenset({"head", "nav", "style", "svg"})
-DRAWN = frozenset({"drawn", "legend", "names"})  # "drawn": a note that explains a drawing
+LEGEND = "legend"
+DRAWN = frozenset({"drawn", LEGEND, "names"})  # "drawn": a note that explains a drawing
+STACKED = frozenset({"line", "of-candidate", "of-reference"})  # lines that stand one over the other
 HEADINGS: Mapping[str, str] = MappingProxyType({"h1": "#", "h2": "##", "h3": "###", "h4": "####"})
 INLINE = frozenset({"a", "b", "br", "code", "em", "i", "img", "small", "span", "strong"})
-ASIDE = "small"  # class of a second line within a cell
+ASIDES = frozenset({"small", "role", "reason"})  # second lines within a cell
 
 
 @dataclass
@@ -71,10 +74,10 @@ class _Reader(HTMLParser):
         self.open[-1].children.append(data)
 
 
-def parse(html: str) -> Element:
+def parse(page: str) -> Element:
     """The tree of a page whose elements are all closed, as `clinipress.report.markup` writes it."""
     reader = _Reader()
-    reader.feed(html)
+    reader.feed(page)
     reader.close()
     return reader.open[0]
 
@@ -101,21 +104,27 @@ def _before_last(sign: str) -> str:
 
 
 def inline(children: Iterable[Element | str]) -> str:
-    """Text with its emphasis, on one line."""
-    parts: list[str] = []
+    """Text with its emphasis, on one line; what stands on lines of its own is told apart."""
+    told = ""
+    after = ""  # what has to stand between a piece and the next
     for child in children:
         text = escape(re.sub(r"[ \n\t]+", " ", child)) if isinstance(child, str) else _span(child)
-        aside = isinstance(child, Element) and _is_aside(child)
-        if aside and text and "".join(parts).strip():
-            below = isinstance(child, Element) and "of-candidate" in child.classes
-            joint = "<br>" if below else " " if text.startswith("(") else ", "
-            parts = ["".join(parts).rstrip() + joint]
-        parts.append(text)
-    return "".join(parts)
+        if not text.strip():
+            told += text
+            continue
+        before = _joint(child, text) if isinstance(child, Element) else ""
+        joint = (before or after) if told.strip() else ""
+        told = (told.rstrip() if joint else told) + joint + text
+        badge = isinstance(child, Element) and "badge" in child.classes
+        after = ": " if badge else ""
+    return told
 
 
-def _is_aside(child: Element) -> bool:
-    return bool(child.classes & {ASIDE, "role", "of-candidate", "reason"})
+def _joint(child: Element, text: str) -> str:
+    """What stands before a piece that has a line of its own on the page."""
+    if child.classes & ASIDES:
+        return " " if text.startswith("(") else ", "
+    return "<br>" if child.classes & STACKED else ""
 
 
 def _span(child: Element) -> str:
@@ -160,15 +169,32 @@ def _mixed(children: Sequence[Element | str]) -> list[str]:
     """Blocks among loose text: the text becomes paragraphs of its own."""
     found: list[str] = []
     loose: list[Element | str] = []
-    for child in [*children, None]:
+    for number, child in enumerate([*children, None]):
         if isinstance(child, str) or (child is not None and child.name in INLINE):
             loose.append(child)
             continue
         text = inline(loose).strip()
         found += [_start(text)] if text else []
         loose = []
+        if child is not None and LEGEND in child.classes:
+            found += _legend(child, children[number + 1 :])
         found += blocks(child) if child is not None else []
     return found
+
+
+def _legend(legend: Element, following: Sequence[Element | str]) -> list[str]:
+    """What the stacked lines of a table are, where the legend names as many shapes."""
+    names = [inline(one.children).strip() for one in legend.elements()]
+    for sibling in following:
+        cells = list(sibling.find("td")) if isinstance(sibling, Element) else []
+        most = max(
+            (sum(bool(one.classes & STACKED) for one in c.elements()) for c in cells), default=0
+        )
+        if most:
+            return (
+                [f"*In each cell, from above: {'; '.join(names)}.*"] if most == len(names) else []
+            )
+    return []
 
 
 def _paragraph(element: Element) -> list[str]:
@@ -197,10 +223,14 @@ def _facts(element: Element) -> list[str]:
 
 
 def _details(element: Element) -> list[str]:
+    """Folded here too: GitHub knows the element, and reads Markdown within it."""
     title, *rest = element.elements()
+    inner = [text for one in rest for text in blocks(one)]
+    summary = re.sub(r"\s+", " ", _raw(title)).strip()
     return [
-        f"#### {inline(title.children).strip()}",
-        *(text for one in rest for text in blocks(one)),
+        f"<details>\n<summary>{html.escape(summary, quote=False)}</summary>",
+        *inner,
+        "</details>",
     ]
 
 
