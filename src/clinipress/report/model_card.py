@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import yaml
 
@@ -21,6 +22,7 @@ from clinipress.report.formats import (
     NOT_MEASURED,
     counted,
     figure_interval,
+    finite,
     in_points,
     large,
     megabytes,
