@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 
 from clinipress.errors import StorageError
 from clinipress.records import CandidateRecord, Result
+from clinipress.report.calibration import calibration_section
 from clinipress.report.classes import classes_section
 from clinipress.report.devices import devices_section
+from clinipress.report.disagreement import disagreement_section
 from clinipress.report.evidence import candidates_section, gate_section, trade_off_section
+from clinipress.report.external import external_section
 from clinipress.report.figures import icon, symbols
 from clinipress.report.formats import (
     NOT_MEASURED,
@@ -23,11 +27,18 @@ from clinipress.report.formats import (
     moment,
 )
 from clinipress.report.markup import Child, Markup, tag
+from clinipress.report.matrix import matrix_section
+from clinipress.report.operating import operating_section
 from clinipress.report.parts import bullets
 from clinipress.report.phrases import size_phrase, speed_phrase, split_name
+from clinipress.report.pictures import read_pictures
 from clinipress.report.provenance import data_section, limits_section, trail_section
 from clinipress.report.pruning import pruning_section
 from clinipress.report.quantization import quantization_section
+from clinipress.report.saliency import saliency_section
+from clinipress.report.shown import TITLES
+from clinipress.report.stress import stress_section
+from clinipress.report.subgroups import subgroups_section
 from clinipress.report.view import View
 from clinipress.report.words import (
     caution_sentence,
@@ -39,7 +50,27 @@ from clinipress.report.words import (
 __all__ = ["render", "write_report"]
 
 # No script runs and nothing is fetched, whatever a class name or a file name may hold.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+SECTIONS = (
+    candidates_section,
+    trade_off_section,
+    gate_section,
+    matrix_section,
+    classes_section,
+    operating_section,
+    calibration_section,
+    subgroups_section,
+    disagreement_section,
+    stress_section,
+    saliency_section,
+    external_section,
+    devices_section,
+    pruning_section,
+    quantization_section,
+    data_section,
+    limits_section,
+    trail_section,
+)
 
 
 def write_report(result: Result, folder: Path) -> Path:
@@ -47,7 +78,8 @@ def write_report(result: Result, folder: Path) -> Path:
 
     Args:
         result: The record of a study; the only source of what is shown.
-        folder: Where to write; made if it is not there.
+        folder: Where to write; made if it is not there. Pictures that the record names are looked
+            for below it.
 
     Returns:
         The path of the report.
@@ -55,10 +87,11 @@ def write_report(result: Result, folder: Path) -> Path:
     Raises:
         StorageError: The file cannot be written.
     """
+    pictures = read_pictures(View(result), folder)
     path, part = folder / "report.html", folder / "report.html.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part.write_text(render(result), encoding="utf-8")
+        part.write_text(render(result, pictures), encoding="utf-8")
         part.replace(path)
     except OSError as problem:
         raise StorageError(
@@ -67,21 +100,15 @@ def write_report(result: Result, folder: Path) -> Path:
     return path
 
 
-def render(result: Result) -> str:
-    """The whole page as text."""
-    view = View(result)
-    sections = [
-        candidates_section(view),
-        trade_off_section(view),
-        gate_section(view),
-        classes_section(view),
-        devices_section(view),
-        pruning_section(view),
-        quantization_section(view),
-        data_section(view),
-        limits_section(view),
-        trail_section(view),
-    ]
+def render(result: Result, pictures: Mapping[str, bytes] = MappingProxyType({})) -> str:
+    """The whole page as text.
+
+    Args:
+        result: The record of a study.
+        pictures: File named in the record -> PNG or JPEG; where one is missing the page says so.
+    """
+    view = View(result, pictures)
+    sections = [draw(view) for draw in SECTIONS]
     page = tag("main", _head(view), _contents([str(one) for one in sections if one]), sections)
     style = Markup((files("clinipress.report") / "style.css").read_text(encoding="utf-8"))
     title = f"{'SYNTHETIC ' if result.synthetic else ''}{result.study}: compression report"
@@ -237,7 +264,11 @@ def _contents(sections: Sequence[str]) -> Markup:
         "candidates": "Size, speed, accuracy",
         "trade-off": "Trade-off",
         "gate": "What was lost",
+        "sections": "Every section",
         "classes": "Class by class",
+        **TITLES,
+        "external": "Images from elsewhere",
+        "devices": "Devices",
         "pruning": "Pruning",
         "quantization": "Low precision",
         "data": "Data",

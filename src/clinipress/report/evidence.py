@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from clinipress.records import CandidateRecord, Interval
-from clinipress.report.figures import (
-    Mark,
-    Scale,
-    nice_ticks,
-    rules_style,
-    strip,
-    strip_axis,
-)
+from clinipress.report.forest import Row, forest, marks
 from clinipress.report.formats import (
     NOT_MEASURED,
     TIMES,
@@ -266,8 +259,6 @@ def _panel(drawn: list[Point], unit: str, title: str) -> Markup:
 
 # ------------------------------------------------------------------------- falls and their limits
 
-Row = tuple[Child, Interval | None, float | None, Role]  # label, fall, limit, shape
-
 
 def gate_section(view: View) -> Markup:
     """Every candidate against the main limit, then the shipped one against every limit."""
@@ -277,12 +268,12 @@ def gate_section(view: View) -> Markup:
         if record is not view.reference:
             drop, split = view.drop(record, view.metric)
             label = [f"{number} {record.name} ", small(split_name(split) if split else None)]
-            rows.append((label, drop, margin, view.role(record)))
+            rows.append(_fall_row(label, drop, margin, view.role(record)))
     limit = f" (limit {points_words(margin)})" if margin is not None else ""
-    blocks: list[Child] = [tag("h3", f"Fall in {name}, all candidates{limit}"), _forest(rows)]
+    blocks: list[Child] = [tag("h3", f"Fall in {name}, all candidates{limit}"), forest(rows)]
     if view.subject is not None:
         blocks.append(tag("h3", f"Every measured fall of {view.subject.name}"))
-        blocks.append(_forest(_subject_rows(view, view.subject), say_limit=True))
+        blocks.append(forest(_subject_rows(view, view.subject)))
     note = (
         "Reference minus candidate on the same images, in points (1 point = 0.01); left of the "
         "zero line the candidate is better. The line across is the interval; the shaded zone "
@@ -311,37 +302,13 @@ def _subject_rows(view: View, subject: CandidateRecord) -> list[Row]:
     rows: list[Row] = []
     for metric in [*margins, *[m for m in others if not m.startswith(("precision[", "f1["))]]:
         drop = view.drop(subject, metric)[0] or measured.get(metric)
-        rows.append((capital(metric_name(metric)), drop, margins.get(metric), view.role(subject)))
+        name, limit = capital(metric_name(metric)), margins.get(metric)
+        told = small(f"limit {points(limit)}") if limit is not None else None
+        rows.append(_fall_row(name, drop, limit, view.role(subject), told))
     return rows
 
 
-def _forest(rows: Sequence[Row], *, say_limit: bool = False) -> Markup:
-    """A table with one strip per row, all on one scale."""
-    ends = [0.0]
-    for _, drop, limit, _ in rows:
-        ends += [drop.low, drop.high] if drop is not None and finite(drop) else []
-        ends += [1.3 * limit] if limit is not None else []
-    low, high = min(ends), max(ends)
-    air = 0.04 * (high - low) or 0.01
-    scale = Scale(low - air, high + air, 1, 99)
-    ticks = nice_ticks(scale.low, scale.high)
-    decimals = 0 if all(abs(100 * tick - round(100 * tick)) < 1e-6 for tick in ticks) else 1
-    axis = strip_axis(scale, ticks, [points(tick, decimals) for tick in ticks])
-    body = [_forest_row(row, scale, say_limit=say_limit) for row in rows]
-    foot = tag("tr", tag("th"), tag("td", axis, class_="strip-cell"), tag("td", class_="value"))
-    return tag("table", tag("tbody", body, foot), class_="forest")
-
-
-def _forest_row(row: Row, scale: Scale, *, say_limit: bool) -> Markup:
-    label, drop, limit, role = row
-    marks = [Mark(drop, role)] if drop is not None and finite(drop) else []
-    text: list[Child] = [points_interval(drop, limit)]
-    if limit is not None and say_limit:
-        text.append(small(f"limit {points(limit)}"))
-    ruled = "strip-cell zero limit" if limit is not None else "strip-cell zero"
-    return tag(
-        "tr",
-        tag("th", label, scope="row"),
-        tag("td", strip(marks, scale), class_=ruled, style=rules_style(scale, limit)),
-        tag("td", text, class_="value"),
-    )
+def _fall_row(
+    label: Child, drop: Interval | None, limit: float | None, role: Role, told: Child = None
+) -> Row:
+    return Row(label, marks((role, drop)), [points_interval(drop, limit), told], limit)

@@ -10,15 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from clinipress.records import Interval, Status
 from clinipress.report.markup import Markup, tag
-from clinipress.report.view import Role
 
 __all__ = [
     "FEW",
     "Mark",
     "Scale",
+    "Shape",
+    "frame",
     "heat_table",
     "icon",
     "line",
@@ -34,11 +36,20 @@ __all__ = [
 
 FEW = 8  # classes up to which two confusion matrices stand side by side
 
-SHAPES: dict[Role, str] = {
+# the roles of a candidate; its answers with the reference's threshold, or before its temperature;
+# the two baselines of maps
+Shape = Literal[
+    "reference", "shipped", "rejected", "candidate", "kept", "before", "independent", "randomized"
+]
+SHAPES: dict[Shape, str] = {
     "reference": "M-5-5H5V5H-5Z",
     "shipped": "M0-8L8 0L0 8L-8 0Z",
     "rejected": "M-4.5-4.5L4.5 4.5M-4.5 4.5L4.5-4.5",
     "candidate": "M-5 0A5 5 0 1 0 5 0A5 5 0 1 0-5 0Z",
+    "kept": "M0-6.5L6.5 0L0 6.5L-6.5 0Z",
+    "before": "M-4.5 0A4.5 4.5 0 1 0 4.5 0A4.5 4.5 0 1 0-4.5 0Z",
+    "independent": "M0-6.5L6.5 5.5H-6.5Z",
+    "randomized": "M0 6.5L6.5-5.5H-6.5Z",
 }
 ICONS: dict[Status, str] = {
     "pass": "M8 1A7 7 0 1 0 8 15A7 7 0 1 0 8 1ZM4.5 8.2L7 10.7L11.6 5.6",
@@ -127,7 +138,7 @@ class Mark:
     """One figure with its interval on a strip."""
 
     interval: Interval
-    role: Role
+    role: Shape
 
 
 def place(value: float) -> str:
@@ -140,7 +151,7 @@ def line(class_: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
     return tag("line", class_=class_, x1=place(x1), x2=place(x2), y1=f"{y1:.4g}", y2=f"{y2:.4g}")
 
 
-def marker(role: Role, x: str, y: str, title: str | None = None) -> Markup:
+def marker(role: Shape, x: str, y: str, title: str | None = None) -> Markup:
     """The shape of a role at a place, with a text for who points at it."""
     told = tag("title", title) if title else None
     shape = tag("path", told, class_=f"m {role}", d=SHAPES[role])
@@ -181,6 +192,33 @@ def strip_axis(scale: Scale, ticks: Sequence[float], texts: Sequence[str]) -> Ma
         parts.append(line("tick", scale.at(tick), 0, scale.at(tick), 5))
         parts.append(tag("text", text, class_="mid", x=place(scale.at(tick)), y="17"))
     return tag("svg", parts, class_="strip axis", height="22", aria_hidden="true")
+
+
+def frame(
+    across: Scale,
+    up: Scale,
+    below: Sequence[tuple[float, str]],
+    beside: Sequence[tuple[float, str]],
+) -> list[Markup]:
+    """Grid lines and texts of a plot whose x is in percent and whose y is in pixels.
+
+    Args:
+        across: Scale of x.
+        up: Scale of y.
+        below: Values of x and what is written under them.
+        beside: Values of y and what is written left of them.
+    """
+    parts: list[Markup] = []
+    for value, text in beside:
+        y = up.at(value)
+        parts.append(line("grid", across.start, y, across.end, y))
+        x = place(across.start - 1.5)
+        parts.append(tag("text", text, class_="end", x=x, y=f"{y + 4:.4g}"))
+    for value, text in below:
+        x = place(across.at(value))
+        parts.append(tag("text", text, class_="mid", x=x, y=f"{up.start + 18:.4g}"))
+    parts.append(line("base", across.start, up.start, across.end, up.start))
+    return parts
 
 
 # ------------------------------------------------------------------------------------ heat table

@@ -21,6 +21,8 @@ __all__ = [
     "STATUS_WORDS",
     "TIMES",
     "counted",
+    "decimal",
+    "decimal_interval",
     "duration",
     "figure",
     "figure_interval",
@@ -37,6 +39,7 @@ __all__ = [
     "points_decimals",
     "points_interval",
     "points_words",
+    "probability",
     "significant",
     "times",
 ]
@@ -126,6 +129,28 @@ def figure_interval(metric: str, interval: Interval | None) -> str:
     scale, decimals = (100, 1) if _as_percent(metric) else (1, 3)
     low, high = (_fixed(scale * end, decimals) for end in (interval.low, interval.high))
     return f"{figure(metric, interval.value)} ({low}{DASH}{high})"
+
+
+def decimal(value: float, decimals: int = 2) -> str:
+    """A number with so many decimals and a true minus sign."""
+    return _fixed(value, decimals) if math.isfinite(value) else NOT_MEASURED
+
+
+def decimal_interval(interval: Interval | None, decimals: int = 2) -> str:
+    """A figure that is no percentage, with its interval: "0.93 (0.91 to 0.95)"."""
+    if interval is None or not finite(interval):
+        return NOT_MEASURED
+    value, low, high = (
+        _fixed(number, decimals) for number in (interval.value, interval.low, interval.high)
+    )
+    return f"{value} ({low} to {high})"
+
+
+def probability(p: float) -> str:
+    """A p-value as papers write it: "p = 0.031", "p < 0.001"."""
+    if p < 0.001:
+        return "p < 0.001"
+    return f"p = {_fixed(p, 3 if p < 0.1 else 2)}"
 
 
 def points_decimals(interval: Interval | None, margin: float | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from clinipress.findings import SECTIONS
 from clinipress.records import VNNI, CandidateRecord
 from clinipress.report.formats import (
     NOT_MEASURED,
@@ -14,6 +15,7 @@ from clinipress.report.formats import (
     points_words,
 )
 from clinipress.report.phrases import capital, feature_name, joined, target_name
+from clinipress.report.shown import TITLES
 from clinipress.report.view import View
 from clinipress.report.words import caution_sentence
 
@@ -136,6 +138,15 @@ def _of_test(view: View) -> list[str]:
 
 def _groups(view: View) -> str:
     groups = view.result.audit.groups
+    judged = [one.subgroups for one in view.shown_findings.values() if one.subgroups]
+    columns = list(dict.fromkeys(column for one in judged for column in one.columns))
+    if columns:
+        few = sum(group.too_small for one in judged for group in one.groups)
+        more = f" {counted(few, 'group is', 'groups are')} too small to judge." if few else ""
+        return (
+            f"Groups are known by {joined(columns)} and by nothing else: a loss that falls on "
+            f"people who share something else would not be seen.{more}"
+        )
     if not groups:
         return (
             "No subgroup metadata (sex, age, scanner, site): a loss that falls on one group only "
@@ -195,7 +206,8 @@ def _of_processors(view: View) -> list[str]:
             "their sums may overflow: export with 'reduce_range: true' for such a computer. The "
             "bundle's self-test refuses to answer where the logits come out differently."
         )
-    foreign = [one for one in view.candidates if one.format == "tensorrt"]
+    # timed is what an engine answered, on a GPU (`runtimes.engines.timed_here`)
+    foreign = [c for c in view.candidates if c.format == "tensorrt" and c.latency_ms is None]
     if foreign:
         found.append(
             f"The accuracy of {_names(foreign)} is that of the ONNX file under ONNX Runtime; the "
@@ -215,9 +227,21 @@ def _names(records: list[CandidateRecord]) -> str:
     return joined(names[:6]) + (f" and {len(names) - 6:,} more" if len(names) > 6 else "")
 
 
+def _absent(view: View) -> list[str]:
+    """Sections that were not measured; of calibration and groups more is said elsewhere."""
+    found = next(iter(view.shown_findings.values()), None)
+    wanted = [key for key in SECTIONS if key not in ("calibration", "subgroups")]
+    return [key for key in wanted if found is None or getattr(found, key) is None]
+
+
 def _unproven(view: View, subject: CandidateRecord) -> list[str]:
     """Rules without a figure, confidence nobody checked, a class that may have lost much."""
-    found: list[str] = []
+    found = [
+        f"{joined([TITLES[key].lower() for key in absent]).capitalize()}: {NOT_MEASURED} for "
+        f"{subject.name}."
+        for absent in [_absent(view)]
+        if absent
+    ]
     missing = [
         metric_name(metric) for metric in view.margins if not finite(view.drop(subject, metric)[0])
     ]

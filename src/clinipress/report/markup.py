@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 __all__ = ["Child", "Markup", "join", "tag"]
 
-VOID = frozenset({"br", "col", "hr", "meta"})
+VOID = frozenset({"br", "col", "hr", "img", "meta"})
 
 
 class Markup(str):

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from clinipress.records import Interval, Verdict
-from clinipress.report.figures import icon, marker
+from clinipress.report.figures import Shape, icon, marker
 from clinipress.report.formats import NOT_MEASURED, STATUS_WORDS, figure_interval, finite
 from clinipress.report.markup import Child, Markup, tag
-from clinipress.report.view import Role
 
 __all__ = [
     "MANY",
@@ -52,12 +51,12 @@ def small(*children: Child) -> Markup:
     return tag("span", children, class_="small")
 
 
-def role_mark(role: Role) -> Markup:
+def role_mark(role: Shape) -> Markup:
     """The shape that stands for a role in all figures, for a legend."""
     return tag("svg", marker(role, "50%", "50%"), class_="key", aria_hidden="true")
 
 
-def legend(roles: Sequence[tuple[Role, str]]) -> Markup:
+def legend(roles: Sequence[tuple[Shape, str]]) -> Markup:
     """Shapes and what they mean."""
     items = [tag("span", role_mark(role), word) for role, word in roles]
     return tag("p", items, class_="legend")

@@ -48,7 +48,10 @@ def capital(text: str) -> str:
 
 
 def split_name(split: str | None) -> str:
-    """A split as an adjective: "sealed test"."""
+    """A split as an adjective: "sealed test", "external (hospital B)"."""
+    kind, external, name = (split or "").partition("external: ")
+    if external and not kind:
+        return f"external ({name})"
     return SPLIT_NAMES.get(split or "", split or "unnamed")
 
 

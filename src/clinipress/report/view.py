@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Literal
 
+from clinipress.findings import Findings
 from clinipress.records import CandidateRecord, Interval, Latency, Result, Rule
 from clinipress.report.formats import finite
 
@@ -22,9 +24,11 @@ class View:
 
     Args:
         result: The record the report is drawn from.
+        pictures: File named in the record -> what it holds; those that are not here are said.
     """
 
     result: Result
+    pictures: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
 
     @cached_property
     def candidates(self) -> tuple[CandidateRecord, ...]:
@@ -164,6 +168,28 @@ class View:
         }
         best = max(have.values(), default=0)
         return next((split for split in self.splits if have[split] == best and best), None)
+
+    @property
+    def shown_findings(self) -> dict[str, Findings]:
+        """The subject's sections by split, in the order of the page."""
+        if self.subject is None:
+            return {}
+        return {split: self.subject.findings[split] for split in self.finding_splits}
+
+    def own_findings(self, record: CandidateRecord) -> tuple[str, Findings] | None:
+        """A candidate's sections on the study's own images, and which images these are."""
+        wanted = (record.drop_split, self.compared_split, *SPLIT_ORDER)
+        found = next((split for split in wanted if split in record.findings), None)
+        return (found, record.findings[found]) if found is not None else None
+
+    @cached_property
+    def finding_splits(self) -> tuple[str, ...]:
+        """Where the subject's sections come from: its own images, then sets from elsewhere."""
+        if self.subject is None:
+            return ()
+        own = self.own_findings(self.subject)
+        elsewhere = sorted(set(self.subject.findings) - set(SPLIT_ORDER))
+        return (*([own[0]] if own and own[0] not in elsewhere else []), *elsewhere)
 
     def size_ratio(self, record: CandidateRecord) -> float | None:
         """Times smaller than the reference's file."""
