@@ -33,6 +33,7 @@ __all__ = [
     "judge_proportions",
     "points",
     "span",
+    "tango_drops",
     "weighted_sums",
     "widened",
 ]
@@ -134,12 +135,13 @@ def judge_proportions(rules: Sequence[Rule], compared: Mapping[str, Comparison])
     confidence = joint_confidence(len(compared))
     return judge_family(
         rules,
-        _drops(compared, 0.95),
-        _drops(compared, confidence),
+        tango_drops(compared, 0.95),
+        tango_drops(compared, confidence),
     )
 
 
-def _drops(compared: Mapping[str, Comparison], confidence: float) -> dict[str, Interval]:
+def tango_drops(compared: Mapping[str, Comparison], confidence: float) -> dict[str, Interval]:
+    """Drops of proportions by name; what has no case is absent."""
     found = {
         name: paired_difference(before, after, unit_index(units, len(units)), confidence)
         for name, (before, after, units) in compared.items()
