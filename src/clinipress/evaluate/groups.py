@@ -9,7 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.evaluate.family import weighted_sums
-from clinipress.evaluate.intervals import resample
+from clinipress.evaluate.intervals import (
+    basic_interval,
+    is_clustered,
+    percentile_interval,
+    resample,
+)
 from clinipress.evaluate.metrics import (
     CALIBRATION_BINS,
     RankTable,
@@ -21,8 +26,9 @@ from clinipress.evaluate.metrics import (
     weighted_auroc,
 )
 from clinipress.evaluate.scores import Scores
+from clinipress.records import Interval
 
-__all__ = ["Answers", "Replicated", "bootstrap_groups"]
+__all__ = ["Answers", "Replicated", "bootstrap_groups", "drawn_interval", "spread_interval"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -176,3 +182,59 @@ def bootstrap_groups(
         )
         for name, part in parts.items()
     }
+
+
+def drawn_interval(
+    name: str,
+    values: Mapping[str, float],
+    draws: Mapping[str, Floats],
+    units: Integers,
+    floor: float,
+) -> Interval | None:
+    """The bootstrap's interval: basic for "ece", which chance pushes upwards, else percentile.
+
+    Args:
+        name: The figure.
+        values: Its value by that name.
+        draws: Its replicates, float64 ``[resamples]``.
+        units: Unit of each image, int64 ``[n]``.
+        floor: Smallest possible value.
+
+    Returns:
+        None where the figure is undefined or there is but one unit.
+    """
+    if name not in values or len(np.unique(units)) < 2:
+        return None
+    if name == "ece":
+        return _basic(values[name], draws[name], units, floor)
+    method = "cluster-bootstrap" if is_clustered(units) else "bootstrap"
+    return percentile_interval(values[name], draws[name], method=method, n=len(units))
+
+
+def _basic(value: float, draws: Floats, units: Integers, floor: float) -> Interval | None:
+    method = "cluster-bootstrap" if is_clustered(units) else "bootstrap"
+    found = basic_interval(value, draws, method=method, n=len(units), floor=floor)
+    return found and found.model_copy(update={"high": min(found.high, 1.0)})
+
+
+def spread_interval(
+    value: float, draws: Floats, units: Integers, *, floor: float, both: bool
+) -> Interval | None:
+    """Of best minus worst: basic below, percentile above.
+
+    Args:
+        value: The spread, or its change.
+        draws: Replicates, float64 ``[resamples]``.
+        units: Unit of each image, int64 ``[n]``.
+        floor: Smallest possible value.
+        both: Take the further end of either interval on either side, as for a change of the spread.
+    """
+    basic = _basic(value, draws, units, floor)
+    method = "cluster-bootstrap" if is_clustered(units) else "bootstrap"
+    drawn = percentile_interval(value, draws, method=method, n=len(units))
+    if basic is None or drawn is None:
+        return None
+    low, high = basic.low, drawn.high
+    if both:
+        low, high = min(low, drawn.low), max(high, basic.high)
+    return drawn.model_copy(update={"low": low, "high": high})

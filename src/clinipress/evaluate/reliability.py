@@ -115,7 +115,7 @@ class Measured:
 
     @property
     def values(self) -> dict[str, float]:
-        """The figures of the whole split by name; a slope or intercept that is undefined is absent."""
+        """Figures of the whole split by name; an undefined slope or intercept is absent."""
         means = _means(self.rows.sum(axis=1, keepdims=True))
         found = {name: float(value[0]) for name, value in means.items()}
         return found | {name: float(fit.whole[PLACE[name]]) for name, fit in self.fits.items()}

@@ -14,30 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.evaluate.columns import Column, divide
-from clinipress.evaluate.family import (
-    ITSELF,
-    Comparison,
-    check_pair,
-    combine,
-    joint_confidence,
-    judge_family,
-    span,
-    tango_drops,
-    widened,
-)
+from clinipress.evaluate.family import ITSELF, Comparison, check_pair
 from clinipress.evaluate.groups import Answers, Replicated, bootstrap_groups
 from clinipress.evaluate.intervals import (
     auroc_score_limits,
-    basic_interval,
-    is_clustered,
-    percentile_interval,
     proportion,
 )
 from clinipress.evaluate.paired import paired_difference
 from clinipress.evaluate.scores import Scores
+from clinipress.evaluate.subgroup_verdict import judge_groups
 from clinipress.findings import Gap, Group, Subgroups
 from clinipress.gate import CLASS_MARGIN_FACTOR, metric_facts
-from clinipress.records import Interval, Rule, Status, Verdict
+from clinipress.records import Interval, Verdict
 
 __all__ = ["subgroups_section"]
 
@@ -64,9 +52,10 @@ def subgroups_section(
     interval's lower end to the percentile interval's upper end, its change over both intervals. In
     simulation (2 or 4 groups of 100 or 40 images) the lower end of a change lay too high in at
     most 1 % of studies and its upper end too low in at most 9 %, where one of groups that had been
-    equal lost 8 points; the lower end of a gap lay above 0 for 13 % of sets of 4 equal groups. Into a gap of a class's sensitivity go groups with at least `minimum` images of the
-    class; into one of the means over classes, groups with images of every class of the split.
-    Calibration errors are of calibrated probabilities, and shown, not judged: groups are small.
+    equal lost 8 points; the lower end of a gap lay above 0 for 13 % of sets of 4 equal groups.
+    Into a gap of a class's sensitivity go groups with at least `minimum` images of the class; into
+    one of the means over classes, groups with images of every class of the split. Calibration
+    errors are of calibrated probabilities, and shown, not judged: groups are small.
 
     What is judged, each against `CLASS_MARGIN_FACTOR` times the margin: accuracy of each group and
     the change of its gap, which have to be shown to be small; sensitivity of each class with
@@ -189,7 +178,7 @@ class _Looked:
         units = self.split.index[rows]
         for one in drawn:
             for name in _DRAWN:
-                interval = _drawn(name, one.values, one.draws, units, floor=0.0)
+                interval = drawn_interval(name, one.values, one.draws, units, floor=0.0)
                 if interval is not None and interval.low == interval.high:
                     interval = self._with_width(name, interval, found, rows)
                 found |= _defined({name: interval})
@@ -223,7 +212,9 @@ class _Looked:
         before, after = both[0], both[-1]
         values = {n: before.values[n] - after.values[n] for n in _DRAWN if n in after.values}
         draws = {name: before.draws[name] - after.draws[name] for name in values}
-        found = _defined({name: _drawn(name, values, draws, units, floor=-1.0) for name in values})
+        found = _defined(
+            {name: drawn_interval(name, values, draws, units, floor=-1.0) for name in values}
+        )
         return {n: drop for n, drop in found.items() if drop.low < drop.high or drop.value == 0}
 
     def gaps(self) -> Iterator[Gap]:
@@ -256,7 +247,7 @@ class _Looked:
         drawn = [np.ptp([one.draws[name] for one in side], axis=0) for side in sides]
         change = spread[1] - spread[0]
         before, after = (_wide(spread[i], drawn[i], units, floor=0.0, both=False) for i in range(2))
-        moved = _wide(change, drawn[1] - drawn[0], units, floor=-1.0, both=True)
+        moved = spread_interval(change, drawn[1] - drawn[0], units, floor=-1.0, both=True)
         if before is None or after is None or moved is None:
             return
         better = values[1] if metric_facts(name).higher_is_better else -values[1]
@@ -301,46 +292,6 @@ def _defined(found: Mapping[str, Interval | None]) -> Intervals:
     return {name: interval for name, interval in found.items() if interval is not None}
 
 
-def _drawn(
-    name: str,
-    values: Mapping[str, float],
-    draws: Mapping[str, Floats],
-    units: Integers,
-    floor: float,
-) -> Interval | None:
-    """The bootstrap's interval; none where the figure is undefined or there is but one unit."""
-    if name not in values or len(np.unique(units)) < 2:
-        return None
-    if name == "ece":
-        return _basic(values[name], draws[name], units, floor)
-    method = "cluster-bootstrap" if is_clustered(units) else "bootstrap"
-    return percentile_interval(values[name], draws[name], method=method, n=len(units))
-
-
-def _basic(value: float, draws: Floats, units: Integers, floor: float) -> Interval | None:
-    method = "cluster-bootstrap" if is_clustered(units) else "bootstrap"
-    found = basic_interval(value, draws, method=method, n=len(units), floor=floor)
-    return found and found.model_copy(update={"high": min(found.high, 1.0)})
-
-
-def _wide(
-    value: float, draws: Floats, units: Integers, *, floor: float, both: bool
-) -> Interval | None:
-    """Basic below, percentile above; with `both`, the further end of either on either side."""
-    basic = _basic(value, draws, units, floor)
-    method = "cluster-bootstrap" if is_clustered(units) else "bootstrap"
-    drawn = percentile_interval(value, draws, method=method, n=len(units))
-    if basic is None or drawn is None:
-        return None
-    low, high = basic.low, drawn.high
-    if both:
-        low, high = min(low, drawn.low), max(high, basic.high)
-    return drawn.model_copy(update={"low": low, "high": high})
-
-
-_JUDGED_GAPS = ("accuracy", "auroc_macro", "sensitivity")
-
-
 def _verdict(looked: list[_Looked], left_out: Mapping[str, str], margin: float) -> Verdict:
     if not looked:
         names = ", ".join(f"{name}: {why}" for name, why in left_out.items())
@@ -349,73 +300,16 @@ def _verdict(looked: list[_Looked], left_out: Mapping[str, str], margin: float) 
             status="inconclusive",
             reasons=(f"The set says nothing of its patients ({no}): no groups to compare.",),
         )
-    limit = CLASS_MARGIN_FACTOR * margin
-    compared = {name: one for column in looked for name, one in column.compared().items()}
-    areas = {name: one for column in looked for name, one in column.areas().items()}
-    gaps = [
-        gap
-        for column in looked
-        for gap in column.gaps()
-        if gap.metric.partition("[")[0] in _JUDGED_GAPS
-    ]
-    confidence = joint_confidence(len(compared) + len(areas) + len(gaps))
-    rules = [
-        Rule(metric="accuracy[*]", margin=limit),
-        Rule(metric="sensitivity[*]", margin=limit, primary=False),
-        Rule(metric="auroc_macro[*]", margin=limit, primary=False),
-    ]
-    joint = tango_drops(compared, confidence) | {
-        n: widened(a, confidence) for n, a in areas.items()
-    }
-    verdicts = [(judge_family(rules, tango_drops(compared, 0.95) | areas, joint), True)]
-    of_accuracy = [gap for gap in gaps if gap.metric == "accuracy"]
-    others = [gap for gap in gaps if gap.metric != "accuracy"]
-    verdicts += [
-        (_judge_gaps(of_accuracy, limit, confidence), True),
-        *([(_judge_gaps(others, limit, confidence), False)] if others else []),
-        *([(_too_small(looked), False)] if any(len(c.found) < len(c.rows) for c in looked) else []),
-    ]
-    return combine(verdicts)
-
-
-def _too_small(looked: list[_Looked]) -> Verdict:
-    small = [
-        f"{one.name}: {value} ({len(rows)})"
+    small = {
+        f"{one.name}: {value}": len(rows)
         for one in looked
         for value, rows in one.rows.items()
         if value not in one.found
-    ]
-    said = (
-        f"Too small to judge, with fewer than {looked[0].split.minimum} images: {', '.join(small)}."
+    }
+    return judge_groups(
+        {name: one for column in looked for name, one in column.compared().items()},
+        {name: one for column in looked for name, one in column.areas().items()},
+        [gap for column in looked for gap in column.gaps()],
+        small,
+        limit=CLASS_MARGIN_FACTOR * margin,
     )
-    return Verdict(status="inconclusive", reasons=(said,))
-
-
-def _judge_gaps(gaps: list[Gap], limit: float, confidence: float) -> Verdict:
-    """The worst gap in one sentence: a shown loss before an open question before the largest."""
-    if not gaps:
-        return Verdict(
-            status="inconclusive", reasons=("No column has two groups large enough to compare.",)
-        )
-    judged: list[tuple[int, float, Status, str]] = []
-    for gap in gaps:
-        wide = widened(gap.change, confidence)
-        status: Status = "inconclusive"
-        change, end = gap.change, "too few cases to tell"
-        if wide.low >= limit:
-            status, change, end = "fail", wide, "shown to reach or exceed it"
-        elif gap.change.high < limit:
-            status, end = "pass", "shown to be below it"
-        elif gap.change.low >= limit:
-            change = wide
-        rank = ("pass", "inconclusive", "fail").index(status)
-        said = (
-            f"The gap in {metric_facts(gap.metric).label} between the groups of {gap.column} "
-            f"(worst: {gap.worst}) went from {100 * gap.reference.value:.1f} to "
-            f"{100 * gap.candidate.value:.1f} points, a change of {span(change)}, "
-            f"the limit is {100 * limit:.1f}: {end}."
-        )
-        judged.append((rank, gap.change.value, status, said))
-    _, _, status, said = max(judged)
-    lead = f"Worst of {len(gaps)} gaps: " if len(gaps) > 1 else ""
-    return Verdict(status=status, reasons=(lead + said,))
