@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 
 from clinipress.evaluate.columns import Column, divide
 from clinipress.evaluate.family import ITSELF, Comparison, check_pair
-from clinipress.evaluate.groups import Answers, Replicated, bootstrap_groups
+from clinipress.evaluate.groups import (
+    Answers,
+    Replicated,
+    bootstrap_groups,
+    drawn_interval,
+    spread_interval,
+)
 from clinipress.evaluate.intervals import (
     auroc_score_limits,
     proportion,
@@ -246,7 +252,9 @@ class _Looked:
         spread = [float(np.ptp(value)) for value in values]
         drawn = [np.ptp([one.draws[name] for one in side], axis=0) for side in sides]
         change = spread[1] - spread[0]
-        before, after = (_wide(spread[i], drawn[i], units, floor=0.0, both=False) for i in range(2))
+        before, after = (
+            spread_interval(spread[i], drawn[i], units, floor=0.0, both=False) for i in range(2)
+        )
         moved = spread_interval(change, drawn[1] - drawn[0], units, floor=-1.0, both=True)
         if before is None or after is None or moved is None:
             return
