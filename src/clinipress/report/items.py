@@ -226,7 +226,7 @@ TRIPOD_AI: tuple[Item, ...] = (
         "difference",
         "differences of setting and eligibility, if any",
     ),
-    Item("17", "Methods: ethics", "Ethical approval and consent"),
+    Item("17", "Methods: ethics", "Ethics committee and consent"),
     Item("18a", "Open science", "Funding"),
     Item("18b", "Open science", "Conflicts of interest"),
     Item("18c", "Open science", "Protocol", "protocol", "where it can be had"),

@@ -19,7 +19,8 @@ VOID = frozenset({"br", "col", "hr", "img", "meta"})
 # never text: styles, links to sections, shapes and what explains them
 SKIPPED = frozenset({"head", "nav", "style", "svg"})
 LEGEND = "legend"
-DRAWN = frozenset({"drawn", LEGEND, "names"})  # "drawn": a note that explains a drawing
+# "drawn": a note that explains a drawing; "mark": a shape, whose meaning stands beside it
+DRAWN = frozenset({"drawn", LEGEND, "mark", "names", "no-picture"})
 STACKED = frozenset({"line", "of-candidate", "of-reference"})  # lines that stand one over the other
 HEADINGS: Mapping[str, str] = MappingProxyType({"h1": "#", "h2": "##", "h3": "###", "h4": "####"})
 INLINE = frozenset({"a", "b", "br", "code", "em", "i", "img", "small", "span", "strong"})
@@ -95,36 +96,36 @@ def escape(text: str) -> str:
 
 
 def _start(text: str) -> str:
-    """A paragraph that is not taken for a heading or a list by its first sign."""
-    return re.sub(r"^([#+-]|\d+[.)])(?=\s)", lambda found: _before_last(found[1]), text)
-
-
-def _before_last(sign: str) -> str:
-    return f"{sign[:-1]}\\{sign[-1]}"
+    """A paragraph that is not taken for a heading, a list or a rule by its first sign."""
+    return re.sub(r"^(?:(?=[#+-])|(\d+)(?=[.)](?:\s|$)))", r"\1\\", text)
 
 
 def inline(children: Iterable[Element | str]) -> str:
-    """Text with its emphasis, on one line; what stands on lines of its own is told apart."""
+    """Text with its emphasis, on one line; pieces that the page sets apart are told apart."""
     told = ""
-    after = ""  # what has to stand between a piece and the next
+    last: Element | str = ""  # the piece before
     for child in children:
         text = escape(re.sub(r"[ \n\t]+", " ", child)) if isinstance(child, str) else _span(child)
-        if not text.strip():
-            told += text
-            continue
-        before = _joint(child, text) if isinstance(child, Element) else ""
-        joint = (before or after) if told.strip() else ""
-        told = (told.rstrip() if joint else told) + joint + text
-        badge = isinstance(child, Element) and "badge" in child.classes
-        after = ": " if badge else ""
+        if text.strip():
+            apart = _apart(last, child, text) if told.strip() else ""
+            told = (told.rstrip() if apart else told) + apart
+            last = child
+        told += text
     return told
 
 
-def _joint(child: Element, text: str) -> str:
-    """What stands before a piece that has a line of its own on the page."""
-    if child.classes & ASIDES:
+def _apart(last: Element | str, child: Element | str, text: str) -> str:
+    """What stands between two pieces of a line because one has a line, or a box, of its own."""
+    before = last.classes if isinstance(last, Element) else frozenset[str]()
+    after = child.classes if isinstance(child, Element) else frozenset[str]()
+    if after & ASIDES:
         return " " if text.startswith("(") else ", "
-    return "<br>" if child.classes & STACKED else ""
+    if (before | after) & STACKED:
+        return "<br>"
+    if "badge" in before:
+        return ": "
+    spans = all(isinstance(one, Element) and one.name in {"b", "span"} for one in (last, child))
+    return ", " if spans else ""
 
 
 def _span(child: Element) -> str:
@@ -178,8 +179,15 @@ def _mixed(children: Sequence[Element | str]) -> list[str]:
         loose = []
         if child is not None and LEGEND in child.classes:
             found += _legend(child, children[number + 1 :])
-        found += blocks(child) if child is not None else []
+        more = blocks(child) if child is not None else []
+        if more and found and child is not None and _is_figure(child) and found[-1][:2] == "- ":
+            found[-1] += "\n" + more.pop(0)  # captions of pictures side by side make one list
+        found += more
     return found
+
+
+def _is_figure(child: Element | str) -> bool:
+    return isinstance(child, Element) and child.name == "figure"
 
 
 def _legend(legend: Element, following: Sequence[Element | str]) -> list[str]:
@@ -235,13 +243,13 @@ def _details(element: Element) -> list[str]:
 
 
 def _figure(element: Element) -> list[str]:
-    """A drawing by its title; one that could not be drawn by its reason."""
+    """A picture by its caption; one that could not be drawn by its reason."""
     caption = next(element.find("figcaption"), None)
     title = inline(caption.children).strip() if caption else ""
-    if any(True for _ in element.find("svg")):
-        return [f"*{title}: drawn in report.html.*"] if title else []
+    drawn = any(True for _ in element.find("svg"))
     rest = [text for one in element.elements() if one is not caption for text in blocks(one)]
-    return [f"*{title}*" if title else "", *rest]
+    told = " ".join(["(drawn in report.html)"] if drawn else rest)
+    return [f"- {f'{title} {told}'.strip()}"] if title or told else []
 
 
 def _code(element: Element) -> list[str]:
@@ -275,8 +283,10 @@ def _table(element: Element) -> list[str]:
     nothing = "0" if "heat" in element.classes else ""  # a shade of nothing is a count of none
     for row in element.find("tr"):
         cells = [_cell(one) or nothing for one in row.elements()]
-        if any("colspan" in one.attributes for one in row.elements()):
+        if any("why" in one.classes for one in row.elements()):
             whys[len(rows) - 1] = " ".join(cells).strip()
+        elif any("colspan" in one.attributes for one in row.elements()):
+            rows.append([f"**{text}**" if text else "" for text in cells])  # heads what follows
         elif not rows and not heads and _in_head(element, row):
             heads = cells
         elif any(cells):
