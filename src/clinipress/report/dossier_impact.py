@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Iterable
 
 from clinipress.findings import SECTIONS, Findings
 from clinipress.records import Interval, Rule
@@ -25,14 +24,11 @@ from clinipress.report.limits import limits
 from clinipress.report.phrases import capital, joined, size_phrase, speed_phrase, split_name
 from clinipress.report.plain import bullet_list, escape, table
 from clinipress.report.plan import YOURS, Dossier, Modification
+from clinipress.report.shown import TITLES
 from clinipress.report.view import View
 from clinipress.report.words import limits_sentence
 
 __all__ = ["impact", "left", "status_word"]
-
-WORDS: Mapping[str, str] = MappingProxyType(
-    {name: name for name in SECTIONS} | {"operating": "operating points"}
-)
 
 
 def left(items: Iterable[str]) -> str:
@@ -154,15 +150,15 @@ def _sections(data: Dossier, view: View) -> list[str]:
     """Verdicts of all candidates, then the reasons and figures of the one that matters."""
     subject, found = view.subject, findings_of(view)
     if not any(one.sections for one in data.modifications):
-        return [f"{capital(joined(list(WORDS.values())))}: {NOT_MEASURED}."]
+        return [f"{capital(joined([TITLES[name].lower() for name in SECTIONS]))}: {NOT_MEASURED}."]
     rows = [
         [str(one.number), escape(one.name), *(_section_word(one, name) for name in SECTIONS)]
         for one in data.modifications
     ]
-    verdicts = table(["", "Candidate", *(capital(WORDS[name]) for name in SECTIONS)], rows)
+    verdicts = table(["", "Candidate", *(TITLES[name] for name in SECTIONS)], rows)
     if subject is None:
         return [verdicts]
-    said = [f"**{capital(WORDS[name])}**: {escape(_why(found, name))}" for name in SECTIONS]
+    said = [f"**{TITLES[name]}**: {escape(_why(found, name))}" for name in SECTIONS]
     flips = found.disagreement
     if flips is not None:
         said.append(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 
 import yaml
 
@@ -17,12 +16,12 @@ from clinipress.report.answers_study import (
     techniques_phrase,
     verdict_words,
 )
+from clinipress.report.calibration import NAMES
 from clinipress.report.formats import (
-    MINUS,
     NOT_MEASURED,
     counted,
+    decimal_interval,
     figure_interval,
-    finite,
     in_points,
     large,
     megabytes,
@@ -44,16 +43,6 @@ __all__ = ["model_card"]
 
 # Extras that bring a format's engine, beside those that the base install has.
 EXTRAS = frozenset({"executorch", "litert", "openvino", "tflite-micro"})
-ERRORS: Mapping[str, str] = MappingProxyType(
-    {
-        "ece": "Expected calibration error, bins of equal width",
-        "ece_equal_mass": "Expected calibration error, bins of equal size",
-        "brier": "Brier score",
-        "log_loss": "Log loss",
-        "slope": "Calibration slope, 1 is best",
-        "intercept": "Calibration intercept, 0 is best",
-    }
-)
 OUT_OF_SCOPE = (
     "Diagnosis, or any decision on a patient, without an assessment of its own: this is not a "
     "medical device.",
@@ -210,19 +199,13 @@ def _absent(found: Findings, section: str) -> str:
 def _before_after(before: Mapping[str, Interval], after: Mapping[str, Interval]) -> str:
     rows = [
         [
-            escape(ERRORS.get(metric, metric)),
-            _decimals(before.get(metric)),
-            _decimals(after.get(metric)),
+            escape(", ".join(NAMES[metric][:2]) if metric in NAMES else metric),
+            decimal_interval(before.get(metric), 3),
+            decimal_interval(after.get(metric), 3),
         ]
         for metric in dict.fromkeys([*before, *after])
     ]
     return table(["", "As trained", "With its temperature"], rows)
-
-
-def _decimals(one: Interval | None) -> str:
-    if one is None or not finite(one):
-        return NOT_MEASURED
-    return f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})".replace("-", MINUS)
 
 
 def _thresholds(found: Iterable[OperatingRow]) -> str:
