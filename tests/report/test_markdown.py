@@ -133,6 +133,12 @@ def test_tables_are_tables_to_an_independent_reader(study: Result) -> None:
     assert "| ---" not in read.text  # none is left standing as text
 
 
+def test_reasons_stand_in_the_row_of_their_candidate(make_study: Make) -> None:
+    text = markdown(make_study())
+    told = [line for line in text.splitlines() if "Failed its gate on validation" in line]
+    assert any("| pruned-int8-minmax" in line for line in told)
+
+
 def test_names_cannot_become_markup(make_study: Make, hostile: str) -> None:
     classes = ("a|b", "*bold* _it_", "[x](http://example.org)", hostile)
     text = markdown(make_study(classes=classes))

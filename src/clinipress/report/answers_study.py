@@ -307,7 +307,7 @@ def _imbalance(view: View) -> str | None:
     if not weights:
         return None
     if weights == {"none"}:
-        return "None: classes were not weighed."
+        return "Classes were not weighed."
     return f"Class weights in the loss: {joined(sorted(weights))}."
 
 

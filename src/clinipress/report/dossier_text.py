@@ -92,16 +92,18 @@ def _or_yours(text: str | None) -> str:
 
 def _description(data: Dossier) -> list[str]:
     rows = [[str(one.number), _name(one, data), _steps(one)] for one in data.modifications]
-    tried = [
-        [escape(t) for t in (one.step, one.parameter, ", ".join(one.values))] for one in data.tried
-    ]
+    tried: dict[str, list[str]] = {}
+    for one in data.tried:
+        words = escape(f"{one.parameter}: {', '.join(one.values)}")
+        tried.setdefault(one.step, []).append(words)
+    covered = [[escape(step), "; ".join(words)] for step, words in tried.items()]
     return [
         "## 1. Description of modifications",
         f"{counted(len(rows), 'modification')} of the reference. Each is a compression: the "
         "classes and the images that it takes stay as they are.",
         table(["", "Modification", "Steps and parameters"], rows),
         "### Values that this evidence covers",
-        table(["Step", "Parameter", "Values"], tried) if tried else NOT_MEASURED,
+        table(["Step", "Values"], covered) if covered else NOT_MEASURED,
         "Outside these values nothing was measured.",
         left(PLANNED),
     ]

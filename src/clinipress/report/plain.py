@@ -21,6 +21,7 @@ SKIPPED = frozenset({"head", "nav", "style", "svg"})
 LEGEND = "legend"
 # "drawn": a note that explains a drawing; "mark": a shape, whose meaning stands beside it
 DRAWN = frozenset({"drawn", LEGEND, "mark", "names", "no-picture"})
+WHY = "why"  # a row of reasons for the row above it
 STACKED = frozenset({"line", "of-candidate", "of-reference"})  # lines that stand one over the other
 HEADINGS: Mapping[str, str] = MappingProxyType({"h1": "#", "h2": "##", "h3": "###", "h4": "####"})
 INLINE = frozenset({"a", "b", "br", "code", "em", "i", "img", "small", "span", "strong"})
@@ -283,7 +284,7 @@ def _table(element: Element) -> list[str]:
     nothing = "0" if "heat" in element.classes else ""  # a shade of nothing is a count of none
     for row in element.find("tr"):
         cells = [_cell(one) or nothing for one in row.elements()]
-        if any("why" in one.classes for one in row.elements()):
+        if any(WHY in one.classes for one in (row, *row.elements())):
             whys[len(rows) - 1] = " ".join(cells).strip()
         elif any("colspan" in one.attributes for one in row.elements()):
             rows.append([f"**{text}**" if text else "" for text in cells])  # heads what follows
