@@ -15,7 +15,7 @@ from clinipress.report.formats import (
     probability,
 )
 from clinipress.report.markup import Child, Markup, tag
-from clinipress.report.parts import facts, folded, grid, small
+from clinipress.report.parts import facts, folded, grid, small, two_lines
 from clinipress.report.phrases import capital
 from clinipress.report.pictures import GALLERY, embedded
 from clinipress.report.shown import Shown, finding_section
@@ -120,12 +120,12 @@ def _flip_row(one: FlipCounts, scale: Scale) -> Markup:
     ]
     told = f"{one.lost:,} lost, {one.gained:,} gained, {one.changed:,} changed"
     picture = tag("svg", parts, class_="strip", height="20", role="img", aria_label=told)
-    changed = small(f"{one.changed:,} changed, both wrong") if one.changed else None
+    changed = small(f"{one.changed:,} changed") if one.changed else None
     return tag(
         "tr",
         tag("th", one.name, small(counted(one.cases, "image")), scope="row"),
         tag("td", picture, class_="bars"),
-        tag("td", figure_interval("agreement", one.agreement), changed),
+        tag("td", two_lines("agreement", one.agreement), changed),
     )
 
 

@@ -203,14 +203,21 @@ def _missed(shown: Shown[OperatingSection]) -> Child:
     heading = tag("h3", "Positives that the reference finds and the candidate misses")
     if not rows:
         return [heading, tag("p", "None.")]
-    return [heading, [_missed_list(row) for row in rows]]
+    labels = dict.fromkeys(row.label for row in rows)
+    return [heading, [_missed_of(label, [r for r in rows if r.label == label]) for label in labels]]
 
 
-def _missed_list(row: OperatingRow) -> Markup:
+def _missed_of(label: str, rows: Sequence[OperatingRow]) -> Markup:
+    """One class behind its name: the images missed at each of its thresholds."""
+    every = {name for row in rows for name in row.newly_missed}
+    return folded(f"{label}: {counted(len(every), 'image')}", [_missed_list(row) for row in rows])
+
+
+def _missed_list(row: OperatingRow) -> list[Child]:
     names = list(row.newly_missed)
     rest = len(names) - LISTED
     items: list[Child] = [tag("li", name) for name in names[:LISTED]]
-    more = f"\u2026 and {rest:,} more in the record" if rest > 0 else None
+    more = tag("li", f"\u2026 and {rest:,} more in the record") if rest > 0 else None
     where = "the reference's threshold kept" if row.kept else "own threshold"
-    title = f"{row.label}, for {_aim(row.aim)}, {where}: {counted(len(names), 'image')}"
-    return folded(title, tag("ul", items, tag("li", more) if more else None, class_="params"))
+    title = f"For {_aim(row.aim)}, {where}: {len(names):,}, the surest miss first"
+    return [tag("p", title, class_="note"), tag("ul", items, more, class_="params")]

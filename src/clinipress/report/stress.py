@@ -116,7 +116,7 @@ def _body(shown: Shown[Stress]) -> list[Child]:
 
 def _plot(shown: Shown[Stress], curve: StressCurve, up: Scale) -> Markup:
     """One kind: two curves on one axis; a star where the candidate is shown to bear it worse."""
-    across = Scale(-0.3, 5.3, 16, 99)
+    across = Scale(-0.3, 5.3, 19, 99)
     below = [(float(number), str(number)) for number in range(6)]
     beside = [(tick, percent(tick, 0)) for tick in nice_ticks(up.low, up.high, 4)]
     parts = frame(across, up, below, beside)
