@@ -45,11 +45,13 @@ class Disturbance:
     """One way of making images worse.
 
     Attributes:
+        title: Its name in a sentence.
         unit: Of the amounts.
         amounts: At strengths 1 to 5.
         apply: uint8 ``[c, h, w]``, an amount and the image's own random numbers -> the same shape.
     """
 
+    title: str
     unit: str
     amounts: tuple[float, float, float, float, float]
     apply: Callable[[Pixels, float, np.random.Generator], Pixels]
@@ -262,17 +264,31 @@ def _by_channel(image: Pixels, change: Callable[[Image.Image], Image.Image]) -> 
 
 DISTURBANCES: Mapping[str, Disturbance] = MappingProxyType(
     {
-        "noise": Disturbance("grey levels, standard deviation", (3, 5, 8, 13, 20), _noise),
-        "blur": Disturbance("% of the side, standard deviation", (0.4, 0.7, 1.1, 1.6, 2.3), _blur),
-        "contrast": Disturbance("% of the contrast lost", (20, 35, 50, 65, 75), _contrast),
-        "brightness": Disturbance("grey levels up or down", (15, 30, 50, 70, 90), _brightness),
-        "gamma": Disturbance("exponent, or one over it", (1.2, 1.5, 1.9, 2.4, 3), _gamma),
-        "jpeg": Disturbance("JPEG quality", (50, 25, 15, 9, 6), _jpeg),
-        "rotation": Disturbance("degrees left or right", (4, 10, 18, 30, 45), _rotation),
-        "resolution": Disturbance(
-            "times fewer pixels each way", (1.3, 1.8, 2.5, 3.5, 5), _resolution
+        "noise": Disturbance("noise", "grey levels, standard deviation", (3, 5, 8, 13, 20), _noise),
+        "blur": Disturbance(
+            "blur", "% of the side, standard deviation", (0.4, 0.7, 1.1, 1.6, 2.3), _blur
         ),
-        "missing": Disturbance("% of each side, a black block", (10, 18, 26, 34, 42), _missing),
-        "motion": Disturbance("% of the side, length of the way", (1.5, 3, 5, 8, 12), _motion),
+        "contrast": Disturbance(
+            "loss of contrast", "% of the contrast lost", (20, 35, 50, 65, 75), _contrast
+        ),
+        "brightness": Disturbance(
+            "other brightness", "grey levels up or down", (15, 30, 50, 70, 90), _brightness
+        ),
+        "gamma": Disturbance(
+            "other gamma", "exponent, or one over it", (1.2, 1.5, 1.9, 2.4, 3), _gamma
+        ),
+        "jpeg": Disturbance("JPEG compression", "JPEG quality", (50, 25, 15, 9, 6), _jpeg),
+        "rotation": Disturbance(
+            "rotation", "degrees left or right", (4, 10, 18, 30, 45), _rotation
+        ),
+        "resolution": Disturbance(
+            "lower resolution", "times fewer pixels each way", (1.3, 1.8, 2.5, 3.5, 5), _resolution
+        ),
+        "missing": Disturbance(
+            "a missing region", "% of each side, a black block", (10, 18, 26, 34, 42), _missing
+        ),
+        "motion": Disturbance(
+            "motion", "% of the side, length of the way", (1.5, 3, 5, 8, 12), _motion
+        ),
     }
 )
