@@ -15,6 +15,8 @@ Deviations, said aloud:
   the placements leaves their variance (`degrees_of_freedom`): of a good classifier a few hard cases
   make up nearly all of it. With 30 positives, 270 negatives and an area of 0.96 the normal quantile
   covers 92.7 % and 6.4 % of drops lie above their upper end; t makes that 95.4 % and 4.6 %.
+- A drop comes from a few cases that are lost, and is skewed; its ends are those of Hall's (1992)
+  transformation, whose upper end reaches further.
 - Where the variance is 0 or unknown (no case out of order, one unit on a side), one area has
   Newcombe's score limits, two differing areas combine theirs by square-and-add as if independent
   (Zou and Donner 2008), and equal areas of equal placements are taken for a paired proportion with
@@ -88,8 +90,8 @@ def _share_below(others: NDArray[np.floating], mine: NDArray[np.floating]) -> Fl
 
 def delong_variance(
     found: Placements, positive: NDArray[np.bool_], index: Integers
-) -> tuple[float, float]:
-    """Variance of the area, and the degrees of freedom it is known with.
+) -> tuple[float, float, float]:
+    """Variance of the area, the degrees of freedom it is known with, and its skewness.
 
     Also that of a difference of two areas, given the differences of their placements. With sums
     ``a_u`` over unit u's p_u positives of (placement - area) and ``b_u`` over its negatives,
@@ -102,13 +104,14 @@ def delong_variance(
         index: Unit of each case, int64 ``[n]``.
 
     Returns:
-        Variance, NaN where a side has only one unit; its degrees of freedom.
+        Variance, NaN where a side has only one unit; its degrees of freedom; the skewness of the
+        area's own distribution, ``sum x^3 / (sum x^2)^1.5`` of the units' ``a_u / p + b_u / q``.
     """
     sides = index[positive], index[~positive]
     units, dense = np.unique(index, return_inverse=True)
     counts = [len(np.unique(side)) for side in sides]
     if min(counts) < 2:
-        return math.nan, math.inf
+        return math.nan, math.inf, 0.0
     own, other = (
         np.bincount(dense[side], values - values.mean(), minlength=len(units)) / side.sum()
         for side, values in ((positive, found.positives), (~positive, found.negatives))
@@ -117,7 +120,10 @@ def delong_variance(
         c / (c - 1) * float(share @ share) for c, share in zip(counts, (own, other), strict=True)
     )
     variance += 2 * len(units) / (len(units) - 1) * float(own @ other)
-    return max(variance, 0.0), degrees_of_freedom(own + other)
+    together = own + other
+    size = float(together @ together)
+    skewness = float((together**3).sum()) / size**1.5 if size > _ROUNDING else 0.0
+    return max(variance, 0.0), degrees_of_freedom(together), skewness
 
 
 def auroc_interval(
@@ -143,7 +149,7 @@ def auroc_interval(
     if found is None:
         return None
     area = found.area
-    variance, freedom = delong_variance(found, positive, index)
+    variance, freedom, _ = delong_variance(found, positive, index)
     if variance > _ROUNDING and 0 < area < 1:
         spread = t_value(freedom, confidence) * math.sqrt(variance) / (area * (1 - area))
         middle = math.log(area / (1 - area))
@@ -162,7 +168,9 @@ def auroc_difference(
     index: Integers,
     confidence: float = 0.95,
 ) -> Interval | None:
-    """Drop of the area on the same cases, reference minus candidate: ``drop +- t se``.
+    """Drop of the area on the same cases, reference minus candidate.
+
+    ``drop -+ se g(+-t)``, g undoing the skewness of the studentised drop (`_unskewed`).
 
     Args:
         reference: The reference's scores, floating ``[n]``.
@@ -179,10 +187,11 @@ def auroc_difference(
         return None
     drop = before.area - after.area
     apart = Placements(drop, before.positives - after.positives, before.negatives - after.negatives)
-    variance, freedom = delong_variance(apart, positive, index)
+    variance, freedom, skewness = delong_variance(apart, positive, index)
     if variance > _ROUNDING:
-        half = t_value(freedom, confidence) * math.sqrt(variance)
-        return _interval(drop, drop - half, drop + half, "delong", index, confidence)
+        error, t = math.sqrt(variance), t_value(freedom, confidence)
+        low, high = (drop - error * _unskewed(end, skewness) for end in (t, -t))
+        return _interval(drop, low, high, "delong", index, confidence)
     if abs(drop) < 1e-12:
         z2, smaller = z_value(confidence) ** 2, min(_units_by_side(positive, index))
         half = z2 / (smaller + z2)
@@ -192,6 +201,17 @@ def auroc_difference(
     low = drop - math.hypot(before.area - low_b, high_a - after.area)
     high = drop + math.hypot(high_b - before.area, after.area - low_a)
     return _interval(drop, low, high, "newcombe", index, confidence)
+
+
+def _unskewed(quantile: float, skewness: float) -> float:
+    """Hall's (1992, J R Statist Soc B 54:221) monotone transformation, inverted.
+
+    ``3 / s ((1 + s (x - s / 6))^(1/3) - 1)``, with s the skewness of the estimate.
+    """
+    if abs(skewness) < 1e-6:
+        return quantile
+    inner = 1 + skewness * (quantile - skewness / 6)
+    return 3 / skewness * (math.copysign(abs(inner) ** (1 / 3), inner) - 1)
 
 
 def _units_by_side(positive: NDArray[np.bool_], index: Integers) -> tuple[int, int]:

@@ -8,9 +8,10 @@ Which method serves which figure:
 - AUROC of one class, and of a two-class task, and its drop: DeLong, by units where they hold
   several cases;
 - balanced accuracy, macro AUROC, macro F1, kappa, log loss, Brier score: percentile bootstrap over
-  units, stratified by class; expected calibration error: basic bootstrap (it is biased upwards);
-- drops of accuracy, sensitivity and specificity: Tango, effective number as above; all other
-  drops: the same bootstrap, both classifiers on the same resamples.
+  units, stratified by class, with the tails of Student's t; expected calibration error, which is
+  biased upwards: the same resamples with their bias taken off;
+- drops of accuracy, sensitivity and specificity: Tango, effective number as above; of precision:
+  Newcombe's square-and-add; all other drops: the same bootstrap, both on the same resamples.
 
 A bootstrap in which nothing varies (no error at all) has no width; then the ends come from the
 score intervals of the parts (`_without_width`), never from the bootstrap.
@@ -25,12 +26,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import DataError
+from clinipress.evaluate.bootstrap import (
+    Spread,
+    bootstrap,
+    corrected_interval,
+    expanded_interval,
+)
 from clinipress.evaluate.delong import auroc_difference, auroc_interval
 from clinipress.evaluate.intervals import (
-    basic_interval,
-    bootstrap,
     is_clustered,
-    percentile_interval,
     proportion,
     unit_index,
 )
@@ -50,7 +54,7 @@ from clinipress.evaluate.metrics import (
     softmax,
     weighted_auroc,
 )
-from clinipress.evaluate.paired import discordance, paired_difference
+from clinipress.evaluate.paired import discordance, paired_difference, precision_difference
 from clinipress.records import Interval
 
 __all__ = ["discordance", "drops", "evidence"]
@@ -120,11 +124,11 @@ def evidence(
     scores = log_odds(cases.logits)
     for name, column in _ranked_classes(cases):
         _put(found, name, auroc_interval(scores[:, column], cases.labels == column, index))
-    value, replicates = _bootstrap([cases], index, resamples, seed)
+    (spreads,) = _bootstrap([cases], index, resamples, seed)
     for name in _MACRO:
-        if name not in value[0]:
+        if name not in spreads:
             continue
-        interval = _interval(name, value[0][name], replicates[0][name], index)
+        interval = _interval(name, spreads[name], index, floor=0)
         if interval is not None and interval.low == interval.high:
             interval = _without_width(name, interval, found, cases, index)
         _put(found, name, interval)
@@ -172,10 +176,9 @@ def drops(
     for name, column in _ranked_classes(before):
         mine = before.labels == column
         _put(found, name, auroc_difference(scores[:, column], others[:, column], mine, index))
-    values, replicates = _bootstrap([before, after], index, resamples, seed)
-    for name in values[0]:
-        value = values[0][name] - values[1][name]
-        interval = _interval(name, value, replicates[0][name] - replicates[1][name], index, low=-1)
+    spreads, others_spreads = _bootstrap([before, after], index, resamples, seed)
+    for name, spread in spreads.items():
+        interval = _interval(name, spread - others_spreads[name], index, floor=-1)
         if interval is not None and interval.low == interval.high:
             interval = _drop_without_width(name, interval, found)
         _put(found, name, interval)
@@ -235,7 +238,7 @@ def _name_two_classes(found: Intervals, cases: Cases) -> None:
 
 
 def _paired_proportions(before: Cases, after: Cases, index: Integers) -> Intervals:
-    """Drops of accuracy and sensitivity, by Tango."""
+    """Drops of accuracy and sensitivity, by Tango, and of precision, by square-and-add."""
     labels = before.labels
     right = predictions(before.logits) == labels
     still = predictions(after.logits) == labels
@@ -245,6 +248,8 @@ def _paired_proportions(before: Cases, after: Cases, index: Integers) -> Interva
         mine = labels == number
         drop = paired_difference(right[mine], still[mine], index[mine])
         _put(found, f"sensitivity[{name}]", drop)
+        called = [predictions(cases.logits) == number for cases in (before, after)]
+        _put(found, f"precision[{name}]", precision_difference(mine, called[0], called[1], index))
     _name_two_classes(found, before)
     return found
 
@@ -296,7 +301,6 @@ def _measure(
         areas = np.stack([weighted_auroc(ranks, weights) for ranks in table.ranks])
         found["auroc_macro"] = mean_of_defined(areas)
     for number, name in enumerate(classes):
-        found[f"precision[{name}]"] = by_class["precision"][number]
         found[f"f1[{name}]"] = by_class["f1"][number]
     return found
 
@@ -315,8 +319,8 @@ def _product(sums: Floats, counts: Floats) -> Floats:
 
 def _bootstrap(
     models: Sequence[Cases], index: Integers, resamples: int, seed: int
-) -> tuple[list[dict[str, float]], list[dict[str, Floats]]]:
-    """Values, and replicates ``[resamples]`` on shared draws, of each classifier."""
+) -> list[dict[str, Spread]]:
+    """All that is bootstrapped of each classifier, on draws that they share."""
     tables = [_table(cases, index) for cases in models]
     classes = models[0].classes
 
@@ -327,13 +331,11 @@ def _bootstrap(
     return bootstrap(measure, index, models[0].labels, resamples, seed)
 
 
-def _interval(
-    name: str, value: float, replicates: Floats, index: Integers, low: float = 0
-) -> Interval | None:
+def _interval(name: str, spread: Spread, index: Integers, floor: float) -> Interval | None:
     method = "cluster-bootstrap" if is_clustered(index) else "bootstrap"
     if name == "ece":
-        return basic_interval(value, replicates, method=method, n=len(index), floor=low)
-    return percentile_interval(value, replicates, method=method, n=len(index))
+        return corrected_interval(spread, method=method, n=len(index), floor=floor)
+    return expanded_interval(spread, method=method, n=len(index))
 
 
 def _without_width(

@@ -8,7 +8,7 @@ textbook methods.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from statistics import NormalDist
 
 import numpy as np
@@ -19,7 +19,6 @@ from clinipress.records import Interval
 __all__ = [
     "auroc_score_limits",
     "basic_interval",
-    "bootstrap",
     "degrees_of_freedom",
     "design_effect",
     "effective_size",
@@ -262,40 +261,25 @@ def resample(index: Integers, labels: Integers, resamples: int, seed: int) -> It
         yield counts
 
 
-def bootstrap(
-    measure: Callable[[Floats], list[dict[str, Floats]]],
-    index: Integers,
-    labels: Integers,
-    resamples: int,
-    seed: int,
-) -> tuple[list[dict[str, float]], list[dict[str, Floats]]]:
-    """Figures of some classifiers as they are, and on resamples that all of them share.
-
-    Args:
-        measure: From how often each unit counts, float64 ``[units, m]``, to each classifier's
-            figures, each ``[m]``.
-        index: Unit of each case, int64 ``[n]``.
-        labels: Class of each case, int64 ``[n]``, for the strata.
-        resamples: Number of resamples.
-        seed: Same seed, same draws.
-
-    Returns:
-        Per classifier the figures, and their replicates, float64 ``[resamples]``.
-    """
-    whole = measure(np.ones((int(index.max()) + 1, 1)))
-    values = [{name: float(value[0]) for name, value in found.items()} for found in whole]
-    blocks = [measure(counts) for counts in resample(index, labels, resamples, seed)]
-    joined = [
-        {name: np.concatenate([block[model][name] for block in blocks]) for name in value}
-        for model, value in enumerate(values)
-    ]
-    return values, joined
-
-
 def percentile_interval(
-    value: float, replicates: Floats, *, method: str, n: int, confidence: float = 0.95
+    value: float,
+    replicates: Floats,
+    *,
+    method: str,
+    n: int,
+    confidence: float = 0.95,
+    freedom: float = np.inf,
 ) -> Interval | None:
     """Percentile bootstrap interval (Efron and Tibshirani 1993, chapter 13).
+
+    Args:
+        value: The estimate.
+        replicates: float64 ``[m]``.
+        method: Name to record.
+        n: Number of cases.
+        confidence: Two-sided coverage aimed at.
+        freedom: Degrees of freedom; when finite the tails are those that Student's t leaves beyond
+            its own quantile in a normal distribution (Hesterberg 2015).
 
     Returns:
         The interval, stretched to contain the value; None when the value, or more than half of
@@ -304,7 +288,7 @@ def percentile_interval(
     defined = replicates[np.isfinite(replicates)]
     if not np.isfinite(value) or 2 * len(defined) <= len(replicates):
         return None
-    tail = (1 - confidence) / 2
+    tail = NormalDist().cdf(-t_value(freedom, confidence))
     low, high = (float(end) for end in np.quantile(defined, [tail, 1 - tail]))
     return _containing(value, low, high, method=method, n=n, confidence=confidence)
 
