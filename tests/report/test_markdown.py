@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -146,6 +146,8 @@ def test_names_cannot_become_markup(make_study: Make, hostile: str) -> None:
         assert name in read.text
 
 
+@example("__0__")
+@example("glioma_tumor _a_")
 @settings(deadline=None, max_examples=300)
 @given(st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S")), max_size=30))
 def test_escaped_text_reads_as_it_was(text: str) -> None:
