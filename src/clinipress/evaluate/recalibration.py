@@ -18,7 +18,8 @@ __all__ = ["Binned", "recalibrate"]
 Floats = NDArray[np.float64]
 Counts = NDArray[np.float64] | NDArray[np.bool_]
 CLIP = 30.0  # beyond it a probability differs from 0 or 1 by 1e-13
-BINS = 128
+BINS = 512
+WIDTHS = 64  # bins of equal width among them, for the tails that decide a slope
 SETTLED, UNSETTLED = 1e-6, 0.1  # last step of Newton: small enough, too large to be used
 STEPS = 8  # of Newton, from the fit of the whole: each squares an error that begins at 1 / n
 
@@ -90,11 +91,12 @@ def _over(above: Floats, below: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Binned:
-    """Log odds in at most 128 bins of equal mass, to be fitted again for many resamples.
+    """Log odds in bins, to be fitted again for many resamples.
 
     Within a bin all cases take their mean; what that changes in the fit of the whole split is
     taken off every resample, so that a resample's fit is the whole's plus what drawing moved.
-    With up to 128 distinct log odds nothing is changed.
+    Up to 512 distinct log odds nothing is changed; beyond, 192 bins of equal mass are cut by 64 of
+    equal width.
 
     Attributes:
         whole: a and b of the whole split, float64 ``[2]``.
@@ -122,7 +124,8 @@ class Binned:
             return None
         levels = np.unique(x)
         if len(levels) > BINS:
-            levels = np.unique(np.quantile(x, np.linspace(0, 1, BINS + 1)[1:]))
+            mass = np.quantile(x, np.linspace(0, 1, BINS // 2 - WIDTHS + 1)[1:])
+            levels = np.unique(np.concatenate([mass, np.linspace(x.min(), x.max(), WIDTHS)]))
         bins = np.searchsorted(levels, x)
         sizes = np.bincount(bins, minlength=len(levels))
         means = np.bincount(bins, x, minlength=len(levels)) / np.maximum(sizes, 1)

@@ -1,0 +1,132 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+from statsmodels.stats.multitest import multipletests
+
+from clinipress.errors import DataError
+from clinipress.evaluate.family import (
+    check_pair,
+    combine,
+    joint_confidence,
+    judge_family,
+    judge_proportions,
+    points,
+    span,
+    tango_drops,
+    weighted_sums,
+    widened,
+)
+from clinipress.records import Interval, Rule, Verdict
+from planted import reference, rounded
+from tolerances import ROUNDING
+
+RULE = Rule(metric="sensitivity[*]", margin=0.08)
+
+
+def drop(value, low, high, confidence=0.95):
+    return Interval(value=value, low=low, high=high, confidence=confidence, n=100)
+
+
+def judged(plain, joint, rule=RULE):
+    return judge_family([rule], {"sensitivity[a]": plain}, {"sensitivity[a]": joint}).status
+
+
+@pytest.mark.parametrize("many", [1, 2, 3, 7, 24, 150])
+def test_joint_confidence_is_bonferronis_rounded_up(many):
+    """Referee: statsmodels' adjustment of a p value at the edge."""
+    found = joint_confidence(many)
+    exact = 1 - 0.05 / many
+    assert exact <= found < exact + 1e-4
+    edge = multipletests([1 - exact] + [1.0] * (many - 1), method="bonferroni")[1][0]
+    assert edge == pytest.approx(0.05)
+
+
+def test_widening_moves_ends_by_the_normal_quantiles():
+    wide = widened(drop(0.1, 0.05, 0.2), 0.99)
+    stretch = norm.ppf(0.995) / norm.ppf(0.975)
+    assert wide.low == pytest.approx(0.1 - 0.05 * stretch, abs=ROUNDING)
+    assert wide.high == pytest.approx(0.1 + 0.1 * stretch, abs=ROUNDING)
+    assert wide.confidence == 0.99
+
+
+def test_a_loss_fails_only_when_shown_jointly_and_passes_by_itself():
+    inside, outside = drop(0.01, 0, 0.05), drop(0.2, 0.1, 0.3)
+    unsure = drop(0.2, 0.07, 0.33, 0.999)
+    assert judged(inside, drop(0.01, -0.1, 0.2, 0.999)) == "pass"
+    assert judged(outside, outside) == "fail"
+    assert judged(outside, unsure) == "inconclusive"
+    assert judged(drop(0.05, 0, 0.1), drop(0.05, -0.1, 0.2, 0.999)) == "inconclusive"
+
+
+def test_one_bad_comparison_among_many_fails_and_is_the_one_named():
+    names = {f"sensitivity[{c}]": drop(0.0, -0.01, 0.01) for c in "abcd"}
+    names["sensitivity[c]"] = drop(0.2, 0.1, 0.3)
+    verdict = judge_family([RULE], names, names)
+    assert verdict.status == "fail"
+    assert verdict.reasons[0].startswith("Worst of 4 comparisons: Sensitivity for c fell by 20.0")
+
+
+def test_a_rule_that_is_not_primary_can_fail_and_cannot_hold_up():
+    guard = RULE.model_copy(update={"primary": False})
+    primary = Rule(metric="accuracy[*]", margin=0.08)
+    good, bad, open_ = drop(0, -0.01, 0.01), drop(0.2, 0.1, 0.3), drop(0.05, 0, 0.1)
+    for guarded, status in ((good, "pass"), (open_, "pass"), (bad, "fail")):
+        found = {"accuracy[x]": good, "sensitivity[a]": guarded}
+        assert judge_family([primary, guard], found, found).status == status
+    assert judge_family([guard], {}, {}).status == "inconclusive"
+    assert judge_family([primary], {}, {}).status == "inconclusive"
+
+
+def test_combined_verdicts_need_cases_of_every_open_question():
+    known = Verdict(status="inconclusive", reasons=("a",), cases_needed=300)
+    unknown = Verdict(status="inconclusive", reasons=("b",))
+    held = Verdict(status="pass", reasons=("c",))
+    assert combine([(known, True), (held, True)]).cases_needed == 300
+    assert combine([(known, True), (unknown, True)]).cases_needed is None
+    assert combine([(known, False), (held, True)]).status == "pass"
+    assert combine([(known, True), (unknown, False), (held, True)]).reasons == ("a", "b", "c")
+
+
+def test_no_false_alarm_from_many_comparisons():
+    """30 comparisons of 80 cases with a true loss at the limit: few families fail."""
+    random = np.random.default_rng(0)
+    failed = {True: 0, False: 0}
+    for _ in range(25):
+        compared = {}
+        for number in range(30):
+            lost = random.random(80) < 0.08
+            compared[f"sensitivity[{number}]"] = np.ones(80, bool), ~lost, np.arange(80)
+        rule = [Rule(metric="sensitivity[*]", margin=0.08)]
+        failed[True] += judge_proportions(rule, compared).status == "fail"
+        failed[False] += any(drop.low >= 0.08 for drop in tango_drops(compared, 0.95).values())
+    assert failed[True] <= 4
+    assert failed[False] >= 6  # what would happen without the allowance
+
+
+def test_sums_in_pieces_are_the_product():
+    random = np.random.default_rng(0)
+    for units in (1, 3, 700, 5000):
+        rows, counts = random.normal(size=(33, units)), random.normal(size=(units, 64))
+        np.testing.assert_allclose(weighted_sums(rows, counts), rows @ counts, atol=1e-9)
+
+
+@pytest.mark.parametrize("what", ["keys", "labels", "units", "classes", "logits"])
+def test_answers_to_other_images_are_refused(what):
+    scores = reference(n=60)
+    other = {
+        "keys": scores.keys[::-1],
+        "labels": scores.labels[::-1],
+        "units": scores.units + 1,
+        "classes": ("x", *scores.classes[1:]),
+        "logits": np.full_like(scores.logits, np.nan),
+    }
+    check_pair(scores, rounded(scores))
+    with pytest.raises(DataError):
+        check_pair(scores, replace(scores, **{what: other[what]}))
+
+
+def test_figures_read_well():
+    assert points(drop(0.912, 0.87, 0.941)) == "91.2 % (87.0 to 94.1)"
+    assert span(drop(-0.0001, -0.02, 0.0314)) == "0.0 points (95 % interval -2.0 to 3.1)"
