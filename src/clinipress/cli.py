@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -151,19 +151,34 @@ SplitName = Annotated[
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A bundle, a .onnx file or a candidate folder.")],
+    model: Annotated[
+        Path, typer.Argument(help="A bundle, a model file, a candidate folder or a run folder.")
+    ],
     data: Annotated[Path, typer.Argument(help="Labelled images.")],
     class_map: ClassMap = "",
     split: SplitName = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of the set, with a run; default its folder's.")
+    ] = None,
+    scores: Annotated[
+        Path | None, typer.Option("--scores", help="Keep the per-image scores (.npz).")
+    ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a model file or bundle on a data set, with 95 % intervals."""
+    """Measure a model or a whole run on a data set, with 95 % intervals.
+
+    With a run folder, its reference and what it shipped are measured on images from elsewhere,
+    judged by the study's own rules, and shown in its report beside the internal figures.
+    """
+    if (model / "result.json").is_file():
+        _external_test(model, data, name, class_map, split, threads, as_json)
     from clinipress.external import evaluate as run_evaluate
 
     found = run_evaluate(
-        model, data, class_map=class_map, split=split, threads=threads, progress=_progress(as_json)
-    )
+        model, data, class_map=class_map, split=split, threads=threads, scores=scores,
+        progress=_progress(as_json),
+    )  # fmt: skip
     if as_json:
         _write_json(found)
     else:
@@ -172,18 +187,55 @@ def evaluate(
         show_evidence(found)
 
 
+def _external_test(
+    run: Path,
+    data: Path,
+    name: str | None,
+    class_map: str,
+    split: str | None,
+    threads: int | None,
+    as_json: bool,
+) -> NoReturn:
+    """Measure a run elsewhere, draw its report again, and leave with the verdict's exit code."""
+    from clinipress.external import evaluate_run
+    from clinipress.report.build import write_report
+    from clinipress.report.checks import with_checks
+    from clinipress.store import read_result
+
+    test = evaluate_run(
+        run, data, name=name, class_map=class_map, split=split, threads=threads,
+        progress=_progress(as_json),
+    )  # fmt: skip
+    result = with_checks(read_result(run), run)
+    path = write_report(result, run)
+    if as_json:
+        _write(test.model_dump_json(indent=1))
+    else:
+        from clinipress.terminal import show_external
+
+        show_external(test, result, path)
+    verdicts = [row.verdict.status for row in test.rows.values() if row.verdict]
+    raise typer.Exit(PASSED if set(verdicts) == {"pass"} else NOT_PASSED)
+
+
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(help="The reference: bundle, .onnx or candidate folder.")],
-    b: Annotated[Path, typer.Argument(help="The candidate.")],
-    data: Annotated[Path, typer.Argument(help="Labelled images.")],
+    a: Annotated[Path, typer.Argument(help="The reference: bundle, model file, scores (.npz).")],
+    b: Annotated[Path, typer.Argument(help="The candidate, likewise.")],
+    data: Annotated[
+        Path | None, typer.Argument(help="Labelled images; none where A and B are scores.")
+    ] = None,
     risk: Annotated[str, typer.Option(help="critical, high, medium or low.")] = "medium",
     class_map: ClassMap = "",
     split: SplitName = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Compare two models on the same images, paired, with a verdict."""
+    """Compare two models on the same images, paired, with a verdict.
+
+    Per-image scores (.npz, from a run's scores folder or evaluate --scores) need no model and no
+    images.
+    """
     from clinipress.external import compare as run_compare
 
     found = run_compare(

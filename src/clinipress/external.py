@@ -1,4 +1,4 @@
-"""Evidence for any model file, bundle or candidate on labelled images: evaluate and compare.
+"""Evidence for any model file, bundle, run or scores on labelled images: evaluate and compare.
 
 The images may come from elsewhere: their class names are mapped by a key. Nothing is trained and no
 split is made, so all images given (or one published split of them) are measured.
@@ -6,26 +6,40 @@ split is made, so all images given (or one published split of them) are measured
 
 from __future__ import annotations
 
+import datetime
+import re
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
 from clinipress import gate
 from clinipress.candidate import Candidate, predict_rows
-from clinipress.data.study import Rows, whole_dataset
+from clinipress.data.study import whole_dataset
 from clinipress.errors import InputError, ModelError
 from clinipress.evaluate.evidence import drops, evidence
 from clinipress.evaluate.metrics import confusion
 from clinipress.evaluate.paired import discordance
+from clinipress.evaluate.scores import Scores
 from clinipress.loading import load_candidate
 from clinipress.progress import SILENT, Progress
-from clinipress.records import Audit, RiskLevel
+from clinipress.recipe import EvidenceRecipe, Study
+from clinipress.records import (
+    Audit,
+    CandidateRecord,
+    ExternalRow,
+    ExternalTest,
+    Interval,
+    Result,
+    RiskLevel,
+    Verdict,
+)
+from clinipress.report.checks import EXTERNAL
+from clinipress.sections import Asked, guarded, statistics
+from clinipress.store import read_result, write_atomically
 
-__all__ = ["compare", "evaluate", "load_candidate", "parse_class_map"]
+__all__ = ["compare", "evaluate", "evaluate_run", "load_candidate", "parse_class_map"]
 
 
 def parse_class_map(text: str) -> dict[str, str]:
@@ -46,53 +60,49 @@ def parse_class_map(text: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class _Scored:
-    """A classifier's answers on labelled images."""
+class Elsewhere:
+    """Labelled images that no study divided, and how to read them.
 
-    candidate: Candidate
-    logits: NDArray[np.float32]
-    rows: Rows
-    audit: Audit
+    Attributes:
+        data: Folder, manifest or .npz.
+        class_map: "theirs=ours,...".
+        split: Only images that the data set publishes under this split.
+        threads: Decoding threads.
+        progress: The listener.
+    """
 
-    def facts(self) -> dict[str, Any]:
-        """Which file it is and which images it took for which."""
-        card = self.candidate.card
-        table = confusion(self.logits, self.rows.labels, len(card.classes))
-        return {
-            "name": card.name,
-            "digest": self.candidate.digest,
-            "format": card.format,
-            "precision": card.precision,
-            "confusion": table.tolist(),
-        }
+    data: Path
+    class_map: str = ""
+    split: str | None = None
+    threads: int | None = None
+    progress: Progress = SILENT
 
-    def evidence(
-        self, resamples: int, reference: NDArray[np.float32] | None = None
-    ) -> dict[str, Any]:
-        """Every metric with its interval, as plain data."""
-        card = self.candidate.card
-        figures = evidence(
-            self.logits, self.rows.labels, card.classes, reference=reference,
-            units=self.rows.units, resamples=resamples, positive=card.positive,
-        )  # fmt: skip
-        return {name: interval.model_dump() for name, interval in figures.items()}
+    def score(self, candidates: Mapping[str, Candidate]) -> tuple[dict[str, Scores], Audit]:
+        """Answers of several classifiers of the same classes and input, decoding once.
 
-
-def _score(
-    candidate: Candidate,
-    data: Path,
-    class_map: str,
-    split: str | None,
-    threads: int | None,
-    progress: Progress,
-) -> _Scored:
-    """Decode the images for a classifier's input and run it on all of them."""
-    with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
-        cache, rows, found = whole_dataset(
-            data, candidate.card.input, candidate.card.classes, parse_class_map(class_map),
-            Path(folder) / "cache", split=split, threads=threads, progress=progress,
-        )  # fmt: skip
-        return _Scored(candidate, predict_rows(candidate, cache, rows), rows, found)
+        Raises:
+            DataError: The images or their classes do not suit.
+        """
+        first = next(iter(candidates.values())).card
+        found: dict[str, Scores] = {}
+        with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
+            cache, rows, audit = whole_dataset(
+                self.data, first.input, first.classes, parse_class_map(self.class_map),
+                Path(folder) / "cache", split=self.split, threads=self.threads,
+                progress=self.progress,
+            )  # fmt: skip
+            for name, candidate in candidates.items():
+                found[name] = Scores(
+                    logits=predict_rows(candidate, cache, rows),
+                    labels=rows.labels,
+                    units=rows.units,
+                    keys=rows.keys,
+                    classes=candidate.card.classes,
+                    positive=candidate.card.positive,
+                    temperature=candidate.card.temperature,
+                    groups=rows.groups,
+                )
+        return found, audit
 
 
 def evaluate(
@@ -103,34 +113,53 @@ def evaluate(
     split: str | None = None,
     threads: int | None = None,
     resamples: int = 2000,
+    scores: Path | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Evidence of one model on labelled images.
 
+    Args:
+        model: A bundle, a model file or a candidate folder.
+        data: Labelled images.
+        class_map: "theirs=ours,...".
+        split: Only images published under this split.
+        threads: CPU threads.
+        resamples: Of the bootstrap.
+        scores: Where to keep the per-image scores (.npz), for `compare`; None: nowhere.
+        progress: The listener.
+
     Returns:
-        Plain data: name, images, evidence {metric: {value, low, high}}, confusion, audit warnings.
+        Plain data: name, images, evidence {metric: {value, low, high}}, confusion, findings by
+        section, audit warnings.
 
     Raises:
         InputError: The model or the data cannot be used.
     """
     candidate = load_candidate(model, threads)
-    scored = _score(candidate, data, class_map, split, threads, progress)
+    place = Elsewhere(data, class_map, split, threads, progress)
+    answers, audit = place.score({"model": candidate})
+    mine = answers["model"]
+    if scores is not None:
+        mine.save(scores)
+    asked = Asked("medium", EvidenceRecipe(), resamples)  # nothing is judged: the risk has no say
+    found = statistics(asked, mine, mine, validation=None)
     return {
-        **scored.facts(),
+        **_facts(candidate, mine),
         "model": str(model),
         "data": str(data),
-        "images": len(scored.rows.labels),
-        "unreadable": [u.model_dump() for u in scored.audit.unreadable],
-        "evidence": scored.evidence(resamples),
-        "classes": list(candidate.card.classes),
-        "warnings": list(scored.audit.warnings),
+        "images": len(mine.labels),
+        "unreadable": [u.model_dump() for u in audit.unreadable],
+        "evidence": _plain(_evidence(mine, resamples)),
+        "findings": found.model_dump(mode="json"),
+        "classes": list(mine.classes),
+        "warnings": list(audit.warnings),
     }
 
 
 def compare(
     reference: Path,
     candidate: Path,
-    data: Path,
+    data: Path | None = None,
     *,
     risk: str = "medium",
     class_map: str = "",
@@ -141,39 +170,210 @@ def compare(
 ) -> dict[str, Any]:
     """Two models on the same images, paired, with a verdict at a risk level.
 
+    Args:
+        reference: A bundle, a model file, a candidate folder, or per-image scores (.npz).
+        candidate: Likewise; scores go with scores.
+        data: Labelled images; None with scores, which hold the labels.
+        risk: Sets the margins.
+        class_map: "theirs=ours,...".
+        split: Only images published under this split.
+        threads: CPU threads.
+        resamples: Of the bootstrap.
+        progress: The listener.
+
     Returns:
-        Plain data: both evidences, the drops (reference minus candidate) and the verdict.
+        Plain data: both evidences, the drops (reference minus candidate), the candidate's findings
+        by section, and the verdict.
 
     Raises:
         InputError: A model, the data or the risk level cannot be used, or the classes differ.
     """
     if risk not in get_args(RiskLevel):
         raise InputError(f"--risk {', '.join(get_args(RiskLevel))}", f"'{risk}'")
-    rules = gate.rules_for(risk)  # type: ignore[arg-type]
-    models = [load_candidate(path, threads) for path in (reference, candidate)]
-    classes = models[0].card.classes
-    if models[1].card.classes != classes:
-        raise ModelError(
-            f"two models of one set of classes ({', '.join(classes)})",
-            ", ".join(models[1].card.classes),
-        )
-    a, b = (_score(model, data, class_map, split, threads, progress) for model in models)
-    labels = a.rows.labels
-    fall = drops(
-        a.logits, b.logits, labels, classes,
-        units=a.rows.units, resamples=resamples, positive=a.candidate.card.positive,
-    )  # fmt: skip
-    found = discordance(a.logits, b.logits, labels, classes)
+    if data is None:
+        facts, (a, b) = _kept(reference, candidate)
+    else:
+        place = Elsewhere(data, class_map, split, threads, progress)
+        facts, (a, b) = _run(reference, candidate, place)
+    asked = Asked(risk, EvidenceRecipe(), resamples)  # type: ignore[arg-type]
+    row, verdict = _judged(asked, gate.rules_for(asked.risk), a, b, None)
     return {
-        "reference": a.candidate.card.name,
-        "candidate": b.candidate.card.name,
-        "data": str(data),
+        "reference": facts[0]["name"],
+        "candidate": facts[1]["name"],
+        "data": str(data or reference),
         "risk": risk,
-        "images": len(labels),
+        "images": len(a.labels),
         "candidates": [
-            {**a.facts(), "evidence": {"data": a.evidence(resamples)}},
-            {**b.facts(), "evidence": {"data": b.evidence(resamples, a.logits)}},
+            {**facts[0], "evidence": {"data": _plain(_evidence(a, resamples))}},
+            {**facts[1], "evidence": {"data": _plain(row.evidence)}},
         ],
-        "drop": {name: interval.model_dump() for name, interval in fall.items()},
-        "verdict": gate.judge(rules, fall, discordance=found).model_dump(mode="json"),
+        "drop": _plain(row.drop),
+        "findings": row.findings.model_dump(mode="json"),
+        "verdict": verdict.model_dump(mode="json"),
     }
+
+
+def evaluate_run(
+    run: Path,
+    data: Path,
+    *,
+    name: str | None = None,
+    class_map: str = "",
+    split: str | None = None,
+    threads: int | None = None,
+    progress: Progress = SILENT,
+) -> ExternalTest:
+    """What a finished study shipped, and its reference, on images from elsewhere.
+
+    Thresholds and temperatures stay those of the study's validation images: that is what an
+    external test asks. It is kept in ``RUN/external/NAME.json`` with the per-image scores, and
+    `clinipress report RUN` shows it beside the internal figures.
+
+    Args:
+        run: A run folder.
+        data: Labelled images.
+        name: Of the set; None: of its folder or file.
+        class_map: "theirs=ours,...".
+        split: Only images published under this split.
+        threads: CPU threads.
+        progress: The listener.
+
+    Raises:
+        InputError: The run, its files or the data cannot be used.
+    """
+    result = read_result(run)
+    title = name or re.sub(r"[^A-Za-z0-9_.-]+", "-", data.resolve().stem) or "elsewhere"
+    rows = _rows_to_test(result)
+    kept = {row.name: Scores.load(run / row.per_image["validation"]) for row in rows}
+    place = Elsewhere(data, class_map, split, threads, progress)
+    answers, audit = place.score({r.name: load_candidate(run / r.path, threads) for r in rows})
+    study = Study.model_validate(result.recipe)
+    asked = Asked(study.risk, study.evidence, study.bootstrap, study.seed)
+    folder = run / EXTERNAL
+    tested: dict[str, ExternalRow] = {}
+    for row in rows:
+        one = replace(answers[row.name], temperature=kept[row.name].temperature,
+                      positive=study.data.positive)  # fmt: skip
+        root = one if row.name == result.reference else answers[result.reference]
+        answers[row.name] = one
+        path = folder / f"{title}-{row.name}.npz"
+        one.save(path)
+        chosen_on = kept[result.reference], kept[row.name]
+        found, _ = _judged(asked, result.rules, root, one, chosen_on)
+        tested[row.name] = found.model_copy(
+            update={"digest": row.digest, "per_image": path.relative_to(run).as_posix()}
+        )
+    test = ExternalTest(
+        name=title,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        images=len(answers[result.reference].labels),
+        class_map=parse_class_map(class_map),
+        unreadable=audit.unreadable,
+        warnings=audit.warnings,
+        rows=tested,
+    )
+    write_atomically(folder / f"{title}.json", test.model_dump_json(indent=1))
+    return test
+
+
+def _rows_to_test(result: Result) -> list[CandidateRecord]:
+    """The reference, then whatever was shipped.
+
+    Raises:
+        InputError: The study shipped nothing.
+    """
+    shipped = {one.shipped for one in result.targets} | {result.shipped}
+    rows = [one for one in result.candidates if one.name in shipped - {result.reference}]
+    root = [one for one in result.candidates if one.name == result.reference]
+    if not rows or not root:
+        raise InputError("a run that shipped a candidate", f"'{result.study}', which shipped none")
+    return [*root, *rows]
+
+
+def _judged(
+    asked: Asked,
+    rules: tuple[Any, ...],
+    root: Scores,
+    mine: Scores,
+    validation: tuple[Scores, Scores] | None,
+) -> tuple[ExternalRow, Verdict]:
+    """Everything that two sets of scores tell of the second, and its verdict."""
+    itself = root is mine
+    found = statistics(asked, root, mine, validation=validation)
+    fall = {} if itself else drops(
+        root.logits, mine.logits, mine.labels, mine.classes, units=mine.units,
+        resamples=asked.resamples, seed=asked.seed, positive=mine.positive,
+    )  # fmt: skip
+    shares = discordance(root.logits, mine.logits, mine.labels, mine.classes)
+    verdict = guarded(gate.judge(rules, fall, discordance=shares), found, asked.guards)
+    row = ExternalRow(
+        digest="",
+        per_image="",
+        evidence=_evidence(mine, asked.resamples, None if itself else root),
+        confusion=confusion(mine.logits, mine.labels, len(mine.classes)).tolist(),
+        drop=fall,
+        findings=found,
+        verdict=None if itself else verdict,
+    )
+    return row, verdict
+
+
+def _run(
+    reference: Path, candidate: Path, place: Elsewhere
+) -> tuple[list[dict[str, Any]], tuple[Scores, Scores]]:
+    """Both models on the images; which files they are."""
+    a, b = (load_candidate(path, place.threads) for path in (reference, candidate))
+    if a.card.classes != b.card.classes:
+        raise ModelError(
+            f"two models of one set of classes ({', '.join(a.card.classes)})",
+            ", ".join(b.card.classes),
+        )
+    if a.card.input == b.card.input:
+        scores, _ = place.score({"a": a, "b": b})
+    else:
+        scores = {"a": place.score({"a": a})[0]["a"], "b": place.score({"b": b})[0]["b"]}
+    mine, other = scores["a"], replace(scores["b"], positive=a.card.positive)
+    return [_facts(a, mine), _facts(b, other)], (mine, other)
+
+
+def _kept(reference: Path, candidate: Path) -> tuple[list[dict[str, Any]], tuple[Scores, Scores]]:
+    """Two files of scores of the same images in the same order."""
+    for path in (reference, candidate):
+        if path.suffix != ".npz":
+            raise InputError(
+                "two files of per-image scores (.npz), or images as the third argument",
+                f"'{path}' and no images",
+            )
+    a, b = Scores.load(reference), Scores.load(candidate)
+    if (a.classes, a.keys) != (b.classes, b.keys) or (a.labels != b.labels).any():
+        raise InputError(
+            "scores of the same images and classes in the same order",
+            f"'{reference.name}' and '{candidate.name}', which differ",
+            "score both on the same data",
+        )
+    names = [{"name": path.stem} for path in (reference, candidate)]
+    return names, (a, replace(b, positive=a.positive))
+
+
+def _facts(candidate: Candidate, mine: Scores) -> dict[str, Any]:
+    """Which file it is and which images it took for which."""
+    card = candidate.card
+    return {
+        "name": card.name,
+        "digest": candidate.digest,
+        "format": card.format,
+        "precision": card.precision,
+        "confusion": confusion(mine.logits, mine.labels, len(card.classes)).tolist(),
+    }
+
+
+def _evidence(mine: Scores, resamples: int, root: Scores | None = None) -> dict[str, Interval]:
+    """Every metric with its interval."""
+    return evidence(
+        mine.logits, mine.labels, mine.classes, reference=None if root is None else root.logits,
+        units=mine.units, resamples=resamples, positive=mine.positive,
+    )  # fmt: skip
+
+
+def _plain(figures: Mapping[str, Interval]) -> dict[str, Any]:
+    return {name: interval.model_dump() for name, interval in figures.items()}

@@ -16,6 +16,7 @@ from clinipress.budget import check_budget
 from clinipress.candidate import Candidate
 from clinipress.data.study import open_study_data
 from clinipress.errors import RecipeError
+from clinipress.inspection import inspect
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe import (
     DistillStep,
@@ -130,6 +131,9 @@ def run_study(
     if choice.finalists:
         reason = f"final evaluation; shipping '{choice.shipped}' was decided on validation"
         card.open_test(choice.finalists, reason)
+
+    # what is shipped, under worse images and by where it looks; then bundle and report
+    inspect(card, choice)
     return summarise(card, choice, out)
 
 

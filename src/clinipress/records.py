@@ -22,6 +22,8 @@ __all__ = [
     "DeviceCheck",
     "DuplicatePair",
     "Environment",
+    "ExternalRow",
+    "ExternalTest",
     "InputSpec",
     "Interval",
     "Latency",
@@ -433,6 +435,50 @@ class CandidateRecord(Record):
     findings: dict[str, Findings] = Field(default_factory=dict)
 
 
+class ExternalRow(Record):
+    """One candidate on images from elsewhere.
+
+    Attributes:
+        digest: Of its file.
+        per_image: File of its per-image scores, relative to the run.
+        evidence: metric -> figure.
+        confusion: Rows true class, columns predicted.
+        drop: metric -> reference minus candidate, paired; empty for the reference.
+        findings: Sections of the evidence.
+        verdict: The study's rules on these images; None for the reference.
+    """
+
+    digest: str
+    per_image: str
+    evidence: dict[str, Interval]
+    confusion: list[list[int]]
+    drop: dict[str, Interval] = Field(default_factory=dict)
+    findings: Findings
+    verdict: Verdict | None = None
+
+
+class ExternalTest(Record):
+    """``RUN/external/NAME.json``: what a study shipped, on images from elsewhere.
+
+    Attributes:
+        name: Of the set; its split in the report is "external: NAME".
+        created: When, UTC.
+        images: How many were measured.
+        class_map: Its class names -> the study's.
+        unreadable: Files set aside.
+        warnings: Of the audit of the set.
+        rows: Candidate -> its figures, the reference first.
+    """
+
+    name: str
+    created: str
+    images: int
+    class_map: dict[str, str] = Field(default_factory=dict)
+    unreadable: tuple[Unreadable, ...] = ()
+    warnings: tuple[str, ...] = ()
+    rows: dict[str, ExternalRow]
+
+
 class Result(Record):
     """``RUN/result.json``."""
 
@@ -449,6 +495,7 @@ class Result(Record):
     bundle: str | None
     targets: tuple[TargetOutcome, ...] = ()
     device_checks: tuple[DeviceCheck, ...] = ()
+    external_tests: tuple[ExternalTest, ...] = ()
     verdict: Verdict
     candidates: tuple[CandidateRecord, ...]
     audit: Audit

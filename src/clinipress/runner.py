@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from clinipress.models.classifier import TorchCandidate
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe import ExportRecipe, Study
 from clinipress.records import Applied, Card
-from clinipress.runtimes.engines import open_file
+from clinipress.runtimes.engines import open_file, place_of, timed_here
 from clinipress.runtimes.files import FILES, FileCandidate
 from clinipress.steps.deliver import CALIBRATED, apply_export, file_facts, plan_export
 from clinipress.steps.export import export_onnx, parity
@@ -36,10 +36,6 @@ from clinipress.store import Store, read_json, write_atomically
 __all__ = ["FLOAT32", "Runner"]
 
 FLOAT32 = ExportRecipe(precision="float32")
-# Formats whose engine on this machine is the one on the device. A microcontroller's kernels and a
-# TensorRT engine run elsewhere: their time is "not measured", whatever an emulation takes here.
-TIMED_HERE = ("onnx", "openvino", "litert", "executorch")
-
 LATENCY_IMAGES = 16
 PARITY_IMAGES = 128
 
@@ -127,6 +123,7 @@ class Runner:
         """
         params, chosen = self._export_params(parent, recipe)
         inputs = {"export": params, "parent": parent.digest, "data": self.data.digest}
+        inputs |= _places([recipe.format])
         source = None
         if recipe != FLOAT32:
             source = self.export(parent.card.name, parent, FLOAT32).path
@@ -227,9 +224,10 @@ class Runner:
 
     def logits(
         self, candidate: Candidate, split: Literal["train", "validation"]
-    ) -> tuple[NDArray[np.float32], Path]:
-        """A candidate's logits on a split that is not sealed, and the file they are kept in."""
+    ) -> NDArray[np.float32]:
+        """A candidate's logits on a split that is not sealed."""
         inputs = {"candidate": candidate.digest, "split": split, "data": self.data.digest}
+        inputs |= _places([candidate.card.format])
 
         def make(folder: Path) -> None:
             rows = self.data.rows(split, candidate.card.input)
@@ -237,20 +235,21 @@ class Runner:
 
         with self.phase("predict"):
             path = self.store.once("scores", inputs, make) / "logits.npz"
-        return _load_scores(path)[0], path
+        return _load_scores(path)[0]
 
     def open_test(
         self, candidates: Mapping[str, Candidate], reason: str
-    ) -> tuple[Rows, dict[str, tuple[NDArray[np.float32], Path]]]:
+    ) -> tuple[Rows, dict[str, NDArray[np.float32]]]:
         """Open the sealed test split once for all finalists together.
 
         A second run over the same finalists reads the scores back and opens nothing.
 
         Returns:
-            The images, and per finalist its logits and the file they are kept in.
+            The images, and per finalist its logits.
         """
         digests = {name: candidate.digest for name, candidate in candidates.items()}
         inputs = {"candidates": digests, "data": self.data.digest}
+        inputs |= _places(one.card.format for one in candidates.values())
 
         def make(folder: Path) -> None:
             spec = next(iter(candidates.values())).card.input
@@ -262,10 +261,8 @@ class Runner:
             folder = self.store.once("test", inputs, make)
         scores = {}
         for name in candidates:
-            path = folder / f"{name}.npz"
-            logits, rows = _load_scores(path)
-            scores[name] = logits, path
-        return rows, scores
+            scores[name], rows = _load_scores(folder / f"{name}.npz")
+        return replace(rows, groups=self.data.groups(rows.keys)), scores
 
     def _predict(self, candidate: Candidate, rows: Rows, path: Path) -> None:
         _save_scores(
@@ -280,7 +277,7 @@ class Runner:
         inputs = {
             "candidates": {c.card.name: c.digest for c in candidates},
             "threads": self.study.latency_threads,
-        }
+        } | _places(c.card.format for c in candidates)
 
         def make(folder: Path) -> None:
             found = self._measure(candidates)
@@ -299,7 +296,7 @@ class Runner:
         loaded = {
             c.card.name: open_file(c.path, c.card, threads)
             for c in candidates
-            if c.card.format in TIMED_HERE
+            if timed_here(c.card.format)
         }
         image = decode_item(by_key[keys[0]], spec)[None]
 
@@ -321,9 +318,18 @@ class Runner:
             measured[name] = {
                 "latency": timed[name].model_dump(),
                 "with_preprocessing": read | runtime | {"preprocessing": True},
-                "peak_memory": peak_memory(candidate.path, threads=threads),
+                "peak_memory": peak_memory(candidate.path, threads=threads, card=candidate.card),
             }
         return measured
+
+
+def _places(kinds: Iterable[str]) -> dict[str, Any]:
+    """GPUs that run files of these formats here, as part of what their answers were made from.
+
+    A run that goes on where there is a GPU, or no longer one, measures such files again.
+    """
+    found = sorted({place_of(kind) for kind in kinds} - {""})
+    return {"places": found} if found else {}
 
 
 def _strange(keys: Sequence[str]) -> str:
@@ -350,7 +356,7 @@ def _plan_once(step: Step, parent: TorchCandidate, context: Context) -> dict[str
 
 
 def _save_scores(path: Path, logits: NDArray[np.float32], rows: Rows) -> None:
-    """Per-image scores: everything a statistic needs, so that it re-runs without the model."""
+    """Logits and the images they belong to."""
     keys = np.asarray(rows.keys, dtype=np.str_)
     np.savez_compressed(
         path, logits=logits, labels=rows.labels, units=rows.units, keys=keys, index=rows.index

@@ -10,39 +10,51 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress import gate
+from clinipress import __version__, distributed, gate
+from clinipress.data.study import Rows
+from clinipress.evaluate.calibration import (
+    fit_temperature,
+    operating_points,
+    uncertain_threshold,
+)
 from clinipress.evaluate.evidence import drops, evidence
 from clinipress.evaluate.metrics import confusion
 from clinipress.evaluate.paired import discordance
+from clinipress.evaluate.scores import Scores
+from clinipress.findings import Findings
 from clinipress.models.classifier import TorchCandidate
-from clinipress.records import (
-    Interval,
-    Rule,
-    Verdict,
-)
+from clinipress.records import Card, Interval, Rule, Verdict
 from clinipress.runner import Runner
 from clinipress.runtimes.files import FileCandidate
+from clinipress.sections import Asked, guarded, statistics
+from clinipress.store import digest_of, read_json, write_atomically
 from clinipress.targets import Target
 
-__all__ = ["Row", "Scorecard"]
+__all__ = ["Row", "Scorecard", "scores_path"]
 
+FINDINGS = "findings.json"
 Kind = Literal["reference", "step", "export", "control"]
 
 
 @dataclass
 class Row:
-    """A candidate and what is known of it so far; `to`: the row that a control is compared with."""
+    """A candidate and what is known of it so far, by split.
+
+    Attributes:
+        to: The row that a control is compared with.
+        scores: Its answers to every image.
+    """
 
     name: str
     file: FileCandidate
     torch: TorchCandidate
     of: Kind
     to: str | None = None
-    logits: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    scores: dict[str, Scores] = field(default_factory=dict)
     evidence: dict[str, dict[str, Interval]] = field(default_factory=dict)
     drops: dict[str, dict[str, Interval]] = field(default_factory=dict)
     confusion: dict[str, list[list[int]]] = field(default_factory=dict)
-    scores: dict[str, Path] = field(default_factory=dict)
+    findings: dict[str, Findings] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
     rejected: str | None = None
@@ -62,7 +74,6 @@ class Scorecard:
     rules: tuple[Rule, ...]
     targets: tuple[Target, ...] = ()
     rows: list[Row] = field(default_factory=list)
-    cases: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=dict)
 
     @property
     def reference(self) -> Row:
@@ -93,38 +104,85 @@ class Scorecard:
         """
         self._add(Row(file.card.name, file, torch, of, to, because=because))
 
+    @property
+    def asked(self) -> Asked:
+        """What the study declared of the evidence."""
+        study = self.runner.study
+        return Asked(study.risk, study.evidence, study.bootstrap, study.seed)
+
     def _add(self, row: Row) -> None:
         self.rows.append(row)
         rows = self.runner.data.rows("validation", row.file.card.input)
-        row.logits["validation"], row.scores["validation"] = self.runner.logits(
-            row.file, "validation"
-        )
-        self._score(row, "validation", rows.labels, rows.units)
+        self._score(row, "validation", rows, self.runner.logits(row.file, "validation"))
 
-    def _score(
-        self, row: Row, split: str, labels: NDArray[np.int64], units: NDArray[np.int64]
-    ) -> None:
+    def _score(self, row: Row, split: str, rows: Rows, logits: NDArray[np.float32]) -> None:
         study, classes = self.runner.study, row.file.card.classes
-        self.cases[split] = labels, units
-        root = None if row is self.reference else self.reference.logits[split]
+        mine = row.scores[split] = self._answers(row, rows, logits)
+        root = None if row is self.reference else self.reference.scores[split].logits
         options: dict[str, Any] = {
-            "units": units,
+            "units": rows.units,
             "resamples": study.bootstrap,
             "seed": study.seed,
             "positive": study.data.positive,
         }
-        logits = row.logits[split]
+        labels = rows.labels
         row.evidence[split] = evidence(logits, labels, classes, reference=root, **options)
         row.confusion[split] = confusion(logits, labels, len(classes)).tolist()
+        row.findings[split] = self._findings(row, split)
         accuracy = row.evidence[split]["accuracy"]
         span = f"{accuracy.low:.1%} to {accuracy.high:.1%}"
         said = f"{row.name}: {split} accuracy {accuracy.value:.1%} ({span})"
         if root is not None:
             row.drops[split] = drops(root, logits, labels, classes, **options)
             found = discordance(root, logits, labels, classes)
-            row.verdicts[split] = gate.judge(self.rules, row.drops[split], discordance=found)
+            verdict = gate.judge(self.rules, row.drops[split], discordance=found)
+            row.verdicts[split] = guarded(verdict, row.findings[split], self.asked.guards)
             said += f", {row.verdicts[split].status}"
         self.runner.progress.say(said)
+        if distributed.is_main():
+            mine.save(self.runner.store.folder / scores_path(row.name, split))
+
+    def _answers(self, row: Row, rows: Rows, logits: NDArray[np.float32]) -> Scores:
+        """Logits with all that a statistic needs beside them; the temperature of validation."""
+        validation = row.scores.get("validation")
+        temperature = validation.temperature if validation else fit_temperature(logits, rows.labels)
+        return Scores(
+            logits=logits,
+            labels=rows.labels,
+            units=rows.units,
+            keys=rows.keys,
+            classes=row.file.card.classes,
+            positive=self.runner.study.data.positive,
+            temperature=temperature,
+            groups=rows.groups,
+        )
+
+    def _findings(self, row: Row, split: str) -> Findings:
+        """The sections of a row, or those that were made before of the same answers."""
+        root = self.reference
+        inputs = {
+            "reference": root.file.digest,
+            "candidate": row.file.digest,
+            "split": split,
+            "data": self.runner.data.digest,
+            "groups": digest_of(dict(row.scores[split].groups)),
+            "asked": [*map(str, (self.asked.risk, self.asked.resamples, self.asked.seed))],
+            "recipe": self.asked.recipe.model_dump(mode="json"),
+            "version": __version__,
+        }
+
+        def make(folder: Path) -> None:
+            found = statistics(
+                self.asked,
+                root.scores[split],
+                row.scores[split],
+                validation=(root.scores["validation"], row.scores["validation"]),
+            )
+            write_atomically(folder / FINDINGS, found.model_dump_json(indent=1))
+
+        with self.runner.phase("evidence"):
+            folder = self.runner.store.once("findings", inputs, make)
+        return Findings.model_validate(read_json(folder / FINDINGS))
 
     def measure(self) -> None:
         """Latency, memory, size and arithmetic of every file."""
@@ -139,8 +197,21 @@ class Scorecard:
         )
         for row in self.rows:
             if row.name in scores:
-                row.logits["test"], row.scores["test"] = scores[row.name]
-                self._score(row, "test", rows.labels, rows.units)
+                self._score(row, "test", rows, scores[row.name])
+
+    def calibrated(self, row: Row) -> Card:
+        """The card of a bundle: what validation says of temperature, thresholds and doubt."""
+        study, seen = self.runner.study, row.scores["validation"]
+        return row.file.card.model_copy(
+            update={
+                "temperature": seen.temperature,
+                "operating_points": operating_points(seen.probabilities, seen.labels, seen.classes),
+                "uncertain_below": uncertain_threshold(seen.logits / seen.temperature, seen.labels),
+                "intended_use": study.intended_use,
+                "positive": study.data.positive,
+                "synthetic": study.synthetic,
+            }
+        )
 
     def control(self, row: Row) -> Row | None:
         """The row's control, if it has one."""
@@ -152,11 +223,11 @@ class Scorecard:
         if control is None:
             return {}
         found = {}
-        for split in [name for name in row.logits if name in control.logits]:
-            labels, units = self.cases[split]
+        for split in [name for name in row.scores if name in control.scores]:
+            mine, other = row.scores[split], control.scores[split]
             found[split] = drops(
-                row.logits[split], control.logits[split], labels, row.file.card.classes,
-                units=units, resamples=study.bootstrap, seed=study.seed,
+                mine.logits, other.logits, mine.labels, mine.classes,
+                units=mine.units, resamples=study.bootstrap, seed=study.seed,
                 positive=study.data.positive,
             )  # fmt: skip
         return found
@@ -167,3 +238,8 @@ class Scorecard:
         size = root["file_bytes"] / row.cost["file_bytes"]
         speed = root[key]["median"] / row.cost[key]["median"] if row.cost[key] else 1.0
         return float(size * speed)
+
+
+def scores_path(name: str, split: str) -> str:
+    """Where a row's answers lie below the run folder."""
+    return f"scores/{name}-{split}.npz"

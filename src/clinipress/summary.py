@@ -9,18 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from clinipress import distributed
-from clinipress.edge.answers import probabilities
 from clinipress.edge.bundle import clearest, write_bundle
-from clinipress.evaluate.calibration import (
-    fit_temperature,
-    operating_points,
-    uncertain_threshold,
-)
 from clinipress.evaluate.cost import macs, parameters
 from clinipress.evaluate.measure import environment
 from clinipress.records import (
     CandidateRecord,
-    Card,
     Latency,
     Parity,
     Result,
@@ -31,7 +24,7 @@ from clinipress.records import (
 from clinipress.report.build import write_report
 from clinipress.report.limits import limits
 from clinipress.report.view import View
-from clinipress.scorecard import Row, Scorecard
+from clinipress.scorecard import Row, Scorecard, scores_path
 from clinipress.selection import Choice
 from clinipress.store import write_atomically
 
@@ -135,7 +128,8 @@ def _record(card: Scorecard, row: Row, out: Path) -> CandidateRecord:
         verdict=row.verdict,
         rejected=row.rejected,
         because=row.because,
-        per_image={split: path.relative_to(out).as_posix() for split, path in row.scores.items()},
+        per_image={split: scores_path(row.name, split) for split in row.scores},
+        findings=row.findings,
         control=control.name if control else None,
         over_control=card.over_control(row),
     )
@@ -168,21 +162,10 @@ def _ship(card: Scorecard, row: Row, folder: Path, result: Result) -> None:
     """The bundle: the file, its card with calibration, a sample image, hashes."""
     data, study = card.runner.data, card.runner.study
     rows = data.rows("validation", row.file.card.input)
-    logits = row.logits["validation"]
-    temperature = fit_temperature(logits, rows.labels)
-    shares = probabilities(logits, temperature)
-    shipped: Card = row.file.card.model_copy(
-        update={
-            "temperature": temperature,
-            "operating_points": operating_points(shares, rows.labels, row.file.card.classes),
-            "uncertain_below": uncertain_threshold(logits / temperature, rows.labels),
-            "intended_use": study.intended_use,
-            "positive": study.data.positive,
-            "synthetic": study.synthetic,
-        }
-    )
+    shipped = card.calibrated(row)
     # an image the file is sure of: a self-test must not hang on the last digit
-    sample = data.cache(row.file.card.input).take(rows.index[[clearest(logits)]])[0]
+    clear = clearest(row.scores["validation"].logits)
+    sample = data.cache(row.file.card.input).take(rows.index[[clear]])[0]
     summary = {
         "study": study.name,
         "risk": study.risk,

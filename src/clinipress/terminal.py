@@ -20,11 +20,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from clinipress.findings import SECTIONS
 from clinipress.progress import SILENT
 from clinipress.progress import Progress as Listener
 
 if TYPE_CHECKING:
-    from clinipress.records import Audit, CandidateRecord, Interval, Result
+    from clinipress.records import Audit, CandidateRecord, ExternalTest, Interval, Result
     from clinipress.targets import Target
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "show_bench",
     "show_comparison",
     "show_evidence",
+    "show_external",
     "show_models",
     "show_result",
     "show_targets",
@@ -186,6 +188,13 @@ def show_result(result: Result, out: Path) -> None:
         f"[bold {COLOUR[status]}]{WORD[status]}[/] {verdict_sentence(View(result))}",
         highlight=False,
     )
+    shipped = next((row for row in result.candidates if row.name == result.shipped), None)
+    if shipped is not None and split in shipped.findings:
+        console.print(
+            _sections(shipped.findings[split].model_dump(mode="json")),
+            highlight=False,
+            soft_wrap=True,
+        )
     for sentence in distillation_sentences(View(result)):
         console.print(sentence, highlight=False, markup=False)
     console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
@@ -277,10 +286,51 @@ def show_comparison(found: Mapping[str, Any]) -> None:
             name, *shown, f"{drop['value']:+.4f}", f"{drop['low']:+.4f} to {drop['high']:+.4f}"
         )
     console.print(table)
+    console.print(_sections(found["findings"]), highlight=False, soft_wrap=True)
     verdict = found["verdict"]
     console.print(f"[bold {COLOUR[verdict['status']]}]{WORD[verdict['status']]}[/]")
     for reason in verdict["reasons"]:
         console.print(reason, highlight=False, soft_wrap=True)
+
+
+def _sections(findings: Mapping[str, Any]) -> str:
+    """The sections of the evidence with their verdicts, in one line."""
+    said = []
+    for name in SECTIONS:
+        section = findings.get(name)
+        if section is None:
+            continue
+        status = section["verdict"]["status"]
+        word = f"[{COLOUR[status]}]{WORD[status]}[/]"
+        if name == "subgroups" and not section["columns"]:
+            word = "no metadata"
+        said.append(f"{name} {word}")
+    return ", ".join(said)
+
+
+def show_external(test: ExternalTest, result: Result, report: Path) -> None:
+    """A run on images from elsewhere: each candidate's accuracy beside the internal one."""
+    console = _console()
+    table = Table(title=f"{result.study} on {test.name}: {test.images} images from elsewhere")
+    for column in ("candidate", "accuracy here", "accuracy there", "drop there, points", "verdict"):
+        table.add_column(column, justify="left" if column == "candidate" else "right")
+    rows = {row.name: row for row in result.candidates}
+    for name, row in test.rows.items():
+        inside = rows[name].evidence
+        here = inside.get("test") or inside["validation"]
+        verdict = row.verdict.status if row.verdict else None
+        table.add_row(
+            name,
+            _percent(here.get("accuracy")),
+            _percent(row.evidence.get("accuracy")),
+            _points(row.drop.get("accuracy")) if row.drop else "",
+            f"[{COLOUR[verdict]}]{WORD[verdict]}[/]" if verdict else "reference",
+        )
+    console.print(table)
+    for name, row in test.rows.items():
+        for reason in row.verdict.reasons if row.verdict else ():
+            console.print(f"{name}: {reason}", highlight=False, soft_wrap=True)
+    console.print(f"report: {report}", highlight=False, soft_wrap=True)
 
 
 def show_bench(found: Mapping[str, Any]) -> None:
@@ -313,9 +363,15 @@ def show_bench(found: Mapping[str, Any]) -> None:
         table.add_row(*cells, *(_beside(row, rows) if several else ()))
     console.print(table)
     said = "These figures are of this processor; they hold for no other."
-    if found["format"] in ELSEWHERE:
+    if found["format"] in ELSEWHERE and not _on_gpu(found):
         said = f"{ELSEWHERE[found['format']]}: on the device nothing was measured."
     console.print(said, highlight=False)
+
+
+def _on_gpu(found: Mapping[str, Any]) -> bool:
+    """True when a TensorRT engine answered, on this machine's own GPU."""
+    mine = [row for row in found["latency_ms"] if row["model"] == found["bundle"]]
+    return any(row["runtime"].startswith("tensorrt ") for row in mine)
 
 
 def _beside(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> tuple[str, str]:

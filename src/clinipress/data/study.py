@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -35,12 +35,14 @@ class Rows:
         labels: int64 ``[n]`` class numbers.
         units: int64 ``[n]`` patient or cluster of each image, for intervals.
         keys: Names of the images.
+        groups: Column -> what is known of each image, "" for nothing.
     """
 
     index: NDArray[np.int64]
     labels: NDArray[np.int64]
     units: NDArray[np.int64]
     keys: tuple[str, ...]
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass
@@ -83,6 +85,10 @@ class StudyData:
             )
         return self._caches[name]
 
+    def groups(self, keys: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """What else is known of some images: column -> a value for each, "" for none."""
+        return _groups(self.dataset, keys)
+
     def rows(self, name: Literal["train", "validation"], spec: InputSpec) -> Rows:
         """Row numbers, labels and units of a split that may be looked at."""
         return self._rows(self.split.keys(name), spec)
@@ -96,7 +102,15 @@ class StudyData:
         cache = self.cache(spec)
         index = cache.where(keys)
         unit = np.asarray([self.unit_of[key] for key in keys], dtype=np.int64)
-        return Rows(index, cache.labels[index], unit, tuple(keys))
+        return Rows(index, cache.labels[index], unit, tuple(keys), self.groups(keys))
+
+
+def _groups(dataset: Dataset, keys: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    known = {item.key: item.groups for item in dataset.items}
+    return {
+        column: tuple(known[key].get(column, "") for key in keys)
+        for column in dataset.group_columns
+    }
 
 
 def open_study_data(
@@ -228,5 +242,6 @@ def whole_dataset(
     )
     index = np.arange(len(keep), dtype=np.int64)
     unit = np.asarray([by[number] for _, number in keep], dtype=np.int64)
-    rows = Rows(index, cache.labels[index], unit, tuple(item.key for item, _ in keep))
+    keys = tuple(item.key for item, _ in keep)
+    rows = Rows(index, cache.labels[index], unit, keys, _groups(dataset, keys))
     return cache, rows, found

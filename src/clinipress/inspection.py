@@ -1,0 +1,166 @@
+"""The sections for which models run again, for what is shipped: stress, saliency, pictures.
+
+They come last, on the most decisive split that was measured, and choose nothing: the test split is
+open by then. What was computed is kept per disturbance and per candidate, so that a run that is
+killed goes on there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from clinipress import distributed
+from clinipress.candidate import Candidate
+from clinipress.data.disturb import DISTURBANCES
+from clinipress.data.probes import probe_pictures
+from clinipress.edge.checks import is_colourful
+from clinipress.evaluate.probes import probe_logits, probe_records
+from clinipress.evaluate.stress import Level, disturbed_logits, stress_rows, stress_section
+from clinipress.findings import Disagreement, Findings, Probe, Stress
+from clinipress.scorecard import Row, Scorecard
+from clinipress.selection import Choice
+from clinipress.store import write_atomically
+
+__all__ = ["inspect"]
+
+STRENGTHS = (1, 2, 3, 4, 5)
+PROBED = 20  # images that are turned into out-of-scope pictures
+LONGEST_SIDE = 160  # pixels of a thumbnail
+NOT_ASKED = "the study asks for none"
+
+
+def inspect(card: Scorecard, choice: Choice) -> None:
+    """Fill in the sections of every row that is shipped, and say of the others why not."""
+    split = "test" if choice.finalists else "validation"
+    shipped = {one.shipped for one in choice.outcomes} | {choice.shipped}
+    rows = [row for row in card.rows[1:] if row.name in shipped]
+    for row in card.rows[1:]:
+        for name in row.findings:
+            row.findings[name] = _with_pictures(card, row.findings[name])
+    asked = card.runner.study.evidence
+    if not rows:
+        return
+    found = _stress(card, rows, split) if asked.stress else {}
+    for row in rows:
+        missing = dict(row.findings[split].not_measured)
+        if not asked.stress:
+            missing["stress"] = NOT_ASKED
+        update = {"stress": found.get(row.name), "not_measured": missing}
+        row.findings[split] = row.findings[split].model_copy(update=update)
+
+
+def _stress(card: Scorecard, rows: Sequence[Row], split: str) -> dict[str, Stress]:
+    """Row -> how it bears worse images, beside the reference."""
+    runner, root = card.runner, card.reference
+    study, scores = runner.study, root.scores[split]
+    chosen = stress_rows(scores.labels, scores.units, study.evidence.stress, study.seed)
+    keys = tuple(scores.keys[row] for row in chosen)
+    files: dict[str, Candidate] = {row.name: row.file for row in (root, *rows)}
+    disturbed: dict[Level, dict[str, NDArray[np.float32]]] = {}
+    what = f"{len(DISTURBANCES)} disturbances of {len(keys)} images"
+    runner.progress.start(what, len(DISTURBANCES))
+    with runner.phase("stress"):
+        for kind in DISTURBANCES:
+            disturbed |= _disturbed(card, files, keys, kind)
+            runner.progress.advance(what)
+    runner.progress.finish(what)
+    probes = _probes(card, [root, *rows], keys)
+    found = {}
+    for row in rows:
+        found[row.name] = stress_section(
+            scores,
+            row.scores[split],
+            chosen,
+            {level: (by[root.name], by[row.name]) for level, by in disturbed.items()},
+            margin=card.asked.margin,
+            seed=study.seed,
+            probes=probes[row.name],
+            resamples=study.bootstrap,
+        )
+    return found
+
+
+def _probes(
+    card: Scorecard, rows: Sequence[Row], keys: tuple[str, ...]
+) -> dict[str, tuple[Probe, ...]]:
+    """Row -> how sure it is of pictures that are out of scope, beside the first row."""
+    some = keys[:PROBED]
+    cache = card.runner.data.cache(rows[0].file.card.input)
+    images = cache.take(cache.where(some))
+    pictures = probe_pictures(images, some, card.runner.study.seed)
+    answers = probe_logits({row.name: row.file for row in rows}, pictures)
+    asked = [(card.calibrated(row), answers[row.name]) for row in rows]
+    colourful = any(is_colourful(image) for image in images)
+    return {
+        row.name: probe_records(pictures, asked[0], mine, colourful=colourful)
+        for row, mine in zip(rows, asked, strict=True)
+    }
+
+
+def _disturbed(
+    card: Scorecard, files: dict[str, Candidate], keys: tuple[str, ...], kind: str
+) -> dict[Level, dict[str, NDArray[np.float32]]]:
+    """Answers to one kind of disturbance at every strength, or those that were kept."""
+    runner = card.runner
+    inputs = {
+        "candidates": {name: file.digest for name, file in files.items()},
+        "kind": kind,
+        "amounts": DISTURBANCES[kind].amounts,
+        "keys": keys,
+        "data": runner.data.digest,
+        "seed": runner.study.seed,
+    }
+
+    def make(folder: Path) -> None:
+        cache = runner.data.cache(card.reference.file.card.input)
+        index = cache.where(keys)
+        answers = {
+            f"{strength} {name}": logits
+            for strength in STRENGTHS
+            for name, logits in disturbed_logits(
+                files, lambda at: cache.take(index[at]), keys, kind, strength, runner.study.seed
+            ).items()
+        }
+        buffer = io.BytesIO()
+        np.savez(buffer, **answers)  # type: ignore[arg-type]
+        write_atomically(folder / "logits.npz", buffer.getvalue())
+
+    path = runner.store.once("stress", inputs, make) / "logits.npz"
+    with np.load(path, allow_pickle=False) as kept:
+        return {(kind, s): {name: kept[f"{s} {name}"] for name in files} for s in STRENGTHS}
+
+
+def _with_pictures(card: Scorecard, found: Findings) -> Findings:
+    """Thumbnails of the flipped images, as the network sees them."""
+    flips = found.disagreement.flips if found.disagreement else ()
+    if not flips:
+        return found
+    cache = card.runner.data.cache(card.reference.file.card.input)
+    images = cache.take(cache.where(tuple(flip.key for flip in flips)))
+    pictured = tuple(
+        flip.model_copy(update={"picture": _thumbnail(card.runner.store.folder, flip.key, image)})
+        for flip, image in zip(flips, images, strict=True)
+    )
+    held: Disagreement | None = found.disagreement
+    assert held is not None  # there were flips
+    return found.model_copy(update={"disagreement": held.model_copy(update={"flips": pictured})})
+
+
+def _thumbnail(run: Path, key: str, image: NDArray[np.uint8]) -> str:
+    """Write uint8 ``[c, h, w]`` as a small picture; its path below the run folder."""
+    name = f"pictures/{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}.png"
+    if distributed.is_main() and not (run / name).is_file():
+        pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
+        picture = Image.fromarray(pixels)
+        picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", optimize=True)
+        write_atomically(run / name, buffer.getvalue())
+    return name
