@@ -5,6 +5,7 @@ Every section can be had without a loss or with one planted in it, and with or w
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import struct
@@ -472,6 +473,7 @@ def _elsewhere(record: CandidateRecord, external: str) -> dict[str, object]:
     }
 
 
+@functools.cache
 def picture(width: int, height: int, seed: int = 0, *, rough: bool = False) -> bytes:
     """A grey PNG: a soft blob, or noise that no codec makes smaller."""
     chance = random.Random(seed)
@@ -494,6 +496,7 @@ def picture(width: int, height: int, seed: int = 0, *, rough: bool = False) -> b
     return b"\x89PNG\r\n\x1a\n" + body
 
 
+@functools.cache
 def pictures(flips: int = 30, panels: int = 8) -> dict[str, bytes]:
     """What the drawn records name."""
     found = {f"{PICTURES}/flip-{n:02d}.png": picture(96, 96, n) for n in range(flips)}

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from clinipress.records import Result
+from drawn_findings import with_findings
+from section_pages import lead, markup, words
+
+Make = Callable[..., Result]
+
+
+def test_internal_and_external_figures_stand_side_by_side(make_study: Make) -> None:
+    study = with_findings(make_study(), external="external: hospital B")
+    html = markup(study, "external")
+    assert lead(html) == (
+        "pruned-int8 against the reference: on the external (hospital B) images accuracy fell by "
+        "1.1 points (95 % interval -1.9 to 4.1)."
+    )
+    text = words(html)
+    record = next(one for one in study.candidates if one.name == "pruned-int8")
+    for split in ("test", "external: hospital B"):
+        one = record.evidence[split]["accuracy"]
+        assert f"{100 * one.value:.1f} % ({100 * one.low:.1f}-{100 * one.high:.1f})" in text
+    assert text.index("Sealed test") < text.index("External (hospital B)")
+
+
+def test_there_is_no_section_without_images_from_elsewhere(make_study: Make) -> None:
+    assert markup(with_findings(make_study()), "external") == ""

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from clinipress.findings import SECTIONS
+from clinipress.records import Result
+from clinipress.report.matrix import matrix_section
+from clinipress.report.shown import TITLES
+from clinipress.report.view import View
+from drawn_findings import with_findings
+from page_reader import Page
+
+Make = Callable[..., Result]
+
+
+def rows(study: Result) -> dict[str, list[str]]:
+    """Candidate -> the words of its cells."""
+    html = matrix_section(View(study))
+    found = {}
+    for row in re.findall(r"<tr class.*?</tr>", html):
+        name = re.search(r"</svg>\d+ ([^<]+)<", row)
+        words = re.findall(r"<i[^>]*>([^<]+)</i>", row)
+        found[name[1] if name else "again"] = words
+    return found
+
+
+def test_every_candidate_is_a_row_rejected_ones_too(make_study: Make) -> None:
+    study = with_findings(make_study(extra_candidates=2), missing={"saliency": "not asked"})
+    found = rows(study)
+    assert list(found) == [one.name for one in study.candidates if one.name != "reference"]
+    last = "not measured"
+    assert found["pruned-int8"] == ["PASS"] * 5 + [last]
+    assert found["pruned-int8-minmax"] == ["PASS"] * 4 + ["FAIL", last]
+    assert found["variant-1-with-a-long-name"] == ["PASS"] * 4 + ["FAIL", last]
+
+
+@pytest.mark.parametrize("planted", SECTIONS)
+def test_a_planted_loss_shows_in_its_own_column_alone(make_study: Make, planted: str) -> None:
+    study = with_findings(make_study(), planted=planted)
+    words = rows(study)["pruned-int8"]
+    assert [key for key, word in zip(SECTIONS, words, strict=True) if word == "FAIL"] == [planted]
+    text = Page(matrix_section(View(study))).text
+    assert f"5 pruned-int8, {TITLES[planted].lower()}" in text
+    assert f"FAIL for {TITLES[planted].lower()}" in text
+
+
+def test_external_sets_are_rows_under_their_candidate(make_study: Make) -> None:
+    study = with_findings(make_study(), external="external: hospital B")
+    html = matrix_section(View(study))
+    assert html.count('class="again"') == 1
+    assert rows(study)["again"] == ["PASS", "PASS", "NOT PROVEN", "PASS", "PASS", "PASS"]
+
+
+def test_candidates_without_sections_are_named(make_study: Make) -> None:
+    study = with_findings(make_study())
+    bare = tuple(
+        one.model_copy(update={"findings": {}}) if one.name == "pruned" else one
+        for one in study.candidates
+    )
+    text = Page(matrix_section(View(study.model_copy(update={"candidates": bare})))).text
+    assert "No section was measured for 3 pruned." in text
+    assert "Of 4 candidates with measured sections, 1 fails at least one." in text

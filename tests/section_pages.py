@@ -1,0 +1,45 @@
+"""One section of the report as text, made from SYNTHETIC findings that a test changes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from clinipress.records import Result
+from clinipress.report.build import render
+from drawn_findings import pictures, with_findings
+from page_reader import Page
+
+SHIPPED = "pruned-int8"
+
+
+def with_part(study: Result, key: str, **changes: Any) -> Result:
+    """The study with drawn findings, one section of its shipped candidate changed."""
+    study = with_findings(study)
+    records = []
+    for record in study.candidates:
+        if record.name == SHIPPED:
+            found = record.findings["test"]
+            part = getattr(found, key).model_copy(update=changes)
+            findings = {"test": found.model_copy(update={key: part})}
+            records.append(record.model_copy(update={"findings": findings}))
+        else:
+            records.append(record)
+    return study.model_copy(update={"candidates": tuple(records)})
+
+
+def markup(study: Result, key: str) -> str:
+    """The section as HTML."""
+    found = re.search(rf'<section id="{key}">.*?</section>', render(study, pictures()))
+    return found[0] if found else ""
+
+
+def words(html: str) -> str:
+    """Its text, with plain spaces and minus signs."""
+    return Page(html).text.replace("\u202f", " ").replace("\u2212", "-").replace("\u2013", "-")
+
+
+def lead(html: str) -> str:
+    """Its opening sentence."""
+    found = re.search(r'<p class="lead">(.*?)</p>', html)
+    return words(f"<p>{found[1]}</p>").strip() if found else ""
