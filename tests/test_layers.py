@@ -49,8 +49,8 @@ OWNERS = {
     "tflite_micro": {"runtimes/tflite_micro.py"},
     "executorch": {"runtimes/executorch.py", "steps/to_executorch.py"},
     "torchao": {"steps/to_executorch.py"},
-    # it travels with the file: the engine is built on the device
-    "tensorrt": {"runtimes/build_engine.py"},
+    # the script travels with the file: the engine is built on the device
+    "tensorrt": {"runtimes/build_engine.py", "runtimes/tensorrt.py"},
     "rich": {"terminal.py"},
     "typer": {"cli.py"},
 }

@@ -12,7 +12,6 @@ from onnx import helper, numpy_helper
 
 from clinipress.errors import ModelError
 from clinipress.recipe import ExportRecipe
-from clinipress.runtimes.engines import open_file
 from clinipress.runtimes.onnx import OnnxCandidate
 from clinipress.steps.deliver import apply_export, file_facts, plan_export
 from clinipress.steps.export import export_onnx, parity
@@ -50,7 +49,7 @@ def test_files_keep_every_rule_and_answer_like_their_parent(parent, precision, t
     assert model.opset_import[0].version == OPSET
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     card = OnnxCandidate.load(parent[1]).card.model_copy(update={"format": "tensorrt"})
-    opened = open_file(target, card, 1)
+    opened = OnnxCandidate.load(target, card, 1)  # the file's arithmetic, GPU or not
     spec = card.input
     images = pictures(16, spec, 1)
     found = parity(parent[0], opened, images)

@@ -45,7 +45,7 @@ FLAGS = frozenset(
 PACKAGES = (
     *("ai-edge-litert", "ai-edge-quantizer", "executorch", "litert-torch", "nncf", "numpy", "onnx"),
     *("onnxruntime", "openvino", "pillow", "tflite-micro", "timm", "torch", "torch-pruning"),
-    *("torchao", "torchvision"),
+    *("tensorrt", "torchao", "torchvision"),
 )
 WORKER_CALLS = 5
 WORKER_SECONDS = 600
@@ -160,7 +160,7 @@ def _interleave(
 
 
 def peak_memory(path: Path, *, threads: int = 1, card: Card | None = None) -> int:
-    """Bytes a file needs at its peak, above a process with the idle runtime.
+    """Bytes a file needs at its peak, above a process with the idle runtime; a GPU's memory too.
 
     A fresh process imports the runtime, notes its resident size, loads the file, classifies one
     image at a time and reports the peak: weights as the engine unpacks them, plus activations, plus
@@ -195,7 +195,7 @@ def peak_memory(path: Path, *, threads: int = 1, card: Card | None = None) -> in
 
 
 def _worker(path: Path, threads: int, card: Card | None) -> int:
-    """Peak resident bytes of loading and running a file, above those of the imported runtime."""
+    """Peak bytes of loading and running a file, above the imported runtime, a GPU's included."""
     from clinipress.runtimes.engines import format_of, import_engine, open_file
 
     import_engine(card.format if card else format_of(path))
@@ -206,7 +206,7 @@ def _worker(path: Path, threads: int, card: Card | None) -> int:
     image = np.zeros((1, spec.channels, spec.height, spec.width), np.uint8)
     for _ in range(WORKER_CALLS):
         candidate.predict(image)
-    return max(0, _memory()[1] - before)
+    return max(0, _memory()[1] - before) + candidate.device_bytes
 
 
 def _memory() -> tuple[int, int]:

@@ -24,10 +24,12 @@ __all__ = [
     "installed",
     "open_file",
     "package_of",
+    "place_of",
+    "timed_here",
 ]
 
 # Format -> (our module, its class, the extra that installs the engine). A TensorRT export is an
-# ONNX file until the device builds an engine of it: ONNX Runtime runs the very file.
+# ONNX file: ONNX Runtime runs the very file where `place_of` finds no GPU to build an engine for.
 ENGINES: Mapping[str, tuple[str, str, str]] = MappingProxyType(
     {
         "onnx": ("onnx", "OnnxCandidate", ""),
@@ -59,6 +61,9 @@ TOOLCHAINS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "tflite-micro": ("ai_edge_litert", "ai_edge_quantizer", "litert_torch", "tflite_micro"),
     }
 )
+# Formats whose engine on this machine is the one on the device. A microcontroller's kernels run
+# elsewhere: their time is "not measured", whatever an emulation takes here.
+TIMED_HERE = frozenset(("onnx", "openvino", "litert", "executorch"))
 SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".tflite": "litert", ".pte": "executorch"}
 
 
@@ -78,6 +83,8 @@ def open_file(path: Path, card: Card | None = None, threads: int | None = None) 
     if kind not in ENGINES:
         raise ModelError(f"a file of format {', '.join(ENGINES)}", f"'{kind}'")
     module, name, extra = ENGINES[kind]
+    if place_of(kind):
+        module, name = "tensorrt", "TensorRtCandidate"
     try:
         engine = importlib.import_module(f"clinipress.runtimes.{module}")
         opened: FileCandidate = getattr(engine, name).load(path, card=card, threads=threads)
@@ -85,7 +92,36 @@ def open_file(path: Path, card: Card | None = None, threads: int | None = None) 
         if (problem.name or "").startswith("clinipress") or not extra:
             raise
         raise MissingExtraError(f"running {kind} files", extra) from None
+    if card is None and place_of(opened.card.format):  # an .onnx file whose card was inside
+        return open_file(path, opened.card, threads)
     return opened
+
+
+def place_of(kind: str) -> str:
+    """The engine and the device that run files of a format in place of this processor.
+
+    Returns:
+        "tensorrt 10.3.0 on Orin" where NVIDIA's package imports and a GPU answers; else "".
+
+    Example:
+        >>> place_of("onnx")
+        ''
+    """
+    if kind != "tensorrt" or importlib.util.find_spec("tensorrt") is None:
+        return ""
+    from clinipress.runtimes.tensorrt import place
+
+    return place()
+
+
+def timed_here(kind: str) -> bool:
+    """True where a format's engine on this machine is the one on the device.
+
+    Example:
+        >>> timed_here("onnx"), timed_here("tflite-micro")
+        (True, False)
+    """
+    return kind in TIMED_HERE or place_of(kind) != ""
 
 
 def package_of(kind: str) -> str:
@@ -130,6 +166,11 @@ def import_engine(kind: str) -> None:
         from clinipress.runtimes.openvino import engine
 
         engine()
+        return
+    if place_of(kind):
+        from clinipress.runtimes.tensorrt import start
+
+        start()
         return
     importlib.import_module(PACKAGES[kind])
 

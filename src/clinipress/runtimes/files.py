@@ -58,9 +58,11 @@ class FileCandidate:
 
     Attributes:
         largest_batch: Images per call of the engine; 1 where the file takes single images.
+        device_bytes: Memory outside this process: that of a GPU which runs the file.
     """
 
     largest_batch = LARGEST_BATCH
+    device_bytes = 0
 
     def __init__(self, path: Path, card: Card, threads: int | None) -> None:
         self.path, self.threads, self._card = path, threads, card
