@@ -199,6 +199,7 @@ def _external_test(
     """Measure a run elsewhere, draw its report again, and leave with the verdict's exit code."""
     from clinipress.external import evaluate_run
     from clinipress.report.build import write_report
+    from clinipress.report.documents import write_documents
     from clinipress.report.checks import with_checks
     from clinipress.store import read_result
 
@@ -208,6 +209,7 @@ def _external_test(
     )  # fmt: skip
     result = with_checks(read_result(run), run)
     path = write_report(result, run)
+    write_documents(result, run)
     if as_json:
         _write(test.model_dump_json(indent=1))
     else:
@@ -298,16 +300,18 @@ def report(
     folder: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
     as_json: Json = False,
 ) -> None:
-    """Rebuild the report from the records of a run."""
+    """Rebuild the report, and what lies beside it, from the records of a run."""
     from clinipress.report.build import write_report
     from clinipress.report.checks import with_checks
+    from clinipress.report.documents import write_documents
     from clinipress.store import read_result
 
-    path = write_report(with_checks(read_result(folder), folder), folder)
+    result = with_checks(read_result(folder), folder)
+    paths = (write_report(result, folder), *write_documents(result, folder))
     if as_json:
-        _write_json({"report": str(path)})
+        _write_json({"report": str(paths[0]), "documents": [str(path) for path in paths[1:]]})
     else:
-        _write(f"wrote {path}")
+        _write("\n".join(f"wrote {path}" for path in paths))
 
 
 @app.command()

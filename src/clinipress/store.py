@@ -8,7 +8,11 @@
       teacher/              the reference's outputs on the augmented views, computed once
       objects/KIND-KEY/     finished pieces, never changed again
       work/KIND-KEY/        unfinished pieces with their checkpoints
-      result.json, result.schema.json, report.html, bundle/
+      scores/               every answer of every candidate (npz): statistics re-run from these
+      pictures/             thumbnails and saliency panels that the report shows
+      external/             what was measured on images from elsewhere
+      result.json, result.schema.json, report.html, report.md, model-card.md, dossier.md and .json
+      bundle/
 
 A piece is made in ``work/`` and moved to ``objects/`` in one rename, so what stands in ``objects/``
 is whole. A run that was killed finds the finished pieces by their keys and the unfinished one by

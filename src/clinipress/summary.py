@@ -22,6 +22,7 @@ from clinipress.records import (
     Verdict,
 )
 from clinipress.report.build import write_report
+from clinipress.report.documents import write_documents
 from clinipress.report.limits import limits
 from clinipress.report.view import View
 from clinipress.scorecard import Row, Scorecard, scores_path
@@ -79,6 +80,7 @@ def summarise(card: Scorecard, choice: Choice, out: Path) -> Result:
         schema = json.dumps(Result.model_json_schema(), indent=1)
         write_atomically(out / "result.schema.json", schema)
         write_report(result, out)
+        write_documents(result, out)
     return result
 
 
