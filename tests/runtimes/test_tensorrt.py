@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -458,6 +459,11 @@ def test_the_script_needs_no_later_python_than_a_jetson_nano_has():
 # ------------------------------------------------------------------ a whole study
 
 
+def made(run):
+    """How many finished pieces of each kind a run folder holds."""
+    return Counter(path.name.split("-")[0] for path in (run / "objects").iterdir())
+
+
 def test_a_study_measures_the_engine_where_there_is_one_and_says_so(phantoms, fake, tmp_path):
     exports = [{"format": "tensorrt", "precision": "float16"}]
     recipe = study(steps=[], exports=exports, target=["jetson-orin"])
@@ -467,7 +473,9 @@ def test_a_study_measures_the_engine_where_there_is_one_and_says_so(phantoms, fa
     assert (row.latency_ms, row.peak_memory_bytes) == (None, None)
     assert fake.builds == []
     fake.be(gpu="Orin")  # the same run goes on where there is a GPU: nothing of before is kept
+    before = made(run)
     result = run_study(recipe, phantoms, run)
+    assert made(run) - before == {"export": 1, "scores": 1, "test": 1, "latency": 1}
     (row,) = (c for c in result.candidates if c.format == "tensorrt")
     assert row.latency_ms.runtime == "tensorrt 10.3.0 on Orin"
     assert row.peak_memory_bytes > row.file_bytes
