@@ -1,14 +1,24 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import statsmodels.api as sm
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
-from sklearn.metrics import roc_curve
+from scipy.special import log_softmax, logit, softmax
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import log_loss, roc_curve
 
+from clinipress.errors import DataError
 from clinipress.evaluate.calibration import (
+    calibration_section,
     fit_temperature,
     operating_points,
     uncertain_threshold,
 )
+from clinipress.evaluate.evidence import evidence
+from clinipress.evaluate.reliability import equal_mass_bins
+from clinipress.evaluate.scores import Scores
+from planted import miscalibrated, reference, rounded, with_logits
 
 
 def make(n=400, k=4, sharp=3.0, seed=0):
@@ -87,3 +97,148 @@ def test_ties_and_missing_classes_keep_their_word():
     flat = np.full((20, 2), 0.5)
     sensitive = operating_points(flat, labels, ("a", "b"))[0]
     assert (sensitive.sensitivity.value, sensitive.specificity.value) == (1, 0)
+
+
+# ------------------------------------------------------------------ the section
+
+
+def section(before, after, **options):
+    return calibration_section(before, after, **{"margin": 0.02, "resamples": 400} | options)
+
+
+def referee(logits, labels, temperature):
+    """scikit-learn's losses and quantile bins, statsmodels' recalibration."""
+    chances = softmax(logits.astype(np.float64) / temperature, axis=1)
+    n, k = chances.shape
+    top, right = chances.max(axis=1), chances.argmax(axis=1) == labels
+    true, promised = calibration_curve(right, top, n_bins=15, strategy="quantile")
+    edges = np.percentile(top, np.linspace(0, 100, 16))
+    sizes = np.bincount(np.searchsorted(edges[1:-1], top), minlength=15)
+    found = {
+        "ece_equal_mass": (sizes[sizes > 0] * np.abs(true - promised)).sum() / n,
+        "log_loss": log_loss(labels, chances, labels=range(k)),
+        "brier": ((chances - np.eye(k)[labels]) ** 2).sum(axis=1).mean() * (0.5 if k == 2 else 1),
+    }
+    x, y = (logit(top), right) if k > 2 else (logit(chances[:, 1]), labels == 1)
+    slope = sm.GLM(y, sm.add_constant(x), sm.families.Binomial()).fit(tol=1e-12)
+    large = sm.GLM(y, np.ones(n), sm.families.Binomial(), offset=x).fit(tol=1e-12)
+    return found | {"slope": slope.params[1], "intercept": large.params[0]}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_figures_before_and_after_against_scikit_learn_and_statsmodels(seed):
+    k = 2 + seed % 4
+    logits, labels = make(n=300, k=k, sharp=0.5 + seed / 10, seed=seed)
+    scores = Scores(
+        logits=logits,
+        labels=labels,
+        units=np.arange(300),
+        keys=tuple(map(str, range(300))),
+        classes=tuple("abcde"[:k]),
+        temperature=fit_temperature(logits, labels),
+    )
+    found = section(scores, scores, resamples=50)
+    for figures, temperature in ((found.before, 1.0), (found.after, scores.temperature)):
+        expected = referee(logits, labels, temperature)
+        assert set(figures) == {*expected, "ece"}
+        for name, value in expected.items():
+            # logit of a rounded probability, and a flat maximum, cost the referee some digits
+            assert figures[name].value == pytest.approx(value, abs=1e-6), name
+            assert figures[name].low - 1e-6 <= value <= figures[name].high + 1e-6
+    plain = evidence(logits / scores.temperature, labels, scores.classes, resamples=50)
+    for name in ("ece", "brier", "log_loss"):
+        assert found.after[name].value == pytest.approx(plain[name].value, abs=1e-7)
+
+
+def test_drops_are_of_the_same_resamples_and_of_distances():
+    before = reference(0, n=500)
+    after = rounded(before, noise=1.0)
+    found, mine = section(before, after), section(before, before)
+    assert mine.drops == {}
+    for name in ("ece", "ece_equal_mass", "brier", "log_loss"):
+        expected = mine.after[name].value - found.after[name].value
+        assert found.drops[name].value == pytest.approx(expected)
+    slopes = [abs(one.after["slope"].value - 1) for one in (mine, found)]
+    assert found.drops["slope_error"].value == pytest.approx(slopes[0] - slopes[1])
+    # paired: far narrower than the two intervals together
+    both = found.after["brier"].high - found.after["brier"].low
+    assert found.drops["brier"].high - found.drops["brier"].low < 1.2 * both
+    copy = replace(before)
+    same = section(before, copy)
+    assert all((d.value, d.low, d.high) == (0, 0, 0) for d in same.drops.values())
+    assert same.verdict.status == "pass"
+
+
+def test_reliability_bins_hold_every_image_once():
+    scores = reference(0, n=400, per_unit=2)
+    found = section(scores, rounded(scores))
+    for bins, temperature in ((found.bins, 1.0), (found.bins_after, found.temperature)):
+        assert len(bins) == 15
+        assert sum(one.cases for one in bins) == 400
+        top = softmax(rounded(scores).logits.astype(np.float64) / temperature, axis=1).max(axis=1)
+        for one in bins:
+            inside = (top > one.low + 1e-12) & (top <= one.high + 1e-12)
+            assert one.cases == inside.sum()
+            if one.cases:
+                assert one.low < one.confidence <= one.high
+                assert one.accuracy.low <= one.accuracy.value <= one.accuracy.high
+            else:
+                assert one.confidence is None
+                assert one.accuracy is None
+
+
+def test_the_temperature_shown_is_the_candidates():
+    scores = replace(reference(0, n=200), temperature=1.7)
+    assert section(scores, scores).temperature == 1.7
+    assert section(scores, scores, chosen_on="elsewhere").chosen_on == "elsewhere"
+
+
+def test_degenerate_splits():
+    perfect = with_logits(reference(n=60), 9 * np.eye(3)[reference(n=60).labels])
+    found = section(perfect, replace(perfect))
+    assert "slope" not in found.after  # no wrong answer: no slope
+    assert found.after["brier"].value < 0.01
+    one = reference(n=1)
+    assert section(one, replace(one)).after == {}  # one image says nothing of its spread
+    patient = replace(reference(n=40), units=np.zeros(40, np.int64))
+    assert section(patient, replace(patient)).verdict.status == "inconclusive"
+    flat = with_logits(reference(n=60), np.zeros((60, 3)))  # all ties
+    assert section(flat, replace(flat)).after["ece"].value >= 0
+    alone = reference(n=60)
+    alone = replace(alone, labels=np.zeros(60, np.int64))  # one class
+    assert section(alone, rounded(alone)).after["log_loss"].low > 0
+    with pytest.raises(DataError):
+        section(reference(n=60), reference(n=61))
+
+
+def test_miscalibration_is_caught_while_every_answer_is_kept():
+    before = reference(0)
+    after = miscalibrated(before)
+    assert (before.logits.argmax(1) == after.logits.argmax(1)).all()
+    found = section(before, after)
+    assert found.verdict.status == "fail"
+    assert found.verdict.reasons[0].startswith("Expected calibration error rose by")
+    assert found.drops["ece"].high < -0.02
+    assert found.drops["slope_error"].high < 0
+
+
+def test_what_the_temperature_mends_is_no_loss():
+    before = reference(0)
+    louder = with_logits(before, 4 * before.logits)
+    found = section(before, louder)
+    assert found.before["ece"].value > found.after["ece"].value
+    assert found.verdict.status == "pass"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_honest_candidate_is_not_failed(seed):
+    before = reference(seed, n=800)
+    assert section(before, rounded(before)).verdict.status in ("pass", "inconclusive")
+
+
+def test_equal_mass_bins_hold_equal_numbers_and_keep_ties_together():
+    top = np.random.default_rng(0).random(300)
+    assert (np.bincount(equal_mass_bins(top)) == 20).all()
+    tied = np.repeat([0.4, 0.6, 0.9], 50)
+    bins = equal_mass_bins(tied)
+    assert [len(set(bins[tied == value])) for value in (0.4, 0.6, 0.9)] == [1, 1, 1]

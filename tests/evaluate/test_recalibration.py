@@ -6,7 +6,7 @@ import statsmodels.api as sm
 from scipy.special import expit
 
 from clinipress.evaluate.recalibration import Binned, recalibrate
-from tolerances import OPTIMUM
+from tolerances import OPTIMUM, check_share
 
 
 def glm(x, y, weights, *, slope):
@@ -91,3 +91,16 @@ def test_extreme_log_odds_do_not_break_it():
     np.testing.assert_allclose(slope, glm(x, y, np.ones(202), slope=True), rtol=1e-4)
     alone = recalibrate(x, y, slope=False)
     np.testing.assert_allclose(alone, glm(x, y, np.ones(202), slope=False), rtol=1e-4)
+
+
+def test_percentile_intervals_of_the_slope_cover():
+    random = np.random.default_rng(0)
+    inside, trials = 0, 300
+    for _ in range(trials):
+        x = random.normal(1.5, 1.5, 150)
+        y = random.random(150) < expit(x)
+        weights = random.multinomial(150, np.full(150, 1 / 150), 200).T.astype(np.float64)
+        slopes = Binned.of(x, y, slope=True).refit(weights)[1]
+        low, high = np.nanquantile(slopes, [0.025, 0.975])
+        inside += low <= 1 <= high
+    check_share(inside, trials, at_least=0.93)
