@@ -14,14 +14,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from clinipress.errors import ModelError
+from clinipress.models.pretrained import load_checkpoint, load_pretrained
 from clinipress.models.weights import read_state
-from clinipress.models.zoo import (
-    create_backbone,
-    list_models,
-    load_checkpoint,
-    load_pretrained,
-    new_classifier,
-)
+from clinipress.models.zoo import create_backbone, list_models, new_classifier
 from clinipress.recipe import ModelRecipe
 from clinipress.records import InputSpec
 
@@ -79,9 +74,10 @@ def test_users_own_image_size_wins():
 
 
 def test_unknown_name_names_the_nearest():
-    assert "resnet50" in refuse("a timm model name", lambda: make(ModelRecipe(name="resnet_50")))
+    assert "resnet34" in refuse("a model name", lambda: make(ModelRecipe(name="resnet_34")))
+    assert "densenet101" in refuse("a model name", lambda: make(ModelRecipe(name="densenet102")))
     refuse("clinipress models", lambda: make(ModelRecipe(name="zzzzqqqq")))
-    refuse("a timm model name", lambda: make(ModelRecipe(name="hf-hub:someone/something")))
+    refuse("a model name", lambda: make(ModelRecipe(name="hf-hub:someone/something")))
 
 
 def test_wrong_arguments_are_one_line():

@@ -1,4 +1,6 @@
-"""Where networks come from: timm by name, or the user's own function; fresh or with weights.
+"""Where networks come from: by name, or the user's own function; fresh or with weights.
+
+A name is one of `clinipress.models.catalogue` or one of timm's.
 
 The only module that names timm.
 """
@@ -17,31 +19,36 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import adapt_input_conv
-from torch import Tensor, nn
+from torch import nn
 
 from clinipress.errors import ModelError
 from clinipress.evaluate.cost import evaluating
-from clinipress.models.weights import read_state
+from clinipress.models.catalogue import HUB, NamedModel, model_named, named_models
+from clinipress.models.pretrained import load_checkpoint, load_pretrained, take_shared
 from clinipress.recipe import ModelRecipe
 from clinipress.records import InputSpec, ModelSpec, PerChannel
 
 __all__ = [
     "create_backbone",
     "list_models",
-    "load_checkpoint",
-    "load_pretrained",
     "new_classifier",
 ]
 
 NAMES_SHOWN = 3
-OWN_PREFIX = "backbone."  # of `Classifier`, whose one network it is
 
 
 def list_models(pattern: str = "") -> list[str]:
-    """Model names of timm that contain `pattern`; "*" and "?" stand for any characters."""
+    """Names of ours, then timm's, that contain `pattern`; "*" and "?" stand for any characters."""
     wild = pattern if any(mark in pattern for mark in "*?") else f"*{pattern}*"
-    return list(timm.list_models(wild))
+    return list(dict.fromkeys([*(m.name for m in named_models(pattern)), *timm.list_models(wild)]))
+
+
+def _catalogued(name: str | None) -> NamedModel | None:
+    """The model of the catalogue that a name means; timm's names mean timm's."""
+    found = model_named(name) if name is not None else None
+    if found is None or (name != found.name and timm.is_model(str(name))):
+        return None
+    return found
 
 
 def new_classifier(
@@ -71,8 +78,9 @@ def new_classifier(
     from clinipress.models.classifier import Classifier  # stands on this module
 
     in_channels = recipe.in_channels or (3 if recipe.pretrained else input_spec.channels)
+    named = _catalogued(recipe.name)
     spec = ModelSpec(
-        name=recipe.name,
+        name=named.name if named else recipe.name,
         factory=recipe.factory,
         arguments=recipe.arguments,
         num_classes=num_classes,
@@ -90,7 +98,8 @@ def new_classifier(
         from_hub=recipe.pretrained is True,
     )
     if isinstance(recipe.pretrained, str):
-        load_pretrained(backbone, Path(recipe.pretrained))
+        kin = named is not None and named.starts_from is not None
+        load_pretrained(backbone, Path(recipe.pretrained), or_kin=kin)
     if recipe.checkpoint is not None:
         load_checkpoint(backbone, Path(recipe.checkpoint))
     module = Classifier(backbone, input_spec, in_channels, mean, std)
@@ -111,13 +120,13 @@ def create_backbone(
     """A network that takes normalised float32 ``[n, in_channels, height, width]``.
 
     Args:
-        name: timm model name; or
+        name: A name of the catalogue, or timm's; or
         factory: the user's own "module:function".
         arguments: Further keyword arguments of the constructor.
         num_classes: Outputs.
         in_channels: Input channels.
         size: (height, width), given as ``img_size`` to timm models of a fixed input size.
-        from_hub: Fetch timm's pretrained weights.
+        from_hub: Fetch published weights.
 
     Raises:
         ModelError: No such model or function, or its constructor refuses.
@@ -133,17 +142,40 @@ def create_backbone(
         return _from_factory(factory, options)
     if name is None:
         raise ModelError("a model name or a factory", "neither")
+    named = _catalogued(name)
+    if named is not None:
+        return _from_catalogue(named, options, size, from_hub)
     if not timm.is_model(name):
         raise _unknown(name)
     return _from_timm(name, options, size, from_hub)
 
 
+def _from_catalogue(
+    named: NamedModel, options: dict[str, Any], size: tuple[int, int], from_hub: bool
+) -> nn.Module:
+    """A network of the catalogue, with weights from the hub where there are any."""
+    options = {**named.arguments, **options}
+    if from_hub and named.pretrained != HUB and named.starts_from is None:
+        raise ModelError(
+            f"a model with weights on the hub, for 'pretrained: true' of '{named.name}'",
+            f"one without ({named.pretrained})",
+            "give 'pretrained' the path of a local file, or leave it out",
+        )
+    if ":" in named.origin:
+        return _from_factory(named.origin, options)
+    backbone = _from_timm(named.origin, options, size, from_hub and named.starts_from is None)
+    if from_hub and named.starts_from is not None:
+        kin = _from_timm(named.starts_from, {"in_chans": options["in_chans"]}, size, from_hub)
+        take_shared(backbone, kin.state_dict())
+    return backbone
+
+
 def _unknown(name: str) -> ModelError:
-    known = timm.list_models()
+    known = list_models()
     near = difflib.get_close_matches(name.lower(), known, n=NAMES_SHOWN, cutoff=0.5)
     near = near or [k for k in known if name.lower()[:4] in k][:NAMES_SHOWN]
     hint = f"did you mean {', '.join(near)}?" if near else "see 'clinipress models'"
-    return ModelError("a timm model name", f"'{name}'", hint)
+    return ModelError("a model name, ours or timm's", f"'{name}'", hint)
 
 
 def _from_timm(
@@ -225,129 +257,6 @@ def _current_folder_importable() -> Iterator[None]:
         yield
     finally:
         sys.path.remove(here)
-
-
-def load_pretrained(backbone: nn.Module, path: Path) -> tuple[str, ...]:
-    """Weights of a backbone whose head may be another: the head is left random.
-
-    Args:
-        backbone: The network, changed in place. Its first convolution may take other channels
-            than the file's: weights are summed to grey or repeated to colour (as timm does).
-        path: safetensors or a weights-only PyTorch file.
-
-    Returns:
-        Names in the network that the file did not fill: the head's.
-
-    Raises:
-        ModelError: The file cannot be read, or something other than the head is missing.
-    """
-    state = _filtered(read_state(path), backbone)
-    own = backbone.state_dict()
-    heads = _head_names(backbone, own)
-    state = {k: v for k, v in state.items() if k in own and _fits(k, v, own, heads)}
-    state = _adapt_first_conv(state, own)
-    _refuse_misfits(state, own, path)
-    missing = tuple(name for name in own if name not in state and _counts(name))
-    lost = [name for name in missing if name not in heads]
-    if lost:
-        raise ModelError(
-            f"the weights of this network in '{path}'",
-            f"a file without {len(lost)} of {len(own)} of them, such as '{lost[0]}'",
-            "was the file made for another network?",
-        )
-    backbone.load_state_dict(state, strict=False)
-    return missing
-
-
-def load_checkpoint(backbone: nn.Module, path: Path) -> None:
-    """Weights of a trained classifier, head included; every name and shape must agree.
-
-    Args:
-        backbone: The network, changed in place.
-        path: safetensors or a weights-only PyTorch file; the weights of a candidate of ours too.
-
-    Raises:
-        ModelError: The file cannot be read, is of another network, or has other classes.
-    """
-    state, own = _own_prefix_removed(read_state(path)), backbone.state_dict()
-    for name in _head_names(backbone, own):
-        if name in state and len(state[name]) != len(own[name]):
-            raise ModelError(
-                f"a checkpoint of {len(own[name])} classes",
-                f"{len(state[name])} classes in '{path}'",
-                "give data.classes the classes it was trained on",
-            )
-    _refuse_misfits(state, own, path)
-    missing = [name for name in own if name not in state and _counts(name)]
-    extra = [name for name in state if name not in own]
-    if missing or extra:
-        got = f"one without '{missing[0]}'" if missing else f"one with '{extra[0]}' too"
-        raise ModelError(f"a checkpoint of this network at '{path}'", got, "check model.name")
-    backbone.load_state_dict(state, strict=False)
-
-
-def _own_prefix_removed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The backbone's own names, in a file that `TorchCandidate.save` wrote."""
-    if not all(name.startswith(OWN_PREFIX) for name in state):
-        return state
-    return {name.removeprefix(OWN_PREFIX): value for name, value in state.items()}
-
-
-def _filtered(state: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
-    """The renaming and resizing that timm does for a model's older files, where it does."""
-    home = sys.modules.get(type(backbone).__module__)
-    convert = getattr(home, "checkpoint_filter_fn", None)
-    if convert is None or not type(backbone).__module__.startswith("timm."):
-        return state
-    return dict(convert(dict(state), backbone))
-
-
-def _head_names(backbone: nn.Module, own: Mapping[str, Tensor]) -> list[str]:
-    """Names of the last layer's tensors: timm says which it is, else the last weight and bias."""
-    get = getattr(backbone, "get_classifier", None)
-    heads = get() if callable(get) else None
-    parts = heads if isinstance(heads, tuple | list) else (heads,)
-    known = {id(t) for part in parts if isinstance(part, nn.Module) for t in part.parameters()}
-    names = [name for name, tensor in backbone.named_parameters() if id(tensor) in known]
-    if names:
-        return names
-    last = [name for name, tensor in own.items() if tensor.ndim >= 2][-1:]
-    owner = last[0].rpartition(".")[0] if last else ""
-    return [name for name in own if name.rpartition(".")[0] == owner]
-
-
-def _fits(name: str, tensor: Tensor, own: Mapping[str, Tensor], heads: list[str]) -> bool:
-    return name not in heads or tensor.shape == own[name].shape
-
-
-def _counts(name: str) -> bool:
-    """Whether a missing tensor matters: batch norms of old files have no batch counter."""
-    return not name.endswith("num_batches_tracked")
-
-
-def _adapt_first_conv(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Sum or repeat the input channels of convolutions that differ in nothing else."""
-    adapted = dict(state)
-    for name, tensor in state.items():
-        there, here = tuple(tensor.shape), tuple(own[name].shape)
-        if len(here) != 4 or there == here or len(there) != 4:
-            continue
-        if (there[0], *there[2:]) == (here[0], *here[2:]) and {there[1], here[1]} == {1, 3}:
-            if here[1] == 1:
-                adapted[name] = adapt_input_conv(1, tensor)
-            else:
-                adapted[name] = tensor.repeat(1, 3, 1, 1) / 3
-    return adapted
-
-
-def _refuse_misfits(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path) -> None:
-    for name, tensor in state.items():
-        if name in own and tensor.shape != own[name].shape:
-            raise ModelError(
-                f"'{name}' of shape {list(own[name].shape)} in '{path}'",
-                f"{list(tensor.shape)}",
-                "is it the same network, with the same in_channels?",
-            )
 
 
 def _check_output(module: nn.Module, recipe: ModelRecipe, num_classes: int) -> None:
