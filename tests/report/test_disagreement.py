@@ -83,5 +83,14 @@ def test_no_flips_at_all(make_study: Make) -> None:
         kappa=None,
     )
     text = words(markup(study, "disagreement"))
-    assert "worst first None." in text
+    assert "worst first No image." in text
     assert "Agreement beyond chance (kappa) not measured" in text
+
+
+def test_many_groups_show_those_with_most_flips(make_study: Make) -> None:
+    by_group = tuple(counts(f"site: {n}", 100, n % 17, 0) for n in range(20))
+    html = markup(with_part(make_study(), "disagreement", by_group=by_group), "disagreement")
+    shown, folded = html.split("<summary>8 more, fewer flips</summary>")
+    assert shown.index("site: 16<") < shown.index("site: 15<")
+    assert "site: 0<" not in shown
+    assert "site: 0<" in folded

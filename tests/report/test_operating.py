@@ -75,6 +75,6 @@ def test_many_classes_show_those_that_may_have_lost_most(make_study: Make) -> No
 def test_figures_that_are_not_defined_are_no_numbers(make_study: Make) -> None:
     text = words(markup(with_part(make_study(), "operating", rows=(row("a", 0),)), "operating"))
     assert text.count("not defined") == 2
-    assert "Positives that the reference finds and the candidate misses None." in text
+    assert "Positives that the reference finds and the candidate misses No image." in text
     empty = with_part(make_study(), "operating", rows=(), verdict=said("inconclusive", "operating"))
     assert "No class of the sealed test images could be called" in lead(markup(empty, "operating"))

@@ -89,3 +89,15 @@ def test_unknown_values_and_undefined_figures(make_study: Make) -> None:
     text = words(markup(study, "subgroups"))
     assert "3 images without a value." in text
     assert "not measured" in text
+
+
+def test_gaps_that_widened_most_are_in_front(make_study: Make) -> None:
+    gaps = tuple(
+        GAP.model_copy(update={"column": f"column {n}", "change": around(0.001 * n, 0.01)})
+        for n in range(15)
+    )
+    html = markup(with_part(make_study(), "subgroups", gaps=gaps), "subgroups")
+    shown, folded = html.split("3 more gaps that widened less, or narrowed")
+    assert shown.index("column 14,") < shown.index("column 13,")
+    assert "column 2," not in shown
+    assert "column 2," in folded

@@ -15,7 +15,7 @@ from clinipress.report.formats import (
     probability,
 )
 from clinipress.report.markup import Child, Markup, tag
-from clinipress.report.parts import facts, folded, grid, small, two_lines
+from clinipress.report.parts import MANY, facts, folded, grid, small, two_lines
 from clinipress.report.phrases import capital
 from clinipress.report.pictures import GALLERY, embedded
 from clinipress.report.shown import Shown, finding_section
@@ -105,8 +105,20 @@ def _flip_table(counts: Sequence[FlipCounts]) -> Markup:
         tag("th", "\u2190 lost", tag("span", "gained \u2192"), scope="col", class_="bars"),
         tag("th", "Same answer", scope="col"),
     )
-    rows = [_flip_row(one, scale) for one in counts]
-    return tag("table", tag("thead", head), tag("tbody", rows), class_="flips")
+    # where there are many rows, those with most flips are in front
+    order = counts if len(counts) <= MANY else sorted(counts, key=lambda one: -_flips(one))
+    tables = [
+        tag("table", tag("thead", head), tag("tbody", [_flip_row(o, scale) for o in part]),
+            class_="flips")
+        for part in (order[:MANY], order[MANY:])
+    ]  # fmt: skip
+    if not order[MANY:]:
+        return tables[0]
+    return tag("div", tables[0], folded(f"{len(order) - MANY:,} more, fewer flips", tables[1]))
+
+
+def _flips(one: FlipCounts) -> int:
+    return one.lost + one.gained + one.changed
 
 
 def _flip_row(one: FlipCounts, scale: Scale) -> Markup:
@@ -160,7 +172,7 @@ def _gallery(shown: Shown[Disagreement]) -> list[Child]:
     all_flips = shown.mine.lost + shown.mine.gained + shown.mine.changed
     heading = tag("h3", "Images with another answer, worst first")
     if not flips:
-        told = "None." if not all_flips else "Their names are not in the record."
+        told = "No image." if not all_flips else "Their names are not in the record."
         return [heading, tag("p", told)]
     cards = [_card(shown, flip) for flip in flips[:GALLERY]]
     rest = [tag("li", f"{one.key}: {_answer(one)}") for one in flips[GALLERY:]]

@@ -202,7 +202,7 @@ def _missed(shown: Shown[OperatingSection]) -> Child:
     rows = [row for row in shown.mine.rows if row.newly_missed]
     heading = tag("h3", "Positives that the reference finds and the candidate misses")
     if not rows:
-        return [heading, tag("p", "None.")]
+        return [heading, tag("p", "No image.")]
     labels = dict.fromkeys(row.label for row in rows)
     return [heading, [_missed_of(label, [r for r in rows if r.label == label]) for label in labels]]
 

@@ -22,7 +22,7 @@ from clinipress.report.formats import (
     points_words,
 )
 from clinipress.report.markup import Child, Markup, tag
-from clinipress.report.parts import cell, folded, grid, legend, small
+from clinipress.report.parts import MANY, cell, folded, grid, legend, small
 from clinipress.report.phrases import capital, interval_phrase, joined
 from clinipress.report.shown import Shown, finding_section
 from clinipress.report.view import View
@@ -60,10 +60,15 @@ def _sentence(shown: Shown[Subgroups]) -> str:
     small_ones = sum(group.too_small for group in section.groups)
     told = (
         f"{counted(len(section.groups), 'group')} by {joined(section.columns)} on the "
-        f"{shown.where} images, of which {small_ones:,} "
-        f"{'has' if small_ones == 1 else 'have'} fewer than {section.minimum:,} and "
-        f"{'is' if small_ones == 1 else 'are'} not judged"
+        f"{shown.where} images, "
     )
+    if small_ones:
+        told += (
+            f"of which {small_ones:,} {'has' if small_ones == 1 else 'have'} fewer than "
+            f"{section.minimum:,} and {'is' if small_ones == 1 else 'are'} not judged"
+        )
+    else:
+        told += f"each with at least {section.minimum:,}"
     return f"{told}.{_worst_group(section)}{_widest(section.gaps)}"
 
 
@@ -213,13 +218,18 @@ def _sensitivity(group: Group, name: str) -> Child:
 
 
 def _gaps(shown: Shown[Subgroups]) -> Child:
-    """Gaps before and after, and their change on one scale."""
-    gaps = shown.mine.gaps
+    """Gaps before and after, and their change on one scale; those that widened most first."""
+    gaps = sorted(shown.mine.gaps, key=lambda gap: -gap.change.value)
     heading = tag("h3", "Gap between best and worst group, and its change, points")
     if not gaps:
         told = "No column has two groups that are large enough to compare."
         return [heading, tag("p", told, class_="empty")]
-    return [heading, forest([_gap_row(shown, gap) for gap in gaps])]
+    first, rest = gaps[:MANY], gaps[MANY:]
+    more = folded(
+        f"{counted(len(rest), 'more gap')} that widened less, or narrowed",
+        forest([_gap_row(shown, gap) for gap in rest]),
+    )
+    return [heading, forest([_gap_row(shown, gap) for gap in first]), more if rest else None]
 
 
 def _gap_row(shown: Shown[Subgroups], gap: Gap) -> Row:
