@@ -115,23 +115,23 @@ def evidence(
         DataError: Shapes, labels, units or logits that cannot be used.
     """
     cases = check_cases(logits, labels, classes, positive)
-    index = _check_units(units, len(cases.labels))
+    index = check_units(units, len(cases.labels))
     found = _proportions(cases, index)
     if reference is not None:
         other = check_cases(reference, labels, classes, positive)
         same = predictions(other.logits) == predictions(cases.logits)
-        _put(found, "agreement", proportion(same, index))
+        put(found, "agreement", proportion(same, index))
     scores = log_odds(cases.logits)
     for name, column in _ranked_classes(cases):
-        _put(found, name, auroc_interval(scores[:, column], cases.labels == column, index))
+        put(found, name, auroc_interval(scores[:, column], cases.labels == column, index))
     (spreads,) = _bootstrap([cases], index, resamples, seed)
     for name in _MACRO:
         if name not in spreads:
             continue
-        interval = _interval(name, spreads[name], index, floor=0)
+        interval = spread_interval(name, spreads[name], index, floor=0)
         if interval is not None and interval.low == interval.high:
             interval = _without_width(name, interval, found, cases, index)
-        _put(found, name, interval)
+        put(found, name, interval)
     return found
 
 
@@ -170,18 +170,18 @@ def drops(
     """
     before = check_cases(reference_logits, labels, classes, positive)
     after = check_cases(candidate_logits, labels, classes, positive)
-    index = _check_units(units, len(before.labels))
+    index = check_units(units, len(before.labels))
     found = _paired_proportions(before, after, index)
     scores, others = log_odds(before.logits), log_odds(after.logits)
     for name, column in _ranked_classes(before):
         mine = before.labels == column
-        _put(found, name, auroc_difference(scores[:, column], others[:, column], mine, index))
+        put(found, name, auroc_difference(scores[:, column], others[:, column], mine, index))
     spreads, others_spreads = _bootstrap([before, after], index, resamples, seed)
     for name, spread in spreads.items():
-        interval = _interval(name, spread - others_spreads[name], index, floor=-1)
+        interval = spread_interval(name, spread - others_spreads[name], index, floor=-1)
         if interval is not None and interval.low == interval.high:
             interval = _drop_without_width(name, interval, found)
-        _put(found, name, interval)
+        put(found, name, interval)
     return found
 
 
@@ -192,13 +192,15 @@ def _ranked_classes(cases: Cases) -> list[tuple[str, int]]:
     return [(f"auroc[{name}]", column) for column, name in enumerate(cases.classes)]
 
 
-def _check_units(units: NDArray[np.integer] | None, n: int) -> Integers:
+def check_units(units: NDArray[np.integer] | None, n: int) -> Integers:
+    """Units numbered from 0; an error when there is not one for each case."""
     if units is not None and np.shape(units) != (n,):
         raise DataError(f"one unit for each of the {n} cases", f"units {list(np.shape(units))}")
     return unit_index(units, n)
 
 
-def _put(found: Intervals, name: str, interval: Interval | None) -> None:
+def put(found: Intervals, name: str, interval: Interval | None) -> None:
+    """What is undefined is absent."""
     if interval is not None:
         found[name] = interval
 
@@ -208,19 +210,20 @@ def _proportions(cases: Cases, index: Integers) -> Intervals:
     called, labels = predictions(cases.logits), cases.labels
     hits = called == labels
     found: Intervals = {}
-    _put(found, "accuracy", proportion(hits, index))
+    put(found, "accuracy", proportion(hits, index))
     for number, name in enumerate(cases.classes):
         actual, predicted = labels == number, called == number
-        _put(found, f"sensitivity[{name}]", proportion(hits[actual], index[actual]))
-        _put(found, f"precision[{name}]", proportion(hits[predicted], index[predicted]))
+        put(found, f"sensitivity[{name}]", proportion(hits[actual], index[actual]))
+        put(found, f"precision[{name}]", proportion(hits[predicted], index[predicted]))
         either = actual | predicted
         jaccard = proportion(hits[either], index[either])
-        _put(found, f"f1[{name}]", jaccard and _f1_of_jaccard(jaccard))
+        put(found, f"f1[{name}]", jaccard and f1_of_jaccard(jaccard))
     _name_two_classes(found, cases)
     return found
 
 
-def _f1_of_jaccard(jaccard: Interval) -> Interval:
+def f1_of_jaccard(jaccard: Interval) -> Interval:
+    """The F1 score 2 J / (1 + J), which rises with J."""
     ends = {end: 2 * x / (1 + x) for end, x in jaccard.model_dump(include=_ENDS).items()}
     return jaccard.model_copy(update=ends)
 
@@ -233,8 +236,8 @@ def _name_two_classes(found: Intervals, cases: Cases) -> None:
     if cases.positive is None:
         return
     finding, other = cases.classes[cases.positive], cases.classes[1 - cases.positive]
-    _put(found, "sensitivity", found.get(f"sensitivity[{finding}]"))
-    _put(found, "specificity", found.get(f"sensitivity[{other}]"))
+    put(found, "sensitivity", found.get(f"sensitivity[{finding}]"))
+    put(found, "specificity", found.get(f"sensitivity[{other}]"))
 
 
 def _paired_proportions(before: Cases, after: Cases, index: Integers) -> Intervals:
@@ -243,13 +246,13 @@ def _paired_proportions(before: Cases, after: Cases, index: Integers) -> Interva
     right = predictions(before.logits) == labels
     still = predictions(after.logits) == labels
     found: Intervals = {}
-    _put(found, "accuracy", paired_difference(right, still, index))
+    put(found, "accuracy", paired_difference(right, still, index))
     for number, name in enumerate(before.classes):
         mine = labels == number
         drop = paired_difference(right[mine], still[mine], index[mine])
-        _put(found, f"sensitivity[{name}]", drop)
+        put(found, f"sensitivity[{name}]", drop)
         called = [predictions(cases.logits) == number for cases in (before, after)]
-        _put(found, f"precision[{name}]", precision_difference(mine, called[0], called[1], index))
+        put(found, f"precision[{name}]", precision_difference(mine, called[0], called[1], index))
     _name_two_classes(found, before)
     return found
 
@@ -286,7 +289,7 @@ def _measure(
         classes: k names.
     """
     k = len(classes)
-    sums = _product(table.sums, counts)
+    sums = one_thread_product(table.sums, counts)
     total = sums[k : 2 * k].sum(axis=0)
     by_class = rates(sums[:k], sums[k : 2 * k], sums[2 * k : 3 * k])
     found = {
@@ -305,7 +308,7 @@ def _measure(
     return found
 
 
-def _product(sums: Floats, counts: Floats) -> Floats:
+def one_thread_product(sums: Floats, counts: Floats) -> Floats:
     """``sums @ counts`` in pieces too small for a BLAS to start threads on.
 
     On busy cores the threads wait for each other at every block: 90 ms in place of 1 ms.
@@ -331,9 +334,10 @@ def _bootstrap(
     return bootstrap(measure, index, models[0].labels, resamples, seed)
 
 
-def _interval(name: str, spread: Spread, index: Integers, floor: float) -> Interval | None:
+def spread_interval(name: str, spread: Spread, index: Integers, floor: float) -> Interval | None:
+    """Interval of what is bootstrapped: calibration errors corrected, the rest percentiles."""
     method = "cluster-bootstrap" if is_clustered(index) else "bootstrap"
-    if name == "ece":
+    if name.startswith("ece"):
         return corrected_interval(spread, method=method, n=len(index), floor=floor)
     return expanded_interval(spread, method=method, n=len(index))
 
@@ -351,8 +355,8 @@ def _without_width(
         chance = _chance_agreement(cases)
         accuracy = found["accuracy"]
         parts = [((e - chance) / (1 - chance)) for e in (accuracy.low, accuracy.high)]
-        return _with_ends(interval, [(parts[0], parts[1])])
-    return _with_ends(interval, _part_ends(name, found))
+        return with_ends(interval, [(parts[0], parts[1])])
+    return with_ends(interval, _part_ends(name, found))
 
 
 def _part_ends(name: str, found: Intervals) -> list[tuple[float, float]]:
@@ -366,7 +370,8 @@ def _chance_agreement(cases: Cases) -> float:
     return float((actual * predicted).sum() / n**2)
 
 
-def _with_ends(interval: Interval, ends: Sequence[tuple[float, float]]) -> Interval:
+def with_ends(interval: Interval, ends: Sequence[tuple[float, float]]) -> Interval:
+    """The interval of a mean of parts, from the parts' own ends: too wide, which is safe."""
     low, high = np.mean(ends, axis=0)
     update = {
         "low": min(float(low), interval.value),
@@ -383,5 +388,5 @@ def _drop_without_width(name: str, interval: Interval, found: Intervals) -> Inte
     drop without width comes from too few units to say how sure it is.
     """
     if name in ("balanced_accuracy", "auroc_macro"):
-        return _with_ends(interval, _part_ends(name, found))
+        return with_ends(interval, _part_ends(name, found))
     return interval if interval.value == 0 else None

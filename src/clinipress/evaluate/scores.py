@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import io
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,7 @@ from clinipress.store import write_atomically
 __all__ = ["Scores"]
 
 _ARRAYS = ("logits", "labels", "units", "keys")
+_UNREADABLE = (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,8 @@ class Scores:
             DataError: It is not such a file.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # from memory: a file cut short would otherwise stay open inside numpy
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
                 logits, labels, units, keys = (file[name] for name in _ARRAYS)
                 facts = json.loads(str(file["facts"]))
             return cls(
@@ -107,7 +111,7 @@ class Scores:
                 temperature=float(facts["temperature"]),
                 groups={name: tuple(values) for name, values in facts["groups"].items()},
             )
-        except (OSError, KeyError, ValueError, TypeError) as problem:
+        except _UNREADABLE as problem:
             raise DataError(
                 f"a file of per-image scores at '{path}'",
                 str(problem) or type(problem).__name__,

@@ -1,0 +1,96 @@
+"""Several seeds of one study: how much the training's chance moves each figure.
+
+The intervals of one study say how sure a figure is for that network on those images. Trained again
+from another seed the network is another one; the spread over seeds is a second uncertainty that no
+interval of a single study holds. The interval here is of the mean over seeds, by Student's t, on
+the same images: it does not hold the images' chance, which the single studies' intervals do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from clinipress.errors import DataError
+from clinipress.evaluate.intervals import t_value
+from clinipress.gate import metric_facts
+from clinipress.records import Interval
+
+__all__ = ["SeedSummary", "over_seeds"]
+
+
+@dataclass(frozen=True)
+class SeedSummary:
+    """One figure over several seeds.
+
+    Attributes:
+        values: The figure of each seed, in the order given.
+        mean: Their mean with the t interval of the mean (method "t over seeds", n the number of
+            seeds), cut to the metric's range; None with one seed, of which it says nothing.
+        deviation: Standard deviation over seeds (n - 1); None with one seed.
+        low: Smallest of the values.
+        high: Largest.
+    """
+
+    values: tuple[float, ...]
+    mean: Interval | None
+    deviation: float | None
+    low: float
+    high: float
+
+
+def over_seeds(
+    studies: Sequence[Mapping[str, Interval]], *, drops: bool = False, confidence: float = 0.95
+) -> dict[str, SeedSummary]:
+    """Mean, spread and range of each figure over the seeds of a study.
+
+    Args:
+        studies: Per seed what `clinipress.evaluate.evidence.evidence` or ``drops`` returned, of
+            the same images.
+        drops: They are drops, which may be below 0.
+        confidence: Two-sided coverage of the interval of the mean.
+
+    Returns:
+        Metric -> its summary, for metrics that every seed has: a mean over some seeds only would
+        compare unlike things.
+
+    Raises:
+        DataError: No study.
+    """
+    if not studies:
+        raise DataError("the figures of at least one seed", "none")
+    shared = [name for name in studies[0] if all(name in study for study in studies)]
+    return {
+        name: _summary(name, tuple(study[name].value for study in studies), drops, confidence)
+        for name in shared
+    }
+
+
+def _summary(name: str, values: tuple[float, ...], drops: bool, confidence: float) -> SeedSummary:
+    n, low, high = len(values), min(values), max(values)
+    if n == 1:
+        return SeedSummary(values, None, None, low, high)
+    mean = math.fsum(values) / n
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = t_value(n - 1, confidence) * deviation / math.sqrt(n)
+    floor, ceiling = _range(name, drops)
+    interval = Interval(
+        value=mean,
+        low=min(max(mean - half, floor), mean),
+        high=max(min(mean + half, ceiling), mean),
+        confidence=confidence,
+        method="t over seeds",
+        n=n,
+    )
+    return SeedSummary(values, interval, deviation, low, high)
+
+
+def _range(name: str, drops: bool) -> tuple[float, float]:
+    """Smallest and largest value that the metric, or a drop of it, can have."""
+    facts = metric_facts(name)
+    if facts.high is None:
+        return (-math.inf if drops else facts.low), math.inf
+    return (facts.low - facts.high if drops else facts.low), (
+        facts.high - facts.low if drops else facts.high
+    )
