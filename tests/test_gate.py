@@ -44,6 +44,35 @@ def test_the_drops_of_the_guide(risk, passing) -> None:
     assert found == {name: "pass" if name in passing else "fail" for name in GUIDE}
 
 
+@pytest.mark.parametrize(
+    ("name", "relative", "printed"),
+    [
+        ("ptq", 0.0073, 0.7),
+        ("qat", 0.0031, 0.3),
+        ("distilled", 0.0146, 1.5),
+        ("pruned", 0.0052, 0.5),
+        ("combined", 0.0198, 2.0),
+    ],
+)
+def test_drops_of_the_guide_relative_to_the_reference(name, relative, printed) -> None:
+    found = gate.relative_drop(exact(GUIDE[name]), exact(0.962))
+    assert found == pytest.approx(relative, abs=5e-5)
+    # the guide printed the relative figure, rounded, as if it were points
+    assert round(100 * found, 1) == pytest.approx(printed)
+    assert gate.relative_drop(exact(0.1), exact(0.0)) is None
+
+
+@pytest.mark.parametrize(("name", "risk"), [("pruned", "critical"), ("combined", "medium")])
+def test_rounding_would_turn_the_verdict(name, risk) -> None:
+    """A drop of 1.9 points printed as 2.0; 0.5 that is not below 0.5, and 0.52 relative."""
+    share = gate.relative_drop(exact(GUIDE[name]), exact(0.962))
+    rules = gate.rules_for(risk)
+    status = {"pruned": "fail", "combined": "pass"}[name]
+    assert gate.judge(rules, {"accuracy": exact(GUIDE[name])}).status == status
+    assert gate.judge(rules, {"accuracy": exact(share)}).status == status
+    assert gate.judge(rules, {"accuracy": exact(round(share, 3))}).status == "fail"
+
+
 @pytest.mark.parametrize("risk", RISKS)
 def test_the_margin_itself_does_not_pass(risk) -> None:
     margin = gate.MARGINS[risk]
@@ -139,7 +168,9 @@ def test_a_guard_stops_only_what_is_shown(metric) -> None:
     rules = gate.rules_for("medium")
     shown = good | {metric: Interval(value=0.3, low=0.2, high=0.4, n=40)}
     unsure = good | {metric: Interval(value=0.3, low=0.0, high=0.6, n=4)}
-    assert gate.judge(rules, shown).status == "fail"
+    failed = gate.judge(rules, shown)
+    assert failed.status == "fail"
+    assert [reason for reason in failed.reasons if "exceed it (a guard)" in reason]
     verdict = gate.judge(rules, unsure)
     assert verdict.status == "pass"
     assert verdict.cases_needed is None
@@ -251,6 +282,40 @@ def test_the_cases_asked_for_decide_four_times_in_five(drop, discordant, margin)
         for lost, gained, _ in random.multinomial(n, chances, size=trials)
     )
     check_share(hits, trials, at_least=0.78, at_most=0.84)
+
+
+@pytest.mark.parametrize(("size", "alike"), [(1, 0.0), (5, 0.6)])
+def test_the_cases_asked_for_from_a_first_study_decide(size, alike) -> None:
+    """A first study cannot tell; one of the size it asks for passes in about four of five.
+
+    Both are drawn: the second from what is true, the number from what the first one showed, made
+    large enough that its own chance matters little.
+    """
+    random, margin, trials = np.random.default_rng(3), 0.02, 400
+    rules = (Rule(metric="accuracy", margin=margin),)
+
+    def draw(units: int) -> Interval:
+        whole = random.random((units, 1)) < alike
+        lost = np.where(whole, random.random((units, 1)), random.random((units, size))) < 0.05
+        gained = ~lost & (random.random((units, size)) < 0.04)
+        right = np.where(lost, True, ~gained)
+        index = np.repeat(np.arange(units), size)
+        return paired_difference(right.ravel(), (right & ~lost | gained).ravel(), index)
+
+    first = draw(1_000_000 // size)
+    wide = first.model_copy(
+        update={
+            end: first.value + (getattr(first, end) - first.value) * 1000**0.5
+            for end in ("low", "high")
+        }
+        | {"n": first.n // 1000}
+    )
+    needed = gate.judge(rules, {"accuracy": wide}).cases_needed
+    passed = sum(
+        gate.judge(rules, {"accuracy": draw(math.ceil(needed / size))}).status == "pass"
+        for _ in range(trials)
+    )
+    check_share(passed, trials, at_least=0.76, at_most=0.88)
 
 
 @pytest.mark.parametrize(("margin", "n"), [(0.005, 2000), (0.02, 642), (0.05, 150)])

@@ -17,12 +17,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 from clinipress.records import Interval, RiskLevel, Rule, Status, Verdict
 
-__all__ = ["MARGINS", "MetricFacts", "cases_to_decide", "judge", "metric_facts", "rules_for"]
+__all__ = [
+    "MARGINS",
+    "MetricFacts",
+    "cases_to_decide",
+    "judge",
+    "metric_facts",
+    "relative_drop",
+    "rules_for",
+]
 
 MARGINS: Mapping[RiskLevel, float] = {"critical": 0.005, "high": 0.01, "medium": 0.02, "low": 0.05}
 # a loss of m over all classes may lie in one of them; 4 m is where it is a matter of its own
@@ -57,6 +65,8 @@ class MetricFacts:
 
 _FACTS: Mapping[str, MetricFacts] = {
     "accuracy": MetricFacts("accuracy"),
+    "exact_match": MetricFacts("share of images with every label right"),
+    "hamming_accuracy": MetricFacts("share of single labels right"),
     "balanced_accuracy": MetricFacts("balanced accuracy"),
     "auroc_macro": MetricFacts("area under the ROC curve (mean of classes)"),
     "f1_macro": MetricFacts("F1 score (mean of classes)"),
@@ -76,9 +86,14 @@ _FACTS: Mapping[str, MetricFacts] = {
 def metric_facts(metric: str) -> MetricFacts:
     """Facts of a metric by its name in the evidence; "sensitivity[glioma]" names its class.
 
-    An unknown name is taken for a share that is better when higher.
+    "sensitivity_macro" is the mean over labels, "_micro" pools all labels. An unknown name is taken
+    for a share that is better when higher.
     """
     family, bracket, name = metric.partition("[")
+    if family not in _FACTS and family.endswith(("_macro", "_micro")):
+        base = metric_facts(family[:-6])
+        what = "mean of labels" if family.endswith("_macro") else "all labels pooled"
+        return replace(base, label=f"{base.label} ({what})")
     known = _FACTS.get(family, MetricFacts(family.replace("_", " ")))
     if not bracket:
         return known
@@ -155,6 +170,21 @@ def judge(
     )
 
 
+def relative_drop(drop: Interval, reference: Interval) -> float | None:
+    """Drop as a share of the reference's own figure, unrounded, to be shown beside the other.
+
+    Rules never look at it: a margin in points means the same whatever the reference reaches.
+
+    Args:
+        drop: Reference minus candidate.
+        reference: The reference's figure.
+
+    Returns:
+        ``drop / reference``, or None where the reference's figure is 0.
+    """
+    return drop.value / reference.value if reference.value else None
+
+
 def _apply(rule: Rule, drops: Mapping[str, Interval], shares: Mapping[str, float]) -> _Finding:
     """One finding for a rule; of a rule for every class, the finding of the worst one."""
     family, star, _ = rule.metric.partition("[*]")
@@ -186,7 +216,8 @@ def _judge_one(rule: Rule, name: str, drop: Interval | None, discordant: float |
     if loss.high < rule.margin:
         return _Finding("pass", f"{figures}: shown to be below it.", rule.primary)
     if loss.low >= rule.margin:
-        return _Finding("fail", f"{figures}: shown to reach or exceed it.", rule.primary)
+        guard = "" if rule.primary else " (a guard)"
+        return _Finding("fail", f"{figures}: shown to reach or exceed it{guard}.", rule.primary)
     cases = cases_to_decide(loss, rule.margin, discordant)
     guard = "" if rule.primary else " (a guard: noted, not blocking)"
     advice = _advice(cases, loss.value < rule.margin)
