@@ -30,7 +30,6 @@ __all__ = [
     "combine",
     "joint_confidence",
     "judge_family",
-    "judge_proportions",
     "points",
     "span",
     "tango_drops",
@@ -128,16 +127,6 @@ def judge_family(
             said = [lead + reason for reason in one.reasons]
             verdicts.append((one.model_copy(update={"reasons": tuple(said)}), rule.primary))
     return combine(verdicts)
-
-
-def judge_proportions(rules: Sequence[Rule], compared: Mapping[str, Comparison]) -> Verdict:
-    """`judge_family` of drops of proportions, with Tango's interval at both confidences."""
-    confidence = joint_confidence(len(compared))
-    return judge_family(
-        rules,
-        tango_drops(compared, 0.95),
-        tango_drops(compared, confidence),
-    )
 
 
 def tango_drops(compared: Mapping[str, Comparison], confidence: float) -> dict[str, Interval]:
