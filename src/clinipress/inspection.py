@@ -23,7 +23,7 @@ from clinipress.data.probes import probe_pictures
 from clinipress.edge.checks import is_colourful
 from clinipress.evaluate.probes import probe_logits, probe_records
 from clinipress.evaluate.stress import Level, disturbed_logits, stress_rows, stress_section
-from clinipress.findings import Disagreement, Findings, Probe, Stress
+from clinipress.findings import Findings, Probe, Stress
 from clinipress.scorecard import Row, Scorecard
 from clinipress.selection import Choice
 from clinipress.store import write_atomically
@@ -139,17 +139,15 @@ def _disturbed(
 
 def _with_pictures(card: Scorecard, found: Findings) -> Findings:
     """Thumbnails of the flipped images, as the network sees them."""
-    flips = found.disagreement.flips if found.disagreement else ()
-    if not flips:
+    held = found.disagreement
+    if held is None or not held.flips:
         return found
     cache = card.runner.data.cache(card.reference.file.card.input)
-    images = cache.take(cache.where(tuple(flip.key for flip in flips)))
+    images = cache.take(cache.where(tuple(flip.key for flip in held.flips)))
     pictured = tuple(
         flip.model_copy(update={"picture": _thumbnail(card.runner.store.folder, flip.key, image)})
-        for flip, image in zip(flips, images, strict=True)
+        for flip, image in zip(held.flips, images, strict=True)
     )
-    held: Disagreement | None = found.disagreement
-    assert held is not None  # there were flips
     return found.model_copy(update={"disagreement": held.model_copy(update={"flips": pictured})})
 
 

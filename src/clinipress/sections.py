@@ -123,4 +123,5 @@ def guarded(verdict: Verdict, findings: Findings, guards: Sequence[str]) -> Verd
             reasons += section.verdict.reasons
     if not reasons:
         return verdict
-    return Verdict(status="fail", reasons=(*verdict.reasons, *reasons), cases_needed=None)
+    # the guard comes first: where a sentence is all there is room for, it is what stopped it
+    return Verdict(status="fail", reasons=(*reasons, *verdict.reasons))
