@@ -30,7 +30,7 @@ NORMAL: tuple[Pair, ...] = (
     (("avg3", BEFORE), ("avg3", BEFORE)),
     (("sep3", NOW), ("same", NOW)),
 )
-NORMAL_GIVES = (BEFORE, 0, 1, 2, 3, 4)
+NORMAL_GIVES: tuple[int, ...] = (BEFORE, 0, 1, 2, 3, 4)
 REDUCTION: tuple[Pair, ...] = (
     (("sep5", NOW), ("sep7", BEFORE)),
     (("max3", NOW), ("sep7", BEFORE)),
@@ -38,7 +38,7 @@ REDUCTION: tuple[Pair, ...] = (
     (("avg3", 0), ("same", 1)),
     (("sep3", 0), ("max3", NOW)),
 )
-REDUCTION_GIVES = (1, 2, 3, 4)
+REDUCTION_GIVES: tuple[int, ...] = (1, 2, 3, 4)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
@@ -152,7 +152,9 @@ class Cell(nn.Module):
 
     def __init__(self, now: int, before: int, width: int, reduces: bool, fits: str) -> None:
         super().__init__()
-        self.pairs, self.gives = (REDUCTION, REDUCTION_GIVES) if reduces else (NORMAL, NORMAL_GIVES)
+        self.reduces = reduces
+        self.pairs = REDUCTION if reduces else NORMAL
+        self.gives = REDUCTION_GIVES if reduces else NORMAL_GIVES
         self.channels = width * len(self.gives)
         self.fit_now = Fit(now, width)
         self.fit_before: nn.Module = nn.Identity()
