@@ -112,9 +112,10 @@ def _sentence(view: View, lines: Sequence[Line]) -> str:
         for _, record, _, findings in lines
         if any((v := section_verdict(findings, key)) and v.status == "fail" for key in SECTIONS)
     }
+    many = f"{len(failing):,}" if failing else "none"
     told = (
-        f"Of {counted(len(candidates), 'candidate')} with measured sections, {len(failing):,} "
-        f"{'fails' if len(failing) == 1 else 'fail'} at least one."
+        f"Of {counted(len(candidates), 'candidate')} with measured sections, {many} "
+        f"{'fail' if len(failing) > 1 else 'fails'} at least one."
     )
     own = view.own_findings(view.subject) if view.subject else None
     if own is None or view.subject is None:

@@ -87,9 +87,9 @@ def _refusals(section: Stress) -> str:
         return ""
     least = min(section.probes, key=lambda probe: probe.candidate_refused)
     return (
-        f" Of out-of-scope images it lets through most of \u201c{least.name}\u201d: "
-        f"{percent(1 - least.candidate_refused, 0)} (reference "
-        f"{percent(1 - least.reference_refused, 0)})."
+        f" Of the out-of-scope images \u201c{least.name}\u201d gets through most: "
+        f"{percent(1 - least.candidate_refused, 0)} are answered as if there were nothing wrong "
+        f"(reference {percent(1 - least.reference_refused, 0)})."
     )
 
 
@@ -177,7 +177,7 @@ def _table(section: Stress) -> Markup:
 
 
 def _probes(probes: Sequence[Probe]) -> list[Child]:
-    heading = tag("h3", "Images that are none of its business")
+    heading = tag("h3", "Out-of-scope images")
     if not probes:
         return [heading, tag("p", NOT_MEASURED, class_="empty")]
     rows: list[list[Child]] = [
