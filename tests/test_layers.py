@@ -17,6 +17,7 @@ OWNERS = {
     "nibabel": {"data/nifti.py"},
     "onnx": {
         "steps/export.py",
+        "steps/feature_output.py",
         "steps/files.py",
         "steps/quantize.py",
         "steps/weight_only.py",
