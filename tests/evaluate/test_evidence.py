@@ -12,7 +12,8 @@ from clinipress.errors import DataError
 from clinipress.evaluate.evidence import discordance, drops, evidence
 from clinipress.evaluate.intervals import resample, unit_index
 from clinipress.evaluate.metrics import point_metrics
-from clinipress.records import Interval
+from clinipress.gate import judge, metric_facts
+from clinipress.records import Interval, Rule
 from tolerances import ROUNDING, check_close, check_share
 
 CLASSES = ("glioma", "meningioma", "normal")
@@ -255,25 +256,56 @@ def test_one_patient_proves_nothing() -> None:
     assert "log_loss" not in found
 
 
-@pytest.mark.slow
-def test_bootstrapped_drops_cover() -> None:
-    random, truth = np.random.default_rng(0), {}
+def patients(random, number, size):
+    """Logits of both, labels and units; images of a patient share a third of their noise."""
+    units = np.repeat(np.arange(number), size)
+    labels = random.integers(0, 3, number)[units]
 
-    def sample(n):
-        labels = random.integers(0, 3, n)
-        reference = random.normal(size=(n, 3)) + 1.8 * np.eye(3)[labels]
-        return reference, reference + 0.7 * random.normal(size=(n, 3)), labels
+    def noise() -> np.ndarray:
+        own, shared = random.normal(size=(2, len(units), 3))
+        return own if size == 1 else (2 / 3) ** 0.5 * own + (1 / 3) ** 0.5 * shared[units]
 
-    large = drops(*sample(400_000), CLASSES, resamples=2)
-    names = ("balanced_accuracy", "auroc_macro", "f1_macro", "precision[glioma]", "log_loss")
-    truth = {name: large[name].value for name in names}
-    covered, trials = dict.fromkeys(names, 0), 300
+    reference = noise() + 1.8 * np.eye(3)[labels]
+    return reference, reference + 0.7 * noise(), labels, units
+
+
+def simulate(number, size, trials, forget=False) -> dict[str, tuple[int, int]]:
+    """Per drop: how many studies' intervals hold the truth, and how many pass at the margin."""
+    random = np.random.default_rng(size)
+    large = drops(*patients(random, 400_000, 1)[:3], CLASSES, resamples=2)
+    names = (
+        *("accuracy", "balanced_accuracy", "auroc_macro", "f1_macro", "precision[glioma]"),
+        *("sensitivity[normal]", "auroc[normal]", "log_loss", "ece"),
+    )
+    held, passed = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     for _ in range(trials):
-        found = drops(*sample(240), CLASSES, resamples=300)
+        reference, candidate, labels, units = patients(random, number, size)
+        units = None if forget else units
+        found = drops(reference, candidate, labels, CLASSES, units=units, resamples=200)
         for name in names:
-            covered[name] += found[name].low <= truth[name] <= found[name].high
-    for hits in covered.values():
-        check_share(hits, trials, at_least=0.94)
+            margin = large[name].value
+            held[name] += found[name].low <= margin <= found[name].high
+            loss = 1 if metric_facts(name).higher_is_better else -1
+            rule = Rule(metric=name, margin=loss * margin)
+            passed[name] += judge((rule,), found).status == "pass"
+    return {name: (held[name], passed[name]) for name in names}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "size"), [(240, 1), (80, 4)], ids=["images", "patients"])
+def test_drops_cover_and_seldom_pass_at_the_margin(number, size) -> None:
+    trials = 300
+    for held, passed in simulate(number, size, trials).values():
+        check_share(held, trials, at_least=0.935)
+        check_share(passed, trials, at_most=0.055)
+
+
+@pytest.mark.slow
+def test_forgetting_the_patients_is_seen_by_the_simulation() -> None:
+    found = simulate(40, 12, 300, forget=True)
+    for name in ("balanced_accuracy", "auroc_macro", "log_loss"):
+        with pytest.raises(AssertionError):
+            check_share(found[name][0], 300, at_least=0.935)
 
 
 def test_units_must_fit_the_cases() -> None:

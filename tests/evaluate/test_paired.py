@@ -211,6 +211,58 @@ def test_the_two_methods_can_be_told_apart() -> None:
         test_newcombe_of_published_tables((1, 1, 7, 12), paired.tango(1, 7, 21))
 
 
+def brute_precision(actual, reference, candidate) -> tuple[float, float, float]:
+    """Square-and-add of statsmodels' Wilson intervals, correlation from the delta method."""
+    shares, ends, influence = [], [], []
+    for called in (reference, candidate):
+        hits, n = int((actual & called).sum()), int(called.sum())
+        shares.append(hits / n)
+        ends.append(proportion_confint(hits, n, method="wilson"))
+        influence.append(np.where(called, actual - hits / n, 0) / n)
+    a, b = influence
+    scale = np.sqrt((a @ a) * (b @ b))
+    r = a @ b / scale if scale else 0.0
+    (l1, u1), (l2, u2), (p1, p2) = *ends, shares
+    down = np.sqrt((p1 - l1) ** 2 - 2 * r * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2)
+    up = np.sqrt((u1 - p1) ** 2 - 2 * r * (u1 - p1) * (p2 - l2) + (p2 - l2) ** 2)
+    return p1 - p2, p1 - p2 - down, p1 - p2 + up
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_precision_difference_is_the_formula_with_statsmodels_wilson(seed) -> None:
+    random, n = np.random.default_rng(seed), 30 + 20 * seed
+    actual = random.random(n) < 0.4
+    reference = actual ^ (random.random(n) < 0.1)
+    candidate = reference ^ (random.random(n) < 0.1)
+    found = paired.precision_difference(actual, reference, candidate, np.arange(n))
+    expected = brute_precision(actual, reference, candidate)
+    assert (found.value, found.low, found.high) == pytest.approx(expected, abs=ROUNDING)
+    units = np.arange(n) // 3
+    united = paired.precision_difference(actual, reference, candidate, units)
+    assert united.low <= found.value <= united.high
+    assert (found.method, united.method) == ("newcombe", "newcombe-cluster")
+
+
+@pytest.mark.parametrize(
+    ("actual", "reference", "candidate"),
+    [
+        ("1111", "1111", "1111"),
+        ("0000", "1111", "1111"),
+        ("1100", "1000", "0001"),
+        ("1111", "1000", "1000"),
+        ("1010", "1111", "1010"),
+    ],
+)
+def test_precision_difference_of_degenerate_calls(actual, reference, candidate) -> None:
+    cases = [np.array([mark == "1" for mark in marks]) for marks in (actual, reference, candidate)]
+    found = paired.precision_difference(*cases, np.arange(4))
+    assert -1 <= found.low <= found.value <= found.high <= 1
+    assert found.low < found.high
+    never = np.zeros(4, bool)
+    assert paired.precision_difference(cases[0], never, cases[2], np.arange(4)) is None
+    assert paired.precision_difference(cases[0], cases[1], never, np.arange(4)) is None
+
+
 def test_difference_by_newcombe_where_asked() -> None:
     reference, candidate = np.arange(41) < 19, (np.arange(41) < 14)
     found = paired.paired_difference(reference, candidate, method="newcombe")
