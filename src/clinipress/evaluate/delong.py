@@ -13,10 +13,11 @@ Deviations, said aloud:
   symmetric in the area itself.
 - Student's t stands in for the normal quantile, with the degrees of freedom that the kurtosis of
   the placements leaves their variance (`degrees_of_freedom`): of a good classifier a few hard cases
-  make up nearly all of it. With 30 positives, 270 negatives and an area of 0.96 the normal quantile
-  covers 92.7 % and 6.4 % of drops lie above their upper end; t makes that 95.4 % and 4.6 %.
-- A drop comes from a few cases that are lost, and is skewed; its ends are those of Hall's (1992)
-  transformation, whose upper end reaches further.
+  make up nearly all of it. A drop, which comes from a few cases that are lost, is skewed too; its
+  ends are those of Hall's (1992) transformation, whose upper end reaches further. Of 8,000 studies
+  with 30 positives, 270 negatives and an area of 0.96 the normal quantile holds 91.6 % of areas and
+  92.0 % of drops, and 7.6 % of drops lie above their upper end; so changed, 94.3, 93.3 and 5.6 %.
+  With some 16 patients of 5 images on one side it stays at 92.8 % of drops and 6.6 %.
 - Where the variance is 0 or unknown (no case out of order, one unit on a side), one area has
   Newcombe's score limits, two differing areas combine theirs by square-and-add as if independent
   (Zou and Donner 2008), and equal areas of equal placements are taken for a paired proportion with
