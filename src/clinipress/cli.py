@@ -199,8 +199,8 @@ def _external_test(
     """Measure a run elsewhere, draw its report again, and leave with the verdict's exit code."""
     from clinipress.external import evaluate_run
     from clinipress.report.build import write_report
-    from clinipress.report.documents import write_documents
     from clinipress.report.checks import with_checks
+    from clinipress.report.documents import write_documents
     from clinipress.store import read_result
 
     test = evaluate_run(

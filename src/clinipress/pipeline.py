@@ -27,6 +27,7 @@ from clinipress.recipe import (
     Study,
 )
 from clinipress.records import Result
+from clinipress.repeats import repeat
 from clinipress.runner import FLOAT32, Runner
 from clinipress.runtimes.engines import check_toolchains
 from clinipress.scorecard import Scorecard
@@ -36,7 +37,7 @@ from clinipress.steps.prune import Prune
 from clinipress.steps.qat import QuantizationAware
 from clinipress.steps.train import FineTune
 from clinipress.store import Store, write_atomically
-from clinipress.summary import summarise
+from clinipress.summary import summarise, write_result
 from clinipress.targets import resolve_targets
 from clinipress.torch_setup import prepare
 
@@ -75,6 +76,19 @@ def run_study(
     path = data_path or (Path(study.data.path) if study.data.path else None)
     if path is None:
         raise RecipeError("images", "a study without 'data.path'", "give --data DIR")
+    result = run_once(study, path, out, progress)
+    if study.seeds:
+
+        def again(other: Study, place: Path) -> Result:
+            return run_once(other, path, place, progress)
+
+        result = repeat(study, result, out, again)
+        write_result(result, out)
+    return result
+
+
+def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
+    """The flow itself, with the study's own seed; arguments as for `run_study`."""
     targets = resolve_targets(study.target)
     check_toolchains(export.format for export in study.exports)
     check_budget(study, targets)

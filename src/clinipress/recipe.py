@@ -17,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -616,3 +617,12 @@ class Study(Config):
     seeds: tuple[int, ...] = ()
     intended_use: str = ""
     synthetic: bool = False
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        every = (info.data.get("seed", 0), *value)
+        if len(set(every)) < len(every):
+            named = ", ".join(map(str, every))
+            raise ValueError(f"'seed' and 'seeds' must all differ; they are {named}")
+        return value

@@ -29,12 +29,14 @@ __all__ = [
     "Latency",
     "ModelSpec",
     "OperatingPoint",
+    "OverSeeds",
     "Parity",
     "Record",
     "Result",
     "Rule",
     "Shortcut",
     "SplitSummary",
+    "Spread",
     "Status",
     "TargetOutcome",
     "TestOpening",
@@ -479,6 +481,39 @@ class ExternalTest(Record):
     rows: dict[str, ExternalRow]
 
 
+class Spread(Record):
+    """One figure over several seeds of a study.
+
+    Attributes:
+        values: The figure of each seed, in the order of the seeds.
+        mean: Their mean with the t interval of the mean (method "t over seeds", n the number of
+            seeds), cut to the metric's range; None with one seed, of which it says nothing.
+        deviation: Standard deviation over seeds (n - 1); None with one seed.
+        low: Smallest of the values.
+        high: Largest.
+    """
+
+    values: tuple[float, ...]
+    mean: Interval | None
+    deviation: float | None
+    low: float
+    high: float
+
+
+class OverSeeds(Record):
+    """One candidate, trained again from several seeds, on the same images.
+
+    Attributes:
+        split: The images.
+        evidence: metric -> spread of the figure.
+        drop: metric -> spread of its fall from the reference of the same seed.
+    """
+
+    split: str
+    evidence: dict[str, Spread]
+    drop: dict[str, Spread] = Field(default_factory=dict)
+
+
 class Result(Record):
     """``RUN/result.json``."""
 
@@ -496,6 +531,8 @@ class Result(Record):
     targets: tuple[TargetOutcome, ...] = ()
     device_checks: tuple[DeviceCheck, ...] = ()
     external_tests: tuple[ExternalTest, ...] = ()
+    seeds: tuple[int, ...] = ()
+    over_seeds: dict[str, OverSeeds] = Field(default_factory=dict)
     verdict: Verdict
     candidates: tuple[CandidateRecord, ...]
     audit: Audit

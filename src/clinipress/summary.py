@@ -29,7 +29,7 @@ from clinipress.scorecard import Row, Scorecard, scores_path
 from clinipress.selection import Choice
 from clinipress.store import write_atomically
 
-__all__ = ["summarise"]
+__all__ = ["summarise", "write_result"]
 
 
 def summarise(card: Scorecard, choice: Choice, out: Path) -> Result:
@@ -76,12 +76,19 @@ def summarise(card: Scorecard, choice: Choice, out: Path) -> Result:
             shutil.rmtree(out / name, ignore_errors=True)
         for folder, name in bundles.items():
             _ship(card, next(one for one in card.rows if one.name == name), out / folder, result)
-        write_atomically(out / "result.json", result.model_dump_json(indent=1))
-        schema = json.dumps(Result.model_json_schema(), indent=1)
-        write_atomically(out / "result.schema.json", schema)
-        write_report(result, out)
-        write_documents(result, out)
+        write_result(result, out)
     return result
+
+
+def write_result(result: Result, out: Path) -> None:
+    """``result.json`` with its schema, the report and what lies beside it."""
+    if not distributed.is_main():
+        return
+    write_atomically(out / "result.json", result.model_dump_json(indent=1))
+    schema = json.dumps(Result.model_json_schema(), indent=1)
+    write_atomically(out / "result.schema.json", schema)
+    write_report(result, out)
+    write_documents(result, out)
 
 
 def _bundles(choice: Choice) -> dict[str, str]:

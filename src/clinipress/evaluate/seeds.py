@@ -10,39 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from clinipress.errors import DataError
 from clinipress.evaluate.intervals import t_value
 from clinipress.gate import metric_facts
-from clinipress.records import Interval
+from clinipress.records import Interval, Spread
 
-__all__ = ["SeedSummary", "over_seeds"]
-
-
-@dataclass(frozen=True)
-class SeedSummary:
-    """One figure over several seeds.
-
-    Attributes:
-        values: The figure of each seed, in the order given.
-        mean: Their mean with the t interval of the mean (method "t over seeds", n the number of
-            seeds), cut to the metric's range; None with one seed, of which it says nothing.
-        deviation: Standard deviation over seeds (n - 1); None with one seed.
-        low: Smallest of the values.
-        high: Largest.
-    """
-
-    values: tuple[float, ...]
-    mean: Interval | None
-    deviation: float | None
-    low: float
-    high: float
+__all__ = ["over_seeds"]
 
 
 def over_seeds(
     studies: Sequence[Mapping[str, Interval]], *, drops: bool = False, confidence: float = 0.95
-) -> dict[str, SeedSummary]:
+) -> dict[str, Spread]:
     """Mean, spread and range of each figure over the seeds of a study.
 
     Args:
@@ -67,10 +46,10 @@ def over_seeds(
     }
 
 
-def _summary(name: str, values: tuple[float, ...], drops: bool, confidence: float) -> SeedSummary:
+def _summary(name: str, values: tuple[float, ...], drops: bool, confidence: float) -> Spread:
     n, low, high = len(values), min(values), max(values)
     if n == 1:
-        return SeedSummary(values, None, None, low, high)
+        return Spread(values=values, mean=None, deviation=None, low=low, high=high)
     mean = math.fsum(values) / n
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = t_value(n - 1, confidence) * deviation / math.sqrt(n)
@@ -83,7 +62,7 @@ def _summary(name: str, values: tuple[float, ...], drops: bool, confidence: floa
         method="t over seeds",
         n=n,
     )
-    return SeedSummary(values, interval, deviation, low, high)
+    return Spread(values=values, mean=interval, deviation=deviation, low=low, high=high)
 
 
 def _range(name: str, drops: bool) -> tuple[float, float]:

@@ -36,6 +36,7 @@ from clinipress.report.provenance import data_section, limits_section, trail_sec
 from clinipress.report.pruning import pruning_section
 from clinipress.report.quantization import quantization_section
 from clinipress.report.saliency import saliency_section
+from clinipress.report.seeds import seeds_section
 from clinipress.report.shown import TITLES
 from clinipress.report.stress import stress_section
 from clinipress.report.subgroups import subgroups_section
@@ -64,6 +65,7 @@ SECTIONS = (
     stress_section,
     saliency_section,
     external_section,
+    seeds_section,
     devices_section,
     pruning_section,
     quantization_section,
@@ -268,6 +270,7 @@ def _contents(sections: Sequence[str]) -> Markup:
         "classes": "Class by class",
         **TITLES,
         "external": "Images from elsewhere",
+        "seeds": "Trained again",
         "devices": "Devices",
         "pruning": "Pruning",
         "quantization": "Low precision",
