@@ -123,6 +123,29 @@ NAMED: tuple[NamedModel, ...] = (
             " multiply-adds; Keras counts 36,738 batch-norm statistics as parameters"
         ),
     ),
+    NamedModel(
+        "ofa_595", "OFA-595", 236, 9_135_928, 595_189_032, 1536,
+        "file: flops@595M_top1@80.0_finetune@75 of once-for-all",
+        "clinipress.models.ofa:ofa_595",
+        aliases=("OFA flops@595M",),
+        note="at 224 pixels 512,861,680 multiply-adds",
+    ),
+    NamedModel(
+        "ofa_mobilenetv3_w1.0", "OFA MobileNetV3 supernet w1.0", 224, 7_678_880, 566_170_656, 1280,
+        "file: ofa_mbv3_d234_e346_k357_w1.0 of once-for-all",
+        "clinipress.models.ofa:ofa_supernet",
+        {"width": 1.0},
+        aliases=("ofa_mbv3_d234_e346_k357_w1.0",),
+        note="its largest sub-net has 7,664,760 parameters, its smallest 3,410,792",
+    ),
+    NamedModel(
+        "ofa_mobilenetv3_w1.2", "OFA MobileNetV3 supernet w1.2", 224, 10_715_752, 843_101_040, 1536,
+        "file: ofa_mbv3_d234_e346_k357_w1.2 of once-for-all",
+        "clinipress.models.ofa:ofa_supernet",
+        {"width": 1.2},
+        aliases=("ofa_mbv3_d234_e346_k357_w1.2",),
+        note="its largest sub-net has 10,701,632 parameters, its smallest 4,602,456",
+    ),
     NamedModel("resnet50", "ResNet-50", 224, 25_557_032, 4_089_184_256, 2048, HUB, "resnet50"),
     NamedModel("resnet152", "ResNet-152", 224, 60_192_808, 11_513_626_624, 2048, HUB, "resnet152"),
     NamedModel(
