@@ -186,6 +186,29 @@ def test_what_cannot_be_explained_says_so():
             opened()
 
 
+def test_an_openvino_file_shows_the_map_of_its_network(small, files, tmp_path):
+    pytest.importorskip("openvino")
+    from clinipress.recipe import ExportRecipe
+    from clinipress.runtimes.openvino import OpenVinoCandidate
+    from clinipress.steps.deliver import apply_export
+
+    recipe = ExportRecipe(format="openvino", precision="float32")
+    path = tmp_path / "model.xml"
+    apply_export(recipe, small, files["float32"].path, path, {}, small.card)
+    card = small.card.model_copy(update={"format": "openvino", "precision": "float32"})
+    opened = OpenVinoCandidate.load(path, card, threads=1)
+    images = pictures(2, small.card.input, 8)
+    network = feature_network(opened, threads=1)
+    answers, seen = network.look(images)
+    inside = feature_network(files["float32"], threads=1)
+    assert np.array_equal(answers, opened.predict(images))
+    assert np.abs(seen - inside.look(images)[1]).max() < 1e-3 * seen.max()
+    explained = np.array([0, 2])
+    ours = score_cam(network, images, explained, fill=FILL)
+    # masked images are rounded to grey levels here, and not there
+    assert np.abs(ours - score_cam(inside, images, explained, fill=FILL)).max() < 0.02
+
+
 def test_another_format_is_refused_by_name():
     class Other:
         card = candidate_of("test_resnet", 32).card.model_copy(

@@ -55,11 +55,11 @@ def read(source: Path | io.BytesIO) -> Any:
     return _core().read_model(str(source) if isinstance(source, Path) else source)
 
 
-def compiled(path: Path, threads: int | None) -> Any:
+def compiled(source: Path | Any, threads: int | None) -> Any:
     """A file compiled for the CPU, as every part of clinipress opens it.
 
     Args:
-        path: The ``.xml`` file; its ``.bin`` lies beside it.
+        source: The ``.xml`` file, its ``.bin`` beside it; or a model that `read` gave.
         threads: CPU threads of one call; None: as many as there are cores.
 
     Raises:
@@ -76,7 +76,8 @@ def compiled(path: Path, threads: int | None) -> Any:
     }
     if threads:
         options["INFERENCE_NUM_THREADS"] = str(threads)
-    return _core().compile_model(read(path), "CPU", options)
+    model = read(source) if isinstance(source, Path) else source
+    return _core().compile_model(model, "CPU", options)
 
 
 class OpenVinoCandidate(FileCandidate):

@@ -96,11 +96,18 @@ def _blurred(image: Floats) -> Floats:
     offsets = np.arange(BLUR) - BLUR // 2
     weights = np.exp(-(offsets**2) / (2 * BLUR_SIGMA**2))
     weights /= weights.sum()
-    down, across = (
-        sum((w * np.eye(side, k=k) for w, k in zip(weights, offsets, strict=True)))
-        for side in image.shape[1:]
-    )
-    return np.asarray(down @ image @ np.asarray(across).T, np.float32)
+    down, across = (_banded(side, weights, offsets) for side in image.shape[1:])
+    return np.asarray(down @ image @ across.T, np.float32)
+
+
+def _banded(
+    side: int, weights: NDArray[np.float64], offsets: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The weights around each place of one axis, float64 ``[side, side]``."""
+    matrix = np.zeros((side, side))
+    for weight, offset in zip(weights, offsets, strict=True):
+        matrix += weight * np.eye(side, k=int(offset))
+    return matrix
 
 
 def energy_inside(maps: Floats, masks: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -116,4 +123,5 @@ def energy_inside(maps: Floats, masks: NDArray[np.bool_]) -> NDArray[np.float64]
     total = maps.sum((1, 2), dtype=np.float64)
     inside = (maps * masks).sum((1, 2), dtype=np.float64)
     known = (total > 0) & masks.any((1, 2))
-    return np.divide(inside, total, out=np.full(len(maps), np.nan), where=known)
+    found = np.divide(inside, total, out=np.full(len(maps), np.nan), where=known)
+    return np.asarray(found, np.float64)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,13 +65,18 @@ def feature_network(candidate: Candidate, *, threads: int | None = None) -> Feat
     kind = candidate.card.format
     if isinstance(candidate, OnnxCandidate):
         return OnnxNetwork(candidate.path, candidate.card.precision, threads)
+    if kind == "openvino":
+        from clinipress.evaluate.saliency.openvino_network import OpenVinoNetwork
+        from clinipress.runtimes.files import FileCandidate
+
+        return OpenVinoNetwork(cast(FileCandidate, candidate).path, threads)
     if kind == "pytorch":
         from clinipress.models.classifier import TorchCandidate
 
         if isinstance(candidate, TorchCandidate):
             return _of_torch(candidate, threads)
     raise ModelError(
-        "a torch network or an ONNX file for Score-CAM",
+        "a torch network, an ONNX or an OpenVINO file for Score-CAM",
         f"'{candidate.card.name}' in the format {kind}, whose feature map is no output",
     )
 
@@ -180,7 +185,7 @@ class TorchNetwork:
             (1, channels, spec.height, spec.width), device=self._module.shift.device
         )
         with evaluating(self._module), torch.inference_mode():
-            maps = backbone.forward_features(black)
+            maps: torch.Tensor = cast(Any, backbone).forward_features(black)
         return tuple(oriented(backbone, maps).shape[2:]) if maps.ndim == 4 else None
 
     def look(self, images: NDArray[np.uint8]) -> tuple[Floats, Floats]:

@@ -227,7 +227,7 @@ def _panels(
     for row in order[spread]:
         key = images.keys[row]
         name = hashlib.sha256(f"{rows[0]}\n{key}".encode()).hexdigest()[:20]
-        picture = f"{below}/{name}.png"
+        picture = f"{below}/{name}.jpg"
         maps = [explained[one].maps[row] for one in shown]
         write_panel(folder / picture, images.pixels[row], maps)
         panels.append(
