@@ -1,0 +1,298 @@
+"""The sub-net of a supernet that answers best within what a device allows.
+
+An evolutionary search (as in Cai et al., arXiv:1908.09791, section 3.4) over depths, kernels and
+expansions. Every sub-net that is looked at is extracted, its batch norms are
+measured again on training images, and it answers validation images: at the sizes of this project
+that takes a second or two, so no predictor of accuracy stands between. Deviation: the resolution is
+the study's own and is not searched.
+
+Multiply-adds and parameters are counted by formula. Latency is that of the float32 file in ONNX
+Runtime: predicted during the search from sub-nets that are measured before it, and measured on each
+finalist; only a finalist whose measured latency is within the limit is taken.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from clinipress.candidate import Candidate, Context, predict_rows
+from clinipress.data.study import Rows
+from clinipress.errors import ModelError
+from clinipress.models.classifier import TorchCandidate
+from clinipress.models.ofa import Architecture, Space
+from clinipress.models.ofa.architecture import architecture_of
+from clinipress.models.ofa.evolution import Evolution, Score, evolve
+from clinipress.recipe import Config
+from clinipress.steps.fitting import step_seed
+from clinipress.steps.sub_net_latency import LatencyModel, Stopwatch
+from clinipress.steps.supernets import (
+    calibration_batches,
+    sub_net,
+    supernet_candidate,
+    supernet_of,
+)
+from clinipress.store import digest_of, write_atomically
+
+__all__ = ["Search", "SearchStep"]
+
+MEASURED = 16  # sub-nets whose files are timed before a search under a latency limit
+ROUNDS = 3
+TASK = "search"
+
+
+class SearchStep(Config):
+    """Find the best sub-net within the limits; at least one limit is given.
+
+    Attributes:
+        macs: Most multiply-adds of an image.
+        parameters: Most parameters.
+        latency_ms: Most milliseconds of a call with one image, in ONNX Runtime, float32.
+        latency_threads: Threads of that.
+        population: Sub-nets of a generation.
+        generations: After the first, which is drawn.
+        parents: Share of a generation that children come from, and that stays.
+        mutation: Probability with which a depth or a block is drawn anew; half of the children are
+            mutations of one parent, half are crossed from two.
+        finalists: Sub-nets whose latency is measured in the end.
+        images: Validation images that decide; None: all. The same for all sub-nets.
+        calibration_images: Training images on which batch norms are measured again.
+    """
+
+    step: Literal["search"] = "search"
+    name: str | None = None
+    macs: int | None = Field(None, gt=0)
+    parameters: int | None = Field(None, gt=0)
+    latency_ms: float | None = Field(None, gt=0)
+    latency_threads: int = Field(1, ge=1)
+    population: int = Field(24, ge=2)
+    generations: int = Field(8, ge=0)
+    parents: float = Field(0.25, gt=0, le=1)
+    mutation: float = Field(0.1, gt=0, le=1)
+    finalists: int = Field(4, ge=1)
+    images: int | None = Field(None, ge=1)
+    calibration_images: int = Field(256, ge=2)
+
+    @model_validator(mode="after")
+    def _a_limit(self) -> SearchStep:
+        if self.macs is None and self.parameters is None and self.latency_ms is None:
+            raise ValueError("give at least one limit: 'macs', 'parameters' or 'latency_ms'")
+        return self
+
+
+class _Journal:
+    """What was measured, kept in a file, so that a killed search goes on where it stopped."""
+
+    def __init__(self, path: Path, identity: str) -> None:
+        self.path = path
+        self.facts: dict[str, Any] = {"identity": identity, "scores": {}, "latency": []}
+        if path.is_file():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept.get("identity") == identity:
+                self.facts = kept
+
+    def save(self) -> None:
+        """Write it, whole or not at all."""
+        write_atomically(self.path, json.dumps(self.facts))
+
+
+def _name(chosen: Architecture) -> str:
+    """A key of a journal."""
+    return json.dumps(chosen.as_arguments())
+
+
+def _named(name: str) -> Architecture:
+    return architecture_of(**json.loads(name))
+
+
+class Search:
+    """Find and extract a sub-net; the child is a plain network with the supernet's weights."""
+
+    kind = "search"
+    inherits = True
+
+    def __init__(self, recipe: SearchStep) -> None:
+        self.recipe = recipe
+
+    def plan(self, parent: Candidate | None, context: Context) -> dict[str, Any]:
+        """Search; what was looked at before a kill is read back.
+
+        Raises:
+            ModelError: The parent is no supernet, or no sub-net is within the limits.
+        """
+        origin, asked = supernet_candidate(parent), self.recipe
+        seed = step_seed(context.seed, self.kind)
+        what = {
+            "parent": origin.digest,
+            "asked": asked.model_dump(mode="json"),
+            "seed": seed,
+            "data": context.data.digest,
+        }
+        journal = _Journal(context.work / "search.json", digest_of(what))
+        hunt = _Hunt(origin, asked, context, seed, journal)
+        chosen, facts = hunt.run()
+        return {
+            "asked": asked.model_dump(mode="json"),
+            "seed": seed,
+            "architecture": chosen.as_arguments(),
+            "search": facts,
+        }
+
+    def apply(
+        self, parent: Candidate | None, params: dict[str, Any], context: Context
+    ) -> tuple[Candidate, dict[str, Any]]:
+        """Extract the sub-net and measure its batch norms again."""
+        origin = supernet_candidate(parent)
+        chosen = architecture_of(**params["architecture"])
+        spec = origin.card.input
+        count = params["asked"]["calibration_images"]
+        batches = calibration_batches(count, spec, params["seed"], context)
+        child = sub_net(origin, chosen, batches)
+        return child, {
+            "depths": list(chosen.depths),
+            "recalibrated_on": sum(len(batch) for batch in batches),
+        } | _costs(chosen, origin)
+
+
+def _costs(chosen: Architecture, origin: TorchCandidate) -> dict[str, int]:
+    spec, classes = origin.card.input, origin.spec.num_classes
+    side, channels = (spec.height, spec.width), origin.spec.in_channels
+    return {
+        "macs": chosen.macs(side, classes, channels),
+        "parameters": chosen.parameters(classes, channels),
+    }
+
+
+class _Hunt:
+    """One search: limits, scores, latency."""
+
+    def __init__(
+        self,
+        origin: TorchCandidate,
+        asked: SearchStep,
+        context: Context,
+        seed: int,
+        journal: _Journal,
+    ) -> None:
+        self.origin, self.asked, self.context = origin, asked, context
+        self.seed, self.journal = seed, journal
+        spec = origin.card.input
+        self.space = Space(supernet_of(origin.module).space.width)
+        self.calibration = calibration_batches(asked.calibration_images, spec, seed, context)
+        self.rows = _some(context.data.rows("validation", spec), asked.images, seed)
+        self.clock = LatencyModel((spec.height, spec.width))
+        self.clock.measured = [(_named(n), ms) for n, ms in journal.facts["latency"]]
+
+    def run(self) -> tuple[Architecture, dict[str, Any]]:
+        """The chosen sub-net and what is worth keeping of the search."""
+        if self.asked.latency_ms is not None and len(self.clock.measured) < MEASURED:
+            random = np.random.default_rng(self.seed)
+            ends = [self.space.smallest(), self.space.largest()]
+            drawn = [self.space.sample(random) for _ in range(MEASURED - len(ends))]
+            self._measure([*ends, *drawn])
+        for _ in range(ROUNDS if self.asked.latency_ms is not None else 1):
+            found = self._evolved()
+            chosen = self._taken(found)
+            if chosen is not None:
+                return chosen, self._facts(found, chosen)
+        raise ModelError(
+            f"a sub-net measured within {self.asked.latency_ms:g} ms",
+            "none among the finalists of three rounds",
+            "raise latency_ms, or measure on a quieter machine",
+        )
+
+    def _evolved(self) -> Evolution:
+        asked, progress = self.asked, self.context.progress
+        progress.start(TASK, asked.population * (asked.generations + 1))
+        found = evolve(
+            self.space, self._score, self._fits,
+            population=asked.population, generations=asked.generations, parents=asked.parents,
+            mutation=asked.mutation, seed=self.seed,
+        )  # fmt: skip
+        progress.finish(TASK, f"{found.best[-1][0]:.1%} on validation")
+        return found
+
+    def _fits(self, chosen: Architecture) -> bool:
+        asked, costs = self.asked, _costs(chosen, self.origin)
+        if asked.macs is not None and costs["macs"] > asked.macs:
+            return False
+        if asked.parameters is not None and costs["parameters"] > asked.parameters:
+            return False
+        return asked.latency_ms is None or self.clock.predict(chosen) <= asked.latency_ms
+
+    def _score(self, chosen: Architecture) -> Score:
+        """Accuracy on validation images, batch norms measured again; from the journal if there."""
+        name, scores = _name(chosen), self.journal.facts["scores"]
+        if name not in scores:
+            small = sub_net(self.origin, chosen, self.calibration)
+            logits = predict_rows(
+                small, self.context.data.cache(self.origin.card.input), self.rows
+            ).astype(np.float64)
+            scores[name] = _scored(logits, self.rows.labels)
+            self.journal.save()
+        self.context.progress.advance(TASK, 1)
+        accuracy, negative = scores[name]
+        return accuracy, negative
+
+    def _measure(self, chosen: Sequence[Architecture]) -> list[float]:
+        """Time sub-nets and remember it."""
+        clock = Stopwatch(self.origin, self.asked.latency_threads, self.context)
+        found = clock.times(chosen)
+        self.clock.measured += list(zip(chosen, found, strict=True))
+        self.journal.facts["latency"] = [[_name(a), ms] for a, ms in self.clock.measured]
+        self.journal.save()
+        return found
+
+    def _taken(self, found: Evolution) -> Architecture | None:
+        """The best; under a latency limit the best finalist that was measured to keep it."""
+        limit = self.asked.latency_ms
+        if limit is None:
+            return found.ranked[0][0]
+        fitting = [chosen for chosen, _ in found.ranked if self._fits(chosen)]
+        finalists = fitting[: self.asked.finalists]
+        times = self._measure(finalists)
+        for chosen, milliseconds in zip(finalists, times, strict=True):
+            if milliseconds <= limit:
+                return chosen
+        return None
+
+    def _facts(self, found: Evolution, chosen: Architecture) -> dict[str, Any]:
+        scores = dict(found.ranked)
+        facts: dict[str, Any] = {
+            "looked_at": len(found.ranked),
+            "images": len(self.rows.index),
+            "calibration_images": sum(len(batch) for batch in self.calibration),
+            "accuracy": scores[chosen][0],
+            "best_by_generation": [list(score) for score in found.best],
+        }
+        if self.clock.measured:
+            facts["latency"] = {
+                "chosen_ms": [ms for a, ms in self.clock.measured if a == chosen][-1],
+                "measured": len(self.clock.measured),
+                "largest_error_of_the_fit": max(abs(e) for e in self.clock.errors()),
+                "threads": self.asked.latency_threads,
+            }
+        return facts
+
+
+def _scored(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> list[float]:
+    """Accuracy and minus the mean cross-entropy."""
+    shifted = logits - logits.max(1, keepdims=True)
+    log_odds = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    right = float((logits.argmax(1) == labels).mean())
+    return [right, float(log_odds[np.arange(len(labels)), labels].mean())]
+
+
+def _some(rows: Rows, count: int | None, seed: int) -> Rows:
+    """The same validation images for every sub-net, drawn once."""
+    if count is None or count >= len(rows.index):
+        return rows
+    places = np.sort(np.random.default_rng(seed).permutation(len(rows.index))[:count])
+    keys = tuple(rows.keys[int(i)] for i in places)
+    return Rows(rows.index[places], rows.labels[places], rows.units[places], keys)
