@@ -6,8 +6,9 @@
 Every row does the same images in turn, image by image, so the ratios hold on a busy machine. The
 referee runs as its manual has it, at its default batch size of 16 and at those of --batches. With
 --channels both sides weigh that many channels alone, evenly spaced, with as much fewer groups, and
-all times are multiplied accordingly: a time is that of the masked forward passes, one a channel. Correlations need a
-network that was trained; one trained at another size answers well enough at --size to compare maps.
+all times are multiplied accordingly: a time is that of the masked forward passes, one a channel.
+Correlations need a network that was trained (one trained at another size answers well enough at
+--size to compare maps), and the full number of channels.
 
 Rows: "exact"; "fast" with the network's own answers to the group's masks; "fast, int8 passes" with
 those of its int8 file, which is no row of a study, where reference and int8 file are compared.
