@@ -40,6 +40,7 @@ __all__ = [
     "Study",
     "TargetRecipe",
     "TrainOptions",
+    "TrainStage",
 ]
 
 UNITS = {"GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1}
@@ -59,6 +60,7 @@ Size = Annotated[int, Field(gt=0), BeforeValidator(_bytes)]
 Modality = Literal[
     "generic", "brain-mri", "chest-ct", "chest-xray", "dermoscopy", "histology", "retina"
 ]
+Decay = Literal["cosine", "exponential"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Level = Annotated[float, Field(ge=0, le=1)]
 Spread = Annotated[float, Field(gt=0, le=1)]
@@ -157,18 +159,66 @@ class ModelRecipe(Config):
         return self
 
 
+class TrainStage(Config):
+    """One stage of a training in several, as in transfer learning; None: as the whole training.
+
+    A stage begins with the weights the one before ended with, the moments of its optimizer at
+    zero, and its own warm-up. Three of them are the transfer learning of Kanneti and Shah
+    (arXiv:2605.19207): the head on a frozen backbone; all weights at a lower rate; longer, with a
+    rate that falls fast. The paper gives neither epochs nor rates; those of the examples are ours.
+
+    Attributes:
+        epochs: Passes over the training images in this stage.
+        train: "head": the last layer alone; the backbone is frozen, its batch norms with it,
+            running statistics too, for these belong to the weights: left to follow the new images
+            they would make the pretrained features other ones under the head that is learning to
+            read them. A backbone of random weights is better not frozen; it is done, and said.
+            "all": every weight.
+        learning_rate: Peak rate.
+        final_learning_rate: Share of the peak rate left at the stage's end.
+        warmup_epochs: Epochs of linear warm-up.
+        decay: "cosine" or "exponential".
+        layer_decay: Of the rate from layer to layer; 1: all layers alike.
+    """
+
+    epochs: int = Field(ge=1)
+    train: Literal["head", "all"] = "all"
+    learning_rate: float | None = Field(None, gt=0)
+    final_learning_rate: float | None = Field(None, ge=0, le=1)
+    warmup_epochs: float | None = Field(None, ge=0)
+    decay: Decay | None = None
+    layer_decay: float | None = Field(None, gt=0, le=1)
+
+
 class TrainOptions(Config):
     """The one training loop's options.
 
     Attributes:
-        epochs: Passes over the training images.
+        epochs: Passes over the training images; with `stages` the sum of theirs, to be left out.
+        stages: Stages of transfer learning, one after the other in one training: leave one out, and
+            it is ablated. The best epoch of all of them is kept. Empty: one stage for all weights.
         batch_size: Images per optimizer step, over all processes together.
         optimizer: "adamw" or "sgd" (Nesterov momentum 0.9).
-        learning_rate: Peak rate; linear warm-up, then a cosine to `final_learning_rate` times it.
+        learning_rate: Peak rate; linear warm-up, then down to `final_learning_rate` times it.
         final_learning_rate: Share of the peak rate left at the end.
+        decay: How the rate falls: "cosine"; or "exponential", the same factor at every step, which
+            spends most of the steps at low rates.
+        layer_decay: Factor of the rate (and of the weight decay, which is a share of it) from one
+            layer to the next, counted from the head down to the stem: pretrained layers near the
+            pixels are general and change least (Howard, Ruder 2018; Clark et al. 2020). A layer is
+            a block, or a convolution or linear layer outside of blocks; in a network of 12 blocks
+            0.75 leaves the stem 2 %, in one of 58 next to nothing. None: all layers alike.
         weight_decay: On weights of two dimensions or more; never on biases and norms.
         warmup_epochs: Epochs of linear warm-up.
-        label_smoothing: Of the hard-label cross-entropy.
+        label_smoothing: Of the hard-label cross-entropy (Szegedy et al. 2016): this share of the
+            target is given to all classes alike. It never touches a teacher's answers.
+        mixup: Each image is mixed with another of its batch, with a share drawn from
+            Beta(mixup, mixup) for each batch (Zhang et al. 2018; 0.2 is usual). The loss is mixed
+            with it; in distillation so are the teacher's answers to the two images, as if the
+            teacher's answer to the mixture lay between them. None: off.
+        cutmix: Instead of all of it, a rectangle of the other image is pasted in (Yun et al. 2019;
+            1 is usual); a finding may be cut away or pasted in, and the loss is mixed by area. With
+            both, each batch takes one of the two by chance. None: off.
         class_weights: "none" or "balanced" (inverse frequency, mean 1 over images).
         ema_decay: Decay of the averaged weights that are evaluated and kept; None: no averaging.
         gradient_clip: Largest gradient norm; None: no clipping.
@@ -182,13 +232,18 @@ class TrainOptions(Config):
     """
 
     epochs: int = Field(50, ge=1)
+    stages: tuple[TrainStage, ...] = ()
     batch_size: int = Field(32, ge=1)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)
     final_learning_rate: float = Field(0.001, ge=0, le=1)
+    decay: Decay = "cosine"
+    layer_decay: float | None = Field(None, gt=0, le=1)
     weight_decay: float = Field(0.05, ge=0)
     warmup_epochs: float = Field(3, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
+    mixup: float | None = Field(None, gt=0)
+    cutmix: float | None = Field(None, gt=0)
     class_weights: Literal["none", "balanced"] = "none"
     ema_decay: float | None = Field(0.995, gt=0, lt=1)
     gradient_clip: float | None = Field(5.0, gt=0)
@@ -205,6 +260,36 @@ class TrainOptions(Config):
     processes: int = Field(1, ge=1)
     validate_every: int = Field(2, ge=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _epochs_of_the_stages(cls, value: Any) -> Any:
+        """Where `epochs` is left out beside `stages`, their sum."""
+        stages = value.get("stages") if isinstance(value, dict) else None
+        if not isinstance(stages, list | tuple) or not stages or "epochs" in value:
+            return value
+        counts = [
+            part.get("epochs") if isinstance(part, dict) else getattr(part, "epochs", None)
+            for part in stages
+        ]
+        if not all(isinstance(count, int) for count in counts):
+            return value  # the stage in question is refused by its own field
+        return {**value, "epochs": sum(counts)}
+
+    @model_validator(mode="after")
+    def _stages_that_fit(self) -> TrainOptions:
+        together = sum(stage.epochs for stage in self.stages)
+        if self.stages and together != self.epochs:
+            raise ValueError(
+                f"the stages have {together} epochs together, 'epochs' is {self.epochs}: "
+                "leave out 'epochs'"
+            )
+        for part in (self, *self.stages):
+            final = part.final_learning_rate
+            final = self.final_learning_rate if final is None else final
+            if (part.decay or self.decay) == "exponential" and final == 0:
+                raise ValueError("an 'exponential' decay needs a 'final_learning_rate' above 0")
+        return self
+
 
 # Steps that go on with trained weights start gently and briefly.
 FINE_TUNING: dict[str, Any] = {"epochs": 15, "learning_rate": 3e-4, "warmup_epochs": 1}
@@ -214,7 +299,14 @@ ROUNDED: dict[str, Any] = {"epochs": 15, "learning_rate": 1e-4, "warmup_epochs":
 
 def _over(own: Mapping[str, Any]) -> BeforeValidator:
     """What a study writes under `train` is laid over the step's own defaults, key by key."""
-    return BeforeValidator(lambda said: {**own, **said} if isinstance(said, dict) else said)
+
+    def lay(said: Any) -> Any:
+        if not isinstance(said, dict):
+            return said
+        kept = {k: v for k, v in own.items() if k != "epochs"} if said.get("stages") else own
+        return {**kept, **said}
+
+    return BeforeValidator(lay)
 
 
 class ReferenceRecipe(Config):
@@ -222,7 +314,8 @@ class ReferenceRecipe(Config):
 
     Attributes:
         model: The network.
-        train: How to train it; None takes the checkpoint as it is.
+        train: How to train it; None takes the checkpoint as it is. With `model.pretrained`, three
+            `stages` are the usual transfer learning (`TrainStage`).
     """
 
     model: ModelRecipe
@@ -289,6 +382,11 @@ class DistillStep(Config):
             raise ValueError(f"'layers' has no meaning for method '{self.method}'; leave it out")
         if self.answers == "mean" and self.method in ("fitnet", "attention"):
             raise ValueError(f"method '{self.method}' compares the same view: use answers 'view'")
+        if self.method in ("fitnet", "attention") and (self.train.mixup or self.train.cutmix):
+            raise ValueError(
+                f"method '{self.method}' compares maps of whole images: leave out 'mixup' and "
+                "'cutmix'"
+            )
         if self.control and self.alpha == 0:
             raise ValueError("with alpha 0 the step is its own control; leave out 'control'")
         return self
@@ -359,11 +457,16 @@ class PruneStep(Config):
                 f"{self.rounds} rounds need at least {self.rounds} epochs, "
                 f"'train.epochs' is {self.train.epochs}"
             )
+        if self.train is not None and self.train.stages and self.rounds > 1:
+            raise ValueError("'stages' cannot be divided among rounds: leave them out")
         return self
 
 
 class FineTuneStep(Config):
-    """Train the last candidate further, on labels alone."""
+    """Train the last candidate further, on labels alone.
+
+    With `train.stages` this is transfer learning from a candidate as well as from a backbone.
+    """
 
     step: Literal["train"] = "train"
     name: str | None = None
