@@ -53,7 +53,7 @@ def overlay(image: NDArray[np.uint8], saliency: Floats | None) -> NDArray[np.uin
         return plain.astype(np.uint8)
     share = STRENGTH * np.clip(saliency, 0, 1)[..., None]
     mixed = plain * (1 - share) + colours(saliency) * share
-    return np.rint(mixed).astype(np.uint8)
+    return np.asarray(np.rint(mixed), np.uint8)
 
 
 def write_panel(path: Path, image: NDArray[np.uint8], maps: Sequence[Floats]) -> None:
