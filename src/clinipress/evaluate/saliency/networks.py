@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["FeatureNetwork", "OnnxNetwork", "TorchNetwork", "feature_network"]
 
 Floats = NDArray[np.float32]
-# images per call: float activations of more than these leave the cache; 1 costs a fifth more
+# Images per call. ResNet-50 at 224 px: 4 or 16 cost the same per image (4 % in float32), and 1 a
+# fifth more in int8.
 BATCH = 8
 
 

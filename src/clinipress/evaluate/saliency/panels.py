@@ -59,8 +59,7 @@ def overlay(image: NDArray[np.uint8], saliency: Floats | None) -> NDArray[np.uin
 def write_panel(path: Path, image: NDArray[np.uint8], maps: Sequence[Floats]) -> None:
     """Write the image and its maps as one JPEG of some tens of kilobytes.
 
-    As a PNG of all colours it would be five times as large, and a palette draws contours that are
-    not in the map.
+    A PNG of a palette draws contours that are not in the map.
 
     Args:
         path: Where.
