@@ -98,6 +98,40 @@ def test_corrected_interval_takes_the_bias_off(seed) -> None:
     assert spread.resampled.mean() > spread.value  # chance pushes it upwards
 
 
+def test_a_calibration_error_stays_between_floor_and_one() -> None:
+    spread = Spread(0.6, np.linspace(0.5, 0.8, 99), np.array([0.2, 0.7, 0.9]))
+    found = bootstrap.corrected_interval(spread, method="x", n=3, floor=0.0)
+    assert (found.low, found.high) == (0.0, 1.0)
+
+
+def test_calibration_errors_are_corrected_and_all_else_is_not() -> None:
+    spread = spread_of(np.random.default_rng(3).random(40))
+    pairs = np.arange(40) // 2
+    for name in ("ece", "ece_equal_mass", "ece[nodule]"):
+        found = bootstrap.spread_interval(name, spread, pairs, 0.0)
+        assert found == bootstrap.corrected_interval(
+            spread, method="cluster-bootstrap", n=40, floor=0.0
+        )
+    found = bootstrap.spread_interval("brier", spread, np.arange(40), 0.0)
+    assert found == bootstrap.expanded_interval(spread, method="bootstrap", n=40)
+
+
+def test_distance_of_a_figure_is_taken_on_every_draw() -> None:
+    found = Spread(0.5, np.array([0.5, 1.5]), np.array([np.nan, 1.0])).distance(1.0)
+    assert found.value == 0.5
+    np.testing.assert_array_equal(found.resampled, [0.5, 0.5])
+    np.testing.assert_array_equal(found.left_out, [np.nan, 0.0])
+
+
+def test_sums_in_pieces_are_the_product() -> None:
+    random = np.random.default_rng(0)
+    for units in (1, 3, 700, 5000):
+        rows, counts = random.normal(size=(33, units)), random.normal(size=(units, 64))
+        np.testing.assert_allclose(
+            bootstrap.weighted_sums(rows, counts), rows @ counts, atol=ROUNDING * units
+        )
+
+
 DEGENERATE = {
     "one unit": np.array([0.3]),
     "two units": np.array([0.3, 0.9]),

@@ -15,10 +15,11 @@ from clinipress.evaluate.calibration import (
     operating_points,
     uncertain_threshold,
 )
-from clinipress.evaluate.evidence import evidence
+from clinipress.evaluate.evidence import drops, evidence
 from clinipress.evaluate.reliability import equal_mass_bins
 from clinipress.evaluate.scores import Scores
-from planted import miscalibrated, reference, rounded, with_logits
+from planted import CLASSES, miscalibrated, reference, rounded, with_logits
+from tolerances import ROUNDING
 
 
 def make(n=400, k=4, sharp=3.0, seed=0):
@@ -148,6 +149,34 @@ def test_figures_before_and_after_against_scikit_learn_and_statsmodels(seed):
     plain = evidence(logits / scores.temperature, labels, scores.classes, resamples=50)
     for name in ("ece", "brier", "log_loss"):
         assert found.after[name].value == pytest.approx(plain[name].value, abs=1e-7)
+
+
+def ends(interval):
+    return interval.low, interval.value, interval.high
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_evidence_measures_too_has_the_very_same_interval(seed):
+    classes, per_unit = CLASSES[: 2 + seed % 2], 1 + 2 * (seed % 3)
+    before = reference(seed, n=240, sharp=1 + seed / 10, classes=classes, per_unit=per_unit)
+    before, after = replace(before, temperature=1.3), rounded(before, noise=0.5 + seed / 20)
+    options = {"resamples": 100, "seed": seed}
+    found = section(before, after, **options)
+    options |= {"units": before.units, "positive": before.positive}
+    was, now = (one.logits.astype(np.float64) / one.temperature for one in (before, after))
+    labels = before.labels
+    pairs = (
+        (found.before, evidence(after.logits, labels, classes, **options)),
+        (found.after, evidence(now, labels, classes, **options)),
+        (found.drops, drops(was, now, labels, classes, **options)),
+    )
+    for ours, theirs in pairs:
+        for name in ("ece", "brier", "log_loss"):
+            assert ends(ours[name]) == pytest.approx(ends(theirs[name]), abs=ROUNDING), name
+            assert ours[name].method == theirs[name].method
+    # another seed is another interval: the test can fail
+    other = section(before, after, resamples=100, seed=seed + 1)
+    assert ends(other.after["ece"]) != pytest.approx(ends(found.after["ece"]), abs=ROUNDING)
 
 
 def test_drops_are_of_the_same_resamples_and_of_distances():

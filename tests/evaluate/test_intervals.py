@@ -211,15 +211,5 @@ def test_undefined_figures_have_no_interval() -> None:
     half = np.array([0.1, np.nan])
     assert intervals.percentile_interval(0.1, half, method="", n=2) is None
     assert intervals.percentile_interval(np.nan, np.ones(9), method="", n=2) is None
-    assert intervals.basic_interval(0.1, half, method="", n=2) is None
     most = np.array([0.1, 0.3, np.nan])
     assert intervals.percentile_interval(0.2, most, method="", n=2).high < 0.3
-
-
-def test_basic_interval_reflects_and_keeps_value_and_floor() -> None:
-    replicates = np.linspace(0.2, 0.4, 2001)
-    found = intervals.basic_interval(0.25, replicates, method="", n=9, floor=0.0)
-    assert found.low == pytest.approx(0.5 - 0.395, abs=ROUNDING)
-    assert found.high == pytest.approx(0.5 - 0.205, abs=ROUNDING)
-    pushed = intervals.basic_interval(0.1, replicates, method="", n=9, floor=0.0)
-    assert (pushed.low, pushed.high) == (0.0, 0.1)

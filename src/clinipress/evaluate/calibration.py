@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from clinipress.evaluate.bootstrap import Spread, bootstrap, spread_interval
 from clinipress.evaluate.family import (
     ITSELF,
     check_pair,
@@ -15,13 +16,8 @@ from clinipress.evaluate.family import (
     points,
     widened,
 )
-from clinipress.evaluate.intervals import (
-    basic_interval,
-    is_clustered,
-    percentile_interval,
-    wilson,
-)
-from clinipress.evaluate.reliability import Measured, bootstrap, reliability
+from clinipress.evaluate.intervals import wilson
+from clinipress.evaluate.reliability import Measured, reliability
 from clinipress.evaluate.scores import Scores
 from clinipress.findings import Calibration
 from clinipress.records import Interval, OperatingPoint, Rule, Verdict
@@ -182,11 +178,12 @@ def calibration_section(
 
     "ece" has 15 bins of equal width, "ece_equal_mass" 15 of equal mass, whose edges are those of
     the whole split in every resample; "brier" and "log_loss" are means over images; "slope" and
-    "intercept" are of the answer given (`clinipress.evaluate.reliability` says why). Percentile
-    intervals of a bootstrap over units, stratified by class; basic intervals for the two
-    calibration errors, which chance pushes upwards. Drops are on the same resamples for both
-    classifiers. More is not better for a slope or an intercept: their drops are of the distance
-    from the right value, "slope_error" = |slope - 1| and "intercept_error" = |intercept|.
+    "intercept" are of the answer given (`clinipress.evaluate.reliability` says why). Intervals are
+    those of `clinipress.evaluate.evidence`, from the same resamples of units: what both measure
+    has the same interval in both. Drops are on the same resamples for both classifiers; one that
+    is not zero and yet never varies comes from too few units and is absent. More is not better
+    for a slope or an intercept: their drops are of the distance from the right value,
+    "slope_error" = |slope - 1| and "intercept_error" = |intercept|.
 
     What is judged: the expected calibration error after the temperature must be shown to have
     risen by less than the margin; that of equal mass can fail and need not be shown to hold.
@@ -211,19 +208,19 @@ def calibration_section(
     asked = [Measured.of(after, 1.0, index), Measured.of(after, candidate.temperature, index)]
     if not itself:
         asked.append(Measured.of(before, reference.temperature, index))
-    values = [one.values for one in asked]
-    replicates = bootstrap(asked, index, after.labels, resamples, seed)
-    raw, calibrated = (_intervals(values[i], replicates[i], index, floor=0.0) for i in range(2))
+
+    def measure(counts: Floats) -> list[dict[str, Floats]]:
+        weights = counts[index]
+        return [one.figures(counts, weights) for one in asked]
+
+    spreads = bootstrap(measure, index, after.labels, resamples, seed)
+    raw, calibrated = (_intervals(one, index, floor=0.0) for one in spreads[:2])
     drops: dict[str, Interval] = {}
     if not itself:
-        ours, theirs = (_errors(values[i], replicates[i]) for i in (1, 2))
-        common = [name for name in ours[0] if name in theirs[0]]
-        drops = _intervals(
-            {name: theirs[0][name] - ours[0][name] for name in common},
-            {name: theirs[1][name] - ours[1][name] for name in common},
-            index,
-            floor=-1.0,
-        )
+        ours, theirs = (_errors(one) for one in spreads[1:])
+        apart = {name: theirs[name] - ours[name] for name in ours if name in theirs}
+        found = _intervals(apart, index, floor=-1.0)
+        drops = {n: drop for n, drop in found.items() if drop.low < drop.high or drop.value == 0}
     return Calibration(
         temperature=candidate.temperature,
         chosen_on=chosen_on,
@@ -236,37 +233,23 @@ def calibration_section(
     )
 
 
-def _errors(
-    values: dict[str, float], replicates: dict[str, Floats]
-) -> tuple[dict[str, float], dict[str, Floats]]:
+def _errors(spreads: dict[str, Spread]) -> dict[str, Spread]:
     """Slope and intercept turned into distances from where they should be."""
     right = {"slope": 1.0, "intercept": 0.0}
-
-    def name_of(name: str) -> str:
-        return f"{name}_error" if name in right else name
-
-    return (
-        {name_of(n): abs(v - right[n]) if n in right else v for n, v in values.items()},
-        {name_of(n): np.abs(r - right[n]) if n in right else r for n, r in replicates.items()},
-    )
+    return {
+        f"{name}_error" if name in right else name: one.distance(right[name])
+        if name in right
+        else one
+        for name, one in spreads.items()
+    }
 
 
-def _intervals(
-    values: dict[str, float], replicates: dict[str, Floats], index: Integers, floor: float
-) -> dict[str, Interval]:
+def _intervals(spreads: dict[str, Spread], index: Integers, floor: float) -> dict[str, Interval]:
     """Named intervals; none from a single unit, which never varies."""
-    method, n = "cluster-bootstrap" if is_clustered(index) else "bootstrap", len(index)
-    found: dict[str, Interval] = {}
-    for name, value in values.items():
-        drawn = replicates[name]
-        interval = (
-            basic_interval(value, drawn, method=method, n=n, floor=floor)
-            if name.startswith("ece")
-            else percentile_interval(value, drawn, method=method, n=n)
-        )
-        if interval is not None and index.max() > 0:
-            found[name] = interval
-    return found
+    if not index.max():
+        return {}
+    found = {name: spread_interval(name, one, index, floor) for name, one in spreads.items()}
+    return {name: interval for name, interval in found.items() if interval is not None}
 
 
 def _verdict(

@@ -15,14 +15,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from clinipress.evaluate.bootstrap import bootstrap, spread_interval, weighted_sums
 from clinipress.evaluate.columns import Column, divide
-from clinipress.evaluate.family import check_pair, combine, points, weighted_sums
-from clinipress.evaluate.intervals import (
-    is_clustered,
-    percentile_interval,
-    proportion,
-    resample,
-)
+from clinipress.evaluate.family import check_pair, combine, points
+from clinipress.evaluate.intervals import proportion
 from clinipress.evaluate.metrics import predictions, rates
 from clinipress.evaluate.paired import mcnemar_exact
 from clinipress.evaluate.scores import Scores
@@ -233,23 +229,22 @@ def _kappa(pair: _Pair, agreement: Interval, resamples: int, seed: int) -> Inter
     cells[2 * k + pair.after, every] = 1
     sums = np.stack([np.bincount(pair.index, cell) for cell in cells]).astype(np.float64)
 
-    def kappa(counts: Floats) -> Floats:
+    def kappa(counts: Floats) -> list[dict[str, Floats]]:
         drawn = weighted_sums(sums, counts)
-        return rates(drawn[:k], drawn[k : 2 * k], drawn[2 * k :])["kappa"]
+        return [{"kappa": rates(drawn[:k], drawn[k : 2 * k], drawn[2 * k :])["kappa"]}]
 
-    value = float(kappa(np.ones((units, 1)))[0])
-    if not np.isfinite(value) or units < 2:
+    if units < 2:
         return None
-    draws = [kappa(counts) for counts in resample(pair.index, pair.labels, resamples, seed)]
-    method = "cluster-bootstrap" if is_clustered(pair.index) else "bootstrap"
-    found = percentile_interval(value, np.concatenate(draws), method=method, n=len(pair.labels))
+    (spreads,) = bootstrap(kappa, pair.index, pair.labels, resamples, seed)
+    found = spread_interval("kappa", spreads["kappa"], pair.index, floor=-1.0)
     if found is None or found.low < found.high:
         return found
     # no resample differs: the ends of agreement, with chance as it is
     whole = sums.sum(axis=1)
     chance = float(whole[k : 2 * k] @ whole[2 * k :]) / float(whole[k : 2 * k].sum()) ** 2
     ends = [(end - chance) / (1 - chance) for end in (agreement.low, agreement.high)]
-    update = {"low": min(ends[0], value), "high": max(ends[1], value), "method": agreement.method}
+    low, high = min(ends[0], found.value), max(ends[1], found.value)
+    update = {"low": low, "high": high, "method": agreement.method}
     return found.model_copy(update=update)
 
 

@@ -26,18 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import DataError
-from clinipress.evaluate.bootstrap import (
-    Spread,
-    bootstrap,
-    corrected_interval,
-    expanded_interval,
-)
+from clinipress.evaluate.bootstrap import Spread, bootstrap, spread_interval, weighted_sums
 from clinipress.evaluate.delong import auroc_difference, auroc_interval
-from clinipress.evaluate.intervals import (
-    is_clustered,
-    proportion,
-    unit_index,
-)
+from clinipress.evaluate.intervals import f1_of_jaccard, proportion, unit_index, with_ends
 from clinipress.evaluate.metrics import (
     CALIBRATION_BINS,
     Cases,
@@ -62,7 +53,6 @@ __all__ = ["discordance", "drops", "evidence"]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Intervals = dict[str, Interval]
-ONE_THREAD = 250_000  # multiply-adds; OpenBLAS and MKL stay on one thread up to some 260,000
 _MACRO = ("balanced_accuracy", "auroc_macro", "f1_macro", "kappa", "log_loss", "brier", "ece")
 _UNBOUNDED_BY_PARTS = ("log_loss", "brier", "ece")
 _PARTS = {"balanced_accuracy": "sensitivity[", "f1_macro": "f1[", "auroc_macro": "auroc["}
@@ -222,15 +212,6 @@ def _proportions(cases: Cases, index: Integers) -> Intervals:
     return found
 
 
-def f1_of_jaccard(jaccard: Interval) -> Interval:
-    """The F1 score 2 J / (1 + J), which rises with J."""
-    ends = {end: 2 * x / (1 + x) for end, x in jaccard.model_dump(include=_ENDS).items()}
-    return jaccard.model_copy(update=ends)
-
-
-_ENDS = {"value", "low", "high"}
-
-
 def _name_two_classes(found: Intervals, cases: Cases) -> None:
     """With two classes, sensitivity and specificity go by their own names too."""
     if cases.positive is None:
@@ -289,7 +270,7 @@ def _measure(
         classes: k names.
     """
     k = len(classes)
-    sums = one_thread_product(table.sums, counts)
+    sums = weighted_sums(table.sums, counts)
     total = sums[k : 2 * k].sum(axis=0)
     by_class = rates(sums[:k], sums[k : 2 * k], sums[2 * k : 3 * k])
     found = {
@@ -308,18 +289,6 @@ def _measure(
     return found
 
 
-def one_thread_product(sums: Floats, counts: Floats) -> Floats:
-    """``sums @ counts`` in pieces too small for a BLAS to start threads on.
-
-    On busy cores the threads wait for each other at every block: 90 ms in place of 1 ms.
-    """
-    total = np.zeros((len(sums), counts.shape[1]))
-    step = max(ONE_THREAD // total.size, 1)
-    for first in range(0, len(counts), step):
-        total += sums[:, first : first + step] @ counts[first : first + step]
-    return total
-
-
 def _bootstrap(
     models: Sequence[Cases], index: Integers, resamples: int, seed: int
 ) -> list[dict[str, Spread]]:
@@ -332,14 +301,6 @@ def _bootstrap(
         return [_measure(table, counts, weights, classes) for table in tables]
 
     return bootstrap(measure, index, models[0].labels, resamples, seed)
-
-
-def spread_interval(name: str, spread: Spread, index: Integers, floor: float) -> Interval | None:
-    """Interval of what is bootstrapped: calibration errors corrected, the rest percentiles."""
-    method = "cluster-bootstrap" if is_clustered(index) else "bootstrap"
-    if name.startswith("ece"):
-        return corrected_interval(spread, method=method, n=len(index), floor=floor)
-    return expanded_interval(spread, method=method, n=len(index))
 
 
 def _without_width(
@@ -368,17 +329,6 @@ def _chance_agreement(cases: Cases) -> float:
     actual = np.bincount(cases.labels, minlength=k)
     predicted = np.bincount(predictions(cases.logits), minlength=k)
     return float((actual * predicted).sum() / n**2)
-
-
-def with_ends(interval: Interval, ends: Sequence[tuple[float, float]]) -> Interval:
-    """The interval of a mean of parts, from the parts' own ends: too wide, which is safe."""
-    low, high = np.mean(ends, axis=0)
-    update = {
-        "low": min(float(low), interval.value),
-        "high": max(float(high), interval.value),
-        "method": "score intervals of the parts",
-    }
-    return interval.model_copy(update=update)
 
 
 def _drop_without_width(name: str, interval: Interval, found: Intervals) -> Interval | None:

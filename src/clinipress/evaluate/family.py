@@ -33,12 +33,8 @@ __all__ = [
     "points",
     "span",
     "tango_drops",
-    "weighted_sums",
     "widened",
 ]
-
-Floats = NDArray[np.float64]
-ONE_THREAD = 250_000  # multiply-adds; OpenBLAS and MKL stay on one thread up to some 260,000
 
 # right by the reference, right by the candidate, unit: of the same cases, each [n]
 Comparison = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]
@@ -178,22 +174,3 @@ def span(interval: Interval) -> str:
         round(100 * x, 1) + 0.0 for x in (interval.value, interval.low, interval.high)
     )
     return f"{value:.1f} points ({100 * interval.confidence:g} % interval {low:.1f} to {high:.1f})"
-
-
-def weighted_sums(rows: Floats, counts: Floats) -> Floats:
-    """``rows @ counts`` in pieces too small for a BLAS to start threads on.
-
-    On busy cores threads wait for each other at every block of resamples.
-
-    Args:
-        rows: float64 ``[q, units]``.
-        counts: How often each unit was drawn, float64 ``[units, m]``.
-
-    Returns:
-        float64 ``[q, m]``.
-    """
-    total = np.zeros((len(rows), counts.shape[1]))
-    step = max(ONE_THREAD // max(total.size, 1), 1)
-    for first in range(0, len(counts), step):
-        total += rows[:, first : first + step] @ counts[first : first + step]
-    return total

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.evaluate.family import weighted_sums
-from clinipress.evaluate.intervals import (
-    basic_interval,
-    is_clustered,
-    percentile_interval,
-    resample,
+from clinipress.evaluate.bootstrap import (
+    Spread,
+    bootstrap,
+    expanded_interval,
+    spread_interval,
+    weighted_sums,
 )
+from clinipress.evaluate.intervals import is_clustered
 from clinipress.evaluate.metrics import (
     CALIBRATION_BINS,
     RankTable,
@@ -28,7 +29,7 @@ from clinipress.evaluate.metrics import (
 from clinipress.evaluate.scores import Scores
 from clinipress.records import Interval
 
-__all__ = ["Answers", "Replicated", "bootstrap_groups", "drawn_interval", "spread_interval"]
+__all__ = ["Answers", "bootstrap_groups", "drawn_interval", "gap_interval", "gap_of"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -55,20 +56,6 @@ class Answers:
         """Of all images of a split."""
         bins, gaps = calibration_gaps(scores.probabilities, scores.labels)
         return cls(predictions(scores.logits) == scores.labels, log_odds(scores.logits), bins, gaps)
-
-
-@dataclass(frozen=True)
-class Replicated:
-    """Figures of one classifier in one group.
-
-    Attributes:
-        values: "accuracy", "balanced_accuracy", "sensitivity[CLASS]", "auroc_macro", "ece" -> the
-            figure; NaN or absent where undefined.
-        draws: The same names -> replicates, float64 ``[resamples]``.
-    """
-
-    values: dict[str, float]
-    draws: dict[str, Floats]
 
 
 @dataclass(frozen=True)
@@ -137,7 +124,7 @@ def bootstrap_groups(
     *,
     resamples: int,
     seed: int,
-) -> dict[str, tuple[Replicated, ...]]:
+) -> dict[str, tuple[dict[str, Spread], ...]]:
     """Measure every group for every classifier, on the same resamples.
 
     Units are drawn within their class and group. One with images of several groups counts in each
@@ -153,8 +140,9 @@ def bootstrap_groups(
         seed: Same seed, same draws.
 
     Returns:
-        Group -> what was found, in the order of `asked`. Means over classes are over those that
-        the group has.
+        Group -> for each of `asked`, "accuracy", "balanced_accuracy", "sensitivity[CLASS]",
+        "auroc_macro" and "ece"; NaN or absent where undefined. Means over classes are over those
+        that the group has.
     """
     if not groups:
         return {}
@@ -167,74 +155,45 @@ def bootstrap_groups(
         tables = [_Table.of(one, labels, len(classes), groups[name], local) for one in asked]
         parts[name] = _Part(mine, local.reshape(-1), tuple(tables))
     cells = labels[every] * len(groups) + np.repeat(np.arange(len(groups)), sizes)
-    blocks: dict[str, list[list[dict[str, Floats]]]] = {name: [] for name in parts}
-    for counts in resample(dense, cells, resamples, seed):
-        for name, part in parts.items():
-            blocks[name].append(part.measure(counts, classes))
-    whole = np.ones((int(dense.max()) + 1, 1))
-    return {
-        name: tuple(
-            Replicated(
-                {figure: float(value[0]) for figure, value in values.items()},
-                {figure: np.concatenate([b[i][figure] for b in blocks[name]]) for figure in values},
-            )
-            for i, values in enumerate(part.measure(whole, classes))
-        )
-        for name, part in parts.items()
-    }
+
+    def measure(counts: Floats) -> list[dict[str, Floats]]:
+        return [found for part in parts.values() for found in part.measure(counts, classes)]
+
+    spreads = bootstrap(measure, dense, cells, resamples, seed)
+    per = len(asked)
+    return {name: tuple(spreads[per * i : per * (i + 1)]) for i, name in enumerate(parts)}
 
 
-def drawn_interval(
-    name: str,
-    values: Mapping[str, float],
-    draws: Mapping[str, Floats],
-    units: Integers,
-    floor: float,
-) -> Interval | None:
-    """The bootstrap's interval: basic for "ece", which chance pushes upwards, else percentile.
+def drawn_interval(name: str, spread: Spread, units: Integers, floor: float) -> Interval | None:
+    """As `spread_interval`, of a group of units; none where there is but one."""
+    if len(np.unique(units)) < 2:
+        return None
+    return spread_interval(name, spread, units, floor)
+
+
+def gap_of(groups: Sequence[Spread]) -> Spread:
+    """Best minus worst, the groups being chosen anew in every resample."""
+    return Spread(
+        float(np.ptp([one.value for one in groups])),
+        np.ptp([one.resampled for one in groups], axis=0),
+        np.ptp([one.left_out for one in groups], axis=0),
+    )
+
+
+def gap_interval(gap: Spread, units: Integers, *, floor: float, both: bool) -> Interval | None:
+    """Of best minus worst: below the percentile interval turned about the gap, above itself.
 
     Args:
-        name: The figure.
-        values: Its value by that name.
-        draws: Its replicates, float64 ``[resamples]``.
+        gap: Best minus worst, or its change.
         units: Unit of each image, int64 ``[n]``.
         floor: Smallest possible value.
-
-    Returns:
-        None where the figure is undefined or there is but one unit.
+        both: Take the further end of either interval on either side, as for a change of the gap.
     """
-    if name not in values or len(np.unique(units)) < 2:
+    method = "cluster-bootstrap" if is_clustered(units) else "bootstrap"
+    drawn = expanded_interval(gap, method=method, n=len(units))
+    if drawn is None:
         return None
-    if name == "ece":
-        return _basic(values[name], draws[name], units, floor)
-    method = "cluster-bootstrap" if is_clustered(units) else "bootstrap"
-    return percentile_interval(values[name], draws[name], method=method, n=len(units))
-
-
-def _basic(value: float, draws: Floats, units: Integers, floor: float) -> Interval | None:
-    method = "cluster-bootstrap" if is_clustered(units) else "bootstrap"
-    found = basic_interval(value, draws, method=method, n=len(units), floor=floor)
-    return found and found.model_copy(update={"high": min(found.high, 1.0)})
-
-
-def spread_interval(
-    value: float, draws: Floats, units: Integers, *, floor: float, both: bool
-) -> Interval | None:
-    """Of best minus worst: basic below, percentile above.
-
-    Args:
-        value: The spread, or its change.
-        draws: Replicates, float64 ``[resamples]``.
-        units: Unit of each image, int64 ``[n]``.
-        floor: Smallest possible value.
-        both: Take the further end of either interval on either side, as for a change of the spread.
-    """
-    basic = _basic(value, draws, units, floor)
-    method = "cluster-bootstrap" if is_clustered(units) else "bootstrap"
-    drawn = percentile_interval(value, draws, method=method, n=len(units))
-    if basic is None or drawn is None:
-        return None
-    low, high = basic.low, drawn.high
+    low, high = max(2 * gap.value - drawn.high, floor), drawn.high
     if both:
-        low, high = min(low, drawn.low), max(high, basic.high)
-    return drawn.model_copy(update={"low": low, "high": high})
+        low, high = min(low, drawn.low), max(high, min(2 * gap.value - drawn.low, 1.0))
+    return drawn.model_copy(update={"low": min(low, gap.value), "high": high})

@@ -8,7 +8,7 @@ textbook methods.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -18,10 +18,10 @@ from clinipress.records import Interval
 
 __all__ = [
     "auroc_score_limits",
-    "basic_interval",
     "degrees_of_freedom",
     "design_effect",
     "effective_size",
+    "f1_of_jaccard",
     "is_clustered",
     "percentile_interval",
     "proportion",
@@ -30,6 +30,7 @@ __all__ = [
     "t_value",
     "unit_index",
     "wilson",
+    "with_ends",
     "z_value",
 ]
 
@@ -191,6 +192,23 @@ def proportion(
     return _containing(successes / n, low, high, method=method, n=n, confidence=confidence)
 
 
+def f1_of_jaccard(jaccard: Interval) -> Interval:
+    """The F1 score 2 J / (1 + J), which rises with J."""
+    ends = {name: getattr(jaccard, name) for name in ("value", "low", "high")}
+    return jaccard.model_copy(update={name: 2 * x / (1 + x) for name, x in ends.items()})
+
+
+def with_ends(interval: Interval, ends: Sequence[tuple[float, float]]) -> Interval:
+    """The interval of a mean of parts, from the parts' own ends: too wide, which is safe."""
+    low, high = np.mean(ends, axis=0)
+    update = {
+        "low": min(float(low), interval.value),
+        "high": max(float(high), interval.value),
+        "method": "score intervals of the parts",
+    }
+    return interval.model_copy(update=update)
+
+
 def auroc_score_limits(
     value: float, positives: float, negatives: float, confidence: float = 0.95
 ) -> tuple[float, float]:
@@ -305,35 +323,3 @@ def _containing(
         method=method,
         n=n,
     )
-
-
-def basic_interval(
-    value: float,
-    replicates: Floats,
-    *,
-    method: str,
-    n: int,
-    floor: float = -np.inf,
-    confidence: float = 0.95,
-) -> Interval | None:
-    """Basic ("reflected") bootstrap interval, ``[2 v - q_high, 2 v - q_low]``.
-
-    For figures such as the expected calibration error that chance pushes upwards: resamples are
-    pushed once more, and the reflection takes off what the percentile interval would add.
-
-    Args:
-        value: The estimate.
-        replicates: float64 ``[m]``.
-        method: Name to record.
-        n: Number of cases.
-        floor: Smallest possible value.
-        confidence: Two-sided coverage aimed at.
-    """
-    plain = percentile_interval(value, replicates, method=method, n=n, confidence=confidence)
-    if plain is None:
-        return None
-    defined = replicates[np.isfinite(replicates)]
-    tail = (1 - confidence) / 2
-    near, far = (float(end) for end in np.quantile(defined, [tail, 1 - tail]))
-    low, high = max(2 * value - far, floor), 2 * value - near
-    return plain.model_copy(update={"low": min(low, value), "high": max(high, value)})

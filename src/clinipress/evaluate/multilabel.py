@@ -25,17 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import DataError
-from clinipress.evaluate.bootstrap import Spread, bootstrap
+from clinipress.evaluate.bootstrap import Spread, bootstrap, spread_interval, weighted_sums
 from clinipress.evaluate.delong import auroc_difference, auroc_interval
-from clinipress.evaluate.evidence import (
-    check_units,
-    f1_of_jaccard,
-    one_thread_product,
-    put,
-    spread_interval,
-    with_ends,
-)
-from clinipress.evaluate.intervals import proportion
+from clinipress.evaluate.evidence import check_units, put
+from clinipress.evaluate.intervals import f1_of_jaccard, proportion, with_ends
 from clinipress.evaluate.metrics import (
     CALIBRATION_BINS,
     RankTable,
@@ -301,7 +294,7 @@ def _measure(
     labels: Sequence[str],
 ) -> dict[str, Floats]:
     """Figures of a block of resamples, each ``[block]``, counts ``[units, block]``."""
-    flat = one_thread_product(sums.reshape(-1, sums.shape[2]), counts)
+    flat = weighted_sums(sums.reshape(-1, sums.shape[2]), counts)
     totals = flat.reshape(*sums.shape[:2], -1)
     hits, actual, called, images, squares = totals[:5]
     by_label = {

@@ -9,14 +9,13 @@ class but one, asks for more cases of each class than most studies have.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.evaluate.family import weighted_sums
-from clinipress.evaluate.intervals import proportion, resample
+from clinipress.evaluate.bootstrap import weighted_sums
+from clinipress.evaluate.intervals import proportion
 from clinipress.evaluate.metrics import (
     CALIBRATION_BINS,
     Cases,
@@ -30,7 +29,7 @@ from clinipress.evaluate.recalibration import Binned
 from clinipress.evaluate.scores import Scores
 from clinipress.findings import ReliabilityBin
 
-__all__ = ["Measured", "bootstrap", "equal_mass_bins", "reliability"]
+__all__ = ["Measured", "equal_mass_bins", "reliability"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -99,29 +98,27 @@ class Measured:
             index: Unit of each image, int64 ``[n]``.
         """
         logits, labels = cases.logits / temperature, cases.labels
-        chances, every = softmax(logits), np.arange(len(labels))
+        chances, every, units = softmax(logits), np.arange(len(labels)), int(index.max()) + 1
         bins, gaps = calibration_gaps(chances, labels)
-        rows = np.zeros((3 + 2 * CALIBRATION_BINS, len(labels)))
-        rows[0], rows[1] = 1, log_losses(logits, labels)
-        rows[2] = brier_scores(chances, labels)
-        rows[3 + bins, every] = gaps
-        rows[MIDDLE + equal_mass_bins(chances.max(axis=1)), every] = gaps
+        losses = log_losses(logits, labels), brier_scores(chances, labels)
+        sums = [np.bincount(index, row)[None] for row in (np.ones(len(labels)), *losses)]
+        for number in (bins, equal_mass_bins(chances.max(axis=1))):
+            cells = np.bincount(number * units + index, gaps, CALIBRATION_BINS * units)
+            sums.append(cells.reshape(CALIBRATION_BINS, units))
         shown = cases.positive
         answer = logits.argmax(axis=1) if shown is None else np.full(len(labels), shown)
         x, y = log_odds(logits)[every, answer], labels == answer
         fits = {name: Binned.of(x, y, slope=name == "slope") for name in PLACE}
-        sums = np.stack([np.bincount(index, row) for row in rows]).astype(np.float64)
-        return cls(sums, {name: fit for name, fit in fits.items() if fit is not None})
+        rows = np.concatenate(sums).astype(np.float64)
+        return cls(rows, {name: fit for name, fit in fits.items() if fit is not None})
 
-    @property
-    def values(self) -> dict[str, float]:
-        """Figures of the whole split by name; an undefined slope or intercept is absent."""
-        means = _means(self.rows.sum(axis=1, keepdims=True))
-        found = {name: float(value[0]) for name, value in means.items()}
-        return found | {name: float(fit.whole[PLACE[name]]) for name, fit in self.fits.items()}
+    def figures(self, counts: Floats, weights: Floats) -> dict[str, Floats]:
+        """All figures by name, ``[m]``; an undefined slope or intercept is absent.
 
-    def resampled(self, counts: Floats, weights: Floats) -> dict[str, Floats]:
-        """Every figure ``[m]`` of resamples of units ``[units, m]``, also given by case."""
+        Args:
+            counts: How often each unit counts, float64 ``[units, m]``.
+            weights: The same by case, float64 ``[n, m]``.
+        """
         refits = {name: fit.refit(weights)[PLACE[name]] for name, fit in self.fits.items()}
         return _means(weighted_sums(self.rows, counts)) | refits
 
@@ -134,28 +131,3 @@ def _means(sums: Floats) -> dict[str, Floats]:
         "brier": sums[2] / sums[0],
         "log_loss": sums[1] / sums[0],
     }
-
-
-def bootstrap(
-    asked: Sequence[Measured], index: Integers, labels: Integers, resamples: int, seed: int
-) -> list[dict[str, Floats]]:
-    """Replicates of all figures, on shared draws.
-
-    Args:
-        asked: Classifiers and temperatures, on the same images.
-        index: Unit of each image, int64 ``[n]``.
-        labels: int64 ``[n]``, by which units are stratified.
-        resamples: How many.
-        seed: Same seed, same draws.
-
-    Returns:
-        Name -> float64 ``[resamples]`` for each of `asked`.
-    """
-    blocks = []
-    for counts in resample(index, labels, resamples, seed):
-        weights = counts[index]
-        blocks.append([one.resampled(counts, weights) for one in asked])
-    return [
-        {name: np.concatenate([block[i][name] for block in blocks]) for name in blocks[0][i]}
-        for i in range(len(asked))
-    ]

@@ -13,19 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from clinipress.evaluate.bootstrap import Spread
 from clinipress.evaluate.columns import Column, divide
 from clinipress.evaluate.family import ITSELF, Comparison, check_pair
 from clinipress.evaluate.groups import (
     Answers,
-    Replicated,
     bootstrap_groups,
     drawn_interval,
-    spread_interval,
+    gap_interval,
+    gap_of,
 )
-from clinipress.evaluate.intervals import (
-    auroc_score_limits,
-    proportion,
-)
+from clinipress.evaluate.intervals import auroc_score_limits, proportion, with_ends
 from clinipress.evaluate.paired import paired_difference
 from clinipress.evaluate.scores import Scores
 from clinipress.evaluate.subgroup_verdict import judge_groups
@@ -38,6 +36,7 @@ __all__ = ["subgroups_section"]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Intervals = dict[str, Interval]
+Drawn = tuple[dict[str, Spread], ...]  # of the reference and, last, the candidate
 _DRAWN = ("balanced_accuracy", "auroc_macro", "ece")  # no shares: their intervals are drawn
 
 
@@ -135,14 +134,14 @@ class _Looked:
         name: Of the column.
         rows: Group -> its images.
         right: By the reference, and by the candidate, bool ``[n]``.
-        found: Group that is large enough -> figures of the reference and, last, the candidate.
+        found: Group that is large enough -> what was drawn.
     """
 
     split: _Split
     name: str
     rows: dict[str, Integers]
     right: tuple[NDArray[np.bool_], NDArray[np.bool_]]
-    found: dict[str, tuple[Replicated, ...]]
+    found: dict[str, Drawn]
 
     def groups(self) -> Iterator[Group]:
         """Every group, those too small with their shares alone."""
@@ -176,15 +175,13 @@ class _Looked:
             parts[f"sensitivity[{name}]"] = rows[labels[rows] == number]
         return {name: (mine, index[mine]) for name, mine in parts.items() if len(mine)}
 
-    def _metrics(
-        self, right: NDArray[np.bool_], rows: Integers, drawn: tuple[Replicated, ...]
-    ) -> Intervals:
+    def _metrics(self, right: NDArray[np.bool_], rows: Integers, drawn: Drawn) -> Intervals:
         parts = self._parts(rows)
         found = _defined({name: proportion(right[mine], u) for name, (mine, u) in parts.items()})
         units = self.split.index[rows]
         for one in drawn:
-            for name in _DRAWN:
-                interval = drawn_interval(name, one.values, one.draws, units, floor=0.0)
+            for name in (name for name in _DRAWN if name in one):
+                interval = drawn_interval(name, one[name], units, floor=0.0)
                 if interval is not None and interval.low == interval.high:
                     interval = self._with_width(name, interval, found, rows)
                 found |= _defined({name: interval})
@@ -203,23 +200,16 @@ class _Looked:
             sides = [(units[labels == c], units[labels != c]) for c in np.unique(labels)]
             sizes = [(len(np.unique(mine)), len(np.unique(rest))) for mine, rest in sides]
             ends = [auroc_score_limits(interval.value, *size) for size in sizes]
-        low, high = np.mean(ends, axis=0)
-        update = {
-            "low": min(float(low), interval.value),
-            "high": max(float(high), interval.value),
-            "method": "score intervals of the parts",
-        }
-        return interval.model_copy(update=update)
+        return with_ends(interval, ends)
 
-    def _drawn_drops(self, units: Integers, both: tuple[Replicated, ...]) -> Intervals:
+    def _drawn_drops(self, units: Integers, both: Drawn) -> Intervals:
         """Without those of no width that are not exactly zero: too few units vary to say."""
         if not both:
             return {}
         before, after = both[0], both[-1]
-        values = {n: before.values[n] - after.values[n] for n in _DRAWN if n in after.values}
-        draws = {name: before.draws[name] - after.draws[name] for name in values}
+        apart = {name: before[name] - after[name] for name in _DRAWN if name in after}
         found = _defined(
-            {name: drawn_interval(name, values, draws, units, floor=-1.0) for name in values}
+            {name: drawn_interval(name, one, units, floor=-1.0) for name, one in apart.items()}
         )
         return {n: drop for n, drop in found.items() if drop.low < drop.high or drop.value == 0}
 
@@ -246,19 +236,15 @@ class _Looked:
     def _gap(self, name: str, groups: list[str]) -> Iterator[Gap]:
         units = np.concatenate([self.split.index[self.rows[value]] for value in groups])
         sides = [[self.found[value][i] for value in groups] for i in (0, -1)]
-        if any(name not in one.values for side in sides for one in side):
+        if any(name not in one for side in sides for one in side):
             return
-        values = [np.array([one.values[name] for one in side]) for side in sides]
-        spread = [float(np.ptp(value)) for value in values]
-        drawn = [np.ptp([one.draws[name] for one in side], axis=0) for side in sides]
-        change = spread[1] - spread[0]
-        before, after = (
-            spread_interval(spread[i], drawn[i], units, floor=0.0, both=False) for i in range(2)
-        )
-        moved = spread_interval(change, drawn[1] - drawn[0], units, floor=-1.0, both=True)
+        was, now = (gap_of([one[name] for one in side]) for side in sides)
+        before, after = (gap_interval(gap, units, floor=0.0, both=False) for gap in (was, now))
+        moved = gap_interval(now - was, units, floor=-1.0, both=True)
         if before is None or after is None or moved is None:
             return
-        better = values[1] if metric_facts(name).higher_is_better else -values[1]
+        values = np.array([one[name].value for one in sides[1]])
+        better = values if metric_facts(name).higher_is_better else -values
         yield Gap(
             column=self.name,
             metric=name,
