@@ -25,8 +25,12 @@ from clinipress.models.ofa import (
     sort_by_importance,
 )
 from clinipress.models.ofa.architecture import architecture_of, divisible, read_published_config
+from clinipress.models.ofa.network import kernels
 from clinipress.models.pretrained import load_checkpoint, load_pretrained
 from clinipress.models.recalibration import recalibrate_batch_norms
+from ofa_kit import one_thread
+
+__all__ = ["one_thread"]  # a fixture for every test here
 
 EXACT = 1e-5  # what the supernet and its extracted sub-net may differ by
 # width, architecture, parameters and million multiply-adds at 224 pixels, 1,000 classes
@@ -209,7 +213,7 @@ def test_the_transformed_kernel_by_hand(supernet):
         for j in range(25):
             five[i] += layer.to5.detach()[i, j].double() * weight[1 + j // 5, 1 + j % 5]
     three = layer.to3.detach().double() @ five.reshape(5, 5)[1:4, 1:4].reshape(9)
-    found = layer.kernels(8, 3)[3, 0].detach().double()
+    found = kernels(layer.weight[:8], layer.to5, layer.to3, 3)[3, 0].detach().double()
     torch.testing.assert_close(found.reshape(-1), three, atol=1e-6, rtol=1e-5)
 
 

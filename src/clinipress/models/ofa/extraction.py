@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from clinipress.errors import ModelError
 from clinipress.models.ofa.architecture import REDUCTION, Architecture, divisible
-from clinipress.models.ofa.network import Bottleneck, ElasticDepthwise, MobileNet, SuperNet
+from clinipress.models.ofa.network import Bottleneck, MobileNet, SuperNet, kernels
 
 __all__ = ["extract", "part_of", "sort_by_importance"]
 
@@ -60,7 +60,9 @@ def part_of(state: Mapping[str, Tensor], network: MobileNet) -> dict[str, Tensor
             raise ModelError("the weights of a whole supernet", f"a file without '{there}'")
         tensor = state[there]
         if name.endswith("depthwise.conv.weight") and not name.startswith("blocks.0."):
-            tensor = _kernels(state, there, shape)
+            base = there.removesuffix("weight")
+            matrices = (state[base + "to5"].detach(), state[base + "to3"].detach())
+            tensor = kernels(tensor[: shape[0]].detach(), *matrices, shape[-1])
         elif name not in heads:
             tensor = tensor[tuple(slice(0, side) for side in shape)]
         if name not in heads and tensor.shape != shape:
@@ -78,16 +80,6 @@ def _place(name: str, places: list[int]) -> str:
         return name
     _, number, rest = name.split(".", 2)
     return f"blocks.{places[int(number)]}.{rest}"
-
-
-def _kernels(state: Mapping[str, Tensor], name: str, shape: torch.Size) -> Tensor:
-    """Depthwise kernels of a size, as the supernet makes them."""
-    base, whole = name.removesuffix("weight"), state[name]
-    layer = ElasticDepthwise(1, 1).to(whole.device)
-    layer.weight.data = whole.detach()
-    layer.to5.data, layer.to3.data = state[base + "to5"].detach(), state[base + "to3"].detach()
-    with torch.no_grad():
-        return layer.kernels(min(shape[0], len(whole)), shape[-1])
 
 
 def sort_by_importance(supernet: SuperNet, kept: int | None = None) -> None:

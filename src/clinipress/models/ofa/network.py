@@ -26,10 +26,11 @@ from clinipress.models.ofa.architecture import (
 from clinipress.models.ofa.published import checkpoint_filter_fn
 
 __all__ = [
-    "ElasticDepthwise",
+    "Bottleneck",
     "MobileNet",
     "SuperNet",
     "checkpoint_filter_fn",
+    "kernels",
     "ofa_595",
     "ofa_mobilenetv3",
     "ofa_supernet",
@@ -68,21 +69,31 @@ class ElasticDepthwise(nn.Conv2d):
         self.to5, self.to3 = nn.Parameter(torch.eye(25)), nn.Parameter(torch.eye(9))
         self.active = 7
 
-    def kernels(self, channels: int, side: int) -> Tensor:
-        """The first `channels` kernels of a side, float32 ``[channels, 1, side, side]``."""
-        found = self.weight[:channels]
-        for smaller, matrix in ((5, self.to5), (3, self.to3)):
-            if side > smaller:
-                break
-            centre = found[:, :, 1:-1, 1:-1].reshape(channels, smaller**2)
-            found = (centre @ matrix.T).reshape(channels, 1, smaller, smaller)
-        return found
-
     def forward(self, maps: Tensor) -> Tensor:
         """float32 ``[n, c, h, w]`` -> ``[n, c, h / stride, w / stride]``, rounded up."""
         channels, side = maps.shape[1], self.active
-        weight = self.kernels(channels, side)
+        weight = kernels(self.weight[:channels], self.to5, self.to3, side)
         return functional.conv2d(maps, weight, None, self.stride, side // 2, groups=channels)
+
+
+def kernels(weight: Tensor, to5: Tensor, to3: Tensor, side: int) -> Tensor:
+    """Depthwise kernels of a side out of those of 7 x 7.
+
+    Args:
+        weight: float32 ``[channels, 1, 7, 7]``.
+        to5: Turns the centre's 25 values into a kernel of 5 x 5, ``[25, 25]``.
+        to3: Turns that one's centre into a kernel of 3 x 3, ``[9, 9]``.
+        side: 3, 5 or 7.
+
+    Returns:
+        float32 ``[channels, 1, side, side]``.
+    """
+    for smaller, matrix in ((5, to5), (3, to3)):
+        if side > smaller:
+            break
+        centre = weight[:, :, 1:-1, 1:-1].reshape(-1, smaller**2)
+        weight = (centre @ matrix.T).reshape(-1, 1, smaller, smaller)
+    return weight
 
 
 class ElasticNorm(nn.BatchNorm2d):
