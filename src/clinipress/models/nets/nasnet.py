@@ -228,7 +228,7 @@ class NasNet(nn.Module):
         now = before = self.norm(self.stem(images))
         for cell in self.cells:
             now, before = cell(now, before), now
-        features = functional.relu(now).mean((2, 3))
+        features = functional.adaptive_avg_pool2d(functional.relu(now), 1).flatten(1)
         logits: Tensor = self.head(self.drop(features))
         return logits
 
