@@ -1,0 +1,1 @@
+"""The public sets that papers name: what each should hold, where it comes from, what is wrong."""

@@ -1,0 +1,360 @@
+"""Published layouts, as they are on disk, to rows: one image, its class, split and unit each.
+
+A reader takes what is there, whole or not, and says what it left out; how much is missing is found
+by comparing counts (`clinipress.data.named.prepare`).
+"""
+
+from __future__ import annotations
+
+import csv
+import filecmp
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from clinipress.data.folders import image_files
+from clinipress.data.manifests import is_table, read_table
+from clinipress.data.named.sets import NamedSet
+from clinipress.data.named.workbook import read_workbook
+from clinipress.errors import DataError
+from clinipress.progress import SILENT, Progress
+
+__all__ = ["Listing", "Row", "read_layout"]
+
+_DEEPEST = 8
+_NOT_FOLDERS = frozenset({"__macosx", "__pycache__"})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image.
+
+    Attributes:
+        path: The file.
+        label: Its class.
+        split: "train", "validation", "test" or None.
+        unit: The patient, lesion or tile it is of, where that is known.
+        groups: What else is known.
+        masks: Kind -> the file of a mask of it, never an image of a class.
+    """
+
+    path: Path
+    label: str
+    split: str | None = None
+    unit: str | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
+    masks: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a reader found.
+
+    Attributes:
+        rows: Images.
+        notes: What was left out or stood in, one sentence each.
+    """
+
+    rows: tuple[Row, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def read_layout(
+    wanted: NamedSet, where: Path, work: Path, *, progress: Progress = SILENT
+) -> Listing:
+    """List a set's images.
+
+    Args:
+        wanted: The set.
+        where: The folder that it was unpacked to, or one above.
+        work: Where files may be written that have to be made of the published ones.
+        progress: Told of work that takes long.
+
+    Returns:
+        No rows where nothing of the set is there.
+
+    Raises:
+        DataError: Two copies of it, or a table that cannot be read.
+        MissingExtraError: Reading its files needs a package that is not installed.
+    """
+    if not where.is_dir():
+        return Listing()
+    if wanted.adapter == "figshare":
+        from clinipress.data.named.matlab import read_figshare
+
+        return read_figshare(where, work, progress=progress)
+    return _READERS[wanted.adapter](wanted, where)
+
+
+def _folders(wanted: NamedSet, where: Path) -> Listing:
+    found = _class_folders(where, wanted.folders)
+    rows = [
+        Row(path, label, split)
+        for (split, label), folder in found.items()
+        for path in image_files(folder)
+    ]
+    return Listing(tuple(rows))
+
+
+def _walk(where: Path) -> Iterator[Path]:
+    """Visible folders at any depth, sorted."""
+    for top, names, _ in os.walk(where):
+        here = Path(top)
+        deep = len(here.relative_to(where).parts)
+        names[:] = sorted(
+            n for n in names if not n.startswith(".") and n.casefold() not in _NOT_FOLDERS
+        )
+        if deep >= _DEEPEST:
+            names.clear()
+        yield from (here / name for name in names)
+
+
+def _class_folders(
+    where: Path, patterns: Mapping[str, tuple[str | None, str]]
+) -> dict[tuple[str | None, str], Path]:
+    """(split, class) -> its folder, told by the end of its path; of nested ones the innermost.
+
+    Raises:
+        DataError: Two folders for one class and split.
+    """
+    parts = [(pattern.split("/"), key) for pattern, key in patterns.items()]
+    found: dict[tuple[str | None, str], list[Path]] = defaultdict(list)
+    for folder in _walk(where):
+        names = [part.casefold() for part in folder.relative_to(where).parts]
+        for pattern, key in parts:
+            ending = names[-len(pattern) :]
+            if len(ending) == len(pattern) and all(map(fnmatchcase, ending, pattern)):
+                found[key].append(folder)
+    single = {}
+    for key, folders in found.items():
+        inner = [f for f in folders if not any(f in other.parents for other in folders)]
+        if len(inner) > 1:
+            raise DataError(
+                f"one folder for '{key[1]}'" + (f" of {key[0]}" if key[0] else ""),
+                f"'{inner[0]}' and '{inner[1]}'",
+                "name the copy to use as the folder, or move one away",
+            )
+        single[key] = inner[0]
+    return single
+
+
+def _files(where: Path, name: str) -> list[Path]:
+    """Files of that name, in any case and at any depth."""
+    folders = (where, *_walk(where))
+    return [
+        file
+        for folder in folders
+        for file in sorted(folder.iterdir())
+        if file.name.casefold() == name.casefold() and file.is_file()
+    ]
+
+
+def _one_file(where: Path, *names: str) -> Path | None:
+    """The first that is there, nearest to the top."""
+    return next((file for name in names for file in _files(where, name)), None)
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    """Rows of a table of text, by column.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            tab = "\t" in stream.readline()
+            stream.seek(0)
+            rows = csv.DictReader(stream, delimiter="\t" if tab else ",", restval="")
+            return [
+                {(k or "").strip(): (v or "").strip() for k, v in row.items() if isinstance(v, str)}
+                for row in rows
+            ]
+    except (OSError, UnicodeDecodeError, csv.Error) as problem:
+        raise DataError("a table in UTF-8", f"'{path}' ({problem})") from None
+
+
+# COVID-CT ------------------------------------------------------------------------------------
+
+_CT_FOLDERS: Mapping[str, tuple[str | None, str]] = {
+    "ct_covid": (None, "CT_COVID"),
+    "ct_noncovid": (None, "CT_NonCOVID"),
+}
+
+
+def _covid_ct(_: NamedSet, where: Path) -> Listing:
+    """By a manifest where one lies beside the folders, else by the published lists and workbook."""
+    table = where / "manifest.csv"
+    if table.is_file() and is_table(table):
+        items, _columns = read_table(table, {})
+        return Listing(tuple(Row(i.path, i.label, i.split, i.patient, i.groups) for i in items))
+    splits = {
+        (f"CT_{kind}", name.strip()): split
+        for kind in ("COVID", "NonCOVID")
+        for part, split in (("train", "train"), ("val", "validation"), ("test", "test"))
+        for file in _files(where, f"{part}CT_{kind}.txt")[:1]
+        for name in file.read_text(encoding="utf-8", errors="replace").split("\n")
+        if name.strip()
+    }
+    book = _one_file(where, "COVID-CT-MetaInfo.xlsx")
+    known = _patients(book) if book else {}
+    rows = [
+        replace(
+            _ct_row(path, label, known.get(path.name, {})), split=splits.get((label, path.name))
+        )
+        for (_none, label), folder in _class_folders(where, _CT_FOLDERS).items()
+        for path in image_files(folder)
+    ]
+    notes = []
+    by_figure = sum(path_row.path.name not in known for path_row in rows)
+    if by_figure:
+        notes.append(f"{by_figure} images without patient: those cut from one figure stay together")
+    unlisted = sum(row.split is None for row in rows)
+    if rows and unlisted:
+        notes.append(f"{unlisted} images are in none of the lists of Data-split")
+    return Listing(tuple(rows), tuple(notes))
+
+
+def _ct_row(path: Path, label: str, facts: Mapping[str, str]) -> Row:
+    figure = path.stem.rpartition("%")[0] or path.stem
+    unit = facts.get("patient") or f"figure {figure}"
+    groups = {name: facts[name] for name in ("age", "sex") if facts.get(name)}
+    return Row(path, label, unit=unit, groups=groups)
+
+
+def _patients(book: Path) -> dict[str, dict[str, str]]:
+    """File name -> patient, age, sex, from the published workbook."""
+    columns = {"file name": "file", "patient id": "patient", "age": "age", "gender": "sex"}
+    found = {}
+    for row in read_workbook(book):
+        facts = {columns[k.casefold()]: v for k, v in row.items() if k.casefold() in columns}
+        if facts.get("file"):
+            found[facts["file"]] = facts
+    return found
+
+
+# COVID-QU-Ex ---------------------------------------------------------------------------------
+
+
+def _covid_qu_ex(wanted: NamedSet, where: Path) -> Listing:
+    """Images of the lung part; the masks of both parts beside them, never as images of a class."""
+    infections = _infection_masks(wanted, where)
+    rows, other = [], 0
+    for (split, label), folder in _class_folders(where, wanted.folders).items():
+        lungs = _by_stem(folder.parent / "lung masks")
+        for path in image_files(folder):
+            masks = {"lung": lungs[path.stem]} if path.stem in lungs else {}
+            image, mask = infections.get((label, path.stem), (None, None))
+            if image is not None and mask is not None:
+                # a name is no proof: the mask counts only where both parts hold the same picture
+                if filecmp.cmp(image, path, shallow=False):
+                    masks["infection"] = mask
+                else:
+                    other += 1
+            rows.append(Row(path, label, split, masks=masks))
+    lacking = sum("lung" not in row.masks for row in rows)
+    notes = [f"{lacking} images without lung mask"] if lacking else []
+    if other:
+        notes.append(f"{other} infection masks left out: their picture differs in the lung part")
+    return Listing(tuple(rows), tuple(notes))
+
+
+def _infection_masks(
+    wanted: NamedSet, where: Path
+) -> dict[tuple[str, str], tuple[Path | None, Path | None]]:
+    """(class, stem) -> the image in the infection part, and its infection mask."""
+    patterns = {p.replace("lung seg", "infection seg", 1): k for p, k in wanted.folders.items()}
+    found: dict[tuple[str, str], tuple[Path | None, Path | None]] = {}
+    for (_, label), folder in _class_folders(where, patterns).items():
+        masks = _by_stem(folder.parent / "infection masks")
+        for path in image_files(folder):
+            found[label, path.stem] = (path, masks.get(path.stem))
+    return found
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in image_files(folder)} if folder.is_dir() else {}
+
+
+# LC25000 -------------------------------------------------------------------------------------
+
+_GROUPS = "lc25000_image_groups.csv"
+
+
+def _lc25000(wanted: NamedSet, where: Path) -> Listing:
+    """Class folders, and the tile that each image was made of.
+
+    Without the file of groups there are no rows: a split would tear siblings apart, and no search
+    for near-duplicates finds them all.
+
+    Raises:
+        DataError: It puts two classes into one tile.
+    """
+    plain = _folders(wanted, where)
+    table = _one_file(where, _GROUPS)
+    if not plain.rows:
+        return plain
+    if table is None:
+        return Listing(
+            notes=(
+                f"{len(plain.rows)} images, none of them used: without {_GROUPS} about 99 % of them"
+                " would have a sibling on the other side of a split",
+            )
+        )
+    known = {row.get("stem", ""): row for row in _table(table)}
+    labels: dict[str, str] = {}
+    rows = []
+    for row in plain.rows:
+        facts = known.get(row.path.stem)
+        if facts is None or not facts.get("group_id"):
+            continue
+        tile = facts["group_id"]
+        if labels.setdefault(tile, row.label) != row.label or facts.get("label") != row.label:
+            raise DataError(
+                f"one class per tile in '{table}'", f"tile {tile} in {row.label} and another"
+            )
+        tissue = row.label.split("_")[0]
+        rows.append(replace(row, unit=f"tile {tile}", groups={"tissue": tissue}))
+    lost = len(plain.rows) - len(rows)
+    note = f"{lost} images left out: their tile is not known, so a sibling could be anywhere"
+    return Listing(tuple(rows), (note,) if lost else ())
+
+
+# HAM10000 ------------------------------------------------------------------------------------
+
+_HAM_OWN = ("lesion_id", "image_id", "dx")
+
+
+def _ham10000(_: NamedSet, where: Path) -> Listing:
+    """The metadata table, and the images wherever they lie under it."""
+    table = _one_file(where, "HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata")
+    if table is None:
+        return Listing()
+    files: dict[str, Path] = {}
+    twice = 0
+    for path in image_files(where):
+        twice += path.stem in files
+        files.setdefault(path.stem, path)
+    rows, missing = [], 0
+    for facts in _table(table):
+        image = files.get(facts.get("image_id", ""))
+        if image is None or not facts.get("dx"):
+            missing += 1
+            continue
+        groups = {k: v for k, v in facts.items() if k and k not in _HAM_OWN and v}
+        rows.append(Row(image, facts["dx"], unit=facts.get("lesion_id") or None, groups=groups))
+    notes = [f"{missing} rows of {table.name} have no image"] if missing else []
+    if twice:
+        notes.append(f"{twice} images lie in two folders; one of each is used")
+    return Listing(tuple(rows), tuple(notes))
+
+
+_READERS: Mapping[str, Callable[[NamedSet, Path], Listing]] = {
+    "folders": _folders,
+    "covid-ct": _covid_ct,
+    "covid-qu-ex": _covid_qu_ex,
+    "lc25000": _lc25000,
+    "ham10000": _ham10000,
+}
