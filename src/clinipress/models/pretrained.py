@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from clinipress.errors import ModelError
 from clinipress.models.weights import read_state
 
-__all__ = ["load_checkpoint", "load_pretrained", "take_shared"]
+__all__ = ["head_names", "load_checkpoint", "load_pretrained", "take_shared"]
 
 OWN_PREFIX = "backbone."  # of `Classifier`, whose one network it is
 OWN_NETS = "clinipress.models."  # their modules may know other layouts of their weights
@@ -37,7 +37,7 @@ def load_pretrained(backbone: nn.Module, path: Path, *, or_kin: bool = False) ->
     """
     state = _filtered(read_state(path), backbone)
     own = backbone.state_dict()
-    heads = _head_names(backbone, own)
+    heads = head_names(backbone)
     state = {k: v for k, v in state.items() if k in own and _fits(k, v, own, heads)}
     state = _adapt_first_conv(state, own)
     if or_kin and any(tensor.shape != own[name].shape for name, tensor in state.items()):
@@ -94,7 +94,7 @@ def load_checkpoint(backbone: nn.Module, path: Path) -> None:
     state, own = _own_prefix_removed(read_state(path)), backbone.state_dict()
     if type(backbone).__module__.startswith(OWN_NETS):
         state = _filtered(state, backbone)
-    for name in _head_names(backbone, own):
+    for name in head_names(backbone):
         if name in state and len(state[name]) != len(own[name]):
             raise ModelError(
                 f"a checkpoint of {len(own[name])} classes",
@@ -126,8 +126,9 @@ def _filtered(state: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor
     return dict(convert(dict(state), backbone))
 
 
-def _head_names(backbone: nn.Module, own: Mapping[str, Tensor]) -> list[str]:
+def head_names(backbone: nn.Module) -> list[str]:
     """Names of the last layer's tensors: timm says which it is, else the last weight and bias."""
+    own = backbone.state_dict()
     get = getattr(backbone, "get_classifier", None)
     heads = get() if callable(get) else None
     parts = heads if isinstance(heads, tuple | list) else (heads,)

@@ -31,6 +31,7 @@ from clinipress.train.numerics import (
     threads_set,
     tune_allocator,
 )
+from clinipress.train.stages import learning_restored
 from clinipress.train.state import Journal
 
 __all__ = ["Images", "Loss", "Outcome", "PixelStore", "fit", "measure_numerics"]
@@ -56,6 +57,12 @@ def fit(
     than a batch make one smaller batch. With one image per process and step, batch norms keep
     their running statistics. The module ends on the device it came on, in eval mode, contiguous,
     with the best epoch's averaged weights.
+
+    With ``options.stages`` the stages follow each other in the same loop: each goes on from the
+    last weights of the one before, and the running average goes through all of them. In a stage of
+    the head alone the backbone gets no gradients and its batch norms keep their statistics, so its
+    forward pass is the pretrained one. A checkpoint resumes in the middle of a stage like any
+    other; `patience` ends the stage, not the training, while there is another.
 
     With several processes (torchrun, or ``options.processes``) the batch is split over them; call
     it in every process with the same arguments. On a CPU the statistics of batch norm are then per
@@ -147,7 +154,8 @@ def _fit_here(
     devices = [device] if device.type == "cuda" else []
     flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
     threads = distributed.local_threads(request.threads)
-    with threads_set(threads), torch.random.fork_rng(devices=devices), flags:
+    forked = torch.random.fork_rng(devices=devices)
+    with threads_set(threads), forked, flags, learning_restored(module):
         try:
             training = Training(module, request, device, progress)
             if finished and not training.state.journal.finished:

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol
 
@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from clinipress.train.augment import augment, draw, resize
+from clinipress.train.mixing import Mix, Partner, mix_images
 
 __all__ = ["Batch", "Images", "Loader", "Order", "PixelStore", "validation_batches"]
 
@@ -57,12 +58,17 @@ class Images:
 
 @dataclass(frozen=True)
 class Order:
-    """One batch to prepare: which rows, how large, which view."""
+    """One batch to prepare: which rows, how large, which view, mixed with what."""
 
     epoch: int
     rows: NDArray[np.int64]
     size: tuple[int, int]
     view: int
+    mix: Mix | None = None
+
+    def needed(self) -> NDArray[np.int64]:
+        """The rows whose pixels it takes."""
+        return self.rows if self.mix is None else np.union1d(self.rows, self.mix.partners)
 
 
 @dataclass(frozen=True)
@@ -74,12 +80,14 @@ class Batch:
         labels: int64 ``[n]`` on the device.
         rows: int64 ``[n]``, row numbers in the cache.
         view: Number of the augmented view.
+        partner: What the images were mixed with; None: nothing.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     rows: NDArray[np.int64]
     view: int
+    partner: Partner | None = None
 
 
 class Loader:
@@ -177,24 +185,42 @@ class Loader:
             self._ready.get_nowait()
 
     def _prepare(self, order: Order) -> Batch:
-        images = torch.from_numpy(self._cache.take(order.rows))
+        images = torch.from_numpy(self._cache.take(order.needed()))
         labels = torch.from_numpy(self._cache.labels[order.rows])
-        batch = Batch(images, labels, order.rows, order.view)
+        partner = None
+        if order.mix is not None:
+            other = order.mix.partners
+            partner = Partner(torch.from_numpy(self._cache.labels[other]), other, order.mix.share)
+        batch = Batch(images, labels, order.rows, order.view, partner)
         if self._device.type == "cpu":
             return self._augmented(order, batch)
         if self._device.type == "cuda":
-            return Batch(images.pin_memory(), labels.pin_memory(), order.rows, order.view)
+            return replace(batch, images=images.pin_memory(), labels=labels.pin_memory())
         return batch
 
     def _finish(self, order: Order, batch: Batch) -> Batch:
-        images = batch.images.to(self._device, non_blocking=True)
-        labels = batch.labels.to(self._device, non_blocking=True)
-        return self._augmented(order, Batch(images, labels, batch.rows, batch.view))
+        partner = batch.partner
+        if partner is not None:
+            partner = replace(partner, labels=partner.labels.to(self._device))
+        moved = replace(
+            batch,
+            images=batch.images.to(self._device, non_blocking=True),
+            labels=batch.labels.to(self._device, non_blocking=True),
+            partner=partner,
+        )
+        return self._augmented(order, moved)
 
     def _augmented(self, order: Order, batch: Batch) -> Batch:
-        uniforms = draw(self._seed, order.view, order.rows)
+        rows = order.needed()
+        uniforms = draw(self._seed, order.view, rows)
         images = augment(batch.images, order.size, self._modality, self._strength, uniforms)
-        return Batch(images, batch.labels, batch.rows, batch.view)
+        if order.mix is not None:
+            first, second = (
+                torch.from_numpy(np.searchsorted(rows, some)).to(images.device)
+                for some in (order.rows, order.mix.partners)
+            )
+            images = mix_images(images[first], images[second], order.mix.share, order.mix.box)
+        return replace(batch, images=images)
 
 
 def validation_batches(

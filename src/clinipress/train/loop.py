@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,10 +19,14 @@ from clinipress.errors import DivergedError
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe import TrainOptions
 from clinipress.train import distributed
+from clinipress.train.layers import never_trained
 from clinipress.train.loader import Batch, Images, Loader, Order, validation_batches
 from clinipress.train.losses import HardLoss
+from clinipress.train.mixing import draw_mix, mixed_loss
 from clinipress.train.numerics import freeze_batch_norm, measure_numerics, named
-from clinipress.train.schedule import epoch_order, epoch_sizes, learning_rate, steps_per_epoch
+from clinipress.train.optimizer import set_rate
+from clinipress.train.schedule import epoch_order, epoch_sizes, steps_per_epoch
+from clinipress.train.stages import TrainingStage, stage_at, step_costs
 from clinipress.train.state import Journal, TrainState, identity
 
 __all__ = ["EpochLoss", "Loss", "Outcome", "Request", "Training"]
@@ -50,7 +54,8 @@ class Outcome:
     Attributes:
         epochs: One row per epoch: epoch (from 0), size, learning_rate, train_loss,
             validation_accuracy and validation_loss (None where not validated), train_seconds,
-            wait_seconds, seconds (with validation).
+            wait_seconds, seconds (with validation); in a training of several stages also stage
+            (from 1). Epochs that a stage did without, out of patience, have no row.
         best_epoch: The epoch whose weights are kept, from 0.
         best_score: Its validation accuracy.
         numerics: Name of the arithmetic used.
@@ -165,19 +170,38 @@ class Training:
         return self._outcome()
 
     def _epochs(self) -> None:
-        """Train, validate, remember, until the last epoch or out of patience."""
+        """Every stage that is left."""
+        while not self.state.journal.finished:
+            stage = stage_at(self.state.stages, self.state.journal.epoch)
+            if stage != self.state.stage:
+                self.state.begin(stage)
+            self._announce(stage)
+            self._stage(stage)
+
+    def _announce(self, stage: TrainingStage) -> None:
+        """Say which stage begins, where there are several, and what is odd about it."""
+        if stage.of > 1:
+            self.progress.say(str(stage))
+        if stage.part == "head" and not stage.first and never_trained(self.state.module):
+            self.progress.say(
+                "the backbone that rests has random weights: no pretrained weights were given"
+            )
+
+    def _stage(self, stage: TrainingStage) -> None:
+        """Train, validate, remember, until its last epoch or out of patience."""
         journal = self.state.journal
+        # made anew for each stage, for it must know which parameters have gradients
         parallel = distributed.wrap(self.state.module)
         loader = Loader(
             self.images.cache,
-            self._orders(journal.epoch),
+            self._orders(journal.epoch, stage.end),
             modality=self.request.modality,
             strength=self.options.augmentation,
             seed=self.request.seed,
             device=self.device,
         )
         with loader:
-            while not journal.finished:
+            while not journal.finished and journal.epoch < stage.end:
                 epoch, began = journal.epoch, time.perf_counter()
                 facts = self._train(epoch, parallel, loader)
                 accuracy, loss = self._validate(epoch)
@@ -185,14 +209,21 @@ class Training:
                 facts["seconds"] = time.perf_counter() - began
                 self._remember(epoch, facts, accuracy, loss)
 
-    def _orders(self, first: int) -> Iterator[Order]:
-        """This process's share of every batch from epoch `first` on."""
+    def _orders(self, first: int, end: int) -> Iterator[Order]:
+        """This process's share of every batch from epoch `first` to before `end`."""
         request, number, of = self.request, distributed.rank(), distributed.world_size()
-        for epoch in range(first, self.options.epochs):
-            view = epoch % request.views if request.views else epoch
+        mixup, cutmix = self.options.mixup, self.options.cutmix
+        for epoch in range(first, end):
+            view, size = epoch % request.views if request.views else epoch, self.sizes[epoch]
             order = epoch_order(self.images.train, self.options.batch_size, request.seed, epoch)
-            for rows in order:
-                yield Order(epoch, np.array_split(rows, of)[number], self.sizes[epoch], view)
+            for step, rows in enumerate(order):
+                mix = draw_mix(
+                    rows, size, mixup=mixup, cutmix=cutmix, seed=request.seed, epoch=epoch,
+                    step=step,
+                )  # fmt: skip
+                if mix is not None:
+                    mix = replace(mix, partners=np.array_split(mix.partners, of)[number])
+                yield Order(epoch, np.array_split(rows, of)[number], size, view, mix)
 
     def _train(self, epoch: int, parallel: nn.Module, loader: Loader) -> dict[str, Any]:
         """One pass over the training images; its row of facts."""
@@ -208,7 +239,9 @@ class Training:
             if (step + 1) % every == 0 or step + 1 == self.steps:
                 mean = self._mean_loss(total, epoch, step)
                 self._say(epoch, step, mean, began)
-        return {
+        stage = self.state.stage
+        named = {"stage": stage.number} if stage.of > 1 else {}
+        return named | {
             "epoch": epoch,
             "size": list(self.sizes[epoch]),
             "learning_rate": rate,
@@ -226,21 +259,13 @@ class Training:
         if isinstance(loss, EpochLoss):
             loss.begin(epoch)
         batch = min(self.options.batch_size, len(self.images.train))
-        if batch // distributed.world_size() == 1:
+        if batch // distributed.world_size() == 1 or self.state.stage.part == "head":
             freeze_batch_norm(self.state.module)
 
     def _set_rate(self, step: int) -> float:
-        """The schedule's rate for this step, given to the optimizer."""
-        options = self.options
-        rate = learning_rate(
-            step,
-            options.epochs * self.steps,
-            round(options.warmup_epochs * self.steps),
-            options.learning_rate,
-            options.final_learning_rate,
-        )
-        for group in self.state.optimizer.param_groups:
-            group["lr"] = rate
+        """The schedule's rate for this step, the head's, given to the optimizer."""
+        rate = self.state.stage.rate(step, self.steps)
+        set_rate(self.state.optimizer, rate)
         return rate
 
     def _step(self, parallel: nn.Module, batch: Batch) -> torch.Tensor:
@@ -248,7 +273,7 @@ class Training:
         state, clip = self.state, self.options.gradient_clip
         with self.numerics.autocast(self.device):
             logits = parallel(self.numerics.images(batch.images))
-        value = self.loss(logits.float(), batch.labels, batch.rows, batch.view)
+        value = self._loss(logits.float(), batch)
         whole = min(self.options.batch_size, len(self.images.train))
         share = len(batch.rows) / whole  # processes may hold one image more or less
         # gradients are averaged over processes, so the sum of shares needs the factor world
@@ -262,6 +287,14 @@ class Training:
         state.optimizer.zero_grad(set_to_none=True)
         state.average.update()
         return value.detach() * share
+
+    def _loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Mean loss of a batch, whose images may be mixed."""
+
+        def of(labels: torch.Tensor, rows: NDArray[np.int64]) -> torch.Tensor:
+            return self.loss(logits, labels, rows, batch.view)
+
+        return mixed_loss(of, batch.labels, batch.rows, batch.partner)
 
     def _mean_loss(self, total: torch.Tensor, epoch: int, step: int) -> float:
         """Mean loss of the epoch so far, over all processes.
@@ -280,11 +313,12 @@ class Training:
         if (step + 1) % stride and step + 1 != self.steps:
             return
         done = stride if (step + 1) % stride == 0 else (step + 1) % stride
-        # a step costs about as much as its images have pixels
-        areas = [height * width for height, width in self.sizes]
-        pace = (time.perf_counter() - began) / ((step + 1) * areas[epoch])
-        left = pace * (sum(areas[epoch:]) * self.steps - (step + 1) * areas[epoch])
+        costs = step_costs(self.state.stages, self.sizes)
+        pace = (time.perf_counter() - began) / ((step + 1) * costs[epoch])
+        left = pace * (sum(costs[epoch:]) * self.steps - (step + 1) * costs[epoch])
         note = f"epoch {epoch + 1}/{self.options.epochs}, loss {mean:.3f}, {_clock(left)} left"
+        if self.state.stage.of > 1:
+            note = f"stage {self.state.stage.number}/{self.state.stage.of}, {note}"
         self.progress.advance(TASK, done, note)
 
     def _validate(self, epoch: int) -> tuple[float | None, float | None]:
@@ -331,13 +365,20 @@ class Training:
                 journal.best_epoch, journal.best_accuracy, journal.best_loss = epoch, accuracy, loss
         journal.epochs.append(facts)
         journal.epoch = epoch + 1
-        patience = self.options.patience
-        since = epoch - max(journal.best_epoch or 0, self.first_final)
-        tired = patience is not None and epoch >= self.first_final and since >= patience
-        journal.finished = tired or journal.epoch == self.options.epochs
+        if self._tired(epoch):
+            journal.epoch = self.state.stage.end
+            self.progress.advance(TASK, (journal.epoch - epoch - 1) * self.steps)
+        journal.finished = journal.epoch == self.options.epochs
         if distributed.is_main():
             self.state.save(self.request.work, improved=improved)
         distributed.barrier()
+
+    def _tired(self, epoch: int) -> bool:
+        """True when the stage has gone on for as long as allowed without a better score."""
+        patience = self.options.patience
+        first = max(self.first_final, self.state.stage.first)
+        since = epoch - max(self.state.journal.best_epoch or 0, first)
+        return patience is not None and epoch >= first and since >= patience
 
     def _outcome(self) -> Outcome:
         """The journal as the caller wants it."""

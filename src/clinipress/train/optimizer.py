@@ -7,27 +7,58 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from clinipress.errors import ModelError
 from clinipress.recipe import TrainOptions
+from clinipress.train.layers import layer_depths
 
-__all__ = ["Average", "make_optimizer", "state_tensors"]
+__all__ = ["Average", "make_optimizer", "set_rate", "state_tensors"]
+
+SHARE = "share_of_rate"  # of a parameter group
 
 
-def make_optimizer(module: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
+def make_optimizer(
+    module: nn.Module, options: TrainOptions, layer_decay: float = 1.0
+) -> torch.optim.Optimizer:
     """AdamW or SGD with Nesterov momentum 0.9; weight decay only on tensors of 2 or more axes.
 
     Biases and the scales of norms are left out of the decay, as usual since He et al.,
     arXiv:1812.01187. The fused kernels do one pass over memory instead of one per operation.
+
+    Args:
+        module: The network; its frozen parameters are left out.
+        options: Which optimizer, and its weight decay.
+        layer_decay: A layer that lies d below the head learns at ``layer_decay ** d`` times the
+            rate (`set_rate`), one pair of parameter groups per layer; 1: all alike, in one pair.
+
+    Raises:
+        ModelError: Every parameter is frozen.
     """
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    if not trained:
+        raise ModelError("a network with weights to train", "one with all of them frozen")
+    depths = layer_depths(module) if layer_decay != 1 else {}
+    groups = []
+    for depth in sorted({depths.get(name, 0) for name, _ in trained}):
+        here = [p for name, p in trained if depths.get(name, 0) == depth]
+        share = layer_decay**depth
+        groups += [
+            {"params": some, "weight_decay": decay, SHARE: share}
+            for some, decay in (
+                ([p for p in here if p.ndim > 1], options.weight_decay),
+                ([p for p in here if p.ndim <= 1], 0.0),
+            )
+            if some
+        ]
     rate = options.learning_rate
     if options.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=rate, fused=True)
     return torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True, fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every parameter group its share of the rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group[SHARE]
 
 
 def state_tensors(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -8,24 +8,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import RecipeError
+from clinipress.recipe import Decay
 
 __all__ = ["epoch_order", "epoch_sizes", "learning_rate", "steps_per_epoch"]
 
 
-def learning_rate(step: int, total: int, warmup: int, peak: float, final: float) -> float:
-    """Rate of one step: linear warm-up, then half a cosine (Loshchilov, Hutter, 2017).
+def learning_rate(
+    step: int, total: int, warmup: int, peak: float, final: float, decay: Decay = "cosine"
+) -> float:
+    """Rate of one step: linear warm-up, then down to a share of the peak.
+
+    By half a cosine (Loshchilov, Hutter, 2017), or by the same factor at every step: with a final
+    share of 0.001 the rate is halved ten times, evenly.
 
     Args:
         step: Number of the step, from 0.
         total: Steps of the whole training.
         warmup: Steps of warm-up; the first has ``peak / warmup``, the last the peak.
         peak: Largest rate.
-        final: Share of the peak left at the last step, in [0, 1].
+        final: Share of the peak left at the last step, in [0, 1]; above 0 for "exponential".
+        decay: "cosine" or "exponential".
     """
     warmup = min(warmup, total)
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = (step + 1 - warmup) / max(total - warmup, 1)
+    if decay == "exponential":
+        return peak * float(final**progress)
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
     return peak * (final + (1 - final) * cosine)
 

@@ -15,9 +15,11 @@ from torch import nn
 
 from clinipress.recipe import TrainOptions
 from clinipress.train import checkpoint
+from clinipress.train.layers import frozen_names
 from clinipress.train.loader import Images
 from clinipress.train.numerics import Numerics
 from clinipress.train.optimizer import Average, make_optimizer, state_tensors
+from clinipress.train.stages import TrainingStage, stage_at, training_stages
 
 __all__ = ["Journal", "TrainState", "identity"]
 
@@ -124,9 +126,23 @@ class TrainState:
         journal: Journal,
     ) -> None:
         self.module, self.journal, self.device = module, journal, device
-        self.optimizer = make_optimizer(module, options)
+        self.options, self.stages = options, training_stages(options)
+        self._learning = {name for name, p in module.named_parameters() if p.requires_grad}
+        self.begin(self.stages[0])
         self.average = Average(module, options.ema_decay)
         self.scaler = numerics.scaler(device)
+
+    def begin(self, stage: TrainingStage) -> None:
+        """Freeze what rests in a stage, and make it an optimizer of its own, without a past.
+
+        Moments of the stage before were gathered at another rate and, of a frozen backbone, not
+        at all.
+        """
+        frozen = frozen_names(self.module) if stage.part == "head" else frozenset()
+        for name, parameter in self.module.named_parameters():
+            parameter.requires_grad_(name in self._learning and name not in frozen)
+        self.optimizer = make_optimizer(self.module, self.options, stage.layer_decay)
+        self.stage = stage
 
     def finite(self) -> bool:
         """True while no weight is NaN or infinite."""
@@ -173,7 +189,11 @@ class TrainState:
         self.average.updates = self.journal.updates
         if self.journal.scaler:
             self.scaler.load_state_dict(self.journal.scaler)
-        self._restore_optimizer(kept)
+        stage = stage_at(self.stages, self.journal.epoch)
+        if stage != self.stage:
+            self.begin(stage)
+        if self.journal.epoch > stage.first:  # else the checkpoint's is of the stage before
+            self._restore_optimizer(kept)
         return True
 
     def load_best(self, work: Path) -> None:
