@@ -6,60 +6,28 @@ by comparing counts (`clinipress.data.named.prepare`).
 
 from __future__ import annotations
 
-import csv
 import filecmp
-import os
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from clinipress.data.folders import image_files
 from clinipress.data.manifests import is_table, read_table
+from clinipress.data.named.matlab import read_figshare
+from clinipress.data.named.rows import (
+    Listing,
+    Row,
+    class_folders,
+    files_named,
+    one_file,
+    read_text_table,
+)
 from clinipress.data.named.sets import NamedSet
 from clinipress.data.named.workbook import read_workbook
 from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
 
-__all__ = ["Listing", "Row", "read_layout"]
-
-_DEEPEST = 8
-_NOT_FOLDERS = frozenset({"__macosx", "__pycache__"})
-
-
-@dataclass(frozen=True)
-class Row:
-    """One image.
-
-    Attributes:
-        path: The file.
-        label: Its class.
-        split: "train", "validation", "test" or None.
-        unit: The patient, lesion or tile it is of, where that is known.
-        groups: What else is known.
-        masks: Kind -> the file of a mask of it, never an image of a class.
-    """
-
-    path: Path
-    label: str
-    split: str | None = None
-    unit: str | None = None
-    groups: Mapping[str, str] = field(default_factory=dict)
-    masks: Mapping[str, Path] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a reader found.
-
-    Attributes:
-        rows: Images.
-        notes: What was left out or stood in, one sentence each.
-    """
-
-    rows: tuple[Row, ...] = ()
-    notes: tuple[str, ...] = ()
+__all__ = ["read_layout"]
 
 
 def read_layout(
@@ -83,97 +51,18 @@ def read_layout(
     if not where.is_dir():
         return Listing()
     if wanted.adapter == "figshare":
-        from clinipress.data.named.matlab import read_figshare
-
         return read_figshare(where, work, progress=progress)
     return _READERS[wanted.adapter](wanted, where)
 
 
 def _folders(wanted: NamedSet, where: Path) -> Listing:
-    found = _class_folders(where, wanted.folders)
+    found = class_folders(where, wanted.folders)
     rows = [
         Row(path, label, split)
         for (split, label), folder in found.items()
         for path in image_files(folder)
     ]
     return Listing(tuple(rows))
-
-
-def _walk(where: Path) -> Iterator[Path]:
-    """Visible folders at any depth, sorted."""
-    for top, names, _ in os.walk(where):
-        here = Path(top)
-        deep = len(here.relative_to(where).parts)
-        names[:] = sorted(
-            n for n in names if not n.startswith(".") and n.casefold() not in _NOT_FOLDERS
-        )
-        if deep >= _DEEPEST:
-            names.clear()
-        yield from (here / name for name in names)
-
-
-def _class_folders(
-    where: Path, patterns: Mapping[str, tuple[str | None, str]]
-) -> dict[tuple[str | None, str], Path]:
-    """(split, class) -> its folder, told by the end of its path; of nested ones the innermost.
-
-    Raises:
-        DataError: Two folders for one class and split.
-    """
-    parts = [(pattern.split("/"), key) for pattern, key in patterns.items()]
-    found: dict[tuple[str | None, str], list[Path]] = defaultdict(list)
-    for folder in _walk(where):
-        names = [part.casefold() for part in folder.relative_to(where).parts]
-        for pattern, key in parts:
-            ending = names[-len(pattern) :]
-            if len(ending) == len(pattern) and all(map(fnmatchcase, ending, pattern)):
-                found[key].append(folder)
-    single = {}
-    for key, folders in found.items():
-        inner = [f for f in folders if not any(f in other.parents for other in folders)]
-        if len(inner) > 1:
-            raise DataError(
-                f"one folder for '{key[1]}'" + (f" of {key[0]}" if key[0] else ""),
-                f"'{inner[0]}' and '{inner[1]}'",
-                "name the copy to use as the folder, or move one away",
-            )
-        single[key] = inner[0]
-    return single
-
-
-def _files(where: Path, name: str) -> list[Path]:
-    """Files of that name, in any case and at any depth."""
-    folders = (where, *_walk(where))
-    return [
-        file
-        for folder in folders
-        for file in sorted(folder.iterdir())
-        if file.name.casefold() == name.casefold() and file.is_file()
-    ]
-
-
-def _one_file(where: Path, *names: str) -> Path | None:
-    """The first that is there, nearest to the top."""
-    return next((file for name in names for file in _files(where, name)), None)
-
-
-def _table(path: Path) -> list[dict[str, str]]:
-    """Rows of a table of text, by column.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            tab = "\t" in stream.readline()
-            stream.seek(0)
-            rows = csv.DictReader(stream, delimiter="\t" if tab else ",", restval="")
-            return [
-                {(k or "").strip(): (v or "").strip() for k, v in row.items() if isinstance(v, str)}
-                for row in rows
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as problem:
-        raise DataError("a table in UTF-8", f"'{path}' ({problem})") from None
 
 
 # COVID-CT ------------------------------------------------------------------------------------
@@ -194,17 +83,17 @@ def _covid_ct(_: NamedSet, where: Path) -> Listing:
         (f"CT_{kind}", name.strip()): split
         for kind in ("COVID", "NonCOVID")
         for part, split in (("train", "train"), ("val", "validation"), ("test", "test"))
-        for file in _files(where, f"{part}CT_{kind}.txt")[:1]
+        for file in files_named(where, f"{part}CT_{kind}.txt")[:1]
         for name in file.read_text(encoding="utf-8", errors="replace").split("\n")
         if name.strip()
     }
-    book = _one_file(where, "COVID-CT-MetaInfo.xlsx")
+    book = one_file(where, "COVID-CT-MetaInfo.xlsx")
     known = _patients(book) if book else {}
     rows = [
         replace(
             _ct_row(path, label, known.get(path.name, {})), split=splits.get((label, path.name))
         )
-        for (_none, label), folder in _class_folders(where, _CT_FOLDERS).items()
+        for (_none, label), folder in class_folders(where, _CT_FOLDERS).items()
         for path in image_files(folder)
     ]
     notes = []
@@ -242,7 +131,7 @@ def _covid_qu_ex(wanted: NamedSet, where: Path) -> Listing:
     """Images of the lung part; the masks of both parts beside them, never as images of a class."""
     infections = _infection_masks(wanted, where)
     rows, other = [], 0
-    for (split, label), folder in _class_folders(where, wanted.folders).items():
+    for (split, label), folder in class_folders(where, wanted.folders).items():
         lungs = _by_stem(folder.parent / "lung masks")
         for path in image_files(folder):
             masks = {"lung": lungs[path.stem]} if path.stem in lungs else {}
@@ -267,7 +156,7 @@ def _infection_masks(
     """(class, stem) -> the image in the infection part, and its infection mask."""
     patterns = {p.replace("lung seg", "infection seg", 1): k for p, k in wanted.folders.items()}
     found: dict[tuple[str, str], tuple[Path | None, Path | None]] = {}
-    for (_, label), folder in _class_folders(where, patterns).items():
+    for (_, label), folder in class_folders(where, patterns).items():
         masks = _by_stem(folder.parent / "infection masks")
         for path in image_files(folder):
             found[label, path.stem] = (path, masks.get(path.stem))
@@ -293,7 +182,7 @@ def _lc25000(wanted: NamedSet, where: Path) -> Listing:
         DataError: It puts two classes into one tile.
     """
     plain = _folders(wanted, where)
-    table = _one_file(where, _GROUPS)
+    table = one_file(where, _GROUPS)
     if not plain.rows:
         return plain
     if table is None:
@@ -303,7 +192,7 @@ def _lc25000(wanted: NamedSet, where: Path) -> Listing:
                 " would have a sibling on the other side of a split",
             )
         )
-    known = {row.get("stem", ""): row for row in _table(table)}
+    known = {row.get("stem", ""): row for row in read_text_table(table)}
     labels: dict[str, str] = {}
     rows = []
     for row in plain.rows:
@@ -329,7 +218,7 @@ _HAM_OWN = ("lesion_id", "image_id", "dx")
 
 def _ham10000(_: NamedSet, where: Path) -> Listing:
     """The metadata table, and the images wherever they lie under it."""
-    table = _one_file(where, "HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata")
+    table = one_file(where, "HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata")
     if table is None:
         return Listing()
     files: dict[str, Path] = {}
@@ -338,7 +227,7 @@ def _ham10000(_: NamedSet, where: Path) -> Listing:
         twice += path.stem in files
         files.setdefault(path.stem, path)
     rows, missing = [], 0
-    for facts in _table(table):
+    for facts in read_text_table(table):
         image = files.get(facts.get("image_id", ""))
         if image is None or not facts.get("dx"):
             missing += 1

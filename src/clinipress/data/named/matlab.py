@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clinipress.data.items import natural
-from clinipress.data.named.layouts import Listing, Row
+from clinipress.data.named.rows import Listing, Row
 from clinipress.errors import ImageError, MissingExtraError
 from clinipress.progress import SILENT, Progress
 from clinipress.store import storage

@@ -10,8 +10,6 @@ Nothing is fetched unless that is asked for.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -31,14 +29,16 @@ from clinipress.data.fetch import (
 )
 from clinipress.data.items import Dataset
 from clinipress.data.named.catalogue import SETS, find_set
-from clinipress.data.named.layouts import Listing, Row, read_layout
+from clinipress.data.named.layouts import read_layout
+from clinipress.data.named.rows import Row
 from clinipress.data.named.sets import ALL_SPLITS, NamedSet, low
+from clinipress.data.named.tables import write_manifest, write_masks
 from clinipress.data.sources import read_dataset
 from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
 from clinipress.store import write_atomically
 
-__all__ = ["Counts", "Prepared", "Status", "differences", "list_sets", "prepare", "read_masks"]
+__all__ = ["Counts", "Prepared", "Status", "differences", "list_sets", "prepare"]
 
 Status = Literal["complete", "partial", "different", "absent"]
 """All that was published; less; more or other; nothing."""
@@ -177,25 +177,6 @@ def differences(published: NamedSet, found: Counts) -> tuple[Status, tuple[str, 
     return ("different" if more else "partial" if less else "complete"), tuple(lines)
 
 
-def read_masks(table: Path) -> dict[str, dict[str, Path]]:
-    """The table of masks that `prepare` wrote.
-
-    Returns:
-        Key of an item of the manifest beside it -> kind ("lung", "infection", "tumour") -> file.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    found: dict[str, dict[str, Path]] = {}
-    try:
-        with table.open(encoding="utf-8", newline="") as stream:
-            for row in csv.DictReader(stream):
-                found.setdefault(row["image"], {})[row["kind"]] = table.parent / row["mask"]
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError) as problem:
-        raise DataError("a table of image, kind and mask", f"'{table}' ({problem!r})") from None
-    return found
-
-
 @dataclass(frozen=True)
 class _Desk:
     """Everything that working on one set needs."""
@@ -209,7 +190,11 @@ class _Desk:
         """What is there now, with its manifest written."""
         found = self._npz() if self.wanted.adapter == "medmnist" else self._pictures()
         received = tuple(self._received().values())
-        steps = () if found.status in ("complete", "different") else self._steps()
+        steps = (
+            ()
+            if found.status in ("complete", "different")
+            else self._steps(found.status == "partial")
+        )
         return replace(found, received=received, steps=steps)
 
     def fetch_files(self) -> None:
@@ -254,8 +239,8 @@ class _Desk:
         if self.wanted.units is not None and len(units) != self.wanted.units:
             lines = (*lines, f"{len(units):,} {unit}s of {self.wanted.units:,}")
             status = "partial" if status == "complete" else status
-        source = self._write_manifest(listing)
-        masks = self._write_masks(listing)
+        source = write_manifest(listing.rows, self.table)
+        masks = write_masks(listing.rows, self.table, self.wanted.name)
         return replace(base, status=status, source=source, differences=lines, masks=masks)
 
     def _npz(self) -> Prepared:
@@ -283,7 +268,7 @@ class _Desk:
             differences=lines,
         )
 
-    def _steps(self) -> tuple[str, ...]:
+    def _steps(self, partial: bool) -> tuple[str, ...]:
         """How to get the set by hand, and that it can be fetched."""
         steps = []
         for file in self.wanted.files:
@@ -297,46 +282,15 @@ class _Desk:
                 f" holds into {self.where} ({self._kaggle_checksum()})"
             )
         steps.append("run the same command again; archives are checked and unpacked by it")
-        how = "with an account of Kaggle, if it asks for one" if not self.wanted.files else ""
-        steps.append(f"or add --fetch, which does all of this {how}".rstrip())
+        if partial and not self.wanted.files:
+            steps.append("or name an empty folder with --fetch; what is partly there is left alone")
+        else:
+            steps.append("or add --fetch, which does all of this")
         return tuple(steps)
 
     def _kaggle_checksum(self) -> str:
-        known = self.wanted.archive_sha256
-        return f"version {str(self.wanted.kaggle)[-1]} has sha256 {known}" if known else NOT_KNOWN
-
-    def _write_manifest(self, listing: Listing) -> Path:
-        rows = listing.rows
-        columns = ["path", "label"]
-        columns += ["split"] if any(row.split for row in rows) else []
-        columns += ["patient_id"] if any(row.unit for row in rows) else []
-        groups = list(dict.fromkeys(name for row in rows for name in row.groups))
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, [*columns, *groups], extrasaction="ignore", restval="")
-        writer.writeheader()
-        for row in rows:
-            own = {"path": self._key(row.path), "label": row.label}
-            own |= {"split": row.split or "", "patient_id": row.unit or ""}
-            writer.writerow({**row.groups, **own})
-        write_atomically(self.table, text.getvalue())
-        return self.table
-
-    def _write_masks(self, listing: Listing) -> Path | None:
-        rows = [(row, kind, mask) for row in listing.rows for kind, mask in row.masks.items()]
-        if not rows:
-            return None
-        text = io.StringIO(newline="")
-        writer = csv.writer(text)
-        writer.writerow(["image", "kind", "mask"])
-        writer.writerows([self._key(row.path), kind, self._key(mask)] for row, kind, mask in rows)
-        path = self.table.with_name(f"{self.wanted.name}.masks.csv")
-        write_atomically(path, text.getvalue())
-        return path
-
-    def _key(self, path: Path) -> str:
-        """Relative to the manifest where it lies below, so that the folder can be moved."""
-        home = self.table.parent
-        return (path.relative_to(home) if path.is_relative_to(home) else path.absolute()).as_posix()
+        known, version = self.wanted.archive_sha256, str(self.wanted.kaggle).rpartition("/")[2]
+        return f"version {version} has sha256 {known}" if known else NOT_KNOWN
 
     def _received(self) -> dict[str, dict[str, Any]]:
         try:
