@@ -16,14 +16,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clinipress import distributed
+from clinipress import __version__, distributed
 from clinipress.candidate import Candidate
 from clinipress.data.disturb import DISTURBANCES
+from clinipress.data.images import decode
 from clinipress.data.probes import probe_pictures
 from clinipress.edge.checks import is_colourful
+from clinipress.errors import DataError, ModelError
 from clinipress.evaluate.probes import probe_logits, probe_records
+from clinipress.evaluate.saliency.explained import Explained, explain, fill_level, randomized
+from clinipress.evaluate.saliency.section import (
+    INDEPENDENT,
+    RANDOMIZED,
+    REFERENCE,
+    SalientImages,
+    saliency_section,
+)
 from clinipress.evaluate.stress import Level, disturbed_logits, stress_rows, stress_section
-from clinipress.findings import Findings, Probe, Stress
+from clinipress.findings import Findings, Probe, Saliency, Stress
+from clinipress.records import InputSpec
 from clinipress.scorecard import Row, Scorecard
 from clinipress.selection import Choice
 from clinipress.store import write_atomically
@@ -32,6 +43,7 @@ __all__ = ["inspect"]
 
 STRENGTHS = (1, 2, 3, 4, 5)
 PROBED = 20  # images that are turned into out-of-scope pictures
+HALF = 127  # grey level above which a mask is set
 LONGEST_SIDE = 160  # pixels of a thumbnail
 NOT_ASKED = "the study asks for none"
 
@@ -47,12 +59,19 @@ def inspect(card: Scorecard, choice: Choice) -> None:
     asked = card.runner.study.evidence
     if not rows:
         return
-    found = _stress(card, rows, split) if asked.stress else {}
+    stressed = _stress(card, rows, split) if asked.stress else {}
     for row in rows:
         missing = dict(row.findings[split].not_measured)
+        looks = _saliency(card, row, split) if asked.saliency else NOT_ASKED
+        if isinstance(looks, str):
+            missing["saliency"] = looks
         if not asked.stress:
             missing["stress"] = NOT_ASKED
-        update = {"stress": found.get(row.name), "not_measured": missing}
+        update = {
+            "stress": stressed.get(row.name),
+            "saliency": looks if isinstance(looks, Saliency) else None,
+            "not_measured": missing,
+        }
         row.findings[split] = row.findings[split].model_copy(update=update)
 
 
@@ -135,6 +154,113 @@ def _disturbed(
     path = runner.store.once("stress", inputs, make) / "logits.npz"
     with np.load(path, allow_pickle=False) as kept:
         return {(kind, s): {name: kept[f"{s} {name}"] for name in files} for s in STRENGTHS}
+
+
+def _saliency(card: Scorecard, row: Row, split: str) -> Saliency | str:
+    """Where a row looks, beside the reference and two baselines; or why that was not measured."""
+    runner, root = card.runner, card.reference
+    study, scores = runner.study, root.scores[split]
+    chosen = stress_rows(scores.labels, scores.units, study.evidence.saliency, study.seed)
+    keys = tuple(scores.keys[at] for at in chosen)
+    cache = runner.data.cache(root.file.card.input)
+    images = SalientImages(
+        pixels=cache.take(cache.where(keys)),
+        keys=keys,
+        labels=scores.labels[chosen],
+        units=scores.units[chosen],
+        classes=scores.classes,
+        masks=_masks(study.evidence.masks, keys, root.file.card.input),
+    )
+    answers = scores.logits[chosen].argmax(axis=1)
+    try:
+        with runner.phase("saliency"):
+            explained = {
+                name: _explained(card, name, candidate, images, answers)
+                for name, candidate in _explained_rows(card, row, images).items()
+            }
+    except ModelError as problem:
+        return str(problem)
+    return saliency_section(
+        images, explained, row.name, folder=runner.store.folder, seed=study.seed
+    )
+
+
+def _explained_rows(card: Scorecard, row: Row, images: SalientImages) -> dict[str, Candidate]:
+    """Row of the section -> who is asked: reference, student, its file, and the two baselines."""
+    found: dict[str, Candidate] = {REFERENCE: card.reference.file}
+    parent = next(r for r in card.rows if r.torch is row.torch and r.of != "export")
+    if parent is not row and parent is not card.reference:
+        found[parent.name] = parent.file
+    found[row.name] = row.file
+    control = next((one for r in (row, parent) if (one := card.control(r))), None)
+    if control is not None:
+        found[INDEPENDENT] = control.file
+    seed = card.runner.study.seed
+    found[RANDOMIZED] = randomized(row.torch, images.pixels, seed=seed)
+    return found
+
+
+def _explained(
+    card: Scorecard,
+    name: str,
+    candidate: Candidate,
+    images: SalientImages,
+    answers: NDArray[np.int64],
+) -> Explained:
+    """Maps of one row, or those that were made before of the same images."""
+    runner = card.runner
+    asked = runner.study.evidence
+    inputs = {
+        "candidate": candidate.digest,
+        "answers": answers.tolist(),
+        "keys": images.keys,
+        "data": runner.data.digest,
+        "mode": asked.saliency_mode,
+        "seed": runner.study.seed,
+        "version": __version__,
+    }
+
+    def make(folder: Path) -> None:
+        runner.progress.say(f"saliency maps of {name}, {len(images.keys)} images")
+        explain(
+            candidate,
+            images.pixels,
+            answers,
+            fill=fill_level(card.reference.torch),
+            mode=asked.saliency_mode,
+            threads=runner.study.threads,
+            seed=runner.study.seed,
+            progress=runner.progress,
+        ).save(folder / "maps.npz")
+
+    return Explained.load(runner.store.once("saliency", inputs, make) / "maps.npz")
+
+
+def _masks(folder: str | None, keys: Sequence[str], spec: InputSpec) -> NDArray[np.bool_] | None:
+    """Masks named as the images are, brought to the network's size; False where there is none.
+
+    Raises:
+        DataError: The folder holds no mask of any of these images.
+    """
+    if folder is None:
+        return None
+    masks = np.zeros((len(keys), spec.height, spec.width), np.bool_)
+    grey = InputSpec(channels=1, height=spec.height, width=spec.width, fit=spec.fit)
+    found = 0
+    for number, key in enumerate(keys):
+        path = Path(folder) / key
+        if not path.is_file():
+            path = next(iter(path.parent.glob(f"{path.stem}.*")), path)
+        if path.is_file():
+            masks[number] = decode(path, grey)[0] > HALF
+            found += 1
+    if not found:
+        raise DataError(
+            f"masks named as the images are in '{folder}'",
+            f"none for any of {len(keys)} images, first '{keys[0]}'",
+            "give 'evidence.masks' the folder whose tree is that of the images",
+        )
+    return masks
 
 
 def _with_pictures(card: Scorecard, found: Findings) -> Findings:

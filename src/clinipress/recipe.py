@@ -631,7 +631,8 @@ class EvidenceRecipe(Config):
             `GUARDS`. The other sections are shown and stop nothing.
         stress: Images that are disturbed in ten ways at five strengths; 0: none.
         saliency: Images whose Score-CAM maps are compared; 0: none.
-        saliency_mode: "exact", or "fast": 8-bit forward passes over clustered channels.
+        saliency_mode: "exact", or "fast": channels in groups, a tenth of the passes or fewer; each
+            network answers its own masks in its own precision in both.
         masks: Folder of masks for saliency, named as the images are, where the set has them.
     """
 

@@ -87,7 +87,8 @@ def saliency_section(
     Args:
         images: What was explained.
         explained: By row: "reference", the candidate's name and, where there are, "independent" and
-            "randomized".
+            "randomized"; any other row, such as the network that the candidate is the file of, is
+            shown beside them and not judged.
         candidate: Name of the candidate's row.
         folder: The run folder; None: no pictures are drawn.
         below: Folder of the pictures below it.
@@ -106,7 +107,8 @@ def saliency_section(
         if chosen is right
         else f"all {len(right)} images, of which both get {int(right.sum())} right"
     )
-    rows = [row for row in (candidate, INDEPENDENT, RANDOMIZED) if row in explained]
+    others = [row for row in explained if row not in (REFERENCE, candidate, *_WHAT)]
+    rows = [row for row in (*others, candidate, INDEPENDENT, RANDOMIZED) if row in explained]
     each = {row: similarities(reference.maps, explained[row].maps) for row in rows}
 
     def interval(values: NDArray[np.float64], limits: tuple[float, float]) -> Interval | None:
@@ -133,7 +135,7 @@ def saliency_section(
         method="Score-CAM",
         mode="exact" if all(explained[row].mode == "exact" for row in everyone) else "fast",
         images=int(chosen.sum()),
-        maps={row: _described(row, explained[row], which) for row in everyone},
+        maps={row: _described(row, candidate, explained[row], which) for row in everyone},
         similarity=similarity,
         faithfulness=faithful,
         inside_mask=_known(inside),
@@ -162,8 +164,8 @@ def _known(found: Mapping[str, Any]) -> dict[str, Any]:
     return {name: one for name, one in found.items() if one is not None}
 
 
-def _described(row: str, one: Explained, which: str) -> str:
-    what = _WHAT.get(row, "the candidate")
+def _described(row: str, candidate: str, one: Explained, which: str) -> str:
+    what = _WHAT.get(row, "the candidate" if row == candidate else "the network it is the file of")
     compared = "" if row == REFERENCE else f"; compared on {which}"
     return f"{what}, its map '{one.layer}', for the class that the reference answers{compared}"
 
@@ -226,7 +228,7 @@ def _panels(
     panels = []
     for row in order[spread]:
         key = images.keys[row]
-        name = hashlib.sha256(f"{rows[0]}\n{key}".encode()).hexdigest()[:20]
+        name = hashlib.sha256("\n".join((*rows, key)).encode()).hexdigest()[:20]
         picture = f"{below}/{name}.jpg"
         maps = [explained[one].maps[row] for one in shown]
         write_panel(folder / picture, images.pixels[row], maps)

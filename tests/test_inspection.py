@@ -1,0 +1,97 @@
+"""What is shipped, under worse images and by where it looks; kept, so that no work is done twice."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clinipress.data.disturb import DISTURBANCES
+from clinipress.errors import DataError
+from clinipress.inspection import _masks
+from clinipress.pipeline import run_study
+from clinipress.records import InputSpec
+from small_study import TRAIN, study
+
+ASKED = {"stress": 30, "saliency": 8}
+SMALL = {"steps": [], "exports": [{"precision": "int8", "calibration_images": 16}]}
+
+
+def small(**evidence):
+    reference = {"model": {"factory": "tiny_nets:make"}, "train": TRAIN}
+    return study(**SMALL, reference=reference, evidence=ASKED | evidence)
+
+
+@pytest.fixture(scope="module")
+def made(phantoms, tmp_path_factory):
+    run = tmp_path_factory.mktemp("inspected") / "run"
+    return run, run_study(small(), phantoms, run)
+
+
+def shipped(made):
+    result = made[1]
+    assert result.shipped, "the small study must ship something"
+    return next(row for row in result.candidates if row.name == result.shipped)
+
+
+def test_every_disturbance_at_every_strength_on_the_sealed_images(made):
+    stress = shipped(made).findings["test"].stress
+    assert stress.images == 30
+    assert [curve.kind for curve in stress.curves] == list(DISTURBANCES)
+    assert all([level.strength for level in c.levels] == [1, 2, 3, 4, 5] for c in stress.curves)
+    assert {"blank", "noise"} <= {probe.name for probe in stress.probes}
+
+
+def test_maps_of_the_reference_the_file_and_random_weights(made):
+    run, _ = made
+    row = shipped(made)
+    saliency = row.findings["test"].saliency
+    assert {row.name, "randomized"} <= set(saliency.similarity)
+    assert set(saliency.faithfulness) >= {"reference", row.name}
+    for panel in saliency.panels:
+        with Image.open(run / panel.picture) as picture:
+            assert picture.width > picture.height
+
+
+def test_flips_have_their_pictures(made):
+    run, result = made
+    flips = [
+        flip
+        for row in result.candidates
+        for found in row.findings.values()
+        if found.disagreement
+        for flip in found.disagreement.flips
+    ]
+    for flip in flips:
+        with Image.open(run / flip.picture) as picture:
+            assert max(picture.size) <= 160
+
+
+def test_a_second_run_computes_nothing_again(made, phantoms):
+    run, result = made
+    before = {path: path.stat().st_mtime_ns for path in (run / "objects").iterdir()}
+    again = run_study(small(), phantoms, run)
+    assert {path: path.stat().st_mtime_ns for path in (run / "objects").iterdir()} == before
+    assert again.candidates == result.candidates
+
+
+def test_what_is_not_asked_for_is_said(made, phantoms):
+    result = run_study(small(stress=0, saliency=0), phantoms, made[0])
+    row = next(row for row in result.candidates if row.name == result.shipped)
+    found = row.findings["test"]
+    assert found.stress is None
+    assert found.saliency is None
+    assert set(found.not_measured) == {"stress", "saliency"}
+
+
+def test_masks_are_found_by_the_images_names(tmp_path):
+    spec = InputSpec(channels=1, height=16, width=16)
+    mask = np.zeros((32, 32), np.uint8)
+    mask[:16] = 255
+    (tmp_path / "a").mkdir()
+    Image.fromarray(mask).save(tmp_path / "a" / "x.png")
+    found = _masks(str(tmp_path), ["a/x.jpg", "a/y.jpg"], spec)
+    assert found[0, :8].all()
+    assert not found[0, 8:].any()
+    assert not found[1].any()
+    assert _masks(None, ["a/x.jpg"], spec) is None
+    with pytest.raises(DataError, match="masks named as the images"):
+        _masks(str(tmp_path), ["b/z.jpg"], spec)
