@@ -70,7 +70,12 @@ def test_epochs_are_divided(epochs):
         assert found == [120, 25, 120, 25, 120]
 
 
-@pytest.mark.parametrize("changes", [{"train": {"epochs": 4}}, {"phases": ()}, {"alpha": 2}])
+STAGED = {"stages": [{"epochs": 5}, {"epochs": 5}]}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"train": {"epochs": 4}}, {"train": STAGED}, {"phases": ()}, {"alpha": 2}]
+)
 def test_recipes_that_make_no_sense_are_refused(changes):
     with pytest.raises(ValidationError):
         ShrinkStep(**changes)

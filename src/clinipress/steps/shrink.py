@@ -89,12 +89,16 @@ class ShrinkStep(Config):
     train: TrainOptions = TrainOptions(**OPTIONS)
 
     @model_validator(mode="after")
-    def _an_epoch_per_phase(self) -> ShrinkStep:
+    def _phases_that_can_be_trained(self) -> ShrinkStep:
+        if self.train.stages:
+            raise ValueError("the phases of 'shrink' are its stages: leave out 'train.stages'")
         if self.train.epochs < len(self.phases):
             raise ValueError(
                 f"{len(self.phases)} phases need at least {len(self.phases)} epochs, "
                 f"'train.epochs' is {self.train.epochs}"
             )
+        if self.train.stages:
+            raise ValueError("'phases' are the stages of 'shrink': leave out 'train.stages'")
         return self
 
     def epochs(self) -> list[int]:
