@@ -1,4 +1,4 @@
-"""What is shipped, under worse images and by where it looks; kept, so that no work is done twice."""
+"""What is shipped, under worse images and by where it looks; kept: no work is done twice."""
 
 import numpy as np
 import pytest
