@@ -85,7 +85,7 @@ def test_corrected_interval_takes_the_bias_off(seed) -> None:
         lambda counts: [{"ece": error(counts)}], np.arange(80), labels, 300, seed
     )
     spread = found["ece"]
-    interval = bootstrap.corrected_interval(spread, method="x", n=80, floor=0.0)
+    interval = bootstrap.corrected_interval(spread, method="x", n=80, limits=(0.0, 1.0))
     left = np.array(
         [np.abs(np.delete(rows, one, axis=1).sum(axis=1)).sum() / 79 for one in range(80)]
     )
@@ -100,18 +100,21 @@ def test_corrected_interval_takes_the_bias_off(seed) -> None:
 
 def test_a_calibration_error_stays_between_floor_and_one() -> None:
     spread = Spread(0.6, np.linspace(0.5, 0.8, 99), np.array([0.2, 0.7, 0.9]))
-    found = bootstrap.corrected_interval(spread, method="x", n=3, floor=0.0)
+    found = bootstrap.corrected_interval(spread, method="x", n=3, limits=(0.0, 1.0))
     assert (found.low, found.high) == (0.0, 1.0)
 
 
-def test_calibration_errors_are_corrected_and_all_else_is_not() -> None:
+def test_calibration_is_corrected_and_all_else_is_not() -> None:
     spread = spread_of(np.random.default_rng(3).random(40))
     pairs = np.arange(40) // 2
     for name in ("ece", "ece_equal_mass", "ece[nodule]"):
         found = bootstrap.spread_interval(name, spread, pairs, 0.0)
         assert found == bootstrap.corrected_interval(
-            spread, method="cluster-bootstrap", n=40, floor=0.0
+            spread, method="cluster-bootstrap", n=40, limits=(0.0, 1.0)
         )
+    for name in ("slope", "intercept"):
+        found = bootstrap.spread_interval(name, spread, pairs, 0.0)
+        assert found == bootstrap.corrected_interval(spread, method="cluster-bootstrap", n=40)
     found = bootstrap.spread_interval("brier", spread, np.arange(40), 0.0)
     assert found == bootstrap.expanded_interval(spread, method="bootstrap", n=40)
 
@@ -146,7 +149,7 @@ def test_degenerate_spreads_have_sane_intervals(name) -> None:
     spread = spread_of(DEGENERATE[name])
     found = (
         bootstrap.expanded_interval(spread, method="x", n=1),
-        bootstrap.corrected_interval(spread, method="x", n=1, floor=0.0),
+        bootstrap.corrected_interval(spread, method="x", n=1, limits=(0.0, 1.0)),
     )
     if name == "undefined":
         assert found == (None, None)

@@ -112,6 +112,17 @@ def test_the_worst_flips_come_first():
     assert section(before, after, flips=5).flips == found[:5]
 
 
+def test_one_of_anything_is_told_in_the_singular():
+    before = reference(n=200)
+    right, _ = wrong_and_right(before, np.ones(200, bool))
+    told = section(before, swap(before, right[:1], (before.labels[right[0]] + 1) % 3))
+    said = " ".join(told.verdict.reasons)
+    assert "1 answer changed: 1 from right to wrong" in said
+    assert "1 image is newly missed and 0 newly found" in said
+    alone = reference(n=1)
+    assert section(alone, replace(alone)).verdict.reasons[0].startswith("Of 1 image ")
+
+
 def test_names_of_patients_stay_out_of_the_list():
     scores = replace(reference(n=60), groups={"name": tuple(f"patient {i}" for i in range(60))})
     flips = section(scores, rounded(scores, noise=3.0)).flips

@@ -7,8 +7,10 @@ from statsmodels.stats.multitest import multipletests
 
 from clinipress.errors import DataError
 from clinipress.evaluate.family import (
+    are,
     check_pair,
     combine,
+    counted,
     joint_confidence,
     judge_family,
     points,
@@ -122,3 +124,8 @@ def test_answers_to_other_images_are_refused(what):
 def test_figures_read_well():
     assert points(drop(0.912, 0.87, 0.941)) == "91.2 % (87.0 to 94.1)"
     assert span(drop(-0.0001, -0.02, 0.0314)) == "0.0 points (95 % interval -2.0 to 3.1)"
+
+
+def test_counts_have_their_noun_and_verb():
+    assert [counted(n, "image") for n in (0, 1, 1234)] == ["0 images", "1 image", "1,234 images"]
+    assert [are(n) for n in (0, 1, 2)] == ["are", "is", "are"]

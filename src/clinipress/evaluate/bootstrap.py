@@ -4,9 +4,10 @@ The plain percentile interval is too narrow where few units carry the figure. It
 therefore those of Student's t (Hesterberg 2015, The American Statistician 69:371, "expanded
 percentile"), with degrees of freedom from the kurtosis of the jackknife's values: ours, where
 Hesterberg takes n - 1, because of a rare error's few cases and not of all n comes the uncertainty.
-Errors that chance only pushes upwards (expected calibration error) have their bias, as the
-resamples show it, taken off, and the jackknife's standard error (`corrected_interval`). How often
-these intervals hold the truth is measured in ``benchmarks/simulation.py``.
+What chance pushes one way (the expected calibration error upwards, a calibration slope away from
+0) has its bias, as the resamples show it, taken off, and the jackknife's standard error
+(`corrected_interval`; Efron and Tibshirani 1993, chapters 10 and 11). How often these intervals
+hold the truth is measured in ``benchmarks/simulation.py``.
 """
 
 from __future__ import annotations
@@ -148,7 +149,12 @@ def weighted_sums(rows: Floats, counts: Floats) -> Floats:
 
 
 def spread_interval(name: str, spread: Spread, index: Integers, floor: float) -> Interval | None:
-    """The interval of what is bootstrapped: calibration errors corrected, the rest percentiles.
+    """The interval of what is bootstrapped: `corrected_interval` or `expanded_interval`.
+
+    Corrected are calibration errors, slope and intercept. In 400 simulated studies of each of
+    three kinds the percentiles of an intercept held the truth in 91.8 to 95.2 %, of a slope in
+    92.2 to 94.0 % and lay too high in four of five that missed; corrected 95.0 to 95.8 % and 94.5
+    to 97.8 %.
 
     Args:
         name: The figure; "ece" and what begins with it are calibration errors.
@@ -158,7 +164,10 @@ def spread_interval(name: str, spread: Spread, index: Integers, floor: float) ->
     """
     method = "cluster-bootstrap" if is_clustered(index) else "bootstrap"
     if name.startswith("ece"):
-        return corrected_interval(spread, method=method, n=len(index), floor=floor)
+        limits = floor, 1.0
+        return corrected_interval(spread, method=method, n=len(index), limits=limits)
+    if name in ("slope", "intercept"):
+        return corrected_interval(spread, method=method, n=len(index))
     return expanded_interval(spread, method=method, n=len(index))
 
 
@@ -184,7 +193,12 @@ def expanded_interval(
 
 
 def corrected_interval(
-    spread: Spread, *, method: str, n: int, floor: float, confidence: float = 0.95
+    spread: Spread,
+    *,
+    method: str,
+    n: int,
+    limits: tuple[float, float] = (-np.inf, np.inf),
+    confidence: float = 0.95,
 ) -> Interval | None:
     """``value - bias +- t se``: bias from the resamples, standard error from the jackknife.
 
@@ -192,7 +206,7 @@ def corrected_interval(
         spread: The figure, such as the expected calibration error.
         method: Name to record.
         n: Number of cases.
-        floor: Smallest possible value; the largest is 1.
+        limits: Smallest and largest possible value.
         confidence: Two-sided coverage aimed at.
 
     Returns:
@@ -204,5 +218,5 @@ def corrected_interval(
     error, freedom = spread.jackknife()
     middle = 2 * spread.value - float(np.nanmean(spread.resampled))
     half = t_value(freedom, confidence) * error
-    low, high = max(middle - half, floor), min(middle + half, 1.0)
+    low, high = max(middle - half, limits[0]), min(middle + half, limits[1])
     return plain.model_copy(update={"low": min(low, spread.value), "high": max(high, spread.value)})

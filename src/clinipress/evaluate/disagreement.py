@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from clinipress.evaluate.bootstrap import bootstrap, spread_interval, weighted_sums
 from clinipress.evaluate.columns import Column, divide
-from clinipress.evaluate.family import check_pair, combine, points
+from clinipress.evaluate.family import are, check_pair, combine, counted, points
 from clinipress.evaluate.intervals import proportion
 from clinipress.evaluate.metrics import predictions, rates
 from clinipress.evaluate.paired import mcnemar_exact
@@ -285,10 +285,10 @@ def _verdict(counts: FlipCounts, tested: Sequence[Direction], least: float) -> V
         status, end = "pass", "shown to be as much"
     flipped = counts.lost + counts.gained + counts.changed
     said = (
-        f"Of {counts.cases} images {points(agreement)} keep their answer, at least "
+        f"Of {counted(counts.cases, 'image')} {points(agreement)} keep their answer, at least "
         f"{100 * least:g} % are asked for: {end}.",
-        f"{flipped} answers changed: {counts.lost} from right to wrong, {counts.gained} from wrong "
-        f"to right, {counts.changed} from one wrong answer to another.",
+        f"{counted(flipped, 'answer')} changed: {counts.lost} from right to wrong, "
+        f"{counts.gained} from wrong to right, {counts.changed} from one wrong answer to another.",
     )
     agrees = Verdict(status=status, reasons=said)
     return combine([(agrees, True), (_leaning(tested), True)])
@@ -305,7 +305,8 @@ def _leaning(tested: Sequence[Direction]) -> Verdict:
     if leaning:
         reasons = tuple(
             f"Flips lean to new misses of {one.label}: {one.missed} of its images are missed that "
-            f"the reference found, {one.found} are found that it missed (p = {p:.2g} in an exact "
+            f"the reference found, {one.found} {are(one.found)} found that it missed (p = {p:.2g} "
+            f"in an exact "
             f"test{', allowing for all classes' if len(tested) > 1 else ''})."
             for p, one in leaning
         )
@@ -315,6 +316,7 @@ def _leaning(tested: Sequence[Direction]) -> Verdict:
     if most.missed:
         said = (
             f"Flips are not shown to lean to new misses; of {most.label}, where they lean most, "
-            f"{most.missed} images are newly missed and {most.found} newly found."
+            f"{counted(most.missed, 'image')} {are(most.missed)} newly missed "
+            f"and {most.found} newly found."
         )
     return Verdict(status="pass", reasons=(said,))

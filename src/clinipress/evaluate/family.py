@@ -26,8 +26,10 @@ from clinipress.records import Interval, Rule, Status, Verdict
 __all__ = [
     "ITSELF",
     "Comparison",
+    "are",
     "check_pair",
     "combine",
+    "counted",
     "joint_confidence",
     "judge_family",
     "points",
@@ -166,6 +168,16 @@ def points(interval: Interval) -> str:
     return f"{interval.value:.1%} ({100 * interval.low:.1f} to {100 * interval.high:.1f})".replace(
         "%", " %"
     )
+
+
+def counted(number: int, noun: str) -> str:
+    """'1 image', '1,234 images'."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def are(number: int) -> str:
+    """The verb that a count asks for: 'is' or 'are'."""
+    return "is" if number == 1 else "are"
 
 
 def span(interval: Interval) -> str:

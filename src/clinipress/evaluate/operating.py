@@ -18,7 +18,9 @@ from clinipress.errors import DataError
 from clinipress.evaluate.calibration import thresholds
 from clinipress.evaluate.family import (
     ITSELF,
+    are,
     check_pair,
+    counted,
     joint_confidence,
     judge_family,
 )
@@ -381,8 +383,9 @@ def _missed(own: Sequence[_Line]) -> str:
     new = len(row.newly_missed)
     most = f"of them {new} that the reference had found" if new else "none that the reference found"
     return (
-        f"At the threshold for {100 * float(aim):g} % {fixed}, {row.missed} of {row.positives} "
-        f"images of {row.label} are missed ({row.missed_by_reference} by the reference), {most}."
+        f"At the threshold for {100 * float(aim):g} % {fixed}, {row.missed} of "
+        f"{counted(row.positives, 'image')} of {row.label} {are(row.missed)} "
+        f"missed ({row.missed_by_reference} by the reference), {most}."
     )
 
 

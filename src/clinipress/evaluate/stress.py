@@ -303,7 +303,8 @@ def _verdict(levels: Mapping[Level, StressLevel], bounds: Floats, margin: float)
     kinds = list(dict.fromkeys(kind for kind, _ in levels))
     unsure = [level for level in levels if levels[level].excess.high >= limit]
     if not unsure:
-        rest = "" if len(kinds) == 1 else f", and so are the other {len(kinds) - 1} disturbances"
+        others = {1: "", 2: ", and so is the other disturbance"}
+        rest = others.get(len(kinds), f", and so are the other {len(kinds) - 1} disturbances")
         reason = f"{figures}: shown to be below it{rest} up to strength {JUDGED[-1]}."
         return Verdict(status="pass", reasons=(reason,))
     names = [DISTURBANCES[kind].title for kind in kinds if kind in dict(unsure)]
