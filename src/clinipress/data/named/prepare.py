@@ -136,6 +136,8 @@ def prepare(
         MissingExtraError: Reading or fetching needs a package that is not installed.
     """
     wanted = find_set(name)
+    if where.exists() and not where.is_dir():
+        raise DataError(f"a folder for {wanted.name}", f"the file '{where}'")
     desk = _Desk(wanted, where, manifest or where / f"{wanted.name}.manifest.csv", progress)
     found = desk.look()
     if fetch and found.status in ("partial", "absent") and wanted.files:
@@ -221,11 +223,18 @@ class _Desk:
             archive, folder = self.where / name, self.where / Path(name).stem
             if not archive.is_file() or folder.is_dir():
                 continue
-            known = files.get(name, Download(name, "", sha256=None))
-            self._record(verify(known, archive))
+            self._record(self._of_kaggle(verify(files.get(name, Download(name, "")), archive)))
             unpack(archive, folder, progress=self.progress)
             done = True
         return done
+
+    def _of_kaggle(self, one: Received) -> Received:
+        """Say whether an archive from Kaggle is the version whose checksum is known."""
+        known = self.wanted.archive_sha256
+        if known is None or one.url:
+            return one
+        same = one.sha256 == known
+        return replace(one, checked="sha256" if same else "another version than the one pinned")
 
     def _pictures(self) -> Prepared:
         listing = read_layout(self.wanted, self.where, self.table.parent, progress=self.progress)

@@ -1,0 +1,137 @@
+"""What readers of published layouts share: rows, and finding folders and tables by their names."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from clinipress.errors import DataError
+
+__all__ = [
+    "Listing",
+    "Row",
+    "class_folders",
+    "files_named",
+    "one_file",
+    "read_text_table",
+    "walk",
+]
+
+_DEEPEST = 8
+_NOT_FOLDERS = frozenset({"__macosx", "__pycache__"})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image.
+
+    Attributes:
+        path: The file.
+        label: Its class.
+        split: "train", "validation", "test" or None.
+        unit: The patient, lesion or tile it is of, where that is known.
+        groups: What else is known.
+        masks: Kind -> the file of a mask of it, never an image of a class.
+    """
+
+    path: Path
+    label: str
+    split: str | None = None
+    unit: str | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
+    masks: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a reader found.
+
+    Attributes:
+        rows: Images.
+        notes: What was left out or stood in, one sentence each.
+    """
+
+    rows: tuple[Row, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def walk(where: Path) -> Iterator[Path]:
+    """Visible folders at any depth, sorted."""
+    for top, names, _ in os.walk(where):
+        here = Path(top)
+        deep = len(here.relative_to(where).parts)
+        names[:] = sorted(
+            n for n in names if not n.startswith(".") and n.casefold() not in _NOT_FOLDERS
+        )
+        if deep >= _DEEPEST:
+            names.clear()
+        yield from (here / name for name in names)
+
+
+def class_folders(
+    where: Path, patterns: Mapping[str, tuple[str | None, str]]
+) -> dict[tuple[str | None, str], Path]:
+    """(split, class) -> its folder, told by the end of its path; of nested ones the innermost.
+
+    Raises:
+        DataError: Two folders for one class and split.
+    """
+    parts = [(pattern.split("/"), key) for pattern, key in patterns.items()]
+    found: dict[tuple[str | None, str], list[Path]] = defaultdict(list)
+    for folder in walk(where):
+        names = [part.casefold() for part in folder.relative_to(where).parts]
+        for pattern, key in parts:
+            ending = names[-len(pattern) :]
+            if len(ending) == len(pattern) and all(map(fnmatchcase, ending, pattern)):
+                found[key].append(folder)
+    single = {}
+    for key, folders in found.items():
+        inner = [f for f in folders if not any(f in other.parents for other in folders)]
+        if len(inner) > 1:
+            raise DataError(
+                f"one folder for '{key[1]}'" + (f" of {key[0]}" if key[0] else ""),
+                f"'{inner[0]}' and '{inner[1]}'",
+                "name the copy to use as the folder, or move one away",
+            )
+        single[key] = inner[0]
+    return single
+
+
+def files_named(where: Path, name: str) -> list[Path]:
+    """Files of that name, in any case and at any depth."""
+    folders = (where, *walk(where))
+    return [
+        file
+        for folder in folders
+        for file in sorted(folder.iterdir())
+        if file.name.casefold() == name.casefold() and file.is_file()
+    ]
+
+
+def one_file(where: Path, *names: str) -> Path | None:
+    """The first that is there, nearest to the top."""
+    return next((file for name in names for file in files_named(where, name)), None)
+
+
+def read_text_table(path: Path) -> list[dict[str, str]]:
+    """Rows of a table of text, by column.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            tab = "\t" in stream.readline()
+            stream.seek(0)
+            rows = csv.DictReader(stream, delimiter="\t" if tab else ",", restval="")
+            return [
+                {(k or "").strip(): (v or "").strip() for k, v in row.items() if isinstance(v, str)}
+                for row in rows
+            ]
+    except (OSError, UnicodeDecodeError, csv.Error) as problem:
+        raise DataError("a table in UTF-8", f"'{path}' ({problem})") from None
