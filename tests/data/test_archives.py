@@ -121,6 +121,13 @@ def test_an_archive_of_nothing(tmp_path):
         unpack(pack(tmp_path / "set.zip", {}), tmp_path / "set")
 
 
+def test_more_files_than_any_set_has(tmp_path, monkeypatch):
+    path = pack(tmp_path / "set.zip", {f"{n}.png": b"x" for n in range(5)})
+    monkeypatch.setattr(archives, "_MOST_FILES", 4)
+    with pytest.raises(DataError, match="at most 4 files"):
+        unpack(path, tmp_path / "set")
+
+
 def test_no_room(tmp_path, monkeypatch):
     path = pack(tmp_path / "set.zip", {"a.png": b"x" * 100})
     monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))

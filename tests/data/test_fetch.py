@@ -1,5 +1,6 @@
 """Downloads from a local server that cuts, lies, changes its mind and goes away."""
 
+import errno
 import hashlib
 import http.server
 import json
@@ -33,6 +34,8 @@ class Web:
     ranges: bool = True
     redirect: str = ""
     claim: int | None = None
+    says_length: bool = True
+    part_sent: int = 0  # a shift of where a partial answer says it starts
     pause: float = 0.0
     asked: list[str | None] = field(default_factory=list)
     sent: int = 0
@@ -63,8 +66,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             size = len(self.web.content)
-            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
-        self.send_header("Content-Length", str(self.web.claim or len(body)))
+            self.send_header(
+                "Content-Range", f"bytes {start + self.web.part_sent}-{size - 1}/{size}"
+            )
+        if self.web.says_length:
+            self.send_header("Content-Length", str(self.web.claim or len(body)))
         if self.web.tag:
             self.send_header("ETag", self.web.tag)
         self.end_headers()
@@ -224,9 +230,36 @@ def test_more_than_the_disk_holds_is_refused_before_it_comes(web, tmp_path):
             download(Download("a.bin", web.url), tmp_path)
 
 
+def test_a_reply_without_length_is_taken_whole_but_not_for_ever(web, tmp_path, monkeypatch):
+    web.says_length = False
+    download(Download("a.bin", web.url, DIGEST), tmp_path)
+    monkeypatch.setattr(fetch, "_LARGEST", 2**20)
+    with pytest.raises(DataError, match="one that goes on"):
+        download(Download("b.bin", web.url), tmp_path)
+    with pytest.raises(DataError, match="one that goes on"):
+        download(Download("c.bin", web.url, size=2**20), tmp_path)
+
+
+def test_another_part_than_was_asked_for_is_never_joined(web, tmp_path):
+    web.cut_after, web.part_sent = [500_000], 1
+    with pytest.raises(StudyError, match="another part"):
+        download(Download("a.bin", web.url), tmp_path)
+    assert (tmp_path / "a.bin.part").read_bytes() == CONTENT[:500_000]
+
+
+def test_a_full_disk_is_said_at_once(web, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fetch, "_copy", full)
+    with pytest.raises(StorageError, match="full disk"):
+        download(Download("a.bin", web.url), tmp_path)
+    assert len(web.asked) == 1
+
+
 def test_a_folder_that_cannot_be_written(web, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises((StorageError, OSError)):
+    with pytest.raises(DataError, match="a folder at"):
         download(Download("a.bin", web.url), tmp_path / "file")
     assert web.asked == []
 

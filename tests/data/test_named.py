@@ -24,7 +24,7 @@ from clinipress.data.named.show import set_rows, show_prepared
 from clinipress.data.named.tables import read_masks
 from clinipress.data.named.workbook import read_workbook
 from clinipress.data.splits import make_split
-from clinipress.errors import DataError, MissingExtraError, StorageError
+from clinipress.errors import DataError, MissingExtraError
 from clinipress.recipe import SplitRecipe
 
 CHEST = {
@@ -548,8 +548,21 @@ def test_a_folder_moved_afterwards_still_reads(tmp_path):
 def test_a_manifest_that_cannot_be_written(tmp_path):
     trees.class_tree(tmp_path, CHEST)
     (tmp_path / "file").write_text("")
-    with pytest.raises((StorageError, OSError)):
+    with pytest.raises(DataError, match="a folder for the manifest"):
         prepare("chest-ctscan", tmp_path, manifest=tmp_path / "file" / "m.csv")
+
+
+def test_a_table_that_is_not_text_is_one_line(tmp_path):
+    (tmp_path / "HAM10000_metadata.csv").write_bytes(b"image_id,dx\n\xff\xfe\x00,nv\n")
+    with pytest.raises(DataError, match="a table in UTF-8"):
+        prepare("ham10000", tmp_path)
+
+
+def test_folders_too_deep_for_any_layout_are_not_entered(tmp_path):
+    deep = tmp_path.joinpath(*"abcdefghij")
+    trees.class_tree(deep, {"COVID": 1, "non-COVID": 1})
+    assert prepare("sars-cov-2-ct", tmp_path).status == "absent"
+    assert prepare("sars-cov-2-ct", deep).status == "partial"
 
 
 @pytest.mark.parametrize("shared", [True, False])

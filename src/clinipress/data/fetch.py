@@ -99,7 +99,10 @@ def download(wanted: Download, folder: Path, *, progress: Progress = SILENT) -> 
     if target.is_file():
         return verify(wanted, target)
     with storage(f"'{wanted.name}'"):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise DataError(f"a folder at '{folder}'", "a file") from None
         _bring(wanted, part, progress)
         try:
             received = verify(wanted, part)

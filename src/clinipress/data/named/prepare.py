@@ -138,6 +138,8 @@ def prepare(
     wanted = find_set(name)
     if where.exists() and not where.is_dir():
         raise DataError(f"a folder for {wanted.name}", f"the file '{where}'")
+    if manifest is not None and not manifest.parent.is_dir():
+        raise DataError("a folder for the manifest", f"nothing or a file at '{manifest.parent}'")
     desk = _Desk(wanted, where, manifest or where / f"{wanted.name}.manifest.csv", progress)
     found = desk.look()
     if fetch and found.status in ("partial", "absent") and wanted.files:
