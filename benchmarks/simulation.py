@@ -20,9 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress import gate
+from clinipress.evaluate.calibration import calibration_section
 from clinipress.evaluate.evidence import drops, evidence
-from clinipress.evaluate.metrics import point_metrics
+from clinipress.evaluate.metrics import check_cases, point_metrics
 from clinipress.evaluate.paired import paired_difference
+from clinipress.evaluate.reliability import Measured
+from clinipress.evaluate.scores import Scores
 from clinipress.records import Interval, Rule
 
 Floats = NDArray[np.float64]
@@ -32,6 +35,8 @@ Known = tuple[Figures, Figures]
 POPULATION = 2_000_000
 RESAMPLES = 1000
 COVERAGE, FALSE_PASS = (0.935, 0.965), 0.055
+CALIBRATION = ("ece_equal_mass", "slope", "intercept")  # what the section has beside evidence
+RIGHT = {"slope": 1.0, "intercept": 0.0}
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,22 @@ def truth(design: Design) -> Known:
     whole = replace(design, size=1)
     reference, candidate, labels, _ = draw(whole, POPULATION, np.random.default_rng(0))
     before, after = (point_metrics(x, labels, design.classes) for x in (reference, candidate))
-    return after, {name: before[name] - after[name] for name in before}
+    fall = {name: before[name] - after[name] for name in before}
+    were, are = (_calibration(x, labels, design.classes) for x in (reference, candidate))
+    for name in CALIBRATION:
+        if name in RIGHT:
+            errors = (abs(one[name] - RIGHT[name]) for one in (were, are))
+            fall[f"{name}_error"] = next(errors) - next(errors)
+        else:
+            fall[name] = were[name] - are[name]
+    return after | are, fall
+
+
+def _calibration(logits: Floats, labels: Integers, classes: tuple[str, ...]) -> Figures:
+    one_unit = np.zeros(len(labels), np.int64)
+    measured = Measured.of(check_cases(logits, labels, classes), 1.0, one_unit)
+    found = measured.figures(np.ones((1, 1)), np.ones((len(labels), 1)))
+    return {name: float(found[name][0]) for name in CALIBRATION}
 
 
 @dataclass
@@ -120,6 +140,7 @@ class Tally:
 
 def judged(name: str, interval: Interval, true: float) -> Tally:
     """One study: is the true figure in the interval, would a drop as large as the margin pass?"""
+    name = "ece" if name.startswith("ece") or name.endswith("_error") else name  # all are errors
     sign = 1 if gate.metric_facts(name).higher_is_better else -1
     verdict = gate.judge((Rule(metric=name, margin=sign * true),), {name: interval})
     covered = interval.low <= true <= interval.high
@@ -136,11 +157,27 @@ def study(design: Design, seed: int, known: Known) -> dict[str, Tally]:
     )
     right, still = (x.argmax(axis=1) == labels for x in (reference, candidate))
     other = paired_difference(right, still, index, method="newcombe")
+    section = calibration_section(
+        *(_scores(x, labels, index, design.classes) for x in (reference, candidate)),
+        margin=0.02,
+        resamples=RESAMPLES,
+        seed=seed,
+    )
+    found |= {name: one for name, one in section.after.items() if name in CALIBRATION}
+    fall |= {name: one for name, one in section.drops.items() if name not in fall}
     tallies = {f"  {name}": judged(name, one, known[0][name]) for name, one in found.items()}
     tallies |= {f"drop {name}": judged(name, one, known[1][name]) for name, one in fall.items()}
     if other is not None:
         tallies["drop accuracy (Newcombe)"] = judged("accuracy", other, known[1]["accuracy"])
     return tallies
+
+
+def _scores(logits: Floats, labels: Integers, index: Integers, classes: tuple[str, ...]) -> Scores:
+    """With the temperature left at 1: what it mends would hide how well intervals hold."""
+    keys = tuple(map(str, range(len(labels))))
+    return Scores(
+        logits=logits.astype(np.float32), labels=labels, units=index, keys=keys, classes=classes
+    )
 
 
 def studies(design: Design, seeds: Iterable[int], known: Known) -> dict[str, Tally]:
