@@ -188,6 +188,7 @@ def test_lc25000_without_groups_is_not_used(tmp_path):
     assert (got.status, got.source) == ("absent", None)
     assert "30 images, none of them used" in got.notes[0]
     assert "lc25000_image_groups.csv" in got.steps[0]
+    assert "kaggle.com/datasets/andrewmvd/lung-and-colon" in got.steps[1]
     with pytest.raises(DataError, match="images of lc25000"):
         got.dataset()
 
@@ -347,6 +348,7 @@ def test_nothing_there_says_exactly_what_to_do(tmp_path):
     assert not (tmp_path / "none").exists()
     step = prepare("covid-qu-ex", tmp_path).steps[0]
     assert "version 7 has sha256 2a91b372" in step
+    assert "https://www.kaggle.com/datasets/anasmohammedtahir/covidqu with" in step
     assert NOT_KNOWN in prepare("nickparvar", tmp_path).steps[0]
     json.dumps(got.as_facts(), allow_nan=False)
 

@@ -288,9 +288,10 @@ class _Desk:
             steps.append(f"download {file.url} as {self.where / file.name} ({checksum})")
         if self.wanted.kaggle:
             also = "or " if self.wanted.archives[0] != "archive.zip" else ""
+            page = "https://www.kaggle.com/datasets/" + self.wanted.kaggle.partition("/versions")[0]
             steps.append(
-                f"{also}download {self.wanted.page} with a browser, and put archive.zip or what it"
-                f" holds into {self.where} ({self._kaggle_checksum()})"
+                f"{also}download {page} with a browser, and put archive.zip or what it holds into"
+                f" {self.where} ({self._kaggle_checksum()})"
             )
         steps.append("run the same command again; archives are checked and unpacked by it")
         if partial and not self.wanted.files:
