@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,14 @@ from clinipress.evaluate.metrics import (
 from clinipress.evaluate.scores import Scores
 from clinipress.records import Interval
 
-__all__ = ["Answers", "bootstrap_groups", "drawn_interval", "gap_interval", "gap_of"]
+__all__ = [
+    "Answers",
+    "bootstrap_groups",
+    "change_interval",
+    "drawn_interval",
+    "gap_interval",
+    "gap_of",
+]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -180,20 +188,43 @@ def gap_of(groups: Sequence[Spread]) -> Spread:
     )
 
 
-def gap_interval(gap: Spread, units: Integers, *, floor: float, both: bool) -> Interval | None:
-    """Of best minus worst: below the percentile interval turned about the gap, above itself.
-
-    Args:
-        gap: Best minus worst, or its change.
-        units: Unit of each image, int64 ``[n]``.
-        floor: Smallest possible value.
-        both: Take the further end of either interval on either side, as for a change of the gap.
-    """
-    method = "cluster-bootstrap" if is_clustered(units) else "bootstrap"
-    drawn = expanded_interval(gap, method=method, n=len(units))
+def gap_interval(gap: Spread, units: Integers) -> Interval | None:
+    """Of best minus worst: below the percentile interval turned about the gap, above itself."""
+    drawn = _percentiles(gap, units)
     if drawn is None:
         return None
-    low, high = max(2 * gap.value - drawn.high, floor), drawn.high
-    if both:
-        low, high = min(low, drawn.low), max(high, min(2 * gap.value - drawn.low, 1.0))
-    return drawn.model_copy(update={"low": min(low, gap.value), "high": high})
+    low = max(2 * gap.value - drawn.high, 0.0)
+    return drawn.model_copy(update={"low": min(low, gap.value)})
+
+
+def change_interval(
+    before: Sequence[Spread], after: Sequence[Spread], units: Integers
+) -> Interval | None:
+    """How a gap changed: no higher than the upper end of any two groups' moving apart.
+
+    Chance makes a gap larger than it is, and most so where groups are equal, so a gap that
+    compression opens seems to have opened less than it did. But the gap there is now is the
+    difference of some two groups, which before was no larger than the gap there was; so the change
+    is at most the largest change of a difference, and the largest of their upper ends bounds it
+    with the confidence that each has alone (as in an intersection-union test). The lower end is the
+    further one of the percentile interval and of the same turned about the change.
+
+    Args:
+        before: A figure of each group of the reference.
+        after: The same of the candidate, on the same draws.
+        units: Unit of each image, int64 ``[n]``.
+    """
+    drawn = _percentiles(gap_of(after) - gap_of(before), units)
+    falls = [was - now for was, now in zip(before, after, strict=True)]
+    apart = [_percentiles(one - other, units) for one, other in combinations(falls, 2)]
+    known = [pair for pair in apart if pair is not None]
+    if drawn is None or len(known) < len(apart):
+        return None
+    low = max(min(drawn.low, 2 * drawn.value - drawn.high), -1.0)
+    high = max(max(pair.high, -pair.low) for pair in known)
+    return drawn.model_copy(update={"low": low, "high": max(min(high, 1.0), drawn.value)})
+
+
+def _percentiles(spread: Spread, units: Integers) -> Interval | None:
+    method = "cluster-bootstrap" if is_clustered(units) else "bootstrap"
+    return expanded_interval(spread, method=method, n=len(units))
