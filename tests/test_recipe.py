@@ -4,7 +4,14 @@ import pytest
 import yaml
 
 from clinipress.errors import RecipeError
-from clinipress.recipe import DistillStep, FineTuneStep, PruneStep, QatStep, Study
+from clinipress.recipe import (
+    DistillStep,
+    FineTuneStep,
+    PruneStep,
+    QatStep,
+    Study,
+    TrainOptions,
+)
 from clinipress.study_file import load_study, parse_study
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.yaml"))
@@ -122,3 +129,56 @@ def test_what_is_said_of_a_training_is_laid_over_the_steps_own_defaults(step):
 
 def test_pruning_without_fine_tuning_stays_without():
     assert PruneStep(train=None).train is None
+
+
+STAGES = [{"train": "head", "epochs": 3}, {"epochs": 4, "decay": "exponential"}]
+
+
+def test_epochs_of_stages_are_added_up_and_survive_json():
+    study = parse_study(SMALL | {"reference": {"model": "a", "train": {"stages": STAGES}}})
+    train = study.reference.train
+    assert train is not None
+    assert train.epochs == 7
+    assert [stage.train for stage in train.stages] == ["head", "all"]
+    assert Study.model_validate(study.model_dump(mode="json")) == study
+    assert FineTuneStep(train={"stages": STAGES}).train.epochs == 7
+    assert TrainOptions(stages=train.stages[:1]).epochs == 3  # a stage left out
+    assert TrainOptions(stages=()).epochs == TrainOptions().epochs
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ({"stages": STAGES, "epochs": 5}, "leave out 'epochs'"),
+        ({"stages": [{"train": "head"}]}, "epochs"),
+        ({"stages": [3]}, "stages"),
+        ({"stages": "three"}, "stages"),
+        ({"stages": [{"epochs": "many"}]}, "epochs"),
+        ({"stages": [{"epochs": 2, "train": "tail"}]}, "head"),
+        ({"decay": "exponential", "final_learning_rate": 0}, "above 0"),
+        (
+            {"stages": [{"epochs": 2, "decay": "exponential"}], "final_learning_rate": 0},
+            "above 0",
+        ),
+        ({"layer_decay": 0}, "layer_decay"),
+        ({"mixup": 0}, "mixup"),
+    ],
+)
+def test_stages_that_cannot_be_are_one_line(train, said):
+    with pytest.raises(RecipeError) as caught:
+        parse_study(SMALL | {"reference": {"model": "a", "train": train}})
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ({"step": "prune", "rounds": 2, "train": {"stages": STAGES}}, "rounds"),
+        ({"step": "distill", "method": "fitnet", "train": {"mixup": 0.2}}, "maps"),
+        ({"step": "distill", "method": "attention", "train": {"cutmix": 1}}, "maps"),
+    ],
+)
+def test_schemes_that_do_not_suit_a_step_are_refused(step, said):
+    with pytest.raises(RecipeError, match=said):
+        parse_study(SMALL | {"steps": [step]})

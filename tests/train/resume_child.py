@@ -1,4 +1,4 @@
-"""One training in a process of its own, to be killed: WORK OUT."""
+"""One training in a process of its own, to be killed: WORK OUT [stages]."""
 
 from __future__ import annotations
 
@@ -24,11 +24,21 @@ class Slow(MemoryStore):
         return super().take(indices)
 
 
-def main(work, out):
+STAGES = (
+    {"train": "head", "epochs": 3},
+    {"epochs": 3, "layer_decay": 0.7},
+    {"epochs": 2, "decay": "exponential"},
+)
+
+
+def main(work, out, kind="plain"):
     torch.set_num_threads(1)
     module = small_net()
     data = Images(Slow(side=16), np.arange(18), np.arange(18, 24))
-    chosen = options(epochs=8, sizes=((8, 0.5), (16, 0.5)), learning_rate=0.02)
+    chosen = options(
+        epochs=8, sizes=((8, 0.5), (16, 0.5)), learning_rate=0.02,
+        **({"stages": STAGES, "mixup": 0.3} if kind == "stages" else {}),
+    )  # fmt: skip
     fit(
         module, data, chosen, modality="brain-mri", seed=3, work=Path(work),
         numerics="float32-channels-last",

@@ -21,9 +21,9 @@ from clinipress.train.fit import Images, fit
 HERE = Path(__file__).resolve().parent
 
 
-def start(work, out):
+def start(work, out, kind="plain"):
     source = str(HERE.parents[1] / "src")
-    command = [sys.executable, str(HERE / "resume_child.py"), str(work), str(out)]
+    command = [sys.executable, str(HERE / "resume_child.py"), str(work), str(out), kind]
     return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": source})
 
 
@@ -32,9 +32,9 @@ def epochs_done(work):
     return 0 if kept is None else kept.facts["epoch"]
 
 
-def kill_after(work, out, epochs):
+def kill_after(work, out, epochs, kind):
     """Start, wait until so many epochs are on the disk, kill; the exit code."""
-    child = start(work, out)
+    child = start(work, out, kind)
     deadline = time.monotonic() + 120
     while epochs_done(work) < epochs and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -43,14 +43,15 @@ def kill_after(work, out, epochs):
 
 
 @pytest.mark.slow
-def test_killed_training_resumes_to_the_same_bits(tmp_path):
-    assert start(tmp_path / "whole", tmp_path / "whole.txt").wait() == 0
+@pytest.mark.parametrize("kind", ["plain", "stages"])
+def test_killed_training_resumes_to_the_same_bits(tmp_path, kind):
+    assert start(tmp_path / "whole", tmp_path / "whole.txt", kind).wait() == 0
     work, out = tmp_path / "killed", tmp_path / "killed.txt"
-    for epochs in (2, 5):  # once at the small size, once at the final one
-        assert kill_after(work, out, epochs) == -signal.SIGKILL
+    for epochs in (2, 5):  # once at the small size, once at the final one; in the middle of stages
+        assert kill_after(work, out, epochs, kind) == -signal.SIGKILL
         assert not out.exists()
         assert epochs <= epochs_done(work) < 8
-    assert start(work, out).wait() == 0
+    assert start(work, out, kind).wait() == 0
     assert out.read_text() == (tmp_path / "whole.txt").read_text()
 
 

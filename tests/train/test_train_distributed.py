@@ -114,3 +114,27 @@ def test_synchronised_norms_hold_the_same_tensors_and_go_away():
         assert module[1].weight is before[2].weight
         assert torch.equal(module(images), expected)
     assert list(module.modules()) == before
+
+
+@pytest.mark.slow
+def test_two_processes_agree_with_one_in_stages_with_mixed_images(tmp_path):
+    stages = ({"train": "head", "epochs": 2}, {"epochs": 2, "layer_decay": 0.5})
+    found = []
+    for processes in (1, 2):
+        module = plain_net()
+        data = Images(MemoryStore(n=30), np.arange(20), np.arange(20, 30))
+        chosen = options(
+            epochs=4, stages=stages, batch_size=5, learning_rate=0.02, processes=processes,
+            mixup=0.4, cutmix=1.0,
+        )  # fmt: skip
+        outcome = fit(
+            module, data, chosen, modality="generic", seed=3, work=tmp_path / str(processes),
+            numerics="float32-channels-last", threads=2,
+        )  # fmt: skip
+        found.append((weights_of(module), outcome))
+    (one, alone), (two, joined) = found
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
+    for a, b in zip(alone.epochs, joined.epochs, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)
+        assert a["stage"] == b["stage"]

@@ -9,6 +9,7 @@ from clinipress.candidate import Candidate, Context
 from clinipress.models.classifier import TorchCandidate
 from clinipress.recipe import FineTuneStep
 from clinipress.steps.fitting import fit_module, hard_loss, plan_fit, torch_candidate
+from clinipress.train.layers import never_trained
 
 __all__ = ["FineTune"]
 
@@ -23,9 +24,13 @@ class FineTune:
         self.recipe = recipe
 
     def plan(self, parent: Candidate | None, context: Context) -> dict[str, Any]:
-        """Measure the numerics and fix the options."""
-        module = torch_candidate(parent).module
-        return plan_fit(module, self.recipe.train, context, self.kind)
+        """Measure the numerics, fix the options; say of a frozen backbone that it is random."""
+        module, options = torch_candidate(parent).module, self.recipe.train
+        params = plan_fit(module, options, context, self.kind)
+        first = options.stages[0].train if options.stages else "all"
+        if first == "head" and never_trained(module):
+            params["frozen_backbone"] = "random weights: no pretrained weights were given"
+        return params
 
     def apply(
         self, parent: Candidate | None, params: dict[str, Any], context: Context
