@@ -283,11 +283,12 @@ class TrainOptions(Config):
                 f"the stages have {together} epochs together, 'epochs' is {self.epochs}: "
                 "leave out 'epochs'"
             )
-        for part in (self, *self.stages):
-            final = part.final_learning_rate
-            final = self.final_learning_rate if final is None else final
-            if (part.decay or self.decay) == "exponential" and final == 0:
-                raise ValueError("an 'exponential' decay needs a 'final_learning_rate' above 0")
+        ends = [(self.decay, self.final_learning_rate)]
+        for stage in self.stages:
+            final = stage.final_learning_rate
+            ends.append((stage.decay or self.decay, ends[0][1] if final is None else final))
+        if ("exponential", 0) in ends:
+            raise ValueError("an 'exponential' decay needs a 'final_learning_rate' above 0")
         return self
 
 
