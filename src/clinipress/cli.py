@@ -143,6 +143,40 @@ def audit(
         show_audit(found)
 
 
+@app.command("data")
+def named_data(
+    name: Annotated[str | None, typer.Argument(help="A public set; none lists them.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder; default data/NAME.")
+    ] = None,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Download what is missing.")] = False,
+    manifest: Annotated[
+        Path | None, typer.Option("--manifest", help="Where the manifest goes; default in --out.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the public sets known by name, or check, unpack and (with --fetch) download one."""
+    from clinipress.data.named.prepare import list_sets, prepare
+    from clinipress.data.named.show import show_prepared
+
+    if name is None:
+        if as_json:
+            _write_json(list_sets())
+        else:
+            from clinipress.terminal import show_sets
+
+            show_sets(list_sets())
+        return
+    folder = out or Path("data") / name
+    found = prepare(name, folder, fetch=fetch, manifest=manifest, progress=_progress(as_json))
+    if as_json:
+        _write_json(found.as_facts())
+    else:
+        _write("\n".join(show_prepared(found)))
+    if found.status != "complete":
+        raise typer.Exit(WRONG_INPUT if found.status == "absent" else NOT_PASSED)
+
+
 ClassMap = Annotated[str, typer.Option("--class-map", help="theirs=ours, separated by commas.")]
 SplitName = Annotated[
     str | None, typer.Option("--split", help="Only images published under this split.")
@@ -319,16 +353,24 @@ def models(
     pattern: Annotated[str, typer.Argument(help="Part of a name; * for any.")] = "",
     as_json: Json = False,
 ) -> None:
-    """List the networks that can be named in a study."""
-    from clinipress.models.zoo import list_models
+    """List the networks that can be named in a study; with a pattern, timm's that match too."""
+    from clinipress.models.catalogue import named_models
 
-    names = list_models(pattern)
+    named = named_models(pattern)
+    if not pattern and as_json:
+        _write_json([model.as_row() for model in named])
+        return
+    names: list[str] = []
+    if pattern:
+        from clinipress.models.zoo import list_models
+
+        names = list_models(pattern)
     if as_json:
         _write_json(names)
     else:
         from clinipress.terminal import show_models
 
-        show_models(names)
+        show_models(named, names)
 
 
 @app.command()

@@ -121,10 +121,10 @@ class DataRecipe(Config):
 
 
 class ModelRecipe(Config):
-    """A network: a timm name, or the user's own function.
+    """A network: a name of `clinipress models` or timm's, or the user's own function.
 
     Attributes:
-        name: timm model name.
+        name: One of `clinipress models`, or timm's.
         factory: "module:function", called with ``num_classes`` and ``in_chans``.
         arguments: Further keyword arguments of the constructor.
         pretrained: False, True (timm's weights from the hub, fetched only because this was asked)

@@ -77,7 +77,7 @@ class ModelSpec(Record):
     """How to build a network again, before its weights are loaded.
 
     Attributes:
-        name: A timm model name, or None when a factory is given.
+        name: One of `clinipress models` or timm's, or None when a factory is given.
         factory: The user's own "module:function" called with ``num_classes`` and ``in_chans``.
         arguments: Further keyword arguments of the constructor, JSON-able.
         num_classes: Outputs of the classifier.

@@ -25,6 +25,7 @@ from clinipress.progress import SILENT
 from clinipress.progress import Progress as Listener
 
 if TYPE_CHECKING:
+    from clinipress.models.catalogue import NamedModel
     from clinipress.records import Audit, CandidateRecord, ExternalTest, Interval, Result
     from clinipress.targets import Target
 
@@ -37,6 +38,7 @@ __all__ = [
     "show_external",
     "show_models",
     "show_result",
+    "show_sets",
     "show_targets",
 ]
 
@@ -46,6 +48,7 @@ ELSEWHERE = {
     "tensorrt": "The times are of the ONNX file under ONNX Runtime, not of a TensorRT engine",
 }
 WORD = {"pass": "PASS", "fail": "FAIL", "inconclusive": "INCONCLUSIVE"}
+FIGURES = ("parameters", "MACs", "pixels")
 COLOUR = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
@@ -385,10 +388,43 @@ def _megabytes(count: int | None) -> str:
     return "not measured" if count is None else f"{count / 1e6:.2f} MB"
 
 
-def show_models(names: Iterable[str]) -> None:
-    """Names, one per line: made for grep."""
+def show_models(named: Iterable[NamedModel], names: Iterable[str]) -> None:
+    """The catalogue as a table; then further names, one per line: made for grep."""
+    rows = list(named)
+    if rows:
+        table = Table(title="networks by name; 'clinipress models PATTERN' lists timm's too")
+        for column in ("name", "parameters", "MACs", "pixels", "pretrained", "note"):
+            table.add_column(column, justify="right" if column in FIGURES else "left")
+        for model in rows:
+            table.add_row(
+                model.name,
+                f"{model.parameters / 1e6:.2f} M",
+                f"{model.macs / 1e9:.3f} G",
+                str(model.size),
+                model.pretrained,
+                model.note,
+            )
+        _console().print(table)
+    known = {model.name for model in rows}
     for name in names:
-        sys.stdout.write(name + "\n")
+        if name not in known:
+            sys.stdout.write(name + "\n")
+
+
+def show_sets(sets: Iterable[Mapping[str, Any]]) -> None:
+    """The public sets known by name."""
+    table = Table(title="public sets; 'clinipress data NAME' checks a folder, --fetch downloads")
+    for column in ("name", "images", "classes", "kept whole", "known defects"):
+        table.add_column(column, justify="right" if column in ("images", "classes") else "left")
+    for one in sets:
+        table.add_row(
+            one["name"],
+            f"{one['images']:,}",
+            str(len(one["classes"])),
+            one["unit"] or "not known",
+            "; ".join(one["defects"]),
+        )
+    _console().print(table)
 
 
 def show_targets(targets: Mapping[str, Target]) -> None:

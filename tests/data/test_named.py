@@ -20,7 +20,7 @@ from clinipress.data.named import prepare as module
 from clinipress.data.named.catalogue import find_set
 from clinipress.data.named.prepare import differences, prepare
 from clinipress.data.named.sets import ALL_SPLITS
-from clinipress.data.named.show import set_rows, show_prepared
+from clinipress.data.named.show import show_prepared
 from clinipress.data.named.tables import read_masks
 from clinipress.data.named.workbook import read_workbook
 from clinipress.data.splits import make_split
@@ -509,7 +509,7 @@ def test_medmnist_shows_the_class_map_a_study_needs(tmp_path):
     got = prepare("pathmnist", tmp_path)
     line = next(line for line in show_prepared(got) if "class_map" in line)
     assert json.loads(line.split("class_map: ")[1]) == dict(got.class_map)
-    assert [row[0] for row in set_rows()] == [one.name for one in module.SETS]
+    assert [one["name"] for one in list_sets()] == [one.name for one in module.SETS]
 
 
 def test_a_wrong_archive_is_refused_before_it_is_unpacked(tmp_path, shelf, as_published):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 
-from clinipress.data.named.catalogue import SETS
 from clinipress.data.named.prepare import Prepared
 from clinipress.data.named.sets import ALL_SPLITS
 
-__all__ = ["set_rows", "show_prepared"]
+__all__ = ["show_prepared"]
 
 _STATUS = {
     "complete": "all that was published is there",
@@ -16,19 +15,6 @@ _STATUS = {
     "different": "not what was published",
     "absent": "nothing to use is there",
 }
-
-
-def set_rows() -> list[tuple[str, str, str, str]]:
-    """Name, images, classes and what is kept whole, of every set."""
-    return [
-        (
-            one.name,
-            f"{one.images:,}",
-            str(len(one.classes)),
-            f"{one.units:,} {one.unit}s" if one.units else one.unit or "",
-        )
-        for one in SETS
-    ]
 
 
 def show_prepared(found: Prepared) -> list[str]:
