@@ -69,7 +69,8 @@ class TrainingStage:
     def __str__(self) -> str:
         """As a person reads it."""
         what = "the head alone" if self.part == "head" else "all weights"
-        return f"stage {self.number} of {self.of}: {what}, {self.epochs} epochs at {self.peak:g}"
+        epochs = f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}"
+        return f"stage {self.number} of {self.of}: {what}, {epochs} at {self.peak:g}"
 
 
 def training_stages(options: TrainOptions) -> tuple[TrainingStage, ...]:
