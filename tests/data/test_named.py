@@ -18,7 +18,7 @@ import named_trees as trees
 from clinipress.data.fetch import NOT_KNOWN, Download
 from clinipress.data.named import prepare as module
 from clinipress.data.named.catalogue import find_set
-from clinipress.data.named.prepare import differences, prepare
+from clinipress.data.named.prepare import differences, list_sets, prepare
 from clinipress.data.named.sets import ALL_SPLITS
 from clinipress.data.named.show import show_prepared
 from clinipress.data.named.tables import read_masks

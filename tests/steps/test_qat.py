@@ -420,3 +420,20 @@ def test_recipe_refuses_what_the_grids_cannot_hold():
         with pytest.raises(RecipeError, match=reason):
             parse_study(tree(steps=steps))
     assert parse_study(tree(steps=[{"step": "qat"}])).steps[0].train.epochs == 15
+
+
+def test_rounded_networks_learn_in_stages_too(parent, tmp_path):
+    train = recipe().train.model_dump(exclude={"epochs", "stages"})
+    stages = ({"train": "head", "epochs": 1}, {"epochs": 1})
+    step = QuantizationAware(recipe(train=train | {"stages": stages}))
+    where = context(tmp_path / "w")
+    child, facts = step.apply(parent, step.plan(parent, where), where)
+    assert [row["stage"] for row in facts["epochs"]] == [1, 2]
+    assert child.spec.ranges
+    headed = QuantizationAware(recipe(train=train | {"stages": stages[:1]}))
+    where = context(tmp_path / "h")
+    child, _ = headed.apply(parent, headed.plan(parent, where), where)
+    mine, theirs = child.module.state_dict(), parent.module.state_dict()
+    changed = {name for name in mine if not torch.equal(mine[name], theirs[name])}
+    assert changed
+    assert changed <= {"backbone.head.weight", "backbone.head.bias"}
