@@ -186,7 +186,7 @@ def main() -> None:
     )
     tuning = DistillStep(
         answers="mean", views=4, temperature=2, alpha=0.5,
-        train=bench.options(asked.tune, 3e-4),
+        train=bench.options(asked.tune, 5e-4),
     )  # fmt: skip
     epochs = asked.full + asked.shrink + asked.tune
     rows = {
