@@ -119,9 +119,11 @@ def _shape(shown: Shown[Saliency], row: str) -> Shape:
     return shown.role if row == _row_of_candidate(shown) else "candidate"
 
 
-def _label(shown: Shown[Saliency], row: str) -> list[Child]:
-    told = shown.mine.maps.get(row)
-    name = shown.name if row == _row_of_candidate(shown) else capital(row)
+def _label(shown: Shown[Saliency], row: str, *, described: bool = True) -> list[Child]:
+    told = shown.mine.maps.get(row) if described else None
+    name = shown.name if row == _row_of_candidate(shown) else row
+    if row in ("reference", *BASELINES):
+        name = capital(row)
     return [role_mark(_shape(shown, row)), name, small(told) if told else None]
 
 
@@ -149,7 +151,8 @@ def _strip_row(shown: Shown[Saliency], row: str, metric: str, scale: Scale) -> M
     drawn = marks((_shape(shown, row), found))
     return tag(
         "tr",
-        tag("th", _label(shown, row), scope="row"),
+        # in words once, in the table below, where there is one
+        tag("th", _label(shown, row, described=not shown.mine.faithfulness), scope="row"),
         tag("td", strip(drawn, scale), class_="strip-cell"),
         tag("td", decimal_interval(found), class_="value"),
     )
