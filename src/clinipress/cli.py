@@ -146,9 +146,7 @@ def audit(
 @app.command("data")
 def named_data(
     name: Annotated[str | None, typer.Argument(help="A public set; none lists them.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder; default data/NAME.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; default data/NAME.")] = None,
     fetch: Annotated[bool, typer.Option("--fetch", help="Download what is missing.")] = False,
     manifest: Annotated[
         Path | None, typer.Option("--manifest", help="Where the manifest goes; default in --out.")
