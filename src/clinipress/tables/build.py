@@ -1,0 +1,85 @@
+"""A table from its studies' results: rows, footnotes that are referred to, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from clinipress.report.formats import duration
+from clinipress.tables.grids import Scale, reductions
+from clinipress.tables.papers import Paper
+from clinipress.tables.records import Table, TableRow
+from clinipress.tables.rows import Outcome, columns_for, rows_of
+
+__all__ = ["build"]
+
+
+def build(
+    paper: Paper, scale: Scale, outcomes: Sequence[Outcome], failed: Mapping[str, str]
+) -> Table:
+    """The table as it is written.
+
+    Args:
+        paper: The source.
+        scale: Of the runs.
+        outcomes: Finished studies, in the grid's order.
+        failed: Entry -> why it has no result.
+    """
+    columns = columns_for(paper.key, outcomes)
+    rows = rows_of(paper, outcomes, columns)
+    return Table(
+        source=paper.key,
+        title=paper.title,
+        citation=paper.citation,
+        read=paper.read,
+        scale=scale,
+        said=(reductions(scale), *_said(paper, outcomes)),
+        columns=tuple(column.title for column in columns),
+        rows=rows,
+        notes=_notes(paper, rows),
+        panels=_panels(outcomes),
+        failed=dict(failed),
+        synthetic=any(outcome.result.synthetic for outcome in outcomes),
+    )
+
+
+def _said(paper: Paper, outcomes: Sequence[Outcome]) -> list[str]:
+    """On what and how long the figures were measured."""
+    if not outcomes:
+        return ["No study is finished yet."]
+    first = outcomes[0].result
+    counts = ", ".join(f"{name} {count:,}" for name, count in first.audit.classes.items())
+    split = first.split
+    parts = ", ".join(f"{name} {sum(by.values()):,}" for name, by in split.counts.items())
+    spent = sum(sum(outcome.result.seconds.values()) for outcome in outcomes)
+    machine = first.environment
+    return [
+        f"The source's images: {paper.data}.",
+        f"Measured on {first.audit.images:,} images ({counts}), divided by {split.by}: {parts}.",
+        (
+            "Falls are reference minus candidate on the same validation images; intervals are of "
+            "95 %. The test split stays sealed where nothing of a study passed its validation: "
+            'then its column reads "not measured".'
+        ),
+        (
+            f"{machine.cpu}, {machine.cores} cores; times of one image on one thread; "
+            f"the studies took {duration(spent)} together."
+        ),
+    ]
+
+
+def _notes(paper: Paper, rows: Sequence[TableRow]) -> dict[str, str]:
+    """What rows and cells refer to, and what concerns the whole table."""
+    used = [key for row in rows for key in row.notes]
+    used += [key for row in rows for cell in row.cells.values() for key in cell.notes]
+    return {key: paper.notes[key] for key in dict.fromkeys((*used, *paper.general))}
+
+
+def _panels(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+    """Saliency pictures of all studies, relative to the table's folder."""
+    found = []
+    for outcome in outcomes:
+        for candidate in outcome.result.candidates:
+            for findings in candidate.findings.values():
+                panels = findings.saliency.panels if findings.saliency is not None else ()
+                found += [f"{outcome.entry.key}/{panel.picture}" for panel in panels]
+    return tuple(dict.fromkeys(found))

@@ -1,0 +1,210 @@
+"""A paper's table, run: its studies one after the other, each in its own folder, then the table.
+
+    OUT/ENTRY/           a run folder like any other, with its report
+    OUT/ENTRY/entry.json what the result in it was made from
+    OUT/table.json, OUT/table.md
+
+A table that was killed goes on where it stopped: finished studies are read back where recipe and
+images are the same, and the unfinished one goes on from its checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from clinipress import __version__
+from clinipress.data.sources import Dataset, read_dataset
+from clinipress.data.study import open_study_data
+from clinipress.errors import ClinipressError, InputError, ModelError
+from clinipress.evaluate.evidence import evidence
+from clinipress.models.classifier import TorchCandidate
+from clinipress.pipeline import run_study
+from clinipress.progress import SILENT, Progress
+from clinipress.recipe import ReferenceRecipe, Study
+from clinipress.records import Card, Interval, Result
+from clinipress.runner import Runner
+from clinipress.runtimes.engines import open_file
+from clinipress.starter import propose
+from clinipress.store import Store, digest_of, read_json, read_result, write_atomically
+from clinipress.tables.build import build
+from clinipress.tables.grids import Entry, Images, Scale, grid
+from clinipress.tables.papers import PAPERS, Paper
+from clinipress.tables.records import Table
+from clinipress.tables.render import markdown
+from clinipress.tables.rows import Outcome
+
+__all__ = ["run_entries", "run_table"]
+
+STAMP = "entry.json"
+TRAINING = "training.json"
+
+
+def run_table(
+    source: str, data: Path, out: Path, *, scale: Scale = "small", progress: Progress = SILENT
+) -> Table:
+    """Run a paper's table, or go on with one that was interrupted.
+
+    Args:
+        source: "s0", "s1", "s2" or "s4".
+        data: The images: a folder, manifest or .npz.
+        out: The table's folder.
+        scale: "small" or "full".
+        progress: The listener.
+
+    Returns:
+        The table; also ``table.json`` and ``table.md`` in `out`.
+
+    Raises:
+        InputError: There is no such table, or the images cannot be used.
+        StudyError: No study could be finished.
+    """
+    paper = PAPERS.get(source)
+    if paper is None:
+        raise InputError(f"a table: {', '.join(PAPERS)}", f"'{source}'")
+    dataset = read_dataset(data)
+    seen = propose(dataset)
+    images = Images(seen["images"], seen["modality"], seen["channels"])
+    return run_entries(paper, scale, grid(source, scale, images), dataset, data, out, progress)
+
+
+def run_entries(
+    paper: Paper,
+    scale: Scale,
+    entries: Sequence[Entry],
+    dataset: Dataset,
+    data: Path,
+    out: Path,
+    progress: Progress = SILENT,
+) -> Table:
+    """Run the studies of a grid and write the table; after each study what there is so far.
+
+    A study that cannot be done (a toolchain that is not installed, a training that diverged) is
+    named with its reason and the others go on; those that borrow from it fail with it.
+
+    Raises:
+        ClinipressError: That of the first study, where none could be finished.
+    """
+    images = _fingerprint(dataset)
+    outcomes: dict[str, Outcome] = {}
+    failed: dict[str, str] = {}
+    first: ClinipressError | None = None
+    table = build(paper, scale, (), {})
+    for number, entry in enumerate(entries):
+        progress.say(f"study {number + 1} of {len(entries)}: {entry.key}")
+        try:
+            outcomes[entry.key] = _one(entry, outcomes, images, data, out, progress)
+        except ClinipressError as problem:
+            first = first or problem
+            failed[entry.key] = str(problem)
+            progress.say(f"{entry.key}: {problem}")
+        table = build(paper, scale, tuple(outcomes.values()), failed)
+        write_atomically(out / "table.json", table.model_dump_json(indent=1))
+        write_atomically(out / "table.md", markdown(table))
+    if first is not None and not outcomes:
+        raise first
+    return table
+
+
+def _one(
+    entry: Entry,
+    outcomes: Mapping[str, Outcome],
+    images: str,
+    data: Path,
+    out: Path,
+    progress: Progress,
+) -> Outcome:
+    """The outcome of one entry, run now or read back."""
+    study, folder = entry.study, out / entry.key
+    if entry.borrows is not None:
+        if entry.borrows not in outcomes:
+            raise InputError(
+                f"the trained network of '{entry.borrows}'", "a study that did not finish"
+            )
+        study = _with_borrowed(study, outcomes[entry.borrows].result, out / entry.borrows)
+    stamp = {
+        "recipe": study.model_dump(mode="json"),
+        "images": images,
+        "clinipress": __version__,
+    }
+    if _finished(folder, stamp):
+        result = read_result(folder)
+        progress.say(f"{entry.key}: read back")
+    else:
+        (folder / STAMP).unlink(missing_ok=True)
+        result = run_study(study, data, folder, progress=progress)
+        if entry.training_accuracy:
+            _write_training(study, result, data, folder, progress)
+        # last: it says that all before it is whole
+        write_atomically(folder / STAMP, json.dumps(stamp, indent=1))
+    training = _read_training(folder) if entry.training_accuracy else {}
+    return Outcome(entry, result, training)
+
+
+def _finished(folder: Path, stamp: object) -> bool:
+    """True where the folder holds the result of this very recipe on these images."""
+    path = folder / STAMP
+    return path.is_file() and (folder / "result.json").is_file() and read_json(path) == stamp
+
+
+def _fingerprint(dataset: Dataset) -> str:
+    """Changes with the images' names, labels, sizes and times."""
+    rows = []
+    for item in dataset.items:
+        facts = item.path.stat()
+        rows.append([item.key, item.label, facts.st_size, facts.st_mtime_ns])
+    return digest_of(rows)
+
+
+def _with_borrowed(study: Study, lender: Result, folder: Path) -> Study:
+    """The study with another's trained reference as its own, taken as it is."""
+    reference = next(one for one in lender.candidates if one.name == lender.reference)
+    made_from = reference.history[-1].parent
+    weights = next(
+        (
+            found / "weights.safetensors"
+            for found in sorted((folder / "objects").glob("train-*"))
+            if TorchCandidate.load(found).digest == made_from
+        ),
+        None,
+    )
+    if weights is None:
+        raise ModelError(
+            f"the trained weights of '{lender.study}' in '{folder.name}'",
+            "a folder without them",
+            "remove the folder and run the table again",
+        )
+    model = study.reference.model
+    channels = model.in_channels or (3 if model.pretrained else None)
+    update = {"checkpoint": str(weights), "pretrained": False, "in_channels": channels}
+    taken = ReferenceRecipe(model=model.model_copy(update=update), train=None)
+    return study.model_copy(update={"reference": taken})
+
+
+def _write_training(
+    study: Study, result: Result, data: Path, folder: Path, progress: Progress
+) -> None:
+    """Accuracy of every candidate on the un-augmented training images, beside the result."""
+    store = Store(folder)
+    known = open_study_data(
+        data, study.data, store, seed=study.seed, threads=study.threads, progress=progress
+    )
+    runner = Runner(study, store, known, progress)
+    found = {}
+    for record in result.candidates:
+        path = folder / record.path
+        card = Card.model_validate(read_json(path.parent / "card.json"))
+        candidate = open_file(path, card, study.threads)
+        rows = known.rows("train", card.input)
+        logits = runner.logits(candidate, "train")
+        figures = evidence(
+            logits, rows.labels, card.classes, units=rows.units, resamples=study.bootstrap
+        )
+        found[record.name] = figures["accuracy"].model_dump()
+    write_atomically(folder / TRAINING, json.dumps(found, indent=1))
+
+
+def _read_training(folder: Path) -> dict[str, Interval]:
+    found = read_json(folder / TRAINING)
+    return {name: Interval.model_validate(figure) for name, figure in found.items()}

@@ -1,0 +1,127 @@
+"""Tables as Markdown: every cell where it belongs, every mark with its note."""
+
+import re
+
+import pytest
+
+from clinipress.base_records import Interval
+from clinipress.tables.records import Cell, Table, TableRow
+from clinipress.tables.render import cell_text, markdown, note_numbers
+
+FALL = Interval(value=0.021, low=-0.056, high=0.104)
+AREA = Interval(value=0.9567, low=0.94, high=0.97)
+
+
+def table(**changes) -> Table:
+    ours = TableRow(
+        name="ours",
+        kind="measured",
+        entry="one",
+        cells={
+            "accuracy": Cell(unit="share", interval=Interval(value=0.8237, low=0.79, high=0.853)),
+            "file": Cell(unit="bytes", number=5_760_000),
+        },
+    )
+    paper = TableRow(
+        name="theirs",
+        kind="paper",
+        cells={"accuracy": Cell(printed="82.37 %", notes=("one image", "validation"))},
+    )
+    fields = {
+        "source": "s1",
+        "title": "T",
+        "citation": "C",
+        "read": "R",
+        "scale": "small",
+        "columns": ("accuracy", "file", "time"),
+        "rows": (ours, paper),
+        "notes": {"ours": "Ours.", "one image": "One.", "validation": "Two."},
+    }
+    return Table(**fields | changes)
+
+
+def lines(text: str) -> list[list[str]]:
+    """Cells of each line of the Markdown table."""
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[c.strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]] for line in rows]
+
+
+def test_rows_have_as_many_cells_as_heads():
+    found = lines(markdown(table()))
+    assert {len(row) for row in found} == {4}
+    assert found[0] == ["", "accuracy", "file", "time"]
+
+
+def test_ours_and_theirs():
+    _, _, ours, theirs = lines(markdown(table()))
+    assert ours == ["ours", "82.4\u202f% (79.0\u201385.3)", "5.76\u202fMB", "not measured"]
+    # what a paper does not print was not "not measured"
+    assert theirs == ["**theirs**", "82.37 % [1, 2]", "\u2013", "\u2013"]
+
+
+def test_every_mark_has_its_note_in_the_order_of_reading():
+    shown = table()
+    text = markdown(shown)
+    assert note_numbers(shown) == {"one image": 1, "validation": 2, "ours": 3}
+    for number, note in ((1, "One."), (2, "Two."), (3, "Ours.")):
+        assert f"\n[{number}] {note}" in text
+
+
+def test_a_mark_without_a_note_is_an_error():
+    with pytest.raises(KeyError):
+        markdown(table(notes={}))
+
+
+def test_class_names_can_hold_anything():
+    row = TableRow(name="a|b<script>", kind="measured", cells={})
+    found = markdown(table(rows=(row,), columns=("F1 x|y\nz",)))
+    assert {len(one) for one in lines(found)} == {2}
+    assert "<script>" not in found
+
+
+def test_synthetic_images_are_said_first():
+    assert "SYNTHETIC" in markdown(table(synthetic=True))
+    assert "SYNTHETIC" not in markdown(table())
+
+
+def test_failures_and_panels_are_shown():
+    text = markdown(table(failed={"qat": "no LiteRT"}, panels=("one/p.png",)))
+    assert "Not measured, qat: no LiteRT" in text
+    assert "(one/p.png)" in text
+
+
+def test_a_control_has_no_cell_for_roles_it_does_not_play():
+    cells = {
+        "student: validation": Cell(unit="share", interval=Interval(value=0.5, low=0.4, high=0.6))
+    }
+    row = TableRow(name="control", kind="control", cells=cells)
+    columns = ("student: validation", "student: train accuracy", "int8: validation")
+    found = lines(markdown(table(rows=(row,), columns=columns)))[2]
+    assert found[2:] == ["not measured", "\u2013"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        (None, "not measured"),
+        (Cell(unit="share"), "not measured"),
+        (Cell(unit="points", interval=FALL), "2.1 (\u22125.6 to 10.4)"),
+        (Cell(unit="area", interval=AREA), "0.957 (0.940 to 0.970)"),
+        (Cell(unit="ms", number=4.25), "4.25\u202fms"),
+        (Cell(unit="ratio", number=6.136), "6.1\u00d7"),
+        (Cell(unit="reduction", number=0.744), "74.4\u202f%"),
+        (Cell(unit="count", number=2_228_996), "2.23\u202fM"),
+    ],
+)  # fmt: skip
+def test_figures(cell, text):
+    assert cell_text(cell) == text
+
+
+def test_seeds_follow_the_figure():
+    cell = Cell(unit="share", interval=Interval(value=0.8, low=0.7, high=0.9), seeds=(0.8, 0.75))
+    assert cell_text(cell).endswith("; seeds 80.0, 75.0")
+
+
+def test_a_table_survives_json():
+    shown = table()
+    assert Table.model_validate_json(shown.model_dump_json()) == shown
