@@ -90,16 +90,6 @@ def test_failures_and_panels_are_shown():
     assert "(one/p.png)" in text
 
 
-def test_a_control_has_no_cell_for_roles_it_does_not_play():
-    cells = {
-        "student: validation": Cell(unit="share", interval=Interval(value=0.5, low=0.4, high=0.6))
-    }
-    row = TableRow(name="control", kind="control", cells=cells)
-    columns = ("student: validation", "student: train accuracy", "int8: validation")
-    found = lines(markdown(table(rows=(row,), columns=columns)))[2]
-    assert found[2:] == ["not measured", "\u2013"]
-
-
 @pytest.mark.parametrize(
     ("cell", "text"),
     [

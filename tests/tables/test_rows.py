@@ -41,7 +41,9 @@ def test_s0_puts_each_role_in_its_columns(drawn):
     assert values["student: validation"] == 0.89
     assert values["int8: validation"] == 0.88
     assert control.cells["student: validation"].interval.value == 0.87
-    assert "int8: validation" not in control.cells
+    # it has no 8-bit file, and is not compared with itself
+    assert control.cells["int8: validation"].printed == "\u2013"
+    assert control.cells["student over control, points"].printed == "\u2013"
     assert [row.kind for row in (ours, paper, control)] == ["measured", "paper", "control"]
     assert paper.cells["teacher: validation"].printed == "77.2 %"
 
@@ -146,6 +148,7 @@ def test_s4_reduction_and_falls_are_from_the_reference(drawn):
     result = outcome.result.model_copy(update={"candidates": (reference, int8)})
     rows = {row.name: row.cells for row in table_rows("s4", Outcome(outcome.entry, result))}
     ours = rows["ResNet-50, int8 after training"]
+    assert rows["ResNet-50, float32"]["fall of AUC"].printed == "\u2013"
     assert ours["reduction"].number == pytest.approx(0.5)
     assert ours["fall of AUC"].interval == fall
     assert "time, GPU" not in ours
@@ -174,6 +177,17 @@ def test_seeds_are_shown_only_on_the_split_they_are_of(drawn):
     result = outcome.result.model_copy(update={"over_seeds": other})
     first = table_rows("s1", Outcome(outcome.entry, result))[0]
     assert first.cells["validation accuracy"].seeds == ()
+
+
+def test_a_gain_over_the_control_that_was_not_measured_is_not_a_dash(drawn):
+    outcome = outcome_of(drawn, "s2", 0)
+    records = [
+        one.model_copy(update={"control": "distilled-control"}) if one.name == "distilled" else one
+        for one in outcome.result.candidates
+    ]
+    result = outcome.result.model_copy(update={"candidates": tuple(records)})
+    taught = table_rows("s2", Outcome(outcome.entry, result))[1]
+    assert "over control, points" not in taught.cells
 
 
 def test_a_table_holds_the_notes_it_refers_to_and_the_general_ones(drawn):

@@ -7,7 +7,6 @@ import shutil
 
 import pytest
 
-from clinipress.data.sources import read_dataset
 from clinipress.errors import ClinipressError, InputError
 from clinipress.tables import run as running
 from clinipress.tables.grids import Entry, RowPlan
@@ -60,7 +59,7 @@ def entries() -> tuple[Entry, ...]:
 @pytest.fixture(scope="module")
 def done(phantoms, tmp_path_factory):
     out = tmp_path_factory.mktemp("table")
-    table = run_entries(PAPERS["s0"], "small", entries(), read_dataset(phantoms), phantoms, out)
+    table = run_entries(PAPERS["s0"], "small", entries(), phantoms, out)
     return out, table
 
 
@@ -100,7 +99,7 @@ def test_files_hold_the_table(done):
 def test_a_second_run_trains_nothing(done, phantoms, monkeypatch):
     out, table = done
     monkeypatch.setattr(running, "run_study", lambda *a, **k: pytest.fail("trained again"))
-    again = run_entries(PAPERS["s0"], "small", entries(), read_dataset(phantoms), phantoms, out)
+    again = run_entries(PAPERS["s0"], "small", entries(), phantoms, out)
     assert again == table
 
 
@@ -119,7 +118,7 @@ def test_a_killed_table_goes_on_with_the_unfinished_study(done, phantoms, monkey
         raise KilledError
 
     monkeypatch.setattr(running, "run_study", killed)
-    arguments = (PAPERS["s0"], "small", entries(), read_dataset(phantoms), phantoms, tmp_path / "t")
+    arguments = (PAPERS["s0"], "small", entries(), phantoms, tmp_path / "t")
     with pytest.raises(KilledError):
         run_entries(*arguments)
     # what was finished before is in the table of the killed run
@@ -155,9 +154,7 @@ def test_a_study_that_fails_is_named_and_so_is_who_borrows_from_it(phantoms, tmp
 
     monkeypatch.setattr(running, "run_study", fails)
     with pytest.raises(ClinipressError, match="expected room"):
-        run_entries(
-            PAPERS["s0"], "small", (lender, borrower), read_dataset(phantoms), phantoms, tmp_path
-        )
+        run_entries(PAPERS["s0"], "small", (lender, borrower), phantoms, tmp_path)
     table = Table.model_validate_json((tmp_path / "table.json").read_text())
     assert "room" in table.failed["densenet121"]
     assert "densenet121" in table.failed["again"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from clinipress.report.formats import duration
+from clinipress.report.formats import duration, figure_interval
 from clinipress.tables.grids import Scale, reductions
 from clinipress.tables.papers import Paper
 from clinipress.tables.records import Table, TableRow
@@ -52,9 +52,16 @@ def _said(paper: Paper, outcomes: Sequence[Outcome]) -> list[str]:
     parts = ", ".join(f"{name} {sum(by.values()):,}" for name, by in split.counts.items())
     spent = sum(sum(outcome.result.seconds.values()) for outcome in outcomes)
     machine = first.environment
+    trivial = first.audit.baseline_accuracy
+    blind = (
+        [f"Facts of the files alone, no picture, give {figure_interval('accuracy', trivial)}."]
+        if trivial is not None
+        else []
+    )
     return [
         f"The source's images: {paper.data}.",
         f"Measured on {first.audit.images:,} images ({counts}), divided by {split.by}: {parts}.",
+        *blind,
         (
             "Falls are reference minus candidate on the same validation images; intervals are of "
             "95 %. The test split stays sealed where nothing of a study passed its validation: "

@@ -21,7 +21,7 @@ class Cell(Record):
         interval: A figure with its interval: shares and areas in 0 to 1, "points" also in 0 to 1.
         seeds: The figure of each seed, the first's included, where there are several.
         number: A figure that is counted or timed; bytes, milliseconds, a ratio.
-        printed: A paper's own text.
+        printed: A paper's own text; a dash of ours, where there is nothing to measure.
         notes: Keys of the table's notes.
     """
 

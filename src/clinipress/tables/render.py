@@ -102,17 +102,11 @@ def _texts(row: TableRow, columns: Sequence[str], numbers: dict[str, int]) -> li
     found = [HEAD[row.kind].format(row.name) + _marks(row.notes, numbers)]
     for column in columns:
         cell = row.cells.get(column)
-        if cell is None and (row.kind == "paper" or not _expected(row, column)):
+        if cell is None and row.kind == "paper":
             found.append(DASH)
         else:
             found.append(cell_text(cell) + _marks(cell.notes if cell else (), numbers))
     return found
-
-
-def _expected(row: TableRow, column: str) -> bool:
-    """A control has a student alone: columns of a role it does not play are dashes."""
-    role, colon, _ = column.partition(": ")
-    return not colon or any(title.startswith(f"{role}: ") for title in row.cells)
 
 
 def _marks(notes: Sequence[str], numbers: dict[str, int]) -> str:

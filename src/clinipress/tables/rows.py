@@ -1,7 +1,8 @@
 """From the results of a table's studies to its rows: pure functions of records.
 
 A column is a title, a role and a measure; a row says which candidate plays which role. What was not
-measured gives no cell, and is drawn as "not measured".
+measured gives no cell, and is drawn as "not measured"; where there is nothing to measure, in a role
+that the row does not have or a fall from itself, the cell is a dash.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 
 from clinipress.base_records import Interval
 from clinipress.records import CandidateRecord, Result
+from clinipress.report.formats import DASH
 from clinipress.tables.grids import Entry, RowPlan
 from clinipress.tables.papers import Paper
 from clinipress.tables.records import Cell, TableRow, Unit
@@ -19,6 +21,7 @@ from clinipress.tables.records import Cell, TableRow, Unit
 __all__ = ["COLUMNS", "Column", "Outcome", "columns_for", "difference", "rows_of"]
 
 ROW = "row"
+NOTHING = Cell(printed=DASH)
 CHOSEN_ON = "validation"
 FLOAT_BYTES = 4
 WITH_ADAM = 3  # weights and Adam's two moments, as in the .h5 file of S1
@@ -58,7 +61,7 @@ class Column:
     Attributes:
         title: Its head, and its key in a row's cells.
         measure: What it shows of a candidate.
-        role: Whose; a row without that role has no such cell.
+        role: Whose; a row without that role has a dash.
     """
 
     title: str
@@ -116,6 +119,9 @@ def _row(outcome: Outcome, plan: RowPlan, columns: Sequence[Column]) -> TableRow
         return None
     for column in columns:
         record = there.get(column.role)
+        if column.role not in there:
+            cells[column.title] = NOTHING
+            continue
         cell = column.measure(outcome, record) if record is not None else None
         if cell is not None:
             cells[column.title] = cell
@@ -182,6 +188,8 @@ def _fall(metric: str, unit: Unit = "points") -> Measure:
     """Reference minus candidate, paired, on the validation images."""
 
     def measure(outcome: Outcome, record: CandidateRecord) -> Cell | None:
+        if record.name == outcome.result.reference:
+            return NOTHING
         interval = record.drops.get(CHOSEN_ON, {}).get(metric)
         return None if interval is None else Cell(unit=unit, interval=interval)
 
@@ -203,6 +211,8 @@ def _gap(outcome: Outcome, record: CandidateRecord) -> Cell | None:
 
 
 def _over_control(outcome: Outcome, record: CandidateRecord) -> Cell | None:
+    if record.control is None:
+        return NOTHING
     interval = record.over_control.get(CHOSEN_ON, {}).get("accuracy")
     return None if interval is None else Cell(unit="points", interval=interval)
 

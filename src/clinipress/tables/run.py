@@ -11,7 +11,8 @@ images are the same, and the unfinished one goes on from its checkpoints.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from clinipress import __version__
@@ -29,6 +30,7 @@ from clinipress.runtimes.engines import open_file
 from clinipress.starter import propose
 from clinipress.store import Store, digest_of, read_json, read_result, write_atomically
 from clinipress.tables.build import build
+from clinipress.tables.cluster import run_jobs
 from clinipress.tables.grids import Entry, Images, Scale, grid
 from clinipress.tables.papers import PAPERS, Paper
 from clinipress.tables.records import Table
@@ -42,7 +44,13 @@ TRAINING = "training.json"
 
 
 def run_table(
-    source: str, data: Path, out: Path, *, scale: Scale = "small", progress: Progress = SILENT
+    source: str,
+    data: Path,
+    out: Path,
+    *,
+    scale: Scale = "small",
+    ray: str | None = None,
+    progress: Progress = SILENT,
 ) -> Table:
     """Run a paper's table, or go on with one that was interrupted.
 
@@ -51,6 +59,8 @@ def run_table(
         data: The images: a folder, manifest or .npz.
         out: The table's folder.
         scale: "small" or "full".
+        ray: Address of a Ray cluster that runs the studies, or "local" for one on this machine;
+            None: one after the other, here.
         progress: The listener.
 
     Returns:
@@ -66,16 +76,18 @@ def run_table(
     dataset = read_dataset(data)
     seen = propose(dataset)
     images = Images(seen["images"], seen["modality"], seen["channels"])
-    return run_entries(paper, scale, grid(source, scale, images), dataset, data, out, progress)
+    entries = grid(source, scale, images)
+    return run_entries(paper, scale, entries, data, out, ray=ray, progress=progress)
 
 
 def run_entries(
     paper: Paper,
     scale: Scale,
     entries: Sequence[Entry],
-    dataset: Dataset,
     data: Path,
     out: Path,
+    *,
+    ray: str | None = None,
     progress: Progress = SILENT,
 ) -> Table:
     """Run the studies of a grid and write the table; after each study what there is so far.
@@ -86,30 +98,41 @@ def run_entries(
     Raises:
         ClinipressError: That of the first study, where none could be finished.
     """
-    images = _fingerprint(dataset)
+    # absolute: workers of a cluster have another working folder, but must see the same files
+    data, out = data.resolve(), out.resolve()
+    images = _fingerprint(read_dataset(data))
     outcomes: dict[str, Outcome] = {}
-    failed: dict[str, str] = {}
-    first: ClinipressError | None = None
+    failed: dict[str, ClinipressError] = {}
     table = build(paper, scale, (), {})
-    for number, entry in enumerate(entries):
-        progress.say(f"study {number + 1} of {len(entries)}: {entry.key}")
-        try:
-            outcomes[entry.key] = _one(entry, outcomes, images, data, out, progress)
-        except ClinipressError as problem:
-            first = first or problem
-            failed[entry.key] = str(problem)
-            progress.say(f"{entry.key}: {problem}")
-        table = build(paper, scale, tuple(outcomes.values()), failed)
-        write_atomically(out / "table.json", table.model_dump_json(indent=1))
-        write_atomically(out / "table.md", markdown(table))
-    if first is not None and not outcomes:
-        raise first
+    lenders = [entry for entry in entries if entry.borrows is None]
+    borrowers = [entry for entry in entries if entry.borrows is not None]
+    for wave in (lenders, borrowers):
+        heard = progress if ray is None else SILENT  # a listener does not travel
+        jobs = {
+            entry.key: partial(
+                _one, entry, outcomes.get(entry.borrows or ""), images, data, out, heard
+            )
+            for entry in wave
+        }
+        for key, found in run_jobs(jobs, ray):
+            if isinstance(found, ClinipressError):
+                failed[key] = found
+                progress.say(f"{key}: {found}")
+            else:
+                outcomes[key] = found
+                progress.say(f"{key}: done, {len(outcomes)} of {len(entries)} studies")
+            done = [outcomes[entry.key] for entry in entries if entry.key in outcomes]
+            table = build(paper, scale, done, {name: str(why) for name, why in failed.items()})
+            write_atomically(out / "table.json", table.model_dump_json(indent=1))
+            write_atomically(out / "table.md", markdown(table))
+    if failed and not outcomes:
+        raise next(iter(failed.values()))
     return table
 
 
 def _one(
     entry: Entry,
-    outcomes: Mapping[str, Outcome],
+    lender: Outcome | None,
     images: str,
     data: Path,
     out: Path,
@@ -118,11 +141,11 @@ def _one(
     """The outcome of one entry, run now or read back."""
     study, folder = entry.study, out / entry.key
     if entry.borrows is not None:
-        if entry.borrows not in outcomes:
+        if lender is None:
             raise InputError(
                 f"the trained network of '{entry.borrows}'", "a study that did not finish"
             )
-        study = _with_borrowed(study, outcomes[entry.borrows].result, out / entry.borrows)
+        study = _with_borrowed(study, lender.result, out / entry.borrows)
     stamp = {
         "recipe": study.model_dump(mode="json"),
         "images": images,
