@@ -4,8 +4,9 @@ import pytest
 
 from clinipress.models.catalogue import model_named
 from clinipress.pipeline import step_names
-from clinipress.tables.grids import SMALL_PIXELS, Entry, Images, RowPlan, grid, reductions
+from clinipress.tables.grids import Entry, RowPlan, grid
 from clinipress.tables.papers import SOURCES
+from clinipress.tables.recipes import SMALL_PIXELS, Images, reductions
 
 SCALES = ("small", "full")
 EVERY = [(source, scale) for source in SOURCES for scale in SCALES]

@@ -3,9 +3,10 @@
 import pytest
 
 from clinipress.evaluate.intervals import proportion
-from clinipress.tables.grids import Images, grid
+from clinipress.tables.columns import COLUMNS, PER_CLASS
+from clinipress.tables.grids import grid
 from clinipress.tables.papers import PAPERS, Paper
-from clinipress.tables.rows import COLUMNS, PER_CLASS
+from clinipress.tables.recipes import Images
 
 
 def referred(paper: Paper) -> set[str]:

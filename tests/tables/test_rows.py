@@ -11,9 +11,11 @@ from clinipress.evaluate.intervals import proportion
 from clinipress.findings import Findings, Saliency, SaliencyPanel
 from clinipress.records import Verdict
 from clinipress.tables.build import build
-from clinipress.tables.grids import Entry, Images, RowPlan, grid
+from clinipress.tables.columns import Outcome, difference
+from clinipress.tables.grids import Entry, RowPlan, grid
 from clinipress.tables.papers import PAPERS
-from clinipress.tables.rows import Outcome, columns_for, difference, rows_of
+from clinipress.tables.recipes import Images
+from clinipress.tables.rows import columns_for, rows_of
 
 
 def outcome_of(drawn, source, number, **changes):
@@ -210,6 +212,14 @@ def test_panels_are_found_below_the_tables_folder(drawn):
     record = drawn["record"]("reference", 0.9, findings={"test": Findings(saliency=seen)})
     table = build(PAPERS["s2"], "small", [Outcome(entry, drawn["result"](record))], {})
     assert table.panels == ("one/pictures/a.png",)
+    assert not any("No Score-CAM panels" in sentence for sentence in table.said)
+
+
+def test_missing_panels_are_said(drawn):
+    table = build(PAPERS["s2"], "small", [outcome_of(drawn, "s2", 0)], {})
+    assert any("No Score-CAM panels of vgg19" in sentence for sentence in table.said)
+    other = build(PAPERS["s4"], "small", [outcome_of(drawn, "s4", 0)], {})
+    assert not any("Score-CAM" in sentence for sentence in other.said)
 
 
 def test_an_empty_table_can_be_built():

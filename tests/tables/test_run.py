@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -163,3 +165,47 @@ def test_a_study_that_fails_is_named_and_so_is_who_borrows_from_it(phantoms, tmp
 def test_there_is_no_table_of_another_name(phantoms, tmp_path):
     with pytest.raises(InputError, match="s0, s1, s2, s4"):
         run_table("s3", phantoms, tmp_path)
+    with pytest.raises(InputError, match="small, full"):
+        run_table("s0", phantoms, tmp_path, scale="tiny")
+
+
+def repeatable(table: Table) -> list[tuple[str, dict[str, object]]]:
+    """Rows without times and without memory, which no two runs share."""
+    return [
+        (
+            row.name,
+            {
+                title: cell
+                for title, cell in row.cells.items()
+                if cell.unit != "ms" and "memory" not in title
+            },
+        )
+        for row in table.rows
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Ray's own
+def test_two_ray_workers_give_the_table_of_a_serial_run(done, phantoms, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    # a user's own networks must be importable on the workers too
+    here = Path(__file__).resolve().parents[1]
+    paths = [str(here), str(here / "nets"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in paths if path))
+    first, borrower = entries()
+    other = Entry(
+        "resnet50", first.study.model_copy(update={"name": "other", "seed": 7}), first.rows
+    )
+    serial = run_entries(PAPERS["s0"], "small", (other,), phantoms, tmp_path / "serial")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        table = run_entries(
+            PAPERS["s0"], "small", (first, other, borrower), phantoms, tmp_path / "ray", ray="local"
+        )
+    finally:
+        ray.shutdown()
+    assert table.failed == {}
+    expected = repeatable(done[1])
+    assert [pair for pair in expected if pair not in repeatable(table)] == []
+    assert [pair for pair in repeatable(serial) if pair not in repeatable(table)] == []
+    assert len(table.rows) == len(expected) + 2  # the paper's row stands once

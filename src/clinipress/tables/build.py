@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from clinipress.report.formats import duration, figure_interval
-from clinipress.tables.grids import Scale, reductions
+from clinipress.tables.columns import Outcome
 from clinipress.tables.papers import Paper
+from clinipress.tables.recipes import Scale, reductions
 from clinipress.tables.records import Table, TableRow
-from clinipress.tables.rows import Outcome, columns_for, rows_of
+from clinipress.tables.rows import columns_for, rows_of
 
 __all__ = ["build"]
 
@@ -32,7 +33,7 @@ def build(
         citation=paper.citation,
         read=paper.read,
         scale=scale,
-        said=(reductions(scale), *_said(paper, outcomes)),
+        said=(reductions(scale), *_said(paper, outcomes), *_without_panels(outcomes)),
         columns=tuple(column.title for column in columns),
         rows=rows,
         notes=_notes(paper, rows),
@@ -90,3 +91,19 @@ def _panels(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
                 panels = findings.saliency.panels if findings.saliency is not None else ()
                 found += [f"{outcome.entry.key}/{panel.picture}" for panel in panels]
     return tuple(dict.fromkeys(found))
+
+
+def _without_panels(outcomes: Sequence[Outcome]) -> list[str]:
+    """Which studies asked where the networks look and have no picture."""
+    bare = [
+        outcome.entry.key
+        for outcome in outcomes
+        if outcome.entry.study.evidence.saliency and not _panels([outcome])
+    ]
+    if not bare:
+        return []
+    return [
+        f"No Score-CAM panels of {', '.join(bare)}: maps are made of what may be shipped, and "
+        "nothing of these passed its validation, or the network cannot be explained; the study's "
+        "report says which."
+    ]

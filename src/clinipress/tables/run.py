@@ -14,6 +14,7 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from clinipress import __version__
 from clinipress.data.sources import Dataset, read_dataset
@@ -31,16 +32,18 @@ from clinipress.starter import propose
 from clinipress.store import Store, digest_of, read_json, read_result, write_atomically
 from clinipress.tables.build import build
 from clinipress.tables.cluster import run_jobs
-from clinipress.tables.grids import Entry, Images, Scale, grid
+from clinipress.tables.columns import Outcome
+from clinipress.tables.grids import Entry, grid
 from clinipress.tables.papers import PAPERS, Paper
+from clinipress.tables.recipes import Images, Scale
 from clinipress.tables.records import Table
 from clinipress.tables.render import markdown
-from clinipress.tables.rows import Outcome
 
 __all__ = ["run_entries", "run_table"]
 
 STAMP = "entry.json"
 TRAINING = "training.json"
+SCALES = get_args(Scale)
 
 
 def run_table(
@@ -73,6 +76,8 @@ def run_table(
     paper = PAPERS.get(source)
     if paper is None:
         raise InputError(f"a table: {', '.join(PAPERS)}", f"'{source}'")
+    if scale not in SCALES:
+        raise InputError(f"a scale: {', '.join(SCALES)}", f"'{scale}'")
     dataset = read_dataset(data)
     seen = propose(dataset)
     images = Images(seen["images"], seen["modality"], seen["channels"])
