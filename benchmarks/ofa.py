@@ -42,10 +42,11 @@ from clinipress.models.classifier import TorchCandidate
 from clinipress.models.ofa import Architecture
 from clinipress.recipe import DataRecipe, DistillStep, FineTuneStep, ModelRecipe
 from clinipress.records import InputSpec
+from clinipress.step_recipes import SearchStep, ShrinkStep
 from clinipress.steps.distil import Distill
 from clinipress.steps.fitting import fresh_candidate, step_seed
-from clinipress.steps.search import Search, SearchStep
-from clinipress.steps.shrink import Shrink, ShrinkStep
+from clinipress.steps.search import Search
+from clinipress.steps.shrink import Shrink
 from clinipress.steps.supernets import FACTORY
 from clinipress.steps.train import FineTune
 from clinipress.store import Store, write_atomically

@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ def referee(candidate: TorchCandidate, channels: NDArray[np.int64], batch: int) 
         from pytorch_grad_cam.utils.model_targets import (  # type: ignore[import-untyped]
             ClassifierOutputTarget,
         )
-    theirs.tqdm.tqdm = lambda each: each
+    theirs.tqdm = SimpleNamespace(tqdm=lambda each: each)  # their name for it, not the module
     module = candidate.module
     layer = module.backbone.get_submodule(TorchNetwork(candidate).layer)
     camera = pytorch_grad_cam.ScoreCAM(

@@ -23,6 +23,8 @@ from clinipress.recipe import (
     FineTuneStep,
     PruneStep,
     QatStep,
+    SearchStep,
+    ShrinkStep,
     Step,
     Study,
 )
@@ -35,6 +37,8 @@ from clinipress.selection import Choice, choose
 from clinipress.steps.distil import Distill
 from clinipress.steps.prune import Prune
 from clinipress.steps.qat import QuantizationAware
+from clinipress.steps.search import Search
+from clinipress.steps.shrink import Shrink
 from clinipress.steps.train import FineTune
 from clinipress.store import Store, write_atomically
 from clinipress.summary import summarise, write_result
@@ -44,8 +48,14 @@ from clinipress.torch_setup import prepare
 __all__ = ["run_study", "torch_step"]
 
 
-def torch_step(recipe: Step) -> Distill | FineTune | Prune | QuantizationAware:
+def torch_step(
+    recipe: Step,
+) -> Distill | FineTune | Prune | QuantizationAware | Shrink | Search:
     """The step a recipe names."""
+    if isinstance(recipe, ShrinkStep):
+        return Shrink(recipe)
+    if isinstance(recipe, SearchStep):
+        return Search(recipe)
     if isinstance(recipe, DistillStep):
         return Distill(recipe)
     if isinstance(recipe, PruneStep):
@@ -179,6 +189,8 @@ def step_names(study: Study) -> list[str]:
         "prune": "pruned",
         "qat": "quantization-aware",
         "train": "fine-tuned",
+        "shrink": "shrunk",
+        "search": "searched",
     }
     names: list[str] = []
     for number, recipe in enumerate(study.steps):

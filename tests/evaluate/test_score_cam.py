@@ -1,6 +1,8 @@
 """Score-CAM against pytorch-grad-cam, on torch networks and on files, and its two speeds."""
 
 import warnings
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -38,12 +40,13 @@ def their_maps(module, layer, images, explained):
     """pytorch-grad-cam's ScoreCAM, image by image, on normalised images."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        camera = pytest.importorskip("pytorch_grad_cam")
+        import pytorch_grad_cam as camera
         from pytorch_grad_cam import score_cam as theirs
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-    theirs.tqdm.tqdm = lambda each: each
     pixels = (torch.from_numpy(images).float() / 255 - MEAN) / STD
-    with camera.ScoreCAM(module, [layer]) as cam:
+    # their name for the module, not the module: other packages draw their bars with it
+    silent = mock.patch.object(theirs, "tqdm", SimpleNamespace(tqdm=lambda each: each))
+    with silent, camera.ScoreCAM(module, [layer]) as cam:
         return np.concatenate(
             [
                 cam(p[None], [ClassifierOutputTarget(int(y))])

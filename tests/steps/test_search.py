@@ -16,11 +16,12 @@ from clinipress.models.classifier import TorchCandidate
 from clinipress.models.ofa import Space
 from clinipress.recipe import DistillStep, PruneStep
 from clinipress.runtimes.onnx import OnnxCandidate
+from clinipress.step_recipes import SearchStep
 from clinipress.steps import search as search_step
 from clinipress.steps.distil import Distill
 from clinipress.steps.export import export_onnx, to_int8
 from clinipress.steps.prune import Prune
-from clinipress.steps.search import Search, SearchStep
+from clinipress.steps.search import Search
 from clinipress.steps.sub_net_latency import LatencyModel, Stopwatch
 from ofa_kit import GREY, WIDTH, Data, candidate, context, one_thread, options
 

@@ -12,8 +12,9 @@ from clinipress.errors import ModelError, RecipeError
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.ofa import Space
 from clinipress.recipe import FineTuneStep
+from clinipress.step_recipes import PHASES, Phase, ShrinkStep
 from clinipress.steps import shrink as shrink_step
-from clinipress.steps.shrink import PHASES, Phase, Shrink, ShrinkStep
+from clinipress.steps.shrink import Shrink
 from clinipress.steps.supernets import calibration_batches, sub_net
 from clinipress.steps.train import FineTune
 from clinipress.train.shrinking import Shrinking, SubnetLoss, standalone

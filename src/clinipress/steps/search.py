@@ -16,11 +16,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
 from clinipress.candidate import Candidate, Context, predict_rows
 from clinipress.data.study import Rows
@@ -29,7 +28,7 @@ from clinipress.models.classifier import TorchCandidate
 from clinipress.models.ofa import Architecture, Space
 from clinipress.models.ofa.architecture import architecture_of
 from clinipress.models.ofa.evolution import Evolution, Score, evolve
-from clinipress.recipe import Config
+from clinipress.step_recipes import SearchStep
 from clinipress.steps.fitting import step_seed
 from clinipress.steps.sub_net_latency import LatencyModel, Stopwatch
 from clinipress.steps.supernets import (
@@ -40,50 +39,11 @@ from clinipress.steps.supernets import (
 )
 from clinipress.store import digest_of, write_atomically
 
-__all__ = ["Search", "SearchStep"]
+__all__ = ["Search"]
 
 MEASURED = 16  # sub-nets whose files are timed before a search under a latency limit
 ROUNDS = 3
 TASK = "search"
-
-
-class SearchStep(Config):
-    """Find the best sub-net within the limits; at least one limit is given.
-
-    Attributes:
-        macs: Most multiply-adds of an image.
-        parameters: Most parameters.
-        latency_ms: Most milliseconds of a call with one image, in ONNX Runtime, float32.
-        latency_threads: Threads of that.
-        population: Sub-nets of a generation.
-        generations: After the first, which is drawn.
-        parents: Share of a generation that children come from, and that stays.
-        mutation: Probability with which a depth or a block is drawn anew; half of the children are
-            mutations of one parent, half are crossed from two.
-        finalists: Sub-nets whose latency is measured in the end.
-        images: Validation images that decide; None: all. The same for all sub-nets.
-        calibration_images: Training images on which batch norms are measured again.
-    """
-
-    step: Literal["search"] = "search"
-    name: str | None = None
-    macs: int | None = Field(None, gt=0)
-    parameters: int | None = Field(None, gt=0)
-    latency_ms: float | None = Field(None, gt=0)
-    latency_threads: int = Field(1, ge=1)
-    population: int = Field(24, ge=2)
-    generations: int = Field(8, ge=0)
-    parents: float = Field(0.25, gt=0, le=1)
-    mutation: float = Field(0.1, gt=0, le=1)
-    finalists: int = Field(4, ge=1)
-    images: int | None = Field(None, ge=1)
-    calibration_images: int = Field(256, ge=2)
-
-    @model_validator(mode="after")
-    def _a_limit(self) -> SearchStep:
-        if self.macs is None and self.parameters is None and self.latency_ms is None:
-            raise ValueError("give at least one limit: 'macs', 'parameters' or 'latency_ms'")
-        return self
 
 
 class _Journal:

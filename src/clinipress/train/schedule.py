@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import RecipeError
-from clinipress.recipe import Decay
+from clinipress.step_recipes import Decay
 
 __all__ = ["epoch_order", "epoch_sizes", "learning_rate", "steps_per_epoch"]
 
