@@ -24,7 +24,8 @@ FULL_EPOCHS = 50  # the edge guide's, for distillation
 # Networks without batch norm, and transformers, diverge at the rate that suits the others.
 RATES = {"vgg16": 1e-4, "vgg19": 1e-4, "visformer_s": 5e-4, "autoformerv2_t": 5e-4}
 # Images that the small scale shows each network; more for those that are cheap.
-SEEN = {"vgg16": 1500, "vgg19": 1500, "xception": 1500, "visformer_s": 3000, "autoformerv2_t": 3000}
+# A VGG's 140 million parameters cost seconds a step, and its checkpoint 2 GB an epoch.
+SEEN = {"vgg16": 900, "vgg19": 900, "xception": 1500, "visformer_s": 3000, "autoformerv2_t": 3000}
 SEEN_ELSE = 3000
 
 
