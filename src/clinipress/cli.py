@@ -372,6 +372,36 @@ def models(
 
 
 @app.command()
+def table(
+    name: Annotated[str, typer.Argument(help="s0, s1, s2 or s4.")],
+    data: Annotated[Path, typer.Option("--data", help="The images.")],
+    scale: Annotated[str, typer.Option("--scale", help="small or full.")] = "small",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Default runs/table-NAME-SCALE.")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option("--ray", help="Address of a Ray cluster, or local.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a paper's table again, beside the figures it prints; run it again to go on."""
+    from clinipress.tables.render import markdown
+    from clinipress.tables.run import run_table
+
+    folder = out or Path("runs") / f"table-{name}-{scale}"
+    found = run_table(
+        name,
+        data,
+        folder,
+        scale=scale,  # type: ignore[arg-type]
+        ray=ray,
+        progress=_progress(as_json),
+    )
+    _write(found.model_dump_json(indent=1) if as_json else markdown(found))
+    raise typer.Exit(NOT_PASSED if found.failed else PASSED)
+
+
+@app.command()
 def targets(as_json: Json = False) -> None:
     """List the devices clinipress knows, with a source for each number."""
     from clinipress.targets import TARGETS
