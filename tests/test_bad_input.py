@@ -217,6 +217,21 @@ def test_report_of_a_folder_without_a_run(call, tmp_path):
     one_line(call("report", tmp_path), "result.json")
 
 
+def test_compare_scores_refuses_what_they_are_not(call, bundle, tmp_path):
+    one_line(call("compare", bundle, bundle), ".npz")
+    (tmp_path / "a.npz").write_bytes(b"no archive")
+    one_line(call("compare", tmp_path / "a.npz", tmp_path / "a.npz"), "a.npz")
+
+
+def test_tables_and_named_sets_that_do_not_exist(call, phantoms, tmp_path):
+    one_line(call("table", "s9", "--data", phantoms), "s0, s1, s2, s4")
+    one_line(call("table", "s1", "--data", phantoms, "--scale", "tiny"), "small, full")
+    one_line(call("table", "s1", "--data", tmp_path / "absent"), "absent")
+    one_line(call("data", "nonsense"), "covid-ct")
+    code, lines = call("data", "nickparvar", "--out", tmp_path / "none")
+    assert code == 2, lines
+
+
 def test_unknown_option_and_command(call):
     assert call("run", "--nonsense")[0] == 2
     assert call("nonsense")[0] == 2

@@ -22,14 +22,14 @@ def test_help_names_every_command_of_the_contract(call):
     code, text = call("--help")
     assert code == 0
     first = ["demo", "run", "init", "audit", "evaluate", "compare"]
-    for command in (*first, "predict", "bench", "report", "models", "targets"):
+    for command in (*first, "predict", "bench", "report", "models", "targets", "data", "table"):
         assert f" {command} " in text, command
 
 
 def test_every_command_has_json(call):
     for command in ("demo", "run", "init", "audit", "evaluate", "compare", "predict", "bench"):
         assert "--json" in call(command, "--help")[1], command
-    for command in ("report", "models", "targets"):
+    for command in ("report", "models", "targets", "data", "table"):
         assert "--json" in call(command, "--help")[1], command
 
 
