@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
-from clinipress.candidate import Context
-from clinipress.data.study import Rows
+import step_kit
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.zoo import new_classifier
 from clinipress.recipe import ModelRecipe, TrainOptions
 from clinipress.records import Card, InputSpec
+from step_kit import Data
 
 SIDE, WIDTH = 32, 0.25
 GREY = InputSpec(channels=1, height=SIDE, width=SIDE)
@@ -35,35 +34,9 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-class Cache:
-    """Pixels in memory, classes told apart by brightness."""
-
-    def __init__(self, count=112):
-        random = np.random.default_rng(0)
-        self.labels = np.arange(count, dtype=np.int64) % 2
-        noise = random.integers(0, 60, (count, 1, SIDE, SIDE))
-        self.pixels = (noise + 90 * self.labels[:, None, None, None]).astype(np.uint8)
-        self.shape = self.pixels.shape
-
-    def take(self, indices):
-        return self.pixels[indices]
-
-
-class Data:
-    """What a step asks of a study's data."""
-
-    classes, modality, digest = ("dark", "bright"), "generic", "0" * 64
-
-    def __init__(self):
-        self.pixels = Cache()
-
-    def cache(self, spec):
-        return self.pixels
-
-    def rows(self, split, spec):
-        index = np.arange(64) if split == "train" else np.arange(64, 112)
-        keys = tuple(f"{i}" for i in index)
-        return Rows(index, self.pixels.labels[index], index, keys)
+def drawn():
+    """112 drawn images, of which 64 are trained on."""
+    return Data(112, 64, SIDE, 60)
 
 
 def options(**changes):
@@ -79,6 +52,4 @@ def candidate(factory="clinipress.models.ofa:ofa_supernet", seed=0, **arguments)
 
 
 def context(folder, reference=None, **changes):
-    folder.mkdir(parents=True, exist_ok=True)
-    fields = {"data": Data(), "work": folder, "shared": folder, "threads": 1}
-    return Context(reference=reference, **(fields | changes))
+    return step_kit.context(folder, changes.pop("data", None) or drawn(), reference, **changes)

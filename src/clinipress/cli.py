@@ -230,24 +230,19 @@ def _external_test(
 ) -> NoReturn:
     """Measure a run elsewhere, draw its report again, and leave with the verdict's exit code."""
     from clinipress.external import evaluate_run
-    from clinipress.report.build import write_report
-    from clinipress.report.checks import with_checks
-    from clinipress.report.documents import write_documents
-    from clinipress.store import read_result
+    from clinipress.report.checks import redraw
 
     test = evaluate_run(
         run, data, name=name, class_map=class_map, split=split, threads=threads,
         progress=_progress(as_json),
     )  # fmt: skip
-    result = with_checks(read_result(run), run)
-    path = write_report(result, run)
-    write_documents(result, run)
+    result, pages = redraw(run)
     if as_json:
         _write(test.model_dump_json(indent=1))
     else:
         from clinipress.terminal import show_external
 
-        show_external(test, result, path)
+        show_external(test, result, pages[0])
     verdicts = [row.verdict.status for row in test.rows.values() if row.verdict]
     raise typer.Exit(PASSED if set(verdicts) == {"pass"} else NOT_PASSED)
 
@@ -333,13 +328,9 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Rebuild the report, and what lies beside it, from the records of a run."""
-    from clinipress.report.build import write_report
-    from clinipress.report.checks import with_checks
-    from clinipress.report.documents import write_documents
-    from clinipress.store import read_result
+    from clinipress.report.checks import redraw
 
-    result = with_checks(read_result(folder), folder)
-    paths = (write_report(result, folder), *write_documents(result, folder))
+    _, paths = redraw(folder)
     if as_json:
         _write_json({"report": str(paths[0]), "documents": [str(path) for path in paths[1:]]})
     else:

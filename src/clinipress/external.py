@@ -18,9 +18,7 @@ from clinipress import gate
 from clinipress.candidate import Candidate, predict_rows
 from clinipress.data.study import whole_dataset
 from clinipress.errors import InputError, ModelError
-from clinipress.evaluate.evidence import drops, evidence
 from clinipress.evaluate.metrics import confusion
-from clinipress.evaluate.paired import discordance
 from clinipress.evaluate.scores import Scores
 from clinipress.loading import load_candidate
 from clinipress.progress import SILENT, Progress
@@ -33,10 +31,9 @@ from clinipress.records import (
     Interval,
     Result,
     RiskLevel,
-    Verdict,
 )
 from clinipress.report.checks import EXTERNAL
-from clinipress.sections import Asked, guarded, statistics
+from clinipress.sections import Asked, figures, judged, statistics
 from clinipress.store import read_result, write_atomically
 
 __all__ = ["compare", "evaluate", "evaluate_run", "load_candidate", "parse_class_map"]
@@ -149,7 +146,7 @@ def evaluate(
         "data": str(data),
         "images": len(mine.labels),
         "unreadable": [u.model_dump() for u in audit.unreadable],
-        "evidence": _plain(_evidence(mine, resamples)),
+        "evidence": _plain(figures(asked, mine)),
         "findings": found.model_dump(mode="json"),
         "classes": list(mine.classes),
         "warnings": list(audit.warnings),
@@ -196,7 +193,8 @@ def compare(
         place = Elsewhere(data, class_map, split, threads, progress)
         facts, (a, b) = _run(reference, candidate, place)
     asked = Asked(risk, EvidenceRecipe(), resamples)  # type: ignore[arg-type]
-    row, verdict = _judged(asked, gate.rules_for(asked.risk), a, b, None)
+    found = statistics(asked, a, b, validation=None)
+    second = judged(asked, gate.rules_for(asked.risk), a, b, found)
     return {
         "reference": facts[0]["name"],
         "candidate": facts[1]["name"],
@@ -204,12 +202,12 @@ def compare(
         "risk": risk,
         "images": len(a.labels),
         "candidates": [
-            {**facts[0], "evidence": {"data": _plain(_evidence(a, resamples))}},
-            {**facts[1], "evidence": {"data": _plain(row.evidence)}},
+            {**facts[0], "evidence": {"data": _plain(figures(asked, a))}},
+            {**facts[1], "evidence": {"data": _plain(second.evidence)}},
         ],
-        "drop": _plain(row.drop),
-        "findings": row.findings.model_dump(mode="json"),
-        "verdict": verdict.model_dump(mode="json"),
+        "drop": _plain(second.drop),
+        "findings": found.model_dump(mode="json"),
+        "verdict": second.verdict.model_dump(mode="json") if second.verdict else None,
     }
 
 
@@ -259,9 +257,12 @@ def evaluate_run(
         path = folder / f"{title}-{row.name}.npz"
         one.save(path)
         chosen_on = kept[result.reference], kept[row.name]
-        found, _ = _judged(asked, result.rules, root, one, chosen_on)
-        tested[row.name] = found.model_copy(
-            update={"digest": row.digest, "per_image": path.relative_to(run).as_posix()}
+        found = statistics(asked, root, one, validation=chosen_on)
+        tested[row.name] = ExternalRow(
+            digest=row.digest,
+            per_image=path.relative_to(run).as_posix(),
+            findings=found,
+            **vars(judged(asked, result.rules, root, one, found)),
         )
     test = ExternalTest(
         name=title,
@@ -288,34 +289,6 @@ def _rows_to_test(result: Result) -> list[CandidateRecord]:
     if not rows or not root:
         raise InputError("a run that shipped a candidate", f"'{result.study}', which shipped none")
     return [*root, *rows]
-
-
-def _judged(
-    asked: Asked,
-    rules: tuple[Any, ...],
-    root: Scores,
-    mine: Scores,
-    validation: tuple[Scores, Scores] | None,
-) -> tuple[ExternalRow, Verdict]:
-    """Everything that two sets of scores tell of the second, and its verdict."""
-    itself = root is mine
-    found = statistics(asked, root, mine, validation=validation)
-    fall = {} if itself else drops(
-        root.logits, mine.logits, mine.labels, mine.classes, units=mine.units,
-        resamples=asked.resamples, seed=asked.seed, positive=mine.positive,
-    )  # fmt: skip
-    shares = discordance(root.logits, mine.logits, mine.labels, mine.classes)
-    verdict = guarded(gate.judge(rules, fall, discordance=shares), found, asked.guards)
-    row = ExternalRow(
-        digest="",
-        per_image="",
-        evidence=_evidence(mine, asked.resamples, None if itself else root),
-        confusion=confusion(mine.logits, mine.labels, len(mine.classes)).tolist(),
-        drop=fall,
-        findings=found,
-        verdict=None if itself else verdict,
-    )
-    return row, verdict
 
 
 def _run(
@@ -365,14 +338,6 @@ def _facts(candidate: Candidate, mine: Scores) -> dict[str, Any]:
         "precision": card.precision,
         "confusion": confusion(mine.logits, mine.labels, len(card.classes)).tolist(),
     }
-
-
-def _evidence(mine: Scores, resamples: int, root: Scores | None = None) -> dict[str, Interval]:
-    """Every metric with its interval."""
-    return evidence(
-        mine.logits, mine.labels, mine.classes, reference=None if root is None else root.logits,
-        units=mine.units, resamples=resamples, positive=mine.positive,
-    )  # fmt: skip
 
 
 def _plain(figures: Mapping[str, Interval]) -> dict[str, Any]:

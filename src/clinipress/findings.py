@@ -9,7 +9,7 @@ Drops are reference minus candidate throughout, as everywhere in clinipress.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
@@ -31,6 +31,7 @@ __all__ = [
     "ReliabilityBin",
     "Saliency",
     "SaliencyPanel",
+    "Section",
     "Stress",
     "StressCurve",
     "StressLevel",
@@ -38,7 +39,8 @@ __all__ = [
 ]
 
 # Names of the sections, in the order of the report; a study may name some as guards.
-SECTIONS = ("operating", "calibration", "subgroups", "disagreement", "stress", "saliency")
+Section = Literal["operating", "calibration", "subgroups", "disagreement", "stress", "saliency"]
+SECTIONS: tuple[Section, ...] = get_args(Section)
 
 
 class OperatingRow(Record):

@@ -26,6 +26,7 @@ __all__ = [
     "MARGINS",
     "MetricFacts",
     "cases_to_decide",
+    "counted",
     "judge",
     "metric_facts",
     "relative_drop",
@@ -296,6 +297,11 @@ def _advice(cases: int | None, may_pass: bool) -> str:
         return "no useful number of cases would decide"
     rounded = round(cases, 2 - len(str(cases))) if cases >= 100 else cases
     return f"about {rounded:,} would {'decide' if may_pass else 'show the loss'}"
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A count with its noun: "1 image", "1,234 images"."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _figures(name: str, label: str, loss: Interval, margin: float) -> str:

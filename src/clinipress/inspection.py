@@ -111,8 +111,7 @@ def _probes(
 ) -> dict[str, tuple[Probe, ...]]:
     """Row -> how sure it is of pictures that are out of scope, beside the first row."""
     some = keys[:PROBED]
-    cache = card.runner.data.cache(rows[0].file.card.input)
-    images = cache.take(cache.where(some))
+    images = _pixels(card, some)
     pictures = probe_pictures(images, some, card.runner.study.seed)
     answers = probe_logits({row.name: row.file for row in rows}, pictures)
     asked = [(card.calibrated(row), answers[row.name]) for row in rows]
@@ -162,9 +161,8 @@ def _saliency(card: Scorecard, row: Row, split: str) -> Saliency | str:
     study, scores = runner.study, root.scores[split]
     chosen = stress_rows(scores.labels, scores.units, study.evidence.saliency, study.seed)
     keys = tuple(scores.keys[at] for at in chosen)
-    cache = runner.data.cache(root.file.card.input)
     images = SalientImages(
-        pixels=cache.take(cache.where(keys)),
+        pixels=_pixels(card, keys),
         keys=keys,
         labels=scores.labels[chosen],
         units=scores.units[chosen],
@@ -268,13 +266,18 @@ def _with_pictures(card: Scorecard, found: Findings) -> Findings:
     held = found.disagreement
     if held is None or not held.flips:
         return found
-    cache = card.runner.data.cache(card.reference.file.card.input)
-    images = cache.take(cache.where(tuple(flip.key for flip in held.flips)))
+    images = _pixels(card, [flip.key for flip in held.flips])
     pictured = tuple(
         flip.model_copy(update={"picture": _thumbnail(card.runner.store.folder, flip.key, image)})
         for flip, image in zip(held.flips, images, strict=True)
     )
     return found.model_copy(update={"disagreement": held.model_copy(update={"flips": pictured})})
+
+
+def _pixels(card: Scorecard, keys: Sequence[str]) -> NDArray[np.uint8]:
+    """Decoded images uint8 ``[n, c, h, w]`` at the reference's input."""
+    cache = card.runner.data.cache(card.reference.file.card.input)
+    return cache.take(cache.where(keys))
 
 
 def _thumbnail(run: Path, key: str, image: NDArray[np.uint8]) -> str:

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from clinipress.findings import Section
 from clinipress.records import InputSpec, RiskLevel
 from clinipress.step_recipes import (
     STEPS,
@@ -232,8 +233,6 @@ class ExportRecipe(Config):
             raise ValueError("'runtime' has no meaning for 'onnx' files: choose a method")
         return self
 
-
-Section = Literal["operating", "calibration", "subgroups", "disagreement", "stress", "saliency"]
 
 # Sections that can stop a candidate where a study does not say which. Where a wrong answer treats a
 # patient, a loss shown in any figure of the patients' images does; elsewhere one shown in a group.

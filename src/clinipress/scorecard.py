@@ -10,23 +10,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress import __version__, distributed, gate
+from clinipress import __version__, distributed
 from clinipress.data.study import Rows
 from clinipress.evaluate.calibration import (
     fit_temperature,
     operating_points,
     uncertain_threshold,
 )
-from clinipress.evaluate.evidence import drops, evidence
-from clinipress.evaluate.metrics import confusion
-from clinipress.evaluate.paired import discordance
 from clinipress.evaluate.scores import Scores
 from clinipress.findings import Findings
 from clinipress.models.classifier import TorchCandidate
 from clinipress.records import Card, Interval, Rule, Verdict
 from clinipress.runner import Runner
 from clinipress.runtimes.files import FileCandidate
-from clinipress.sections import Asked, guarded, statistics
+from clinipress.sections import Asked, fall, judged, statistics
 from clinipress.store import digest_of, read_json, write_atomically
 from clinipress.targets import Target
 
@@ -116,28 +113,17 @@ class Scorecard:
         self._score(row, "validation", rows, self.runner.logits(row.file, "validation"))
 
     def _score(self, row: Row, split: str, rows: Rows, logits: NDArray[np.float32]) -> None:
-        study, classes = self.runner.study, row.file.card.classes
         mine = row.scores[split] = self._answers(row, rows, logits)
-        root = None if row is self.reference else self.reference.scores[split].logits
-        options: dict[str, Any] = {
-            "units": rows.units,
-            "resamples": study.bootstrap,
-            "seed": study.seed,
-            "positive": study.data.positive,
-        }
-        labels = rows.labels
-        row.evidence[split] = evidence(logits, labels, classes, reference=root, **options)
-        row.confusion[split] = confusion(logits, labels, len(classes)).tolist()
         row.findings[split] = self._findings(row, split)
+        root = self.reference.scores[split]
+        found = judged(self.asked, self.rules, root, mine, row.findings[split])
+        row.evidence[split], row.confusion[split] = found.evidence, found.confusion
         accuracy = row.evidence[split]["accuracy"]
         span = f"{accuracy.low:.1%} to {accuracy.high:.1%}"
         said = f"{row.name}: {split} accuracy {accuracy.value:.1%} ({span})"
-        if root is not None:
-            row.drops[split] = drops(root, logits, labels, classes, **options)
-            found = discordance(root, logits, labels, classes)
-            verdict = gate.judge(self.rules, row.drops[split], discordance=found)
-            row.verdicts[split] = guarded(verdict, row.findings[split], self.asked.guards)
-            said += f", {row.verdicts[split].status}"
+        if found.verdict is not None:
+            row.drops[split], row.verdicts[split] = found.drop, found.verdict
+            said += f", {found.verdict.status}"
         self.runner.progress.say(said)
         if distributed.is_main():
             mine.save(self.runner.store.folder / scores_path(row.name, split))
@@ -166,7 +152,7 @@ class Scorecard:
             "split": split,
             "data": self.runner.data.digest,
             "groups": digest_of(dict(row.scores[split].groups)),
-            "asked": [*map(str, (self.asked.risk, self.asked.resamples, self.asked.seed))],
+            "asked": [self.asked.risk, str(self.asked.resamples), str(self.asked.seed)],
             "recipe": self.asked.recipe.model_dump(mode="json"),
             "version": __version__,
         }
@@ -219,18 +205,14 @@ class Scorecard:
 
     def over_control(self, row: Row) -> dict[str, dict[str, Interval]]:
         """What the teacher gave: the row minus its control, paired, split -> metric -> interval."""
-        control, study = self.control(row), self.runner.study
+        control = self.control(row)
         if control is None:
             return {}
-        found = {}
-        for split in [name for name in row.scores if name in control.scores]:
-            mine, other = row.scores[split], control.scores[split]
-            found[split] = drops(
-                mine.logits, other.logits, mine.labels, mine.classes,
-                units=mine.units, resamples=study.bootstrap, seed=study.seed,
-                positive=study.data.positive,
-            )  # fmt: skip
-        return found
+        return {
+            split: fall(self.asked, mine, control.scores[split])
+            for split, mine in row.scores.items()
+            if split in control.scores
+        }
 
     def gain(self, row: Row) -> float:
         """Product of size and speed gains over the reference; of size alone where it is untimed."""

@@ -1,4 +1,4 @@
-"""The sections of evidence beside the rules: made of per-image scores, and joined to the verdict.
+"""Everything that two sets of per-image scores tell: figures, sections of evidence, the verdict.
 
 Pure functions: who calls them decides what is kept and where. The sections that need the model run
 again (stress, saliency) are in `clinipress.inspection`.
@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from clinipress import gate
 from clinipress.evaluate.calibration import calibration_section
 from clinipress.evaluate.disagreement import AGREEMENT, disagreement_section
+from clinipress.evaluate.evidence import drops, evidence
+from clinipress.evaluate.metrics import confusion
 from clinipress.evaluate.operating import operating_section
+from clinipress.evaluate.paired import discordance
 from clinipress.evaluate.scores import Scores
 from clinipress.evaluate.subgroups import subgroups_section
 from clinipress.findings import Findings
-from clinipress.gate import MARGINS
 from clinipress.recipe import GUARDS, EvidenceRecipe
-from clinipress.records import RiskLevel, Verdict
+from clinipress.records import Interval, RiskLevel, Rule, Verdict
 
-__all__ = ["Asked", "guarded", "statistics"]
+__all__ = ["Asked", "Judged", "fall", "figures", "guarded", "judged", "statistics"]
 
 NO_THRESHOLDS = "no validation scores to choose thresholds on"
 
@@ -43,13 +47,96 @@ class Asked:
     @property
     def margin(self) -> float:
         """Largest fall allowed of the primary metric, a share."""
-        return MARGINS[self.risk]
+        return gate.MARGINS[self.risk]
 
     @property
     def guards(self) -> Sequence[str]:
         """Sections that can stop a candidate."""
         chosen = self.recipe.guards
         return GUARDS[self.risk] if chosen is None else chosen
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A candidate's figures on one split, and what the rules and guards say of them.
+
+    Attributes:
+        evidence: Metric -> its interval.
+        confusion: Images by true class (rows) and answer (columns).
+        drop: Metric -> reference minus candidate, paired; empty for the reference itself.
+        verdict: None for the reference itself.
+    """
+
+    evidence: dict[str, Interval]
+    confusion: list[list[int]]
+    drop: dict[str, Interval]
+    verdict: Verdict | None
+
+
+def judged(
+    asked: Asked,
+    rules: Sequence[Rule],
+    reference: Scores,
+    candidate: Scores,
+    findings: Findings,
+) -> Judged:
+    """Everything that two sets of scores tell of the second.
+
+    Args:
+        asked: What was declared.
+        rules: Of the verdict.
+        reference: The reference's answers on a split.
+        candidate: The candidate's on the same images in the same order; the reference's own
+            again for the reference itself.
+        findings: The candidate's sections, of which those that are guards can stop it.
+    """
+    labels, classes = candidate.labels, candidate.classes
+    itself = candidate is reference
+    drop = {} if itself else fall(asked, reference, candidate)
+    verdict = None
+    if not itself:
+        shares = discordance(reference.logits, candidate.logits, labels, classes)
+        verdict = guarded(gate.judge(rules, drop, discordance=shares), findings, asked.guards)
+    return Judged(
+        evidence=figures(asked, candidate, None if itself else reference),
+        confusion=confusion(candidate.logits, labels, len(classes)).tolist(),
+        drop=drop,
+        verdict=verdict,
+    )
+
+
+def figures(
+    asked: Asked, candidate: Scores, reference: Scores | None = None
+) -> dict[str, Interval]:
+    """Every metric of a set of scores; agreement with `reference` too where there is one."""
+    other = None if reference is None else reference.logits
+    return evidence(
+        candidate.logits,
+        candidate.labels,
+        candidate.classes,
+        reference=other,
+        **_options(asked, candidate),
+    )
+
+
+def fall(asked: Asked, reference: Scores, candidate: Scores) -> dict[str, Interval]:
+    """Every metric of the one minus that of the other on the same images, paired."""
+    return drops(
+        reference.logits,
+        candidate.logits,
+        candidate.labels,
+        candidate.classes,
+        **_options(asked, candidate),
+    )
+
+
+def _options(asked: Asked, scores: Scores) -> dict[str, Any]:
+    return {
+        "units": scores.units,
+        "resamples": asked.resamples,
+        "seed": asked.seed,
+        "positive": scores.positive,
+    }
 
 
 def statistics(

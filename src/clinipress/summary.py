@@ -21,8 +21,7 @@ from clinipress.records import (
     TestOpening,
     Verdict,
 )
-from clinipress.report.build import write_report
-from clinipress.report.documents import write_documents
+from clinipress.report.documents import write_pages
 from clinipress.report.limits import limits
 from clinipress.report.view import View
 from clinipress.scorecard import Row, Scorecard, scores_path
@@ -87,8 +86,7 @@ def write_result(result: Result, out: Path) -> None:
     write_atomically(out / "result.json", result.model_dump_json(indent=1))
     schema = json.dumps(Result.model_json_schema(), indent=1)
     write_atomically(out / "result.schema.json", schema)
-    write_report(result, out)
-    write_documents(result, out)
+    write_pages(result, out)
 
 
 def _bundles(choice: Choice) -> dict[str, str]:

@@ -13,8 +13,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from clinipress.candidate import Context
-from clinipress.data.study import Rows
+import step_kit
 from clinipress.errors import ModelError
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.pruned import prune
@@ -25,42 +24,12 @@ from clinipress.recipe import ModelRecipe, PruneStep, TrainOptions
 from clinipress.records import Card, InputSpec
 from clinipress.steps import prune as prune_step
 from clinipress.steps.prune import Prune
+from step_kit import Data
 
 GREY = InputSpec(channels=1, height=16, width=16)
 QUICK = TrainOptions(
     epochs=2, batch_size=8, warmup_epochs=0, numerics="float32-contiguous", ema_decay=None
 )
-
-
-class Cache:
-    """Pixels in memory, classes told apart by brightness."""
-
-    def __init__(self, count=40):
-        random = np.random.default_rng(0)
-        self.labels = np.arange(count, dtype=np.int64) % 2
-        noise = random.integers(0, 90, (count, 1, 16, 16))
-        self.pixels = (noise + 90 * self.labels[:, None, None, None]).astype(np.uint8)
-        self.shape = self.pixels.shape
-
-    def take(self, indices):
-        return self.pixels[indices]
-
-
-class Data:
-    """What a step asks of a study's data."""
-
-    classes, modality, digest = ("dark", "bright"), "generic", "0" * 64
-
-    def __init__(self):
-        self.pixels = Cache()
-
-    def cache(self, spec):
-        return self.pixels
-
-    def rows(self, split, spec):
-        index = np.arange(24) if split == "train" else np.arange(24, 40)
-        keys = tuple(f"{i}" for i in index)
-        return Rows(index, self.pixels.labels[index], index, keys)
 
 
 def candidate(width=16, seed=0):
@@ -72,8 +41,7 @@ def candidate(width=16, seed=0):
 
 
 def context(folder, reference=None):
-    folder.mkdir(parents=True, exist_ok=True)
-    return Context(data=Data(), reference=reference, work=folder, shared=folder, threads=1)
+    return step_kit.context(folder, Data(), reference)
 
 
 def recipe(**changes):

@@ -23,7 +23,7 @@ from clinipress.steps.export import export_onnx, to_int8
 from clinipress.steps.prune import Prune
 from clinipress.steps.search import Search
 from clinipress.steps.sub_net_latency import LatencyModel, Stopwatch
-from ofa_kit import GREY, WIDTH, Data, candidate, context, one_thread, options
+from ofa_kit import GREY, WIDTH, candidate, context, drawn, one_thread, options
 
 __all__ = ["one_thread"]  # a fixture for every test here
 
@@ -92,7 +92,7 @@ def test_another_network_is_refused(searched, tmp_path):
 def test_the_accuracy_is_that_of_the_child(searched, tmp_path):
     """What the search saw of the sub-net is what the sub-net does."""
     plan, child, _ = searched
-    data = Data()
+    data = drawn()
     rows = data.rows("validation", GREY)
     logits = predict_rows(child, data.cache(GREY), rows)
     assert plan["search"]["accuracy"] == float((logits.argmax(1) == rows.labels).mean())
@@ -107,7 +107,7 @@ def test_scores_are_accuracy_and_log_likelihood():
 
 
 def test_the_same_images_for_every_sub_net():
-    rows = Data().rows("validation", GREY)
+    rows = drawn().rows("validation", GREY)
     some = search_step._some(rows, 10, 0)
     assert len(some.index) == 10
     assert set(some.index) < set(rows.index)
@@ -222,7 +222,7 @@ def test_it_is_saved_and_loaded(searched, tmp_path):
     child.save(tmp_path)
     again = TorchCandidate.load(tmp_path)
     assert again.digest == child.digest
-    images = Data().pixels.take(np.arange(4))
+    images = drawn().pixels.take(np.arange(4))
     assert np.array_equal(again.predict(images), child.predict(images))
 
 
@@ -246,7 +246,7 @@ def test_it_distils(searched, supernet, tmp_path):
 
 def test_it_exports_and_quantizes(searched, tmp_path):
     _, child, _ = searched
-    images = Data().pixels.take(np.arange(32))
+    images = drawn().pixels.take(np.arange(32))
     exported = export_onnx(child, tmp_path / "a.onnx", images=images[:4])
     assert isinstance(exported, OnnxCandidate)
     answers = to_int8(tmp_path / "a.onnx", tmp_path / "b.onnx", images).predict(images)
@@ -256,7 +256,7 @@ def test_it_exports_and_quantizes(searched, tmp_path):
 
 
 def test_a_supernet_is_exported_as_its_largest_network(supernet, tmp_path):
-    images = Data().pixels.take(np.arange(4))
+    images = drawn().pixels.take(np.arange(4))
     export_onnx(supernet, tmp_path / "a.onnx", images=images)
     assert (tmp_path / "a.onnx").is_file()
 

@@ -18,7 +18,7 @@ from clinipress.steps.shrink import Shrink
 from clinipress.steps.supernets import calibration_batches, sub_net
 from clinipress.steps.train import FineTune
 from clinipress.train.shrinking import Shrinking, SubnetLoss, standalone
-from ofa_kit import GREY, WIDTH, Data, candidate, context, one_thread, options
+from ofa_kit import GREY, WIDTH, candidate, context, drawn, one_thread, options
 
 __all__ = ["one_thread"]  # a fixture for every test here
 
@@ -101,7 +101,7 @@ def test_a_step_answers_with_the_ends_and_the_drawn(trained):
     module = shrinking(trained, sampled=2).train()
     expected = module.chosen()
     assert expected[:2] == [ALL.largest(), ALL.smallest()]
-    images = torch.from_numpy(Data().pixels.take(np.arange(8)))
+    images = torch.from_numpy(drawn().pixels.take(np.arange(8)))
     answers = module(images)
     assert answers.shape == (8, 4, 2)
     supernet = trained.module.backbone
@@ -114,9 +114,9 @@ def test_a_step_answers_with_the_ends_and_the_drawn(trained):
 
 
 def test_draws_depend_on_seed_epoch_and_step_alone(trained):
-    images = torch.from_numpy(Data().pixels.take(np.arange(4)))
+    images = torch.from_numpy(drawn().pixels.take(np.arange(4)))
 
-    def drawn(epoch, **changes):
+    def sub_nets(epoch, **changes):
         module = shrinking(trained, **changes).train()
         module.begin(epoch)
         found = []
@@ -125,8 +125,8 @@ def test_draws_depend_on_seed_epoch_and_step_alone(trained):
             module(images)
         return found
 
-    assert drawn(0) == drawn(0)
-    assert len({*drawn(0), *drawn(1), *drawn(0, seed=1)}) == 9
+    assert sub_nets(0) == sub_nets(0)
+    assert len({*sub_nets(0), *sub_nets(1), *sub_nets(0, seed=1)}) == 9
     trained.module.eval()
 
 
@@ -158,7 +158,7 @@ def test_evaluation_is_of_the_smallest_with_norms_of_its_own(trained, tmp_path):
     where = context(tmp_path)
     batches = calibration_batches(64, GREY, 0, where)
     module = shrinking(trained, calibration=batches).eval()
-    images = torch.from_numpy(Data().pixels.take(np.arange(64, 80)))
+    images = torch.from_numpy(drawn().pixels.take(np.arange(64, 80)))
     with torch.inference_mode():
         found = module(images)
         expected = standalone(trained.module, ALL.smallest(), batches)(images)
@@ -172,7 +172,7 @@ def test_evaluation_sees_weights_that_changed(trained):
     import copy
 
     module = shrinking(TorchCandidate(trained.card, copy.deepcopy(trained.module))).eval()
-    images = torch.from_numpy(Data().pixels.take(np.arange(4)))
+    images = torch.from_numpy(drawn().pixels.take(np.arange(4)))
     with torch.inference_mode():
         before = module(images).clone()
         module.network.backbone.head.bias.add_(1.0)
@@ -184,7 +184,7 @@ def test_evaluation_sees_weights_that_changed(trained):
 def test_evaluation_takes_weights_that_are_swapped_in(trained):
     """The loop evaluates its averaged weights through functional_call."""
     module = shrinking(trained).eval()
-    images = torch.from_numpy(Data().pixels.take(np.arange(4)))
+    images = torch.from_numpy(drawn().pixels.take(np.arange(4)))
     weights = {k: v.clone() for k, v in module.state_dict().items()}
     weights["network.backbone.head.bias"] += 2
     with torch.inference_mode():
@@ -197,7 +197,7 @@ def test_calibration_images_are_mixed_training_images(tmp_path):
     where = context(tmp_path)
     batches = calibration_batches(64, GREY, 0, where)
     assert [len(batch) for batch in batches] == [32, 32]
-    train = {row.tobytes() for row in Data().pixels.take(np.arange(64))}
+    train = {row.tobytes() for row in drawn().pixels.take(np.arange(64))}
     assert all(image.numpy().tobytes() in train for batch in batches for image in batch)
     bright = [(batch.float().mean((1, 2, 3)) > 100).float().mean() for batch in batches]
     assert all(0.2 < share < 0.8 for share in bright)

@@ -21,7 +21,14 @@ from clinipress.recipe import DataRecipe
 from clinipress.records import Audit, InputSpec, SplitSummary
 from clinipress.store import Store, digest_of, read_json, write_atomically
 
-__all__ = ["Rows", "StudyData", "open_study_data", "pixel_statistics", "whole_dataset"]
+__all__ = [
+    "Rows",
+    "StudyData",
+    "listing",
+    "open_study_data",
+    "pixel_statistics",
+    "whole_dataset",
+]
 
 STATISTICS_IMAGES = 2000
 
@@ -132,7 +139,7 @@ def open_study_data(
         raise DataError(
             f"'data.positive' to be one of {', '.join(dataset.classes)}", f"'{recipe.positive}'"
         )
-    inputs = {"items": _listing(dataset), "split": recipe.split.model_dump(), "seed": seed}
+    inputs = {"items": listing(dataset), "split": recipe.split.model_dump(), "seed": seed}
 
     def make(folder: Path) -> None:
         found, fingerprints = audit(dataset, seed=seed, progress=progress, threads=threads)
@@ -161,7 +168,7 @@ def open_study_data(
     )
 
 
-def _listing(dataset: Dataset) -> list[list[str | int | None]]:
+def listing(dataset: Dataset) -> list[list[str | int | None]]:
     """What the audit and the split depend on: names, labels, and each file's size and time."""
     return [[i.key, i.label, i.split, i.patient, *_stamp(i)] for i in dataset.items]
 

@@ -21,6 +21,7 @@ from clinipress.evaluate.intervals import unit_index, z_value
 from clinipress.evaluate.metrics import Cases, check_cases
 from clinipress.evaluate.paired import paired_difference
 from clinipress.evaluate.scores import Scores
+from clinipress.gate import counted
 from clinipress.records import Interval, Rule, Status, Verdict
 
 __all__ = [
@@ -168,11 +169,6 @@ def points(interval: Interval) -> str:
     return f"{interval.value:.1%} ({100 * interval.low:.1f} to {100 * interval.high:.1f})".replace(
         "%", " %"
     )
-
-
-def counted(number: int, noun: str) -> str:
-    """'1 image', '1,234 images'."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def are(number: int) -> str:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from clinipress.candidate import PREDICT_BATCH, Candidate
 from clinipress.data.disturb import DISTURBANCES, disturb
 from clinipress.errors import DataError, InputError
+from clinipress.evaluate.bootstrap import weighted_sums
 from clinipress.evaluate.intervals import (
     effective_size,
     is_clustered,
@@ -243,8 +244,9 @@ def _replicates(
     """Means ``[levels, resamples]`` on resamples of units that all levels share."""
     if not values:
         return np.zeros((0, resamples))
-    sums = np.stack([np.bincount(units, value) for value in (*values, np.ones(len(units)))])
-    blocks = [sums @ counts for counts in resample(units, labels, resamples, seed)]
+    each = (*values, np.ones(len(units)))
+    sums = np.stack([np.bincount(units, value) for value in each]).astype(np.float64)
+    blocks = [weighted_sums(sums, counts) for counts in resample(units, labels, resamples, seed)]
     drawn = np.concatenate(blocks, axis=1)
     return np.asarray(drawn[:-1] / drawn[-1])
 

@@ -48,7 +48,7 @@ from clinipress.report.words import (
     verdict_sentence,
 )
 
-__all__ = ["render", "write_report"]
+__all__ = ["render", "write_page", "write_report"]
 
 # No script runs and nothing is fetched, whatever a class name or a file name may hold.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -90,10 +90,19 @@ def write_report(result: Result, folder: Path) -> Path:
         StorageError: The file cannot be written.
     """
     pictures = read_pictures(View(result), folder)
-    path, part = folder / "report.html", folder / "report.html.part"
+    return write_page(folder / "report.html", render(result, pictures))
+
+
+def write_page(path: Path, text: str) -> Path:
+    """Write a page whole or not at all; its path again.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    part = path.with_name(f"{path.name}.part")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        part.write_text(render(result, pictures), encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
         part.replace(path)
     except OSError as problem:
         raise StorageError(

@@ -13,13 +13,31 @@ from pydantic import ValidationError
 from clinipress.edge.manifest import read_card
 from clinipress.errors import InputError
 from clinipress.records import CandidateRecord, DeviceCheck, ExternalRow, ExternalTest, Result
-from clinipress.store import read_json
+from clinipress.report.documents import write_pages
+from clinipress.store import read_json, read_result
 
-__all__ = ["EXTERNAL", "with_checks"]
+__all__ = ["EXTERNAL", "redraw", "with_checks"]
 
 PATTERN = "arm_check*.json"
 EXTERNAL = "external"
 Kept = TypeVar("Kept", DeviceCheck, ExternalTest)
+
+
+def redraw(run: Path) -> tuple[Result, tuple[Path, ...]]:
+    """Write all pages of a run again, with the checks and external tests made since.
+
+    Args:
+        run: A run folder.
+
+    Returns:
+        The record that they show, and their paths, the report's first.
+
+    Raises:
+        InputError: It is not a run.
+        StorageError: A page cannot be written.
+    """
+    result = with_checks(read_result(run), run)
+    return result, write_pages(result, run)
 
 
 def with_checks(result: Result, folder: Path) -> Result:

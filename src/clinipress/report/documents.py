@@ -1,17 +1,22 @@
-"""What lies beside report.html: report.md, the model card, the dossier for people and machines."""
+"""The report and what lies beside it: report.md, the model card, the dossier."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from clinipress.errors import StorageError
 from clinipress.records import Result
+from clinipress.report.build import write_page, write_report
 from clinipress.report.dossier import dossier
 from clinipress.report.dossier_text import dossier_markdown
 from clinipress.report.markdown import markdown
 from clinipress.report.model_card import model_card
 
-__all__ = ["write_documents"]
+__all__ = ["write_documents", "write_pages"]
+
+
+def write_pages(result: Result, folder: Path) -> tuple[Path, ...]:
+    """`write_report` and `write_documents`; their paths, the report's first."""
+    return (write_report(result, folder), *write_documents(result, folder))
 
 
 def write_documents(result: Result, folder: Path) -> tuple[Path, ...]:
@@ -35,17 +40,4 @@ def write_documents(result: Result, folder: Path) -> tuple[Path, ...]:
         "dossier.md": dossier_markdown(result),
         "dossier.json": dossier(result).model_dump_json(indent=1) + "\n",
     }
-    return tuple(_write(folder / name, text) for name, text in texts.items())
-
-
-def _write(path: Path, text: str) -> Path:
-    part = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as problem:
-        raise StorageError(
-            f"room to write '{path}'", problem.strerror or str(problem), "choose another folder"
-        ) from None
-    return path
+    return tuple(write_page(folder / name, text) for name, text in texts.items())

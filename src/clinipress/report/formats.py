@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from datetime import datetime
 
-from clinipress.gate import metric_facts
+from clinipress.gate import counted, metric_facts
 from clinipress.records import Interval, Status
 
 __all__ = [
@@ -197,11 +197,6 @@ def milliseconds(value: float | None) -> str:
 def times(ratio: float) -> str:
     """A ratio, two significant figures."""
     return significant(ratio, 2)
-
-
-def counted(number: int, one: str, many: str | None = None) -> str:
-    """A count with its noun: "1 image", "1,234 images"."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def large(number: int | None) -> str:

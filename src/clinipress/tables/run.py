@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import get_args
 
 from clinipress import __version__
-from clinipress.data.sources import Dataset, read_dataset
-from clinipress.data.study import open_study_data
+from clinipress.data.sources import read_dataset
+from clinipress.data.study import listing, open_study_data
 from clinipress.errors import ClinipressError, InputError, ModelError
 from clinipress.evaluate.evidence import evidence
 from clinipress.models.classifier import TorchCandidate
@@ -105,7 +105,7 @@ def run_entries(
     """
     # absolute: workers of a cluster have another working folder, but must see the same files
     data, out = data.resolve(), out.resolve()
-    images = _fingerprint(read_dataset(data))
+    images = digest_of(listing(read_dataset(data)))
     outcomes: dict[str, Outcome] = {}
     failed: dict[str, ClinipressError] = {}
     table = build(paper, scale, (), {})
@@ -174,15 +174,6 @@ def _finished(folder: Path, stamp: object) -> bool:
     """True where the folder holds the result of this very recipe on these images."""
     path = folder / STAMP
     return path.is_file() and (folder / "result.json").is_file() and read_json(path) == stamp
-
-
-def _fingerprint(dataset: Dataset) -> str:
-    """Changes with the images' names, labels, sizes and times."""
-    rows = []
-    for item in dataset.items:
-        facts = item.path.stat()
-        rows.append([item.key, item.label, facts.st_size, facts.st_mtime_ns])
-    return digest_of(rows)
 
 
 def _with_borrowed(study: Study, lender: Result, folder: Path) -> Study:

@@ -1,0 +1,48 @@
+"""Drawn images in memory, as a step finds them in a study: for the tests of the steps."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from clinipress.candidate import Context
+from clinipress.data.study import Rows
+
+
+class Cache:
+    """Pixels in memory, classes told apart by brightness."""
+
+    def __init__(self, count, side, noise):
+        random = np.random.default_rng(0)
+        self.labels = np.arange(count, dtype=np.int64) % 2
+        noisy = random.integers(0, noise, (count, 1, side, side))
+        self.pixels = (noisy + 90 * self.labels[:, None, None, None]).astype(np.uint8)
+        self.shape = self.pixels.shape
+
+    def take(self, indices):
+        return self.pixels[indices]
+
+
+class Data:
+    """What a step asks of a study's data; the first `training` images are trained on."""
+
+    classes, modality, digest = ("dark", "bright"), "generic", "0" * 64
+
+    def __init__(self, count=40, training=24, side=16, noise=90):
+        self.pixels = Cache(count, side, noise)
+        self.training = training
+
+    def cache(self, spec):
+        return self.pixels
+
+    def rows(self, split, spec):
+        whole = np.arange(len(self.pixels.labels))
+        index = whole[: self.training] if split == "train" else whole[self.training :]
+        keys = tuple(f"{i}" for i in index)
+        return Rows(index, self.pixels.labels[index], index, keys)
+
+
+def context(folder, data, reference=None, **changes):
+    """Where a step works, for a test's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fields = {"data": data, "work": folder, "shared": folder, "threads": 1}
+    return Context(reference=reference, **(fields | changes))
