@@ -187,7 +187,8 @@ def repeatable(table: Table) -> list[tuple[str, dict[str, object]]]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # Ray's own
 def test_two_ray_workers_give_the_table_of_a_serial_run(done, phantoms, tmp_path, monkeypatch):
-    ray = pytest.importorskip("ray")
+    import ray  # its warnings at import are let through in this test alone
+
     # a user's own networks must be importable on the workers too
     here = Path(__file__).resolve().parents[1]
     paths = [str(here), str(here / "nets"), os.environ.get("PYTHONPATH", "")]
