@@ -5,8 +5,10 @@ import pytest
 from PIL import Image
 
 from clinipress.data.disturb import DISTURBANCES
+from clinipress.data.named.rows import Row
+from clinipress.data.named.tables import write_masks
 from clinipress.errors import DataError
-from clinipress.inspection import _masks
+from clinipress.evaluate.saliency.masks import image_masks
 from clinipress.pipeline import run_study
 from clinipress.records import InputSpec
 from small_study import TRAIN, study
@@ -83,15 +85,44 @@ def test_what_is_not_asked_for_is_said(made, phantoms):
 
 
 def test_masks_are_found_by_the_images_names(tmp_path):
-    spec = InputSpec(channels=1, height=16, width=16)
-    mask = np.zeros((32, 32), np.uint8)
-    mask[:16] = 255
-    (tmp_path / "a").mkdir()
-    Image.fromarray(mask).save(tmp_path / "a" / "x.png")
-    found = _masks(str(tmp_path), ["a/x.jpg", "a/y.jpg"], spec)
+    upper_half(tmp_path / "a" / "x.png")
+    found = image_masks(str(tmp_path), None, ["a/x.jpg", "a/y.jpg"], SPEC)
     assert found[0, :8].all()
     assert not found[0, 8:].any()
     assert not found[1].any()
-    assert _masks(None, ["a/x.jpg"], spec) is None
-    with pytest.raises(DataError, match="masks named as the images"):
-        _masks(str(tmp_path), ["b/z.jpg"], spec)
+    with pytest.raises(DataError, match="the folder whose tree"):
+        image_masks(str(tmp_path), None, ["b/z.jpg"], SPEC)
+
+
+def test_masks_are_found_in_the_table_of_a_named_set(tmp_path):
+    upper_half(tmp_path / "lung masks" / "x.png")
+    upper_half(tmp_path / "infection masks" / "x.png")
+    lung, infection = tmp_path / "lung masks" / "x.png", tmp_path / "infection masks" / "x.png"
+    rows = [
+        Row(tmp_path / "images" / "x.png", "COVID-19", masks={"lung": lung}),
+        Row(tmp_path / "images" / "y.png", "Normal"),
+    ]
+    keys = ["images/x.png", "images/y.png"]
+    table = str(write_masks(rows, tmp_path / "chest.csv", "chest"))
+    for kind in (None, "lung"):
+        found = image_masks(table, kind, keys, SPEC)
+        assert found[0, :8].all()
+        assert not found[1].any()
+    with pytest.raises(DataError, match="beside the manifest"):
+        image_masks(table, None, ["images/z.png"], SPEC)
+    both = [Row(rows[0].path, "COVID-19", masks={"lung": lung, "infection": infection})]
+    table = str(write_masks(both, tmp_path / "chest.csv", "chest"))
+    with pytest.raises(DataError, match=r"among infection, lung.*, got none"):
+        image_masks(table, None, keys, SPEC)
+    with pytest.raises(DataError, match="got 'heart'"):
+        image_masks(table, "heart", keys, SPEC)
+
+
+SPEC = InputSpec(channels=1, height=16, width=16)
+
+
+def upper_half(path):
+    mask = np.zeros((32, 32), np.uint8)
+    mask[:16] = 255
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(mask).save(path)

@@ -19,12 +19,12 @@ from PIL import Image
 from clinipress import __version__, distributed
 from clinipress.candidate import Candidate
 from clinipress.data.disturb import DISTURBANCES
-from clinipress.data.images import decode
 from clinipress.data.probes import probe_pictures
 from clinipress.edge.checks import is_colourful
-from clinipress.errors import DataError, ModelError
+from clinipress.errors import ModelError
 from clinipress.evaluate.probes import probe_logits, probe_records
 from clinipress.evaluate.saliency.explained import Explained, explain, fill_level, randomized
+from clinipress.evaluate.saliency.masks import image_masks
 from clinipress.evaluate.saliency.section import (
     INDEPENDENT,
     RANDOMIZED,
@@ -34,7 +34,6 @@ from clinipress.evaluate.saliency.section import (
 )
 from clinipress.evaluate.stress import Level, disturbed_logits, stress_rows, stress_section
 from clinipress.findings import Findings, Probe, Saliency, Stress
-from clinipress.records import InputSpec
 from clinipress.scorecard import Row, Scorecard
 from clinipress.selection import Choice
 from clinipress.store import write_atomically
@@ -43,7 +42,6 @@ __all__ = ["inspect"]
 
 STRENGTHS = (1, 2, 3, 4, 5)
 PROBED = 20  # images that are turned into out-of-scope pictures
-HALF = 127  # grey level above which a mask is set
 LONGEST_SIDE = 160  # pixels of a thumbnail
 NOT_ASKED = "the study asks for none"
 
@@ -161,13 +159,15 @@ def _saliency(card: Scorecard, row: Row, split: str) -> Saliency | str:
     study, scores = runner.study, root.scores[split]
     chosen = stress_rows(scores.labels, scores.units, study.evidence.saliency, study.seed)
     keys = tuple(scores.keys[at] for at in chosen)
+    asked, spec = study.evidence, root.file.card.input
+    masks = image_masks(asked.masks, asked.mask_kind, keys, spec) if asked.masks else None
     images = SalientImages(
         pixels=_pixels(card, keys),
         keys=keys,
         labels=scores.labels[chosen],
         units=scores.units[chosen],
         classes=scores.classes,
-        masks=_masks(study.evidence.masks, keys, root.file.card.input),
+        masks=masks,
     )
     answers = scores.logits[chosen].argmax(axis=1)
     try:
@@ -232,33 +232,6 @@ def _explained(
         ).save(folder / "maps.npz")
 
     return Explained.load(runner.store.once("saliency", inputs, make) / "maps.npz")
-
-
-def _masks(folder: str | None, keys: Sequence[str], spec: InputSpec) -> NDArray[np.bool_] | None:
-    """Masks named as the images are, brought to the network's size; False where there is none.
-
-    Raises:
-        DataError: The folder holds no mask of any of these images.
-    """
-    if folder is None:
-        return None
-    masks = np.zeros((len(keys), spec.height, spec.width), np.bool_)
-    grey = InputSpec(channels=1, height=spec.height, width=spec.width, fit=spec.fit)
-    found = 0
-    for number, key in enumerate(keys):
-        path = Path(folder) / key
-        if not path.is_file():
-            path = next(iter(path.parent.glob(f"{path.stem}.*")), path)
-        if path.is_file():
-            masks[number] = decode(path, grey)[0] > HALF
-            found += 1
-    if not found:
-        raise DataError(
-            f"masks named as the images are in '{folder}'",
-            f"none for any of {len(keys)} images, first '{keys[0]}'",
-            "give 'evidence.masks' the folder whose tree is that of the images",
-        )
-    return masks
 
 
 def _with_pictures(card: Scorecard, found: Findings) -> Findings:

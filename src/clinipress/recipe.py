@@ -260,7 +260,9 @@ class EvidenceRecipe(Config):
         saliency: Images whose Score-CAM maps are compared; 0: none.
         saliency_mode: "exact", or "fast": channels in groups, a tenth of the passes or fewer; each
             network answers its own masks in its own precision in both.
-        masks: Folder of masks for saliency, named as the images are, where the set has them.
+        masks: Masks for saliency, where the set has them: a folder, named as the images are, or the
+            NAME.masks.csv that `clinipress data` writes beside the manifest.
+        mask_kind: Which masks of such a table, where it has several: "lung", "infection", "tumour".
     """
 
     prevalence: dict[str, Share] = Field(default_factory=dict)
@@ -271,6 +273,7 @@ class EvidenceRecipe(Config):
     saliency: int = Field(12, ge=0)
     saliency_mode: Literal["exact", "fast"] = "fast"
     masks: str | None = None
+    mask_kind: str | None = None
 
 
 class TargetRecipe(Config):

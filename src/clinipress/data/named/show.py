@@ -41,7 +41,7 @@ def show_prepared(found: Prepared) -> list[str]:
         lines.append(f"kept whole by a split: each {facts.unit}")
     lines += [f"licence: {facts.licence}", f"cite: {facts.citation}", f"page: {facts.page}"]
     if found.masks:
-        lines.append(f"masks, for saliency: {found.masks}")
+        lines.append(f"put into the study, under evidence: masks: {found.masks}")
     if found.class_map:
         names = json.dumps(dict(found.class_map), ensure_ascii=False)
         lines.append(f"put into the study, under data: class_map: {names}")
