@@ -25,6 +25,7 @@ from clinipress.steps import (
 from clinipress.steps.export import export_onnx, parity
 from clinipress.steps.litert_float import float_graph, levels_of
 from clinipress.steps.litert_graph import Maker, schema
+from clinipress.steps.parity import PARITY_TOLERANCE
 from clinipress.steps.quantize import plan_int8
 from clinipress.steps.to_litert import apply_litert, count_operators, plan_litert, weight_bytes
 from litert_nets import empty_model, finished
@@ -194,7 +195,7 @@ def test_a_network_that_cannot_be_converted_is_one_line(tmp_path):
 def test_a_graph_that_answers_otherwise_is_refused(monkeypatch):
     class Off(TorchCandidate):
         def predict(self, images):
-            return super().predict(images) + np.float32(2 * litert_float.TOLERANCE)
+            return super().predict(images) + np.float32(2 * PARITY_TOLERANCE)
 
     network = candidate(Plain, seed=3)
     with pytest.raises(ModelError, match=r"a difference of 0\.002"):

@@ -22,13 +22,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from clinipress.candidate import Candidate
 from clinipress.errors import ModelError
-from clinipress.records import Card, Parity
+from clinipress.records import Card
 from clinipress.runtimes.onnx import INPUT_NAME, OUTPUT_NAME, OnnxCandidate
 from clinipress.steps import onnx_graph
 from clinipress.steps.files import card_for, stamp, write
 from clinipress.steps.onnx_precision import count_low_precision, weight_bytes
+from clinipress.steps.parity import PARITY_TOLERANCE, check_images, check_logits, parity
 from clinipress.steps.quantize import OPERATORS, to_int8
 from clinipress.steps.ranges import quiet
 
@@ -47,12 +47,6 @@ __all__ = [
     "to_int8",
     "weight_bytes",
 ]
-
-# Largest difference of a logit between a network and its float32 file. Both compute in float32 with
-# sums in another order; 1e-3 is some hundred times what that gives and far from any decision.
-PARITY_TOLERANCE = 1e-3
-
-CHECK_IMAGES = 2
 
 
 def export_onnx(
@@ -85,49 +79,13 @@ def export_onnx(
     write(model, path, card)
     exported = OnnxCandidate.load(path, threads=1)
     if images is None:
-        shape = (CHECK_IMAGES, card.input.channels, card.input.height, card.input.width)
-        images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    _check(candidate, exported, images)
+        images = check_images(candidate)
+    try:
+        check_logits(candidate, exported.predict(images), images, "an ONNX file")
+    except ModelError:
+        path.unlink()
+        raise
     return exported
-
-
-def parity(a: Candidate, b: Candidate, images: NDArray[np.uint8]) -> Parity:
-    """How far two candidates answer differently on the same images.
-
-    Args:
-        a: The parent.
-        b: What was made of it.
-        images: uint8 ``[n, c, h, w]``.
-
-    Returns:
-        Largest and mean absolute difference of the logits, and the images whose top class changed.
-    """
-    return _difference(a.predict(images), b.predict(images))
-
-
-def _difference(first: NDArray[np.float32], second: NDArray[np.float32]) -> Parity:
-    difference = np.abs(first.astype(np.float64) - second)
-    return Parity(
-        images=len(first),
-        max_logit_difference=float(difference.max()),
-        mean_logit_difference=float(difference.mean()),
-        label_flips=int((first.argmax(1) != second.argmax(1)).sum()),
-    )
-
-
-def _check(candidate: Candidate, exported: OnnxCandidate, images: NDArray[np.uint8]) -> None:
-    """Remove the file and raise unless it answers like its parent."""
-    expected = candidate.predict(images)
-    found = _difference(expected, exported.predict(images))
-    # logits far above the usual 10 or so are rounded in proportion
-    allowed = PARITY_TOLERANCE * max(1.0, float(np.abs(expected).max()) / 100)
-    if not found.max_logit_difference <= allowed:
-        exported.path.unlink()
-        raise ModelError(
-            f"an ONNX file with the logits of '{exported.card.name}' within {allowed:.3g}",
-            f"a difference of {found.max_logit_difference:.3g}",
-            "the network does something its export cannot follow",
-        )
 
 
 def to_float16(source: Path, target: Path, *, card: Card | None = None) -> OnnxCandidate:

@@ -25,12 +25,10 @@ from clinipress.steps.ranges import quiet
 
 if TYPE_CHECKING:
     from clinipress.models.classifier import Classifier, TorchCandidate
+from clinipress.steps.parity import check_images, check_logits
 
 __all__ = ["Levels", "float_graph", "levels_of"]
 
-# Largest difference of a logit between a network and its float32 graph; see `steps.export`.
-TOLERANCE = 1e-3
-CHECK_IMAGES = 2
 FOLD_TOLERANCE = 1e-4  # of the largest logit: sums in another order
 REMEMBERED = 2  # graphs kept: a plan and its file are made of the same one
 
@@ -233,25 +231,14 @@ def _fold_grey(network: _Network, example: Tensor) -> None:
 
 def _check(parent: TorchCandidate, content: bytes, levels: Levels | None) -> None:
     """Raise unless the graph answers like its parent."""
-    spec = parent.card.input
-    shape = (CHECK_IMAGES, spec.channels, spec.height, spec.width)
-    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    expected = parent.predict(images)
+    images = check_images(parent)
     inputs: Any = images.transpose(0, 2, 3, 1)
     if levels is not None:
         inputs = levels.inputs(images, exact=True)
     engine = interpreter(content, 1)
-    found = np.empty_like(expected)
+    found = np.empty((len(images), len(parent.card.classes)), np.float32)
     for number, image in enumerate(inputs):
         engine.set_tensor(engine.get_input_details()[0]["index"], image[None])
         engine.invoke()
         found[number] = engine.get_tensor(engine.get_output_details()[0]["index"])[0]
-    difference = float(np.abs(found - expected).max())
-    # logits far above the usual 10 or so are rounded in proportion
-    allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()) / 100)
-    if not difference <= allowed:
-        raise ModelError(
-            f"a LiteRT graph with the logits of '{parent.card.name}' within {allowed:.3g}",
-            f"a difference of {difference:.3g}",
-            "the network does something its converter cannot follow",
-        )
+    check_logits(parent, found, images, "a LiteRT graph")
