@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import numpy as np
 import onnx
@@ -529,6 +530,24 @@ def test_many_tensors_are_joined_five_at_a_time():
     assert operators(after).count("CONCATENATION") == 3
     inputs = np.random.default_rng(0).normal(size=(2, 2, 2, 3)).astype(np.float32)
     np.testing.assert_array_equal(answers(after, inputs), answers(before, inputs))
+
+
+def test_equal_zero_points_are_written_once(parent, tmp_path):
+    """Every channel has one of eight bytes, in the weights and again in the biases."""
+    exported(parent, tmp_path / "net.tflite", "int8")
+    content = (tmp_path / "net.tflite").read_bytes()
+    model = litert_graph.read(content)
+    builder = schema.flatbuffers.Builder(2**16)  # writes each vector where it stands
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    plain = bytes(builder.Output())
+    tensors = [tensor.quantization for tensor in model.subgraphs[0].tensors]
+    points = Counter(tuple(one.zeroPoint) for one in tensors if one and one.zeroPoint is not None)
+    again = sum(8 * len(point) * (count - 1) for point, count in points.items())
+    assert again > 0
+    assert len(plain) - len(content) >= again
+    kind = interpreter(content, 1).get_input_details()[0]["dtype"]
+    inputs = pixels().transpose(0, 2, 3, 1).view(kind)
+    np.testing.assert_array_equal(answers(content, inputs), answers(plain, inputs))
 
 
 def test_reading_and_packing_again_changes_nothing(parent):
