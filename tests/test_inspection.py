@@ -84,6 +84,18 @@ def test_what_is_not_asked_for_is_said(made, phantoms):
     assert set(found.not_measured) == {"stress", "saliency"}
 
 
+def test_where_nothing_is_shipped_the_closest_says_where_it_looks(phantoms, tmp_path):
+    asked = small().model_copy(update={"open_test": False})
+    result = run_study(asked, phantoms, tmp_path / "run")
+    assert result.shipped is None
+    (row,) = result.candidates[1:]
+    found = row.findings["validation"]
+    assert found.saliency.images
+    assert found.stress is None
+    assert found.not_measured == {"stress": "nothing is shipped"}
+    assert "test" not in row.findings
+
+
 def test_masks_are_found_by_the_images_names(tmp_path):
     upper_half(tmp_path / "a" / "x.png")
     found = image_masks(str(tmp_path), None, ["a/x.jpg", "a/y.jpg"], SPEC)

@@ -366,7 +366,7 @@ def models(
 def table(
     name: Annotated[str, typer.Argument(help="s0, s1, s2 or s4.")],
     data: Annotated[Path, typer.Option("--data", help="The images.")],
-    scale: Annotated[str, typer.Option("--scale", help="small or full.")] = "small",
+    scale: Annotated[str, typer.Option("--scale", help="small, moderate or full.")] = "small",
     out: Annotated[
         Path | None, typer.Option("--out", help="Default runs/table-NAME-SCALE.")
     ] = None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,10 +45,14 @@ STRENGTHS = (1, 2, 3, 4, 5)
 PROBED = 20  # images that are turned into out-of-scope pictures
 LONGEST_SIDE = 160  # pixels of a thumbnail
 NOT_ASKED = "the study asks for none"
+NOT_SHIPPED = "nothing is shipped"
 
 
 def inspect(card: Scorecard, choice: Choice) -> None:
-    """Fill in the sections of every row that is shipped, and say of the others why not."""
+    """Fill in the sections of every row that is shipped.
+
+    Where nothing is, the maps of the row that came closest: where it looks may tell why it fell.
+    """
     split = "test" if choice.finalists else "validation"
     shipped = {one.shipped for one in choice.outcomes} | {choice.shipped}
     rows = [row for row in card.rows[1:] if row.name in shipped]
@@ -55,22 +60,35 @@ def inspect(card: Scorecard, choice: Choice) -> None:
         for name in row.findings:
             row.findings[name] = _with_pictures(card, row.findings[name])
     asked = card.runner.study.evidence
-    if not rows:
-        return
-    stressed = _stress(card, rows, split) if asked.stress else {}
+    stressed = _stress(card, rows, split) if rows and asked.stress else {}
+    not_stressed = NOT_ASKED if rows or not asked.stress else NOT_SHIPPED
+    rows = rows or _closest(card)
     for row in rows:
         missing = dict(row.findings[split].not_measured)
         looks = _saliency(card, row, split) if asked.saliency else NOT_ASKED
         if isinstance(looks, str):
             missing["saliency"] = looks
-        if not asked.stress:
-            missing["stress"] = NOT_ASKED
+        if row.name not in stressed:
+            missing["stress"] = not_stressed
         update = {
             "stress": stressed.get(row.name),
             "saliency": looks if isinstance(looks, Saliency) else None,
             "not_measured": missing,
         }
         row.findings[split] = row.findings[split].model_copy(update=update)
+
+
+def _closest(card: Scorecard) -> list[Row]:
+    """The row that the report shows where none is shipped: the least fall that can be excluded."""
+    metric = next(rule for rule in card.rules if rule.primary).metric
+    judged = [row for row in card.rows[1:] if row.to is None]
+    falls = [row.drops.get("validation", {}).get(metric) for row in judged]
+    known = [
+        (fall.high, number)
+        for number, fall in enumerate(falls)
+        if fall is not None and math.isfinite(fall.high)
+    ]
+    return [judged[min(known)[1]]] if known else []
 
 
 def _stress(card: Scorecard, rows: Sequence[Row], split: str) -> dict[str, Stress]:

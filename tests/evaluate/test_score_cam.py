@@ -178,6 +178,34 @@ def test_the_map_before_the_pooling_is_found_also_where_layers_follow():
     assert logits.shape == (1, 3)
 
 
+def features(candidate, images):
+    """What timm's network gives to its head, as the network lays it out."""
+    pixels = torch.from_numpy(images).float()
+    with torch.inference_mode():
+        return candidate.module.backbone.forward_features((pixels / 255 - MEAN) / STD)
+
+
+def test_channels_that_come_last_are_no_columns():
+    window = candidate_of(
+        "swin_tiny_patch4_window7_224", 64, mean=MEAN, std=STD, img_size=64, window_size=2,
+        embed_dim=24, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8),
+    )  # fmt: skip
+    images = pictures(2, window.card.input)
+    expected = features(window, images)
+    assert expected.shape == (2, 2, 2, 192)
+    _, maps = feature_network(window, threads=1).look(images)
+    np.testing.assert_allclose(maps, expected.permute(0, 3, 1, 2).numpy(), atol=1e-4)
+
+
+def test_the_map_before_a_dense_layer_is_found():
+    dense = candidate_of("vgg11", 64, mean=MEAN, std=STD)
+    images = pictures(2, dense.card.input)
+    _, maps = feature_network(dense, threads=1).look(images)
+    expected = F.adaptive_avg_pool2d(features(dense, images), 7)  # as its dense layer takes it
+    assert expected.shape == (2, 512, 7, 7)
+    np.testing.assert_allclose(maps, expected.numpy(), atol=1e-4)
+
+
 def test_what_cannot_be_explained_says_so():
     with pytest.raises(ModelError, match="Score-CAM is not measured for transformers"):
         feature_network(candidate_of("vit_tiny_patch16_224", 32, img_size=32, depth=2), threads=1)

@@ -6,9 +6,9 @@ from clinipress.models.catalogue import model_named
 from clinipress.pipeline import step_names
 from clinipress.tables.grids import Entry, RowPlan, grid
 from clinipress.tables.papers import SOURCES
-from clinipress.tables.recipes import SMALL_PIXELS, Images, reductions
+from clinipress.tables.recipes import MODERATE_PIXELS, SMALL_PIXELS, Images, reductions
 
-SCALES = ("small", "full")
+SCALES = ("small", "moderate", "full")
 EVERY = [(source, scale) for source in SOURCES for scale in SCALES]
 
 
@@ -80,6 +80,17 @@ def test_full_scale_has_published_pixels_hub_weights_and_seeds(source):
         assert study.data.input.height == named.size
         assert study.reference.model.pretrained is named.pretrained.startswith("hub")
         assert len(study.seeds) == 2
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_moderate_scale_learns_from_random_weights(source):
+    for entry in grid(source, "moderate", Images(900)):
+        study = entry.study
+        assert study.data.input.height == MODERATE_PIXELS
+        assert study.reference.model.pretrained is False
+        assert study.seeds == ()
+        if entry.borrows is None and not study.reference.train.stages:
+            assert study.reference.train.epochs == 30
 
 
 def test_s0_has_the_seven_teachers():

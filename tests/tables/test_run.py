@@ -165,7 +165,7 @@ def test_a_study_that_fails_is_named_and_so_is_who_borrows_from_it(phantoms, tmp
 def test_there_is_no_table_of_another_name(phantoms, tmp_path):
     with pytest.raises(InputError, match="s0, s1, s2, s4"):
         run_table("s3", phantoms, tmp_path)
-    with pytest.raises(InputError, match="small, full"):
+    with pytest.raises(InputError, match="small, moderate, full"):
         run_table("s0", phantoms, tmp_path, scale="tiny")
 
 

@@ -57,12 +57,17 @@ def show_features(path: Path, precision: str) -> Shown:
     """
     model = onnx.load(path)
     shapes = _shapes(model)
-    tensor = _last_map(model.graph, shapes, path)
+    tensor, channels_last = _last_map(model.graph, shapes, path)
     if precision in FLOATS:
         _take_floats(model)
-    made = helper.make_node("Cast", [tensor], [FEATURES], to=TensorProto.FLOAT)
+    shape, shown = shapes[tensor], tensor
+    if channels_last:
+        shape, shown = [shape[0], shape[3], *shape[1:3]], f"{FEATURES}.channels_last"
+        move = helper.make_node("Transpose", [tensor], [shown], perm=(0, 3, 1, 2))
+        model.graph.node.append(move)
+    made = helper.make_node("Cast", [shown], [FEATURES], to=TensorProto.FLOAT)
     model.graph.node.append(made)
-    _, channels, height, width = shapes[tensor]
+    _, channels, height, width = shape
     sides = ("n", channels, height, width)
     model.graph.output.append(helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, sides))
     return Shown(model.SerializeToString(), tensor, channels, height, width)
@@ -75,25 +80,30 @@ def _shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
     return {item.name: [d.dim_value for d in item.type.tensor_type.shape.dim] for item in named}
 
 
-def _last_map(graph: onnx.GraphProto, shapes: dict[str, list[int]], path: Path) -> str:
-    """From the logits backwards: the first tensor that still has places."""
+def _last_map(
+    graph: onnx.GraphProto, shapes: dict[str, list[int]], path: Path
+) -> tuple[str, bool]:
+    """From the logits backwards: the first tensor that still has places; are channels its last?"""
     makers = {name: node for node in graph.node for name in node.output}
     constant = {tensor.name for tensor in graph.initializer}
     waiting, seen = [graph.output[0].name], set[str]()
+    one_cell = False  # pooled from a single cell: only a dense layer may stand before it
     while waiting:
         name = waiting.pop(0)
         node = makers.get(name)
         if node is None or name in seen:
             continue
         seen.add(name)
-        if node.op_type in POOLS and shapes.get(node.input[0], [])[2:] == [1, 1]:
-            break
+        one_cell |= node.op_type in POOLS and shapes.get(node.input[0], [])[2:] == [1, 1]
         for given in node.input:
             shape = shapes.get(given, [])
             if given in constant or (given not in makers and given != graph.input[0].name):
                 continue
             if len(shape) == 4 and shape[2] * shape[3] > 1 and given in makers:
-                return _real_values(given, makers)
+                if one_cell and not _is_dense(node, shape):
+                    waiting.clear()
+                    break
+                return _real_values(given, makers), _pools_rows_and_columns(node, graph)
             if len(shape) == 3 and shape[1] > 1:
                 raise ModelError(
                     f"a feature map with rows and columns before the logits of '{path.name}'",
@@ -104,6 +114,26 @@ def _last_map(graph: onnx.GraphProto, shapes: dict[str, list[int]], path: Path) 
         f"a feature map of more than one cell before the logits of '{path.name}'",
         "none: nothing is left to say where the network looks",
         "use larger images",
+    )
+
+
+def _pools_rows_and_columns(node: onnx.NodeProto, graph: onnx.GraphProto) -> bool:
+    """Whether a pooling is over the second and third axis, as where channels come last (Swin)."""
+    if node.op_type not in ("ReduceMean", "ReduceMax"):
+        return False
+    axes = [list(item.ints) for item in node.attribute if item.name == "axes"]
+    axes += [constants(graph)[name].tolist() for name in node.input[1:2]]
+    return any(sorted(axis % 4 for axis in one) == [1, 2] for one in axes)
+
+
+def _is_dense(node: onnx.NodeProto, shape: list[int]) -> bool:
+    """Whether a convolution sees its whole input at once, as the first of VGG's dense layers."""
+    told = {item.name: list(item.ints) for item in node.attribute}
+    return (
+        node.op_type == "Conv"
+        and told.get("kernel_shape") == shape[2:]
+        and told.get("strides", [1, 1]) == [1, 1]
+        and not any(told.get("pads", []))
     )
 
 

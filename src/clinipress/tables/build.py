@@ -70,7 +70,8 @@ def _said(paper: Paper, outcomes: Sequence[Outcome]) -> list[str]:
         ),
         (
             f"{machine.cpu}, {machine.cores} cores; times of one image on one thread; "
-            f"the studies took {duration(spent)} together."
+            f"the studies took {duration(spent)} together, without what an earlier run had "
+            "finished."
         ),
     ]
 
@@ -103,7 +104,6 @@ def _without_panels(outcomes: Sequence[Outcome]) -> list[str]:
     if not bare:
         return []
     return [
-        f"No Score-CAM panels of {', '.join(bare)}: maps are made of what may be shipped, and "
-        "nothing of these passed its validation, or the network cannot be explained; the study's "
-        "report says which."
+        f"No Score-CAM panels of {', '.join(bare)}: the network cannot be explained; the study's "
+        "report says why."
     ]

@@ -71,7 +71,7 @@ def grid(source: str, scale: Scale, images: Images) -> tuple[Entry, ...]:
 
     Args:
         source: "s0", "s1", "s2" or "s4".
-        scale: "small" or "full".
+        scale: "small", "moderate" or "full".
         images: What is known of them.
     """
     makers = {"s0": _s0, "s1": _s1, "s2": _s2, "s4": _s4}

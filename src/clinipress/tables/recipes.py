@@ -1,8 +1,9 @@
 """How the studies of the tables are made, by scale: pixels, weights, how long networks train.
 
 At "small" the work of each network is bounded by images seen, not by epochs, so that a table takes
-about as long on a large set as on a small one. "full" has the published sizes, pretrained weights
-where the hub has them, and the epochs of the edge guide; the first three papers print none.
+about as long on a large set as on a small one. "moderate" trains longer on more pixels, so that the
+networks learn and a few hours on a CPU do. "full" has the published sizes, pretrained weights where
+the hub has them, and the epochs of the edge guide; the first three papers print none.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from clinipress.models.catalogue import NamedModel, model_named
 from clinipress.recipe import Study
 from clinipress.study_file import parse_study
 
-__all__ = ["SMALL_PIXELS", "Images", "Maker", "Scale", "Tree", "reductions"]
+__all__ = ["MODERATE_PIXELS", "SMALL_PIXELS", "Images", "Maker", "Scale", "Tree", "reductions"]
 
-Scale = Literal["small", "full"]
+Scale = Literal["small", "moderate", "full"]
 Tree = dict[str, Any]
 
 SMALL_PIXELS = 64
+MODERATE_PIXELS = 96
+MODERATE_EPOCHS = 30  # of a network; its student and a training in stages have more
 FULL_EPOCHS = 50  # the edge guide's, for distillation
 # Networks without batch norm, and transformers, diverge at the rate that suits the others.
 RATES = {"vgg16": 1e-4, "vgg19": 1e-4, "visformer_s": 5e-4, "autoformerv2_t": 5e-4}
@@ -61,6 +64,12 @@ def reductions(scale: Scale) -> str:
             "Scale full: published input sizes, weights of the hub where there are any, "
             f"{FULL_EPOCHS} epochs, three seeds; rows that start from a trained network share it."
         )
+    if scale == "moderate":
+        return (
+            f"Scale moderate: {MODERATE_PIXELS} pixels a side, random weights, one seed, about "
+            f"{MODERATE_EPOCHS} epochs: the networks have learnt what they can without other "
+            "images, at fewer pixels than published."
+        )
     return (
         f"Scale small: {SMALL_PIXELS} pixels a side, random weights, one seed, and few epochs: "
         "the table shows that the whole way runs and what each step costs; its accuracies are "
@@ -85,7 +94,7 @@ class Maker:
         """A network, with weights of the hub at full scale where there are some."""
         tree: Tree = {"name": asked} if isinstance(asked, str) else dict(asked)
         named = model_named(tree["name"])
-        if not self.small and named is not None and named.pretrained.startswith("hub"):
+        if self.scale == "full" and named is not None and named.pretrained.startswith("hub"):
             tree["pretrained"] = True
         return tree
 
@@ -97,8 +106,11 @@ class Maker:
             times: Of the images that the small scale shows it.
         """
         found: Tree = {"batch_size": 32, "learning_rate": RATES.get(name, 1e-3)}
-        if not self.small:
+        if self.scale == "full":
             return found | {"epochs": FULL_EPOCHS}
+        if self.scale == "moderate":
+            # from random weights small batches reach more in as many epochs
+            return found | {"epochs": MODERATE_EPOCHS, "batch_size": 16}
         seen = SEEN.get(name, SEEN_ELSE) * times
         epochs = max(2, round(seen / self.images.training))
         # few steps: weights are averaged over some ten of them, not over two hundred
@@ -106,13 +118,17 @@ class Maker:
 
     def further(self) -> Tree:
         """Options of a step that goes on with trained weights; 15 epochs are the edge guide's."""
-        if not self.small:
+        if self.scale == "full":
             return {"epochs": 15}
+        if self.scale == "moderate":
+            return {"epochs": 4, "batch_size": 16, "learning_rate": 2e-4, "warmup_epochs": 0.5}
         return {"epochs": 2, "warmup_epochs": 0.5, "ema_decay": 0.9}
 
     def pixels(self, name: str) -> int:
         """Pixels a side."""
         named: NamedModel | None = model_named(name)
+        if self.scale == "moderate":
+            return MODERATE_PIXELS
         return SMALL_PIXELS if self.small or named is None else named.size
 
     def distil(self, student: str | Tree, *, times: float = 1.0) -> Tree:
@@ -146,13 +162,13 @@ class Maker:
             "reference": reference,
             "try_next": False,
             "evidence": {"stress": 0, "saliency": 0},
-            "seeds": [] if self.small else [1, 2],
+            "seeds": [1, 2] if self.scale == "full" else [],
         }
         return parse_study(tree | parts, where=f"the table {self.source}")
 
     def three_stages(self) -> Tree:
         """Options of transfer learning: the head, all at a lower rate, all at a falling one."""
-        if not self.small:
+        if self.scale == "full":
             return {
                 "stages": [
                     {"train": "head", "epochs": 8, "learning_rate": 1e-3, "warmup_epochs": 1},
@@ -160,6 +176,16 @@ class Maker:
                     {"train": "all", "epochs": 20, "learning_rate": 1e-4, "warmup_epochs": 0,
                      "decay": "exponential", "final_learning_rate": 0.001},
                 ]
+            }  # fmt: skip
+        if self.scale == "moderate":
+            return {
+                "batch_size": 16,
+                "stages": [
+                    {"train": "head", "epochs": 1, "learning_rate": 1e-3, "warmup_epochs": 0.5},
+                    {"train": "all", "epochs": MODERATE_EPOCHS, "learning_rate": 2e-3},
+                    {"train": "all", "epochs": MODERATE_EPOCHS // 3, "learning_rate": 3e-4,
+                     "warmup_epochs": 0, "decay": "exponential", "final_learning_rate": 0.01},
+                ],
             }  # fmt: skip
         # from random weights the head on a frozen backbone learns little: one epoch shows the
         # stage; the network is cheap, so it sees ten times as many images as the others

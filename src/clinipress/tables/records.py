@@ -59,7 +59,7 @@ class Table(Record):
         title: Of the paper.
         citation: Where it is found.
         read: What of it could be read.
-        scale: "small" or "full".
+        scale: "small", "moderate" or "full".
         said: What was reduced, on which images, on what machine: one sentence each.
         columns: Titles, left to right.
         rows: Top to bottom; a paper's row stands below ours.
@@ -73,7 +73,7 @@ class Table(Record):
     title: str
     citation: str
     read: str
-    scale: Literal["small", "full"]
+    scale: Literal["small", "moderate", "full"]
     said: tuple[str, ...] = ()
     columns: tuple[str, ...]
     rows: tuple[TableRow, ...]

@@ -61,7 +61,7 @@ def run_table(
         source: "s0", "s1", "s2" or "s4".
         data: The images: a folder, manifest or .npz.
         out: The table's folder.
-        scale: "small" or "full".
+        scale: "small", "moderate" or "full".
         ray: Address of a Ray cluster that runs the studies, or "local" for one on this machine;
             None: one after the other, here.
         progress: The listener.
