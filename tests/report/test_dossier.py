@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from clinipress.errors import StorageError
-from clinipress.records import Result
+from clinipress.records import Applied, Result
 from clinipress.report.answers import TOPICS
 from clinipress.report.documents import write_documents
 from clinipress.report.dossier import dossier
@@ -318,6 +318,21 @@ def test_a_bare_record_gives_documents_too(make_study: Make, tmp_path: Path) -> 
     assert len(write_documents(empty, tmp_path / "a")) == 4
     alone = empty.model_copy(update={"candidates": (), "test_openings": ()})
     assert len(write_documents(alone, tmp_path / "b")) == 4
+
+
+def test_a_training_in_stages_is_told_stage_by_stage(make_study: Make) -> None:
+    stages = [
+        {"train": "head", "epochs": 1, "learning_rate": 0.01},
+        {"train": "all", "epochs": 5, "learning_rate": None, "decay": "exponential"},
+    ]
+    options = {"epochs": 6, "learning_rate": 0.001, "decay": "cosine", "stages": stages}
+    staged = Applied(step="train", params={"options": options})
+    result = make_study()
+    rows = tuple(one.model_copy(update={"history": (staged,)}) for one in result.candidates)
+    told = TOPICS["building"](View(result.model_copy(update={"candidates": rows})))
+    assert "stage 1: the head alone, 1 epoch at 0.01, cosine decay" in told
+    assert "stage 2: all weights, 5 epochs at 0.001, exponential decay" in told
+    assert told.count("0.001") == 1  # the whole's rate is that of no stage
 
 
 def test_it_needs_neither_numpy_nor_torch() -> None:

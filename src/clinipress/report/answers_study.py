@@ -264,12 +264,29 @@ def _training(view: View) -> str | None:
     for step in subject.history if subject else ():
         options = step.params.get("options") or step.params.get("train") or {}
         names = ("epochs", "batch_size", "optimizer", "learning_rate", "augmentation")
+        staged = options.get("stages") or ()
+        if staged:  # they have rates of their own
+            names = tuple(name for name in names if name != "learning_rate")
         parts = [f"{name.replace('_', ' ')} {options[name]}" for name in names if name in options]
+        parts += [_stage(number, one, options) for number, one in enumerate(staged, start=1)]
         if parts:
             seed = step.params.get("seed")
             seeded = [f"seed {seed}"] if seed is not None else []
             told.append(f"{STEPS.get(step.step, step.step)}: {', '.join([*parts, *seeded])}")
     return capital("; ".join(told)) + "." if told else None
+
+
+def _stage(number: int, stage: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """One stage of a training; what it does not name it has from the whole."""
+
+    def own(name: str) -> Any:
+        return options.get(name) if stage.get(name) is None else stage[name]
+
+    what = "the head alone" if stage.get("train") == "head" else "all weights"
+    falls = f", {own('decay')} decay" if own("decay") else ""
+    layers = f", {own('layer_decay')} from layer to layer" if own("layer_decay") else ""
+    epochs = counted(stage["epochs"], "epoch")
+    return f"stage {number}: {what}, {epochs} at {own('learning_rate')}{falls}{layers}"
 
 
 def _selection(view: View) -> str | None:
