@@ -376,7 +376,6 @@ def table(
     as_json: Json = False,
 ) -> None:
     """Run a paper's table again, beside the figures it prints; run it again to go on."""
-    from clinipress.tables.render import markdown
     from clinipress.tables.run import run_table
 
     folder = out or Path("runs") / f"table-{name}-{scale}"
@@ -388,7 +387,12 @@ def table(
         ray=ray,
         progress=_progress(as_json),
     )
-    _write(found.model_dump_json(indent=1) if as_json else markdown(found))
+    if as_json:
+        _write(found.model_dump_json(indent=1))
+    else:
+        from clinipress.terminal import show_table
+
+        show_table(found, folder)
     raise typer.Exit(NOT_PASSED if found.failed else PASSED)
 
 

@@ -27,6 +27,7 @@ from clinipress.progress import Progress as Listener
 if TYPE_CHECKING:
     from clinipress.models.catalogue import NamedModel
     from clinipress.records import Audit, CandidateRecord, ExternalTest, Interval, Result
+    from clinipress.tables.records import Table as PaperTable
     from clinipress.targets import Target
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "show_models",
     "show_result",
     "show_sets",
+    "show_table",
     "show_targets",
 ]
 
@@ -49,6 +51,7 @@ ELSEWHERE = {
 }
 WORD = {"pass": "PASS", "fail": "FAIL", "inconclusive": "INCONCLUSIVE"}
 FIGURES = ("parameters", "MACs", "pixels")
+NAME_WIDTH = 40  # of a row of a table; longer names are folded
 COLOUR = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
@@ -425,6 +428,34 @@ def show_sets(sets: Iterable[Mapping[str, Any]]) -> None:
             "; ".join(one["defects"]),
         )
     _console().print(table)
+
+
+def show_table(table: PaperTable, folder: Path) -> None:
+    """As many columns of a paper's table as fit, and where the whole of it is."""
+    from clinipress.tables.render import shown_rows
+
+    console = _console()
+    console.print(f"Table {table.source}: {table.title}", style="bold", highlight=False)
+    for sentence in table.said:
+        console.print(sentence, highlight=False)
+    rows = shown_rows(table)
+    cells = [[row[at] for row in rows] for at in range(len(table.columns) + 1)]
+    widths = [
+        max(map(len, (head, *of))) + 2 for head, of in zip(("", *table.columns), cells, strict=True)
+    ]
+    first = min(widths[0], NAME_WIDTH)
+    many = sum(sum(widths[1 : at + 1]) + first <= console.width for at in range(1, len(widths)))
+    view = Table(box=None, pad_edge=False)
+    for head in ("", *table.columns[:many]):
+        view.add_column(head, no_wrap=bool(head), min_width=0 if head else first - 2)
+    for row in rows:
+        view.add_row(*row[: many + 1])
+    console.print(view)
+    for key, why in table.failed.items():
+        console.print(f"not measured, {key}: {why}", highlight=False)
+    left = len(table.columns) - many
+    told = f"{left} more columns and the notes" if left else "the notes"
+    console.print(f"{told}: {folder / 'table.html'}, {folder / 'table.md'}", highlight=False)
 
 
 def show_targets(targets: Mapping[str, Target]) -> None:

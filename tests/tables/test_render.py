@@ -1,12 +1,14 @@
 """Tables as Markdown: every cell where it belongs, every mark with its note."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from clinipress.base_records import Interval
-from clinipress.tables.records import Cell, Table, TableRow
-from clinipress.tables.render import cell_text, markdown, note_numbers
+from clinipress.tables.records import Cell, Table, TablePanel, TableRow
+from clinipress.tables.render import cell_text, markdown, note_numbers, shown_rows
+from clinipress.terminal import show_table
 
 FALL = Interval(value=0.021, low=-0.056, high=0.104)
 AREA = Interval(value=0.9567, low=0.94, high=0.97)
@@ -84,10 +86,22 @@ def test_synthetic_images_are_said_first():
     assert "SYNTHETIC" not in markdown(table())
 
 
+PANEL = TablePanel(
+    entry="one", picture="one/p.png", titles=("image", "teacher"), key="k", truth="a", explained="b"
+)
+
+
 def test_failures_and_panels_are_shown():
-    text = markdown(table(failed={"qat": "no LiteRT"}, panels=("one/p.png",)))
+    text = markdown(table(failed={"qat": "no LiteRT"}, panels=(PANEL,)))
     assert "Not measured, qat: no LiteRT" in text
     assert "(one/p.png)" in text
+    assert "k: truth a, explained b. image; teacher:" in text
+
+
+def test_rows_without_notes_for_a_terminal():
+    ours, theirs = shown_rows(table())
+    assert ours == ["ours", "82.4\u202f% (79.0\u201385.3)", "5.76\u202fMB", "not measured"]
+    assert theirs == ["theirs", "82.37 %", "\u2013", "\u2013"]
 
 
 @pytest.mark.parametrize(
@@ -115,3 +129,18 @@ def test_seeds_follow_the_figure():
 def test_a_table_survives_json():
     shown = table()
     assert Table.model_validate_json(shown.model_dump_json()) == shown
+
+
+def test_a_terminal_shows_the_columns_that_fit_and_where_the_rest_is(capsys):
+    many = tuple(f"column {number:02}, of which there are many" for number in range(12))
+    for columns, left in ((many, 8), (("accuracy",), 0)):
+        cells = {title: Cell(printed="82.37 %") for title in columns}
+        row = TableRow(name="theirs", kind="paper", cells=cells)
+        show_table(table(columns=columns, rows=(row,), failed={"qat": "no room"}), Path("out"))
+        text = capsys.readouterr().out
+        shown = [title for title in columns if title in text]
+        assert len(columns) - len(shown) == left
+        assert text.count("82.37 %") == len(shown)
+        assert "not measured, qat: no room" in text
+        told = "8 more columns and the notes" if left else "the notes"
+        assert text.splitlines()[-1] == f"{told}: out/table.html, out/table.md"

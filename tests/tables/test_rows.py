@@ -199,19 +199,30 @@ def test_a_table_holds_the_notes_it_refers_to_and_the_general_ones(drawn):
     assert table.failed == {"vgg16": "no room"}
 
 
+TITLES = ("image", "reference", "distilled", "independent", "randomized")
+
+
 def test_panels_are_found_below_the_tables_folder(drawn):
     panel = SaliencyPanel(
-        key="a", truth="x", explained="x", picture="pictures/a.png", titles=(), similarity=0.5
+        key="a", truth="x", explained="x", picture="pictures/a.png", titles=TITLES, similarity=0.5
     )
     seen = Saliency(
         method="Score-CAM", mode="fast", images=1, maps={}, similarity={}, panels=(panel,),
         verdict=Verdict(status="pass"),
     )  # fmt: skip
-    plan = (RowPlan("teacher", {"row": "reference"}),)
-    entry = Entry("one", grid("s2", "small", Images(900))[0].study, plan)
-    record = drawn["record"]("reference", 0.9, findings={"test": Findings(saliency=seen)})
-    table = build(PAPERS["s2"], "small", [Outcome(entry, drawn["result"](record))], {})
-    assert table.panels == ("one/pictures/a.png",)
+    plans = (
+        RowPlan("teacher", {"row": "reference"}),
+        RowPlan("student", {"row": "distilled"}),
+        RowPlan("alone", {"row": "distilled-control"}, control=True),
+    )
+    entry = Entry("one", grid("s2", "small", Images(900))[0].study, plans)
+    found = {"findings": {"test": Findings(saliency=seen)}, "control": "distilled-control"}
+    records = [drawn["record"]("reference", 0.9), drawn["record"]("distilled", 0.8, **found)]
+    table = build(PAPERS["s2"], "small", [Outcome(entry, drawn["result"](*records))], {})
+    (panel,) = table.panels
+    assert (panel.entry, panel.picture) == ("one", "one/pictures/a.png")
+    # in the words of the rows: "reference" and "independent" mean nothing to a reader of a table
+    assert panel.titles == ("image", "teacher", "student", "alone", "random weights")
     assert not any("No Score-CAM panels" in sentence for sentence in table.said)
 
 

@@ -263,7 +263,13 @@ def _training(view: View) -> str | None:
     told = []
     for step in subject.history if subject else ():
         options = step.params.get("options") or step.params.get("train") or {}
-        names = ("epochs", "batch_size", "optimizer", "learning_rate", "augmentation")
+        names: tuple[str, ...] = (
+            "epochs",
+            "batch_size",
+            "optimizer",
+            "learning_rate",
+            "augmentation",
+        )
         staged = options.get("stages") or ()
         if staged:  # they have rates of their own
             names = tuple(name for name in names if name != "learning_rate")

@@ -48,10 +48,17 @@ from clinipress.report.words import (
     verdict_sentence,
 )
 
-__all__ = ["render", "write_page", "write_report"]
+__all__ = ["document", "render", "write_page", "write_report"]
 
 # No script runs and nothing is fetched, whatever a class name or a file name may hold.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+SYNTHETIC = tag(
+    "div",
+    tag("strong", "SYNTHETIC"),
+    " drawn images, no patients: the figures show that the software runs, nothing else",
+    class_="synthetic",
+    role="note",
+)
 SECTIONS = (
     candidates_section,
     trade_off_section,
@@ -121,8 +128,19 @@ def render(result: Result, pictures: Mapping[str, bytes] = MappingProxyType({}))
     view = View(result, pictures)
     sections = [draw(view) for draw in SECTIONS]
     page = tag("main", _head(view), _contents([str(one) for one in sections if one]), sections)
-    style = Markup((files("clinipress.report") / "style.css").read_text(encoding="utf-8"))
     title = f"{'SYNTHETIC ' if result.synthetic else ''}{result.study}: compression report"
+    return document(title, result.synthetic, page, _footer(result))
+
+
+def document(title: str, synthetic: bool, *children: Child) -> str:
+    """A whole HTML file that needs nothing from elsewhere.
+
+    Args:
+        title: Of the window.
+        synthetic: The images were drawn, which stands above everything.
+        children: What is in it.
+    """
+    style = Markup((files("clinipress.report") / "style.css").read_text(encoding="utf-8"))
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -132,20 +150,8 @@ def render(result: Result, pictures: Mapping[str, bytes] = MappingProxyType({}))
         tag("title", title),
         tag("style", style),
     )
-    body = tag("body", symbols(), _synthetic(result), page, _footer(result))
+    body = tag("body", symbols(), SYNTHETIC if synthetic else None, *children)
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
-
-
-def _synthetic(result: Result) -> Markup | None:
-    if not result.synthetic:
-        return None
-    return tag(
-        "div",
-        tag("strong", "SYNTHETIC"),
-        " drawn images, no patients: the figures show that the software runs, nothing else",
-        class_="synthetic",
-        role="note",
-    )
 
 
 def _head(view: View) -> Markup:

@@ -7,14 +7,23 @@ that can make a report large: what does not fit the allowance is said where it w
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from clinipress.findings import Flip, SaliencyPanel
 from clinipress.report.markup import Markup, tag
 from clinipress.report.view import View
 
-__all__ = ["ALLOWANCE", "GALLERY", "PANELS", "embedded", "named_pictures", "read_pictures"]
+__all__ = [
+    "ALLOWANCE",
+    "GALLERY",
+    "PANELS",
+    "embedded",
+    "named_pictures",
+    "picture",
+    "read_files",
+    "read_pictures",
+]
 
 ALLOWANCE = 8_000_000  # bytes of all pictures together; as text they take a third more
 LARGEST = 1_000_000  # bytes of one
@@ -43,17 +52,22 @@ def _pictured(view: View) -> Iterator[tuple[Sequence[Flip], Sequence[SaliencyPan
 
 
 def read_pictures(view: View, folder: Path) -> dict[str, bytes]:
-    """The pictures below a run folder, as far as the allowance goes.
+    """The pictures below a run folder that its report shows; see `read_files`."""
+    return read_files(named_pictures(view), folder)
+
+
+def read_files(names: Iterable[str], folder: Path) -> dict[str, bytes]:
+    """Pictures below a folder, as far as the allowance goes.
 
     A file that is missing, too large, no picture, or outside the folder is left out.
 
     Args:
-        view: The result that names them.
-        folder: The run folder.
+        names: Files relative to the folder, the most telling first.
+        folder: The folder.
     """
     found: dict[str, bytes] = {}
     left, root = ALLOWANCE, folder.resolve()
-    for name in named_pictures(view):
+    for name in names:
         data = _read(root, name)
         if data is not None and len(data) <= left:
             found[name] = data
@@ -87,7 +101,11 @@ def embedded(view: View, name: str | None, text: str) -> Markup:
     """
     if name is None:
         return tag("p", "no picture was kept", class_="no-picture")
-    data = view.pictures.get(name)
+    return picture(view.pictures.get(name), text)
+
+
+def picture(data: bytes | None, text: str) -> Markup:
+    """The bytes of a PNG or JPEG as an image; None, or others, as the words that it is not here."""
     kind = _kind(data) if data is not None else None
     if data is None or kind is None:
         return tag("p", ABSENT, class_="no-picture")

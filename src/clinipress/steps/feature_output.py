@@ -80,9 +80,7 @@ def _shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
     return {item.name: [d.dim_value for d in item.type.tensor_type.shape.dim] for item in named}
 
 
-def _last_map(
-    graph: onnx.GraphProto, shapes: dict[str, list[int]], path: Path
-) -> tuple[str, bool]:
+def _last_map(graph: onnx.GraphProto, shapes: dict[str, list[int]], path: Path) -> tuple[str, bool]:
     """From the logits backwards: the first tensor that still has places; are channels its last?"""
     makers = {name: node for node in graph.node for name in node.output}
     constant = {tensor.name for tensor in graph.initializer}

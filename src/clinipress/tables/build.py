@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from clinipress.report.formats import duration, figure_interval
+from clinipress.evaluate.saliency.section import INDEPENDENT, RANDOMIZED
+from clinipress.report.formats import counted, duration, figure_interval
 from clinipress.tables.columns import Outcome
 from clinipress.tables.papers import Paper
 from clinipress.tables.recipes import Scale, reductions
-from clinipress.tables.records import Table, TableRow
+from clinipress.tables.records import Table, TablePanel, TableRow
 from clinipress.tables.rows import columns_for, rows_of
 
 __all__ = ["build"]
@@ -69,7 +70,7 @@ def _said(paper: Paper, outcomes: Sequence[Outcome]) -> list[str]:
             'then its column reads "not measured".'
         ),
         (
-            f"{machine.cpu}, {machine.cores} cores; times of one image on one thread; "
+            f"{machine.cpu}, {counted(machine.cores, 'core')}; times of one image on one thread; "
             f"the studies took {duration(spent)} together, without what an earlier run had "
             "finished."
         ),
@@ -83,15 +84,26 @@ def _notes(paper: Paper, rows: Sequence[TableRow]) -> dict[str, str]:
     return {key: paper.notes[key] for key in dict.fromkeys((*used, *paper.general))}
 
 
-def _panels(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
-    """Saliency pictures of all studies, relative to the table's folder."""
-    found = []
+def _panels(outcomes: Sequence[Outcome]) -> tuple[TablePanel, ...]:
+    """Saliency pictures of all studies, each once."""
+    found: dict[str, TablePanel] = {}
     for outcome in outcomes:
+        names = {plan.of.get("row"): plan.name for plan in outcome.entry.rows}
         for candidate in outcome.result.candidates:
+            control = names.get(candidate.control, "trained apart")
+            titles = names | {INDEPENDENT: control, RANDOMIZED: "random weights"}
             for findings in candidate.findings.values():
-                panels = findings.saliency.panels if findings.saliency is not None else ()
-                found += [f"{outcome.entry.key}/{panel.picture}" for panel in panels]
-    return tuple(dict.fromkeys(found))
+                for panel in findings.saliency.panels if findings.saliency is not None else ():
+                    path = f"{outcome.entry.key}/{panel.picture}"
+                    found[path] = TablePanel(
+                        entry=outcome.entry.key,
+                        picture=path,
+                        titles=tuple(titles.get(title, title) for title in panel.titles),
+                        key=panel.key,
+                        truth=panel.truth,
+                        explained=panel.explained,
+                    )
+    return tuple(found.values())
 
 
 def _without_panels(outcomes: Sequence[Outcome]) -> list[str]:

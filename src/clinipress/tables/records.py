@@ -8,7 +8,7 @@ from pydantic import Field
 
 from clinipress.base_records import Interval, Record
 
-__all__ = ["Cell", "Table", "TableRow", "Unit"]
+__all__ = ["Cell", "Table", "TablePanel", "TableRow", "Unit"]
 
 Unit = Literal["share", "points", "area", "count", "bytes", "ms", "ratio", "reduction"]
 
@@ -51,6 +51,26 @@ class TableRow(Record):
     notes: tuple[str, ...] = ()
 
 
+class TablePanel(Record):
+    """One image under the maps of several networks.
+
+    Attributes:
+        entry: The study.
+        picture: The file, relative to the table's folder.
+        titles: What is seen, left to right, in the words of the table's rows.
+        key: Name of the image.
+        truth: Its class.
+        explained: The class whose maps these are.
+    """
+
+    entry: str
+    picture: str
+    titles: tuple[str, ...]
+    key: str
+    truth: str
+    explained: str
+
+
 class Table(Record):
     """``OUT/table.json``.
 
@@ -64,7 +84,7 @@ class Table(Record):
         columns: Titles, left to right.
         rows: Top to bottom; a paper's row stands below ours.
         notes: Key -> footnote, of all that the rows and cells refer to and of the whole table.
-        panels: Pictures of where the networks look, relative to the table's folder.
+        panels: Where the networks look.
         failed: Study -> why it gave no row.
         synthetic: True where the images were drawn.
     """
@@ -78,6 +98,6 @@ class Table(Record):
     columns: tuple[str, ...]
     rows: tuple[TableRow, ...]
     notes: dict[str, str] = Field(default_factory=dict)
-    panels: tuple[str, ...] = ()
+    panels: tuple[TablePanel, ...] = ()
     failed: dict[str, str] = Field(default_factory=dict)
     synthetic: bool = False

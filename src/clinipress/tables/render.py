@@ -18,9 +18,9 @@ from clinipress.report.formats import (
     points_interval,
     times,
 )
-from clinipress.tables.records import Cell, Table, TableRow
+from clinipress.tables.records import Cell, Table, TablePanel, TableRow
 
-__all__ = ["cell_text", "markdown", "note_numbers"]
+__all__ = ["cell_text", "markdown", "note_numbers", "panels_by_study", "shown_rows"]
 
 HEAD = {"measured": "{}", "control": "*{}*", "paper": "**{}**"}
 
@@ -42,9 +42,27 @@ def markdown(table: Table) -> str:
     lines += ["", *_notes(table, numbers)]
     lines += [f"Not measured, {key}: {why}\n" for key, why in table.failed.items()]
     if table.panels:
-        lines += ["Where the networks look (Score-CAM):", ""]
-        lines += [f"![Score-CAM panel]({path})" for path in table.panels]
+        lines += ["## Where the networks look (Score-CAM)", ""]
+        for study, panels in panels_by_study(table).items():
+            lines += [f"### {study}", ""]
+            for panel in panels:
+                told = f"{panel.key}: truth {panel.truth}, explained {panel.explained}"
+                lines += [f"{_safe(told)}. {_safe('; '.join(panel.titles))}:", ""]
+                lines += [f"![{_safe(panel.key)}]({panel.picture})", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def shown_rows(table: Table) -> list[list[str]]:
+    """Name and figures of every row as a reader sees them, without notes."""
+    return [_plain(row, table.columns) for row in table.rows]
+
+
+def panels_by_study(table: Table) -> dict[str, list[TablePanel]]:
+    """Study -> its panels, in the table's order."""
+    found: dict[str, list[TablePanel]] = {}
+    for panel in table.panels:
+        found.setdefault(panel.entry, []).append(panel)
+    return found
 
 
 def note_numbers(table: Table) -> dict[str, int]:
@@ -97,16 +115,18 @@ def _counted(cell: Cell) -> str:
     return percent(number)
 
 
+def _plain(row: TableRow, columns: Sequence[str]) -> list[str]:
+    """Name and cells of one row; what a paper does not print is a dash, not "not measured"."""
+    nothing = DASH if row.kind == "paper" else NOT_MEASURED
+    return [row.name, *(cell_text(row.cells[c]) if c in row.cells else nothing for c in columns)]
+
+
 def _texts(row: TableRow, columns: Sequence[str], numbers: dict[str, int]) -> list[str]:
-    """The cells of one row; what a paper does not print is a dash, not "not measured"."""
-    found = [HEAD[row.kind].format(row.name) + _marks(row.notes, numbers)]
-    for column in columns:
-        cell = row.cells.get(column)
-        if cell is None and row.kind == "paper":
-            found.append(DASH)
-        else:
-            found.append(cell_text(cell) + _marks(cell.notes if cell else (), numbers))
-    return found
+    """Name and cells of one row, each with the numbers of its notes."""
+    name, *cells = _plain(row, columns)
+    notes = [row.cells[column].notes if column in row.cells else () for column in columns]
+    marked = [text + _marks(keys, numbers) for text, keys in zip(cells, notes, strict=True)]
+    return [HEAD[row.kind].format(name) + _marks(row.notes, numbers), *marked]
 
 
 def _marks(notes: Sequence[str], numbers: dict[str, int]) -> str:

@@ -2,7 +2,7 @@
 
     OUT/ENTRY/           a run folder like any other, with its report
     OUT/ENTRY/entry.json what the result in it was made from
-    OUT/table.json, OUT/table.md
+    OUT/table.json, OUT/table.md, OUT/table.html
 
 A table that was killed goes on where it stopped: finished studies are read back where recipe and
 images are the same, and the unfinished one goes on from its checkpoints.
@@ -34,6 +34,7 @@ from clinipress.tables.build import build
 from clinipress.tables.cluster import run_jobs
 from clinipress.tables.columns import Outcome
 from clinipress.tables.grids import Entry, grid
+from clinipress.tables.page import write_table_page
 from clinipress.tables.papers import PAPERS, Paper
 from clinipress.tables.recipes import Images, Scale
 from clinipress.tables.records import Table
@@ -67,7 +68,7 @@ def run_table(
         progress: The listener.
 
     Returns:
-        The table; also ``table.json`` and ``table.md`` in `out`.
+        The table; also ``table.json``, ``table.md`` and ``table.html`` in `out`.
 
     Raises:
         InputError: There is no such table, or the images cannot be used.
@@ -130,6 +131,7 @@ def run_entries(
             table = build(paper, scale, done, {name: str(why) for name, why in failed.items()})
             write_atomically(out / "table.json", table.model_dump_json(indent=1))
             write_atomically(out / "table.md", markdown(table))
+            write_table_page(table, out)
     if failed and not outcomes:
         raise next(iter(failed.values()))
     return table
