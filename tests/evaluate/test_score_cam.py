@@ -185,7 +185,21 @@ def features(candidate, images):
         return candidate.module.backbone.forward_features((pixels / 255 - MEAN) / STD)
 
 
-def test_channels_that_come_last_are_no_columns():
+def openvino_file(candidate, folder):
+    """The candidate's float32 OpenVINO file, opened."""
+    pytest.importorskip("clinipress.runtimes.openvino").engine()  # else it sends statistics
+    from clinipress.recipe import ExportRecipe
+    from clinipress.runtimes.openvino import OpenVinoCandidate
+    from clinipress.steps.deliver import apply_export
+
+    recipe, path = ExportRecipe(format="openvino", precision="float32"), folder / "model.xml"
+    source = export_onnx(candidate, folder / "model.onnx").path
+    apply_export(recipe, candidate, source, path, {}, candidate.card)
+    card = candidate.card.model_copy(update={"format": "openvino", "precision": "float32"})
+    return OpenVinoCandidate.load(path, card, threads=1)
+
+
+def test_channels_that_come_last_are_no_columns(tmp_path):
     window = candidate_of(
         "swin_tiny_patch4_window7_224", 64, mean=MEAN, std=STD, img_size=64, window_size=2,
         embed_dim=24, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8),
@@ -193,17 +207,22 @@ def test_channels_that_come_last_are_no_columns():
     images = pictures(2, window.card.input)
     expected = features(window, images)
     assert expected.shape == (2, 2, 2, 192)
-    _, maps = feature_network(window, threads=1).look(images)
-    np.testing.assert_allclose(maps, expected.permute(0, 3, 1, 2).numpy(), atol=1e-4)
+    for file in (window, openvino_file(window, tmp_path)):
+        _, maps = feature_network(file, threads=1).look(images)
+        np.testing.assert_allclose(maps, expected.permute(0, 3, 1, 2).numpy(), atol=1e-4)
 
 
-def test_the_map_before_a_dense_layer_is_found():
+def test_the_map_before_a_dense_layer_is_found(tmp_path):
     dense = candidate_of("vgg11", 64, mean=MEAN, std=STD)
     images = pictures(2, dense.card.input)
-    _, maps = feature_network(dense, threads=1).look(images)
     expected = F.adaptive_avg_pool2d(features(dense, images), 7)  # as its dense layer takes it
     assert expected.shape == (2, 512, 7, 7)
+    _, maps = feature_network(dense, threads=1).look(images)
     np.testing.assert_allclose(maps, expected.numpy(), atol=1e-4)
+    # OpenVINO means them later: the middle, made of two cells, is twice as high there
+    _, theirs = feature_network(openvino_file(dense, tmp_path), threads=1).look(images)
+    np.testing.assert_allclose(theirs[..., 3, :3], 2 * maps[..., 3, :3], atol=1e-4)
+    np.testing.assert_allclose(theirs[..., :3, 4:], maps[..., :3, 4:], atol=1e-4)
 
 
 def test_what_cannot_be_explained_says_so():
@@ -218,16 +237,7 @@ def test_what_cannot_be_explained_says_so():
 
 
 def test_an_openvino_file_shows_the_map_of_its_network(small, files, tmp_path):
-    pytest.importorskip("openvino")
-    from clinipress.recipe import ExportRecipe
-    from clinipress.runtimes.openvino import OpenVinoCandidate
-    from clinipress.steps.deliver import apply_export
-
-    recipe = ExportRecipe(format="openvino", precision="float32")
-    path = tmp_path / "model.xml"
-    apply_export(recipe, small, files["float32"].path, path, {}, small.card)
-    card = small.card.model_copy(update={"format": "openvino", "precision": "float32"})
-    opened = OpenVinoCandidate.load(path, card, threads=1)
+    opened = openvino_file(small, tmp_path)
     images = pictures(2, small.card.input, 8)
     network = feature_network(opened, threads=1)
     answers, seen = network.look(images)
