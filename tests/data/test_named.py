@@ -152,6 +152,9 @@ def test_covid_qu_ex_has_no_mask_among_its_images_and_offers_them(tmp_path, as_p
     assert len(infected) == 8
     assert all(path.parent.name == "infection masks" for path in infected)
     assert any("1 infection masks left out" in note for note in got.notes)
+    told = show_prepared(got)
+    assert f"put into the study, under evidence: masks: {got.masks}" in told
+    assert "and mask_kind: infection or lung" in told
 
 
 def test_lc25000_siblings_never_cross(tmp_path, as_published):

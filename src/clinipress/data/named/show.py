@@ -6,6 +6,7 @@ import json
 
 from clinipress.data.named.prepare import Prepared
 from clinipress.data.named.sets import ALL_SPLITS
+from clinipress.data.named.tables import read_masks
 
 __all__ = ["show_prepared"]
 
@@ -41,7 +42,10 @@ def show_prepared(found: Prepared) -> list[str]:
         lines.append(f"kept whole by a split: each {facts.unit}")
     lines += [f"licence: {facts.licence}", f"cite: {facts.citation}", f"page: {facts.page}"]
     if found.masks:
+        kinds = sorted({kind for of in read_masks(found.masks).values() for kind in of})
         lines.append(f"put into the study, under evidence: masks: {found.masks}")
+        if len(kinds) > 1:
+            lines.append(f"and mask_kind: {' or '.join(kinds)}")
     if found.class_map:
         names = json.dumps(dict(found.class_map), ensure_ascii=False)
         lines.append(f"put into the study, under data: class_map: {names}")
