@@ -117,6 +117,7 @@ class DataRecipe(Config):
         positive: The class that is the finding in a two-class task.
         input: Size, channels and window of the network's input.
         split: How the images are divided.
+        sample: Only so many images, drawn by class: for a trial, and the report says so.
     """
 
     path: str | None = None
@@ -126,6 +127,7 @@ class DataRecipe(Config):
     positive: str | None = None
     input: InputSpec = Field(default_factory=InputSpec)
     split: SplitRecipe = SplitRecipe()
+    sample: int | None = Field(None, ge=20)
 
 
 class ReferenceRecipe(Config):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from random import Random
 from typing import Literal
 
 from clinipress.errors import DataError
 
-__all__ = ["SPLIT_NAMES", "Dataset", "Item", "Layout", "natural", "split_name"]
+__all__ = ["SPLIT_NAMES", "Dataset", "Item", "Layout", "drawn", "natural", "split_name"]
 
 Layout = Literal["class folders", "split/class folders", "manifest", "npz"]
 SPLIT_NAMES: Mapping[str, str] = {
@@ -61,6 +62,28 @@ class Dataset:
     classes: tuple[str, ...]
     items: tuple[Item, ...]
     group_columns: tuple[str, ...] = ()
+
+
+def drawn(dataset: Dataset, count: int, seed: int) -> Dataset:
+    """Some items of a set, as many of each class as its share of the whole; at least one of each.
+
+    Patients and near-duplicates may lose images; those that are left still belong together.
+
+    Args:
+        dataset: The set.
+        count: How many; a set that is no larger is given back as it is.
+        seed: Same seed, same items.
+    """
+    if count >= len(dataset.items):
+        return dataset
+    random = Random(seed)
+    kept: set[str] = set()
+    for label in dataset.classes:
+        keys = [item.key for item in dataset.items if item.label == label]
+        share = max(1, round(count * len(keys) / len(dataset.items)))
+        kept |= set(random.sample(keys, min(share, len(keys))))
+    items = tuple(item for item in dataset.items if item.key in kept)
+    return replace(dataset, items=items)
 
 
 def natural(text: str) -> tuple[tuple[int, int, str], ...]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from clinipress.data.audit import audit
 from clinipress.data.cache import Cache, build_cache
+from clinipress.data.items import drawn
 from clinipress.data.sources import Dataset, Item, read_dataset
 from clinipress.data.splits import Split, make_split, units
 from clinipress.errors import DataError
@@ -139,7 +140,11 @@ def open_study_data(
         raise DataError(
             f"'data.positive' to be one of {', '.join(dataset.classes)}", f"'{recipe.positive}'"
         )
+    whole = len(dataset.items)
+    if recipe.sample is not None:
+        dataset = drawn(dataset, recipe.sample, seed)
     inputs = {"items": listing(dataset), "split": recipe.split.model_dump(), "seed": seed}
+    inputs |= {"of": whole} if len(dataset.items) < whole else {}
 
     def make(folder: Path) -> None:
         found, fingerprints = audit(dataset, seed=seed, progress=progress, threads=threads)
@@ -148,6 +153,9 @@ def open_study_data(
         split.save(folder / "split.json")
         unit_of = {item.key: int(u) for item, u in zip(dataset.items, by, strict=True)}
         write_atomically(folder / "units.json", json.dumps(unit_of))
+        if len(dataset.items) < whole:
+            trial = f"A trial: {len(dataset.items):,} of {whole:,} images, drawn by class"
+            found = found.model_copy(update={"warnings": (trial, *found.warnings)})
         write_atomically(folder / "audit.json", found.model_dump_json(indent=1))
         summary = split.summary(dataset, by)
         write_atomically(folder / "split-summary.json", summary.model_dump_json(indent=1))

@@ -1,9 +1,10 @@
 """How the studies of the tables are made, by scale: pixels, weights, how long networks train.
 
-At "small" the work of each network is bounded by images seen, not by epochs, so that a table takes
-about as long on a large set as on a small one. "moderate" trains longer on more pixels, so that the
-networks learn and a few hours on a CPU do. "full" has the published sizes, pretrained weights where
-the hub has them, and the epochs of the edge guide; the first three papers print none.
+At "small" a large set is sampled, and the work of each network is bounded by images seen, not by
+epochs, so that a table takes about as long on a large set as on a small one. "moderate" trains
+longer on more pixels, so that the networks learn and a few hours on a CPU do. "full" has the
+published sizes, pretrained weights where the hub has them, and the epochs of the edge guide; the
+first three papers print none.
 """
 
 from __future__ import annotations
@@ -15,12 +16,22 @@ from clinipress.models.catalogue import NamedModel, model_named
 from clinipress.recipe import Study
 from clinipress.study_file import parse_study
 
-__all__ = ["MODERATE_PIXELS", "SMALL_PIXELS", "Images", "Maker", "Scale", "Tree", "reductions"]
+__all__ = [
+    "MODERATE_PIXELS",
+    "SMALL_IMAGES",
+    "SMALL_PIXELS",
+    "Images",
+    "Maker",
+    "Scale",
+    "Tree",
+    "reductions",
+]
 
 Scale = Literal["small", "moderate", "full"]
 Tree = dict[str, Any]
 
 SMALL_PIXELS = 64
+SMALL_IMAGES = 1000  # of a larger set, drawn by class
 MODERATE_PIXELS = 96
 MODERATE_EPOCHS = 30  # of a network; its student and a training in stages have more
 FULL_EPOCHS = 50  # the edge guide's, for distillation
@@ -48,11 +59,6 @@ class Images:
     channels: int = 1
     synthetic: bool = False
 
-    @property
-    def training(self) -> int:
-        """About how many are trained on."""
-        return max(1, round(self.count * FRACTIONS[0]))
-
 
 FRACTIONS = (0.6, 0.2, 0.2)  # a fifth for validation, as in S1
 
@@ -71,7 +77,8 @@ def reductions(scale: Scale) -> str:
             "images, at fewer pixels than published."
         )
     return (
-        f"Scale small: {SMALL_PIXELS} pixels a side, random weights, one seed, and few epochs: "
+        f"Scale small: {SMALL_PIXELS} pixels a side, at most {SMALL_IMAGES:,} images drawn by "
+        "class, random weights, one seed, and few epochs: "
         "the table shows that the whole way runs and what each step costs; its accuracies are "
         "those of networks that have hardly learnt, and no figure of it judges a technique."
     )
@@ -89,6 +96,12 @@ class Maker:
     def small(self) -> bool:
         """Whether the scale is the small one."""
         return self.scale == "small"
+
+    @property
+    def training(self) -> int:
+        """About how many images are trained on."""
+        count = min(self.images.count, SMALL_IMAGES) if self.small else self.images.count
+        return max(1, round(count * FRACTIONS[0]))
 
     def model(self, asked: str | Tree) -> Tree:
         """A network, with weights of the hub at full scale where there are some."""
@@ -112,7 +125,7 @@ class Maker:
             # from random weights small batches reach more in as many epochs
             return found | {"epochs": MODERATE_EPOCHS, "batch_size": 16}
         seen = SEEN.get(name, SEEN_ELSE) * times
-        epochs = max(2, round(seen / self.images.training))
+        epochs = max(2, round(seen / self.training))
         # few steps: weights are averaged over some ten of them, not over two hundred
         return found | {"epochs": epochs, "warmup_epochs": 0.5, "ema_decay": 0.9}
 
@@ -158,6 +171,7 @@ class Maker:
                 "modality": self.images.modality,
                 "input": side,
                 "split": {"by": "auto", "fractions": list(FRACTIONS)},
+                "sample": SMALL_IMAGES if self.small else None,
             },
             "reference": reference,
             "try_next": False,
@@ -189,7 +203,7 @@ class Maker:
             }  # fmt: skip
         # from random weights the head on a frozen backbone learns little: one epoch shows the
         # stage; the network is cheap, so it sees ten times as many images as the others
-        many = max(2, round(10 * SEEN_ELSE / self.images.training))
+        many = max(2, round(10 * SEEN_ELSE / self.training))
         return {
             "ema_decay": 0.9,
             "stages": [
