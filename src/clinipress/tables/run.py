@@ -120,6 +120,8 @@ def run_entries(
             )
             for entry in wave
         }
+        if ray is not None and jobs:
+            progress.say(f"on Ray, each said when it is done: {', '.join(jobs)}")
         for key, found in run_jobs(jobs, ray):
             if isinstance(found, ClinipressError):
                 failed[key] = found
