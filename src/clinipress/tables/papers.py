@@ -200,8 +200,8 @@ S1 = Paper(
         "validation": VALIDATION,
         "folder": (
             "The published test folder repeats images of the training folder (88 the same file, "
-            "259 of 394 nearly the same picture), so both are pooled here and divided by "
-            "near-duplicate cluster; patients are not named in this set."
+            "259 of 394 nearly the same picture), so where its images are used both folders are "
+            "pooled and divided by near-duplicate cluster; patients are not named in this set."
         ),
         "names": (
             "DenseNet-101 and DenseNet-32 are in no paper of DenseNet's: blocks (6, 12, 18, 12) "
