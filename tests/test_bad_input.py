@@ -225,7 +225,7 @@ def test_compare_scores_refuses_what_they_are_not(call, bundle, tmp_path):
 
 def test_tables_and_named_sets_that_do_not_exist(call, phantoms, tmp_path):
     one_line(call("table", "s9", "--data", phantoms), "s0, s1, s2, s4")
-    one_line(call("table", "s1", "--data", phantoms, "--scale", "tiny"), "small, full")
+    one_line(call("table", "s1", "--data", phantoms, "--scale", "tiny"), "small, moderate, full")
     one_line(call("table", "s1", "--data", tmp_path / "absent"), "absent")
     one_line(call("data", "nonsense"), "covid-ct")
     code, lines = call("data", "nickparvar", "--out", tmp_path / "none")

@@ -213,7 +213,7 @@ def test_channels_that_come_last_are_no_columns(tmp_path):
 
 
 def test_the_map_before_a_dense_layer_is_found(tmp_path):
-    dense = candidate_of("vgg11", 64, mean=MEAN, std=STD)
+    dense = candidate_of("vgg11", 64, mean=MEAN, std=STD, mlp_ratio=0.01)
     images = pictures(2, dense.card.input)
     expected = F.adaptive_avg_pool2d(features(dense, images), 7)  # as its dense layer takes it
     assert expected.shape == (2, 512, 7, 7)
