@@ -10,6 +10,7 @@ from PIL import Image
 from clinipress.base_records import Interval
 from clinipress.tables.page import page, write_table_page
 from clinipress.tables.records import Cell, Table, TablePanel, TableRow
+from drawn_tables import table_of
 
 HOSTILE = "<script>alert(1)</script>"
 TITLES = ("image", "VGG-19, teacher", "student")
@@ -23,11 +24,6 @@ def table(**changes) -> Table:
         name="theirs", kind="paper", cells={"accuracy": Cell(printed="82 %", notes=("one image",))}
     )
     fields = {
-        "source": "s1",
-        "title": "T",
-        "citation": "C",
-        "read": "R",
-        "scale": "small",
         "columns": ("accuracy", "time"),
         "rows": (ours, paper),
         "notes": {"one image": "One.", "own": f"Own {HOSTILE}."},
@@ -39,7 +35,7 @@ def table(**changes) -> Table:
         ),
         "failed": {"vgg16": "no room"},
     }  # fmt: skip
-    return Table(**fields | changes)
+    return table_of(**fields | changes)
 
 
 def test_figures_intervals_and_what_a_paper_does_not_print():

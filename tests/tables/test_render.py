@@ -9,6 +9,7 @@ from clinipress.base_records import Interval
 from clinipress.tables.records import Cell, Table, TablePanel, TableRow
 from clinipress.tables.render import cell_text, markdown, note_numbers, shown_rows
 from clinipress.terminal import show_table
+from drawn_tables import table_of
 
 FALL = Interval(value=0.021, low=-0.056, high=0.104)
 AREA = Interval(value=0.9567, low=0.94, high=0.97)
@@ -30,16 +31,11 @@ def table(**changes) -> Table:
         cells={"accuracy": Cell(printed="82.37 %", notes=("one image", "validation"))},
     )
     fields = {
-        "source": "s1",
-        "title": "T",
-        "citation": "C",
-        "read": "R",
-        "scale": "small",
         "columns": ("accuracy", "file", "time"),
         "rows": (ours, paper),
         "notes": {"ours": "Ours.", "one image": "One.", "validation": "Two."},
     }
-    return Table(**fields | changes)
+    return table_of(**fields | changes)
 
 
 def lines(text: str) -> list[list[str]]:
