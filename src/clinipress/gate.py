@@ -28,6 +28,7 @@ __all__ = [
     "cases_to_decide",
     "counted",
     "judge",
+    "least_fall",
     "metric_facts",
     "relative_drop",
     "rules_for",
@@ -169,6 +170,19 @@ def judge(
         reasons=tuple(reasons),
         cases_needed=max(known, default=None) if complete else None,
     )
+
+
+def least_fall(falls: Sequence[Interval | None]) -> int | None:
+    """Place of the fall with the lowest upper end, the first of equals; None where none is known.
+
+    It says which candidate came closest where none is shipped.
+    """
+    known = [
+        (fall.high, place)
+        for place, fall in enumerate(falls)
+        if fall is not None and all(map(math.isfinite, (fall.value, fall.low, fall.high)))
+    ]
+    return min(known)[1] if known else None
 
 
 def relative_drop(drop: Interval, reference: Interval) -> float | None:

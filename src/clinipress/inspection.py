@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from clinipress.evaluate.saliency.section import (
 )
 from clinipress.evaluate.stress import Level, disturbed_logits, stress_rows, stress_section
 from clinipress.findings import Findings, Probe, Saliency, Stress
+from clinipress.gate import least_fall
 from clinipress.scorecard import Row, Scorecard
 from clinipress.selection import Choice
 from clinipress.store import write_atomically
@@ -82,13 +82,8 @@ def _closest(card: Scorecard) -> list[Row]:
     """The row that the report shows where none is shipped: the least fall that can be excluded."""
     metric = next(rule for rule in card.rules if rule.primary).metric
     judged = [row for row in card.rows[1:] if row.to is None]
-    falls = [row.drops.get("validation", {}).get(metric) for row in judged]
-    known = [
-        (fall.high, number)
-        for number, fall in enumerate(falls)
-        if fall is not None and math.isfinite(fall.high)
-    ]
-    return [judged[min(known)[1]]] if known else []
+    place = least_fall([row.drops.get("validation", {}).get(metric) for row in judged])
+    return [] if place is None else [judged[place]]
 
 
 def _stress(card: Scorecard, rows: Sequence[Row], split: str) -> dict[str, Stress]:

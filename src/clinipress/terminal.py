@@ -439,10 +439,8 @@ def show_table(table: PaperTable, folder: Path) -> None:
     for sentence in table.said:
         console.print(sentence, highlight=False)
     rows = shown_rows(table)
-    cells = [[row[at] for row in rows] for at in range(len(table.columns) + 1)]
-    widths = [
-        max(map(len, (head, *of))) + 2 for head, of in zip(("", *table.columns), cells, strict=True)
-    ]
+    columns = zip(("", *table.columns), *rows, strict=True)
+    widths = [max(map(len, column)) + 2 for column in columns]
     first = min(widths[0], NAME_WIDTH)
     many = sum(sum(widths[1 : at + 1]) + first <= console.width for at in range(1, len(widths)))
     view = Table(box=None, pad_edge=False)

@@ -66,7 +66,12 @@ def two_lines(metric: str, interval: Interval | None) -> list[Child]:
     """A figure, and its interval under it."""
     if interval is None or not finite(interval):
         return [NOT_MEASURED]
-    value, _, rest = figure_interval(metric, interval).partition(" (")
+    return interval_below(figure_interval(metric, interval))
+
+
+def interval_below(text: str) -> list[Child]:
+    """A figure written with its interval in brackets behind it, as two lines."""
+    value, _, rest = text.partition(" (")
     return [value, small(f"({rest}")]
 
 

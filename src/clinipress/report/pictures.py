@@ -19,6 +19,7 @@ __all__ = [
     "GALLERY",
     "PANELS",
     "embedded",
+    "maps_picture",
     "named_pictures",
     "picture",
     "read_files",
@@ -102,6 +103,12 @@ def embedded(view: View, name: str | None, text: str) -> Markup:
     if name is None:
         return tag("p", "no picture was kept", class_="no-picture")
     return picture(view.pictures.get(name), text)
+
+
+def maps_picture(titles: Sequence[str], shown: Markup, told: str) -> Markup:
+    """Saliency maps side by side: the names of the parts above them, what is told below."""
+    heads = tag("div", [tag("span", title) for title in titles], class_="titles")
+    return tag("figure", heads, shown, tag("figcaption", told), class_="maps-picture")
 
 
 def picture(data: bytes | None, text: str) -> Markup:

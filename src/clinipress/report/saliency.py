@@ -20,7 +20,7 @@ from clinipress.report.formats import (
 from clinipress.report.markup import Child, Markup, tag
 from clinipress.report.parts import facts, grid, role_mark, small
 from clinipress.report.phrases import capital
-from clinipress.report.pictures import PANELS, embedded
+from clinipress.report.pictures import PANELS, embedded, maps_picture
 from clinipress.report.shown import Shown, finding_section
 from clinipress.report.view import View
 
@@ -199,11 +199,10 @@ def _panels(shown: Shown[Saliency], panels: Sequence[SaliencyPanel]) -> list[Chi
 
 
 def _panel(shown: Shown[Saliency], panel: SaliencyPanel) -> Markup:
-    """One picture, the names of its parts above it."""
-    titles = tag("div", [tag("span", title) for title in panel.titles], class_="titles")
+    """One picture, and the similarity of its maps."""
     picture = embedded(shown.view, panel.picture, f"{panel.key}: {', '.join(panel.titles)}")
     told = (
         f"{panel.key}: truth {panel.truth}, explained {panel.explained}, correlation "
         f"{decimal(panel.similarity)}"
     )
-    return tag("figure", titles, picture, tag("figcaption", told), class_="maps-picture")
+    return maps_picture(panel.titles, picture, told)

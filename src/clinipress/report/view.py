@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from clinipress.findings import Findings
+from clinipress.gate import least_fall
 from clinipress.records import CandidateRecord, Interval, Latency, Result, Rule
 from clinipress.report.formats import finite
 
@@ -63,12 +64,8 @@ class View:
         if self.shipped is not None and self.shipped is not self.reference:
             return self.shipped
         judged = [(self.drop(record, self.metric)[0], record) for record in self.compressed]
-        known = [
-            (drop.high, number)
-            for number, (drop, _) in enumerate(judged)
-            if drop is not None and finite(drop)
-        ]
-        return judged[min(known)[1]][1] if known else None
+        place = least_fall([drop for drop, _ in judged])
+        return None if place is None else judged[place][1]
 
     @cached_property
     def controls(self) -> tuple[CandidateRecord, ...]:

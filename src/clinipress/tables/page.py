@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 from clinipress.report.build import document, write_page
 from clinipress.report.markup import Child, Markup, tag
-from clinipress.report.parts import cell, small
-from clinipress.report.pictures import picture, read_files
+from clinipress.report.parts import cell, interval_below
+from clinipress.report.pictures import maps_picture, picture, read_files
 from clinipress.tables.records import Table, TablePanel, TableRow
 from clinipress.tables.render import note_numbers, panels_by_study, shown_rows
 
@@ -73,9 +73,8 @@ def _row(
 def _cell(row: TableRow, column: str, text: str, marks: Mapping[str, int]) -> Markup:
     """A figure, its interval below it."""
     found = row.cells.get(column)
-    head, opening, rest = text.partition(" (")
-    interval = small(f"({rest}") if opening and found is not None and found.interval else None
-    shown: list[Child] = [head, interval] if interval else [text]
+    spanned = found is not None and found.interval is not None and " (" in text
+    shown: list[Child] = interval_below(text) if spanned else [text]
     return cell(column, shown, _marks(found.notes if found else (), marks))
 
 
@@ -106,7 +105,5 @@ def _panels(table: Table, pictures: Mapping[str, bytes]) -> Markup | None:
 
 
 def _panel(panel: TablePanel, pictures: Mapping[str, bytes]) -> Markup:
-    titles = tag("div", [tag("span", title) for title in panel.titles], class_="titles")
-    told = f"{panel.key}: truth {panel.truth}, explained {panel.explained}"
     shown = picture(pictures.get(panel.picture), f"{panel.key}: {', '.join(panel.titles)}")
-    return tag("figure", titles, shown, tag("figcaption", told), class_="maps-picture")
+    return maps_picture(panel.titles, shown, panel.caption)

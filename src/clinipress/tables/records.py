@@ -70,6 +70,11 @@ class TablePanel(Record):
     truth: str
     explained: str
 
+    @property
+    def caption(self) -> str:
+        """What is told below the picture."""
+        return f"{self.key}: truth {self.truth}, explained {self.explained}"
+
 
 class Table(Record):
     """``OUT/table.json``.

@@ -1,4 +1,4 @@
-"""A table as Markdown, which is also what a terminal shows: from its records alone."""
+"""A table in words, as Markdown and row by row: from its records alone."""
 
 from __future__ import annotations
 
@@ -46,8 +46,7 @@ def markdown(table: Table) -> str:
         for study, panels in panels_by_study(table).items():
             lines += [f"### {study}", ""]
             for panel in panels:
-                told = f"{panel.key}: truth {panel.truth}, explained {panel.explained}"
-                lines += [f"{_safe(told)}. {_safe('; '.join(panel.titles))}:", ""]
+                lines += [f"{_safe(panel.caption)}. {_safe('; '.join(panel.titles))}:", ""]
                 lines += [f"![{_safe(panel.key)}]({panel.picture})", ""]
     return "\n".join(lines).rstrip() + "\n"
 

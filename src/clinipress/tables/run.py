@@ -20,7 +20,8 @@ from clinipress import __version__
 from clinipress.data.sources import read_dataset
 from clinipress.data.study import listing, open_study_data
 from clinipress.errors import ClinipressError, InputError, ModelError
-from clinipress.evaluate.evidence import evidence
+from clinipress.evaluate.intervals import proportion, unit_index
+from clinipress.evaluate.metrics import predictions
 from clinipress.models.classifier import TorchCandidate
 from clinipress.pipeline import run_study
 from clinipress.progress import SILENT, Progress
@@ -221,10 +222,10 @@ def _write_training(
         candidate = open_file(path, card, study.threads)
         rows = known.rows("train", card.input)
         logits = runner.logits(candidate, "train")
-        figures = evidence(
-            logits, rows.labels, card.classes, units=rows.units, resamples=study.bootstrap
-        )
-        found[record.name] = figures["accuracy"].model_dump()
+        hits = predictions(logits) == rows.labels
+        accuracy = proportion(hits, unit_index(rows.units, len(hits)))
+        if accuracy is not None:
+            found[record.name] = accuracy.model_dump()
     write_atomically(folder / TRAINING, json.dumps(found, indent=1))
 
 
