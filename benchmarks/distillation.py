@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 from clinipress.data.cache import Cache, build_cache
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.zoo import new_classifier
-from clinipress.recipe import ModelRecipe, TrainOptions
 from clinipress.records import Card, InputSpec
+from clinipress.step_recipes import ModelRecipe, TrainOptions
 from clinipress.train.distillation import DistillationLoss
 from clinipress.train.features import FeatureLoss, FeatureMethod, Tapped, choose_pairs
 from clinipress.train.fit import Images, Loss, fit

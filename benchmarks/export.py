@@ -25,8 +25,10 @@ from clinipress.evaluate.measure import environment, latency, peak_memory
 from clinipress.models.classifier import TorchCandidate, build
 from clinipress.records import Card, InputSpec, ModelSpec
 from clinipress.runtimes.onnx import OnnxCandidate
-from clinipress.steps.export import count_low_precision, export_onnx, parity, to_float16
-from clinipress.steps.placement import agreement_images, place
+from clinipress.steps.export import export_onnx, to_float16
+from clinipress.steps.onnx_precision import count_low_precision
+from clinipress.steps.parity import parity
+from clinipress.steps.placement import agreement_images, choose_placement
 from clinipress.steps.quantize import apply_int8, plan_int8, to_int8
 from clinipress.steps.ranges import Batches, quiet
 from clinipress.steps.weight_only import to_int4, to_int8_dynamic
@@ -111,7 +113,7 @@ def export_all(
     to_int4(source, paths["int4"])
     plan = plan_int8(source, images, method="mse", equalized=True, bias_correction=True)
     apply_int8(source, paths["corrected"], plan)
-    chosen, facts = place(
+    chosen, facts = choose_placement(
         source, plan, agreement_images(images, 0), threads=1, agreement=0.98, time=1.0
     )
     apply_int8(source, paths["mixed"], chosen, precision="mixed")

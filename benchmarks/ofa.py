@@ -40,9 +40,9 @@ from clinipress.evaluate.evidence import drops, evidence
 from clinipress.evaluate.scores import Scores
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.ofa import Architecture
-from clinipress.recipe import DataRecipe, DistillStep, FineTuneStep, ModelRecipe
+from clinipress.recipe import DataRecipe
 from clinipress.records import InputSpec
-from clinipress.step_recipes import SearchStep, ShrinkStep
+from clinipress.step_recipes import DistillStep, FineTuneStep, ModelRecipe, SearchStep, ShrinkStep
 from clinipress.steps.distil import Distill
 from clinipress.steps.fitting import fresh_candidate, step_seed
 from clinipress.steps.search import Search

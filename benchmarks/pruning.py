@@ -32,9 +32,9 @@ from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.models.pruned import plan_pruning, prune
 from clinipress.models.pruning_cost import cost
 from clinipress.models.zoo import new_classifier
-from clinipress.recipe import ModelRecipe
 from clinipress.records import Card, InputSpec
 from clinipress.runtimes.onnx import OnnxCandidate
+from clinipress.step_recipes import ModelRecipe
 from clinipress.steps.export import export_onnx
 
 MODELS = (

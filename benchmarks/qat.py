@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from clinipress.models.classifier import Classifier
 from clinipress.models.zoo import new_classifier
-from clinipress.recipe import ModelRecipe, TrainOptions
 from clinipress.records import InputSpec
+from clinipress.step_recipes import ModelRecipe, TrainOptions
 from clinipress.train.numerics import out_of_place, tune_allocator
 from clinipress.train.optimizer import make_optimizer
 from clinipress.train.quantized import Place, QuantizedNetwork, Schedule

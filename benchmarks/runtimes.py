@@ -32,7 +32,8 @@ from clinipress.runtimes.engines import open_file
 from clinipress.runtimes.files import FILES
 from clinipress.runtimes.onnx import OnnxCandidate
 from clinipress.steps.deliver import apply_export, file_facts, plan_export
-from clinipress.steps.export import export_onnx, parity
+from clinipress.steps.export import export_onnx
+from clinipress.steps.parity import parity
 from clinipress.steps.ranges import quiet
 from export import onnxruntime_default, pictures, random_candidate, smooth_images
 

@@ -36,7 +36,8 @@ from clinipress.evaluate.saliency.networks import FeatureNetwork, OnnxNetwork, T
 from clinipress.evaluate.saliency.score_cam import GROUPS, score_cam
 from clinipress.evaluate.saliency.similarity import spearman
 from clinipress.models.classifier import TorchCandidate
-from clinipress.steps.export import export_onnx, to_int8
+from clinipress.steps.export import export_onnx
+from clinipress.steps.quantize import to_int8
 from export import pictures
 
 Images = NDArray[np.uint8]

@@ -33,8 +33,8 @@ from clinipress.data.cache import build_cache
 from clinipress.data.images import decode
 from clinipress.data.sources import Item, read_dataset
 from clinipress.models.zoo import new_classifier
-from clinipress.recipe import ModelRecipe, TrainOptions
 from clinipress.records import InputSpec
+from clinipress.step_recipes import ModelRecipe, TrainOptions
 from clinipress.train import fit as fitting
 from clinipress.train.fit import Images, fit
 from clinipress.train.losses import HardLoss

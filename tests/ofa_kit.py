@@ -8,8 +8,8 @@ import torch
 import step_kit
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.zoo import new_classifier
-from clinipress.recipe import ModelRecipe, TrainOptions
 from clinipress.records import Card, InputSpec
+from clinipress.step_recipes import ModelRecipe, TrainOptions
 from step_kit import Data
 
 SIDE, WIDTH = 32, 0.25

@@ -4,14 +4,8 @@ import pytest
 import yaml
 
 from clinipress.errors import RecipeError
-from clinipress.recipe import (
-    DistillStep,
-    FineTuneStep,
-    PruneStep,
-    QatStep,
-    Study,
-    TrainOptions,
-)
+from clinipress.recipe import Study
+from clinipress.step_recipes import DistillStep, FineTuneStep, PruneStep, QatStep, TrainOptions
 from clinipress.study_file import load_study, parse_study
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.yaml"))

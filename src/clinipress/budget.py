@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from clinipress.errors import RecipeError
 from clinipress.evaluate.cost import evaluating, parameters
 from clinipress.models.classifier import build
-from clinipress.recipe import DistillStep, ModelRecipe, PruneStep, Study
+from clinipress.recipe import Study
 from clinipress.records import InputSpec, ModelSpec
+from clinipress.step_recipes import DistillStep, ModelRecipe, PruneStep
 from clinipress.targets import Target
 
 __all__ = ["check_budget", "largest_layer", "smallest_weights"]

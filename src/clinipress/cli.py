@@ -133,14 +133,14 @@ def audit(
     from clinipress.data.audit import audit as run_audit
     from clinipress.data.sources import read_dataset
 
-    found: Audit
-    found, _ = run_audit(read_dataset(data), progress=_progress(as_json), threads=threads)
+    facts: Audit
+    facts, _ = run_audit(read_dataset(data), progress=_progress(as_json), threads=threads)
     if as_json:
-        _write(found.model_dump_json(indent=1))
+        _write(facts.model_dump_json(indent=1))
     else:
         from clinipress.terminal import show_audit
 
-        show_audit(found)
+        show_audit(facts)
 
 
 @app.command("data")
@@ -166,13 +166,13 @@ def named_data(
             show_sets(list_sets())
         return
     folder = out or Path("data") / name
-    found = prepare(name, folder, fetch=fetch, manifest=manifest, progress=_progress(as_json))
+    prepared = prepare(name, folder, fetch=fetch, manifest=manifest, progress=_progress(as_json))
     if as_json:
-        _write_json(found.as_facts())
+        _write_json(prepared.as_facts())
     else:
-        _write("\n".join(show_prepared(found)))
-    if found.status != "complete":
-        raise typer.Exit(WRONG_INPUT if found.status == "absent" else NOT_PASSED)
+        _write("\n".join(show_prepared(prepared)))
+    if prepared.status != "complete":
+        raise typer.Exit(WRONG_INPUT if prepared.status == "absent" else NOT_PASSED)
 
 
 ClassMap = Annotated[str, typer.Option("--class-map", help="theirs=ours, separated by commas.")]
@@ -207,16 +207,16 @@ def evaluate(
         _external_test(model, data, name, class_map, split, threads, as_json)
     from clinipress.external import evaluate as run_evaluate
 
-    found = run_evaluate(
+    facts = run_evaluate(
         model, data, class_map=class_map, split=split, threads=threads, scores=scores,
         progress=_progress(as_json),
     )  # fmt: skip
     if as_json:
-        _write_json(found)
+        _write_json(facts)
     else:
         from clinipress.terminal import show_evidence
 
-        show_evidence(found)
+        show_evidence(facts)
 
 
 def _external_test(
@@ -267,17 +267,17 @@ def compare(
     """
     from clinipress.external import compare as run_compare
 
-    found = run_compare(
+    comparison = run_compare(
         a, b, data, risk=risk, class_map=class_map, split=split, threads=threads,
         progress=_progress(as_json),
     )  # fmt: skip
     if as_json:
-        _write_json(found)
+        _write_json(comparison)
     else:
         from clinipress.terminal import show_comparison
 
-        show_comparison(found)
-    passed = found["verdict"]["status"] == "pass"
+        show_comparison(comparison)
+    passed = comparison["verdict"]["status"] == "pass"
     raise typer.Exit(PASSED if passed else NOT_PASSED)
 
 
@@ -311,15 +311,15 @@ def bench(
     """Measure a bundle on this device: latency, throughput, cold start, memory."""
     from clinipress.edge.bench import bench as run_bench
 
-    found = run_bench(
+    facts = run_bench(
         bundle, threads=threads, batches=batches or (1, 8), seconds=seconds, against=against
     )
     if as_json:
-        _write_json(found)
+        _write_json(facts)
     else:
         from clinipress.terminal import show_bench
 
-        show_bench(found)
+        show_bench(facts)
 
 
 @app.command()
@@ -379,7 +379,7 @@ def table(
     from clinipress.tables.run import run_table
 
     folder = out or Path("runs") / f"table-{name}-{scale}"
-    found = run_table(
+    paper_table = run_table(
         name,
         data,
         folder,
@@ -388,12 +388,12 @@ def table(
         progress=_progress(as_json),
     )
     if as_json:
-        _write(found.model_dump_json(indent=1))
+        _write(paper_table.model_dump_json(indent=1))
     else:
         from clinipress.terminal import show_table
 
-        show_table(found, folder)
-    raise typer.Exit(NOT_PASSED if found.failed else PASSED)
+        show_table(paper_table, folder)
+    raise typer.Exit(NOT_PASSED if paper_table.failed else PASSED)
 
 
 @app.command()

@@ -18,7 +18,14 @@ from clinipress.data.study import open_study_data
 from clinipress.errors import RecipeError
 from clinipress.inspection import inspect
 from clinipress.progress import SILENT, Progress
-from clinipress.recipe import (
+from clinipress.recipe import Study
+from clinipress.records import Result
+from clinipress.repeats import repeat
+from clinipress.runner import FLOAT32, Runner
+from clinipress.runtimes.engines import check_toolchains
+from clinipress.scorecard import Scorecard
+from clinipress.selection import Choice, choose
+from clinipress.step_recipes import (
     DistillStep,
     FineTuneStep,
     PruneStep,
@@ -26,14 +33,7 @@ from clinipress.recipe import (
     SearchStep,
     ShrinkStep,
     Step,
-    Study,
 )
-from clinipress.records import Result
-from clinipress.repeats import repeat
-from clinipress.runner import FLOAT32, Runner
-from clinipress.runtimes.engines import check_toolchains
-from clinipress.scorecard import Scorecard
-from clinipress.selection import Choice, choose
 from clinipress.steps.distil import Distill
 from clinipress.steps.prune import Prune
 from clinipress.steps.qat import QuantizationAware

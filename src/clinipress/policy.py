@@ -24,7 +24,7 @@ from clinipress.targets import Target
 
 __all__ = [
     "POLICIES",
-    "Policy",
+    "RiskPolicy",
     "next_steps",
     "objection",
     "recommended_exports",
@@ -45,7 +45,7 @@ NAMES = MappingProxyType(
 )
 
 
-class Policy(Record):
+class RiskPolicy(Record):
     """What one risk level stands for.
 
     Attributes:
@@ -77,32 +77,32 @@ STUDENT = {"step": "distill", "student": SMALL, "train": {"batch_size": 16}}
 MICROCONTROLLER = 2_000_000
 TINY = {"name": "resnet18", "arguments": {"channels": [16, 32, 64, 88]}}
 
-POLICIES: Mapping[RiskLevel, Policy] = MappingProxyType(
+POLICIES: Mapping[RiskLevel, RiskPolicy] = MappingProxyType(
     {
         policy.risk: policy
         for policy in (
-            Policy(
+            RiskPolicy(
                 risk="critical",
                 allowed=("qat",),
                 steps=({"step": "qat"},),
                 exports=(FLOAT16, INT8),
                 source=GUIDE,
             ),
-            Policy(
+            RiskPolicy(
                 risk="high",
                 allowed=("qat", "prune-iterative"),
                 steps=(ROUNDS, {"step": "qat"}),
                 exports=(FLOAT16, INT8),
                 source=GUIDE,
             ),
-            Policy(
+            RiskPolicy(
                 risk="medium",
                 allowed=("qat", "prune-iterative", "prune", "distill", "post-training"),
                 steps=(ROUNDS, FURTHER, {"step": "qat"}),
                 exports=(FLOAT16, INT8),
                 source=f"{GUIDE}; pruning and quantization after training by clinipress",
             ),
-            Policy(
+            RiskPolicy(
                 risk="low",
                 allowed=("qat", "prune-iterative", "prune", "distill", "post-training", "int4"),
                 steps=(STUDENT, {"step": "prune", "ratio": 0.3}),
@@ -157,18 +157,18 @@ def techniques(history: Sequence[Applied], precision: str) -> tuple[str, ...]:
         >>> techniques([Applied(step="prune", params={"asked": {"rounds": 5}})], "int8")
         ('prune-iterative', 'post-training')
     """
-    found = []
+    names = []
     for applied in history:
         if applied.step == "prune":
             rounds = int(applied.params.get("asked", {}).get("rounds", 1))
-            found.append("prune-iterative" if rounds > 1 else "prune")
+            names.append("prune-iterative" if rounds > 1 else "prune")
         elif applied.step in NAMES:
-            found.append(applied.step)
-    if precision in QUANTIZED and "qat" not in found:
-        found.append("post-training")
+            names.append(applied.step)
+    if precision in QUANTIZED and "qat" not in names:
+        names.append("post-training")
     if precision.startswith("int4"):
-        found.append("int4")
-    return tuple(dict.fromkeys(found))
+        names.append("int4")
+    return tuple(dict.fromkeys(names))
 
 
 def objection(risk: RiskLevel, history: Sequence[Applied], precision: str) -> str | None:

@@ -21,43 +21,18 @@ from pydantic import (
 
 from clinipress.findings import Section
 from clinipress.records import InputSpec, RiskLevel
-from clinipress.step_recipes import (
-    STEPS,
-    Config,
-    DistillStep,
-    FineTuneStep,
-    ModelRecipe,
-    PruneStep,
-    QatStep,
-    SearchStep,
-    Share,
-    ShrinkStep,
-    Step,
-    TrainOptions,
-    TrainStage,
-)
+from clinipress.step_recipes import Config, ModelRecipe, Share, Step, TrainOptions
 
 __all__ = [
     "GUARDS",
     "PRECISIONS",
-    "STEPS",
     "DataRecipe",
-    "DistillStep",
     "EvidenceRecipe",
     "ExportRecipe",
-    "FineTuneStep",
-    "ModelRecipe",
-    "PruneStep",
-    "QatStep",
     "ReferenceRecipe",
-    "SearchStep",
-    "ShrinkStep",
     "SplitRecipe",
-    "Step",
     "Study",
     "TargetRecipe",
-    "TrainOptions",
-    "TrainStage",
 ]
 
 UNITS = {"GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1}

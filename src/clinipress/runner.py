@@ -27,9 +27,10 @@ from clinipress.records import Applied, Card
 from clinipress.runtimes.engines import open_file, place_of, timed_here
 from clinipress.runtimes.files import FILES, FileCandidate
 from clinipress.steps.deliver import CALIBRATED, apply_export, file_facts, plan_export
-from clinipress.steps.export import export_onnx, parity
+from clinipress.steps.export import export_onnx
 from clinipress.steps.files import card_for
 from clinipress.steps.fitting import calibration_rows, fresh_candidate, step_seed
+from clinipress.steps.parity import parity
 from clinipress.steps.soft_targets import outside_teachers
 from clinipress.store import Store, read_json, write_atomically
 

@@ -91,9 +91,9 @@ def _text(data: Path, seen: dict[str, Any]) -> str:
     )
     published = ""
     if seen["published_splits"]:
-        found = ", ".join(seen["published_splits"])
+        names = ", ".join(seen["published_splits"])
         published = (
-            f"\n    # the data has its own splits ({found}); published splits often leak:"
+            f"\n    # the data has its own splits ({names}); published splits often leak:"
             "\n    # 'clinipress audit' shows how much. 'by: published' keeps them, drops the twins"
         )
     name = (

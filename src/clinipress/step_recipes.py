@@ -233,11 +233,11 @@ ROUNDED: dict[str, Any] = {"epochs": 15, "learning_rate": 1e-4, "warmup_epochs":
 def _over(own: Mapping[str, Any]) -> BeforeValidator:
     """What a study writes under `train` is laid over the step's own defaults, key by key."""
 
-    def lay(said: Any) -> Any:
-        if not isinstance(said, dict):
-            return said
-        kept = {k: v for k, v in own.items() if k != "epochs"} if said.get("stages") else own
-        return {**kept, **said}
+    def lay(options: Any) -> Any:
+        if not isinstance(options, dict):
+            return options
+        kept = {k: v for k, v in own.items() if k != "epochs"} if options.get("stages") else own
+        return {**kept, **options}
 
     return BeforeValidator(lay)
 
@@ -504,14 +504,14 @@ class ShrinkStep(Config):
 
     def epochs(self) -> list[int]:
         """Epochs of each phase: at least one, in all those of the training."""
-        found, left = [], self.train.epochs
+        epochs, left = [], self.train.epochs
         shares = [phase.epochs for phase in self.phases]
         for number, share in enumerate(shares):
             after = len(shares) - number - 1
             wanted = round(left * share / sum(shares[number:]))
-            found.append(min(max(1, wanted), left - after))
-            left -= found[-1]
-        return found
+            epochs.append(min(max(1, wanted), left - after))
+            left -= epochs[-1]
+        return epochs
 
 
 class SearchStep(Config):

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from clinipress.errors import RecipeError
 from clinipress.policy import recommended_exports, recommended_steps
-from clinipress.recipe import STEPS, Study
+from clinipress.recipe import Study
+from clinipress.step_recipes import STEPS
 from clinipress.targets import resolve_targets
 
 __all__ = ["load_study", "parse_study"]

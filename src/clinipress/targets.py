@@ -180,7 +180,7 @@ def find_target(name: str) -> Target:
 
 
 def resolve_targets(
-    asked: str | TargetRecipe | tuple[str | TargetRecipe, ...] | None,
+    choice: str | TargetRecipe | tuple[str | TargetRecipe, ...] | None,
 ) -> tuple[Target, ...]:
     """The devices a study aims at, the user's own completed from those they are like.
 
@@ -188,14 +188,14 @@ def resolve_targets(
         InputError: There is no such target.
         RecipeError: A target of the user's own lacks a fact, or two have one name.
     """
-    if asked is None:
+    if choice is None:
         return ()
-    entries = asked if isinstance(asked, tuple) else (asked,)
-    found = tuple(find_target(e) if isinstance(e, str) else _own(e) for e in entries)
-    names = [target.name for target in found]
+    entries = choice if isinstance(choice, tuple) else (choice,)
+    resolved = tuple(find_target(e) if isinstance(e, str) else _own(e) for e in entries)
+    names = [target.name for target in resolved]
     if len(set(names)) < len(names):
         raise RecipeError("targets with names that differ", ", ".join(names), "rename one of them")
-    return found
+    return resolved
 
 
 def _own(recipe: TargetRecipe) -> Target:

@@ -121,13 +121,13 @@ class _Lines:
         """Say how far it is, and how long it will take, when ten seconds have gone by."""
         if what not in self._tasks:
             return
-        done, total, began, said = self._tasks[what]
+        done, total, began, last = self._tasks[what]
         now = time.monotonic()
-        if now - said >= 10:
+        if now - last >= 10:
             left = (now - began) / max(done + units, 1) * max(total - done - units, 0)
             self.say(f"{what}: {done + units} of {total}, {_clock(left)} left  {note}".rstrip())
-            said = now
-        self._tasks[what] = (done + units, total, began, said)
+            last = now
+        self._tasks[what] = (done + units, total, began, last)
 
     def finish(self, what: str, note: str = "") -> None:
         """Say how long it took."""
@@ -226,74 +226,73 @@ def _row(row: CandidateRecord, root: CandidateRecord, split: str, *, shipped: bo
     ]
 
 
-def show_audit(found: Audit) -> None:
+def show_audit(audit: Audit) -> None:
     """What the audit found, warnings last so that they are what is left on the screen."""
     console = _console()
-    console.print(f"{found.path}: {found.images} images, {found.layout}", soft_wrap=True)
+    console.print(f"{audit.path}: {audit.images} images, {audit.layout}", soft_wrap=True)
     table = Table()
-    splits = list(found.splits)
+    splits = list(audit.splits)
     table.add_column("class")
     table.add_column("images", justify="right")
     for split in splits:
         table.add_column(split, justify="right")
-    for name, count in found.classes.items():
-        table.add_row(name, str(count), *(str(found.splits[s].get(name, 0)) for s in splits))
+    for name, count in audit.classes.items():
+        table.add_row(name, str(count), *(str(audit.splits[s].get(name, 0)) for s in splits))
     console.print(table)
     facts = {
-        "unreadable files": len(found.unreadable),
-        "exact duplicates": found.exact_duplicates,
-        "near duplicates": found.near_duplicates,
-        "clusters": found.clusters,
-        "patients": "not known" if found.patients is None else found.patients,
-        "images under two labels": len(found.conflicting_labels),
+        "unreadable files": len(audit.unreadable),
+        "exact duplicates": audit.exact_duplicates,
+        "near duplicates": audit.near_duplicates,
+        "clusters": audit.clusters,
+        "patients": "not known" if audit.patients is None else audit.patients,
+        "images under two labels": len(audit.conflicting_labels),
     }
     for name, value in facts.items():
         console.print(f"{name}: {value}", highlight=False)
-    for name, count in found.leaks.items():
+    for name, count in audit.leaks.items():
         console.print(f"[yellow]leak[/] {name}: {count} images", highlight=False)
-    for column, counts in found.groups.items():
+    for column, counts in audit.groups.items():
         shown = ", ".join(f"{k} {v}" for k, v in list(counts.items())[:12])
         console.print(f"group {column}: {shown}", highlight=False, soft_wrap=True)
-    if found.baseline_accuracy:
+    if audit.baseline_accuracy:
         console.print(
-            f"statistics-only baseline accuracy: {_percent(found.baseline_accuracy)}",
+            f"statistics-only baseline accuracy: {_percent(audit.baseline_accuracy)}",
             highlight=False,
         )
-    for warning in found.warnings:
+    for warning in audit.warnings:
         console.print(f"[yellow]warning[/] {warning}", highlight=False, soft_wrap=True)
-    console.print(f"{found.seconds:.1f} s", highlight=False)
+    console.print(f"{audit.seconds:.1f} s", highlight=False)
 
 
-def show_evidence(found: Mapping[str, Any]) -> None:
+def show_evidence(facts: Mapping[str, Any]) -> None:
     """The metrics of one model on one data set."""
     console = _console()
-    table = Table(title=f"{found['name']} on {found['data']}: {found['images']} images")
+    table = Table(title=f"{facts['name']} on {facts['data']}: {facts['images']} images")
     for column in ("metric", "value", "95 % interval"):
         table.add_column(column, justify="left" if column == "metric" else "right")
-    for name, figure in found["evidence"].items():
+    for name, figure in facts["evidence"].items():
         table.add_row(
             name, f"{figure['value']:.4f}", f"{figure['low']:.4f} to {figure['high']:.4f}"
         )
     console.print(table)
 
 
-def show_comparison(found: Mapping[str, Any]) -> None:
+def show_comparison(comparison: Mapping[str, Any]) -> None:
     """The paired drops and the verdict."""
     console = _console()
-    table = Table(
-        title=f"{found['candidate']} against {found['reference']}: {found['images']} images"
-    )
+    models = f"{comparison['candidate']} against {comparison['reference']}"
+    table = Table(title=f"{models}: {comparison['images']} images")
     for column in ("metric", "reference", "candidate", "drop", "95 % interval"):
         table.add_column(column, justify="left" if column == "metric" else "right")
-    for name, drop in found["drop"].items():
-        both = [found["candidates"][i]["evidence"]["data"].get(name) for i in (0, 1)]
+    for name, drop in comparison["drop"].items():
+        both = [comparison["candidates"][i]["evidence"]["data"].get(name) for i in (0, 1)]
         shown = [f"{v['value']:.4f}" if v else "not measured" for v in both]
         table.add_row(
             name, *shown, f"{drop['value']:+.4f}", f"{drop['low']:+.4f} to {drop['high']:+.4f}"
         )
     console.print(table)
-    console.print(_sections(found["findings"]), highlight=False, soft_wrap=True)
-    verdict = found["verdict"]
+    console.print(_sections(comparison["findings"]), highlight=False, soft_wrap=True)
+    verdict = comparison["verdict"]
     console.print(f"[bold {COLOUR[verdict['status']]}]{WORD[verdict['status']]}[/]")
     for reason in verdict["reasons"]:
         console.print(reason, highlight=False, soft_wrap=True)
@@ -301,7 +300,7 @@ def show_comparison(found: Mapping[str, Any]) -> None:
 
 def _sections(findings: Mapping[str, Any]) -> str:
     """The sections of the evidence with their verdicts, in one line."""
-    said = []
+    parts = []
     for name in SECTIONS:
         section = findings.get(name)
         if section is None:
@@ -310,8 +309,8 @@ def _sections(findings: Mapping[str, Any]) -> str:
         word = f"[{COLOUR[status]}]{WORD[status]}[/]"
         if name == "subgroups" and not section["columns"]:
             word = "no metadata"
-        said.append(f"{name} {word}")
-    return ", ".join(said)
+        parts.append(f"{name} {word}")
+    return ", ".join(parts)
 
 
 def show_external(test: ExternalTest, result: Result, report: Path) -> None:
@@ -339,23 +338,23 @@ def show_external(test: ExternalTest, result: Result, report: Path) -> None:
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
 
 
-def show_bench(found: Mapping[str, Any]) -> None:
+def show_bench(facts: Mapping[str, Any]) -> None:
     """What `bench` measured: the machine, the start, then a row per setting."""
     console = _console()
-    machine = found["environment"]
+    machine = facts["environment"]
     flags = ", ".join(machine["cpu_flags"]) or "not known"
     lines = (
-        f"{found['bundle']}: {found['format']} {found['precision']}, "
-        f"{found['file_bytes'] / 1e6:.2f} MB",
+        f"{facts['bundle']}: {facts['format']} {facts['precision']}, "
+        f"{facts['file_bytes'] / 1e6:.2f} MB",
         f"{machine['cpu']}, {machine['cores']} cores; instruction sets: {flags}",
-        f"cold start, from the command to the answer: {found['cold_start_ms']:.0f} ms",
-        f"opening {found['load_ms']:.1f} ms, self-test {found['self_test_ms']:.1f} ms",
-        f"memory: the process {_megabytes(found['peak_memory_bytes'])}, "
-        f"the model alone {_megabytes(found['model_memory_bytes'])}",
+        f"cold start, from the command to the answer: {facts['cold_start_ms']:.0f} ms",
+        f"opening {facts['load_ms']:.1f} ms, self-test {facts['self_test_ms']:.1f} ms",
+        f"memory: the process {_megabytes(facts['peak_memory_bytes'])}, "
+        f"the model alone {_megabytes(facts['model_memory_bytes'])}",
     )
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
-    rows = found["latency_ms"]
+    rows = facts["latency_ms"]
     several = len({row["model"] for row in rows}) > 1
     table = Table(title="one call, milliseconds")
     for column in ("threads", "batch", "reads the file", "median", "p95", "images/s"):
@@ -368,23 +367,23 @@ def show_bench(found: Mapping[str, Any]) -> None:
         cells += [f"{row['median']:.3f}", f"{row['p95']:.3f}", f"{row['images_per_second']:.0f}"]
         table.add_row(*cells, *(_beside(row, rows) if several else ()))
     console.print(table)
-    said = "These figures are of this processor; they hold for no other."
-    if found["format"] in ELSEWHERE and not _on_gpu(found):
-        said = f"{ELSEWHERE[found['format']]}: on the device nothing was measured."
-    console.print(said, highlight=False)
+    scope = "These figures are of this processor; they hold for no other."
+    if facts["format"] in ELSEWHERE and not _on_gpu(facts):
+        scope = f"{ELSEWHERE[facts['format']]}: on the device nothing was measured."
+    console.print(scope, highlight=False)
 
 
-def _on_gpu(found: Mapping[str, Any]) -> bool:
+def _on_gpu(facts: Mapping[str, Any]) -> bool:
     """True when a TensorRT engine answered, on this machine's own GPU."""
-    mine = [row for row in found["latency_ms"] if row["model"] == found["bundle"]]
+    mine = [row for row in facts["latency_ms"] if row["model"] == facts["bundle"]]
     return any(row["runtime"].startswith("tensorrt ") for row in mine)
 
 
 def _beside(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> tuple[str, str]:
     """The model's name, and how much faster it is than the slowest in the same setting."""
     setting = ("threads", "batch", "preprocessing")
-    same = [one for one in rows if all(one[key] == row[key] for key in setting)]
-    return row["model"], f"{max(one['median'] for one in same) / row['median']:.2f}x"
+    same = [other for other in rows if all(other[key] == row[key] for key in setting)]
+    return row["model"], f"{max(other['median'] for other in same) / row['median']:.2f}x"
 
 
 def _megabytes(count: int | None) -> str:
@@ -419,13 +418,13 @@ def show_sets(sets: Iterable[Mapping[str, Any]]) -> None:
     table = Table(title="public sets; 'clinipress data NAME' checks a folder, --fetch downloads")
     for column in ("name", "images", "classes", "kept whole", "known defects"):
         table.add_column(column, justify="right" if column in ("images", "classes") else "left")
-    for one in sets:
+    for facts in sets:
         table.add_row(
-            one["name"],
-            f"{one['images']:,}",
-            str(len(one["classes"])),
-            one["unit"] or "not known",
-            "; ".join(one["defects"]),
+            facts["name"],
+            f"{facts['images']:,}",
+            str(len(facts["classes"])),
+            facts["unit"] or "not known",
+            "; ".join(facts["defects"]),
         )
     _console().print(table)
 
@@ -452,8 +451,8 @@ def show_table(table: PaperTable, folder: Path) -> None:
     for key, why in table.failed.items():
         console.print(f"not measured, {key}: {why}", highlight=False)
     left = len(table.columns) - many
-    told = f"{left} more columns and the notes" if left else "the notes"
-    console.print(f"{told}: {folder / 'table.html'}, {folder / 'table.md'}", highlight=False)
+    remainder = f"{left} more columns and the notes" if left else "the notes"
+    console.print(f"{remainder}: {folder / 'table.html'}, {folder / 'table.md'}", highlight=False)
 
 
 def show_targets(targets: Mapping[str, Target]) -> None:

@@ -18,8 +18,8 @@ from clinipress.evaluate.cost import layer_macs, parameters
 from clinipress.models.catalogue import HUB, NAMED, model_named, named_models
 from clinipress.models.pretrained import load_pretrained, take_shared
 from clinipress.models.zoo import create_backbone, list_models, new_classifier
-from clinipress.recipe import ModelRecipe
 from clinipress.records import InputSpec
+from clinipress.step_recipes import ModelRecipe
 
 # Independent of the catalogue: the sources' own tables, counted on torchvision, Keras and ports.
 # name, classes -> parameters

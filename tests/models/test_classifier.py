@@ -16,8 +16,8 @@ from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier, TorchCandidate, build
 from clinipress.models.pruned import plan_pruning, prune
 from clinipress.models.zoo import new_classifier
-from clinipress.recipe import ModelRecipe
 from clinipress.records import Card, InputSpec, ModelSpec
+from clinipress.step_recipes import ModelRecipe
 
 GREY = InputSpec(channels=1, height=32, width=32)
 COLOUR = InputSpec(channels=3, height=32, width=32)

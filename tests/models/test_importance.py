@@ -17,8 +17,8 @@ from clinipress.models.coupling import hidden_from
 from clinipress.models.dependencies import dependency_graph, free_groups
 from clinipress.models.importance import score, taylor_scores
 from clinipress.models.zoo import new_classifier
-from clinipress.recipe import ModelRecipe
 from clinipress.records import InputSpec
+from clinipress.step_recipes import ModelRecipe
 
 GREY = InputSpec(channels=1, height=32, width=32)
 

@@ -19,18 +19,16 @@ from clinipress.evaluate.cost import macs, parameters
 from clinipress.models.catalogue import NAMED
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.recalibration import recalibrate_batch_norms
-from clinipress.recipe import DataRecipe, DistillStep, FineTuneStep, ModelRecipe, PruneStep
+from clinipress.recipe import DataRecipe
 from clinipress.records import InputSpec
+from clinipress.step_recipes import DistillStep, FineTuneStep, ModelRecipe, PruneStep
 from clinipress.steps.distil import Distill
-from clinipress.steps.export import (
-    PARITY_TOLERANCE,
-    count_low_precision,
-    export_onnx,
-    parity,
-    to_int8,
-)
+from clinipress.steps.export import export_onnx
 from clinipress.steps.fitting import fresh_candidate, step_seed
+from clinipress.steps.onnx_precision import count_low_precision
+from clinipress.steps.parity import PARITY_TOLERANCE, parity
 from clinipress.steps.prune import Prune
+from clinipress.steps.quantize import to_int8
 from clinipress.steps.train import FineTune
 from clinipress.store import Store
 

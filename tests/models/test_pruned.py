@@ -15,8 +15,8 @@ from clinipress.models.classifier import Classifier, build
 from clinipress.models.coupling import cut_equals_hidden, mixes_channels
 from clinipress.models.pruned import hidings, plan_pruning, prune, replay
 from clinipress.models.zoo import new_classifier
-from clinipress.recipe import ModelRecipe
 from clinipress.records import InputSpec
+from clinipress.step_recipes import ModelRecipe
 
 GREY = InputSpec(channels=1, height=32, width=32)
 NAMES = [

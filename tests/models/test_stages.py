@@ -10,8 +10,8 @@ from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier
 from clinipress.models.stages import Stage, named_stages, read_maps, stages
 from clinipress.models.zoo import new_classifier
-from clinipress.recipe import ModelRecipe
 from clinipress.records import InputSpec
+from clinipress.step_recipes import ModelRecipe
 from tiny_nets import make
 
 

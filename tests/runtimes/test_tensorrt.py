@@ -34,7 +34,8 @@ from clinipress.runtimes import tensorrt as ours
 from clinipress.runtimes.engines import import_engine, open_file, place_of, timed_here
 from clinipress.runtimes.onnx import CARD_KEY, OnnxCandidate
 from clinipress.steps.deliver import apply_export, plan_export
-from clinipress.steps.export import export_onnx, parity
+from clinipress.steps.export import export_onnx
+from clinipress.steps.parity import parity
 from clinipress.store import read_result
 from random_nets import candidate_of, pictures
 from small_study import study

@@ -13,7 +13,7 @@ from clinipress.records import InputSpec
 from clinipress.runtimes.litert import LiteRtCandidate
 from clinipress.runtimes.tflite_micro import TfliteMicroCandidate, arena_bytes
 from clinipress.steps import litert_graph
-from clinipress.steps.litert_graph import Maker, schema
+from clinipress.steps.litert_graph import GraphEditor, schema
 from litert_nets import SIZE, card_of, empty_model, finished, integers, linear, pixels
 
 CARD = card_of(format="tflite-micro", precision="int8")
@@ -35,7 +35,7 @@ def header(file, digest=None):
 def gelu():
     """Bytes of a file with an operator that microcontrollers do not have."""
     model = empty_model([1, SIZE, SIZE, 1], schema.TensorType.FLOAT32)
-    maker = Maker(model)
+    maker = GraphEditor(model)
     output = maker.computed([1, SIZE, SIZE, 1])
     item = maker.operator("GELU", [0], output, schema.GeluOptionsT())
     model.subgraphs[0].operators.append(item)

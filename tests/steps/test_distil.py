@@ -14,8 +14,9 @@ from clinipress.data.study import open_study_data
 from clinipress.errors import ModelError
 from clinipress.models.classifier import TorchCandidate
 from clinipress.pipeline import step_names
-from clinipress.recipe import DataRecipe, DistillStep, ModelRecipe
+from clinipress.recipe import DataRecipe
 from clinipress.records import InputSpec
+from clinipress.step_recipes import DistillStep, ModelRecipe
 from clinipress.steps import soft_targets
 from clinipress.steps.distil import Distill
 from clinipress.steps.export import export_onnx

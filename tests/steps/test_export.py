@@ -15,16 +15,11 @@ from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.records import Card, InputSpec, ModelSpec
 from clinipress.runtimes.onnx import OnnxCandidate
 from clinipress.steps import onnx_graph, ranges
-from clinipress.steps.export import (
-    PARITY_TOLERANCE,
-    count_low_precision,
-    export_onnx,
-    parity,
-    stamp,
-    to_float16,
-    to_int8,
-    weight_bytes,
-)
+from clinipress.steps.export import export_onnx, to_float16
+from clinipress.steps.files import stamp
+from clinipress.steps.onnx_precision import count_low_precision, weight_bytes
+from clinipress.steps.parity import PARITY_TOLERANCE, parity
+from clinipress.steps.quantize import to_int8
 
 SIZE = 16
 INTEGER_MEAN = 51 / 255

@@ -122,7 +122,7 @@ def test_place_measures_files_and_its_plan_makes_the_file_it_measured(tmp_path, 
     """The file that is shipped is the file that was measured, to the byte."""
     plan = plan_int8(source, pixels(16))
     images = agreement_images(pixels(24, 5), 0)
-    chosen, facts = placement.place(
+    chosen, facts = placement.choose_placement(
         source, plan, images, threads=1, agreement=1.0, time=1e-6, seconds=0.05
     )
     sizes = {tuple(trial["low"]): trial for trial in facts["trials"]}

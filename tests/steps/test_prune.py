@@ -20,8 +20,8 @@ from clinipress.models.pruned import prune
 from clinipress.models.pruning_cost import cost
 from clinipress.models.recalibration import recalibrate_batch_norms
 from clinipress.models.zoo import new_classifier
-from clinipress.recipe import ModelRecipe, PruneStep, TrainOptions
 from clinipress.records import Card, InputSpec
+from clinipress.step_recipes import ModelRecipe, PruneStep, TrainOptions
 from clinipress.steps import prune as prune_step
 from clinipress.steps.prune import Prune
 from step_kit import Data

@@ -16,15 +16,16 @@ from clinipress.errors import ModelError, RecipeError
 from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.models.pruned import plan_pruning, prune
 from clinipress.models.zoo import new_classifier
-from clinipress.recipe import ModelRecipe, QatStep
 from clinipress.records import Card, InputSpec, ModelSpec
 from clinipress.runtimes.onnx import OnnxCandidate
+from clinipress.step_recipes import ModelRecipe, QatStep
 from clinipress.steps import learnt_ranges, onnx_graph
-from clinipress.steps.export import count_low_precision, export_onnx, to_int8
+from clinipress.steps.export import export_onnx
 from clinipress.steps.fitting import torch_candidate
 from clinipress.steps.learnt_ranges import find_places, match, tensor_values
+from clinipress.steps.onnx_precision import count_low_precision
 from clinipress.steps.qat import QuantizationAware
-from clinipress.steps.quantize import rounding
+from clinipress.steps.quantize import rounding, to_int8
 from clinipress.study_file import parse_study
 from clinipress.train.fake_quantize import Grid, grids
 from clinipress.train.quantized import QuantizedNetwork, Schedule

@@ -14,13 +14,13 @@ from clinipress.errors import ModelError
 from clinipress.evaluate.cost import macs, parameters
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.ofa import Space
-from clinipress.recipe import DistillStep, PruneStep
 from clinipress.runtimes.onnx import OnnxCandidate
-from clinipress.step_recipes import SearchStep
+from clinipress.step_recipes import DistillStep, PruneStep, SearchStep
 from clinipress.steps import search as search_step
 from clinipress.steps.distil import Distill
-from clinipress.steps.export import export_onnx, to_int8
+from clinipress.steps.export import export_onnx
 from clinipress.steps.prune import Prune
+from clinipress.steps.quantize import to_int8
 from clinipress.steps.search import Search
 from clinipress.steps.sub_net_latency import LatencyModel, Stopwatch
 from ofa_kit import GREY, WIDTH, candidate, context, drawn, one_thread, options

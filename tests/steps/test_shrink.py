@@ -11,8 +11,7 @@ from torch.nn import functional
 from clinipress.errors import ModelError, RecipeError
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.ofa import Space
-from clinipress.recipe import FineTuneStep
-from clinipress.step_recipes import PHASES, Phase, ShrinkStep
+from clinipress.step_recipes import PHASES, FineTuneStep, Phase, ShrinkStep
 from clinipress.steps import shrink as shrink_step
 from clinipress.steps.shrink import Shrink
 from clinipress.steps.supernets import calibration_batches, sub_net

@@ -14,7 +14,8 @@ from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.recipe import ExportRecipe
 from clinipress.records import Card, InputSpec, ModelSpec
 from clinipress.runtimes.executorch import ExecuTorchCandidate
-from clinipress.steps.export import export_onnx, parity
+from clinipress.steps.export import export_onnx
+from clinipress.steps.parity import parity
 from clinipress.steps.quantize import rounding
 from clinipress.steps.to_executorch import (
     apply_executorch,

@@ -23,10 +23,10 @@ from clinipress.steps import (
     litert_rewrites,
     to_litert,
 )
-from clinipress.steps.export import export_onnx, parity
+from clinipress.steps.export import export_onnx
 from clinipress.steps.litert_float import float_graph, levels_of
-from clinipress.steps.litert_graph import Maker, schema
-from clinipress.steps.parity import PARITY_TOLERANCE
+from clinipress.steps.litert_graph import GraphEditor, schema
+from clinipress.steps.parity import PARITY_TOLERANCE, parity
 from clinipress.steps.quantize import plan_int8
 from clinipress.steps.to_litert import apply_litert, count_operators, plan_litert, weight_bytes
 from litert_nets import empty_model, finished
@@ -443,7 +443,7 @@ def test_a_normalisation_per_colour_is_packed_too(tmp_path):
 def chain(*links, activation=0):
     """Bytes of a graph of elementwise operators with constants: (name, values, constant first)."""
     model = empty_model([1, 2, 2, 3], schema.TensorType.FLOAT32)
-    maker, tensor = Maker(model), 0
+    maker, tensor = GraphEditor(model), 0
     kinds = {"ADD": schema.AddOptionsT, "SUB": schema.SubOptionsT, "MUL": schema.MulOptionsT}
     for place, (name, values, first) in enumerate(links):
         result = maker.computed([1, 2, 2, 3])
@@ -515,7 +515,7 @@ def test_a_pool_of_negative_values_keeps_its_padding():
 
 def test_many_tensors_are_joined_five_at_a_time():
     model = empty_model([1, 2, 2, 3], schema.TensorType.FLOAT32)
-    maker, graph, parts = Maker(model), model.subgraphs[0], []
+    maker, graph, parts = GraphEditor(model), model.subgraphs[0], []
     for number in range(12):
         parts.append(maker.computed([1, 2, 2, 3]))
         inputs = [0, maker.constant(np.array(number, np.float32))]

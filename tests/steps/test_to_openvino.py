@@ -16,7 +16,8 @@ from clinipress.records import Card, InputSpec, ModelSpec
 from clinipress.runtimes.files import digest_of_files
 from clinipress.runtimes.openvino import OpenVinoCandidate, compiled, read
 from clinipress.steps import to_openvino
-from clinipress.steps.export import export_onnx, parity
+from clinipress.steps.export import export_onnx
+from clinipress.steps.parity import parity
 from clinipress.steps.to_openvino import (
     apply_openvino,
     count_operators,

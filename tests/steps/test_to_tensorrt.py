@@ -14,7 +14,8 @@ from clinipress.errors import ModelError
 from clinipress.recipe import ExportRecipe
 from clinipress.runtimes.onnx import OnnxCandidate
 from clinipress.steps.deliver import apply_export, file_facts, plan_export
-from clinipress.steps.export import export_onnx, parity
+from clinipress.steps.export import export_onnx
+from clinipress.steps.parity import parity
 from clinipress.steps.to_tensorrt import OPSET, RULES, broken_rules
 from random_nets import candidate_of, pictures
 

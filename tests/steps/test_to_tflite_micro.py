@@ -19,7 +19,8 @@ from clinipress.recipe import ExportRecipe
 from clinipress.records import Card, InputSpec, ModelSpec
 from clinipress.runtimes.litert import LiteRtCandidate, interpreter
 from clinipress.runtimes.tflite_micro import TfliteMicroCandidate
-from clinipress.steps.export import export_onnx, parity
+from clinipress.steps.export import export_onnx
+from clinipress.steps.parity import parity
 from clinipress.steps.quantize import plan_int8
 from clinipress.steps.to_tflite_micro import (
     apply_tflite_micro,

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from clinipress.candidate import Context
 from clinipress.data.study import open_study_data
 from clinipress.models.zoo import create_backbone
-from clinipress.recipe import DataRecipe, DistillStep, FineTuneStep, ModelRecipe
+from clinipress.recipe import DataRecipe
 from clinipress.records import InputSpec
+from clinipress.step_recipes import DistillStep, FineTuneStep, ModelRecipe
 from clinipress.steps.distil import Distill
 from clinipress.steps.fitting import fresh_candidate
 from clinipress.steps.train import FineTune

@@ -25,8 +25,8 @@ from clinipress.errors import ModelError
 from clinipress.evaluate.cost import evaluating
 from clinipress.models.catalogue import HUB, NamedModel, model_named, named_models
 from clinipress.models.pretrained import load_checkpoint, load_pretrained, take_shared
-from clinipress.recipe import ModelRecipe
 from clinipress.records import InputSpec, ModelSpec, PerChannel
+from clinipress.step_recipes import ModelRecipe
 
 __all__ = [
     "create_backbone",

@@ -100,14 +100,14 @@ def _calibrated(
     if parent.spec.ranges:
         made = _call(recipe, "plan", recipe, parent, source, usual, ranges=parent.spec.ranges)
         return {"file": made, "trials": [], "ranges": "learnt", **common}
-    asked = recipe.calibration_method
+    calibration_method = recipe.calibration_method
     options: dict[str, Mapping[str, tuple[float, float]] | None] = {}
-    if asked in ("auto", "runtime"):
+    if calibration_method in ("auto", "runtime"):
         options["runtime"] = None
     # ours are of the weights as they are
     changed = recipe.equalize or recipe.smooth is not None
-    if asked != "runtime" and not (asked == "auto" and changed):
-        method = "percentile" if asked == "auto" else asked
+    if calibration_method != "runtime" and not (calibration_method == "auto" and changed):
+        method = "percentile" if calibration_method == "auto" else calibration_method
         options[method] = plan_each(source, usual, (method,))[method].ranges
     looked_at = agreement_images(usual, seed)
     exact = OnnxCandidate.load(source, threads=threads).predict(looked_at)
@@ -119,12 +119,12 @@ def _calibrated(
             target = Path(folder) / FILES[recipe.format][0]
             card = card_for(parent.card, recipe.precision, recipe.format)
             _call(recipe, "apply", recipe, parent, source, target, plans[name], card)
-            found = open_file(target, card, threads).predict(looked_at)
+            logits = open_file(target, card, threads).predict(looked_at)
         trials.append(
             {
                 "method": name,
-                "decibels": round(signal_to_noise(exact, found), 3),
-                "agreement": float((exact.argmax(1) == found.argmax(1)).mean()),
+                "decibels": round(signal_to_noise(exact, logits), 3),
+                "agreement": float((exact.argmax(1) == logits.argmax(1)).mean()),
             }
         )
     chosen = trials[0]
@@ -176,22 +176,22 @@ def file_facts(recipe: ExportRecipe, path: Path, plan: dict[str, Any]) -> dict[s
         from clinipress.steps.to_onnx import plan_facts
 
         counts, sizes = count_low_precision(path), weight_bytes(path)
-        said = plan_facts(plan)
+        planned = plan_facts(plan)
     else:
         counts, sizes = _call(recipe, "count_operators", path), _call(recipe, "weight_bytes", path)
-        said = {"plan": digest_of(plan)} if plan else {}
-        said |= {k: v for k, v in plan.items() if k in ("left_out", "trials", "ranges") and v}
+        planned = {"plan": digest_of(plan)} if plan else {}
+        planned |= {k: v for k, v in plan.items() if k in ("left_out", "trials", "ranges") and v}
         inner = plan.get("file", plan)
         # of the ranges that were given: how many found a place, and how many places are the
         # toolchain's own
-        said |= {key: inner[key] for key in ("given", "found", "calibrated") if key in inner}
-        said |= inner.get("facts", {})
+        planned |= {key: inner[key] for key in ("given", "found", "calibrated") if key in inner}
+        planned |= inner.get("facts", {})
     layers = {kind: list(pair) for kind, pair in quantized_layers(counts).items()}
     facts: dict[str, Any] = {"operators": counts, "weight_bytes": sizes, "layers": layers}
     warning = not_quantized(counts, sizes, recipe.precision)
     if warning:
         facts["warning"] = warning
-    return facts | said
+    return facts | planned
 
 
 def _call(recipe: ExportRecipe, verb: str, *arguments: Any, **options: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from clinipress.candidate import Candidate, Context
 from clinipress.models.classifier import TorchCandidate
-from clinipress.recipe import DistillStep
+from clinipress.step_recipes import DistillStep
 from clinipress.steps.fitting import (
     fit_module,
     fresh_candidate,
@@ -49,29 +49,29 @@ class Distill:
 
     def plan(self, parent: Candidate | None, context: Context) -> dict[str, Any]:
         """Choose normalisation, numerics, teachers and layers; nothing is trained."""
-        asked = self.recipe
+        recipe = self.recipe
         student = self._student(parent, context)
-        views = min(asked.views, asked.train.epochs)  # more would never be looked at
+        views = min(recipe.views, recipe.train.epochs)  # more would never be looked at
         params: dict[str, Any] = {
-            "student": asked.student.model_dump(mode="json") if asked.student else None,
-            "method": asked.method,
-            "temperature": asked.temperature,
-            "alpha": asked.alpha,
-            "beta": BETA[asked.method] if asked.beta is None else asked.beta,
+            "student": recipe.student.model_dump(mode="json") if recipe.student else None,
+            "method": recipe.method,
+            "temperature": recipe.temperature,
+            "alpha": recipe.alpha,
+            "beta": BETA[recipe.method] if recipe.beta is None else recipe.beta,
             "views": views,
-            "answers": asked.chosen_answers(),
+            "answers": recipe.chosen_answers(),
         }
-        if asked.alpha > 0:  # the control has no teacher
-            found = find_teachers(asked.teachers, context)
-            paths: tuple[str | None, ...] = asked.teachers or (None,)
+        if recipe.alpha > 0:  # the control has no teacher
+            teachers = find_teachers(recipe.teachers, context)
+            paths: tuple[str | None, ...] = recipe.teachers or (None,)
             params["teachers"] = [
                 {"path": path, "digest": teacher.digest}
-                for path, teacher in zip(paths, found, strict=True)
+                for path, teacher in zip(paths, teachers, strict=True)
             ]
             method = self._feature_method()
             if method is not None:
-                params |= plan_maps(asked, method, student.module, views, context)
-        return plan_fit(student.module, asked.train, context, SOFT) | params
+                params |= plan_maps(recipe, method, student.module, views, context)
+        return plan_fit(student.module, recipe.train, context, SOFT) | params
 
     def apply(
         self, parent: Candidate | None, params: dict[str, Any], context: Context

@@ -102,24 +102,24 @@ def _pairs(graph: _Graph) -> Iterator[tuple[onnx.NodeProto, onnx.NodeProto]]:
 
 def _equalize_pair(graph: _Graph, first: onnx.NodeProto, second: onnx.NodeProto) -> float:
     """Balance one pair; returns the largest change of a factor from 1."""
-    one, two = graph.value(first.input[1]), graph.value(second.input[1])
+    weights, next_weights = graph.value(first.input[1]), graph.value(second.input[1])
     depthwise = attribute(second, "group", 1) > 1
     axis = 0 if depthwise else 1
-    if depthwise and two.shape[0] != one.shape[0]:  # several outputs per channel
+    if depthwise and next_weights.shape[0] != weights.shape[0]:  # several outputs per channel
         return 0.0
-    range_one = np.abs(one).reshape(len(one), -1).max(axis=1).astype(np.float64)
-    moved = np.moveaxis(two, axis, 0)
-    range_two = np.abs(moved).reshape(len(moved), -1).max(axis=1).astype(np.float64)
-    alive = (range_one > 0) & (range_two > 0)
-    factor = np.ones(len(one))
-    factor[alive] = np.sqrt(range_one[alive] / range_two[alive])
+    spans = np.abs(weights).reshape(len(weights), -1).max(axis=1).astype(np.float64)
+    rows = np.moveaxis(next_weights, axis, 0)
+    next_spans = np.abs(rows).reshape(len(rows), -1).max(axis=1).astype(np.float64)
+    alive = (spans > 0) & (next_spans > 0)
+    factor = np.ones(len(weights))
+    factor[alive] = np.sqrt(spans[alive] / next_spans[alive])
     factor = np.clip(factor, 1 / LARGEST_FACTOR, LARGEST_FACTOR)
-    graph.replace(first.input[1], one / factor.reshape(-1, 1, 1, 1))
+    graph.replace(first.input[1], weights / factor.reshape(-1, 1, 1, 1))
     if len(first.input) > 2:
         graph.replace(first.input[2], graph.value(first.input[2]) / factor)
-    shape = [1] * two.ndim
+    shape = [1] * next_weights.ndim
     shape[axis] = -1
-    graph.replace(second.input[1], two * factor.reshape(shape))
+    graph.replace(second.input[1], next_weights * factor.reshape(shape))
     return float(np.abs(factor - 1).max())
 
 
@@ -127,7 +127,7 @@ def _smoothable(graph: _Graph) -> Iterator[tuple[onnx.NodeProto, list[onnx.NodeP
     """Layer norms all of whose readers are matrix products by constants."""
     for node in graph.graph.node:
         own = node.op_type == "LayerNormalization" and all(
-            graph.own_weight(node, place) for place in range(1, len(node.input))
+            graph.own_weight(node, position) for position in range(1, len(node.input))
         )
         readers = graph.readers.get(node.output[0], []) if own else []
         fit = all(
@@ -156,18 +156,18 @@ def smoothing_factors(
         of matrix products.
     """
     graph = _Graph(model)
-    found = list(_smoothable(graph))
+    norms = list(_smoothable(graph))
     tops = _probe(
         model,
         images,
-        {node.output[0]: ("ReduceMax", "Abs", node.output[0]) for node, _ in found},
+        {node.output[0]: ("ReduceMax", "Abs", node.output[0]) for node, _ in norms},
         np.maximum,
     )
     factors = {}
-    for node, readers in found:
+    for node, readers in norms:
         weights = np.max([np.abs(graph.value(r.input[1])).max(axis=1) for r in readers], axis=0)
-        seen = np.maximum(tops[node.output[0]], 1e-5)
-        factor = seen**alpha / np.maximum(weights, 1e-5) ** (1 - alpha)
+        largest = np.maximum(tops[node.output[0]], 1e-5)
+        factor = largest**alpha / np.maximum(weights, 1e-5) ** (1 - alpha)
         limited = np.clip(factor, 1 / LARGEST_FACTOR, LARGEST_FACTOR)
         factors[node.output[0]] = limited.astype(np.float32)
     return factors
@@ -180,8 +180,8 @@ def smooth(model: onnx.ModelProto, factors: Mapping[str, Array]) -> None:
         if node.output[0] not in factors:
             continue
         factor = np.asarray(factors[node.output[0]], np.float64)
-        for place in range(1, len(node.input)):
-            graph.replace(node.input[place], graph.value(node.input[place]) / factor)
+        for position in range(1, len(node.input)):
+            graph.replace(node.input[position], graph.value(node.input[position]) / factor)
         for reader in readers:
             graph.replace(reader.input[1], graph.value(reader.input[1]) * factor[:, None])
 
@@ -229,7 +229,7 @@ def _rounded_weights(quantized: onnx.ModelProto) -> dict[str, Array]:
     """Layer -> float32 weights as its 8-bit file holds them."""
     values = onnx_graph.constants(quantized.graph)
     makers = {node.output[0]: node for node in quantized.graph.node}
-    found = {}
+    weights = {}
     for node in quantized.graph.node:
         maker = makers.get(node.input[1]) if node.op_type in ("Conv", "Gemm") else None
         if maker is None or maker.op_type != "DequantizeLinear" or maker.input[0] not in values:
@@ -238,8 +238,8 @@ def _rounded_weights(quantized: onnx.ModelProto) -> dict[str, Array]:
         shape = [1] * integers.ndim
         if scale.ndim:
             shape[attribute(maker, "axis", 1)] = -1
-        found[node.name] = (integers * scale.reshape(shape)).astype(np.float32)
-    return found
+        weights[node.name] = (integers * scale.reshape(shape)).astype(np.float32)
+    return weights
 
 
 def _probe(
@@ -268,7 +268,7 @@ def _probe(
         node = helper.make_node(reduce, [source, f"{name}.axes"], [name], keepdims=0)
         work.graph.node.append(node)
         work.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    found: dict[str, Array] = {}
+    statistics: dict[str, Array] = {}
     with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
         path = Path(folder) / "probe.onnx"
         onnx.save(work, path)
@@ -277,5 +277,5 @@ def _probe(
             batch = np.ascontiguousarray(images[start : start + PROBE_BATCH])
             for name, value in zip(probes, opened.run(None, {INPUT_NAME: batch}), strict=True):
                 share = value * len(batch) if join is np.add else value
-                found[name] = join(found[name], share) if name in found else share
-    return found
+                statistics[name] = join(statistics[name], share) if name in statistics else share
+    return statistics

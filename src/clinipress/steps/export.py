@@ -26,27 +26,14 @@ from clinipress.errors import ModelError
 from clinipress.records import Card
 from clinipress.runtimes.onnx import INPUT_NAME, OUTPUT_NAME, OnnxCandidate
 from clinipress.steps import onnx_graph
-from clinipress.steps.files import card_for, stamp, write
-from clinipress.steps.onnx_precision import count_low_precision, weight_bytes
-from clinipress.steps.parity import PARITY_TOLERANCE, check_images, check_logits, parity
-from clinipress.steps.quantize import OPERATORS, to_int8
+from clinipress.steps.files import card_for, write
+from clinipress.steps.parity import check_images, check_logits
 from clinipress.steps.ranges import quiet
 
 if TYPE_CHECKING:
     from clinipress.models.classifier import TorchCandidate
 
-__all__ = [
-    "OPERATORS",
-    "PARITY_TOLERANCE",
-    "count_low_precision",
-    "export_onnx",
-    "halve",
-    "parity",
-    "stamp",
-    "to_float16",
-    "to_int8",
-    "weight_bytes",
-]
+__all__ = ["export_onnx", "halve", "to_float16"]
 
 
 def export_onnx(

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 from clinipress.errors import ModelError
 from clinipress.steps.onnx_graph import constants, find_normalisation, replace_nodes
 
-__all__ = ["FEATURES", "Shown", "show_features"]
+__all__ = ["FEATURES", "GraphWithFeatures", "show_features"]
 
 FEATURES = "features"
 FLOATS = ("float32", "float16")
@@ -25,7 +25,7 @@ POOLS = ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax")
 
 
 @dataclass(frozen=True)
-class Shown:
+class GraphWithFeatures:
     """A graph with a second output.
 
     Attributes:
@@ -43,7 +43,7 @@ class Shown:
     width: int
 
 
-def show_features(path: Path, precision: str) -> Shown:
+def show_features(path: Path, precision: str) -> GraphWithFeatures:
     """Add the last feature map to a file's outputs, in memory.
 
     Args:
@@ -70,7 +70,7 @@ def show_features(path: Path, precision: str) -> Shown:
     _, channels, height, width = shape
     sides = ("n", channels, height, width)
     model.graph.output.append(helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, sides))
-    return Shown(model.SerializeToString(), tensor, channels, height, width)
+    return GraphWithFeatures(model.SerializeToString(), tensor, channels, height, width)
 
 
 def _shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
@@ -121,17 +121,17 @@ def _pools_rows_and_columns(node: onnx.NodeProto, graph: onnx.GraphProto) -> boo
         return False
     axes = [list(item.ints) for item in node.attribute if item.name == "axes"]
     axes += [constants(graph)[name].tolist() for name in node.input[1:2]]
-    return any(sorted(axis % 4 for axis in one) == [1, 2] for one in axes)
+    return any(sorted(axis % 4 for axis in reduced) == [1, 2] for reduced in axes)
 
 
 def _is_dense(node: onnx.NodeProto, shape: list[int]) -> bool:
     """Whether a convolution sees its whole input at once, as the first of VGG's dense layers."""
-    told = {item.name: list(item.ints) for item in node.attribute}
+    attributes = {item.name: list(item.ints) for item in node.attribute}
     return (
         node.op_type == "Conv"
-        and told.get("kernel_shape") == shape[2:]
-        and told.get("strides", [1, 1]) == [1, 1]
-        and not any(told.get("pads", []))
+        and attributes.get("kernel_shape") == shape[2:]
+        and attributes.get("strides", [1, 1]) == [1, 1]
+        and not any(attributes.get("pads", []))
     )
 
 
@@ -146,21 +146,24 @@ def _take_floats(model: onnx.ModelProto) -> None:
     graph = model.graph
     image = graph.input[0]
     first = next(node for node in graph.node if image.name in node.input)
-    found = find_normalisation(graph)
-    if first.op_type == "DequantizeLinear" and found is not None:
+    normalisation = find_normalisation(graph)
+    if first.op_type == "DequantizeLinear" and normalisation is not None:
         # it takes whole numbers only; this is the same function of any: (pixel - zero) x scale
         kind = constants(graph)[first.input[1]].dtype
-        levels = {"grey.zero": found.zero, "grey.scale": found.scale}
+        levels = {"grey.zero": normalisation.zero, "grey.scale": normalisation.scale}
         for name, value in levels.items():
             graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
         new = [
             helper.make_node("Sub", [image.name, "grey.zero"], ["grey.shifted"]),
             helper.make_node("Mul", ["grey.shifted", "grey.scale"], ["grey.scaled"]),
             helper.make_node(
-                "Cast", ["grey.scaled"], [found.output], to=helper.np_dtype_to_tensor_dtype(kind)
+                "Cast",
+                ["grey.scaled"],
+                [normalisation.output],
+                to=helper.np_dtype_to_tensor_dtype(kind),
             ),
         ]
-        replace_nodes(graph, found.nodes, new)
+        replace_nodes(graph, normalisation.nodes, new)
     elif first.op_type != "Cast":
         return
     image.type.tensor_type.elem_type = TensorProto.FLOAT

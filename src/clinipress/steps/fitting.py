@@ -18,8 +18,8 @@ from clinipress.data.study import StudyData, pixel_statistics
 from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.models.zoo import new_classifier
-from clinipress.recipe import ModelRecipe, TrainOptions
 from clinipress.records import Card, InputSpec
+from clinipress.step_recipes import ModelRecipe, TrainOptions
 from clinipress.train.features import Tapped
 from clinipress.train.fit import Images, Loss, fit
 from clinipress.train.losses import HardLoss

@@ -59,33 +59,33 @@ def find_places(
     with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
         path = Path(folder) / "float.onnx"
         export_onnx(candidate, path)
-        found = rounding(path, images, method=method)
-        values, clamps = prepared_values(path, found.ranges, images[:PROBES])
+        planned = rounding(path, images, method=method)
+        values, clamps = prepared_values(path, planned.ranges, images[:PROBES])
     was_training = candidate.module.training
     try:
         traced = trace(candidate.module, images.shape[1:])
         nodes = match(traced, images[:PROBES], values, clamps)
     finally:
         candidate.module.train(was_training)
-    if 2 * len(nodes) < len(found.ranges):
+    if 2 * len(nodes) < len(planned.ranges):
         raise ModelError(
             "a traced network that computes what its float32 file computes",
-            f"{len(nodes)} of {len(found.ranges)} rounded activations found in it",
+            f"{len(nodes)} of {len(planned.ranges)} rounded activations found in it",
             "train without 'qat', and report this as a bug",
         )
-    groups = {name: number for number, names in enumerate(found.shared) for name in names}
+    groups = {name: number for number, names in enumerate(planned.shared) for name in names}
     places = {
         name: Place(
             nodes[name],
             *ends,
-            fixed=name in found.fixed,
-            limits=_finite(found.limits.get(name)),
+            fixed=name in planned.fixed,
+            limits=_finite(planned.limits.get(name)),
             group=groups.get(name),
         )
-        for name, ends in found.ranges.items()
+        for name, ends in planned.ranges.items()
         if name in nodes
     }
-    return places, len(found.ranges) - len(places)
+    return places, len(planned.ranges) - len(places)
 
 
 def _finite(limits: tuple[float, float] | None) -> tuple[float | None, float | None]:
@@ -133,8 +133,8 @@ def _values(
     with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
         opened = Path(folder) / "opened.onnx"
         onnx.save(model, opened)
-        found = session(opened, 1).run(list(tensors), {INPUT_NAME: np.ascontiguousarray(images)})
-    return dict(zip(tensors, found, strict=True))
+        arrays = session(opened, 1).run(list(tensors), {INPUT_NAME: np.ascontiguousarray(images)})
+    return dict(zip(tensors, arrays, strict=True))
 
 
 class _Finder(fx.Interpreter):
@@ -143,14 +143,14 @@ class _Finder(fx.Interpreter):
     def __init__(self, traced: fx.GraphModule, wanted: Mapping[str, NDArray[np.float32]]) -> None:
         super().__init__(traced)
         self.wanted = {name: torch.from_numpy(values) for name, values in wanted.items()}
-        self.found: dict[str, list[fx.Node]] = {name: [] for name in wanted}
+        self.equal_nodes: dict[str, list[fx.Node]] = {name: [] for name in wanted}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if n.op == "call_function" and isinstance(value, Tensor) and value.is_floating_point():
             for name, wanted in self.wanted.items():
                 if value.numel() == wanted.numel() and _equal(value, wanted):
-                    self.found[name].append(n)
+                    self.equal_nodes[name].append(n)
         return value
 
 
@@ -184,8 +184,8 @@ def match(
     with torch.inference_mode():
         finder.run(torch.from_numpy(np.ascontiguousarray(images)))
     nodes: dict[str, str] = {}
-    for name, found in finder.found.items():
-        free = [node for node in found if node.name not in nodes.values()]
+    for name, candidates in finder.equal_nodes.items():
+        free = [node for node in candidates if node.name not in nodes.values()]
         # a clamp's result may equal its input on a few images, and a dropout's or a copy's always
         right = [node for node in free if is_activation(node) == (name in clamps)] or free
         if right:

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.steps.parity import check_images, check_logits
 
-__all__ = ["Levels", "float_graph", "levels_of"]
+__all__ = ["GreyLevels", "float_graph", "levels_of"]
 
 FOLD_TOLERANCE = 1e-4  # of the largest logit: sums in another order
 REMEMBERED = 2  # graphs kept: a plan and its file are made of the same one
 
 
 @dataclass(frozen=True)
-class Levels:
+class GreyLevels:
     """What the grey levels of an integer file's input stand for: ``scale * (pixel - zero)``.
 
     Attributes:
@@ -60,7 +60,7 @@ class Levels:
         return (pixels - np.float32(self.exact if exact else self.zero)) * np.float32(self.scale)
 
 
-def levels_of(module: Classifier) -> Levels:
+def levels_of(module: Classifier) -> GreyLevels:
     """The grid of an integer file's input.
 
     With one mean and deviation for all channels it is the normalisation itself, its mean rounded
@@ -70,8 +70,8 @@ def levels_of(module: Classifier) -> Levels:
     """
     shift, scale = module.shift.flatten(), module.scale.flatten()
     if len(shift) == len(scale) == 1 and 0 <= round(float(shift[0])) <= 255:
-        return Levels(1 / float(scale[0]), round(float(shift[0])), float(shift[0]), True)
-    return Levels(1 / 255, 0, 0.0, False)
+        return GreyLevels(1 / float(scale[0]), round(float(shift[0])), float(shift[0]), True)
+    return GreyLevels(1 / 255, 0, 0.0, False)
 
 
 class _Network(nn.Module):
@@ -80,7 +80,7 @@ class _Network(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, module: Classifier, levels: Levels | None) -> None:
+    def __init__(self, module: Classifier, levels: GreyLevels | None) -> None:
         super().__init__()
         self.backbone = module.backbone
         alike = module.shift.numel() == module.scale.numel() == 1
@@ -116,7 +116,7 @@ class _Arithmetic(nn.Module):
         return (pixels - self.shift) / self.scale
 
 
-def _convolution(module: Classifier, levels: Levels) -> nn.Conv2d:
+def _convolution(module: Classifier, levels: GreyLevels) -> nn.Conv2d:
     """The same as a 1x1 convolution of grey levels: one 8-bit operator, which rounds once."""
     channels, made = module.input_spec.channels, module.input_spec.channels * module.repeats
     shift, scale = (part.double().flatten().expand(made) for part in (module.shift, module.scale))
@@ -154,7 +154,7 @@ def float_graph(parent: TorchCandidate, *, levels: bool) -> bytes:
     return _graphs[key]
 
 
-def _make(parent: TorchCandidate, levels: Levels | None) -> bytes:
+def _make(parent: TorchCandidate, levels: GreyLevels | None) -> bytes:
     module = copy.deepcopy(parent.module).cpu().eval().to(memory_format=torch.contiguous_format)
     network = _Network(module, levels)
     spec = parent.card.input
@@ -199,8 +199,8 @@ def _fold_grey(network: _Network, example: Tensor) -> None:
     alone where the image is read by anything else.
     """
     backbone = network.backbone
-    one = torch.rand((1, 1, *example.shape[1:3]), generator=torch.Generator().manual_seed(0))
-    image = one.repeat(1, network.copies, 1, 1)
+    grey = torch.rand((1, 1, *example.shape[1:3]), generator=torch.Generator().manual_seed(0))
+    image = grey.repeat(1, network.copies, 1, 1)
     readers: list[nn.Conv2d] = []
 
     def note(part: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -219,7 +219,7 @@ def _fold_grey(network: _Network, example: Tensor) -> None:
     convolution.weight, convolution.in_channels = nn.Parameter(summed, requires_grad=False), 1
     try:
         with torch.no_grad():
-            difference = float((backbone(one) - expected).abs().max())
+            difference = float((backbone(grey) - expected).abs().max())
         same = difference <= FOLD_TOLERANCE * (1 + float(expected.abs().max()))
     except RuntimeError:  # something else reads the image as well
         same = False
@@ -229,16 +229,16 @@ def _fold_grey(network: _Network, example: Tensor) -> None:
         convolution.weight, convolution.in_channels = weight, network.copies
 
 
-def _check(parent: TorchCandidate, content: bytes, levels: Levels | None) -> None:
+def _check(parent: TorchCandidate, content: bytes, levels: GreyLevels | None) -> None:
     """Raise unless the graph answers like its parent."""
     images = check_images(parent)
     inputs: Any = images.transpose(0, 2, 3, 1)
     if levels is not None:
         inputs = levels.inputs(images, exact=True)
     engine = interpreter(content, 1)
-    found = np.empty((len(images), len(parent.card.classes)), np.float32)
+    logits = np.empty((len(images), len(parent.card.classes)), np.float32)
     for number, image in enumerate(inputs):
         engine.set_tensor(engine.get_input_details()[0]["index"], image[None])
         engine.invoke()
-        found[number] = engine.get_tensor(engine.get_output_details()[0]["index"])[0]
-    check_logits(parent, found, images, "a LiteRT graph")
+        logits[number] = engine.get_tensor(engine.get_output_details()[0]["index"])[0]
+    check_logits(parent, logits, images, "a LiteRT graph")

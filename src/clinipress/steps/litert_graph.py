@@ -17,7 +17,7 @@ __all__ = [
     "INPUT_NAME",
     "NO_ACTIVATION",
     "OUTPUT_NAME",
-    "Maker",
+    "GraphEditor",
     "activation_of",
     "activations",
     "constant",
@@ -125,8 +125,8 @@ def type_name(model: Any, number: int) -> str:
 def activations(model: Any) -> list[int]:
     """Numbers of the floating-point tensors that are computed, the input first."""
     graph = model.subgraphs[0]
-    found = [*graph.inputs, *(number for item in graph.operators for number in item.outputs)]
-    return [n for n in found if graph.tensors[n].type == schema.TensorType.FLOAT32]
+    numbers = [*graph.inputs, *(number for item in graph.operators for number in item.outputs)]
+    return [n for n in numbers if graph.tensors[n].type == schema.TensorType.FLOAT32]
 
 
 def _drop_unused(model: Any) -> None:
@@ -176,8 +176,8 @@ def name_by_place(model: Any) -> None:
     graph = model.subgraphs[0]
     names: dict[int, str] = {}
     names.update({int(graph.inputs[0]): INPUT_NAME, int(graph.outputs[0]): OUTPUT_NAME})
-    for place, item in enumerate(graph.operators):
-        name = f"{operator_name(model, item)}_{place}"
+    for index, item in enumerate(graph.operators):
+        name = f"{operator_name(model, item)}_{index}"
         for number in item.outputs:
             names.setdefault(int(number), name)
         for position, number in enumerate(item.inputs):
@@ -189,7 +189,7 @@ def name_by_place(model: Any) -> None:
         signature.inputs[0].name, signature.outputs[0].name = INPUT_NAME, OUTPUT_NAME
 
 
-class Maker:
+class GraphEditor:
     """Adds tensors and operators to a model."""
 
     def __init__(self, model: Any) -> None:
@@ -239,10 +239,10 @@ class Maker:
 
 def readers_of(graph: Any) -> Counter[int]:
     """How many times each tensor is read, the end of the graph included."""
-    found: Counter[int] = Counter(int(number) for number in graph.outputs)
+    counts: Counter[int] = Counter(int(number) for number in graph.outputs)
     for item in graph.operators:
-        found.update(int(number) for number in item.inputs)
-    return found
+        counts.update(int(number) for number in item.inputs)
+    return counts
 
 
 def makers_of(graph: Any) -> dict[int, Any]:

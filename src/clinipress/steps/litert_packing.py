@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.steps.litert_graph import (
-    Maker,
+    GraphEditor,
     activation_of,
     constant,
     operator_name,
@@ -34,8 +34,8 @@ def pack_first_convolution(model: Any) -> None:
     graph = model.subgraphs[0]
     image, before = _tile_normalisation(model, int(graph.inputs[0]))
     gone = list(before)
-    if (found := _first_convolution(model, image)) is not None:
-        pad, item, window = found
+    if (first := _first_convolution(model, image)) is not None:
+        pad, item, window = first
         packing = window.best()
         weights, bias = (constant(model, int(number)) for number in item.inputs[1:])
         if packing is not None and weights is not None and bias is not None:
@@ -65,16 +65,16 @@ def _tile_normalisation(model: Any, image: int) -> tuple[int, list[Any]]:
     tiles = next(n for n in range(TILES, 0, -1) if columns % n == 0)
     if weights.shape[3] != channels or tiles == 1:  # one channel becomes three: no depthwise kernel
         return result, [item]
-    maker = Maker(model)
+    editor = GraphEditor(model)
     side_by_side = [1, rows, columns // tiles, channels * tiles]
-    taken, given = maker.computed(side_by_side), maker.computed(side_by_side)
+    taken, given = editor.computed(side_by_side), editor.computed(side_by_side)
     item.inputs = [
         taken,
-        maker.constant(np.tile(weights, tiles)),
-        maker.constant(np.tile(bias, tiles)),
+        editor.constant(np.tile(weights, tiles)),
+        editor.constant(np.tile(bias, tiles)),
     ]
     item.outputs = [given]
-    return result, [_reshape(maker, image, taken), item, _reshape(maker, given, result)]
+    return result, [_reshape(editor, image, taken), item, _reshape(editor, given, result)]
 
 
 def _packed_operators(
@@ -87,34 +87,34 @@ def _packed_operators(
     bias: NDArray[Any],
 ) -> list[Any]:
     """Group the pixels, pad, convolve, and take the results of a group apart again."""
-    maker, graph = Maker(model), model.subgraphs[0]
+    editor, graph = GraphEditor(model), model.subgraphs[0]
     result = int(item.outputs[0])
     group, phases, depth = packing.group, packing.phases, packing.group * window.channels
     rows, height = (int(graph.tensors[number].shape[1]) for number in (image, result))
     groups = window.width // group
     margins = [[0, 0], [window.above, window.below], [packing.left, packing.right], [0, 0]]
-    grouped = maker.computed([1, rows, groups, depth])
-    padded = maker.computed(
+    grouped = editor.computed([1, rows, groups, depth])
+    padded = editor.computed(
         [1, rows + sum(margins[1]), groups + packing.left + packing.right, depth]
     )
     wide = result
     if phases > 1:
-        wide = maker.computed([1, height, window.results // phases, phases * len(bias)])
-    weight = maker.constant(window.packed(weights, packing))
+        wide = editor.computed([1, height, window.results // phases, phases * len(bias)])
+    weight = editor.constant(window.packed(weights, packing))
     options = schema.Conv2DOptionsT(
         padding=schema.Padding.VALID,
         strideH=window.down,
         strideW=1,
         fusedActivationFunction=activation_of(item),
     )
-    sides = maker.constant(np.array(margins, np.int32))
-    inputs = [padded, weight, maker.constant(np.tile(bias, phases))]
+    sides = editor.constant(np.array(margins, np.int32))
+    inputs = [padded, weight, editor.constant(np.tile(bias, phases))]
     made = [
-        _reshape(maker, image, grouped),
-        maker.operator("PAD", [grouped, sides], padded, schema.PadOptionsT()),
-        maker.operator("CONV_2D", inputs, wide, options),
+        _reshape(editor, image, grouped),
+        editor.operator("PAD", [grouped, sides], padded, schema.PadOptionsT()),
+        editor.operator("CONV_2D", inputs, wide, options),
     ]
-    return made if phases == 1 else [*made, _reshape(maker, wide, result)]
+    return made if phases == 1 else [*made, _reshape(editor, wide, result)]
 
 
 class _Packing(NamedTuple):
@@ -225,7 +225,7 @@ def _plain(model: Any, item: Any, channels: int) -> bool:
     return options.padding == schema.Padding.VALID and not dilated
 
 
-def _reshape(maker: Maker, source: int, target: int) -> Any:
-    shape = np.array(maker.graph.tensors[target].shape, np.int32)
+def _reshape(editor: GraphEditor, source: int, target: int) -> Any:
+    shape = np.array(editor.graph.tensors[target].shape, np.int32)
     options = schema.ReshapeOptionsT(newShape=shape)
-    return maker.operator("RESHAPE", [source, maker.constant(shape)], target, options)
+    return editor.operator("RESHAPE", [source, editor.constant(shape)], target, options)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from clinipress.runtimes.litert import interpreter, silence
 from clinipress.steps import litert_graph
 from clinipress.steps.learnt_ranges import prepared_values
-from clinipress.steps.litert_float import Levels
+from clinipress.steps.litert_float import GreyLevels
 from clinipress.steps.matching import match_tensors
 from clinipress.steps.ranges import quiet
 
@@ -29,7 +29,9 @@ SIGNATURE = "serving_default"  # the converter's name for a network's one functi
 HANDS_ON = ("CONCATENATION", "PAD", "PADV2", "MAX_POOL_2D", "RESHAPE")
 
 
-def calibrated(graph: bytes, quantizer: Any, levels: Levels, images: NDArray[np.uint8]) -> Ranges:
+def calibrated(
+    graph: bytes, quantizer: Any, levels: GreyLevels, images: NDArray[np.uint8]
+) -> Ranges:
     """What the quantizer's own calibration finds: moving averages of the extremes of each image.
 
     Args:
@@ -43,26 +45,26 @@ def calibrated(graph: bytes, quantizer: Any, levels: Levels, images: NDArray[np.
     """
     samples = [{litert_graph.INPUT_NAME: image[None]} for image in levels.inputs(images)]
     with silence(), quiet():
-        found = quantizer.calibrate({SIGNATURE: samples}, num_threads=1)
+        statistics = quantizer.calibrate({SIGNATURE: samples}, num_threads=1)
     computed = _names(graph)
     return {
         name: (float(np.min(ends["min"])), float(np.max(ends["max"])))
-        for name, ends in found.items()
+        for name, ends in statistics.items()
         if name in computed and ends
     }
 
 
-def extremes(graph: bytes, levels: Levels, images: NDArray[np.uint8]) -> Ranges:
+def extremes(graph: bytes, levels: GreyLevels, images: NDArray[np.uint8]) -> Ranges:
     """The least and the greatest value of each computed tensor over all images."""
-    found: Ranges = {}
+    ranges: Ranges = {}
     for values in _each(graph, levels.inputs(images)):
         for name, array in values.items():
-            low, high = found.get(name, (0.0, 0.0))
-            found[name] = min(low, float(array.min())), max(high, float(array.max()))
-    return found
+            low, high = ranges.get(name, (0.0, 0.0))
+            ranges[name] = min(low, float(array.min())), max(high, float(array.max()))
+    return ranges
 
 
-def settled(graph: bytes, found: Ranges, fixed: Ranges) -> Ranges:
+def settled(graph: bytes, measured: Ranges, fixed: Ranges) -> Ranges:
     """One range for all tensors that share a grid.
 
     Padding, pooling, reshaping and joining move values about; where what goes in and what comes out
@@ -70,16 +72,16 @@ def settled(graph: bytes, found: Ranges, fixed: Ranges) -> Ranges:
 
     Args:
         graph: The float32 graph.
-        found: Tensor -> (low, high), calibrated.
+        measured: Tensor -> (low, high), calibrated.
         fixed: The same, known better.
 
     Returns:
-        `found` with, for each such group, the range that spans its fixed ones, or all where none
+        `measured` with, for each such group, the range that spans its fixed ones, or all where none
         is.
     """
     model = litert_graph.read(graph)
     tensors = model.subgraphs[0].tensors
-    settled = found | fixed
+    settled = measured | fixed
     for numbers in _groups(model):
         names = [tensors[number].name.decode() for number in numbers]
         known = [name for name in names if name in fixed] or [n for n in names if n in settled]
@@ -119,7 +121,7 @@ def _names(graph: bytes) -> list[str]:
 
 def placed(
     graph: bytes,
-    levels: Levels,
+    levels: GreyLevels,
     source: Path,
     images: NDArray[np.uint8],
     ranges: Mapping[str, tuple[float, float]],
@@ -146,7 +148,10 @@ def placed(
         for partner in partners:
             pairs.setdefault(partner, []).append(name)
     # a convolution here has its clamp within: of two equal tensors there, the clamp's is meant
-    chosen = {name: min(found, key=lambda one: one not in clamps) for name, found in pairs.items()}
+    chosen = {
+        name: min(originals, key=lambda original: original not in clamps)
+        for name, originals in pairs.items()
+    }
     return {name: (other, ranges[other]) for name, other in chosen.items()}
 
 
@@ -155,7 +160,7 @@ def _each(graph: bytes, inputs: NDArray[np.float32]) -> Iterator[dict[str, NDArr
     engine = interpreter(graph, 1, experimental_preserve_all_tensors=True)
     numbers = {item["name"]: item["index"] for item in engine.get_tensor_details()}
     names = _names(graph)
-    for one in inputs:
-        engine.set_tensor(numbers[litert_graph.INPUT_NAME], one[None])
+    for pixels in inputs:
+        engine.set_tensor(numbers[litert_graph.INPUT_NAME], pixels[None])
         engine.invoke()
         yield {name: np.array(engine.get_tensor(numbers[name])) for name in names}

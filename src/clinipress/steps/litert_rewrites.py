@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clinipress.steps.litert_graph import (
     NO_ACTIVATION,
-    Maker,
+    GraphEditor,
     activation_of,
     constant,
     makers_of,
@@ -47,15 +47,17 @@ def pad_pools_with_zeros(model: Any) -> None:
     """
     graph, makers = model.subgraphs[0], makers_of(model.subgraphs[0])
     options = schema.PadOptionsT()
-    for place, item in enumerate(graph.operators):
+    for index, item in enumerate(graph.operators):
         if operator_name(model, item) != "PADV2":
             continue
         readers = [other for other in graph.operators if item.outputs[0] in other.inputs]
         if {operator_name(model, other) for other in readers} != {"MAX_POOL_2D"}:
             continue
         if _never_negative(model, makers, int(item.inputs[0])):
-            new = Maker(model).operator("PAD", list(item.inputs[:2]), item.outputs[0], options)
-            graph.operators[place] = new
+            new = GraphEditor(model).operator(
+                "PAD", list(item.inputs[:2]), item.outputs[0], options
+            )
+            graph.operators[index] = new
 
 
 def _never_negative(model: Any, makers: dict[int, Any], number: int) -> bool:
@@ -112,7 +114,7 @@ def convolve_affine(model: Any) -> None:
     62 of them), a mean and deviation per colour as two.
     """
     graph = model.subgraphs[0]
-    readers, makers, maker = readers_of(graph), makers_of(graph), Maker(model)
+    readers, makers, editor = readers_of(graph), makers_of(graph), GraphEditor(model)
     replaced: dict[int, Any] = {}
     gone: set[int] = set()
     for item in reversed(graph.operators):
@@ -124,7 +126,7 @@ def convolve_affine(model: Any) -> None:
         for _, link in chain:  # from the last to the first
             factor, addend = factor * link.factor, addend + factor * link.addend
         weights = factor.reshape(1, 1, 1, -1)
-        replaced[id(item)] = _depthwise(maker, chain[-1][1].source, item, weights, addend)
+        replaced[id(item)] = _depthwise(editor, chain[-1][1].source, item, weights, addend)
     graph.operators = [
         replaced.get(id(item), item)
         for item in graph.operators
@@ -136,18 +138,24 @@ def _chain(
     model: Any, item: Any, makers: dict[int, Any], readers: Counter[int]
 ) -> list[tuple[Any, _Affine]]:
     """The affine operators that end in `item`, last first."""
-    found: list[tuple[Any, _Affine]] = []
+    links: list[tuple[Any, _Affine]] = []
     while (link := _affine(model, item)) is not None:
-        found.append((item, link))
+        links.append((item, link))
         before = makers.get(link.source)
         if before is None or readers[link.source] != 1 or activation_of(before) != NO_ACTIVATION:
             break
         item = before
-    return found
+    return links
 
 
 def _depthwise(
-    maker: Maker, source: int, last: Any, weights: Any, bias: Any, down: int = 1, right: int = 1
+    editor: GraphEditor,
+    source: int,
+    last: Any,
+    weights: Any,
+    bias: Any,
+    down: int = 1,
+    right: int = 1,
 ) -> Any:
     """A depthwise convolution without padding, with the activation and the result of `last`."""
     options = schema.DepthwiseConv2DOptionsT(
@@ -157,8 +165,8 @@ def _depthwise(
         depthMultiplier=1,
         fusedActivationFunction=activation_of(last),
     )
-    inputs = [int(source), maker.constant(weights), maker.constant(bias)]
-    return maker.operator("DEPTHWISE_CONV_2D", inputs, int(last.outputs[0]), options)
+    inputs = [int(source), editor.constant(weights), editor.constant(bias)]
+    return editor.operator("DEPTHWISE_CONV_2D", inputs, int(last.outputs[0]), options)
 
 
 def average_in_place(model: Any) -> None:
@@ -177,25 +185,25 @@ def average_in_place(model: Any) -> None:
         if operator_name(model, mover) != "TRANSPOSE" or axes is None or order is None:
             continue
         over = {int(axis) % len(order) for axis in axes.reshape(-1)}
-        left = [int(side) for place, side in enumerate(order) if place not in over]
+        left = [int(side) for position, side in enumerate(order) if position not in over]
         if left != sorted(left) or readers[int(item.inputs[0])] != 1:
             continue
         moved = np.array(sorted(int(order[axis]) for axis in over), np.int32)
-        item.inputs = [int(mover.inputs[0]), Maker(model).constant(moved)]
+        item.inputs = [int(mover.inputs[0]), GraphEditor(model).constant(moved)]
         graph.operators = [other for other in graph.operators if other is not mover]
 
 
 def convolve_average_pools(model: Any) -> None:
     """Make a depthwise convolution of each average pool: XNNPACK has none in 8 bits."""
-    graph, maker = model.subgraphs[0], Maker(model)
-    for place, item in enumerate(graph.operators):
+    graph, editor = model.subgraphs[0], GraphEditor(model)
+    for index, item in enumerate(graph.operators):
         old = item.builtinOptions
         if operator_name(model, item) != "AVERAGE_POOL_2D" or old.padding != schema.Padding.VALID:
             continue
         channels, size = int(graph.tensors[item.inputs[0]].shape[-1]), old.filterHeight
         weights = np.full((1, size, old.filterWidth, channels), 1 / (size * old.filterWidth))
-        graph.operators[place] = _depthwise(
-            maker, item.inputs[0], item, weights, np.zeros(channels), old.strideH, old.strideW
+        graph.operators[index] = _depthwise(
+            editor, item.inputs[0], item, weights, np.zeros(channels), old.strideH, old.strideW
         )
 
 
@@ -205,7 +213,7 @@ def spell_out_hard_swish(model: Any) -> None:
     XNNPACK has no 8-bit HARD_SWISH: each of them would end its graph and begin another one. (In
     float32, and on microcontrollers in 8 bits, the one operator is faster: leave it there.)
     """
-    graph, maker = model.subgraphs[0], Maker(model)
+    graph, editor = model.subgraphs[0], GraphEditor(model)
     operators: list[Any] = []
     for item in graph.operators:
         if operator_name(model, item) != "HARD_SWISH":
@@ -213,13 +221,13 @@ def spell_out_hard_swish(model: Any) -> None:
             continue
         source = int(item.inputs[0])
         shape = graph.tensors[source].shape
-        shifted, gate = maker.computed(shape), maker.computed(shape)
-        three, sixth = (maker.constant(np.array(value)) for value in (3.0, 1 / 6))
+        shifted, gate = editor.computed(shape), editor.computed(shape)
+        three, sixth = (editor.constant(np.array(value)) for value in (3.0, 1 / 6))
         clamp = schema.AddOptionsT(fusedActivationFunction=RELU6)
         operators += [
-            maker.operator("ADD", [source, three], shifted, clamp),
-            maker.operator("MUL", [shifted, sixth], gate, schema.MulOptionsT()),
-            maker.operator("MUL", [source, gate], int(item.outputs[0]), schema.MulOptionsT()),
+            editor.operator("ADD", [source, three], shifted, clamp),
+            editor.operator("MUL", [shifted, sixth], gate, schema.MulOptionsT()),
+            editor.operator("MUL", [source, gate], int(item.outputs[0]), schema.MulOptionsT()),
         ]
     graph.operators = operators
 
@@ -229,7 +237,7 @@ def nest_concats(model: Any) -> None:
 
     XNNPACK joins at most five tensors (DenseNet joins up to 33), and copies fewer so.
     """
-    graph, maker = model.subgraphs[0], Maker(model)
+    graph, editor = model.subgraphs[0], GraphEditor(model)
     known: dict[tuple[int, ...], int] = {}
     operators: list[Any] = []
     for item in graph.operators:
@@ -244,8 +252,8 @@ def nest_concats(model: Any) -> None:
         while len(item.inputs) > MOST_JOINED:
             first = [int(number) for number in item.inputs[:MOST_JOINED]]
             options = schema.ConcatenationOptionsT(axis=axis)
-            joined = maker.computed(_joined_shape(graph, first, axis))
-            operators.insert(-1, maker.operator("CONCATENATION", first, joined, options))
+            joined = editor.computed(_joined_shape(graph, first, axis))
+            operators.insert(-1, editor.operator("CONCATENATION", first, joined, options))
             item.inputs = [joined, *item.inputs[MOST_JOINED:]]
     graph.operators = operators
 
@@ -253,5 +261,5 @@ def nest_concats(model: Any) -> None:
 def _joined_shape(graph: Any, numbers: list[int], axis: int) -> NDArray[np.int32]:
     shapes = [graph.tensors[number].shape for number in numbers]
     shape = np.array(shapes[0], np.int32)
-    shape[axis] = sum(int(one[axis]) for one in shapes)
+    shape[axis] = sum(int(part[axis]) for part in shapes)
     return shape

@@ -20,26 +20,28 @@ TOLERANCE = 1e-3
 
 
 def match_tensors(
-    wanted: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]]
+    wanted: Mapping[str, NDArray[Any]], candidates: Mapping[str, NDArray[Any]]
 ) -> dict[str, tuple[str, ...]]:
     """Tensors that hold the same values, whatever their names and layouts.
 
     Args:
         wanted: Tensor -> values for some images, float ``[n, c, h, w]``, ``[n, c]``, ...
-        found: Tensor of the other graph -> its values for the same images; ``[n, h, w, c]`` is
+        candidates: Tensor of the other graph -> its values for the same images; ``[n, h, w, c]`` is
             recognised.
 
     Returns:
-        Name in `wanted` -> every name in `found` that holds its values, in the order of `found`;
-        names without a partner are left out. One tensor may be found under several names of
-        `wanted`: a clamp that does nothing on these images, a reshape.
+        Name in `wanted` -> every name in `candidates` that holds its values, in their order; names
+        without a partner are left out. One tensor may be found under several names of `wanted`: a
+        clamp that does nothing on these images, a reshape.
     """
     sizes: dict[int, list[str]] = {}
-    for name, values in found.items():
+    for name, values in candidates.items():
         sizes.setdefault(values.size, []).append(name)
     pairs = {}
     for name, values in wanted.items():
-        same = [other for other in sizes.get(values.size, []) if same_values(values, found[other])]
+        same = [
+            other for other in sizes.get(values.size, []) if same_values(values, candidates[other])
+        ]
         if same:
             pairs[name] = tuple(same)
     return pairs

@@ -54,11 +54,11 @@ class Normalisation:
 
 def constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
     """Initializers and outputs of Constant nodes by name."""
-    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
-            found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-    return found
+            values[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    return values
 
 
 def _consumers(graph: onnx.GraphProto, tensor: str) -> list[onnx.NodeProto]:
@@ -131,24 +131,29 @@ def shorten_normalisation(model: onnx.ModelProto) -> None:
     224 px, one thread; nothing that can be measured on grey at 128 px.
     """
     graph = model.graph
-    found = find_normalisation(graph)
-    if found is None:
+    normalisation = find_normalisation(graph)
+    if normalisation is None:
         return
     image = graph.input[0].name
-    scale = numpy_helper.from_array(np.array(found.scale, np.float32), "normalise.scale")
-    exact = abs(found.zero - round(found.zero)) < INTEGER_TOLERANCE and 0 <= round(found.zero) < 256
+    scale = numpy_helper.from_array(np.array(normalisation.scale, np.float32), "normalise.scale")
+    exact = (
+        abs(normalisation.zero - round(normalisation.zero)) < INTEGER_TOLERANCE
+        and 0 <= round(normalisation.zero) < 256
+    )
     if exact:
-        zero = numpy_helper.from_array(np.array(round(found.zero), np.uint8), "normalise.zero")
+        zero = numpy_helper.from_array(
+            np.array(round(normalisation.zero), np.uint8), "normalise.zero"
+        )
         names = [image, scale.name, zero.name]
-        nodes = [helper.make_node("DequantizeLinear", names, [found.output])]
+        nodes = [helper.make_node("DequantizeLinear", names, [normalisation.output])]
     else:
-        zero = numpy_helper.from_array(np.array(found.zero, np.float32), "normalise.zero")
+        zero = numpy_helper.from_array(np.array(normalisation.zero, np.float32), "normalise.zero")
         nodes = [
             helper.make_node("Cast", [image], ["normalise.cast"], to=onnx.TensorProto.FLOAT),
             helper.make_node("Sub", ["normalise.cast", zero.name], ["normalise.sub"]),
-            helper.make_node("Mul", ["normalise.sub", scale.name], [found.output]),
+            helper.make_node("Mul", ["normalise.sub", scale.name], [normalisation.output]),
         ]
-    replace_nodes(graph, found.nodes, nodes)
+    replace_nodes(graph, normalisation.nodes, nodes)
     graph.initializer.extend([scale, zero])
 
 
@@ -179,21 +184,24 @@ def read_bytes_directly(model: onnx.ModelProto) -> bool:
         True when the graph was of that form and was shortened.
     """
     graph = model.graph
-    found = find_normalisation(graph)
-    following = _consumers(graph, found.output) if found else []
-    if found is None or [node.op_type for node in following] != ["QuantizeLinear"]:
+    normalisation = find_normalisation(graph)
+    following = _consumers(graph, normalisation.output) if normalisation else []
+    if normalisation is None or [node.op_type for node in following] != ["QuantizeLinear"]:
         return False
     quantize = following[0]
     values = constants(graph)
     scale, zero = (values[name] for name in quantize.input[1:3])
-    same = np.isclose(float(scale), found.scale, rtol=1e-5) and abs(int(zero) - found.zero) < 0.5
+    same = (
+        np.isclose(float(scale), normalisation.scale, rtol=1e-5)
+        and abs(int(zero) - normalisation.zero) < 0.5
+    )
     if zero.dtype != np.uint8 or not same:
         return False
     for node in _consumers(graph, quantize.output[0]):
         for position, name in enumerate(node.input):
             if name == quantize.output[0]:
                 node.input[position] = graph.input[0].name
-    replace_nodes(graph, (*found.nodes, quantize), [])
+    replace_nodes(graph, (*normalisation.nodes, quantize), [])
     return True
 
 
@@ -207,15 +215,15 @@ def rounded(graph: onnx.GraphProto) -> dict[str, tuple[float, float]]:
         Tensor -> (low, high), in the order of the graph; names as before quantization.
     """
     values, seen = constants(graph), set()
-    found: dict[str, tuple[float, float]] = {}
+    ranges: dict[str, tuple[float, float]] = {}
     for node in graph.node:
         if node.op_type != "QuantizeLinear" or node.input[1] in seen:
             continue
         seen.add(node.input[1])
         scale, zero = (float(values[name]) for name in node.input[1:3])
         name = node.output[0].removesuffix("_QuantizeLinear_Output")
-        found[name] = (-zero * scale, (255 - zero) * scale)
-    return found
+        ranges[name] = (-zero * scale, (255 - zero) * scale)
+    return ranges
 
 
 def pool_means(model: onnx.ModelProto) -> None:
@@ -302,8 +310,8 @@ def _repeats_grey(
         return len(node.input) == 3 and len(set(node.input)) == 1 and _axis_is_channel(node)
     if node.op_type not in {"Expand", "Tile"}:
         return False
-    found = find_normalisation(graph)
-    beginning = {graph.input[0].name, found.output if found else ""}
+    normalisation = find_normalisation(graph)
+    beginning = {graph.input[0].name, normalisation.output if normalisation else ""}
     if node.input[0] not in beginning:
         return False
     if node.op_type == "Tile":
@@ -367,7 +375,9 @@ def drop_unused(graph: onnx.GraphProto) -> None:
     if len(kept) < len(graph.node):
         gone = {id(node) for node in kept}
         replace_nodes(graph, tuple(node for node in graph.node if id(node) not in gone), [])
-    order = {name: place for place, name in enumerate(n for node in graph.node for n in node.input)}
+    order = {
+        name: position for position, name in enumerate(n for node in graph.node for n in node.input)
+    }
     tensors = sorted(
         (tensor for tensor in graph.initializer if tensor.name in order),
         key=lambda tensor: (order[tensor.name], tensor.name),

@@ -153,8 +153,8 @@ def _saturate(
     node.CopyFrom(
         helper.make_node("Add", [f"{name}.scaled", f"{name}.constant"], [name], name=node.name)
     )
-    place = next(i for i, other in enumerate(graph.node) if other.output[0] == name)
-    graph.node.insert(place, reading)
+    index = next(i for i, other in enumerate(graph.node) if other.output[0] == name)
+    graph.node.insert(index, reading)
 
 
 def pack_first_convolution(model: onnx.ModelProto) -> bool:
@@ -173,10 +173,10 @@ def pack_first_convolution(model: onnx.ModelProto) -> bool:
         True when it was rewritten.
     """
     graph = model.graph
-    found = _first_convolution(graph)
-    if found is None:
+    stem = _first_convolution(graph)
+    if stem is None:
         return False
-    reading, node, weights = found
+    reading, node, weights = stem
     pads = list(attribute(node, "pads", [0] * 4))
     sides = [dimension.dim_value for dimension in graph.input[0].type.tensor_type.shape.dim[2:]]
     stored = numpy_helper.to_array(weights)
@@ -290,19 +290,19 @@ def clip_to_gates(
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    found = dict(ranges)
+    clipped = dict(ranges)
     for gate in graph.node:
         if gate.op_type not in ("HardSigmoid", "Sigmoid") or gate.input[0] not in ranges:
             continue
         floor, ceiling = _gate_span(gate)
         name = gate.input[0]
         others = [node for node in readers[name] if node is not gate]
-        low, high = found[name]
+        low, high = clipped[name]
         if not others:
-            found[name] = min(max(low, floor), 0.0), max(min(high, ceiling), 0.0)
+            clipped[name] = min(max(low, floor), 0.0), max(min(high, ceiling), 0.0)
         elif all(n.op_type == "Mul" and set(n.input) == {name, gate.output[0]} for n in others):
-            found[name] = min(max(low, floor), 0.0), high
-    return found
+            clipped[name] = min(max(low, floor), 0.0), high
+    return clipped
 
 
 def _gate_span(gate: onnx.NodeProto) -> tuple[float, float]:
@@ -328,12 +328,12 @@ def share_concat_ranges(
     Returns:
         The same with the joined ones widened to one another.
     """
-    found = dict(ranges)
+    shared = dict(ranges)
     for names in joined_by_concat(graph, ranges):
         low = min(0.0, *(ranges[name][0] for name in names))
         high = max(0.0, *(ranges[name][1] for name in names))
-        found |= dict.fromkeys(names, (low, high))
-    return found
+        shared |= dict.fromkeys(names, (low, high))
+    return shared
 
 
 def joined_by_concat(graph: onnx.GraphProto, known: Container[str]) -> tuple[tuple[str, ...], ...]:

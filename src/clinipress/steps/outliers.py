@@ -42,8 +42,8 @@ def outliers(model: onnx.ModelProto, images: NDArray[np.uint8]) -> NDArray[np.in
     """
     if len(images) < FEWEST:
         return np.empty(0, dtype=np.int64)
-    found = np.flatnonzero(excitation(model, images) > BEYOND)
-    return found if len(found) <= MOST * len(images) else np.empty(0, dtype=np.int64)
+    numbers = np.flatnonzero(excitation(model, images) > BEYOND)
+    return numbers if len(numbers) <= MOST * len(images) else np.empty(0, dtype=np.int64)
 
 
 def excitation(model: onnx.ModelProto, images: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -73,8 +73,8 @@ def _largest(model: onnx.ModelProto, images: NDArray[np.uint8]) -> NDArray[np.fl
     new = max(entry.version for entry in opened.opset_import if not entry.domain) >= 18
     axes = numpy_helper.from_array(np.array([1]), "excitation.axes")
     names = [n.output[0] for n in graph.node if n.op_type in LAYERS]
-    found = [f"excitation.{number}" for number in range(len(names))]
-    for name, result in zip(names, found, strict=True):
+    results = [f"excitation.{number}" for number in range(len(names))]
+    for name, result in zip(names, results, strict=True):
         reduce = helper.make_node("ReduceMax", [f"{result}.flat"], [result], keepdims=0)
         if new:
             reduce.input.append(axes.name)
@@ -93,7 +93,7 @@ def _largest(model: onnx.ModelProto, images: NDArray[np.uint8]) -> NDArray[np.fl
         rows = []
         for start in range(0, len(images), CALIBRATION_BATCH):
             part = np.ascontiguousarray(images[start : start + CALIBRATION_BATCH])
-            values = running.run(found, {INPUT_NAME: part})
+            values = running.run(results, {INPUT_NAME: part})
             # some attention lays the pieces of all images side by side: no figure per image there
-            rows.append(np.stack([one for one in values if len(one) == len(part)], axis=1))
+            rows.append(np.stack([layer for layer in values if len(layer) == len(part)], axis=1))
     return np.concatenate(rows).astype(np.float64)

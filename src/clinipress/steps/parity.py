@@ -57,13 +57,13 @@ def check_images(parent: TorchCandidate) -> NDArray[np.uint8]:
 
 
 def check_logits(
-    parent: TorchCandidate, found: NDArray[np.float32], images: NDArray[np.uint8], kind: str
+    parent: TorchCandidate, logits: NDArray[np.float32], images: NDArray[np.uint8], kind: str
 ) -> None:
     """Raise unless a float32 file answers as its network does.
 
     Args:
         parent: The network.
-        found: The file's logits, float32 ``[n, classes]``.
+        logits: The file's logits, float32 ``[n, classes]``.
         images: uint8 ``[n, c, h, w]`` that they are of.
         kind: What the file is, for the message: "an ONNX file".
 
@@ -72,7 +72,7 @@ def check_logits(
             above 100, and by more than four times what float32 costs the network itself.
     """
     expected = parent.predict(images)
-    difference = compare_logits(expected, found).max_logit_difference
+    difference = compare_logits(expected, logits).max_logit_difference
     # logits far above the usual 10 or so are rounded in proportion
     allowed = PARITY_TOLERANCE * max(1.0, float(np.abs(expected).max()) / 100)
     if not difference <= allowed:  # seldom: the network is computed once more

@@ -27,8 +27,8 @@ from clinipress.steps.quantize import Int8Plan, apply_int8, prepare
 __all__ = [
     "Trial",
     "agreement_images",
+    "choose_placement",
     "groups",
-    "place",
     "search",
     "sensitivity",
     "signal_to_noise",
@@ -66,13 +66,13 @@ class Trial:
         return self.agreement >= agreement and self.time <= time
 
 
-def signal_to_noise(exact: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """Decibels: ``10 log10(sum(exact^2) / sum((exact - found)^2))``, each row's mean taken off.
+def signal_to_noise(exact: NDArray[np.float32], approximate: NDArray[np.float32]) -> float:
+    """``10 log10(sum(exact^2) / sum((exact - approximate)^2))`` dB, each row's mean taken off.
 
     What all logits of an image share changes no probability, so it is neither signal nor noise.
     """
     a = exact.astype(np.float64) - exact.mean(axis=1, keepdims=True)
-    b = found.astype(np.float64) - found.mean(axis=1, keepdims=True)
+    b = approximate.astype(np.float64) - approximate.mean(axis=1, keepdims=True)
     noise, signal = float(((a - b) ** 2).sum()), float((a**2).sum())
     if noise == 0:
         return MAX_DECIBELS
@@ -117,11 +117,11 @@ def groups(model: onnx.ModelProto, most: int = MOST_GROUPS) -> list[tuple[str, .
     last_use |= {output.name: len(graph.node) for output in graph.output}
     parts: list[list[onnx.NodeProto]] = [[]]
     alive: set[str] = set()
-    for place, node in enumerate(graph.node):
+    for index, node in enumerate(graph.node):
         parts[-1].append(node)
         alive |= set(node.output) - constant
-        alive = {name for name in alive if last_use.get(name, -1) > place}
-        if len(alive) == 1 and place + 1 < len(graph.node):
+        alive = {name for name in alive if last_use.get(name, -1) > index}
+        if len(alive) == 1 and index + 1 < len(graph.node):
             parts.append([])
     pools = [i for i, p in enumerate(parts) if any(n.op_type == "GlobalAveragePool" for n in p)]
     cut = pools[-1] + 1 if pools else len(parts)
@@ -246,18 +246,18 @@ def _best(trials: Sequence[Trial], agreement: float, time: float) -> Trial:
 
 
 def _reason(best: Trial, full: Trial, count: int, agreement: float, time: float) -> str:
-    said = (
+    summary = (
         f"{len(best.low)} of {count} groups in 8 bits: {best.agreement:.1%} of the images keep "
         f"their class, {best.time:.2f} of float32's time; 8 bits throughout: {full.agreement:.1%}, "
         f"{full.time:.2f}"
     )
     if best.fits(agreement, time):
-        return said
+        return summary
     missed = "agreement" if best.agreement < agreement else "time"
-    return f"{said}; no placement reached the {missed} asked for, this one came nearest"
+    return f"{summary}; no placement reached the {missed} asked for, this one came nearest"
 
 
-def place(
+def choose_placement(
     source: Path,
     plan: Int8Plan,
     images: NDArray[np.uint8],
@@ -296,7 +296,7 @@ def place(
             path = Path(folder) / "trial.onnx"
             apply_int8(source, path, without(low), prepared=prepared)
             file = OnnxCandidate.load(path, threads=threads)
-            found = file.predict(images)
+            logits = file.predict(images)
             taken = latency(
                 {"float32": exact, "trial": file},
                 images,
@@ -306,8 +306,8 @@ def place(
             )
             return Trial(
                 low=low,
-                agreement=float((found.argmax(1) == expected.argmax(1)).mean()),
-                decibels=signal_to_noise(expected, found),
+                agreement=float((logits.argmax(1) == expected.argmax(1)).mean()),
+                decibels=signal_to_noise(expected, logits),
                 time=taken["trial"].median / taken["float32"].median,
                 file_bytes=path.stat().st_size,
             )

@@ -32,13 +32,13 @@ def quantized_layers(counts: Mapping[str, int]) -> dict[str, tuple[int, int]]:
     """
 
     def tally(*operators: str) -> tuple[int, int]:
-        found = dict.fromkeys(("low", "all"), 0)
+        tallies = dict.fromkeys(("low", "all"), 0)
         for key, number in counts.items():
             name, _, kind = key.partition(" ")
             if name in operators:
-                found["all"] += number
-                found["low"] += number if kind in ("int8", "int4") else 0
-        return found["low"], found["all"]
+                tallies["all"] += number
+                tallies["low"] += number if kind in ("int8", "int4") else 0
+        return tallies["low"], tallies["all"]
 
     return {
         "convolutions": tally("Conv", "ConvTranspose"),

@@ -20,8 +20,8 @@ from clinipress.models.pruned import History, plan_pruning, prune, widths
 from clinipress.models.pruning_cost import cost
 from clinipress.models.ranking import schedule, search
 from clinipress.models.recalibration import recalibrate_batch_norms
-from clinipress.recipe import PruneStep, TrainOptions
 from clinipress.runtimes.onnx import OnnxCandidate
+from clinipress.step_recipes import PruneStep, TrainOptions
 from clinipress.steps.export import export_onnx
 from clinipress.steps.fitting import fit_module, hard_loss, plan_fit, step_seed, torch_candidate
 from clinipress.steps.sensitivity import layer_sensitivity
@@ -54,17 +54,17 @@ class Prune:
 
     def plan(self, parent: Candidate | None, context: Context) -> dict[str, Any]:
         """Rank the channels and fix which go first; the parent is left as it is."""
-        origin, asked = torch_candidate(parent), self.recipe
-        shares = schedule(asked.ratio, asked.rounds)
+        origin, recipe = torch_candidate(parent), self.recipe
+        shares = schedule(recipe.ratio, recipe.rounds)
         choice: dict[str, Any] = {"seed": step_seed(context.seed, self.kind), "shares": shares}
-        if asked.of == "latency":
+        if recipe.of == "latency":
             final, measured = self._fit_latency(origin, context)
             present = widths(origin.module, tuple((name, out, ()) for name, out, _ in final))
-            choice |= {"keep": _ways(present, widths(origin.module, final), asked.rounds)}
+            choice |= {"keep": _ways(present, widths(origin.module, final), recipe.rounds)}
             choice |= {"latency": measured}
         first = self._cut(origin.module, choice, 0, context)
         params = self._fit_params(prune(origin.module, first), context)
-        params["asked"] = asked.model_dump(mode="json", exclude={"train"})
+        params["asked"] = recipe.model_dump(mode="json", exclude={"train"})
         params["choice"] = choice
         params["removed"] = [[module, is_out, list(index)] for module, is_out, index in first]
         return params
@@ -105,17 +105,17 @@ class Prune:
         origin: Classifier | None = None,
     ) -> History:
         """Which channels go in a round, counted against what the parent cost."""
-        asked, share = self.recipe, choice["shares"][number]
-        of = "macs" if asked.of == "latency" else asked.of
+        recipe, share = self.recipe, choice["shares"][number]
+        of = "macs" if recipe.of == "latency" else recipe.of
         left = 1.0 if origin is None else cost(module, of) / cost(origin, of)
         return plan_pruning(
             module,
             ratio=1 - (1 - share) / left,
             of=of,
-            criterion=asked.criterion,
-            scope=asked.scope,
-            round_to=asked.round_to,
-            protect=asked.protect,
+            criterion=recipe.criterion,
+            scope=recipe.scope,
+            round_to=recipe.round_to,
+            protect=recipe.protect,
             seed=choice["seed"] + number,
             batches=self._batches(module, choice["seed"], context),
             keep=choice["keep"][number] if "keep" in choice else None,
@@ -128,16 +128,16 @@ class Prune:
         return _train_batches(module, seed, TAYLOR_BATCHES, context)
 
     def _fit_params(self, small: Classifier, context: Context) -> dict[str, Any]:
-        asked = self.recipe
-        if asked.train is None:
+        recipe = self.recipe
+        if recipe.train is None:
             return {}
-        params = plan_fit(small, asked.train, context, SOFT if asked.distill else self.kind)
-        if asked.distill:
+        params = plan_fit(small, recipe.train, context, SOFT if recipe.distill else self.kind)
+        if recipe.distill:
             params |= {
                 "teacher": root_teacher(context).digest,
-                "temperature": asked.temperature,
-                "alpha": asked.alpha,
-                "views": min(asked.views, asked.train.epochs),
+                "temperature": recipe.temperature,
+                "alpha": recipe.alpha,
+                "views": min(recipe.views, recipe.train.epochs),
             }
         return params
 
@@ -145,19 +145,19 @@ class Prune:
         self, module: Classifier, params: dict[str, Any], number: int, context: Context
     ) -> dict[str, Any]:
         """Measure the batch norms again and fine-tune, in place; what came of it."""
-        asked, facts = self.recipe, {}
-        if asked.recalibrate_batch_norm or asked.train is None:
+        recipe, facts = self.recipe, {}
+        if recipe.recalibrate_batch_norm or recipe.train is None:
             seed = params["choice"]["seed"]
             batches = _train_batches(module, seed, RECALIBRATION_BATCHES, context)
             norms = recalibrate_batch_norms(module, [images for images, _ in batches])
             facts["recalibrated_batch_norms"] = norms
-        if asked.train is None:
+        if recipe.train is None:
             return facts
-        params = _round_params(params, number, asked.rounds)
-        folder = context.work if asked.rounds == 1 else context.work / f"round-{number + 1}"
+        params = _round_params(params, number, recipe.rounds)
+        folder = context.work if recipe.rounds == 1 else context.work / f"round-{number + 1}"
         loss, views = (
             soft_loss(params, context)
-            if asked.distill
+            if recipe.distill
             else (hard_loss(params, context, module.input_spec), None)
         )
         own = replace(context, work=folder)
@@ -167,31 +167,31 @@ class Prune:
         self, origin: TorchCandidate, context: Context
     ) -> tuple[History, dict[str, Any]]:
         """The cut whose float32 file takes the asked share less time, and the measurements."""
-        asked = self.recipe
-        counted = Prune(asked.model_copy(update={"of": "macs"}))
+        recipe = self.recipe
+        counted = Prune(recipe.model_copy(update={"of": "macs"}))
         seed = step_seed(context.seed, self.kind)
         plans: dict[float, History] = {}
-        with _Stopwatch(origin, asked.latency_threads, context) as stopwatch:
+        with _Stopwatch(origin, recipe.latency_threads, context) as stopwatch:
 
             def measure(share: float) -> float:
                 choice = {"seed": seed, "shares": [share]}
                 plans[share] = counted._cut(origin.module, choice, 0, context)
                 return stopwatch.share(plans[share])
 
-            best, probes = search(measure, asked.ratio, within=LATENCY_WITHIN / 2)
+            best, probes = search(measure, recipe.ratio, within=LATENCY_WITHIN / 2)
             again = stopwatch.share(plans[best.asked])
-        found = (best.found + again) / 2
-        if abs(found - asked.ratio) > LATENCY_WITHIN:
+        saved = (best.found + again) / 2
+        if abs(saved - recipe.ratio) > LATENCY_WITHIN:
             raise ModelError(
                 "a share of the latency that can be removed from this network",
-                f"ratio {asked.ratio:g}, where the nearest measured is {found:.3f}",
+                f"ratio {recipe.ratio:g}, where the nearest measured is {saved:.3f}",
                 "measure on a quieter machine, lower round_to, or give the ratio in macs",
             )
         return plans[best.asked], {
-            "share": found,
+            "share": saved,
             "measured_twice": [best.found, again],
             "macs_share": best.asked,
-            "threads": asked.latency_threads,
+            "threads": recipe.latency_threads,
             "probes": [[probe.asked, probe.found] for probe in probes],
         }
 
@@ -229,10 +229,13 @@ def _round_params(params: dict[str, Any], number: int, rounds: int) -> dict[str,
     part = options.model_copy(
         update={"epochs": epochs, "warmup_epochs": options.warmup_epochs * epochs / options.epochs}
     )
-    found = params | {"options": part.model_dump(mode="json"), "seed": params["seed"] + number}
+    round_params = params | {
+        "options": part.model_dump(mode="json"),
+        "seed": params["seed"] + number,
+    }
     if number and "views" in params:
-        found["views"] = min(params["views"], epochs)
-    return found
+        round_params["views"] = min(params["views"], epochs)
+    return round_params
 
 
 def _train_batches(module: Classifier, seed: int, count: int, context: Context) -> list[Batch]:
@@ -242,12 +245,12 @@ def _train_batches(module: Classifier, seed: int, count: int, context: Context) 
     size = min(BATCH, len(rows))
     drawn = np.random.default_rng(seed).permutation(rows)
     cache, device = context.data.cache(spec), module.shift.device
-    found = []
+    batches = []
     for start in range(0, min(count, len(rows) // size) * size, size):
-        some = np.sort(drawn[start : start + size])
-        images = torch.from_numpy(cache.take(some)).to(device)
-        found.append((images, torch.from_numpy(cache.labels[some]).to(device)))
-    return found
+        chosen = np.sort(drawn[start : start + size])
+        images = torch.from_numpy(cache.take(chosen)).to(device)
+        batches.append((images, torch.from_numpy(cache.labels[chosen]).to(device)))
+    return batches
 
 
 class _Stopwatch:
@@ -278,8 +281,8 @@ class _Stopwatch:
     def saved(self, parent: OnnxCandidate, child: OnnxCandidate) -> float:
         """One minus the ratio of the medians of interleaved calls."""
         both = {"parent": parent, "child": child}
-        found = latency(both, self.image, threads=self.threads, repeats=LATENCY_CALLS)
-        return 1 - found["child"].median / found["parent"].median
+        times = latency(both, self.image, threads=self.threads, repeats=LATENCY_CALLS)
+        return 1 - times["child"].median / times["parent"].median
 
     def _file(self, candidate: TorchCandidate) -> OnnxCandidate:
         path = self.folder / f"{candidate.digest[:16]}.onnx"

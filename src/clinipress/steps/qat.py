@@ -10,7 +10,7 @@ import torch
 
 from clinipress.candidate import Candidate, Context
 from clinipress.models.classifier import TorchCandidate
-from clinipress.recipe import QatStep
+from clinipress.step_recipes import QatStep
 from clinipress.steps.fitting import (
     calibration_rows,
     fit_module,
@@ -41,35 +41,35 @@ class QuantizationAware:
 
     def plan(self, parent: Candidate | None, context: Context) -> dict[str, Any]:
         """Calibrate, and find where the file rounds; the parent is left as it is."""
-        origin, asked = torch_candidate(parent), self.recipe
-        options = asked.train
+        origin, recipe = torch_candidate(parent), self.recipe
+        options = recipe.train
         if options.numerics == "auto":
             options = options.model_copy(update={"numerics": "float32-channels-last"})
-        params = plan_fit(origin.module, options, context, SOFT if asked.distill else self.kind)
-        if asked.train.numerics == "auto":
+        params = plan_fit(origin.module, options, context, SOFT if recipe.distill else self.kind)
+        if recipe.train.numerics == "auto":
             params["numerics_reason"] = "the grids have more levels than bfloat16"
         spec = origin.card.input
         train = context.data.rows("train", spec)
         seed = step_seed(context.seed, "calibration")
-        chosen = train.index[calibration_rows(train.labels, asked.calibration_images, seed)]
+        chosen = train.index[calibration_rows(train.labels, recipe.calibration_images, seed)]
         images = context.data.cache(spec).take(chosen)
-        places, missed = find_places(origin, images, asked.calibration_method)
+        places, missed = find_places(origin, images, recipe.calibration_method)
         steps = steps_per_epoch(len(train.index), options.batch_size) * options.epochs
         params |= {
-            "asked": asked.model_dump(mode="json", exclude={"train"}),
+            "asked": recipe.model_dump(mode="json", exclude={"train"}),
             "calibration_seed": seed,
             "calibration_rows": [int(row) for row in chosen],
             "activations_not_found": missed,
-            "places": {tensor: list(place) for tensor, place in places.items()},
-            "freeze_batch_norm_after": round(asked.freeze_batch_norm * steps),
-            "freeze_ranges_after": round(asked.freeze_ranges * steps),
+            "places": {tensor: list(activation) for tensor, activation in places.items()},
+            "freeze_batch_norm_after": round(recipe.freeze_batch_norm * steps),
+            "freeze_ranges_after": round(recipe.freeze_ranges * steps),
         }
-        if asked.distill:
+        if recipe.distill:
             params |= {
                 "teacher": root_teacher(context).digest,
-                "temperature": asked.temperature,
-                "alpha": asked.alpha,
-                "views": min(asked.views, options.epochs),
+                "temperature": recipe.temperature,
+                "alpha": recipe.alpha,
+                "views": min(recipe.views, options.epochs),
             }
         return params
 
@@ -79,7 +79,7 @@ class QuantizationAware:
         """Fit a rounded copy of the parent; the child is the copy without rounding, with ranges."""
         origin = torch_candidate(parent)
         spec = origin.card.input
-        places = {tensor: Place(*place) for tensor, place in params["places"].items()}
+        places = {tensor: Place(*activation) for tensor, activation in params["places"].items()}
         network = QuantizedNetwork(
             copy.deepcopy(origin.module),
             list(places.values()),
@@ -94,8 +94,8 @@ class QuantizationAware:
         facts = fit_module(network, params, context, loss=loss, views=views)
         learnt = {
             tensor: ends
-            for (tensor, place), ends in zip(places.items(), network.learnt(), strict=True)
-            if not place.fixed
+            for (tensor, activation), ends in zip(places.items(), network.learnt(), strict=True)
+            if not activation.fixed
         }
         model = origin.spec.model_copy(update={"ranges": learnt})
         child = TorchCandidate(origin.card.model_copy(update={"model": model}), network.network)

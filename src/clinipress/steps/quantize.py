@@ -207,8 +207,8 @@ def plan_each(
     images = np.delete(images, strange, axis=0)
     factors: dict[str, list[float]] = {}
     if smoothing is not None:
-        found = smoothing_factors(prepare(source), images, smoothing)
-        factors = {name: [float(f) for f in values] for name, values in found.items()}
+        arrays = smoothing_factors(prepare(source), images, smoothing)
+        factors = {name: [float(f) for f in values] for name, values in arrays.items()}
     model = prepare(source, equalized=equalized, smoothing=factors)
     with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
         path = Path(folder) / "prepared.onnx"

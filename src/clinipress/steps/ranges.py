@@ -101,7 +101,7 @@ def find_ranges(
     Returns:
         Method -> tensor name -> (low, high), low <= 0 <= high not enforced here.
     """
-    found: dict[Method, Ranges] = {}
+    by_method: dict[Method, Ranges] = {}
     engines = {ENGINE_METHODS[method] for method in methods}
     shared = len(engines) > 1 and "Percentile" in engines
     if shared:
@@ -112,14 +112,14 @@ def find_ranges(
             for method in methods:
                 if ENGINE_METHODS[method] == engine and method != "mse":
                     ranges = calibrator.compute_data()
-                    found[method] = {k: _pair(*v.range_value) for k, v in ranges.items()}
+                    by_method[method] = {k: _pair(*v.range_value) for k, v in ranges.items()}
             if engine == "Percentile":
                 histograms = calibrator.collector.get_histogram_dict()
                 if "mse" in methods:
-                    found["mse"] = _mse_ranges(histograms)
+                    by_method["mse"] = _mse_ranges(histograms)
                 if shared and "minmax" in methods:
-                    found["minmax"] = {k: _pair(v[2], v[3]) for k, v in histograms.items()}
-    return {method: found[method] for method in methods}
+                    by_method["minmax"] = {k: _pair(v[2], v[3]) for k, v in histograms.items()}
+    return {method: by_method[method] for method in methods}
 
 
 def _collect(
@@ -218,9 +218,9 @@ def _least_error(
         zero = np.round(-low / scale)
         levels_of = np.clip(np.round(values / scale) + zero, 0, levels - 1)
         errors = (((levels_of - zero) * scale - values) ** 2) @ weights
-        place = len(errors) - 1 - int(np.argmin(errors[::-1]))
-        if errors[place] < least:
-            best, least = (float(low), float(tops[place])), float(errors[place])
+        index = len(errors) - 1 - int(np.argmin(errors[::-1]))
+        if errors[index] < least:
+            best, least = (float(low), float(tops[index])), float(errors[index])
     return best
 
 

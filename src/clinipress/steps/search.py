@@ -86,19 +86,19 @@ class Search:
         Raises:
             ModelError: The parent is no supernet, or no sub-net is within the limits.
         """
-        origin, asked = supernet_candidate(parent), self.recipe
+        origin, recipe = supernet_candidate(parent), self.recipe
         seed = step_seed(context.seed, self.kind)
         what = {
             "parent": origin.digest,
-            "asked": asked.model_dump(mode="json"),
+            "asked": recipe.model_dump(mode="json"),
             "seed": seed,
             "data": context.data.digest,
         }
         journal = _Journal(context.work / "search.json", digest_of(what))
-        hunt = _Hunt(origin, asked, context, seed, journal)
-        chosen, facts = hunt.run()
+        search = _Search(origin, recipe, context, seed, journal)
+        chosen, facts = search.run()
         return {
-            "asked": asked.model_dump(mode="json"),
+            "asked": recipe.model_dump(mode="json"),
             "seed": seed,
             "architecture": chosen.as_arguments(),
             "search": facts,
@@ -129,62 +129,62 @@ def _costs(chosen: Architecture, origin: TorchCandidate) -> dict[str, int]:
     }
 
 
-class _Hunt:
+class _Search:
     """One search: limits, scores, latency."""
 
     def __init__(
         self,
         origin: TorchCandidate,
-        asked: SearchStep,
+        recipe: SearchStep,
         context: Context,
         seed: int,
         journal: _Journal,
     ) -> None:
-        self.origin, self.asked, self.context = origin, asked, context
+        self.origin, self.recipe, self.context = origin, recipe, context
         self.seed, self.journal = seed, journal
         spec = origin.card.input
         self.space = Space(supernet_of(origin.module).space.width)
-        self.calibration = calibration_batches(asked.calibration_images, spec, seed, context)
-        self.rows = _some(context.data.rows("validation", spec), asked.images, seed)
+        self.calibration = calibration_batches(recipe.calibration_images, spec, seed, context)
+        self.rows = _some(context.data.rows("validation", spec), recipe.images, seed)
         self.clock = LatencyModel((spec.height, spec.width))
         self.clock.measured = [(_named(n), ms) for n, ms in journal.facts["latency"]]
 
     def run(self) -> tuple[Architecture, dict[str, Any]]:
         """The chosen sub-net and what is worth keeping of the search."""
-        if self.asked.latency_ms is not None and len(self.clock.measured) < MEASURED:
+        if self.recipe.latency_ms is not None and len(self.clock.measured) < MEASURED:
             random = np.random.default_rng(self.seed)
             ends = [self.space.smallest(), self.space.largest()]
             drawn = [self.space.sample(random) for _ in range(MEASURED - len(ends))]
             self._measure([*ends, *drawn])
-        for _ in range(ROUNDS if self.asked.latency_ms is not None else 1):
-            found = self._evolved()
-            chosen = self._taken(found)
+        for _ in range(ROUNDS if self.recipe.latency_ms is not None else 1):
+            evolution = self._evolved()
+            chosen = self._taken(evolution)
             if chosen is not None:
-                return chosen, self._facts(found, chosen)
+                return chosen, self._facts(evolution, chosen)
         raise ModelError(
-            f"a sub-net measured within {self.asked.latency_ms:g} ms",
+            f"a sub-net measured within {self.recipe.latency_ms:g} ms",
             "none among the finalists of three rounds",
             "raise latency_ms, or measure on a quieter machine",
         )
 
     def _evolved(self) -> Evolution:
-        asked, progress = self.asked, self.context.progress
-        progress.start(TASK, asked.population * (asked.generations + 1))
-        found = evolve(
+        recipe, progress = self.recipe, self.context.progress
+        progress.start(TASK, recipe.population * (recipe.generations + 1))
+        evolution = evolve(
             self.space, self._score, self._fits,
-            population=asked.population, generations=asked.generations, parents=asked.parents,
-            mutation=asked.mutation, seed=self.seed,
+            population=recipe.population, generations=recipe.generations, parents=recipe.parents,
+            mutation=recipe.mutation, seed=self.seed,
         )  # fmt: skip
-        progress.finish(TASK, f"{found.best[-1][0]:.1%} on validation")
-        return found
+        progress.finish(TASK, f"{evolution.best[-1][0]:.1%} on validation")
+        return evolution
 
     def _fits(self, chosen: Architecture) -> bool:
-        asked, costs = self.asked, _costs(chosen, self.origin)
-        if asked.macs is not None and costs["macs"] > asked.macs:
+        recipe, costs = self.recipe, _costs(chosen, self.origin)
+        if recipe.macs is not None and costs["macs"] > recipe.macs:
             return False
-        if asked.parameters is not None and costs["parameters"] > asked.parameters:
+        if recipe.parameters is not None and costs["parameters"] > recipe.parameters:
             return False
-        return asked.latency_ms is None or self.clock.predict(chosen) <= asked.latency_ms
+        return recipe.latency_ms is None or self.clock.predict(chosen) <= recipe.latency_ms
 
     def _score(self, chosen: Architecture) -> Score:
         """Accuracy on validation images, batch norms measured again; from the journal if there."""
@@ -202,41 +202,41 @@ class _Hunt:
 
     def _measure(self, chosen: Sequence[Architecture]) -> list[float]:
         """Time sub-nets and remember it."""
-        clock = Stopwatch(self.origin, self.asked.latency_threads, self.context)
-        found = clock.times(chosen)
-        self.clock.measured += list(zip(chosen, found, strict=True))
+        clock = Stopwatch(self.origin, self.recipe.latency_threads, self.context)
+        times = clock.times(chosen)
+        self.clock.measured += list(zip(chosen, times, strict=True))
         self.journal.facts["latency"] = [[_name(a), ms] for a, ms in self.clock.measured]
         self.journal.save()
-        return found
+        return times
 
-    def _taken(self, found: Evolution) -> Architecture | None:
+    def _taken(self, evolution: Evolution) -> Architecture | None:
         """The best; under a latency limit the best finalist that was measured to keep it."""
-        limit = self.asked.latency_ms
+        limit = self.recipe.latency_ms
         if limit is None:
-            return found.ranked[0][0]
-        fitting = [chosen for chosen, _ in found.ranked if self._fits(chosen)]
-        finalists = fitting[: self.asked.finalists]
+            return evolution.ranked[0][0]
+        fitting = [chosen for chosen, _ in evolution.ranked if self._fits(chosen)]
+        finalists = fitting[: self.recipe.finalists]
         times = self._measure(finalists)
         for chosen, milliseconds in zip(finalists, times, strict=True):
             if milliseconds <= limit:
                 return chosen
         return None
 
-    def _facts(self, found: Evolution, chosen: Architecture) -> dict[str, Any]:
-        scores = dict(found.ranked)
+    def _facts(self, evolution: Evolution, chosen: Architecture) -> dict[str, Any]:
+        scores = dict(evolution.ranked)
         facts: dict[str, Any] = {
-            "looked_at": len(found.ranked),
+            "looked_at": len(evolution.ranked),
             "images": len(self.rows.index),
             "calibration_images": sum(len(batch) for batch in self.calibration),
             "accuracy": scores[chosen][0],
-            "best_by_generation": [list(score) for score in found.best],
+            "best_by_generation": [list(score) for score in evolution.best],
         }
         if self.clock.measured:
             facts["latency"] = {
                 "chosen_ms": [ms for a, ms in self.clock.measured if a == chosen][-1],
                 "measured": len(self.clock.measured),
                 "largest_error_of_the_fit": max(abs(e) for e in self.clock.errors()),
-                "threads": self.asked.latency_threads,
+                "threads": self.recipe.latency_threads,
             }
         return facts
 

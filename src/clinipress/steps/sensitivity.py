@@ -13,7 +13,7 @@ from clinipress.models.classifier import TorchCandidate
 from clinipress.models.coupling import hidden_from
 from clinipress.models.importance import Batch
 from clinipress.models.pruned import hidings
-from clinipress.recipe import PruneStep
+from clinipress.step_recipes import PruneStep
 from clinipress.store import read_json, write_atomically
 
 __all__ = ["SHARES", "layer_sensitivity"]
@@ -23,7 +23,7 @@ TASK = "layer sensitivity"
 
 
 def layer_sensitivity(
-    origin: TorchCandidate, asked: PruneStep, seed: int, batches: Sequence[Batch], context: Context
+    origin: TorchCandidate, recipe: PruneStep, seed: int, batches: Sequence[Batch], context: Context
 ) -> dict[str, Any]:
     """Accuracy on validation images with one layer's least important channels hidden.
 
@@ -38,11 +38,11 @@ def layer_sensitivity(
     """
     path = context.work / "sensitivity.json"
     if path.is_file():
-        found: dict[str, Any] = read_json(path)
-        return found
+        curves: dict[str, Any] = read_json(path)
+        return curves
     spec = origin.card.input
     rows = context.data.rows("validation", spec)
-    count = min(asked.sensitivity_images, len(rows.index))
+    count = min(recipe.sensitivity_images, len(rows.index))
     chosen = np.sort(np.random.default_rng(seed).permutation(len(rows.index))[:count])
     images, labels = context.data.cache(spec).take(rows.index[chosen]), rows.labels[chosen]
 
@@ -53,8 +53,8 @@ def layer_sensitivity(
     plans = hidings(
         origin.module,
         SHARES,
-        criterion=asked.criterion,
-        protect=asked.protect,
+        criterion=recipe.criterion,
+        protect=recipe.protect,
         seed=seed,
         batches=batches,
     )
@@ -65,11 +65,11 @@ def layer_sensitivity(
                 continue  # a layer of few channels has fewer steps than nine
             row["shares"].append(share)
             row["accuracies"].append(accuracy())
-    found = {
+    curves = {
         "images": count,
         "seed": seed,
         "baseline": accuracy(),
         "layers": list(layers.values()),
     }
-    write_atomically(path, json.dumps(found))
-    return found
+    write_atomically(path, json.dumps(curves))
+    return curves

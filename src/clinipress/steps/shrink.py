@@ -43,22 +43,22 @@ class Shrink:
         Raises:
             RecipeError: Several processes are asked for.
         """
-        asked, origin = self.recipe, supernet_candidate(parent)
-        if max(asked.train.processes, distributed.world_size()) > 1:
+        recipe, origin = self.recipe, supernet_candidate(parent)
+        if max(recipe.train.processes, distributed.world_size()) > 1:
             raise RecipeError("one process to shrink a supernet", "several", "train.processes: 1")
-        params = plan_fit(origin.module, asked.train, context, SOFT)
+        params = plan_fit(origin.module, recipe.train, context, SOFT)
         params |= {
             "teacher": origin.digest,
-            "alpha": asked.alpha,
-            "temperature": asked.temperature,
-            "views": asked.views,
+            "alpha": recipe.alpha,
+            "temperature": recipe.temperature,
+            "views": recipe.views,
             "answers": "mean",
-            "sandwich": asked.sandwich,
-            "calibration_images": asked.calibration_images,
+            "sandwich": recipe.sandwich,
+            "calibration_images": recipe.calibration_images,
         }
         params["phases"] = [
             phase.model_dump(mode="json") | {"epochs": epochs}
-            for phase, epochs in zip(asked.phases, asked.epochs(), strict=True)
+            for phase, epochs in zip(recipe.phases, recipe.epochs(), strict=True)
         ]
         return params
 

@@ -14,7 +14,7 @@ from clinipress.candidate import Candidate, Context
 from clinipress.errors import ModelError
 from clinipress.loading import load_candidate
 from clinipress.models.classifier import Classifier, TorchCandidate
-from clinipress.recipe import DistillStep, TrainOptions
+from clinipress.step_recipes import DistillStep, TrainOptions
 from clinipress.steps.fitting import hard_loss
 from clinipress.store import digest_of
 from clinipress.train.distillation import DistillationLoss
@@ -85,16 +85,16 @@ def find_teachers(paths: Sequence[str] | None, context: Context) -> list[Candida
     """
     if paths is None:
         return [root_teacher(context)]
-    found = [load_candidate(Path(path), context.threads) for path in paths]
+    teachers = [load_candidate(Path(path), context.threads) for path in paths]
     classes = context.data.classes
-    for path, teacher in zip(paths, found, strict=True):
+    for path, teacher in zip(paths, teachers, strict=True):
         if teacher.card.classes != classes:
             raise ModelError(
                 f"a teacher of the classes {', '.join(classes)}, in this order",
                 f"{', '.join(teacher.card.classes)} from '{path}'",
                 "set data.classes to the teacher's order, or choose another teacher",
             )
-    return found
+    return teachers
 
 
 def soft_loss(
@@ -150,16 +150,16 @@ def _planned(params: dict[str, Any], context: Context) -> list[Candidate]:
     planned = params.get("teachers")
     if planned is None:
         return [root_teacher(context)]
-    paths = [one["path"] for one in planned]
-    found = find_teachers(None if paths == [None] else paths, context)
-    for one, teacher in zip(planned, found, strict=True):
-        if teacher.digest != one["digest"]:
+    paths = [entry["path"] for entry in planned]
+    teachers = find_teachers(None if paths == [None] else paths, context)
+    for entry, teacher in zip(planned, teachers, strict=True):
+        if teacher.digest != entry["digest"]:
             raise ModelError(
-                f"the teacher '{one['path']}' as it was when the step was planned",
+                f"the teacher '{entry['path']}' as it was when the step was planned",
                 "a file that was changed since",
                 "put it back, or start the run in another folder",
             )
-    return found
+    return teachers
 
 
 def _views(teacher: Candidate, params: dict[str, Any], context: Context) -> Views:
@@ -254,14 +254,14 @@ def plan_maps(
     number = 2 if method == "fitnet" else 4  # bytes: float16 maps, float32 attentions
     size = images * views * number * maps_width([(c, h, w) for c, h, w in shapes])
     cached = size <= LARGEST_TABLE
-    told = f"{size / 1e6:.0f} MB for {images} images in {views} views"
+    needed = f"{size / 1e6:.0f} MB for {images} images in {views} views"
     limit = f"the limit of {LARGEST_TABLE / 1e6:.0f} MB"
     return {
         "layers": [[mine.name, theirs.name] for mine, theirs in pairs],
         "channels": [[mine.channels, theirs.channels] for mine, theirs in pairs],
         "map_shapes": shapes,
         "maps": "cached" if cached else "live",
-        "maps_reason": f"{told}, {'within' if cached else 'above'} {limit}",
+        "maps_reason": f"{needed}, {'within' if cached else 'above'} {limit}",
         "map_teacher": teacher.digest,
     }
 

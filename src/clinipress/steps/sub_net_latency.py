@@ -61,13 +61,13 @@ class LatencyModel:
 
     def errors(self) -> list[float]:
         """Of each measurement the relative error of the fit."""
-        return [self.predict(chosen) / found - 1 for chosen, found in self.measured]
+        return [self.predict(chosen) / milliseconds - 1 for chosen, milliseconds in self.measured]
 
     def _weights(self) -> NDArray[np.float64]:
         from scipy.optimize import nnls
 
         rows = np.stack([self.features(chosen) for chosen, _ in self.measured])
-        times = np.asarray([found for _, found in self.measured])
+        times = np.asarray([milliseconds for _, milliseconds in self.measured])
         # relative errors count alike; a feature's scale must not decide, so columns are scaled
         scale = np.abs(rows).max(0) + 1e-12
         solution, _ = nnls(rows / scale / times[:, None], np.ones(len(rows)))
@@ -88,9 +88,9 @@ class Stopwatch:
         """Median milliseconds of a call of each."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            files = {str(i): self._file(i, one) for i, one in enumerate(chosen)}
-            found = latency(files, self.image, threads=self.threads, repeats=CALLS)
-            return [found[name].median for name in files]
+            files = {str(i): self._file(i, architecture) for i, architecture in enumerate(chosen)}
+            latencies = latency(files, self.image, threads=self.threads, repeats=CALLS)
+            return [latencies[name].median for name in files]
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
 

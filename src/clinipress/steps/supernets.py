@@ -28,21 +28,21 @@ def supernet_candidate(candidate: Candidate | None) -> TorchCandidate:
     Raises:
         ModelError: It is another network.
     """
-    found = torch_candidate(candidate)
-    if not isinstance(found.module.backbone, SuperNet):
+    supernet = torch_candidate(candidate)
+    if not isinstance(supernet.module.backbone, SuperNet):
         raise ModelError(
             "a once-for-all supernet",
-            f"'{found.spec.name or found.spec.factory}'",
+            f"'{supernet.spec.name or supernet.spec.factory}'",
             "give the reference the factory clinipress.models.ofa:ofa_supernet",
         )
-    return found
+    return supernet
 
 
 def supernet_of(module: Classifier) -> SuperNet:
     """The supernet inside a classifier."""
     backbone: Any = module.backbone
-    found: SuperNet = backbone
-    return found
+    supernet: SuperNet = backbone
+    return supernet
 
 
 def calibration_batches(count: int, spec: InputSpec, seed: int, context: Context) -> list[Tensor]:

@@ -89,13 +89,13 @@ def plan_executorch(
         # weights are looked at by the way; histograms take most of the time of a plan
         for image in images if len(named) < len(groups) else images[:1]:
             _run(program, image[None], parent)
-        found: dict[str, list[float]] = {}
-        for number, places in enumerate(groups):
+        grids: dict[str, list[float]] = {}
+        for number, observers in enumerate(groups):
             pair = (ranges or {})[named[number]] if number in named else None
-            pair = pair or _calibrated(program, places)
-            found |= {place: list(with_zero(*pair)) for place in places}
+            pair = pair or _calibrated(program, observers)
+            grids |= {observer: list(with_zero(*pair)) for observer in observers}
     return {
-        "ranges": found,
+        "ranges": grids,
         "given": len(ranges or {}),
         "found": len(set(named.values())),
         "calibrated": len(groups) - len(named),
@@ -169,7 +169,7 @@ def _levels_network(parent: TorchCandidate, grid: tuple[float, int]) -> Any:
     network = _float_network(parent)
     wide = network.repeats * network.input_spec.channels
 
-    class Levels(nn.Module):
+    class FromLevels(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.backbone = network.backbone
@@ -180,7 +180,7 @@ def _levels_network(parent: TorchCandidate, grid: tuple[float, int]) -> Any:
             )
             return self.backbone(pixels.expand(-1, wide, -1, -1)).float()
 
-    return Levels().eval()
+    return FromLevels().eval()
 
 
 def _prepared(parent: TorchCandidate) -> Any:
@@ -268,14 +268,14 @@ def _observed(program: Any) -> list[tuple[Any, str]]:
     """(node whose result is rounded, observer) of every activation, in the order of the graph."""
     from torchao.quantization.pt2e import ObserverBase, PerChannelMinMaxObserver
 
-    found = []
+    observed = []
     for node in program.graph.nodes:
         observer = getattr(program, node.target, None) if node.op == "call_module" else None
         if isinstance(observer, ObserverBase) and not isinstance(
             observer, PerChannelMinMaxObserver
         ):
-            found.append((node.args[0], str(node.target)))
-    return found
+            observed.append((node.args[0], str(node.target)))
+    return observed
 
 
 def _groups(program: Any) -> list[list[str]]:
@@ -290,15 +290,15 @@ def _run(program: Any, image: NDArray[np.uint8], parent: TorchCandidate) -> None
     program(_example(parent, image, _bytes_grid(parent) is not None))
 
 
-def _calibrated(program: Any, places: list[str]) -> tuple[float, float]:
+def _calibrated(program: Any, observers: list[str]) -> tuple[float, float]:
     """The range that the engine's observers chose for tensors of one grid.
 
     A layer and the ReLU6 behind it have one grid, found for both. What the clamp takes away needs
     no levels: the layer's result may be cut off where the clamp's is.
     """
-    scale, zero = (float(n) for n in getattr(program, places[0]).calculate_qparams())
+    scale, zero = (float(n) for n in getattr(program, observers[0]).calculate_qparams())
     low, high = (LOWEST - zero) * scale, (HIGHEST - zero) * scale
-    nodes = [node for node, place in _observed(program) if place in places]
+    nodes = [node for node, observer in _observed(program) if observer in observers]
     for node in nodes:
         bounds = _clamp_bounds(node)
         others = [other for other in nodes if other is not node]
@@ -330,15 +330,15 @@ def _find(
     wanted, clamped = prepared_values(source, ranges, images)
     values, clamps = _values(program, images, parent)
     pairs = match_tensors(values, wanted)
-    found: dict[int, str] = {}
-    for number, places in enumerate(groups):
-        for place in places:
+    tensors: dict[int, str] = {}
+    for number, observers in enumerate(groups):
+        for observer in observers:
             # a clamp that does nothing on these images gives what it takes
-            same = [(name in clamped, name) for name in pairs.get(place, ())]
-            right = [name for clamp, name in same if clamp == (place in clamps)]
+            same = [(name in clamped, name) for name in pairs.get(observer, ())]
+            right = [name for clamp, name in same if clamp == (observer in clamps)]
             if right or same:
-                found.setdefault(number, (right or [name for _, name in same])[0])
-    return found
+                tensors.setdefault(number, (right or [name for _, name in same])[0])
+    return tensors
 
 
 def _values(
@@ -348,20 +348,20 @@ def _values(
     from torch import fx
 
     looked_at = _observed(program)
-    parts: dict[str, list[NDArray[np.float32]]] = {place: [] for _, place in looked_at}
+    parts: dict[str, list[NDArray[np.float32]]] = {observer: [] for _, observer in looked_at}
 
     class Reader(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             value = super().run_node(n)
-            for node, place in looked_at:
+            for node, observer in looked_at:
                 if node is n:
-                    parts[place].append(value.detach().numpy().copy())
+                    parts[observer].append(value.detach().numpy().copy())
             return value
 
     for image in images:
         Reader(program).run(_example(parent, image[None], _bytes_grid(parent) is not None))
-    clamps = {place for node, place in looked_at if CLAMPS.match(str(node.target))}
-    return {place: np.concatenate(seen) for place, seen in parts.items()}, clamps
+    clamps = {observer for node, observer in looked_at if CLAMPS.match(str(node.target))}
+    return {observer: np.concatenate(seen) for observer, seen in parts.items()}, clamps
 
 
 # ------------------------------------------------------------------ writing
@@ -489,12 +489,12 @@ def _drop_clamps(program: Any) -> None:
 
 def _clamp_bounds(node: Any) -> tuple[float, float] | None:
     """(low, high) of a clamp by numbers; None for any other node."""
-    found = CLAMPS.match(str(node.target))
-    if node.op != "call_function" or found is None:
+    match = CLAMPS.match(str(node.target))
+    if node.op != "call_function" or match is None:
         return None
-    if found[1] in ("relu", "relu6"):
-        return 0.0, 6.0 if found[1] == "relu6" else math.inf
-    usual = [-1.0, 1.0] if found[1] == "hardtanh" else [None, None]
+    if match[1] in ("relu", "relu6"):
+        return 0.0, 6.0 if match[1] == "relu6" else math.inf
+    usual = [-1.0, 1.0] if match[1] == "hardtanh" else [None, None]
     low, high = (*node.args[1:3], *usual[len(node.args) - 1 :])[:2]
     if not all(end is None or isinstance(end, int | float) for end in (low, high)):
         return None
@@ -553,7 +553,7 @@ def count_operators(path: Path) -> dict[str, int]:
                 kind = f"conversion {name}" if "copy" in name else f"{name} float32"
                 counts[kind] += 1
     for graph in graphs:
-        types = {place: kind for place, kind, _ in map(_tensor, graph["xvalues"])}
+        types = {number: kind for number, kind, _ in map(_tensor, graph["xvalues"])}
         for node in graph["xnodes"]:
             name = node["xnode_union_type"].removeprefix("XNN")
             name = "Concat" if name.startswith("Concatenate") else SAME.get(name, name)
@@ -614,13 +614,13 @@ def _graph(payload: bytes) -> dict[str, Any]:
 
     head = xnnpack.XNNHeader.from_bytes(payload[: xnnpack.XNNHeader.EXPECTED_LENGTH])
     end = head.flatbuffer_offset + head.flatbuffer_size
-    with tempfile.TemporaryDirectory(prefix="clinipress-") as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory(prefix="clinipress-") as directory:
+        folder = Path(directory)
         (folder / "schema.fbs").write_bytes(xnnpack._get_schema_bytes())
         (folder / "graph.bin").write_bytes(payload[head.flatbuffer_offset : end])
         names = [str(folder / name) for name in ("schema.fbs", "graph.bin")]
-        _flatc_decompile(place, *names, ["--raw-binary"])
+        _flatc_decompile(directory, *names, ["--raw-binary"])
         text = (folder / "graph.json").read_text(encoding="utf-8")
     # infinite ends of clamps, as Python's JSON spells them
-    found: dict[str, Any] = json.loads(re.sub(r":\s(-?)inf\b", r": \1Infinity", text))
-    return found
+    graph: dict[str, Any] = json.loads(re.sub(r":\s(-?)inf\b", r": \1Infinity", text))
+    return graph

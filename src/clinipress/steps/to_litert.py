@@ -175,17 +175,17 @@ def plan_integers(
     low = -levels.zero * levels.scale
     fixed = {litert_graph.INPUT_NAME: (low, low + 255 * levels.scale)}
     if ranges is None:
-        found = calibrated(graph, _quantizer(graph, _integers()), levels, images)
-        facts = {"calibrated_by_runtime": len(found)}
+        measured = calibrated(graph, _quantizer(graph, _integers()), levels, images)
+        facts = {"calibrated_by_runtime": len(measured)}
     else:
-        found = extremes(graph, levels, images)
+        measured = extremes(graph, levels, images)
         given = placed(graph, levels, source, images, ranges)
         fixed = {name: ends for name, (_, ends) in given.items()} | fixed
         used = len({name for name, _ in given.values()})
-        facts = {"given_ranges": len(ranges), "given_ranges_used": used, "places": len(found)}
-        facts |= {"places_given": len(given), "places_calibrated": len(found) - len(given)}
-    found = settled(graph, found, fixed)
-    return {"ranges": {name: list(ends) for name, ends in found.items()}, "facts": facts}
+        facts = {"given_ranges": len(ranges), "given_ranges_used": used, "places": len(measured)}
+        facts |= {"places_given": len(given), "places_calibrated": len(measured) - len(given)}
+    measured = settled(graph, measured, fixed)
+    return {"ranges": {name: list(ends) for name, ends in measured.items()}, "facts": facts}
 
 
 def quantized(graph: bytes, ranges: Ranges) -> bytes:

@@ -24,7 +24,7 @@ from clinipress.runtimes.onnx import OnnxCandidate
 from clinipress.steps.export import to_float16
 from clinipress.steps.files import card_for, write
 from clinipress.steps.outliers import outliers
-from clinipress.steps.placement import agreement_images, place, signal_to_noise
+from clinipress.steps.placement import agreement_images, choose_placement, signal_to_noise
 from clinipress.steps.quantize import (
     Int8Plan,
     apply_int8,
@@ -82,7 +82,7 @@ def plan_onnx(
     made: dict[str, Any] = {"int8": plan.to_json(), "trials": trials}
     if recipe.precision == "int8":
         return made
-    plan, placement = place(
+    plan, placement = choose_placement(
         source,
         plan,
         looked_at,
@@ -139,35 +139,37 @@ def _best_plan(
         The plan, and every trial: choice, decibels, agreement; none where there was no choice.
     """
     methods: tuple[Method, ...] = METHODS
-    asked = recipe.calibration_method
-    if asked != "auto" and asked != "runtime":
-        methods = (asked,)
+    calibration_method = recipe.calibration_method
+    if calibration_method != "auto" and calibration_method != "runtime":
+        methods = (calibration_method,)
     exact = OnnxCandidate.load(source, threads=threads).predict(looked_at)
     trials: list[dict[str, Any]] = []
     reduced = _reduced(recipe)
 
     def plans(names: tuple[Method, ...], equalized: bool) -> dict[Method, Int8Plan]:
-        found = plan_each(
+        by_method = plan_each(
             source, images, names, per_channel=recipe.per_channel, equalized=equalized,
             smoothing=recipe.smooth,
         )  # fmt: skip
-        found = {n: dataclasses.replace(p, reduce_range=reduced) for n, p in found.items()}
+        by_method = {n: dataclasses.replace(p, reduce_range=reduced) for n, p in by_method.items()}
         if not recipe.bias_correction:
-            return found
-        return {name: with_bias_correction(source, plan, images) for name, plan in found.items()}
+            return by_method
+        return {
+            name: with_bias_correction(source, plan, images) for name, plan in by_method.items()
+        }
 
     def measure(method: Method, plan: Int8Plan) -> float:
         with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
             path = apply_int8(source, Path(folder) / "trial.onnx", plan).path
-            found = OnnxCandidate.load(path, threads=threads).predict(looked_at)
-        decibels = signal_to_noise(exact, found)
+            logits = OnnxCandidate.load(path, threads=threads).predict(looked_at)
+        decibels = signal_to_noise(exact, logits)
         trials.append(
             {
                 "method": method,
                 "equalize": plan.equalize,
                 "bias_correction": bool(plan.biases),
                 "decibels": round(decibels, 3),
-                "agreement": float((exact.argmax(1) == found.argmax(1)).mean()),
+                "agreement": float((exact.argmax(1) == logits.argmax(1)).mean()),
             }
         )
         return decibels

@@ -97,22 +97,22 @@ def plan_openvino(
     model = _float_model(source, changed)
     quantized, zero = _nncf(model, images), _grey_zero(model)
     image = None if zero is None else [_normalised(model)[-1].get_friendly_name(), 0]
-    known, places, found = dict(ranges or {}), [], set()
+    known, conversions, used = dict(ranges or {}), [], set()
     for node in _of_type(quantized, "FakeQuantize"):
-        place, names = _place(node)
-        if place["source"] == image:
+        conversion, names = _conversion(node)
+        if conversion["source"] == image:
             continue
         name = next((name for name in names if name in known), None)
         given = known.get(name or "", UNIT if _source(node).get_type_name() in GATES else None)
-        places.append(_grids(place, given, per_channel=parent.spec.ranges is None))
-        found |= {name} - {None}
+        conversions.append(_grids(conversion, given, per_channel=parent.spec.ranges is None))
+        used |= {name} - {None}
     return changed | {
-        "places": places,
+        "places": conversions,
         "weights": _weighted(quantized),
         "zero": zero,
         "given": len(known),
-        "found": len(found),
-        "calibrated": len(places) - len(found),
+        "found": len(used),
+        "calibrated": len(conversions) - len(used),
     }
 
 
@@ -162,8 +162,8 @@ def _name(model: Any, kept: set[str]) -> None:
     for number, node in enumerate(model.get_ordered_ops()):
         kind, tensors = node.get_type_name(), sorted(node.output(0).get_names())
         if node.get_friendly_name() not in kept and kind not in ("Parameter", "Result"):
-            place = f"{'new.' if kept else ''}{kind}.{number}"
-            node.set_friendly_name(tensors[0].removesuffix(".out") if tensors else place)
+            position = f"{'new.' if kept else ''}{kind}.{number}"
+            node.set_friendly_name(tensors[0].removesuffix(".out") if tensors else position)
 
 
 def _names(model: Any) -> set[str]:
@@ -181,8 +181,8 @@ def _source(node: Any, port: int = 0) -> Any:
 
 def _readers(node: Any, port: int = 0) -> list[Any]:
     """The inputs that read an output, in an order that does not depend on addresses."""
-    found = node.output(port).get_target_inputs()
-    return sorted(found, key=lambda i: (i.get_node().get_friendly_name(), i.get_index()))
+    inputs = node.output(port).get_target_inputs()
+    return sorted(inputs, key=lambda i: (i.get_node().get_friendly_name(), i.get_index()))
 
 
 def _normalised(model: Any) -> list[Any]:
@@ -193,7 +193,7 @@ def _normalised(model: Any) -> list[Any]:
         following = readers[0].get_node()
         kind = following.get_type_name()
         order = ["Convert", "Subtract", "Multiply"]
-        done = [found.get_type_name() for found in chain]
+        done = [link.get_type_name() for link in chain]
         if kind not in order or kind in done or (kind != "Convert" and _number(following) is None):
             break
         chain.append(following)
@@ -256,22 +256,22 @@ def _nncf(model: Any, images: NDArray[np.uint8]) -> Any:
         )
 
 
-def _place(node: Any) -> tuple[dict[str, Any], list[str]]:
+def _conversion(node: Any) -> tuple[dict[str, Any], list[str]]:
     """One conversion of NNCF's: what it rounds, who reads the result; and the tensor's names."""
     value = node.input_value(0)
     low, high = (_source(node, port).data for port in (1, 2))
-    place = {
+    conversion = {
         "source": [value.get_node().get_friendly_name(), value.get_index()],
         "readers": [[i.get_node().get_friendly_name(), i.get_index()] for i in _readers(node)],
         "shape": list(low.shape),
         "low": [float(number) for number in low.ravel()],
         "high": [float(number) for number in high.ravel()],
     }
-    return place, sorted(value.get_names())
+    return conversion, sorted(value.get_names())
 
 
 def _grids(
-    place: dict[str, Any], given: tuple[float, float] | None, *, per_channel: bool
+    conversion: dict[str, Any], given: tuple[float, float] | None, *, per_channel: bool
 ) -> dict[str, Any]:
     """The place with ends of 256 levels, one of which is 0, within the given range if any.
 
@@ -280,14 +280,14 @@ def _grids(
     of 94.2 %, and takes 5 % longer. Ranges learnt in training need no such help, and stay as they
     were learnt.
     """
-    ends = list(zip(place["low"], place["high"], strict=True))
+    ends = list(zip(conversion["low"], conversion["high"], strict=True))
     if given and (len(ends) == 1 or not per_channel):
         ends = [given]
-        place = place | {"shape": []}
+        conversion = conversion | {"shape": []}
     elif given:
         ends = [_within(own, given) for own in ends]
     grids = [with_zero(*pair) for pair in ends]
-    return place | {"low": [low for low, _ in grids], "high": [high for _, high in grids]}
+    return conversion | {"low": [low for low, _ in grids], "high": [high for _, high in grids]}
 
 
 def _within(own: tuple[float, float], given: tuple[float, float]) -> tuple[float, float]:
@@ -300,7 +300,7 @@ def _within(own: tuple[float, float], given: tuple[float, float]) -> tuple[float
 
 def _weighted(model: Any) -> dict[str, list[Any]]:
     """Layers whose weights NNCF stores in int8 -> [input, shape of the scales]."""
-    found: dict[str, list[Any]] = {}
+    layers: dict[str, list[Any]] = {}
     for node in model.get_ordered_ops():
         for port in range(node.get_input_size()):
             scaled = _source(node, port)
@@ -308,8 +308,8 @@ def _weighted(model: Any) -> dict[str, list[Any]]:
                 continue
             stored, scale = _source(scaled), _source(scaled, 1)
             if stored.get_type_name() == "Convert" and _type(_source(stored)) == "int8":
-                found[node.get_friendly_name()] = [port, list(scale.data.shape)]
-    return found
+                layers[node.get_friendly_name()] = [port, list(scale.data.shape)]
+    return layers
 
 
 def _type(node: Any) -> str:
@@ -354,10 +354,10 @@ def apply_openvino(
     model.set_friendly_name("classifier")
     weights = target.with_suffix(".bin")
     with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
-        place = Path(folder) / "model.xml"
-        openvino.save_model(model, place, compress_to_fp16=recipe.precision == "float16")
-        graph, _, _ = place.read_text(encoding="utf-8").rpartition("</edges>")
-        content = place.with_suffix(".bin").read_bytes()
+        path = Path(folder) / "model.xml"
+        openvino.save_model(model, path, compress_to_fp16=recipe.precision == "float16")
+        graph, _, _ = path.read_text(encoding="utf-8").rpartition("</edges>")
+        content = path.with_suffix(".bin").read_bytes()
     target.unlink(missing_ok=True)  # never a new half beside an old one
     write_atomically(weights, content)
     try:
@@ -375,16 +375,16 @@ def _round(model: Any, plan: Mapping[str, Any], named: set[str]) -> None:
     nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
     if plan["zero"] is not None:
         _read_grey(model, plan["zero"])
-    for place in plan["places"]:
-        name, port = place["source"]
+    for conversion in plan["places"]:
+        name, port = conversion["source"]
         low, high = (
-            opset8.constant(np.array(place[end], np.float32).reshape(place["shape"]))
+            opset8.constant(np.array(conversion[end], np.float32).reshape(conversion["shape"]))
             for end in ("low", "high")
         )
         rounded = opset8.fake_quantize(nodes[name].output(port), low, high, low, high, LEVELS)
         rounded.set_friendly_name(f"{name}.rounded")
         named.add(f"{name}.rounded")
-        for reader, position in place["readers"]:
+        for reader, position in conversion["readers"]:
             nodes[reader].input(position).replace_source_output(rounded.output(0))
     for name, (port, shape) in plan["weights"].items():
         weight = _source(nodes[name], port)

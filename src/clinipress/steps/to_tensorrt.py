@@ -136,16 +136,16 @@ def _take_floats(model: onnx.ModelProto) -> None:
     """Let the graph take float32 pixels 0 to 255: TensorRT before 8.5 has no uint8."""
     graph = model.graph
     image = graph.input[0]
-    found = onnx_graph.find_normalisation(graph)
+    normalisation = onnx_graph.find_normalisation(graph)
     image.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-    if found is None:  # a mean per channel: it begins with a Cast, which becomes nothing
+    if normalisation is None:  # a mean per channel: it begins with a Cast, which becomes nothing
         casts = [n for n in graph.node if n.op_type == "Cast" and n.input[0] == image.name]
         same = {node.output[0]: image.name for node in casts}
         onnx_graph.replace_nodes(graph, tuple(casts), [])
         for node in graph.node:
             node.input[:] = [same.get(name, name) for name in node.input]
         return
-    numbers = {"normalise.zero32": found.zero, "normalise.scale32": found.scale}
+    numbers = {"normalise.zero32": normalisation.zero, "normalise.scale32": normalisation.scale}
     graph.initializer.extend(
         numpy_helper.from_array(np.array(value, np.float32), name)
         for name, value in numbers.items()
@@ -153,9 +153,9 @@ def _take_floats(model: onnx.ModelProto) -> None:
     zero, scale = numbers
     nodes = [
         helper.make_node("Sub", [image.name, zero], ["normalise.sub32"]),
-        helper.make_node("Mul", ["normalise.sub32", scale], [found.output]),
+        helper.make_node("Mul", ["normalise.sub32", scale], [normalisation.output]),
     ]
-    onnx_graph.replace_nodes(graph, found.nodes, nodes)
+    onnx_graph.replace_nodes(graph, normalisation.nodes, nodes)
 
 
 def _lower_opset(model: onnx.ModelProto) -> None:
@@ -308,13 +308,13 @@ def _opset(model: onnx.ModelProto) -> str | None:
 
 
 def _domains(model: onnx.ModelProto) -> str | None:
-    found = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
-    return f"operators of {found[0]}" if found else None
+    foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
+    return f"operators of {foreign[0]}" if foreign else None
 
 
 def _operators(model: onnx.ModelProto) -> str | None:
-    found = sorted({node.op_type for node in model.graph.node} - OPERATORS)
-    return f"the operator {found[0]}" if found else None
+    unknown = sorted({node.op_type for node in model.graph.node} - OPERATORS)
+    return f"the operator {unknown[0]}" if unknown else None
 
 
 def _types(model: onnx.ModelProto) -> str | None:
@@ -323,8 +323,8 @@ def _types(model: onnx.ModelProto) -> str | None:
     ends = [*model.graph.input, *model.graph.output]
     kinds = [(info.name, info.type.tensor_type.elem_type) for info in ends]
     kinds += [(tensor.name, tensor.data_type) for tensor in model.graph.initializer]
-    found = next(((name, barred[kind]) for name, kind in kinds if kind in barred), None)
-    return f"{found[1]} in '{found[0]}'" if found else None
+    barred_tensor = next(((name, barred[kind]) for name, kind in kinds if kind in barred), None)
+    return f"{barred_tensor[1]} in '{barred_tensor[0]}'" if barred_tensor else None
 
 
 def _symmetric(model: onnx.ModelProto) -> str | None:
@@ -378,8 +378,10 @@ def broken_rules(model: onnx.ModelProto) -> tuple[str, ...]:
     Args:
         model: The graph.
     """
-    found = ((rule, check(model)) for rule, check in RULES.items())
-    return tuple(f"{got}, against the rule '{rule}'" for rule, got in found if got is not None)
+    results = ((rule, check(model)) for rule, check in RULES.items())
+    return tuple(
+        f"{breach}, against the rule '{rule}'" for rule, breach in results if breach is not None
+    )
 
 
 def count_operators(path: Path) -> dict[str, int]:

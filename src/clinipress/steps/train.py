@@ -7,7 +7,7 @@ from typing import Any
 
 from clinipress.candidate import Candidate, Context
 from clinipress.models.classifier import TorchCandidate
-from clinipress.recipe import FineTuneStep
+from clinipress.step_recipes import FineTuneStep
 from clinipress.steps.fitting import fit_module, hard_loss, plan_fit, torch_candidate
 from clinipress.train.layers import never_trained
 
