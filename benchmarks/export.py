@@ -29,7 +29,7 @@ from clinipress.steps.export import export_onnx, to_float16
 from clinipress.steps.onnx_precision import count_low_precision
 from clinipress.steps.parity import parity
 from clinipress.steps.placement import agreement_images, choose_placement
-from clinipress.steps.quantize import apply_int8, plan_int8, to_int8
+from clinipress.steps.quantize import apply_int8, plan_int8
 from clinipress.steps.ranges import Batches, quiet
 from clinipress.steps.weight_only import to_int4, to_int8_dynamic
 
@@ -108,7 +108,7 @@ def export_all(
     to_float16(source, paths["float16"])
     onnxruntime_default(source, paths["ort"], images, "MinMax")
     onnxruntime_default(source, paths["ort percentile"], images, "Percentile")
-    to_int8(source, paths["int8"], images, method=options.method)
+    apply_int8(source, paths["int8"], plan_int8(source, images, method=options.method))
     to_int8_dynamic(source, paths["dynamic"])
     to_int4(source, paths["int4"])
     plan = plan_int8(source, images, method="mse", equalized=True, bias_correction=True)

@@ -37,7 +37,7 @@ from clinipress.evaluate.saliency.score_cam import GROUPS, score_cam
 from clinipress.evaluate.saliency.similarity import spearman
 from clinipress.models.classifier import TorchCandidate
 from clinipress.steps.export import export_onnx
-from clinipress.steps.quantize import to_int8
+from clinipress.steps.quantize import apply_int8, plan_int8
 from export import pictures
 
 Images = NDArray[np.uint8]
@@ -99,7 +99,8 @@ def rows(
 ) -> dict[str, Call]:
     """Everything that is timed, the referee's default first."""
     export_onnx(candidate, folder / "float32.onnx")
-    to_int8(folder / "float32.onnx", folder / "int8.onnx", images)
+    source = folder / "float32.onnx"
+    apply_int8(source, folder / "int8.onnx", plan_int8(source, images))
     exact = OnnxNetwork(folder / "float32.onnx", "float32", arguments.threads)
     rounded = OnnxNetwork(folder / "int8.onnx", "int8", arguments.threads)
     count = exact.look(images[:1])[1].shape[1]

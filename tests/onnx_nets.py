@@ -8,6 +8,7 @@ from onnx import helper, numpy_helper
 
 from clinipress.records import Card, InputSpec
 from clinipress.steps.files import write
+from clinipress.steps.quantize import apply_int8, plan_int8
 
 SIZE = 16
 CLASSES = ("a", "b", "c")
@@ -86,3 +87,8 @@ def conv_net(seed=0, spread=1.0, gain=2.0):
         helper.make_node("Gemm", ["flat", "head.w", "head.b"], ["logits"], name="head", transB=1),
     ]
     return graph_model(nodes, tensors)
+
+
+def to_int8(source, target, images, *, card=None, **options):
+    """An 8-bit file of a plan with these options."""
+    return apply_int8(source, target, plan_int8(source, images, **options), card=card)

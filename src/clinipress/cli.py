@@ -52,7 +52,6 @@ def _progress(quiet: bool) -> Progress:
 
 
 def _finish(result: Result, out: Path, as_json: bool) -> None:
-    """Print a study's outcome and leave with its exit code."""
     if as_json:
         _write(result.model_dump_json(indent=1))
     else:

@@ -86,7 +86,6 @@ def parse_study(tree: dict[str, Any], where: str = "the study") -> Study:
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
-    """Set one dotted key in place, making mappings on the way."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise RecipeError(

@@ -199,7 +199,6 @@ def resolve_targets(
 
 
 def _own(recipe: TargetRecipe) -> Target:
-    """A device of the user's own."""
     given = recipe.model_dump(exclude_none=True, exclude={"like"})
     base: dict[str, Any] = {"processor": "not stated", "sources": {}}
     if recipe.like:

@@ -81,7 +81,6 @@ class _Bars:
         self._tasks: dict[str, TaskID] = {}
 
     def start(self, what: str, total: int) -> None:
-        """Show a bar."""
         if not self._tasks:
             self._bars.start()
         self._tasks[what] = self._bars.add_task(what, total=total, note="")
@@ -94,7 +93,6 @@ class _Bars:
                 self._bars.update(self._tasks[what], note=note)
 
     def finish(self, what: str, note: str = "") -> None:
-        """Leave it full, and give the terminal back when it was the last."""
         task = self._tasks.pop(what, None)
         if task is not None and note:
             self._bars.update(task, note=note)
@@ -113,7 +111,6 @@ class _Lines:
         self._tasks: dict[str, tuple[int, int, float, float]] = {}
 
     def start(self, what: str, total: int) -> None:
-        """Begin."""
         now = time.monotonic()
         self._tasks[what] = (0, total, now, now)
 
@@ -130,7 +127,6 @@ class _Lines:
         self._tasks[what] = (done + units, total, began, last)
 
     def finish(self, what: str, note: str = "") -> None:
-        """Say how long it took."""
         _, total, began, _ = self._tasks.pop(what, (0, 0, time.monotonic(), 0.0))
         spent = time.monotonic() - began
         if spent >= 1:
@@ -299,7 +295,6 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
 
 
 def _sections(findings: Mapping[str, Any]) -> str:
-    """The sections of the evidence with their verdicts, in one line."""
     parts = []
     for name in SECTIONS:
         section = findings.get(name)

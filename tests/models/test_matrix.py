@@ -28,9 +28,9 @@ from clinipress.steps.fitting import fresh_candidate, step_seed
 from clinipress.steps.onnx_precision import count_low_precision
 from clinipress.steps.parity import PARITY_TOLERANCE, parity
 from clinipress.steps.prune import Prune
-from clinipress.steps.quantize import to_int8
 from clinipress.steps.train import FineTune
 from clinipress.store import Store
+from onnx_nets import to_int8
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,7 @@ from clinipress.steps.export import export_onnx, to_float16
 from clinipress.steps.files import stamp
 from clinipress.steps.onnx_precision import count_low_precision, weight_bytes
 from clinipress.steps.parity import PARITY_TOLERANCE, parity
-from clinipress.steps.quantize import to_int8
+from onnx_nets import to_int8
 
 SIZE = 16
 INTEGER_MEAN = 51 / 255

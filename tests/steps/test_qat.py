@@ -25,11 +25,12 @@ from clinipress.steps.fitting import torch_candidate
 from clinipress.steps.learnt_ranges import find_places, match, tensor_values
 from clinipress.steps.onnx_precision import count_low_precision
 from clinipress.steps.qat import QuantizationAware
-from clinipress.steps.quantize import rounding, to_int8
+from clinipress.steps.quantize import rounding
 from clinipress.study_file import parse_study
 from clinipress.train.fake_quantize import Grid, grids
 from clinipress.train.quantized import QuantizedNetwork, Schedule
 from clinipress.train.tracing import trace
+from onnx_nets import to_int8
 from small_study import TRAIN, tree
 from tiny_nets import make
 
@@ -179,7 +180,7 @@ def file_values(path, images):
             seen.add(node.input[1])
             scale, zero = (float(values[name]) for name in node.input[1:3])
             found.append((node.output[0], Grid(scale, int(zero))))
-    numbers = tensor_values(path, [name for name, _ in found], images)
+    numbers = tensor_values(onnx.load(path), [name for name, _ in found], images)
     return [(grid, (numbers[name].astype(np.float32) - grid.zero) * grid.scale)
             for name, grid in found]  # fmt: skip
 
@@ -377,7 +378,7 @@ def test_tensors_are_matched_by_value_alone(parent, tmp_path):
     export_onnx(parent, tmp_path / "f.onnx")
     images = pixels(4)[0]
     names = list(rounding(tmp_path / "f.onnx", images).ranges)
-    values = tensor_values(tmp_path / "f.onnx", names, images)
+    values = tensor_values(onnx.load(tmp_path / "f.onnx"), names, images)
     traced = trace(parent.module, images.shape[1:])
     nodes = match(traced, images, values, set())
     assert len(set(nodes.values())) == len(names)

@@ -5,7 +5,13 @@
     file_facts     what it really holds and runs
 
 The plan is stored, so that a run that was killed writes the same bytes when it goes on. Each
-toolchain has one module, imported when its format is asked for.
+toolchain has one module, imported when its format is asked for, with two functions of its own:
+
+    plan_FORMAT    (recipe, parent, source, images, *, ranges=None) as `plan_export`; the images
+                   are those no outlier is among; ranges: (low, high) of activations by tensor of
+                   `source`, or of what `quantize.prepare` makes of it, which go before calibrated
+                   ones wherever the file rounds a tensor of the same values
+    apply_FORMAT   as `apply_export`
 """
 
 from __future__ import annotations
@@ -148,6 +154,14 @@ def apply_export(
     card: Card,
 ) -> None:
     """Write the file of a plan; its bytes depend on the network, the plan and the card alone.
+
+    Args:
+        recipe: What to make.
+        parent: The network; it is copied, not touched.
+        source: Its float32 ONNX file.
+        target: Where to write; what belongs to the file (weights, a header, a script) goes beside.
+        plan: From `plan_export`.
+        card: Of the file; a format that cannot hold one takes from it what it needs.
 
     Raises:
         MissingExtraError: The format's toolchain is not installed.

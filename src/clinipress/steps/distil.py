@@ -101,7 +101,6 @@ class Distill:
         return method
 
     def _student(self, parent: Candidate | None, context: Context) -> TorchCandidate:
-        """A fresh network, or a copy of the parent."""
         if self.recipe.student is None:
             origin = torch_candidate(parent)
             return TorchCandidate(origin.card, copy.deepcopy(origin.module))

@@ -226,7 +226,6 @@ def correct_biases(
 
 
 def _rounded_weights(quantized: onnx.ModelProto) -> dict[str, Array]:
-    """Layer -> float32 weights as its 8-bit file holds them."""
     values = onnx_graph.constants(quantized.graph)
     makers = {node.output[0]: node for node in quantized.graph.node}
     weights = {}

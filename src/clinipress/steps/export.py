@@ -28,6 +28,7 @@ from clinipress.runtimes.onnx import INPUT_NAME, OUTPUT_NAME, OnnxCandidate
 from clinipress.steps import onnx_graph
 from clinipress.steps.files import card_for, write
 from clinipress.steps.parity import check_images, check_logits
+from clinipress.steps.precision import check_float16
 from clinipress.steps.ranges import quiet
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def halve(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:
     """
     from onnxconverter_common import float16
 
-    _check_range(model, source)
+    check_float16(onnx_graph.constants(model.graph).values(), source)
     with warnings.catch_warnings():
         # it warns of each weight below 6e-8 that becomes 0; what that costs, evaluation measures
         warnings.filterwarnings("ignore", module="onnxconverter_common")
@@ -111,21 +112,7 @@ def halve(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:
     return halved
 
 
-def _check_range(model: onnx.ModelProto, source: Path) -> None:
-    """Refuse weights that the conversion would silently clamp."""
-    limit = float(np.finfo(np.float16).max)
-    values = [array for array in onnx_graph.constants(model.graph).values() if array.size]
-    largest = max(float(np.abs(array).max()) for array in values if array.dtype.kind == "f")
-    if largest > limit:
-        raise ModelError(
-            f"weights up to {limit:g} in '{source.name}' for float16",
-            f"a weight of {largest:g}",
-            "export it as float32 or int8",
-        )
-
-
 def _export_graph(candidate: TorchCandidate) -> onnx.ModelProto:
-    """The exporter's own graph, as it came."""
     import torch
 
     spec = candidate.card.input

@@ -142,7 +142,6 @@ def _real_values(name: str, makers: dict[str, onnx.NodeProto]) -> str:
 
 
 def _take_floats(model: onnx.ModelProto) -> None:
-    """Let a float file take float32 grey levels instead of uint8."""
     graph = model.graph
     image = graph.input[0]
     first = next(node for node in graph.node if image.name in node.input)

@@ -24,6 +24,7 @@ from clinipress.errors import ModelError
 from clinipress.models.classifier import TorchCandidate
 from clinipress.runtimes.onnx import INPUT_NAME, session
 from clinipress.steps.export import export_onnx
+from clinipress.steps.matching import equal_values
 from clinipress.steps.quantize import prepare, rounding
 from clinipress.steps.ranges import Method
 from clinipress.train.quantized import Place
@@ -32,9 +33,6 @@ from clinipress.train.tracing import is_activation, trace
 __all__ = ["find_places", "match", "prepared_values", "tensor_values"]
 
 PROBES = 4  # images that tensors are matched on
-# Share of a tensor's largest magnitude by which float32 sums in another order may differ, over the
-# depth of a network; other tensors differ by shares of one.
-TOLERANCE = 1e-3
 
 
 def find_places(
@@ -94,13 +92,6 @@ def _finite(limits: tuple[float, float] | None) -> tuple[float | None, float | N
     return (low if math.isfinite(low) else None), (high if math.isfinite(high) else None)
 
 
-def tensor_values(
-    path: Path, tensors: Sequence[str], images: NDArray[np.uint8]
-) -> dict[str, NDArray[np.float32]]:
-    """What a file computes inside: tensor -> its values for `images`."""
-    return _values(onnx.load(path), tensors, images)
-
-
 def prepared_values(
     source: Path, tensors: Iterable[str], images: NDArray[np.uint8]
 ) -> tuple[dict[str, NDArray[np.float32]], set[str]]:
@@ -118,13 +109,13 @@ def prepared_values(
     model = prepare(source)
     made = {name: node.op_type for node in model.graph.node for name in node.output}
     clamps = {name for name, kind in made.items() if kind in ("Relu", "Clip")}
-    return _values(model, [name for name in tensors if name in made], images), clamps
+    return tensor_values(model, [name for name in tensors if name in made], images), clamps
 
 
-def _values(
+def tensor_values(
     model: onnx.ModelProto, tensors: Sequence[str], images: NDArray[np.uint8]
 ) -> dict[str, NDArray[np.float32]]:
-    """Tensor -> its values; the tensors become outputs of `model`."""
+    """What a graph computes inside: tensor -> its values; they become outputs of `model`."""
     if not tensors:
         return {}
     given = {output.name for output in model.graph.output}
@@ -142,24 +133,16 @@ class _Finder(fx.Interpreter):
 
     def __init__(self, traced: fx.GraphModule, wanted: Mapping[str, NDArray[np.float32]]) -> None:
         super().__init__(traced)
-        self.wanted = {name: torch.from_numpy(values) for name, values in wanted.items()}
+        self.wanted = wanted
         self.equal_nodes: dict[str, list[fx.Node]] = {name: [] for name in wanted}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if n.op == "call_function" and isinstance(value, Tensor) and value.is_floating_point():
             for name, wanted in self.wanted.items():
-                if value.numel() == wanted.numel() and _equal(value, wanted):
+                if value.numel() == wanted.size and equal_values(wanted, value.numpy()):
                     self.equal_nodes[name].append(n)
         return value
-
-
-def _equal(value: Tensor, wanted: Tensor) -> bool:
-    """Equal but for rounding; axes of length one make no difference."""
-    if [side for side in value.shape if side > 1] != [side for side in wanted.shape if side > 1]:
-        return False
-    allowed = TOLERANCE * float(wanted.abs().max()) + 1e-6
-    return float((value.reshape(wanted.shape) - wanted).abs().max()) <= allowed
 
 
 def match(

@@ -174,7 +174,6 @@ def _make(parent: TorchCandidate, levels: GreyLevels | None) -> bytes:
 
 
 def _convert(network: nn.Module, example: Tensor, name: str) -> bytes:
-    """What the converter makes of it."""
     folder = tempfile.TemporaryDirectory(prefix="clinipress-")
     # drawing from torch's global generator must not change what comes after
     with folder, silence(), quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -230,7 +229,6 @@ def _fold_grey(network: _Network, example: Tensor) -> None:
 
 
 def _check(parent: TorchCandidate, content: bytes, levels: GreyLevels | None) -> None:
-    """Raise unless the graph answers like its parent."""
     images = check_images(parent)
     inputs: Any = images.transpose(0, 2, 3, 1)
     if levels is not None:

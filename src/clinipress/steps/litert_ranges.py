@@ -17,7 +17,7 @@ from clinipress.runtimes.litert import interpreter, silence
 from clinipress.steps import litert_graph
 from clinipress.steps.learnt_ranges import prepared_values
 from clinipress.steps.litert_float import GreyLevels
-from clinipress.steps.matching import match_tensors
+from clinipress.steps.matching import connected, match_tensors
 from clinipress.steps.ranges import quiet
 
 __all__ = ["calibrated", "extremes", "placed", "settled"]
@@ -93,24 +93,13 @@ def settled(graph: bytes, measured: Ranges, fixed: Ranges) -> Ranges:
 
 
 def _groups(model: Any) -> list[list[int]]:
-    """Tensors that share a grid, two or more at a time."""
-    owner: dict[int, int] = {}
-
-    def find(number: int) -> int:
-        while owner.setdefault(number, number) != number:
-            number = owner[number]
-        return number
-
+    pairs: list[tuple[int, int]] = []
     for item in model.subgraphs[0].operators:
         if litert_graph.operator_name(model, item) in HANDS_ON:
             numbers = [int(number) for number in (*item.inputs, *item.outputs)]
             computed = [n for n in numbers if not litert_graph.stored(model, n)]
-            for number in computed:
-                owner[find(number)] = find(computed[0])
-    groups: dict[int, list[int]] = {}
-    for number in owner:
-        groups.setdefault(find(number), []).append(number)
-    return list(groups.values())
+            pairs += [(number, computed[0]) for number in computed]
+    return connected(pairs)
 
 
 def _names(graph: bytes) -> list[str]:

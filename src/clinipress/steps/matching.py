@@ -6,13 +6,15 @@ images does not. Ranges that were learnt or measured for one file find their pla
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["match_tensors", "same_values"]
+__all__ = ["connected", "equal_values", "match_tensors", "same_values"]
+
+Key = TypeVar("Key", int, str)
 
 # Two engines add up in another order, and one of them may have folded a batch norm: relative to the
 # largest value of the tensor.
@@ -55,16 +57,39 @@ def same_values(first: NDArray[Any], second: NDArray[Any]) -> bool:
         >>> same_values(image, image.transpose(0, 2, 3, 1)), same_values(image, image[:, ::-1])
         (True, False)
     """
-    allowed = TOLERANCE * float(np.abs(first).max(initial=0)) + 1e-6
-    return any(
-        first.size == other.size and _shape(first) == _shape(other) and _near(first, other, allowed)
-        for other in _layouts(second)
-    )
+    return any(equal_values(first, other) for other in _layouts(second))
 
 
-def _near(first: NDArray[Any], second: NDArray[Any], allowed: float) -> bool:
+def equal_values(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Equal but for rounding and axes of length one; what is allowed goes by `first`."""
+    if first.size != second.size or _shape(first) != _shape(second):
+        return False
     difference = first.reshape(-1).astype(np.float64) - second.reshape(-1)
+    allowed = TOLERANCE * float(np.abs(first).max(initial=0)) + 1e-6
     return float(np.abs(difference).max(initial=0)) <= allowed
+
+
+def connected(pairs: Iterable[tuple[Key, Key]]) -> list[list[Key]]:
+    """Groups of all that pairs join, one after the other, in the order of their first mention.
+
+    Example:
+        >>> connected([("a", "b"), ("c", "d"), ("a", "d")])
+        [['b', 'a', 'd', 'c']]
+    """
+    owner: dict[Key, Key] = {}
+
+    def root(key: Key) -> Key:
+        while owner.setdefault(key, key) != key:
+            key = owner[key]
+        return key
+
+    for member, other in pairs:
+        end = root(other)
+        owner[root(member)] = end
+    groups: dict[Key, list[Key]] = {}
+    for key in owner:
+        groups.setdefault(root(key), []).append(key)
+    return list(groups.values())
 
 
 def _shape(values: NDArray[Any]) -> list[int]:

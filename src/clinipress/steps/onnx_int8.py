@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from clinipress.steps import onnx_graph
+from clinipress.steps.matching import connected
 from clinipress.steps.onnx_graph import attribute
 
 __all__ = [
@@ -306,7 +307,6 @@ def clip_to_gates(
 
 
 def _gate_span(gate: onnx.NodeProto) -> tuple[float, float]:
-    """Where a gate leaves 0 and where it reaches 1."""
     if gate.op_type == "Sigmoid":
         return -SIGMOID_REACH, SIGMOID_REACH
     slope, offset = float(attribute(gate, "alpha", 0.2)), float(attribute(gate, "beta", 0.5))
@@ -338,18 +338,8 @@ def share_concat_ranges(
 
 def joined_by_concat(graph: onnx.GraphProto, known: Container[str]) -> tuple[tuple[str, ...], ...]:
     """Groups of tensors that chains of concatenations join, among the known ones."""
-    group: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while group.setdefault(name, name) != name:
-            name = group[name]
-        return name
-
+    pairs: list[tuple[str, str]] = []
     for node in graph.node:
         if node.op_type == "Concat" and all(n in known for n in (*node.input, *node.output)):
-            for name in node.input:
-                group[root(name)] = root(node.output[0])
-    joined: dict[str, list[str]] = {}
-    for name in group:
-        joined.setdefault(root(name), []).append(name)
-    return tuple(tuple(names) for names in joined.values())
+            pairs += [(name, node.output[0]) for name in node.input]
+    return tuple(tuple(names) for names in connected(pairs))

@@ -77,7 +77,6 @@ def count_low_precision(path: Path) -> dict[str, int]:
 
 
 def _count(graph: onnx.GraphProto) -> dict[str, int]:
-    """Operators by type of their data, from an optimised graph."""
     types = {info.name: info.type.tensor_type.elem_type for info in graph.input}
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     counts = zero_counts()

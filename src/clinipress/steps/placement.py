@@ -30,7 +30,6 @@ __all__ = [
     "choose_placement",
     "groups",
     "search",
-    "sensitivity",
     "signal_to_noise",
 ]
 
@@ -150,41 +149,6 @@ def _joined(parts: list[list[onnx.NodeProto]], most: int) -> list[list[onnx.Node
         first, second = sorted((least, other))
         parts[first : second + 1] = [parts[first] + parts[second]]
     return parts
-
-
-def sensitivity(source: Path, plan: Int8Plan, images: NDArray[np.uint8]) -> list[dict[str, Any]]:
-    """What each layer does to the logits when it alone computes in 8 bits.
-
-    Args:
-        source: The float32 file.
-        plan: A plan for 8 bits throughout.
-        images: uint8 ``[n, c, h, w]`` from the training split.
-
-    Returns:
-        Per layer in order: "layer", its node in the prepared graph; "decibels" of the logits
-        against float32; "flips", images whose top class changed.
-    """
-    prepared = prepare(source, equalized=plan.equalize, smoothing=plan.smoothing)
-    expected = OnnxCandidate.load(source, threads=1).predict(images)
-    names = [node.name for node in prepared.graph.node]
-    found = []
-    for node in prepared.graph.node:
-        if node.op_type not in LAYERS:
-            continue
-        alone = dataclasses.replace(
-            plan, exclude=tuple(name for name in names if name != node.name), store_excluded=False
-        )
-        with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
-            file = apply_int8(source, Path(folder) / "alone.onnx", alone, prepared=prepared)
-            logits = file.predict(images)
-        found.append(
-            {
-                "layer": node.name,
-                "decibels": signal_to_noise(expected, logits),
-                "flips": int((expected.argmax(1) != logits.argmax(1)).sum()),
-            }
-        )
-    return found
 
 
 def search(

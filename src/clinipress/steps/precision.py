@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
-__all__ = ["not_quantized", "quantized_layers", "zero_counts"]
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.errors import ModelError
+
+__all__ = ["check_float16", "not_quantized", "quantized_layers", "zero_counts"]
 
 # Listed even where there are none, so that a file in which nothing was quantized shows it.
 LISTED = ("Conv", "Gemm")
@@ -76,3 +83,24 @@ def not_quantized(
             return None
         return f"{low / max(total, 1):.0%} of the weights' bytes in {' or '.join(kinds)}"
     return None
+
+
+def check_float16(arrays: Iterable[NDArray[Any]], source: Path) -> None:
+    """Refuse weights that float16 would make infinite; engines clamp them without a word.
+
+    Args:
+        arrays: A file's constants; those that are no floats are passed over.
+        source: The file, for the message.
+
+    Raises:
+        ModelError: A weight is beyond float16.
+    """
+    limit = float(np.finfo(np.float16).max)
+    floats = (array for array in arrays if array.dtype.kind == "f")
+    largest = max(float(np.abs(array).max(initial=0)) for array in floats)
+    if largest > limit:
+        raise ModelError(
+            f"weights up to {limit:g} in '{source.name}' for float16",
+            f"a weight of {largest:g}",
+            "export it as float32 or int8",
+        )

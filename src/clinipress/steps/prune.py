@@ -23,9 +23,9 @@ from clinipress.models.recalibration import recalibrate_batch_norms
 from clinipress.runtimes.onnx import OnnxCandidate
 from clinipress.step_recipes import PruneStep, TrainOptions
 from clinipress.steps.export import export_onnx
-from clinipress.steps.fitting import fit_module, hard_loss, plan_fit, step_seed, torch_candidate
+from clinipress.steps.fitting import fit_module, plan_fit, step_seed, torch_candidate
 from clinipress.steps.sensitivity import layer_sensitivity
-from clinipress.steps.soft_targets import SOFT, root_teacher, soft_loss
+from clinipress.steps.soft_targets import SOFT, recovery_loss, recovery_params
 
 __all__ = ["Prune"]
 
@@ -122,7 +122,6 @@ class Prune:
         )
 
     def _batches(self, module: Classifier, seed: int, context: Context) -> list[Batch]:
-        """Training images for the criterion that looks at gradients."""
         if self.recipe.criterion != "taylor":
             return []
         return _train_batches(module, seed, TAYLOR_BATCHES, context)
@@ -132,14 +131,7 @@ class Prune:
         if recipe.train is None:
             return {}
         params = plan_fit(small, recipe.train, context, SOFT if recipe.distill else self.kind)
-        if recipe.distill:
-            params |= {
-                "teacher": root_teacher(context).digest,
-                "temperature": recipe.temperature,
-                "alpha": recipe.alpha,
-                "views": min(recipe.views, recipe.train.epochs),
-            }
-        return params
+        return params | recovery_params(recipe, recipe.train.epochs, context)
 
     def _recover(
         self, module: Classifier, params: dict[str, Any], number: int, context: Context
@@ -155,11 +147,7 @@ class Prune:
             return facts
         params = _round_params(params, number, recipe.rounds)
         folder = context.work if recipe.rounds == 1 else context.work / f"round-{number + 1}"
-        loss, views = (
-            soft_loss(params, context)
-            if recipe.distill
-            else (hard_loss(params, context, module.input_spec), None)
-        )
+        loss, views = recovery_loss(recipe, params, context, module.input_spec)
         own = replace(context, work=folder)
         return facts | fit_module(module, params, own, loss=loss, views=views)
 
@@ -279,7 +267,6 @@ class _Stopwatch:
         return self.saved(self.parent, self._file(TorchCandidate(card, module)))
 
     def saved(self, parent: OnnxCandidate, child: OnnxCandidate) -> float:
-        """One minus the ratio of the medians of interleaved calls."""
         both = {"parent": parent, "child": child}
         times = latency(both, self.image, threads=self.threads, repeats=LATENCY_CALLS)
         return 1 - times["child"].median / times["parent"].median

@@ -14,13 +14,12 @@ from clinipress.step_recipes import QatStep
 from clinipress.steps.fitting import (
     calibration_rows,
     fit_module,
-    hard_loss,
     plan_fit,
     step_seed,
     torch_candidate,
 )
 from clinipress.steps.learnt_ranges import find_places
-from clinipress.steps.soft_targets import SOFT, root_teacher, soft_loss
+from clinipress.steps.soft_targets import SOFT, recovery_loss, recovery_params
 from clinipress.train.quantized import Place, QuantizedNetwork, Schedule
 from clinipress.train.schedule import steps_per_epoch
 
@@ -64,14 +63,7 @@ class QuantizationAware:
             "freeze_batch_norm_after": round(recipe.freeze_batch_norm * steps),
             "freeze_ranges_after": round(recipe.freeze_ranges * steps),
         }
-        if recipe.distill:
-            params |= {
-                "teacher": root_teacher(context).digest,
-                "temperature": recipe.temperature,
-                "alpha": recipe.alpha,
-                "views": min(recipe.views, options.epochs),
-            }
-        return params
+        return params | recovery_params(recipe, options.epochs, context)
 
     def apply(
         self, parent: Candidate | None, params: dict[str, Any], context: Context
@@ -86,11 +78,7 @@ class QuantizationAware:
             Schedule(params["freeze_batch_norm_after"], params["freeze_ranges_after"]),
         )
         network.fit_reach(_calibration(params, context, origin))
-        loss, views = (
-            soft_loss(params, context)
-            if self.recipe.distill
-            else (hard_loss(params, context, spec), None)
-        )
+        loss, views = recovery_loss(self.recipe, params, context, spec)
         facts = fit_module(network, params, context, loss=loss, views=views)
         learnt = {
             tensor: ends
@@ -108,7 +96,6 @@ class QuantizationAware:
 def _calibration(
     params: dict[str, Any], context: Context, origin: TorchCandidate
 ) -> Iterator[torch.Tensor]:
-    """The calibration images in batches like those of training."""
     rows, size = params["calibration_rows"], params["options"]["batch_size"]
     cache = context.data.cache(origin.card.input)
     for start in range(0, max(1, len(rows) - size + 1), size):

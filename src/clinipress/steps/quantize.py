@@ -2,7 +2,6 @@
 
     plan_int8    measures: ranges of activations, smoothing factors, bias corrections
     apply_int8   writes the file of a plan
-    to_int8      both in one go
 
 A plan is plain data and holds everything that was measured; a file's bytes depend on its source,
 the plan and the card alone. `placement` decides which layers of a plan stay in float.
@@ -42,7 +41,6 @@ __all__ = [
     "quantized_graph",
     "rounding",
     "symmetric_graph",
-    "to_int8",
     "with_bias_correction",
 ]
 
@@ -285,7 +283,6 @@ def rounding(source: Path, images: NDArray[np.uint8], *, method: Method = "perce
 
 
 def _known(given: Mapping[str, tuple[float, float]], measured: Ranges) -> Ranges:
-    """The given ranges, all of which must name an activation."""
     unknown = sorted(set(given) - set(measured))
     if unknown:
         raise ModelError(
@@ -446,45 +443,3 @@ def apply_int8(
     onnx_int8.pack_first_convolution(model)  # last: others compare weights layer by layer
     write(model, target, card_for(card or parent.card, precision))
     return OnnxCandidate.load(target, threads=1)
-
-
-def to_int8(
-    source: Path,
-    target: Path,
-    images: NDArray[np.uint8],
-    *,
-    method: Method = "percentile",
-    per_channel: bool = True,
-    operators: Sequence[str] = OPERATORS,
-    exclude: Sequence[str] = (),
-    ranges: Mapping[str, tuple[float, float]] | None = None,
-    card: Card | None = None,
-) -> OnnxCandidate:
-    """Quantize a float32 file: int8 weights, uint8 activations, int32 sums.
-
-    Arguments and errors are those of `plan_int8`.
-
-    Args:
-        source: A file of `export_onnx`.
-        target: Where to write.
-        images: uint8 ``[n, c, h, w]`` from the training split, un-augmented.
-        method: How ranges are chosen.
-        per_channel: One weight scale per output channel instead of one per tensor.
-        operators: ONNX operator types to quantize.
-        exclude: Names of nodes that stay in float.
-        ranges: Ranges by name of the activation in `source`, taken instead of measured ones.
-        card: Card of the file; None: the source's, with the precision set.
-
-    Returns:
-        The file, opened with one thread.
-    """
-    plan = plan_int8(
-        source,
-        images,
-        method=method,
-        per_channel=per_channel,
-        operators=operators,
-        exclude=exclude,
-        ranges=ranges,
-    )
-    return apply_int8(source, target, plan, card=card)

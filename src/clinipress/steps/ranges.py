@@ -125,7 +125,6 @@ def find_ranges(
 def _collect(
     prepared: Path, images: NDArray[np.uint8], engine: str, operators: tuple[str, ...]
 ) -> Any:
-    """One of onnxruntime's calibrators that has seen the images."""
     from onnxruntime.quantization import calibrate
 
     with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.candidate import Candidate, Context, predict_rows
+from clinipress.data.logistic import log_softmax
 from clinipress.data.study import Rows
 from clinipress.errors import ModelError
 from clinipress.models.classifier import TorchCandidate
@@ -58,12 +59,10 @@ class _Journal:
                 self.facts = kept
 
     def save(self) -> None:
-        """Write it, whole or not at all."""
         write_atomically(self.path, json.dumps(self.facts))
 
 
 def _name(chosen: Architecture) -> str:
-    """A key of a journal."""
     return json.dumps(chosen.as_arguments())
 
 
@@ -130,8 +129,6 @@ def _costs(chosen: Architecture, origin: TorchCandidate) -> dict[str, int]:
 
 
 class _Search:
-    """One search: limits, scores, latency."""
-
     def __init__(
         self,
         origin: TorchCandidate,
@@ -150,7 +147,6 @@ class _Search:
         self.clock.measured = [(_named(n), ms) for n, ms in journal.facts["latency"]]
 
     def run(self) -> tuple[Architecture, dict[str, Any]]:
-        """The chosen sub-net and what is worth keeping of the search."""
         if self.recipe.latency_ms is not None and len(self.clock.measured) < MEASURED:
             random = np.random.default_rng(self.seed)
             ends = [self.space.smallest(), self.space.largest()]
@@ -201,7 +197,6 @@ class _Search:
         return accuracy, negative
 
     def _measure(self, chosen: Sequence[Architecture]) -> list[float]:
-        """Time sub-nets and remember it."""
         clock = Stopwatch(self.origin, self.recipe.latency_threads, self.context)
         times = clock.times(chosen)
         self.clock.measured += list(zip(chosen, times, strict=True))
@@ -242,17 +237,14 @@ class _Search:
 
 
 def _scored(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> list[float]:
-    """Accuracy and minus the mean cross-entropy."""
-    shifted = logits - logits.max(1, keepdims=True)
-    log_odds = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     right = float((logits.argmax(1) == labels).mean())
-    return [right, float(log_odds[np.arange(len(labels)), labels].mean())]
+    return [right, float(log_softmax(logits)[np.arange(len(labels)), labels].mean())]
 
 
 def _some(rows: Rows, count: int | None, seed: int) -> Rows:
     """The same validation images for every sub-net, drawn once."""
     if count is None or count >= len(rows.index):
         return rows
-    places = np.sort(np.random.default_rng(seed).permutation(len(rows.index))[:count])
-    keys = tuple(rows.keys[int(i)] for i in places)
-    return Rows(rows.index[places], rows.labels[places], rows.units[places], keys)
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(rows.index))[:count])
+    keys = tuple(rows.keys[int(i)] for i in chosen)
+    return Rows(rows.index[chosen], rows.labels[chosen], rows.units[chosen], keys)

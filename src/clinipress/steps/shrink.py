@@ -87,7 +87,6 @@ class Shrink:
         params: dict[str, Any],
         context: Context,
     ) -> dict[str, Any]:
-        """Train one phase in place; what came of it."""
         width = supernet_of(module).space.width
         space = Space(
             width, tuple(phase["kernels"]), tuple(phase["expansions"]), tuple(phase["depths"])

@@ -14,7 +14,8 @@ from clinipress.candidate import Candidate, Context
 from clinipress.errors import ModelError
 from clinipress.loading import load_candidate
 from clinipress.models.classifier import Classifier, TorchCandidate
-from clinipress.step_recipes import DistillStep, TrainOptions
+from clinipress.records import InputSpec
+from clinipress.step_recipes import DistillStep, PruneStep, QatStep, TrainOptions
 from clinipress.steps.fitting import hard_loss
 from clinipress.store import digest_of
 from clinipress.train.distillation import DistillationLoss
@@ -42,6 +43,8 @@ __all__ = [
     "find_teachers",
     "outside_teachers",
     "plan_maps",
+    "recovery_loss",
+    "recovery_params",
     "root_teacher",
     "soft_loss",
 ]
@@ -141,6 +144,27 @@ def soft_loss(
     return loss, None if mean else params["views"]
 
 
+def recovery_params(recipe: PruneStep | QatStep, epochs: int, context: Context) -> dict[str, Any]:
+    """The part of a plan that `recovery_loss` reads; {} where labels alone are learned from."""
+    if not recipe.distill:
+        return {}
+    return {
+        "teacher": root_teacher(context).digest,
+        "temperature": recipe.temperature,
+        "alpha": recipe.alpha,
+        "views": min(recipe.views, epochs),
+    }
+
+
+def recovery_loss(
+    recipe: PruneStep | QatStep, params: dict[str, Any], context: Context, spec: InputSpec
+) -> tuple[HardLoss | DistillationLoss, int | None]:
+    """The loss of a step that brings a changed network back, and its views as in `soft_loss`."""
+    if recipe.distill:
+        return soft_loss(params, context)
+    return hard_loss(params, context, spec), None
+
+
 def _planned(params: dict[str, Any], context: Context) -> list[Candidate]:
     """The teachers of a plan, the same as when it was made.
 
@@ -209,7 +233,6 @@ def _logits_table(
 
 
 def _count(path: Path) -> int:
-    """How many views a table holds."""
     return int(path.stem.rpartition("-")[2])
 
 

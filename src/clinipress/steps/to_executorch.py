@@ -63,13 +63,6 @@ def plan_executorch(
 ) -> dict[str, Any]:
     """Decide on which grids an int8 program rounds.
 
-    Args:
-        recipe: "int8" is planned; "float32" needs nothing.
-        parent: The network.
-        source: Its float32 ONNX file, whose tensors `ranges` names.
-        images: uint8 ``[n, c, h, w]`` from the training split, un-augmented.
-        ranges: (low, high) of activations by tensor of `source`, taken instead of calibrated ones.
-
     Returns:
         {} or "ranges": place of the engine's quantizer -> (low, high); "given", "found": how many
         ranges were given and how many of them found a place; "calibrated": how many grids are
@@ -154,7 +147,6 @@ def _exported(network: Any, example: Any) -> Any:
 
 
 def _float_network(parent: TorchCandidate) -> Any:
-    """A copy of the network to take apart."""
     import torch
 
     network = copy.deepcopy(parent.module).cpu().eval()
@@ -308,7 +300,6 @@ def _calibrated(program: Any, observers: list[str]) -> tuple[float, float]:
 
 
 def _read_by(node: Any) -> set[Any]:
-    """The nodes that read a tensor, past its observers."""
     return {
         reader
         for user in node.users
@@ -377,14 +368,6 @@ def apply_executorch(
 ) -> None:
     """Write the file of a plan; the same bytes every time.
 
-    Args:
-        recipe: The precision.
-        parent: The network; it is copied, not touched.
-        source: Its float32 ONNX file; not needed here.
-        target: The ``.pte`` file.
-        plan: What `plan_executorch` gave.
-        card: Of the file, which cannot hold one.
-
     Raises:
         ModelError: torch cannot export the network.
         StorageError: The disk is full or cannot be written.
@@ -406,7 +389,6 @@ def apply_executorch(
 
 
 def _converted(parent: TorchCandidate, plan: Mapping[str, Any]) -> Any:
-    """The int8 program of a plan."""
     import torch
     from torchao.quantization.pt2e import MinMaxObserver, PerChannelMinMaxObserver
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
@@ -608,7 +590,6 @@ def _opened(path: Path) -> tuple[Any, list[dict[str, Any]]]:
 
 
 def _graph(payload: bytes) -> dict[str, Any]:
-    """One of XNNPACK's graphs."""
     from executorch.backends.xnnpack.serialization import xnnpack_graph_serialize as xnnpack
     from executorch.exir._serialize._flatbuffer import _flatc_decompile
 

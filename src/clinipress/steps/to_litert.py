@@ -100,14 +100,6 @@ def plan_litert(
 ) -> dict[str, Any]:
     """Measure what the recipe's precision needs.
 
-    Args:
-        recipe: What to make.
-        parent: The network.
-        source: Its float32 ONNX file, whose tensors `ranges` names.
-        images: uint8 ``[n, c, h, w]``: training images, un-augmented, for "int8".
-        ranges: (low, high) by tensor of `source` or of what `quantize.prepare` makes of it. They go
-            before calibrated ones wherever the file rounds a tensor of the same values.
-
     Returns:
         For "int8": "ranges", tensor of the file's float32 graph -> (low, high), and "facts", how
         many of them were given and how many calibrated; else {}.
@@ -129,14 +121,6 @@ def apply_litert(
     card: Card,
 ) -> None:
     """Write the file of a plan; its bytes depend on the network and the plan alone.
-
-    Args:
-        recipe: What to make.
-        parent: The network.
-        source: Its float32 ONNX file, not read.
-        target: Where to write.
-        plan: From `plan_litert`.
-        card: Of the file, which cannot hold one.
 
     Raises:
         ModelError: The network cannot be converted or quantized.
@@ -203,7 +187,6 @@ def _quantizer(graph: bytes, recipe: list[dict[str, Any]]) -> Any:
 def _quantize(
     graph: bytes, recipe: list[dict[str, Any]], ranges: Mapping[str, tuple[float, float]]
 ) -> bytes:
-    """Run the quantizer, given the ranges."""
     tensors = litert_graph.read(graph).subgraphs[0].tensors
     ranks = {
         tensor.name.decode(): len(tensor.shape) for tensor in tensors if tensor.shape is not None
@@ -249,7 +232,6 @@ MINMAX, CASTING = "min_max_uniform_quantize", "float_casting"
 
 
 def _integers() -> list[dict[str, Any]]:
-    """int8 weights and activations."""
     activations = {"num_bits": 8, "symmetric": False, "granularity": "TENSORWISE", "dtype": "INT"}
     return [
         _rule(
@@ -265,7 +247,6 @@ def _integers() -> list[dict[str, Any]]:
 
 
 def _weights_alone(precision: str) -> list[dict[str, Any]]:
-    """Smaller weights, activations in float."""
     inside = {"compute_precision": "FLOAT", "explicit_dequantize": True}
     if precision == "float16":
         operations = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "CONV_2D_TRANSPOSE")

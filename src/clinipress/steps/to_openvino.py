@@ -39,7 +39,7 @@ from clinipress.recipe import ExportRecipe
 from clinipress.records import Card
 from clinipress.runtimes.openvino import TELEMETRY, compiled, engine, read
 from clinipress.steps.equalize import smoothing_factors
-from clinipress.steps.precision import zero_counts
+from clinipress.steps.precision import check_float16, zero_counts
 from clinipress.steps.quantize import prepare
 from clinipress.steps.ranges import quiet, with_zero
 from clinipress.store import write_atomically
@@ -66,15 +66,6 @@ def plan_openvino(
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
     """Decide where an int8 file rounds, and on which grids.
-
-    Args:
-        recipe: "int8" is planned; the other precisions need nothing.
-        parent: The network; it says whether its ranges were learnt.
-        source: Its float32 ONNX file.
-        images: uint8 ``[n, c, h, w]`` from the training split, un-augmented.
-        ranges: (low, high) of activations by tensor of `source`, taken instead of calibrated ones.
-            Within those that were not learnt, inputs of depthwise convolutions have a grid per
-            channel.
 
     Returns:
         {} or "places": where activations are rounded and on which grids; "weights": layer -> shape
@@ -175,7 +166,6 @@ def _of_type(model: Any, *names: str) -> list[Any]:
 
 
 def _source(node: Any, port: int = 0) -> Any:
-    """The node that makes an input."""
     return node.input_value(port).get_node()
 
 
@@ -330,14 +320,6 @@ def apply_openvino(
 ) -> None:
     """Write the two files of a plan; the same bytes every time.
 
-    Args:
-        recipe: The precision.
-        parent: The network; not needed here.
-        source: Its float32 ONNX file.
-        target: The ``.xml`` file; the weights go into the ``.bin`` file beside it.
-        plan: What `plan_openvino` gave.
-        card: Of the files, which cannot hold one.
-
     Raises:
         ModelError: A weight is beyond float16.
         StorageError: The disk is full or cannot be written.
@@ -347,7 +329,7 @@ def apply_openvino(
     if recipe.precision == "int8":
         _round(model, plan, named)
     if recipe.precision == "float16":
-        _check_range(model, source)
+        check_float16((node.data for node in _of_type(model, "Constant")), source)
     _fuse_hard_sigmoids(model)
     model.validate_nodes_and_infer_types()
     _name(model, named)
@@ -397,7 +379,6 @@ def _round(model: Any, plan: Mapping[str, Any], named: set[str]) -> None:
 def _weight_levels(
     weight: NDArray[Any], shape: tuple[int, ...]
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """int8 levels of weights, and their scales of the given shape."""
     axes = tuple(axis for axis, side in enumerate(shape) if side == 1)
     largest = np.abs(weight).max(axis=axes[-weight.ndim :], keepdims=True)
     scale = (np.where(largest > 0, largest, 1) / LARGEST_WEIGHT).astype(np.float32)
@@ -447,19 +428,6 @@ def _fuse_hard_sigmoids(model: Any) -> None:
         gate.set_friendly_name(node.get_friendly_name())
         for reader in _readers(node):
             reader.replace_source_output(gate.output(0))
-
-
-def _check_range(model: Any, source: Path) -> None:
-    """Refuse weights that float16 would make infinite."""
-    limit = float(np.finfo(np.float16).max)
-    numbers = [n.data for n in _of_type(model, "Constant") if n.data.dtype.kind == "f"]
-    largest = max(float(np.abs(array).max(initial=0)) for array in numbers)
-    if largest > limit:
-        raise ModelError(
-            f"weights up to {limit:g} in '{source.name}' for float16",
-            f"a weight of {largest:g}",
-            "export it as float32 or int8",
-        )
 
 
 # ------------------------------------------------------------------ what a file holds and runs

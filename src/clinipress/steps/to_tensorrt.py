@@ -82,15 +82,7 @@ def plan_tensorrt(
     *,
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
-    """Ranges of activations for an int8 file; {} for the others.
-
-    Args:
-        recipe: What to make.
-        parent: The network; not looked at, `source` says everything.
-        source: Its float32 ONNX file.
-        images: uint8 ``[n, c, h, w]``, for calibration.
-        ranges: Taken instead of measured ones, by activation of `source`.
-    """
+    """Ranges of activations for an int8 file; {} for the others."""
     if recipe.precision != "int8":
         return {}
     plan = plan_int8(source, images, ranges=ranges)

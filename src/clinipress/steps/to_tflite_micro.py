@@ -88,13 +88,6 @@ def plan_tflite_micro(
 ) -> dict[str, Any]:
     """Measure what the file needs: ranges, and the arena.
 
-    Args:
-        recipe: What to make.
-        parent: The network.
-        source: Its float32 ONNX file, whose tensors `ranges` names.
-        images: uint8 ``[n, c, h, w]``: training images, un-augmented.
-        ranges: As for `to_litert.plan_litert`.
-
     Returns:
         "ranges" and "facts" as `to_litert.plan_litert` gives them, with "arena_bytes" among the
         facts, and "arena".
@@ -122,14 +115,6 @@ def apply_tflite_micro(
 ) -> None:
     """Write model.tflite and model_data.h; bytes depend on network, plan and classes alone.
 
-    Args:
-        recipe: What to make.
-        parent: The network.
-        source: Its float32 ONNX file, not read.
-        target: Where to write the .tflite; the header goes beside it.
-        plan: From `plan_tflite_micro`.
-        card: Of the file; its classes are named in the header.
-
     Raises:
         ModelError: The network cannot be converted or quantized.
         StorageError: The disk is full or cannot be written.
@@ -142,7 +127,6 @@ def apply_tflite_micro(
 
 
 def _header(content: bytes, file: str, arena: int, card: Card) -> str:
-    """The C++ header of a file."""
     model = litert_graph.read(content)
     graph = model.subgraphs[0]
     image, logits = (graph.tensors[side[0]].quantization for side in (graph.inputs, graph.outputs))
