@@ -6,7 +6,7 @@ import numpy as np
 
 from clinipress.records import Card, InputSpec
 from clinipress.steps import litert_graph
-from clinipress.steps.litert_graph import Maker, schema
+from clinipress.steps.litert_graph import GraphEditor, schema
 from clinipress.steps.to_litert import quantized
 
 SIZE = 8
@@ -59,17 +59,17 @@ def linear(channels=1, weights=None, *, cast=True):
     kind = schema.TensorType.UINT8 if cast else schema.TensorType.FLOAT32
     model = empty_model([1, SIZE, SIZE, channels], kind)
     weights = weights_of(channels) if weights is None else weights
-    maker, graph, tensor = Maker(model), model.subgraphs[0], 0
+    editor, graph, tensor = GraphEditor(model), model.subgraphs[0], 0
     if cast:
-        tensor = maker.computed([1, SIZE, SIZE, channels])
-        graph.operators.append(maker.operator("CAST", [0], tensor, schema.CastOptionsT()))
-    flat, logits = maker.computed([1, len(weights)]), maker.computed([1, weights.shape[1]])
-    shape = maker.constant(np.array([1, len(weights)], np.int32))
+        tensor = editor.computed([1, SIZE, SIZE, channels])
+        graph.operators.append(editor.operator("CAST", [0], tensor, schema.CastOptionsT()))
+    flat, logits = editor.computed([1, len(weights)]), editor.computed([1, weights.shape[1]])
+    shape = editor.constant(np.array([1, len(weights)], np.int32))
     options = schema.ReshapeOptionsT(newShape=np.array([1, len(weights)], np.int32))
-    graph.operators.append(maker.operator("RESHAPE", [tensor, shape], flat, options))
-    inputs = [flat, maker.constant(weights.T), maker.constant(np.zeros(weights.shape[1]))]
+    graph.operators.append(editor.operator("RESHAPE", [tensor, shape], flat, options))
+    inputs = [flat, editor.constant(weights.T), editor.constant(np.zeros(weights.shape[1]))]
     options = schema.FullyConnectedOptionsT()
-    graph.operators.append(maker.operator("FULLY_CONNECTED", inputs, logits, options))
+    graph.operators.append(editor.operator("FULLY_CONNECTED", inputs, logits, options))
     return finished(model, logits)
 
 

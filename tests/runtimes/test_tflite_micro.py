@@ -35,9 +35,9 @@ def header(file, digest=None):
 def gelu():
     """Bytes of a file with an operator that microcontrollers do not have."""
     model = empty_model([1, SIZE, SIZE, 1], schema.TensorType.FLOAT32)
-    maker = GraphEditor(model)
-    output = maker.computed([1, SIZE, SIZE, 1])
-    item = maker.operator("GELU", [0], output, schema.GeluOptionsT())
+    editor = GraphEditor(model)
+    output = editor.computed([1, SIZE, SIZE, 1])
+    item = editor.operator("GELU", [0], output, schema.GeluOptionsT())
     model.subgraphs[0].operators.append(item)
     return finished(model, output)
 
