@@ -124,7 +124,6 @@ class ExecuTorchCandidate(FileCandidate):
         return f"executorch {metadata.version('executorch')}"
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """One image."""
         changes = _threads().become(self.threads)
         if changes != self._changes:
             self._method, self._signed = _load(self.path, self._card)
@@ -160,18 +159,18 @@ def _load(path: Path, card: Card) -> tuple[Any, bool]:
     taken, given = (
         [(tensor.dtype(), tuple(tensor.sizes())) for tensor in tensors]
         for tensors in (
-            [facts.input_tensor_meta(place) for place in range(facts.num_inputs())],
-            [facts.output_tensor_meta(place) for place in range(facts.num_outputs())],
+            [facts.input_tensor_meta(index) for index in range(facts.num_inputs())],
+            [facts.output_tensor_meta(index) for index in range(facts.num_outputs())],
         )
     )
     spec = card.input
     pixels = (1, spec.channels, spec.height, spec.width)
     right = [[(BYTE, pixels)], [(CHAR, pixels)]], [[(FLOAT, (1, len(card.classes)))]]
-    for side, found, allowed in (("input", taken, right[0]), ("output", given, right[1])):
-        if found not in allowed:
+    for side, actual, allowed in (("input", taken, right[0]), ("output", given, right[1])):
+        if actual not in allowed:
             raise ModelError(
                 f"the {side} {allowed[0]} (type, shape) in '{path}' as its card says",
-                f"{found}",
+                f"{actual}",
                 "the card belongs to another file: export the model again",
             )
     return method, taken == right[0][1]

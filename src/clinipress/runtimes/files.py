@@ -157,16 +157,16 @@ def card_beside(path: Path) -> Card:
     Raises:
         ModelError: There is none, or it is not one of this version.
     """
-    place = path.parent / CARD
+    card_path = path.parent / CARD
     try:
-        text = place.read_text(encoding="utf-8")
+        text = card_path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise ModelError(
             f"a card ('{CARD}') beside '{path}'",
             "a model file without one, made by something else",
             "export the model with clinipress, or pass the card",
         ) from None
-    return card_of_text(text, str(place))
+    return card_of_text(text, str(card_path))
 
 
 def card_of_text(text: str, where: str) -> Card:
@@ -205,7 +205,7 @@ def _check_images(images: NDArray[Any], spec: InputSpec) -> None:
 
 
 def _batches(spec: InputSpec, count: int, largest: int) -> Iterator[slice]:
-    one = spec.channels * spec.height * spec.width
-    size = min(largest, max(1, BATCH_BYTES // one))
+    image_bytes = spec.channels * spec.height * spec.width
+    size = min(largest, max(1, BATCH_BYTES // image_bytes))
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))

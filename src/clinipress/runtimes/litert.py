@@ -82,7 +82,6 @@ class LiteRtCandidate(FileCandidate):
         return f"litert {metadata.version('ai-edge-litert')}"
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """One image."""
         engine = self._interpreter
         engine.set_tensor(self._input["index"], as_input(images, self._input["dtype"]))
         engine.invoke()
@@ -153,7 +152,6 @@ def _restore(number: int, kept: int) -> None:
 
 
 def _open(path: Path, threads: int | None) -> Any:
-    """An interpreter, or one line of error."""
     try:
         return interpreter(path, threads)
     except (ValueError, RuntimeError) as problem:
@@ -190,11 +188,11 @@ def check_interface(
         ("input", taken, pixels, [1, spec.height, spec.width, spec.channels]),
         ("output", given, logits, [1, len(card.classes)]),
     )
-    for side, found, dtypes, shape in sides:
-        said = [(np.dtype(dtype).name, [int(n) for n in sides]) for dtype, sides in found]
-        if len(said) != 1 or said[0][0] not in dtypes or said[0][1] != shape:
+    for side, tensors, dtypes, shape in sides:
+        described = [(np.dtype(dtype).name, [int(n) for n in sides]) for dtype, sides in tensors]
+        if len(described) != 1 or described[0][0] not in dtypes or described[0][1] != shape:
             raise ModelError(
                 f"the {side} {' or '.join(dtypes)} {shape} in '{path}' as its card says",
-                f"{said}",
+                f"{described}",
                 "the card belongs to another file: export the model again",
             )

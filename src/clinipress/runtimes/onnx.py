@@ -73,7 +73,6 @@ class OnnxCandidate(FileCandidate):
         return runtime_name()
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """One batch."""
         pixels = images.astype(self._pixels, copy=False)
         logits: NDArray[np.float32] = self._session.run([OUTPUT_NAME], {INPUT_NAME: pixels})[0]
         return logits
@@ -112,7 +111,6 @@ def session(path: Path, threads: int | None, optimised: Path | None = None) -> A
 
 
 def _open(path: Path, threads: int | None) -> Any:
-    """A session, or one line of error."""
     try:
         return session(path, threads)
     except Exception as problem:  # its exceptions share no base but Exception
@@ -140,7 +138,6 @@ def _card_inside(path: Path, opened: Any) -> Card:
 
 
 def _check_graph(path: Path, opened: Any, card: Card) -> None:
-    """The graph takes what the card says and answers with one logit per class."""
     spec = card.input
     taken = [(node.name, node.type, node.shape[1:]) for node in opened.get_inputs()]
     given = [(node.name, node.type, node.shape[1:]) for node in opened.get_outputs()]
@@ -148,10 +145,10 @@ def _check_graph(path: Path, opened: Any, card: Card) -> None:
     pixels = "tensor(float)" if card.format == "tensorrt" else "tensor(uint8)"
     right_input = (INPUT_NAME, pixels, [spec.channels, spec.height, spec.width])
     right_output = (OUTPUT_NAME, "tensor(float)", [len(card.classes)])
-    for side, right, found in (("input", right_input, taken), ("output", right_output, given)):
-        if found != [right]:
+    for side, right, actual in (("input", right_input, taken), ("output", right_output, given)):
+        if actual != [right]:
             raise ModelError(
                 f"the {side} {right} in '{path}' as its card says",
-                f"{found}",
+                f"{actual}",
                 "the card belongs to another file: export the model again",
             )

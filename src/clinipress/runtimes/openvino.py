@@ -146,7 +146,6 @@ class OpenVinoCandidate(FileCandidate):
         return f"openvino {metadata.version('openvino')}"
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """One image."""
         self._pixels[:] = images
         self._request.infer(share_outputs=True)
         logits: NDArray[np.float32] = self._logits.copy()
@@ -154,7 +153,6 @@ class OpenVinoCandidate(FileCandidate):
 
 
 def _open(path: Path, threads: int | None) -> Any:
-    """A compiled model, or one line of error."""
     with path.open("rb") as file:
         begins = BEGINNING.match(file.read(HEAD))
     try:
@@ -177,18 +175,17 @@ def _short(problem: RuntimeError) -> str:
 
 
 def _check_graph(path: Path, opened: Any, card: Card) -> None:
-    """The graph takes what the card says and answers with one logit per class."""
     spec = card.input
     right = {
         "input": [(INPUT_NAME, "u8", [1, spec.channels, spec.height, spec.width])],
         "output": [(OUTPUT_NAME, "f32", [1, len(card.classes)])],
     }
     for side, ports in (("input", opened.inputs), ("output", opened.outputs)):
-        found = [_described(port) for port in ports]
-        if found != right[side]:
+        actual = [_described(port) for port in ports]
+        if actual != right[side]:
             raise ModelError(
                 f"the {side} {right[side]} in '{path}' as its card says",
-                f"{found}",
+                f"{actual}",
                 "the card belongs to another file: export the model again",
             )
 

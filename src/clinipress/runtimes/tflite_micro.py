@@ -114,8 +114,8 @@ def _complaint(text: str) -> str:
     """What of the engine's messages says why: a missing operator first."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for line in lines:
-        if found := re.search(r"find op for (?:builtin|custom) opcode\W+(\w+)", line):
-            return f"the operator {found.group(1)}, which it has not"
+        if match := re.search(r"find op for (?:builtin|custom) opcode\W+(\w+)", line):
+            return f"the operator {match.group(1)}, which it has not"
     telling = [line for line in lines if not _of_python(line) and "llocat" not in line]
     return first_line(RuntimeError(telling[0] if telling else "no run in the largest arena"))
 
@@ -189,7 +189,6 @@ class TfliteMicroCandidate(FileCandidate):
         return f"tflite-micro {metadata.version('tflite-micro')}"
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """One image."""
         self._interpreter.set_input(as_input(images, np.int8), 0)
         self._interpreter.invoke()
         return logits_of(self._interpreter.get_output(0), self._scale, self._zero)

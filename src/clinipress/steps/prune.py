@@ -192,7 +192,7 @@ class Prune:
             "measured_twice": [best.found, again],
             "macs_share": best.asked,
             "threads": asked.latency_threads,
-            "probes": [[probe.asked, probe.found] for probe in probes],
+            "probes": [[probe.counted, probe.measured] for probe in probes],
         }
 
 

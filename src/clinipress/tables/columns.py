@@ -42,12 +42,14 @@ class Outcome:
 
     def candidate(self, name: str) -> CandidateRecord | None:
         """A candidate of the result."""
-        return next((one for one in self.result.candidates if one.name == name), None)
+        return next((record for record in self.result.candidates if record.name == name), None)
 
     @property
     def reference(self) -> CandidateRecord:
         """The one that all are judged against."""
-        return next(one for one in self.result.candidates if one.name == self.result.reference)
+        return next(
+            record for record in self.result.candidates if record.name == self.result.reference
+        )
 
 
 Measure = Callable[[Outcome, CandidateRecord], Cell | None]
@@ -133,8 +135,8 @@ def _over_control(outcome: Outcome, record: CandidateRecord) -> Cell | None:
 
 def _precision(outcome: Outcome, record: CandidateRecord) -> Cell | None:
     """Mean precision over the classes; its ends too, which is wider than the mean's own."""
-    found = record.evidence.get(CHOSEN_ON, {})
-    parts = [found.get(f"precision[{name}]") for name in outcome.result.classes]
+    evidence = record.evidence.get(CHOSEN_ON, {})
+    parts = [evidence.get(f"precision[{name}]") for name in outcome.result.classes]
     known = [part for part in parts if part is not None]
     if not known or len(known) < len(parts):  # a class that is never called has none
         return None
@@ -176,7 +178,6 @@ def _parameters(outcome: Outcome, record: CandidateRecord) -> Cell:
 
 
 def _weights(outcome: Outcome, record: CandidateRecord) -> Cell:
-    """What the parameters take in float32, nothing else."""
     return Cell(unit="bytes", number=FLOAT_BYTES * record.parameters)
 
 
@@ -197,7 +198,6 @@ def _memory(outcome: Outcome, record: CandidateRecord) -> Cell | None:
 
 
 def _nothing(outcome: Outcome, record: CandidateRecord) -> Cell | None:
-    """A column of the paper's that is not measured here."""
     return None
 
 

@@ -252,7 +252,6 @@ S2 = Paper(
 
 
 def _guide(name: str, size: str, cpu: str, gpu: str, auc: str, smaller: str) -> PaperRow:
-    """A row of the guide's benchmark, in our columns."""
     value, _, change = auc.partition(" ")
     cells = {
         "file": Printed(size, ("made",)),

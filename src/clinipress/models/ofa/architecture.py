@@ -143,7 +143,7 @@ class Architecture:
     def blocks(self) -> list[BlockShape]:
         """The first block and those of the stages, in order."""
         taken, first = self.stem, divisible(FIRST * self.width)
-        found = [BlockShape(taken, taken, first, 3, 1, False, 0, False)]
+        shapes = [BlockShape(taken, taken, first, 3, 1, False, 0, False)]
         taken = first
         for number, stage in enumerate(self.stages):
             given = divisible(STAGES[number] * self.width)
@@ -152,9 +152,9 @@ class Architecture:
                 stride = 1 if position else STRIDES[number]
                 waist = divisible(middle // REDUCTION) if SQUEEZE[number] else 0
                 swish = HARD_SWISH[number]
-                found.append(BlockShape(taken, middle, given, kernel, stride, swish, waist, True))
+                shapes.append(BlockShape(taken, middle, given, kernel, stride, swish, waist, True))
                 taken = given
-        return found
+        return shapes
 
     def places(self) -> list[int]:
         """For each of `blocks` its number in a supernet, whose stages have all blocks."""
@@ -182,15 +182,15 @@ class Architecture:
         """The same, by kind of layer: "pointwise", "depthwise3", ..., "squeeze", "ends"."""
         side = _strided(side, 2)
         ends = side[0] * side[1] * 9 * in_channels * self.stem
-        found: dict[str, int] = {}
+        totals: dict[str, int] = {}
         blocks = self.blocks()
         for block in blocks:
             for kind, count in block.macs(side).items():
-                found[kind] = found.get(kind, 0) + count
+                totals[kind] = totals.get(kind, 0) + count
             side = _strided(side, block.stride)
         ends += side[0] * side[1] * blocks[-1].given * self.last
         ends += self.last * self.mix + self.mix * classes
-        return found | {"ends": ends}
+        return totals | {"ends": ends}
 
     def as_arguments(self) -> dict[str, Any]:
         """Keyword arguments of `clinipress.models.ofa.ofa_mobilenetv3`, JSON-able."""
@@ -268,10 +268,12 @@ def _of_layers(stem: int, layers: Sequence[Mapping[str, Any]]) -> Architecture:
             stages.append([])
         stages[-1].append((layer["kernel_size"], layer["expand_ratio"]))
     for width in WIDTHS:
-        found = architecture_of(stages, width)
-        shapes = [(block.taken, block.given) for block in found.blocks()[1:]]
-        if found.stem == stem and shapes == [(x["in_channels"], x["out_channels"]) for x in layers]:
-            return found
+        architecture = architecture_of(stages, width)
+        shapes = [(block.taken, block.given) for block in architecture.blocks()[1:]]
+        if architecture.stem == stem and shapes == [
+            (x["in_channels"], x["out_channels"]) for x in layers
+        ]:
+            return architecture
     raise ValueError(f"no supernet of widths {WIDTHS} has these channels")
 
 
@@ -336,8 +338,8 @@ class Space:
 
     def lessened(self, parent: Architecture, random: np.random.Generator) -> Architecture:
         """One choice, drawn among those that can, one step smaller; the smallest as it is."""
-        found = list(self._lesser(parent))
-        return found[int(random.integers(len(found)))] if found else parent
+        lesser = list(self._lesser(parent))
+        return lesser[int(random.integers(len(lesser)))] if lesser else parent
 
     def _lesser(self, parent: Architecture) -> Iterator[Architecture]:
         for number, stage in enumerate(parent.stages):
@@ -354,8 +356,7 @@ class Space:
 
 
 def _below(choices: Sequence[int], present: int) -> list[int]:
-    """The next smaller choice, if there is one."""
-    return [max(found)] if (found := [c for c in choices if c < present]) else []
+    return [max(smaller)] if (smaller := [c for c in choices if c < present]) else []
 
 
 def _with_stage(parent: Architecture, number: int, stage: Stage) -> Architecture:
