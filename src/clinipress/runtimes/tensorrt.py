@@ -24,7 +24,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ from clinipress.errors import ModelError
 from clinipress.records import Card
 from clinipress.runtimes import build_engine
 from clinipress.runtimes.cuda import CudaError, gpu
-from clinipress.runtimes.files import FileCandidate, digest_of_files, first_line
+from clinipress.runtimes.files import FileCandidate, digest_of_files, first_line, unlike_card
 from clinipress.runtimes.onnx import INPUT_NAME, OUTPUT_NAME, OnnxCandidate
 from clinipress.store import digest_of, storage, write_atomically
 
@@ -86,7 +86,7 @@ class TensorRtCandidate(FileCandidate):
     def __init__(
         self, path: Path, card: Card, opened: tuple[Any, int], threads: int | None
     ) -> None:
-        super().__init__(path, card, threads)
+        super().__init__(path, card, opened, threads)
         self._engine, stored = opened
         spec, batch = card.input, self.largest_batch
         with ExitStack() as held:
@@ -107,9 +107,7 @@ class TensorRtCandidate(FileCandidate):
         self.device_bytes = sum(sizes)
 
     @classmethod
-    def load(
-        cls, path: Path, card: Card | None = None, threads: int | None = None
-    ) -> TensorRtCandidate:
+    def load(cls, path: Path, card: Card | None = None, threads: int | None = None) -> Self:
         """Open a file; its engine is built first where this GPU has none, which may take minutes.
 
         Args:
@@ -285,11 +283,7 @@ def _check_tensors(path: Path, engine: Any, card: Card) -> None:
     names = [engine.get_tensor_name(n) for n in range(engine.num_io_tensors)]
     actual = {name: tuple(engine.get_tensor_shape(name))[1:] for name in names}
     if actual != right:
-        raise ModelError(
-            f"{right} for each image in '{path}' as its card says",
-            f"{actual}",
-            "the card belongs to another file: export the model again",
-        )
+        raise unlike_card(f"{right} for each image in '{path}'", actual)
 
 
 def _activation_bytes(engine: Any) -> int:

@@ -242,6 +242,7 @@ class FeatureLoss:
         self._student, self._teacher, self._method = student, teacher, method
 
     def __call__(self, rows: NDArray[np.int64], view: int) -> torch.Tensor:
+        """Mean over the pairs of layers."""
         mine = self._student.take()
         theirs = [maps.to(mine[0].device) for maps in self._teacher(rows, view)]
         losses = [self._one(a, b) for a, b in zip(mine, theirs, strict=True)]

@@ -271,6 +271,7 @@ class CachedMaps:
         self._ends = np.cumsum([maps_width([shape]) for shape in self._shapes])[:-1]
 
     def __call__(self, rows: NDArray[np.int64], view: int) -> list[torch.Tensor]:
+        """One float32 ``[n, c, h, w]`` per layer."""
         values = self._table[view, self._places(rows)].astype(np.float32)
         parts = np.split(values, self._ends, axis=1)
         return [
@@ -296,6 +297,7 @@ class LiveMaps:
         self._views = views
 
     def __call__(self, rows: NDArray[np.int64], view: int) -> list[torch.Tensor]:
+        """One float32 ``[n, c, h, w]`` per layer."""
         images = self._views.images(rows, view)
         return read_of_teacher(self._teacher.module, self._layers, self._method, images)
 
