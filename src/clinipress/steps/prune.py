@@ -179,18 +179,18 @@ class Prune:
                 return stopwatch.share(plans[share])
 
             best, probes = search(measure, asked.ratio, within=LATENCY_WITHIN / 2)
-            again = stopwatch.share(plans[best.asked])
-        found = (best.found + again) / 2
+            again = stopwatch.share(plans[best.counted])
+        found = (best.measured + again) / 2
         if abs(found - asked.ratio) > LATENCY_WITHIN:
             raise ModelError(
                 "a share of the latency that can be removed from this network",
                 f"ratio {asked.ratio:g}, where the nearest measured is {found:.3f}",
                 "measure on a quieter machine, lower round_to, or give the ratio in macs",
             )
-        return plans[best.asked], {
+        return plans[best.counted], {
             "share": found,
-            "measured_twice": [best.found, again],
-            "macs_share": best.asked,
+            "measured_twice": [best.measured, again],
+            "macs_share": best.counted,
             "threads": asked.latency_threads,
             "probes": [[probe.counted, probe.measured] for probe in probes],
         }

@@ -9,7 +9,7 @@ No torch: costs are counted here by formula, thousands of times in a search.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,18 +22,15 @@ __all__ = [
     "EXPANSIONS",
     "KERNELS",
     "OFA_595",
-    "WIDTHS",
     "Architecture",
     "BlockShape",
     "Space",
     "Stage",
     "architecture_of",
     "divisible",
-    "read_published_config",
 ]
 
 KERNELS, EXPANSIONS, DEPTHS = (3, 5, 7), (3, 4, 6), (2, 3, 4)
-WIDTHS = (1.0, 1.2)  # of the published supernets
 STEM, FIRST, STAGES, LAST, MIX = 16, 16, (24, 40, 80, 112, 160), 960, 1280
 STRIDES = (2, 2, 2, 1, 2)
 HARD_SWISH = (False, False, True, True, True)
@@ -232,49 +229,6 @@ OFA_595 = Architecture(
     ),
     width=1.2,
 )
-
-
-def read_published_config(config: Mapping[str, Any]) -> Architecture:
-    """The architecture in a published ``net.config``, or in lists ``{"ks": , "e": , "d": }``.
-
-    The lists name all twenty blocks of the supernet and how many of each stage are used; a
-    ``net.config`` names each layer of the one network.
-
-    Raises:
-        ModelError: It is neither, or no network of this space.
-    """
-    try:
-        if "ks" in config:
-            pairs = list(zip(config["ks"], config["e"], strict=True))
-            most, depths = max(DEPTHS), config["d"]
-            stages = [pairs[most * s : most * s + depth] for s, depth in enumerate(depths)]
-            return architecture_of(stages, float(config.get("width", 1.0)))
-        layers = [
-            block.get("mobile_inverted_conv") or block.get("conv") for block in config["blocks"]
-        ]
-        return _of_layers(config["first_conv"]["out_channels"], layers[1:])
-    except (KeyError, TypeError, ValueError, AttributeError) as problem:
-        raise ModelError(
-            "a published net.config of MobileNetV3, or lists 'ks', 'e' and 'd'",
-            f"something else ({type(problem).__name__}: {problem})",
-        ) from None
-
-
-def _of_layers(stem: int, layers: Sequence[Mapping[str, Any]]) -> Architecture:
-    """Stages begin where the channels change; the width is the one whose channels these are."""
-    stages: list[list[tuple[int, int]]] = []
-    for layer in layers:
-        if layer["in_channels"] != layer["out_channels"]:
-            stages.append([])
-        stages[-1].append((layer["kernel_size"], layer["expand_ratio"]))
-    for width in WIDTHS:
-        architecture = architecture_of(stages, width)
-        shapes = [(block.taken, block.given) for block in architecture.blocks()[1:]]
-        if architecture.stem == stem and shapes == [
-            (x["in_channels"], x["out_channels"]) for x in layers
-        ]:
-            return architecture
-    raise ValueError(f"no supernet of widths {WIDTHS} has these channels")
 
 
 @dataclass(frozen=True)
