@@ -39,7 +39,7 @@ def test_share_is_that_of_the_smaller_network(widths, data):
 
 
 def test_fixed_cost_stays():
-    costs = Costs(np.array([30.0]), np.array([[0.1]]), np.array([[0.0]]), fixed=10)
+    costs = Costs(np.array([30.0, 10.0]), np.array([[0.1], [0.0]]), np.zeros((2, 1)))
     assert share(costs, [unit(np.ones(10))], [5]) == pytest.approx(15 / 40)
 
 

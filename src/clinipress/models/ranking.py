@@ -92,18 +92,16 @@ class Costs:
         base: float64 ``[terms]``, what each term costs now.
         outputs: float64 ``[terms, units]``, share of the term's outputs one column removes.
         inputs: float64 ``[terms, units]``, the same of its inputs.
-        fixed: What no removal changes.
     """
 
     base: NDArray[np.float64]
     outputs: NDArray[np.float64]
     inputs: NDArray[np.float64]
-    fixed: float = 0.0
 
     def total(self, removed: NDArray[np.float64]) -> float:
         """Cost once `removed` columns ``[units]`` are gone."""
         left = (1 - self.outputs @ removed) * (1 - self.inputs @ removed)
-        return self.fixed + float(self.base @ left)
+        return float(self.base @ left)
 
 
 def share(costs: Costs, units: Sequence[Unit], kept: Sequence[int]) -> float:
