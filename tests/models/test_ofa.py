@@ -24,7 +24,7 @@ from clinipress.models.ofa import (
     ofa_supernet,
     sort_by_importance,
 )
-from clinipress.models.ofa.architecture import architecture_of, divisible, read_published_config
+from clinipress.models.ofa.architecture import architecture_of, divisible
 from clinipress.models.ofa.network import kernels
 from clinipress.models.pretrained import load_checkpoint, load_pretrained
 from clinipress.models.recalibration import recalibrate_batch_norms
@@ -423,49 +423,6 @@ def test_code_in_a_published_file_is_not_run(tmp_path, supernet):
     with pytest.raises(ModelError, match="not run"):
         load_pretrained(ofa_supernet(3, 1, width=NARROW), tmp_path / "a.pth")
     assert not (tmp_path / "victim").exists()
-
-
-def net_config(chosen: Architecture):
-    """A net.config as the authors write it, the keys that matter."""
-    blocks = [
-        {
-            "name": "ResidualBlock",
-            "mobile_inverted_conv": {
-                "name": "MBConvLayer",
-                "in_channels": block.taken,
-                "out_channels": block.given,
-                "kernel_size": block.kernel,
-                "stride": block.stride,
-                "expand_ratio": expansion,
-                "mid_channels": block.middle,
-            },
-        }
-        for block, expansion in zip(
-            chosen.blocks(), [1, *(e for s in chosen.stages for _, e in s)], strict=True
-        )
-    ]
-    return {"name": "MobileNetV3", "first_conv": {"out_channels": chosen.stem}, "blocks": blocks}
-
-
-@pytest.mark.parametrize("chosen", [OFA_595, *samples(4, width=1.0), *samples(4, width=1.2)])
-def test_published_configurations_are_read(chosen):
-    assert read_published_config(net_config(chosen)) == chosen
-
-
-def test_published_lists_are_read():
-    lists = {"ks": [3, 5, 7, 3] * 5, "e": [3, 4, 6, 6] * 5, "d": [2, 3, 4, 2, 3]}
-    found = read_published_config(lists)
-    assert found.depths == (2, 3, 4, 2, 3)
-    assert found.stages[1] == ((3, 3), (5, 4), (7, 6))
-    assert found.width == 1.0
-
-
-@pytest.mark.parametrize(
-    "config", [{}, {"blocks": []}, {"ks": [3], "e": [3], "d": [2]}, {"blocks": [None]}]
-)
-def test_other_configurations_are_refused(config):
-    with pytest.raises(ModelError, match="expected"):
-        read_published_config(config)
 
 
 @pytest.mark.parametrize(

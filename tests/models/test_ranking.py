@@ -39,7 +39,7 @@ def test_share_is_that_of_the_smaller_network(widths, data):
 
 
 def test_fixed_cost_stays():
-    costs = Costs(np.array([30.0]), np.array([[0.1]]), np.array([[0.0]]), fixed=10)
+    costs = Costs(np.array([30.0, 10.0]), np.array([[0.1], [0.0]]), np.zeros((2, 1)))
     assert share(costs, [unit(np.ones(10))], [5]) == pytest.approx(15 / 40)
 
 
@@ -157,11 +157,11 @@ def test_isomorphic_takes_the_same_share_of_every_kind(widths, seed):
 @given(st.floats(0.1, 0.8), st.floats(0.3, 2.5))
 def test_search_finds_the_share_of_a_monotone_measure(wanted, power):
     best, probes = search(lambda share: share**power, wanted, within=0.01, tries=12)
-    assert abs(best.found - wanted) <= 0.01 or wanted > 0.97**power
+    assert abs(best.measured - wanted) <= 0.01 or wanted > 0.97**power
     assert best in probes
 
 
 def test_search_ends_and_keeps_the_nearest_when_nothing_fits():
     best, probes = search(lambda share: 0.1, 0.5, within=0.01, tries=5)
     assert len(probes) == 5
-    assert best.found == 0.1
+    assert best.measured == 0.1

@@ -20,14 +20,14 @@ class Sums(FileCandidate):
     """Answers with the sum of an image; notes how many images came at once."""
 
     def __init__(self, path: Path, batch: int | None = None) -> None:
-        super().__init__(path, CARD, 1)
+        super().__init__(path, CARD, None, 1)
         self.seen: list[int] = []
         if batch:
             self.largest_batch = batch
 
-    @property
-    def files(self):
-        return (self.path, self.path.with_suffix(".bin"))
+    @classmethod
+    def _files_of(cls, path):
+        return (path, path.with_suffix(".bin"))
 
     def _run(self, images):
         assert images.flags.c_contiguous

@@ -93,7 +93,7 @@ def test_memory_of_a_call_does_not_grow_with_the_images(file, monkeypatch):
             seen.append(len(inputs["image"]))
             return [np.zeros((len(inputs["image"]), 3), np.float32)]
 
-    monkeypatch.setattr(candidate, "_session", Spy())
+    monkeypatch.setattr(candidate, "_opened", Spy())
     candidate.predict(pixels(1000))
     assert sum(seen) == 1000
     assert max(seen) <= 64

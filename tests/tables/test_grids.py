@@ -5,11 +5,11 @@ import pytest
 from clinipress.models.catalogue import model_named
 from clinipress.pipeline import step_names
 from clinipress.tables.grids import Entry, RowPlan, grid
-from clinipress.tables.papers import SOURCES
+from clinipress.tables.papers import PAPERS
 from clinipress.tables.recipes import MODERATE_PIXELS, SMALL_PIXELS, Images, reductions
 
 SCALES = ("small", "moderate", "full")
-EVERY = [(source, scale) for source in SOURCES for scale in SCALES]
+EVERY = [(source, scale) for source in PAPERS for scale in SCALES]
 
 
 def made(entry: Entry) -> set[str]:
@@ -50,7 +50,7 @@ def test_keys_differ_and_who_lends_comes_first(source, scale):
         seen.append(entry.key)
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", PAPERS)
 def test_distilled_rows_have_their_control(source):
     plans = [plan for entry in grid(source, "small", Images(900)) for plan in entry.rows]
     distilled = [p for p in plans if "distilled" in p.of.values()]
@@ -59,7 +59,7 @@ def test_distilled_rows_have_their_control(source):
     assert all("alpha = 0" in plan.name for plan in controls)
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", PAPERS)
 def test_small_scale_is_small_whatever_the_set(source):
     for count in (500, 3_264, 6_000, 100_000):
         images = Images(count)
@@ -72,7 +72,7 @@ def test_small_scale_is_small_whatever_the_set(source):
                 assert study.reference.train.epochs * trained <= 35_000
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", PAPERS)
 def test_full_scale_has_published_pixels_hub_weights_and_seeds(source):
     for entry in grid(source, "full", Images(900)):
         study = entry.study
@@ -82,7 +82,7 @@ def test_full_scale_has_published_pixels_hub_weights_and_seeds(source):
         assert len(study.seeds) == 2
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", PAPERS)
 def test_moderate_scale_learns_from_random_weights(source):
     for entry in grid(source, "moderate", Images(900)):
         study = entry.study

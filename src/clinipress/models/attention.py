@@ -48,17 +48,17 @@ def opaque_layers(network: nn.Module) -> list[tuple[str, Any]]:
     Raises:
         ModelError: There is attention of another build, whose heads would be cut wrongly.
     """
-    found = []
+    layers = []
     for name, module in network.named_modules():
         if _is(module, ATTENTION | MERGING):
-            found.append((name, module))
+            layers.append((name, module))
         elif hasattr(module, "qkv") and hasattr(module, "num_heads"):
             raise _unknown(name, type(module).__name__)
         if _is(module, ATTENTION):
             parts = {part.split(".")[0] for part, _ in module.named_parameters()}
             if not parts <= KNOWN_PARTS or _rows(module) != 3 * _columns(module):
                 raise _unknown(name, f"{type(module).__name__} with {', '.join(sorted(parts))}")
-    return found
+    return layers
 
 
 def _unknown(name: str, what: str) -> ModelError:
@@ -117,7 +117,6 @@ def cut_heads(layer: Any, rows: Sequence[int], name: str) -> None:
 
 
 def _cut(layer: Any, indices: Sequence[int] | NDArray[np.int64], *, outputs: bool) -> None:
-    """Take outputs or inputs from a plain linear layer or convolution, in place."""
     _shrink(layer, "weight", indices, dimension=0 if outputs else 1)
     if outputs and layer.bias is not None:
         _shrink(layer, "bias", indices, dimension=0)
@@ -177,7 +176,7 @@ class Opaque:
         if outputs:
             return [(layer.reduction, True, indices)]
         stride = self.get_in_channels(layer)
-        stacked = np.concatenate([indices + stride * place for place in range(NEIGHBOURS)])
+        stacked = np.concatenate([indices + stride * patch for patch in range(NEIGHBOURS)])
         return [(layer.norm, True, stacked), (layer.reduction, False, stacked)]
 
     def _prune(self, layer: Any, idxs: Sequence[int], *, outputs: bool) -> Any:
@@ -212,16 +211,16 @@ def standing_in(network: nn.Module) -> Iterator[dict[type, Opaque]]:
     Yields:
         Class -> how its layers are cut; empty for a network without any.
     """
-    found = opaque_layers(network)
-    pruners = {type(layer): Opaque() for _, layer in found}
+    layers = opaque_layers(network)
+    pruners = {type(layer): Opaque() for _, layer in layers}
     with ExitStack() as undo:
-        for _, layer in found:
+        for _, layer in layers:
             _replace(undo, layer, "forward", _forward(layer, pruners[type(layer)]))
         for block in network.modules():
             # Swin cuts the image into windows around its attention: not a matter of channels
-            if any(block.attn is layer for _, layer in found if hasattr(block, "attn")) and hasattr(
-                block, "_attn"
-            ):
+            if any(
+                block.attn is layer for _, layer in layers if hasattr(block, "attn")
+            ) and hasattr(block, "_attn"):
                 _replace(undo, block, "_attn", block.attn)
         yield pruners
 

@@ -15,7 +15,6 @@ from typing import Any
 
 __all__ = ["HUB", "NAMED", "NamedModel", "model_named", "named_models"]
 
-IMAGENET_CLASSES = 1000
 HUB = "hub"  # timm's weights of `origin`: ``pretrained: true``
 
 
@@ -53,10 +52,6 @@ class NamedModel:
     starts_from: str | None = None
     aliases: tuple[str, ...] = ()
     note: str = ""
-
-    def parameters_with(self, classes: int) -> int:
-        """Parameters with another number of classes."""
-        return self.parameters + (classes - IMAGENET_CLASSES) * (self.features + 1)
 
     def as_row(self) -> dict[str, Any]:
         """What a listing shows, JSON-able."""

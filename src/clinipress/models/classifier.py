@@ -275,12 +275,12 @@ def _read_card(path: Path) -> Card:
 
 
 def _digest(state: dict[str, Tensor], spec: ModelSpec, input_spec: InputSpec) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     record = {"model": spec.model_dump(mode="json"), "input": input_spec.model_dump(mode="json")}
-    found.update(digest_of(record).encode())
+    digest.update(digest_of(record).encode())
     for name, tensor in sorted(state.items()):
         # each head ends with a line feed, which no name holds, so no two states can look alike
-        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         plain = tensor.detach().cpu().contiguous().reshape(-1)
-        found.update(plain.view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(plain.view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -76,13 +76,13 @@ def cut_equals_hidden(
 
 def _lively(network: nn.Module) -> nn.Module:
     """A copy in which no branch is silent: some recipes start residual branches at zero."""
-    found = copy.deepcopy(network).eval()
-    for module in found.modules():
+    lively = copy.deepcopy(network).eval()
+    for module in lively.modules():
         if isinstance(module, BatchNorm):
             module.train()
             if module.affine:
                 nn.init.ones_(module.weight)
-    return found
+    return lively
 
 
 @contextmanager
@@ -126,8 +126,8 @@ def _norm_of_the_rest(gone: Tensor) -> Callable[..., Tensor]:
         scale, offset = (p if p is None else p[stay] for p in (layer.weight, layer.bias))
         some = values[..., stay]
         normed = nn.functional.layer_norm(some, some.shape[-1:], scale, offset, layer.eps)
-        found = torch.zeros_like(values)
-        found[..., stay] = normed
-        return found.movedim(-1, dimension)
+        output_of_rest = torch.zeros_like(values)
+        output_of_rest[..., stay] = normed
+        return output_of_rest.movedim(-1, dimension)
 
     return hook

@@ -98,12 +98,10 @@ def cut(graph: Any, name: str, is_output: bool, indices: Sequence[int]) -> None:
 
 
 def _attention_of(backbone: nn.Module, name: str) -> Any:
-    """The attention whose queries, keys and values this is the name of, or None."""
     return next((layer for own, layer in heads(backbone) if name == f"{own}.qkv"), None)
 
 
 def _group(graph: Any, name: str, is_output: bool, indices: Sequence[int]) -> Any:
-    """The removal of `indices` from a layer with all that hangs on it."""
     modules = dict(graph.model.named_modules())
     layer = modules.get(name)
     if layer is None or layer not in graph.module2node:
@@ -131,10 +129,10 @@ def free_groups(graph: Any, protected: set[nn.Module]) -> list[Group]:
         ModelError: The graph cannot be followed.
     """
     try:
-        found = list(graph.get_all_groups(root_module_types=(Convolution, nn.Linear)))
+        coupled = list(graph.get_all_groups(root_module_types=(Convolution, nn.Linear)))
     except Exception as problem:
         raise cannot(problem) from problem
-    free = [g for g in found if not any(_stays(graph, dep, protected) for dep, _ in g)]
+    free = [g for g in coupled if not any(_stays(graph, dep, protected) for dep, _ in g)]
     names = {part: name for name, part in graph.model.named_modules()}
     names |= {part: name for name, part in graph.model.named_parameters()}
     groups = [_as_group(graph, group, names) for group in free[::-1]]  # it walks from the output
@@ -150,7 +148,6 @@ def _stays(graph: Any, dep: Any, protected: set[nn.Module]) -> bool:
 
 
 def _as_group(graph: Any, group: Any, names: Mapping[Any, str]) -> Group:
-    """A group of Torch-Pruning's as plain data."""
     columns_of = group[0].root_idxs
     per_column = _channel_groups(graph, group)
     size = len(columns_of) // per_column
@@ -187,7 +184,7 @@ def _gives(graph: Any, dep: Any) -> bool:
 
 def _channel_groups(graph: Any, group: Any) -> int:
     """Groups of a grouped convolution or norm among the coupled layers, which must stay equal."""
-    found = 1
+    largest = 1
     for dep, _ in group:
         layer = dep.target.module
         if not isinstance(layer, nn.Module) or is_depthwise(layer):
@@ -195,13 +192,12 @@ def _channel_groups(graph: Any, group: Any) -> int:
         pruner = graph.get_pruner_of_module(layer)
         is_output = graph.is_out_channel_pruning_fn(dep.handler)
         count = pruner.get_out_channel_groups if is_output else pruner.get_in_channel_groups
-        found = max(found, count(layer))
-    return found
+        largest = max(largest, count(layer))
+    return largest
 
 
 def _head_groups(backbone: nn.Module, protected: set[nn.Module]) -> list[Group]:
-    """The heads of every attention that may lose some."""
-    found = []
+    groups = []
     for name, layer in heads(backbone):
         count = int(layer.num_heads)
         if count == 1 or layer.qkv in protected:
@@ -217,5 +213,5 @@ def _head_groups(backbone: nn.Module, protected: set[nn.Module]) -> list[Group]:
             parts.append((f"{name}.{TABLE}", getattr(layer, TABLE), True, every, every))
         members = [Member(*part, len(part[-1])) for part in parts]
         kind = f"heads of {type(layer).__name__}"
-        found.append(Group(f"{name}.qkv", count, 3, block, tuple(members), kind))
-    return found
+        groups.append(Group(f"{name}.qkv", count, 3, block, tuple(members), kind))
+    return groups

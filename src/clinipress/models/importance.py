@@ -132,16 +132,16 @@ def score(
         "batch-norm": _batch_norm_scale,
         "fpgm": _geometric_median,
     }
-    found = [rate[criterion](group) for group in groups]
-    if all(scores is None for scores in found):
+    scored = [rate[criterion](group) for group in groups]
+    if all(scores is None for scores in scored):
         raise ModelError(
             f"a network that the criterion '{criterion}' can judge",
             "one without batch norms after the layers that may be cut",
             "choose criterion: l2 or taylor",
         )
     if criterion in COMPARABLE:
-        return found
-    return [None if s is None else s / max(float(s.mean()), 1e-30) for s in found]
+        return scored
+    return [None if s is None else s / max(float(s.mean()), 1e-30) for s in scored]
 
 
 def _filters(member: Member, values: Tensor) -> Tensor:
@@ -160,10 +160,10 @@ def _filters(member: Member, values: Tensor) -> Tensor:
 
 
 def _by_column(group: Group, member: Member, values: Tensor) -> Scores:
-    found: Scores = np.bincount(
+    sums: Scores = np.bincount(
         member.columns, weights=values.cpu().numpy(), minlength=group.size
     ).astype(np.float64)
-    return found
+    return sums
 
 
 def _magnitude(group: Group, power: int) -> Scores:
@@ -239,13 +239,14 @@ def taylor_scores(
             if not bool(loss.isfinite()):
                 raise ModelError("a finite loss for the criterion 'taylor'", f"{float(loss):g}")
             loss.backward()  # type: ignore[no-untyped-call]
-            for place, group in enumerate(groups):
+            for number, group in enumerate(groups):
                 change = sum(
-                    (_by_column(group, m, _change(m)) for m in readers[place]), np.zeros(group.size)
+                    (_by_column(group, m, _change(m)) for m in readers[number]),
+                    np.zeros(group.size),
                 )
-                total[place] += change**2
+                total[number] += change**2
     network.zero_grad(set_to_none=True)
-    return [found / len(batches) for found in total]
+    return [squares / len(batches) for squares in total]
 
 
 def _change(member: Member) -> Tensor:

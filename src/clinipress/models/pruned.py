@@ -165,7 +165,6 @@ def _rounds(history: History) -> Iterator[list[tuple[str, bool, tuple[int, ...]]
 
 
 def _protected(backbone: nn.Module, protect: Sequence[str]) -> set[nn.Module]:
-    """The named modules and all inside them."""
     modules = {name: module for name, module in backbone.named_modules() if name}
     for name in protect:
         if name not in modules:
@@ -187,13 +186,13 @@ def _ranked(
     backbone = network.get_submodule("backbone")
     protected = _protected(backbone, protect)
     with dependency_graph(network) as graph:
-        found = free_groups(graph, protected)
-        if not found:
+        free = free_groups(graph, protected)
+        if not free:
             raise ModelError("a network with channels to remove", "none that is free to go")
-        taylor = taylor_scores(network, found, batches) if criterion == "taylor" else ()
-    rated = score(found, criterion, seed, taylor)
+        taylor = taylor_scores(network, free, batches) if criterion == "taylor" else ()
+    rated = score(free, criterion, seed, taylor)
     groups, units = [], []
-    for group, scores in zip(found, rated, strict=True):
+    for group, scores in zip(free, rated, strict=True):
         if scores is not None:
             step = round_to if group.block == 1 else 1
             unit = Unit(group.name, scores, group.per_column, step, group.block, group.kind)
@@ -218,14 +217,14 @@ def _history(units: Sequence[Unit], kept: Sequence[int]) -> History:
 
 def _hidden(groups: Sequence[Group], removed: Sequence[Sequence[int]]) -> dict[str, Tensor]:
     """What `hidden_from` takes so that a plan's channels are not seen, numbered as before it."""
-    found: dict[str, set[int]] = {}
+    hidden: dict[str, set[int]] = {}
     for group, channels in zip(groups, removed, strict=True):
         gone = {channel // group.block % group.size for channel in channels}
         seeing = [m for m in group.members if isinstance(m.layer, nn.LayerNorm)]
         for member in [*group.readers(), *seeing] if gone else []:
             pairs = zip(member.indices.tolist(), member.columns.tolist(), strict=True)
-            found.setdefault(member.name, set()).update(i for i, c in pairs if c in gone)
-    return {name: torch.tensor(sorted(gone)) for name, gone in found.items()}
+            hidden.setdefault(member.name, set()).update(i for i, c in pairs if c in gone)
+    return {name: torch.tensor(sorted(gone)) for name, gone in hidden.items()}
 
 
 def _checked_cut(network: Any, history: History, hidden: dict[str, Tensor]) -> Any:

@@ -36,10 +36,10 @@ def outputs(layer: Any) -> int:
 def costs(network: nn.Module, groups: Sequence[Group], of: Of) -> Costs:
     """The cost as a function of the columns removed from each unit."""
     reach: dict[tuple[object, bool], NDArray[np.float64]] = {}
-    for place, group in enumerate(groups):
+    for number, group in enumerate(groups):
         for member in group.members:
             row = reach.setdefault((member.layer, member.is_output), np.zeros(len(groups)))
-            row[place] += len(member.indices) / group.size / member.channels
+            row[number] += len(member.indices) / group.size / member.channels
     none = np.zeros(len(groups))
     terms = TERMS[of](network)
     return Costs(

@@ -72,8 +72,8 @@ class Unit:
     def kept_near(self, wanted: float) -> int:
         """The choice nearest to `wanted` columns; never falls while `wanted` grows."""
         choices = self.kept_choices
-        place = bisect.bisect_left(choices, wanted)
-        near = choices[max(0, place - 1) : place + 1]
+        index = bisect.bisect_left(choices, wanted)
+        near = choices[max(0, index - 1) : index + 1]
         return min(near, key=lambda kept: abs(kept - wanted))
 
     def removed(self, kept: int) -> tuple[int, ...]:
@@ -92,18 +92,16 @@ class Costs:
         base: float64 ``[terms]``, what each term costs now.
         outputs: float64 ``[terms, units]``, share of the term's outputs one column removes.
         inputs: float64 ``[terms, units]``, the same of its inputs.
-        fixed: What no removal changes.
     """
 
     base: NDArray[np.float64]
     outputs: NDArray[np.float64]
     inputs: NDArray[np.float64]
-    fixed: float = 0.0
 
     def total(self, removed: NDArray[np.float64]) -> float:
         """Cost once `removed` columns ``[units]`` are gone."""
         left = (1 - self.outputs @ removed) * (1 - self.inputs @ removed)
-        return self.fixed + float(self.base @ left)
+        return float(self.base @ left)
 
 
 def share(costs: Costs, units: Sequence[Unit], kept: Sequence[int]) -> float:
@@ -141,7 +139,7 @@ def _ranked_plan(units: Sequence[Unit], scope: Scope) -> Callable[[int], list[in
     scores = np.concatenate([unit.scores for unit in units])
     order = owners[np.argsort(scores, kind="stable")]
     ranks = [
-        order[np.isin(order, [place for place, own in enumerate(kinds) if own == kind])]
+        order[np.isin(order, [number for number, own in enumerate(kinds) if own == kind])]
         for kind in dict.fromkeys(kinds)
     ]
 
@@ -169,37 +167,36 @@ def _repair(costs: Costs, units: Sequence[Unit], kept: list[int], ratio: float) 
     for _ in range(LARGEST_REPAIR):
         if error <= CLOSE_ENOUGH:
             break
-        trial, found = _nearest(costs, units, _steps(units, best), ratio)
-        if found >= error and error > TOO_FAR:
-            pairs = (two for one in _steps(units, best) for two in _steps(units, one))
-            trial, found = _nearest(costs, units, pairs, ratio)
-        if found >= error:
+        trial, trial_error = _nearest(costs, units, _steps(units, best), ratio)
+        if trial_error >= error and error > TOO_FAR:
+            pairs = (second for first in _steps(units, best) for second in _steps(units, first))
+            trial, trial_error = _nearest(costs, units, pairs, ratio)
+        if trial_error >= error:
             break
-        best, error = trial, found
+        best, error = trial, trial_error
     return best
 
 
 def _nearest(
     costs: Costs, units: Sequence[Unit], trials: Iterable[list[int]], ratio: float
 ) -> tuple[list[int], float]:
-    """The first trial whose share is nearest to `ratio`, and how far off it is."""
     best: list[int] = []
     error = math.inf
     for trial in trials:
-        found = abs(share(costs, units, trial) - ratio)
-        if found < error:
-            best, error = trial, found
+        trial_error = abs(share(costs, units, trial) - ratio)
+        if trial_error < error:
+            best, error = trial, trial_error
     return best, error
 
 
 def _steps(units: Sequence[Unit], kept: list[int]) -> Iterator[list[int]]:
     """`kept` with one unit moved to its next lower or next higher choice."""
-    for place, unit in enumerate(units):
+    for number, unit in enumerate(units):
         choices = unit.kept_choices
-        now = choices.index(kept[place])
+        now = choices.index(kept[number])
         for other in (now - 1, now + 1):
             if 0 <= other < len(choices):
-                yield [*kept[:place], choices[other], *kept[place + 1 :]]
+                yield [*kept[:number], choices[other], *kept[number + 1 :]]
 
 
 def schedule(ratio: float, rounds: int) -> list[float]:
@@ -220,8 +217,8 @@ def schedule(ratio: float, rounds: int) -> list[float]:
 class Probe:
     """One try of `search`: what was asked of the stand-in, and what was measured."""
 
-    asked: float
-    found: float
+    counted: float
+    measured: float
 
 
 def search(
@@ -250,14 +247,14 @@ def search(
     """
     low, high = Probe(0.0, 0.0), Probe(largest, 1.0)
     probes: list[Probe] = []
-    asked = min(wanted, largest)
+    counted = min(wanted, largest)
     for _ in range(tries):
-        probe = Probe(asked, measure(asked))
+        probe = Probe(counted, measure(counted))
         probes.append(probe)
-        if abs(probe.found - wanted) <= within:
+        if abs(probe.measured - wanted) <= within:
             break
-        low, high = (probe, high) if probe.found < wanted else (low, probe)
-        rise = max(high.found - low.found, 1e-9)
-        place = min(max((wanted - low.found) / rise, 0.15), 0.85)
-        asked = low.asked + place * (high.asked - low.asked)
-    return min(probes, key=lambda probe: abs(probe.found - wanted)), probes
+        low, high = (probe, high) if probe.measured < wanted else (low, probe)
+        rise = max(high.measured - low.measured, 1e-9)
+        position = min(max((wanted - low.measured) / rise, 0.15), 0.85)
+        counted = low.counted + position * (high.counted - low.counted)
+    return min(probes, key=lambda probe: abs(probe.measured - wanted)), probes

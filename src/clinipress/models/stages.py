@@ -146,17 +146,16 @@ def named_stages(classifier: Classifier, names: Sequence[str], whose: str) -> li
     for name in names:
         if not name or name not in known:
             raise ModelError(f"names of the {whose}'s modules in 'layers'", f"'{name}'")
-    found = []
+    selected = []
     for name, maps in zip(names, read_maps(classifier, names, _black(classifier)), strict=True):
         if maps.ndim != 4:
             raise ModelError(
                 f"a feature map [n, c, h, w] from the {whose}'s '{name}'", f"{list(maps.shape)}"
             )
-        found.append(Stage(name, *maps.shape[1:]))
-    return found
+        selected.append(Stage(name, *maps.shape[1:]))
+    return selected
 
 
 def _black(classifier: Classifier) -> torch.Tensor:
-    """One black image of the network's own size."""
     spec = classifier.input_spec
     return torch.zeros((1, spec.channels, spec.height, spec.width), dtype=torch.uint8)

@@ -45,10 +45,10 @@ def list_models(pattern: str = "") -> list[str]:
 
 def _catalogued(name: str | None) -> NamedModel | None:
     """The model of the catalogue that a name means; timm's names mean timm's."""
-    found = model_named(name) if name is not None else None
-    if found is None or (name != found.name and timm.is_model(str(name))):
+    entry = model_named(name) if name is not None else None
+    if entry is None or (name != entry.name and timm.is_model(str(name))):
         return None
-    return found
+    return entry
 
 
 def new_classifier(
@@ -237,16 +237,16 @@ def _find_function(factory: str) -> Callable[..., Any]:
     if not (where and colon and what):
         raise ModelError("a factory 'module:function'", f"'{factory}'", "for example my_nets:make")
     try:
-        found = getattr(importlib.import_module(where), what, None)
+        function = getattr(importlib.import_module(where), what, None)
     except Exception as problem:
         raise ModelError(
             f"a module '{where}' that can be imported",
             f"{type(problem).__name__}: {_first_line(problem)}",
             "it is looked for in the current folder and among the installed packages",
         ) from problem
-    if not callable(found):
-        raise ModelError(f"a function '{what}' in '{where}'", f"{found!r}")
-    return found  # type: ignore[no-any-return]
+    if not callable(function):
+        raise ModelError(f"a function '{what}' in '{where}'", f"{function!r}")
+    return function  # type: ignore[no-any-return]
 
 
 @contextmanager

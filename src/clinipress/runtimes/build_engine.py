@@ -93,8 +93,8 @@ def main(arguments: "list[str]") -> int:
         sys.stderr.write("expected NVIDIA's tensorrt package, got none: it comes with JetPack\n")
         return 2
     except (RuntimeError, OSError) as problem:
-        said = " ".join(str(problem).split())
-        sys.stderr.write(f"expected an engine of {source.name}, got: {said}\n")
+        reason = " ".join(str(problem).split())
+        sys.stderr.write(f"expected an engine of {source.name}, got: {reason}\n")
         return 1
     sys.stdout.write(f"wrote {target} ({target.stat().st_size} bytes)\n")
     return 0

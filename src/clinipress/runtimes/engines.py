@@ -109,9 +109,9 @@ def place_of(kind: str) -> str:
     """
     if kind != "tensorrt" or importlib.util.find_spec("tensorrt") is None:
         return ""
-    from clinipress.runtimes.tensorrt import place
+    from clinipress.runtimes.tensorrt import engine_and_gpu
 
-    return place()
+    return engine_and_gpu()
 
 
 def timed_here(kind: str) -> bool:

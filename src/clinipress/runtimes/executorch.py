@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.errors import ModelError
 from clinipress.records import Card
-from clinipress.runtimes.files import FileCandidate, card_beside
+from clinipress.runtimes.files import FileCandidate, not_whole, unlike_card
 
 __all__ = ["ExecuTorchCandidate"]
 
@@ -79,44 +78,38 @@ def _threads() -> _Threads:
 
 
 class ExecuTorchCandidate(FileCandidate):
-    """An ExecuTorch file as a candidate; made by `load`. Not for several threads at once.
+    """An ExecuTorch file as a candidate. Not for several threads at once.
 
-    Candidates with unequal numbers of threads can be used in turn, but each turn loads the file
-    anew: measure those of one number together.
-
-    Args:
-        path: The file.
-        card: What it is.
-        threads: Threads of one call; None: the engine's own number, one per core.
+    One uint8 image in (or the same less 128, as int8), float logits out. Candidates with unequal
+    numbers of threads can be used in turn, but each turn loads the file anew: measure those of one
+    number together.
     """
 
+    kind = "an ExecuTorch file"
     largest_batch = 1
 
-    def __init__(self, path: Path, card: Card, threads: int | None) -> None:
-        super().__init__(path, card, threads)
-        self._changes = _threads().become(threads)
-        self._method, self._signed = _load(path, card)
+    def __init__(self, path: Path, card: Card, opened: Any, threads: int | None) -> None:
+        super().__init__(path, card, opened, threads)
+        self._changes = _threads().changes
+        self._signed = _tensors(opened)[0][0][0] == CHAR
         self._tensor = sys.modules["torch"].from_numpy
 
     @classmethod
-    def load(
-        cls, path: Path, card: Card | None = None, threads: int | None = None
-    ) -> ExecuTorchCandidate:
-        """Open a file.
+    def _open(cls, path: Path, threads: int | None) -> Any:
+        _threads().become(threads)
+        return _load(path)
 
-        Args:
-            path: A ``.pte`` file: one uint8 image in (or the same less 128, as int8), float logits
-                out.
-            card: Taken instead of the one beside the file.
-            threads: CPU threads of one call; None: as many as there are cores.
-
-        Raises:
-            ModelError: No such file, not a whole one, no card beside it, or a program that does
-                not take and give what the card says.
-        """
-        if not path.is_file():
-            raise ModelError("an ExecuTorch file", f"nothing at '{path}'", "check the path")
-        return cls(path, card or card_beside(path), threads)
+    @classmethod
+    def _check(cls, path: Path, opened: Any, card: Card) -> None:
+        spec = card.input
+        pixels = (1, spec.channels, spec.height, spec.width)
+        taken, given = _tensors(opened)
+        for side, actual, allowed in (
+            ("input", taken, [[(BYTE, pixels)], [(CHAR, pixels)]]),
+            ("output", given, [[(FLOAT, (1, len(card.classes)))]]),
+        ):
+            if actual not in allowed:
+                raise unlike_card(f"the {side} {allowed[0]} (type, shape) in '{path}'", actual)
 
     @property
     def runtime(self) -> str:
@@ -124,22 +117,15 @@ class ExecuTorchCandidate(FileCandidate):
         return f"executorch {metadata.version('executorch')}"
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """One image."""
         changes = _threads().become(self.threads)
         if changes != self._changes:
-            self._method, self._signed = _load(self.path, self._card)
-            self._changes = changes
+            self._opened, self._changes = _load(self.path), changes
         pixels = (images ^ SIGN).view(np.int8) if self._signed else images
-        logits: NDArray[np.float32] = self._method([self._tensor(pixels)])[0].numpy()
+        logits: NDArray[np.float32] = self._opened([self._tensor(pixels)])[0].numpy()
         return logits
 
 
-def _load(path: Path, card: Card) -> tuple[Any, bool]:
-    """The method of a file, and whether it takes pixels less 128, as int8.
-
-    Raises:
-        ModelError: It is not whole, or does not fit the card.
-    """
+def _load(path: Path) -> Any:
     engine = _binding()
     try:
         with _silent():
@@ -149,29 +135,17 @@ def _load(path: Path, card: Card) -> tuple[Any, bool]:
                 debug_buffer_size=0,
                 program_verification=engine.Verification.InternalConsistency,
             )
-            method = program.load_method(METHOD)
+            return program.load_method(METHOD)
     except RuntimeError as problem:
-        raise ModelError(
-            f"a whole ExecuTorch file at '{path}'",
-            f"one that the engine refuses ({str(problem).splitlines()[0][:120]})",
-            "export it again, or copy it again if it was cut short",
-        ) from None
+        reason = f"one that the engine refuses ({str(problem).splitlines()[0][:120]})"
+        raise not_whole(f"ExecuTorch file at '{path}'", reason) from None
+
+
+def _tensors(method: Any) -> list[list[tuple[int, tuple[int, ...]]]]:
+    """(type, shape) of each input, and of each output."""
     facts = method.method_meta()
-    taken, given = (
-        [(tensor.dtype(), tuple(tensor.sizes())) for tensor in tensors]
-        for tensors in (
-            [facts.input_tensor_meta(place) for place in range(facts.num_inputs())],
-            [facts.output_tensor_meta(place) for place in range(facts.num_outputs())],
-        )
+    sides = (
+        [facts.input_tensor_meta(index) for index in range(facts.num_inputs())],
+        [facts.output_tensor_meta(index) for index in range(facts.num_outputs())],
     )
-    spec = card.input
-    pixels = (1, spec.channels, spec.height, spec.width)
-    right = [[(BYTE, pixels)], [(CHAR, pixels)]], [[(FLOAT, (1, len(card.classes)))]]
-    for side, found, allowed in (("input", taken, right[0]), ("output", given, right[1])):
-        if found not in allowed:
-            raise ModelError(
-                f"the {side} {allowed[0]} (type, shape) in '{path}' as its card says",
-                f"{found}",
-                "the card belongs to another file: export the model again",
-            )
-    return method, taken == right[0][1]
+    return [[(tensor.dtype(), tuple(tensor.sizes())) for tensor in side] for side in sides]

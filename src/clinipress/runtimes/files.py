@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ __all__ = [
     "card_of_text",
     "digest_of_files",
     "first_line",
+    "not_whole",
+    "unlike_card",
 ]
 
 CARD = "card.json"
@@ -49,29 +51,73 @@ LARGEST_BATCH = 64
 
 
 class FileCandidate:
-    """A model file as a candidate; a sub-class opens it and runs one batch.
+    """A model file as a candidate, made by `load`; a sub-class opens it and runs one batch.
 
     Args:
         path: The file to open first.
         card: What it is.
+        opened: What the engine made of it.
         threads: CPU threads of one call; None: as many as there are cores.
 
     Attributes:
+        kind: What such a file is called.
+        advice: What to do where one is missing.
         largest_batch: Images per call of the engine; 1 where the file takes single images.
         device_bytes: Memory outside this process: that of a GPU which runs the file.
     """
 
+    kind = "a model file"
+    advice = "check the path"
     largest_batch = LARGEST_BATCH
     device_bytes = 0
 
-    def __init__(self, path: Path, card: Card, threads: int | None) -> None:
-        self.path, self.threads, self._card = path, threads, card
-        self._digest = digest_of_files(self.files)
+    def __init__(self, path: Path, card: Card, opened: Any, threads: int | None) -> None:
+        self.path, self.threads, self._card, self._opened = path, threads, card, opened
+        self._files = self._files_of(path)
+        self._digest = digest_of_files(self._files)
+
+    @classmethod
+    def load(cls, path: Path, card: Card | None = None, threads: int | None = None) -> Self:
+        """Open a file.
+
+        Args:
+            path: The file; of several, the one to open first.
+            card: Taken instead of the one inside the file or beside it.
+            threads: CPU threads of one call; None: as many as there are cores.
+
+        Raises:
+            ModelError: A file is missing or not whole, there is no card, or the network does not
+                take and give what the card says.
+        """
+        for file in cls._files_of(path):
+            if not file.is_file():
+                raise ModelError(cls.kind, f"nothing at '{file}'", cls.advice)
+        opened = cls._open(path, threads)
+        card = card or cls._card_of(path, opened)
+        cls._check(path, opened, card)
+        return cls(path, card, opened, threads)
+
+    @classmethod
+    def _files_of(cls, path: Path) -> tuple[Path, ...]:
+        return (path,)
+
+    @classmethod
+    def _open(cls, path: Path, threads: int | None) -> Any:
+        raise NotImplementedError
+
+    @classmethod
+    def _card_of(cls, path: Path, opened: Any) -> Card:
+        return card_beside(path)
+
+    @classmethod
+    def _check(cls, path: Path, opened: Any, card: Card) -> None:
+        """Refuse a file that does not take and give what its card says."""
+        raise NotImplementedError
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file the engine reads, the one to open first."""
-        return (self.path,)
+        return self._files
 
     @property
     def card(self) -> Card:
@@ -157,16 +203,16 @@ def card_beside(path: Path) -> Card:
     Raises:
         ModelError: There is none, or it is not one of this version.
     """
-    place = path.parent / CARD
+    card_path = path.parent / CARD
     try:
-        text = place.read_text(encoding="utf-8")
+        text = card_path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise ModelError(
             f"a card ('{CARD}') beside '{path}'",
             "a model file without one, made by something else",
             "export the model with clinipress, or pass the card",
         ) from None
-    return card_of_text(text, str(place))
+    return card_of_text(text, str(card_path))
 
 
 def card_of_text(text: str, where: str) -> Card:
@@ -187,6 +233,22 @@ def card_of_text(text: str, where: str) -> Card:
         ) from None
 
 
+def not_whole(file: str, reason: str) -> ModelError:
+    """The error for a file that an engine refuses; `file` says which, "ONNX file at 'a.onnx'"."""
+    return ModelError(
+        f"a whole {file}", reason, "export it again, or copy it again if it was cut short"
+    )
+
+
+def unlike_card(expected: str, actual: object) -> ModelError:
+    """The error for inputs or outputs that are not those of a card."""
+    return ModelError(
+        f"{expected} as its card says",
+        f"{actual}",
+        "the card belongs to another file: export the model again",
+    )
+
+
 def first_line(problem: BaseException) -> str:
     """The first line of an engine's message, cut to what fits into one line of ours."""
     lines = str(problem).strip().splitlines() or [type(problem).__name__]
@@ -205,7 +267,7 @@ def _check_images(images: NDArray[Any], spec: InputSpec) -> None:
 
 
 def _batches(spec: InputSpec, count: int, largest: int) -> Iterator[slice]:
-    one = spec.channels * spec.height * spec.width
-    size = min(largest, max(1, BATCH_BYTES // one))
+    image_bytes = spec.channels * spec.height * spec.width
+    size = min(largest, max(1, BATCH_BYTES // image_bytes))
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))

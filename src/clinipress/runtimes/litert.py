@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.errors import ModelError
 from clinipress.records import Card
-from clinipress.runtimes.files import FileCandidate, card_beside, first_line
+from clinipress.runtimes.files import FileCandidate, first_line, not_whole, unlike_card
 
 __all__ = ["LiteRtCandidate", "as_input", "check_interface", "interpreter", "logits_of", "silence"]
 
@@ -31,50 +30,31 @@ MIDDLE = 128  # of the grey levels: what int8 inputs are short of
 
 
 class LiteRtCandidate(FileCandidate):
-    """A .tflite file as a candidate; made by `load`.
+    """A .tflite file as a candidate.
 
-    Args:
-        path: The file.
-        card: What it is.
-        opened: The open ``ai_edge_litert.interpreter.Interpreter``, its tensors allocated.
-        threads: Threads it was given; None: as many as there are cores.
+    It takes one image ``[1, h, w, c]``, uint8 or int8, and gives float32 or int8 logits
+    ``[1, classes]``.
     """
 
+    kind = "a .tflite file"
     largest_batch = 1
 
     def __init__(self, path: Path, card: Card, opened: Any, threads: int | None) -> None:
-        super().__init__(path, card, threads)
-        self._interpreter = opened
+        super().__init__(path, card, opened, threads)
         self._input, self._output = opened.get_input_details()[0], opened.get_output_details()[0]
 
     @classmethod
-    def load(
-        cls, path: Path, card: Card | None = None, threads: int | None = None
-    ) -> LiteRtCandidate:
-        """Open a file.
+    def _open(cls, path: Path, threads: int | None) -> Any:
+        try:
+            return interpreter(path, threads)
+        except (ValueError, RuntimeError) as problem:
+            reason = f"one that LiteRT refuses ({first_line(problem)})"
+            raise not_whole(f".tflite file at '{path}'", reason) from None
 
-        Args:
-            path: A .tflite file for one image ``[1, h, w, c]``, uint8 or int8, that gives float32
-                or int8 logits ``[1, classes]``.
-            card: Taken instead of the one beside the file.
-            threads: CPU threads of one call; None: as many as there are cores.
-
-        Raises:
-            ModelError: No such file, not a whole .tflite file, no card beside it, or a graph that
-                does not take and give what the card says.
-        """
-        if not path.is_file():
-            raise ModelError("a .tflite file", f"nothing at '{path}'", "check the path")
-        opened = _open(path, threads)
-        card = card or card_beside(path)
+    @classmethod
+    def _check(cls, path: Path, opened: Any, card: Card) -> None:
         taken, given = opened.get_input_details(), opened.get_output_details()
-        check_interface(
-            path,
-            [(item["dtype"], item["shape"]) for item in taken],
-            [(item["dtype"], item["shape"]) for item in given],
-            card,
-        )
-        return cls(path, card, opened, threads)
+        check_interface(path, taken, given, card)
 
     @property
     def runtime(self) -> str:
@@ -82,8 +62,7 @@ class LiteRtCandidate(FileCandidate):
         return f"litert {metadata.version('ai-edge-litert')}"
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """One image."""
-        engine = self._interpreter
+        engine = self._opened
         engine.set_tensor(self._input["index"], as_input(images, self._input["dtype"]))
         engine.invoke()
         return logits_of(engine.get_tensor(self._output["index"]), *self._output["quantization"])
@@ -152,22 +131,10 @@ def _restore(number: int, kept: int) -> None:
     os.close(kept)
 
 
-def _open(path: Path, threads: int | None) -> Any:
-    """An interpreter, or one line of error."""
-    try:
-        return interpreter(path, threads)
-    except (ValueError, RuntimeError) as problem:
-        raise ModelError(
-            f"a whole .tflite file at '{path}'",
-            f"one that LiteRT refuses ({first_line(problem)})",
-            "export it again, or copy it again if it was cut short",
-        ) from None
-
-
 def check_interface(
     path: Path,
-    taken: list[tuple[Any, Any]],
-    given: list[tuple[Any, Any]],
+    taken: list[dict[str, Any]],
+    given: list[dict[str, Any]],
     card: Card,
     *,
     integers: bool = False,
@@ -176,8 +143,8 @@ def check_interface(
 
     Args:
         path: The file.
-        taken: (dtype, shape) of each input.
-        given: (dtype, shape) of each output.
+        taken: Details of each input, "dtype" and "shape" among them.
+        given: Details of each output.
         card: Its card.
         integers: Whether both must be int8.
 
@@ -190,11 +157,11 @@ def check_interface(
         ("input", taken, pixels, [1, spec.height, spec.width, spec.channels]),
         ("output", given, logits, [1, len(card.classes)]),
     )
-    for side, found, dtypes, shape in sides:
-        said = [(np.dtype(dtype).name, [int(n) for n in sides]) for dtype, sides in found]
-        if len(said) != 1 or said[0][0] not in dtypes or said[0][1] != shape:
-            raise ModelError(
-                f"the {side} {' or '.join(dtypes)} {shape} in '{path}' as its card says",
-                f"{said}",
-                "the card belongs to another file: export the model again",
-            )
+    for side, tensors, dtypes, shape in sides:
+        described = [
+            (np.dtype(tensor["dtype"]).name, [int(n) for n in tensor["shape"]])
+            for tensor in tensors
+        ]
+        if len(described) != 1 or described[0][0] not in dtypes or described[0][1] != shape:
+            expected = f"the {side} {' or '.join(dtypes)} {shape} in '{path}'"
+            raise unlike_card(expected, described)

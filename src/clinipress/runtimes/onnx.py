@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
 from clinipress.records import Card
-from clinipress.runtimes.files import FileCandidate, card_of_text, first_line
+from clinipress.runtimes.files import (
+    FileCandidate,
+    card_of_text,
+    first_line,
+    not_whole,
+    unlike_card,
+)
 
 __all__ = ["CARD_KEY", "INPUT_NAME", "OUTPUT_NAME", "OnnxCandidate", "runtime_name", "session"]
 
@@ -31,41 +37,49 @@ def runtime_name() -> str:
 
 
 class OnnxCandidate(FileCandidate):
-    """An ONNX file as a candidate; made by `load`.
+    """An ONNX file as a candidate: uint8 ``image`` in, float ``logits`` out."""
 
-    Args:
-        path: The file.
-        card: What it is.
-        opened: The open ``onnxruntime.InferenceSession``.
-        threads: Threads the session was given; None: as many as there are cores.
-    """
+    kind = "an ONNX file"
 
     def __init__(self, path: Path, card: Card, opened: Any, threads: int | None) -> None:
-        super().__init__(path, card, threads)
-        self._session = opened
+        super().__init__(path, card, opened, threads)
         self._pixels = np.float32 if opened.get_inputs()[0].type == "tensor(float)" else np.uint8
 
     @classmethod
-    def load(
-        cls, path: Path, card: Card | None = None, threads: int | None = None
-    ) -> OnnxCandidate:
-        """Open a file.
+    def _open(cls, path: Path, threads: int | None) -> Any:
+        try:
+            return session(path, threads)
+        except Exception as problem:  # its exceptions share no base but Exception
+            reason = first_line(problem).split(" : ")[-1]  # without paths of its sources
+            raise not_whole(
+                f"ONNX file at '{path}'", f"one that ONNX Runtime refuses ({reason})"
+            ) from None
 
-        Args:
-            path: An ONNX file with uint8 ``image`` in and float ``logits`` out.
-            card: Taken instead of the one inside the file.
-            threads: CPU threads of one call; None: as many as there are cores.
+    @classmethod
+    def _card_of(cls, path: Path, opened: Any) -> Card:
+        text = opened.get_modelmeta().custom_metadata_map.get(CARD_KEY)
+        if text is None:
+            raise ModelError(
+                f"a card ('{CARD_KEY}') inside '{path}'",
+                "an ONNX file without one, made by something else",
+                "export the model with clinipress, or pass the card",
+            )
+        return card_of_text(text, str(path))
 
-        Raises:
-            ModelError: No such file, not a whole ONNX file, no card in it, or a graph that does
-                not take and give what the card says.
-        """
-        if not path.is_file():
-            raise ModelError("an ONNX file", f"nothing at '{path}'", "check the path")
-        opened = _open(path, threads)
-        card = card or _card_inside(path, opened)
-        _check_graph(path, opened, card)
-        return cls(path, card, opened, threads)
+    @classmethod
+    def _check(cls, path: Path, opened: Any, card: Card) -> None:
+        spec = card.input
+        # TensorRT before 8.5 has no uint8: its files take the same numbers as float32
+        pixels = "tensor(float)" if card.format == "tensorrt" else "tensor(uint8)"
+        right_input = (INPUT_NAME, pixels, [spec.channels, spec.height, spec.width])
+        right_output = (OUTPUT_NAME, "tensor(float)", [len(card.classes)])
+        for side, right, nodes in (
+            ("input", right_input, opened.get_inputs()),
+            ("output", right_output, opened.get_outputs()),
+        ):
+            actual = [(node.name, node.type, node.shape[1:]) for node in nodes]
+            if actual != [right]:
+                raise unlike_card(f"the {side} {right} in '{path}'", actual)
 
     @property
     def runtime(self) -> str:
@@ -73,9 +87,8 @@ class OnnxCandidate(FileCandidate):
         return runtime_name()
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """One batch."""
         pixels = images.astype(self._pixels, copy=False)
-        logits: NDArray[np.float32] = self._session.run([OUTPUT_NAME], {INPUT_NAME: pixels})[0]
+        logits: NDArray[np.float32] = self._opened.run([OUTPUT_NAME], {INPUT_NAME: pixels})[0]
         return logits
 
 
@@ -109,49 +122,3 @@ def session(path: Path, threads: int | None, optimised: Path | None = None) -> A
         # It quantizes layers that were kept in float when their neighbours are quantized.
         disabled_optimizers=["WeightBiasQuantization"],
     )
-
-
-def _open(path: Path, threads: int | None) -> Any:
-    """A session, or one line of error."""
-    try:
-        return session(path, threads)
-    except Exception as problem:  # its exceptions share no base but Exception
-        raise ModelError(
-            f"a whole ONNX file at '{path}'",
-            f"one that ONNX Runtime refuses ({_short(problem)})",
-            "export it again, or copy it again if it was cut short",
-        ) from None
-
-
-def _short(problem: Exception) -> str:
-    """The first line of the engine's message, without paths of its sources."""
-    return first_line(problem).split(" : ")[-1]
-
-
-def _card_inside(path: Path, opened: Any) -> Card:
-    text = opened.get_modelmeta().custom_metadata_map.get(CARD_KEY)
-    if text is None:
-        raise ModelError(
-            f"a card ('{CARD_KEY}') inside '{path}'",
-            "an ONNX file without one, made by something else",
-            "export the model with clinipress, or pass the card",
-        )
-    return card_of_text(text, str(path))
-
-
-def _check_graph(path: Path, opened: Any, card: Card) -> None:
-    """The graph takes what the card says and answers with one logit per class."""
-    spec = card.input
-    taken = [(node.name, node.type, node.shape[1:]) for node in opened.get_inputs()]
-    given = [(node.name, node.type, node.shape[1:]) for node in opened.get_outputs()]
-    # TensorRT before 8.5 has no uint8: its files take the same numbers as float32
-    pixels = "tensor(float)" if card.format == "tensorrt" else "tensor(uint8)"
-    right_input = (INPUT_NAME, pixels, [spec.channels, spec.height, spec.width])
-    right_output = (OUTPUT_NAME, "tensor(float)", [len(card.classes)])
-    for side, right, found in (("input", right_input, taken), ("output", right_output, given)):
-        if found != [right]:
-            raise ModelError(
-                f"the {side} {right} in '{path}' as its card says",
-                f"{found}",
-                "the card belongs to another file: export the model again",
-            )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
 from clinipress.records import Card
-from clinipress.runtimes.files import FileCandidate, card_beside
+from clinipress.runtimes.files import FileCandidate, unlike_card
 
 __all__ = ["INPUT_NAME", "OUTPUT_NAME", "OpenVinoCandidate", "compiled", "engine", "read"]
 
@@ -87,58 +87,55 @@ def compiled(source: Path | Any, threads: int | None) -> Any:
 
 
 class OpenVinoCandidate(FileCandidate):
-    """An OpenVINO file as a candidate; made by `load`. Not for several threads at once.
+    """An OpenVINO file as a candidate, its weights beside it. Not for several threads at once.
 
-    Args:
-        path: The ``.xml`` file.
-        card: What it is.
-        opened: The ``openvino.CompiledModel``.
-        threads: Threads it was compiled for; None: as many as there are cores.
+    uint8 ``image`` in and float ``logits`` out, one image a call.
     """
 
+    kind = "an OpenVINO file and its weights (.xml and .bin)"
+    advice = "check the path, and copy both files"
     # With a free batch size the engine plans memory anew at each call: MobileNetV2 at 96 px and
     # MobileNetV3-Small at 128 px take 1.2 and 1.3 times as long.
     largest_batch = 1
 
     def __init__(self, path: Path, card: Card, opened: Any, threads: int | None) -> None:
-        super().__init__(path, card, threads)
+        super().__init__(path, card, opened, threads)
         self._request = opened.create_infer_request()
         # the request's own memory: writing into it is a tenth faster than handing an array over
         self._pixels = self._request.get_input_tensor().data
         self._logits = self._request.get_output_tensor().data
 
     @classmethod
-    def load(
-        cls, path: Path, card: Card | None = None, threads: int | None = None
-    ) -> OpenVinoCandidate:
-        """Open a file.
+    def _files_of(cls, path: Path) -> tuple[Path, ...]:
+        return (path, path.with_suffix(".bin"))
 
-        Args:
-            path: An ``.xml`` file with uint8 ``image`` in and float ``logits`` out, one image a
-                call, and its ``.bin`` beside it.
-            card: Taken instead of the one beside the file.
-            threads: CPU threads of one call; None: as many as there are cores.
+    @classmethod
+    def _open(cls, path: Path, threads: int | None) -> Any:
+        with path.open("rb") as file:
+            begins = BEGINNING.match(file.read(HEAD))
+        try:
+            if not begins:  # the engine would try it as a model of half a dozen other toolchains
+                raise RuntimeError("another kind of file")
+            return compiled(path, threads)
+        except RuntimeError as problem:
+            raise ModelError(
+                f"a whole OpenVINO file at '{path}'",
+                f"one that the engine refuses ({_short(problem)})",
+                "export it again, or copy both files again if one was cut short",
+            ) from None
 
-        Raises:
-            ModelError: One of the files is missing or not whole, there is no card, or the graph
-                does not take and give what the card says.
-        """
-        for file in (path, path.with_suffix(".bin")):
-            if not file.is_file():
-                raise ModelError(
-                    "an OpenVINO file and its weights (.xml and .bin)",
-                    f"nothing at '{file}'",
-                    "check the path, and copy both files",
-                )
-        opened = _open(path, threads)
-        card = card or card_beside(path)
-        _check_graph(path, opened, card)
-        return cls(path, card, opened, threads)
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The graph and its weights."""
-        return (self.path, self.path.with_suffix(".bin"))
+    @classmethod
+    def _check(cls, path: Path, opened: Any, card: Card) -> None:
+        spec = card.input
+        right_input = [(INPUT_NAME, "u8", [1, spec.channels, spec.height, spec.width])]
+        right_output = [(OUTPUT_NAME, "f32", [1, len(card.classes)])]
+        for side, right, ports in (
+            ("input", right_input, opened.inputs),
+            ("output", right_output, opened.outputs),
+        ):
+            actual = [_described(port) for port in ports]
+            if actual != right:
+                raise unlike_card(f"the {side} {right} in '{path}'", actual)
 
     @property
     def runtime(self) -> str:
@@ -146,27 +143,10 @@ class OpenVinoCandidate(FileCandidate):
         return f"openvino {metadata.version('openvino')}"
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """One image."""
         self._pixels[:] = images
         self._request.infer(share_outputs=True)
         logits: NDArray[np.float32] = self._logits.copy()
         return logits
-
-
-def _open(path: Path, threads: int | None) -> Any:
-    """A compiled model, or one line of error."""
-    with path.open("rb") as file:
-        begins = BEGINNING.match(file.read(HEAD))
-    try:
-        if not begins:  # the engine would try it as a model of half a dozen other toolchains
-            raise RuntimeError("another kind of file")
-        return compiled(path, threads)
-    except RuntimeError as problem:
-        raise ModelError(
-            f"a whole OpenVINO file at '{path}'",
-            f"one that the engine refuses ({_short(problem)})",
-            "export it again, or copy both files again if one was cut short",
-        ) from None
 
 
 def _short(problem: RuntimeError) -> str:
@@ -174,23 +154,6 @@ def _short(problem: RuntimeError) -> str:
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith("Exception from")]
     return (telling or lines or ["no reason given"])[-1][:160]
-
-
-def _check_graph(path: Path, opened: Any, card: Card) -> None:
-    """The graph takes what the card says and answers with one logit per class."""
-    spec = card.input
-    right = {
-        "input": [(INPUT_NAME, "u8", [1, spec.channels, spec.height, spec.width])],
-        "output": [(OUTPUT_NAME, "f32", [1, len(card.classes)])],
-    }
-    for side, ports in (("input", opened.inputs), ("output", opened.outputs)):
-        found = [_described(port) for port in ports]
-        if found != right[side]:
-            raise ModelError(
-                f"the {side} {right[side]} in '{path}' as its card says",
-                f"{found}",
-                "the card belongs to another file: export the model again",
-            )
 
 
 def _described(port: Any) -> tuple[str, str, list[int]]:

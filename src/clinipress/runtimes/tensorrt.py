@@ -6,7 +6,8 @@ Considerations"), so none is taken from a bundle or a run folder: it is built he
 that travels with the file, and kept in the user's cache folder ($XDG_CACHE_HOME, else ~/.cache;
 clinipress/tensorrt), which may be emptied at any time.
 
-Two interfaces are in use: tensors by name (TensorRT 8.5 to 11) and by index (8.2, Jetson Nano).
+Needs the extra "tensorrt" beside NVIDIA's own package. Tensors go by name, as in TensorRT 8.5 to
+11: older ones have no package for the Python that clinipress takes; the build script knows them.
 Source: TensorRT Python API, ``IRuntime``, ``ICudaEngine``, ``IExecutionContext``.
 """
 
@@ -20,10 +21,10 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,26 +34,25 @@ from clinipress.errors import ModelError
 from clinipress.records import Card
 from clinipress.runtimes import build_engine
 from clinipress.runtimes.cuda import CudaError, gpu
-from clinipress.runtimes.files import FileCandidate, digest_of_files, first_line
+from clinipress.runtimes.files import FileCandidate, digest_of_files, first_line, unlike_card
 from clinipress.runtimes.onnx import INPUT_NAME, OUTPUT_NAME, OnnxCandidate
 from clinipress.store import digest_of, storage, write_atomically
 
-__all__ = ["TensorRtCandidate", "place", "start"]
+__all__ = ["TensorRtCandidate", "engine_and_gpu", "start"]
 
 BUILD_SECONDS = 3600  # a small board takes some minutes for a large network
 DIGEST_BYTES = 32
 NO_ROOM = re.compile(r"out.?of.?memory|could not be allocated|insufficient memory", re.IGNORECASE)
 OTHERWISE = "hide the GPU (CUDA_VISIBLE_DEVICES=) to go on with ONNX Runtime, times not measured"
-Execute = Callable[[int], bool]
 
 
-def place() -> str:
+def engine_and_gpu() -> str:
     """The engine and the GPU that answer here, "tensorrt 10.3.0 on Orin"; "" where none does."""
     try:
         import tensorrt
 
         return f"tensorrt {tensorrt.__version__} on {gpu().name}"
-    except (ImportError, OSError, AttributeError, CudaError):  # no package, no driver, no GPU
+    except (ImportError, OSError, AttributeError, CudaError):  # no packages, no driver, no GPU
         return ""
 
 
@@ -86,26 +86,28 @@ class TensorRtCandidate(FileCandidate):
     def __init__(
         self, path: Path, card: Card, opened: tuple[Any, int], threads: int | None
     ) -> None:
-        super().__init__(path, card, threads)
+        super().__init__(path, card, opened, threads)
         self._engine, stored = opened
         spec, batch = card.input, self.largest_batch
         with ExitStack() as held:
-            shape = (batch, spec.channels, spec.height, spec.width)
-            self._pixels = gpu().host_array(shape, held)
+            self._shape = (spec.channels, spec.height, spec.width)
+            self._pixels = gpu().host_array((batch, *self._shape), held)
             self._logits = gpu().host_array((batch, len(card.classes)), held)
             arrays = {INPUT_NAME: self._pixels, OUTPUT_NAME: self._logits}
             self._at = {name: gpu().memory(array.nbytes, held) for name, array in arrays.items()}
             self._stream = gpu().stream(held)
-            self._execute = _executor(self._engine, self._at, shape[1:], self._stream.value)
+            self._context = self._engine.create_execution_context()
+            if self._context is None:
+                raise CudaError(_reason("out of memory for activations"))
+            for name, address in self._at.items():
+                self._context.set_tensor_address(name, address)
             # not at exit: the driver may be gone before, and the system frees everything then
             weakref.finalize(self, held.pop_all().close).atexit = False
         sizes = (stored, _activation_bytes(self._engine), *(a.nbytes for a in arrays.values()))
         self.device_bytes = sum(sizes)
 
     @classmethod
-    def load(
-        cls, path: Path, card: Card | None = None, threads: int | None = None
-    ) -> TensorRtCandidate:
+    def load(cls, path: Path, card: Card | None = None, threads: int | None = None) -> Self:
         """Open a file; its engine is built first where this GPU has none, which may take minutes.
 
         Args:
@@ -128,27 +130,25 @@ class TensorRtCandidate(FileCandidate):
     @property
     def runtime(self) -> str:
         """The engine, its version and the GPU."""
-        return place()
+        return engine_and_gpu()
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """One batch."""
-        count = len(images)
-        np.copyto(self._pixels[:count], images)  # to float32, straight into what the GPU reads
+        count, stream = len(images), self._stream
+        pixels, logits = self._pixels[:count], self._logits[:count]
+        np.copyto(pixels, images)  # to float32, straight into what the GPU reads
         with _one_line(f"'{self.path.name}'"), gpu().current():
-            gpu().copy_in(self._at[INPUT_NAME], self._pixels[:count], self._stream)
-            if not self._execute(count):
+            gpu().copy(self._at[INPUT_NAME], pixels.ctypes.data, pixels.nbytes, stream)
+            shaped = self._context.set_input_shape(INPUT_NAME, (count, *self._shape))
+            if not (shaped and self._context.execute_async_v3(stream)):
                 raise CudaError(_reason("no answer"))
-            gpu().copy_out(self._logits[:count], self._at[OUTPUT_NAME], self._stream)
-        return self._logits[:count].copy()
+            gpu().copy(logits.ctypes.data, self._at[OUTPUT_NAME], logits.nbytes, stream)
+            gpu().wait(stream)
+        return logits.copy()
 
 
 @contextmanager
 def _one_line(what: str) -> Iterator[None]:
-    """Turn what CUDA or TensorRT refuse into one line.
-
-    Raises:
-        ModelError: Instead of `CudaError`.
-    """
+    """Turn what CUDA or TensorRT refuse into a `ModelError` of one line."""
     try:
         yield
     except CudaError as problem:
@@ -182,25 +182,19 @@ def _runtime() -> tuple[Any, list[str]]:
     try:
         return tensorrt.Runtime(Log()), errors
     except TypeError:  # what the bindings make of a null pointer
-        said = errors[0] if errors else "TensorRT does not take this GPU"
-        raise CudaError(first_line(RuntimeError(said))) from None
+        problem = errors[0] if errors else "TensorRT does not take this GPU"
+        raise CudaError(first_line(RuntimeError(problem))) from None
 
 
 def _reason(otherwise: str) -> str:
     """The first error that TensorRT wrote since it was last asked."""
     errors = _runtime()[1]
-    said = errors[0] if errors else otherwise
+    message = errors[0] if errors else otherwise
     errors.clear()
-    return first_line(RuntimeError(said))
+    return first_line(RuntimeError(message))
 
 
 def _engine(path: Path, card: Card, batch: int) -> tuple[Any, int]:
-    """``tensorrt.ICudaEngine`` of a file and its size, built where the cache has none that opens.
-
-    Raises:
-        CudaError: It cannot be built or opened.
-        ModelError: The file is not whole, or not what its card says.
-    """
     import tensorrt
 
     key = {
@@ -224,18 +218,12 @@ def _engine(path: Path, card: Card, batch: int) -> tuple[Any, int]:
 
 
 def _folder() -> Path:
-    """Where engines are kept: a folder that nobody else can write into.
-
-    Raises:
-        ModelError: Somebody else can.
-        StorageError: It cannot be made.
-    """
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(base) / "clinipress" / "tensorrt"
     with storage("TensorRT engines"):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    found = folder.stat()
-    if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o022):
+    status = folder.stat()
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
         raise ModelError(
             "a folder for TensorRT engines that only you can write into",
             f"'{folder}'",
@@ -287,57 +275,18 @@ def _complaint(code: int, text: str) -> str:
 
 
 def _check_tensors(path: Path, engine: Any, card: Card) -> None:
-    """The engine takes what the card says and answers with one logit per class.
-
-    Raises:
-        ModelError: It does not.
-    """
     spec = card.input
     right = {
         INPUT_NAME: (spec.channels, spec.height, spec.width),
         OUTPUT_NAME: (len(card.classes),),
     }
-    if hasattr(engine, "num_io_tensors"):
-        names = [engine.get_tensor_name(n) for n in range(engine.num_io_tensors)]
-        found = {name: tuple(engine.get_tensor_shape(name))[1:] for name in names}
-    else:
-        count = range(engine.num_bindings)
-        found = {engine.get_binding_name(n): tuple(engine.get_binding_shape(n))[1:] for n in count}
-    if found != right:
-        raise ModelError(
-            f"{right} for each image in '{path}' as its card says",
-            f"{found}",
-            "the card belongs to another file: export the model again",
-        )
+    names = [engine.get_tensor_name(n) for n in range(engine.num_io_tensors)]
+    actual = {name: tuple(engine.get_tensor_shape(name))[1:] for name in names}
+    if actual != right:
+        raise unlike_card(f"{right} for each image in '{path}'", actual)
 
 
 def _activation_bytes(engine: Any) -> int:
     """Memory for activations at the largest batch; TensorRT 10 renamed it."""
     renamed = hasattr(engine, "device_memory_size_v2")
     return int(engine.device_memory_size_v2 if renamed else engine.device_memory_size)
-
-
-def _executor(
-    engine: Any, at: Mapping[str, int], shape: tuple[int, ...], stream: int | None
-) -> Execute:
-    """What queues one batch of a number of images of `shape`; False when TensorRT refuses.
-
-    Raises:
-        CudaError: There is no room for the activations.
-    """
-    context = engine.create_execution_context()
-    if context is None:
-        raise CudaError(_reason("out of memory for activations"))
-    if hasattr(context, "execute_async_v3"):  # by name, since TensorRT 8.5
-        for name, address in at.items():
-            context.set_tensor_address(name, address)
-        return lambda count: bool(
-            context.set_input_shape(INPUT_NAME, (count, *shape))
-            and context.execute_async_v3(stream)
-        )
-    names = [engine.get_binding_name(n) for n in range(engine.num_bindings)]
-    image, bindings = names.index(INPUT_NAME), [at[name] for name in names]
-    return lambda count: bool(
-        context.set_binding_shape(image, (count, *shape))
-        and context.execute_async_v2(bindings, stream)
-    )

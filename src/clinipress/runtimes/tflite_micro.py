@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
 from clinipress.records import Card
-from clinipress.runtimes.files import FILES, FileCandidate, card_beside, first_line
+from clinipress.runtimes.files import FILES, FileCandidate, first_line
 from clinipress.runtimes.litert import as_input, check_interface, logits_of, silence
 
 __all__ = ["DIGEST_WORD", "TfliteMicroCandidate", "arena_bytes"]
@@ -114,8 +114,8 @@ def _complaint(text: str) -> str:
     """What of the engine's messages says why: a missing operator first."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for line in lines:
-        if found := re.search(r"find op for (?:builtin|custom) opcode\W+(\w+)", line):
-            return f"the operator {found.group(1)}, which it has not"
+        if match := re.search(r"find op for (?:builtin|custom) opcode\W+(\w+)", line):
+            return f"the operator {match.group(1)}, which it has not"
     telling = [line for line in lines if not _of_python(line) and "llocat" not in line]
     return first_line(RuntimeError(telling[0] if telling else "no run in the largest arena"))
 
@@ -125,58 +125,55 @@ def _of_python(line: str) -> bool:
 
 
 class TfliteMicroCandidate(FileCandidate):
-    """A full-integer .tflite file as a candidate; made by `load`.
+    """A full-integer .tflite file as a candidate, in an arena that is large enough for any.
 
-    Args:
-        path: The file.
-        card: What it is.
-        opened: The open ``tflite_micro.runtime.Interpreter``.
-        threads: Not used: a microcontroller has one.
+    It takes one image int8 ``[1, h, w, c]`` and gives int8 logits; `threads` plays no part, since
+    a microcontroller has one.
     """
 
+    kind = "a .tflite file"
     largest_batch = 1
 
     def __init__(self, path: Path, card: Card, opened: Any, threads: int | None) -> None:
-        header = _header(path)
-        self._files = (path, header) if header.is_file() else (path,)
-        super().__init__(path, card, threads)
-        self._interpreter = opened
+        super().__init__(path, card, opened, threads)
         details = opened.get_output_details(0)["quantization_parameters"]
         self._scale, self._zero = float(details["scales"][0]), int(details["zero_points"][0])
 
     @classmethod
-    def load(
-        cls, path: Path, card: Card | None = None, threads: int | None = None
-    ) -> TfliteMicroCandidate:
-        """Open a file, in an arena that is large enough for any: too small a one would end us.
+    def _files_of(cls, path: Path) -> tuple[Path, ...]:
+        header = _header(path)
+        return (path, header) if header.is_file() else (path,)
 
-        Args:
-            path: A .tflite file for one image int8 ``[1, h, w, c]`` that gives int8 logits.
-            card: Taken instead of the one beside the file.
-            threads: Taken and not used.
+    @classmethod
+    def _open(cls, path: Path, threads: int | None) -> Any:
+        """The engine does not verify what it reads and may end the process on a damaged file.
 
-        Raises:
-            ModelError: No such file, not a whole .tflite file, no card beside it, an operator that
-                the interpreter has not, or a graph that does not take and give what the card says.
+        So the file is compared with the digest in the header first.
         """
-        if not path.is_file():
-            raise ModelError("a .tflite file", f"nothing at '{path}'", "check the path")
-        opened = _open(path)
-        card = card or card_beside(path)
-        taken, given = opened.get_input_details(0), opened.get_output_details(0)
-        check_interface(
-            path,
-            [(taken["dtype"], taken["shape"])],
-            [(given["dtype"], given["shape"])],
-            card,
-            integers=True,
-        )
-        return cls(path, card, opened, threads)
+        content, stated = path.read_bytes(), _stated(path)
+        digest = re.search(rf"{DIGEST_WORD} ([0-9a-f]{{64}})", stated)
+        if content[4:8] != IDENTIFIER:
+            problem = "something else"
+        elif digest and digest.group(1) != hashlib.sha256(content).hexdigest():
+            problem = f"one that is not what '{_header(path).name}' beside it was made of"
+        else:
+            try:
+                with silence():
+                    from tflite_micro import runtime
 
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The file, and the header beside it if there was one."""
-        return self._files
+                    return runtime.Interpreter.from_bytes(content, arena_size=GENEROUS)
+            except (RuntimeError, ValueError, struct.error) as error:
+                problem = f"one that TensorFlow Lite Micro refuses ({first_line(error)})"
+        raise ModelError(
+            f"a whole .tflite file at '{path}'",
+            problem,
+            "export it again, or copy it again with its header if it was cut short",
+        )
+
+    @classmethod
+    def _check(cls, path: Path, opened: Any, card: Card) -> None:
+        taken, given = opened.get_input_details(0), opened.get_output_details(0)
+        check_interface(path, [taken], [given], card, integers=True)
 
     @property
     def file_bytes(self) -> int:
@@ -189,10 +186,9 @@ class TfliteMicroCandidate(FileCandidate):
         return f"tflite-micro {metadata.version('tflite-micro')}"
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """One image."""
-        self._interpreter.set_input(as_input(images, np.int8), 0)
-        self._interpreter.invoke()
-        return logits_of(self._interpreter.get_output(0), self._scale, self._zero)
+        self._opened.set_input(as_input(images, np.int8), 0)
+        self._opened.invoke()
+        return logits_of(self._opened.get_output(0), self._scale, self._zero)
 
 
 def _header(path: Path) -> Path:
@@ -206,30 +202,3 @@ def _stated(path: Path) -> str:
         return ""
     with header.open(encoding="utf-8", errors="replace") as stream:
         return stream.read(HEAD)
-
-
-def _open(path: Path) -> Any:
-    """An interpreter, or one line of error.
-
-    The engine does not verify what it reads and may end the process on a damaged file, so the file
-    is compared with the digest in the header first.
-    """
-    content, stated = path.read_bytes(), _stated(path)
-    digest = re.search(rf"{DIGEST_WORD} ([0-9a-f]{{64}})", stated)
-    if content[4:8] != IDENTIFIER:
-        problem = "something else"
-    elif digest and digest.group(1) != hashlib.sha256(content).hexdigest():
-        problem = f"one that is not what '{_header(path).name}' beside it was made of"
-    else:
-        try:
-            with silence():
-                from tflite_micro import runtime
-
-                return runtime.Interpreter.from_bytes(content, arena_size=GENEROUS)
-        except (RuntimeError, ValueError, struct.error) as error:
-            problem = f"one that TensorFlow Lite Micro refuses ({first_line(error)})"
-    raise ModelError(
-        f"a whole .tflite file at '{path}'",
-        problem,
-        "export it again, or copy it again with its header if it was cut short",
-    )

@@ -167,20 +167,20 @@ class Prune:
                 return stopwatch.share(plans[share])
 
             best, probes = search(measure, recipe.ratio, within=LATENCY_WITHIN / 2)
-            again = stopwatch.share(plans[best.asked])
-        saved = (best.found + again) / 2
+            again = stopwatch.share(plans[best.counted])
+        saved = (best.measured + again) / 2
         if abs(saved - recipe.ratio) > LATENCY_WITHIN:
             raise ModelError(
                 "a share of the latency that can be removed from this network",
                 f"ratio {recipe.ratio:g}, where the nearest measured is {saved:.3f}",
                 "measure on a quieter machine, lower round_to, or give the ratio in macs",
             )
-        return plans[best.asked], {
+        return plans[best.counted], {
             "share": saved,
-            "measured_twice": [best.found, again],
-            "macs_share": best.asked,
+            "measured_twice": [best.measured, again],
+            "macs_share": best.counted,
             "threads": recipe.latency_threads,
-            "probes": [[probe.asked, probe.found] for probe in probes],
+            "probes": [[probe.counted, probe.measured] for probe in probes],
         }
 
 

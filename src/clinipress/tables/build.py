@@ -45,7 +45,6 @@ def build(
 
 
 def _said(paper: Paper, outcomes: Sequence[Outcome]) -> list[str]:
-    """On what and how long the figures were measured."""
     if not outcomes:
         return ["No study is finished yet."]
     first = outcomes[0].result
@@ -78,15 +77,13 @@ def _said(paper: Paper, outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def _notes(paper: Paper, rows: Sequence[TableRow]) -> dict[str, str]:
-    """What rows and cells refer to, and what concerns the whole table."""
     used = [key for row in rows for key in row.notes]
     used += [key for row in rows for cell in row.cells.values() for key in cell.notes]
     return {key: paper.notes[key] for key in dict.fromkeys((*used, *paper.general))}
 
 
 def _panels(outcomes: Sequence[Outcome]) -> tuple[TablePanel, ...]:
-    """Saliency pictures of all studies, each once."""
-    found: dict[str, TablePanel] = {}
+    panels: dict[str, TablePanel] = {}
     for outcome in outcomes:
         names = {plan.of.get("row"): plan.name for plan in outcome.entry.rows}
         for candidate in outcome.result.candidates:
@@ -95,7 +92,7 @@ def _panels(outcomes: Sequence[Outcome]) -> tuple[TablePanel, ...]:
             for findings in candidate.findings.values():
                 for panel in findings.saliency.panels if findings.saliency is not None else ():
                     path = f"{outcome.entry.key}/{panel.picture}"
-                    found[path] = TablePanel(
+                    panels[path] = TablePanel(
                         entry=outcome.entry.key,
                         picture=path,
                         titles=tuple(titles.get(title, title) for title in panel.titles),
@@ -103,7 +100,7 @@ def _panels(outcomes: Sequence[Outcome]) -> tuple[TablePanel, ...]:
                         truth=panel.truth,
                         explained=panel.explained,
                     )
-    return tuple(found.values())
+    return tuple(panels.values())
 
 
 def _without_panels(outcomes: Sequence[Outcome]) -> list[str]:

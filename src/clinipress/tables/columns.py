@@ -42,12 +42,14 @@ class Outcome:
 
     def candidate(self, name: str) -> CandidateRecord | None:
         """A candidate of the result."""
-        return next((one for one in self.result.candidates if one.name == name), None)
+        return next((record for record in self.result.candidates if record.name == name), None)
 
     @property
     def reference(self) -> CandidateRecord:
         """The one that all are judged against."""
-        return next(one for one in self.result.candidates if one.name == self.result.reference)
+        return next(
+            record for record in self.result.candidates if record.name == self.result.reference
+        )
 
 
 Measure = Callable[[Outcome, CandidateRecord], Cell | None]
@@ -133,8 +135,8 @@ def _over_control(outcome: Outcome, record: CandidateRecord) -> Cell | None:
 
 def _precision(outcome: Outcome, record: CandidateRecord) -> Cell | None:
     """Mean precision over the classes; its ends too, which is wider than the mean's own."""
-    found = record.evidence.get(CHOSEN_ON, {})
-    parts = [found.get(f"precision[{name}]") for name in outcome.result.classes]
+    evidence = record.evidence.get(CHOSEN_ON, {})
+    parts = [evidence.get(f"precision[{name}]") for name in outcome.result.classes]
     known = [part for part in parts if part is not None]
     if not known or len(known) < len(parts):  # a class that is never called has none
         return None
@@ -146,13 +148,12 @@ def _precision(outcome: Outcome, record: CandidateRecord) -> Cell | None:
     return Cell(unit="share", interval=interval)
 
 
-def _file(outcome: Outcome, record: CandidateRecord) -> Cell:
-    return Cell(unit="bytes", number=record.file_bytes)
+def _number(unit: Unit, value: Callable[[Outcome, CandidateRecord], float | None]) -> Measure:
+    def measure(outcome: Outcome, record: CandidateRecord) -> Cell | None:
+        number = value(outcome, record)
+        return None if number is None else Cell(unit=unit, number=number)
 
-
-def _smaller(outcome: Outcome, record: CandidateRecord) -> Cell:
-    """The reference's float32 file over this one; files of one format where there are two."""
-    return Cell(unit="ratio", number=_alike(outcome, record).file_bytes / record.file_bytes)
+    return measure
 
 
 def _alike(outcome: Outcome, record: CandidateRecord) -> CandidateRecord:
@@ -167,41 +168,24 @@ def _by_paper(outcome: Outcome, record: CandidateRecord) -> Cell:
     return Cell(unit="ratio", number=counted / record.file_bytes, notes=("optimizer",))
 
 
-def _reduction(outcome: Outcome, record: CandidateRecord) -> Cell:
-    return Cell(unit="reduction", number=1 - record.file_bytes / outcome.reference.file_bytes)
-
-
-def _parameters(outcome: Outcome, record: CandidateRecord) -> Cell:
-    return Cell(unit="count", number=record.parameters)
-
-
-def _weights(outcome: Outcome, record: CandidateRecord) -> Cell:
-    """What the parameters take in float32, nothing else."""
-    return Cell(unit="bytes", number=FLOAT_BYTES * record.parameters)
-
-
-def _macs(outcome: Outcome, record: CandidateRecord) -> Cell | None:
-    return None if record.macs is None else Cell(unit="count", number=record.macs)
-
-
-def _time(outcome: Outcome, record: CandidateRecord) -> Cell | None:
-    if record.latency_ms is None:
-        return None
-    return Cell(unit="ms", number=record.latency_ms.median)
-
-
-def _memory(outcome: Outcome, record: CandidateRecord) -> Cell | None:
-    if record.peak_memory_bytes is None:
-        return None
-    return Cell(unit="bytes", number=record.peak_memory_bytes)
-
-
 def _nothing(outcome: Outcome, record: CandidateRecord) -> Cell | None:
-    """A column of the paper's that is not measured here."""
     return None
 
 
 PER_CLASS = "F1 of each class"
+FILE = _number("bytes", lambda _, record: record.file_bytes)
+# The reference's float32 file over this one; files of one format where there are two.
+SMALLER = _number(
+    "ratio", lambda outcome, record: _alike(outcome, record).file_bytes / record.file_bytes
+)
+REDUCTION = _number(
+    "reduction", lambda outcome, record: 1 - record.file_bytes / outcome.reference.file_bytes
+)
+PARAMETERS = _number("count", lambda _, record: record.parameters)
+WEIGHTS = _number("bytes", lambda _, record: FLOAT_BYTES * record.parameters)  # nothing else
+MACS = _number("count", lambda _, record: record.macs)
+TIME = _number("ms", lambda _, record: record.latency_ms.median if record.latency_ms else None)
+MEMORY = _number("bytes", lambda _, record: record.peak_memory_bytes)
 ACCURACY = of_evidence("accuracy")
 SEALED = of_evidence("accuracy", "test")
 COLUMNS: Mapping[str, tuple[Column, ...]] = {
@@ -215,22 +199,22 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
         Column("student over control, points", _over_control, "student"),
         Column("int8: validation", ACCURACY, "int8"),
         Column("int8: sealed test", SEALED, "int8"),
-        Column("teacher: weights in float32", _weights, "teacher"),
-        Column("teacher: file", _file, "teacher"),
-        Column("int8: file", _file, "int8"),
-        Column("file, teacher over int8", _smaller, "int8"),
-        Column("teacher: memory at the peak", _memory, "teacher"),
-        Column("int8: memory at the peak", _memory, "int8"),
+        Column("teacher: weights in float32", WEIGHTS, "teacher"),
+        Column("teacher: file", FILE, "teacher"),
+        Column("int8: file", FILE, "int8"),
+        Column("file, teacher over int8", SMALLER, "int8"),
+        Column("teacher: memory at the peak", MEMORY, "teacher"),
+        Column("int8: memory at the peak", MEMORY, "int8"),
     ),
     "s1": (
         Column("validation accuracy", ACCURACY),
         Column("fall, points", _fall("accuracy")),
         Column("sealed test", SEALED),
         Column(PER_CLASS, _nothing),
-        Column("file", _file),
-        Column("smaller", _smaller),
+        Column("file", FILE),
+        Column("smaller", SMALLER),
         Column("smaller by the paper's accounting", _by_paper),
-        Column("time, 1 image", _time),
+        Column("time, 1 image", TIME),
     ),
     "s2": (
         Column("accuracy", ACCURACY),
@@ -240,20 +224,20 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
         Column("AUC", of_evidence("auroc_macro", unit="area")),
         Column("over control, points", _over_control),
         Column("sealed test accuracy", SEALED),
-        Column("parameters", _parameters),
-        Column("MACs", _macs),
-        Column("file", _file),
-        Column("time", _time),
+        Column("parameters", PARAMETERS),
+        Column("MACs", MACS),
+        Column("file", FILE),
+        Column("time", TIME),
     ),
     "s4": (
-        Column("file", _file),
-        Column("time, CPU", _time),
+        Column("file", FILE),
+        Column("time, CPU", TIME),
         Column("time, GPU", _nothing),
         Column("AUC", of_evidence("auroc_macro", unit="area")),
         Column("fall of AUC", _fall("auroc_macro", "area")),
         Column("accuracy", ACCURACY),
         Column("fall of accuracy, points", _fall("accuracy")),
         Column("sealed test accuracy", SEALED),
-        Column("reduction", _reduction),
+        Column("reduction", REDUCTION),
     ),
 }

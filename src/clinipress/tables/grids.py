@@ -80,7 +80,7 @@ def grid(source: str, scale: Scale, images: Images) -> tuple[Entry, ...]:
 
 def _s0(make: Maker) -> tuple[Entry, ...]:
     """Each teacher and its student, in float32 and in 8 bits."""
-    found = []
+    entries = []
     for teacher, (title, student) in STUDENTS.items():
         named = model_named(teacher)
         name = named.title if named else teacher
@@ -94,8 +94,8 @@ def _s0(make: Maker) -> tuple[Entry, ...]:
             RowPlan(pair, both, beside=teacher),
             RowPlan(f"{pair}, control (alpha = 0)", alone, control=True),
         )
-        found.append(Entry(teacher, study, rows, training_accuracy=True))
-    return tuple(found)
+        entries.append(Entry(teacher, study, rows, training_accuracy=True))
+    return tuple(entries)
 
 
 def _litert(precision: str) -> Tree:
@@ -152,7 +152,7 @@ def _s1(make: Maker) -> tuple[Entry, ...]:
 
 def _s2(make: Maker) -> tuple[Entry, ...]:
     """Three teachers of one student, with and without them; and where all look."""
-    found = []
+    entries = []
     for teacher in ("vgg19", "visformer_s", "autoformerv2_t"):
         named = model_named(teacher)
         name = named.title if named else teacher
@@ -174,8 +174,8 @@ def _s2(make: Maker) -> tuple[Entry, ...]:
                 control=True,
             ),
         )
-        found.append(Entry(teacher, study, rows))
-    return tuple(found)
+        entries.append(Entry(teacher, study, rows))
+    return tuple(entries)
 
 
 def _s4(make: Maker) -> tuple[Entry, ...]:

@@ -71,15 +71,13 @@ def _row(
 
 
 def _cell(row: TableRow, column: str, text: str, marks: Mapping[str, int]) -> Markup:
-    """A figure, its interval below it."""
-    found = row.cells.get(column)
-    spanned = found is not None and found.interval is not None and " (" in text
+    figure = row.cells.get(column)
+    spanned = figure is not None and figure.interval is not None and " (" in text
     shown: list[Child] = interval_below(text) if spanned else [text]
-    return cell(column, shown, _marks(found.notes if found else (), marks))
+    return cell(column, shown, _marks(figure.notes if figure else (), marks))
 
 
 def _marks(notes: Sequence[str], marks: Mapping[str, int]) -> Markup | None:
-    """Numbers of footnotes, each a way to the note."""
     if not notes:
         return None
     links = [tag("a", str(marks[key]), href=f"#note-{marks[key]}") for key in notes]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["PAPERS", "SOURCES", "Paper", "PaperRow", "Printed"]
+__all__ = ["PAPERS", "Paper", "PaperRow", "Printed"]
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,6 @@ S2 = Paper(
 
 
 def _guide(name: str, size: str, cpu: str, gpu: str, auc: str, smaller: str) -> PaperRow:
-    """A row of the guide's benchmark, in our columns."""
     value, _, change = auc.partition(" ")
     cells = {
         "file": Printed(size, ("made",)),
@@ -303,4 +302,3 @@ S4 = Paper(
 )
 
 PAPERS: Mapping[str, Paper] = {paper.key: paper for paper in (S0, S1, S2, S4)}
-SOURCES = tuple(PAPERS)

@@ -105,9 +105,9 @@ class Maker:
         count = min(self.images.count, SMALL_IMAGES) if self.small else self.images.count
         return max(1, round(count * FRACTIONS[0]))
 
-    def model(self, asked: str | Tree) -> Tree:
+    def model(self, network: str | Tree) -> Tree:
         """A network, with weights of the hub at full scale where there are some."""
-        tree: Tree = {"name": asked} if isinstance(asked, str) else dict(asked)
+        tree: Tree = {"name": network} if isinstance(network, str) else dict(network)
         named = model_named(tree["name"])
         if self.scale == "full" and named is not None and named.pretrained.startswith("hub"):
             tree["pretrained"] = True
@@ -120,16 +120,16 @@ class Maker:
             name: The network.
             times: Of the images that the small scale shows it.
         """
-        found: Tree = {"batch_size": 32, "learning_rate": RATES.get(name, 1e-3)}
+        options: Tree = {"batch_size": 32, "learning_rate": RATES.get(name, 1e-3)}
         if self.scale == "full":
-            return found | {"epochs": FULL_EPOCHS}
+            return options | {"epochs": FULL_EPOCHS}
         if self.scale == "moderate":
             # from random weights small batches reach more in as many epochs
-            return found | {"epochs": MODERATE_EPOCHS, "batch_size": 16}
+            return options | {"epochs": MODERATE_EPOCHS, "batch_size": 16}
         seen = SEEN.get(name, SEEN_ELSE) * times
         epochs = max(2, round(seen / self.training))
         # few steps: weights are averaged over some ten of them, not over two hundred
-        return found | {"epochs": epochs, "warmup_epochs": 0.5, "ema_decay": 0.9}
+        return options | {"epochs": epochs, "warmup_epochs": 0.5, "ema_decay": 0.9}
 
     def further(self) -> Tree:
         """Options of a step that goes on with trained weights; 15 epochs are the edge guide's."""

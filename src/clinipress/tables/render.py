@@ -58,10 +58,10 @@ def shown_rows(table: Table) -> list[list[str]]:
 
 def panels_by_study(table: Table) -> dict[str, list[TablePanel]]:
     """Study -> its panels, in the table's order."""
-    found: dict[str, list[TablePanel]] = {}
+    by_study: dict[str, list[TablePanel]] = {}
     for panel in table.panels:
-        found.setdefault(panel.entry, []).append(panel)
-    return found
+        by_study.setdefault(panel.entry, []).append(panel)
+    return by_study
 
 
 def note_numbers(table: Table) -> dict[str, int]:
@@ -72,7 +72,7 @@ def note_numbers(table: Table) -> dict[str, int]:
         for column in table.columns:
             met += row.cells[column].notes if column in row.cells else ()
     met += table.notes
-    return {key: place + 1 for place, key in enumerate(dict.fromkeys(met))}
+    return {key: number + 1 for number, key in enumerate(dict.fromkeys(met))}
 
 
 def cell_text(cell: Cell | None) -> str:
@@ -121,7 +121,6 @@ def _plain(row: TableRow, columns: Sequence[str]) -> list[str]:
 
 
 def _texts(row: TableRow, columns: Sequence[str], numbers: dict[str, int]) -> list[str]:
-    """Name and cells of one row, each with the numbers of its notes."""
     name, *cells = _plain(row, columns)
     notes = [row.cells[column].notes if column in row.cells else () for column in columns]
     marked = [text + _marks(keys, numbers) for text, keys in zip(cells, notes, strict=True)]

@@ -19,14 +19,14 @@ def columns_for(source: str, outcomes: Sequence[Outcome]) -> tuple[Column, ...]:
         source: "s0", "s1", "s2" or "s4".
         outcomes: The finished studies, for the names of the classes.
     """
-    found: list[Column] = []
+    columns: list[Column] = []
     for column in COLUMNS[source]:
         if column.title == PER_CLASS:
             classes = outcomes[0].result.classes if outcomes else ()
-            found += [Column(f"F1 {name}", of_evidence(f"f1[{name}]")) for name in classes]
+            columns += [Column(f"F1 {name}", of_evidence(f"f1[{name}]")) for name in classes]
         else:
-            found.append(column)
-    return tuple(found)
+            columns.append(column)
+    return tuple(columns)
 
 
 def rows_of(
@@ -37,21 +37,21 @@ def rows_of(
     A row whose main candidate is missing from the result is left out; the caller names the studies
     that failed.
     """
-    found: list[TableRow] = []
+    rows: list[TableRow] = []
     for outcome in outcomes:
         for plan in outcome.entry.rows:
             row = _row(outcome, plan, columns)
             if row is not None:
-                found.append(row)
+                rows.append(row)
             if plan.beside is not None and plan.beside in paper.rows:
-                found.append(_printed(paper, plan.beside, columns))
-    return _once(found)
+                rows.append(_printed(paper, plan.beside, columns))
+    return _once(rows)
 
 
 def _once(rows: Sequence[TableRow]) -> tuple[TableRow, ...]:
     """A paper's row that stands beside several of ours, below the last of them alone."""
     return tuple(
-        row for place, row in enumerate(rows) if row.kind != "paper" or row not in rows[place + 1 :]
+        row for index, row in enumerate(rows) if row.kind != "paper" or row not in rows[index + 1 :]
     )
 
 
@@ -73,7 +73,6 @@ def _row(outcome: Outcome, plan: RowPlan, columns: Sequence[Column]) -> TableRow
 
 
 def _printed(paper: Paper, key: str, columns: Sequence[Column]) -> TableRow:
-    """A paper's row in our columns."""
     row, cells = paper.rows[key], {}
     titles = [column.title for column in columns]
     for title, figure in row.cells.items():
@@ -87,7 +86,9 @@ def _matching(title: str, titles: Sequence[str]) -> list[str]:
     head, bracket, word = title.partition(" [")
     if not bracket:
         return [title] if title in titles else []
-    return [one for one in titles if one.startswith(f"{head} ") and _has(one, word[:-1])]
+    return [
+        column for column in titles if column.startswith(f"{head} ") and _has(column, word[:-1])
+    ]
 
 
 def _has(title: str, word: str) -> bool:

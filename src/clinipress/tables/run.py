@@ -123,12 +123,12 @@ def run_entries(
         }
         if ray is not None and jobs:
             progress.say(f"on Ray, each said when it is done: {', '.join(jobs)}")
-        for key, found in run_jobs(jobs, ray):
-            if isinstance(found, ClinipressError):
-                failed[key] = found
-                progress.say(f"{key}: {found}")
+        for key, outcome in run_jobs(jobs, ray):
+            if isinstance(outcome, ClinipressError):
+                failed[key] = outcome
+                progress.say(f"{key}: {outcome}")
             else:
-                outcomes[key] = found
+                outcomes[key] = outcome
                 progress.say(f"{key}: done, {len(outcomes)} of {len(entries)} studies")
             done = [outcomes[entry.key] for entry in entries if entry.key in outcomes]
             table = build(paper, scale, done, {name: str(why) for name, why in failed.items()})
@@ -148,7 +148,6 @@ def _one(
     out: Path,
     progress: Progress,
 ) -> Outcome:
-    """The outcome of one entry, run now or read back."""
     study, folder = entry.study, out / entry.key
     if entry.borrows is not None:
         if lender is None:
@@ -176,20 +175,19 @@ def _one(
 
 
 def _finished(folder: Path, stamp: object) -> bool:
-    """True where the folder holds the result of this very recipe on these images."""
     path = folder / STAMP
     return path.is_file() and (folder / "result.json").is_file() and read_json(path) == stamp
 
 
 def _with_borrowed(study: Study, lender: Result, folder: Path) -> Study:
     """The study with another's trained reference as its own, taken as it is."""
-    reference = next(one for one in lender.candidates if one.name == lender.reference)
+    reference = next(record for record in lender.candidates if record.name == lender.reference)
     made_from = reference.history[-1].parent
     weights = next(
         (
-            found / "weights.safetensors"
-            for found in sorted((folder / "objects").glob("train-*"))
-            if TorchCandidate.load(found).digest == made_from
+            trained / "weights.safetensors"
+            for trained in sorted((folder / "objects").glob("train-*"))
+            if TorchCandidate.load(trained).digest == made_from
         ),
         None,
     )
@@ -209,13 +207,12 @@ def _with_borrowed(study: Study, lender: Result, folder: Path) -> Study:
 def _write_training(
     study: Study, result: Result, data: Path, folder: Path, progress: Progress
 ) -> None:
-    """Accuracy of every candidate on the un-augmented training images, beside the result."""
     store = Store(folder)
     known = open_study_data(
         data, study.data, store, seed=study.seed, threads=study.threads, progress=progress
     )
     runner = Runner(study, store, known, progress)
-    found = {}
+    accuracies = {}
     for record in result.candidates:
         path = folder / record.path
         card = Card.model_validate(read_json(path.parent / "card.json"))
@@ -225,10 +222,10 @@ def _write_training(
         hits = predictions(logits) == rows.labels
         accuracy = proportion(hits, unit_index(rows.units, len(hits)))
         if accuracy is not None:
-            found[record.name] = accuracy.model_dump()
-    write_atomically(folder / TRAINING, json.dumps(found, indent=1))
+            accuracies[record.name] = accuracy.model_dump()
+    write_atomically(folder / TRAINING, json.dumps(accuracies, indent=1))
 
 
 def _read_training(folder: Path) -> dict[str, Interval]:
-    found = read_json(folder / TRAINING)
-    return {name: Interval.model_validate(figure) for name, figure in found.items()}
+    figures = read_json(folder / TRAINING)
+    return {name: Interval.model_validate(figure) for name, figure in figures.items()}

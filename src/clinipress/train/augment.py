@@ -286,16 +286,6 @@ def _tones(
 
     Before the sampling, because 256 powers per image and a look-up cost a fifth of a power per
     pixel, and because what lies outside the image then stays black.
-
-    Args:
-        images: uint8 ``[n, c, h, w]``.
-        mean: float32 ``[n]``, about which contrast turns.
-        policy: The ranges.
-        strength: Scales them.
-        chance: float32 ``[n, DRAWS]``.
-
-    Returns:
-        float32 ``[n, c, h, w]`` in [0, 255].
     """
     exponent = torch.exp(_signed(chance, GAMMA) * policy.gamma * strength)[:, None]
     gain = torch.exp(_signed(chance, CONTRAST) * policy.contrast * strength)[:, None]

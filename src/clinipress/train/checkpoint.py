@@ -67,22 +67,21 @@ def raw_bytes(tensor: torch.Tensor) -> Any:
 def _header(tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> bytes:
     """Length and JSON header of the safetensors format, padded to 8 bytes."""
     entries: dict[str, Any] = {"__metadata__": {KEY: json.dumps(facts)}}
-    place = 0
+    start = 0
     for name, tensor in tensors.items():
-        end = place + tensor.numel() * tensor.element_size()
+        end = start + tensor.numel() * tensor.element_size()
         entries[name] = {
             "dtype": NAMES[tensor.dtype],
             "shape": list(tensor.shape),
-            "data_offsets": [place, end],
+            "data_offsets": [start, end],
         }
-        place = end
+        start = end
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
 
 def _opened(path: Path) -> Any:
-    """The library's own reader, which has no types."""
     return safe_open(str(path), framework="pt")
 
 

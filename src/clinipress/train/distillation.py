@@ -76,9 +76,8 @@ class DistillationLoss:
         return loss + self._alpha * self._beta * self._features(rows, view)
 
     def _teacher(self, labels: torch.Tensor, rows: NDArray[np.int64], view: int) -> torch.Tensor:
-        """The teachers' logits as one, float32 ``[n, classes]``."""
         places = self._places(rows)
-        found = np.stack([table[view % len(table), places] for table in self._tables])
+        answers = np.stack([table[view % len(table), places] for table in self._tables])
         return mean_teacher(
-            torch.from_numpy(found), self._temperature, multi_label=labels.ndim == 2
+            torch.from_numpy(answers), self._temperature, multi_label=labels.ndim == 2
         )

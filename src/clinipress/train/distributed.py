@@ -146,7 +146,6 @@ def swapped_batch_norm(module: nn.Module) -> Iterator[None]:
 
 
 def _put(module: nn.Module, name: str, part: nn.Module) -> None:
-    """Replace the sub-module `name`."""
     parent, _, last = name.rpartition(".")
     setattr(module.get_submodule(parent), last, part)
 
@@ -252,7 +251,6 @@ def _child(
     rendezvous: str,
     news: Any,
 ) -> None:
-    """Body of a launched process."""
     sizes = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     ranks = {"RANK": number, "LOCAL_RANK": number}
     os.environ.update({name: str(value) for name, value in (sizes | ranks).items()})
@@ -295,8 +293,8 @@ def _listen(crew: list[Any], news: Any, progress: Progress) -> Any:
         try:
             kind, content = news.get(timeout=0.2)
         except queue.Empty:
-            dead = [i for i, one in enumerate(crew) if one.exitcode not in (None, 0)]
-            if dead or all(one.exitcode == 0 for one in crew):
+            dead = [i for i, process in enumerate(crew) if process.exitcode not in (None, 0)]
+            if dead or all(process.exitcode == 0 for process in crew):
                 raise _death(crew, dead) from None
             continue
         if kind == "done":
@@ -307,7 +305,6 @@ def _listen(crew: list[Any], news: Any, progress: Progress) -> Any:
 
 
 def _death(crew: list[Any], dead: list[int]) -> StudyError:
-    """The error for processes that ended without a word."""
     codes = ", ".join(f"process {i} ended with {crew[i].exitcode}" for i in dead)
     return StudyError(
         "all training processes to finish",
@@ -317,5 +314,4 @@ def _death(crew: list[Any], dead: list[int]) -> StudyError:
 
 
 def _connected() -> bool:
-    """True once this process has joined others."""
     return dist.is_available() and dist.is_initialized()

@@ -86,7 +86,6 @@ def round_to_grid(values: Tensor, grid: Grid) -> Tensor:
 
 
 def _pieces(count: int) -> list[int]:
-    """Sizes of the pieces that `count` values are cut into."""
     return [min(PIECE, count - start) for start in range(0, count, PIECE)]
 
 
@@ -98,8 +97,6 @@ def _dense(values: Tensor) -> bool:
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """Round forward, clamp backward."""
-
     @staticmethod
     def forward(ctx: Any, values: Tensor, grid: Grid, floor: float | None) -> Tensor:
         half = grid.scale / 2
@@ -131,8 +128,6 @@ def fake_quantize(values: Tensor, grid: Grid, floor: float | None = None) -> Ten
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Another value forward, the gradient unchanged backward."""
-
     @staticmethod
     def forward(ctx: Any, values: Tensor, instead: Tensor) -> Tensor:
         return instead

@@ -92,7 +92,10 @@ def attention_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor
         A scalar.
     """
     student, teacher = _same_size(student, teacher)
-    a, b = (F.normalize(one.flatten(1), dim=1, eps=TINY) for one in (student, teacher))
+    a, b = (
+        F.normalize(attention_map.flatten(1), dim=1, eps=TINY)
+        for attention_map in (student, teacher)
+    )
     return (a - b).square().sum(1).mean()
 
 
@@ -137,7 +140,7 @@ def choose_pairs(
         return tuple(zip(mine, theirs, strict=True))
     ends = stages(student), stages(teacher)
     count = min(1 if method == "fitnet" else PAIRS, *map(len, ends))
-    return tuple(zip(*(found[-count:] for found in ends), strict=True))
+    return tuple(zip(*(stage_ends[-count:] for stage_ends in ends), strict=True))
 
 
 # -------------------------------------------------------------------------------- while training
@@ -199,7 +202,10 @@ class Tapped(nn.Module):
                 )
             maps = [oriented(self.network.backbone, self._kept[name]) for name in self.layers]
             if self.regressors:
-                maps = [turn(one) for turn, one in zip(self.regressors, maps, strict=True)]
+                maps = [
+                    turn(feature_map)
+                    for turn, feature_map in zip(self.regressors, maps, strict=True)
+                ]
             self._left = maps
         self._kept.clear()  # a map holds on to the whole step's memory
         return logits
@@ -207,7 +213,7 @@ class Tapped(nn.Module):
     def take(self) -> list[torch.Tensor]:
         """The maps of the last step, float32, regressed; they are handed out once."""
         maps, self._left = self._left, []
-        return [one.float() for one in maps]
+        return [feature_map.float() for feature_map in maps]
 
     def release(self) -> Classifier:
         """The student without hooks; the regressors stay behind."""
@@ -253,4 +259,4 @@ def read_of_teacher(
 ) -> list[torch.Tensor]:
     """What the loss needs of the teacher: its maps, or their attentions, which are far smaller."""
     maps = read_maps(classifier, names, images)
-    return maps if method == "fitnet" else [attention(one) for one in maps]
+    return maps if method == "fitnet" else [attention(feature_map) for feature_map in maps]

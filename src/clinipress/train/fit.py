@@ -102,7 +102,6 @@ def fit(
 
 
 def _check(images: Images, options: TrainOptions) -> None:
-    """Refuse what cannot be trained."""
     if len(images.train) == 0 or len(images.validation) == 0:
         what = "training" if len(images.train) == 0 else "validation"
         raise DataError(f"{what} images", "none", "give the split more images")
@@ -129,7 +128,6 @@ def _fit_launched(module: nn.Module, request: Request, progress: Progress) -> Ou
 
 
 def _finished(module: nn.Module, request: Request) -> bool:
-    """True when the work folder holds this very training, finished."""
     journal = Journal.read(request.work)
     if journal is None or not journal.finished:
         return False
@@ -137,7 +135,6 @@ def _finished(module: nn.Module, request: Request) -> bool:
 
 
 def _fit_in_child(module: nn.Module, request: Request, progress: Progress) -> None:
-    """What a launched process runs."""
     _fit_here(module, request, progress)
 
 

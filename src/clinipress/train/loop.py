@@ -100,7 +100,6 @@ class Request:
 
 
 def _diverged(what: str, epoch: int, step: int) -> DivergedError:
-    """The error for a loss or weights that are no numbers."""
     return DivergedError(
         "a finite training loss",
         f"{what} in epoch {epoch + 1}, step {step + 1}",
@@ -170,7 +169,6 @@ class Training:
         return self._outcome()
 
     def _epochs(self) -> None:
-        """Every stage that is left."""
         while not self.state.journal.finished:
             stage = stage_at(self.state.stages, self.state.journal.epoch)
             if stage != self.state.stage:
@@ -210,7 +208,6 @@ class Training:
                 self._remember(epoch, facts, accuracy, loss)
 
     def _orders(self, first: int, end: int) -> Iterator[Order]:
-        """This process's share of every batch from epoch `first` to before `end`."""
         request, number, of = self.request, distributed.rank(), distributed.world_size()
         mixup, cutmix = self.options.mixup, self.options.cutmix
         for epoch in range(first, end):
@@ -263,7 +260,6 @@ class Training:
             freeze_batch_norm(self.state.module)
 
     def _set_rate(self, step: int) -> float:
-        """The schedule's rate for this step, the head's, given to the optimizer."""
         rate = self.state.stage.rate(step, self.steps)
         set_rate(self.state.optimizer, rate)
         return rate
@@ -289,8 +285,6 @@ class Training:
         return value.detach() * share
 
     def _loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Mean loss of a batch, whose images may be mixed."""
-
         def of(labels: torch.Tensor, rows: NDArray[np.int64]) -> torch.Tensor:
             return self.loss(logits, labels, rows, batch.view)
 
@@ -308,7 +302,6 @@ class Training:
         return mean
 
     def _say(self, epoch: int, step: int, mean: float, began: float) -> None:
-        """Tell the listener how far it is, now and then."""
         stride = CHECK_EVERY
         if (step + 1) % stride and step + 1 != self.steps:
             return
@@ -341,7 +334,6 @@ class Training:
 
     @torch.no_grad()
     def _tally(self, rows: NDArray[np.int64], size: tuple[int, int]) -> tuple[float, float]:
-        """Right answers and summed cross-entropy over `rows`."""
         module, weights = self.state.module.eval(), self.state.average.tensors
         right, entropy = 0.0, 0.0
         for batch in validation_batches(
@@ -381,7 +373,6 @@ class Training:
         return patience is not None and epoch >= first and since >= patience
 
     def _outcome(self) -> Outcome:
-        """The journal as the caller wants it."""
         journal = self.state.journal
         rows = journal.epochs[1:] or journal.epochs
         busy = sum(row["train_seconds"] for row in rows)

@@ -146,7 +146,6 @@ def choose(milliseconds: dict[str, float], setting: str) -> tuple[str, str]:
 def _measure(
     module: nn.Module, images: Images, batch: int, device: torch.device
 ) -> dict[str, float]:
-    """Median milliseconds of a step, by candidate."""
     rows = np.sort(images.train[:batch])
     pixels = torch.from_numpy(images.cache.take(rows)).to(device)
     labels = torch.from_numpy(images.cache.labels[rows]).to(device)
@@ -156,7 +155,7 @@ def _measure(
     names = [n for n in NUMERICS if device.type == "cuda" or not n.startswith("float16")]
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(ROUNDS):
-        best = min(found[0] for found in times.values()) if number else float("inf")
+        best = min(measured[0] for measured in times.values()) if number else float("inf")
         for name in names:
             if number and times[name][0] > HOPELESS * best:
                 continue  # bfloat16 without units for it is ten times slower: once is enough
@@ -183,7 +182,6 @@ def _step(
 
 
 def _setting(images: Images, batch: int, device: torch.device) -> str:
-    """Where it was measured, in words."""
     _, _, height, width = images.cache.shape
     count = min(batch, len(images.train))
     if device.type == "cuda":
@@ -253,7 +251,6 @@ def release_memory() -> bool:
 
 
 def _glibc() -> ctypes.CDLL | None:
-    """The process's C library, if it is glibc."""
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return None
     return ctypes.CDLL(None)

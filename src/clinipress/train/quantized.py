@@ -158,7 +158,6 @@ class QuantizedNetwork(nn.Module):
         self._prepare()
 
     def _prepare(self) -> None:
-        """Trace the network and build the function that runs it."""
         self._layers: list[Layer] = []
         self._norms: list[Norm] = []
         self._bounds: list[tuple[float, float] | None] = [None] * len(self.places)
@@ -241,7 +240,6 @@ class QuantizedNetwork(nn.Module):
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """Move each range towards `reach` times the extremes of this batch."""
         if not self._seen:
             return
         numbers = torch.tensor(list(self._seen), device=self.ranges.device)
@@ -357,7 +355,6 @@ class QuantizedNetwork(nn.Module):
             self._norms.append(norm)
 
     def _take_layer(self, graph: fx.Graph, node: fx.Node, norm: Norm | None) -> None:
-        """A convolution or linear layer with weights of its own."""
         x, weight, *others = node.args
         slot = self._slot(weight)
         if slot is None or not isinstance(slot.get(), nn.Parameter):
@@ -369,7 +366,6 @@ class QuantizedNetwork(nn.Module):
         self._layers.append(layer)
 
     def _slot(self, node: Any) -> Slot | None:
-        """Where a node reads a parameter or buffer of the network."""
         if not isinstance(node, fx.Node) or node.op != "get_attr":
             return None
         path, _, name = str(node.target).rpartition(".")

@@ -79,7 +79,6 @@ def epoch_sizes(
 
 
 def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
-    """Both sides times `factor`, at least 8 pixels."""
     return max(8, round(size[0] * factor)), max(8, round(size[1] * factor))
 
 

@@ -39,12 +39,12 @@ def standalone(
     """
     backbone = extract(cast(SuperNet, classifier.backbone), architecture)
     spec = classifier.input_spec
-    found = Classifier(backbone, spec, classifier.repeats * spec.channels, 0.0, 1.0)
-    found.shift, found.scale = classifier.shift.clone(), classifier.scale.clone()
-    found.eval()
+    subnet = Classifier(backbone, spec, classifier.repeats * spec.channels, 0.0, 1.0)
+    subnet.shift, subnet.scale = classifier.shift.clone(), classifier.scale.clone()
+    subnet.eval()
     if len(calibration):
-        recalibrate_batch_norms(found, calibration)
-    return found
+        recalibrate_batch_norms(subnet, calibration)
+    return subnet
 
 
 class Shrinking(nn.Module):
@@ -144,5 +144,7 @@ class SubnetLoss:
         self, logits: Tensor, labels: Tensor, rows: NDArray[np.int64], view: int
     ) -> Tensor:
         """Mean loss of a batch, logits float ``[n, sub-nets, classes]``."""
-        losses = [self._inner(one, labels, rows, view) for one in logits.unbind(1)]
+        losses = [
+            self._inner(subnet_logits, labels, rows, view) for subnet_logits in logits.unbind(1)
+        ]
         return torch.stack(losses).mean()

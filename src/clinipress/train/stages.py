@@ -67,7 +67,6 @@ class TrainingStage:
         )
 
     def __str__(self) -> str:
-        """As a person reads it."""
         what = "the head alone" if self.part == "head" else "all weights"
         epochs = f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}"
         return f"stage {self.number} of {self.of}: {what}, {epochs} at {self.peak:g}"
@@ -75,16 +74,16 @@ class TrainingStage:
 
 def training_stages(options: TrainOptions) -> tuple[TrainingStage, ...]:
     """The stages of a training, one where none are named; what a stage leaves open, filled in."""
-    asked = options.stages or (TrainStage(epochs=options.epochs),)
-    found: list[TrainingStage] = []
-    for number, stage in enumerate(asked, 1):
-        said = {k: v for k, v in stage.model_dump().items() if v is not None}
-        chosen = {key: said.get(key, getattr(options, key)) for key in INHERITED}
-        found.append(
+    requested = options.stages or (TrainStage(epochs=options.epochs),)
+    stages: list[TrainingStage] = []
+    for number, stage in enumerate(requested, 1):
+        explicit = {k: v for k, v in stage.model_dump().items() if v is not None}
+        chosen = {key: explicit.get(key, getattr(options, key)) for key in INHERITED}
+        stages.append(
             TrainingStage(
                 number=number,
-                of=len(asked),
-                first=found[-1].end if found else 0,
+                of=len(requested),
+                first=stages[-1].end if stages else 0,
                 epochs=stage.epochs,
                 part=stage.train,
                 peak=chosen["learning_rate"],
@@ -94,7 +93,7 @@ def training_stages(options: TrainOptions) -> tuple[TrainingStage, ...]:
                 layer_decay=chosen["layer_decay"] or 1.0,
             )
         )
-    return tuple(found)
+    return tuple(stages)
 
 
 def stage_at(stages: tuple[TrainingStage, ...], epoch: int) -> TrainingStage:

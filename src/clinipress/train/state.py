@@ -219,7 +219,6 @@ class TrainState:
         return kept
 
     def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every tensor of a checkpoint, by name."""
         for name, tensor in state_tensors(self.module).items():
             yield f"model/{name}", tensor
         if self.average.decay is not None:
@@ -243,7 +242,6 @@ class TrainState:
             self.optimizer.state[parameter][key] = value.to(self.device)
 
     def _parameters(self) -> list[torch.Tensor]:
-        """The optimizer's parameters in its own order."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
 

@@ -147,8 +147,10 @@ def teacher_maps(
     """
 
     def answer(images: NDArray[np.uint8]) -> NDArray[np.floating]:
-        found = read_of_teacher(teacher.module, layers, method, torch.from_numpy(images))
-        return np.concatenate([one.flatten(1).cpu().numpy() for one in found], axis=1)
+        maps = read_of_teacher(teacher.module, layers, method, torch.from_numpy(images))
+        return np.concatenate(
+            [feature_map.flatten(1).cpu().numpy() for feature_map in maps], axis=1
+        )
 
     facts = {"teacher": teacher.digest, "layers": list(layers), "method": method}
     kind = "<f2" if method == "fitnet" else "<f4"
@@ -189,7 +191,6 @@ class _Job:
         self.facts = {**facts, **views.facts(), "shape": list(self.shape), "type": kind}
 
     def run(self) -> None:
-        """Compute what is not on the disk yet."""
         per_view = -(-self.shape[1] // BATCH)
         total = self.shape[0] * per_view
         done = self._done()
@@ -223,20 +224,18 @@ class _Job:
         return file
 
     def _put(self, file: IO[bytes], view: int, start: int, answers: NDArray[Any]) -> None:
-        """Write one batch at its place."""
         _, images, width = self.shape
         file.seek(self.begin + (view * images + start) * width * answers.itemsize)
         file.write(answers.tobytes())
 
     def _answers(self, view: int, start: int) -> NDArray[Any]:
-        """One batch: the augmented view through the teacher."""
         some = np.ascontiguousarray(self.views.rows[start : start + BATCH], dtype=np.int64)
-        found = self.answer(self.views.images(some, view).numpy())
-        if found.shape != (len(some), self.shape[2]):
+        answers = self.answer(self.views.images(some, view).numpy())
+        if answers.shape != (len(some), self.shape[2]):
             expected = f"outputs of shape {(len(some), self.shape[2])} from the teacher"
-            raise DataError(expected, str(found.shape), "the card's classes must be the outputs")
+            raise DataError(expected, str(answers.shape), "the card's classes must be the outputs")
         with np.errstate(over="ignore"):
-            kept = np.ascontiguousarray(found, dtype=self.kind)
+            kept = np.ascontiguousarray(answers, dtype=self.kind)
         if not np.isfinite(kept).all():
             raise DataError(
                 "finite outputs of the teacher", "NaN, infinity or a number beyond its table's type"
@@ -273,8 +272,8 @@ class CachedMaps:
 
     def __call__(self, rows: NDArray[np.int64], view: int) -> list[torch.Tensor]:
         """One float32 ``[n, c, h, w]`` per layer."""
-        found = self._table[view, self._places(rows)].astype(np.float32)
-        parts = np.split(found, self._ends, axis=1)
+        values = self._table[view, self._places(rows)].astype(np.float32)
+        parts = np.split(values, self._ends, axis=1)
         return [
             torch.from_numpy(part).reshape(-1, *shape)
             for part, shape in zip(parts, self._shapes, strict=True)

@@ -1,13 +1,14 @@
-"""A stand-in for NVIDIA's `tensorrt` and for CUDA's driver: the names clinipress uses, no others.
+"""A stand-in for NVIDIA's `tensorrt` and `cuda.bindings.runtime`: the names clinipress uses.
 
 An "engine" is the ONNX file behind a line of JSON; ONNX Runtime computes its answers, from and into
-the addresses it is given. The stand-in for the driver refuses what the real one refuses: addresses
-that are not its own, calls without a current context, more memory than there is. What it should be
-stands in the environment, since engines are built and memory is measured in processes of their own.
-Names and signatures were compared with the real bindings of 8.6.1, 10.0, 10.3, 10.16 and 11.4.
+the addresses it is given. The stand-in for CUDA refuses what the real one refuses: addresses that
+are not its own, calls on another device, more memory than there is. What it should be stands in the
+environment, since engines are built and memory is measured in processes of their own.
+Names and signatures were compared with the real bindings of 8.6.1, 10.0, 10.3, 10.16 and 11.4;
+test_tensorrt.py calls those of CUDA as they are.
 """
 
-# ruff: noqa: N802  the driver's own names
+# ruff: noqa: N802, N815  CUDA's own names
 
 import ctypes
 import enum
@@ -16,14 +17,15 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import onnxruntime
 
 HEADER = 512  # bytes
-OUT_OF_MEMORY, INVALID_VALUE, INVALID_CONTEXT, NO_DEVICE = 2, 1, 201, 100
-ERRORS = {2: b"CUDA_ERROR_OUT_OF_MEMORY", 100: b"CUDA_ERROR_NO_DEVICE"}
+SUCCESS, INVALID_VALUE, OUT_OF_MEMORY, NO_DEVICE = 0, 1, 2, 100
+ERRORS = {1: b"invalid argument", 2: b"out of memory", 100: b"no CUDA-capable device is detected"}
 
 
 def settings():
@@ -40,118 +42,93 @@ def __getattr__(name):
     raise AttributeError(name)
 
 
-# ------------------------------------------------------------------ the driver
+# ------------------------------------------------------------------ CUDA
 
 
-class Driver:
-    """libcuda on ordinary memory. Numbers are CUresult; the arguments come with their C types."""
+class CudaRuntime:
+    """`cuda.bindings.runtime` on ordinary memory: each call returns its error and what it gives."""
+
+    cudaStreamNonBlocking = 1
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyDefault=4)
 
     def __init__(self):
-        self.device, self.host, self.streams, self.stack = {}, {}, set(), []
+        self.device, self.host, self.streams, self.current = {}, {}, set(), 0
 
-    def cuInit(self, flags):
-        return 0
+    def cudaGetErrorString(self, error):
+        return SUCCESS, ERRORS[error]
 
-    def cuDeviceGet(self, device, ordinal):
-        device._obj.value = 0
-        return 0 if settings()["gpu"] else NO_DEVICE
+    def cudaGetDeviceProperties(self, device):
+        if not settings()["gpu"]:
+            return NO_DEVICE, None
+        return SUCCESS, SimpleNamespace(name=settings()["gpu"].encode(), major=8, minor=7)
 
-    def cuDeviceGetName(self, text, size, device):
-        text.value = settings()["gpu"].encode()
-        return 0
+    def cudaGetDevice(self):
+        return SUCCESS, self.current
 
-    def cuDeviceGetAttribute(self, value, attribute, device):
-        value._obj.value = {75: 8, 76: 7}[attribute.value]
-        return 0
+    def cudaSetDevice(self, device):
+        self.current = device
+        return (SUCCESS,)
 
-    def cuGetErrorName(self, code, text):
-        text._obj.value = ERRORS.get(code.value, b"CUDA_ERROR_UNKNOWN")
-        return 0
-
-    def cuDevicePrimaryCtxRetain(self, context, device):
-        context._obj.value = 7
-        return 0
-
-    def cuCtxPushCurrent_v2(self, context):
-        self.stack.append(context.value)
-        return 0
-
-    def cuCtxPopCurrent_v2(self, context):
-        context._obj.value = self.stack.pop()
-        return 0
-
-    def cuMemGetInfo_v2(self, free, total):
-        free._obj.value = settings()["free"] - self.used()
-        total._obj.value = settings()["free"]
-        return 0
+    def cudaMemGetInfo(self):
+        return SUCCESS, settings()["free"] - self.used(), settings()["free"]
 
     def used(self):
         return sum(len(block) for block in self.device.values())
 
-    def take(self, address, size, blocks):
-        if not self.stack:
-            return INVALID_CONTEXT
-        if self.used() + size.value > settings()["free"]:
-            return OUT_OF_MEMORY
-        block = (ctypes.c_char * size.value)()
-        address._obj.value = ctypes.addressof(block)
+    def take(self, size, blocks):
+        if self.current:
+            return INVALID_VALUE, None
+        if self.used() + size > settings()["free"]:
+            return OUT_OF_MEMORY, None
+        block = (ctypes.c_char * size)()
         blocks[ctypes.addressof(block)] = block
-        return 0
+        return SUCCESS, ctypes.addressof(block)
 
     def drop(self, address, blocks):
-        found = self.stack and blocks.pop(address.value, None) is not None
-        return 0 if found else INVALID_VALUE
+        known = not self.current and blocks.pop(address, None) is not None
+        return (SUCCESS if known else INVALID_VALUE,)
 
-    def cuMemAlloc_v2(self, address, size):
-        return self.take(address, size, self.device)
+    def cudaMalloc(self, size):
+        return self.take(size, self.device)
 
-    def cuMemAllocHost_v2(self, address, size):
-        return self.take(address, size, self.host)
+    def cudaMallocHost(self, size):
+        return self.take(size, self.host)
 
-    def cuMemFree_v2(self, address):
+    def cudaFree(self, address):
         return self.drop(address, self.device)
 
-    def cuMemFreeHost(self, address):
+    def cudaFreeHost(self, address):
         return self.drop(address, self.host)
 
-    def cuStreamCreate(self, stream, flags):
-        stream._obj.value = 1000 + len(self.streams)
-        self.streams.add(stream._obj.value)
-        return 0
+    def cudaStreamCreateWithFlags(self, flags):
+        stream = 1000 + len(self.streams)
+        self.streams.add(stream)
+        return SUCCESS, stream
 
-    def cuStreamDestroy_v2(self, stream):
-        self.streams.remove(stream.value)
-        return 0
+    def cudaStreamDestroy(self, stream):
+        self.streams.remove(stream)
+        return (SUCCESS,)
 
-    def cuStreamSynchronize(self, stream):
-        return 0 if stream.value in self.streams else INVALID_VALUE
+    def cudaStreamSynchronize(self, stream):
+        return (SUCCESS if stream in self.streams else INVALID_VALUE,)
 
-    def copy(self, target, source, size, stream, device, host):
-        whole = all(
-            address in blocks and size.value <= len(blocks[address])
-            for address, blocks in ((device, self.device), (host, self.host))
+    def cudaMemcpyAsync(self, target, source, size, kind, stream):
+        ends = [
+            next((blocks for blocks in (self.device, self.host) if address in blocks), {})
+            for address in (target, source)
+        ]
+        whole = ends[0] is not ends[1] and all(
+            size <= len(blocks.get(address, b""))
+            for blocks, address in zip(ends, (target, source), strict=True)
         )
-        if not (whole and self.stack and stream.value in self.streams):
-            return INVALID_VALUE
-        ctypes.memmove(target.value, source.value, size.value)
-        return 0
-
-    def cuMemcpyHtoDAsync_v2(self, target, source, size, stream):
-        return self.copy(target, source, size, stream, target.value, source.value)
-
-    def cuMemcpyDtoHAsync_v2(self, target, source, size, stream):
-        return self.copy(target, source, size, stream, source.value, target.value)
+        if not whole or self.current or stream not in self.streams or kind != 4:
+            return (INVALID_VALUE,)
+        ctypes.memmove(target, source, size)
+        return (SUCCESS,)
 
 
-DRIVER = Driver()
-REAL = ctypes.CDLL
-
-
-def library(name, *arguments, **options):
-    return DRIVER if name in ("libcuda.so.1", "nvcuda.dll") else REAL(name, *arguments, **options)
-
-
-ctypes.CDLL = library
+CUDA = CudaRuntime()
+sys.modules["cuda.bindings.runtime"] = CUDA
 
 
 # ------------------------------------------------------------------ building
@@ -320,11 +297,12 @@ class Runtime:
         if not known or settings().get("fail") == "open":
             self.logger.log(ILogger.ERROR, "6: The engine plan file is not compatible")
             return None
-        kind = NamedEngine if by_name() else IndexedEngine
-        return kind(self.logger, header["batch"], plan[HEADER:])
+        return Engine(self.logger, header["batch"], plan[HEADER:])
 
 
 class Engine:
+    device_memory_size_v2 = 1000
+
     def __init__(self, logger, batch, content):
         self.logger, self.batch = logger, batch
         self.session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -336,11 +314,7 @@ class Engine:
         if settings().get("fail") == "context":
             self.logger.log(ILogger.ERROR, "1: [defaultAllocator.cpp] Cuda Runtime (out of memory)")
             return None
-        return (NamedContext if by_name() else IndexedContext)(self)
-
-
-class NamedEngine(Engine):
-    device_memory_size_v2 = 1000
+        return Context(self)
 
     @property
     def num_io_tensors(self):
@@ -353,34 +327,15 @@ class NamedEngine(Engine):
         return self.shapes[name]
 
 
-class IndexedEngine(Engine):
-    device_memory_size = 1000
-
-    @property
-    def num_bindings(self):
-        return len(self.shapes)
-
-    def get_binding_name(self, index):
-        return list(self.shapes)[index]
-
-    def get_binding_shape(self, index):
-        return list(self.shapes.values())[index]
-
-
 class Context:
     def __init__(self, engine):
         self.engine, self.shape, self.addresses = engine, None, {}
 
-    def resize(self, shape):
-        right = shape[1:] == self.engine.shapes["image"][1:] and 1 <= shape[0] <= self.engine.batch
-        self.shape = shape if right else None
-        return right
-
-    def execute(self, stream):
+    def execute_async_v3(self, stream):
         if settings().get("fail") == "answer":
             self.engine.logger.log(ILogger.ERROR, "1: [reformat.cpp] Cuda Runtime (misaligned)")
             return False
-        if stream not in DRIVER.streams or not set(self.addresses.values()) <= set(DRIVER.device):
+        if stream not in CUDA.streams or not set(self.addresses.values()) <= set(CUDA.device):
             return False
         pixels = self.array("image", self.shape)
         logits = self.array("logits", (self.shape[0], *self.engine.shapes["logits"][1:]))
@@ -391,23 +346,11 @@ class Context:
         kind = ctypes.c_float * int(np.prod(shape))
         return np.ctypeslib.as_array(kind.from_address(self.addresses[name])).reshape(shape)
 
-
-class NamedContext(Context):
     def set_tensor_address(self, name, memory):
         self.addresses[name] = memory
         return True
 
     def set_input_shape(self, name, shape):
-        return self.resize(shape)
-
-    def execute_async_v3(self, stream_handle):
-        return self.execute(stream_handle)
-
-
-class IndexedContext(Context):
-    def set_binding_shape(self, binding, shape):
-        return self.engine.get_binding_name(binding) == "image" and self.resize(shape)
-
-    def execute_async_v2(self, bindings, stream_handle):
-        self.addresses = dict(zip(self.engine.shapes, bindings, strict=True))
-        return self.execute(stream_handle)
+        right = shape[1:] == self.engine.shapes["image"][1:] and 1 <= shape[0] <= self.engine.batch
+        self.shape = shape if right else None
+        return right

@@ -208,9 +208,9 @@ class NasNet(nn.Module):
         self.norm = _norm(stem)
         self.cells = nn.ModuleList()
         now = before = stem
-        for place, (wide, reduces, fits) in enumerate(_plan(cells, width)):
+        for number, (wide, reduces, fits) in enumerate(_plan(cells, width)):
             cell = Cell(now, before, wide, reduces, fits)
-            now, before = cell.channels, stem if place == 0 else now
+            now, before = cell.channels, stem if number == 0 else now
             self.cells.append(cell)
         self.num_features = now
         self.drop = nn.Dropout(drop_rate)
@@ -274,11 +274,11 @@ def checkpoint_filter_fn(state: Mapping[str, Tensor], network: NasNet) -> dict[s
     Names that the layout does not have stay: a file with our own is left as it is.
     """
     known = _published_names(network)
-    found = {}
+    renamed = {}
     for name, tensor in state.items():
         layer, _, what = name.rpartition(".")
-        found[f"{known[layer]}.{what}" if layer in known else name] = tensor
-    return found
+        renamed[f"{known[layer]}.{what}" if layer in known else name] = tensor
+    return renamed
 
 
 def _published_names(network: NasNet) -> dict[str, str]:
@@ -290,9 +290,9 @@ def _published_names(network: NasNet) -> dict[str, str]:
     known = dict(ENDS)
     stems = reductions = number = 0
     cells: list[Any] = list(network.cells)
-    for place, cell in enumerate(cells):
-        ours = f"cells.{place}"
-        if place < 2:
+    for position, cell in enumerate(cells):
+        ours = f"cells.{position}"
+        if position < 2:
             theirs, stems = f"cell_stem_{stems}", stems + 1
         elif cell.reduces:
             theirs, reductions, number = f"reduction_cell_{reductions}", reductions + 1, number + 2

@@ -9,7 +9,7 @@ No torch: costs are counted here by formula, thousands of times in a search.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,18 +22,15 @@ __all__ = [
     "EXPANSIONS",
     "KERNELS",
     "OFA_595",
-    "WIDTHS",
     "Architecture",
     "BlockShape",
     "Space",
     "Stage",
     "architecture_of",
     "divisible",
-    "read_published_config",
 ]
 
 KERNELS, EXPANSIONS, DEPTHS = (3, 5, 7), (3, 4, 6), (2, 3, 4)
-WIDTHS = (1.0, 1.2)  # of the published supernets
 STEM, FIRST, STAGES, LAST, MIX = 16, 16, (24, 40, 80, 112, 160), 960, 1280
 STRIDES = (2, 2, 2, 1, 2)
 HARD_SWISH = (False, False, True, True, True)
@@ -143,7 +140,7 @@ class Architecture:
     def blocks(self) -> list[BlockShape]:
         """The first block and those of the stages, in order."""
         taken, first = self.stem, divisible(FIRST * self.width)
-        found = [BlockShape(taken, taken, first, 3, 1, False, 0, False)]
+        shapes = [BlockShape(taken, taken, first, 3, 1, False, 0, False)]
         taken = first
         for number, stage in enumerate(self.stages):
             given = divisible(STAGES[number] * self.width)
@@ -152,9 +149,9 @@ class Architecture:
                 stride = 1 if position else STRIDES[number]
                 waist = divisible(middle // REDUCTION) if SQUEEZE[number] else 0
                 swish = HARD_SWISH[number]
-                found.append(BlockShape(taken, middle, given, kernel, stride, swish, waist, True))
+                shapes.append(BlockShape(taken, middle, given, kernel, stride, swish, waist, True))
                 taken = given
-        return found
+        return shapes
 
     def places(self) -> list[int]:
         """For each of `blocks` its number in a supernet, whose stages have all blocks."""
@@ -182,15 +179,15 @@ class Architecture:
         """The same, by kind of layer: "pointwise", "depthwise3", ..., "squeeze", "ends"."""
         side = _strided(side, 2)
         ends = side[0] * side[1] * 9 * in_channels * self.stem
-        found: dict[str, int] = {}
+        totals: dict[str, int] = {}
         blocks = self.blocks()
         for block in blocks:
             for kind, count in block.macs(side).items():
-                found[kind] = found.get(kind, 0) + count
+                totals[kind] = totals.get(kind, 0) + count
             side = _strided(side, block.stride)
         ends += side[0] * side[1] * blocks[-1].given * self.last
         ends += self.last * self.mix + self.mix * classes
-        return found | {"ends": ends}
+        return totals | {"ends": ends}
 
     def as_arguments(self) -> dict[str, Any]:
         """Keyword arguments of `clinipress.models.ofa.ofa_mobilenetv3`, JSON-able."""
@@ -232,47 +229,6 @@ OFA_595 = Architecture(
     ),
     width=1.2,
 )
-
-
-def read_published_config(config: Mapping[str, Any]) -> Architecture:
-    """The architecture in a published ``net.config``, or in lists ``{"ks": , "e": , "d": }``.
-
-    The lists name all twenty blocks of the supernet and how many of each stage are used; a
-    ``net.config`` names each layer of the one network.
-
-    Raises:
-        ModelError: It is neither, or no network of this space.
-    """
-    try:
-        if "ks" in config:
-            pairs = list(zip(config["ks"], config["e"], strict=True))
-            most, depths = max(DEPTHS), config["d"]
-            stages = [pairs[most * s : most * s + depth] for s, depth in enumerate(depths)]
-            return architecture_of(stages, float(config.get("width", 1.0)))
-        layers = [
-            block.get("mobile_inverted_conv") or block.get("conv") for block in config["blocks"]
-        ]
-        return _of_layers(config["first_conv"]["out_channels"], layers[1:])
-    except (KeyError, TypeError, ValueError, AttributeError) as problem:
-        raise ModelError(
-            "a published net.config of MobileNetV3, or lists 'ks', 'e' and 'd'",
-            f"something else ({type(problem).__name__}: {problem})",
-        ) from None
-
-
-def _of_layers(stem: int, layers: Sequence[Mapping[str, Any]]) -> Architecture:
-    """Stages begin where the channels change; the width is the one whose channels these are."""
-    stages: list[list[tuple[int, int]]] = []
-    for layer in layers:
-        if layer["in_channels"] != layer["out_channels"]:
-            stages.append([])
-        stages[-1].append((layer["kernel_size"], layer["expand_ratio"]))
-    for width in WIDTHS:
-        found = architecture_of(stages, width)
-        shapes = [(block.taken, block.given) for block in found.blocks()[1:]]
-        if found.stem == stem and shapes == [(x["in_channels"], x["out_channels"]) for x in layers]:
-            return found
-    raise ValueError(f"no supernet of widths {WIDTHS} has these channels")
 
 
 @dataclass(frozen=True)
@@ -336,8 +292,8 @@ class Space:
 
     def lessened(self, parent: Architecture, random: np.random.Generator) -> Architecture:
         """One choice, drawn among those that can, one step smaller; the smallest as it is."""
-        found = list(self._lesser(parent))
-        return found[int(random.integers(len(found)))] if found else parent
+        lesser = list(self._lesser(parent))
+        return lesser[int(random.integers(len(lesser)))] if lesser else parent
 
     def _lesser(self, parent: Architecture) -> Iterator[Architecture]:
         for number, stage in enumerate(parent.stages):
@@ -354,8 +310,7 @@ class Space:
 
 
 def _below(choices: Sequence[int], present: int) -> list[int]:
-    """The next smaller choice, if there is one."""
-    return [max(found)] if (found := [c for c in choices if c < present]) else []
+    return [max(smaller)] if (smaller := [c for c in choices if c < present]) else []
 
 
 def _with_stage(parent: Architecture, number: int, stage: Stage) -> Architecture:

@@ -63,11 +63,13 @@ def evolve(
     random = np.random.default_rng(seed)
     known: dict[Architecture, Score] = {}
 
-    def looked_at(found: Sequence[Architecture]) -> list[Architecture]:
-        for one in found:
-            if one not in known:
-                known[one] = score(one)
-        return sorted(dict.fromkeys(found), key=lambda one: known[one], reverse=True)
+    def looked_at(architectures: Sequence[Architecture]) -> list[Architecture]:
+        for architecture in architectures:
+            if architecture not in known:
+                known[architecture] = score(architecture)
+        return sorted(
+            dict.fromkeys(architectures), key=lambda architecture: known[architecture], reverse=True
+        )
 
     def child(elders: list[Architecture]) -> Architecture:
         first, second = (elders[int(i)] for i in random.integers(len(elders), size=2))
@@ -96,9 +98,9 @@ def _fitting(
 ) -> Architecture:
     """A draw within the limits; after many that are not, one made smaller until it is."""
     for _ in range(TRIES):
-        found = draw()
-        if fits(found):
-            return found
-    while not fits(found):
-        found = space.lessened(found, random)
-    return found
+        architecture = draw()
+        if fits(architecture):
+            return architecture
+    while not fits(architecture):
+        architecture = space.lessened(architecture, random)
+    return architecture

@@ -51,7 +51,7 @@ def part_of(state: Mapping[str, Tensor], network: MobileNet) -> dict[str, Tensor
     places = network.architecture.places()
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     heads = ("head.weight", "head.bias", "stem.conv.weight")  # classes and colours may differ
-    found = {}
+    part = {}
     for name, shape in shapes.items():
         there = _place(name, places)
         if there not in state:
@@ -70,8 +70,8 @@ def part_of(state: Mapping[str, Tensor], network: MobileNet) -> dict[str, Tensor
                 f"the supernet of width {network.architecture.width:g}",
                 f"'{there}' of shape {list(state[there].shape)}",
             )
-        found[name] = tensor.detach().clone()
-    return found
+        part[name] = tensor.detach().clone()
+    return part
 
 
 def _place(name: str, places: list[int]) -> str:

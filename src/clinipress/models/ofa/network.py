@@ -187,8 +187,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """float32 ``[n, taken, h, w]`` -> ``[n, given, h / stride, w / stride]``, rounded up."""
-        found: Tensor = self.project(self.squeeze(self.depthwise(self.expand(maps))))
-        return maps + found if self.residual else found
+        projected: Tensor = self.project(self.squeeze(self.depthwise(self.expand(maps))))
+        return maps + projected if self.residual else projected
 
     def activate(self, shape: BlockShape) -> None:
         """Use the part of an elastic block that a shape says."""
@@ -246,8 +246,8 @@ class MobileNet(nn.Module):
         maps: Tensor = self.stem(images)
         for block in self.used_blocks():
             maps = block(maps)
-        found: Tensor = self.final_expand(maps)
-        return found
+        features: Tensor = self.final_expand(maps)
+        return features
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised float32 ``[n, in_chans, h, w]`` -> logits ``[n, num_classes]``."""
@@ -277,8 +277,8 @@ class SuperNet(MobileNet):
         """Answer as this sub-net from now on; its gradients reach the shared weights."""
         self.active = architecture
         shapes = architecture.blocks()
-        for place, shape in list(zip(architecture.places(), shapes, strict=True))[1:]:
-            cast(Bottleneck, self.blocks[place]).activate(shape)
+        for number, shape in list(zip(architecture.places(), shapes, strict=True))[1:]:
+            cast(Bottleneck, self.blocks[number]).activate(shape)
         whole = architecture == self.architecture
         for part in self.modules():
             if isinstance(part, ElasticNorm):
@@ -286,7 +286,7 @@ class SuperNet(MobileNet):
 
     def used_blocks(self) -> Sequence[nn.Module]:
         """The blocks that an image passes: of each stage the first ones."""
-        return [self.blocks[place] for place in self.active.places()]
+        return [self.blocks[number] for number in self.active.places()]
 
 
 def _initialise(network: nn.Module) -> None:

@@ -47,11 +47,11 @@ def own_name(name: str) -> str:
     """
     if name.startswith("classifier."):
         return "head." + name.rpartition(".")[2]
-    found = BLOCK.fullmatch(name)
-    if found is None:
+    match = BLOCK.fullmatch(name)
+    if match is None:
         head, _, leaf = name.partition(".")
         return f"{ENDS[head]}.{_leaf(leaf)}" if head in ENDS else name
-    number, part, leaf = found.groups()
+    number, part, leaf = match.groups()
     if part not in PARTS:
         return name
     leaf = _leaf(leaf)
@@ -77,8 +77,8 @@ def checkpoint_filter_fn(state: Mapping[str, Tensor], network: nn.Module) -> dic
     """
     from clinipress.models.ofa import extraction
 
-    found = {own_name(name): tensor for name, tensor in state.items()}
+    renamed = {own_name(name): tensor for name, tensor in state.items()}
     ours: MobileNet = network  # type: ignore[assignment]
-    if ours.elastic or not any(name.endswith("conv.to5") for name in found):
-        return found
-    return extraction.part_of(found, ours)
+    if ours.elastic or not any(name.endswith("conv.to5") for name in renamed):
+        return renamed
+    return extraction.part_of(renamed, ours)
