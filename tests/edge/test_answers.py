@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.special import softmax
 
 from clinipress.data.images import decode
-from clinipress.edge.answers import Answer, probabilities
+from clinipress.edge.answers import Prediction, probabilities
 from clinipress.edge.bundle import Bundle, load_bundle
 from clinipress.errors import MissingExtraError
 from clinipress.records import Card, InputSpec
@@ -199,9 +199,9 @@ def test_a_missing_reader_is_a_reason_not_a_crash(bundle: Bundle, tmp_path: Path
 
 
 def test_text_is_one_line_whatever_the_name():
-    found = Answer("a\nb\udcff.png", "normal", {"normal": 1.0}, None)
+    found = Prediction("a\nb\udcff.png", "normal", {"normal": 1.0}, None)
     assert found.to_text() == "a b?.png: normal 100.0 %"
-    assert Answer("x", refused="why").to_text() == "x: refused, why"
+    assert Prediction("x", refused="why").to_text() == "x: refused, why"
 
 
 @pytest.mark.realdata
