@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.grouping import class_counts, deal, numbered, shuffled_by_key
-from clinipress.data.logistic import fit_logistic, log_softmax, standardised
+from clinipress.data.logistic import fit_logistic, standardised
 from clinipress.evaluate.intervals import auroc_score_limits, wilson
-from clinipress.evaluate.metrics import auroc
+from clinipress.evaluate.metrics import auroc, log_softmax
 from clinipress.records import Interval, Shortcut
 
 __all__ = [

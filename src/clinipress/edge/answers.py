@@ -21,9 +21,10 @@ from clinipress.data.images import HeaderFacts, decode, facts, has_palette
 from clinipress.edge.checks import colour_refusal, contrast_refusal, size_refusal
 from clinipress.edge.inputs import Source, is_there, locate
 from clinipress.errors import ImageError, MissingExtraError, ModelError
+from clinipress.evaluate.metrics import softmax
 from clinipress.records import Card, InputSpec
 
-__all__ = ["Prediction", "answer", "probabilities"]
+__all__ = ["Prediction", "answer"]
 
 # Files whose further pictures are smaller previews of the first, as telephones write them.
 WITH_PREVIEWS = frozenset({"JPEG", "MPO"})
@@ -102,7 +103,7 @@ def answer(
         logits = candidate.predict(pixels[None])[0]
     except (ImageError, MissingExtraError, ModelError) as problem:
         return Prediction(file, refused=str(problem))
-    shares = probabilities(logits, card.temperature)
+    shares = softmax(logits, card.temperature)
     top = int(np.argmax(shares))
     limit = card.uncertain_below
     return Prediction(
@@ -111,21 +112,6 @@ def answer(
         probabilities=dict(zip(card.classes, shares.tolist(), strict=True)),
         uncertain=None if limit is None else bool(shares[top] < limit),
     )
-
-
-def probabilities(logits: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
-    """Calibrated probabilities: softmax of ``logits / temperature`` (Guo et al. 2017).
-
-    Args:
-        logits: Float ``[..., classes]``.
-        temperature: Above 0; 1 leaves the probabilities as the model gives them.
-
-    Returns:
-        float64 of the same shape; the last axis sums to 1.
-    """
-    scaled = logits.astype(np.float64) / temperature
-    powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
 def _pixels(source: Source, spec: InputSpec, colourful: bool) -> NDArray[np.uint8]:

@@ -17,6 +17,7 @@ from clinipress.evaluate.family import (
     widened,
 )
 from clinipress.evaluate.intervals import wilson
+from clinipress.evaluate.metrics import log_losses, softmax
 from clinipress.evaluate.reliability import CalibrationStatistics, reliability
 from clinipress.evaluate.scores import Scores
 from clinipress.findings import Calibration
@@ -66,10 +67,7 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
 def _negative_log_likelihood(
     logits: NDArray[np.float32], labels: NDArray[np.int64], log_temperature: float
 ) -> float:
-    scaled = logits.astype(np.float64) / np.exp(log_temperature)
-    top = scaled.max(axis=1)
-    log_sum = top + np.log(np.exp(scaled - top[:, None]).sum(axis=1))
-    return float(np.mean(log_sum - scaled[np.arange(len(labels)), labels]))
+    return float(log_losses(logits.astype(np.float64) / np.exp(log_temperature), labels).mean())
 
 
 def uncertain_threshold(
@@ -88,10 +86,8 @@ def uncertain_threshold(
     Returns:
         A probability, or None where all answers together already reach `aim`.
     """
-    scaled = scaled_logits.astype(np.float64)
-    weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    top = weights.max(axis=1) / weights.sum(axis=1)
-    right = scaled.argmax(axis=1) == labels
+    top = softmax(scaled_logits).max(axis=1)
+    right = scaled_logits.argmax(axis=1) == labels
     order = np.argsort(-top, kind="stable")
     share_right = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
     if share_right[-1] >= aim:

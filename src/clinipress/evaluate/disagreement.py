@@ -19,7 +19,7 @@ from clinipress.evaluate.bootstrap import bootstrap, spread_interval, weighted_s
 from clinipress.evaluate.columns import GroupColumn, divide
 from clinipress.evaluate.family import are, check_pair, combine, counted, points
 from clinipress.evaluate.intervals import proportion
-from clinipress.evaluate.metrics import predictions, rates
+from clinipress.evaluate.metrics import log_softmax, predictions, rates
 from clinipress.evaluate.paired import mcnemar_exact
 from clinipress.evaluate.scores import Scores
 from clinipress.findings import Direction, Disagreement, Flip, FlipCounts
@@ -211,12 +211,11 @@ def _by_confidence(pair: _Pair) -> Iterator[tuple[str, Integers]]:
 
 def _divergence(reference: Scores, candidate: Scores) -> float:
     """Mean Kullback-Leibler divergence, nats; from logarithms, which do not underflow."""
-    logs = []
-    for scores in (reference, candidate):
-        scaled = scores.logits.astype(np.float64) / scores.temperature
-        scaled -= scaled.max(axis=1, keepdims=True)
-        logs.append(scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)))
-    mean = float((np.exp(logs[0]) * (logs[0] - logs[1])).sum(axis=1).mean())
+    before, after = (
+        log_softmax(scores.logits.astype(np.float64) / scores.temperature)
+        for scores in (reference, candidate)
+    )
+    mean = float((np.exp(before) * (before - after)).sum(axis=1).mean())
     return max(mean, 0.0)  # rounding may take it below
 
 

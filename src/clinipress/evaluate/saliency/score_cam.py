@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import DataError
+from clinipress.evaluate.metrics import softmax
 from clinipress.evaluate.saliency.networks import FeatureNetwork
 from clinipress.progress import SILENT, Progress
 
@@ -186,8 +187,7 @@ def _scores(
 
 def _map(maps: Floats, scores: Floats, size: tuple[int, ...]) -> Floats:
     """float32 ``[height, width]`` of feature maps ``[c, h, w]`` and a logit per channel."""
-    weights = np.exp(scores.astype(np.float64) - scores.max())
-    total = np.tensordot(weights / weights.sum(), maps.astype(np.float64), axes=1)
+    total = np.tensordot(softmax(scores), maps.astype(np.float64), axes=1)
     small = _unit(np.maximum(total, 0))
     down, across = (
         _stretch(few, many, aligned=False) for few, many in zip(maps.shape[1:], size, strict=True)
