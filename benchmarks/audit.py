@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clinipress.data.audit import audit
-from clinipress.data.duplicates import find_twins
+from clinipress.data.duplicates import find_duplicates
 from clinipress.data.sources import Dataset, read_dataset
 
 MANY = 50_000
@@ -83,7 +83,7 @@ def main(name: str = "brain-mri", threads: str = "") -> None:
     hashes[::10] = hashes[1::10]
     names = [hashlib.sha256(number.to_bytes(4, "big")).hexdigest() for number in range(MANY)]
     before, start = resident(), time.perf_counter()
-    twins = find_twins(names, hashes, many, np.ones(MANY, dtype=np.bool_))
+    twins = find_duplicates(names, hashes, many, np.ones(MANY, dtype=np.bool_))
     seconds, more = time.perf_counter() - start, resident() - before
     print(f"near-duplicates among {MANY} SYNTHETIC thumbnails: {len(twins.near)} pairs")
     print(f"  {seconds:.1f} s, {more:.0f} MB beyond the thumbnails")

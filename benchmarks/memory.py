@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from clinipress.data.cache import Cache, build_cache
-from clinipress.data.items import Item
+from clinipress.data.items import ImageItem
 from clinipress.records import InputSpec
 
 IMAGES, SIDE, BATCH, EPOCHS = 50_000, 128, 32, 2
@@ -39,7 +39,9 @@ def make(folder: Path, images: int) -> Cache:
         noise = Image.fromarray(random.integers(0, 256, (SIDE, SIDE), dtype=np.uint8))
         noise.save(folder / f"{number}.png", pnginfo=mark, compress_level=0)
     items = [
-        Item(key=f"SYNTHETIC-{number}", path=folder / f"{number % FILES}.png", label="SYNTHETIC")
+        ImageItem(
+            key=f"SYNTHETIC-{number}", path=folder / f"{number % FILES}.png", label="SYNTHETIC"
+        )
         for number in range(images)
     ]
     spec = InputSpec(channels=1, height=SIDE, width=SIDE)

@@ -24,7 +24,7 @@ from clinipress.evaluate.calibration import calibration_section
 from clinipress.evaluate.evidence import drops, evidence
 from clinipress.evaluate.metrics import check_cases, point_metrics
 from clinipress.evaluate.paired import paired_difference
-from clinipress.evaluate.reliability import Measured
+from clinipress.evaluate.reliability import CalibrationStatistics
 from clinipress.evaluate.scores import Scores
 from clinipress.records import Interval, Rule
 
@@ -114,7 +114,7 @@ def truth(design: Design) -> Known:
 
 def _calibration(logits: Floats, labels: Integers, classes: tuple[str, ...]) -> Figures:
     one_unit = np.zeros(len(labels), np.int64)
-    measured = Measured.of(check_cases(logits, labels, classes), 1.0, one_unit)
+    measured = CalibrationStatistics.of(check_cases(logits, labels, classes), 1.0, one_unit)
     found = measured.figures(np.ones((1, 1)), np.ones((len(labels), 1)))
     return {name: float(found[name][0]) for name in CALIBRATION}
 

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from clinipress.data.cache import build_cache
 from clinipress.data.images import decode
-from clinipress.data.sources import Item, read_dataset
+from clinipress.data.sources import ImageItem, read_dataset
 from clinipress.models.zoo import new_classifier
 from clinipress.records import InputSpec
 from clinipress.step_recipes import ModelRecipe, TrainOptions
@@ -80,7 +80,7 @@ class Stamps:
         return Cost(float(wall), float(processor), wait)
 
 
-def some_items(folder: Path, count: int) -> tuple[list[Item], tuple[str, ...]]:
+def some_items(folder: Path, count: int) -> tuple[list[ImageItem], tuple[str, ...]]:
     """About `count` training images, evenly over the classes."""
     dataset = read_dataset(folder / "brain-mri")
     items = [item for item in dataset.items if item.split in (None, "train")]
@@ -114,7 +114,7 @@ def plain_steps(batches: Iterator[tuple[torch.Tensor, torch.Tensor]], steps: int
     return block
 
 
-def from_files(items: list[Item], classes: tuple[str, ...], steps: int, workers: int) -> Block:
+def from_files(items: list[ImageItem], classes: tuple[str, ...], steps: int, workers: int) -> Block:
     """PIL and torchvision's transforms in a DataLoader."""
     from PIL import Image
     from torchvision import transforms
@@ -152,7 +152,7 @@ def from_files(items: list[Item], classes: tuple[str, ...], steps: int, workers:
     return plain_steps(endless(), steps)
 
 
-def from_memory(items: list[Item], classes: tuple[str, ...], steps: int) -> Block:
+def from_memory(items: list[ImageItem], classes: tuple[str, ...], steps: int) -> Block:
     """Everything decoded, resized and normalised beforehand, nothing augmented."""
     spec = InputSpec(channels=1, height=SIDE, width=SIDE)
     pixels = torch.from_numpy(np.stack([decode(item.path, spec) for item in items]))
@@ -167,7 +167,9 @@ def from_memory(items: list[Item], classes: tuple[str, ...], steps: int) -> Bloc
     return plain_steps(endless(), steps)
 
 
-def ours(items: list[Item], classes: tuple[str, ...], steps: int, *, tuned: bool = True) -> Block:
+def ours(
+    items: list[ImageItem], classes: tuple[str, ...], steps: int, *, tuned: bool = True
+) -> Block:
     """`fit` for two epochs of `steps` steps; the second one counts (its views are number 1)."""
     spec = InputSpec(channels=1, height=SIDE, width=SIDE)
     folder = Path(tempfile.mkdtemp())
@@ -202,7 +204,7 @@ def ours(items: list[Item], classes: tuple[str, ...], steps: int, *, tuned: bool
     return block
 
 
-WAYS: dict[str, Callable[[list[Item], tuple[str, ...], int], Block]] = {
+WAYS: dict[str, Callable[[list[ImageItem], tuple[str, ...], int], Block]] = {
     "files, no worker": partial(from_files, workers=0),
     "files, 2 workers": partial(from_files, workers=2),
     "in memory": from_memory,

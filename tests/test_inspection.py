@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from clinipress.data.disturb import DISTURBANCES
-from clinipress.data.named.rows import Row
+from clinipress.data.named.rows import ListedImage
 from clinipress.data.named.tables import write_masks
 from clinipress.errors import DataError
 from clinipress.evaluate.saliency.masks import image_masks
@@ -111,8 +111,8 @@ def test_masks_are_found_in_the_table_of_a_named_set(tmp_path):
     upper_half(tmp_path / "infection masks" / "x.png")
     lung, infection = tmp_path / "lung masks" / "x.png", tmp_path / "infection masks" / "x.png"
     rows = [
-        Row(tmp_path / "images" / "x.png", "COVID-19", masks={"lung": lung}),
-        Row(tmp_path / "images" / "y.png", "Normal"),
+        ListedImage(tmp_path / "images" / "x.png", "COVID-19", masks={"lung": lung}),
+        ListedImage(tmp_path / "images" / "y.png", "Normal"),
     ]
     keys = ["images/x.png", "images/y.png"]
     table = str(write_masks(rows, tmp_path / "chest.csv", "chest"))
@@ -122,7 +122,7 @@ def test_masks_are_found_in_the_table_of_a_named_set(tmp_path):
         assert not found[1].any()
     with pytest.raises(DataError, match="beside the manifest"):
         image_masks(table, None, ["images/z.png"], SPEC)
-    both = [Row(rows[0].path, "COVID-19", masks={"lung": lung, "infection": infection})]
+    both = [ListedImage(rows[0].path, "COVID-19", masks={"lung": lung, "infection": infection})]
     table = str(write_masks(both, tmp_path / "chest.csv", "chest"))
     with pytest.raises(DataError, match=r"among infection, lung.*, got none"):
         image_masks(table, None, keys, SPEC)

@@ -23,7 +23,7 @@ from clinipress.data.probes import probe_pictures
 from clinipress.edge.checks import is_colourful
 from clinipress.errors import ModelError
 from clinipress.evaluate.probes import probe_logits, probe_records
-from clinipress.evaluate.saliency.explained import Explained, explain, fill_level, randomized
+from clinipress.evaluate.saliency.explained import Explanation, explain, fill_level, randomized
 from clinipress.evaluate.saliency.masks import image_masks
 from clinipress.evaluate.saliency.section import (
     INDEPENDENT,
@@ -217,7 +217,7 @@ def _explained(
     candidate: Candidate,
     images: SalientImages,
     answers: NDArray[np.int64],
-) -> Explained:
+) -> Explanation:
     """Maps of one row, or those that were made before of the same images."""
     runner = card.runner
     asked = runner.study.evidence
@@ -244,7 +244,7 @@ def _explained(
             progress=runner.progress,
         ).save(folder / "maps.npz")
 
-    return Explained.load(runner.store.once("saliency", inputs, make) / "maps.npz")
+    return Explanation.load(runner.store.once("saliency", inputs, make) / "maps.npz")
 
 
 def _with_pictures(card: Scorecard, found: Findings) -> Findings:

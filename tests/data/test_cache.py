@@ -11,7 +11,7 @@ from PIL import Image
 
 from clinipress.data import cache as module
 from clinipress.data.cache import Cache, build_cache
-from clinipress.data.items import Item
+from clinipress.data.items import ImageItem
 from clinipress.data.sources import decode_item
 from clinipress.errors import DataError, ImageError, StorageError
 from clinipress.records import InputSpec
@@ -27,7 +27,7 @@ def items(tmp_path):
     for i in range(10):
         path = tmp_path / f"{i}.png"
         Image.fromarray(generator.integers(0, 256, (16, 24), dtype=np.uint8)).save(path)
-        found.append(Item(key=path.name, path=path, label=CLASSES[i % 2]))
+        found.append(ImageItem(key=path.name, path=path, label=CLASSES[i % 2]))
     return found
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from clinipress.data import duplicates
-from clinipress.data.duplicates import difference_hashes, find_twins, thumbnails_of
+from clinipress.data.duplicates import difference_hashes, find_duplicates, thumbnails_of
 
 
 def pictures(n, seed=0):
@@ -21,7 +21,7 @@ def twins_of(grey, sha=None, readable=None):
     n = len(grey)
     names = sha or [hashlib.sha256(bytes([i % 256, i // 256])).hexdigest() for i in range(n)]
     known = np.ones(n, dtype=bool) if readable is None else np.asarray(readable)
-    return find_twins(names, difference_hashes(grey), thumbnails_of(grey), known)
+    return find_duplicates(names, difference_hashes(grey), thumbnails_of(grey), known)
 
 
 def brute_force(grey):
@@ -124,14 +124,21 @@ def test_leaks_count_images_on_one_side_through_copies():
     grey = np.concatenate([base[:2], base[:1], base[1:2], base[1:2], base[3:]])
     twins = twins_of(grey, sha=["a", "b", "a", "c", "c", "d"])
     train = np.array([True, True, False, False, False, False])
-    assert twins.having_twin_in(~train, train).tolist() == [False, False, True, True, True, False]
-    assert twins.having_twin_in(train, ~train).tolist() == [True, True, *[False] * 4]
+    assert twins.having_duplicate_in(~train, train).tolist() == [
+        False,
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert twins.having_duplicate_in(train, ~train).tolist() == [True, True, *[False] * 4]
 
 
 def test_leaks_are_direct_and_do_not_follow_chains():
-    twins = duplicates.Twins(
+    twins = duplicates.Duplicates(
         first=np.arange(3), near=np.array([[0, 1], [1, 2]]), correlation=np.ones(2, np.float32)
     )
     test = np.array([False, False, True])
-    assert twins.having_twin_in(test, np.array([True, False, False])).sum() == 0
-    assert twins.having_twin_in(test, np.array([False, True, False])).sum() == 1
+    assert twins.having_duplicate_in(test, np.array([True, False, False])).sum() == 0
+    assert twins.having_duplicate_in(test, np.array([False, True, False])).sum() == 1

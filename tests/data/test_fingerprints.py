@@ -6,12 +6,12 @@ import pytest
 from PIL import Image
 
 from clinipress.data.fingerprints import read_all
-from clinipress.data.items import Dataset, Item
+from clinipress.data.items import Dataset, ImageItem
 from clinipress.data.sources import read_dataset
 
 
 def of(*paths):
-    items = tuple(Item(key=p.name, path=p, label="a") for p in paths)
+    items = tuple(ImageItem(key=p.name, path=p, label="a") for p in paths)
     return Dataset(Path(), "class folders", ("a",), items)
 
 

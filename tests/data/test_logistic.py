@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from clinipress.data.logistic import fit_logistic, log_softmax, standardised
+from clinipress.data.logistic import fit_logistic, standardised
+from clinipress.evaluate.metrics import log_softmax
 from tolerances import OPTIMUM
 
 

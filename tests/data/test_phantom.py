@@ -73,7 +73,7 @@ def test_the_audit_finds_no_shortcut_and_no_duplicate(tmp_path):
 def body(**changes):
     facts = {
         "wide": 0.8, "deep": 0.6, "fat": 0.05, "lungs": (0.26, 0.42), "heart": 0.2, "bone": 0.86,
-        "side": 1, "place": (0.2, 0.0), "radius": 0.08, "contrast": 1.0,
+        "side": 1, "position": (0.2, 0.0), "radius": 0.08, "contrast": 1.0,
     }  # fmt: skip
     return Body(**(facts | changes))
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clinipress.data.pixels import Raster, check_size, inner_size, place, quiet, to_uint8
+from clinipress.data.pixels import Raster, check_size, inner_size, model_input, quiet, to_uint8
 from clinipress.errors import ImageError
 from clinipress.records import InputSpec
 
@@ -70,7 +70,7 @@ def test_the_callers_window_beats_the_files_and_its_display() -> None:
 
 def test_pad_keeps_the_shape_and_centres_on_black() -> None:
     spec = InputSpec(channels=1, height=16, width=16, fit="pad")
-    found = place(Image.new("L", (40, 20), 200), spec)
+    found = model_input(Image.new("L", (40, 20), 200), spec)
     assert inner_size((40, 20), spec) == (16, 8)
     assert found.shape == (1, 16, 16)
     assert (found[0, 4:12] == 200).all()
@@ -81,14 +81,14 @@ def test_pad_keeps_the_shape_and_centres_on_black() -> None:
 def test_stretch_is_pillows_bilinear() -> None:
     levels = np.random.default_rng(1).integers(0, 256, (30, 21, 3)).astype(np.uint8)
     picture = Image.fromarray(levels)
-    found = place(picture, InputSpec(channels=3, height=9, width=12))
+    found = model_input(picture, InputSpec(channels=3, height=9, width=12))
     expected = np.asarray(picture.resize((12, 9), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
     np.testing.assert_array_equal(found, expected)
     assert found.flags.c_contiguous
 
 
 def test_grey_for_three_channels_is_repeated() -> None:
-    found = place(Image.new("L", (8, 8), 77), InputSpec(channels=3, height=8, width=8))
+    found = model_input(Image.new("L", (8, 8), 77), InputSpec(channels=3, height=8, width=8))
     assert found.shape == (3, 8, 8)
     assert (found == 77).all()
 

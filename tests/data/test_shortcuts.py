@@ -7,7 +7,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from clinipress.data import shortcuts
-from clinipress.data.shortcuts import Facts, cross_validated, feature_shortcuts, statistics_baseline
+from clinipress.data.shortcuts import (
+    FeatureTable,
+    cross_validated,
+    feature_shortcuts,
+    statistics_baseline,
+)
 from tolerances import ROUNDING
 
 
@@ -19,7 +24,7 @@ def facts(n=300, strength=0.0, *, classes=3, copies=1, seed=0):
     features[:, 0] += strength * (labels == 0)
     features[:, 0] = np.exp(features[:, 0] / 4 + 5)
     names = tuple(f"class {c}" for c in range(classes))
-    return Facts(
+    return FeatureTable(
         keys=[f"{i:04d}" for i in range(n * copies)],
         features=np.repeat(features, copies, axis=0),
         names=("width", "mean intensity"),
@@ -75,7 +80,7 @@ def test_units_are_held_out_whole():
     # labels are noise, each of 40 facts is the same within a unit: only a leak would find them
     generator = np.random.default_rng(0)
     units = np.repeat(np.arange(60), 6)
-    given = Facts(
+    given = FeatureTable(
         keys=[f"{i:04d}" for i in range(360)],
         features=np.repeat(generator.normal(0, 1, (60, 40)), 6, axis=0),
         names=tuple(f"fact {i}" for i in range(40)),
@@ -84,7 +89,7 @@ def test_units_are_held_out_whole():
         units=units,
     )
     honest = (cross_validated(given, 0).argmax(axis=1) == given.labels).mean()
-    torn = Facts(**{**vars(given), "units": np.arange(360)})
+    torn = FeatureTable(**{**vars(given), "units": np.arange(360)})
     leaking = (cross_validated(torn, 0).argmax(axis=1) == given.labels).mean()
     assert honest < 0.7 < 0.8 < leaking
 
@@ -92,7 +97,7 @@ def test_units_are_held_out_whole():
 def test_folds_do_not_depend_on_the_order_of_listing():
     given = facts(strength=1.0, copies=2)
     order = np.random.default_rng(1).permutation(600)
-    shuffled = Facts(
+    shuffled = FeatureTable(
         keys=[given.keys[i] for i in order],
         features=given.features[order],
         names=given.names,
@@ -116,7 +121,7 @@ def test_large_sets_are_sampled(monkeypatch):
 
 def test_constant_features_and_mirrored_classes_are_not_listed():
     given = facts(classes=2)
-    constant = Facts(**{**vars(given), "features": given.features * [1, 0]})
+    constant = FeatureTable(**{**vars(given), "features": given.features * [1, 0]})
     assert [(s.feature, s.target) for s in feature_shortcuts(constant)] == [("width", "class 0")]
 
 

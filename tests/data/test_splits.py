@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from clinipress.data.audit import Fingerprints
-from clinipress.data.items import Dataset, Item
+from clinipress.data.items import Dataset, ImageItem
 from clinipress.data.splits import Split, make_split, units
 from clinipress.errors import DataError, StorageError
 from clinipress.recipe import SplitRecipe
@@ -17,7 +17,7 @@ from clinipress.records import TestOpening
 def dataset(n=120, *, classes=("a", "b", "c"), patients=None, splits=None):
     """`n` images, labels in turn; `patients` and `splits` are functions of the number."""
     items = [
-        Item(
+        ImageItem(
             key=f"{i:04d}.png",
             path=Path(f"{i:04d}.png"),
             label=classes[i % len(classes)],

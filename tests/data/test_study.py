@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clinipress.data.items import Dataset, Item, drawn
+from clinipress.data.items import Dataset, ImageItem, drawn
 from clinipress.data.sources import read_dataset
 from clinipress.data.study import open_study_data
 from clinipress.recipe import DataRecipe
@@ -16,7 +16,7 @@ COUNTS = {"common": 700, "rare": 290, "single": 10}
 
 def dataset():
     items = [
-        Item(f"{label}/{number}", Path(f"{label}/{number}"), label)
+        ImageItem(f"{label}/{number}", Path(f"{label}/{number}"), label)
         for label, count in COUNTS.items()
         for number in range(count)
     ]

@@ -123,7 +123,7 @@ def test_a_bounded_stream_asks_for_no_more_than_there_is():
             asked.append(count)
             return super().read(count)
 
-    stream = unpacking.Bounded(Stream(b"0123456789"))
+    stream = unpacking.BoundedStream(Stream(b"0123456789"))
     assert stream.read(4) == b"0123"
     assert stream.read(2**40) == b"456789"
     assert stream.read(2**40) == b""

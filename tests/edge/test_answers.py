@@ -10,9 +10,10 @@ from PIL import Image
 from scipy.special import softmax
 
 from clinipress.data.images import decode
-from clinipress.edge.answers import Answer, probabilities
+from clinipress.edge.answers import Prediction
 from clinipress.edge.bundle import Bundle, load_bundle
 from clinipress.errors import MissingExtraError
+from clinipress.evaluate import metrics
 from clinipress.records import Card, InputSpec
 from linear_model import logits_of, noise, weights
 
@@ -31,11 +32,11 @@ def save(path: Path, pixels: np.ndarray) -> Path:
 def test_probabilities_against_scipy(temperature: float):
     logits = np.random.default_rng(0).normal(0, 30, (50, 7)).astype(np.float32)
     expected = softmax(logits.astype(np.float64) / temperature, axis=1)
-    assert np.allclose(probabilities(logits, temperature), expected, rtol=1e-12, atol=0)
+    assert np.allclose(metrics.softmax(logits, temperature), expected, rtol=1e-12, atol=0)
 
 
 def test_probabilities_bear_huge_logits():
-    found = probabilities(np.array([3e38, 0, -3e38], np.float32), 0.01)
+    found = metrics.softmax(np.array([3e38, 0, -3e38], np.float32), 0.01)
     assert found.tolist() == [1, 0, 0]
 
 
@@ -199,9 +200,9 @@ def test_a_missing_reader_is_a_reason_not_a_crash(bundle: Bundle, tmp_path: Path
 
 
 def test_text_is_one_line_whatever_the_name():
-    found = Answer("a\nb\udcff.png", "normal", {"normal": 1.0}, None)
+    found = Prediction("a\nb\udcff.png", "normal", {"normal": 1.0}, None)
     assert found.to_text() == "a b?.png: normal 100.0 %"
-    assert Answer("x", refused="why").to_text() == "x: refused, why"
+    assert Prediction("x", refused="why").to_text() == "x: refused, why"
 
 
 @pytest.mark.realdata

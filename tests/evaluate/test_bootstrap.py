@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from clinipress.evaluate import bootstrap
-from clinipress.evaluate.bootstrap import Spread
+from clinipress.evaluate.bootstrap import BootstrapSpread
 from clinipress.evaluate.intervals import degrees_of_freedom, percentile_interval, t_value
 from clinipress.evaluate.metrics import calibration_gaps
 from tolerances import ROUNDING
@@ -20,7 +20,7 @@ def mean_of(values):
     return measure
 
 
-def spread_of(values, resamples=200, seed=0) -> Spread:
+def spread_of(values, resamples=200, seed=0) -> BootstrapSpread:
     units = np.arange(len(values))
     labels = np.zeros(len(values), np.int64)
     return bootstrap.bootstrap(mean_of(values), units, labels, resamples, seed)[0]["mean"]
@@ -99,7 +99,7 @@ def test_corrected_interval_takes_the_bias_off(seed) -> None:
 
 
 def test_a_calibration_error_stays_between_floor_and_one() -> None:
-    spread = Spread(0.6, np.linspace(0.5, 0.8, 99), np.array([0.2, 0.7, 0.9]))
+    spread = BootstrapSpread(0.6, np.linspace(0.5, 0.8, 99), np.array([0.2, 0.7, 0.9]))
     found = bootstrap.corrected_interval(spread, method="x", n=3, limits=(0.0, 1.0))
     assert (found.low, found.high) == (0.0, 1.0)
 
@@ -120,7 +120,7 @@ def test_calibration_is_corrected_and_all_else_is_not() -> None:
 
 
 def test_distance_of_a_figure_is_taken_on_every_draw() -> None:
-    found = Spread(0.5, np.array([0.5, 1.5]), np.array([np.nan, 1.0])).distance(1.0)
+    found = BootstrapSpread(0.5, np.array([0.5, 1.5]), np.array([np.nan, 1.0])).distance(1.0)
     assert found.value == 0.5
     np.testing.assert_array_equal(found.resampled, [0.5, 0.5])
     np.testing.assert_array_equal(found.left_out, [np.nan, 0.0])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from clinipress.evaluate.bootstrap import Spread, expanded_interval
+from clinipress.evaluate.bootstrap import BootstrapSpread, expanded_interval
 from clinipress.evaluate.evidence import evidence
 from clinipress.evaluate.groups import (
     Answers,
@@ -84,7 +84,9 @@ def test_nothing_is_drawn_without_groups_or_from_one_unit():
 def test_gap_is_best_minus_worst_of_every_draw():
     random = np.random.default_rng(0)
     draws, left = random.random((3, 99)), random.random((3, 40))
-    gap = gap_of([Spread(v, d, g) for v, d, g in zip((0.2, 0.9, 0.5), draws, left, strict=True)])
+    gap = gap_of(
+        [BootstrapSpread(v, d, g) for v, d, g in zip((0.2, 0.9, 0.5), draws, left, strict=True)]
+    )
     assert gap.value == pytest.approx(0.7)
     np.testing.assert_array_equal(gap.resampled, draws.max(axis=0) - draws.min(axis=0))
     np.testing.assert_array_equal(gap.left_out, left.max(axis=0) - left.min(axis=0))
@@ -92,12 +94,14 @@ def test_gap_is_best_minus_worst_of_every_draw():
 
 def test_gap_is_turned_about_itself_below_and_drawn_above():
     # so many equal values left out that t is nearly normal
-    spread = Spread(0.3, np.linspace(0.2, 0.8, 6001), np.tile([0.29, 0.31], 500))
+    spread = BootstrapSpread(0.3, np.linspace(0.2, 0.8, 6001), np.tile([0.29, 0.31], 500))
     found = gap_interval(spread, np.arange(40))
     assert (found.low, found.high) == pytest.approx((0.0, 0.785), abs=2e-3)
-    found = gap_interval(Spread(0.3, np.linspace(0.2, 0.4, 6001), spread.left_out), np.arange(40))
+    found = gap_interval(
+        BootstrapSpread(0.3, np.linspace(0.2, 0.4, 6001), spread.left_out), np.arange(40)
+    )
     assert (found.low, found.high) == pytest.approx((0.205, 0.395), abs=2e-3)
-    unknown = Spread(np.nan, np.full(9, np.nan), np.full(9, np.nan))
+    unknown = BootstrapSpread(np.nan, np.full(9, np.nan), np.full(9, np.nan))
     assert gap_interval(unknown, np.arange(9)) is None
     assert change_interval([unknown] * 2, [unknown] * 2, np.arange(9)) is None
 
@@ -106,7 +110,9 @@ def test_change_of_a_gap_is_bounded_by_the_groups_that_move_apart_most():
     random = np.random.default_rng(0)
 
     def spread(value):
-        return Spread(value, value + 0.05 * random.normal(size=400), value + random.random(50) / 99)
+        return BootstrapSpread(
+            value, value + 0.05 * random.normal(size=400), value + random.random(50) / 99
+        )
 
     before, after = ([spread(v) for v in values] for values in ((0.9, 0.8, 0.85), (0.9, 0.7, 0.9)))
     found = change_interval(before, after, np.arange(50))
@@ -136,7 +142,9 @@ def test_a_gap_that_opens_between_equal_groups_is_seldom_called_smaller():
         def spreads(hits, draws=draws):
             left = (hits.sum(axis=1, keepdims=True) - hits) / 59
             drawn = np.einsum("gu,gum->gm", hits, draws) / 60
-            return [Spread(h.mean(), d, lo) for h, d, lo in zip(hits, drawn, left, strict=True)]
+            return [
+                BootstrapSpread(h.mean(), d, lo) for h, d, lo in zip(hits, drawn, left, strict=True)
+            ]
 
         before, after = spreads(right), spreads(kept)
         found = change_interval(before, after, np.arange(240))

@@ -5,7 +5,7 @@ import pytest
 import statsmodels.api as sm
 from scipy.special import expit
 
-from clinipress.evaluate.recalibration import Binned, recalibrate
+from clinipress.evaluate.recalibration import BinnedFit, recalibrate
 from tolerances import OPTIMUM, check_share
 
 
@@ -40,7 +40,7 @@ def test_resamples_against_a_generalised_linear_model(seed, slope):
     random = np.random.default_rng(seed)
     n = len(x)
     weights = random.multinomial(n, np.full(n, 1 / n), 25).T.astype(np.float64)
-    found = Binned.of(x, y, slope=slope).refit(weights)
+    found = BinnedFit.of(x, y, slope=slope).refit(weights)
     expected = np.stack([glm(x, y, one, slope=slope) for one in weights.T], axis=1)
     spread = expected.std(axis=1).max()
     # 512 distinct log odds are fitted as they are; beyond, binning adds 3 % of the spread
@@ -55,7 +55,7 @@ def test_few_distinct_log_odds_are_fitted_exactly():
     x = random.choice(np.linspace(-2, 3, 9), 300)
     y = random.random(300) < expit(0.8 * x)
     weights = random.multinomial(300, np.full(300, 1 / 300), 20).T.astype(np.float64)
-    found = Binned.of(x, y, slope=True).refit(weights)
+    found = BinnedFit.of(x, y, slope=True).refit(weights)
     expected = np.stack([glm(x, y, one, slope=True) for one in weights.T], axis=1)
     np.testing.assert_allclose(found, expected, atol=OPTIMUM)
 
@@ -66,7 +66,7 @@ def test_what_has_no_maximum_is_not_fitted():
     for y in (every, none):
         assert recalibrate(x, y, slope=True) is None
         assert recalibrate(x, y, slope=False) is None
-        assert Binned.of(x, y, slope=True) is None
+        assert BinnedFit.of(x, y, slope=True) is None
     assert recalibrate(x, x > 0, slope=True) is None  # parted
     assert recalibrate(x, x < 0, slope=True) is None
     assert recalibrate(x, x > 0, slope=False) is not None
@@ -78,7 +78,7 @@ def test_a_resample_without_a_maximum_is_undefined_and_the_others_are_not():
     x, y = draw(1)
     weights = np.ones((len(x), 3))
     weights[~y, 1] = 0
-    found = Binned.of(x, y, slope=True).refit(weights)
+    found = BinnedFit.of(x, y, slope=True).refit(weights)
     assert np.isnan(found[:, 1]).all()
     assert np.isfinite(found[:, [0, 2]]).all()
 
@@ -100,7 +100,7 @@ def test_percentile_intervals_of_the_slope_cover():
         x = random.normal(1.5, 1.5, 150)
         y = random.random(150) < expit(x)
         weights = random.multinomial(150, np.full(150, 1 / 150), 200).T.astype(np.float64)
-        slopes = Binned.of(x, y, slope=True).refit(weights)[1]
+        slopes = BinnedFit.of(x, y, slope=True).refit(weights)[1]
         low, high = np.nanquantile(slopes, [0.025, 0.975])
         inside += low <= 1 <= high
     check_share(inside, trials, at_least=0.93)

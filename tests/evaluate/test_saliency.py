@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import stats
 
 from clinipress.errors import DataError
-from clinipress.evaluate.saliency.explained import Explained, explain, fill_level, randomized
+from clinipress.evaluate.saliency.explained import Explanation, explain, fill_level, randomized
 from clinipress.evaluate.saliency.faithfulness import Faithfulness, energy_inside, faithfulness
 from clinipress.evaluate.saliency.panels import INFERNO, colours, overlay
 from clinipress.evaluate.saliency.section import SalientImages, saliency_section
@@ -201,7 +201,7 @@ def test_energy_inside_a_mask():
 def found_maps(maps, explained, answers, seed=0):
     n = len(maps)
     shares = np.random.default_rng(seed).random((4, n))
-    return Explained(
+    return Explanation(
         maps=maps.astype(np.float32),
         explained=explained,
         answers=answers,
@@ -390,7 +390,7 @@ def test_explained_is_the_same_after_it_was_kept(small, tmp_path):
         small, images, small.predict(images).argmax(1), fill=fill_level(small), threads=1
     )
     made.save(tmp_path / "maps.npz")
-    kept = Explained.load(tmp_path / "maps.npz")
+    kept = Explanation.load(tmp_path / "maps.npz")
     assert np.array_equal(kept.maps, made.maps)
     assert np.array_equal(kept.faithful.insertion_auc, made.faithful.insertion_auc)
     assert (kept.mode, kept.layer, kept.seconds) == (made.mode, made.layer, made.seconds)
@@ -398,7 +398,7 @@ def test_explained_is_the_same_after_it_was_kept(small, tmp_path):
     assert made.maps.shape == (2, 64, 64)
     (tmp_path / "maps.npz").write_bytes(b"no")
     with pytest.raises(DataError, match="saliency maps at"):
-        Explained.load(tmp_path / "maps.npz")
+        Explanation.load(tmp_path / "maps.npz")
 
 
 def test_random_weights_keep_scale_and_lose_knowledge(small):

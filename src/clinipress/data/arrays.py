@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.data.items import SPLIT_NAMES, Item
+from clinipress.data.items import SPLIT_NAMES, ImageItem
 from clinipress.data.pixels import Raster
 from clinipress.data.unpacking import limit
 from clinipress.errors import DataError, ImageError
@@ -22,7 +22,7 @@ __all__ = ["array_picture", "read_arrays"]
 _PARTS = ("train", "val", "test")
 
 
-def read_arrays(path: Path, class_map: Mapping[str, str]) -> list[Item]:
+def read_arrays(path: Path, class_map: Mapping[str, str]) -> list[ImageItem]:
     """Items of an archive: uint8 images ``[n, h, w]`` or ``[n, h, w, 3]``, whole-number labels.
 
     Labels are named by their number, "0", "1", ...; `class_map` gives them names.
@@ -35,19 +35,19 @@ def read_arrays(path: Path, class_map: Mapping[str, str]) -> list[Item]:
     except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as problem:
         raise DataError("an .npz of arrays", f"'{path}' ({problem})") from None
     return [
-        Item(
+        ImageItem(
             key=f"{path.name}#{part}#{number}",
             path=path,
             label=class_map.get(str(label), str(label)),
             index=number,
             split=SPLIT_NAMES[part],
         )
-        for part, found in labels.items()
-        for number, label in enumerate(found)
+        for part, part_labels in labels.items()
+        for number, label in enumerate(part_labels)
     ]
 
 
-def array_picture(item: Item) -> Raster:
+def array_picture(item: ImageItem) -> Raster:
     """The picture of an item that `read_arrays` made.
 
     Raises:
@@ -101,8 +101,8 @@ def _read_labels(path: Path) -> dict[str, list[int]]:
     if not labels:
         got = f"{', '.join(names[:6]) or 'nothing'} in '{path}'"
         raise DataError("train_images and train_labels, or val_ or test_", got)
-    for part, found in labels.items():
-        _check_shape(_shape(path, f"{part}_images"), len(found), part, path)
+    for part, part_labels in labels.items():
+        _check_shape(_shape(path, f"{part}_images"), len(part_labels), part, path)
     return labels
 
 
@@ -129,9 +129,9 @@ def _shape(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def _check_shape(
-    found: tuple[tuple[int, ...], np.dtype[Any]], count: int, part: str, path: Path
+    header: tuple[tuple[int, ...], np.dtype[Any]], count: int, part: str, path: Path
 ) -> None:
-    shape, dtype = found
+    shape, dtype = header
     picture = len(shape) == 3 or (len(shape) == 4 and shape[3] == 3)
     if not picture or dtype != np.uint8 or shape[0] != count:
         raise DataError(

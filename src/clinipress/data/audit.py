@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.data.duplicates import Twins, find_twins
+from clinipress.data.duplicates import Duplicates, find_duplicates
 from clinipress.data.fingerprints import Fingerprints, Readings, read_all
 from clinipress.data.grouping import merge, numbered
-from clinipress.data.shortcuts import Facts, feature_shortcuts, statistics_baseline
+from clinipress.data.shortcuts import FeatureTable, feature_shortcuts, statistics_baseline
 from clinipress.data.sources import Dataset
 from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
@@ -74,13 +74,13 @@ def audit(
         bad = readings.unreadable[0]
         got = f"none in '{dataset.root}'"
         raise DataError("readable images", got, f"'{bad.path}': {bad.reason}")
-    twins = find_twins(
+    duplicates = find_duplicates(
         readings.sha256, readings.dhash, readings.thumbnails, readings.readable, progress=progress
     )
-    fingerprints = _fingerprints(dataset, readings, twins)
+    fingerprints = _fingerprints(dataset, readings, duplicates)
     facts = _facts(dataset, fingerprints)
     singles, baseline = feature_shortcuts(facts), statistics_baseline(facts, seed)
-    found = Audit(
+    record = Audit(
         path=str(dataset.root),
         layout=dataset.layout,
         images=len(dataset.items),
@@ -91,14 +91,14 @@ def audit(
         shortcuts=(baseline.shortcuts if baseline else ()) + _listed(singles),
         baseline_accuracy=baseline.accuracy if baseline else None,
         majority_accuracy=baseline.majority if baseline else None,
-        **_duplicate_facts(dataset, twins, fingerprints.clusters),
+        **_duplicate_facts(dataset, duplicates, fingerprints.clusters),
         **_patient_facts(dataset),
     )
-    update = {"warnings": tuple(_warnings(found)), "seconds": time.perf_counter() - start}
-    return found.model_copy(update=update), fingerprints
+    update = {"warnings": tuple(_warnings(record)), "seconds": time.perf_counter() - start}
+    return record.model_copy(update=update), fingerprints
 
 
-def _fingerprints(dataset: Dataset, readings: Readings, twins: Twins) -> Fingerprints:
+def _fingerprints(dataset: Dataset, readings: Readings, duplicates: Duplicates) -> Fingerprints:
     features, names = readings.table()
     return Fingerprints(
         keys=tuple(item.key for item in dataset.items),
@@ -108,16 +108,16 @@ def _fingerprints(dataset: Dataset, readings: Readings, twins: Twins) -> Fingerp
         thumbnails=readings.thumbnails,
         features=features,
         feature_names=names,
-        clusters=twins.clusters(),
+        clusters=duplicates.clusters(),
     )
 
 
-def _facts(dataset: Dataset, fingerprints: Fingerprints) -> Facts:
+def _facts(dataset: Dataset, fingerprints: Fingerprints) -> FeatureTable:
     """Features, labels and units of the readable images."""
     rows = np.flatnonzero(fingerprints.readable)
     items = [dataset.items[row] for row in rows]
     number = {name: i for i, name in enumerate(dataset.classes)}
-    return Facts(
+    return FeatureTable(
         keys=[item.key for item in items],
         features=fingerprints.features[rows],
         names=fingerprints.feature_names,
@@ -169,33 +169,37 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _duplicate_facts(dataset: Dataset, twins: Twins, clusters: NDArray[np.int64]) -> dict[str, Any]:
+def _duplicate_facts(
+    dataset: Dataset, duplicates: Duplicates, clusters: NDArray[np.int64]
+) -> dict[str, Any]:
     """The audit's fields on duplicates, leaks and conflicting labels."""
-    known = twins.first >= 0
+    known = duplicates.first >= 0
     count = int(clusters.max(initial=-1)) + 1
-    distinct = int((twins.first == np.arange(len(known))).sum())
-    pairs = _pairs(dataset, twins)
+    distinct = int((duplicates.first == np.arange(len(known))).sum())
+    pairs = _pairs(dataset, duplicates)
     return {
         "exact_duplicates": int(known.sum()) - distinct,
         "near_duplicates": distinct - count,
         "clusters": count,
         "duplicate_pairs": pairs,
         "conflicting_labels": tuple(pair for pair in pairs if pair.label_a != pair.label_b),
-        **_leaks(dataset, twins),
+        **_leaks(dataset, duplicates),
     }
 
 
-def _pairs(dataset: Dataset, twins: Twins) -> tuple[DuplicatePair, ...]:
+def _pairs(dataset: Dataset, duplicates: Duplicates) -> tuple[DuplicatePair, ...]:
     """Each copy with the first of its kind, and each near pair of first ones; gravest first.
 
     Only those that will be listed become records: a video in a folder has millions of pairs.
     """
-    copies = np.flatnonzero((twins.first >= 0) & (twins.first != np.arange(len(twins.first))))
-    ends = np.concatenate([np.stack([twins.first[copies], copies], axis=1), twins.near])
-    correlation = np.concatenate([np.ones(len(copies), np.float32), twins.correlation])
+    copies = np.flatnonzero(
+        (duplicates.first >= 0) & (duplicates.first != np.arange(len(duplicates.first)))
+    )
+    ends = np.concatenate([np.stack([duplicates.first[copies], copies], axis=1), duplicates.near])
+    correlation = np.concatenate([np.ones(len(copies), np.float32), duplicates.correlation])
     label = numbered([item.label for item in dataset.items])
     split = numbered([item.split for item in dataset.items])
-    same_label, same_split = (one[ends[:, 0]] == one[ends[:, 1]] for one in (label, split))
+    same_label, same_split = (values[ends[:, 0]] == values[ends[:, 1]] for values in (label, split))
     order = np.lexsort((ends[:, 1], ends[:, 0], same_split, same_label))[:MOST_PAIRS]
     return tuple(
         _pair(dataset, int(a), int(b), bool(row < len(copies)), float(correlation[row]))
@@ -204,26 +208,26 @@ def _pairs(dataset: Dataset, twins: Twins) -> tuple[DuplicatePair, ...]:
 
 
 def _pair(dataset: Dataset, a: int, b: int, exact: bool, correlation: float) -> DuplicatePair:
-    one, other = dataset.items[a], dataset.items[b]
+    first, other = dataset.items[a], dataset.items[b]
     return DuplicatePair(
-        a=one.key,
+        a=first.key,
         b=other.key,
         exact=exact,
         correlation=min(correlation, 1.0),
-        label_a=one.label,
+        label_a=first.label,
         label_b=other.label,
-        split_a=one.split,
+        split_a=first.split,
         split_b=other.split,
     )
 
 
-def _leaks(dataset: Dataset, twins: Twins) -> dict[str, Any]:
+def _leaks(dataset: Dataset, duplicates: Duplicates) -> dict[str, Any]:
     """Images of one published split with a direct twin in another: counts and names."""
     split = np.asarray([item.split or "" for item in dataset.items])
     counts: dict[str, int] = {}
     names: dict[str, tuple[str, ...]] = {}
     for here, there in _directions(set(split.tolist())):
-        rows = np.flatnonzero(twins.having_twin_in(split == here, split == there))
+        rows = np.flatnonzero(duplicates.having_duplicate_in(split == here, split == there))
         if len(rows):
             counts[f"{here}->{there}"] = len(rows)
             leaked = tuple(dataset.items[row].key for row in rows[:MOST_LEAKED])
@@ -253,49 +257,49 @@ def _patient_facts(dataset: Dataset) -> dict[str, Any]:
 
 def _listed(shortcuts: tuple[Shortcut, ...]) -> tuple[Shortcut, ...]:
     """All that warn, and the strongest of the others up to 20 in all."""
-    warning = sum(one.warning for one in shortcuts)
+    warning = sum(shortcut.warning for shortcut in shortcuts)
     return shortcuts[: max(warning, MOST_SHORTCUTS)]
 
 
-def _warnings(found: Audit) -> Iterator[str]:
+def _warnings(record: Audit) -> Iterator[str]:
     """One sentence per problem, gravest first."""
-    yield from _leak_warnings(found)
-    yield from _label_warnings(found)
-    if found.unreadable:
-        yield f"{_count(len(found.unreadable), 'file')} cannot be read: set aside"
-    if found.exact_duplicates + found.near_duplicates:
+    yield from _leak_warnings(record)
+    yield from _label_warnings(record)
+    if record.unreadable:
+        yield f"{_count(len(record.unreadable), 'file')} cannot be read: set aside"
+    if record.exact_duplicates + record.near_duplicates:
         yield (
-            f"{found.exact_duplicates} exact and {found.near_duplicates} near duplicates: "
-            f"{found.clusters} distinct pictures in {found.images} images"
+            f"{record.exact_duplicates} exact and {record.near_duplicates} near duplicates: "
+            f"{record.clusters} distinct pictures in {record.images} images"
         )
-    if found.patients is None:
+    if record.patients is None:
         yield "no patient is named: images of one patient may stand on both sides of a split"
-    yield from _balance_warnings(found)
-    yield from _shortcut_warnings(found)
+    yield from _balance_warnings(record)
+    yield from _shortcut_warnings(record)
 
 
-def _leak_warnings(found: Audit) -> Iterator[str]:
-    for direction, count in found.leaks.items():
+def _leak_warnings(record: Audit) -> Iterator[str]:
+    for direction, count in record.leaks.items():
         here, there = direction.split("->")
-        total = sum(found.splits[here].values())
+        total = sum(record.splits[here].values())
         yield (
             f"{count} of {total} {here} images are also in {there} (same file or near-duplicate): "
             f"figures on the published {here} split are flattered"
         )
-    for direction, count in found.patient_leaks.items():
+    for direction, count in record.patient_leaks.items():
         verb = "stands" if count == 1 else "stand"
         both = direction.replace("->", " and ")
         yield f"{_count(count, 'patient')} {verb} in both {both} as published"
 
 
-def _label_warnings(found: Audit) -> Iterator[str]:
-    pairs = found.conflicting_labels
+def _label_warnings(record: Audit) -> Iterator[str]:
+    pairs = record.conflicting_labels
     if pairs:
         least = "at least " if len(pairs) >= MOST_PAIRS else ""  # the list was cut
-        verb, one = "carries" if len(pairs) == 1 else "carry", pairs[0]
+        verb, pair = "carries" if len(pairs) == 1 else "carry", pairs[0]
         yield (
             f"{least}{_count(len(pairs), 'pair')} of the same picture {verb} two labels, such as "
-            f"'{one.a}' ({one.label_a}) and '{one.b}' ({one.label_b})"
+            f"'{pair.a}' ({pair.label_a}) and '{pair.b}' ({pair.label_b})"
         )
 
 
@@ -303,32 +307,33 @@ def _count(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _balance_warnings(found: Audit) -> Iterator[str]:
-    small = min(found.classes, key=lambda name: found.classes[name])
-    large = max(found.classes, key=lambda name: found.classes[name])
-    if found.classes[large] > LOPSIDED * found.classes[small]:
-        ratio = found.classes[large] / max(found.classes[small], 1)
+def _balance_warnings(record: Audit) -> Iterator[str]:
+    small = min(record.classes, key=lambda name: record.classes[name])
+    large = max(record.classes, key=lambda name: record.classes[name])
+    if record.classes[large] > LOPSIDED * record.classes[small]:
+        ratio = record.classes[large] / max(record.classes[small], 1)
         yield f"classes are uneven: '{large}' has {ratio:.1f} times the images of '{small}'"
-    for name, count in found.classes.items():
+    for name, count in record.classes.items():
         if count < FEW_IMAGES:
             yield f"class '{name}' has {count} images only: its figures will be uncertain"
 
 
-def _shortcut_warnings(found: Audit) -> Iterator[str]:
-    largest = 100 * (found.majority_accuracy or 0)
-    if found.baseline_accuracy and any(s.warning for s in found.shortcuts if s.feature == "all"):
+def _shortcut_warnings(record: Audit) -> Iterator[str]:
+    largest = 100 * (record.majority_accuracy or 0)
+    if record.baseline_accuracy and any(s.warning for s in record.shortcuts if s.feature == "all"):
         yield (
             "facts of the files alone, without the picture, classify "
-            f"{_percent(found.baseline_accuracy)} right "
+            f"{_percent(record.baseline_accuracy)} right "
             f"(always the largest class: {largest:.1f} %)"
         )
     seen: set[str] = set()
-    for one in found.shortcuts:
-        if one.warning and one.feature not in {"all", *seen}:
-            seen.add(one.feature)
+    for shortcut in record.shortcuts:
+        if shortcut.warning and shortcut.feature not in {"all", *seen}:
+            seen.add(shortcut.feature)
+            area = shortcut.auroc
             yield (
-                f"{one.feature} alone tells '{one.target}' from the rest with AUROC "
-                f"{one.auroc.value:.2f} ({one.auroc.low:.2f} to {one.auroc.high:.2f}): "
+                f"{shortcut.feature} alone tells '{shortcut.target}' from the rest with AUROC "
+                f"{area.value:.2f} ({area.low:.2f} to {area.high:.2f}): "
                 "a model may learn that instead of the disease"
             )
 

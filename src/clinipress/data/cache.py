@@ -24,7 +24,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.data.sources import Item, decode_item
+from clinipress.data.sources import ImageItem, decode_item
 from clinipress.errors import DataError, InputError, StorageError
 from clinipress.progress import SILENT, Progress
 from clinipress.records import InputSpec
@@ -126,7 +126,7 @@ class Cache:
 
 
 def build_cache(
-    items: Sequence[Item],
+    items: Sequence[ImageItem],
     classes: tuple[str, ...],
     spec: InputSpec,
     path: Path,
@@ -161,7 +161,7 @@ def build_cache(
     return Cache(path)
 
 
-def _facts(items: Sequence[Item], classes: tuple[str, ...], spec: InputSpec) -> dict[str, Any]:
+def _facts(items: Sequence[ImageItem], classes: tuple[str, ...], spec: InputSpec) -> dict[str, Any]:
     """Everything the cache depends on, as plain data."""
     number = {name: i for i, name in enumerate(classes)}
     foreign = [item for item in items if item.label not in number]
@@ -191,7 +191,7 @@ def _is_whole(path: Path, facts: dict[str, Any]) -> bool:
 
 
 def _build(
-    items: Sequence[Item],
+    items: Sequence[ImageItem],
     spec: InputSpec,
     path: Path,
     facts: dict[str, Any],
@@ -229,7 +229,7 @@ def _build(
 
 
 def _write_rows(
-    file: IO[bytes], items: Sequence[Item], spec: InputSpec, threads: int, progress: Progress
+    file: IO[bytes], items: Sequence[ImageItem], spec: InputSpec, threads: int, progress: Progress
 ) -> None:
     """Decode some images by several threads and write them in their order."""
     with ThreadPoolExecutor(threads) as pool:

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.data.pixels import Facts, Raster, check_size, to_uint8
-from clinipress.data.unpacking import MAX_PICTURES, Bounded, claim, gunzip, inflated, length
+from clinipress.data.pixels import HeaderFacts, Raster, check_size, to_uint8
+from clinipress.data.unpacking import MAX_PICTURES, BoundedStream, claim, gunzip, inflated, length
 from clinipress.errors import ImageError, MissingExtraError
 
 __all__ = ["read_facts", "read_frame", "read_patient"]
@@ -24,7 +24,7 @@ _SYNTAX = 0x00020010
 _LARGEST = 1e30  # of a rescale, so that no stored value becomes infinite
 
 
-def read_facts(stream: BinaryIO) -> Facts:
+def read_facts(stream: BinaryIO) -> HeaderFacts:
     """Size, channels, bits stored and frames, from the header alone.
 
     Raises:
@@ -60,23 +60,23 @@ def read_frame(stream: BinaryIO, index: int = 0) -> Raster:
     stream = _plain(stream)
     large = length(stream) > _LARGE
     header, room = _header(stream, pixels=not large)
-    found = _facts(header, room)
-    check_size(found.width, found.height)
-    if not 0 <= index < found.frames:
-        raise ImageError(f"a frame number from 0 to {found.frames - 1}", str(index))
+    facts = _facts(header, room)
+    check_size(facts.width, facts.height)
+    if not 0 <= index < facts.frames:
+        raise ImageError(f"a frame number from 0 to {facts.frames - 1}", str(index))
     if header.file_meta.TransferSyntaxUID.is_encapsulated:
         if large:  # its reader has stopped at the pixels' tag: 12 bytes with the length
             stream.seek(stream.tell() + 12)
         coded = stream if large else header.PixelData
-        _check_frame(_pydicom().encaps.get_frame(coded, index, **_offsets(header, found)), found)
+        _check_frame(_pydicom().encaps.get_frame(coded, index, **_offsets(header, facts)), facts)
     stream.seek(0)
     pixels = _pixels(stream if large else header, index)
-    if found.channels >= 3:
-        return Raster(_eight_bits(pixels, found.bits))
+    if facts.channels >= 3:
+        return Raster(_eight_bits(pixels, facts.bits))
     if header.get("PhotometricInterpretation") == "PALETTE COLOR":
         colours = _pydicom().pixels.apply_color_lut(pixels, header)[..., :3]
         return Raster(_eight_bits(colours, 8 * colours.dtype.itemsize))
-    return _grey(pixels, _frame_header(header, index), found.bits)
+    return _grey(pixels, _frame_header(header, index), facts.bits)
 
 
 def _pydicom() -> Any:
@@ -91,7 +91,7 @@ def _plain(stream: BinaryIO) -> BinaryIO:
     """Take gzip off, up to a limit; pydicom reads as many bytes as a file says it has."""
     packed = stream.read(2) == b"\x1f\x8b"
     stream.seek(0)
-    return gunzip(stream) if packed else cast(BinaryIO, Bounded(stream))
+    return gunzip(stream) if packed else cast(BinaryIO, BoundedStream(stream))
 
 
 def _room(stream: BinaryIO) -> int:
@@ -129,22 +129,22 @@ def _header(stream: BinaryIO, *, pixels: bool = False) -> tuple[Any, int]:
     return header, room
 
 
-def _facts(header: Any, room: int) -> Facts:
+def _facts(header: Any, room: int) -> HeaderFacts:
     """What the header says; more frames than `room` bytes can hold are refused."""
     if header.get("Rows") is None or header.get("Columns") is None:
         raise ImageError("a DICOM image", "a DICOM file without rows and columns")
-    found = _said(header)
+    facts = _stated_facts(header)
     least = 8  # bytes of an empty compressed frame
     if not header.file_meta.TransferSyntaxUID.is_encapsulated:
-        least = found.width * found.height * int(header.get("BitsAllocated") or 1) // 8
+        least = facts.width * facts.height * int(header.get("BitsAllocated") or 1) // 8
     most = min(MAX_PICTURES, room // max(1, least))
-    if found.frames > max(1, most):
-        raise ImageError(f"at most {most:,} frames in a file of its size", f"{found.frames:,}")
-    return found
+    if facts.frames > max(1, most):
+        raise ImageError(f"at most {most:,} frames in a file of its size", f"{facts.frames:,}")
+    return facts
 
 
-def _said(header: Any) -> Facts:
-    return Facts(
+def _stated_facts(header: Any) -> HeaderFacts:
+    return HeaderFacts(
         width=int(header.Columns),
         height=int(header.Rows),
         channels=int(header.get("SamplesPerPixel") or 1),
@@ -154,25 +154,25 @@ def _said(header: Any) -> Facts:
     )
 
 
-def _offsets(header: Any, found: Facts) -> dict[str, Any]:
+def _offsets(header: Any, facts: HeaderFacts) -> dict[str, Any]:
     """Where the frames of compressed pixels begin, as far as the header says it."""
     table, lengths = header.get("ExtendedOffsetTable"), header.get("ExtendedOffsetTableLengths")
     return {
-        "number_of_frames": found.frames,
+        "number_of_frames": facts.frames,
         "extended_offsets": (table, lengths) if table and lengths else None,
     }
 
 
-def _check_frame(frame: bytes, found: Facts) -> None:
+def _check_frame(frame: bytes, facts: HeaderFacts) -> None:
     """Refuse compressed pixels that are of another size than the header says."""
-    said = claim(frame)
-    if said is not None:
-        width, height, components = said
-        if (width, height) != (found.width, found.height) or components > _MOST_COMPONENTS:
+    claimed = claim(frame)
+    if claimed is not None:
+        width, height, components = claimed
+        if (width, height) != (facts.width, facts.height) or components > _MOST_COMPONENTS:
             got = f"{width} x {height} of {components} components"
-            raise ImageError(f"compressed pixels of {found.width} x {found.height}", got)
+            raise ImageError(f"compressed pixels of {facts.width} x {facts.height}", got)
     # run lengths pack no worse than this, and unpack to at most 64 times as much
-    elif len(frame) > 2 * found.width * found.height * found.channels * 8 + 2**16:
+    elif len(frame) > 2 * facts.width * facts.height * facts.channels * 8 + 2**16:
         raise ImageError("compressed pixels smaller than the image", f"{len(frame):,} bytes")
 
 

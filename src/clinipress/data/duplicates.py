@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from clinipress.data.grouping import components, numbered
 from clinipress.progress import SILENT, Progress
 
-__all__ = ["THUMBNAIL", "Twins", "difference_hashes", "find_twins", "thumbnails_of"]
+__all__ = ["THUMBNAIL", "Duplicates", "difference_hashes", "find_duplicates", "thumbnails_of"]
 
 THUMBNAIL = 32
 LARGEST_DISTANCE = 6
@@ -29,7 +29,7 @@ ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
-class Twins:
+class Duplicates:
     """Which images are the same, or nearly the same.
 
     Attributes:
@@ -50,7 +50,7 @@ class Twins:
         root = components(len(self.first), ends[:, 0], ends[:, 1])
         return numbered([int(r) if f >= 0 else None for r, f in zip(root, self.first, strict=True)])
 
-    def having_twin_in(
+    def having_duplicate_in(
         self, images: NDArray[np.bool_], others: NDArray[np.bool_]
     ) -> NDArray[np.bool_]:
         """Which of `images` are the same as, or near, one of `others` (a set without them).
@@ -109,14 +109,14 @@ def _area(small: int, large: int) -> NDArray[np.float32]:
     return share
 
 
-def find_twins(
+def find_duplicates(
     sha256: list[str],
     dhash: NDArray[np.uint64],
     thumbnails: NDArray[np.uint8],
     readable: NDArray[np.bool_],
     *,
     progress: Progress = SILENT,
-) -> Twins:
+) -> Duplicates:
     """Find all exact and near duplicates; nothing is approximate.
 
     Memory beyond the arguments: about 300 bytes per image, 40 MB of blocks and 20 bytes per pair.
@@ -131,11 +131,11 @@ def find_twins(
     names = [s if r else None for s, r in zip(sha256, readable, strict=True)]
     number = numbered(names)
     known = np.flatnonzero(number >= 0)
-    _, place = np.unique(number[known], return_index=True)
-    firsts = known[place]
+    _, positions = np.unique(number[known], return_index=True)
+    firsts = known[positions]
     first = np.where(number >= 0, firsts[np.maximum(number, 0)] if len(firsts) else -1, -1)
     pairs, correlation = _near(dhash[firsts], thumbnails[firsts], progress)
-    return Twins(first.astype(np.int64), firsts[pairs].reshape(-1, 2), correlation)
+    return Duplicates(first.astype(np.int64), firsts[pairs].reshape(-1, 2), correlation)
 
 
 def _near(
@@ -144,7 +144,7 @@ def _near(
     """All near-duplicate pairs by blocks of a matrix product, then the exact test of each."""
     task = "near-duplicates"
     short = _shortened(thumbnails)
-    found = [np.empty((0, 2), dtype=np.int64)]
+    near = [np.empty((0, 2), dtype=np.int64)]
     values = [np.empty(0, dtype=np.float32)]
     starts = range(0, len(short), BLOCK)
     progress.start(task, len(starts))
@@ -153,11 +153,11 @@ def _near(
             close = short[i : i + BLOCK] @ short[j : j + BLOCK].T >= SMALLEST_CORRELATION - ROUNDING
             a, b = np.nonzero(np.triu(close, 1) if i == j else close)
             pairs, correlation = _confirmed(np.stack([a + i, b + j], axis=1), dhash, thumbnails)
-            found.append(pairs)
+            near.append(pairs)
             values.append(correlation)
         progress.advance(task)
     progress.finish(task)
-    return np.concatenate(found), np.concatenate(values)
+    return np.concatenate(near), np.concatenate(values)
 
 
 def _shortened(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:

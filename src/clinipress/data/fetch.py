@@ -25,7 +25,7 @@ from clinipress.errors import DataError, MissingExtraError, StudyError
 from clinipress.progress import SILENT, Progress
 from clinipress.store import storage, write_atomically
 
-__all__ = ["NOT_KNOWN", "Download", "Received", "download", "from_kaggle", "verify"]
+__all__ = ["NOT_KNOWN", "Download", "Receipt", "download", "from_kaggle", "verify"]
 
 NOT_KNOWN = "checksum not known"
 _CHUNK = 2**20
@@ -57,7 +57,7 @@ class Download:
 
 
 @dataclass(frozen=True)
-class Received:
+class Receipt:
     """What came.
 
     Attributes:
@@ -79,7 +79,7 @@ class Received:
         return asdict(self)
 
 
-def download(wanted: Download, folder: Path, *, progress: Progress = SILENT) -> Received:
+def download(wanted: Download, folder: Path, *, progress: Progress = SILENT) -> Receipt:
     """Get one file, or find that it is there already.
 
     A cut connection is taken up where it broke, within this call and in the next one.
@@ -154,22 +154,22 @@ def _hashes(path: Path) -> tuple[str, str]:
     return strong.hexdigest(), weak.hexdigest()
 
 
-def verify(wanted: Download, path: Path) -> Received:
+def verify(wanted: Download, path: Path) -> Receipt:
     """Compare a file with what is known of it.
 
     Raises:
         DataError: It is another one.
     """
     strong, weak = _hashes(path)
-    for kind, known, found in (("sha256", wanted.sha256, strong), ("md5", wanted.md5, weak)):
-        if known is not None and known.casefold() != found:
+    for kind, known, digest in (("sha256", wanted.sha256, strong), ("md5", wanted.md5, weak)):
+        if known is not None and known.casefold() != digest:
             raise DataError(
                 f"{kind} {known} of '{wanted.name}'",
-                found,
+                digest,
                 f"it is damaged or another version of {wanted.url}; remove it and try again",
             )
     checked = "sha256" if wanted.sha256 else "md5" if wanted.md5 else NOT_KNOWN
-    return Received(wanted.name, wanted.url, path.stat().st_size, strong, checked)
+    return Receipt(wanted.name, wanted.url, path.stat().st_size, strong, checked)
 
 
 def _check_address(url: str) -> None:
@@ -297,8 +297,8 @@ def _total(wanted: Download, headers: Mapping[str, str], start: int) -> int | No
     Raises:
         DataError: It does not.
     """
-    said = headers.get("Content-Length", "")
-    total = start + int(said) if said.isdigit() else wanted.size
+    declared = headers.get("Content-Length", "")
+    total = start + int(declared) if declared.isdigit() else wanted.size
     most = wanted.size if wanted.size is not None else _LARGEST
     if total is not None and (total > most or (wanted.size is not None and total != most)):
         raise DataError(

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.duplicates import THUMBNAIL, difference_hashes, thumbnails_of
-from clinipress.data.images import Facts, decode, facts
-from clinipress.data.sources import Dataset, Item, decode_item, item_bytes, item_facts
+from clinipress.data.images import HeaderFacts, decode, facts
+from clinipress.data.sources import Dataset, ImageItem, decode_item, item_bytes, item_facts
 from clinipress.errors import ImageError
 from clinipress.progress import SILENT, Progress
 from clinipress.records import InputSpec, Unreadable
@@ -81,12 +81,12 @@ class Readings:
 
     def table(self) -> tuple[NDArray[np.float32], tuple[str, ...]]:
         """Features and their names, with one column per file format where there are several."""
-        found = sorted({name for name in self.formats if name})
-        if len(found) < 2:
+        present = sorted({name for name in self.formats if name})
+        if len(present) < 2:
             return self.features, FEATURES
         formats = np.asarray(self.formats)
-        columns = np.stack([formats == name for name in found], axis=1).astype(np.float32)
-        names = tuple(f"format {name}" for name in found)
+        columns = np.stack([formats == name for name in present], axis=1).astype(np.float32)
+        names = tuple(f"format {name}" for name in present)
         return np.concatenate([self.features, columns], axis=1), FEATURES + names
 
 
@@ -121,12 +121,12 @@ def read_all(
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         for done in pool.map(read, chunks):
             progress.advance(task, done)
-    readings.unreadable.sort(key=lambda one: one.path)
+    readings.unreadable.sort(key=lambda image: image.path)
     progress.finish(task)
     return readings
 
 
-def _read_chunk(readings: Readings, items: Sequence[Item], rows: range) -> None:
+def _read_chunk(readings: Readings, items: Sequence[ImageItem], rows: range) -> None:
     """Fill some rows; whole chunks, because small arrays would cost more than the decoding."""
     pictures, good = [], []
     for row in rows:
@@ -150,7 +150,7 @@ def _read_chunk(readings: Readings, items: Sequence[Item], rows: range) -> None:
         readings.readable[good] = True
 
 
-def _look(item: Item, data: bytes) -> tuple[NDArray[np.uint8], Facts]:
+def _look(item: ImageItem, data: bytes) -> tuple[NDArray[np.uint8], HeaderFacts]:
     """The image in grey at 64x64, and its file's facts.
 
     Members of a larger file go through their own reader; the bytes at hand are all there is of
@@ -161,7 +161,7 @@ def _look(item: Item, data: bytes) -> tuple[NDArray[np.uint8], Facts]:
     return decode(data, LOOK)[0], facts(data)
 
 
-def _file_facts(what: Facts, size: int) -> tuple[float, ...]:
+def _file_facts(what: HeaderFacts, size: int) -> tuple[float, ...]:
     """In the order of `FILE_FEATURES`; pixels and bytes."""
     return (what.width, what.height, what.width / what.height, size, what.channels, what.bits)
 

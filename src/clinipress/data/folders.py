@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from clinipress.data.items import SPLIT_NAMES, Item, Layout
+from clinipress.data.items import SPLIT_NAMES, ImageItem, Layout
 from clinipress.errors import DataError
 
 __all__ = ["image_files", "one_name_per_class", "read_folders", "subfolders"]
@@ -24,7 +24,7 @@ _NOT_FOLDERS = frozenset({"__MACOSX", "__pycache__"})
 _MASKS = re.compile(r"(^|[^a-z])masks?($|[^a-z])")
 
 
-def read_folders(root: Path, class_map: Mapping[str, str]) -> tuple[Layout, list[Item]]:
+def read_folders(root: Path, class_map: Mapping[str, str]) -> tuple[Layout, list[ImageItem]]:
     """Items of class folders under `root`, before files with several pictures are opened.
 
     Splits are told by the names of folders (train, training, val, valid, validation, dev, test,
@@ -95,17 +95,17 @@ def one_name_per_class(
     Raises:
         DataError: Two names of one split would become one class.
     """
-    sets = {split: set(found) for split, found in names.items()}
+    sets = {split: set(members) for split, members in names.items()}
     every = sorted(set().union(*sets.values()), key=lambda name: (len(name), name))
-    if all(found == sets[next(iter(sets))] for found in sets.values()):
+    if all(members == sets[next(iter(sets))] for members in sets.values()):
         return {name: name for name in every}
     free = [name for name in every if name not in fixed]
     renamed = {name: name for name in fixed & set(every)}
     for name in free:
         renamed[name] = next(root for root in free if _continues(name, root))
-    for split, found in sets.items():
+    for split, members in sets.items():
         for root in set(renamed.values()):
-            same = sorted(name for name in found if renamed[name] == root)
+            same = sorted(name for name in members if renamed[name] == root)
             if len(same) > 1:
                 raise DataError(
                     "one folder per class in every split",
@@ -168,6 +168,6 @@ def _splits(top: Path) -> dict[str, Path]:
     return splits
 
 
-def _items(root: Path, folder: Path, label: str, split: str | None) -> Iterator[Item]:
+def _items(root: Path, folder: Path, label: str, split: str | None) -> Iterator[ImageItem]:
     for path in image_files(folder):
-        yield Item(path.relative_to(root).as_posix(), path, label, split=split)
+        yield ImageItem(path.relative_to(root).as_posix(), path, label, split=split)

@@ -25,8 +25,8 @@ def numbered(values: Sequence[Hashable | None]) -> NDArray[np.int64]:
         [0, -1, 1, 0]
     """
     seen: dict[Hashable, int] = {}
-    found = (UNKNOWN if v is None else seen.setdefault(v, len(seen)) for v in values)
-    return np.fromiter(found, dtype=np.int64, count=len(values))
+    numbers = (UNKNOWN if v is None else seen.setdefault(v, len(seen)) for v in values)
+    return np.fromiter(numbers, dtype=np.int64, count=len(values))
 
 
 def components(n: int, a: NDArray[np.integer], b: NDArray[np.integer]) -> NDArray[np.int64]:

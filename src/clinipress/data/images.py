@@ -18,11 +18,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clinipress.data.pixels import (
     MAX_PIXELS,
-    Facts,
+    HeaderFacts,
     Raster,
     check_size,
     inner_size,
-    place,
+    model_input,
     quiet,
     to_uint8,
 )
@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # pydantic is slow to import, and only the annotations need t
 
 __all__ = [
     "MAX_PIXELS",
-    "Facts",
+    "HeaderFacts",
     "Kind",
     "decode",
     "facts",
@@ -54,7 +54,7 @@ _GREY_WIDE = {"I;16": 16, "I;16L": 16, "I;16B": 16, "I;16N": 16, "I": 32, "F": 3
 _BITS = {"1": 1, **_GREY_WIDE}
 
 
-def facts(source: Path | bytes) -> Facts:
+def facts(source: Path | bytes) -> HeaderFacts:
     """Read a file's header, and nothing of its pixels where the format allows that.
 
     Args:
@@ -130,7 +130,7 @@ def render(raster: Raster, spec: InputSpec) -> NDArray[np.uint8]:
     """
     levels = raster.grey_or_colour(spec.window)
     check_size(levels.shape[1], levels.shape[0])
-    return place(Image.fromarray(np.ascontiguousarray(levels)), spec)
+    return model_input(Image.fromarray(np.ascontiguousarray(levels)), spec)
 
 
 def kind_of(stream: BinaryIO) -> Kind:
@@ -168,12 +168,12 @@ def _open(source: Path | bytes) -> BinaryIO:
     return source.open("rb")
 
 
-def _picture_facts(stream: BinaryIO) -> Facts:
+def _picture_facts(stream: BinaryIO) -> HeaderFacts:
     picture = Image.open(stream, formats=_FORMATS)
     width, height = picture.size
     if picture.format != "TIFF" and picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
         width, height = height, width
-    return Facts(
+    return HeaderFacts(
         width=width,
         height=height,
         channels=len(picture.getbands()),
@@ -206,7 +206,7 @@ def _picture(stream: BinaryIO, spec: InputSpec, index: int) -> NDArray[np.uint8]
     shown = _opaque(upright)
     if spec.window is not None and shown.mode == "L":
         return render(Raster(np.asarray(shown)), spec)
-    return place(shown, spec, box)
+    return model_input(shown, spec, box)
 
 
 def _seek(picture: Image.Image, index: int) -> None:

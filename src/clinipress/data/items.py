@@ -11,7 +11,7 @@ from typing import Literal
 
 from clinipress.errors import DataError
 
-__all__ = ["SPLIT_NAMES", "Dataset", "Item", "Layout", "drawn", "natural", "split_name"]
+__all__ = ["SPLIT_NAMES", "Dataset", "ImageItem", "Layout", "drawn", "natural", "split_name"]
 
 Layout = Literal["class folders", "split/class folders", "manifest", "npz"]
 SPLIT_NAMES: Mapping[str, str] = {
@@ -22,7 +22,7 @@ SPLIT_NAMES: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Item:
+class ImageItem:
     """One picture.
 
     Attributes:
@@ -54,13 +54,13 @@ class Dataset:
         layout: How it was laid out.
         classes: Class names in the order of the logits.
         items: Sorted by key, numbers in names by value.
-        group_columns: Names of the columns in `Item.groups`.
+        group_columns: Names of the columns in `ImageItem.groups`.
     """
 
     root: Path
     layout: Layout
     classes: tuple[str, ...]
-    items: tuple[Item, ...]
+    items: tuple[ImageItem, ...]
     group_columns: tuple[str, ...] = ()
 
 

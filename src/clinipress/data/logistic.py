@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["fit_logistic", "log_softmax", "standardised"]
+from clinipress.evaluate.metrics import log_softmax
+
+__all__ = ["fit_logistic", "standardised"]
 
 RIDGE = 1.0
 STEPS = 50
@@ -68,13 +70,6 @@ def fit_logistic(
         if np.abs(direction).max() < TOLERANCE:
             return weights
     return weights
-
-
-def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log-probabilities: float64 ``[n, classes]`` to the same."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return result
 
 
 def _loss(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clinipress.data.folders import image_files
-from clinipress.data.items import Item, split_name
+from clinipress.data.items import ImageItem, split_name
 from clinipress.errors import DataError
 
 __all__ = ["find_table", "is_table", "read_table"]
@@ -24,11 +24,11 @@ def find_table(folder: Path) -> Path | None:
     Raises:
         DataError: There are several.
     """
-    found = sorted(f for f in folder.iterdir() if f.suffix.casefold() == ".csv" and is_table(f))
-    if len(found) > 1:
-        names = " and ".join(f.name for f in found)
+    tables = sorted(f for f in folder.iterdir() if f.suffix.casefold() == ".csv" and is_table(f))
+    if len(tables) > 1:
+        names = " and ".join(f.name for f in tables)
         raise DataError("one manifest", f"{names} in '{folder}'", "name the one to use")
-    return found[0] if found else None
+    return tables[0] if tables else None
 
 
 def is_table(path: Path) -> bool:
@@ -41,7 +41,7 @@ def is_table(path: Path) -> bool:
     return set(_MANIFEST) <= set(columns) or set(_HAM10000) <= set(columns)
 
 
-def read_table(path: Path, class_map: Mapping[str, str]) -> tuple[list[Item], tuple[str, ...]]:
+def read_table(path: Path, class_map: Mapping[str, str]) -> tuple[list[ImageItem], tuple[str, ...]]:
     """Items and group columns of a table.
 
     A manifest has the columns ``path`` (relative to it) and ``label``, may have ``split`` and
@@ -97,7 +97,7 @@ def _item(
     row: Mapping[str, str],
     groups: tuple[str, ...],
     class_map: Mapping[str, str],
-) -> Item:
+) -> ImageItem:
     for column in _MANIFEST:
         if not row[column]:
             raise DataError(f"a {column} in every row", f"none in line {line} of '{table}'")
@@ -109,7 +109,7 @@ def _item(
     if "\\" in row["path"] and not path.exists():  # written on Windows
         path = table.parent / row["path"].replace("\\", "/")
     inside = path.is_relative_to(table.parent)
-    return Item(
+    return ImageItem(
         key=(path.relative_to(table.parent) if inside else path).as_posix(),
         path=path,
         label=class_map.get(row["label"], row["label"]),
@@ -124,14 +124,14 @@ def _ham10000(
     rows: list[tuple[int, dict[str, str]]],
     groups: tuple[str, ...],
     class_map: Mapping[str, str],
-) -> list[Item]:
+) -> list[ImageItem]:
     """Images lie in one folder or several beside the table, named by their image_id."""
     by_name = {path.stem: path for path in image_files(table.parent)}
     items = []
     for _, row in rows:
         path = by_name.get(row["image_id"], table.parent / "images" / f"{row['image_id']}.jpg")
         items.append(
-            Item(
+            ImageItem(
                 key=path.relative_to(table.parent).as_posix(),
                 path=path,
                 label=class_map.get(row["dx"], row["dx"]),
@@ -142,7 +142,7 @@ def _ham10000(
     return items
 
 
-def _check(table: Path, items: list[Item]) -> None:
+def _check(table: Path, items: list[ImageItem]) -> None:
     if not items:
         raise DataError("rows in the manifest", f"none in '{table}'")
     key, count = Counter(item.key for item in items).most_common(1)[0]

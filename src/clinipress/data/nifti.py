@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.data.pixels import Facts, Raster, check_size, quiet
+from clinipress.data.pixels import HeaderFacts, Raster, check_size, quiet
 from clinipress.data.unpacking import MAX_BYTES, MAX_PICTURES, length, limit
 from clinipress.errors import ImageError, MissingExtraError
 
@@ -31,7 +31,7 @@ class _Volume(NamedTuple):
     window: tuple[float, float] | None
 
 
-def read_facts(stream: BinaryIO) -> Facts:
+def read_facts(stream: BinaryIO) -> HeaderFacts:
     """Size, channels, bits and number of slices, from the header alone.
 
     Raises:
@@ -115,14 +115,14 @@ def _header(stream: BinaryIO) -> Any:
     return kind(head[: kind.sizeof_hdr], check=False)
 
 
-def _facts(header: Any) -> Facts:
+def _facts(header: Any) -> HeaderFacts:
     shape = tuple(int(n) for n in header.get_data_shape())
     if len(shape) < 2 or min(shape) < 1:
         raise ImageError("a NIfTI volume of two dimensions or more", f"the shape {shape}")
     if math.prod(shape[2:]) > MAX_PICTURES:
         raise ImageError(f"a volume of at most {MAX_PICTURES:,} slices", f"the shape {shape}")
     dtype = header.get_data_dtype()
-    return Facts(
+    return HeaderFacts(
         width=shape[0],
         height=shape[1],
         channels=len(dtype.names) if dtype.names else 1,
@@ -136,10 +136,10 @@ def _volume(stream: BinaryIO) -> _Volume:
     packed = length(stream)
     plain = _plain(stream)
     header = _header(plain)
-    found = _facts(header)
-    check_size(found.width, found.height)
+    facts = _facts(header)
+    check_size(facts.width, facts.height)
     dtype, offset = header.get_data_dtype(), int(header["vox_offset"])
-    size = found.width * found.height * found.frames * dtype.itemsize
+    size = facts.width * facts.height * facts.frames * dtype.itemsize
     if header["magic"].item()[:2] != b"n+":
         raise ImageError("a NIfTI file with its voxels", "a header without them (.hdr)")
     allowed = MAX_BYTES if plain is stream else min(MAX_BYTES, limit(packed))
@@ -151,10 +151,10 @@ def _volume(stream: BinaryIO) -> _Volume:
     content = plain.read(size)
     if len(content) < size:
         raise ImageError(f"{size:,} bytes of voxels", f"{len(content):,}")
-    volume = np.frombuffer(content, dtype).reshape((found.width, found.height, -1), order="F")
+    volume = np.frombuffer(content, dtype).reshape((facts.width, facts.height, -1), order="F")
     if dtype.names:
         return _Volume(np.stack([volume[name] for name in dtype.names[:3]], axis=-1), 8, None)
-    return _scaled(volume, header, found.bits)
+    return _scaled(volume, header, facts.bits)
 
 
 def _scaled(volume: NDArray[Any], header: Any, bits: int) -> _Volume:

@@ -63,25 +63,25 @@ class Canvas:
     def __post_init__(self) -> None:
         self.image = np.full((self.size, self.size), AIR, dtype=np.float32)
 
-    def cover(self, one: Ellipse, soft: float = 1.0) -> tuple[Box, Picture]:
+    def cover(self, ellipse: Ellipse, soft: float = 1.0) -> tuple[Box, Picture]:
         """Share of each pixel that lies inside: (box, float32 of the box's shape).
 
         Args:
-            one: The ellipse.
+            ellipse: The ellipse.
             soft: Width of the edge, pixels.
         """
-        cosine, sine = math.cos(one.angle), math.sin(one.angle)
+        cosine, sine = math.cos(ellipse.angle), math.sin(ellipse.angle)
         margin = soft * 2 / self.size
         box = (
-            self._span(one.y, math.hypot(one.a * sine, one.b * cosine) + margin),
-            self._span(one.x, math.hypot(one.a * cosine, one.b * sine) + margin),
+            self._span(ellipse.y, math.hypot(ellipse.a * sine, ellipse.b * cosine) + margin),
+            self._span(ellipse.x, math.hypot(ellipse.a * cosine, ellipse.b * sine) + margin),
         )
         axis = _axis(self.size)
-        y, x = axis[box[0], None] - one.y, axis[None, box[1]] - one.x
-        along = x * (cosine / one.a) + y * (sine / one.a)
-        across = y * (cosine / one.b) - x * (sine / one.b)
+        y, x = axis[box[0], None] - ellipse.y, axis[None, box[1]] - ellipse.x
+        along = x * (cosine / ellipse.a) + y * (sine / ellipse.a)
+        across = y * (cosine / ellipse.b) - x * (sine / ellipse.b)
         # the radius times the shorter half axis is near enough to a distance where the edge is
-        slope = min(one.a, one.b) / margin
+        slope = min(ellipse.a, ellipse.b) / margin
         share: Picture = np.hypot(along, across)
         share *= -slope
         share += 0.5 + slope
@@ -90,18 +90,18 @@ class Canvas:
         np.minimum(share, 1, out=share)
         return box, share
 
-    def paint(self, level: float, one: Ellipse, soft: float = 1.0) -> None:
+    def paint(self, level: float, ellipse: Ellipse, soft: float = 1.0) -> None:
         """Cover what is there with one grey level."""
-        box, share = self.cover(one, soft)
+        box, share = self.cover(ellipse, soft)
         self.image[box] += share * (level - self.image[box])
 
     def mask(self, *several: Ellipse) -> Picture:
         """Union of ellipses: float32 ``[size, size]`` in [0, 1]."""
-        found = np.zeros_like(self.image)
-        for one in several:
-            box, share = self.cover(one)
-            np.maximum(found[box], share, out=found[box])
-        return found
+        union = np.zeros_like(self.image)
+        for ellipse in several:
+            box, share = self.cover(ellipse)
+            np.maximum(union[box], share, out=union[box])
+        return union
 
     def _span(self, centre: float, reach: float) -> slice:
         first = int((centre - reach + 1) / 2 * self.size)
@@ -132,12 +132,12 @@ def _smoothed(image: Picture, sigma: float) -> Picture:
         wide = np.empty((n + 2 * reach, n), dtype=np.float32)
         wide[reach : n + reach] = image
         wide[:reach], wide[n + reach :] = image[0], image[-1]
-        found = middle * image
+        blurred = middle * image
         for step, weight in enumerate(outer, start=1):
             pair = wide[reach - step : n + reach - step] + wide[reach + step : n + reach + step]
             pair *= weight
-            found += pair
-        image = np.ascontiguousarray(found.T)
+            blurred += pair
+        image = np.ascontiguousarray(blurred.T)
     return image
 
 
@@ -153,7 +153,7 @@ class Body:
         heart: Half width of the heart at mid level.
         bone: Grey level of bone.
         side: Of the finding: -1 is the image's left.
-        place: Of the finding within its lung, from -1 to 1 across and down.
+        position: Of the finding within its lung, from -1 to 1 across and down.
         radius: Of a nodule.
         contrast: Of the finding, before blur: 0 barely visible to 1 strong.
     """
@@ -165,7 +165,7 @@ class Body:
     heart: float
     bone: float
     side: int
-    place: tuple[float, float]
+    position: tuple[float, float]
     radius: float
     contrast: float
 
@@ -182,7 +182,7 @@ def _body(sex: str, draw: Draw) -> Body:
         heart=draw.uniform(0.19, 0.25),
         bone=BONE * draw.uniform(0.92, 1.06),
         side=1 if draw.random() < 0.5 else -1,
-        place=(draw.uniform(-0.1, 0.5), draw.uniform(-0.5, 0.6)),
+        position=(draw.uniform(-0.1, 0.5), draw.uniform(-0.5, 0.6)),
         radius=draw.uniform(0.048, 0.095),
         contrast=draw.uniform(0.0, 1.0),
     )
@@ -259,15 +259,15 @@ def _paint_vessels(air: Canvas, lungs: tuple[Ellipse, Ellipse], draw: Draw) -> N
             air.paint(draw.uniform(0.18, 0.40), Ellipse(x, y, streak, thick, slope))
 
 
-def _place(lung: Ellipse, body: Body, draw: Draw) -> tuple[float, float]:
+def _finding_position(lung: Ellipse, body: Body, draw: Draw) -> tuple[float, float]:
     """Where the finding is in this slice: nearly the same place in each of the patient's."""
-    x = lung.x + body.side * body.place[0] * lung.b + draw.uniform(-0.02, 0.02)
-    return x, lung.y + body.place[1] * lung.a + draw.uniform(-0.02, 0.02)
+    x = lung.x + body.side * body.position[0] * lung.b + draw.uniform(-0.02, 0.02)
+    return x, lung.y + body.position[1] * lung.a + draw.uniform(-0.02, 0.02)
 
 
 def _paint_nodule(air: Canvas, lung: Ellipse, body: Body, draw: Draw) -> None:
     """A solid, roundish spot with a few spicules."""
-    x, y = _place(lung, body, draw)
+    x, y = _finding_position(lung, body, draw)
     radius, level = body.radius * draw.uniform(0.85, 1.05), 0.30 + 0.22 * body.contrast
     for angle in draw.uniform(0, math.pi, int(draw.integers(2, 6))).tolist():
         air.paint(0.75 * level, Ellipse(x, y, 1.6 * radius, 0.012, angle), soft=1.5)
@@ -277,7 +277,7 @@ def _paint_nodule(air: Canvas, lung: Ellipse, body: Body, draw: Draw) -> None:
 
 def _paint_opacity(air: Canvas, lung: Ellipse, body: Body, draw: Draw) -> None:
     """A patchy haze through which vessels still show."""
-    x, y = _place(lung, body, draw)
+    x, y = _finding_position(lung, body, draw)
     haze = np.zeros_like(air.image)
     for _ in range(int(draw.integers(3, 6))):
         dx, dy = draw.uniform(-0.12, 0.12, 2).tolist()

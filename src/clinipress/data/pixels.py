@@ -18,7 +18,7 @@ from clinipress.errors import ImageError
 if TYPE_CHECKING:  # pydantic is slow to import, and only the annotations need this name
     from clinipress.records import InputSpec
 
-__all__ = ["MAX_PIXELS", "Facts", "Raster", "check_size", "place", "quiet", "to_uint8"]
+__all__ = ["MAX_PIXELS", "HeaderFacts", "Raster", "check_size", "model_input", "quiet", "to_uint8"]
 
 MAX_PIXELS = 100_000_000
 """Largest picture that is opened: 10,000 x 10,000; a mammogram has about 24 million pixels."""
@@ -30,7 +30,7 @@ _saved: Any = None
 
 
 @dataclass(frozen=True)
-class Facts:
+class HeaderFacts:
     """What a file's header says of its picture.
 
     Attributes:
@@ -140,7 +140,7 @@ def _range(pixels: NDArray[Any], bits: int) -> tuple[float, float]:
     return low, high
 
 
-def place(
+def model_input(
     picture: Image.Image,
     spec: InputSpec,
     box: tuple[float, float, float, float] | None = None,

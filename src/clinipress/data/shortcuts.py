@@ -18,12 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.grouping import class_counts, deal, numbered, shuffled_by_key
-from clinipress.data.logistic import fit_logistic, log_softmax, standardised
+from clinipress.data.logistic import fit_logistic, standardised
 from clinipress.evaluate.intervals import auroc_score_limits, wilson
-from clinipress.evaluate.metrics import auroc
+from clinipress.evaluate.metrics import auroc, log_softmax
 from clinipress.records import Interval, Shortcut
 
-__all__ = ["Baseline", "Facts", "cross_validated", "feature_shortcuts", "statistics_baseline"]
+__all__ = [
+    "Baseline",
+    "FeatureTable",
+    "cross_validated",
+    "feature_shortcuts",
+    "statistics_baseline",
+]
 
 FOLDS = 5
 LARGEST_SAMPLE = 20_000
@@ -34,7 +40,7 @@ LOGARITHMIC = frozenset({"width", "height", "aspect ratio", "file bytes"})
 
 
 @dataclass(frozen=True)
-class Facts:
+class FeatureTable:
     """Plain facts of readable images.
 
     Attributes:
@@ -53,14 +59,14 @@ class Facts:
     classes: tuple[str, ...]
     units: NDArray[np.int64]
 
-    def sample(self, most: int, seed: int) -> Facts:
+    def sample(self, most: int, seed: int) -> FeatureTable:
         """At most `most` images, seeded."""
         if len(self.keys) <= most:
             return self
         rows = np.sort(shuffled_by_key(self.keys, seed)[:most])
         keys = [self.keys[row] for row in rows]
         parts = self.features[rows], self.names, self.labels[rows], self.classes, self.units[rows]
-        return Facts(keys, *parts)
+        return FeatureTable(keys, *parts)
 
 
 @dataclass(frozen=True)
@@ -79,14 +85,14 @@ class Baseline:
     shortcuts: tuple[Shortcut, ...]
 
 
-def feature_shortcuts(facts: Facts) -> tuple[Shortcut, ...]:
+def feature_shortcuts(facts: FeatureTable) -> tuple[Shortcut, ...]:
     """One-vs-rest AUROC of every single feature, whichever direction separates.
 
     Returns:
         One per class and feature that varies, the strongest first. As the better direction is
         taken, pure chance lies a little above 0.5.
     """
-    found = []
+    shortcuts = []
     for column, name in enumerate(facts.names):
         values = facts.features[:, column].astype(np.float64)
         if values.min() == values.max():
@@ -96,11 +102,16 @@ def feature_shortcuts(facts: Facts) -> tuple[Shortcut, ...]:
         for label, target in enumerate(targets):
             positive = facts.labels == label
             if positive.any() and not positive.all():
-                found.append(_shortcut(name, target, values, positive, facts.units))
-    return tuple(sorted(found, key=lambda one: (-one.auroc.value, one.feature, one.target)))
+                shortcuts.append(_shortcut(name, target, values, positive, facts.units))
+    return tuple(
+        sorted(
+            shortcuts,
+            key=lambda shortcut: (-shortcut.auroc.value, shortcut.feature, shortcut.target),
+        )
+    )
 
 
-def statistics_baseline(facts: Facts, seed: int = 0) -> Baseline | None:
+def statistics_baseline(facts: FeatureTable, seed: int = 0) -> Baseline | None:
     """Cross-validated logistic regression on all features.
 
     Args:
@@ -129,7 +140,7 @@ def statistics_baseline(facts: Facts, seed: int = 0) -> Baseline | None:
     return Baseline(accuracy, float(counts.max() / counts.sum()), (_macro(shortcuts), *singles))
 
 
-def cross_validated(facts: Facts, seed: int) -> NDArray[np.float64]:
+def cross_validated(facts: FeatureTable, seed: int) -> NDArray[np.float64]:
     """Log-probabilities of each image by a model that saw no image of its unit.
 
     Five folds, stratified by class as near as units allow.
@@ -141,9 +152,9 @@ def cross_validated(facts: Facts, seed: int) -> NDArray[np.float64]:
     _, inverse = np.unique(unit, return_inverse=True)
     # a unit goes by its first key, so that folds do not depend on the order of listing
     name: dict[int, str] = {}
-    for key, one in sorted(zip(facts.keys, inverse.tolist(), strict=True)):
-        name.setdefault(one, key)
-    order = shuffled_by_key([name[one] for one in range(len(name))], seed)
+    for key, number in sorted(zip(facts.keys, inverse.tolist(), strict=True)):
+        name.setdefault(number, key)
+    order = shuffled_by_key([name[number] for number in range(len(name))], seed)
     counts = class_counts(inverse, facts.labels, len(facts.classes))
     folds = min(FOLDS, len(counts))
     fold = deal(counts, [1 / folds] * folds, order)[inverse]
@@ -157,7 +168,7 @@ def cross_validated(facts: Facts, seed: int) -> NDArray[np.float64]:
     return result
 
 
-def _logarithms(facts: Facts) -> NDArray[np.float64]:
+def _logarithms(facts: FeatureTable) -> NDArray[np.float64]:
     """Sizes on a logarithmic scale, where a factor is a step; the rest as it is."""
     features = facts.features.astype(np.float64)
     columns = [i for i, name in enumerate(facts.names) if name in LOGARITHMIC]
@@ -185,7 +196,7 @@ def _shortcut(
 
 def _macro(shortcuts: list[Shortcut]) -> Shortcut:
     """The mean over classes; its limits are the mean limits, wider than the mean's own."""
-    parts = [one.auroc for one in shortcuts]
+    parts = [shortcut.auroc for shortcut in shortcuts]
     low, value, high = (
         float(np.mean([getattr(part, name) for part in parts])) for name in ("low", "value", "high")
     )

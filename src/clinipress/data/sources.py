@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from clinipress.data import arrays, nifti
 from clinipress.data.folders import read_folders
-from clinipress.data.images import Facts, Kind, decode, facts, kind_of, render
-from clinipress.data.items import Dataset, Item, Layout, natural
+from clinipress.data.images import HeaderFacts, Kind, decode, facts, kind_of, render
+from clinipress.data.items import Dataset, ImageItem, Layout, natural
 from clinipress.data.manifests import find_table, read_table
 from clinipress.data.pixels import quiet
 from clinipress.errors import DataError, ImageError, MissingExtraError
 from clinipress.records import InputSpec
 
-__all__ = ["Dataset", "Item", "decode_item", "item_bytes", "item_facts", "read_dataset"]
+__all__ = ["Dataset", "ImageItem", "decode_item", "item_bytes", "item_facts", "read_dataset"]
 
 # Files with these endings are not opened while a set is listed: they hold one picture each.
 # fmt: off
@@ -58,11 +58,11 @@ def read_dataset(
     if layout != "npz":
         items = _one_patient_is_none([opened for item in items for opened in _opened(item)])
     items.sort(key=lambda item: natural(item.key))
-    found = _classes(path, items, classes, mapping)
-    return Dataset(root, layout, found, tuple(items), columns)
+    names = _classes(path, items, classes, mapping)
+    return Dataset(root, layout, names, tuple(items), columns)
 
 
-def decode_item(item: Item, spec: InputSpec) -> NDArray[np.uint8]:
+def decode_item(item: ImageItem, spec: InputSpec) -> NDArray[np.uint8]:
     """One item as a classifier takes it.
 
     Returns:
@@ -76,7 +76,7 @@ def decode_item(item: Item, spec: InputSpec) -> NDArray[np.uint8]:
     return decode(item.path, spec, index=item.index)
 
 
-def item_bytes(item: Item) -> bytes:
+def item_bytes(item: ImageItem) -> bytes:
     """What a digest of the item is made of: the file, or one picture's values where it has several.
 
     Raises:
@@ -95,7 +95,7 @@ def item_bytes(item: Item) -> bytes:
         raise ImageError("a file that can be read", f"'{item.key}' ({problem.strerror})") from None
 
 
-def item_facts(item: Item) -> Facts:
+def item_facts(item: ImageItem) -> HeaderFacts:
     """What the header of the item's file says, or the shape of its array.
 
     Raises:
@@ -104,16 +104,16 @@ def item_facts(item: Item) -> Facts:
     if not _in_archive(item):
         return facts(item.path)
     shape = arrays.array_picture(item).pixels.shape
-    return Facts(shape[1], shape[0], 3 if len(shape) == 3 else 1, 8, 1, "NPZ")
+    return HeaderFacts(shape[1], shape[0], 3 if len(shape) == 3 else 1, 8, 1, "NPZ")
 
 
-def _in_archive(item: Item) -> bool:
+def _in_archive(item: ImageItem) -> bool:
     return item.index is not None and item.path.suffix.casefold() == ".npz"
 
 
 def _listed(
     path: Path, mapping: Mapping[str, str]
-) -> tuple[Layout, Path, list[Item], tuple[str, ...]]:
+) -> tuple[Layout, Path, list[ImageItem], tuple[str, ...]]:
     """Layout, root, items and group columns, by what `path` is."""
     if path.is_file():
         if path.suffix.casefold() == ".npz":
@@ -143,7 +143,7 @@ def _kind(path: Path) -> Kind:
         return "picture"
 
 
-def _opened(item: Item) -> Iterator[Item]:
+def _opened(item: ImageItem) -> Iterator[ImageItem]:
     """One item per picture of a file with several; an unreadable file stays one item."""
     kind = _kind(item.path)
     try:
@@ -161,7 +161,7 @@ def _opened(item: Item) -> Iterator[Item]:
         yield item
 
 
-def _frames(item: Item) -> Iterator[Item]:
+def _frames(item: ImageItem) -> Iterator[ImageItem]:
     from clinipress.data import dicom
 
     with quiet(), item.path.open("rb") as stream:
@@ -175,7 +175,7 @@ def _frames(item: Item) -> Iterator[Item]:
         yield replace(item, key=key, index=number, patient=patient or item.key)
 
 
-def _one_patient_is_none(items: list[Item]) -> list[Item]:
+def _one_patient_is_none(items: list[ImageItem]) -> list[ImageItem]:
     """A single identifier for all is a placeholder such as "ANONYMOUS", not one patient."""
     patients = {item.patient for item in items}
     if len(patients) == 1 and patients != {None} and len({item.path for item in items}) > 1:
@@ -184,7 +184,7 @@ def _one_patient_is_none(items: list[Item]) -> list[Item]:
 
 
 def _classes(
-    path: Path, items: list[Item], wanted: Sequence[str] | None, mapping: Mapping[str, str]
+    path: Path, items: list[ImageItem], wanted: Sequence[str] | None, mapping: Mapping[str, str]
 ) -> tuple[str, ...]:
     """Class order; what the user named and what was found must agree.
 
@@ -200,21 +200,21 @@ def _classes(
         near = difflib.get_close_matches(unused[0], counts, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"names there: {', '.join(sorted(counts))}"
         raise DataError(f"a folder or label for '{unused[0]}' of class_map", "none", hint)
-    found = tuple(sorted(counts, key=natural))
-    if len(found) < 2:
-        raise DataError("two classes or more", f"only '{found[0]}' in '{path}'")
+    names = tuple(sorted(counts, key=natural))
+    if len(names) < 2:
+        raise DataError("two classes or more", f"only '{names[0]}' in '{path}'")
     if wanted is None:
-        return found
-    if len(set(wanted)) != len(wanted) or set(wanted) != set(found):
+        return names
+    if len(set(wanted)) != len(wanted) or set(wanted) != set(names):
         raise DataError(
             f"the classes {', '.join(wanted)}",
-            f"{', '.join(found)} in '{path}'",
+            f"{', '.join(names)} in '{path}'",
             "set 'classes' to the names there, or map them with class_map",
         )
     return tuple(wanted)
 
 
-def _check_names(items: list[Item]) -> None:
+def _check_names(items: list[ImageItem]) -> None:
     """Keys go into JSON: a name that is not UTF-8 on disk could not be written there."""
     for item in items:
         try:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from clinipress.data.fingerprints import Fingerprints
 from clinipress.data.grouping import class_counts, deal, merge, numbered, shuffled_by_key
-from clinipress.data.sources import Dataset, Item
+from clinipress.data.sources import Dataset, ImageItem
 from clinipress.errors import DataError
 from clinipress.recipe import SplitRecipe
 from clinipress.records import SplitSummary, TestOpening
@@ -145,7 +145,7 @@ class Split:
             reason=self.reason,
             seed=self.seed,
             counts=counts,
-            units={name: len(found) for name, found in members.items()},
+            units={name: len(numbers) for name, numbers in members.items()},
             digest=self.digest,
             dropped=len(self.dropped),
         )
@@ -160,10 +160,10 @@ class Split:
 
 def _assignment(tree: Mapping[str, Any], path: Path) -> dict[str, str]:
     """Key -> split from the file's three lists."""
-    found = {key: name for name in SPLITS for key in tree[name]}
-    if len(found) != sum(len(tree[name]) for name in SPLITS):
+    assignment = {key: name for name in SPLITS for key in tree[name]}
+    if len(assignment) != sum(len(tree[name]) for name in SPLITS):
         raise DataError(f"each image once in '{path}'", "an image that stands there twice")
-    return found
+    return assignment
 
 
 def units(dataset: Dataset, fingerprints: Fingerprints, by: str) -> NDArray[np.int64]:
@@ -235,11 +235,11 @@ class _Table:
     """Readable items in the order of their keys, with their units."""
 
     classes: tuple[str, ...]
-    items: list[Item]
+    items: list[ImageItem]
     unit: Mapping[str, int]
 
     def dealt(
-        self, items: list[Item], names: Sequence[str], shares: Sequence[float], seed: int
+        self, items: list[ImageItem], names: Sequence[str], shares: Sequence[float], seed: int
     ) -> dict[str, str]:
         """Deal whole units of `items` to `names` by `shares`."""
         number = numbered([self.unit[item.key] for item in items])
@@ -251,7 +251,7 @@ class _Table:
         return {item.key: names[result[u]] for item, u in zip(items, number, strict=True)}
 
 
-def _unit_and_reason(items: list[Item], recipe: SplitRecipe) -> tuple[str, str]:
+def _unit_and_reason(items: list[ImageItem], recipe: SplitRecipe) -> tuple[str, str]:
     """The unit for a recipe's `by`, and one sentence on why."""
     lacking = sum(item.patient is None for item in items)
     if recipe.by == "published":
@@ -276,9 +276,9 @@ def _unit_and_reason(items: list[Item], recipe: SplitRecipe) -> tuple[str, str]:
         if lacking == len(items)
         else (f"{lacking} of {len(items)} images name no patient")
     )
-    asked = "near-duplicate clusters were asked for" if recipe.by == "cluster" else known
+    cause = "near-duplicate clusters were asked for" if recipe.by == "cluster" else known
     return "near-duplicate cluster", (
-        f"{asked}: near-duplicates stay together, but neighbouring slices of one patient "
+        f"{cause}: near-duplicates stay together, but neighbouring slices of one patient "
         "cannot be recognised"
     )
 
@@ -309,21 +309,21 @@ def _leaking(
     table: _Table, assignment: Mapping[str, str], weak: str, strong: str
 ) -> dict[str, str]:
     """Images of the split `weak` whose unit also stands in `strong`, each with the reason."""
-    held: dict[int, Item] = {}
+    held: dict[int, ImageItem] = {}
     for item in table.items:
         if assignment.get(item.key) == strong:
             held.setdefault(table.unit[item.key], item)
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for item in table.items:
         other = held.get(table.unit[item.key])
         if other is not None and assignment.get(item.key) == weak:
             same = item.patient is not None and item.patient == other.patient
             what = "shares its patient with" if same else "is a near-duplicate of, or linked with,"
-            found[item.key] = f"{what} the published {strong} image '{other.key}'"
-    return found
+            reasons[item.key] = f"{what} the published {strong} image '{other.key}'"
+    return reasons
 
 
-def _check_roles(items: list[Item]) -> None:
+def _check_roles(items: list[ImageItem]) -> None:
     """Raise unless every image has a published split, and train and test are among them."""
     unknown = [item for item in items if item.split is None]
     if unknown:
@@ -346,12 +346,12 @@ def _check_classes(assignment: Mapping[str, str], table: _Table) -> None:
     label = {item.key: item.label for item in table.items}
     counts = Counter((label[key], name) for key, name in assignment.items())
     for name in SPLITS:
-        for found in table.classes:
-            if not counts[found, name]:
-                shown = ", ".join(f"{counts[found, s]} in {s}" for s in SPLITS)
-                whole = len({table.unit[i.key] for i in table.items if i.label == found})
+        for class_name in table.classes:
+            if not counts[class_name, name]:
+                shown = ", ".join(f"{counts[class_name, s]} in {s}" for s in SPLITS)
+                whole = len({table.unit[i.key] for i in table.items if i.label == class_name})
                 raise DataError(
-                    f"every class in every split, '{found}' in {name} too",
+                    f"every class in every split, '{class_name}' in {name} too",
                     f"{shown} ({whole} separate patients or clusters of it)",
                     "add images of that class, merge it with another by class_map, or leave it out",
                 )
@@ -378,6 +378,6 @@ def _from_file(path: Path, dataset: Dataset, fingerprints: Fingerprints) -> Spli
     unit = dict(zip(fingerprints.keys, number.tolist(), strict=True))
     _check_classes(split.assignment, _Table(dataset.classes, list(dataset.items), unit))
     held = {(unit[key], name) for key, name in split.assignment.items()}
-    torn = sum(count > 1 for count in Counter(one for one, _ in held).values())
+    torn = sum(count > 1 for count in Counter(unit_number for unit_number, _ in held).values())
     note = f"; {torn} patients or clusters stand in more than one split of the file"
     return replace(split, reason=split.reason + note) if torn else split

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from clinipress.data.audit import audit
 from clinipress.data.cache import Cache, build_cache
 from clinipress.data.items import drawn
-from clinipress.data.sources import Dataset, Item, read_dataset
+from clinipress.data.sources import Dataset, ImageItem, read_dataset
 from clinipress.data.splits import Split, make_split, units
 from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
@@ -147,7 +147,7 @@ def open_study_data(
     inputs |= {"of": whole} if len(dataset.items) < whole else {}
 
     def make(folder: Path) -> None:
-        found, fingerprints = audit(dataset, seed=seed, progress=progress, threads=threads)
+        record, fingerprints = audit(dataset, seed=seed, progress=progress, threads=threads)
         split = make_split(dataset, fingerprints, recipe.split, seed)
         by = units(dataset, fingerprints, split.by)
         split.save(folder / "split.json")
@@ -155,8 +155,8 @@ def open_study_data(
         write_atomically(folder / "units.json", json.dumps(unit_of))
         if len(dataset.items) < whole:
             trial = f"A trial: {len(dataset.items):,} of {whole:,} images, drawn by class"
-            found = found.model_copy(update={"warnings": (trial, *found.warnings)})
-        write_atomically(folder / "audit.json", found.model_dump_json(indent=1))
+            record = record.model_copy(update={"warnings": (trial, *record.warnings)})
+        write_atomically(folder / "audit.json", record.model_dump_json(indent=1))
         summary = split.summary(dataset, by)
         write_atomically(folder / "split-summary.json", summary.model_dump_json(indent=1))
 
@@ -181,7 +181,7 @@ def listing(dataset: Dataset) -> list[list[str | int | None]]:
     return [[i.key, i.label, i.split, i.patient, *_stamp(i)] for i in dataset.items]
 
 
-def _stamp(item: Item) -> tuple[int, int]:
+def _stamp(item: ImageItem) -> tuple[int, int]:
     facts = item.path.stat()
     return facts.st_size, facts.st_mtime_ns
 
@@ -239,7 +239,7 @@ def whole_dataset(
             f"{', '.join(foreign)} in '{path}'",
             f"map them with --class-map {foreign[0]}=...",
         )
-    found, fingerprints = audit(dataset, progress=progress, threads=threads)
+    record, fingerprints = audit(dataset, progress=progress, threads=threads)
     keep = [
         (item, number)
         for number, item in enumerate(dataset.items)
@@ -259,4 +259,4 @@ def whole_dataset(
     unit = np.asarray([by[number] for _, number in keep], dtype=np.int64)
     keys = tuple(item.key for item, _ in keep)
     rows = Rows(index, cache.labels[index], unit, keys, _groups(dataset, keys))
-    return cache, rows, found
+    return cache, rows, record

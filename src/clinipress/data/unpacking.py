@@ -17,7 +17,7 @@ from clinipress.errors import ImageError
 __all__ = [
     "MAX_BYTES",
     "MAX_PICTURES",
-    "Bounded",
+    "BoundedStream",
     "Claim",
     "claim",
     "gunzip",
@@ -53,7 +53,7 @@ def length(stream: BinaryIO) -> int:
     return size
 
 
-class Bounded:
+class BoundedStream:
     """A stream that is never asked for more than it has.
 
     A length field that claims gigabytes would else take their memory, just to find the end.
@@ -67,9 +67,9 @@ class Bounded:
         left = max(0, self._size - self._stream.tell())
         return self._stream.read(left if count < 0 else min(count, left))
 
-    def seek(self, place: int, origin: int = os.SEEK_SET) -> int:
+    def seek(self, offset: int, origin: int = os.SEEK_SET) -> int:
         """As of any stream."""
-        return self._stream.seek(place, origin)
+        return self._stream.seek(offset, origin)
 
     def tell(self) -> int:
         """As of any stream."""
@@ -140,7 +140,7 @@ def claim(frame: bytes) -> Claim | None:
     if frame[:2] != b"\xff\xd8":
         return None
     claims = _jpeg_claims(frame)
-    return max(claims, key=lambda one: one[0] * one[1] * one[2]) if claims else None
+    return max(claims, key=lambda size: size[0] * size[1] * size[2]) if claims else None
 
 
 def _jpeg_claims(frame: bytes) -> list[Claim]:
@@ -154,7 +154,7 @@ def _jpeg_claims(frame: bytes) -> list[Claim]:
         if marker in _FRAMES:
             claims.append(_size(frame, at))
         if marker == _SCAN:
-            return claims + [_size(frame, found.start()) for found in _STARTS.finditer(frame, at)]
+            return claims + [_size(frame, match.start()) for match in _STARTS.finditer(frame, at)]
         alone = marker in _ALONE
         fill = marker == 0xFF
         at += 1 if fill else 2 if alone else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")

@@ -17,20 +17,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clinipress.candidate import Candidate
-from clinipress.data.images import Facts, decode, facts, has_palette
+from clinipress.data.images import HeaderFacts, decode, facts, has_palette
 from clinipress.edge.checks import colour_refusal, contrast_refusal, size_refusal
 from clinipress.edge.inputs import Source, is_there, locate
 from clinipress.errors import ImageError, MissingExtraError, ModelError
+from clinipress.evaluate.metrics import softmax
 from clinipress.records import Card, InputSpec
 
-__all__ = ["Answer", "answer", "probabilities"]
+__all__ = ["Prediction", "answer"]
 
 # Files whose further pictures are smaller previews of the first, as telephones write them.
 WITH_PREVIEWS = frozenset({"JPEG", "MPO"})
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """What the model says of one image.
 
     Attributes:
@@ -84,7 +85,7 @@ class Answer:
 
 def answer(
     candidate: Candidate, card: Card, source: Source, *, file: str | None = None, colourful: bool
-) -> Answer:
+) -> Prediction:
     """Classify one image, or say why not.
 
     Args:
@@ -101,31 +102,16 @@ def answer(
         pixels = _pixels(source, card.input, colourful)
         logits = candidate.predict(pixels[None])[0]
     except (ImageError, MissingExtraError, ModelError) as problem:
-        return Answer(file, refused=str(problem))
-    shares = probabilities(logits, card.temperature)
+        return Prediction(file, refused=str(problem))
+    shares = softmax(logits, card.temperature)
     top = int(np.argmax(shares))
     limit = card.uncertain_below
-    return Answer(
+    return Prediction(
         file=file,
         label=card.classes[top],
         probabilities=dict(zip(card.classes, shares.tolist(), strict=True)),
         uncertain=None if limit is None else bool(shares[top] < limit),
     )
-
-
-def probabilities(logits: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
-    """Calibrated probabilities: softmax of ``logits / temperature`` (Guo et al. 2017).
-
-    Args:
-        logits: Float ``[..., classes]``.
-        temperature: Above 0; 1 leaves the probabilities as the model gives them.
-
-    Returns:
-        float64 of the same shape; the last axis sums to 1.
-    """
-    scaled = logits.astype(np.float64) / temperature
-    powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
 def _pixels(source: Source, spec: InputSpec, colourful: bool) -> NDArray[np.uint8]:
@@ -167,7 +153,7 @@ def _checked(
     return pixels
 
 
-def _may_have_colour(source: Path | bytes, about: Facts) -> bool:
+def _may_have_colour(source: Path | bytes, about: HeaderFacts) -> bool:
     """True when a file stores colours: three samples per pixel, or one that points to a palette."""
     if about.channels >= 3 or about.format in {"DICOM", "NIFTI"}:
         return about.channels >= 3

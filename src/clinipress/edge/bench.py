@@ -119,12 +119,12 @@ def _rows(
         name = other.card.name
         models[name if name != bundle.card.name else f"{name} ({against})"] = other
     options: dict[str, Any] = {"threads": threads, "repeats": MOST_REPEATS, "seconds": seconds}
-    found = [latency(models, preprocess=lambda: decode(path, spec)[None], **options)]
+    latencies = [latency(models, preprocess=lambda: decode(path, spec)[None], **options)]
     image = decode(path, spec)[None]
-    found += [latency(models, image, batch=batch, **options) for batch in batches]
+    latencies += [latency(models, image, batch=batch, **options) for batch in batches]
     return [
         {"model": name, **row.model_dump(mode="json"), "images_per_second": _per_second(row)}
-        for rows in found
+        for rows in latencies
         for name, row in rows.items()
     ]
 
@@ -168,8 +168,8 @@ def cold_start(folder: Path, image: Path) -> float:
     done = subprocess.run(command, capture_output=True, check=False, text=True)
     took = (time.perf_counter() - began) * 1000
     if not done.stdout:
-        said = done.stderr.strip().splitlines()
-        got = said[-1] if said else f"exit code {done.returncode}"
+        lines = done.stderr.strip().splitlines()
+        got = lines[-1] if lines else f"exit code {done.returncode}"
         raise BundleError("an answer for the bundle's own image", got)
     return took
 

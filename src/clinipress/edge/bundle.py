@@ -30,7 +30,7 @@ from PIL import Image, ImageOps
 
 from clinipress import __version__
 from clinipress.data.images import decode, facts
-from clinipress.edge.answers import Answer, answer
+from clinipress.edge.answers import Prediction, answer
 from clinipress.edge.checks import is_colourful
 from clinipress.edge.inputs import Source
 from clinipress.edge.manifest import (
@@ -99,7 +99,7 @@ class Bundle:
         """sha256, 64 hexadecimal digits, of the whole bundle: card.json names all other files."""
         return self.manifest.digest
 
-    def classify(self, source: Source) -> Answer:
+    def classify(self, source: Source) -> Prediction:
         """Classify one image.
 
         Args:
@@ -108,7 +108,7 @@ class Bundle:
                 ``[channels, height, width]``.
 
         Returns:
-            The answer; `Answer.refused` says why when the image is not the right kind.
+            The answer; `Prediction.refused` says why when the image is not the right kind.
         """
         return answer(
             self.candidate, self.card, source, colourful=self.manifest.self_test.colourful
@@ -292,14 +292,14 @@ def _measure(work: Path, card: Card, tolerance: float | None) -> SelfTest:
     stored = _as_stored(card)
     colourful = card.input.channels == 3 and is_colourful(decode(work / SAMPLE, stored))
     as_stored = card.model_copy(update={"input": stored})
-    found = answer(candidate, as_stored, work / SAMPLE, colourful=colourful)
-    if found.label is None:
-        raise BundleError("a sample that the bundle would not refuse", found.refused or "none")
+    response = answer(candidate, as_stored, work / SAMPLE, colourful=colourful)
+    if response.label is None:
+        raise BundleError("a sample that the bundle would not refuse", response.refused or "none")
     return SelfTest(
         file=SAMPLE,
-        label=found.label,
+        label=response.label,
         logits=tuple(logits.tolist()),
-        probabilities=tuple(found.probabilities.values()),
+        probabilities=tuple(response.probabilities.values()),
         tolerance=allowed,
         colourful=colourful,
     )

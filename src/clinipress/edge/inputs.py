@@ -76,12 +76,12 @@ def _walk(folder: str) -> Iterator[str]:
         path = entry if isinstance(entry, str) else entry.path
         if isinstance(entry, str) or entry.is_dir(follow_symlinks=False):
             try:
-                with os.scandir(path) as found:
-                    inside = sorted(found, key=lambda one: one.name, reverse=True)
+                with os.scandir(path) as entries:
+                    inside = sorted(entries, key=lambda item: item.name, reverse=True)
             except OSError:
                 yield path
             else:
-                waiting += [one for one in inside if not one.name.startswith(".")]
+                waiting += [item for item in inside if not item.name.startswith(".")]
         elif entry.is_file():
             yield path
 

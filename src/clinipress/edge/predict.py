@@ -8,19 +8,19 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from clinipress.edge.answers import Answer, answer
+from clinipress.edge.answers import Prediction, answer
 from clinipress.edge.bundle import Bundle, load_bundle
 from clinipress.edge.inputs import STANDARD_INPUT, expand, is_there, locate
 from clinipress.errors import InputError
 
-__all__ = ["Answer", "predict", "run_predict"]
+__all__ = ["Prediction", "predict", "run_predict"]
 
 ALL_ANSWERED, SOME_REFUSED, NONE_ANSWERED = 0, 1, 2
 
 
 def predict(
     bundle: Bundle, sources: Iterable[str | Path], *, stdin: BinaryIO | None = None
-) -> Iterator[Answer]:
+) -> Iterator[Prediction]:
     """Classify files, lazily and in order.
 
     Args:
@@ -44,7 +44,7 @@ def predict(
     return _answers(bundle, named, stdin)
 
 
-def _answers(bundle: Bundle, named: list[str], stdin: BinaryIO | None) -> Iterator[Answer]:
+def _answers(bundle: Bundle, named: list[str], stdin: BinaryIO | None) -> Iterator[Prediction]:
     colourful = bundle.manifest.self_test.colourful
     for name in named:
         for file, source in expand(name, stdin):
@@ -79,17 +79,17 @@ def run_predict(
     if opened.card.synthetic and not as_json:
         complain(f"{opened.card.name} was trained on drawn images: never use it for patients")
     answered = refused = 0
-    for found in predict(opened, sources):
-        if found.refused is None:
+    for response in predict(opened, sources):
+        if response.refused is None:
             answered += 1
         else:
             refused += 1
         if as_json:
-            write(json.dumps(found.to_dict(), allow_nan=False))
-        elif found.refused is None:
-            write(found.to_text())
+            write(json.dumps(response.to_dict(), allow_nan=False))
+        elif response.refused is None:
+            write(response.to_text())
         else:
-            complain(found.to_text())
+            complain(response.to_text())
     if not refused:
         return ALL_ANSWERED
     return SOME_REFUSED if answered else NONE_ANSWERED

@@ -28,7 +28,7 @@ from clinipress.evaluate.intervals import (
 from clinipress.records import Interval
 
 __all__ = [
-    "Spread",
+    "BootstrapSpread",
     "bootstrap",
     "corrected_interval",
     "expanded_interval",
@@ -44,7 +44,7 @@ PARTS = 400  # of more units than this, groups are left out: as good, and no slo
 
 
 @dataclass(frozen=True)
-class Spread:
+class BootstrapSpread:
     """A figure and how it varies.
 
     Attributes:
@@ -57,17 +57,17 @@ class Spread:
     resampled: Floats
     left_out: Floats
 
-    def __sub__(self, other: Spread) -> Spread:
+    def __sub__(self, other: BootstrapSpread) -> BootstrapSpread:
         """The difference of two figures of the same cases on the same draws."""
-        return Spread(
+        return BootstrapSpread(
             self.value - other.value,
             self.resampled - other.resampled,
             self.left_out - other.left_out,
         )
 
-    def distance(self, right: float) -> Spread:
+    def distance(self, right: float) -> BootstrapSpread:
         """How far the figure lies from its right value, either way."""
-        return Spread(
+        return BootstrapSpread(
             abs(self.value - right), np.abs(self.resampled - right), np.abs(self.left_out - right)
         )
 
@@ -86,7 +86,7 @@ class Spread:
 
 def bootstrap(
     measure: Measure, index: Integers, labels: Integers, resamples: int, seed: int
-) -> list[dict[str, Spread]]:
+) -> list[dict[str, BootstrapSpread]]:
     """Figures of some classifiers: as they are, on shared resamples, and with units left out.
 
     Args:
@@ -110,10 +110,12 @@ def bootstrap(
 
     return [
         {
-            name: Spread(float(value[0]), joined(drawn, model, name), joined(without, model, name))
-            for name, value in found.items()
+            name: BootstrapSpread(
+                float(value[0]), joined(drawn, model, name), joined(without, model, name)
+            )
+            for name, value in figures.items()
         }
-        for model, found in enumerate(whole)
+        for model, figures in enumerate(whole)
     ]
 
 
@@ -148,7 +150,9 @@ def weighted_sums(rows: Floats, counts: Floats) -> Floats:
     return total
 
 
-def spread_interval(name: str, spread: Spread, index: Integers, floor: float) -> Interval | None:
+def spread_interval(
+    name: str, spread: BootstrapSpread, index: Integers, floor: float
+) -> Interval | None:
     """The interval of what is bootstrapped: `corrected_interval` or `expanded_interval`.
 
     Corrected are calibration errors, slope and intercept. In 400 simulated studies of each of
@@ -172,7 +176,7 @@ def spread_interval(name: str, spread: Spread, index: Integers, floor: float) ->
 
 
 def expanded_interval(
-    spread: Spread, *, method: str, n: int, confidence: float = 0.95
+    spread: BootstrapSpread, *, method: str, n: int, confidence: float = 0.95
 ) -> Interval | None:
     """Percentile interval with the tails of Student's t.
 
@@ -193,7 +197,7 @@ def expanded_interval(
 
 
 def corrected_interval(
-    spread: Spread,
+    spread: BootstrapSpread,
     *,
     method: str,
     n: int,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.evaluate.bootstrap import Spread, bootstrap, spread_interval
+from clinipress.evaluate.bootstrap import BootstrapSpread, bootstrap, spread_interval
 from clinipress.evaluate.family import (
     ITSELF,
     check_pair,
@@ -17,7 +17,8 @@ from clinipress.evaluate.family import (
     widened,
 )
 from clinipress.evaluate.intervals import wilson
-from clinipress.evaluate.reliability import Measured, reliability
+from clinipress.evaluate.metrics import log_losses, softmax
+from clinipress.evaluate.reliability import CalibrationStatistics, reliability
 from clinipress.evaluate.scores import Scores
 from clinipress.findings import Calibration
 from clinipress.records import Interval, OperatingPoint, Rule, Verdict
@@ -66,10 +67,7 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
 def _negative_log_likelihood(
     logits: NDArray[np.float32], labels: NDArray[np.int64], log_temperature: float
 ) -> float:
-    scaled = logits.astype(np.float64) / np.exp(log_temperature)
-    top = scaled.max(axis=1)
-    log_sum = top + np.log(np.exp(scaled - top[:, None]).sum(axis=1))
-    return float(np.mean(log_sum - scaled[np.arange(len(labels)), labels]))
+    return float(log_losses(logits.astype(np.float64) / np.exp(log_temperature), labels).mean())
 
 
 def uncertain_threshold(
@@ -88,10 +86,8 @@ def uncertain_threshold(
     Returns:
         A probability, or None where all answers together already reach `aim`.
     """
-    scaled = scaled_logits.astype(np.float64)
-    weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    top = weights.max(axis=1) / weights.sum(axis=1)
-    right = scaled.argmax(axis=1) == labels
+    top = softmax(scaled_logits).max(axis=1)
+    right = scaled_logits.argmax(axis=1) == labels
     order = np.argsort(-top, kind="stable")
     share_right = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
     if share_right[-1] >= aim:
@@ -140,14 +136,14 @@ def operating_points(
         Two points per class that has images on both sides, each with Wilson intervals. The figures
         are of the images the thresholds were chosen on, which flatters them.
     """
-    found = []
+    rows = []
     for number, name in enumerate(classes):
         mine = labels == number
         own, others = probabilities[mine, number], probabilities[~mine, number]
         if not len(own) or not len(others):
             continue
         for what, threshold in thresholds(own, others, aim).items():
-            found.append(
+            rows.append(
                 OperatingPoint(
                     label=name,
                     aim=f"{what} {aim:g}",
@@ -156,7 +152,7 @@ def operating_points(
                     specificity=_share(others < threshold),
                 )
             )
-    return tuple(found)
+    return tuple(rows)
 
 
 def _share(right: NDArray[np.bool_]) -> Interval:
@@ -205,22 +201,27 @@ def calibration_section(
     """
     before, after, index = check_pair(reference, candidate)
     itself = candidate is reference
-    asked = [Measured.of(after, 1.0, index), Measured.of(after, candidate.temperature, index)]
+    classifiers = [
+        CalibrationStatistics.of(after, 1.0, index),
+        CalibrationStatistics.of(after, candidate.temperature, index),
+    ]
     if not itself:
-        asked.append(Measured.of(before, reference.temperature, index))
+        classifiers.append(CalibrationStatistics.of(before, reference.temperature, index))
 
     def measure(counts: Floats) -> list[dict[str, Floats]]:
         weights = counts[index]
-        return [one.figures(counts, weights) for one in asked]
+        return [classifier.figures(counts, weights) for classifier in classifiers]
 
     spreads = bootstrap(measure, index, after.labels, resamples, seed)
-    raw, calibrated = (_intervals(one, index, floor=0.0) for one in spreads[:2])
+    raw, calibrated = (_intervals(figures, index, floor=0.0) for figures in spreads[:2])
     drops: dict[str, Interval] = {}
     if not itself:
-        ours, theirs = (_errors(one) for one in spreads[1:])
+        ours, theirs = (_errors(figures) for figures in spreads[1:])
         apart = {name: theirs[name] - ours[name] for name in ours if name in theirs}
-        found = _intervals(apart, index, floor=-1.0)
-        drops = {n: drop for n, drop in found.items() if drop.low < drop.high or drop.value == 0}
+        intervals = _intervals(apart, index, floor=-1.0)
+        drops = {
+            n: drop for n, drop in intervals.items() if drop.low < drop.high or drop.value == 0
+        }
     return Calibration(
         temperature=candidate.temperature,
         chosen_on=chosen_on,
@@ -233,23 +234,27 @@ def calibration_section(
     )
 
 
-def _errors(spreads: dict[str, Spread]) -> dict[str, Spread]:
+def _errors(spreads: dict[str, BootstrapSpread]) -> dict[str, BootstrapSpread]:
     """Slope and intercept turned into distances from where they should be."""
     right = {"slope": 1.0, "intercept": 0.0}
     return {
-        f"{name}_error" if name in right else name: one.distance(right[name])
+        f"{name}_error" if name in right else name: spread.distance(right[name])
         if name in right
-        else one
-        for name, one in spreads.items()
+        else spread
+        for name, spread in spreads.items()
     }
 
 
-def _intervals(spreads: dict[str, Spread], index: Integers, floor: float) -> dict[str, Interval]:
+def _intervals(
+    spreads: dict[str, BootstrapSpread], index: Integers, floor: float
+) -> dict[str, Interval]:
     """Named intervals; none from a single unit, which never varies."""
     if not index.max():
         return {}
-    found = {name: spread_interval(name, one, index, floor) for name, one in spreads.items()}
-    return {name: interval for name, interval in found.items() if interval is not None}
+    intervals = {
+        name: spread_interval(name, spread, index, floor) for name, spread in spreads.items()
+    }
+    return {name: interval for name, interval in intervals.items() if interval is not None}
 
 
 def _verdict(
@@ -267,16 +272,16 @@ def _verdict(
         Rule(metric="ece[bins of equal mass]", margin=margin, primary=False),
     ]
     verdict = judge_family(rules, plain, joint)
-    said = list(verdict.reasons) or ["Calibration was not measured: that is never a pass."]
+    reasons = list(verdict.reasons) or ["Calibration was not measured: that is never a pass."]
     if "ece" in raw and "ece" in calibrated:
-        said.append(
+        reasons.append(
             f"Probabilities are off by {points(calibrated['ece'])} on average with the "
             f"temperature, {points(raw['ece'])} without."
         )
     if "slope" in calibrated:
         slope = calibrated["slope"]
-        said.append(
+        reasons.append(
             f"The calibration slope is {slope.value:.2f} ({slope.low:.2f} to {slope.high:.2f}); "
             "1 is right, below 1 the answers are too sure."
         )
-    return verdict.model_copy(update={"reasons": tuple(said)})
+    return verdict.model_copy(update={"reasons": tuple(reasons)})

@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Column", "divide"]
+__all__ = ["GroupColumn", "divide"]
 
 Integers = NDArray[np.int64]
 MISSING = frozenset(("", "?", "-", "na", "n/a", "nan", "none", "null", "unknown"))
@@ -28,7 +28,7 @@ _YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 
 
 @dataclass(frozen=True)
-class Column:
+class GroupColumn:
     """One column as groups.
 
     Attributes:
@@ -49,7 +49,7 @@ class Column:
 
 def divide(
     groups: Mapping[str, Sequence[str]], index: Integers
-) -> tuple[tuple[Column, ...], dict[str, str]]:
+) -> tuple[tuple[GroupColumn, ...], dict[str, str]]:
     """Divide every column.
 
     Args:
@@ -59,17 +59,17 @@ def divide(
     Returns:
         The columns that divide the images, and column -> why for those left out.
     """
-    found, left_out = [], {}
+    columns, left_out = [], {}
     for name, values in groups.items():
-        one = _column(name, [str(value).strip() for value in values], index)
-        if isinstance(one, Column):
-            found.append(one)
+        column = _column(name, [str(value).strip() for value in values], index)
+        if isinstance(column, GroupColumn):
+            columns.append(column)
         else:
-            left_out[name] = one
-    return tuple(found), left_out
+            left_out[name] = column
+    return tuple(columns), left_out
 
 
-def _column(name: str, values: Sequence[str], index: Integers) -> Column | str:
+def _column(name: str, values: Sequence[str], index: Integers) -> GroupColumn | str:
     """The column, or why it is none."""
     known = np.array([value.lower() not in MISSING for value in values], np.bool_)
     if not known.any():
@@ -87,25 +87,25 @@ def _column(name: str, values: Sequence[str], index: Integers) -> Column | str:
         different.sort(key=float)
     if len(different) > MOST_VALUES:
         return f"{len(different)} different values, more than {MOST_VALUES}"
-    place = {value: number for number, value in enumerate(different)}
-    codes = [place[v] if there else -1 for v, there in zip(values, known, strict=True)]
-    return Column(name, tuple(different), np.array(codes, np.int64))
+    code_of = {value: number for number, value in enumerate(different)}
+    codes = [code_of[v] if there else -1 for v, there in zip(values, known, strict=True)]
+    return GroupColumn(name, tuple(different), np.array(codes, np.int64))
 
 
 def _numbers(
     values: Sequence[str], known: NDArray[np.bool_], *, age: bool
 ) -> NDArray[np.float64] | None:
     """float64 ``[n]``, NaN where nothing is known; None when some value is not a number."""
-    found = np.full(len(values), np.nan)
+    numbers = np.full(len(values), np.nan)
     for number in np.flatnonzero(known).tolist():
         text, factor = values[number], 1.0
         if age and re.fullmatch(r"\d{1,3}[DWMY]", text):  # DICOM's age string
             text, factor = text[:-1], _YEARS[text[-1]]
         try:
-            found[number] = float(text) * factor
+            numbers[number] = float(text) * factor
         except ValueError:
             return None
-    return found if np.isfinite(found[known]).all() else None
+    return numbers if np.isfinite(numbers[known]).all() else None
 
 
 def _names(numbers: NDArray[np.float64], index: Integers) -> bool:
@@ -119,13 +119,13 @@ def _names(numbers: NDArray[np.float64], index: Integers) -> bool:
     return different == pairs == len(np.unique(index))
 
 
-def _by_age(name: str, years: NDArray[np.float64], known: NDArray[np.bool_]) -> Column:
+def _by_age(name: str, years: NDArray[np.float64], known: NDArray[np.bool_]) -> GroupColumn:
     ends = np.array([end for end, _ in AGE_BANDS])
     band = np.searchsorted(ends, np.where(known, years, 0.0), side="right")
     return _present(name, [title for _, title in AGE_BANDS], np.where(known, band, -1))
 
 
-def _by_quartile(name: str, numbers: NDArray[np.float64], known: NDArray[np.bool_]) -> Column:
+def _by_quartile(name: str, numbers: NDArray[np.float64], known: NDArray[np.bool_]) -> GroupColumn:
     """Bands (low, high]; fewer than four where many values are the same."""
     cuts = np.unique(np.quantile(numbers[known], (0.25, 0.5, 0.75)))
     cuts = cuts[cuts < numbers[known].max()]
@@ -138,8 +138,8 @@ def _by_quartile(name: str, numbers: NDArray[np.float64], known: NDArray[np.bool
     return _present(name, titles, np.where(known, band, -1))
 
 
-def _present(name: str, titles: Sequence[str], codes: Integers) -> Column:
+def _present(name: str, titles: Sequence[str], codes: Integers) -> GroupColumn:
     """Without the bands in which no image is."""
     used = np.unique(codes[codes >= 0])
     renumbered = np.where(codes < 0, -1, np.searchsorted(used, codes))
-    return Column(name, tuple(titles[i] for i in used), renumbered.astype(np.int64))
+    return GroupColumn(name, tuple(titles[i] for i in used), renumbered.astype(np.int64))

@@ -90,7 +90,7 @@ def _share_below(others: NDArray[np.floating], mine: NDArray[np.floating]) -> Fl
 
 
 def delong_variance(
-    found: Placements, positive: NDArray[np.bool_], index: Integers
+    placement: Placements, positive: NDArray[np.bool_], index: Integers
 ) -> tuple[float, float, float]:
     """Variance of the area, the degrees of freedom it is known with, and its skewness.
 
@@ -100,7 +100,7 @@ def delong_variance(
     + 2 c / (c - 1) sum a_u b_u / (p q)``: c units, of which c_p have positives, c_q negatives.
 
     Args:
-        found: Placements, or differences of placements.
+        placement: Placements, or differences of placements.
         positive: bool ``[n]``.
         index: Unit of each case, int64 ``[n]``.
 
@@ -115,7 +115,7 @@ def delong_variance(
         return math.nan, math.inf, 0.0
     own, other = (
         np.bincount(dense[side], values - values.mean(), minlength=len(units)) / side.sum()
-        for side, values in ((positive, found.positives), (~positive, found.negatives))
+        for side, values in ((positive, placement.positives), (~positive, placement.negatives))
     )
     variance = sum(
         c / (c - 1) * float(share @ share) for c, share in zip(counts, (own, other), strict=True)
@@ -146,11 +146,11 @@ def auroc_interval(
     Returns:
         The area, or None when one side is empty.
     """
-    found = placements(scores, positive)
-    if found is None:
+    placement = placements(scores, positive)
+    if placement is None:
         return None
-    area = found.area
-    variance, freedom, _ = delong_variance(found, positive, index)
+    area = placement.area
+    variance, freedom, _ = delong_variance(placement, positive, index)
     if variance > _ROUNDING and 0 < area < 1:
         spread = t_value(freedom, confidence) * math.sqrt(variance) / (area * (1 - area))
         middle = math.log(area / (1 - area))

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.evaluate.bootstrap import bootstrap, spread_interval, weighted_sums
-from clinipress.evaluate.columns import Column, divide
+from clinipress.evaluate.columns import GroupColumn, divide
 from clinipress.evaluate.family import are, check_pair, combine, counted, points
 from clinipress.evaluate.intervals import proportion
-from clinipress.evaluate.metrics import predictions, rates
+from clinipress.evaluate.metrics import log_softmax, predictions, rates
 from clinipress.evaluate.paired import mcnemar_exact
 from clinipress.evaluate.scores import Scores
 from clinipress.findings import Direction, Disagreement, Flip, FlipCounts
@@ -211,12 +211,11 @@ def _by_confidence(pair: _Pair) -> Iterator[tuple[str, Integers]]:
 
 def _divergence(reference: Scores, candidate: Scores) -> float:
     """Mean Kullback-Leibler divergence, nats; from logarithms, which do not underflow."""
-    logs = []
-    for one in (reference, candidate):
-        scaled = one.logits.astype(np.float64) / one.temperature
-        scaled -= scaled.max(axis=1, keepdims=True)
-        logs.append(scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)))
-    mean = float((np.exp(logs[0]) * (logs[0] - logs[1])).sum(axis=1).mean())
+    before, after = (
+        log_softmax(scores.logits.astype(np.float64) / scores.temperature)
+        for scores in (reference, candidate)
+    )
+    mean = float((np.exp(before) * (before - after)).sum(axis=1).mean())
     return max(mean, 0.0)  # rounding may take it below
 
 
@@ -236,30 +235,30 @@ def _kappa(pair: _Pair, agreement: Interval, resamples: int, seed: int) -> Inter
     if units < 2:
         return None
     (spreads,) = bootstrap(kappa, pair.index, pair.labels, resamples, seed)
-    found = spread_interval("kappa", spreads["kappa"], pair.index, floor=-1.0)
-    if found is None or found.low < found.high:
-        return found
+    interval = spread_interval("kappa", spreads["kappa"], pair.index, floor=-1.0)
+    if interval is None or interval.low < interval.high:
+        return interval
     # no resample differs: the ends of agreement, with chance as it is
     whole = sums.sum(axis=1)
     chance = float(whole[k : 2 * k] @ whole[2 * k :]) / float(whole[k : 2 * k].sum()) ** 2
     ends = [(end - chance) / (1 - chance) for end in (agreement.low, agreement.high)]
-    low, high = min(ends[0], found.value), max(ends[1], found.value)
+    low, high = min(ends[0], interval.value), max(ends[1], interval.value)
     update = {"low": low, "high": high, "method": agreement.method}
-    return found.model_copy(update=update)
+    return interval.model_copy(update=update)
 
 
 def _worst(
-    pair: _Pair, keys: Sequence[str], columns: Sequence[Column], most: int
+    pair: _Pair, keys: Sequence[str], columns: Sequence[GroupColumn], most: int
 ) -> tuple[Flip, ...]:
     """Lost before changed before gained; among each, sure before and sure now come first.
 
     Of the columns only the group is told: an exact age or a name is not for a list of pictures.
     """
     surety = pair.sure_before * pair.sure_after
-    found = []
+    flips = []
     for kind, which in pair.kinds.items():
         rows = np.flatnonzero(which)
-        found += [(i, kind) for i in rows[np.argsort(-surety[rows], kind="stable")].tolist()]
+        flips += [(i, kind) for i in rows[np.argsort(-surety[rows], kind="stable")].tolist()]
     return tuple(
         Flip(
             key=keys[i],
@@ -269,9 +268,13 @@ def _worst(
             kind=kind,
             confidence_before=float(pair.sure_before[i]),
             confidence_after=float(pair.sure_after[i]),
-            groups={one.name: one.values[one.codes[i]] for one in columns if one.codes[i] >= 0},
+            groups={
+                column.name: column.values[column.codes[i]]
+                for column in columns
+                if column.codes[i] >= 0
+            },
         )
-        for i, kind in found[:most]
+        for i, kind in flips[:most]
     )
 
 
@@ -284,39 +287,39 @@ def _verdict(counts: FlipCounts, tested: Sequence[Direction], least: float) -> V
     elif agreement.low >= least:
         status, end = "pass", "shown to be as much"
     flipped = counts.lost + counts.gained + counts.changed
-    said = (
+    reasons = (
         f"Of {counted(counts.cases, 'image')} {points(agreement)} keep their answer, at least "
         f"{100 * least:g} % are asked for: {end}.",
         f"{counted(flipped, 'answer')} changed: {counts.lost} from right to wrong, "
         f"{counts.gained} from wrong to right, {counts.changed} from one wrong answer to another.",
     )
-    agrees = Verdict(status=status, reasons=said)
+    agrees = Verdict(status=status, reasons=reasons)
     return combine([(agrees, True), (_leaning(tested), True)])
 
 
 def _leaning(tested: Sequence[Direction]) -> Verdict:
     """Whether new misses are shown to outnumber new finds; the class that says most."""
-    adjusted = holm([one.p_value for one in tested])
+    adjusted = holm([direction.p_value for direction in tested])
     leaning = [
-        (p, one)
-        for p, one in zip(adjusted, tested, strict=True)
-        if p < SIGNIFICANT and one.missed > one.found
+        (p, direction)
+        for p, direction in zip(adjusted, tested, strict=True)
+        if p < SIGNIFICANT and direction.missed > direction.found
     ]
     if leaning:
         reasons = tuple(
-            f"Flips lean to new misses of {one.label}: {one.missed} of its images are missed that "
-            f"the reference found, {one.found} {are(one.found)} found that it missed (p = {p:.2g} "
-            f"in an exact "
+            f"Flips lean to new misses of {direction.label}: {direction.missed} of its images are "
+            f"missed that the reference found, {direction.found} {are(direction.found)} found that "
+            f"it missed (p = {p:.2g} in an exact "
             f"test{', allowing for all classes' if len(tested) > 1 else ''})."
-            for p, one in leaning
+            for p, direction in leaning
         )
         return Verdict(status="fail", reasons=reasons)
-    most = max(tested, key=lambda one: one.missed - one.found)
-    said = "No image of a class is newly missed."
+    most = max(tested, key=lambda direction: direction.missed - direction.found)
+    reason = "No image of a class is newly missed."
     if most.missed:
-        said = (
+        reason = (
             f"Flips are not shown to lean to new misses; of {most.label}, where they lean most, "
             f"{counted(most.missed, 'image')} {are(most.missed)} newly missed "
             f"and {most.found} newly found."
         )
-    return Verdict(status="pass", reasons=(said,))
+    return Verdict(status="pass", reasons=(reason,))

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import DataError
-from clinipress.evaluate.bootstrap import Spread, bootstrap, spread_interval, weighted_sums
+from clinipress.evaluate.bootstrap import BootstrapSpread, bootstrap, spread_interval, weighted_sums
 from clinipress.evaluate.delong import auroc_difference, auroc_interval
 from clinipress.evaluate.intervals import f1_of_jaccard, proportion, unit_index, with_ends
 from clinipress.evaluate.metrics import (
@@ -106,23 +106,23 @@ def evidence(
     """
     cases = check_cases(logits, labels, classes, positive)
     index = check_units(units, len(cases.labels))
-    found = _proportions(cases, index)
+    intervals = _proportions(cases, index)
     if reference is not None:
         other = check_cases(reference, labels, classes, positive)
         same = predictions(other.logits) == predictions(cases.logits)
-        put(found, "agreement", proportion(same, index))
+        put(intervals, "agreement", proportion(same, index))
     scores = log_odds(cases.logits)
     for name, column in _ranked_classes(cases):
-        put(found, name, auroc_interval(scores[:, column], cases.labels == column, index))
+        put(intervals, name, auroc_interval(scores[:, column], cases.labels == column, index))
     (spreads,) = _bootstrap([cases], index, resamples, seed)
     for name in _MACRO:
         if name not in spreads:
             continue
         interval = spread_interval(name, spreads[name], index, floor=0)
         if interval is not None and interval.low == interval.high:
-            interval = _without_width(name, interval, found, cases, index)
-        put(found, name, interval)
-    return found
+            interval = _without_width(name, interval, intervals, cases, index)
+        put(intervals, name, interval)
+    return intervals
 
 
 def drops(
@@ -161,18 +161,18 @@ def drops(
     before = check_cases(reference_logits, labels, classes, positive)
     after = check_cases(candidate_logits, labels, classes, positive)
     index = check_units(units, len(before.labels))
-    found = _paired_proportions(before, after, index)
+    intervals = _paired_proportions(before, after, index)
     scores, others = log_odds(before.logits), log_odds(after.logits)
     for name, column in _ranked_classes(before):
         mine = before.labels == column
-        put(found, name, auroc_difference(scores[:, column], others[:, column], mine, index))
+        put(intervals, name, auroc_difference(scores[:, column], others[:, column], mine, index))
     spreads, others_spreads = _bootstrap([before, after], index, resamples, seed)
     for name, spread in spreads.items():
         interval = spread_interval(name, spread - others_spreads[name], index, floor=-1)
         if interval is not None and interval.low == interval.high:
-            interval = _drop_without_width(name, interval, found)
-        put(found, name, interval)
-    return found
+            interval = _drop_without_width(name, interval, intervals)
+        put(intervals, name, interval)
+    return intervals
 
 
 def _ranked_classes(cases: Cases) -> list[tuple[str, int]]:
@@ -189,36 +189,36 @@ def check_units(units: NDArray[np.integer] | None, n: int) -> Integers:
     return unit_index(units, n)
 
 
-def put(found: Intervals, name: str, interval: Interval | None) -> None:
+def put(intervals: Intervals, name: str, interval: Interval | None) -> None:
     """What is undefined is absent."""
     if interval is not None:
-        found[name] = interval
+        intervals[name] = interval
 
 
 def _proportions(cases: Cases, index: Integers) -> Intervals:
     """Accuracy and the rates of each class, by Wilson."""
     called, labels = predictions(cases.logits), cases.labels
     hits = called == labels
-    found: Intervals = {}
-    put(found, "accuracy", proportion(hits, index))
+    intervals: Intervals = {}
+    put(intervals, "accuracy", proportion(hits, index))
     for number, name in enumerate(cases.classes):
         actual, predicted = labels == number, called == number
-        put(found, f"sensitivity[{name}]", proportion(hits[actual], index[actual]))
-        put(found, f"precision[{name}]", proportion(hits[predicted], index[predicted]))
+        put(intervals, f"sensitivity[{name}]", proportion(hits[actual], index[actual]))
+        put(intervals, f"precision[{name}]", proportion(hits[predicted], index[predicted]))
         either = actual | predicted
         jaccard = proportion(hits[either], index[either])
-        put(found, f"f1[{name}]", jaccard and f1_of_jaccard(jaccard))
-    _name_two_classes(found, cases)
-    return found
+        put(intervals, f"f1[{name}]", jaccard and f1_of_jaccard(jaccard))
+    _name_two_classes(intervals, cases)
+    return intervals
 
 
-def _name_two_classes(found: Intervals, cases: Cases) -> None:
+def _name_two_classes(intervals: Intervals, cases: Cases) -> None:
     """With two classes, sensitivity and specificity go by their own names too."""
     if cases.positive is None:
         return
     finding, other = cases.classes[cases.positive], cases.classes[1 - cases.positive]
-    put(found, "sensitivity", found.get(f"sensitivity[{finding}]"))
-    put(found, "specificity", found.get(f"sensitivity[{other}]"))
+    put(intervals, "sensitivity", intervals.get(f"sensitivity[{finding}]"))
+    put(intervals, "specificity", intervals.get(f"sensitivity[{other}]"))
 
 
 def _paired_proportions(before: Cases, after: Cases, index: Integers) -> Intervals:
@@ -226,16 +226,18 @@ def _paired_proportions(before: Cases, after: Cases, index: Integers) -> Interva
     labels = before.labels
     right = predictions(before.logits) == labels
     still = predictions(after.logits) == labels
-    found: Intervals = {}
-    put(found, "accuracy", paired_difference(right, still, index))
+    intervals: Intervals = {}
+    put(intervals, "accuracy", paired_difference(right, still, index))
     for number, name in enumerate(before.classes):
         mine = labels == number
         drop = paired_difference(right[mine], still[mine], index[mine])
-        put(found, f"sensitivity[{name}]", drop)
+        put(intervals, f"sensitivity[{name}]", drop)
         called = [predictions(cases.logits) == number for cases in (before, after)]
-        put(found, f"precision[{name}]", precision_difference(mine, called[0], called[1], index))
-    _name_two_classes(found, before)
-    return found
+        put(
+            intervals, f"precision[{name}]", precision_difference(mine, called[0], called[1], index)
+        )
+    _name_two_classes(intervals, before)
+    return intervals
 
 
 def _table(cases: Cases, index: Integers) -> _Table:
@@ -273,7 +275,7 @@ def _measure(
     sums = weighted_sums(table.sums, counts)
     total = sums[k : 2 * k].sum(axis=0)
     by_class = rates(sums[:k], sums[k : 2 * k], sums[2 * k : 3 * k])
-    found = {
+    figures = {
         "balanced_accuracy": by_class["balanced_accuracy"],
         "f1_macro": by_class["f1_macro"],
         "kappa": by_class["kappa"],
@@ -283,15 +285,15 @@ def _measure(
     }
     if table.ranks:
         areas = np.stack([weighted_auroc(ranks, weights) for ranks in table.ranks])
-        found["auroc_macro"] = mean_of_defined(areas)
+        figures["auroc_macro"] = mean_of_defined(areas)
     for number, name in enumerate(classes):
-        found[f"f1[{name}]"] = by_class["f1"][number]
-    return found
+        figures[f"f1[{name}]"] = by_class["f1"][number]
+    return figures
 
 
 def _bootstrap(
     models: Sequence[Cases], index: Integers, resamples: int, seed: int
-) -> list[dict[str, Spread]]:
+) -> list[dict[str, BootstrapSpread]]:
     """All that is bootstrapped of each classifier, on draws that they share."""
     tables = [_table(cases, index) for cases in models]
     classes = models[0].classes
@@ -304,7 +306,7 @@ def _bootstrap(
 
 
 def _without_width(
-    name: str, interval: Interval, found: Intervals, cases: Cases, index: Integers
+    name: str, interval: Interval, intervals: Intervals, cases: Cases, index: Integers
 ) -> Interval | None:
     """Ends from the score intervals of the parts, where the bootstrap has no width.
 
@@ -314,14 +316,16 @@ def _without_width(
         return interval if int(index.max()) else None
     if name == "kappa":
         chance = _chance_agreement(cases)
-        accuracy = found["accuracy"]
+        accuracy = intervals["accuracy"]
         parts = [((e - chance) / (1 - chance)) for e in (accuracy.low, accuracy.high)]
         return with_ends(interval, [(parts[0], parts[1])])
-    return with_ends(interval, _part_ends(name, found))
+    return with_ends(interval, _part_ends(name, intervals))
 
 
-def _part_ends(name: str, found: Intervals) -> list[tuple[float, float]]:
-    return [(part.low, part.high) for key, part in found.items() if key.startswith(_PARTS[name])]
+def _part_ends(name: str, intervals: Intervals) -> list[tuple[float, float]]:
+    return [
+        (part.low, part.high) for key, part in intervals.items() if key.startswith(_PARTS[name])
+    ]
 
 
 def _chance_agreement(cases: Cases) -> float:
@@ -331,12 +335,12 @@ def _chance_agreement(cases: Cases) -> float:
     return float((actual * predicted).sum() / n**2)
 
 
-def _drop_without_width(name: str, interval: Interval, found: Intervals) -> Interval | None:
+def _drop_without_width(name: str, interval: Interval, intervals: Intervals) -> Interval | None:
     """Where no resample differs: the parts where they have ends, else zero stays, the rest goes.
 
     A drop of exactly zero in every resample is two classifiers with the same answers. Any other
     drop without width comes from too few units to say how sure it is.
     """
     if name in ("balanced_accuracy", "auroc_macro"):
-        return with_ends(interval, _part_ends(name, found))
+        return with_ends(interval, _part_ends(name, intervals))
     return interval if interval.value == 0 else None

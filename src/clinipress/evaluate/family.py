@@ -70,8 +70,8 @@ def check_pair(reference: Scores, candidate: Scores) -> tuple[Cases, Cases, NDAr
             "measure both on one split",
         )
     before, after = (
-        check_cases(one.logits, one.labels, one.classes, one.positive)
-        for one in (reference, candidate)
+        check_cases(scores.logits, scores.labels, scores.classes, scores.positive)
+        for scores in (reference, candidate)
     )
     return before, after, unit_index(candidate.units, len(candidate.labels))
 
@@ -121,20 +121,20 @@ def judge_family(
             sum(name.startswith(f"{family}[") for name in plain) if "[*]" in rule.metric else 1
         )
         if several and (rule.metric in plain or "[*]" in rule.metric):
-            one = _judge_one(rule.model_copy(update={"primary": True}), plain, joint)
+            verdict = _judge_one(rule.model_copy(update={"primary": True}), plain, joint)
             lead = f"Worst of {several} comparisons: " if several > 1 else ""
-            said = [lead + reason for reason in one.reasons]
-            verdicts.append((one.model_copy(update={"reasons": tuple(said)}), rule.primary))
+            reasons = [lead + reason for reason in verdict.reasons]
+            verdicts.append((verdict.model_copy(update={"reasons": tuple(reasons)}), rule.primary))
     return combine(verdicts)
 
 
 def tango_drops(compared: Mapping[str, Comparison], confidence: float) -> dict[str, Interval]:
     """Drops of proportions by name; what has no case is absent."""
-    found = {
+    drops = {
         name: paired_difference(before, after, unit_index(units, len(units)), confidence)
         for name, (before, after, units) in compared.items()
     }
-    return {name: drop for name, drop in found.items() if drop is not None}
+    return {name: drop for name, drop in drops.items() if drop is not None}
 
 
 def combine(verdicts: Sequence[tuple[Verdict, bool]]) -> Verdict:
@@ -145,7 +145,7 @@ def combine(verdicts: Sequence[tuple[Verdict, bool]]) -> Verdict:
         status = "fail"
     elif not needed or any(verdict.status != "pass" for verdict in needed):
         status = "inconclusive"
-    cases = [one.cases_needed for one in needed if one.status == "inconclusive"]
+    cases = [verdict.cases_needed for verdict in needed if verdict.status == "inconclusive"]
     known = [number for number in cases if number is not None]
     return Verdict(
         status=status,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.evaluate.bootstrap import (
-    Spread,
+    BootstrapSpread,
     bootstrap,
     expanded_interval,
     spread_interval,
@@ -96,10 +96,10 @@ class _Table:
         sums = weighted_sums(self.sums, counts)
         actual = sums[k : 2 * k]
         # no precision is asked for: the cases of a class stand in for those called so
-        found = rates(sums[:k], actual, actual)
+        by_class = rates(sums[:k], actual, actual)
         total = actual.sum(axis=0)
-        shown = {f"sensitivity[{c}]": found["sensitivity"][i] for i, c in enumerate(classes)}
-        shown |= {name: found[name] for name in ("accuracy", "balanced_accuracy")}
+        shown = {f"sensitivity[{c}]": by_class["sensitivity"][i] for i, c in enumerate(classes)}
+        shown |= {name: by_class[name] for name in ("accuracy", "balanced_accuracy")}
         shown["ece"] = np.where(
             total > 0, np.abs(sums[2 * k :]).sum(axis=0) / np.maximum(total, 1), np.nan
         )
@@ -124,7 +124,7 @@ class _Part:
 
 
 def bootstrap_groups(
-    asked: Sequence[Answers],
+    classifiers: Sequence[Answers],
     labels: Integers,
     classes: Sequence[str],
     index: Integers,
@@ -132,14 +132,14 @@ def bootstrap_groups(
     *,
     resamples: int,
     seed: int,
-) -> dict[str, tuple[dict[str, Spread], ...]]:
+) -> dict[str, tuple[dict[str, BootstrapSpread], ...]]:
     """Measure every group for every classifier, on the same resamples.
 
     Units are drawn within their class and group. One with images of several groups counts in each
     of them and is drawn once; without it nothing would tie their figures together.
 
     Args:
-        asked: The classifiers, on the same n images.
+        classifiers: The classifiers, on the same n images.
         labels: int64 ``[n]``.
         classes: k names.
         index: Unit of each image, int64 ``[n]``.
@@ -148,7 +148,7 @@ def bootstrap_groups(
         seed: Same seed, same draws.
 
     Returns:
-        Group -> for each of `asked`, "accuracy", "balanced_accuracy", "sensitivity[CLASS]",
+        Group -> for each of `classifiers`, "accuracy", "balanced_accuracy", "sensitivity[CLASS]",
         "auroc_macro" and "ece"; NaN or absent where undefined. Means over classes are over those
         that the group has.
     """
@@ -160,35 +160,39 @@ def bootstrap_groups(
     parts = {}
     for name, units in zip(groups, np.split(dense, np.cumsum(sizes)[:-1]), strict=True):
         mine, local = np.unique(units, return_inverse=True)
-        tables = [_Table.of(one, labels, len(classes), groups[name], local) for one in asked]
+        tables = [
+            _Table.of(answers, labels, len(classes), groups[name], local) for answers in classifiers
+        ]
         parts[name] = _Part(mine, local.reshape(-1), tuple(tables))
     cells = labels[every] * len(groups) + np.repeat(np.arange(len(groups)), sizes)
 
     def measure(counts: Floats) -> list[dict[str, Floats]]:
-        return [found for part in parts.values() for found in part.measure(counts, classes)]
+        return [figures for part in parts.values() for figures in part.measure(counts, classes)]
 
     spreads = bootstrap(measure, dense, cells, resamples, seed)
-    per = len(asked)
+    per = len(classifiers)
     return {name: tuple(spreads[per * i : per * (i + 1)]) for i, name in enumerate(parts)}
 
 
-def drawn_interval(name: str, spread: Spread, units: Integers, floor: float) -> Interval | None:
+def drawn_interval(
+    name: str, spread: BootstrapSpread, units: Integers, floor: float
+) -> Interval | None:
     """As `spread_interval`, of a group of units; none where there is but one."""
     if len(np.unique(units)) < 2:
         return None
     return spread_interval(name, spread, units, floor)
 
 
-def gap_of(groups: Sequence[Spread]) -> Spread:
+def gap_of(groups: Sequence[BootstrapSpread]) -> BootstrapSpread:
     """Best minus worst, the groups being chosen anew in every resample."""
-    return Spread(
-        float(np.ptp([one.value for one in groups])),
-        np.ptp([one.resampled for one in groups], axis=0),
-        np.ptp([one.left_out for one in groups], axis=0),
+    return BootstrapSpread(
+        float(np.ptp([spread.value for spread in groups])),
+        np.ptp([spread.resampled for spread in groups], axis=0),
+        np.ptp([spread.left_out for spread in groups], axis=0),
     )
 
 
-def gap_interval(gap: Spread, units: Integers) -> Interval | None:
+def gap_interval(gap: BootstrapSpread, units: Integers) -> Interval | None:
     """Of best minus worst: below the percentile interval turned about the gap, above itself."""
     drawn = _percentiles(gap, units)
     if drawn is None:
@@ -198,7 +202,7 @@ def gap_interval(gap: Spread, units: Integers) -> Interval | None:
 
 
 def change_interval(
-    before: Sequence[Spread], after: Sequence[Spread], units: Integers
+    before: Sequence[BootstrapSpread], after: Sequence[BootstrapSpread], units: Integers
 ) -> Interval | None:
     """How a gap changed: no higher than the upper end of any two groups' moving apart.
 
@@ -216,7 +220,7 @@ def change_interval(
     """
     drawn = _percentiles(gap_of(after) - gap_of(before), units)
     falls = [was - now for was, now in zip(before, after, strict=True)]
-    apart = [_percentiles(one - other, units) for one, other in combinations(falls, 2)]
+    apart = [_percentiles(fall - other, units) for fall, other in combinations(falls, 2)]
     known = [pair for pair in apart if pair is not None]
     if drawn is None or len(known) < len(apart):
         return None
@@ -225,6 +229,6 @@ def change_interval(
     return drawn.model_copy(update={"low": low, "high": max(min(high, 1.0), drawn.value)})
 
 
-def _percentiles(spread: Spread, units: Integers) -> Interval | None:
+def _percentiles(spread: BootstrapSpread, units: Integers) -> Interval | None:
     method = "cluster-bootstrap" if is_clustered(units) else "bootstrap"
     return expanded_interval(spread, method=method, n=len(units))

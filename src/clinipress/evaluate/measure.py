@@ -287,13 +287,13 @@ def _installed_memory() -> int:
 
 
 def _packages() -> dict[str, str]:
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _main(arguments: list[str]) -> int:
@@ -302,11 +302,11 @@ def _main(arguments: list[str]) -> int:
 
     try:
         card = Card.model_validate_json(arguments[2]) if len(arguments) > 2 else None
-        found = _worker(Path(arguments[0]), int(arguments[1]), card)
+        peak = _worker(Path(arguments[0]), int(arguments[1]), card)
     except ClinipressError as problem:
         sys.stderr.write(f"{problem}\n")
         return 2
-    sys.stdout.write(json.dumps({"bytes": found}) + "\n")
+    sys.stdout.write(json.dumps({"bytes": peak}) + "\n")
     return 0
 
 

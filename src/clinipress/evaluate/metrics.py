@@ -30,6 +30,7 @@ __all__ = [
     "confusion",
     "log_losses",
     "log_odds",
+    "log_softmax",
     "mean_of_defined",
     "point_metrics",
     "predictions",
@@ -111,16 +112,23 @@ def check_cases(
 
 
 def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> Floats:
-    """Probabilities, float64 ``[n, k]``, each row summing to 1.
+    """Probabilities, float64 of the shape of the logits, summing to 1 over the last axis.
 
     Args:
-        logits: Floating ``[n, k]``.
-        temperature: Logits are divided by it; above 1 makes the answers less sure.
+        logits: Floating ``[..., k]``.
+        temperature: Logits are divided by it (Guo et al. 2017); above 1 makes the answers less
+            sure.
     """
     scaled = np.asarray(logits, np.float64) / temperature
-    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    total: Floats = powers.sum(axis=1, keepdims=True)
-    return np.asarray(powers / total)
+    powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def log_softmax(logits: NDArray[np.floating]) -> Floats:
+    """Log-probabilities, float64 of the shape of the logits ``[..., k]``; they do not underflow."""
+    scaled = np.asarray(logits, np.float64)
+    shifted = scaled - scaled.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
 def predictions(logits: NDArray[np.floating]) -> Integers:
@@ -332,23 +340,23 @@ def point_metrics(
     """
     cases = check_cases(logits, labels, classes, positive)
     table = confusion(cases.logits, cases.labels, len(cases.classes)).astype(np.float64)
-    found = rates(np.diag(table), table.sum(axis=1), table.sum(axis=0))
-    found["auroc"] = class_aurocs(cases.logits, cases.labels)
+    figures = rates(np.diag(table), table.sum(axis=1), table.sum(axis=0))
+    figures["auroc"] = class_aurocs(cases.logits, cases.labels)
     chances = softmax(cases.logits)
     bins, gaps = calibration_gaps(chances, cases.labels)
-    found |= {
-        "auroc_macro": mean_of_defined(found["auroc"]),
+    figures |= {
+        "auroc_macro": mean_of_defined(figures["auroc"]),
         "log_loss": log_losses(cases.logits, cases.labels).mean(),
         "brier": brier_scores(chances, cases.labels).mean(),
         "ece": np.abs(np.bincount(bins, gaps)).sum() / len(gaps),
     }
     named: dict[str, float] = {}
-    for name, value in found.items():
+    for name, value in figures.items():
         if np.ndim(value):
             named |= {f"{name}[{c}]": float(v) for c, v in zip(cases.classes, value, strict=True)}
         else:
             named[name] = float(value)
     if cases.positive is not None:
-        named["sensitivity"] = float(found["sensitivity"][cases.positive])
-        named["specificity"] = float(found["sensitivity"][1 - cases.positive])
+        named["sensitivity"] = float(figures["sensitivity"][cases.positive])
+        named["specificity"] = float(figures["sensitivity"][1 - cases.positive])
     return {name: value for name, value in named.items() if np.isfinite(value)}

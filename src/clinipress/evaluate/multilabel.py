@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import DataError
-from clinipress.evaluate.bootstrap import Spread, bootstrap, spread_interval, weighted_sums
+from clinipress.evaluate.bootstrap import BootstrapSpread, bootstrap, spread_interval, weighted_sums
 from clinipress.evaluate.delong import auroc_difference, auroc_interval
 from clinipress.evaluate.evidence import check_units, put
 from clinipress.evaluate.intervals import f1_of_jaccard, proportion, with_ends
@@ -48,7 +48,7 @@ Intervals = dict[str, Interval]
 
 
 @dataclass(frozen=True)
-class Findings:
+class LabelAnswers:
     """Checked answers of one classifier.
 
     Attributes:
@@ -75,7 +75,7 @@ def check_multilabel(
     truth: NDArray[np.bool_] | NDArray[np.integer],
     labels: Sequence[str],
     thresholds: float | Sequence[float] = 0.5,
-) -> Findings:
+) -> LabelAnswers:
     """Check what every figure assumes, once, at the public boundary.
 
     Args:
@@ -105,7 +105,7 @@ def check_multilabel(
     if limits.shape not in ((), (len(names),)) or not ((limits > 0) & (limits < 1)).all():
         raise DataError(f"one threshold between 0 and 1, or {len(names)} of them", f"{thresholds}")
     called = values >= np.log(limits / (1 - limits))
-    return Findings(values, known.astype(np.bool_), called, names)
+    return LabelAnswers(values, known.astype(np.bool_), called, names)
 
 
 def multilabel_evidence(
@@ -140,25 +140,25 @@ def multilabel_evidence(
     Raises:
         DataError: As `check_multilabel`, or units that do not fit.
     """
-    one = check_multilabel(logits, truth, labels, thresholds)
-    index = check_units(units, len(one.truth))
-    found: Intervals = {}
-    for name, (actual, called, scores, where) in _questions(one, index).items():
+    answers = check_multilabel(logits, truth, labels, thresholds)
+    index = check_units(units, len(answers.truth))
+    intervals: Intervals = {}
+    for name, (actual, called, scores, where) in _questions(answers, index).items():
         right = actual == called
-        put(found, f"sensitivity{name}", proportion(called[actual], where[actual]))
-        put(found, f"specificity{name}", proportion(~called[~actual], where[~actual]))
-        put(found, f"precision{name}", proportion(actual[called], where[called]))
+        put(intervals, f"sensitivity{name}", proportion(called[actual], where[actual]))
+        put(intervals, f"specificity{name}", proportion(~called[~actual], where[~actual]))
+        put(intervals, f"precision{name}", proportion(actual[called], where[called]))
         either = actual | called
         jaccard = proportion(right[either], where[either])
-        put(found, f"f1{name}", jaccard and f1_of_jaccard(jaccard))
-        put(found, f"auroc{name}", auroc_interval(scores, actual, where))
-    found |= _overall(one, index)
-    (spreads,) = _bootstrap([one], index, resamples, seed)
+        put(intervals, f"f1{name}", jaccard and f1_of_jaccard(jaccard))
+        put(intervals, f"auroc{name}", auroc_interval(scores, actual, where))
+    intervals |= _overall(answers, index)
+    (spreads,) = _bootstrap([answers], index, resamples, seed)
     for name, spread in spreads.items():
-        if name not in found:
+        if name not in intervals:
             interval = spread_interval(name, spread, index, floor=0)
-            put(found, name, _with_width(name, interval, found))
-    return found
+            put(intervals, name, _with_width(name, interval, intervals))
+    return intervals
 
 
 def multilabel_drops(
@@ -184,26 +184,26 @@ def multilabel_drops(
     before = check_multilabel(reference_logits, truth, labels, thresholds)
     after = check_multilabel(candidate_logits, truth, labels, thresholds)
     index = check_units(units, len(before.truth))
-    found: Intervals = {}
+    intervals: Intervals = {}
     others = _questions(after, index)
     for name, (actual, was, scores, where) in _questions(before, index).items():
         _, now, rescored, _ = others[name]
         lost = paired_difference(was[actual], now[actual], where[actual])
-        put(found, f"sensitivity{name}", lost)
+        put(intervals, f"sensitivity{name}", lost)
         alarms = paired_difference(~was[~actual], ~now[~actual], where[~actual])
-        put(found, f"specificity{name}", alarms)
-        put(found, f"precision{name}", precision_difference(actual, was, now, where))
-        put(found, f"auroc{name}", auroc_difference(scores, rescored, actual, where))
-    found |= _overall_drops(before, after, index)
+        put(intervals, f"specificity{name}", alarms)
+        put(intervals, f"precision{name}", precision_difference(actual, was, now, where))
+        put(intervals, f"auroc{name}", auroc_difference(scores, rescored, actual, where))
+    intervals |= _overall_drops(before, after, index)
     first, second = _bootstrap([before, after], index, resamples, seed)
     for name, spread in first.items():
-        if name not in found:
+        if name not in intervals:
             interval = spread_interval(name, spread - second[name], index, floor=-1)
-            put(found, name, _with_width(name, interval, found))
-    return found
+            put(intervals, name, _with_width(name, interval, intervals))
+    return intervals
 
 
-def _with_width(name: str, interval: Interval | None, found: Intervals) -> Interval | None:
+def _with_width(name: str, interval: Interval | None, intervals: Intervals) -> Interval | None:
     """Where no resample differs, a macro mean has the ends of its parts.
 
     Without parts of their own, two equal classifiers keep a drop of zero; anything else comes from
@@ -212,49 +212,56 @@ def _with_width(name: str, interval: Interval | None, found: Intervals) -> Inter
     if interval is None or interval.low < interval.high:
         return interval
     family = name.removesuffix("_macro")
-    parts = [part for key, part in found.items() if key.startswith(f"{family}[")]
+    parts = [part for key, part in intervals.items() if key.startswith(f"{family}[")]
     if family != name and parts:
         return with_ends(interval, [(part.low, part.high) for part in parts])
     return interval if interval.value == 0 else None
 
 
-def _questions(one: Findings, index: Integers) -> dict[str, tuple[Bools, Bools, Floats, Integers]]:
+def _questions(
+    answers: LabelAnswers, index: Integers
+) -> dict[str, tuple[Bools, Bools, Floats, Integers]]:
     """Truth, calls, scores and units of each label, and of all pairs pooled under "_micro"."""
-    found = {
-        f"[{name}]": (one.truth[:, c], one.called[:, c], one.logits[:, c], index)
-        for c, name in enumerate(one.labels)
+    questions = {
+        f"[{name}]": (answers.truth[:, c], answers.called[:, c], answers.logits[:, c], index)
+        for c, name in enumerate(answers.labels)
     }
-    pooled = np.repeat(index, len(one.labels))
-    found["_micro"] = (one.truth.ravel(), one.called.ravel(), one.logits.ravel(), pooled)
-    return found
+    pooled = np.repeat(index, len(answers.labels))
+    questions["_micro"] = (
+        answers.truth.ravel(),
+        answers.called.ravel(),
+        answers.logits.ravel(),
+        pooled,
+    )
+    return questions
 
 
-def _overall(one: Findings, index: Integers) -> Intervals:
-    right = one.truth == one.called
-    found: Intervals = {}
-    put(found, "exact_match", proportion(right.all(axis=1), index))
-    pairs = np.repeat(index, len(one.labels))
-    put(found, "hamming_accuracy", proportion(right.ravel(), pairs))
-    return found
+def _overall(answers: LabelAnswers, index: Integers) -> Intervals:
+    right = answers.truth == answers.called
+    intervals: Intervals = {}
+    put(intervals, "exact_match", proportion(right.all(axis=1), index))
+    pairs = np.repeat(index, len(answers.labels))
+    put(intervals, "hamming_accuracy", proportion(right.ravel(), pairs))
+    return intervals
 
 
-def _overall_drops(before: Findings, after: Findings, index: Integers) -> Intervals:
+def _overall_drops(before: LabelAnswers, after: LabelAnswers, index: Integers) -> Intervals:
     was, now = before.truth == before.called, after.truth == after.called
-    found: Intervals = {}
-    put(found, "exact_match", paired_difference(was.all(axis=1), now.all(axis=1), index))
+    intervals: Intervals = {}
+    put(intervals, "exact_match", paired_difference(was.all(axis=1), now.all(axis=1), index))
     pairs = np.repeat(index, len(before.labels))
-    put(found, "hamming_accuracy", paired_difference(was.ravel(), now.ravel(), pairs))
-    return found
+    put(intervals, "hamming_accuracy", paired_difference(was.ravel(), now.ravel(), pairs))
+    return intervals
 
 
 def _bootstrap(
-    models: Sequence[Findings], index: Integers, resamples: int, seed: int
-) -> list[dict[str, Spread]]:
+    models: Sequence[LabelAnswers], index: Integers, resamples: int, seed: int
+) -> list[dict[str, BootstrapSpread]]:
     """All that is bootstrapped of each classifier, on draws that they share."""
-    tables = [_sums(one, index) for one in models]
+    tables = [_sums(answers, index) for answers in models]
     ranks = [
-        [rank_table(one.logits[:, c], one.truth[:, c]) for c in range(len(one.labels))]
-        for one in models
+        [rank_table(answers.logits[:, c], answers.truth[:, c]) for c in range(len(answers.labels))]
+        for answers in models
     ]
 
     def measure(counts: Floats) -> list[dict[str, Floats]]:
@@ -268,22 +275,28 @@ def _bootstrap(
     return bootstrap(measure, index, np.zeros(len(index), np.int64), resamples, seed)
 
 
-def _sums(one: Findings, index: Integers) -> Floats:
+def _sums(answers: LabelAnswers, index: Integers) -> Floats:
     """Sufficient statistics by unit, float64 ``[5 + 15, k, units]``.
 
     Hits, actual, called, images, squared errors, and the gap (probability minus truth) in 15 bins
     of equal width of the probability, (0, 1/15] to (14/15, 1].
     """
-    chances, units = sigmoid(one.logits), int(index.max()) + 1
-    gaps = chances - one.truth
+    chances, units = sigmoid(answers.logits), int(index.max()) + 1
+    gaps = chances - answers.truth
     bins = np.clip(np.ceil(chances * CALIBRATION_BINS).astype(np.int64) - 1, 0, None)
-    rows = [one.truth & one.called, one.truth, one.called, np.ones_like(gaps), gaps**2]
+    rows = [
+        answers.truth & answers.called,
+        answers.truth,
+        answers.called,
+        np.ones_like(gaps),
+        gaps**2,
+    ]
     rows += [np.where(bins == number, gaps, 0) for number in range(CALIBRATION_BINS)]
-    found: Floats = np.zeros((len(rows), len(one.labels), units))
+    sums: Floats = np.zeros((len(rows), len(answers.labels), units))
     for number, row in enumerate(rows):
-        for column in range(len(one.labels)):
-            found[number, column] = np.bincount(index, row[:, column], minlength=units)
-    return found
+        for column in range(len(answers.labels)):
+            sums[number, column] = np.bincount(index, row[:, column], minlength=units)
+    return sums
 
 
 def _measure(
@@ -306,14 +319,14 @@ def _measure(
         "brier": _ratio(squares, images),
         "ece": _ratio(np.abs(totals[5:]).sum(axis=0), images),
     }
-    found = {
+    figures = {
         name if name in ("brier", "ece") else f"{name}_macro": mean_of_defined(values)
         for name, values in by_label.items()
     }
     for kind in ("f1", "brier", "ece"):
-        found |= {f"{kind}[{name}]": by_label[kind][c] for c, name in enumerate(labels)}
-    found["f1_micro"] = _ratio(2 * hits.sum(axis=0), (actual + called).sum(axis=0))
-    return found
+        figures |= {f"{kind}[{name}]": by_label[kind][c] for c, name in enumerate(labels)}
+    figures["f1_micro"] = _ratio(2 * hits.sum(axis=0), (actual + called).sum(axis=0))
+    return figures
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:

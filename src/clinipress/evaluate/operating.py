@@ -91,10 +91,10 @@ def operating_section(
         raise DataError("the same classes in both splits", ", ".join(reference_validation.classes))
     shares = dict(prevalence or {})
     _check_shares(shares, aims, reference.classes)
-    asked = range(len(cases.classes)) if cases.positive is None else [cases.positive]
+    class_numbers = range(len(cases.classes)) if cases.positive is None else [cases.positive]
     itself = candidate is reference
     lines: list[_Line] = []
-    for number in asked:
+    for number in class_numbers:
         pair = _Pair.of(number, reference, candidate)
         share = shares.get(cases.classes[number], float(pair.mine.mean()))
         validation = _Pair.of(number, reference_validation, candidate_validation)
@@ -173,17 +173,17 @@ class _Line:
         else:
             before, after = ~self.known[~mine], ~self.called[~mine]
             units = self.pair.units[~mine]
-        found = paired_difference(before, after, units, confidence)
+        interval = paired_difference(before, after, units, confidence)
         more = z_value(confidence) * self.moved[what]
-        if found is None or not more:
-            return found
-        down, up = (np.hypot(end - found.value, more) for end in (found.low, found.high))
+        if interval is None or not more:
+            return interval
+        down, up = (np.hypot(end - interval.value, more) for end in (interval.low, interval.high))
         update = {
-            "low": max(float(found.value - down), -1.0),
-            "high": min(float(found.value + up), 1.0),
-            "method": f"{found.method}, thresholds resampled",
+            "low": max(float(interval.value - down), -1.0),
+            "high": min(float(interval.value + up), 1.0),
+            "method": f"{interval.method}, thresholds resampled",
         }
-        return found.model_copy(update=update)
+        return interval.model_copy(update=update)
 
 
 def _lines(
@@ -217,17 +217,17 @@ def _moved(pair: _Pair, validation: _Pair, aim: float, seed: int) -> dict[str, d
         }
         for scores in (validation.before, validation.after)
     ]
-    found: dict[str, dict[str, float]] = {}
+    deviations: dict[str, dict[str, float]] = {}
     for what in drawn[0]:
         called = [
-            [_share_at(scores[side], one[what]) for side in (pair.mine, ~pair.mine)]
-            for scores, one in zip((pair.before, pair.after), drawn, strict=True)
+            [_share_at(scores[side], cuts[what]) for side in (pair.mine, ~pair.mine)]
+            for scores, cuts in zip((pair.before, pair.after), drawn, strict=True)
         ]
         sensitivity, specificity = (
             float(np.std(before - after)) for before, after in zip(*called, strict=True)
         )
-        found[what] = {"sensitivity": sensitivity, "specificity": specificity}
-    return found
+        deviations[what] = {"sensitivity": sensitivity, "specificity": specificity}
+    return deviations
 
 
 def _quantiles(
@@ -238,8 +238,8 @@ def _quantiles(
     so_far = np.cumsum(weights[order], axis=0)
     goal = share * so_far[-1]
     reached = so_far > goal + 1e-9 if above else so_far >= goal - 1e-9
-    found = scores[order][reached.argmax(axis=0)]
-    return np.asarray(found if above else np.nextafter(found, 2.0))
+    cuts = scores[order][reached.argmax(axis=0)]
+    return np.asarray(cuts if above else np.nextafter(cuts, 2.0))
 
 
 def _share_at(scores: NDArray[np.float64], cuts: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -366,14 +366,14 @@ _OTHER = {"specificity": "sensitivity", "sensitivity": "specificity"}
 
 def _judged(lines: Sequence[_Line], confidence: float) -> dict[str, Interval]:
     """The drops that are judged, by a name that reads well in a sentence."""
-    found = {}
+    drops = {}
     for line in lines:
         fixed, _, aim = line.row.aim.partition(" ")
         where = f"{line.row.label} at the threshold for {100 * float(aim):g} % {fixed}"
         drop = line.drop(_OTHER[fixed], confidence)
         if drop is not None:
-            found[f"{_OTHER[fixed]}[{where}]"] = drop
-    return found
+            drops[f"{_OTHER[fixed]}[{where}]"] = drop
+    return drops
 
 
 def _missed(own: Sequence[_Line]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -26,11 +25,9 @@ from clinipress.evaluate.metrics import predictions
 from clinipress.records import Interval
 
 __all__ = [
-    "PairedCounts",
     "discordance",
     "mcnemar_exact",
     "newcombe",
-    "paired_counts",
     "paired_difference",
     "precision_difference",
     "tango",
@@ -39,25 +36,6 @@ __all__ = [
 
 Integers = NDArray[np.int64]
 _HALVINGS = 60  # an interval of length 2 halved 60 times is below one rounding of float64
-
-
-@dataclass(frozen=True)
-class PairedCounts:
-    """What two classifiers got right on the same n cases.
-
-    Attributes:
-        both: Right by both.
-        lost: Right by the reference only.
-        gained: Right by the candidate only.
-        neither: Wrong by both.
-        p_value: Two-sided exact McNemar test of ``lost = gained``.
-    """
-
-    both: int
-    lost: int
-    gained: int
-    neither: int
-    p_value: float
 
 
 def mcnemar_exact(lost: int, gained: int) -> float:
@@ -70,19 +48,6 @@ def mcnemar_exact(lost: int, gained: int) -> float:
 
     total = lost + gained
     return min(1.0, 2.0 * float(bdtr(min(lost, gained), total, 0.5))) if total else 1.0
-
-
-def paired_counts(
-    reference_logits: NDArray[np.floating],
-    candidate_logits: NDArray[np.floating],
-    labels: NDArray[np.integer],
-) -> PairedCounts:
-    """The fourfold table of correctness and its test; logits ``[n, k]``, labels ``[n]``."""
-    before = predictions(reference_logits) == labels
-    after = predictions(candidate_logits) == labels
-    lost, gained = int((before & ~after).sum()), int((~before & after).sum())
-    both, neither = int((before & after).sum()), int((~before & ~after).sum())
-    return PairedCounts(both, lost, gained, neither, mcnemar_exact(lost, gained))
 
 
 def discordance(

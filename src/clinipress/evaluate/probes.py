@@ -32,14 +32,16 @@ def probe_logits(
     Returns:
         Name of the classifier -> probe -> float32 ``[m, k]``.
     """
-    found: dict[str, dict[str, Logits]] = {}
+    answers: dict[str, dict[str, Logits]] = {}
     for name, candidate in candidates.items():
         channels = candidate.card.input.channels
-        found[name] = {
-            probe: np.concatenate([candidate.predict(one[None]) for one in as_seen(many, channels)])
+        answers[name] = {
+            probe: np.concatenate(
+                [candidate.predict(picture[None]) for picture in as_seen(many, channels)]
+            )
             for probe, many in pictures.items()
         }
-    return found
+    return answers
 
 
 def probe_records(

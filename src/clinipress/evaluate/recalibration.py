@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Binned", "recalibrate"]
+__all__ = ["BinnedFit", "recalibrate"]
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.float64] | NDArray[np.bool_]
@@ -38,19 +38,19 @@ def recalibrate(x: Floats, y: NDArray[np.bool_], *, slope: bool) -> Floats | Non
     """
     if y.all() or not y.any() or (slope and _parted(x, y)):
         return None
-    found, loss = np.array([0.0, 1.0]), np.inf
+    fit, loss = np.array([0.0, 1.0]), np.inf
     step = np.zeros(2)
     for _ in range(200):
-        eta = found[0] + step[0] + (found[1] + step[1]) * x
+        eta = fit[0] + step[0] + (fit[1] + step[1]) * x
         tried = float(np.mean(np.logaddexp(0, eta) - y * eta))
         if tried > loss:
             step = step / 2
             continue
-        found, gained, loss = found + step, loss - tried, tried
+        fit, gained, loss = fit + step, loss - tried, tried
         if gained < 1e-15:
             break
-        step = _newton_step(x, ~y[:, None], y[:, None], found[:, None], slope)[:, 0]
-    return found
+        step = _newton_step(x, ~y[:, None], y[:, None], fit[:, None], slope)[:, 0]
+    return fit
 
 
 def _parted(x: Floats, y: NDArray[np.bool_]) -> bool:
@@ -90,7 +90,7 @@ def _over(above: Floats, below: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
-class Binned:
+class BinnedFit:
     """Log odds in bins, to be fitted again for many resamples.
 
     Within a bin all cases take their mean; what that changes in the fit of the whole split is
@@ -117,7 +117,7 @@ class Binned:
     cells: NDArray[np.int64]
 
     @classmethod
-    def of(cls, x: Floats, y: NDArray[np.bool_], *, slope: bool) -> Binned | None:
+    def of(cls, x: Floats, y: NDArray[np.bool_], *, slope: bool) -> BinnedFit | None:
         """Fit the whole; None where `recalibrate` finds nothing."""
         whole = recalibrate(x, y, slope=slope)
         if whole is None:
@@ -149,13 +149,13 @@ class Binned:
         table = np.zeros((2 * len(self.x), weights.shape[1]))
         table[self.cells] = np.add.reduceat(weights[self.order], self.starts, axis=0)
         no, yes = table[: len(self.x)], table[len(self.x) :]
-        found = np.repeat(self.coarse[:, None], weights.shape[1], axis=1)
-        step = found
+        fits = np.repeat(self.coarse[:, None], weights.shape[1], axis=1)
+        step = fits
         for _ in range(STEPS):
-            step = _newton_step(self.x, no, yes, found, self.slope)
-            found = found + step
+            step = _newton_step(self.x, no, yes, fits, self.slope)
+            fits = fits + step
             if np.nanmax(np.abs(step), initial=0.0) < SETTLED:
                 break
         one_sided = (no.sum(axis=0) == 0) | (yes.sum(axis=0) == 0)
         lost = one_sided | ~(np.abs(step).max(axis=0) < UNSETTLED)
-        return np.where(lost, np.nan, found + (self.whole - self.coarse)[:, None])
+        return np.where(lost, np.nan, fits + (self.whole - self.coarse)[:, None])

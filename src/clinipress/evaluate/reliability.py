@@ -25,15 +25,15 @@ from clinipress.evaluate.metrics import (
     log_odds,
     softmax,
 )
-from clinipress.evaluate.recalibration import Binned
+from clinipress.evaluate.recalibration import BinnedFit
 from clinipress.evaluate.scores import Scores
 from clinipress.findings import ReliabilityBin
 
-__all__ = ["Measured", "equal_mass_bins", "reliability"]
+__all__ = ["CalibrationStatistics", "equal_mass_bins", "reliability"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-PLACE = {"slope": 1, "intercept": 0}  # in a fit of both
+POSITION = {"slope": 1, "intercept": 0}  # in a fit of both
 MIDDLE = 3 + CALIBRATION_BINS
 
 
@@ -59,10 +59,10 @@ def reliability(scores: Scores, index: Integers, temperature: float) -> tuple[Re
     chances = softmax(scores.logits, temperature)
     bins, _ = calibration_gaps(chances, scores.labels)
     top, right = chances.max(axis=1), chances.argmax(axis=1) == scores.labels
-    found = []
+    rows = []
     for number in range(CALIBRATION_BINS):
         mine = bins == number
-        found.append(
+        rows.append(
             ReliabilityBin(
                 low=number / CALIBRATION_BINS,
                 high=(number + 1) / CALIBRATION_BINS,
@@ -71,11 +71,11 @@ def reliability(scores: Scores, index: Integers, temperature: float) -> tuple[Re
                 accuracy=proportion(right[mine], index[mine]),
             )
         )
-    return tuple(found)
+    return tuple(rows)
 
 
 @dataclass(frozen=True)
-class Measured:
+class CalibrationStatistics:
     """One classifier at one temperature: all that a resample needs.
 
     Attributes:
@@ -86,10 +86,10 @@ class Measured:
     """
 
     rows: Floats
-    fits: dict[str, Binned]
+    fits: dict[str, BinnedFit]
 
     @classmethod
-    def of(cls, cases: Cases, temperature: float, index: Integers) -> Measured:
+    def of(cls, cases: Cases, temperature: float, index: Integers) -> CalibrationStatistics:
         """Measure once.
 
         Args:
@@ -108,7 +108,7 @@ class Measured:
         shown = cases.positive
         answer = logits.argmax(axis=1) if shown is None else np.full(len(labels), shown)
         x, y = log_odds(logits)[every, answer], labels == answer
-        fits = {name: Binned.of(x, y, slope=name == "slope") for name in PLACE}
+        fits = {name: BinnedFit.of(x, y, slope=name == "slope") for name in POSITION}
         rows = np.concatenate(sums).astype(np.float64)
         return cls(rows, {name: fit for name, fit in fits.items() if fit is not None})
 
@@ -119,7 +119,7 @@ class Measured:
             counts: How often each unit counts, float64 ``[units, m]``.
             weights: The same by case, float64 ``[n, m]``.
         """
-        refits = {name: fit.refit(weights)[PLACE[name]] for name, fit in self.fits.items()}
+        refits = {name: fit.refit(weights)[POSITION[name]] for name, fit in self.fits.items()}
         return _means(weighted_sums(self.rows, counts)) | refits
 
 

@@ -94,9 +94,9 @@ def _nth_of_unit(units: NDArray[np.integer]) -> NDArray[np.int64]:
     """How many images of the same unit stand before each."""
     seen: dict[int, int] = {}
     before = np.empty(len(units), np.int64)
-    for place, unit in enumerate(units.tolist()):
-        before[place] = seen.get(unit, 0)
-        seen[unit] = before[place] + 1
+    for row, unit in enumerate(units.tolist()):
+        before[row] = seen.get(unit, 0)
+        seen[unit] = before[row] + 1
     return before
 
 
@@ -132,7 +132,7 @@ def disturbed_logits(
         batch = disturb(take(np.arange(first, last)), keys[first:last], kind, strength, seed)
         for name, candidate in candidates.items():
             parts[name].append(candidate.predict(batch))
-    return {name: np.concatenate(found) for name, found in parts.items()}
+    return {name: np.concatenate(batches) for name, batches in parts.items()}
 
 
 def stress_section(
@@ -180,8 +180,10 @@ def stress_section(
     pairs = [(hits(disturbed[level][0]), hits(disturbed[level][1])) for level in levels]
     extra = [_drop_of_each(pair) - _drop_of_each(plain) for pair in pairs]
     replicates = _replicates(extra, units, labels, resamples, seed)
-    excesses = [_excess(one, drawn, units) for one, drawn in zip(extra, replicates, strict=True)]
-    found = {
+    excesses = [
+        _excess(values, drawn, units) for values, drawn in zip(extra, replicates, strict=True)
+    ]
+    by_level = {
         level: StressLevel(
             strength=level[1],
             amount=DISTURBANCES[level[0]].amounts[level[1] - 1],
@@ -192,8 +194,8 @@ def stress_section(
         )
         for level, pair, excess in zip(levels, pairs, excesses, strict=True)
     }
-    judged = [place for place, (_, strength) in enumerate(levels) if strength in JUDGED]
-    bounds = _bounds([excesses[place] for place in judged], replicates[judged])
+    judged = [position for position, (_, strength) in enumerate(levels) if strength in JUDGED]
+    bounds = _bounds([excesses[position] for position in judged], replicates[judged])
     return Stress(
         images=len(labels),
         seed=seed,
@@ -205,12 +207,14 @@ def stress_section(
             StressCurve(
                 kind=kind,
                 unit=DISTURBANCES[kind].unit,
-                levels=tuple(found[level] for level in levels if level[0] == kind),
+                levels=tuple(by_level[level] for level in levels if level[0] == kind),
             )
             for kind in dict.fromkeys(kind for kind, _ in levels)
         ),
         probes=tuple(probes),
-        verdict=_verdict({levels[place]: found[levels[place]] for place in judged}, bounds, margin),
+        verdict=_verdict(
+            {levels[position]: by_level[levels[position]] for position in judged}, bounds, margin
+        ),
     )
 
 
@@ -260,15 +264,15 @@ def _excess(values: Floats, drawn: Floats, units: NDArray[np.int64]) -> Interval
     """
     n, value = len(values), float(values.mean())
     method = "cluster-bootstrap" if is_clustered(units) else "bootstrap"
-    found = _sure(percentile_interval(value, drawn, method=method, n=n))
+    interval = _sure(percentile_interval(value, drawn, method=method, n=n))
     lost, gained = float(values[values > 0].sum()), float(-values[values < 0].sum())
     effective = effective_size(values, units)
     # more than one difference per image cannot be told to it: then in units of several
     unit = max(1.0, (lost + gained) / n)
     scale = effective / n / unit
     low, high = tango(lost * scale, gained * scale, effective)
-    ends = {"low": min(found.low, unit * low), "high": max(found.high, unit * high)}
-    return found.model_copy(update=ends)
+    ends = {"low": min(interval.low, unit * low), "high": max(interval.high, unit * high)}
+    return interval.model_copy(update=ends)
 
 
 def _bounds(excesses: Sequence[Interval], replicates: Floats) -> Floats:
@@ -326,9 +330,9 @@ def _cases(excesses: Iterable[Interval], limit: float) -> int | None:
     return max(known) if len(known) == len(needed) else None
 
 
-def _figures(level: Level, found: StressLevel, limit: float) -> str:
+def _figures(level: Level, stress_level: StressLevel, limit: float) -> str:
     """'Noise at strength 3 of 5 took 12.0 points of accuracy more from the candidate than ...'."""
-    excess, title = found.excess, DISTURBANCES[level[0]].title
+    excess, title = stress_level.excess, DISTURBANCES[level[0]].title
     digits = _digits((excess.value, excess.low, excess.high), limit)
     value, low, high, most = (
         f"{100 * figure:.{digits}f}"
@@ -354,6 +358,6 @@ def _digits(figures: Iterable[float], limit: float) -> int:
     """Fewest decimals of a figure in points at which each stays on its side of the limit."""
     for digits in (1, 2, 3):
         shown = round(100 * limit, digits)
-        if all((round(100 * one, digits) < shown) == (one < limit) for one in figures):
+        if all((round(100 * figure, digits) < shown) == (figure < limit) for figure in figures):
             return digits
     return 4

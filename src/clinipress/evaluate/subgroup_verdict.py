@@ -64,8 +64,8 @@ def judge_groups(
     if not small:
         return verdict
     names = ", ".join(f"{name} ({cases})" for name, cases in small.items())
-    said = f"Too few images to judge: {names}."
-    return verdict.model_copy(update={"reasons": (*verdict.reasons, said)})
+    reason = f"Too few images to judge: {names}."
+    return verdict.model_copy(update={"reasons": (*verdict.reasons, reason)})
 
 
 def _judge_gaps(gaps: Sequence[Gap], limit: float, confidence: float) -> Verdict:
@@ -86,13 +86,13 @@ def _judge_gaps(gaps: Sequence[Gap], limit: float, confidence: float) -> Verdict
         elif gap.change.low >= limit:
             change = wide
         rank = ("pass", "inconclusive", "fail").index(status)
-        said = (
+        reason = (
             f"The gap in {metric_facts(gap.metric).label} between the groups of {gap.column} "
             f"(worst: {gap.worst}) went from {100 * gap.reference.value:.1f} to "
             f"{100 * gap.candidate.value:.1f} points, a change of {span(change)}, "
             f"the limit is {100 * limit:.1f}: {end}."
         )
-        judged.append((rank, gap.change.value, status, said))
-    _, _, status, said = max(judged)
+        judged.append((rank, gap.change.value, status, reason))
+    _, _, status, reason = max(judged)
     lead = f"Worst of {len(gaps)} gaps: " if len(gaps) > 1 else ""
-    return Verdict(status=status, reasons=(lead + said,))
+    return Verdict(status=status, reasons=(lead + reason,))

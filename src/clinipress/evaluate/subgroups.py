@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.evaluate.bootstrap import Spread
-from clinipress.evaluate.columns import Column, divide
+from clinipress.evaluate.bootstrap import BootstrapSpread
+from clinipress.evaluate.columns import GroupColumn, divide
 from clinipress.evaluate.family import ITSELF, Comparison, check_pair
 from clinipress.evaluate.groups import (
     Answers,
@@ -37,7 +37,7 @@ __all__ = ["subgroups_section"]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Intervals = dict[str, Interval]
-Drawn = tuple[dict[str, Spread], ...]  # of the reference and, last, the candidate
+Drawn = tuple[dict[str, BootstrapSpread], ...]  # of the reference and, last, the candidate
 _DRAWN = ("balanced_accuracy", "auroc_macro", "ece")  # no shares: their intervals are drawn
 
 
@@ -91,8 +91,8 @@ def subgroups_section(
         minimum=minimum,
         unknown={column.name: column.unknown for column in columns},
         left_out=left_out,
-        groups=tuple(group for one in looked for group in one.groups()),
-        gaps=tuple(gap for one in looked for gap in one.gaps()),
+        groups=tuple(group for measured in looked for group in measured.groups()),
+        gaps=tuple(gap for measured in looked for gap in measured.gaps()),
         verdict=ITSELF if split.itself and columns else _verdict(looked, left_out, margin),
     )
 
@@ -110,13 +110,13 @@ class _Split:
     def itself(self) -> bool:
         return self.candidate is self.reference
 
-    def look(self, column: Column, resamples: int, seed: int) -> _Looked:
+    def look(self, column: GroupColumn, resamples: int, seed: int) -> _ColumnFigures:
         """Measure the groups of a column that are large enough."""
         after = Answers.of(self.candidate)
         before = after if self.itself else Answers.of(self.reference)
         rows = {value: np.flatnonzero(column.codes == i) for i, value in enumerate(column.values)}
         large = {value: mine for value, mine in rows.items() if len(mine) >= self.minimum}
-        found = bootstrap_groups(
+        drawn = bootstrap_groups(
             (after,) if self.itself else (before, after),
             self.candidate.labels,
             self.candidate.classes,
@@ -125,11 +125,11 @@ class _Split:
             resamples=resamples,
             seed=seed,
         )
-        return _Looked(self, column.name, rows, (before.right, after.right), found)
+        return _ColumnFigures(self, column.name, rows, (before.right, after.right), drawn)
 
 
 @dataclass(frozen=True)
-class _Looked:
+class _ColumnFigures:
     """One column, measured.
 
     Attributes:
@@ -137,14 +137,14 @@ class _Looked:
         name: Of the column.
         rows: Group -> its images.
         right: By the reference, and by the candidate, bool ``[n]``.
-        found: Group that is large enough -> what was drawn.
+        drawn: Group that is large enough -> what was drawn.
     """
 
     split: _Split
     name: str
     rows: dict[str, Integers]
     right: tuple[NDArray[np.bool_], NDArray[np.bool_]]
-    found: dict[str, Drawn]
+    drawn: dict[str, Drawn]
 
     def groups(self) -> Iterator[Group]:
         """Every group, those too small with their shares alone."""
@@ -152,7 +152,7 @@ class _Looked:
         for value, rows in self.rows.items():
             units = self.split.index[rows]
             parts = self._parts(rows)
-            both = self.found.get(value, ())
+            both = self.drawn.get(value, ())
             drops: Intervals = {}
             if not self.split.itself:
                 drops = _defined(
@@ -164,7 +164,7 @@ class _Looked:
                 value=value,
                 cases=len(rows),
                 units=len(np.unique(units)),
-                too_small=value not in self.found,
+                too_small=value not in self.drawn,
                 metrics=self._metrics(after, rows, both[-1:]),
                 reference=self._metrics(before, rows, both[:1]),
                 drops=drops,
@@ -180,15 +180,17 @@ class _Looked:
 
     def _metrics(self, right: NDArray[np.bool_], rows: Integers, drawn: Drawn) -> Intervals:
         parts = self._parts(rows)
-        found = _defined({name: proportion(right[mine], u) for name, (mine, u) in parts.items()})
+        intervals = _defined(
+            {name: proportion(right[mine], u) for name, (mine, u) in parts.items()}
+        )
         units = self.split.index[rows]
-        for one in drawn:
-            for name in (name for name in _DRAWN if name in one):
-                interval = drawn_interval(name, one[name], units, floor=0.0)
+        for figures in drawn:
+            for name in (name for name in _DRAWN if name in figures):
+                interval = drawn_interval(name, figures[name], units, floor=0.0)
                 if interval is not None and interval.low == interval.high:
-                    interval = self._with_width(name, interval, found, rows)
-                found |= _defined({name: interval})
-        return found
+                    interval = self._with_width(name, interval, intervals, rows)
+                intervals |= _defined({name: interval})
+        return intervals
 
     def _with_width(
         self, name: str, interval: Interval, shares: Intervals, rows: Integers
@@ -211,16 +213,19 @@ class _Looked:
             return {}
         before, after = both[0], both[-1]
         apart = {name: before[name] - after[name] for name in _DRAWN if name in after}
-        found = _defined(
-            {name: drawn_interval(name, one, units, floor=-1.0) for name, one in apart.items()}
+        drops = _defined(
+            {
+                name: drawn_interval(name, spread, units, floor=-1.0)
+                for name, spread in apart.items()
+            }
         )
-        return {n: drop for n, drop in found.items() if drop.low < drop.high or drop.value == 0}
+        return {n: drop for n, drop in drops.items() if drop.low < drop.high or drop.value == 0}
 
     def gaps(self) -> Iterator[Gap]:
         """One per figure that at least two groups have."""
         classes = self.split.candidate.classes
-        for name in ("accuracy", *(f"sensitivity[{one}]" for one in classes), *_DRAWN):
-            groups = [value for value in self.found if self._comparable(value, name)]
+        for name in ("accuracy", *(f"sensitivity[{label}]" for label in classes), *_DRAWN):
+            groups = [value for value in self.drawn if self._comparable(value, name)]
             if len(groups) > 1:
                 yield from self._gap(name, groups)
 
@@ -238,15 +243,15 @@ class _Looked:
 
     def _gap(self, name: str, groups: list[str]) -> Iterator[Gap]:
         units = np.concatenate([self.split.index[self.rows[value]] for value in groups])
-        sides = [[self.found[value][i] for value in groups] for i in (0, -1)]
-        if any(name not in one for side in sides for one in side):
+        sides = [[self.drawn[value][i] for value in groups] for i in (0, -1)]
+        if any(name not in figures for side in sides for figures in side):
             return
-        was, now = ([one[name] for one in side] for side in sides)
+        was, now = ([figures[name] for figures in side] for side in sides)
         before, after = (gap_interval(gap_of(side), units) for side in (was, now))
         moved = change_interval(was, now, units)
         if before is None or after is None or moved is None:
             return
-        values = np.array([one.value for one in now])
+        values = np.array([figures.value for figures in now])
         better = values if metric_facts(name).higher_is_better else -values
         yield Gap(
             column=self.name,
@@ -261,8 +266,8 @@ class _Looked:
     def compared(self) -> dict[str, Comparison]:
         """The shares that are judged, by a name that reads well in a sentence."""
         before, after = self.right
-        found = {}
-        for value in self.found:
+        comparisons = {}
+        for value in self.drawn:
             for name, (mine, units) in self._parts(self.rows[value]).items():
                 family, _, label = name.partition("[")
                 where = f"{self.name}: {value}"
@@ -270,13 +275,13 @@ class _Looked:
                     where = f"{label.removesuffix(']')}, {where}"
                 elif label:
                     continue
-                found[f"{family}[{where}]"] = before[mine], after[mine], units
-        return found
+                comparisons[f"{family}[{where}]"] = before[mine], after[mine], units
+        return comparisons
 
     def areas(self) -> Intervals:
         """The judged drops of the area under the ROC curve, likewise."""
         drawn = {
-            v: self._drawn_drops(self.split.index[self.rows[v]], b) for v, b in self.found.items()
+            v: self._drawn_drops(self.split.index[self.rows[v]], b) for v, b in self.drawn.items()
         }
         return {
             f"auroc_macro[{self.name}: {value}]": drops["auroc_macro"]
@@ -285,11 +290,11 @@ class _Looked:
         }
 
 
-def _defined(found: Mapping[str, Interval | None]) -> Intervals:
-    return {name: interval for name, interval in found.items() if interval is not None}
+def _defined(intervals: Mapping[str, Interval | None]) -> Intervals:
+    return {name: interval for name, interval in intervals.items() if interval is not None}
 
 
-def _verdict(looked: list[_Looked], left_out: Mapping[str, str], margin: float) -> Verdict:
+def _verdict(looked: list[_ColumnFigures], left_out: Mapping[str, str], margin: float) -> Verdict:
     if not looked:
         names = ", ".join(f"{name}: {why}" for name, why in left_out.items())
         no = f"no column that divides the images into groups ({names})" if names else "no metadata"
@@ -298,14 +303,14 @@ def _verdict(looked: list[_Looked], left_out: Mapping[str, str], margin: float) 
             reasons=(f"The set says nothing of its patients ({no}): no groups to compare.",),
         )
     small = {
-        f"{one.name}: {value}": len(rows)
-        for one in looked
-        for value, rows in one.rows.items()
-        if value not in one.found
+        f"{measured.name}: {value}": len(rows)
+        for measured in looked
+        for value, rows in measured.rows.items()
+        if value not in measured.drawn
     }
     return judge_groups(
-        {name: one for column in looked for name, one in column.compared().items()},
-        {name: one for column in looked for name, one in column.areas().items()},
+        {name: measured for column in looked for name, measured in column.compared().items()},
+        {name: measured for column in looked for name, measured in column.areas().items()},
         [gap for column in looked for gap in column.gaps()],
         small,
         limit=CLASS_MARGIN_FACTOR * margin,

@@ -368,7 +368,7 @@ def _of_medmnist(subset: medmnist.Subset, pixels: int) -> NamedSet:
 
 SETS: tuple[NamedSet, ...] = (
     *_OWN_SETS,
-    *(_of_medmnist(one, medmnist.PIXELS[0]) for one in medmnist.SUBSETS),
+    *(_of_medmnist(subset, medmnist.PIXELS[0]) for subset in medmnist.SUBSETS),
 )
 
 
@@ -379,13 +379,13 @@ def find_set(name: str) -> NamedSet:
         DataError: No such set.
     """
     wanted = name.casefold().replace("_", "-").replace(" ", "-")
-    for one in SETS:
-        if wanted in (one.name, *one.aliases):
-            return one
+    for named_set in SETS:
+        if wanted in (named_set.name, *named_set.aliases):
+            return named_set
     if sized := _WITH_PIXELS.fullmatch(wanted):
-        subset = {one.name: one for one in medmnist.SUBSETS}.get(sized["name"])
+        subset = {each.name: each for each in medmnist.SUBSETS}.get(sized["name"])
         pixels = int(sized["pixels"])
         if subset is not None and pixels in medmnist.PIXELS:
             return _of_medmnist(subset, pixels)
-    names = ", ".join(one.name for one in SETS)
+    names = ", ".join(named_set.name for named_set in SETS)
     raise DataError(f"one of {names}", f"'{name}'", medmnist.LEFT_OUT.get(wanted))

@@ -15,8 +15,8 @@ from clinipress.data.folders import image_files
 from clinipress.data.manifests import is_table, read_table
 from clinipress.data.named.matlab import read_figshare
 from clinipress.data.named.rows import (
+    ListedImage,
     Listing,
-    Row,
     class_folders,
     files_named,
     one_file,
@@ -56,10 +56,10 @@ def read_layout(
 
 
 def _folders(wanted: NamedSet, where: Path) -> Listing:
-    found = class_folders(where, wanted.folders)
+    folders = class_folders(where, wanted.folders)
     rows = [
-        Row(path, label, split)
-        for (split, label), folder in found.items()
+        ListedImage(path, label, split)
+        for (split, label), folder in folders.items()
         for path in image_files(folder)
     ]
     return Listing(tuple(rows))
@@ -78,7 +78,9 @@ def _covid_ct(_: NamedSet, where: Path) -> Listing:
     table = where / "manifest.csv"
     if table.is_file() and is_table(table):
         items, _columns = read_table(table, {})
-        return Listing(tuple(Row(i.path, i.label, i.split, i.patient, i.groups) for i in items))
+        return Listing(
+            tuple(ListedImage(i.path, i.label, i.split, i.patient, i.groups) for i in items)
+        )
     splits = {
         (f"CT_{kind}", name.strip()): split
         for kind in ("COVID", "NonCOVID")
@@ -106,22 +108,22 @@ def _covid_ct(_: NamedSet, where: Path) -> Listing:
     return Listing(tuple(rows), tuple(notes))
 
 
-def _ct_row(path: Path, label: str, facts: Mapping[str, str]) -> Row:
+def _ct_row(path: Path, label: str, facts: Mapping[str, str]) -> ListedImage:
     figure = path.stem.rpartition("%")[0] or path.stem
     unit = facts.get("patient") or f"figure {figure}"
     groups = {name: facts[name] for name in ("age", "sex") if facts.get(name)}
-    return Row(path, label, unit=unit, groups=groups)
+    return ListedImage(path, label, unit=unit, groups=groups)
 
 
 def _patients(book: Path) -> dict[str, dict[str, str]]:
     """File name -> patient, age, sex, from the published workbook."""
     columns = {"file name": "file", "patient id": "patient", "age": "age", "gender": "sex"}
-    found = {}
+    patients = {}
     for row in read_workbook(book):
         facts = {columns[k.casefold()]: v for k, v in row.items() if k.casefold() in columns}
         if facts.get("file"):
-            found[facts["file"]] = facts
-    return found
+            patients[facts["file"]] = facts
+    return patients
 
 
 # COVID-QU-Ex ---------------------------------------------------------------------------------
@@ -142,7 +144,7 @@ def _covid_qu_ex(wanted: NamedSet, where: Path) -> Listing:
                     masks["infection"] = mask
                 else:
                     other += 1
-            rows.append(Row(path, label, split, masks=masks))
+            rows.append(ListedImage(path, label, split, masks=masks))
     lacking = sum("lung" not in row.masks for row in rows)
     notes = [f"{lacking} images without lung mask"] if lacking else []
     if other:
@@ -155,12 +157,12 @@ def _infection_masks(
 ) -> dict[tuple[str, str], tuple[Path | None, Path | None]]:
     """(class, stem) -> the image in the infection part, and its infection mask."""
     patterns = {p.replace("lung seg", "infection seg", 1): k for p, k in wanted.folders.items()}
-    found: dict[tuple[str, str], tuple[Path | None, Path | None]] = {}
+    infections: dict[tuple[str, str], tuple[Path | None, Path | None]] = {}
     for (_, label), folder in class_folders(where, patterns).items():
         masks = _by_stem(folder.parent / "infection masks")
         for path in image_files(folder):
-            found[label, path.stem] = (path, masks.get(path.stem))
-    return found
+            infections[label, path.stem] = (path, masks.get(path.stem))
+    return infections
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
@@ -233,7 +235,9 @@ def _ham10000(_: NamedSet, where: Path) -> Listing:
             missing += 1
             continue
         groups = {k: v for k, v in facts.items() if k and k not in _HAM_OWN and v}
-        rows.append(Row(image, facts["dx"], unit=facts.get("lesion_id") or None, groups=groups))
+        rows.append(
+            ListedImage(image, facts["dx"], unit=facts.get("lesion_id") or None, groups=groups)
+        )
     notes = [f"{missing} rows of {table.name} have no image"] if missing else []
     if twice:
         notes.append(f"{twice} images lie in two folders; one of each is used")

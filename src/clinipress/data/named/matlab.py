@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clinipress.data.items import natural
-from clinipress.data.named.rows import Listing, Row
+from clinipress.data.named.rows import ListedImage, Listing
 from clinipress.errors import ImageError, MissingExtraError
 from clinipress.progress import SILENT, Progress
 from clinipress.store import storage
@@ -66,25 +66,25 @@ def read_figshare(where: Path, work: Path, *, progress: Progress = SILENT) -> Li
     for file in files:
         progress.advance(_TASK)
         try:
-            one = _read(h5py, file)
+            image_slice = _read(h5py, file)
         except ImageError:
             broken.append(file.name)
             continue
-        rows.append(_written(one, int(file.stem), work))
+        rows.append(_written(image_slice, int(file.stem), work))
     progress.finish(_TASK)
     note = f"{len(broken)} files could not be read, first {broken[0]}" if broken else ""
     return Listing(tuple(rows), (note,) if note else ())
 
 
-def _written(one: _Slice, number: int, work: Path) -> Row:
-    image = work / "images" / one.label / f"{number}.png"
+def _written(image_slice: _Slice, number: int, work: Path) -> ListedImage:
+    image = work / "images" / image_slice.label / f"{number}.png"
     mask = work / "masks" / f"{number}.png"
     with storage("the converted images"):
-        _save(image, one.image)
-        if one.mask is not None:
-            _save(mask, one.mask)
-    masks = {"tumour": mask} if one.mask is not None else {}
-    return Row(image, one.label, unit=one.patient, masks=masks)
+        _save(image, image_slice.image)
+        if image_slice.mask is not None:
+            _save(mask, image_slice.mask)
+    masks = {"tumour": mask} if image_slice.mask is not None else {}
+    return ListedImage(image, image_slice.label, unit=image_slice.patient, masks=masks)
 
 
 def _save(path: Path, pixels: NDArray[Any]) -> None:

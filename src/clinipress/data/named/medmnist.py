@@ -62,6 +62,10 @@ _ORGANS = (
     "no patients in the file; the published split keeps volumes whole",
 )
 
+_ORGAN_LABELS = (
+    *("bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right", "liver"),
+    *("lung-left", "lung-right", "pancreas", "spleen"),
+)
 SUBSETS: tuple[Subset, ...] = (
     Subset(
         "pathmnist",
@@ -112,12 +116,7 @@ SUBSETS: tuple[Subset, ...] = (
     Subset(
         "octmnist",
         {"train": 97477, "validation": 10832, "test": 1000},
-        (
-            "choroidal neovascularization",
-            "diabetic macular edema",
-            "drusen",
-            "normal",
-        ),
+        ("choroidal neovascularization", "diabetic macular edema", "drusen", "normal"),
         (
             "c68d92d5b585d8d81f7112f81e2d0842",
             "e229e9440236b774d9f0dfef9d07bdaf",
@@ -132,10 +131,7 @@ SUBSETS: tuple[Subset, ...] = (
     Subset(
         "pneumoniamnist",
         {"train": 4708, "validation": 524, "test": 624},
-        (
-            "normal",
-            "pneumonia",
-        ),
+        ("normal", "pneumonia"),
         (
             "28209eda62fecd6e6a2d98b1501bb15f",
             "8f4eceb4ccffa70c672198ea285246c6",
@@ -147,13 +143,7 @@ SUBSETS: tuple[Subset, ...] = (
     Subset(
         "retinamnist",
         {"train": 1080, "validation": 120, "test": 400},
-        (
-            "grade 0",
-            "grade 1",
-            "grade 2",
-            "grade 3",
-            "grade 4",
-        ),
+        ("grade 0", "grade 1", "grade 2", "grade 3", "grade 4"),
         (
             "bd4c0672f1bba3e3a89f0e4e876791e4",
             "afda852cc34dcda56f86ad2b2457dbcc",
@@ -165,10 +155,7 @@ SUBSETS: tuple[Subset, ...] = (
     Subset(
         "breastmnist",
         {"train": 546, "validation": 78, "test": 156},
-        (
-            "malignant",
-            "normal, benign",
-        ),
+        ("malignant", "normal, benign"),
         (
             "750601b1f35ba3300ea97c75c52ff8f6",
             "742edef2a1fd1524b2efff4bd7ba9364",
@@ -225,19 +212,7 @@ SUBSETS: tuple[Subset, ...] = (
     Subset(
         "organamnist",
         {"train": 34561, "validation": 6491, "test": 17778},
-        (
-            "bladder",
-            "femur-left",
-            "femur-right",
-            "heart",
-            "kidney-left",
-            "kidney-right",
-            "liver",
-            "lung-left",
-            "lung-right",
-            "pancreas",
-            "spleen",
-        ),
+        _ORGAN_LABELS,
         (
             "68e3f8846a6bd62f0c9bf841c0d9eacc",
             "2dcccc29b88e6da5a01161ef20cda288",
@@ -249,19 +224,7 @@ SUBSETS: tuple[Subset, ...] = (
     Subset(
         "organcmnist",
         {"train": 12975, "validation": 2392, "test": 8216},
-        (
-            "bladder",
-            "femur-left",
-            "femur-right",
-            "heart",
-            "kidney-left",
-            "kidney-right",
-            "liver",
-            "lung-left",
-            "lung-right",
-            "pancreas",
-            "spleen",
-        ),
+        _ORGAN_LABELS,
         (
             "b9ceb9546e10131b32923c5bbeaea2b1",
             "3ce34a8724ea6f548e6db4744d03b6a9",
@@ -273,19 +236,7 @@ SUBSETS: tuple[Subset, ...] = (
     Subset(
         "organsmnist",
         {"train": 13932, "validation": 2452, "test": 8827},
-        (
-            "bladder",
-            "femur-left",
-            "femur-right",
-            "heart",
-            "kidney-left",
-            "kidney-right",
-            "liver",
-            "lung-left",
-            "lung-right",
-            "pancreas",
-            "spleen",
-        ),
+        _ORGAN_LABELS,
         (
             "9ab87b696fb54e2a387ebe992d6ed5f1",
             "53a6d115339d874c25e309a994ff46d3",

@@ -22,7 +22,7 @@ from clinipress.data.arrays import read_arrays
 from clinipress.data.fetch import (
     NOT_KNOWN,
     Download,
-    Received,
+    Receipt,
     download,
     from_kaggle,
     verify,
@@ -30,7 +30,7 @@ from clinipress.data.fetch import (
 from clinipress.data.items import Dataset
 from clinipress.data.named.catalogue import SETS, find_set
 from clinipress.data.named.layouts import read_layout
-from clinipress.data.named.rows import Row
+from clinipress.data.named.rows import ListedImage
 from clinipress.data.named.sets import ALL_SPLITS, NamedSet, low
 from clinipress.data.named.tables import write_manifest, write_masks
 from clinipress.data.sources import read_dataset
@@ -38,7 +38,7 @@ from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
 from clinipress.store import write_atomically
 
-__all__ = ["Counts", "Prepared", "Status", "differences", "list_sets", "prepare"]
+__all__ = ["Counts", "PreparedSet", "Status", "differences", "list_sets", "prepare"]
 
 Status = Literal["complete", "partial", "different", "absent"]
 """All that was published; less; more or other; nothing."""
@@ -47,7 +47,7 @@ Counts = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedSet:
     """A named set as it was found.
 
     Attributes:
@@ -98,14 +98,14 @@ class Prepared:
             "differences": list(self.differences),
             "notes": list(self.notes),
             "masks": None if self.masks is None else str(self.masks),
-            "received": [dict(one) for one in self.received],
+            "received": [dict(entry) for entry in self.received],
             "steps": list(self.steps),
         }
 
 
 def list_sets() -> list[dict[str, Any]]:
     """Facts of every named set, JSON-able; nothing is looked up."""
-    return [one.as_facts() for one in SETS]
+    return [named_set.as_facts() for named_set in SETS]
 
 
 def prepare(
@@ -115,7 +115,7 @@ def prepare(
     fetch: bool = False,
     manifest: Path | None = None,
     progress: Progress = SILENT,
-) -> Prepared:
+) -> PreparedSet:
     """Find a named set on disk, compare it with what was published and write its manifest.
 
     Archives that lie in `where` as they were downloaded are unpacked. A set that is not whole is
@@ -140,21 +140,21 @@ def prepare(
         raise DataError(f"a folder for {wanted.name}", f"the file '{where}'")
     if manifest is not None and not manifest.parent.is_dir():
         raise DataError("a folder for the manifest", f"nothing or a file at '{manifest.parent}'")
-    desk = _Desk(wanted, where, manifest or where / f"{wanted.name}.manifest.csv", progress)
-    found = desk.look()
-    if fetch and found.status in ("partial", "absent") and wanted.files:
+    desk = _Preparation(wanted, where, manifest or where / f"{wanted.name}.manifest.csv", progress)
+    prepared = desk.look()
+    if fetch and prepared.status in ("partial", "absent") and wanted.files:
         desk.fetch_files()
-        desk.unpack_archives(found)
-        found = desk.look()
-    elif found.status in ("partial", "absent") and desk.unpack_archives(found):
-        found = desk.look()
-    if fetch and found.status == "absent" and wanted.kaggle:
+        desk.unpack_archives(prepared)
+        prepared = desk.look()
+    elif prepared.status in ("partial", "absent") and desk.unpack_archives(prepared):
+        prepared = desk.look()
+    if fetch and prepared.status == "absent" and wanted.kaggle:
         desk.fetch_from_kaggle()
-        found = desk.look()
-    return found
+        prepared = desk.look()
+    return prepared
 
 
-def differences(published: NamedSet, found: Counts) -> tuple[Status, tuple[str, ...]]:
+def differences(published: NamedSet, counts: Counts) -> tuple[Status, tuple[str, ...]]:
     """Compare counts; an empty class name stands for a whole split.
 
     Returns:
@@ -163,26 +163,26 @@ def differences(published: NamedSet, found: Counts) -> tuple[Status, tuple[str, 
     lines, less, more = [], False, False
     places = dict.fromkeys(
         [(s, c) for s, part in published.counts.items() for c in part]
-        + [(s, c) for s, part in found.items() for c in part]
+        + [(s, c) for s, part in counts.items() for c in part]
     )
     for split, label in places:
         known = published.counts.get(split, {}).get(label, 0)
         allowed = known if isinstance(known, tuple) else (known, known)
-        count = found.get(split, {}).get(label, 0)
+        count = counts.get(split, {}).get(label, 0)
         if allowed[0] <= count <= allowed[1]:
             continue
         less, more = less or count < allowed[0], more or count > allowed[1]
         by = allowed[0] - count if count < allowed[0] else count - allowed[1]
-        place = " of ".join(part for part in (label, split) if part) or "the set"
+        subject = " of ".join(part for part in (label, split) if part) or "the set"
         word = "missing" if count < allowed[0] else "too many"
-        lines.append(f"{place}: {count:,} of {low(known):,}, {by:,} {word}")
-    if not any(n for part in found.values() for n in part.values()):
+        lines.append(f"{subject}: {count:,} of {low(known):,}, {by:,} {word}")
+    if not any(n for part in counts.values() for n in part.values()):
         return "absent", ()
     return ("different" if more else "partial" if less else "complete"), tuple(lines)
 
 
 @dataclass(frozen=True)
-class _Desk:
+class _Preparation:
     """Everything that working on one set needs."""
 
     wanted: NamedSet
@@ -190,16 +190,16 @@ class _Desk:
     table: Path
     progress: Progress
 
-    def look(self) -> Prepared:
+    def look(self) -> PreparedSet:
         """What is there now, with its manifest written."""
-        found = self._npz() if self.wanted.adapter == "medmnist" else self._pictures()
+        prepared = self._npz() if self.wanted.adapter == "medmnist" else self._pictures()
         received = tuple(self._received().values())
         steps = (
             ()
-            if found.status in ("complete", "different")
-            else self._steps(found.status == "partial")
+            if prepared.status in ("complete", "different")
+            else self._steps(prepared.status == "partial")
         )
-        return replace(found, received=received, steps=steps)
+        return replace(prepared, received=received, steps=steps)
 
     def fetch_files(self) -> None:
         """Download what has a direct address."""
@@ -210,14 +210,14 @@ class _Desk:
         """Let kagglehub bring the set into a folder of its own."""
         handle = str(self.wanted.kaggle)
         from_kaggle(handle, self.where / "kaggle")
-        self._record(Received("kaggle", f"kaggle: {handle}", 0, "", NOT_KNOWN))
+        self._record(Receipt("kaggle", f"kaggle: {handle}", 0, "", NOT_KNOWN))
 
-    def unpack_archives(self, found: Prepared) -> bool:
+    def unpack_archives(self, prepared: PreparedSet) -> bool:
         """Unpack archives that lie there, unless that could make a second copy of the set."""
-        folders = {one.name for one in self.where.iterdir()} if self.where.is_dir() else set()
+        folders = {path.name for path in self.where.iterdir()} if self.where.is_dir() else set()
         folders = {n for n in folders if (self.where / n).is_dir() and not n.startswith(".")}
         stems = {Path(name).stem for name in self.wanted.archives}
-        if found.status == "partial" and folders - stems - {"images", "masks"}:
+        if prepared.status == "partial" and folders - stems - {"images", "masks"}:
             return False
         files = {file.name: file for file in self.wanted.files}
         done = False
@@ -230,19 +230,21 @@ class _Desk:
             done = True
         return done
 
-    def _of_kaggle(self, one: Received) -> Received:
+    def _of_kaggle(self, received: Receipt) -> Receipt:
         """Say whether an archive from Kaggle is the version whose checksum is known."""
         known = self.wanted.archive_sha256
-        if known is None or one.url:
-            return one
-        same = one.sha256 == known
-        return replace(one, checked="sha256" if same else "another version than the one pinned")
+        if known is None or received.url:
+            return received
+        same = received.sha256 == known
+        return replace(
+            received, checked="sha256" if same else "another version than the one pinned"
+        )
 
-    def _pictures(self) -> Prepared:
+    def _pictures(self) -> PreparedSet:
         listing = read_layout(self.wanted, self.where, self.table.parent, progress=self.progress)
         counts = _count(listing.rows, by_split=ALL_SPLITS not in self.wanted.counts)
         status, lines = differences(self.wanted, counts)
-        base = Prepared(self.wanted, self.where, status, counts=counts, notes=listing.notes)
+        base = PreparedSet(self.wanted, self.where, status, counts=counts, notes=listing.notes)
         if status == "absent":
             return base
         units = {row.unit for row in listing.rows if row.unit is not None}
@@ -254,11 +256,11 @@ class _Desk:
         masks = write_masks(listing.rows, self.table, self.wanted.name)
         return replace(base, status=status, source=source, differences=lines, masks=masks)
 
-    def _npz(self) -> Prepared:
+    def _npz(self) -> PreparedSet:
         name = self.wanted.files[0].name
         path = self.where / name
         if not path.is_file():
-            return Prepared(self.wanted, self.where, "absent")
+            return PreparedSet(self.wanted, self.where, "absent")
         labels = dict(enumerate(self.wanted.labels))
         items = read_arrays(path, {})
         counts: dict[str, dict[str, int]] = {}
@@ -269,7 +271,7 @@ class _Desk:
         unknown = {item.label for item in items} - {str(number) for number in labels}
         if unknown:
             status, lines = "different", (*lines, f"labels without a name: {sorted(unknown)}")
-        return Prepared(
+        return PreparedSet(
             self.wanted,
             self.where,
             status,
@@ -307,12 +309,12 @@ class _Desk:
     def _received(self) -> dict[str, dict[str, Any]]:
         try:
             facts = json.loads(self._log.read_text(encoding="utf-8"))
-            return {one["name"]: one for one in facts}
+            return {entry["name"]: entry for entry in facts}
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 
-    def _record(self, one: Received) -> None:
-        known = self._received() | {one.name: one.as_facts()}
+    def _record(self, received: Receipt) -> None:
+        known = self._received() | {received.name: received.as_facts()}
         write_atomically(self._log, json.dumps(list(known.values()), indent=1) + "\n")
 
     @property
@@ -320,11 +322,11 @@ class _Desk:
         return self.where / f"{self.wanted.name}.received.json"
 
 
-def _count(rows: tuple[Row, ...], *, by_split: bool) -> dict[str, dict[str, int]]:
-    found = Counter(
+def _count(rows: tuple[ListedImage, ...], *, by_split: bool) -> dict[str, dict[str, int]]:
+    tally = Counter(
         ((row.split or ALL_SPLITS) if by_split else ALL_SPLITS, row.label) for row in rows
     )
     counts: dict[str, dict[str, int]] = {}
-    for (split, label), number in sorted(found.items()):
+    for (split, label), number in sorted(tally.items()):
         counts.setdefault(split, {})[label] = number
     return counts

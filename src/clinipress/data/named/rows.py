@@ -13,8 +13,8 @@ from pathlib import Path
 from clinipress.errors import DataError
 
 __all__ = [
+    "ListedImage",
     "Listing",
-    "Row",
     "class_folders",
     "files_named",
     "one_file",
@@ -27,7 +27,7 @@ _NOT_FOLDERS = frozenset({"__macosx", "__pycache__"})
 
 
 @dataclass(frozen=True)
-class Row:
+class ListedImage:
     """One image.
 
     Attributes:
@@ -56,7 +56,7 @@ class Listing:
         notes: What was left out or stood in, one sentence each.
     """
 
-    rows: tuple[Row, ...] = ()
+    rows: tuple[ListedImage, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -82,15 +82,15 @@ def class_folders(
         DataError: Two folders for one class and split.
     """
     parts = [(pattern.split("/"), key) for pattern, key in patterns.items()]
-    found: dict[tuple[str | None, str], list[Path]] = defaultdict(list)
+    candidates: dict[tuple[str | None, str], list[Path]] = defaultdict(list)
     for folder in walk(where):
         names = [part.casefold() for part in folder.relative_to(where).parts]
         for pattern, key in parts:
             ending = names[-len(pattern) :]
             if len(ending) == len(pattern) and all(map(fnmatchcase, ending, pattern)):
-                found[key].append(folder)
+                candidates[key].append(folder)
     single = {}
-    for key, folders in found.items():
+    for key, folders in candidates.items():
         inner = [f for f in folders if not any(f in other.parents for other in folders)]
         if len(inner) > 1:
             raise DataError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from clinipress.data.named.prepare import Prepared
+from clinipress.data.named.prepare import PreparedSet
 from clinipress.data.named.sets import ALL_SPLITS
 from clinipress.data.named.tables import read_masks
 
@@ -18,7 +18,7 @@ _STATUS = {
 }
 
 
-def show_prepared(found: Prepared) -> list[str]:
+def show_prepared(prepared: PreparedSet) -> list[str]:
     """Lines for a terminal: the status, each difference, known defects, licence, what to do next.
 
     Example:
@@ -27,31 +27,33 @@ def show_prepared(found: Prepared) -> list[str]:
         >>> show_prepared(prepare("nickparvar", Path("nowhere")))[0]
         'Brain Tumor MRI Dataset, Nickparvar, in nowhere: nothing to use is there'
     """
-    facts = found.facts
-    lines = [f"{facts.title}, in {found.where}: {_STATUS[found.status]}"]
-    for split, part in found.counts.items():
+    facts = prepared.facts
+    lines = [f"{facts.title}, in {prepared.where}: {_STATUS[prepared.status]}"]
+    for split, part in prepared.counts.items():
         each = ", ".join(
             f"{label} {n:,}" if label else f"{n:,} images" for label, n in part.items()
         )
         lines.append(f"  {split if split != ALL_SPLITS else 'all'}: {each}")
-    lines += [f"  {line}" for line in (*found.differences, *found.notes)]
-    for one in found.received:
-        lines.append(f"  came: {one['name']} ({one['checked']}; sha256 {one['sha256'] or 'none'})")
+    lines += [f"  {line}" for line in (*prepared.differences, *prepared.notes)]
+    for entry in prepared.received:
+        lines.append(
+            f"  came: {entry['name']} ({entry['checked']}; sha256 {entry['sha256'] or 'none'})"
+        )
     lines += [f"known defect: {line}" for line in facts.defects]
     if facts.unit:
         lines.append(f"kept whole by a split: each {facts.unit}")
     lines += [f"licence: {facts.licence}", f"cite: {facts.citation}", f"page: {facts.page}"]
-    if found.masks:
-        kinds = sorted({kind for of in read_masks(found.masks).values() for kind in of})
-        lines.append(f"put into the study, under evidence: masks: {found.masks}")
+    if prepared.masks:
+        kinds = sorted({kind for of in read_masks(prepared.masks).values() for kind in of})
+        lines.append(f"put into the study, under evidence: masks: {prepared.masks}")
         if len(kinds) > 1:
             lines.append(f"and mask_kind: {' or '.join(kinds)}")
-    if found.class_map:
-        names = json.dumps(dict(found.class_map), ensure_ascii=False)
+    if prepared.class_map:
+        names = json.dumps(dict(prepared.class_map), ensure_ascii=False)
         lines.append(f"put into the study, under data: class_map: {names}")
-    if found.source:
-        lines.append(f"next: clinipress audit {found.source}")
-    if found.steps:
+    if prepared.source:
+        lines.append(f"next: clinipress audit {prepared.source}")
+    if prepared.steps:
         lines.append(f"published as: {facts.layout}")
-        lines += [f"  {number}. {step}" for number, step in enumerate(found.steps, start=1)]
+        lines += [f"  {number}. {step}" for number, step in enumerate(prepared.steps, start=1)]
     return lines

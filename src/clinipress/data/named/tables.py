@@ -7,14 +7,14 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from clinipress.data.named.rows import Row
+from clinipress.data.named.rows import ListedImage
 from clinipress.errors import DataError
 from clinipress.store import write_atomically
 
 __all__ = ["read_masks", "write_manifest", "write_masks"]
 
 
-def write_manifest(rows: Sequence[Row], table: Path) -> Path:
+def write_manifest(rows: Sequence[ListedImage], table: Path) -> Path:
     """Write the manifest that `clinipress.data.sources.read_dataset` reads.
 
     Columns that no image has a value for are left out.
@@ -39,10 +39,10 @@ def write_manifest(rows: Sequence[Row], table: Path) -> Path:
         }
         for row in rows
     )
-    return _write(table, columns, ([one.get(name, "") for name in columns] for one in cells))
+    return _write(table, columns, ([record.get(name, "") for name in columns] for record in cells))
 
 
-def write_masks(rows: Sequence[Row], manifest: Path, name: str) -> Path | None:
+def write_masks(rows: Sequence[ListedImage], manifest: Path, name: str) -> Path | None:
     """Write NAME.masks.csv beside the manifest; None where no image has a mask.
 
     Raises:
@@ -68,14 +68,14 @@ def read_masks(table: Path) -> dict[str, dict[str, Path]]:
     Raises:
         DataError: It cannot be read.
     """
-    found: dict[str, dict[str, Path]] = {}
+    masks: dict[str, dict[str, Path]] = {}
     try:
         with table.open(encoding="utf-8", newline="") as stream:
             for row in csv.DictReader(stream):
-                found.setdefault(row["image"], {})[row["kind"]] = table.parent / row["mask"]
+                masks.setdefault(row["image"], {})[row["kind"]] = table.parent / row["mask"]
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError) as problem:
         raise DataError("a table of image, kind and mask", f"'{table}' ({problem!r})") from None
-    return found
+    return masks
 
 
 def _write(path: Path, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Path:

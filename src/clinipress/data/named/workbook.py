@@ -47,7 +47,7 @@ def _strings(book: zipfile.ZipFile) -> list[str]:
 def _named(book: zipfile.ZipFile, name: str, shared: list[str]) -> Iterator[dict[str, str]]:
     header: dict[str, str] = {}
     for number, row in enumerate(Xml.fromstring(book.read(name)).iter(f"{_MAIN}row")):
-        cells = dict(found for cell in row if (found := _cell(cell, shared)) is not None)
+        cells = dict(entry for cell in row if (entry := _cell(cell, shared)) is not None)
         if number == 0:
             header = cells
         elif cells:

@@ -24,13 +24,13 @@ from clinipress.store import write_atomically
 if TYPE_CHECKING:
     from clinipress.models.classifier import TorchCandidate
 
-__all__ = ["Explained", "explain", "fill_level", "randomized"]
+__all__ = ["Explanation", "explain", "fill_level", "randomized"]
 
 RANDOM_BATCH = 32
 
 
 @dataclass(frozen=True)
-class Explained:
+class Explanation:
     """Where one candidate looks.
 
     Attributes:
@@ -70,7 +70,7 @@ class Explained:
         write_atomically(path, buffer.getvalue())
 
     @classmethod
-    def load(cls, path: Path) -> Explained:
+    def load(cls, path: Path) -> Explanation:
         """Read what `save` wrote; pickles inside are refused.
 
         Raises:
@@ -104,7 +104,7 @@ def explain(
     threads: int | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
-) -> Explained:
+) -> Explanation:
     """Score-CAM of a candidate, and how faithful its maps are.
 
     In both modes every mask is answered by the candidate itself, in its own precision: a reference
@@ -128,7 +128,7 @@ def explain(
     began = time.perf_counter()
     maps = score_cam(network, images, explained, fill=fill, mode=mode, seed=seed, progress=progress)
     seconds = (time.perf_counter() - began) / max(len(images), 1)
-    return Explained(
+    return Explanation(
         maps=maps,
         explained=np.asarray(explained, np.int64),
         answers=candidate.predict(images).argmax(1).astype(np.int64),

@@ -62,20 +62,20 @@ def faithfulness(
             a blurred image; so does this, with their window.
     """
     rows = [
-        _one(network, image.astype(np.float32), one, int(label), fill)
-        for image, one, label in zip(images, maps, explained, strict=True)
+        _figures(network, image.astype(np.float32), saliency, int(label), fill)
+        for image, saliency, label in zip(images, maps, explained, strict=True)
     ]
     table = np.asarray(rows, np.float64).reshape(len(rows), len(FAITHFULNESS))
     return Faithfulness(*(column.copy() for column in table.T))
 
 
-def _one(
+def _figures(
     network: FeatureNetwork, image: Floats, saliency: Floats, label: int, fill: float | Floats
 ) -> tuple[float, ...]:
     def probability(batch: Floats) -> NDArray[np.float64]:
         logits = network.answer(batch.astype(np.float32, copy=False))
-        found: NDArray[np.float64] = softmax(logits.astype(np.float64))[:, label]
-        return found
+        chances: NDArray[np.float64] = softmax(logits.astype(np.float64))[:, label]
+        return chances
 
     grey = np.broadcast_to(np.asarray(fill, np.float32), image.shape)
     shown, whole = probability(np.stack([grey + (image - grey) * saliency, image]))
@@ -123,5 +123,5 @@ def energy_inside(maps: Floats, masks: NDArray[np.bool_]) -> NDArray[np.float64]
     total = maps.sum((1, 2), dtype=np.float64)
     inside = (maps * masks).sum((1, 2), dtype=np.float64)
     known = (total > 0) & masks.any((1, 2))
-    found = np.divide(inside, total, out=np.full(len(maps), np.nan), where=known)
-    return np.asarray(found, np.float64)
+    shares = np.divide(inside, total, out=np.full(len(maps), np.nan), where=known)
+    return np.asarray(shares, np.float64)

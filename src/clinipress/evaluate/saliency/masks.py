@@ -37,13 +37,13 @@ def image_masks(
     files = _of_table(Path(where), kind) if table else {key: _beside(where, key) for key in keys}
     grey = InputSpec(channels=1, height=spec.height, width=spec.width, fit=spec.fit)
     masks = np.zeros((len(keys), spec.height, spec.width), np.bool_)
-    found = 0
+    count = 0
     for number, key in enumerate(keys):
         path = files.get(key)
         if path is not None and path.is_file():
             masks[number] = decode(path, grey)[0] > HALF
-            found += 1
-    if not found:
+            count += 1
+    if not count:
         raise DataError(
             f"masks of these images in '{where}'",
             f"none for any of {len(keys)}, first '{keys[0]}'",

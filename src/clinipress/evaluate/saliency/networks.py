@@ -135,8 +135,8 @@ class OnnxNetwork:
     def _run(self, images: NDArray[Any], outputs: list[str] | None) -> list[Floats]:
         pixels = images if self._floats else np.rint(images)
         taken = pixels.astype(np.float32 if self._floats else np.uint8, copy=False)
-        found: list[Floats] = self._session.run(outputs, {self._image: taken})
-        return found
+        results: list[Floats] = self._session.run(outputs, {self._image: taken})
+        return results
 
 
 class TorchNetwork:
@@ -207,10 +207,10 @@ class TorchNetwork:
 
         from clinipress.evaluate.cost import evaluating
 
-        found = []
+        logits = []
         with evaluating(self._module), torch.inference_mode():
             for start in range(0, len(images), BATCH):
                 batch = torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH]))
                 batch = batch.to(self._module.shift.device, memory_format=torch.channels_last)
-                found.append(self._module(batch).cpu().numpy())
-        return np.concatenate(found)
+                logits.append(self._module(batch).cpu().numpy())
+        return np.concatenate(logits)

@@ -107,6 +107,8 @@ def _is_dense(node: Any, shape: list[int]) -> bool:
     """Whether a convolution sees its whole input at once, as the first of VGG's dense layers."""
     if node.get_type_name() != "Convolution":
         return False
-    told = node.get_attributes()
-    plain = list(told["strides"]) == [1, 1] and not any((*told["pads_begin"], *told["pads_end"]))
+    attributes = node.get_attributes()
+    plain = list(attributes["strides"]) == [1, 1] and not any(
+        (*attributes["pads_begin"], *attributes["pads_end"])
+    )
     return plain and _shape(node.inputs()[1])[2:] == shape[2:]

@@ -71,7 +71,7 @@ def write_panel(path: Path, image: NDArray[np.uint8], maps: Sequence[Floats]) ->
     """
     from PIL import Image
 
-    parts = [overlay(image, None), *(overlay(image, one) for one in maps)]
+    parts = [overlay(image, None), *(overlay(image, saliency) for saliency in maps)]
     height, width = parts[0].shape[:2]
     zoom = SIDE / max(height, width)
     size = (max(1, round(width * zoom)), max(1, round(height * zoom)))

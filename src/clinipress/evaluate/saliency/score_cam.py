@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import DataError
+from clinipress.evaluate.metrics import softmax
 from clinipress.evaluate.saliency.networks import FeatureNetwork
 from clinipress.progress import SILENT, Progress
 
@@ -146,7 +147,7 @@ def score_cam(
     """
     if len(explained) != len(images):
         raise DataError(f"a class to explain for each of {len(images)} images", f"{len(explained)}")
-    found = np.zeros((len(images), *images.shape[2:]), np.float32)
+    saliency = np.zeros((len(images), *images.shape[2:]), np.float32)
     progress.start(TASK, len(images))
     for row, image in enumerate(images):
         _, maps = network.look(image[None])
@@ -154,10 +155,10 @@ def score_cam(
         if mode == "fast":
             masks = grouped(masks, np.abs(maps[0]).sum((1, 2)), groups, seed)
         scores = _scores(scored_by or network, image, masks.cells, int(explained[row]), fill)
-        found[row] = _map(maps[0], scores[masks.of_channel], images.shape[2:])
+        saliency[row] = _map(maps[0], scores[masks.of_channel], images.shape[2:])
         progress.advance(TASK)
     progress.finish(TASK)
-    return found
+    return saliency
 
 
 def _scores(
@@ -173,21 +174,20 @@ def _scores(
         for small, large in zip(cells.shape[1:], image.shape[1:], strict=True)
     )
     rest = image.astype(np.float32) - fill
-    found = []
+    logits = []
     for start in range(0, len(cells), AT_ONCE):
         masks = down @ cells[start : start + AT_ONCE] @ across.T
         # the ends of a mask may lie between the image's pixels: [0, 1] again
         low, high = masks.min((1, 2), keepdims=True), masks.max((1, 2), keepdims=True)
         masks = (masks - low) / (high - low + 1e-8)
         masked = fill + rest[None] * masks[:, None]
-        found.append(network.answer(masked.astype(np.float32, copy=False))[:, explained])
-    return np.concatenate(found)
+        logits.append(network.answer(masked.astype(np.float32, copy=False))[:, explained])
+    return np.concatenate(logits)
 
 
 def _map(maps: Floats, scores: Floats, size: tuple[int, ...]) -> Floats:
     """float32 ``[height, width]`` of feature maps ``[c, h, w]`` and a logit per channel."""
-    weights = np.exp(scores.astype(np.float64) - scores.max())
-    total = np.tensordot(weights / weights.sum(), maps.astype(np.float64), axes=1)
+    total = np.tensordot(softmax(scores), maps.astype(np.float64), axes=1)
     small = _unit(np.maximum(total, 0))
     down, across = (
         _stretch(few, many, aligned=False) for few, many in zip(maps.shape[1:], size, strict=True)

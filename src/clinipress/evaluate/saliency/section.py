@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import DataError
-from clinipress.evaluate.saliency.explained import Explained
+from clinipress.evaluate.saliency.explained import Explanation
 from clinipress.evaluate.saliency.faithfulness import FAITHFULNESS, energy_inside
 from clinipress.evaluate.saliency.panels import write_panel
 from clinipress.evaluate.saliency.similarity import (
@@ -66,7 +66,7 @@ class SalientImages:
 
 def saliency_section(
     images: SalientImages,
-    explained: Mapping[str, Explained],
+    explained: Mapping[str, Explanation],
     candidate: str,
     *,
     folder: Path | None = None,
@@ -145,29 +145,31 @@ def saliency_section(
     )
 
 
-def _check(images: SalientImages, explained: Mapping[str, Explained], candidate: str) -> None:
+def _check(images: SalientImages, explained: Mapping[str, Explanation], candidate: str) -> None:
     """Every map is of these images, and explains the same class in every row."""
     if missing := [row for row in (REFERENCE, candidate) if row not in explained]:
         raise DataError(f"maps of '{missing[0]}'", f"maps of {', '.join(sorted(explained))}")
     shape = (len(images.labels), *images.pixels.shape[2:])
-    asked = explained[REFERENCE].explained
-    for row, one in explained.items():
-        if one.maps.shape != shape or not np.array_equal(one.explained, asked):
+    expected = explained[REFERENCE].explained
+    for row, explanation in explained.items():
+        if explanation.maps.shape != shape or not np.array_equal(explanation.explained, expected):
             raise DataError(
                 f"maps {list(shape)} of '{row}' that explain the reference's answers",
-                f"{list(one.maps.shape)}, of other answers or images",
+                f"{list(explanation.maps.shape)}, of other answers or images",
                 "make them again",
             )
 
 
-def _known(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: one for name, one in found.items() if one is not None}
+def _known(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def _described(row: str, candidate: str, one: Explained, which: str) -> str:
+def _described(row: str, candidate: str, explanation: Explanation, which: str) -> str:
     what = _WHAT.get(row, "the candidate" if row == candidate else "the network it is the file of")
     compared = "" if row == REFERENCE else f"; compared on {which}"
-    return f"{what}, its map '{one.layer}', for the class that the reference answers{compared}"
+    return (
+        f"{what}, its map '{explanation.layer}', for the class that the reference answers{compared}"
+    )
 
 
 def _verdict(similarity: Mapping[str, Interval | None], candidate: str) -> Verdict:
@@ -176,9 +178,9 @@ def _verdict(similarity: Mapping[str, Interval | None], candidate: str) -> Verdi
     if mine is None or random is None:
         missing = "no image has a map of the reference" if mine is None else _NO_BASELINE
         return Verdict(status="inconclusive", reasons=(missing,))
-    told = f"the maps of {candidate} correlate with the reference's by {_words(mine)}"
+    correlation = f"the maps of {candidate} correlate with the reference's by {_words(mine)}"
     against = f"those of the same network with random weights by {_words(random)}"
-    reasons = [f"{told}, {against}"]
+    reasons = [f"{correlation}, {against}"]
     status: Status = "inconclusive"
     if UNKNOWN in (mine.method, random.method):
         reasons.append("all images are of one patient or cluster, which tells no spread")
@@ -205,13 +207,13 @@ _NO_BASELINE = (
 )
 
 
-def _words(one: Interval) -> str:
-    return f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})"
+def _words(interval: Interval) -> str:
+    return f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"
 
 
 def _panels(
     images: SalientImages,
-    explained: Mapping[str, Explained],
+    explained: Mapping[str, Explanation],
     rows: Sequence[str],
     similarity: NDArray[np.float64],
     chosen: NDArray[np.bool_],
@@ -230,7 +232,7 @@ def _panels(
         key = images.keys[row]
         name = hashlib.sha256("\n".join((*rows, key)).encode()).hexdigest()[:20]
         picture = f"{below}/{name}.jpg"
-        maps = [explained[one].maps[row] for one in shown]
+        maps = [explained[name_of_row].maps[row] for name_of_row in shown]
         write_panel(folder / picture, images.pixels[row], maps)
         panels.append(
             SaliencyPanel(

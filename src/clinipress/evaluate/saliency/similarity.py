@@ -45,11 +45,11 @@ def spearman(first: Maps, second: Maps) -> Floats:
     Returns:
         float64 ``[n]``; NaN where one of the two maps is of one value alone.
     """
-    a, b = (np.stack([_ranks(one) for one in maps]) for maps in (first, second))
+    a, b = (np.stack([_ranks(saliency) for saliency in maps]) for maps in (first, second))
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
     spread = np.sqrt((a * a).sum(1) * (b * b).sum(1))
-    found = np.divide((a * b).sum(1), spread, out=np.full(len(a), np.nan), where=spread > 0)
-    return np.asarray(found, np.float64)
+    correlation = np.divide((a * b).sum(1), spread, out=np.full(len(a), np.nan), where=spread > 0)
+    return np.asarray(correlation, np.float64)
 
 
 def _ranks(values: Maps) -> Floats:
@@ -72,12 +72,12 @@ def iou_top20(first: Maps, second: Maps) -> Floats:
     Returns:
         float64 ``[n]``; NaN where one of the two maps is of one value alone.
     """
-    found = np.full(len(first), np.nan)
+    overlap = np.full(len(first), np.nan)
     for row, pair in enumerate(zip(first, second, strict=True)):
-        if all(np.ptp(one) > 0 for one in pair):
-            a, b = (_top(one) for one in pair)
-            found[row] = (a & b).sum() / (a | b).sum()
-    return found
+        if all(np.ptp(saliency) > 0 for saliency in pair):
+            a, b = (_top(saliency) for saliency in pair)
+            overlap[row] = (a & b).sum() / (a | b).sum()
+    return overlap
 
 
 def _top(values: Maps) -> NDArray[np.bool_]:
@@ -146,12 +146,12 @@ def similarities(reference: Maps, candidate: Maps) -> dict[str, Floats]:
     if not len(reference):
         return {name: np.zeros(0) for name in METRICS}
     empty = np.ptp(reference.reshape(len(reference), -1), axis=1) == 0
-    found = {
+    figures = {
         "ssim": ssim(reference, candidate),
         "spearman": np.nan_to_num(spearman(reference, candidate)),
         "iou_top20": np.nan_to_num(iou_top20(reference, candidate)),
     }
-    return {name: np.where(empty, np.nan, values) for name, values in found.items()}
+    return {name: np.where(empty, np.nan, values) for name, values in figures.items()}
 
 
 def mean_interval(
