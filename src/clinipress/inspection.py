@@ -199,7 +199,7 @@ def _saliency(card: Scorecard, row: Row, split: str) -> Saliency | str:
 def _explained_rows(card: Scorecard, row: Row, images: SalientImages) -> dict[str, Candidate]:
     """Row of the section -> who is asked: reference, student, its file, and the two baselines."""
     found: dict[str, Candidate] = {REFERENCE: card.reference.file}
-    parent = next(r for r in card.rows if r.torch is row.torch and r.of != "export")
+    parent = card.network(row)
     if parent is not row and parent is not card.reference:
         found[parent.name] = parent.file
     found[row.name] = row.file

@@ -114,7 +114,7 @@ def _slow(card: Scorecard, row: Row) -> str | None:
     """Slower than in float32, in a precision that promises time."""
     if row.file.card.precision not in FASTER or not row.cost or not row.cost["latency"]:
         return None
-    parent = next(r for r in card.rows if r.torch is row.torch and r.of != "export")
+    parent = card.network(row)
     mine, other = _median(row), _median(parent)
     if mine <= other * (1 + NOISE):
         return None
