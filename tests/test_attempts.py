@@ -148,6 +148,17 @@ def test_weights_in_4_bits_promise_bytes_and_may_be_slower():
     assert blocked(card, add(card, "x-int4-weights", torch=card.rows[0], ms=2.0)) is None
 
 
+def test_a_failed_file_is_blocked_with_what_made_it_fail():
+    card = board()
+    row = add(card, "x-int8", torch=card.rows[0])
+    row.verdicts["validation"] = Verdict(
+        status="fail",
+        reasons=("Accuracy held.", "A class fell."),
+        reason_statuses=("pass", "fail"),
+    )
+    assert blocked(card, row) == "Failed its gate on validation. A class fell."
+
+
 def test_quantized_by_name_only_is_blocked():
     card = board()
     said = "0 of 53 convolutions quantized"

@@ -106,7 +106,7 @@ def blocked(card: Scorecard, row: Row) -> str | None:
         return f"Named {file.precision}, but {warning}."
     verdict = row.verdicts["validation"]
     if verdict.status == "fail":
-        return "Failed its gate on validation. " + " ".join(verdict.reasons[:1])
+        return "Failed its gate on validation. " + " ".join(verdict.deciding[:1])
     return _slow(card, row) or _unfit(card, row)
 
 
