@@ -100,7 +100,7 @@ def test_hostile_names_stay_text(make_study: Make, hostile: str) -> None:
 
 
 def test_the_verdict_stands_on_top_by_word_and_shape(make_study: Make) -> None:
-    for status, word in (("pass", "PASS"), ("fail", "FAIL"), ("inconclusive", "NOT PROVEN")):
+    for status, word in (("pass", "PASS"), ("fail", "FAIL"), ("inconclusive", "INCONCLUSIVE")):
         study = make_study(status=status)
         html = render(study)
         assert verdict_sentence(View(study)) in Page(html).text
