@@ -103,7 +103,7 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
     check_toolchains(export.format for export in study.exports)
     check_budget(study, targets)
     prepare(study.threads, study.seed)
-    store = Store(out)
+    store = Store(out, progress)
     if distributed.is_main():
         write_atomically(out / "study.json", study.model_dump_json(indent=1))
 

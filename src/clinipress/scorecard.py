@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress import __version__, distributed
+from clinipress import distributed
 from clinipress.data.study import Rows
 from clinipress.evaluate.calibration import (
     fit_temperature,
@@ -159,7 +159,6 @@ class Scorecard:
             "groups": digest_of(dict(row.scores[split].groups)),
             "asked": [self.asked.risk, str(self.asked.resamples), str(self.asked.seed)],
             "recipe": self.asked.recipe.model_dump(mode="json"),
-            "version": __version__,
         }
 
         def make(folder: Path) -> None:
@@ -172,7 +171,7 @@ class Scorecard:
             write_atomically(folder / FINDINGS, found.model_dump_json(indent=1))
 
         with self.runner.phase("evidence"):
-            folder = self.runner.store.once("findings", inputs, make)
+            folder = self.runner.store.once("findings", inputs, make, packages=("numpy", "scipy"))
         return Findings.model_validate(read_json(folder / FINDINGS))
 
     def measure(self) -> None:
