@@ -9,10 +9,24 @@ from collections.abc import Mapping
 
 from clinipress.base_records import Status
 
-__all__ = ["STATUS_WORDS"]
+__all__ = ["STATUS_WORDS", "sentence"]
 
 STATUS_WORDS: Mapping[Status, str] = {
     "pass": "PASS",
     "fail": "FAIL",
     "inconclusive": "INCONCLUSIVE",
 }
+
+
+def sentence(words: str) -> str:
+    """Words with a full stop, unless they bring their own end.
+
+    For what a user wrote: a purpose, the name of a class.
+
+    Example:
+        >>> sentence("For triage"), sentence("Not for patients."), sentence("nodule n.o.s.")
+        ('For triage.', 'Not for patients.', 'nodule n.o.s.')
+    """
+    words = words.strip()
+    ended = words.rstrip("\"')]\u201d\u2019").endswith((".", "!", "?", "\u2026"))
+    return words if ended else f"{words}."

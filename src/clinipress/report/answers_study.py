@@ -17,6 +17,7 @@ from clinipress.report.limits import OWN_SPLITS
 from clinipress.report.phrases import capital, joined, rule_phrase, split_name
 from clinipress.report.view import View
 from clinipress.report.words import audit_sentence, gate_sentence, split_sentence
+from clinipress.text import sentence
 
 __all__ = [
     "STUDY_TOPICS",
@@ -103,7 +104,7 @@ def _technology(view: View) -> str | None:
 
 def _purpose(view: View) -> str | None:
     text = asked(view, "intended_use")
-    return f"As the study file says: \u201c{text}\u201d" if text else None
+    return f"As the study file says: \u201c{sentence(text)}\u201d" if text else None
 
 
 def _hypothesis(view: View) -> str | None:

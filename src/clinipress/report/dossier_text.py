@@ -26,6 +26,7 @@ from clinipress.report.words import (
     meaning_sentence,
     verdict_sentence,
 )
+from clinipress.text import sentence
 
 __all__ = ["dossier_markdown"]
 
@@ -84,7 +85,7 @@ def _head(data: Dossier, view: View) -> list[str]:
 
 
 def _or_yours(text: str | None) -> str:
-    return escape(text) if text else f"*{YOURS}*"
+    return escape(sentence(text)) if text else f"*{YOURS}*"
 
 
 # ------------------------------------------------------------------- 1 description of modifications
