@@ -215,7 +215,7 @@ def test_the_trail_holds_what_is_needed_to_do_it_again(make_study: Make) -> None
     wanted = [record.digest for record in study.candidates]
     wanted += [study.split.digest, env.cpu, env.python, env.platform, *env.cpu_flags]
     wanted += [f"{name} {version}" for name, version in env.packages.items()]
-    wanted += ["train.epochs 50", "list of 60 entries, in the record", "modality: brain-mri"]
+    wanted += ["train.epochs: 50", "list of 60 entries, in the record", "modality: brain-mri"]
     wanted += ["train \u2192 distill \u2192 prune \u2192 export", "bfloat16-channels-last"]
     for one in wanted:
         assert one in text
