@@ -6,6 +6,7 @@ import pytest
 
 from clinipress.attempts import next_attempt
 from clinipress.gate import rules_for
+from clinipress.pipeline import try_one
 from clinipress.recipe import ExportRecipe
 from clinipress.records import Applied, Card, InputSpec, Verdict
 from clinipress.scorecard import Row, Scorecard
@@ -37,7 +38,8 @@ def add(
             history=tuple(history),
         )
     )  # fmt: skip
-    row = Row(name, file, torch.torch if torch else object(), of)
+    parent = torch.name if torch else card.rows[0].name if card.rows else None
+    row = Row(name, file, torch.torch if torch else object(), of, parent)
     row.verdicts["validation"] = Verdict(status=status, reasons=("It fell.",))
     timed = {"median": ms} if ms else None
     row.cost = {"latency": timed, "with_preprocessing": timed, "file_bytes": size}
@@ -103,6 +105,35 @@ def test_a_network_that_fails_in_float_is_not_mended_by_precision():
     assert next_attempt(card, INT8) is None
 
 
+class Bench:
+    """Makes files that are only a name."""
+
+    progress = SimpleNamespace(say=lambda _: None)
+
+    def step(self, name, step, parent, reference):
+        return SimpleNamespace(card=SimpleNamespace(name=name))
+
+    def export(self, name, parent, recipe):
+        return SimpleNamespace(card=SimpleNamespace(name=name))
+
+
+def test_what_an_attempt_makes_remembers_its_parent():
+    card = board()
+    small = add(card, "small", of="step", torch=card.rows[0])
+    add(card, "small-onnx-float16", torch=small)
+    add(card, "small-onnx-int8", torch=small, status="fail")
+    added = []
+    card.add = lambda file, torch, **facts: added.append((file.card.name, facts["parent"]))
+    try_one(Bench(), card, next_attempt(card, INT8), card.reference.file)
+    add(card, "small-onnx-mixed", torch=small, status="fail")
+    try_one(Bench(), card, next_attempt(card, INT8), card.reference.file)
+    assert added == [
+        ("small-onnx-mixed", "small"),
+        ("small-quantization-aware", "small"),
+        ("small-quantization-aware-onnx-int8", "small-quantization-aware"),
+    ]
+
+
 @pytest.mark.parametrize(("ms", "why"), [(1.04, None), (1.06, "1.06 against 1.00 ms")])
 def test_quantized_yet_slower_is_blocked(ms, why):
     card = board()
@@ -115,6 +146,17 @@ def test_quantized_yet_slower_is_blocked(ms, why):
 def test_weights_in_4_bits_promise_bytes_and_may_be_slower():
     card = board("low")
     assert blocked(card, add(card, "x-int4-weights", torch=card.rows[0], ms=2.0)) is None
+
+
+def test_a_failed_file_is_blocked_with_what_made_it_fail():
+    card = board()
+    row = add(card, "x-int8", torch=card.rows[0])
+    row.verdicts["validation"] = Verdict(
+        status="fail",
+        reasons=("Accuracy held.", "A class fell."),
+        reason_statuses=("pass", "fail"),
+    )
+    assert blocked(card, row) == "Failed its gate on validation. A class fell."
 
 
 def test_quantized_by_name_only_is_blocked():

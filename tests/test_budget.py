@@ -1,6 +1,7 @@
 """What cannot fit its device is refused before anything is trained."""
 
 import json
+import re
 
 import pytest
 from torch import nn
@@ -56,6 +57,49 @@ def test_pruning_is_credited_with_the_most_it_can_remove():
     assert smallest_weights(1000, by_weights) == 100
     before = [pruned[0], {"step": "distill", "student": "resnet18"}]
     assert smallest_weights(1000, study(steps=before)) == 1000  # of a network that is gone
+    for of in ("filters", "latency"):  # says nothing of the weights
+        assert smallest_weights(1000, study(steps=[{**pruned[0], "of": of}])) is None
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [{"step": "shrink"}, {"step": "search", "parameters": 2_000_000}],
+        [{"step": "shrink"}],
+        [{"step": "search", "macs": 30_000_000}, {"step": "prune", "ratio": 0.1}],
+    ],
+)
+def test_a_study_with_a_step_of_unknown_effect_is_not_judged(steps):
+    supernet = "ofa_mobilenetv3_w1.0"
+    with pytest.raises(RecipeError, match="takes at least"):
+        check(study(model=supernet, side=128))
+    check(study(model=supernet, side=128, steps=steps))
+    # what the device runs at all does not hang on the steps
+    with pytest.raises(RecipeError, match="add one of format"):
+        check(study(model=supernet, side=128, steps=steps, exports=[{"format": "onnx"}]))
+    # a student after them is known again
+    student = {"step": "distill", "student": "resnet50"}
+    with pytest.raises(RecipeError, match="'resnet50'"):
+        check(study(model=supernet, side=128, steps=[*steps, student]))
+
+
+def test_pruning_may_make_any_layer_small():
+    small = {"name": "resnet18", "arguments": {"channels": [16, 32, 64, 88]}}
+    steps = [{"step": "distill", "student": small}, {"step": "prune", "ratio": 0.5}]
+    check(study(steps=steps, side=512))
+
+
+def test_the_precision_that_is_named_is_the_one_that_was_counted():
+    exports = [{"precision": "int8"}, {"precision": "float16"}]
+    with pytest.raises(RecipeError) as problem:
+        check(study("raspberry-pi-5", model="vgg16", side=224, exports=exports))
+    count = re.search(r"takes at least ([\d.]+) MB in ([\w-]+)", str(problem.value))
+    assert count[2] == "int8"
+    with pytest.raises(RecipeError) as problem:
+        check(study("raspberry-pi-5", model="vgg16", side=224, exports=exports[1:]))
+    twice = re.search(r"takes at least ([\d.]+) MB in ([\w-]+)", str(problem.value))
+    assert twice[2] == "float16"
+    assert float(twice[1]) == pytest.approx(2 * float(count[1]), rel=1e-3)
 
 
 def test_an_export_the_device_cannot_run_is_refused():

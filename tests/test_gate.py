@@ -188,6 +188,9 @@ def test_the_worst_class_speaks_for_all() -> None:
     verdict = gate.judge(gate.rules_for("medium"), drops)
     assert verdict.status == "fail"
     assert verdict.reasons[-1].startswith("Sensitivity for b fell by 20.0 points")
+    assert verdict.deciding == verdict.reasons[-1:]
+    # guards without a figure are notes: they neither failed nor held anything up
+    assert verdict.reason_statuses == ("pass", None, None, "fail")
     del drops["sensitivity[b]"]
     assert gate.judge(gate.rules_for("medium"), drops).status == "pass"
 

@@ -66,6 +66,7 @@ TORCH_FREE = [
     "store",
     "cli",
     "terminal",
+    "text",
 ]
 TORCH_FREE_FOLDERS = ["report", "edge", "data", "runtimes"]
 

@@ -60,6 +60,29 @@ def test_history_is_whole_and_replayable(finished):
     assert export["calibration_images"] == 32
 
 
+def test_a_files_parent_is_the_float32_file_of_its_network(finished):
+    rows = {c.name: c.parent for c in finished[1].candidates}
+    assert rows == {
+        "reference": None,
+        "distilled": "reference",
+        "pruned": "distilled",
+        "pruned-onnx-float16": "pruned",
+        "pruned-onnx-int8": "pruned",
+    }
+
+
+def test_several_formats_of_one_network_have_one_parent(phantoms, tmp_path):
+    exports = [{"precision": "float16"}, {"precision": "int8", "calibration_images": 16},
+               {"format": "tensorrt", "precision": "float16"}]  # fmt: skip
+    result = run_study(study(steps=[], exports=exports, open_test=False), phantoms, tmp_path / "r")
+    assert [c.parent for c in result.candidates] == [None, *["reference"] * 3]
+    dossier = json.loads((tmp_path / "r" / "dossier.json").read_text())
+    assert [one["alone"]["parent"] for one in dossier["modifications"]] == ["reference"] * 3
+    sizes = [c.file_bytes for c in result.candidates]
+    ratios = [one["alone"]["file_ratio"] for one in dossier["modifications"]]
+    assert ratios == pytest.approx([sizes[0] / size for size in sizes[1:]])
+
+
 def test_test_split_was_opened_once_for_the_finalists_only(finished):
     run, result = finished
     assert len(result.test_openings) == 1
@@ -209,7 +232,8 @@ def test_a_control_shows_what_the_teacher_gave_and_is_never_shipped(phantoms, tm
     assert (mine.control, control.control) == ("distilled-control", None)
     assert result.shipped != control.name
     assert "never shipped" in (control.rejected or "")
-    assert rows["fine-tuned"].parent == "distilled"
+    parents = [row.parent for row in result.candidates]
+    assert parents == [None, "reference", "reference", "distilled", "fine-tuned"]
     steps = [row.history[0].params for row in (mine, control)]
     assert [p["alpha"] for p in steps] == [0.7, 0]
     assert steps[0]["options"] == steps[1]["options"]

@@ -57,6 +57,7 @@ def test_a_planted_loss_is_caught_by_its_own_section(root, section):
     stopped = guarded(accuracy, findings, [section])
     assert stopped.status == "fail"
     assert stopped.reasons[0] in getattr(findings, section).verdict.reasons
+    assert set(stopped.deciding) == set(getattr(findings, section).verdict.deciding)
 
 
 def test_an_honest_candidate_is_stopped_by_none(root):

@@ -1,8 +1,11 @@
 import errno
 import json
+from importlib import metadata
+from unittest.mock import Mock
 
 import pytest
 
+import clinipress
 from clinipress.errors import InputError, StorageError
 from clinipress.store import Store, digest_of, read_json, storage, write_atomically
 
@@ -28,6 +31,33 @@ def test_a_piece_is_made_once(tmp_path):
     assert len(calls) == 2
     assert (first / "answer").read_text() == "42"
     assert read_json(first / "inputs.json") == {"a": 1}
+
+
+def test_a_piece_of_other_versions_is_made_anew_and_that_is_said(tmp_path, monkeypatch):
+    calls, heard = [], Mock()
+    store = Store(tmp_path / "run", heard)
+
+    def once(kind="piece", inputs=None, **options):
+        return store.once(kind, inputs or {"a": 1}, calls.append, **options)
+
+    first, lasting = once(packages=["numpy"]), once("lasting", packages=None)
+    heard.say.assert_not_called()
+    ours, theirs = clinipress.__version__, metadata.version("numpy")
+    monkeypatch.setattr(clinipress, "__version__", "99.0")
+    second = once(packages=["numpy"])
+    heard.say.assert_called_once_with(
+        f"a finished 'piece' of other versions is left aside: clinipress {ours} then, 99.0 now"
+    )
+    monkeypatch.setattr(metadata, "version", lambda name: {"numpy": "9.9"}[name])
+    third = once(packages=["numpy"])
+    assert len({first, second, third}) == 3
+    assert f"numpy {theirs} then, 9.9 now" in heard.say.call_args.args[0]
+    assert once(packages=["numpy"]) == third
+    assert once("lasting", packages=None) == lasting
+    assert len(calls) == 4
+    heard.reset_mock()
+    once(inputs={"a": 2})
+    heard.say.assert_not_called()  # nothing of these inputs was there
 
 
 def test_a_killed_piece_finds_what_it_left_and_its_checkpoints_go_when_it_is_done(tmp_path):

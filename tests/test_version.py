@@ -1,6 +1,5 @@
 """The public names and the version, which must not drift unnoticed."""
 
-import runpy
 import tomllib
 from pathlib import Path
 
@@ -26,9 +25,3 @@ def test_public_names():
     ]
     for name in clinipress.__all__:
         assert getattr(clinipress, name) is not None
-
-
-def test_the_readme_captions_the_tree_as_it_is():
-    tree = runpy.run_path(str(ROOT / "scripts" / "tree.py"))["tree"]()
-    assert f"```\n{tree}```\n" in (ROOT / "README.md").read_text(), "run scripts/tree.py --write"
-    assert "pipeline.py" in tree

@@ -54,7 +54,7 @@ def next_attempt(card: Scorecard, exports: tuple[ExportRecipe, ...]) -> Attempt 
     if not low or any(blocked(card, row) is None for row in low):
         return None
     last = low[-1]
-    whole = next(row for row in card.rows if row.torch is last.torch and row.of != "export")
+    whole = card.network(last)
     if whole.verdicts.get("validation") and whole.verdicts["validation"].status == "fail":
         return None
     calibration = next((e for e in exports if e.precision == "int8"), ExportRecipe())
@@ -68,7 +68,7 @@ def next_attempt(card: Scorecard, exports: tuple[ExportRecipe, ...]) -> Attempt 
         export = calibration.model_copy(update={"precision": precision} | plain)
         same = [row for row in made if row.file.card.precision == precision]
         # one float16 file is enough: training for 8 bits does not make a better one
-        done = any(rung == "float16" or row.torch is last.torch for row in same)
+        done = any(rung == "float16" or card.network(row) is whole for row in same)
         if train or not done:
             return Attempt(train, export, whole, because)
     return None

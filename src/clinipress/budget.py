@@ -17,7 +17,7 @@ from clinipress.evaluate.cost import evaluating, parameters
 from clinipress.models.classifier import build
 from clinipress.recipe import Study
 from clinipress.records import InputSpec, ModelSpec
-from clinipress.step_recipes import DistillStep, ModelRecipe, PruneStep
+from clinipress.step_recipes import DistillStep, FineTuneStep, ModelRecipe, PruneStep, QatStep, Step
 from clinipress.targets import Target
 
 __all__ = ["check_budget", "largest_layer", "smallest_weights"]
@@ -34,6 +34,8 @@ WEIGHT_BYTES = {
 # Bytes of an activation: only static quantization makes them small.
 ACTIVATION_BYTES = {"float16": 2, "int8": 1, "mixed": 1}
 WIDTHS = (64, 48, 32, 24, 16, 12, 8)
+# Steps that change weights and not their number; a distillation here is one without a student.
+SAME_SIZE = (DistillStep, FineTuneStep, QatStep)
 ROOM = 0.9  # of the limit: a file also holds its graph, scales and biases
 
 
@@ -46,27 +48,48 @@ def check_budget(study: Study, targets: Sequence[Target]) -> None:
     """
     if not targets:
         return
-    recipe = _last_model(study)
+    usable = {target.name: _usable(study, target) for target in targets}
+    recipe, steps = _last_model(study)
     module = _built(recipe, study.data.input)
-    weights = round(smallest_weights(parameters(module), study))
-    layer = largest_layer(module, study.data.input)
+    weights = smallest_weights(parameters(module), study)
+    if weights is None:
+        return  # what a step makes of the size shows when it has run
+    # pruning may take any channel, also those of the largest layer
+    pruned = any(isinstance(step, PruneStep) for step in steps)
+    layer = 0 if pruned else largest_layer(module, study.data.input)
     for target in targets:
-        usable = [
-            export.precision
-            for export in study.exports
-            if export.format in target.formats and export.precision in target.precisions
+        sizes = [
+            (weights * WEIGHT_BYTES[p], layer * _activation_bytes(p), p)
+            for p in usable[target.name]
         ]
-        if not usable:
-            raise RecipeError(
-                f"an export that {target.title} runs",
-                "none of that format and precision",
-                f"add one of format {', '.join(target.formats)} and precision "
-                f"{', '.join(target.precisions)}",
-            )
-        file_bytes = weights * min(WEIGHT_BYTES[name] for name in usable)
-        memory = layer * min(ACTIVATION_BYTES.get(name, 4) for name in usable)
-        if file_bytes > target.model_bytes or memory > target.ram_bytes:
-            raise _refusal(study, recipe, target, file_bytes, memory, min(usable))
+        if all(size > target.model_bytes or ram > target.ram_bytes for size, ram, _ in sizes):
+            raise _refusal(study, recipe, target, *min(sizes))
+
+
+def _activation_bytes(precision: str) -> int:
+    """Bytes of one activation in a file of this precision."""
+    return ACTIVATION_BYTES.get(precision, 4)
+
+
+def _usable(study: Study, target: Target) -> list[str]:
+    """Precisions that the study exports and the device runs.
+
+    Raises:
+        RecipeError: There is none.
+    """
+    precisions: list[str] = [
+        export.precision
+        for export in study.exports
+        if export.format in target.formats and export.precision in target.precisions
+    ]
+    if not precisions:
+        raise RecipeError(
+            f"an export that {target.title} runs",
+            "none of that format and precision",
+            f"add one of format {', '.join(target.formats)} and precision "
+            f"{', '.join(target.precisions)}",
+        )
+    return precisions
 
 
 def _refusal(
@@ -90,7 +113,7 @@ def _refusal(
     return RecipeError(
         f"a network whose file and activations fit {target.title} ({limits})",
         found + " and ".join(parts),
-        _remedy(spec, target, WEIGHT_BYTES[precision], ACTIVATION_BYTES.get(precision, 4)),
+        _remedy(spec, target, WEIGHT_BYTES[precision], _activation_bytes(precision)),
     )
 
 
@@ -111,18 +134,22 @@ def _remedy(spec: InputSpec, target: Target, weight: float, activation: int) -> 
     return "choose smaller images (data.input) and a smaller network"
 
 
-def smallest_weights(count: int, study: Study) -> float:
-    """How few weights the study's pruning can leave of `count`, at the least.
+def smallest_weights(count: int, study: Study) -> float | None:
+    """How few weights the study's steps can leave of `count`, at the least.
 
     Removing a share of the multiply-adds removes at most about the square of that share's rest of
     the weights: a layer loses inputs and outputs alike.
+
+    Returns:
+        None where a step's effect on the size is not known beforehand: a search, say.
     """
-    for step in reversed(study.steps):
-        if isinstance(step, PruneStep):
+    _, steps = _last_model(study)
+    for step in steps:
+        if isinstance(step, PruneStep) and step.of in ("macs", "parameters"):
             rest = 1 - step.ratio
             count = round(count * (rest if step.of == "parameters" else rest**2))
-        if isinstance(step, DistillStep) and step.student is not None:
-            break
+        elif not isinstance(step, SAME_SIZE):
+            return None
     return count
 
 
@@ -150,12 +177,12 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
             yield part
 
 
-def _last_model(study: Study) -> ModelRecipe:
-    """The network whose file is shipped: the last student, or the reference's."""
-    for step in reversed(study.steps):
+def _last_model(study: Study) -> tuple[ModelRecipe, tuple[Step, ...]]:
+    """The network whose file is shipped, the last student or the reference's; and what follows."""
+    for number, step in reversed([*enumerate(study.steps)]):
         if isinstance(step, DistillStep) and step.student is not None:
-            return step.student
-    return study.reference.model
+            return step.student, study.steps[number + 1 :]
+    return study.reference.model, study.steps
 
 
 def _built(recipe: ModelRecipe, spec: InputSpec) -> nn.Module:

@@ -130,6 +130,11 @@ class _Finding:
     primary: bool
     cases: int | None = None
 
+    @property
+    def shows(self) -> Status | None:
+        """Its status as a reason: a guard that cannot tell is noted and decides nothing."""
+        return self.status if self.primary or self.status != "inconclusive" else None
+
 
 def judge(
     rules: Sequence[Rule],
@@ -153,7 +158,7 @@ def judge(
     shares = discordance or {}
     findings = [_apply(rule, drops, shares) for rule in rules]
     deciding = [finding for finding in findings if finding.primary]
-    reasons = [finding.sentence for finding in findings]
+    reasons = [(finding.sentence, finding.shows) for finding in findings]
     open_questions = [finding for finding in deciding if finding.status == "inconclusive"]
     status: Status = "pass"
     if any(finding.status == "fail" for finding in findings):
@@ -161,13 +166,15 @@ def judge(
     elif open_questions or not deciding:
         status = "inconclusive"
     if not deciding:
-        reasons.append("No primary rule was declared, and what is not asked is not passed.")
+        missing = "No primary rule was declared, and what is not asked is not passed."
+        reasons.append((missing, "inconclusive"))
     needed = [finding.cases for finding in open_questions]
     known = [number for number in needed if number is not None]
     complete = status == "inconclusive" and len(known) == len(needed)
     return Verdict(
         status=status,
-        reasons=tuple(reasons),
+        reasons=tuple(reason for reason, _ in reasons),
+        reason_statuses=tuple(shown for _, shown in reasons),
         cases_needed=max(known, default=None) if complete else None,
     )
 

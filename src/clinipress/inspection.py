@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clinipress import __version__, distributed
+from clinipress import distributed
 from clinipress.candidate import Candidate
+from clinipress.data.cache import DECODERS
 from clinipress.data.disturb import DISTURBANCES
 from clinipress.data.probes import probe_pictures
 from clinipress.edge.checks import is_colourful
@@ -35,6 +36,7 @@ from clinipress.evaluate.saliency.section import (
 from clinipress.evaluate.stress import Level, disturbed_logits, stress_rows, stress_section
 from clinipress.findings import Findings, Probe, Saliency, Stress
 from clinipress.gate import least_fall
+from clinipress.runtimes.engines import TRAINING_PACKAGES, engine_packages
 from clinipress.scorecard import Row, Scorecard
 from clinipress.selection import Choice
 from clinipress.store import write_atomically
@@ -161,8 +163,9 @@ def _disturbed(
         np.savez(buffer, **answers)  # type: ignore[arg-type]
         write_atomically(folder / "logits.npz", buffer.getvalue())
 
-    path = runner.store.once("stress", inputs, make) / "logits.npz"
-    with np.load(path, allow_pickle=False) as kept:
+    packages = (*engine_packages(file.card.format for file in files.values()), *DECODERS)
+    folder = runner.store.once("stress", inputs, make, packages=packages)
+    with np.load(folder / "logits.npz", allow_pickle=False) as kept:
         return {(kind, s): {name: kept[f"{s} {name}"] for name in files} for s in STRENGTHS}
 
 
@@ -199,7 +202,7 @@ def _saliency(card: Scorecard, row: Row, split: str) -> Saliency | str:
 def _explained_rows(card: Scorecard, row: Row, images: SalientImages) -> dict[str, Candidate]:
     """Row of the section -> who is asked: reference, student, its file, and the two baselines."""
     found: dict[str, Candidate] = {REFERENCE: card.reference.file}
-    parent = next(r for r in card.rows if r.torch is row.torch and r.of != "export")
+    parent = card.network(row)
     if parent is not row and parent is not card.reference:
         found[parent.name] = parent.file
     found[row.name] = row.file
@@ -228,7 +231,6 @@ def _explained(
         "data": runner.data.digest,
         "mode": asked.saliency_mode,
         "seed": runner.study.seed,
-        "version": __version__,
     }
 
     def make(folder: Path) -> None:
@@ -244,7 +246,9 @@ def _explained(
             progress=runner.progress,
         ).save(folder / "maps.npz")
 
-    return Explanation.load(runner.store.once("saliency", inputs, make) / "maps.npz")
+    packages = (*TRAINING_PACKAGES, *engine_packages([candidate.card.format]), *DECODERS)
+    folder = runner.store.once("saliency", inputs, make, packages=packages)
+    return Explanation.load(folder / "maps.npz")
 
 
 def _with_pictures(card: Scorecard, found: Findings) -> Findings:
@@ -267,9 +271,12 @@ def _pixels(card: Scorecard, keys: Sequence[str]) -> NDArray[np.uint8]:
 
 
 def _thumbnail(run: Path, key: str, image: NDArray[np.uint8]) -> str:
-    """Write uint8 ``[c, h, w]`` as a small picture; its path below the run folder."""
+    """Write uint8 ``[c, h, w]`` as a small picture; its path below the run folder.
+
+    Always: one that is there may be of other pixels, or drawn by another version.
+    """
     name = f"pictures/{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}.png"
-    if distributed.is_main() and not (run / name).is_file():
+    if distributed.is_main():
         pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
         picture = Image.fromarray(pixels)
         picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))

@@ -103,7 +103,7 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
     check_toolchains(export.format for export in study.exports)
     check_budget(study, targets)
     prepare(study.threads, study.seed)
-    store = Store(out)
+    store = Store(out, progress)
     if distributed.is_main():
         write_atomically(out / "study.json", study.model_dump_json(indent=1))
 
@@ -128,13 +128,14 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
     parent = trained
     for name, recipe in zip(step_names(study), study.steps, strict=True):
         before, parent = parent, runner.step(name, torch_step(recipe), parent, reference)
-        card.add(runner.export(name, parent, FLOAT32), parent, of="step")
+        file = runner.export(name, parent, FLOAT32)
+        card.add(file, parent, of="step", parent=before.card.name)
         if isinstance(recipe, DistillStep) and recipe.control:
             # the same student for as long without a teacher: to compare with, never to ship
             again = Distill(recipe.without_teacher(parent.card.history[-1].params["numerics"]))
             control = runner.step(control_name(name), again, before, reference)
             file = runner.export(control.card.name, control, FLOAT32)
-            card.add(file, control, of="control", to=name)
+            card.add(file, control, of="control", parent=before.card.name, to=name)
 
     # exports of the last candidate
     last = parent.card.name
@@ -142,7 +143,7 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
         if wanted.precision == "float32" and wanted.format == "onnx":
             continue  # every step's candidate already is that file
         name = f"{last}-{wanted.format}-{wanted.precision}"
-        card.add(runner.export(name, parent, wanted), parent, of="export")
+        card.add(runner.export(name, parent, wanted), parent, of="export", parent=last)
 
     # measure all files interleaved; where no low-precision file will do, try what the policy says
     card.measure()
@@ -170,11 +171,11 @@ def try_one(runner: Runner, card: Scorecard, attempt: Attempt, reference: Candid
         name = f"{name}-quantization-aware"
         parent = runner.step(name, QuantizationAware(QatStep()), parent, reference)
         whole = runner.export(name, parent, FLOAT32)
-        card.add(whole, parent, of="step", because=attempt.because)
-    file = f"{name}-{attempt.export.format}-{attempt.export.precision}"
-    card.add(
-        runner.export(file, parent, attempt.export), parent, of="export", because=attempt.because
+        card.add(whole, parent, of="step", parent=attempt.of.name, because=attempt.because)
+    file = runner.export(
+        f"{name}-{attempt.export.format}-{attempt.export.precision}", parent, attempt.export
     )
+    card.add(file, parent, of="export", parent=name, because=attempt.because)
 
 
 def step_names(study: Study) -> list[str]:

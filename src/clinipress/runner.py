@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from clinipress import distributed
 from clinipress.candidate import Candidate, Context, Step, predict_rows, run, with_history
+from clinipress.data.cache import DECODERS
 from clinipress.data.sources import decode_item
 from clinipress.data.study import Rows, StudyData
 from clinipress.errors import ModelError
@@ -24,7 +25,14 @@ from clinipress.models.classifier import TorchCandidate
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe import ExportRecipe, Study
 from clinipress.records import Applied, Card
-from clinipress.runtimes.engines import open_file, place_of, timed_here
+from clinipress.runtimes.engines import (
+    TRAINING_PACKAGES,
+    engine_packages,
+    open_file,
+    place_of,
+    timed_here,
+    toolchain_packages,
+)
 from clinipress.runtimes.files import FILES, FileCandidate
 from clinipress.steps.deliver import CALIBRATED, apply_export, file_facts, plan_export
 from clinipress.steps.export import export_onnx
@@ -32,7 +40,7 @@ from clinipress.steps.files import card_for
 from clinipress.steps.fitting import calibration_rows, fresh_candidate, step_seed
 from clinipress.steps.parity import parity
 from clinipress.steps.soft_targets import outside_teachers
-from clinipress.store import Store, read_json, write_atomically
+from clinipress.store import Store, read_json, versions, write_atomically
 
 __all__ = ["FLOAT32", "Runner"]
 
@@ -112,7 +120,9 @@ class Runner:
                 TorchCandidate(card, child.module).save(folder)
 
         with self.phase(name):
-            folder = self.store.once(step.kind, inputs, make, together=True)
+            folder = self.store.once(
+                step.kind, inputs, make, packages=(*TRAINING_PACKAGES, *DECODERS), together=True
+            )
         return TorchCandidate.load(folder)
 
     def export(self, name: str, parent: TorchCandidate, recipe: ExportRecipe) -> FileCandidate:
@@ -154,7 +164,8 @@ class Runner:
             write_atomically(folder / "card.json", card.model_dump_json(indent=1))
 
         with self.phase(f"export {name}"):
-            folder = self.store.once("export", inputs, make)
+            packages = (*toolchain_packages(recipe.format), *DECODERS)
+            folder = self.store.once("export", inputs, make, packages=packages)
         card = Card.model_validate(read_json(folder / "card.json"))
         card = card.model_copy(update={"name": name})
         return open_file(folder / FILES[recipe.format][0], card, self.study.threads)
@@ -235,15 +246,17 @@ class Runner:
             self._predict(candidate, rows, folder / "logits.npz")
 
         with self.phase("predict"):
-            path = self.store.once("scores", inputs, make) / "logits.npz"
-        return _load_scores(path)[0]
+            packages = (*engine_packages([candidate.card.format]), *DECODERS)
+            folder = self.store.once("scores", inputs, make, packages=packages)
+        return _load_scores(folder / "logits.npz")[0]
 
     def open_test(
         self, candidates: Mapping[str, Candidate], reason: str
     ) -> tuple[Rows, dict[str, NDArray[np.float32]]]:
         """Open the sealed test split once for all finalists together.
 
-        A second run over the same finalists reads the scores back and opens nothing.
+        A second run over the same finalists reads the scores back and opens nothing; one with other
+        versions of clinipress or of an engine scores them again, which is a further opening.
 
         Returns:
             The images, and per finalist its logits.
@@ -251,15 +264,18 @@ class Runner:
         digests = {name: candidate.digest for name, candidate in candidates.items()}
         inputs = {"candidates": digests, "data": self.data.digest}
         inputs |= _places(one.card.format for one in candidates.values())
+        packages = (*engine_packages(c.card.format for c in candidates.values()), *DECODERS)
 
         def make(folder: Path) -> None:
             spec = next(iter(candidates.values())).card.input
-            rows = self.data.open_test(spec, tuple(candidates), reason)
+            changed = self.store.older("test", inputs, versions(packages))
+            why = f"{reason}; again, with other versions: {changed}" if changed else reason
+            rows = self.data.open_test(spec, tuple(candidates), why)
             for name, candidate in candidates.items():
                 self._predict(candidate, rows, folder / f"{name}.npz")
 
         with self.phase("test"):
-            folder = self.store.once("test", inputs, make)
+            folder = self.store.once("test", inputs, make, packages=packages)
         scores = {}
         for name in candidates:
             scores[name], rows = _load_scores(folder / f"{name}.npz")
@@ -285,7 +301,8 @@ class Runner:
             write_atomically(folder / "latency.json", json.dumps(found, indent=1))
 
         with self.phase("latency"):
-            folder = self.store.once("latency", inputs, make)
+            packages = (*engine_packages(c.card.format for c in candidates), *DECODERS)
+            folder = self.store.once("latency", inputs, make, packages=packages)
         found: dict[str, dict[str, Any]] = read_json(folder / "latency.json")
         return found
 

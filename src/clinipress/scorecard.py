@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress import __version__, distributed
+from clinipress import distributed
 from clinipress.data.study import Rows
 from clinipress.evaluate.calibration import (
     fit_temperature,
@@ -38,6 +38,8 @@ class Row:
     """A candidate and what is known of it so far, by split.
 
     Attributes:
+        parent: Name of the row whose network this one's was made from; of an export, of the
+            float32 file of the very network. None: the reference.
         to: The row that a control is compared with.
         scores: Its answers to every image.
     """
@@ -46,6 +48,7 @@ class Row:
     file: FileCandidate
     torch: TorchCandidate
     of: Kind
+    parent: str | None
     to: str | None = None
     scores: dict[str, Scores] = field(default_factory=dict)
     evidence: dict[str, dict[str, Interval]] = field(default_factory=dict)
@@ -79,7 +82,7 @@ class Scorecard:
 
     def add_reference(self, file: FileCandidate, torch: TorchCandidate) -> None:
         """The first row."""
-        self._add(Row("reference", file, torch, "reference"))
+        self._add(Row("reference", file, torch, "reference", None))
 
     def add(
         self,
@@ -87,6 +90,7 @@ class Scorecard:
         torch: TorchCandidate,
         *,
         of: Kind,
+        parent: str,
         to: str | None = None,
         because: str | None = None,
     ) -> None:
@@ -96,10 +100,11 @@ class Scorecard:
             file: The candidate.
             torch: The network it was made from.
             of: What it is.
+            parent: Name of the row whose network it was made from.
             to: Name of the row that a control is compared with.
             because: Why it was tried although the study does not name it.
         """
-        self._add(Row(file.card.name, file, torch, of, to, because=because))
+        self._add(Row(file.card.name, file, torch, of, parent, to, because=because))
 
     @property
     def asked(self) -> Asked:
@@ -154,7 +159,6 @@ class Scorecard:
             "groups": digest_of(dict(row.scores[split].groups)),
             "asked": [self.asked.risk, str(self.asked.resamples), str(self.asked.seed)],
             "recipe": self.asked.recipe.model_dump(mode="json"),
-            "version": __version__,
         }
 
         def make(folder: Path) -> None:
@@ -167,7 +171,7 @@ class Scorecard:
             write_atomically(folder / FINDINGS, found.model_dump_json(indent=1))
 
         with self.runner.phase("evidence"):
-            folder = self.runner.store.once("findings", inputs, make)
+            folder = self.runner.store.once("findings", inputs, make, packages=("numpy", "scipy"))
         return Findings.model_validate(read_json(folder / FINDINGS))
 
     def measure(self) -> None:
@@ -198,6 +202,12 @@ class Scorecard:
                 "synthetic": study.synthetic,
             }
         )
+
+    def network(self, row: Row) -> Row:
+        """The row of the network that a file is of, in float32: an export's parent, else itself."""
+        if row.of != "export":
+            return row
+        return next(one for one in self.rows if one.name == row.parent)
 
     def control(self, row: Row) -> Row | None:
         """The row's control, if it has one."""

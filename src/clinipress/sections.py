@@ -21,7 +21,7 @@ from clinipress.evaluate.scores import Scores
 from clinipress.evaluate.subgroups import subgroups_section
 from clinipress.findings import Findings
 from clinipress.recipe import GUARDS, EvidenceRecipe
-from clinipress.records import Interval, RiskLevel, Rule, Verdict
+from clinipress.records import Interval, RiskLevel, Rule, Status, Verdict
 
 __all__ = ["Asked", "Judged", "fall", "figures", "guarded", "judged", "statistics"]
 
@@ -203,12 +203,17 @@ def guarded(verdict: Verdict, findings: Findings, guards: Sequence[str]) -> Verd
     A guard can only stop: a section that shows a loss makes the verdict "fail", one that cannot
     tell or was not measured changes nothing.
     """
-    reasons = []
+    reasons: list[tuple[str, Status | None]] = []
     for name in guards:
         section = getattr(findings, name)
         if section is not None and section.verdict.status == "fail":
-            reasons += section.verdict.reasons
+            reasons += section.verdict.by_reason
     if not reasons:
         return verdict
     # the guard comes first: where a sentence is all there is room for, it is what stopped it
-    return Verdict(status="fail", reasons=(*reasons, *verdict.reasons))
+    reasons += verdict.by_reason
+    return Verdict(
+        status="fail",
+        reasons=tuple(reason for reason, _ in reasons),
+        reason_statuses=tuple(shown for _, shown in reasons),
+    )

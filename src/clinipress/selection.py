@@ -106,7 +106,7 @@ def blocked(card: Scorecard, row: Row) -> str | None:
         return f"Named {file.precision}, but {warning}."
     verdict = row.verdicts["validation"]
     if verdict.status == "fail":
-        return "Failed its gate on validation. " + " ".join(verdict.reasons[:1])
+        return "Failed its gate on validation. " + " ".join(verdict.deciding[:1])
     return _slow(card, row) or _unfit(card, row)
 
 
@@ -114,7 +114,7 @@ def _slow(card: Scorecard, row: Row) -> str | None:
     """Slower than in float32, in a precision that promises time."""
     if row.file.card.precision not in FASTER or not row.cost or not row.cost["latency"]:
         return None
-    parent = next(r for r in card.rows if r.torch is row.torch and r.of != "export")
+    parent = card.network(row)
     mine, other = _median(row), _median(parent)
     if mine <= other * (1 + NOISE):
         return None

@@ -14,6 +14,10 @@
       result.json, result.schema.json, report.html, report.md, model-card.md, dossier.md and .json
       bundle/
 
+The key of a piece holds its kind, what it was made from, and the versions of clinipress and of
+the packages that made it: after an upgrade it is made anew, and the older one is left where it
+lies. The split alone is kept whatever the version, so that no upgrade draws the test split again.
+
 A piece is made in ``work/`` and moved to ``objects/`` in one rename, so what stands in ``objects/``
 is whole. A run that was killed finds the finished pieces by their keys and the unfinished one by
 its checkpoints. Under torchrun every process walks the same flow: the first makes a piece while the
@@ -28,19 +32,31 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+import clinipress
 from clinipress import distributed
 from clinipress.errors import InputError, StorageError
+from clinipress.progress import SILENT, Progress
 from clinipress.records import Result
 
-__all__ = ["Store", "digest_of", "read_json", "read_result", "storage", "write_atomically"]
+__all__ = [
+    "Store",
+    "digest_of",
+    "read_json",
+    "read_result",
+    "storage",
+    "versions",
+    "write_atomically",
+]
 
 KEY_DIGITS = 16
+INPUTS, VERSIONS = "inputs.json", "versions.json"
 
 
 def digest_of(value: Any) -> str:
@@ -52,6 +68,19 @@ def digest_of(value: Any) -> str:
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def versions(packages: Iterable[str] = ()) -> dict[str, str]:
+    """The versions that a piece of work depends on: clinipress's, and those of installed packages.
+
+    Args:
+        packages: Names of distributions; one that is not installed is left out.
+    """
+    found = {"clinipress": clinipress.__version__}
+    for name in sorted(set(packages)):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 @contextlib.contextmanager
@@ -100,15 +129,16 @@ class Store:
 
     Args:
         folder: The run folder; made if it is not there.
+        progress: Hears of pieces that are left aside because another version made them.
 
     Raises:
         InputError: `folder` is a file, or holds something other than a run.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, progress: Progress = SILENT) -> None:
         if folder.exists() and not folder.is_dir():
             raise InputError("a folder for the run", f"the file '{folder}'", "choose another --out")
-        self.folder = folder
+        self.folder, self.progress = folder, progress
         with storage(f"the run in '{folder}'"):
             for name in ("objects", "work"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
@@ -119,6 +149,7 @@ class Store:
         inputs: dict[str, Any],
         make: Callable[[Path], None],
         *,
+        packages: Sequence[str] | None = (),
         together: bool = False,
     ) -> Path:
         """The folder of a finished piece of work, made now if it was not made before.
@@ -128,29 +159,61 @@ class Store:
             inputs: Everything it depends on, as plain data; its digest is the key.
             make: Fills the folder it is given. When it was killed before, the folder still holds
                 what it left there.
+            packages: Distributions whose versions it depends on besides clinipress's own; None:
+                it must stay as it is over upgrades, clinipress's too.
             together: Under torchrun, every process runs `make` (training does); else the first
                 one alone.
 
         Returns:
             The finished folder, never changed again.
         """
-        key = digest_of({"kind": kind, "inputs": inputs})[:KEY_DIGITS]
+        made_with = {} if packages is None else versions(packages)
+        what = {"kind": kind, "inputs": inputs}
+        key = digest_of(what | ({"versions": made_with} if made_with else {}))[:KEY_DIGITS]
         done = self.folder / "objects" / f"{kind}-{key}"
         work = self.folder / "work" / f"{kind}-{key}"
         finished = distributed.agree(done.is_dir())
         if not finished:
+            if made_with and distributed.is_main():
+                self._say_older(kind, inputs, made_with)
             if together or distributed.is_main():
                 with storage(f"the step '{kind}'"):
                     work.mkdir(parents=True, exist_ok=True)
                     make(work)
             distributed.barrier()
             if distributed.is_main():
-                self._publish(work, done, inputs)
+                self._publish(work, done, inputs, made_with)
             distributed.barrier()
         return done
 
-    def _publish(self, work: Path, done: Path, inputs: dict[str, Any]) -> None:
-        write_atomically(work / "inputs.json", json.dumps(inputs, indent=1, sort_keys=True))
+    def older(self, kind: str, inputs: dict[str, Any], made_with: dict[str, str]) -> str | None:
+        """What differs between these versions and those of a finished piece of the same inputs.
+
+        Returns:
+            "onnxruntime 1.30.0 then, 1.31.1 now"; None where no other version made such a piece.
+        """
+        wanted = digest_of(inputs)
+        for place in sorted((self.folder / "objects").glob(f"{kind}-*/{VERSIONS}")):
+            found: dict[str, str] = read_json(place)
+            if found != made_with and digest_of(read_json(place.with_name(INPUTS))) == wanted:
+                names = sorted({*found, *made_with})
+                return ", ".join(
+                    f"{name} {found.get(name, 'absent')} then, {made_with.get(name, 'absent')} now"
+                    for name in names
+                    if found.get(name) != made_with.get(name)
+                )
+        return None
+
+    def _say_older(self, kind: str, inputs: dict[str, Any], made_with: dict[str, str]) -> None:
+        changed = self.older(kind, inputs, made_with)
+        if changed is not None:
+            self.progress.say(f"a finished '{kind}' of other versions is left aside: {changed}")
+
+    def _publish(
+        self, work: Path, done: Path, inputs: dict[str, Any], made_with: dict[str, str]
+    ) -> None:
+        write_atomically(work / INPUTS, json.dumps(inputs, indent=1, sort_keys=True))
+        write_atomically(work / VERSIONS, json.dumps(made_with, indent=1, sort_keys=True))
         shutil.rmtree(work / "checkpoint", ignore_errors=True)
         work.rename(done)
         _sync_folder(done.parent)

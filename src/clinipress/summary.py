@@ -109,11 +109,10 @@ def _record(card: Scorecard, row: Row, out: Path) -> CandidateRecord:
     split = "test" if "test" in row.evidence else "validation"
     applied = row.file.card.history[-1]
     control = card.control(row)
-    parent = None if row.of == "reference" else _parent_name(card, row)
     export_facts = applied.facts
     return CandidateRecord(
         name=row.name,
-        parent=parent,
+        parent=row.parent,
         history=row.file.card.history,
         format=row.file.card.format,
         precision=row.file.card.precision,
@@ -144,17 +143,6 @@ def _record(card: Scorecard, row: Row, out: Path) -> CandidateRecord:
 
 def _latency(measured: dict[str, Any] | None) -> Latency | None:
     return Latency.model_validate(measured) if measured else None
-
-
-def _parent_name(card: Scorecard, row: Row) -> str | None:
-    """The row whose weights this one's were made from."""
-    before = card.rows[: card.rows.index(row)]
-    digest = row.file.card.history[-1].parent if row.of == "export" else None
-    if row.of in ("step", "control"):
-        steps = [a for a in row.file.card.history if a.step != "export"]
-        digest = steps[-1].parent
-    names = [r.name for r in before if r.torch.digest == digest]
-    return names[-1] if names else card.reference.name
 
 
 def _openings(out: Path) -> tuple[TestOpening, ...]:

@@ -23,6 +23,7 @@ from rich.table import Table
 from clinipress.findings import SECTIONS
 from clinipress.progress import SILENT
 from clinipress.progress import Progress as Listener
+from clinipress.text import STATUS_WORDS
 
 if TYPE_CHECKING:
     from clinipress.models.catalogue import NamedModel
@@ -49,7 +50,6 @@ ELSEWHERE = {
     "tflite-micro": "The times are of the interpreter's host build, not of a microcontroller",
     "tensorrt": "The times are of the ONNX file under ONNX Runtime, not of a TensorRT engine",
 }
-WORD = {"pass": "PASS", "fail": "FAIL", "inconclusive": "INCONCLUSIVE"}
 FIGURES = ("parameters", "MACs", "pixels")
 NAME_WIDTH = 40  # of a row of a table; longer names are folded
 COLOUR = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
@@ -187,7 +187,7 @@ def show_result(result: Result, out: Path) -> None:
     console.print(table)
     status = result.verdict.status
     console.print(
-        f"[bold {COLOUR[status]}]{WORD[status]}[/] {verdict_sentence(View(result))}",
+        f"[bold {COLOUR[status]}]{STATUS_WORDS[status]}[/] {verdict_sentence(View(result))}",
         highlight=False,
     )
     shipped = next((row for row in result.candidates if row.name == result.shipped), None)
@@ -209,7 +209,9 @@ def _row(row: CandidateRecord, root: CandidateRecord, split: str, *, shipped: bo
     times = f"{theirs.median / mine.median:.1f}x" if mine and theirs else "not measured"
     accuracy = row.evidence.get(split, {}).get("accuracy")
     drop = "" if row is root else _points(row.drops.get(split, {}).get("accuracy"))
-    verdict = "reference" if row is root else WORD[row.verdict.status] if row.verdict else ""
+    verdict = (
+        "reference" if row is root else STATUS_WORDS[row.verdict.status] if row.verdict else ""
+    )
     return [
         f"{row.name}{'  <- shipped' if shipped else ''}",
         f"{row.file_bytes / 1e6:.2f}",
@@ -289,7 +291,7 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
     console.print(table)
     console.print(_sections(comparison["findings"]), highlight=False, soft_wrap=True)
     verdict = comparison["verdict"]
-    console.print(f"[bold {COLOUR[verdict['status']]}]{WORD[verdict['status']]}[/]")
+    console.print(f"[bold {COLOUR[verdict['status']]}]{STATUS_WORDS[verdict['status']]}[/]")
     for reason in verdict["reasons"]:
         console.print(reason, highlight=False, soft_wrap=True)
 
@@ -301,7 +303,7 @@ def _sections(findings: Mapping[str, Any]) -> str:
         if section is None:
             continue
         status = section["verdict"]["status"]
-        word = f"[{COLOUR[status]}]{WORD[status]}[/]"
+        word = f"[{COLOUR[status]}]{STATUS_WORDS[status]}[/]"
         if name == "subgroups" and not section["columns"]:
             word = "no metadata"
         parts.append(f"{name} {word}")
@@ -324,7 +326,7 @@ def show_external(test: ExternalTest, result: Result, report: Path) -> None:
             _percent(here.get("accuracy")),
             _percent(row.evidence.get("accuracy")),
             _points(row.drop.get("accuracy")) if row.drop else "",
-            f"[{COLOUR[verdict]}]{WORD[verdict]}[/]" if verdict else "reference",
+            f"[{COLOUR[verdict]}]{STATUS_WORDS[verdict]}[/]" if verdict else "reference",
         )
     console.print(table)
     for name, row in test.rows.items():

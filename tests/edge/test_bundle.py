@@ -28,6 +28,12 @@ def test_a_bundle_holds_five_files_and_their_hashes(folder: Path):
     assert set(tree["files"]) == FILES - {"card.json"}
 
 
+@pytest.mark.parametrize("said", ["For triage", "For triage.", "For triage.\n"])
+def test_the_purpose_ends_in_one_full_stop(card: Card, make_bundle, said: str):
+    bundle = make_bundle(card.model_copy(update={"intended_use": said}))
+    assert "\nIntended use: For triage.\n" in (bundle / "README.txt").read_text()
+
+
 def test_what_was_written_is_read_back(folder: Path, card: Card):
     bundle = load_bundle(str(folder))
     assert bundle.card == card

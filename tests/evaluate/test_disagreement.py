@@ -11,12 +11,15 @@ from statsmodels.stats.multitest import multipletests
 from clinipress.errors import DataError
 from clinipress.evaluate.disagreement import (
     AGREEMENT,
+    _verdict,
     disagreement_section,
     holm,
     mcnemar_by_unit,
 )
 from clinipress.evaluate.intervals import wilson
+from clinipress.findings import Direction, FlipCounts
 from clinipress.gate import MARGINS
+from clinipress.records import Interval
 from planted import (
     accuracy,
     one_class_falls,
@@ -181,6 +184,18 @@ def test_flips_that_cancel_out_in_accuracy_are_caught():
     fine, _ = wrong_and_right(before, ~ill)
     better = swap(swap(before, mistaken[:25], 1), fine[:25], 1)
     assert section(before, better).verdict.status == "pass"
+
+
+def test_a_lean_is_told_from_an_agreement_that_is_merely_open():
+    agreement = Interval(value=0.95, low=0.85, high=0.99)
+    lean = Direction(label="a", to_negative=14, to_positive=1, missed=14, found=1, p_value=0.001)
+    counts = FlipCounts(name="all", cases=60, agreement=agreement, lost=14, gained=1, changed=0)
+    verdict = _verdict(counts, [lean], 0.95)
+    assert verdict.status == "fail"
+    assert verdict.reason_statuses == ("inconclusive", None, "fail")
+    assert [reason.partition(" of ")[0] for reason in verdict.deciding] == [
+        "Flips lean to new misses"
+    ]
 
 
 def test_a_class_that_falls_is_caught():

@@ -100,7 +100,7 @@ def test_hostile_names_stay_text(make_study: Make, hostile: str) -> None:
 
 
 def test_the_verdict_stands_on_top_by_word_and_shape(make_study: Make) -> None:
-    for status, word in (("pass", "PASS"), ("fail", "FAIL"), ("inconclusive", "NOT PROVEN")):
+    for status, word in (("pass", "PASS"), ("fail", "FAIL"), ("inconclusive", "INCONCLUSIVE")):
         study = make_study(status=status)
         html = render(study)
         assert verdict_sentence(View(study)) in Page(html).text
@@ -215,7 +215,7 @@ def test_the_trail_holds_what_is_needed_to_do_it_again(make_study: Make) -> None
     wanted = [record.digest for record in study.candidates]
     wanted += [study.split.digest, env.cpu, env.python, env.platform, *env.cpu_flags]
     wanted += [f"{name} {version}" for name, version in env.packages.items()]
-    wanted += ["train.epochs 50", "list of 60 entries, in the record", "modality: brain-mri"]
+    wanted += ["train.epochs: 50", "list of 60 entries, in the record", "modality: brain-mri"]
     wanted += ["train \u2192 distill \u2192 prune \u2192 export", "bfloat16-channels-last"]
     for one in wanted:
         assert one in text

@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 
 from clinipress.records import Result
 from clinipress.report.build import render
+from clinipress.report.dossier_text import dossier_markdown
 from clinipress.report.markdown import markdown
 from clinipress.report.plain import blocks, escape, inline, parse, table
 from clinipress.report.shown import TITLES
@@ -198,3 +199,15 @@ def test_a_cell_never_breaks_its_row() -> None:
 
 def test_the_same_record_gives_the_same_text(make_study: Make) -> None:
     assert markdown(make_study()) == markdown(make_study())
+
+
+def test_a_name_that_ends_in_a_number_does_not_run_into_its_value(make_study) -> None:
+    study = make_study()
+    audit = study.audit.model_copy(update={"groups": {"age": {"30 to 39": 291, "40 to 49": 1255}}})
+    text = markdown(study.model_copy(update={"audit": audit, "seconds": {"train_2": 5.0}}))
+    assert "age: 30 to 39 (291), 40 to 49 (1,255)" in text
+    assert "QLinearConv (47)" in text
+    assert "train 2 (5.0" in text
+    assert "**train.epochs**: 50" in text
+    answers = dossier_markdown(study.model_copy(update={"audit": audit}))
+    assert "30 to 39 (291), 40 to 49 (1,255)" in answers

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from clinipress.findings import SECTIONS
-from clinipress.records import Result
+from clinipress.records import Result, Verdict
 from clinipress.report.matrix import matrix_section
 from clinipress.report.shown import TITLES
 from clinipress.report.view import View
@@ -47,11 +47,39 @@ def test_a_planted_loss_shows_in_its_own_column_alone(make_study: Make, planted:
     assert f"FAIL for {TITLES[planted].lower()}" in text
 
 
+def test_what_failed_is_said_with_what_made_it_fail(make_study: Make) -> None:
+    study = with_findings(make_study(), planted="disagreement")
+    verdict = Verdict(
+        status="fail",
+        reasons=("Too few cases to tell.", "A count.", "Flips lean to misses.", "More yet."),
+        reason_statuses=("inconclusive", None, "fail", "fail"),
+    )
+
+    def said(found: Verdict) -> str:
+        records = []
+        for one in study.candidates:
+            findings = {}
+            for split, sections in one.findings.items():
+                held = sections.disagreement
+                if held is not None and held.verdict.status == "fail":
+                    held = held.model_copy(update={"verdict": found})
+                findings[split] = sections.model_copy(update={"disagreement": held})
+            records.append(one.model_copy(update={"findings": findings}))
+        changed = study.model_copy(update={"candidates": tuple(records)})
+        text = Page(matrix_section(View(changed))).text
+        return text.partition("What failed")[2].partition("images):")[2].strip()
+
+    assert said(verdict).startswith("Flips lean to misses. More yet.")
+    # of a record that was written before each reason had its status, all are shown
+    old = Verdict.model_validate({"status": "fail", "reasons": ["It fell.", "A count."]})
+    assert said(old).startswith("It fell. A count.")
+
+
 def test_external_sets_are_rows_under_their_candidate(make_study: Make) -> None:
     study = with_findings(make_study(), external="external: hospital B")
     html = matrix_section(View(study))
     assert html.count('class="again"') == 1
-    assert rows(study)["again"] == ["PASS", "PASS", "NOT PROVEN", "PASS", "PASS", "PASS"]
+    assert rows(study)["again"] == ["PASS", "PASS", "INCONCLUSIVE", "PASS", "PASS", "PASS"]
 
 
 def test_candidates_without_sections_are_named(make_study: Make) -> None:

@@ -83,7 +83,7 @@ def test_a_gain_is_not_called_a_fall(make_study: Make, value: float, said: str) 
 
 
 @pytest.mark.parametrize(
-    ("status", "word"), [("pass", "PASS"), ("fail", "FAIL"), ("inconclusive", "NOT PROVEN")]
+    ("status", "word"), [("pass", "PASS"), ("fail", "FAIL"), ("inconclusive", "INCONCLUSIVE")]
 )
 def test_each_verdict_has_its_word(make_study: Make, status: str, word: str) -> None:
     view = View(make_study(status=status))
@@ -221,7 +221,7 @@ def test_the_front_is_named(make_study: Make) -> None:
 
 def test_verdicts_are_counted(make_study: Make) -> None:
     said = words.gate_sentence(View(make_study()))
-    assert said.endswith("\u201cmedium\u201d: 3 PASS, 1 FAIL and 1 NOT PROVEN.")
+    assert said.endswith("\u201cmedium\u201d: 3 PASS, 1 FAIL and 1 INCONCLUSIVE.")
 
 
 def test_words_in_a_row() -> None:

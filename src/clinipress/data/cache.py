@@ -28,13 +28,18 @@ from clinipress.data.sources import ImageItem, decode_item
 from clinipress.errors import DataError, InputError, StorageError
 from clinipress.progress import SILENT, Progress
 from clinipress.records import InputSpec
-from clinipress.store import digest_of, read_json, storage, write_atomically
+from clinipress.store import digest_of, read_json, storage, versions, write_atomically
 
-__all__ = ["Cache", "build_cache"]
+__all__ = ["DECODERS", "Cache", "build_cache"]
 
 IMAGES, SIDECAR, PART, MARKS = "images.u8", "cache.json", "images.u8.part", "marks.json"
 TASK = "decoding images"
 FORMAT = "clinipress cache 1"
+# Distributions whose versions decide what a decoded pixel is.
+DECODERS = (
+    *("nibabel", "numpy", "pillow", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg"),
+    "pylibjpeg-openjpeg",
+)
 PAGE = 4096
 # the kernel maps 16 pages around each fault, wanted or not
 FAULT_AROUND = 65536
@@ -171,6 +176,7 @@ def _facts(items: Sequence[ImageItem], classes: tuple[str, ...], spec: InputSpec
     stats = {path: path.stat() for path in {item.path for item in items}}
     return {
         "format": FORMAT,
+        "versions": versions(DECODERS),
         "keys": [item.key for item in items],
         "labels": [number[item.label] for item in items],
         "classes": list(classes),

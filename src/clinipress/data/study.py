@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.data.audit import audit
-from clinipress.data.cache import Cache, build_cache
+from clinipress.data.audit import Fingerprints, audit
+from clinipress.data.cache import DECODERS, Cache, build_cache
 from clinipress.data.items import drawn
 from clinipress.data.sources import Dataset, ImageItem, read_dataset
 from clinipress.data.splits import Split, make_split, units
@@ -146,26 +147,36 @@ def open_study_data(
     inputs = {"items": listing(dataset), "split": recipe.split.model_dump(), "seed": seed}
     inputs |= {"of": whole} if len(dataset.items) < whole else {}
 
-    def make(folder: Path) -> None:
-        record, fingerprints = audit(dataset, seed=seed, progress=progress, threads=threads)
+    @functools.cache
+    def examined() -> tuple[Audit, Fingerprints]:
+        return audit(dataset, seed=seed, progress=progress, threads=threads)
+
+    def divide(folder: Path) -> None:
+        _, fingerprints = examined()
         split = make_split(dataset, fingerprints, recipe.split, seed)
         by = units(dataset, fingerprints, split.by)
         split.save(folder / "split.json")
         unit_of = {item.key: int(u) for item, u in zip(dataset.items, by, strict=True)}
         write_atomically(folder / "units.json", json.dumps(unit_of))
+        summary = split.summary(dataset, by)
+        write_atomically(folder / "split-summary.json", summary.model_dump_json(indent=1))
+
+    def describe(folder: Path) -> None:
+        record, _ = examined()
         if len(dataset.items) < whole:
             trial = f"A trial: {len(dataset.items):,} of {whole:,} images, drawn by class"
             record = record.model_copy(update={"warnings": (trial, *record.warnings)})
         write_atomically(folder / "audit.json", record.model_dump_json(indent=1))
-        summary = split.summary(dataset, by)
-        write_atomically(folder / "split-summary.json", summary.model_dump_json(indent=1))
 
-    done = store.once("data", inputs, make)
+    # the split stays over upgrades: another one would put images that were trained on, or looked
+    # at, into the test split
+    done = store.once("data", inputs, divide, packages=None)
+    described = store.once("audit", inputs, describe, packages=DECODERS)
     split = Split.load(done / "split.json")
     split.save(store.folder / "split.json")
     return StudyData(
         dataset=dataset,
-        audit=Audit.model_validate(read_json(done / "audit.json")),
+        audit=Audit.model_validate(read_json(described / "audit.json")),
         split=split,
         summary=SplitSummary.model_validate(read_json(done / "split-summary.json")),
         modality=recipe.modality,

@@ -54,6 +54,7 @@ from clinipress.errors import (
 from clinipress.records import Card, InputSpec
 from clinipress.runtimes.engines import open_file, package_of
 from clinipress.runtimes.files import FILES, FileCandidate
+from clinipress.text import sentence
 
 __all__ = ["Bundle", "clearest", "load_bundle", "open_bundle", "write_bundle"]
 
@@ -334,8 +335,8 @@ def _readme(card: Card) -> str:
     """A few lines for whoever finds the folder."""
     lines = [
         f"{card.name}: an image classifier made by clinipress {__version__}.",
-        f"Classes: {', '.join(card.classes)}.",
-        f"Intended use: {card.intended_use or 'not stated'}.",
+        sentence(f"Classes: {', '.join(card.classes)}"),
+        sentence(f"Intended use: {card.intended_use.strip() or 'not stated'}"),
     ]
     if card.synthetic:
         lines.append("Trained on drawn images: for demonstration only, never for patients.")

@@ -272,16 +272,19 @@ def _verdict(
         Rule(metric="ece[bins of equal mass]", margin=margin, primary=False),
     ]
     verdict = judge_family(rules, plain, joint)
-    reasons = list(verdict.reasons) or ["Calibration was not measured: that is never a pass."]
+    if not verdict.reasons:
+        missing = "Calibration was not measured: that is never a pass."
+        verdict = verdict.model_copy(update={"reasons": (missing,)})
+    notes: list[str] = []
     if "ece" in raw and "ece" in calibrated:
-        reasons.append(
+        notes.append(
             f"Probabilities are off by {points(calibrated['ece'])} on average with the "
             f"temperature, {points(raw['ece'])} without."
         )
     if "slope" in calibrated:
         slope = calibrated["slope"]
-        reasons.append(
+        notes.append(
             f"The calibration slope is {slope.value:.2f} ({slope.low:.2f} to {slope.high:.2f}); "
             "1 is right, below 1 the answers are too sure."
         )
-    return verdict.model_copy(update={"reasons": tuple(reasons)})
+    return verdict.with_notes(*notes)

@@ -287,13 +287,15 @@ def _verdict(counts: FlipCounts, tested: Sequence[Direction], least: float) -> V
     elif agreement.low >= least:
         status, end = "pass", "shown to be as much"
     flipped = counts.lost + counts.gained + counts.changed
-    reasons = (
+    agreed = (
         f"Of {counted(counts.cases, 'image')} {points(agreement)} keep their answer, at least "
-        f"{100 * least:g} % are asked for: {end}.",
-        f"{counted(flipped, 'answer')} changed: {counts.lost} from right to wrong, "
-        f"{counts.gained} from wrong to right, {counts.changed} from one wrong answer to another.",
+        f"{100 * least:g} % are asked for: {end}."
     )
-    agrees = Verdict(status=status, reasons=reasons)
+    changes = (
+        f"{counted(flipped, 'answer')} changed: {counts.lost} from right to wrong, "
+        f"{counts.gained} from wrong to right, {counts.changed} from one wrong answer to another."
+    )
+    agrees = Verdict(status=status, reasons=(agreed,)).with_notes(changes)
     return combine([(agrees, True), (_leaning(tested), True)])
 
 

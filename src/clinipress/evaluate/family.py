@@ -147,9 +147,16 @@ def combine(verdicts: Sequence[tuple[Verdict, bool]]) -> Verdict:
         status = "inconclusive"
     cases = [verdict.cases_needed for verdict in needed if verdict.status == "inconclusive"]
     known = [number for number in cases if number is not None]
+    reasons = [
+        # what need not pass decides only where it fails
+        (reason, shown if primary or shown != "inconclusive" else None)
+        for verdict, primary in verdicts
+        for reason, shown in verdict.by_reason
+    ]
     return Verdict(
         status=status,
-        reasons=tuple(reason for verdict, _ in verdicts for reason in verdict.reasons),
+        reasons=tuple(reason for reason, _ in reasons),
+        reason_statuses=tuple(shown for _, shown in reasons),
         cases_needed=max(known)
         if status == "inconclusive" and known and len(known) == len(cases)
         else None,

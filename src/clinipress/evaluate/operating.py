@@ -356,8 +356,7 @@ def _verdict(lines: Sequence[_Line], margin: float) -> Verdict:
     rules = [Rule(metric=f"{what}[*]", margin=limit) for what in _OTHER.values()]
     verdict = judge_family(rules, _judged(own, 0.95), _judged(own, joint_confidence(len(own))))
     kept = [line for line in lines if line.row.kept]
-    notes = [_missed(own), *_kept_note(kept, rules)]
-    return verdict.model_copy(update={"reasons": (*verdict.reasons, *notes)})
+    return verdict.with_notes(_missed(own), *_kept_note(kept, rules))
 
 
 # what a threshold fixes -> what it may cost

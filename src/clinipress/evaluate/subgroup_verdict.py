@@ -64,8 +64,7 @@ def judge_groups(
     if not small:
         return verdict
     names = ", ".join(f"{name} ({cases})" for name, cases in small.items())
-    reason = f"Too few images to judge: {names}."
-    return verdict.model_copy(update={"reasons": (*verdict.reasons, reason)})
+    return verdict.with_notes(f"Too few images to judge: {names}.")
 
 
 def _judge_gaps(gaps: Sequence[Gap], limit: float, confidence: float) -> Verdict:

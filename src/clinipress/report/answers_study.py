@@ -17,6 +17,7 @@ from clinipress.report.limits import OWN_SPLITS
 from clinipress.report.phrases import capital, joined, rule_phrase, split_name
 from clinipress.report.view import View
 from clinipress.report.words import audit_sentence, gate_sentence, split_sentence
+from clinipress.text import sentence, tally
 
 __all__ = [
     "STUDY_TOPICS",
@@ -103,7 +104,7 @@ def _technology(view: View) -> str | None:
 
 def _purpose(view: View) -> str | None:
     text = asked(view, "intended_use")
-    return f"As the study file says: \u201c{text}\u201d" if text else None
+    return f"As the study file says: \u201c{sentence(text)}\u201d" if text else None
 
 
 def _hypothesis(view: View) -> str | None:
@@ -181,7 +182,7 @@ def _size(view: View) -> str | None:
 
 def _counts(view: View) -> str | None:
     told = [
-        f"{split_name(split)}: " + ", ".join(f"{name} {number:,}" for name, number in found.items())
+        f"{split_name(split)}: {tally(found.items())}"
         for split, found in view.result.split.counts.items()
     ]
     return capital("; ".join(told)) + "." if told else None
@@ -193,10 +194,7 @@ def _numbers(view: View) -> str | None:
 
 def _groups(view: View) -> str | None:
     groups = view.result.audit.groups
-    told = [
-        f"{column}: " + ", ".join(f"{value} {count:,}" for value, count in values.items())
-        for column, values in groups.items()
-    ]
+    told = [f"{column}: {tally(values.items())}" for column, values in groups.items()]
     return "; ".join(told) + "." if told else None
 
 

@@ -26,6 +26,7 @@ from clinipress.report.words import (
     meaning_sentence,
     verdict_sentence,
 )
+from clinipress.text import sentence
 
 __all__ = ["dossier_markdown"]
 
@@ -84,7 +85,7 @@ def _head(data: Dossier, view: View) -> list[str]:
 
 
 def _or_yours(text: str | None) -> str:
-    return escape(text) if text else f"*{YOURS}*"
+    return escape(sentence(text)) if text else f"*{YOURS}*"
 
 
 # ------------------------------------------------------------------- 1 description of modifications
@@ -143,7 +144,7 @@ def _protocol(data: Dossier, view: View) -> list[str]:
         ),
         "Falls are reference minus candidate on the same images. The main rule passes when the "
         "whole interval lies inside the limit, fails when the whole interval lies outside, and is "
-        "not proven in between; a guard stops a candidate only where the whole interval lies "
+        "inconclusive in between; a guard stops a candidate only where the whole interval lies "
         "outside. Every candidate is judged against the root reference, not against the step "
         "before it.",
         f"Sections of the evidence that stop a candidate where they show a loss: {escape(guards)}.",

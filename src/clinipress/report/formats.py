@@ -11,7 +11,8 @@ import math
 from datetime import datetime
 
 from clinipress.gate import counted, metric_facts
-from clinipress.records import Interval, Status
+from clinipress.records import Interval
+from clinipress.text import STATUS_WORDS
 
 __all__ = [
     "DASH",
@@ -47,7 +48,6 @@ __all__ = [
 MINUS, DASH, TIMES = "\u2212", "\u2013", "\u00d7"
 GAP = "\u202f"  # narrow space that does not break, between a number and its unit
 NOT_MEASURED = "not measured"
-STATUS_WORDS: dict[Status, str] = {"pass": "PASS", "fail": "FAIL", "inconclusive": "NOT PROVEN"}
 
 MONTHS = (
     *("January", "February", "March", "April", "May", "June"),

@@ -96,7 +96,7 @@ def _failed(lines: Sequence[Line]) -> Iterator[Child]:
         for key in SECTIONS:
             verdict = section_verdict(findings, key)
             if verdict is not None and verdict.status == "fail":
-                told = verdict.reasons[0] if verdict.reasons else "no reason is recorded"
+                told = " ".join(verdict.deciding) or "no reason is recorded"
                 name = tag("strong", f"{number} {record.name}, {TITLES[key].lower()}")
                 yield [name, f" ({split_name(split)} images): {told}"]
 

@@ -38,6 +38,7 @@ from clinipress.report.plain import bullet_list, escape, table
 from clinipress.report.plan import YOURS
 from clinipress.report.view import View
 from clinipress.report.words import caution_sentence, meaning_sentence, verdict_sentence
+from clinipress.text import sentence
 
 __all__ = ["model_card"]
 
@@ -119,7 +120,7 @@ def _uses(view: View) -> list[str]:
     purpose = asked(view, "intended_use")
     return [
         "## Intended use",
-        escape(purpose) if purpose else f"*{YOURS}*",
+        escape(sentence(purpose)) if purpose else f"*{YOURS}*",
         f"Users, patients, place in the care pathway: *{YOURS}*",
         "## Out of scope",
         bullet_list(OUT_OF_SCOPE),

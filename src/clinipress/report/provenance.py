@@ -36,6 +36,7 @@ from clinipress.report.parts import (
 from clinipress.report.phrases import SPLIT_NAMES, capital, feature_name, target_name
 from clinipress.report.view import View
 from clinipress.report.words import audit_sentence, limits_sentence, split_sentence, trail_sentence
+from clinipress.text import tally
 
 __all__ = ["data_section", "limits_section", "trail_section"]
 
@@ -160,11 +161,7 @@ def _crossing(counts: Mapping[str, int], names: Mapping[str, Sequence[str]]) -> 
 
 
 def _groups(groups: Mapping[str, Mapping[str, int]]) -> list[Child]:
-    return [
-        f"{column}: "
-        + ", ".join(f"{value} {count:,}" for value, count in list(values.items())[:MANY])
-        for column, values in groups.items()
-    ]
+    return [f"{column}: {tally(list(values.items())[:MANY])}" for column, values in groups.items()]
 
 
 def _shortcuts(view: View) -> Markup:
@@ -240,9 +237,7 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
 def _machine(view: View) -> Markup:
     env, result = view.result.environment, view.result
     packages = ", ".join(f"{name} {version}" for name, version in sorted(env.packages.items()))
-    spent = [
-        f"{stage.replace('_', ' ')} {duration(took)}" for stage, took in result.seconds.items()
-    ]
+    spent = [(stage.replace("_", " "), duration(took)) for stage, took in result.seconds.items()]
     return facts(
         [
             ("clinipress", env.clinipress),
@@ -252,7 +247,7 @@ def _machine(view: View) -> Markup:
             ("Processor flags", ", ".join(env.cpu_flags) or NOT_MEASURED),
             ("Memory", megabytes(env.memory_bytes)),
             ("Packages", packages or NOT_MEASURED),
-            ("Durations", ", ".join(spent) or NOT_MEASURED),
+            ("Durations", tally(spent) or NOT_MEASURED),
             ("Bundle", result.bundle or "none written"),
             ("Record", f"schema version {result.schema_version}"),
         ]
@@ -285,7 +280,7 @@ def _step(step: Applied) -> list[Child]:
     blocks: list[Child] = [tag("strong", step.step)]
     for title, values in (("parameters", step.params), ("what came of it", step.facts)):
         if values:
-            pairs = [[tag("b", name), f" {text}"] for name, text in flatten(values)]
+            pairs = [[tag("b", name), f": {text}"] for name, text in flatten(values)]
             blocks += [tag("span", title, class_="small"), bullets(pairs, "params")]
     return blocks
 
@@ -305,9 +300,7 @@ def _file_facts(record: CandidateRecord) -> Markup:
             f"{counted(parity.images, 'image')}; largest difference of a logit "
             f"{significant(parity.max_logit_difference)}"
         )
-    operators = ", ".join(
-        f"{name} {number:,}" for name, number in record.low_precision_operators.items()
-    )
+    operators = tally(record.low_precision_operators.items())
     return facts(
         [
             ("File", [record.path, f" ({record.file_bytes:,} bytes)"]),

@@ -17,7 +17,9 @@ from clinipress.records import Card
 from clinipress.runtimes.files import FILES, FileCandidate
 
 __all__ = [
+    "TRAINING_PACKAGES",
     "check_toolchains",
+    "engine_packages",
     "extra_of",
     "format_of",
     "import_engine",
@@ -26,6 +28,7 @@ __all__ = [
     "package_of",
     "place_of",
     "timed_here",
+    "toolchain_packages",
 ]
 
 # Format -> (our module, its class, the extra that installs the engine). A TensorRT export is an
@@ -60,6 +63,11 @@ TOOLCHAINS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "executorch": ("executorch", "torchao"),
         "tflite-micro": ("ai_edge_litert", "ai_edge_quantizer", "litert_torch", "tflite_micro"),
     }
+)
+# What trains and cuts networks and writes the float32 file every other one is made from.
+TRAINING_PACKAGES = (
+    *("numpy", "onnx", "onnxconverter-common", "onnxruntime", "onnxscript"),
+    *("timm", "torch", "torch-pruning", "torchvision"),
 )
 # Formats whose engine on this machine is the one on the device. A microcontroller's kernels run
 # elsewhere: their time is "not measured", whatever an emulation takes here.
@@ -158,6 +166,25 @@ def check_toolchains(kinds: Iterable[str]) -> None:
 
 def _missing(kind: str) -> list[str]:
     return [name for name in TOOLCHAINS[kind] if importlib.util.find_spec(name) is None]
+
+
+def engine_packages(kinds: Iterable[str]) -> tuple[str, ...]:
+    """Distributions whose versions the answers of files of these formats depend on.
+
+    Example:
+        >>> engine_packages(["onnx", "openvino", "pytorch"])
+        ('numpy', 'onnxruntime', 'openvino', 'timm', 'torch')
+    """
+    found = {"numpy"}
+    for kind in kinds:
+        known = PACKAGES.get(kind)
+        found |= {known.partition(".")[0]} if known else {"torch", "timm"}
+    return tuple(sorted(found))
+
+
+def toolchain_packages(kind: str) -> tuple[str, ...]:
+    """Distributions whose versions a file of this format depends on."""
+    return tuple(sorted({*TRAINING_PACKAGES, *TOOLCHAINS[kind], *engine_packages([kind])}))
 
 
 def import_engine(kind: str) -> None:

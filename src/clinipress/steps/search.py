@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.candidate import Candidate, Context, predict_rows
-from clinipress.data.logistic import log_softmax
 from clinipress.data.study import Rows
 from clinipress.errors import ModelError
+from clinipress.evaluate.metrics import log_softmax
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.ofa import Architecture, Space
 from clinipress.models.ofa.architecture import architecture_of

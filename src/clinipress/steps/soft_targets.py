@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.candidate import Candidate, Context
+from clinipress.data.cache import DECODERS
 from clinipress.errors import ModelError
 from clinipress.loading import load_candidate
 from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.records import InputSpec
+from clinipress.runtimes.engines import TRAINING_PACKAGES
 from clinipress.step_recipes import DistillStep, PruneStep, QatStep, TrainOptions
 from clinipress.steps.fitting import hard_loss
-from clinipress.store import digest_of
+from clinipress.store import digest_of, versions
 from clinipress.train.distillation import DistillationLoss
 from clinipress.train.features import (
     FeatureLoss,
@@ -207,6 +209,7 @@ def _table_path(what: dict[str, Any], params: dict[str, Any], context: Context) 
     key = digest_of(
         what
         | {
+            "versions": versions((*TRAINING_PACKAGES, *DECODERS)),
             "data": context.data.digest,
             "seed": params["seed"],
             "strength": params["options"]["augmentation"],

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
-from clinipress import __version__
+from clinipress.data.cache import DECODERS
 from clinipress.data.sources import read_dataset
 from clinipress.data.study import listing, open_study_data
 from clinipress.errors import ClinipressError, InputError, ModelError
@@ -28,9 +28,9 @@ from clinipress.progress import SILENT, Progress
 from clinipress.recipe import ReferenceRecipe, Study
 from clinipress.records import Card, Interval, Result
 from clinipress.runner import Runner
-from clinipress.runtimes.engines import open_file
+from clinipress.runtimes.engines import TRAINING_PACKAGES, open_file
 from clinipress.starter import propose
-from clinipress.store import Store, digest_of, read_json, read_result, write_atomically
+from clinipress.store import Store, digest_of, read_json, read_result, versions, write_atomically
 from clinipress.tables.build import build
 from clinipress.tables.cluster import run_jobs
 from clinipress.tables.columns import Outcome
@@ -158,7 +158,7 @@ def _one(
     stamp = {
         "recipe": study.model_dump(mode="json"),
         "images": images,
-        "clinipress": __version__,
+        "versions": versions((*TRAINING_PACKAGES, *DECODERS)),
     }
     if _finished(folder, stamp):
         result = read_result(folder)

@@ -19,10 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from clinipress.candidate import Candidate
+from clinipress.data.cache import DECODERS
 from clinipress.errors import DataError
 from clinipress.models.classifier import TorchCandidate
 from clinipress.progress import SILENT, Progress
-from clinipress.store import storage, write_atomically
+from clinipress.runtimes.engines import TRAINING_PACKAGES
+from clinipress.store import storage, versions, write_atomically
 from clinipress.train import distributed
 from clinipress.train.augment import augment, draw
 from clinipress.train.features import FeatureMethod, read_of_teacher
@@ -189,6 +191,7 @@ class _Job:
         self.path, self.marks = path, path.with_name(path.name + ".json")
         self.shape = (views.count, len(views.rows), width)
         self.facts = {**facts, **views.facts(), "shape": list(self.shape), "type": kind}
+        self.facts["versions"] = versions((*TRAINING_PACKAGES, *DECODERS))
 
     def run(self) -> None:
         per_view = -(-self.shape[1] // BATCH)
