@@ -24,6 +24,7 @@ from clinipress.data.sources import Dataset
 from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
 from clinipress.records import Audit, DuplicatePair, Interval, Shortcut
+from clinipress.text import DASH
 
 __all__ = ["Fingerprints", "audit"]
 
@@ -328,10 +329,10 @@ def _shortcut_warnings(found: Audit) -> Iterator[str]:
             seen.add(one.feature)
             yield (
                 f"{one.feature} alone tells '{one.target}' from the rest with AUROC "
-                f"{one.auroc.value:.2f} ({one.auroc.low:.2f} to {one.auroc.high:.2f}): "
+                f"{one.auroc.value:.2f} ({one.auroc.low:.2f}{DASH}{one.auroc.high:.2f}): "
                 "a model may learn that instead of the disease"
             )
 
 
 def _percent(share: Interval) -> str:
-    return f"{100 * share.value:.1f} % ({100 * share.low:.1f} to {100 * share.high:.1f})"
+    return f"{100 * share.value:.1f} % ({100 * share.low:.1f}{DASH}{100 * share.high:.1f})"

@@ -28,6 +28,7 @@ from clinipress.evaluate.saliency.similarity import (
 )
 from clinipress.findings import Saliency, SaliencyPanel
 from clinipress.records import Interval, Status, Verdict
+from clinipress.text import fixed
 
 __all__ = ["INDEPENDENT", "RANDOMIZED", "REFERENCE", "SalientImages", "saliency_section"]
 
@@ -206,7 +207,7 @@ _NO_BASELINE = (
 
 
 def _words(one: Interval) -> str:
-    return f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})"
+    return f"{fixed(one.value, 2)} ({fixed(one.low, 2)} to {fixed(one.high, 2)})"
 
 
 def _panels(
