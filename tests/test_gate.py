@@ -209,7 +209,7 @@ def test_a_rise_of_log_loss_is_a_loss() -> None:
     [
         (
             (0.006, -0.009, 0.021),
-            "Accuracy fell by 0.6 points (95 % interval -0.9 to 2.1), the limit is 2.0: "
+            "Accuracy fell by 0.6 points (95 % interval \u22120.9 to 2.1), the limit is 2.0: "
             "too few cases to tell; about 1,500 would decide.",
         ),
         (
@@ -224,7 +224,7 @@ def test_a_rise_of_log_loss_is_a_loss() -> None:
         ),
         (
             (-0.004, -0.01, 0.002),
-            "Accuracy rose by 0.4 points (95 % interval of the fall -1.0 to 0.2), "
+            "Accuracy rose by 0.4 points (95 % interval of the fall \u22121.0 to 0.2), "
             "the limit is 2.0: shown to be below it.",
         ),
         (

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from clinipress import text
+from clinipress import gate, text
+from clinipress.evaluate.family import points, span
+from clinipress.records import Interval
+from clinipress.report.formats import GAP, figure_interval, points_interval
 
 SOURCE = Path(text.__file__).parent
 
@@ -32,3 +35,24 @@ def test_a_verdict_has_one_word_and_one_module_that_spells_it():
 )
 def test_a_users_own_full_stop_is_not_doubled(said, shown):
     assert text.sentence(said) == shown
+
+
+def test_one_minus_sign_and_one_dash():
+    assert text.fixed(-0.74, 1) == "\u22120.7"
+    assert text.fixed(-0.04, 1) == "0.0"
+    assert text.fixed(1234.5, 1) == "1,234.5"
+    assert [text.signed(x, 1) for x in (0.3, -0.3, -0.04, 0.0)] == [
+        "+0.3",
+        "\u22120.3",
+        "0.0",
+        "0.0",
+    ]
+    drop = Interval(value=0.038, low=-0.074, high=0.15)
+    reason = gate.judge(gate.rules_for("medium")[:1], {"accuracy": drop}).reasons[0]
+    assert "interval \u22127.4 to 15.0" in reason
+    assert points_interval(drop) == "3.8 (\u22127.4 to 15.0)"  # as the page's tables have it
+    assert span(drop) == "3.8 points (95 % interval \u22127.4 to 15.0)"
+    share = Interval(value=0.852, low=0.819, high=0.884)
+    assert points(share).replace(" ", "") == figure_interval("accuracy", share).replace(
+        GAP, ""
+    ).replace(" ", "")

@@ -71,7 +71,7 @@ def _activation_bytes(precision: str) -> int:
     return ACTIVATION_BYTES.get(precision, 4)
 
 
-def _usable(study: Study, target: Target) -> list[str]:
+def _usable(study: Study, target: Target) -> Sequence[str]:
     """Precisions that the study exports and the device runs.
 
     Raises:

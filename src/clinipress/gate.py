@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 from clinipress.records import Interval, RiskLevel, Rule, Status, Verdict
+from clinipress.text import fixed
 
 __all__ = [
     "MARGINS",
@@ -326,7 +327,7 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 
 
 def _figures(name: str, label: str, loss: Interval, margin: float) -> str:
-    """'Accuracy fell by 0.6 points (95 % interval -0.9 to 2.1), the limit is 2.0'."""
+    """'Accuracy fell by 0.6 points (95 % interval −0.9 to 2.1), the limit is 2.0'."""
     facts = metric_facts(name)
     value, low, high, limit = (
         facts.scale * figure for figure in (loss.value, loss.low, loss.high, margin)
@@ -334,15 +335,15 @@ def _figures(name: str, label: str, loss: Interval, margin: float) -> str:
     digits = _digits((value, low, high), limit, least=1 if facts.unit else 3)
     worse, better = ("fell", "rose") if facts.higher_is_better else ("rose", "fell")
     unit = f" {facts.unit}" if facts.unit else ""
-    moved = f"{worse} by {value:.{digits}f}{unit}"
+    moved = f"{worse} by {fixed(value, digits)}{unit}"
     span = f"{loss.confidence * 100:g} % interval"
     if value == 0:
         moved = "did not change"
     elif value < 0:
-        moved = f"{better} by {-value:.{digits}f}{unit}"
+        moved = f"{better} by {fixed(-value, digits)}{unit}"
         span += " of the fall" if facts.higher_is_better else " of the rise"
-    ends = f"{_signed_zero(low, digits)} to {_signed_zero(high, digits)}"
-    return f"{label} {moved} ({span} {ends}), the limit is {limit:.{digits}f}"
+    ends = f"{fixed(low, digits)} to {fixed(high, digits)}"
+    return f"{label} {moved} ({span} {ends}), the limit is {fixed(limit, digits)}"
 
 
 def _digits(figures: Sequence[float], limit: float, least: int) -> int:
@@ -355,8 +356,3 @@ def _digits(figures: Sequence[float], limit: float, least: int) -> int:
         if all((round(x, digits) < shown) == (x < limit) for x in figures):
             return digits
     return least + 4
-
-
-def _signed_zero(value: float, digits: int) -> str:
-    text = f"{value:.{digits}f}"
-    return text.removeprefix("-") if float(text) == 0 else text

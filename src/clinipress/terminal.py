@@ -23,7 +23,7 @@ from rich.table import Table
 from clinipress.findings import SECTIONS
 from clinipress.progress import SILENT
 from clinipress.progress import Progress as Listener
-from clinipress.text import STATUS_WORDS
+from clinipress.text import DASH, STATUS_WORDS, fixed, signed
 
 if TYPE_CHECKING:
     from clinipress.models.catalogue import NamedModel
@@ -153,13 +153,15 @@ def _console() -> Console:
 def _percent(interval: Interval | None) -> str:
     if interval is None:
         return "not measured"
-    return f"{100 * interval.value:.1f} % ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+    value, low, high = (fixed(100 * x, 1) for x in (interval.value, interval.low, interval.high))
+    return f"{value} % ({low}{DASH}{high})"
 
 
 def _points(interval: Interval | None) -> str:
     if interval is None:
         return "not measured"
-    return f"{100 * interval.value:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
+    value, low, high = (signed(100 * x, 1) for x in (interval.value, interval.low, interval.high))
+    return f"{value} ({low} to {high})"
 
 
 def show_result(result: Result, out: Path) -> None:
@@ -270,7 +272,9 @@ def show_evidence(facts: Mapping[str, Any]) -> None:
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, figure in facts["evidence"].items():
         table.add_row(
-            name, f"{figure['value']:.4f}", f"{figure['low']:.4f} to {figure['high']:.4f}"
+            name,
+            fixed(figure["value"], 4),
+            f"{fixed(figure['low'], 4)} to {fixed(figure['high'], 4)}",
         )
     console.print(table)
 
@@ -284,9 +288,12 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, drop in comparison["drop"].items():
         both = [comparison["candidates"][i]["evidence"]["data"].get(name) for i in (0, 1)]
-        shown = [f"{v['value']:.4f}" if v else "not measured" for v in both]
+        shown = [fixed(v["value"], 4) if v else "not measured" for v in both]
         table.add_row(
-            name, *shown, f"{drop['value']:+.4f}", f"{drop['low']:+.4f} to {drop['high']:+.4f}"
+            name,
+            *shown,
+            signed(drop["value"], 4),
+            f"{signed(drop['low'], 4)} to {signed(drop['high'], 4)}",
         )
     console.print(table)
     console.print(_sections(comparison["findings"]), highlight=False, soft_wrap=True)

@@ -9,13 +9,31 @@ from collections.abc import Iterable, Mapping
 
 from clinipress.base_records import Status
 
-__all__ = ["STATUS_WORDS", "sentence", "tally"]
+__all__ = ["DASH", "MINUS", "STATUS_WORDS", "fixed", "sentence", "signed", "tally"]
 
+MINUS, DASH = "\u2212", "\u2013"
 STATUS_WORDS: Mapping[Status, str] = {
     "pass": "PASS",
     "fail": "FAIL",
     "inconclusive": "INCONCLUSIVE",
 }
+
+
+def fixed(value: float, decimals: int) -> str:
+    """A number with so many decimals, a true minus sign, and no sign on what rounds to zero.
+
+    Example:
+        >>> fixed(-1234.56, 1), fixed(-0.04, 1)
+        ('\u22121,234.6', '0.0')
+    """
+    text = f"{value:,.{decimals}f}"
+    return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", MINUS)
+
+
+def signed(value: float, decimals: int) -> str:
+    """The same with a plus before what is above zero."""
+    text = fixed(value, decimals)
+    return text if text.startswith(MINUS) or not text.strip("0.,") else f"+{text}"
 
 
 def sentence(words: str) -> str:

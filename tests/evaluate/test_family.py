@@ -122,8 +122,8 @@ def test_answers_to_other_images_are_refused(what):
 
 
 def test_figures_read_well():
-    assert points(drop(0.912, 0.87, 0.941)) == "91.2 % (87.0 to 94.1)"
-    assert span(drop(-0.0001, -0.02, 0.0314)) == "0.0 points (95 % interval -2.0 to 3.1)"
+    assert points(drop(0.912, 0.87, 0.941)) == "91.2 % (87.0\u201394.1)"
+    assert span(drop(-0.0001, -0.02, 0.0314)) == "0.0 points (95 % interval \u22122.0 to 3.1)"
 
 
 def test_counts_have_their_noun_and_verb():

@@ -208,6 +208,6 @@ def test_a_name_that_ends_in_a_number_does_not_run_into_its_value(make_study) ->
     assert "age: 30 to 39 (291), 40 to 49 (1,255)" in text
     assert "QLinearConv (47)" in text
     assert "train 2 (5.0" in text
-    assert "**train.epochs**: 50" in text
+    assert "**train.epochs:** 50" in text
     answers = dossier_markdown(study.model_copy(update={"audit": audit}))
     assert "30 to 39 (291), 40 to 49 (1,255)" in answers

@@ -24,6 +24,7 @@ from clinipress.data.sources import Dataset
 from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
 from clinipress.records import Audit, DuplicatePair, Interval, Shortcut
+from clinipress.text import DASH
 
 __all__ = ["Fingerprints", "audit"]
 
@@ -333,10 +334,10 @@ def _shortcut_warnings(record: Audit) -> Iterator[str]:
             area = shortcut.auroc
             yield (
                 f"{shortcut.feature} alone tells '{shortcut.target}' from the rest with AUROC "
-                f"{area.value:.2f} ({area.low:.2f} to {area.high:.2f}): "
+                f"{area.value:.2f} ({area.low:.2f}{DASH}{area.high:.2f}): "
                 "a model may learn that instead of the disease"
             )
 
 
 def _percent(share: Interval) -> str:
-    return f"{100 * share.value:.1f} % ({100 * share.low:.1f} to {100 * share.high:.1f})"
+    return f"{100 * share.value:.1f} % ({100 * share.low:.1f}{DASH}{100 * share.high:.1f})"

@@ -22,6 +22,7 @@ from clinipress.evaluate.reliability import CalibrationStatistics, reliability
 from clinipress.evaluate.scores import Scores
 from clinipress.findings import Calibration
 from clinipress.records import Interval, OperatingPoint, Rule, Verdict
+from clinipress.text import fixed
 
 __all__ = [
     "calibration_section",
@@ -283,8 +284,9 @@ def _verdict(
         )
     if "slope" in calibrated:
         slope = calibrated["slope"]
+        value, low, high = (fixed(x, 2) for x in (slope.value, slope.low, slope.high))
         notes.append(
-            f"The calibration slope is {slope.value:.2f} ({slope.low:.2f} to {slope.high:.2f}); "
+            f"The calibration slope is {value} ({low} to {high}); "
             "1 is right, below 1 the answers are too sure."
         )
     return verdict.with_notes(*notes)

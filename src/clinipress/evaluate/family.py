@@ -23,6 +23,7 @@ from clinipress.evaluate.paired import paired_difference
 from clinipress.evaluate.scores import Scores
 from clinipress.gate import counted
 from clinipress.records import Interval, Rule, Status, Verdict
+from clinipress.text import DASH, fixed
 
 __all__ = [
     "ITSELF",
@@ -172,10 +173,9 @@ def _judge_one(rule: Rule, plain: Mapping[str, Interval], joint: Mapping[str, In
 
 
 def points(interval: Interval) -> str:
-    """'91.2 % (87.0 to 94.1)' of a share."""
-    return f"{interval.value:.1%} ({100 * interval.low:.1f} to {100 * interval.high:.1f})".replace(
-        "%", " %"
-    )
+    """'91.2 % (87.0–94.1)' of a share."""
+    value, low, high = (fixed(100 * x, 1) for x in (interval.value, interval.low, interval.high))
+    return f"{value} % ({low}{DASH}{high})"
 
 
 def are(number: int) -> str:
@@ -184,8 +184,6 @@ def are(number: int) -> str:
 
 
 def span(interval: Interval) -> str:
-    """'3.1 points (95 % interval -1.0 to 7.2)' of a difference of shares."""
-    value, low, high = (
-        round(100 * x, 1) + 0.0 for x in (interval.value, interval.low, interval.high)
-    )
-    return f"{value:.1f} points ({100 * interval.confidence:g} % interval {low:.1f} to {high:.1f})"
+    """'3.1 points (95 % interval −1.0 to 7.2)' of a difference of shares."""
+    value, low, high = (fixed(100 * x, 1) for x in (interval.value, interval.low, interval.high))
+    return f"{value} points ({100 * interval.confidence:g} % interval {low} to {high})"

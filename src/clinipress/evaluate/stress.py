@@ -41,6 +41,7 @@ from clinipress.evaluate.scores import Scores
 from clinipress.findings import Probe, Stress, StressCurve, StressLevel
 from clinipress.gate import CLASS_MARGIN_FACTOR, cases_to_decide
 from clinipress.records import Interval, Verdict
+from clinipress.text import fixed
 
 __all__ = [
     "JUDGED",
@@ -335,7 +336,7 @@ def _figures(level: Level, stress_level: StressLevel, limit: float) -> str:
     excess, title = stress_level.excess, DISTURBANCES[level[0]].title
     digits = _digits((excess.value, excess.low, excess.high), limit)
     value, low, high, most = (
-        f"{100 * figure:.{digits}f}"
+        fixed(100 * figure, digits)
         for figure in (abs(excess.value), excess.low, excess.high, limit)
     )
     taken, than = f"{value} points of accuracy more", "than"
@@ -351,7 +352,9 @@ def _figures(level: Level, stress_level: StressLevel, limit: float) -> str:
 
 def _together(count: int, bound: float, limit: float) -> str:
     digits = _digits((bound,), limit)
-    return f" (at least {100 * bound:.{digits}f} when all {count} levels are looked at together)"
+    return (
+        f" (at least {fixed(100 * bound, digits)} when all {count} levels are looked at together)"
+    )
 
 
 def _digits(figures: Iterable[float], limit: float) -> int:

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from clinipress.gate import counted, metric_facts
 from clinipress.records import Interval
-from clinipress.text import STATUS_WORDS
+from clinipress.text import DASH, MINUS, STATUS_WORDS, fixed
 
 __all__ = [
     "DASH",
@@ -45,7 +45,7 @@ __all__ = [
     "times",
 ]
 
-MINUS, DASH, TIMES = "\u2212", "\u2013", "\u00d7"
+TIMES = "\u00d7"
 GAP = "\u202f"  # narrow space that does not break, between a number and its unit
 NOT_MEASURED = "not measured"
 
@@ -105,21 +105,16 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{rounded:,.{max(decimals, 0)}f}".replace("-", MINUS)
 
 
-def _fixed(value: float, decimals: int) -> str:
-    text = f"{value:,.{decimals}f}"
-    return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", MINUS)
-
-
 def percent(value: float, decimals: int = 1) -> str:
     """A proportion in [0, 1] as a percentage."""
-    return f"{_fixed(100 * value, decimals)}{GAP}%"
+    return f"{fixed(100 * value, decimals)}{GAP}%"
 
 
 def figure(metric: str, value: float | None) -> str:
     """A metric's value in its own manner."""
     if value is None or not math.isfinite(value):
         return NOT_MEASURED
-    return percent(value) if _as_percent(metric) else _fixed(value, 3)
+    return percent(value) if _as_percent(metric) else fixed(value, 3)
 
 
 def figure_interval(metric: str, interval: Interval | None) -> str:
@@ -127,13 +122,13 @@ def figure_interval(metric: str, interval: Interval | None) -> str:
     if interval is None or not finite(interval):
         return NOT_MEASURED
     scale, decimals = (100, 1) if _as_percent(metric) else (1, 3)
-    low, high = (_fixed(scale * end, decimals) for end in (interval.low, interval.high))
+    low, high = (fixed(scale * end, decimals) for end in (interval.low, interval.high))
     return f"{figure(metric, interval.value)} ({low}{DASH}{high})"
 
 
 def decimal(value: float, decimals: int = 2) -> str:
     """A number with so many decimals and a true minus sign."""
-    return _fixed(value, decimals) if math.isfinite(value) else NOT_MEASURED
+    return fixed(value, decimals) if math.isfinite(value) else NOT_MEASURED
 
 
 def decimal_interval(interval: Interval | None, decimals: int = 2) -> str:
@@ -141,7 +136,7 @@ def decimal_interval(interval: Interval | None, decimals: int = 2) -> str:
     if interval is None or not finite(interval):
         return NOT_MEASURED
     value, low, high = (
-        _fixed(number, decimals) for number in (interval.value, interval.low, interval.high)
+        fixed(number, decimals) for number in (interval.value, interval.low, interval.high)
     )
     return f"{value} ({low} to {high})"
 
@@ -150,7 +145,7 @@ def probability(p: float) -> str:
     """A p-value as papers write it: "p = 0.031", "p < 0.001"."""
     if p < 0.001:
         return "p < 0.001"
-    return f"p = {_fixed(p, 3 if p < 0.1 else 2)}"
+    return f"p = {fixed(p, 3 if p < 0.1 else 2)}"
 
 
 def points_decimals(interval: Interval | None, margin: float | None) -> int:
@@ -158,14 +153,14 @@ def points_decimals(interval: Interval | None, margin: float | None) -> int:
     decimals = 1
     if interval is None or margin is None or abs(interval.high - margin) < 1e-9:
         return decimals
-    while decimals < 4 and _fixed(100 * interval.high, decimals) == _fixed(100 * margin, decimals):
+    while decimals < 4 and fixed(100 * interval.high, decimals) == fixed(100 * margin, decimals):
         decimals += 1
     return decimals
 
 
 def points(value: float, decimals: int = 1) -> str:
     """A difference of two proportions in points, without the unit: 0.003 -> "0.3"."""
-    return _fixed(100 * value, decimals)
+    return fixed(100 * value, decimals)
 
 
 def points_words(value: float, decimals: int = 1) -> str:

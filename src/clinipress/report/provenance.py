@@ -280,7 +280,7 @@ def _step(step: Applied) -> list[Child]:
     blocks: list[Child] = [tag("strong", step.step)]
     for title, values in (("parameters", step.params), ("what came of it", step.facts)):
         if values:
-            pairs = [[tag("b", name), f": {text}"] for name, text in flatten(values)]
+            pairs = [[tag("b", f"{name}:"), f" {text}"] for name, text in flatten(values)]
             blocks += [tag("span", title, class_="small"), bullets(pairs, "params")]
     return blocks
 

@@ -28,6 +28,7 @@ from clinipress.evaluate.saliency.similarity import (
 )
 from clinipress.findings import Saliency, SaliencyPanel
 from clinipress.records import Interval, Status, Verdict
+from clinipress.text import fixed
 
 __all__ = ["INDEPENDENT", "RANDOMIZED", "REFERENCE", "SalientImages", "saliency_section"]
 
@@ -208,7 +209,7 @@ _NO_BASELINE = (
 
 
 def _words(interval: Interval) -> str:
-    return f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+    return f"{fixed(interval.value, 2)} ({fixed(interval.low, 2)} to {fixed(interval.high, 2)})"
 
 
 def _panels(
