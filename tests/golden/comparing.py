@@ -24,7 +24,7 @@ LAST_DIGIT = 1.001
 DIGITS = 5  # significant, of the figures that are kept
 
 TIMES = {
-    *("created", "when", "seconds", "train_seconds", "wait_seconds"),
+    *("created", "when", "seconds", "train_seconds", "wait_seconds", "seconds_per_image"),
     "data_wait_share",
 }
 SIZES = {"file_bytes", "arena_bytes", "bytes"}
