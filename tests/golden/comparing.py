@@ -21,6 +21,7 @@ RELATIVE = 1e-3
 SIZE = 0.03
 # A rounded number in a text: its last digit may be one more or less.
 LAST_DIGIT = 1.001
+FINE = 4  # decimals from which on a number in a text is a figure like those of the records
 DIGITS = 5  # significant, of the figures that are kept
 
 TIMES = {
@@ -42,7 +43,7 @@ DAY = re.compile(
 )
 DURATIONS = (  # as the report writes them
     (re.compile(r"(\*\*seconds\*\* )[\d.]+"), r"\1<time>"),
-    (re.compile(r"(<version> in )[\d.]+ (?:s|min|h)\b"), r"\1<time>"),
+    (re.compile(r"(<version> in )[\d.]+\s(?:s|min|h)\b"), r"\1<time>"),
     (re.compile(r"^(- Durations: ).*", re.MULTILINE), r"\1<time>"),
 )
 NUMBER = re.compile(r"(?<![\w.])[-\u2212+]?\d+(?:\.\d+)?(?:e[-+]\d+)?")
@@ -150,15 +151,18 @@ def _same_number(expected: re.Match[str], found: re.Match[str]) -> bool:
     last = 10.0 ** -len(decimals)
     if "e" in expected[0]:
         last *= 10.0 ** int(expected[0].split("e")[1])
-    return abs(a - b) <= max(LAST_DIGIT * last, (SIZE if size else RELATIVE) * abs(a))
+    floor = FIGURE if len(decimals) >= FINE or "e" in expected[0] else 0.0
+    return abs(a - b) <= max(LAST_DIGIT * last, floor, (SIZE if size else RELATIVE) * abs(a))
 
 
 def pages(run: Path) -> dict[str, Any]:
     """Name -> what is kept of a finished run: its result, its texts, the cards of its bundles."""
     found: dict[str, Any] = {}
     for path in sorted(run.glob("*.json")):
-        if path.name in ("result.json", "result.schema.json"):
+        if path.name == "result.json":
             found[path.name] = normalised(_json(path))
+        if path.name == "result.schema.json":
+            found[path.name] = _json(path)
     for path in sorted(run.glob("*.md")):
         found[path.name] = normalised_text(path.read_text(encoding="utf-8"))
     for path in sorted([*run.glob("bundle/card.json"), *run.glob("bundles/*/card.json")]):

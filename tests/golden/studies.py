@@ -126,7 +126,8 @@ def supernet() -> dict[str, Any]:
                 "calibration_images": 96,
             },
         ],
-        "exports": [{"precision": "int8"} | ONNX],
+        # in float32 alone: an 8-bit file of so deep a network differs between processors
+        "exports": [{"precision": "float32"}],
         "evidence": {"stress": 0, "saliency": 0},
         "open_test": False,
     }
