@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
+from clinipress.extras import require
 from clinipress.records import Card
 from clinipress.runtimes.files import FileCandidate, card_beside, first_line
 
@@ -115,10 +116,9 @@ def interpreter(model: Path | bytes, threads: int | None = None, **options: Any)
         options: Further arguments of ``ai_edge_litert.interpreter.Interpreter``.
     """
     with silence():  # the engine's C++ part says once per process that XNNPACK is there
-        from ai_edge_litert.interpreter import Interpreter
-
+        engine = require("ai_edge_litert.interpreter", extra="litert")
         what = {"model_content": model} if isinstance(model, bytes) else {"model_path": str(model)}
-        opened = Interpreter(**what, num_threads=threads or os.cpu_count() or 1, **options)
+        opened = engine.Interpreter(**what, num_threads=threads or os.cpu_count() or 1, **options)
         opened.allocate_tensors()
     return opened
 
