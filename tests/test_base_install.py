@@ -130,7 +130,6 @@ def commands(run: Path, pictures: Path, out: Path) -> dict[str, tuple[tuple[int,
         "audit --json": (WORKS, ["audit", pictures, "--json"]),
         "data": (WORKS, ["data"]),
         "data --json": (WORKS, ["data", "--json"]),
-        "data NAME": (REFUSED, ["data", "brain-mri", "--out", out / "brain"]),
         "evaluate": (WORKS, ["evaluate", bundle, pictures]),
         "evaluate --json": (WORKS, ["evaluate", bundle, pictures, "--json"]),
         "evaluate RUN": (WORKS, ["evaluate", run, pictures, "--json"]),
@@ -197,6 +196,13 @@ def test_every_command_works_or_says_in_one_line_what_it_needs(base, prepared, t
     named = {c.name or c.callback.__name__ for c in app.registered_commands}
     assert asked == named
     assert documented() <= named
+
+
+def test_a_public_set_that_is_not_there_is_told_how_to_get(base, tmp_path):
+    # how to get it is the answer that was asked for: it goes to stdout, with the code of "absent"
+    done = base.clinipress("data", "brain-mri", "--out", tmp_path / "brain", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "")
+    assert "nothing to use is there" in done.stdout
 
 
 def test_the_checker_of_commands_can_fail(base):
