@@ -37,7 +37,12 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'clinipress' has no attribute '{name}'")
     import importlib
 
-    return getattr(importlib.import_module(_HOME[name]), name)
+    try:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    except ModuleNotFoundError as problem:  # studies need torch, which the device has not
+        from clinipress.extras import missing_extra
+
+        raise missing_extra(problem) or problem from None
 
 
 def __dir__() -> list[str]:

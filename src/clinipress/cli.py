@@ -86,10 +86,12 @@ def run(
 ) -> None:
     """Run a whole study; run it again to go on where it stopped."""
     from clinipress import distributed
+    from clinipress.extras import require
     from clinipress.study_file import load_study
 
     recipe = load_study(study, tuple(changes or ()))
     folder = out or Path("runs") / recipe.name
+    require("torch", extra="compress", what="running a study")
     from clinipress.pipeline import run_study
 
     quiet = as_json or not distributed.is_main()
@@ -350,6 +352,9 @@ def models(
         return
     names: list[str] = []
     if pattern:
+        from clinipress.extras import require
+
+        require("torch", extra="compress", what="listing timm's networks")
         from clinipress.models.zoo import list_models
 
         names = list_models(pattern)
@@ -375,6 +380,9 @@ def table(
     as_json: Json = False,
 ) -> None:
     """Run a paper's table again, beside the figures it prints; run it again to go on."""
+    from clinipress.extras import require
+
+    require("torch", extra="compress", what="running a table")
     from clinipress.tables.run import run_table
 
     folder = out or Path("runs") / f"table-{name}-{scale}"
@@ -408,6 +416,11 @@ def targets(as_json: Json = False) -> None:
         show_targets(TARGETS)
 
 
+def _refuse(problem: Exception) -> NoReturn:
+    sys.stderr.write(f"clinipress: {problem}\n")
+    sys.exit(WRONG_INPUT)
+
+
 def main() -> None:
     """Entry point: every error raised on purpose becomes one line and exit code 2."""
     from clinipress.errors import ClinipressError
@@ -415,8 +428,14 @@ def main() -> None:
     try:
         app()
     except ClinipressError as problem:
-        sys.stderr.write(f"clinipress: {problem}\n")
-        sys.exit(WRONG_INPUT)
+        _refuse(problem)
+    except ModuleNotFoundError as problem:  # a door without its guard
+        from clinipress.extras import missing_extra
+
+        missing = missing_extra(problem)
+        if missing is None:
+            raise
+        _refuse(missing)
     except KeyboardInterrupt:
         sys.stderr.write("clinipress: interrupted; run the same command again to go on\n")
         sys.exit(INTERRUPTED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from clinipress.extras import require
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe import Study
 from clinipress.records import Result
@@ -71,6 +72,7 @@ def run_demo(out: Path, *, progress: Progress = SILENT) -> Result:
     Returns:
         The study's result.
     """
+    require("torch", extra="compress", what="running the demo")
     from clinipress.data.phantom import draw_phantoms
     from clinipress.pipeline import run_study
 

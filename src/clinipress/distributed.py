@@ -9,6 +9,8 @@ from __future__ import annotations
 import datetime
 import os
 
+from clinipress.extras import require
+
 __all__ = ["agree", "barrier", "is_main", "join", "leave", "rank", "world_size"]
 
 # a first process may measure or quantize for an hour while the others wait for it
@@ -34,6 +36,7 @@ def join() -> None:
     """Join the process group: NCCL where every process has a GPU, else gloo. Idempotent."""
     if world_size() == 1:
         return
+    require("torch", extra="compress")
     import torch
     from torch import distributed
 
@@ -48,6 +51,7 @@ def leave() -> None:
     """Leave the process group, so that the interpreter ends quietly."""
     if world_size() == 1:
         return
+    require("torch", extra="compress")
     from torch import distributed
 
     if distributed.is_initialized():
@@ -63,6 +67,7 @@ def agree(value: bool) -> bool:
     """The first process's answer, in every process."""
     if world_size() == 1:
         return value
+    require("torch", extra="compress")
     import torch
     from torch import distributed
 

@@ -8,6 +8,7 @@
     │   ├── ModelError          a model name, a checkpoint, the number of classes
     │   ├── BundleError         a bundle that is incomplete, changed or foreign
     │   └── MissingExtraError   an optional part of clinipress is not installed
+    │       └── BrokenExtraError    it is, but cannot be imported
     └── StudyError              the work itself could not go on (exit code 2; it can be resumed)
         ├── DivergedError       the loss became NaN or infinite
         └── StorageError        the disk is full or cannot be written
@@ -18,6 +19,7 @@ One grammar for all: what was expected, what came, how to mend it, on one line.
 from __future__ import annotations
 
 __all__ = [
+    "BrokenExtraError",
     "BundleError",
     "ClinipressError",
     "DataError",
@@ -100,6 +102,30 @@ class MissingExtraError(InputError):
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by the two arguments."""
         return type(self), (self.what, self.extra)
+
+
+class BrokenExtraError(MissingExtraError):
+    """An optional part of clinipress is installed and cannot be imported.
+
+    Args:
+        package: The package, as it is imported.
+        extra: The name of the extra that brings it.
+        problem: What importing it raised, in words.
+    """
+
+    def __init__(self, package: str, extra: str, problem: str) -> None:
+        self.package, self.extra, self.problem = package, extra, problem
+        self.what = f"importing {package}"
+        ClinipressError.__init__(
+            self,
+            f"an installed package '{package}' that imports",
+            problem,
+            f"pip install --force-reinstall 'clinipress[{extra}]'",
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle by the three arguments."""
+        return type(self), (self.package, self.extra, self.problem)
 
 
 class StudyError(ClinipressError):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from clinipress.candidate import Candidate
 from clinipress.errors import ModelError
+from clinipress.extras import require
 
 __all__ = ["load_candidate"]
 
@@ -16,10 +17,12 @@ def load_candidate(path: Path, threads: int | None = None) -> Candidate:
     A model file of a format that cannot hold its card has it as ``card.json`` beside it.
 
     Raises:
+        MissingExtraError: Its format needs packages that are not installed.
         ModelError: It is none of these, or cannot be loaded.
         BundleError: It is a bundle that is incomplete or was changed.
     """
     if path.is_dir() and (path / "weights.safetensors").is_file():
+        require("torch", extra="compress", what="opening a trained network's folder")
         from clinipress.models.classifier import TorchCandidate
 
         return TorchCandidate.load(path)

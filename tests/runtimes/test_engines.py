@@ -71,10 +71,7 @@ def test_a_toolchain_that_is_not_installed_is_said_before_the_work(monkeypatch):
 
 
 def test_an_engine_that_is_not_installed_is_one_line(tmp_path, monkeypatch):
-    def absent(name):
-        raise ModuleNotFoundError("No module named 'openvino'", name="openvino")
-
-    monkeypatch.setattr(engines.importlib, "import_module", absent)
+    missing(monkeypatch, "openvino")
     card = Card(
         name="x", classes=("a", "b"), input=InputSpec(), format="openvino", precision="int8"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -10,7 +11,7 @@ from clinipress.errors import MissingExtraError
 from clinipress.recipe import ExportRecipe
 from clinipress.records import ModelSpec
 from clinipress.runtimes.engines import open_file
-from clinipress.steps import deliver, to_tensorrt
+from clinipress.steps import to_tensorrt
 from clinipress.steps.deliver import apply_export, file_facts, plan_export
 from clinipress.steps.export import export_onnx
 from random_nets import candidate_of, pictures
@@ -78,10 +79,7 @@ def test_learnt_ranges_are_taken_as_they_are(parent, tmp_path):
 
 
 def test_a_missing_toolchain_is_one_line(parent, monkeypatch):
-    def absent(name):
-        raise ModuleNotFoundError("No module named 'nncf'", name="nncf")
-
-    monkeypatch.setattr(deliver.importlib, "import_module", absent)
+    monkeypatch.setitem(sys.modules, "nncf", None)
     recipe = ExportRecipe(format="openvino", precision="float32")
     with pytest.raises(MissingExtraError, match=r"making openvino files.*clinipress\[openvino\]"):
         plan_export(recipe, *parent, pictures(1, parent[0].card.input), threads=1, seed=0)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from clinipress.data.pixels import HeaderFacts, Raster, check_size, to_uint8
 from clinipress.data.unpacking import MAX_PICTURES, BoundedStream, claim, gunzip, inflated, length
 from clinipress.errors import ImageError, MissingExtraError
+from clinipress.extras import require
 
 __all__ = ["read_facts", "read_frame", "read_patient"]
 
@@ -80,11 +81,8 @@ def read_frame(stream: BinaryIO, index: int = 0) -> Raster:
 
 
 def _pydicom() -> Any:
-    try:
-        import pydicom.pixels
-    except ImportError:
-        raise MissingExtraError("reading DICOM", "dicom") from None
-    return pydicom
+    require("pydicom.pixels", extra="dicom")
+    return require("pydicom", extra="dicom")
 
 
 def _plain(stream: BinaryIO) -> BinaryIO:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.client
-import importlib
 import json
 import shutil
 import time
@@ -21,7 +20,8 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from clinipress.errors import DataError, MissingExtraError, StudyError
+from clinipress.errors import DataError, StudyError
+from clinipress.extras import require
 from clinipress.progress import SILENT, Progress
 from clinipress.store import storage, write_atomically
 
@@ -129,10 +129,7 @@ def from_kaggle(handle: str, folder: Path) -> Path:
         MissingExtraError: kagglehub is not installed.
         StudyError: It failed, in its own words.
     """
-    try:
-        kagglehub = importlib.import_module("kagglehub")
-    except ImportError:
-        raise MissingExtraError("fetching from Kaggle", "data") from None
+    kagglehub = require("kagglehub", extra="data", what="fetching from Kaggle")
     try:
         # unforced it refuses a folder in which a killed run left something
         return Path(kagglehub.dataset_download(handle, output_dir=str(folder), force_download=True))

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from clinipress.data.pixels import HeaderFacts, Raster, check_size, quiet
 from clinipress.data.unpacking import MAX_BYTES, MAX_PICTURES, length, limit
-from clinipress.errors import ImageError, MissingExtraError
+from clinipress.errors import ImageError
+from clinipress.extras import require
 
 __all__ = ["picture_slices", "read_facts", "read_slice", "slice_bytes"]
 
@@ -94,11 +95,7 @@ def _from_path(path: Path, _size: int, _time: int) -> _Volume:
 
 
 def _nibabel() -> Any:
-    try:
-        import nibabel
-    except ImportError:
-        raise MissingExtraError("reading NIfTI", "nifti") from None
-    return nibabel
+    return require("nibabel", extra="nifti")
 
 
 def _plain(stream: BinaryIO) -> BinaryIO:

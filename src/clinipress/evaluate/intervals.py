@@ -14,6 +14,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from clinipress.evaluate.distributions import student_t_quantile
 from clinipress.records import Interval
 
 __all__ = [
@@ -46,11 +47,7 @@ def z_value(confidence: float) -> float:
 
 def t_value(freedom: float, confidence: float = 0.95) -> float:
     """Quantile of Student's t of a two-sided interval; the normal one at infinite freedom."""
-    if freedom == np.inf:
-        return z_value(confidence)
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, (1 + confidence) / 2))
+    return student_t_quantile((1 + confidence) / 2, freedom)
 
 
 def wilson(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from clinipress.evaluate.distributions import binomial_cdf
 from clinipress.evaluate.intervals import (
     effective_size,
     is_clustered,
@@ -44,10 +45,7 @@ def mcnemar_exact(lost: int, gained: int) -> float:
     ``min(1, 2 P(X <= min(lost, gained)))``; 1 when no case differs. It treats cases as
     independent; with several images of a patient it is too small, and the interval is what counts.
     """
-    from scipy.special import bdtr
-
-    total = lost + gained
-    return min(1.0, 2.0 * float(bdtr(min(lost, gained), total, 0.5))) if total else 1.0
+    return min(1.0, 2.0 * binomial_cdf(min(lost, gained), lost + gained, 0.5))
 
 
 def discordance(

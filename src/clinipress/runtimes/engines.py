@@ -7,12 +7,12 @@ is named with the command that installs it.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from clinipress.errors import MissingExtraError, ModelError
+from clinipress.errors import ModelError
+from clinipress.extras import check_installed, is_installed, require
 from clinipress.records import Card
 from clinipress.runtimes.files import FILES, FileCandidate
 
@@ -93,13 +93,12 @@ def open_file(path: Path, card: Card | None = None, threads: int | None = None) 
     module, name, extra = ENGINES[kind]
     if place_of(kind):
         module, name = "tensorrt", "TensorRtCandidate"
-    try:
-        engine = importlib.import_module(f"clinipress.runtimes.{module}")
-        opened: FileCandidate = getattr(engine, name).load(path, card=card, threads=threads)
-    except ModuleNotFoundError as problem:
-        if (problem.name or "").startswith("clinipress") or not extra:
-            raise
-        raise MissingExtraError(f"running {kind} files", extra) from None
+    if extra:
+        check_installed(
+            (PACKAGES[kind].partition(".")[0],), extra=extra, what=f"running {kind} files"
+        )
+    engine = importlib.import_module(f"clinipress.runtimes.{module}")
+    opened: FileCandidate = getattr(engine, name).load(path, card=card, threads=threads)
     if card is None and place_of(opened.card.format):  # an .onnx file whose card was inside
         return open_file(path, opened.card, threads)
     return opened
@@ -115,7 +114,7 @@ def place_of(kind: str) -> str:
         >>> place_of("onnx")
         ''
     """
-    if kind != "tensorrt" or importlib.util.find_spec("tensorrt") is None:
+    if kind != "tensorrt" or not is_installed("tensorrt"):
         return ""
     from clinipress.runtimes.tensorrt import engine_and_gpu
 
@@ -150,7 +149,7 @@ def extra_of(kind: str) -> str:
 
 def installed(kind: str) -> bool:
     """True when the packages that make and run files of a format are there; nothing is imported."""
-    return not _missing(kind)
+    return all(is_installed(package) for package in TOOLCHAINS[kind])
 
 
 def check_toolchains(kinds: Iterable[str]) -> None:
@@ -160,12 +159,7 @@ def check_toolchains(kinds: Iterable[str]) -> None:
         MissingExtraError: A format's packages are not installed.
     """
     for kind in kinds:
-        if _missing(kind):
-            raise MissingExtraError(f"making {kind} files", extra_of(kind))
-
-
-def _missing(kind: str) -> list[str]:
-    return [name for name in TOOLCHAINS[kind] if importlib.util.find_spec(name) is None]
+        check_installed(TOOLCHAINS[kind], extra=extra_of(kind), what=f"making {kind} files")
 
 
 def engine_packages(kinds: Iterable[str]) -> tuple[str, ...]:
@@ -199,7 +193,11 @@ def import_engine(kind: str) -> None:
 
         start()
         return
-    importlib.import_module(PACKAGES[kind])
+    extra = ENGINES[kind][2]
+    if extra:
+        require(PACKAGES[kind], extra=extra, what=f"running {kind} files")
+    else:
+        importlib.import_module(PACKAGES[kind])
 
 
 def format_of(path: Path) -> str:

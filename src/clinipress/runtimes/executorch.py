@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import io
 import sys
 from importlib import metadata
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clinipress.extras import require
 from clinipress.records import Card
 from clinipress.runtimes.files import FileCandidate, not_whole, unlike_card
 
@@ -34,8 +34,8 @@ def _binding() -> Any:
 
     ``executorch.runtime`` is a thin cover of it that imports the whole exporter, 6 s for nothing.
     """
-    importlib.import_module("torch")  # the libraries that the binding is linked to
-    return importlib.import_module("executorch.extension.pybindings._C")
+    require("torch", extra="executorch")  # the libraries that the binding is linked to
+    return require("executorch.extension.pybindings._C", extra="executorch")
 
 
 def _silent() -> contextlib.AbstractContextManager[Any]:

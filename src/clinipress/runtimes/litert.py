@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clinipress.extras import require
 from clinipress.records import Card
 from clinipress.runtimes.files import FileCandidate, first_line, not_whole, unlike_card
 
@@ -94,10 +95,9 @@ def interpreter(model: Path | bytes, threads: int | None = None, **options: Any)
         options: Further arguments of ``ai_edge_litert.interpreter.Interpreter``.
     """
     with silence():  # the engine's C++ part says once per process that XNNPACK is there
-        from ai_edge_litert.interpreter import Interpreter
-
+        engine = require("ai_edge_litert.interpreter", extra="litert")
         what = {"model_content": model} if isinstance(model, bytes) else {"model_path": str(model)}
-        opened = Interpreter(**what, num_threads=threads or os.cpu_count() or 1, **options)
+        opened = engine.Interpreter(**what, num_threads=threads or os.cpu_count() or 1, **options)
         opened.allocate_tensors()
     return opened
 

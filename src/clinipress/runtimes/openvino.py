@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
+from clinipress.extras import require
 from clinipress.records import Card
 from clinipress.runtimes.files import FileCandidate, unlike_card
 
@@ -40,9 +41,7 @@ def engine() -> Any:
     """
     if TELEMETRY not in sys.modules:
         sys.modules[TELEMETRY] = None  # type: ignore[assignment]
-    import openvino
-
-    return openvino
+    return require("openvino", extra="openvino")
 
 
 @functools.cache

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
+from clinipress.extras import require
 from clinipress.records import Card
 from clinipress.runtimes.files import FILES, FileCandidate, first_line
 from clinipress.runtimes.litert import as_input, check_interface, logits_of, silence
@@ -92,7 +93,7 @@ def arena_bytes(path: Path) -> int:
         ModelError: The interpreter cannot run the file, whatever the arena; the operator that it
             lacks is named where it says so.
     """
-    import tflite_micro  # noqa: F401  said here rather than in the child
+    require("tflite_micro", extra="tflite-micro")  # said here rather than in the child
 
     command = [sys.executable, "-c", SEARCH, str(path), str(ROUNDING), str(GENEROUS)]
     try:

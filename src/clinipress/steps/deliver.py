@@ -25,10 +25,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.errors import MissingExtraError
 from clinipress.recipe import ExportRecipe
 from clinipress.records import Card
-from clinipress.runtimes.engines import extra_of, open_file
+from clinipress.runtimes.engines import check_toolchains, open_file
 from clinipress.runtimes.files import FILES
 from clinipress.runtimes.onnx import OnnxCandidate
 from clinipress.steps.files import card_for
@@ -210,12 +209,8 @@ def file_facts(recipe: ExportRecipe, path: Path, plan: dict[str, Any]) -> dict[s
 
 def _call(recipe: ExportRecipe, verb: str, *arguments: Any, **options: Any) -> Any:
     """A function of the format's module: ``plan_litert`` for "plan", or one without a suffix."""
+    check_toolchains((recipe.format,))
     suffix = recipe.format.replace("-", "_")
-    try:
-        module = importlib.import_module(f"clinipress.steps.to_{suffix}")
-        function = getattr(module, f"{verb}_{suffix}", None) or getattr(module, verb)
-        return function(*arguments, **options)
-    except ModuleNotFoundError as problem:
-        if (problem.name or "").startswith("clinipress"):
-            raise
-        raise MissingExtraError(f"making {recipe.format} files", extra_of(recipe.format)) from None
+    module = importlib.import_module(f"clinipress.steps.to_{suffix}")
+    function = getattr(module, f"{verb}_{suffix}", None) or getattr(module, verb)
+    return function(*arguments, **options)

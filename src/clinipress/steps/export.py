@@ -23,6 +23,7 @@ import onnx
 from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
+from clinipress.extras import require
 from clinipress.records import Card
 from clinipress.runtimes.onnx import INPUT_NAME, OUTPUT_NAME, OnnxCandidate
 from clinipress.steps import onnx_graph
@@ -100,8 +101,7 @@ def halve(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:
     Raises:
         ModelError: Weights beyond float16.
     """
-    from onnxconverter_common import float16
-
+    float16 = require("onnxconverter_common.float16", extra="compress")
     check_float16(onnx_graph.constants(model.graph).values(), source)
     with warnings.catch_warnings():
         # it warns of each weight below 6e-8 that becomes 0; what that costs, evaluation measures
@@ -113,6 +113,7 @@ def halve(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:
 
 
 def _export_graph(candidate: TorchCandidate) -> onnx.ModelProto:
+    require("torch", extra="compress")
     import torch
 
     spec = candidate.card.input

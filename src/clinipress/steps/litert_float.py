@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clinipress.errors import ModelError
+from clinipress.extras import require
 from clinipress.runtimes.files import first_line
 from clinipress.runtimes.litert import interpreter, silence
 from clinipress.steps import litert_graph, litert_rewrites
@@ -177,8 +178,7 @@ def _convert(network: nn.Module, example: Tensor, name: str) -> bytes:
     folder = tempfile.TemporaryDirectory(prefix="clinipress-")
     # drawing from torch's global generator must not change what comes after
     with folder, silence(), quiet(), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        import litert_torch
-
+        litert_torch = require("litert_torch", extra="litert")
         path = Path(folder.name) / "model.tflite"
         try:
             litert_torch.convert(network.eval(), (example,)).export(str(path))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from clinipress.candidate import Context
 from clinipress.evaluate.measure import latency
+from clinipress.extras import require
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.ofa import Architecture
 from clinipress.runtimes.onnx import OnnxCandidate
@@ -64,8 +65,7 @@ class LatencyModel:
         return [self.predict(chosen) / milliseconds - 1 for chosen, milliseconds in self.measured]
 
     def _weights(self) -> NDArray[np.float64]:
-        from scipy.optimize import nnls
-
+        nnls = require("scipy.optimize", extra="compress").nnls
         rows = np.stack([self.features(chosen) for chosen, _ in self.measured])
         times = np.asarray([milliseconds for _, milliseconds in self.measured])
         # relative errors count alike; a feature's scale must not decide, so columns are scaled

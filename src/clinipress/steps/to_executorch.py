@@ -27,9 +27,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import fx, nn
 
 from clinipress.errors import ModelError
+from clinipress.extras import require
 from clinipress.recipe import ExportRecipe
 from clinipress.records import Card
 from clinipress.runtimes.files import first_line
@@ -98,8 +101,6 @@ def plan_executorch(
 @contextlib.contextmanager
 def _calm() -> Iterator[None]:
     """No gradients, no prints, no warnings of the engine about its own parts."""
-    import torch
-
     with quiet(), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         yield
@@ -119,8 +120,6 @@ def _bytes_grid(parent: TorchCandidate) -> tuple[float, int] | None:
 
 def _example(parent: TorchCandidate, images: NDArray[np.uint8] | None, signed: bool) -> Any:
     """Pixels as the program takes them, uint8 or int8 ``[1, c, h, w]``; None: black."""
-    import torch
-
     spec = parent.card.input
     if images is None:
         images = np.zeros((1, spec.channels, spec.height, spec.width), np.uint8)
@@ -134,8 +133,6 @@ def _exported(network: Any, example: Any) -> Any:
     Raises:
         ModelError: It cannot follow the network.
     """
-    import torch
-
     try:
         return torch.export.export(network, (example,))
     except Exception as problem:  # its exceptions share no base but Exception
@@ -147,17 +144,12 @@ def _exported(network: Any, example: Any) -> Any:
 
 
 def _float_network(parent: TorchCandidate) -> Any:
-    import torch
-
     network = copy.deepcopy(parent.module).cpu().eval()
     return network.to(memory_format=torch.contiguous_format)
 
 
 def _levels_network(parent: TorchCandidate, grid: tuple[float, int]) -> Any:
     """The network from int8 pixels: normalisation is the reading of bytes on their grid."""
-    import torch
-    from torch import nn
-
     network = _float_network(parent)
     wide = network.repeats * network.input_spec.channels
 
@@ -177,7 +169,10 @@ def _levels_network(parent: TorchCandidate, grid: tuple[float, int]) -> Any:
 
 def _prepared(parent: TorchCandidate) -> Any:
     """The program with the quantizer's observers where an int8 program rounds."""
+    require("executorch", extra="executorch")
     from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as engine
+
+    require("torchao", extra="executorch")
     from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
     grid = _bytes_grid(parent)
@@ -203,8 +198,6 @@ def _keep_means_flat(program: Any) -> None:
 
     XNNPACK has a kernel for that; else each is a call of the engine's slow portable kernel.
     """
-    import torch
-
     aten = torch.ops.aten
     for node in list(program.graph.nodes):
         if node.target is not aten.mean.dim or len(node.args[0].meta["val"].shape) != 4:
@@ -223,8 +216,6 @@ def _fold_grey(program: Any) -> None:
 
     A convolution over equal channels is one over a single channel with the sum of its weights.
     """
-    import torch
-
     aten = torch.ops.aten
     for node in list(program.graph.nodes):
         if node.op != "call_function" or node.target is not aten.expand.default:
@@ -242,8 +233,6 @@ def _fold_grey(program: Any) -> None:
 
 
 def _sum_weight(program: Any, layer: Any) -> None:
-    import torch
-
     holder, _, name = layer.args[1].target.rpartition(".")
     owner = program.get_submodule(holder)
     weight = getattr(owner, name).detach().double().sum(1, keepdim=True).float()
@@ -258,6 +247,7 @@ def _sum_weight(program: Any, layer: Any) -> None:
 
 def _observed(program: Any) -> list[tuple[Any, str]]:
     """(node whose result is rounded, observer) of every activation, in the order of the graph."""
+    require("torchao", extra="executorch")
     from torchao.quantization.pt2e import ObserverBase, PerChannelMinMaxObserver
 
     observed = []
@@ -336,8 +326,6 @@ def _values(
     program: Any, images: NDArray[np.uint8], parent: TorchCandidate
 ) -> tuple[dict[str, NDArray[np.float32]], set[str]]:
     """What each observer sees for the images, and those that see the result of a clamp."""
-    from torch import fx
-
     looked_at = _observed(program)
     parts: dict[str, list[NDArray[np.float32]]] = {observer: [] for _, observer in looked_at}
 
@@ -374,6 +362,7 @@ def apply_executorch(
     """
     signed = recipe.precision == "int8" and _bytes_grid(parent) is not None
     with _calm():
+        require("executorch", extra="executorch")
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
@@ -389,7 +378,7 @@ def apply_executorch(
 
 
 def _converted(parent: TorchCandidate, plan: Mapping[str, Any]) -> Any:
-    import torch
+    require("torchao", extra="executorch")
     from torchao.quantization.pt2e import MinMaxObserver, PerChannelMinMaxObserver
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
@@ -423,8 +412,6 @@ def _read_levels(program: Any) -> None:
     The quantizer rounds what the reading of the levels gives, to a grid found on images; the levels
     are that rounding already.
     """
-    import torch
-
     decomposed = torch.ops.quantized_decomposed
     first = next(node for node in program.graph.nodes if node.op == "placeholder")
     for reading in list(first.users):
@@ -443,8 +430,6 @@ def _drop_clamps(program: Any) -> None:
     What lies beyond the grid ends up at its ends anyway. The engine fuses a ReLU into the layer
     before, but runs one kernel for each ReLU6: 35 in a MobileNetV2.
     """
-    import torch
-
     decomposed = torch.ops.quantized_decomposed
     for node in list(program.graph.nodes):
         bounds = _clamp_bounds(node)
@@ -577,6 +562,7 @@ def _tensor(value: Mapping[str, Any]) -> tuple[int, str, Mapping[str, Any]]:
 def _opened(path: Path) -> tuple[Any, list[dict[str, Any]]]:
     """The program of a file, and XNNPACK's graphs in it as plain data."""
     with _calm():
+        require("executorch", extra="executorch")
         from executorch.exir._serialize import _program
 
         content = path.read_bytes()
@@ -590,6 +576,7 @@ def _opened(path: Path) -> tuple[Any, list[dict[str, Any]]]:
 
 
 def _graph(payload: bytes) -> dict[str, Any]:
+    require("executorch", extra="executorch")
     from executorch.backends.xnnpack.serialization import xnnpack_graph_serialize as xnnpack
     from executorch.exir._serialize._flatbuffer import _flatc_decompile
 

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
+from clinipress.extras import require
 from clinipress.recipe import ExportRecipe
 from clinipress.records import Card
 from clinipress.runtimes.files import first_line
@@ -179,9 +180,8 @@ def quantized(graph: bytes, ranges: Ranges) -> bytes:
 
 def _quantizer(graph: bytes, recipe: list[dict[str, Any]]) -> Any:
     with silence(), quiet():
-        from ai_edge_quantizer.quantizer import Quantizer
-
-        return Quantizer(graph, recipe)
+        engine = require("ai_edge_quantizer.quantizer", extra="litert")
+        return engine.Quantizer(graph, recipe)
 
 
 def _quantize(

@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
+from clinipress.extras import require
 from clinipress.recipe import ExportRecipe
 from clinipress.records import Card
 from clinipress.runtimes.openvino import TELEMETRY, compiled, engine, read
@@ -132,8 +133,7 @@ def _float_model(source: Path, plan: Mapping[str, Any]) -> Any:
     would not give equal bytes.
     """
     engine()  # before any other part of openvino
-    from openvino._offline_transformations import apply_moc_transformations
-
+    transformations = require("openvino._offline_transformations", extra="openvino")
     content = source.read_bytes()
     if plan.get("equalize") or plan.get("smoothing"):
         changed = prepare(source, equalized=plan["equalize"], smoothing=plan["smoothing"])
@@ -143,7 +143,7 @@ def _float_model(source: Path, plan: Mapping[str, Any]) -> Any:
     shape[0] = 1
     model.reshape(shape)
     # what OpenVINO's own converter does behind every frontend: constants folded, patterns fused
-    apply_moc_transformations(model, cf=True, smart_reshape=False)
+    transformations.apply_moc_transformations(model, cf=True, smart_reshape=False)
     _name(model, set())
     return model
 
@@ -220,7 +220,7 @@ def _nncf(model: Any, images: NDArray[np.uint8]) -> Any:
     engine()  # before nncf, which then finds no telemetry
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import nncf
+        nncf = require("nncf", extra="openvino")
         from nncf.quantization import advanced_parameters as advanced
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet
         from nncf.telemetry import decorator
@@ -352,8 +352,7 @@ def apply_openvino(
 
 def _round(model: Any, plan: Mapping[str, Any], named: set[str]) -> None:
     """Write the conversions of a plan into the float graph, in place; their names are added."""
-    from openvino import opset8
-
+    opset8 = require("openvino.opset8", extra="openvino")
     nodes = {node.get_friendly_name(): node for node in model.get_ordered_ops()}
     if plan["zero"] is not None:
         _read_grey(model, plan["zero"])
@@ -391,8 +390,7 @@ def _read_grey(model: Any, zero: int) -> None:
     The first layer then computes in 8 bits. Its reading the bytes without this FakeQuantize gives
     the same answers on x86 in 0.5 to 2 % less time, and a file that the Arm plugin refuses.
     """
-    from openvino import opset8
-
+    opset8 = require("openvino.opset8", extra="openvino")
     chain = {node.get_type_name(): node for node in _normalised(model)}
     last = chain["Multiply"]
     scale = _number(last) or 1.0
@@ -415,8 +413,7 @@ def _fuse_hard_sigmoids(model: Any) -> None:
     a squeeze-and-excitation by its HSigmoid and leaves it in float: twice the bytes of an int8
     MobileNetV3-Small, and no faster.
     """
-    from openvino import opset8
-
+    opset8 = require("openvino.opset8", extra="openvino")
     for node in _of_type(model, "HardSigmoid"):
         slope, offset = (float(_source(node, port).data.ravel()[0]) for port in (1, 2))
         value = node.input_value(0)

@@ -5,12 +5,12 @@ The only module that names Ray, and only when it is asked for.
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from clinipress.errors import ClinipressError, InputError, MissingExtraError
+from clinipress.errors import ClinipressError, InputError
+from clinipress.extras import require
 
 __all__ = ["LOCAL", "run_jobs"]
 
@@ -52,10 +52,7 @@ def _outcome(job: Callable[[], T]) -> T | ClinipressError:
 def _on_ray(
     jobs: Mapping[str, Callable[[], T]], address: str
 ) -> Iterator[tuple[str, T | ClinipressError]]:
-    try:
-        ray: Any = importlib.import_module("ray")
-    except ImportError:
-        raise MissingExtraError("running a table on a cluster", "ray") from None
+    ray = require("ray", extra="ray")
     ours = not ray.is_initialized()
     try:
         if ours:

@@ -5,7 +5,6 @@ A v7.3 file is HDF5; h5py does the parsing and is loaded when first used.
 
 from __future__ import annotations
 
-import importlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from PIL import Image
 
 from clinipress.data.items import natural
 from clinipress.data.named.rows import ListedImage, Listing
-from clinipress.errors import ImageError, MissingExtraError
+from clinipress.errors import ImageError
+from clinipress.extras import require
 from clinipress.progress import SILENT, Progress
 from clinipress.store import storage
 
@@ -57,10 +57,7 @@ def read_figshare(where: Path, work: Path, *, progress: Progress = SILENT) -> Li
     )
     if not files:
         return Listing()
-    try:
-        h5py = importlib.import_module("h5py")
-    except ImportError:
-        raise MissingExtraError("reading MATLAB v7.3 files", "data") from None
+    h5py = require("h5py", extra="data", what="reading MATLAB v7.3 files")
     rows, broken = [], []
     progress.start(_TASK, len(files))
     for file in files:

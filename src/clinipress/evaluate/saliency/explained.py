@@ -18,6 +18,7 @@ from clinipress.errors import DataError
 from clinipress.evaluate.saliency.faithfulness import Faithfulness, faithfulness
 from clinipress.evaluate.saliency.networks import feature_network
 from clinipress.evaluate.saliency.score_cam import Mode, score_cam
+from clinipress.extras import require
 from clinipress.progress import SILENT, Progress
 from clinipress.store import write_atomically
 
@@ -171,6 +172,7 @@ def randomized(
         seed: Of the shuffling.
         share: Share of the layers, counted from the logits.
     """
+    require("torch", extra="compress")
     import torch
 
     from clinipress.models.classifier import TorchCandidate

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from clinipress.candidate import Candidate
 from clinipress.errors import ModelError
+from clinipress.extras import require
 from clinipress.records import InputSpec
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ class TorchNetwork:
 
         It tells a map of one cell from the larger one before it, which must not stand for it.
         """
+        require("torch", extra="compress")
         import torch
 
         from clinipress.evaluate.cost import evaluating
@@ -191,6 +193,7 @@ class TorchNetwork:
 
     def look(self, images: NDArray[np.uint8]) -> tuple[Floats, Floats]:
         """Logits and feature maps."""
+        require("torch", extra="compress")
         import torch
 
         from clinipress.models.stages import read_maps
@@ -203,6 +206,7 @@ class TorchNetwork:
 
     def answer(self, images: Floats) -> Floats:
         """Logits."""
+        require("torch", extra="compress")
         import torch
 
         from clinipress.evaluate.cost import evaluating
