@@ -407,7 +407,7 @@ def test_squeeze_and_hard_swish_survive_all_precisions(tmp_path):
     assert parity(network, small, pixels()).mean_logit_difference < 0.15 * spread
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_mobilenet_v3_small_at_64_pixels(tmp_path):
     from clinipress.models.classifier import build
 

@@ -208,11 +208,14 @@ def flips(owner, places, path, images):
     return found
 
 
-NETS = ["resnet18", "mobilenetv2_100", "mobilenetv3_small_100", "densenet121"]
+BY_NIGHT = ["mobilenetv2_100", "mobilenetv3_small_100", "densenet121"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*NETS, "pruned"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "pruned", *(pytest.param(name, marks=pytest.mark.nightly) for name in BY_NIGHT)],
+)
 def test_any_network_is_rounded_where_and_as_its_file_is(name, tmp_path):
     torch.manual_seed(0)
     recipe = ModelRecipe(name="resnet18" if name == "pruned" else name)

@@ -184,7 +184,7 @@ def repeatable(table: Table) -> list[tuple[str, dict[str, object]]]:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("default")  # Ray's own
 def test_two_ray_workers_give_the_table_of_a_serial_run(done, phantoms, tmp_path, monkeypatch):
     import ray  # its warnings at import are let through in this test alone

@@ -273,7 +273,7 @@ def test_hint_falls_while_training(tmp_path):
     assert np.mean(heard[-6:]) < 0.5 * np.mean(heard[:6])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_train_the_regressors_together(tmp_path):
     one, hints = train(tmp_path / "one", processes=1)
     two, again = train(tmp_path / "two", processes=2)

@@ -42,8 +42,7 @@ def kill_after(work, out, epochs, kind):
     return child.wait()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["plain", "stages"])
+@pytest.mark.parametrize("kind", ["plain", pytest.param("stages", marks=pytest.mark.nightly)])
 def test_killed_training_resumes_to_the_same_bits(tmp_path, kind):
     assert start(tmp_path / "whole", tmp_path / "whole.txt", kind).wait() == 0
     work, out = tmp_path / "killed", tmp_path / "killed.txt"
