@@ -12,6 +12,16 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE / "nets")]
 
+from kit.order import pytest_addoption, pytest_collection_modifyitems  # noqa: E402
+from kit.skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: E402
+
+__all__ = [
+    "pytest_addoption",
+    "pytest_collection_modifyitems",
+    "pytest_make_collect_report",
+    "pytest_runtest_makereport",
+]
+
 
 @pytest.fixture(scope="session")
 def realdata() -> Path:
