@@ -47,7 +47,7 @@ def phantoms(tmp_path_factory):
 def finished(phantoms, tmp_path_factory):
     """A finished small study: its folder and its result."""
     from clinipress.pipeline import run_study
-    from small_study import study
+    from kit.studies import study
 
     run = tmp_path_factory.mktemp("run") / "small"
     return run, run_study(study(), phantoms, run)

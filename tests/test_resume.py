@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from clinipress.data.phantom import draw_phantoms
-from small_study import TRAIN, tree
+from kit.studies import TRAIN, tree
 
 HERE = Path(__file__).resolve().parent
 # where to strike: the kind of piece, and how many seconds after its folder appeared

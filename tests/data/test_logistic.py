@@ -3,7 +3,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from clinipress.data.logistic import fit_logistic, log_softmax, standardised
-from tolerances import OPTIMUM
+from kit.tolerances import OPTIMUM
 
 
 def cloud(n, classes, seed=0, spread=1.0):

@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from clinipress.data import shortcuts
 from clinipress.data.shortcuts import Facts, cross_validated, feature_shortcuts, statistics_baseline
-from tolerances import ROUNDING
+from kit.tolerances import ROUNDING
 
 
 def facts(n=300, strength=0.0, *, classes=3, copies=1, seed=0):

@@ -14,7 +14,7 @@ from clinipress.edge.answers import Answer, probabilities
 from clinipress.edge.bundle import Bundle, load_bundle
 from clinipress.errors import MissingExtraError
 from clinipress.records import Card, InputSpec
-from linear_model import logits_of, noise, weights
+from kit.linear_model import logits_of, noise, weights
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from clinipress.evaluate import bootstrap
 from clinipress.evaluate.bootstrap import Spread
 from clinipress.evaluate.intervals import degrees_of_freedom, percentile_interval, t_value
 from clinipress.evaluate.metrics import calibration_gaps
-from tolerances import ROUNDING
+from kit.tolerances import ROUNDING
 
 
 def mean_of(values):

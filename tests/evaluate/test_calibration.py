@@ -18,8 +18,8 @@ from clinipress.evaluate.calibration import (
 from clinipress.evaluate.evidence import drops, evidence
 from clinipress.evaluate.reliability import equal_mass_bins
 from clinipress.evaluate.scores import Scores
-from planted import CLASSES, miscalibrated, reference, rounded, with_logits
-from tolerances import ROUNDING
+from kit.planted import CLASSES, miscalibrated, reference, rounded, with_logits
+from kit.tolerances import ROUNDING
 
 
 def make(n=400, k=4, sharp=3.0, seed=0):

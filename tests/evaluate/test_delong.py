@@ -9,7 +9,7 @@ from scipy import stats
 
 from clinipress.evaluate import delong
 from clinipress.evaluate.intervals import auroc_score_limits
-from tolerances import ROUNDING, check_share
+from kit.tolerances import ROUNDING, check_share
 
 Z = stats.norm.ppf(0.975)
 # Hanley and McNeil 1982, Radiology 143:29: 109 CT images rated 1 to 5, 58 normal, 51 abnormal

@@ -17,7 +17,7 @@ from clinipress.evaluate.disagreement import (
 )
 from clinipress.evaluate.intervals import wilson
 from clinipress.gate import MARGINS
-from planted import (
+from kit.planted import (
     accuracy,
     one_class_falls,
     reference,
@@ -26,7 +26,7 @@ from planted import (
     with_logits,
     wrong_and_right,
 )
-from tolerances import ROUNDING
+from kit.tolerances import ROUNDING
 
 
 def section(before, after, **options):

@@ -15,7 +15,7 @@ from clinipress.evaluate.intervals import resample, unit_index
 from clinipress.evaluate.metrics import point_metrics
 from clinipress.gate import judge, metric_facts
 from clinipress.records import Interval, Rule
-from tolerances import ROUNDING, check_close, check_share
+from kit.tolerances import ROUNDING, check_close, check_share
 
 CLASSES = ("glioma", "meningioma", "normal")
 BOUNDED = ("accuracy", "sensitivity", "precision", "f1", "auroc", "balanced", "agreement")

@@ -15,8 +15,8 @@ from clinipress.evaluate.groups import (
     gap_interval,
     gap_of,
 )
-from planted import reference
-from tolerances import ROUNDING, check_share
+from kit.planted import reference
+from kit.tolerances import ROUNDING, check_share
 
 DRAWN = ("balanced_accuracy", "auroc_macro", "ece")
 

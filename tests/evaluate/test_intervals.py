@@ -7,7 +7,7 @@ from scipy import optimize, stats
 from statsmodels.stats.proportion import proportion_confint
 
 from clinipress.evaluate import intervals
-from tolerances import ROOT, ROUNDING, check_share
+from kit.tolerances import ROOT, ROUNDING, check_share
 
 EDGES = [(0, 1), (1, 1), (0, 500), (500, 500), (1, 10_000)]
 RANDOM = [

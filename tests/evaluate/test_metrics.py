@@ -8,7 +8,7 @@ import sklearn.metrics as referee
 
 from clinipress.errors import DataError
 from clinipress.evaluate import metrics
-from tolerances import LOG_ODDS_STEP, ROUNDING, check_close
+from kit.tolerances import LOG_ODDS_STEP, ROUNDING, check_close
 
 CLASSES = tuple("abcdefg")
 

@@ -25,7 +25,7 @@ from clinipress.evaluate.multilabel import (
 )
 from clinipress.evaluate.paired import tango
 from clinipress.records import Rule
-from tolerances import ROUNDING, check_close, check_share
+from kit.tolerances import ROUNDING, check_close, check_share
 
 LABELS = ("effusion", "nodule", "oedema")
 

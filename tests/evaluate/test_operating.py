@@ -12,8 +12,8 @@ from clinipress.evaluate.intervals import wilson
 from clinipress.evaluate.operating import operating_section, predictive_value
 from clinipress.evaluate.paired import paired_difference
 from clinipress.records import Interval
-from planted import CLASSES, one_class_falls, reference, rounded, tempered, with_logits
-from tolerances import ROOT, ROUNDING, check_share
+from kit.planted import CLASSES, one_class_falls, reference, rounded, tempered, with_logits
+from kit.tolerances import ROOT, ROUNDING, check_share
 
 MARGIN = 0.02
 

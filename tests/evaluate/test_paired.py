@@ -9,7 +9,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from clinipress.evaluate import paired
-from tolerances import OPTIMUM, ROUNDING, THREE_DECIMALS, check_share
+from kit.tolerances import OPTIMUM, ROUNDING, THREE_DECIMALS, check_share
 
 Z = stats.norm.ppf(0.975)
 

@@ -6,7 +6,7 @@ import statsmodels.api as sm
 from scipy.special import expit
 
 from clinipress.evaluate.recalibration import Binned, recalibrate
-from tolerances import OPTIMUM, check_share
+from kit.tolerances import OPTIMUM, check_share
 
 
 def glm(x, y, weights, *, slope):

@@ -20,7 +20,7 @@ from clinipress.evaluate.saliency.similarity import (
     spearman,
     ssim,
 )
-from random_nets import candidate_of, pictures
+from kit.random_nets import candidate_of, pictures
 
 LIMITS = (-1.0, 1.0)
 

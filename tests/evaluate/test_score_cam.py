@@ -14,7 +14,7 @@ from clinipress.evaluate.saliency.networks import OnnxNetwork, TorchNetwork, fea
 from clinipress.evaluate.saliency.score_cam import channel_masks, grouped, score_cam
 from clinipress.runtimes.onnx import OnnxCandidate
 from clinipress.steps.export import export_onnx, to_float16, to_int8
-from random_nets import candidate_of, pictures
+from kit.random_nets import candidate_of, pictures
 
 MEAN, STD = 0.2, 0.25  # of random_nets
 FILL = MEAN * 255

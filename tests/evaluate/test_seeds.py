@@ -11,7 +11,7 @@ from clinipress.errors import DataError
 from clinipress.evaluate.evidence import drops, evidence
 from clinipress.evaluate.seeds import over_seeds
 from clinipress.records import Interval
-from tolerances import ROUNDING, check_share
+from kit.tolerances import ROUNDING, check_share
 
 
 def study(**values: float) -> dict[str, Interval]:

@@ -11,7 +11,7 @@ from clinipress.errors import DataError, InputError
 from clinipress.evaluate.scores import Scores
 from clinipress.evaluate.stress import JUDGED, disturbed_logits, stress_rows, stress_section
 from clinipress.records import Card, InputSpec
-from tolerances import check_share
+from kit.tolerances import check_share
 
 CLASSES = ("dark", "bright")
 SPEC = InputSpec(channels=1, height=24, width=24)

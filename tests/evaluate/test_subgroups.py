@@ -15,8 +15,8 @@ from clinipress.evaluate.subgroup_verdict import judge_groups
 from clinipress.evaluate.subgroups import subgroups_section
 from clinipress.findings import Gap
 from clinipress.records import Interval
-from planted import CLASSES, accuracy, one_sex_falls, reference, rounded, tempered, with_logits
-from tolerances import ROUNDING
+from kit.planted import CLASSES, accuracy, one_sex_falls, reference, rounded, tempered, with_logits
+from kit.tolerances import ROUNDING
 
 
 def section(before, after, **options):

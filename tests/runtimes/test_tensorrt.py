@@ -36,8 +36,8 @@ from clinipress.runtimes.onnx import CARD_KEY, OnnxCandidate
 from clinipress.steps.deliver import apply_export, plan_export
 from clinipress.steps.export import export_onnx, parity
 from clinipress.store import read_result
-from random_nets import candidate_of, pictures
-from small_study import study
+from kit.random_nets import candidate_of, pictures
+from kit.studies import study
 
 SIZE = 8
 CARD = Card(

@@ -29,7 +29,7 @@ from clinipress.study_file import parse_study
 from clinipress.train.fake_quantize import Grid, grids
 from clinipress.train.quantized import QuantizedNetwork, Schedule
 from clinipress.train.tracing import trace
-from small_study import TRAIN, tree
+from kit.studies import TRAIN, tree
 from tiny_nets import make
 
 SIZE = 32

@@ -29,7 +29,7 @@ from clinipress.steps.litert_graph import Maker, schema
 from clinipress.steps.parity import PARITY_TOLERANCE
 from clinipress.steps.quantize import plan_int8
 from clinipress.steps.to_litert import apply_litert, count_operators, plan_litert, weight_bytes
-from litert_nets import empty_model, finished
+from kit.litert_nets import empty_model, finished
 
 SIZE = 16
 MEAN, ODD_MEAN = 51 / 255, 0.2345

@@ -16,7 +16,7 @@ from clinipress.runtimes.onnx import OnnxCandidate
 from clinipress.steps.deliver import apply_export, file_facts, plan_export
 from clinipress.steps.export import export_onnx, parity
 from clinipress.steps.to_tensorrt import OPSET, RULES, broken_rules
-from random_nets import candidate_of, pictures
+from kit.random_nets import candidate_of, pictures
 
 NETS = ("mobilenetv3_small_050", "resnet10t", "densenet121", "vit_tiny_patch16_224")
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2}

@@ -15,7 +15,7 @@ from clinipress.tables.grids import Entry, RowPlan
 from clinipress.tables.papers import PAPERS
 from clinipress.tables.records import Table
 from clinipress.tables.run import run_entries, run_table
-from small_study import TRAIN, study
+from kit.studies import TRAIN, study
 
 NET = {"factory": "tiny_nets:make"}
 ONE = TRAIN | {"epochs": 1}

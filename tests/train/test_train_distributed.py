@@ -7,13 +7,13 @@ import os
 import numpy as np
 import pytest
 import torch
-import train_kit
 from torch import nn
-from train_kit import MemoryStore, options, plain_net, small_net, weights_of
 
 from clinipress.errors import ImageError, StudyError
 from clinipress.train import distributed
 from clinipress.train.fit import Images, fit
+from kit import training as train_kit
+from kit.training import MemoryStore, options, plain_net, small_net, weights_of
 
 
 def run(work, processes, batch=6, module=None):
