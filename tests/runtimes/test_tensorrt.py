@@ -36,6 +36,7 @@ from clinipress.runtimes.onnx import CARD_KEY, OnnxCandidate
 from clinipress.steps.deliver import apply_export, plan_export
 from clinipress.steps.export import export_onnx, parity
 from clinipress.store import read_result
+from kit.pixels import noise
 from kit.random_nets import candidate_of, pictures
 from kit.studies import study
 
@@ -129,7 +130,7 @@ def file(tmp_path):
 
 
 def pixels(count, seed=1):
-    return np.random.default_rng(seed).integers(0, 256, (count, 1, SIZE, SIZE), np.uint8)
+    return noise(count, SIZE, seed=seed)
 
 
 def kept(tmp_path):
