@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from kit.order import chosen, part
+from kit.seeds import each_seed
+from kit.shared import shared
 from kit.skips import ALLOWED
 
 HERE = Path(__file__).resolve().parent
@@ -98,3 +101,34 @@ def test_what_is_there_is_not_installed_again(tmp_path):
     done = subprocess.run([script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 99
     assert "fonts-liberation" in done.stdout
+
+
+def test_every_seed_is_run_and_the_one_that_fails_is_named():
+    seen = []
+
+    @each_seed(range(5))
+    def one(seed, more):
+        seen.append(seed)
+        assert seed + more < 6
+
+    assert list(inspect.signature(one).parameters) == ["more"]
+    one(more=1)
+    assert seen == [0, 1, 2, 3, 4]
+    with pytest.raises(AssertionError) as caught:
+        one(more=3)
+    assert caught.value.__notes__ == ["with seed 3"]
+
+
+def test_a_shared_thing_is_made_once_and_never_half(tmp_path):
+    def fail(folder):
+        (folder / "half").write_text("x")
+        raise ZeroDivisionError
+
+    def make(folder):
+        (folder / "whole").write_text("x")
+
+    with pytest.raises(ZeroDivisionError):
+        shared(tmp_path, "thing", fail)
+    made = shared(tmp_path, "thing", make)
+    assert [path.name for path in made.iterdir()] == ["whole"]
+    assert shared(tmp_path, "thing", fail) == made

@@ -26,6 +26,7 @@ from kit.planted import (
     with_logits,
     wrong_and_right,
 )
+from kit.seeds import each_seed
 from kit.tolerances import ROUNDING
 
 
@@ -35,7 +36,7 @@ def section(before, after, **options):
     )
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_figures_against_scikit_learn_scipy_and_statsmodels(seed):
     before = reference(seed, n=300, sharp=2.0)
     after = rounded(before, seed, noise=0.9)
@@ -74,7 +75,7 @@ def test_figures_against_scikit_learn_scipy_and_statsmodels(seed):
         assert sum(one.gained for one in rows) == found.gained
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_holm_against_statsmodels(seed):
     random = np.random.default_rng(seed)
     values = random.random(random.integers(1, 9)) ** 3

@@ -25,6 +25,7 @@ from clinipress.evaluate.multilabel import (
 )
 from clinipress.evaluate.paired import tango
 from clinipress.records import Rule
+from kit.seeds import each_seed
 from kit.tolerances import ROUNDING, check_close, check_share
 
 LABELS = ("effusion", "nodule", "oedema")
@@ -84,7 +85,7 @@ def expected_figures(logits, truth, labels) -> dict[str, float]:
     return found | {"brier": np.mean(briers), "ece": np.mean(errors)}
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_values_are_those_of_scikit_learn_and_torchmetrics(seed) -> None:
     truth, reference, candidate = task(seed)
     before, after = (expected_figures(x, truth, LABELS) for x in (reference, candidate))

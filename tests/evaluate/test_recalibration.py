@@ -6,6 +6,7 @@ import statsmodels.api as sm
 from scipy.special import expit
 
 from clinipress.evaluate.recalibration import Binned, recalibrate
+from kit.seeds import each_seed
 from kit.tolerances import OPTIMUM, check_share
 
 
@@ -25,7 +26,7 @@ def draw(seed):
     return x, y
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 @pytest.mark.parametrize("slope", [True, False])
 def test_against_a_generalised_linear_model(seed, slope):
     x, y = draw(seed)

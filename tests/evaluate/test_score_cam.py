@@ -15,6 +15,7 @@ from clinipress.evaluate.saliency.score_cam import channel_masks, grouped, score
 from clinipress.runtimes.onnx import OnnxCandidate
 from clinipress.steps.export import export_onnx, to_float16, to_int8
 from kit.random_nets import candidate_of, pictures
+from kit.seeds import each_seed
 
 MEAN, STD = 0.2, 0.25  # of random_nets
 FILL = MEAN * 255
@@ -268,7 +269,7 @@ def test_another_format_is_refused_by_name():
         feature_network(Other())
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_any_feature_map_gives_the_map_of_the_slow_formula(seed):
     random = np.random.default_rng(seed)
     channels, height, width = random.integers(1, 9), random.integers(1, 6), random.integers(2, 6)
