@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +13,17 @@ import pytest
 # helpers of the tests: importlib mode puts no test folder on the path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE / "nets")]
+
+from kit.order import pytest_addoption, pytest_collection_modifyitems  # noqa: E402
+from kit.shared import base, shared  # noqa: E402
+from kit.skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: E402
+
+__all__ = [
+    "pytest_addoption",
+    "pytest_collection_modifyitems",
+    "pytest_make_collect_report",
+    "pytest_runtest_makereport",
+]
 
 
 @pytest.fixture(scope="session")
@@ -27,17 +40,29 @@ def realdata() -> Path:
 
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory):
-    """Manifest of a small SYNTHETIC set."""
+    """Manifest of a small SYNTHETIC set, one for all processes of a run: to be read alone."""
     from clinipress.data.phantom import draw_phantoms
 
-    return draw_phantoms(tmp_path_factory.mktemp("phantoms"), patients=120, seed=1, size=32)
+    def draw(folder):
+        draw_phantoms(folder, patients=120, seed=1, size=32)
+
+    return shared(base(tmp_path_factory), "phantoms", draw) / "manifest.csv"
 
 
 @pytest.fixture(scope="session")
 def finished(phantoms, tmp_path_factory):
-    """A finished small study: its folder and its result."""
-    from clinipress.pipeline import run_study
-    from small_study import study
+    """A finished small study, run once for all processes: a folder of this one's own, the result.
 
-    run = tmp_path_factory.mktemp("run") / "small"
-    return run, run_study(study(), phantoms, run)
+    A study started in a copy of the folder resumes from its store.
+    """
+    from clinipress.pipeline import run_study
+    from kit.studies import study
+
+    def run(folder):
+        result = run_study(study(), phantoms, folder / "run")
+        (folder / "result.pickle").write_bytes(pickle.dumps(result))
+
+    made = shared(base(tmp_path_factory), "finished", run)
+    own = tmp_path_factory.mktemp("run") / "small"
+    shutil.copytree(made / "run", own)
+    return own, pickle.loads((made / "result.pickle").read_bytes())

@@ -14,7 +14,7 @@ from PIL import Image
 
 from clinipress.edge.bundle import write_bundle
 from clinipress.records import Card, InputSpec
-from linear_model import clear_noise, weights, write_linear
+from kit.linear_model import clear_noise, weights, write_linear
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 FACTS = {

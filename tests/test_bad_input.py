@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from clinipress import cli
-from small_study import TRAIN, tree
+from kit.studies import TRAIN, tree
 
 
 @pytest.fixture

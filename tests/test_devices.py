@@ -15,7 +15,7 @@ from clinipress.report.build import write_report
 from clinipress.runtimes.engines import place_of
 from clinipress.runtimes.files import FILES
 from clinipress.store import read_result
-from small_study import TRAIN, study
+from kit.studies import TRAIN, study
 
 CART = {"name": "cart", "like": "raspberry-pi-5", "formats": ["executorch"], "ram_bytes": "1 GB"}
 TARGETS = ["cpu-x86", "smartphone", "cortex-m7", "jetson-nano", CART]

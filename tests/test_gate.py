@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from clinipress import gate
 from clinipress.evaluate.paired import paired_difference, tango
 from clinipress.records import Interval, Rule
-from tolerances import check_share
+from kit.tolerances import check_share
 
 RISKS = ("critical", "high", "medium", "low")
 # drops from 0.962 of the five compressed models of the clinical edge guide

@@ -11,7 +11,7 @@ from clinipress.errors import DataError
 from clinipress.evaluate.saliency.masks import image_masks
 from clinipress.pipeline import run_study
 from clinipress.records import InputSpec
-from small_study import TRAIN, study
+from kit.studies import TRAIN, study
 
 ASKED = {"stress": 30, "saliency": 8}
 SMALL = {"steps": [], "exports": [{"precision": "int8", "calibration_images": 16}]}

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,7 @@ TORCH_ASKED = {"cli.py", "runtimes/executorch.py"}
 TORCH_FREE_FOLDERS = ["report", "edge", "data", "runtimes"]
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """Top-level names of all absolute imports in a file, wherever they stand."""
     found = set()

@@ -14,7 +14,7 @@ from clinipress.errors import DataError, DivergedError, RecipeError
 from clinipress.external import compare, evaluate
 from clinipress.pipeline import run_study, step_names
 from clinipress.records import Result
-from small_study import TRAIN, study
+from kit.studies import TRAIN, study
 from tiny_nets import make
 
 

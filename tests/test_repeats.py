@@ -8,7 +8,7 @@ from clinipress.errors import RecipeError
 from clinipress.pipeline import run_study
 from clinipress.repeats import spread
 from clinipress.store import read_result
-from small_study import TRAIN, study
+from kit.studies import TRAIN, study
 
 SMALL = {"steps": [], "exports": [{"precision": "int8", "calibration_images": 16}]}
 QUICK = {"stress": 0, "saliency": 0}

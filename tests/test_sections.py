@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-import planted
 from clinipress import gate
 from clinipress.evaluate.evidence import drops
 from clinipress.findings import SECTIONS, Findings
 from clinipress.recipe import GUARDS, EvidenceRecipe
 from clinipress.records import Verdict
 from clinipress.sections import Asked, guarded, statistics
+from kit import planted
 
 ASKED = Asked("medium", EvidenceRecipe(), resamples=300)
 PASSED = Verdict(status="pass", reasons=("Accuracy did not change.",))

@@ -3,7 +3,7 @@
 import pytest
 
 from clinipress.pipeline import run_study
-from small_study import TRAIN, study
+from kit.studies import TRAIN, study
 
 LIMIT = 2_000_000  # multiply-adds
 PHASES = [{"name": "all", "kernels": [3, 5, 7], "depths": [2, 4], "expansions": [3, 6]}]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from clinipress.data.phantom import draw_phantoms
-from small_study import tree
+from kit.studies import tree
 
 HERE = Path(__file__).resolve().parent
 

@@ -7,7 +7,7 @@ import pytest
 
 import clinipress
 from clinipress.pipeline import run_study
-from small_study import TRAIN, study
+from kit.studies import TRAIN, study
 
 NET = {"factory": "tiny_nets:make"}
 KINDS = {"audit", "train", "distill", "export", "scores", "latency", "findings", "test"}

@@ -12,6 +12,7 @@ from clinipress.data.disturb import DISTURBANCES, STRENGTHS, disturb, random_of
 from clinipress.data.images import decode
 from clinipress.errors import InputError
 from clinipress.records import InputSpec
+from kit.seeds import each_seed
 
 KINDS = sorted(DISTURBANCES)
 # the referee works in float64 and in another order; what lies next to .5 may round the other way
@@ -134,7 +135,7 @@ def test_grey_in_three_channels_stays_grey(kind):
         np.testing.assert_array_equal(found, np.repeat(expected, 3, axis=1))
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_blur_is_scipys(seed):
     random = np.random.default_rng(seed)
     height, width = random.integers(8, 90, 2)
@@ -147,7 +148,7 @@ def test_blur_is_scipys(seed):
     same_but_for_rounding(disturb(images, ["x"], "blur", strength), expected)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_rotation_is_scipys(seed):
     images = pictures(1, 1 + 2 * (seed % 2), 40 + seed, 64 - seed, seed)
     strength = 1 + seed % 5
@@ -168,7 +169,7 @@ def test_rotation_is_scipys(seed):
         assert set(np.unique(found[0, channel][outside])) <= {round(float(np.median(border)))}
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_motion_is_the_mean_along_a_line(seed):
     images = pictures(1, 1, 50, 44 + seed, seed)
     strength = 1 + seed % 5

@@ -4,7 +4,7 @@ from sklearn.linear_model import LogisticRegression
 
 from clinipress.data.logistic import fit_logistic, standardised
 from clinipress.evaluate.metrics import log_softmax
-from tolerances import OPTIMUM
+from kit.tolerances import OPTIMUM
 
 
 def cloud(n, classes, seed=0, spread=1.0):

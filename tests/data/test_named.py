@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import named_trees as trees
 from clinipress.data.fetch import NOT_KNOWN, Download
 from clinipress.data.named import prepare as module
 from clinipress.data.named.catalogue import find_set
@@ -26,6 +25,7 @@ from clinipress.data.named.workbook import read_workbook
 from clinipress.data.splits import make_split
 from clinipress.errors import DataError, MissingExtraError
 from clinipress.recipe import SplitRecipe
+from kit import named_trees as trees
 
 CHEST = {
     "Data/train/adenocarcinoma_left.lower.lobe_T2_N0_M0_Ib": 3,

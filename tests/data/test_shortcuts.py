@@ -13,7 +13,7 @@ from clinipress.data.shortcuts import (
     feature_shortcuts,
     statistics_baseline,
 )
-from tolerances import ROUNDING
+from kit.tolerances import ROUNDING
 
 
 def facts(n=300, strength=0.0, *, classes=3, copies=1, seed=0):

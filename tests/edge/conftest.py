@@ -9,7 +9,7 @@ import pytest
 
 from clinipress.edge.bundle import write_bundle
 from clinipress.records import Card, InputSpec
-from linear_model import clear_noise, weights, write_linear
+from kit.linear_model import clear_noise, weights, write_linear
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from clinipress.edge.bundle import Bundle, load_bundle
 from clinipress.errors import MissingExtraError
 from clinipress.evaluate import metrics
 from clinipress.records import Card, InputSpec
-from linear_model import logits_of, noise, weights
+from kit.linear_model import logits_of, noise, weights
 
 
 @pytest.fixture

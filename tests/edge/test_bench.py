@@ -11,7 +11,7 @@ from clinipress.edge.bench import bench, cold_start, process_peak
 from clinipress.edge.bundle import load_bundle
 from clinipress.errors import BundleError, InputError, ModelError
 from clinipress.records import Card
-from linear_model import noise
+from kit.linear_model import noise
 
 
 def test_every_figure_is_there_and_is_json(folder: Path, monkeypatch):

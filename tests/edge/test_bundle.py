@@ -15,7 +15,7 @@ from clinipress.data.images import decode
 from clinipress.edge.bundle import clearest, load_bundle, open_bundle, write_bundle
 from clinipress.errors import BundleError, ImageError, StorageError
 from clinipress.records import Card, InputSpec
-from linear_model import clear_noise, logits_of, noise, weights, write_linear
+from kit.linear_model import clear_noise, logits_of, noise, weights, write_linear
 
 FILES = {"model.onnx", "card.json", "sample.png", "LICENSE", "README.txt"}
 

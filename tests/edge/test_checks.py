@@ -17,7 +17,7 @@ from clinipress.edge.checks import (
 )
 from clinipress.records import Card, InputSpec
 from clinipress.runtimes.onnx import OnnxCandidate
-from linear_model import weights, write_linear
+from kit.linear_model import weights, write_linear
 
 SPEC = InputSpec(channels=1, height=128, width=128)
 SETS = {"brain-mri": 1, "covid-ct": 1, "chest-ctscan": 1, "ham10000": 3}

@@ -38,8 +38,8 @@ from clinipress.edge.manifest import digest_of_card, sha256_of
 from clinipress.edge.predict import NONE_ANSWERED, SOME_REFUSED, run_predict
 from clinipress.records import InputSpec
 from clinipress.runtimes.onnx import OnnxCandidate
-from linear_model import weights, write_linear
-from onnx_nets import conv_net, pixels, saved
+from kit.linear_model import weights, write_linear
+from kit.onnx_nets import conv_net, pixels, saved
 
 COUNTS = {"png": 45, "jpg": 45, "dcm": 50, "card": 25, "onnx": 35}  # 200 in all
 SECONDS = 10  # per file; the slowest takes some tenths of one

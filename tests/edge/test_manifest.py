@@ -12,7 +12,7 @@ from clinipress.edge.bundle import load_bundle
 from clinipress.edge.manifest import digest_of_card, read_card, sha256_of
 from clinipress.errors import BundleError
 from clinipress.records import InputSpec
-from linear_model import weights, write_linear
+from kit.linear_model import weights, write_linear
 
 
 def change(folder: Path, edit: Callable[[dict[str, Any]], None], *, sealed: bool = True) -> None:

@@ -17,7 +17,7 @@ from clinipress.edge.bundle import Bundle, load_bundle
 from clinipress.edge.predict import predict, run_predict
 from clinipress.errors import BundleError, InputError
 from clinipress.records import Card
-from linear_model import noise
+from kit.linear_model import noise
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from clinipress.evaluate import bootstrap
 from clinipress.evaluate.bootstrap import BootstrapSpread
 from clinipress.evaluate.intervals import degrees_of_freedom, percentile_interval, t_value
 from clinipress.evaluate.metrics import calibration_gaps
-from tolerances import ROUNDING
+from kit.seeds import each_seed
+from kit.tolerances import ROUNDING
 
 
 def mean_of(values):
@@ -26,7 +27,7 @@ def spread_of(values, resamples=200, seed=0) -> BootstrapSpread:
     return bootstrap.bootstrap(mean_of(values), units, labels, resamples, seed)[0]["mean"]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_jackknife_of_a_mean_is_its_textbook_standard_error(seed) -> None:
     values = np.random.default_rng(seed).gamma(1 + seed % 3, size=10 + 15 * seed)
     found = spread_of(values)
@@ -53,7 +54,7 @@ def test_a_difference_is_that_of_the_same_draws() -> None:
         assert getattr(apart, name) == pytest.approx(getattr(together, name), abs=ROUNDING)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_expanded_interval_has_the_tails_of_t(seed) -> None:
     values = np.random.default_rng(seed).exponential(size=12 + seed)
     spread = spread_of(values, resamples=999, seed=seed)
@@ -69,7 +70,7 @@ def test_expanded_interval_has_the_tails_of_t(seed) -> None:
     assert (found.method, found.n) == ("x", n)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_corrected_interval_takes_the_bias_off(seed) -> None:
     random = np.random.default_rng(seed)
     chances = random.dirichlet([1, 1, 1], 80)

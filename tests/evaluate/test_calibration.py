@@ -18,8 +18,9 @@ from clinipress.evaluate.calibration import (
 from clinipress.evaluate.evidence import drops, evidence
 from clinipress.evaluate.reliability import equal_mass_bins
 from clinipress.evaluate.scores import Scores
-from planted import CLASSES, miscalibrated, reference, rounded, with_logits
-from tolerances import ROUNDING
+from kit.planted import CLASSES, miscalibrated, reference, rounded, with_logits
+from kit.seeds import each_seed
+from kit.tolerances import ROUNDING
 
 
 def make(n=400, k=4, sharp=3.0, seed=0):
@@ -126,7 +127,7 @@ def referee(logits, labels, temperature):
     return found | {"slope": slope.params[1], "intercept": large.params[0]}
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_figures_before_and_after_against_scikit_learn_and_statsmodels(seed):
     k = 2 + seed % 4
     logits, labels = make(n=300, k=k, sharp=0.5 + seed / 10, seed=seed)
@@ -155,7 +156,7 @@ def ends(interval):
     return interval.low, interval.value, interval.high
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_what_evidence_measures_too_has_the_very_same_interval(seed):
     classes, per_unit = CLASSES[: 2 + seed % 2], 1 + 2 * (seed % 3)
     before = reference(seed, n=240, sharp=1 + seed / 10, classes=classes, per_unit=per_unit)

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from clinipress.evaluate.columns import divide
+from kit.seeds import each_seed
 
 
 def one(values, index=None, name="column"):
@@ -15,7 +16,7 @@ def named(column):
     return [column.values[code] if code >= 0 else None for code in column.codes]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_ages_against_pandas(seed):
     random = np.random.default_rng(seed)
     ages = random.uniform(0, 99, 60).round(seed % 3)
@@ -26,7 +27,7 @@ def test_ages_against_pandas(seed):
     assert named(one(values, name="Patient_Age")) == list(expected)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_quartiles_against_pandas(seed):
     random = np.random.default_rng(seed)
     numbers = random.gamma(2, 2, int(random.integers(20, 200))).round(6)

@@ -9,7 +9,8 @@ from scipy import stats
 
 from clinipress.evaluate import delong
 from clinipress.evaluate.intervals import auroc_score_limits
-from tolerances import ROUNDING, check_share
+from kit.seeds import each_seed
+from kit.tolerances import ROUNDING, check_share
 
 Z = stats.norm.ppf(0.975)
 # Hanley and McNeil 1982, Radiology 143:29: 109 CT images rated 1 to 5, 58 normal, 51 abnormal
@@ -72,7 +73,7 @@ def brute_freedom(table, positive, units) -> float:
     return min(max(2 * len(shares) / (kurtosis - 1), 1), len(shares) - 1)
 
 
-@pytest.mark.parametrize("seed", range(24))
+@each_seed(range(24))
 def test_one_area_is_that_of_all_pairs(seed) -> None:
     scores, _, positive, units = draw(seed)
     found = delong.auroc_interval(scores, positive, units)
@@ -91,7 +92,7 @@ def test_one_area_is_that_of_all_pairs(seed) -> None:
     assert found.method == ("delong-cluster" if seed % 2 else "delong")
 
 
-@pytest.mark.parametrize("seed", range(24))
+@each_seed(range(24))
 def test_a_drop_is_that_of_all_pairs(seed) -> None:
     first, second, positive, units = draw(seed)
     found = delong.auroc_difference(first, second, positive, units)

@@ -20,7 +20,7 @@ from clinipress.evaluate.intervals import wilson
 from clinipress.findings import Direction, FlipCounts
 from clinipress.gate import MARGINS
 from clinipress.records import Interval
-from planted import (
+from kit.planted import (
     accuracy,
     one_class_falls,
     reference,
@@ -29,7 +29,8 @@ from planted import (
     with_logits,
     wrong_and_right,
 )
-from tolerances import ROUNDING
+from kit.seeds import each_seed
+from kit.tolerances import ROUNDING
 
 
 def section(before, after, **options):
@@ -38,7 +39,7 @@ def section(before, after, **options):
     )
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_figures_against_scikit_learn_scipy_and_statsmodels(seed):
     before = reference(seed, n=300, sharp=2.0)
     after = rounded(before, seed, noise=0.9)
@@ -77,7 +78,7 @@ def test_figures_against_scikit_learn_scipy_and_statsmodels(seed):
         assert sum(one.gained for one in rows) == found.gained
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_holm_against_statsmodels(seed):
     random = np.random.default_rng(seed)
     values = random.random(random.integers(1, 9)) ** 3

@@ -19,8 +19,8 @@ from clinipress.evaluate.family import (
     widened,
 )
 from clinipress.records import Interval, Rule, Verdict
-from planted import reference, rounded
-from tolerances import ROUNDING
+from kit.planted import reference, rounded
+from kit.tolerances import ROUNDING
 
 RULE = Rule(metric="sensitivity[*]", margin=0.08)
 

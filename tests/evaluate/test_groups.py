@@ -15,8 +15,9 @@ from clinipress.evaluate.groups import (
     gap_interval,
     gap_of,
 )
-from planted import reference
-from tolerances import ROUNDING, check_share
+from kit.planted import reference
+from kit.seeds import each_seed
+from kit.tolerances import ROUNDING, check_share
 
 DRAWN = ("balanced_accuracy", "auroc_macro", "ece")
 
@@ -33,7 +34,7 @@ def drawn(scores, groups, seed=0, resamples=60):
     )
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_a_group_of_all_images_has_the_intervals_of_evidence(seed):
     scores = reference(seed, n=150, sharp=1 + seed / 10, per_unit=1 + seed % 3)
     scores = replace(scores, temperature=1.0)

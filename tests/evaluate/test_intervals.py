@@ -7,7 +7,8 @@ from scipy import optimize, stats
 from statsmodels.stats.proportion import proportion_confint
 
 from clinipress.evaluate import intervals
-from tolerances import ROOT, ROUNDING, check_share
+from kit.seeds import each_seed
+from kit.tolerances import ROOT, ROUNDING, check_share
 
 EDGES = [(0, 1), (1, 1), (0, 500), (500, 500), (1, 10_000)]
 RANDOM = [
@@ -33,7 +34,7 @@ def clustered(seed, units=40, size=10, share=0.85, correlation=0.3):
     return random.random((units, size)) < own[:, None], np.repeat(np.arange(units), size)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_design_effect_is_the_cluster_variance_of_statsmodels(seed) -> None:
     random = np.random.default_rng(seed)
     units = np.sort(random.integers(0, 25, size=200))
@@ -106,7 +107,7 @@ def test_one_unit_counts_as_one_case() -> None:
     assert intervals.effective_size(hits, np.zeros(50, np.int64)) == 1
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_units_never_make_an_interval_narrower(seed) -> None:
     random = np.random.default_rng(seed)
     hits = random.random(60) < [0.5, 0.97, 1.0][seed % 3]

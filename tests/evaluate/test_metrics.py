@@ -8,7 +8,8 @@ import sklearn.metrics as referee
 
 from clinipress.errors import DataError
 from clinipress.evaluate import metrics
-from tolerances import LOG_ODDS_STEP, ROUNDING, check_close
+from kit.seeds import each_seed
+from kit.tolerances import LOG_ODDS_STEP, ROUNDING, check_close
 
 CLASSES = tuple("abcdefg")
 
@@ -103,7 +104,7 @@ def calibration_error(logits, labels) -> float:
     return total
 
 
-@pytest.mark.parametrize("seed", range(24))
+@each_seed(range(24))
 def test_agrees_with_scikit_learn(seed) -> None:
     logits, labels, classes = draw(seed)
     found = metrics.point_metrics(logits, labels, classes)
@@ -123,7 +124,7 @@ def test_degenerate_tasks_agree_and_leave_out_what_is_undefined(name) -> None:
     check_close(found, expected, ROUNDING)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_macro_auroc_is_scikit_learns_one_vs_rest(seed) -> None:
     logits, labels, classes = draw(seed)
     chances = np.round(metrics.softmax(logits), 13)
@@ -136,7 +137,7 @@ def test_macro_auroc_is_scikit_learns_one_vs_rest(seed) -> None:
     check_close({"auroc": found}, {"auroc": float(expected)}, ROUNDING)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_weighted_auroc_is_that_of_the_repeated_cases(seed) -> None:
     random = np.random.default_rng(seed)
     scores = random.integers(0, [4, 1000][seed % 2], size=50).astype(np.float64)

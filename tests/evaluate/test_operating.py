@@ -12,8 +12,9 @@ from clinipress.evaluate.intervals import wilson
 from clinipress.evaluate.operating import operating_section, predictive_value
 from clinipress.evaluate.paired import paired_difference
 from clinipress.records import Interval
-from planted import CLASSES, one_class_falls, reference, rounded, tempered, with_logits
-from tolerances import ROOT, ROUNDING, check_share
+from kit.planted import CLASSES, one_class_falls, reference, rounded, tempered, with_logits
+from kit.seeds import each_seed
+from kit.tolerances import ROOT, ROUNDING, check_share
 
 MARGIN = 0.02
 
@@ -51,7 +52,7 @@ def referee(hits, n1, false, n0, prevalence):
     return tuple(1 / (1 + odds * r) for r in (best, most, least))
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_predictive_value_against_root_finding(seed):
     random = np.random.default_rng(seed)
     n1, n0 = random.integers(10, 300, 2)
@@ -103,7 +104,7 @@ def test_predictive_value_covers():
 # ------------------------------------------------------------------ the section
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_rows_against_scikit_learn_and_the_card(seed):
     validation, before = reference(seed, n=300), reference(seed + 100, n=260)
     validations = validation, rounded(validation, noise=0.5)

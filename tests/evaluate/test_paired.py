@@ -9,7 +9,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from clinipress.evaluate import paired
-from tolerances import OPTIMUM, ROUNDING, THREE_DECIMALS, check_share
+from kit.seeds import each_seed
+from kit.tolerances import OPTIMUM, ROUNDING, THREE_DECIMALS, check_share
 
 Z = stats.norm.ppf(0.975)
 
@@ -137,7 +138,7 @@ def test_clustered_difference_covers_and_the_plain_one_does_not() -> None:
         check_share(naive, trials, at_least=0.93)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_units_never_make_a_difference_narrower(seed) -> None:
     random = np.random.default_rng(seed)
     reference, candidate = random.random((2, 90)) < 0.9
@@ -228,7 +229,7 @@ def brute_precision(actual, reference, candidate) -> tuple[float, float, float]:
     return p1 - p2, p1 - p2 - down, p1 - p2 + up
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_precision_difference_is_the_formula_with_statsmodels_wilson(seed) -> None:
     random, n = np.random.default_rng(seed), 30 + 20 * seed
     actual = random.random(n) < 0.4

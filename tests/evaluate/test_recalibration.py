@@ -6,7 +6,8 @@ import statsmodels.api as sm
 from scipy.special import expit
 
 from clinipress.evaluate.recalibration import BinnedFit, recalibrate
-from tolerances import OPTIMUM, check_share
+from kit.seeds import each_seed
+from kit.tolerances import OPTIMUM, check_share
 
 
 def glm(x, y, weights, *, slope):
@@ -25,7 +26,7 @@ def draw(seed):
     return x, y
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 @pytest.mark.parametrize("slope", [True, False])
 def test_against_a_generalised_linear_model(seed, slope):
     x, y = draw(seed)

@@ -20,7 +20,8 @@ from clinipress.evaluate.saliency.similarity import (
     spearman,
     ssim,
 )
-from random_nets import candidate_of, pictures
+from kit.random_nets import candidate_of, pictures
+from kit.seeds import each_seed
 
 LIMITS = (-1.0, 1.0)
 
@@ -37,7 +38,7 @@ def blobs(count, side=24, seed=0):
 # ---- similarity
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_similarities_are_those_of_scipy_torchmetrics_and_brute_force(seed):
     from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -154,7 +155,7 @@ def petsiuk(model, image, saliency, label, mode, steps, fill):
     return (sum(scores) - scores[0] / 2 - scores[-1] / 2) / steps
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_faithfulness_is_that_of_the_authors_code(seed):
     random = np.random.default_rng(seed)
     image = random.integers(0, 256, (1, 16, 16), np.uint8)

@@ -11,14 +11,15 @@ from clinipress.errors import DataError
 from clinipress.evaluate.evidence import drops, evidence
 from clinipress.evaluate.seeds import over_seeds
 from clinipress.records import Interval
-from tolerances import ROUNDING, check_share
+from kit.seeds import each_seed
+from kit.tolerances import ROUNDING, check_share
 
 
 def study(**values: float) -> dict[str, Interval]:
     return {name: Interval(value=x, low=x - 0.1, high=x + 0.1) for name, x in values.items()}
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 @pytest.mark.parametrize("confidence", [0.9, 0.95])
 def test_the_mean_and_its_interval_are_those_of_statsmodels(seed, confidence) -> None:
     random = np.random.default_rng(seed)

@@ -11,7 +11,8 @@ from clinipress.errors import DataError, InputError
 from clinipress.evaluate.scores import Scores
 from clinipress.evaluate.stress import JUDGED, disturbed_logits, stress_rows, stress_section
 from clinipress.records import Card, InputSpec
-from tolerances import check_share
+from kit.seeds import each_seed
+from kit.tolerances import check_share
 
 CLASSES = ("dark", "bright")
 SPEC = InputSpec(channels=1, height=24, width=24)
@@ -144,7 +145,7 @@ def test_candidate_that_bears_worse_images_better_passes():
     assert "100.0 points of accuracy less from the candidate" in section.verdict.reasons[0]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_ends_are_never_inside_tangos(seed):
     labels, units, (_, _, before, after) = random_study(seed)
     right = answers(labels >= 0, labels)
@@ -196,7 +197,7 @@ def random_study(seed, patients=True):
     return labels, units, drawn
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_figures_are_those_of_numpy_and_scipys_bootstrap(seed):
     labels, units, (before, after, before_worse, after_worse) = random_study(seed, patients=False)
     labels[:] = 0  # one stratum: scipy knows no others
@@ -357,7 +358,7 @@ def test_disturbed_logits_are_of_the_disturbed_images_however_they_come():
     assert not np.array_equal(given["a"], given["b"])
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_rows_are_stratified_repeatable_and_spread_over_units(seed):
     random = np.random.default_rng(seed)
     n, k = int(random.integers(150, 900)), int(random.integers(2, 8))

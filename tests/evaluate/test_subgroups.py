@@ -15,8 +15,9 @@ from clinipress.evaluate.subgroup_verdict import judge_groups
 from clinipress.evaluate.subgroups import subgroups_section
 from clinipress.findings import Gap
 from clinipress.records import Interval
-from planted import CLASSES, accuracy, one_sex_falls, reference, rounded, tempered, with_logits
-from tolerances import ROUNDING
+from kit.planted import CLASSES, accuracy, one_sex_falls, reference, rounded, tempered, with_logits
+from kit.seeds import each_seed
+from kit.tolerances import ROUNDING
 
 
 def section(before, after, **options):
@@ -53,7 +54,7 @@ def frames(scores, column):
     return found, areas
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_groups_and_gaps_against_fairlearn(seed):
     classes = CLASSES if seed % 2 else CLASSES[:2]
     before = reference(seed, n=400, sharp=2.0, classes=classes)

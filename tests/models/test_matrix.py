@@ -30,7 +30,7 @@ from clinipress.steps.parity import PARITY_TOLERANCE, parity
 from clinipress.steps.prune import Prune
 from clinipress.steps.train import FineTune
 from clinipress.store import Store
-from onnx_nets import to_int8
+from kit.onnx_nets import to_int8
 
 pytestmark = pytest.mark.slow
 
@@ -57,12 +57,24 @@ SMALL = {
     "visformer_s": {"depth": (2, 1, 1), "embed_dim": 192},
     "autoformerv2_t": {"depths": (1, 2, 1, 1), "embed_dim": 48},
 }
+# A plain network of batch norms, one of depthwise convolutions, one of dense blocks and one of
+# attention: each kind that a step treats in its own way. The others are repeated at night.
+BY_DAY = ("resnet50", "mobilenetv2", "densenet32", "visformer_s")
 # Of a supernet that is run as its largest network: the matrices that make smaller kernels of large.
 UNUSED = ("to5", "to3")
 # Of the logits' standard deviation over images. Networks of depthwise convolutions that have learnt
 # for a few steps only amplify whatever is rounded (a quarter to a half here, after real training
 # some hundredths); answers of another network would differ by 1.13 of it.
 ROUNDING = 0.65
+
+
+def by_day(named):
+    marks = () if named.name in BY_DAY else (pytest.mark.nightly,)
+    return pytest.param(named, id=named.name, marks=marks)
+
+
+def test_the_day_has_one_network_of_each_kind():
+    assert set(BY_DAY) <= {named.name for named in NAMED}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +106,7 @@ def recipe_of(named):
     return ModelRecipe(name=named.name, arguments=SMALL.get(named.name, {}))
 
 
-@pytest.fixture(scope="module", params=NAMED, ids=lambda named: named.name)
+@pytest.fixture(scope="module", params=[by_day(named) for named in NAMED])
 def trained(request, data, teacher, tmp_path_factory):
     """The name, the context, the fresh candidate and the trained one."""
     torch.set_num_threads(1)

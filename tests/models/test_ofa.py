@@ -28,7 +28,8 @@ from clinipress.models.ofa.architecture import architecture_of, divisible
 from clinipress.models.ofa.network import kernels
 from clinipress.models.pretrained import load_checkpoint, load_pretrained
 from clinipress.models.recalibration import recalibrate_batch_norms
-from ofa_kit import one_thread
+from kit.seeds import each_seed
+from kit.supernets import one_thread
 
 __all__ = ["one_thread"]  # a fixture for every test here
 
@@ -109,7 +110,7 @@ def test_ofa_595_with_other_heads(classes, count):
     assert parameters(ofa_595(classes)) == count == OFA_595.parameters(classes)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_the_formula_counts_what_the_built_network_has(seed):
     random = np.random.default_rng(seed)
     chosen = Space(float(random.choice([0.25, 0.4]))).sample(random)

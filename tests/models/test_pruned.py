@@ -64,8 +64,14 @@ def state(module):
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+# by day one of each way to couple channels: plain sums, depthwise with gates, dense blocks
+BY_DAY = ("resnet18", "mobilenetv3_small_100", "densenet121", "convnext_atto")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in BY_DAY else pytest.mark.nightly) for n in NAMES],
+)
 def test_ratio_is_reached_and_the_network_is_rebuilt_exactly(name):
     spec, module = make(name)
     for part in module.modules():

@@ -14,8 +14,8 @@ from clinipress.records import Result, Verdict
 from clinipress.report.build import render, write_report
 from clinipress.report.view import View
 from clinipress.report.words import verdict_sentence
-from drawn_findings import pictures, with_findings
-from page_reader import Page
+from kit.findings import pictures, with_findings
+from kit.pages import Page
 
 Make = Callable[..., Result]
 LIMIT_BYTES = 500_000

@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable
 
 from clinipress.records import Result
-from drawn_findings import counts, share
-from section_pages import lead, markup, with_part, words
+from kit.findings import counts, share
+from kit.sections import lead, markup, with_part, words
 
 Make = Callable[..., Result]
 

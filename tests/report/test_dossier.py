@@ -22,7 +22,7 @@ from clinipress.report.markdown import markdown
 from clinipress.report.model_card import model_card
 from clinipress.report.plan import NOTICE, SIGNERS, YOURS, Dossier
 from clinipress.report.view import View
-from drawn_findings import with_findings
+from kit.findings import with_findings
 
 Make = Callable[..., Result]
 CLAIMS = re.compile(

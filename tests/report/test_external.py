@@ -3,8 +3,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from clinipress.records import Result
-from drawn_findings import with_findings
-from section_pages import lead, markup, words
+from kit.findings import with_findings
+from kit.sections import lead, markup, words
 
 Make = Callable[..., Result]
 

@@ -15,7 +15,7 @@ import pytest
 
 from clinipress.records import Result
 from clinipress.report.build import render
-from drawn_findings import pictures, with_findings
+from kit.findings import pictures, with_findings
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 pytestmark = [

@@ -19,7 +19,7 @@ from clinipress.report.dossier_text import dossier_markdown
 from clinipress.report.markdown import markdown
 from clinipress.report.plain import blocks, escape, inline, parse, table
 from clinipress.report.shown import TITLES
-from drawn_findings import with_findings
+from kit.findings import with_findings
 
 Make = Callable[..., Result]
 GITHUB = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])

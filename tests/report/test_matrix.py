@@ -10,8 +10,8 @@ from clinipress.records import Result, Verdict
 from clinipress.report.matrix import matrix_section
 from clinipress.report.shown import TITLES
 from clinipress.report.view import View
-from drawn_findings import with_findings
-from page_reader import Page
+from kit.findings import with_findings
+from kit.pages import Page
 
 Make = Callable[..., Result]
 

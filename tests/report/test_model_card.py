@@ -15,7 +15,7 @@ from clinipress.report.limits import limits
 from clinipress.report.model_card import model_card
 from clinipress.report.view import View
 from clinipress.report.words import verdict_sentence
-from drawn_findings import with_findings
+from kit.findings import with_findings
 
 Make = Callable[..., Result]
 

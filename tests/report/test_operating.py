@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from clinipress.findings import OperatingRow
 from clinipress.records import Result
-from drawn_findings import around, findings, said, share
-from section_pages import lead, markup, with_part, words
+from kit.findings import around, findings, said, share
+from kit.sections import lead, markup, with_part, words
 
 Make = Callable[..., Result]
 

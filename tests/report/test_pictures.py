@@ -12,7 +12,7 @@ from clinipress.report import pictures as module
 from clinipress.report.build import render, write_report
 from clinipress.report.pictures import ABSENT, GALLERY, embedded, named_pictures, read_pictures
 from clinipress.report.view import View
-from drawn_findings import PICTURES, picture, pictures, with_findings
+from kit.findings import PICTURES, picture, pictures, with_findings
 
 Make = Callable[..., Result]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from clinipress.records import Result
-from drawn_findings import around, saliency
-from section_pages import lead, markup, with_part, words
+from kit.findings import around, saliency
+from kit.sections import lead, markup, with_part, words
 
 Make = Callable[..., Result]
 

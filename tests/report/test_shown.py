@@ -9,8 +9,8 @@ from clinipress.findings import SECTIONS
 from clinipress.records import Result
 from clinipress.report.build import render
 from clinipress.report.shown import TITLES
-from drawn_findings import pictures, with_findings
-from page_reader import Page
+from kit.findings import pictures, with_findings
+from kit.pages import Page
 
 Make = Callable[..., Result]
 

@@ -12,7 +12,7 @@ import pytest
 from clinipress.findings import SECTIONS
 from clinipress.report.build import write_report
 from clinipress.report.pictures import ALLOWANCE
-from page_reader import Page
+from kit.pages import Page
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "report_size.py"
 LIMIT = 15_000_000

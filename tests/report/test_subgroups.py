@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from clinipress.findings import Gap, Group
 from clinipress.records import Result
-from drawn_findings import around, share
-from section_pages import lead, markup, with_part, words
+from kit.findings import around, share
+from kit.sections import lead, markup, with_part, words
 
 Make = Callable[..., Result]
 

@@ -26,7 +26,7 @@ from clinipress.runtimes.engines import (
     package_of,
 )
 from clinipress.runtimes.files import FILES
-from onnx_nets import conv_net, pixels, saved
+from kit.onnx_nets import conv_net, pixels, saved
 
 
 def test_every_format_of_a_recipe_has_files_an_engine_and_a_toolchain():

@@ -15,6 +15,7 @@ from clinipress.runtimes import executorch
 from clinipress.runtimes.engines import open_file
 from clinipress.runtimes.executorch import ExecuTorchCandidate
 from clinipress.steps.to_executorch import apply_executorch
+from kit.pixels import noise
 from tiny_nets import make
 
 SIZE = 8
@@ -47,7 +48,7 @@ def file(content, tmp_path):
 
 
 def pixels(count, seed=1):
-    return np.random.default_rng(seed).integers(0, 256, (count, 1, SIZE, SIZE), np.uint8)
+    return noise(count, SIZE, seed=seed)
 
 
 def test_logits_are_those_of_the_network(parent, file):

@@ -14,7 +14,17 @@ from clinipress.errors import BundleError, ModelError, StorageError
 from clinipress.records import Card, InputSpec
 from clinipress.runtimes.engines import open_file
 from clinipress.runtimes.litert import LiteRtCandidate, as_input, logits_of, silence
-from litert_nets import CLASSES, SCALE, SIZE, ZERO, card_of, integers, linear, pixels, weights_of
+from kit.litert_nets import (
+    CLASSES,
+    SCALE,
+    SIZE,
+    ZERO,
+    card_of,
+    integers,
+    linear,
+    pixels,
+    weights_of,
+)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from clinipress.candidate import Candidate
 from clinipress.errors import BundleError, ModelError, StorageError
 from clinipress.records import Card, InputSpec
 from clinipress.runtimes.onnx import CARD_KEY, OnnxCandidate, runtime_name
+from kit.pixels import noise
 
 SIZE = 8
 WEIGHTS = np.random.default_rng(0).normal(size=(SIZE * SIZE, 3)).astype(np.float32)
@@ -49,7 +50,7 @@ def file(tmp_path):
 
 
 def pixels(count, seed=1):
-    return np.random.default_rng(seed).integers(0, 256, (count, 1, SIZE, SIZE), np.uint8)
+    return noise(count, SIZE, seed=seed)
 
 
 def test_logits_are_those_of_the_graph(file):

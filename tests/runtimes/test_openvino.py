@@ -12,6 +12,7 @@ from clinipress.records import Card, InputSpec
 from clinipress.runtimes.engines import open_file
 from clinipress.runtimes.files import digest_of_files
 from clinipress.runtimes.openvino import OpenVinoCandidate, compiled, engine
+from kit.pixels import noise
 
 SIZE = 8
 WEIGHTS = np.random.default_rng(0).normal(size=(SIZE * SIZE, 3)).astype(np.float32)
@@ -46,7 +47,7 @@ def file(tmp_path):
 
 
 def pixels(count, seed=1):
-    return np.random.default_rng(seed).integers(0, 256, (count, 1, SIZE, SIZE), np.uint8)
+    return noise(count, SIZE, seed=seed)
 
 
 def test_logits_are_those_of_the_graph(file):

@@ -38,8 +38,9 @@ from clinipress.steps.deliver import apply_export, plan_export
 from clinipress.steps.export import export_onnx
 from clinipress.steps.parity import parity
 from clinipress.store import read_result
-from random_nets import candidate_of, pictures
-from small_study import study
+from kit.pixels import noise
+from kit.random_nets import candidate_of, pictures
+from kit.studies import study
 
 SIZE = 8
 CARD = Card(
@@ -132,7 +133,7 @@ def file(tmp_path):
 
 
 def pixels(count, seed=1):
-    return np.random.default_rng(seed).integers(0, 256, (count, 1, SIZE, SIZE), np.uint8)
+    return noise(count, SIZE, seed=seed)
 
 
 def kept(tmp_path):

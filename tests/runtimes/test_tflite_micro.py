@@ -14,7 +14,7 @@ from clinipress.runtimes.litert import LiteRtCandidate
 from clinipress.runtimes.tflite_micro import TfliteMicroCandidate, arena_bytes
 from clinipress.steps import litert_graph
 from clinipress.steps.litert_graph import GraphEditor, schema
-from litert_nets import SIZE, card_of, empty_model, finished, integers, linear, pixels
+from kit.litert_nets import SIZE, card_of, empty_model, finished, integers, linear, pixels
 
 CARD = card_of(format="tflite-micro", precision="int8")
 

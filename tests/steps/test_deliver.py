@@ -14,7 +14,7 @@ from clinipress.runtimes.engines import open_file
 from clinipress.steps import to_tensorrt
 from clinipress.steps.deliver import apply_export, file_facts, plan_export
 from clinipress.steps.export import export_onnx
-from random_nets import candidate_of, pictures
+from kit.random_nets import candidate_of, pictures
 
 
 @pytest.fixture(scope="module")

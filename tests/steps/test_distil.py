@@ -22,7 +22,7 @@ from clinipress.steps.distil import Distill
 from clinipress.steps.export import export_onnx
 from clinipress.steps.fitting import fresh_candidate
 from clinipress.store import Store
-from small_study import TRAIN, study
+from kit.studies import TRAIN, study
 
 SPEC = InputSpec(channels=1, height=32, width=32)
 TINY = {"factory": "tiny_nets:make"}

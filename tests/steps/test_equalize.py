@@ -8,7 +8,7 @@ from onnx import helper, numpy_helper
 
 from clinipress.steps import equalize
 from clinipress.steps.quantize import Int8Plan, _insert_conversions
-from onnx_nets import SIZE, conv_net, convolution, graph_model, pixels
+from kit.onnx_nets import SIZE, conv_net, convolution, graph_model, pixels
 
 
 def answer(model, images, *names):

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from clinipress.errors import BundleError, ModelError
-from clinipress.models.classifier import Classifier, TorchCandidate
+from clinipress.models.classifier import TorchCandidate
 from clinipress.records import Card, InputSpec, ModelSpec
 from clinipress.runtimes.onnx import OnnxCandidate
 from clinipress.steps import onnx_graph, ranges
@@ -19,11 +19,10 @@ from clinipress.steps.export import export_onnx, to_float16
 from clinipress.steps.files import stamp
 from clinipress.steps.onnx_precision import count_low_precision, weight_bytes
 from clinipress.steps.parity import PARITY_TOLERANCE, parity
-from onnx_nets import to_int8
-
-SIZE = 16
-INTEGER_MEAN = 51 / 255
-ODD_MEAN = 0.2345
+from kit.candidates import INTEGER_MEAN, ODD_MEAN, SIZE, wrapped
+from kit.candidates import float_file as made_file
+from kit.onnx_nets import to_int8
+from kit.pixels import smooth
 
 
 class Tiny(nn.Module):
@@ -44,26 +43,7 @@ class Tiny(nn.Module):
 
 
 def candidate(channels=1, in_channels=1, mean=INTEGER_MEAN, net=Tiny, seed=0):
-    torch.manual_seed(seed)
-    spec = InputSpec(channels=channels, height=SIZE, width=SIZE)
-    module = Classifier(net(in_channels), spec, in_channels, mean, 0.25)
-    # statistics as after training, so that batch normalisation is not the identity
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.normal_(part.running_mean, 0, 0.3)
-            nn.init.uniform_(part.running_var, 0.5, 2)
-            nn.init.uniform_(part.weight, 0.5, 1.5)
-            nn.init.normal_(part.bias, 0, 0.3)
-    model = ModelSpec(name="tiny", num_classes=3, in_channels=in_channels, mean=mean, std=0.25)
-    card = Card(name="tiny", classes=("a", "b", "c"), input=spec, model=model)
-    return TorchCandidate(card, module.eval())
-
-
-def pixels(count=24, channels=1, seed=0):
-    """Smooth pictures, as different from each other as their mean grey levels."""
-    random = np.random.default_rng(seed)
-    coarse = random.integers(0, 256, (count, channels, 4, 4))
-    return np.kron(coarse, np.ones((1, 1, 4, 4), int)).astype(np.uint8)
+    return wrapped(net, channels, in_channels, mean, seed=seed, name="tiny")
 
 
 def operators(path):
@@ -78,7 +58,7 @@ def parent():
 @pytest.fixture(scope="module")
 def float_file(parent, tmp_path_factory):
     path = tmp_path_factory.mktemp("float") / "float.onnx"
-    export_onnx(parent, path)
+    made_file(parent, path)
     return path
 
 
@@ -90,7 +70,7 @@ def float_file(parent, tmp_path_factory):
 def test_the_file_answers_like_the_network(tmp_path, channels, in_channels, mean):
     network = candidate(channels, in_channels, mean)
     exported = export_onnx(network, tmp_path / "net.onnx")
-    found = parity(network, exported, pixels(40, channels))
+    found = parity(network, exported, smooth(40, channels))
     assert found.images == 40
     assert found.max_logit_difference < 1e-5
     assert found.label_flips == 0
@@ -100,12 +80,12 @@ def test_a_mean_per_channel_is_kept_in_every_precision(tmp_path):
     means = (0.485, 0.456, 0.406)
     network = candidate(3, 3, means)
     exported = export_onnx(network, tmp_path / "net.onnx")
-    assert parity(network, exported, pixels(40, 3)).max_logit_difference < 1e-5
+    assert parity(network, exported, smooth(40, 3)).max_logit_difference < 1e-5
     half = to_float16(tmp_path / "net.onnx", tmp_path / "half.onnx")
-    assert 0 < parity(network, half, pixels(40, 3)).max_logit_difference < 0.02
-    small = to_int8(tmp_path / "net.onnx", tmp_path / "int8.onnx", pixels(24, 3))
-    spread = network.predict(pixels(40, 3)).std()
-    assert 0 < parity(network, small, pixels(40, 3)).mean_logit_difference < 0.1 * spread
+    assert 0 < parity(network, half, smooth(40, 3)).max_logit_difference < 0.02
+    small = to_int8(tmp_path / "net.onnx", tmp_path / "int8.onnx", smooth(24, 3))
+    spread = network.predict(smooth(40, 3)).std()
+    assert 0 < parity(network, small, smooth(40, 3)).mean_logit_difference < 0.1 * spread
 
 
 def test_interface_of_the_file(float_file):
@@ -120,7 +100,7 @@ def test_interface_of_the_file(float_file):
 
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_any_batch_gives_each_image_its_own_answer(float_file, count):
-    loaded, images = OnnxCandidate.load(float_file, threads=1), pixels(7)
+    loaded, images = OnnxCandidate.load(float_file, threads=1), smooth(7)
     alone = np.concatenate([loaded.predict(image[None]) for image in images])
     np.testing.assert_allclose(loaded.predict(images[:count]), alone[:count], atol=1e-5)
 
@@ -153,7 +133,7 @@ def test_exporting_is_quiet_and_leaves_the_network_alone(tmp_path, capfd):
 
 def test_normalisation_by_an_integer_mean_is_one_node(tmp_path, float_file):
     assert operators(float_file)[:2] == ["DequantizeLinear", "Conv"]
-    export_onnx(candidate(mean=ODD_MEAN), tmp_path / "odd.onnx")
+    made_file(candidate(mean=ODD_MEAN), tmp_path / "odd.onnx")
     assert operators(tmp_path / "odd.onnx")[:4] == ["Cast", "Sub", "Mul", "Conv"]
 
 
@@ -194,7 +174,7 @@ def test_parity_is_what_it_says():
         def predict(self, images):
             return self.logits
 
-    found = parity(Fixed([[1, 0], [0, 3]]), Fixed([[1, 0.5], [4, 3]]), pixels(2))
+    found = parity(Fixed([[1, 0], [0, 3]]), Fixed([[1, 0.5], [4, 3]]), smooth(2))
     assert found.max_logit_difference == 4
     assert found.mean_logit_difference == pytest.approx(4.5 / 4)
     assert (found.label_flips, found.images) == (1, 2)
@@ -217,7 +197,7 @@ def test_stamp_changes_the_card_and_nothing_else(tmp_path, float_file):
 @pytest.mark.parametrize("mean", [INTEGER_MEAN, ODD_MEAN])
 def test_float16_halves_the_weights_and_keeps_the_interface(tmp_path, mean):
     network = candidate(mean=mean)
-    export_onnx(network, tmp_path / "float.onnx")
+    made_file(network, tmp_path / "float.onnx")
     half = to_float16(tmp_path / "float.onnx", tmp_path / "half.onnx")
     sizes = weight_bytes(tmp_path / "half.onnx")
     assert "float32" not in sizes
@@ -225,7 +205,7 @@ def test_float16_halves_the_weights_and_keeps_the_interface(tmp_path, mean):
         weight_bytes(tmp_path / "float.onnx")["float32"] / 2, abs=32 * 2
     )
     assert half.card.precision == "float16"
-    found = parity(network, half, pixels())
+    found = parity(network, half, smooth())
     # 11 bits of mantissa through five layers; and not zero, or nothing was converted
     assert 0 < found.max_logit_difference < 0.02
 
@@ -247,10 +227,10 @@ def test_weights_beyond_float16_are_refused_not_clamped(tmp_path):
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_int8_answers_nearly_like_its_parent(parent, tmp_path, float_file, method, per_channel):
     small = to_int8(
-        float_file, tmp_path / "int8.onnx", pixels(), method=method, per_channel=per_channel
+        float_file, tmp_path / "int8.onnx", smooth(), method=method, per_channel=per_channel
     )
-    found = parity(parent, small, pixels(64, seed=1))
-    spread = parent.predict(pixels(64, seed=1)).std()
+    found = parity(parent, small, smooth(64, seed=1))
+    spread = parent.predict(smooth(64, seed=1)).std()
     assert 0 < found.mean_logit_difference < 0.1 * spread
     assert found.label_flips <= 6
     assert small.card.precision == "int8"
@@ -259,7 +239,7 @@ def test_int8_answers_nearly_like_its_parent(parent, tmp_path, float_file, metho
 
 def test_every_convolution_is_int8_with_symmetric_weights(tmp_path, float_file):
     path = tmp_path / "int8.onnx"
-    to_int8(float_file, path, pixels())
+    to_int8(float_file, path, smooth())
     counts = count_low_precision(path)
     assert counts["Conv float32"] == 0
     assert counts["Gemm float32"] == 0
@@ -281,7 +261,7 @@ def test_every_convolution_is_int8_with_symmetric_weights(tmp_path, float_file):
 def test_one_scale_per_channel_or_per_tensor(tmp_path, float_file):
     def scale_sizes(per_channel):
         path = tmp_path / "int8.onnx"
-        to_int8(float_file, path, pixels(), per_channel=per_channel)
+        to_int8(float_file, path, smooth(), per_channel=per_channel)
         graph = onnx.load(path).graph
         values = onnx_graph.constants(graph)
         weights = {name for name, value in values.items() if value.dtype == np.int8 and value.ndim}
@@ -297,8 +277,8 @@ def test_one_scale_per_channel_or_per_tensor(tmp_path, float_file):
 
 @pytest.mark.parametrize("mean", [INTEGER_MEAN, ODD_MEAN])
 def test_the_first_layer_reads_the_bytes_of_the_image(tmp_path, mean):
-    export_onnx(candidate(mean=mean), tmp_path / "float.onnx")
-    to_int8(tmp_path / "float.onnx", tmp_path / "int8.onnx", pixels())
+    made_file(candidate(mean=mean), tmp_path / "float.onnx")
+    to_int8(tmp_path / "float.onnx", tmp_path / "int8.onnx", smooth())
     graph = onnx.load(tmp_path / "int8.onnx").graph
     (pairs,) = [node for node in graph.node if "image" in node.input]
     assert pairs.op_type == "SpaceToDepth"  # moves bytes, changes none
@@ -309,10 +289,10 @@ def test_the_first_layer_reads_the_bytes_of_the_image(tmp_path, mean):
 
 @pytest.mark.parametrize("mean", [INTEGER_MEAN, ODD_MEAN])
 def test_reading_bytes_directly_changes_no_logit(tmp_path, monkeypatch, mean):
-    export_onnx(candidate(mean=mean), tmp_path / "float.onnx")
-    short = to_int8(tmp_path / "float.onnx", tmp_path / "short.onnx", pixels())
+    made_file(candidate(mean=mean), tmp_path / "float.onnx")
+    short = to_int8(tmp_path / "float.onnx", tmp_path / "short.onnx", smooth())
     monkeypatch.setattr(onnx_graph, "read_bytes_directly", lambda _: False)
-    long = to_int8(tmp_path / "float.onnx", tmp_path / "long.onnx", pixels())
+    long = to_int8(tmp_path / "float.onnx", tmp_path / "long.onnx", smooth())
     # an integer mean is one DequantizeLinear already, which the quantizer takes for its own; bytes
     # that are read directly are read in pairs
     more = Counter(operators(tmp_path / "long.onnx"))
@@ -320,27 +300,27 @@ def test_reading_bytes_directly_changes_no_logit(tmp_path, monkeypatch, mean):
     odd = {"Cast": 1, "Sub": 1, "Mul": 1, "QuantizeLinear": 1, "SpaceToDepth": -1}
     assert {k: v for k, v in more.items() if v} == ({} if mean == INTEGER_MEAN else odd)
     every_grey = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
-    for images in (every_grey, pixels(16, seed=3)):
+    for images in (every_grey, smooth(16, seed=3)):
         np.testing.assert_array_equal(short.predict(images), long.predict(images))
 
 
 def test_quantizing_is_quiet_and_repeatable(tmp_path, float_file, capfd, caplog):
     for name in ("a", "b"):
-        to_int8(float_file, tmp_path / f"{name}.onnx", pixels())
+        to_int8(float_file, tmp_path / f"{name}.onnx", smooth())
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     assert tuple(capfd.readouterr()) == ("", "")
     assert not caplog.records
 
 
 def test_calibration_images_matter(tmp_path, float_file):
-    bright = to_int8(float_file, tmp_path / "a.onnx", pixels(), method="minmax")
-    dark = to_int8(float_file, tmp_path / "b.onnx", pixels() // 8, method="minmax")
+    bright = to_int8(float_file, tmp_path / "a.onnx", smooth(), method="minmax")
+    dark = to_int8(float_file, tmp_path / "b.onnx", smooth() // 8, method="minmax")
     assert bright.digest != dark.digest
 
 
 @pytest.mark.parametrize("count", [1, 8, 21])
 def test_calibration_batches_are_small_and_complete(count):
-    images = pixels(count)
+    images = smooth(count)
     batches = ranges.Batches(images)
     seen = []
     for start in range(len(batches)):
@@ -354,7 +334,7 @@ def test_calibration_batches_are_small_and_complete(count):
 def test_what_is_not_quantized_is_counted_as_float(tmp_path, float_file):
     assert count_low_precision(float_file)["Conv int8"] == 0
     assert count_low_precision(float_file)["Conv float32"] >= 3
-    to_int8(float_file, tmp_path / "head.onnx", pixels(), operators=("Gemm",))
+    to_int8(float_file, tmp_path / "head.onnx", smooth(), operators=("Gemm",))
     counts = count_low_precision(tmp_path / "head.onnx")
     assert counts["Conv int8"] == 0
     assert counts["Conv float32"] >= 3
@@ -363,7 +343,7 @@ def test_what_is_not_quantized_is_counted_as_float(tmp_path, float_file):
 
 def test_excluded_nodes_stay_float(tmp_path, float_file):
     first = next(n.name for n in onnx.load(float_file).graph.node if n.op_type == "Conv")
-    to_int8(float_file, tmp_path / "int8.onnx", pixels(), exclude=(first,))
+    to_int8(float_file, tmp_path / "int8.onnx", smooth(), exclude=(first,))
     counts = count_low_precision(tmp_path / "int8.onnx")
     assert (counts["Conv float32"], counts["Conv int8"]) == (1, 3)
 
@@ -375,7 +355,7 @@ def test_weight_bytes_are_those_of_the_arrays(float_file, tmp_path):
         if tensor.data_type == onnx.TensorProto.FLOAT
     )
     assert weight_bytes(float_file)["float32"] == expected
-    to_int8(float_file, tmp_path / "int8.onnx", pixels())
+    to_int8(float_file, tmp_path / "int8.onnx", smooth())
     sizes = weight_bytes(tmp_path / "int8.onnx")
     # 4x2x2x8 (3x3x8 on pairs of pixels) + 3x3x8 + 8 (the normalisation) + 8x8 + 8x3 weights, one
     # byte each, and zero points
@@ -384,7 +364,7 @@ def test_weight_bytes_are_those_of_the_arrays(float_file, tmp_path):
 
 def test_no_calibration_images(tmp_path, float_file):
     with pytest.raises(ModelError, match="at least one calibration image"):
-        to_int8(float_file, tmp_path / "int8.onnx", pixels(0))
+        to_int8(float_file, tmp_path / "int8.onnx", smooth(0))
 
 
 def test_calibration_images_of_another_size(tmp_path, float_file):
@@ -396,13 +376,13 @@ def test_squeeze_and_hard_swish_survive_all_precisions(tmp_path):
     network = candidate(net=lambda channels: Tiny(channels, nn.Hardswish))
     export_onnx(network, tmp_path / "float.onnx")
     half = to_float16(tmp_path / "float.onnx", tmp_path / "half.onnx")
-    small = to_int8(tmp_path / "float.onnx", tmp_path / "int8.onnx", pixels())
-    assert parity(network, half, pixels()).max_logit_difference < 0.02
-    spread = network.predict(pixels()).std()
-    assert parity(network, small, pixels()).mean_logit_difference < 0.15 * spread
+    small = to_int8(tmp_path / "float.onnx", tmp_path / "int8.onnx", smooth())
+    assert parity(network, half, smooth()).max_logit_difference < 0.02
+    spread = network.predict(smooth()).std()
+    assert parity(network, small, smooth()).mean_logit_difference < 0.15 * spread
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_mobilenet_v3_small_at_64_pixels(tmp_path):
     from clinipress.models.classifier import build
 
@@ -413,7 +393,7 @@ def test_mobilenet_v3_small_at_64_pixels(tmp_path):
     torch.manual_seed(0)
     card = Card(name="small", classes=tuple("abcd"), input=spec, model=model)
     network = TorchCandidate(card, build(model, spec).eval())
-    images = np.kron(pixels(16), np.ones((1, 1, 4, 4), np.uint8))
+    images = np.kron(smooth(16), np.ones((1, 1, 4, 4), np.uint8))
     exported = export_onnx(network, tmp_path / "float.onnx")
     assert parity(network, exported, images).max_logit_difference <= PARITY_TOLERANCE
     half = to_float16(tmp_path / "float.onnx", tmp_path / "half.onnx")

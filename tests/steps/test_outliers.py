@@ -11,8 +11,8 @@ from clinipress.runtimes.onnx import OnnxCandidate
 from clinipress.steps.export import export_onnx
 from clinipress.steps.outliers import MOST, excitation, outliers
 from clinipress.steps.quantize import apply_int8, plan_int8, prepare
-from onnx_nets import conv_net, pixels, saved
-from random_nets import candidate_of, pictures
+from kit.onnx_nets import conv_net, pixels, saved
+from kit.random_nets import candidate_of, pictures
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from clinipress.steps import placement
 from clinipress.steps.onnx_precision import count_low_precision, weight_bytes
 from clinipress.steps.placement import Trial, agreement_images, groups, search, signal_to_noise
 from clinipress.steps.quantize import apply_int8, plan_int8, prepare
-from onnx_nets import conv_net, pixels, saved
+from kit.onnx_nets import conv_net, pixels, saved
 
 
 def world(noise, cost, fixed=1.0):

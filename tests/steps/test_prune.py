@@ -13,7 +13,6 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-import step_kit
 from clinipress.errors import ModelError
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.pruned import prune
@@ -24,7 +23,8 @@ from clinipress.records import Card, InputSpec
 from clinipress.step_recipes import ModelRecipe, PruneStep, TrainOptions
 from clinipress.steps import prune as prune_step
 from clinipress.steps.prune import Prune
-from step_kit import Data
+from kit import steps as step_kit
+from kit.steps import Data
 
 GREY = InputSpec(channels=1, height=16, width=16)
 QUICK = TrainOptions(

@@ -30,8 +30,8 @@ from clinipress.study_file import parse_study
 from clinipress.train.fake_quantize import Grid, grids
 from clinipress.train.quantized import QuantizedNetwork, Schedule
 from clinipress.train.tracing import trace
-from onnx_nets import to_int8
-from small_study import TRAIN, tree
+from kit.onnx_nets import to_int8
+from kit.studies import TRAIN, tree
 from tiny_nets import make
 
 SIZE = 32
@@ -210,11 +210,14 @@ def flips(owner, places, path, images):
     return found
 
 
-NETS = ["resnet18", "mobilenetv2_100", "mobilenetv3_small_100", "densenet121"]
+BY_NIGHT = ["mobilenetv2_100", "mobilenetv3_small_100", "densenet121"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*NETS, "pruned"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "pruned", *(pytest.param(name, marks=pytest.mark.nightly) for name in BY_NIGHT)],
+)
 def test_any_network_is_rounded_where_and_as_its_file_is(name, tmp_path):
     torch.manual_seed(0)
     recipe = ModelRecipe(name="resnet18" if name == "pruned" else name)

@@ -17,7 +17,7 @@ from clinipress.steps.placement import signal_to_noise
 from clinipress.steps.precision import not_quantized, quantized_layers
 from clinipress.steps.quantize import Int8Plan, apply_int8, plan_int8
 from clinipress.steps.weight_only import to_int4, to_int8_dynamic
-from onnx_nets import SIZE, conv_net, graph_model, pixels, saved, to_int8
+from kit.onnx_nets import SIZE, conv_net, graph_model, pixels, saved, to_int8
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 
 from clinipress.steps.quantize import OPERATORS
 from clinipress.steps.ranges import find_ranges, mse_range
-from onnx_nets import conv_net, pixels
+from kit.onnx_nets import conv_net, pixels
 
 HEAVY_TAIL = np.random.default_rng(0).standard_t(3, 20_000)
 

@@ -22,8 +22,8 @@ from clinipress.steps.export import export_onnx
 from clinipress.steps.prune import Prune
 from clinipress.steps.search import Search
 from clinipress.steps.sub_net_latency import LatencyModel, Stopwatch
-from ofa_kit import GREY, WIDTH, candidate, context, drawn, one_thread, options
-from onnx_nets import to_int8
+from kit.onnx_nets import to_int8
+from kit.supernets import GREY, WIDTH, candidate, context, drawn, one_thread, options
 
 __all__ = ["one_thread"]  # a fixture for every test here
 

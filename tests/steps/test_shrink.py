@@ -17,7 +17,7 @@ from clinipress.steps.shrink import Shrink
 from clinipress.steps.supernets import calibration_batches, sub_net
 from clinipress.steps.train import FineTune
 from clinipress.train.shrinking import Shrinking, SubnetLoss, standalone
-from ofa_kit import GREY, WIDTH, candidate, context, drawn, one_thread, options
+from kit.supernets import GREY, WIDTH, candidate, context, drawn, one_thread, options
 
 __all__ = ["one_thread"]  # a fixture for every test here
 

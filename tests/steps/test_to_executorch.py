@@ -4,17 +4,13 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from clinipress.errors import ModelError
-from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.recipe import ExportRecipe
-from clinipress.records import Card, InputSpec, ModelSpec
 from clinipress.runtimes.executorch import ExecuTorchCandidate
-from clinipress.steps.export import export_onnx
 from clinipress.steps.parity import parity
 from clinipress.steps.quantize import rounding
 from clinipress.steps.to_executorch import (
@@ -23,10 +19,9 @@ from clinipress.steps.to_executorch import (
     plan_executorch,
     weight_bytes,
 )
+from kit.candidates import INTEGER_MEAN, ODD_MEAN, PER_CHANNEL, float_file, wrapped
+from kit.pixels import smooth
 
-SIZE = 16
-INTEGER_MEAN, ODD_MEAN = 51 / 255, 0.2345
-PER_CHANNEL = (0.485, 0.456, 0.406)
 FLOAT32 = ExportRecipe(format="executorch", precision="float32")
 INT8 = ExportRecipe(format="executorch")
 
@@ -49,19 +44,10 @@ class Net(nn.Module):
 
 
 def candidate(channels=1, in_channels=1, mean=INTEGER_MEAN, gain=4.0):
-    torch.manual_seed(0)
-    spec = InputSpec(channels=channels, height=SIZE, width=SIZE)
-    module = Classifier(Net(in_channels), spec, in_channels, mean, 0.25)
+    found = wrapped(Net, channels, in_channels, mean)
     with torch.no_grad():
-        module.backbone.stem[0].weight *= gain  # so that the first ReLU6 cuts something off
-    model = ModelSpec(name="net", num_classes=3, in_channels=in_channels, mean=mean, std=0.25)
-    card = Card(name="net", classes=("a", "b", "c"), input=spec, model=model)
-    return TorchCandidate(card, module.eval())
-
-
-def pixels(count=24, channels=1, seed=0):
-    coarse = np.random.default_rng(seed).integers(0, 256, (count, channels, 4, 4))
-    return np.kron(coarse, np.ones((1, 1, 4, 4), int)).astype(np.uint8)
+        found.module.backbone.stem[0].weight *= gain  # so that the first ReLU6 cuts something off
+    return found
 
 
 def card_of(network, recipe):
@@ -73,8 +59,8 @@ def card_of(network, recipe):
 def make(folder, network, recipe, ranges=None):
     """Export, plan, apply: the opened file and its plan."""
     source, target = folder / "float.onnx", folder / "model.pte"
-    export_onnx(network, source)
-    images = pixels(channels=network.card.input.channels)
+    float_file(network, source)
+    images = smooth(channels=network.card.input.channels)
     plan = plan_executorch(recipe, network, source, images, ranges=ranges)
     plan = json.loads(json.dumps(plan))  # as a run keeps it
     card = card_of(network, recipe)
@@ -98,7 +84,7 @@ def small(parent, tmp_path_factory):
 
 
 def test_a_float32_file_answers_like_the_network(parent, full):
-    found = parity(parent, full[0], pixels(40, seed=1))
+    found = parity(parent, full[0], smooth(40, seed=1))
     assert found.max_logit_difference < 1e-4
     assert full[1] == {}
     counts = count_operators(full[0].path)
@@ -115,7 +101,7 @@ def test_grey_for_colour_networks_and_means_per_channel(
     tmp_path, channels, in_channels, mean, recipe
 ):
     network = candidate(channels, in_channels, mean)
-    images = pixels(40, channels, seed=1)
+    images = smooth(40, channels, seed=1)
     file, _ = make(tmp_path, network, recipe)
     found = parity(network, file, images)
     if recipe is FLOAT32:
@@ -127,7 +113,7 @@ def test_grey_for_colour_networks_and_means_per_channel(
 
 
 def test_an_int8_file_answers_nearly_like_the_network(parent, small):
-    images = pixels(40, seed=1)
+    images = smooth(40, seed=1)
     found = parity(parent, small[0], images)
     assert 0 < found.mean_logit_difference < 0.1 * parent.predict(images).std()
 
@@ -164,8 +150,8 @@ def test_no_grid_reaches_beyond_the_clamp_it_ends_with(small):
 
 def test_ranges_find_their_places_by_value(tmp_path, parent, small):
     source = tmp_path / "float.onnx"
-    export_onnx(parent, source)
-    names = list(rounding(source, pixels()).ranges)
+    float_file(parent, source)
+    names = list(rounding(source, smooth()).ranges)
     given = {name: (-0.01 * n, 3.0 + 0.1 * n) for n, name in enumerate(names)}
     file, plan = make(tmp_path, parent, INT8, given | {"nowhere": (0.0, 1.0)})
     assert plan["given"] == len(given) + 1
@@ -183,7 +169,7 @@ def test_small_weights_keep_all_their_bits(tmp_path):
         network.module.backbone.narrow[0].bias *= 0
         network.module.backbone.head.weight *= 1e3
     file, _ = make(tmp_path, network, INT8)
-    images = pixels(40, seed=1)
+    images = smooth(40, seed=1)
     assert parity(network, file, images).mean_logit_difference < 0.1 * network.predict(images).std()
 
 
@@ -204,8 +190,8 @@ def test_the_network_is_left_alone_and_nothing_is_printed(tmp_path, capfd):
     network.module.train()
     before = network.digest
     source = tmp_path / "float.onnx"
-    export_onnx(network, source)
-    plan = plan_executorch(INT8, network, source, pixels(3))
+    float_file(network, source)
+    plan = plan_executorch(INT8, network, source, smooth(3))
     apply_executorch(INT8, network, source, tmp_path / "m.pte", plan, card_of(network, INT8))
     assert network.module.training
     assert network.digest == before
@@ -214,7 +200,7 @@ def test_the_network_is_left_alone_and_nothing_is_printed(tmp_path, capfd):
 
 def test_no_images_are_refused(tmp_path, parent):
     with pytest.raises(ModelError, match="at least one calibration image"):
-        plan_executorch(INT8, parent, tmp_path / "none.onnx", pixels(0))
+        plan_executorch(INT8, parent, tmp_path / "none.onnx", smooth(0))
 
 
 def test_a_network_that_cannot_be_exported_is_one_line(tmp_path):

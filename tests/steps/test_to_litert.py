@@ -11,9 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from clinipress.errors import ModelError
-from clinipress.models.classifier import Classifier, TorchCandidate
+from clinipress.models.classifier import TorchCandidate
 from clinipress.recipe import ExportRecipe
-from clinipress.records import Card, InputSpec, ModelSpec
 from clinipress.runtimes.litert import LiteRtCandidate, interpreter
 from clinipress.steps import (
     litert_float,
@@ -23,17 +22,16 @@ from clinipress.steps import (
     litert_rewrites,
     to_litert,
 )
-from clinipress.steps.export import export_onnx
 from clinipress.steps.litert_float import float_graph, levels_of
 from clinipress.steps.litert_graph import GraphEditor, schema
 from clinipress.steps.parity import PARITY_TOLERANCE, parity
 from clinipress.steps.quantize import plan_int8
 from clinipress.steps.to_litert import apply_litert, count_operators, plan_litert, weight_bytes
-from litert_nets import empty_model, finished
-
-SIZE = 16
-MEAN, ODD_MEAN = 51 / 255, 0.2345
-COLOURS = (0.485, 0.456, 0.406)
+from kit.candidates import INTEGER_MEAN as MEAN
+from kit.candidates import ODD_MEAN, SIZE, float_file, wrapped
+from kit.candidates import PER_CHANNEL as COLOURS
+from kit.litert_nets import empty_model, finished
+from kit.pixels import smooth
 
 
 class Net(nn.Module):
@@ -76,27 +74,9 @@ class Plain(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def candidate(net=Net, channels=1, in_channels=1, mean=MEAN, std=0.25, seed=0):
-    torch.manual_seed(seed)
-    spec = InputSpec(channels=channels, height=SIZE, width=SIZE)
-    module = Classifier(net(in_channels), spec, in_channels, mean, std)
-    for part in module.modules():  # statistics as after training
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.normal_(part.running_mean, 0, 0.3)
-            nn.init.uniform_(part.running_var, 0.5, 2)
-            nn.init.uniform_(part.weight, 0.5, 1.5)
-            nn.init.normal_(part.bias, 0, 0.3)
+def candidate(net=Net, channels=1, in_channels=1, mean=MEAN, seed=0):
     # the name is part of the digest, by which graphs are remembered
-    model = ModelSpec(
-        name=net.__qualname__, num_classes=3, in_channels=in_channels, mean=mean, std=std
-    )
-    card = Card(name="net", classes=("a", "b", "c"), input=spec, model=model)
-    return TorchCandidate(card, module.eval())
-
-
-def pixels(count=24, channels=1, seed=0):
-    coarse = np.random.default_rng(seed).integers(0, 256, (count, channels, 4, 4))
-    return np.kron(coarse, np.ones((1, 1, 4, 4), int)).astype(np.uint8)
+    return wrapped(net, channels, in_channels, mean, seed=seed, name=net.__qualname__)
 
 
 def recipe(precision, **options):
@@ -106,7 +86,7 @@ def recipe(precision, **options):
 def exported(parent, path, precision, *, source=None, ranges=None, **options):
     """The file of a parent, opened, and its plan."""
     asked = recipe(precision, **options)
-    images = pixels(24, parent.card.input.channels)
+    images = smooth(24, parent.card.input.channels)
     plan = plan_litert(asked, parent, source or path, images, ranges=ranges)
     plan = json.loads(json.dumps(plan))
     apply_litert(asked, parent, source or path, path, plan, parent.card)
@@ -143,7 +123,7 @@ def parent():
 @pytest.fixture(scope="module")
 def source(parent, tmp_path_factory):
     path = tmp_path_factory.mktemp("float") / "float.onnx"
-    export_onnx(parent, path)
+    float_file(parent, path)
     return path
 
 
@@ -158,7 +138,7 @@ def test_the_file_answers_like_the_network(tmp_path, channels, in_channels, mean
     network = candidate(Plain, channels, in_channels, mean)
     file, plan = exported(network, tmp_path / "net.tflite", "float32")
     assert plan == {}
-    assert parity(network, file, pixels(20, channels)).max_logit_difference < 1e-5
+    assert parity(network, file, smooth(20, channels)).max_logit_difference < 1e-5
     content = (tmp_path / "net.tflite").read_bytes()
     assert "TRANSPOSE" not in operators(content)
     assert partitions(content) == 1
@@ -179,7 +159,7 @@ def test_grey_that_is_read_twice_stays_three_channels(tmp_path):
 
     network = candidate(Twice, 1, 3)
     file, _ = exported(network, tmp_path / "net.tflite", "float32")
-    assert parity(network, file, pixels()).max_logit_difference < 1e-5
+    assert parity(network, file, smooth()).max_logit_difference < 1e-5
 
 
 def test_a_network_that_cannot_be_converted_is_one_line(tmp_path):
@@ -235,7 +215,7 @@ def test_float16_halves_the_weights(parent, tmp_path):
     exported(parent, tmp_path / "float.tflite", "float32")
     sizes, whole = (weight_bytes(tmp_path / f"{n}.tflite") for n in ("half", "float"))
     assert sizes["float16"] > 0.4 * whole["float32"]
-    assert 0 < parity(parent, half, pixels()).max_logit_difference < 0.01
+    assert 0 < parity(parent, half, smooth()).max_logit_difference < 0.01
     assert count_operators(tmp_path / "half.tflite") == count_operators(tmp_path / "float.tflite")
 
 
@@ -244,8 +224,8 @@ def test_dynamic_files_compute_layers_in_8_bits(parent, tmp_path):
     counts = count_operators(tmp_path / "net.tflite")
     assert counts["Gemm int8"] == 1
     assert counts["Gemm float32"] == counts["Conv float32"] == 0
-    found = parity(parent, file, pixels())
-    assert 0 < found.mean_logit_difference < 0.1 * parent.predict(pixels()).std()
+    found = parity(parent, file, smooth())
+    assert 0 < found.mean_logit_difference < 0.1 * parent.predict(smooth()).std()
 
 
 def test_4_bit_weights_are_stored_and_unpacked(parent, tmp_path):
@@ -253,8 +233,8 @@ def test_4_bit_weights_are_stored_and_unpacked(parent, tmp_path):
     sizes, counts = weight_bytes(tmp_path / "net.tflite"), count_operators(tmp_path / "net.tflite")
     assert sizes["int4"] > sizes["int8"] > 0  # depthwise convolutions keep 8 bits
     assert counts["Conv int8"] == counts["Gemm int8"] == 0
-    spread = parent.predict(pixels()).std()
-    assert 0 < parity(parent, file, pixels()).mean_logit_difference < 0.5 * spread
+    spread = parent.predict(smooth()).std()
+    assert 0 < parity(parent, file, smooth()).mean_logit_difference < 0.5 * spread
 
 
 # ------------------------------------------------------------------ int8
@@ -266,19 +246,19 @@ def test_4_bit_weights_are_stored_and_unpacked(parent, tmp_path):
 )
 def test_integer_files_answer_nearly_like_their_parent(tmp_path, channels, in_channels, mean):
     network, source = candidate(Plain, channels, in_channels, mean), tmp_path / "float.onnx"
-    export_onnx(network, source)
-    ranges = plan_int8(source, pixels(24, channels), method="minmax").ranges
+    float_file(network, source)
+    ranges = plan_int8(source, smooth(24, channels), method="minmax").ranges
     file, _ = exported(network, tmp_path / "net.tflite", "int8", source=source, ranges=ranges)
-    images = pixels(64, channels, seed=1)
+    images = smooth(64, channels, seed=1)
     spread = network.predict(images).std()
     assert 0 < parity(network, file, images).mean_logit_difference < 0.03 * spread
 
 
 def test_the_quantizer_s_own_calibration_is_the_one_without_ranges(parent, source):
     """Moving averages of each image's extremes: narrower than the extremes themselves."""
-    plan = plan_litert(recipe("int8"), parent, source, pixels())
+    plan = plan_litert(recipe("int8"), parent, source, smooth())
     graph = to_litert.integer_graph(parent)
-    widest = litert_ranges.extremes(graph, levels_of(parent.module), pixels())
+    widest = litert_ranges.extremes(graph, levels_of(parent.module), smooth())
     assert set(plan["ranges"]) == set(widest)
     assert plan["facts"] == {"calibrated_by_runtime": len(plan["ranges"])}
     low, high = plan["ranges"]["logits"]
@@ -329,8 +309,8 @@ def test_weights_have_one_scale_per_output_channel(tmp_path):
 
 def test_calibration_needs_images_and_depends_on_them(parent, source, tmp_path):
     with pytest.raises(ModelError, match="expected calibration images, got none"):
-        plan_litert(recipe("int8"), parent, source, pixels(0))
-    plans = [plan_litert(recipe("int8"), parent, source, pixels() // dark) for dark in (1, 8)]
+        plan_litert(recipe("int8"), parent, source, smooth(0))
+    plans = [plan_litert(recipe("int8"), parent, source, smooth() // dark) for dark in (1, 8)]
     assert plans[0]["ranges"] != plans[1]["ranges"]
     assert plans[0]["ranges"]["image"] == plans[1]["ranges"]["image"]
 
@@ -341,15 +321,15 @@ def test_calibration_needs_images_and_depends_on_them(parent, source, tmp_path):
 @pytest.mark.parametrize("mean", [MEAN, ODD_MEAN])
 def test_given_ranges_find_their_places(tmp_path, mean):
     parent, source = candidate(mean=mean), tmp_path / "float.onnx"
-    export_onnx(parent, source)
-    ranges = plan_int8(source, pixels(), method="percentile").ranges
+    float_file(parent, source)
+    ranges = plan_int8(source, smooth(), method="percentile").ranges
     file, plan = exported(parent, tmp_path / "net.tflite", "int8", source=source, ranges=ranges)
     facts = plan["facts"]
     assert facts["given_ranges"] == len(ranges)
     assert facts["places_given"] + facts["places_calibrated"] == facts["places"]
     assert facts["places_given"] > 0.6 * facts["places"]
-    spread = parent.predict(pixels(64, seed=1)).std()
-    assert parity(parent, file, pixels(64, seed=1)).mean_logit_difference < 0.1 * spread
+    spread = parent.predict(smooth(64, seed=1)).std()
+    assert parity(parent, file, smooth(64, seed=1)).mean_logit_difference < 0.1 * spread
 
 
 def test_a_given_range_is_the_file_s_own(parent, source, tmp_path):
@@ -365,7 +345,7 @@ def test_a_given_range_is_the_file_s_own(parent, source, tmp_path):
 
 
 def test_a_range_that_belongs_nowhere_is_counted_and_left(parent, source, tmp_path):
-    plan = plan_litert(recipe("int8"), parent, source, pixels(), ranges={"elsewhere": (0.0, 1.0)})
+    plan = plan_litert(recipe("int8"), parent, source, smooth(), ranges={"elsewhere": (0.0, 1.0)})
     assert plan["facts"]["given_ranges_used"] == plan["facts"]["places_given"] == 0
 
 
@@ -377,12 +357,12 @@ def test_of_equal_tensors_the_clamp_s_range_is_meant(tmp_path):
             nn.init.constant_(self.stem.bias, 5.0)
 
     network, path = candidate(Bright), tmp_path / "float.onnx"
-    export_onnx(network, path)
+    float_file(network, path)
     nodes = onnx.load(path).graph.node
     stem = next(node for node in nodes if node.op_type == "Conv").output[0]
     relu = next(node for node in nodes if stem in node.input).output[0]
     for ranges in ({stem: (0.0, 3.0), relu: (0.0, 8.0)}, {relu: (0.0, 8.0), stem: (0.0, 3.0)}):
-        plan = plan_litert(recipe("int8"), network, path, pixels(), ranges=ranges)
+        plan = plan_litert(recipe("int8"), network, path, smooth(), ranges=ranges)
         assert [0.0, 8.0] in plan["ranges"].values()
         assert [0.0, 3.0] not in plan["ranges"].values()
 
@@ -390,7 +370,7 @@ def test_of_equal_tensors_the_clamp_s_range_is_meant(tmp_path):
 def test_what_shares_a_grid_has_the_range_that_is_known_better():
     graph = float_graph(candidate(Plain), levels=True)
     levels = levels_of(candidate(Plain).module)
-    found = litert_ranges.extremes(graph, levels, pixels())
+    found = litert_ranges.extremes(graph, levels, smooth())
     pad = next(name for name in found if name.startswith("PAD"))
     settled = litert_ranges.settled(graph, found, {"image": (-1.0, 2.0)})
     assert settled["image"] == settled[pad] == (-1.0, 2.0)
@@ -400,8 +380,8 @@ def test_what_shares_a_grid_has_the_range_that_is_known_better():
 
 def test_extremes_are_those_of_all_images():
     graph, levels = float_graph(candidate(Plain), levels=True), levels_of(candidate(Plain).module)
-    found = litert_ranges.extremes(graph, levels, pixels())
-    exact = candidate(Plain).predict(pixels())
+    found = litert_ranges.extremes(graph, levels, smooth())
+    exact = candidate(Plain).predict(smooth())
     assert found["logits"] == pytest.approx((min(exact.min(), 0), max(exact.max(), 0)), abs=1e-4)
 
 
@@ -546,7 +526,7 @@ def test_equal_zero_points_are_written_once(parent, tmp_path):
     assert again > 0
     assert len(plain) - len(content) >= again
     kind = interpreter(content, 1).get_input_details()[0]["dtype"]
-    inputs = pixels().transpose(0, 2, 3, 1).view(kind)
+    inputs = smooth().transpose(0, 2, 3, 1).view(kind)
     np.testing.assert_array_equal(answers(content, inputs), answers(plain, inputs))
 
 

@@ -16,7 +16,7 @@ from clinipress.runtimes.onnx import OnnxCandidate
 from clinipress.steps import to_onnx
 from clinipress.steps.deliver import file_facts
 from clinipress.steps.to_onnx import GAIN, apply_onnx, plan_onnx
-from onnx_nets import conv_net, pixels, saved
+from kit.onnx_nets import conv_net, pixels, saved
 
 PRECISIONS = ("float16", "int8", "int8-dynamic", "int4-weights", "mixed")
 

@@ -10,13 +10,10 @@ import torch
 from torch import nn
 
 from clinipress.errors import ModelError, StorageError
-from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.recipe import ExportRecipe
-from clinipress.records import Card, InputSpec, ModelSpec
 from clinipress.runtimes.files import digest_of_files
 from clinipress.runtimes.openvino import OpenVinoCandidate, compiled, read
 from clinipress.steps import to_openvino
-from clinipress.steps.export import export_onnx
 from clinipress.steps.parity import parity
 from clinipress.steps.to_openvino import (
     apply_openvino,
@@ -24,9 +21,10 @@ from clinipress.steps.to_openvino import (
     plan_openvino,
     weight_bytes,
 )
+from kit.candidates import INTEGER_MEAN, ODD_MEAN, wrapped
+from kit.candidates import float_file as made_file
+from kit.pixels import smooth
 
-SIZE = 16
-INTEGER_MEAN, ODD_MEAN = 51 / 255, 0.2345
 RECIPES = {name: ExportRecipe(format="openvino", precision=name) for name in
            ("float32", "float16", "int8")}  # fmt: skip
 
@@ -54,36 +52,11 @@ class Net(nn.Module):
 
 
 def candidate(channels=1, in_channels=1, mean=INTEGER_MEAN, seed=0, ranges=None):
-    torch.manual_seed(seed)
-    spec = InputSpec(channels=channels, height=SIZE, width=SIZE)
-    module = Classifier(Net(in_channels), spec, in_channels, mean, 0.25)
-    for part in module.modules():  # statistics as after training
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.normal_(part.running_mean, 0, 0.3)
-            nn.init.uniform_(part.running_var, 0.5, 2)
-    model = ModelSpec(
-        name="net", num_classes=3, in_channels=in_channels, mean=mean, std=0.25, ranges=ranges
-    )
-    card = Card(name="net", classes=("a", "b", "c"), input=spec, model=model)
-    return TorchCandidate(card, module.eval())
-
-
-def pixels(count=24, channels=1, seed=0):
-    coarse = np.random.default_rng(seed).integers(0, 256, (count, channels, 4, 4))
-    return np.kron(coarse, np.ones((1, 1, 4, 4), int)).astype(np.uint8)
-
-
-SOURCES: dict[str, bytes] = {}  # exporting takes longer than all the rest
+    return wrapped(Net, channels, in_channels, mean, seed=seed, affine=False, ranges=ranges)
 
 
 def float_file(folder, network):
-    path = folder / "float.onnx"
-    if network.digest not in SOURCES:
-        export_onnx(network, path)
-        SOURCES[network.digest] = path.read_bytes()
-    folder.mkdir(exist_ok=True)
-    path.write_bytes(SOURCES[network.digest])
-    return path
+    return made_file(network, folder / "float.onnx").path
 
 
 def card_of(network, precision):
@@ -95,7 +68,7 @@ def card_of(network, precision):
 def make(folder, network, precision, ranges=None, images=None):
     """Export, plan, apply: the opened file and its plan."""
     source = float_file(folder, network)
-    images = pixels(channels=network.card.input.channels) if images is None else images
+    images = smooth(channels=network.card.input.channels) if images is None else images
     plan = plan_openvino(RECIPES[precision], network, source, images, ranges=ranges)
     plan = json.loads(json.dumps(plan))  # as a run keeps it
     target = folder / precision / "model.xml"
@@ -132,7 +105,7 @@ def ends(node):
 )
 def test_files_answer_like_the_network(tmp_path, channels, in_channels, mean):
     network = candidate(channels, in_channels, mean)
-    images = pixels(40, channels, seed=1)
+    images = smooth(40, channels, seed=1)
     spread = network.predict(images).std()
     exact = parity(network, make(tmp_path, network, "float32")[0], images)
     half = parity(network, make(tmp_path, network, "float16")[0], images)
@@ -293,20 +266,20 @@ def test_both_files_or_neither(tmp_path, parent, monkeypatch):
 def test_given_ranges_do_not_fit_changed_weights(tmp_path, parent):
     recipe = ExportRecipe(format="openvino", equalize=True)
     with pytest.raises(ModelError, match="'equalize' with given ranges"):
-        plan_openvino(recipe, parent, tmp_path / "none.onnx", pixels(), ranges={"x": (0.0, 1.0)})
+        plan_openvino(recipe, parent, tmp_path / "none.onnx", smooth(), ranges={"x": (0.0, 1.0)})
 
 
 def test_no_images_are_refused(tmp_path, parent):
     with pytest.raises(ModelError, match="at least one calibration image"):
-        plan_openvino(RECIPES["int8"], parent, tmp_path / "none.onnx", pixels(0))
+        plan_openvino(RECIPES["int8"], parent, tmp_path / "none.onnx", smooth(0))
 
 
 def test_equalized_weights_give_another_file_of_the_same_function(tmp_path, parent, small):
     source, target = float_file(tmp_path, parent), tmp_path / "model.xml"
     recipe = ExportRecipe(format="openvino", equalize=True)
-    plan = plan_openvino(recipe, parent, source, pixels())
+    plan = plan_openvino(recipe, parent, source, smooth())
     apply_openvino(recipe, parent, source, target, plan, parent.card)
-    images = pixels(40, seed=1)
+    images = smooth(40, seed=1)
     found = parity(parent, OpenVinoCandidate.load(target, card=card_of(parent, "int8")), images)
     assert found.mean_logit_difference < 0.1 * parent.predict(images).std()
 
@@ -345,7 +318,7 @@ assert not [name for name in names if "ThreadPoolExecutor" in name], names
 def test_nncf_sends_nothing_outside_of_tests(tmp_path, parent):
     # under pytest nncf leaves its telemetry out by itself: this needs a process of its own
     source, images, home = float_file(tmp_path, parent), tmp_path / "images.npy", tmp_path / "home"
-    np.save(images, pixels(2))
+    np.save(images, smooth(2))
     home.mkdir()
     done = subprocess.run(
         [sys.executable, "-c", NOTHING_SENT, str(source), str(images)],

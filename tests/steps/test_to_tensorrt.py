@@ -17,15 +17,24 @@ from clinipress.steps.deliver import apply_export, file_facts, plan_export
 from clinipress.steps.export import export_onnx
 from clinipress.steps.parity import parity
 from clinipress.steps.to_tensorrt import OPSET, RULES, broken_rules
-from random_nets import candidate_of, pictures
+from kit.random_nets import candidate_of, pictures
 
-NETS = ("mobilenetv3_small_050", "resnet10t", "densenet121", "vit_tiny_patch16_224")
+# every kind of network in a small form by day; those of practice at night
+NETS = [
+    pytest.param(("mobilenetv3_small_050", {}), id="mobilenetv3"),
+    pytest.param(("resnet10t", {}), id="resnet10t"),
+    pytest.param(("densenet121", {"growth_rate": 8, "block_config": (2, 2, 2, 2)}), id="densenet"),
+    pytest.param(("vit_tiny_patch16_224", {"depth": 2}), id="vit"),
+    pytest.param(("densenet121", {}), id="densenet121", marks=pytest.mark.nightly),
+    pytest.param(("vit_tiny_patch16_224", {}), id="vit_tiny", marks=pytest.mark.nightly),
+]
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2}
 
 
 @pytest.fixture(scope="module", params=NETS)
 def parent(request, tmp_path_factory):
-    candidate = candidate_of(request.param, 32)
+    name, arguments = request.param
+    candidate = candidate_of(name, 32, **arguments)
     path = tmp_path_factory.mktemp("tensorrt") / "model.onnx"
     return candidate, export_onnx(candidate, path).path
 

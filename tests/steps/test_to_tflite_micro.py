@@ -8,15 +8,12 @@ import subprocess
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
 from torch.nn import functional as F
 
 from clinipress.data.images import decode
 from clinipress.errors import ModelError
-from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.recipe import ExportRecipe
-from clinipress.records import Card, InputSpec, ModelSpec
 from clinipress.runtimes.litert import LiteRtCandidate, interpreter
 from clinipress.runtimes.tflite_micro import TfliteMicroCandidate
 from clinipress.steps.export import export_onnx
@@ -29,6 +26,8 @@ from clinipress.steps.to_tflite_micro import (
     plan_tflite_micro,
     weight_bytes,
 )
+from kit.candidates import wrapped
+from kit.pixels import smooth
 
 SIZE = 32
 CLASSES = ("glioma", 'no "tumour"', "hypophysé", "a\\b?")
@@ -60,16 +59,11 @@ class Gelu(Net):
 
 
 def candidate(net=Net):
-    torch.manual_seed(0)
-    spec = InputSpec(channels=1, height=SIZE, width=SIZE)
-    module = Classifier(net(), spec, 1, 51 / 255, 0.25)
-    model = ModelSpec(name=net.__name__, num_classes=4, in_channels=1, mean=51 / 255, std=0.25)
-    return TorchCandidate(Card(name="net", classes=CLASSES, input=spec, model=model), module.eval())
+    return wrapped(lambda _: net(), size=SIZE, classes=CLASSES, name=net.__name__, affine=False)
 
 
 def pixels(count=24, seed=0):
-    coarse = np.random.default_rng(seed).integers(0, 256, (count, 1, 4, 4))
-    return np.kron(coarse, np.ones((1, 1, 8, 8), int)).astype(np.uint8)
+    return smooth(count, seed=seed, side=SIZE)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from clinipress.steps.distil import Distill
 from clinipress.steps.fitting import fresh_candidate
 from clinipress.steps.train import FineTune
 from clinipress.store import Store
-from small_study import TRAIN
+from kit.studies import TRAIN
 
 SPEC = InputSpec(channels=1, height=32, width=32)
 NAME = "mobilenetv2_050"

@@ -10,7 +10,7 @@ from PIL import Image
 from clinipress.base_records import Interval
 from clinipress.tables.page import page, write_table_page
 from clinipress.tables.records import Cell, Table, TablePanel, TableRow
-from drawn_tables import table_of
+from kit.tables import table_of
 
 HOSTILE = "<script>alert(1)</script>"
 TITLES = ("image", "VGG-19, teacher", "student")

@@ -9,7 +9,7 @@ from clinipress.base_records import Interval
 from clinipress.tables.records import Cell, Table, TablePanel, TableRow
 from clinipress.tables.render import cell_text, markdown, note_numbers, shown_rows
 from clinipress.terminal import show_table
-from drawn_tables import table_of
+from kit.tables import table_of
 
 FALL = Interval(value=0.021, low=-0.056, high=0.104)
 AREA = Interval(value=0.9567, low=0.94, high=0.97)

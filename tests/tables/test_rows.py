@@ -16,6 +16,7 @@ from clinipress.tables.grids import Entry, RowPlan, grid
 from clinipress.tables.papers import PAPERS
 from clinipress.tables.recipes import Images
 from clinipress.tables.rows import columns_for, rows_of
+from kit.seeds import each_seed
 
 
 def outcome_of(drawn, source, number, **changes):
@@ -64,7 +65,7 @@ def bernoulli(right, of):
     return proportion(np.arange(of) < right, np.arange(of))
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_seed(range(20))
 def test_the_difference_is_statsmodels_newcombe(seed):
     random = np.random.default_rng(seed)
     n, m = random.integers(5, 400, 2)

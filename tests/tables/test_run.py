@@ -15,7 +15,7 @@ from clinipress.tables.grids import Entry, RowPlan
 from clinipress.tables.papers import PAPERS
 from clinipress.tables.records import Table
 from clinipress.tables.run import run_entries, run_table
-from small_study import TRAIN, study
+from kit.studies import TRAIN, study
 
 NET = {"factory": "tiny_nets:make"}
 ONE = TRAIN | {"epochs": 1}
@@ -184,7 +184,7 @@ def repeatable(table: Table) -> list[tuple[str, dict[str, object]]]:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("default")  # Ray's own
 def test_two_ray_workers_give_the_table_of_a_serial_run(done, phantoms, tmp_path, monkeypatch):
     import ray  # its warnings at import are let through in this test alone

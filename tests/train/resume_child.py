@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from train_kit import MemoryStore, options, small_net
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from clinipress.train.fit import Images, fit
+from kit.training import MemoryStore, options, small_net
 
 
 class Slow(MemoryStore):

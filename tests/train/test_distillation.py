@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from train_kit import MemoryStore, options, plain_net
 
 from clinipress.errors import DataError
 from clinipress.train.distillation import DistillationLoss
 from clinipress.train.fit import Images, fit
 from clinipress.train.losses import cross_entropy, distillation
+from kit.training import MemoryStore, options, plain_net
 
 RANDOM = np.random.default_rng(2)
 ROWS = np.array([3, 9, 1, 20])

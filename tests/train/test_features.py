@@ -8,7 +8,6 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from train_kit import MemoryStore, options, same_bits
 
 from clinipress.errors import DataError, ModelError
 from clinipress.models.classifier import Classifier, TorchCandidate
@@ -25,6 +24,7 @@ from clinipress.train.features import (
 )
 from clinipress.train.fit import Images, fit
 from clinipress.train.teacher import CachedMaps, LiveMaps, Views, teacher_logits, teacher_maps
+from kit.training import MemoryStore, options, same_bits
 from tiny_nets import make
 
 RANDOM = np.random.default_rng(8)
@@ -273,7 +273,7 @@ def test_hint_falls_while_training(tmp_path):
     assert np.mean(heard[-6:]) < 0.5 * np.mean(heard[:6])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_train_the_regressors_together(tmp_path):
     one, hints = train(tmp_path / "one", processes=1)
     two, again = train(tmp_path / "two", processes=2)

@@ -11,7 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from train_kit import (
+
+from clinipress.errors import DataError, DivergedError, RecipeError, StorageError
+from clinipress.train.checkpoint import read
+from clinipress.train.fit import Images, fit
+from clinipress.train.losses import cross_entropy
+from kit.training import (
     Ears,
     MemoryStore,
     Scaled,
@@ -21,11 +26,6 @@ from train_kit import (
     small_net,
     weights_of,
 )
-
-from clinipress.errors import DataError, DivergedError, RecipeError, StorageError
-from clinipress.train.checkpoint import read
-from clinipress.train.fit import Images, fit
-from clinipress.train.losses import cross_entropy
 
 
 def images(n=24, train=18, **kinds):

@@ -10,7 +10,6 @@ import torch
 from timm.models import group_parameters
 from timm.optim import param_groups_layer_decay
 from torch import nn
-from train_kit import options, small_net
 
 from clinipress.models.classifier import Classifier
 from clinipress.models.zoo import create_backbone
@@ -18,6 +17,7 @@ from clinipress.records import InputSpec
 from clinipress.train.features import Tapped
 from clinipress.train.layers import frozen_names, layer_depths, never_trained
 from clinipress.train.optimizer import make_optimizer, set_rate
+from kit.training import options, small_net
 
 # name -> layers; a stage's down-sampling and what follows the last stage are layers of their own
 # here, which timm joins to their neighbours

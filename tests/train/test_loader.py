@@ -8,10 +8,10 @@ import time
 import numpy as np
 import pytest
 import torch
-from train_kit import MemoryStore
 
 from clinipress.train.augment import augment, draw
 from clinipress.train.loader import AHEAD, Loader, Order, validation_batches
+from kit.training import MemoryStore
 
 CPU = torch.device("cpu")
 

@@ -10,13 +10,13 @@ from scipy.stats import beta as beta_distribution
 from scipy.stats import kstest
 from timm.data.mixup import Mixup, mixup_target, rand_bbox
 from timm.loss import SoftTargetCrossEntropy
-from train_kit import MemoryStore, options, same_bits, small_net, weights_of
 
 from clinipress.train.distillation import DistillationLoss
 from clinipress.train.fit import Images, fit
 from clinipress.train.loader import Loader, Order
 from clinipress.train.losses import binary_cross_entropy, cross_entropy, mean_teacher
 from clinipress.train.mixing import Mix, Partner, cut_box, draw_mix, mix_images, mixed_loss
+from kit.training import MemoryStore, options, same_bits, small_net, weights_of
 
 N, K = 7, 4
 CASES = [*range(20)]

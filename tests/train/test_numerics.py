@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
-from train_kit import MemoryStore, options, same_bits, small_net, weights_of
 
 from clinipress.train.fit import Images
 from clinipress.train.numerics import choose, measure_numerics, named, out_of_place, threads_set
+from kit.training import MemoryStore, options, same_bits, small_net, weights_of
 
 
 def test_fastest_wins_and_the_sentence_has_the_figures():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from train_kit import options, small_net, weights_of
 
 from clinipress.train.optimizer import Average, make_optimizer
+from kit.training import options, small_net, weights_of
 
 
 # Nesterov's first step adds 0.9 of the fresh momentum to the decay's own gradient

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from train_kit import MemoryStore, options, same_bits, small_net, weights_of
 
 from clinipress.train import checkpoint
 from clinipress.train.checkpoint import read
 from clinipress.train.fit import Images, fit
+from kit.training import Failing, MemoryStore, options, same_bits, small_net, weights_of
 
 HERE = Path(__file__).resolve().parent
 
@@ -42,8 +41,7 @@ def kill_after(work, out, epochs, kind):
     return child.wait()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["plain", "stages"])
+@pytest.mark.parametrize("kind", ["plain", pytest.param("stages", marks=pytest.mark.nightly)])
 def test_killed_training_resumes_to_the_same_bits(tmp_path, kind):
     assert start(tmp_path / "whole", tmp_path / "whole.txt", kind).wait() == 0
     work, out = tmp_path / "killed", tmp_path / "killed.txt"
@@ -62,19 +60,6 @@ def run(work, loss=None, learning_rate=0.02, **more):
     keys = {"modality": "generic", "seed": 3, "numerics": "float32-channels-last"}
     outcome = fit(module, data, chosen, work=work, loss=loss, **keys)
     return weights_of(module), outcome
-
-
-class Failing:
-    """A loss that fails at its n-th call."""
-
-    def __init__(self, at):
-        self.calls, self.at = 0, at
-
-    def __call__(self, logits, labels, rows, view):
-        self.calls += 1
-        if self.calls == self.at:
-            raise RuntimeError("injected")
-        return torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

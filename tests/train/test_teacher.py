@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from train_kit import MemoryStore, options, plain_net
 
 from clinipress.errors import DataError
 from clinipress.records import Card, InputSpec
@@ -17,6 +16,7 @@ from clinipress.train.distillation import DistillationLoss
 from clinipress.train.fit import Images, fit
 from clinipress.train.losses import distillation
 from clinipress.train.teacher import Views, teacher_logits
+from kit.training import MemoryStore, options, plain_net
 
 ROWS = np.array([3, 9, 1, 20, 7, 11, 2])
 WHAT = {"modality": "brain-mri", "strength": 1.0, "seed": 4, "count": 3}

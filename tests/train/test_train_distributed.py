@@ -7,13 +7,13 @@ import os
 import numpy as np
 import pytest
 import torch
-import train_kit
 from torch import nn
-from train_kit import MemoryStore, options, plain_net, small_net, weights_of
 
 from clinipress.errors import ImageError, StudyError
 from clinipress.train import distributed
 from clinipress.train.fit import Images, fit
+from kit import training as train_kit
+from kit.training import MemoryStore, options, plain_net, small_net, weights_of
 
 
 def run(work, processes, batch=6, module=None):
@@ -28,7 +28,6 @@ def run(work, processes, batch=6, module=None):
     return weights_of(module), outcome
 
 
-@pytest.mark.slow
 def test_two_processes_agree_with_one(tmp_path):
     batch = 5  # one process has an image more than the other
     one, alone = run(tmp_path / "one", 1, batch)
@@ -44,7 +43,7 @@ def test_two_processes_agree_with_one(tmp_path):
     assert "RANK" not in os.environ
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_resume_and_average_batch_statistics(tmp_path):
     first, _ = run(tmp_path, 2, module=small_net())
     again, _ = run(tmp_path, 2, module=small_net())
@@ -52,7 +51,6 @@ def test_two_processes_resume_and_average_batch_statistics(tmp_path):
     assert float(first["body.1.running_mean"].abs().sum()) > 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "error", "text"),
     [
@@ -66,7 +64,6 @@ def test_errors_of_a_process_reach_the_caller(kind, error, text):
         distributed.launch(train_kit.fail, (kind,), 2)
 
 
-@pytest.mark.slow
 def test_sums_means_and_the_first_ones_word():
     ears = train_kit.Ears()
     found = distributed.launch(train_kit.collect, (), 2, ears)
@@ -116,7 +113,7 @@ def test_synchronised_norms_hold_the_same_tensors_and_go_away():
     assert list(module.modules()) == before
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_agree_with_one_in_stages_with_mixed_images(tmp_path):
     stages = ({"train": "head", "epochs": 2}, {"epochs": 2, "layer_decay": 0.5})
     found = []

@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_resume_training import Failing
 from torch import nn
-from train_kit import (
+
+from clinipress.errors import ModelError
+from clinipress.train.fit import Images, fit
+from clinipress.train.schedule import epoch_order, learning_rate
+from clinipress.train.stages import stage_at, step_costs, training_stages
+from kit.training import (
     Ears,
+    Failing,
     MemoryStore,
     Scaled,
     options,
@@ -18,11 +23,6 @@ from train_kit import (
     small_net,
     weights_of,
 )
-
-from clinipress.errors import ModelError
-from clinipress.train.fit import Images, fit
-from clinipress.train.schedule import epoch_order, learning_rate
-from clinipress.train.stages import stage_at, step_costs, training_stages
 
 THREE = (
     {"train": "head", "epochs": 2, "learning_rate": 0.05, "warmup_epochs": 0},

@@ -160,8 +160,7 @@ class TfliteMicroCandidate(FileCandidate):
         else:
             try:
                 with silence():
-                    from tflite_micro import runtime
-
+                    runtime = require("tflite_micro.runtime", extra="tflite-micro")
                     return runtime.Interpreter.from_bytes(content, arena_size=GENEROUS)
             except (RuntimeError, ValueError, struct.error) as error:
                 problem = f"one that TensorFlow Lite Micro refuses ({first_line(error)})"

@@ -9,6 +9,7 @@ from onnx import helper, numpy_helper
 from clinipress.records import Card, InputSpec
 from clinipress.steps.files import write
 from clinipress.steps.quantize import apply_int8, plan_int8
+from kit.pixels import smooth
 
 SIZE = 16
 CLASSES = ("a", "b", "c")
@@ -16,8 +17,7 @@ CLASSES = ("a", "b", "c")
 
 def pixels(count, seed=0):
     """Smooth grey pictures, uint8 ``[count, 1, 16, 16]``."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (count, 1, 4, 4))
-    return np.kron(coarse, np.ones((1, 1, 4, 4), int)).astype(np.uint8)
+    return smooth(count, seed=seed, side=SIZE)
 
 
 def convolution(name, source, weight, bias=True, **attributes):

@@ -8,6 +8,7 @@ from clinipress.records import Card, InputSpec
 from clinipress.steps import litert_graph
 from clinipress.steps.litert_graph import GraphEditor, schema
 from clinipress.steps.to_litert import quantized
+from kit.pixels import noise
 
 SIZE = 8
 CLASSES = ("a", "b", "c")
@@ -27,8 +28,7 @@ def weights_of(channels=1, seed=0):
 
 
 def pixels(count, channels=1, seed=1):
-    shape = (count, channels, SIZE, SIZE)
-    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+    return noise(count, SIZE, channels, seed)
 
 
 def empty_model(shape, kind):

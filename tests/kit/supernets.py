@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-import step_kit
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.zoo import new_classifier
 from clinipress.records import Card, InputSpec
 from clinipress.step_recipes import ModelRecipe, TrainOptions
-from step_kit import Data
+from kit import steps as step_kit
+from kit.steps import Data
 
 SIDE, WIDTH = 32, 0.25
 GREY = InputSpec(channels=1, height=SIDE, width=SIDE)

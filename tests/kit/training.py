@@ -103,6 +103,19 @@ class Ears:
         self.said.append(text)
 
 
+class Failing:
+    """A loss that fails at its n-th call."""
+
+    def __init__(self, at):
+        self.calls, self.at = 0, at
+
+    def __call__(self, logits, labels, rows, view):
+        self.calls += 1
+        if self.calls == self.at:
+            raise RuntimeError("injected")
+        return torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+
+
 def fail(kind, progress):
     """Run in two processes: the second fails in the way asked for."""
     if distributed.rank() == 1:

@@ -7,8 +7,8 @@ from typing import Any
 
 from clinipress.records import Result
 from clinipress.report.build import render
-from drawn_findings import pictures, with_findings
-from page_reader import Page
+from kit.findings import pictures, with_findings
+from kit.pages import Page
 
 SHIPPED = "pruned-int8"
 

@@ -1,0 +1,1 @@
+"""What tests share: nets, studies, records, drawn data, and how the suite itself is run."""
