@@ -160,7 +160,7 @@ class TfliteMicroCandidate(FileCandidate):
         else:
             try:
                 with silence():
-                    runtime = require("tflite_micro.runtime", extra="tflite-micro")
+                    runtime = require("tflite_micro", extra="tflite-micro").runtime
                     return runtime.Interpreter.from_bytes(content, arena_size=GENEROUS)
             except (RuntimeError, ValueError, struct.error) as error:
                 problem = f"one that TensorFlow Lite Micro refuses ({first_line(error)})"
