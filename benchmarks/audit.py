@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clinipress.data.audit import audit
-from clinipress.data.duplicates import find_duplicates
+from clinipress.data.audit.audit import audit
+from clinipress.data.audit.duplicates import find_duplicates
 from clinipress.data.sources import Dataset, read_dataset
 
 MANY = 50_000

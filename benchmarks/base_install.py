@@ -54,7 +54,7 @@ def say():
     loaded = sum(name.split(".")[0] == "torch" for name in sys.modules)
     Path(target).write_text(f"{int(status.split('VmHWM:')[1].split()[0]) * 1024} {loaded}")
 
-from clinipress.cli import main
+from clinipress.cli.commands import main
 main()
 """
 
@@ -179,7 +179,7 @@ def resident(process: int) -> int:
 
 def slowest_imports(environment: Environment, bundle: Path, image: Path) -> Iterator[str]:
     """The modules whose own import takes longest in a ``predict``, as lines."""
-    code = "from clinipress.cli import main; main()"
+    code = "from clinipress.cli.commands import main; main()"
     command = [environment.python, "-X", "importtime", "-c", code, "predict", bundle, image]
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, env=clean(), check=False

@@ -31,13 +31,13 @@ from numpy.typing import NDArray
 from clinipress.data.cache import Cache, build_cache
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.zoo import new_classifier
-from clinipress.records import Card, InputSpec
-from clinipress.step_recipes import ModelRecipe, TrainOptions
-from clinipress.train.distillation import DistillationLoss
-from clinipress.train.features import FeatureLoss, FeatureMethod, Tapped, choose_pairs
+from clinipress.recipe.steps import ModelRecipe, TrainOptions
+from clinipress.records.result import Card, InputSpec
+from clinipress.steps.distill.features import FeatureLoss, FeatureMethod, Tapped, choose_pairs
+from clinipress.steps.distill.loss import DistillationLoss
+from clinipress.steps.distill.teacher import CachedMaps, Views, teacher_logits, teacher_maps
 from clinipress.train.fit import Images, Loss, fit
 from clinipress.train.losses import HardLoss, distillation
-from clinipress.train.teacher import CachedMaps, Views, teacher_logits, teacher_maps
 from training import BATCH, SIDE, Cost, Stamps, some_items
 
 TEACHER, STUDENT = "resnet18", "mobilenetv3_small_100"

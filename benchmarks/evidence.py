@@ -13,9 +13,9 @@ import time
 
 import numpy as np
 
-from clinipress import gate
-from clinipress.evaluate.evidence import discordance, drops, evidence
-from clinipress.evaluate.multilabel import multilabel_drops, multilabel_evidence
+from clinipress.evidence import gate
+from clinipress.evidence.evidence import discordance, drops, evidence
+from clinipress.evidence.multilabel import multilabel_drops, multilabel_evidence
 
 
 def main(cases: int = 5000, classes: int = 7, resamples: int = 2000) -> None:

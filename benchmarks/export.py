@@ -21,17 +21,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.evaluate.measure import environment, latency, peak_memory
+from clinipress.formats.measure import environment, latency, peak_memory
+from clinipress.formats.onnx.count import count_low_precision
+from clinipress.formats.onnx.float import export_onnx, to_float16
+from clinipress.formats.onnx.int8 import apply_int8, plan_int8
+from clinipress.formats.onnx.placement import agreement_images, choose_placement
+from clinipress.formats.onnx.run import OnnxCandidate
+from clinipress.formats.onnx.weight_only import to_int4, to_int8_dynamic
+from clinipress.formats.parity import parity
+from clinipress.formats.ranges import Batches, quiet
 from clinipress.models.classifier import TorchCandidate, build
-from clinipress.records import Card, InputSpec, ModelSpec
-from clinipress.runtimes.onnx import OnnxCandidate
-from clinipress.steps.export import export_onnx, to_float16
-from clinipress.steps.onnx_precision import count_low_precision
-from clinipress.steps.parity import parity
-from clinipress.steps.placement import agreement_images, choose_placement
-from clinipress.steps.quantize import apply_int8, plan_int8
-from clinipress.steps.ranges import Batches, quiet
-from clinipress.steps.weight_only import to_int4, to_int8_dynamic
+from clinipress.records.result import Card, InputSpec, ModelSpec
 
 MODELS = ("resnet50", "mobilenetv2_100", "mobilenetv3_small_100", "densenet121")
 CLASSES = ("a", "b", "c", "d")
@@ -65,7 +65,7 @@ def smooth_images(count: int, spec: InputSpec) -> NDArray[np.uint8]:
 
 def pictures(folder: Path, count: int, spec: InputSpec, seed: int = 0) -> NDArray[np.uint8]:
     """Images of a folder, any depth, decoded as the card says; a seeded draw."""
-    from clinipress.data.images import decode
+    from clinipress.kinds.image.read import decode
 
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".png"))
     chosen = np.random.default_rng(seed).permutation(len(found))[:count]

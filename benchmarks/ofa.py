@@ -33,24 +33,24 @@ from typing import Any
 
 import numpy as np
 
-from clinipress.candidate import Context, Step, predict_rows, run
 from clinipress.data.study import Rows, StudyData, open_study_data
-from clinipress.evaluate.cost import macs, parameters
-from clinipress.evaluate.evidence import drops, evidence
-from clinipress.evaluate.scores import Scores
+from clinipress.evidence.evidence import drops, evidence
+from clinipress.evidence.scores import Scores
 from clinipress.models.classifier import TorchCandidate
+from clinipress.models.cost import macs, parameters
 from clinipress.models.ofa import Architecture
-from clinipress.recipe import DataRecipe
-from clinipress.records import InputSpec
-from clinipress.step_recipes import DistillStep, FineTuneStep, ModelRecipe, SearchStep, ShrinkStep
-from clinipress.steps.distil import Distill
+from clinipress.recipe.steps import DistillStep, FineTuneStep, ModelRecipe, SearchStep, ShrinkStep
+from clinipress.recipe.study import DataRecipe
+from clinipress.records.result import InputSpec
+from clinipress.records.store import Store, write_atomically
+from clinipress.steps.distill.step import Distill
 from clinipress.steps.fitting import fresh_candidate, step_seed
-from clinipress.steps.search import Search
-from clinipress.steps.shrink import Shrink
-from clinipress.steps.supernets import FACTORY
+from clinipress.steps.step import Context, Step, predict_rows, run
+from clinipress.steps.supernet.search import Search
+from clinipress.steps.supernet.shrink import Shrink
+from clinipress.steps.supernet.supernets import FACTORY
 from clinipress.steps.train import FineTune
-from clinipress.store import Store, write_atomically
-from clinipress.torch_setup import prepare
+from clinipress.train.setup import prepare
 
 SUPERNET = "clinipress.models.ofa:ofa_supernet"
 NUMERICS = "float32-channels-last"  # named, so that no run depends on what was fastest when

@@ -31,9 +31,9 @@ from PIL import Image
 from clinipress.edge.bundle import clearest, write_bundle
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.zoo import new_classifier
-from clinipress.recipe import ModelRecipe
-from clinipress.records import Card, InputSpec
-from clinipress.steps.export import export_onnx
+from clinipress.recipe.study import ModelRecipe
+from clinipress.records.result import Card, InputSpec
+from clinipress.formats.onnx.float import export_onnx
 
 name, folder, side = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 spec = InputSpec(channels=1, height=side, width=side)

@@ -27,15 +27,15 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
-from clinipress.evaluate.measure import latency
+from clinipress.formats.measure import latency
+from clinipress.formats.onnx.float import export_onnx
+from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.models.classifier import Classifier, TorchCandidate
-from clinipress.models.pruned import plan_pruning, prune
-from clinipress.models.pruning_cost import cost
+from clinipress.models.pruning.cost import cost
+from clinipress.models.pruning.pruned import plan_pruning, prune
 from clinipress.models.zoo import new_classifier
-from clinipress.records import Card, InputSpec
-from clinipress.runtimes.onnx import OnnxCandidate
-from clinipress.step_recipes import ModelRecipe
-from clinipress.steps.export import export_onnx
+from clinipress.recipe.steps import ModelRecipe
+from clinipress.records.result import Card, InputSpec
 
 MODELS = (
     "resnet18",

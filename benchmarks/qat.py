@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from clinipress.models.classifier import Classifier
 from clinipress.models.zoo import new_classifier
-from clinipress.records import InputSpec
-from clinipress.step_recipes import ModelRecipe, TrainOptions
+from clinipress.recipe.steps import ModelRecipe, TrainOptions
+from clinipress.records.result import InputSpec
+from clinipress.steps.qat.network import Place, QuantizedNetwork, Schedule
+from clinipress.steps.qat.tracing import is_activation, trace
 from clinipress.train.numerics import out_of_place, tune_allocator
 from clinipress.train.optimizer import make_optimizer
-from clinipress.train.quantized import Place, QuantizedNetwork, Schedule
-from clinipress.train.tracing import is_activation, trace
 
 BATCH, SIDE, CLASSES = 32, 128, 4
 TARGET = 1.4

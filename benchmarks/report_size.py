@@ -20,15 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clinipress.data.disturb import DISTURBANCES
-from clinipress.evaluate.evidence import drops, evidence
-from clinipress.evaluate.metrics import confusion
-from clinipress.evaluate.scores import Scores
-from clinipress.evaluate.stress import stress_rows, stress_section
-from clinipress.findings import Findings, Saliency, SaliencyPanel
-from clinipress.gate import judge, rules_for
-from clinipress.recipe import EvidenceRecipe
-from clinipress.records import (
+from clinipress.evidence.evidence import drops, evidence
+from clinipress.evidence.gate import judge, rules_for
+from clinipress.evidence.judged import Asked, statistics
+from clinipress.evidence.scores import Scores
+from clinipress.evidence.stress import stress_rows, stress_section
+from clinipress.kinds.image.disturb import DISTURBANCES
+from clinipress.recipe.study import EvidenceRecipe
+from clinipress.records.judgement import Findings, Saliency, SaliencyPanel
+from clinipress.records.result import (
     Applied,
     Audit,
     CandidateRecord,
@@ -39,8 +39,8 @@ from clinipress.records import (
     SplitSummary,
     Verdict,
 )
-from clinipress.report.build import write_report
-from clinipress.sections import Asked, statistics
+from clinipress.reporting.page.build import write_report
+from clinipress.stats.metrics import confusion
 
 LIMIT = 15_000_000
 RESAMPLES = 200  # the size does not depend on it

@@ -24,17 +24,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.candidate import Candidate
-from clinipress.evaluate.measure import environment, latency
+from clinipress.formats.file import FILES
+from clinipress.formats.make import apply_export, file_facts, plan_export
+from clinipress.formats.measure import environment, latency
+from clinipress.formats.onnx.float import export_onnx
+from clinipress.formats.onnx.run import OnnxCandidate
+from clinipress.formats.open import open_file
+from clinipress.formats.parity import parity
+from clinipress.formats.ranges import quiet
 from clinipress.models.classifier import TorchCandidate
-from clinipress.recipe import PRECISIONS, ExportRecipe
-from clinipress.runtimes.engines import open_file
-from clinipress.runtimes.files import FILES
-from clinipress.runtimes.onnx import OnnxCandidate
-from clinipress.steps.deliver import apply_export, file_facts, plan_export
-from clinipress.steps.export import export_onnx
-from clinipress.steps.parity import parity
-from clinipress.steps.ranges import quiet
+from clinipress.recipe.study import PRECISIONS, ExportRecipe
+from clinipress.steps.step import Candidate
 from export import onnxruntime_default, pictures, random_candidate, smooth_images
 
 MODELS = ("resnet50", "mobilenetv2_100", "densenet121")
@@ -55,7 +55,7 @@ def normalised(candidate: TorchCandidate, images: Images) -> NDArray[np.float32]
 
 def openvino_default(candidate: TorchCandidate, source: Path, images: Images, threads: int) -> Call:
     """nncf.quantize with its defaults on the converted ONNX file."""
-    from clinipress.runtimes.openvino import engine
+    from clinipress.formats.openvino.run import engine
 
     engine()  # both would send an event to their makers' statistics otherwise
     import nncf
@@ -76,7 +76,7 @@ def litert_default(candidate: TorchCandidate, source: Path, images: Images, thre
     from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer import quantizer, recipe
 
-    from clinipress.runtimes.litert import silence
+    from clinipress.formats.litert.run import silence
 
     floats = normalised(candidate, images)
     with silence(), tempfile.TemporaryDirectory() as folder:

@@ -30,14 +30,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clinipress.evaluate.measure import environment
-from clinipress.evaluate.saliency.explained import fill_level
-from clinipress.evaluate.saliency.networks import FeatureNetwork, OnnxNetwork, TorchNetwork
-from clinipress.evaluate.saliency.score_cam import GROUPS, score_cam
-from clinipress.evaluate.saliency.similarity import spearman
+from clinipress.evidence.saliency.explained import fill_level
+from clinipress.evidence.saliency.networks import FeatureNetwork, OnnxNetwork, TorchNetwork
+from clinipress.evidence.saliency.score_cam import GROUPS, score_cam
+from clinipress.evidence.saliency.similarity import spearman
+from clinipress.formats.measure import environment
+from clinipress.formats.onnx.float import export_onnx
+from clinipress.formats.onnx.int8 import apply_int8, plan_int8
 from clinipress.models.classifier import TorchCandidate
-from clinipress.steps.export import export_onnx
-from clinipress.steps.quantize import apply_int8, plan_int8
 from export import pictures
 
 Images = NDArray[np.uint8]

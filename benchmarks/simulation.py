@@ -19,14 +19,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress import gate
-from clinipress.evaluate.calibration import calibration_section
-from clinipress.evaluate.evidence import drops, evidence
-from clinipress.evaluate.metrics import check_cases, point_metrics
-from clinipress.evaluate.paired import paired_difference
-from clinipress.evaluate.reliability import CalibrationStatistics
-from clinipress.evaluate.scores import Scores
-from clinipress.records import Interval, Rule
+from clinipress.evidence import gate
+from clinipress.evidence.calibration import calibration_section
+from clinipress.evidence.evidence import drops, evidence
+from clinipress.evidence.reliability import CalibrationStatistics
+from clinipress.evidence.scores import Scores
+from clinipress.records.result import Interval, Rule
+from clinipress.stats.metrics import check_cases, point_metrics
+from clinipress.stats.paired import paired_difference
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

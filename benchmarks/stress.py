@@ -11,9 +11,9 @@ import time
 
 import numpy as np
 
-from clinipress.data.disturb import DISTURBANCES, STRENGTHS, disturb
-from clinipress.evaluate.scores import Scores
-from clinipress.evaluate.stress import stress_section
+from clinipress.evidence.scores import Scores
+from clinipress.evidence.stress import stress_section
+from clinipress.kinds.image.disturb import DISTURBANCES, STRENGTHS, disturb
 
 FORMS = ((1, 128), (1, 224), (3, 224))
 

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from clinipress.models.classifier import TorchCandidate
-from clinipress.pipeline import run_study
-from clinipress.records import CandidateRecord, Result
-from clinipress.study_file import parse_study
+from clinipress.records.result import CandidateRecord, Result
+from clinipress.study.flow import run_study
+from clinipress.study.read import parse_study
 
 SEEDS = (0, 1, 2)
 # dense 3 x 3 convolutions, what 8-bit CPUs do best: 1.7 million parameters before pruning

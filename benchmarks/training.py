@@ -30,11 +30,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from clinipress.data.cache import build_cache
-from clinipress.data.images import decode
 from clinipress.data.sources import ImageItem, read_dataset
+from clinipress.kinds.image.read import decode
 from clinipress.models.zoo import new_classifier
-from clinipress.records import InputSpec
-from clinipress.step_recipes import ModelRecipe, TrainOptions
+from clinipress.recipe.steps import ModelRecipe, TrainOptions
+from clinipress.records.result import InputSpec
 from clinipress.train import fit as fitting
 from clinipress.train.fit import Images, fit
 from clinipress.train.losses import HardLoss

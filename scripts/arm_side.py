@@ -97,9 +97,9 @@ def trace_all(model: str, folder: str, target: str, images: Sequence[str]) -> No
     """Run a model that gives out its inner tensors; writes them as ``IMAGE|TENSOR`` to an .npz."""
     import numpy
 
-    from clinipress.data.images import decode
     from clinipress.edge.bundle import open_bundle
-    from clinipress.runtimes.onnx import INPUT_NAME, session
+    from clinipress.formats.onnx.run import INPUT_NAME, session
+    from clinipress.kinds.image.read import decode
 
     opened = session(Path(model), 1)
     names = [output.name for output in opened.get_outputs()]

@@ -41,7 +41,7 @@ def realdata() -> Path:
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory):
     """Manifest of a small SYNTHETIC set, one for all processes of a run: to be read alone."""
-    from clinipress.data.phantom import draw_phantoms
+    from clinipress.data.drawn.phantom import draw_phantoms
 
     def draw(folder):
         draw_phantoms(folder, patients=120, seed=1, size=32)
@@ -55,7 +55,7 @@ def finished(phantoms, tmp_path_factory):
 
     A study started in a copy of the folder resumes from its store.
     """
-    from clinipress.pipeline import run_study
+    from clinipress.study.flow import run_study
     from kit.studies import study
 
     def run(folder):

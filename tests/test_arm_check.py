@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from clinipress.edge.bundle import write_bundle
-from clinipress.records import Card, InputSpec
+from clinipress.records.result import Card, InputSpec
 from kit.linear_model import clear_noise, weights, write_linear
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"

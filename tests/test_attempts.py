@@ -4,14 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from clinipress.attempts import next_attempt
-from clinipress.gate import rules_for
-from clinipress.pipeline import try_one
-from clinipress.recipe import ExportRecipe
-from clinipress.records import Applied, Card, InputSpec, Verdict
-from clinipress.scorecard import Row, Scorecard
-from clinipress.selection import blocked, choose
-from clinipress.targets import resolve_targets
+from clinipress.evidence.gate import rules_for
+from clinipress.recipe.study import ExportRecipe
+from clinipress.records.result import Applied, Card, InputSpec, Verdict
+from clinipress.study.attempts import next_attempt
+from clinipress.study.choice import blocked, choose
+from clinipress.study.devices import resolve_targets
+from clinipress.study.flow import try_one
+from clinipress.study.scorecard import Row, Scorecard
 
 SPEC = InputSpec(channels=1, height=8, width=8)
 INT8 = (ExportRecipe(precision="int8", calibration_images=7, equalize=True),)

@@ -11,7 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
-from clinipress import cli
+from clinipress.cli import commands as cli
 from kit.studies import TRAIN, tree
 
 
@@ -99,7 +99,7 @@ def test_truncated_and_bomb_sized_images_are_set_aside(call, tmp_path):
 
 
 def test_set_aside_files_are_named(tmp_path):
-    from clinipress.data.audit import audit
+    from clinipress.data.audit.audit import audit
     from clinipress.data.sources import read_dataset
 
     data = folder(tmp_path / "data")
@@ -153,7 +153,7 @@ def test_wrong_number_of_classes(call, study, phantoms, tmp_path):
 
 
 def test_a_full_disk_keeps_what_was_finished(call, study, phantoms, tmp_path, monkeypatch):
-    from clinipress import store
+    from clinipress.records import store
 
     real = store.os.fsync
     done = []

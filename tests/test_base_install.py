@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import clinipress
-from clinipress.cli import app
+from clinipress.cli.commands import app
 
 HIDDEN = ("torch", "scipy", "timm", "onnx", "pydicom", "nibabel", "sklearn", "openvino", "h5py")
 MOST_BYTES = 250e6

@@ -6,12 +6,12 @@ import re
 import pytest
 from torch import nn
 
-from clinipress.budget import check_budget, largest_layer, smallest_weights
 from clinipress.errors import RecipeError
 from clinipress.models.classifier import Classifier
-from clinipress.records import InputSpec
-from clinipress.study_file import parse_study
-from clinipress.targets import resolve_targets
+from clinipress.records.result import InputSpec
+from clinipress.study.budget import check_budget, largest_layer, smallest_weights
+from clinipress.study.devices import resolve_targets
+from clinipress.study.read import parse_study
 
 TFLM = [{"format": "tflite-micro"}]
 

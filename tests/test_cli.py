@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from clinipress import cli
+from clinipress.cli import commands as cli
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_audit_and_init(call, phantoms, tmp_path):
     code, text = call("init", phantoms, "--out", study, "--json")
     assert code == 0
     assert json.loads(text)["patients"] is True
-    from clinipress.study_file import load_study
+    from clinipress.study.read import load_study
 
     assert load_study(study).data.path == str(phantoms)
     assert call("init", phantoms, "--out", study)[0] == 2  # never overwritten unasked

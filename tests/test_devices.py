@@ -9,12 +9,12 @@ import pytest
 from clinipress.edge.bundle import load_bundle
 from clinipress.edge.predict import predict
 from clinipress.errors import BundleError, RecipeError
-from clinipress.external import evaluate
-from clinipress.pipeline import run_study
-from clinipress.report.build import write_report
-from clinipress.runtimes.engines import place_of
-from clinipress.runtimes.files import FILES
-from clinipress.store import read_result
+from clinipress.formats.file import FILES
+from clinipress.formats.open import place_of
+from clinipress.records.store import read_result
+from clinipress.reporting.page.build import write_report
+from clinipress.study.external import evaluate
+from clinipress.study.flow import run_study
 from kit.studies import TRAIN, study
 
 CART = {"name": "cart", "like": "raspberry-pi-5", "formats": ["executorch"], "ram_bytes": "1 GB"}

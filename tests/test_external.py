@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from clinipress.data.phantom import draw_phantoms
+from clinipress.data.drawn.phantom import draw_phantoms
 from clinipress.errors import DataError, InputError
-from clinipress.evaluate.scores import Scores
-from clinipress.external import compare, evaluate, evaluate_run
-from clinipress.report.build import write_report
-from clinipress.report.checks import with_checks
-from clinipress.store import read_result
+from clinipress.evidence.scores import Scores
+from clinipress.records.store import read_result
+from clinipress.reporting.page.build import write_report
+from clinipress.study.external import compare, evaluate, evaluate_run
+from clinipress.study.redraw import with_checks
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import clinipress
-from clinipress import cli, extras
+from clinipress import extras
+from clinipress.cli import commands as cli
 from clinipress.errors import BrokenExtraError, MissingExtraError
 from clinipress.extras import (
     PURPOSES,

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinipress import gate
-from clinipress.evaluate.paired import paired_difference, tango
-from clinipress.records import Interval, Rule
+from clinipress.evidence import gate
+from clinipress.records.result import Interval, Rule
+from clinipress.stats.paired import paired_difference, tango
 from kit.tolerances import check_share
 
 RISKS = ("critical", "high", "medium", "low")
@@ -370,7 +370,7 @@ def test_facts_of_metrics() -> None:
 
 
 def test_every_metric_of_the_evidence_has_facts() -> None:
-    from clinipress.evaluate.evidence import evidence
+    from clinipress.evidence.evidence import evidence
 
     labels = np.arange(60) % 2
     logits = np.random.default_rng(0).normal(size=(60, 2)) + np.eye(2)[labels]
@@ -383,9 +383,9 @@ def test_every_metric_of_the_evidence_has_facts() -> None:
 
 def test_the_gate_is_light() -> None:
     code = (
-        "import clinipress.records, sys, time\n"
+        "import clinipress.records.result, sys, time\n"
         "began = time.process_time()\n"
-        "import clinipress.gate\n"
+        "import clinipress.evidence.gate\n"
         "print(time.process_time() - began)\n"
         "print(sorted({'numpy', 'scipy', 'torch'} & set(sys.modules)))\n"
     )

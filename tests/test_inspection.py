@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clinipress.data.disturb import DISTURBANCES
 from clinipress.data.named.rows import ListedImage
 from clinipress.data.named.tables import write_masks
 from clinipress.errors import DataError
-from clinipress.evaluate.saliency.masks import image_masks
-from clinipress.pipeline import run_study
-from clinipress.records import InputSpec
+from clinipress.evidence.saliency.masks import image_masks
+from clinipress.kinds.image.disturb import DISTURBANCES
+from clinipress.records.result import InputSpec
+from clinipress.study.flow import run_study
 from kit.studies import TRAIN, study
 
 ASKED = {"stress": 30, "saliency": 8}

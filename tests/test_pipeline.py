@@ -11,9 +11,9 @@ from PIL import Image
 
 from clinipress.edge.bundle import load_bundle
 from clinipress.errors import DataError, DivergedError, RecipeError
-from clinipress.external import compare, evaluate
-from clinipress.pipeline import run_study, step_names
-from clinipress.records import Result
+from clinipress.records.result import Result
+from clinipress.study.external import compare, evaluate
+from clinipress.study.flow import run_study, step_names
 from kit.studies import TRAIN, study
 from tiny_nets import make
 

@@ -4,12 +4,12 @@ import itertools
 
 import pytest
 
-from clinipress import policy
-from clinipress.budget import check_budget
-from clinipress.policy import NAMES, POLICIES, next_steps, objection, techniques
-from clinipress.records import Applied
-from clinipress.study_file import parse_study
-from clinipress.targets import resolve_targets
+from clinipress.records.result import Applied
+from clinipress.study import policy
+from clinipress.study.budget import check_budget
+from clinipress.study.devices import resolve_targets
+from clinipress.study.policy import NAMES, POLICIES, next_steps, objection, techniques
+from clinipress.study.read import parse_study
 
 PRUNED = Applied(step="prune", params={"asked": {"ratio": 0.3}})
 IN_ROUNDS = Applied(step="prune", params={"asked": {"rounds": 5}})

@@ -4,9 +4,9 @@ import pytest
 import yaml
 
 from clinipress.errors import RecipeError
-from clinipress.recipe import Study
-from clinipress.step_recipes import DistillStep, FineTuneStep, PruneStep, QatStep, TrainOptions
-from clinipress.study_file import load_study, parse_study
+from clinipress.recipe.steps import DistillStep, FineTuneStep, PruneStep, QatStep, TrainOptions
+from clinipress.recipe.study import Study
+from clinipress.study.read import load_study, parse_study
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.yaml"))
 SMALL = {"name": "x", "reference": {"model": "resnet18"}}

@@ -5,9 +5,9 @@ import statistics
 import pytest
 
 from clinipress.errors import RecipeError
-from clinipress.pipeline import run_study
-from clinipress.repeats import spread
-from clinipress.store import read_result
+from clinipress.records.store import read_result
+from clinipress.study.flow import run_study
+from clinipress.study.repeats import spread
 from kit.studies import TRAIN, study
 
 SMALL = {"steps": [], "exports": [{"precision": "int8", "calibration_images": 16}]}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clinipress.data.phantom import draw_phantoms
+from clinipress.data.drawn.phantom import draw_phantoms
 from kit.studies import TRAIN, tree
 
 HERE = Path(__file__).resolve().parent

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from clinipress import gate
-from clinipress.evaluate.evidence import drops
-from clinipress.findings import SECTIONS, Findings
-from clinipress.recipe import GUARDS, EvidenceRecipe
-from clinipress.records import Verdict
-from clinipress.sections import Asked, guarded, statistics
+from clinipress.evidence import gate
+from clinipress.evidence.evidence import drops
+from clinipress.evidence.judged import Asked, guarded, statistics
+from clinipress.recipe.study import GUARDS, EvidenceRecipe
+from clinipress.records.judgement import SECTIONS, Findings
+from clinipress.records.result import Verdict
 from kit import planted
 
 ASKED = Asked("medium", EvidenceRecipe(), resamples=300)

@@ -7,7 +7,7 @@ import pytest
 
 import clinipress
 from clinipress.errors import InputError, StorageError
-from clinipress.store import Store, digest_of, read_json, storage, write_atomically
+from clinipress.records.store import Store, digest_of, read_json, storage, write_atomically
 
 
 def test_digest_depends_on_content_and_not_on_order():
@@ -84,7 +84,7 @@ def test_an_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch
     def full(handle):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("clinipress.store.os.fsync", full)
+    monkeypatch.setattr("clinipress.records.store.os.fsync", full)
     with pytest.raises(StorageError, match="full disk"):
         write_atomically(path, "new")
     assert path.read_text() == "old"

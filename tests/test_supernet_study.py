@@ -2,7 +2,7 @@
 
 import pytest
 
-from clinipress.pipeline import run_study
+from clinipress.study.flow import run_study
 from kit.studies import TRAIN, study
 
 LIMIT = 2_000_000  # multiply-adds

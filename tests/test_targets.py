@@ -3,8 +3,8 @@
 import pytest
 
 from clinipress.errors import InputError, RecipeError
-from clinipress.recipe import TargetRecipe
-from clinipress.targets import TARGETS, Target, find_target, fits, resolve_targets, unknown
+from clinipress.recipe.study import TargetRecipe
+from clinipress.study.devices import TARGETS, Target, find_target, fits, resolve_targets, unknown
 
 SMALL = {"file_bytes": 400_000, "peak_memory_bytes": 900_000}
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from clinipress import gate, text
-from clinipress.evaluate.family import points, span
-from clinipress.records import Interval
-from clinipress.report.formats import GAP, figure_interval, points_interval
+from clinipress import text
+from clinipress.evidence import gate
+from clinipress.evidence.family import points, span
+from clinipress.records.result import Interval
+from clinipress.reporting.wording.numbers import GAP, figure_interval, points_interval
 
 SOURCE = Path(text.__file__).parent
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clinipress.data.phantom import draw_phantoms
+from clinipress.data.drawn.phantom import draw_phantoms
 from kit.studies import tree
 
 HERE = Path(__file__).resolve().parent

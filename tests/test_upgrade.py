@@ -6,7 +6,7 @@ from importlib import metadata
 import pytest
 
 import clinipress
-from clinipress.pipeline import run_study
+from clinipress.study.flow import run_study
 from kit.studies import TRAIN, study
 
 NET = {"factory": "tiny_nets:make"}

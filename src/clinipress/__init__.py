@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clinipress.edge.bundle import load_bundle
-    from clinipress.external import compare, evaluate
-    from clinipress.pipeline import run_study
-    from clinipress.study_file import load_study
+    from clinipress.study.external import compare, evaluate
+    from clinipress.study.flow import run_study
+    from clinipress.study.read import load_study
 
 __all__ = ["__version__", "compare", "evaluate", "load_bundle", "load_study", "run_study"]
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "compare": "clinipress.external",
-    "evaluate": "clinipress.external",
+    "compare": "clinipress.study.external",
+    "evaluate": "clinipress.study.external",
     "load_bundle": "clinipress.edge.bundle",
-    "load_study": "clinipress.study_file",
-    "run_study": "clinipress.pipeline",
+    "load_study": "clinipress.study.read",
+    "run_study": "clinipress.study.flow",
 }
 
 

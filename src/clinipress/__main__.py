@@ -1,6 +1,6 @@
 """``python -m clinipress``: the same as the command ``clinipress``."""
 
-from clinipress.cli import main
+from clinipress.cli.commands import main
 
 if __name__ == "__main__":
     main()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from clinipress.base_records import Status
+from clinipress.records.base import Status
 
 __all__ = ["DASH", "MINUS", "STATUS_WORDS", "fixed", "sentence", "signed", "tally"]
 

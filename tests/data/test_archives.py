@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from clinipress.data import archives
-from clinipress.data.archives import unpack
+from clinipress.data.named import archives
+from clinipress.data.named.archives import unpack
 from clinipress.errors import DataError
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clinipress.data.arrays import array_picture, read_arrays
+from clinipress.data.layouts.arrays import array_picture, read_arrays
 from clinipress.errors import DataError, ImageError
 
 RANDOM = np.random.default_rng(6)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clinipress.data import audit as module
-from clinipress.data.audit import audit
+from clinipress.data.audit import audit as module
+from clinipress.data.audit.audit import audit
 from clinipress.data.sources import read_dataset
 from clinipress.errors import DataError
-from clinipress.records import Audit
+from clinipress.records.result import Audit
 
 
 def save(path, seed, *, side=32, darker=0):

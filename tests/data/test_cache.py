@@ -11,10 +11,10 @@ from PIL import Image
 
 from clinipress.data import cache as module
 from clinipress.data.cache import Cache, build_cache
-from clinipress.data.items import ImageItem
 from clinipress.data.sources import decode_item
 from clinipress.errors import DataError, ImageError, StorageError
-from clinipress.records import InputSpec
+from clinipress.records.item import ImageItem
+from clinipress.records.result import InputSpec
 
 SPEC = InputSpec(channels=1, height=8, width=12)
 CLASSES = ("a", "b")

@@ -19,11 +19,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from clinipress.data import dicom
-from clinipress.data.images import decode, facts
-from clinipress.data.pixels import quiet
 from clinipress.errors import ClinipressError, ImageError, MissingExtraError
-from clinipress.records import InputSpec
+from clinipress.kinds.image import dicom
+from clinipress.kinds.image.pixels import quiet
+from clinipress.kinds.image.read import decode, facts
+from clinipress.records.result import InputSpec
 
 SIDE = 16
 SPEC = InputSpec(channels=1, height=SIDE, width=SIDE)

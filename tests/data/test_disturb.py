@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from clinipress.data.disturb import DISTURBANCES, STRENGTHS, disturb, random_of
-from clinipress.data.images import decode
 from clinipress.errors import InputError
-from clinipress.records import InputSpec
+from clinipress.kinds.image.disturb import DISTURBANCES, STRENGTHS, disturb, random_of
+from clinipress.kinds.image.read import decode
+from clinipress.records.result import InputSpec
 from kit.seeds import each_seed
 
 KINDS = sorted(DISTURBANCES)

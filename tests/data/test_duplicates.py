@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clinipress.data import duplicates
-from clinipress.data.duplicates import difference_hashes, find_duplicates, thumbnails_of
+from clinipress.data.audit import duplicates
+from clinipress.data.audit.duplicates import difference_hashes, find_duplicates, thumbnails_of
 
 
 def pictures(n, seed=0):

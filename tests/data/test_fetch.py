@@ -15,8 +15,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from clinipress.data import fetch
-from clinipress.data.fetch import NOT_KNOWN, Download, download, from_kaggle, verify
+from clinipress.data.named import fetch
+from clinipress.data.named.fetch import NOT_KNOWN, Download, download, from_kaggle, verify
 from clinipress.errors import DataError, MissingExtraError, StorageError, StudyError
 
 CONTENT = bytes(range(256)) * 4096 * 3  # 3 MiB, so that it takes several chunks
@@ -295,7 +295,7 @@ def test_progress_counts_every_byte_once(web, tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
-from clinipress.data.fetch import Download, download
+from clinipress.data.named.fetch import Download, download
 download(Download("a.bin", sys.argv[1], sys.argv[2]), Path(sys.argv[3]))
 """
 

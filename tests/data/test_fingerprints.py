@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clinipress.data.fingerprints import read_all
-from clinipress.data.items import Dataset, ImageItem
+from clinipress.data.audit.fingerprints import read_all
 from clinipress.data.sources import read_dataset
+from clinipress.records.item import Dataset, ImageItem
 
 
 def of(*paths):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clinipress.data.folders import image_files, one_name_per_class, read_folders
+from clinipress.data.layouts.folders import image_files, one_name_per_class, read_folders
 from clinipress.errors import DataError
 
 LONG = "adenocarcinoma_left.lower.lobe_T2_N0_M0_Ib"

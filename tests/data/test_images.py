@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from clinipress.data.images import decode, facts
 from clinipress.errors import ClinipressError, ImageError
-from clinipress.records import InputSpec
+from clinipress.kinds.image.read import decode, facts
+from clinipress.records.result import InputSpec
 
 GREY = InputSpec(channels=1, height=16, width=16)
 COLOUR = InputSpec(channels=3, height=16, width=16)
@@ -263,7 +263,7 @@ def test_damaged_bytes_raise_image_errors_only(kind: str) -> None:
 
 def test_the_device_needs_neither_torch_nor_the_readers_of_other_formats() -> None:
     code = (
-        "import sys, clinipress.data.images\n"
+        "import sys, clinipress.kinds.image.read\n"
         "found = {'torch', 'pydicom', 'nibabel', 'pydantic', 'scipy'} & set(sys.modules)\n"
         "sys.exit(', '.join(found) or None)"
     )

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from clinipress.data.logistic import fit_logistic, standardised
-from clinipress.evaluate.metrics import log_softmax
+from clinipress.stats.logistic import fit_logistic, standardised
+from clinipress.stats.metrics import log_softmax
 from kit.tolerances import OPTIMUM
 
 

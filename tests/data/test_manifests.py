@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clinipress.data.manifests import find_table, is_table, read_table
+from clinipress.data.layouts.manifests import find_table, is_table, read_table
 from clinipress.errors import DataError
 
 

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from clinipress.data import phantom
-from clinipress.data.audit import audit
-from clinipress.data.phantom import CLASSES, MARK, Body, Canvas, Ellipse, draw_phantoms
+from clinipress.data.audit.audit import audit
+from clinipress.data.drawn import phantom
+from clinipress.data.drawn.phantom import CLASSES, MARK, Body, Canvas, Ellipse, draw_phantoms
 from clinipress.data.sources import read_dataset
 from clinipress.errors import InputError, StorageError
 

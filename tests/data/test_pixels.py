@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clinipress.data.pixels import Raster, check_size, inner_size, model_input, quiet, to_uint8
 from clinipress.errors import ImageError
-from clinipress.records import InputSpec
+from clinipress.kinds.image.pixels import (
+    Raster,
+    check_size,
+    inner_size,
+    model_input,
+    quiet,
+    to_uint8,
+)
+from clinipress.records.result import InputSpec
 
 
 def by_hand(values: np.ndarray, low: float, high: float) -> np.ndarray:

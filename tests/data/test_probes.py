@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clinipress.data.probes import SCENE, as_seen, probe_pictures
-from clinipress.edge.checks import colour_refusal, contrast_refusal
 from clinipress.errors import InputError
+from clinipress.kinds.image.probes import SCENE, as_seen, probe_pictures
+from clinipress.kinds.image.refuse import colour_refusal, contrast_refusal
 
 
 def images(channels=1):

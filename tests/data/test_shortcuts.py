@@ -6,8 +6,8 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from clinipress.data import shortcuts
-from clinipress.data.shortcuts import (
+from clinipress.data.audit import shortcuts
+from clinipress.data.audit.shortcuts import (
     FeatureTable,
     cross_validated,
     feature_shortcuts,

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clinipress.data.audit import Fingerprints
-from clinipress.data.items import Dataset, ImageItem
+from clinipress.data.audit.audit import Fingerprints
 from clinipress.data.splits import Split, make_split, units
 from clinipress.errors import DataError, StorageError
-from clinipress.recipe import SplitRecipe
-from clinipress.records import TestOpening
+from clinipress.recipe.study import SplitRecipe
+from clinipress.records.item import Dataset, ImageItem
+from clinipress.records.result import TestOpening
 
 
 def dataset(n=120, *, classes=("a", "b", "c"), patients=None, splits=None):

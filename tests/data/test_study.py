@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from clinipress.data.items import Dataset, ImageItem, drawn
 from clinipress.data.sources import read_dataset
 from clinipress.data.study import open_study_data
-from clinipress.recipe import DataRecipe
-from clinipress.store import Store
+from clinipress.recipe.study import DataRecipe
+from clinipress.records.item import Dataset, ImageItem, drawn
+from clinipress.records.store import Store
 
 COUNTS = {"common": 700, "rare": 290, "single": 10}
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clinipress.data import unpacking
-from clinipress.data.unpacking import claim, gunzip, inflated, length, limit
 from clinipress.errors import ImageError
+from clinipress.kinds.image import unpacking
+from clinipress.kinds.image.unpacking import claim, gunzip, inflated, length, limit
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
 

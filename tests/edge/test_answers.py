@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 from scipy.special import softmax
 
-from clinipress.data.images import decode
 from clinipress.edge.answers import Prediction
 from clinipress.edge.bundle import Bundle, load_bundle
 from clinipress.errors import MissingExtraError
-from clinipress.evaluate import metrics
-from clinipress.records import Card, InputSpec
+from clinipress.kinds.image.read import decode
+from clinipress.records.result import Card, InputSpec
+from clinipress.stats import metrics
 from kit.linear_model import logits_of, noise, weights
 
 

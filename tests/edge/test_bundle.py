@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clinipress.data.images import decode
 from clinipress.edge.bundle import clearest, load_bundle, open_bundle, write_bundle
 from clinipress.errors import BundleError, ImageError, StorageError
-from clinipress.records import Card, InputSpec
+from clinipress.kinds.image.read import decode
+from clinipress.records.result import Card, InputSpec
 from kit.linear_model import clear_noise, logits_of, noise, weights, write_linear
 
 FILES = {"model.onnx", "card.json", "sample.png", "LICENSE", "README.txt"}

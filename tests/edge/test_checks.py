@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clinipress.data.images import decode, facts
 from clinipress.edge.answers import answer
-from clinipress.edge.checks import (
+from clinipress.formats.onnx.run import OnnxCandidate
+from clinipress.kinds.image.read import decode, facts
+from clinipress.kinds.image.refuse import (
     colour_refusal,
     contrast_refusal,
     is_colourful,
     size_refusal,
 )
-from clinipress.records import Card, InputSpec
-from clinipress.runtimes.onnx import OnnxCandidate
+from clinipress.records.result import Card, InputSpec
 from kit.linear_model import weights, write_linear
 
 SPEC = InputSpec(channels=1, height=128, width=128)

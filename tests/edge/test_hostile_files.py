@@ -36,8 +36,8 @@ from clinipress.edge.bundle import clearest, write_bundle
 from clinipress.edge.inputs import expand
 from clinipress.edge.manifest import digest_of_card, sha256_of
 from clinipress.edge.predict import NONE_ANSWERED, SOME_REFUSED, run_predict
-from clinipress.records import InputSpec
-from clinipress.runtimes.onnx import OnnxCandidate
+from clinipress.formats.onnx.run import OnnxCandidate
+from clinipress.records.result import InputSpec
 from kit.linear_model import weights, write_linear
 from kit.onnx_nets import conv_net, pixels, saved
 
@@ -53,11 +53,11 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
 WORKER = """
 import json, os, resource, signal, sys, time, warnings
 from pathlib import Path
-from clinipress.data.images import decode, facts
+from clinipress.kinds.image.read import decode, facts
 from clinipress.edge.bundle import load_bundle
 from clinipress.edge.predict import predict
 from clinipress.errors import BundleError, ClinipressError
-from clinipress.records import InputSpec
+from clinipress.records.result import InputSpec
 
 warnings.simplefilter("error")
 GREY = InputSpec(channels=1, height=16, width=16)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from clinipress.evaluate import bootstrap
-from clinipress.evaluate.bootstrap import BootstrapSpread
-from clinipress.evaluate.intervals import degrees_of_freedom, percentile_interval, t_value
-from clinipress.evaluate.metrics import calibration_gaps
+from clinipress.stats import bootstrap
+from clinipress.stats.bootstrap import BootstrapSpread
+from clinipress.stats.intervals import degrees_of_freedom, percentile_interval, t_value
+from clinipress.stats.metrics import calibration_gaps
 from kit.seeds import each_seed
 from kit.tolerances import ROUNDING
 

@@ -9,15 +9,15 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss, roc_curve
 
 from clinipress.errors import DataError
-from clinipress.evaluate.calibration import (
+from clinipress.evidence.calibration import (
     calibration_section,
     fit_temperature,
     operating_points,
     uncertain_threshold,
 )
-from clinipress.evaluate.evidence import drops, evidence
-from clinipress.evaluate.reliability import equal_mass_bins
-from clinipress.evaluate.scores import Scores
+from clinipress.evidence.evidence import drops, evidence
+from clinipress.evidence.reliability import equal_mass_bins
+from clinipress.evidence.scores import Scores
 from kit.planted import CLASSES, miscalibrated, reference, rounded, with_logits
 from kit.seeds import each_seed
 from kit.tolerances import ROUNDING

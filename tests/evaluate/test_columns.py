@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clinipress.evaluate.columns import divide
+from clinipress.evidence.columns import divide
 from kit.seeds import each_seed
 
 

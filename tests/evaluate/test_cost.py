@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from clinipress.evaluate.cost import evaluating, layer_macs, macs, parameters
-from clinipress.records import InputSpec
+from clinipress.models.cost import evaluating, layer_macs, macs, parameters
+from clinipress.records.result import InputSpec
 
 COLOUR_224 = InputSpec(channels=3, height=224, width=224)
 

@@ -7,8 +7,8 @@ import pytest
 import sklearn.metrics as referee
 from scipy import stats
 
-from clinipress.evaluate import delong
-from clinipress.evaluate.intervals import auroc_score_limits
+from clinipress.stats import delong
+from clinipress.stats.intervals import auroc_score_limits
 from kit.seeds import each_seed
 from kit.tolerances import ROUNDING, check_share
 

@@ -9,17 +9,17 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from clinipress.errors import DataError
-from clinipress.evaluate.disagreement import (
+from clinipress.evidence.disagreement import (
     AGREEMENT,
     _verdict,
     disagreement_section,
     holm,
     mcnemar_by_unit,
 )
-from clinipress.evaluate.intervals import wilson
-from clinipress.findings import Direction, FlipCounts
-from clinipress.gate import MARGINS
-from clinipress.records import Interval
+from clinipress.evidence.gate import MARGINS
+from clinipress.records.judgement import Direction, FlipCounts
+from clinipress.records.result import Interval
+from clinipress.stats.intervals import wilson
 from kit.planted import (
     accuracy,
     one_class_falls,

@@ -8,7 +8,7 @@ from statistics import NormalDist
 import pytest
 from scipy import special
 
-from clinipress.evaluate.distributions import (
+from clinipress.stats.distributions import (
     binomial_cdf,
     regularized_beta,
     student_t_quantile,

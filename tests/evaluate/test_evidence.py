@@ -10,11 +10,11 @@ import sklearn.metrics as referee
 from scipy import stats
 
 from clinipress.errors import DataError
-from clinipress.evaluate.evidence import discordance, drops, evidence
-from clinipress.evaluate.intervals import resample, unit_index
-from clinipress.evaluate.metrics import point_metrics
-from clinipress.gate import judge, metric_facts
-from clinipress.records import Interval, Rule
+from clinipress.evidence.evidence import discordance, drops, evidence
+from clinipress.evidence.gate import judge, metric_facts
+from clinipress.records.result import Interval, Rule
+from clinipress.stats.intervals import resample, unit_index
+from clinipress.stats.metrics import point_metrics
 from kit.tolerances import ROUNDING, check_close, check_share
 
 CLASSES = ("glioma", "meningioma", "normal")

@@ -6,7 +6,7 @@ from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 
 from clinipress.errors import DataError
-from clinipress.evaluate.family import (
+from clinipress.evidence.family import (
     are,
     check_pair,
     combine,
@@ -18,7 +18,7 @@ from clinipress.evaluate.family import (
     tango_drops,
     widened,
 )
-from clinipress.records import Interval, Rule, Verdict
+from clinipress.records.result import Interval, Rule, Verdict
 from kit.planted import reference, rounded
 from kit.tolerances import ROUNDING
 

@@ -5,9 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from clinipress.evaluate.bootstrap import BootstrapSpread, expanded_interval
-from clinipress.evaluate.evidence import evidence
-from clinipress.evaluate.groups import (
+from clinipress.evidence.evidence import evidence
+from clinipress.evidence.groups import (
     Answers,
     bootstrap_groups,
     change_interval,
@@ -15,6 +14,7 @@ from clinipress.evaluate.groups import (
     gap_interval,
     gap_of,
 )
+from clinipress.stats.bootstrap import BootstrapSpread, expanded_interval
 from kit.planted import reference
 from kit.seeds import each_seed
 from kit.tolerances import ROUNDING, check_share

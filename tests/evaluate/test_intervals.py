@@ -6,7 +6,7 @@ import statsmodels.api as sm
 from scipy import optimize, stats
 from statsmodels.stats.proportion import proportion_confint
 
-from clinipress.evaluate import intervals
+from clinipress.stats import intervals
 from kit.seeds import each_seed
 from kit.tolerances import ROOT, ROUNDING, check_share
 

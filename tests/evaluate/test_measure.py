@@ -10,8 +10,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from clinipress.errors import ModelError
-from clinipress.evaluate import measure
-from clinipress.records import Card, InputSpec
+from clinipress.formats import measure
+from clinipress.records.result import Card, InputSpec
 
 IMAGES = np.zeros((3, 1, 8, 8), np.uint8)
 
@@ -129,7 +129,7 @@ def test_preprocessing_is_inside_the_time():
 
 
 def test_the_runtime_is_named(tmp_path):
-    from clinipress.runtimes.onnx import OnnxCandidate, runtime_name
+    from clinipress.formats.onnx.run import OnnxCandidate, runtime_name
 
     candidate = OnnxCandidate.load(write_file(tmp_path / "net.onnx", 4), threads=1)
     found = measure.latency({"net": candidate}, IMAGES, threads=1, repeats=2)["net"]
@@ -194,7 +194,7 @@ def test_processor_is_read_from_what_x86_and_arm_write(monkeypatch):
 
 def test_measuring_needs_no_torch():
     code = (
-        "import sys, clinipress.evaluate.measure as m\n"
+        "import sys, clinipress.formats.measure as m\n"
         "m.environment()\n"
         "print('torch' in sys.modules)"
     )

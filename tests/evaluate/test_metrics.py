@@ -7,7 +7,7 @@ import pytest
 import sklearn.metrics as referee
 
 from clinipress.errors import DataError
-from clinipress.evaluate import metrics
+from clinipress.stats import metrics
 from kit.seeds import each_seed
 from kit.tolerances import LOG_ODDS_STEP, ROUNDING, check_close
 

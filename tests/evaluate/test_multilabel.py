@@ -14,17 +14,17 @@ from torchmetrics.functional.classification import (
     multilabel_hamming_distance,
 )
 
-from clinipress import gate
 from clinipress.errors import DataError
-from clinipress.evaluate.intervals import resample, unit_index, wilson
-from clinipress.evaluate.multilabel import (
+from clinipress.evidence import gate
+from clinipress.evidence.multilabel import (
     check_multilabel,
     multilabel_drops,
     multilabel_evidence,
     sigmoid,
 )
-from clinipress.evaluate.paired import tango
-from clinipress.records import Rule
+from clinipress.records.result import Rule
+from clinipress.stats.intervals import resample, unit_index, wilson
+from clinipress.stats.paired import tango
 from kit.seeds import each_seed
 from kit.tolerances import ROUNDING, check_close, check_share
 

@@ -7,11 +7,11 @@ from sklearn.metrics import confusion_matrix
 from statsmodels.stats.proportion import proportion_confint
 
 from clinipress.errors import DataError
-from clinipress.evaluate.calibration import operating_points, thresholds
-from clinipress.evaluate.intervals import wilson
-from clinipress.evaluate.operating import operating_section, predictive_value
-from clinipress.evaluate.paired import paired_difference
-from clinipress.records import Interval
+from clinipress.evidence.calibration import operating_points, thresholds
+from clinipress.evidence.operating import operating_section, predictive_value
+from clinipress.records.result import Interval
+from clinipress.stats.intervals import wilson
+from clinipress.stats.paired import paired_difference
 from kit.planted import CLASSES, one_class_falls, reference, rounded, tempered, with_logits
 from kit.seeds import each_seed
 from kit.tolerances import ROOT, ROUNDING, check_share

@@ -8,7 +8,7 @@ from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from clinipress.evaluate import paired
+from clinipress.stats import paired
 from kit.seeds import each_seed
 from kit.tolerances import OPTIMUM, ROUNDING, THREE_DECIMALS, check_share
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from clinipress.data.probes import SCENE, probe_pictures
 from clinipress.edge.answers import answer
-from clinipress.evaluate.probes import probe_logits, probe_records
-from clinipress.records import Card, InputSpec
+from clinipress.evidence.probes import probe_logits, probe_records
+from clinipress.kinds.image.probes import SCENE, probe_pictures
+from clinipress.records.result import Card, InputSpec
 
 
 @dataclass

@@ -5,7 +5,7 @@ import pytest
 import statsmodels.api as sm
 from scipy.special import expit
 
-from clinipress.evaluate.recalibration import BinnedFit, recalibrate
+from clinipress.stats.recalibration import BinnedFit, recalibrate
 from kit.seeds import each_seed
 from kit.tolerances import OPTIMUM, check_share
 

@@ -9,11 +9,11 @@ from PIL import Image
 from scipy import stats
 
 from clinipress.errors import DataError
-from clinipress.evaluate.saliency.explained import Explanation, explain, fill_level, randomized
-from clinipress.evaluate.saliency.faithfulness import Faithfulness, energy_inside, faithfulness
-from clinipress.evaluate.saliency.panels import INFERNO, colours, overlay
-from clinipress.evaluate.saliency.section import SalientImages, saliency_section
-from clinipress.evaluate.saliency.similarity import (
+from clinipress.evidence.saliency.explained import Explanation, explain, fill_level, randomized
+from clinipress.evidence.saliency.faithfulness import Faithfulness, energy_inside, faithfulness
+from clinipress.evidence.saliency.panels import INFERNO, colours, overlay
+from clinipress.evidence.saliency.section import SalientImages, saliency_section
+from clinipress.evidence.saliency.similarity import (
     iou_top20,
     mean_interval,
     similarities,

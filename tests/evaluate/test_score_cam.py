@@ -10,10 +10,10 @@ import torch
 from torch.nn import functional as F
 
 from clinipress.errors import DataError, ModelError
-from clinipress.evaluate.saliency.networks import OnnxNetwork, TorchNetwork, feature_network
-from clinipress.evaluate.saliency.score_cam import channel_masks, grouped, score_cam
-from clinipress.runtimes.onnx import OnnxCandidate
-from clinipress.steps.export import export_onnx, to_float16
+from clinipress.evidence.saliency.networks import OnnxNetwork, TorchNetwork, feature_network
+from clinipress.evidence.saliency.score_cam import channel_masks, grouped, score_cam
+from clinipress.formats.onnx.float import export_onnx, to_float16
+from clinipress.formats.onnx.run import OnnxCandidate
 from kit.onnx_nets import to_int8
 from kit.random_nets import candidate_of, pictures
 from kit.seeds import each_seed
@@ -197,10 +197,10 @@ def features(candidate, images):
 
 def openvino_file(candidate, folder):
     """The candidate's float32 OpenVINO file, opened."""
-    pytest.importorskip("clinipress.runtimes.openvino").engine()  # else it sends statistics
-    from clinipress.recipe import ExportRecipe
-    from clinipress.runtimes.openvino import OpenVinoCandidate
-    from clinipress.steps.deliver import apply_export
+    pytest.importorskip("clinipress.formats.openvino.run").engine()  # else it sends statistics
+    from clinipress.formats.make import apply_export
+    from clinipress.formats.openvino.run import OpenVinoCandidate
+    from clinipress.recipe.study import ExportRecipe
 
     recipe, path = ExportRecipe(format="openvino", precision="float32"), folder / "model.xml"
     source = export_onnx(candidate, folder / "model.onnx").path

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from clinipress.errors import DataError
-from clinipress.evaluate.metrics import softmax
-from clinipress.evaluate.scores import Scores
+from clinipress.evidence.scores import Scores
+from clinipress.stats.metrics import softmax
 
 N, CLASSES = 7, ("glioma", "no tumour, é")
 

@@ -8,9 +8,9 @@ from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW
 
 from clinipress.errors import DataError
-from clinipress.evaluate.evidence import drops, evidence
-from clinipress.evaluate.seeds import over_seeds
-from clinipress.records import Interval
+from clinipress.evidence.evidence import drops, evidence
+from clinipress.evidence.seeds import over_seeds
+from clinipress.records.result import Interval
 from kit.seeds import each_seed
 from kit.tolerances import ROUNDING, check_share
 

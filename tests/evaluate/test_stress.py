@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from clinipress.data.disturb import DISTURBANCES, STRENGTHS, disturb
 from clinipress.errors import DataError, InputError
-from clinipress.evaluate.scores import Scores
-from clinipress.evaluate.stress import JUDGED, disturbed_logits, stress_rows, stress_section
-from clinipress.records import Card, InputSpec
+from clinipress.evidence.scores import Scores
+from clinipress.evidence.stress import JUDGED, disturbed_logits, stress_rows, stress_section
+from clinipress.kinds.image.disturb import DISTURBANCES, STRENGTHS, disturb
+from clinipress.records.result import Card, InputSpec
 from kit.seeds import each_seed
 from kit.tolerances import check_share
 

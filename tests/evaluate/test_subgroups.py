@@ -9,12 +9,12 @@ from scipy.special import softmax
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score, roc_auc_score
 
 from clinipress.errors import DataError
-from clinipress.evaluate.intervals import wilson
-from clinipress.evaluate.paired import paired_difference
-from clinipress.evaluate.subgroup_verdict import judge_groups
-from clinipress.evaluate.subgroups import subgroups_section
-from clinipress.findings import Gap
-from clinipress.records import Interval
+from clinipress.evidence.subgroup_verdict import judge_groups
+from clinipress.evidence.subgroups import subgroups_section
+from clinipress.records.judgement import Gap
+from clinipress.records.result import Interval
+from clinipress.stats.intervals import wilson
+from clinipress.stats.paired import paired_difference
 from kit.planted import CLASSES, accuracy, one_sex_falls, reference, rounded, tempered, with_logits
 from kit.seeds import each_seed
 from kit.tolerances import ROUNDING

@@ -26,10 +26,10 @@ KEPT = HERE / "kept"
 # what is replaced -> where it is looked up by its callers (module, name)
 SEAMS = {
     "training": ("clinipress.steps.fitting", "fit"),
-    "timing": ("clinipress.runner", "latency"),
-    "memory": ("clinipress.runner", "peak_memory"),
-    "placement timing": ("clinipress.steps.placement", "latency"),
-    "machine": ("clinipress.summary", "environment"),
+    "timing": ("clinipress.study.workbench", "latency"),
+    "memory": ("clinipress.study.workbench", "peak_memory"),
+    "placement timing": ("clinipress.formats.onnx.placement", "latency"),
+    "machine": ("clinipress.study.summary", "environment"),
 }
 # Kept in 16 bits (the exponent of float32, so nothing overflows): a supernet is large for a fixture
 HALF = torch.bfloat16
@@ -37,14 +37,14 @@ HALF = torch.bfloat16
 
 def run_study(study: Any, data: Path, out: Path) -> Any:
     """A study, as the product runs it."""
-    from clinipress.pipeline import run_study as run
+    from clinipress.study.flow import run_study as run
 
     return run(study, data, out)
 
 
 def parsed(tree: dict[str, Any]) -> Any:
     """A study of plain data."""
-    from clinipress.study_file import parse_study
+    from clinipress.study.read import parse_study
 
     return parse_study(tree)
 
@@ -82,7 +82,7 @@ def injected(name: str, *, train: bool = False) -> Iterator[None]:
 def _machine() -> Any:
     """No machine in particular, so that no page depends on one."""
     from clinipress import __version__
-    from clinipress.records import Environment
+    from clinipress.records.result import Environment
 
     return Environment(
         clinipress=__version__,
@@ -147,7 +147,7 @@ class _Times:
         self.real_memory: Any = None
 
     def latency(self, candidates: Any, *arguments: Any, **options: Any) -> Any:
-        from clinipress.records import Latency
+        from clinipress.records.result import Latency
 
         if self.train:
             for name, taken in self.real(candidates, *arguments, **options).items():
@@ -173,7 +173,7 @@ class _Times:
 
     def placement(self, candidates: Any, *arguments: Any, **options: Any) -> Any:
         """Trials of mixed precision: each takes nine tenths of the time in float32."""
-        from clinipress.records import Latency
+        from clinipress.records.result import Latency
 
         return {
             name: Latency(

@@ -16,7 +16,7 @@ sys.path.insert(0, str(HERE))
 import comparing  # noqa: E402
 import studies  # noqa: E402
 
-from clinipress.runtimes.engines import place_of  # noqa: E402
+from clinipress.formats.open import place_of  # noqa: E402
 
 NAMES = tuple(studies.TREES)
 # Instruction sets that PyTorch and NumPy can be held to; OpenVINO's are in `make.PINNED`. ONNX

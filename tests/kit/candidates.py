@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from clinipress.formats.onnx.float import export_onnx
+from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.models.classifier import Classifier, TorchCandidate
-from clinipress.records import Card, InputSpec, ModelSpec
-from clinipress.runtimes.onnx import OnnxCandidate
-from clinipress.steps.export import export_onnx
+from clinipress.records.result import Card, InputSpec, ModelSpec
 
 SIZE = 16
 CLASSES = ("a", "b", "c")

@@ -12,7 +12,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 
-from clinipress.findings import (
+from clinipress.records.judgement import (
     Calibration,
     Direction,
     Disagreement,
@@ -32,7 +32,7 @@ from clinipress.findings import (
     StressLevel,
     Subgroups,
 )
-from clinipress.records import CandidateRecord, Interval, Result, Verdict
+from clinipress.records.result import CandidateRecord, Interval, Result, Verdict
 
 KINDS = {
     "noise": ("grey levels", (4, 8, 16, 32, 64)),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from clinipress.records import Card, InputSpec
-from clinipress.steps import litert_graph
-from clinipress.steps.litert_graph import GraphEditor, schema
-from clinipress.steps.to_litert import quantized
+from clinipress.formats.litert import graph as litert_graph
+from clinipress.formats.litert.graph import GraphEditor, schema
+from clinipress.formats.litert.make import quantized
+from clinipress.records.result import Card, InputSpec
 from kit.pixels import noise
 
 SIZE = 8

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from clinipress.records import Card, InputSpec
-from clinipress.steps.files import write
-from clinipress.steps.quantize import apply_int8, plan_int8
+from clinipress.formats.onnx.int8 import apply_int8, plan_int8
+from clinipress.formats.onnx.write import write
+from clinipress.records.result import Card, InputSpec
 from kit.pixels import smooth
 
 SIZE = 16

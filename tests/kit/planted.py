@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from clinipress.evaluate.calibration import fit_temperature
-from clinipress.evaluate.scores import Scores
+from clinipress.evidence.calibration import fit_temperature
+from clinipress.evidence.scores import Scores
 
 CLASSES = ("effusion", "nodule", "normal")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from clinipress.records import Result
-from clinipress.report.build import render
+from clinipress.records.result import Result
+from clinipress.reporting.page.build import render
 from kit.findings import pictures, with_findings
 from kit.pages import Page
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from clinipress.candidate import Context
 from clinipress.data.study import Rows
+from clinipress.steps.step import Context
 
 
 class Cache:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from clinipress.recipe import Study
-from clinipress.study_file import parse_study
+from clinipress.recipe.study import Study
+from clinipress.study.read import parse_study
 
 TRAIN = {
     "epochs": 3,

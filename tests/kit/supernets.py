@@ -7,8 +7,8 @@ import torch
 
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.zoo import new_classifier
-from clinipress.records import Card, InputSpec
-from clinipress.step_recipes import ModelRecipe, TrainOptions
+from clinipress.recipe.steps import ModelRecipe, TrainOptions
+from clinipress.records.result import Card, InputSpec
 from kit import steps as step_kit
 from kit.steps import Data
 

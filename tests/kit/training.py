@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from clinipress.errors import ImageError
-from clinipress.step_recipes import TrainOptions
+from clinipress.recipe.steps import TrainOptions
 from clinipress.train import distributed
 
 QUICK = {"numerics": "float32-channels-last", "warmup_epochs": 1.0}

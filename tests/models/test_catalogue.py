@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from clinipress.errors import ModelError
-from clinipress.evaluate.cost import layer_macs, parameters
 from clinipress.models.catalogue import HUB, NAMED, model_named, named_models
+from clinipress.models.cost import layer_macs, parameters
 from clinipress.models.pretrained import load_pretrained, take_shared
 from clinipress.models.zoo import create_backbone, list_models, new_classifier
-from clinipress.records import InputSpec
-from clinipress.step_recipes import ModelRecipe
+from clinipress.recipe.steps import ModelRecipe
+from clinipress.records.result import InputSpec
 
 IMAGENET_CLASSES = 1000
 # Independent of the catalogue: the sources' own tables, counted on torchvision, Keras and ports.

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from clinipress.candidate import Candidate
 from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier, TorchCandidate, build
-from clinipress.models.pruned import plan_pruning, prune
+from clinipress.models.pruning.pruned import plan_pruning, prune
 from clinipress.models.zoo import new_classifier
-from clinipress.records import Card, InputSpec, ModelSpec
-from clinipress.step_recipes import ModelRecipe
+from clinipress.recipe.steps import ModelRecipe
+from clinipress.records.result import Card, InputSpec, ModelSpec
+from clinipress.steps.step import Candidate
 
 GREY = InputSpec(channels=1, height=32, width=32)
 COLOUR = InputSpec(channels=3, height=32, width=32)

@@ -11,14 +11,14 @@ import torch_pruning as tp
 from torch import nn
 
 from clinipress.errors import ModelError
-from clinipress.models import pruned
 from clinipress.models.classifier import Classifier
-from clinipress.models.coupling import hidden_from
-from clinipress.models.dependencies import dependency_graph, free_groups
-from clinipress.models.importance import score, taylor_scores
+from clinipress.models.pruning import pruned
+from clinipress.models.pruning.coupling import hidden_from
+from clinipress.models.pruning.dependencies import dependency_graph, free_groups
+from clinipress.models.pruning.importance import score, taylor_scores
 from clinipress.models.zoo import new_classifier
-from clinipress.records import InputSpec
-from clinipress.step_recipes import ModelRecipe
+from clinipress.recipe.steps import ModelRecipe
+from clinipress.records.result import InputSpec
 
 GREY = InputSpec(channels=1, height=32, width=32)
 

@@ -13,23 +13,23 @@ import numpy as np
 import pytest
 import torch
 
-from clinipress.candidate import Context
 from clinipress.data.study import open_study_data
-from clinipress.evaluate.cost import macs, parameters
+from clinipress.formats.onnx.count import count_low_precision
+from clinipress.formats.onnx.float import export_onnx
+from clinipress.formats.parity import PARITY_TOLERANCE, parity
 from clinipress.models.catalogue import NAMED
 from clinipress.models.classifier import TorchCandidate
+from clinipress.models.cost import macs, parameters
 from clinipress.models.recalibration import recalibrate_batch_norms
-from clinipress.recipe import DataRecipe
-from clinipress.records import InputSpec
-from clinipress.step_recipes import DistillStep, FineTuneStep, ModelRecipe, PruneStep
-from clinipress.steps.distil import Distill
-from clinipress.steps.export import export_onnx
+from clinipress.recipe.steps import DistillStep, FineTuneStep, ModelRecipe, PruneStep
+from clinipress.recipe.study import DataRecipe
+from clinipress.records.result import InputSpec
+from clinipress.records.store import Store
+from clinipress.steps.distill.step import Distill
 from clinipress.steps.fitting import fresh_candidate, step_seed
-from clinipress.steps.onnx_precision import count_low_precision
-from clinipress.steps.parity import PARITY_TOLERANCE, parity
-from clinipress.steps.prune import Prune
+from clinipress.steps.prune.step import Prune
+from clinipress.steps.step import Context
 from clinipress.steps.train import FineTune
-from clinipress.store import Store
 from kit.onnx_nets import to_int8
 
 pytestmark = pytest.mark.slow
@@ -79,7 +79,7 @@ def test_the_day_has_one_network_of_each_kind():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    from clinipress.data.phantom import draw_phantoms
+    from clinipress.data.drawn.phantom import draw_phantoms
 
     folder = tmp_path_factory.mktemp("matrix")
     drawn = draw_phantoms(folder / "drawn", patients=24, seed=1, size=64)

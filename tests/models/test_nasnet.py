@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from clinipress.errors import ModelError
-from clinipress.evaluate.cost import layer_macs, parameters
+from clinipress.models.cost import layer_macs, parameters
 from clinipress.models.nets.nasnet import (
     NasNet,
     Pool,

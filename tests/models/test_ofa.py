@@ -13,7 +13,7 @@ from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 
 from clinipress.errors import ModelError
-from clinipress.evaluate.cost import layer_macs, parameters
+from clinipress.models.cost import layer_macs, parameters
 from clinipress.models.ofa import (
     OFA_595,
     Architecture,

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from clinipress.errors import ModelError
-from clinipress.evaluate.cost import macs, parameters
 from clinipress.models.classifier import Classifier, build
-from clinipress.models.coupling import cut_equals_hidden, mixes_channels
-from clinipress.models.pruned import hidings, plan_pruning, prune, replay
+from clinipress.models.cost import macs, parameters
+from clinipress.models.pruning.coupling import cut_equals_hidden, mixes_channels
+from clinipress.models.pruning.pruned import hidings, plan_pruning, prune, replay
 from clinipress.models.zoo import new_classifier
-from clinipress.records import InputSpec
-from clinipress.step_recipes import ModelRecipe
+from clinipress.recipe.steps import ModelRecipe
+from clinipress.records.result import InputSpec
 
 GREY = InputSpec(channels=1, height=32, width=32)
 NAMES = [

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clinipress.models.ranking import Costs, Unit, _ranked_plan, choose, schedule, search, share
+from clinipress.models.pruning.ranking import (
+    Costs,
+    Unit,
+    _ranked_plan,
+    choose,
+    schedule,
+    search,
+    share,
+)
 
 
 def unit(scores, groups=1, round_to=1):

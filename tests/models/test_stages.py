@@ -10,8 +10,8 @@ from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier
 from clinipress.models.stages import Stage, named_stages, read_maps, stages
 from clinipress.models.zoo import new_classifier
-from clinipress.records import InputSpec
-from clinipress.step_recipes import ModelRecipe
+from clinipress.recipe.steps import ModelRecipe
+from clinipress.records.result import InputSpec
 from tiny_nets import make
 
 

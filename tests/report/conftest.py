@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clinipress.records import (
+from clinipress.records.result import (
     Applied,
     Audit,
     CandidateRecord,

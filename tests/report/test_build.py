@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from clinipress.errors import StorageError
-from clinipress.records import Result, Verdict
-from clinipress.report.build import render, write_report
-from clinipress.report.view import View
-from clinipress.report.words import verdict_sentence
+from clinipress.records.result import Result, Verdict
+from clinipress.reporting.page.build import render, write_report
+from clinipress.reporting.view import View
+from clinipress.reporting.wording.sentences import verdict_sentence
 from kit.findings import pictures, with_findings
 from kit.pages import Page
 
@@ -299,7 +299,7 @@ def test_a_place_that_cannot_be_written_is_said(make_study: Make, tmp_path: Path
 
 def test_a_report_is_made_without_any_engine() -> None:
     code = (
-        "import sys, clinipress.report.build;"
+        "import sys, clinipress.reporting.page.build;"
         "sys.exit(len({'torch', 'numpy', 'onnxruntime', 'matplotlib'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

@@ -7,11 +7,11 @@ import json
 import pytest
 
 from clinipress.errors import InputError
-from clinipress.records import DeviceCheck, TargetOutcome
-from clinipress.report.build import render
-from clinipress.report.checks import with_checks
-from clinipress.report.devices import devices_section
-from clinipress.report.view import View
+from clinipress.records.result import DeviceCheck, TargetOutcome
+from clinipress.reporting.page.build import render
+from clinipress.reporting.page.devices import devices_section
+from clinipress.reporting.view import View
+from clinipress.study.redraw import with_checks
 
 PI = {"name": "raspberry-pi-5", "title": "Raspberry Pi 5, 8 GB", "runtime": "ONNX Runtime"}
 NANO = {"name": "jetson-nano", "title": "NVIDIA Jetson Nano 4 GB", "runtime": "TensorRT"}
@@ -72,7 +72,7 @@ def test_a_check_on_another_processor_is_a_row(result):
 
 
 def test_checks_are_read_from_the_run_folder(result, tmp_path, monkeypatch):
-    from clinipress.report import checks
+    from clinipress.study import redraw as checks
 
     class Manifest:
         digest = "a" * 64

@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from clinipress.records import Result
+from clinipress.records.result import Result
 from kit.findings import counts, share
 from kit.sections import lead, markup, with_part, words
 

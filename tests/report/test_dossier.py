@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 
 from clinipress.errors import StorageError
-from clinipress.records import Applied, Result
-from clinipress.report.answers import TOPICS
-from clinipress.report.documents import write_documents
-from clinipress.report.dossier import dossier
-from clinipress.report.dossier_text import dossier_markdown
-from clinipress.report.items import CLAIM, TRIPOD_AI
-from clinipress.report.markdown import markdown
-from clinipress.report.model_card import model_card
-from clinipress.report.plan import NOTICE, SIGNERS, YOURS, Dossier
-from clinipress.report.view import View
+from clinipress.records.result import Applied, Result
+from clinipress.reporting.documents import write_documents
+from clinipress.reporting.dossier.answers import TOPICS
+from clinipress.reporting.dossier.checklists import CLAIM, TRIPOD_AI
+from clinipress.reporting.dossier.data import dossier
+from clinipress.reporting.dossier.plan import NOTICE, SIGNERS, YOURS, Dossier
+from clinipress.reporting.dossier.text import dossier_markdown
+from clinipress.reporting.markdown import markdown
+from clinipress.reporting.model_card.card import model_card
+from clinipress.reporting.view import View
 from kit.findings import with_findings
 
 Make = Callable[..., Result]
@@ -337,7 +337,7 @@ def test_a_training_in_stages_is_told_stage_by_stage(make_study: Make) -> None:
 
 def test_it_needs_neither_numpy_nor_torch() -> None:
     code = (
-        "import sys, clinipress.report.documents; "
+        "import sys, clinipress.reporting.documents; "
         "sys.exit(bool({'numpy', 'torch', 'scipy', 'huggingface_hub'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

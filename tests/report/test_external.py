@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from clinipress.records import Result
+from clinipress.records.result import Result
 from kit.findings import with_findings
 from kit.sections import lead, markup, words
 

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from clinipress.records import Interval
-from clinipress.report.figures import (
+from clinipress.records.result import Interval
+from clinipress.reporting.drawing.figures import (
     Mark,
     Scale,
     heat_table,
@@ -16,8 +16,8 @@ from clinipress.report.figures import (
     rules_style,
     strip,
 )
-from clinipress.report.plot import Point, pareto, trade_off
-from clinipress.report.view import Role
+from clinipress.reporting.drawing.plot import Point, pareto, trade_off
+from clinipress.reporting.view import Role
 
 
 def point(number: int, cost: float, gain: float, role: Role = "candidate") -> Point:

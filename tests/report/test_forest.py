@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import re
 
-from clinipress.records import Interval
-from clinipress.report.forest import Row, forest, marks
+from clinipress.records.result import Interval
+from clinipress.reporting.drawing.forest import Row, forest, marks
 
 
 def interval(low: float, high: float) -> Interval:

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from clinipress.records import Interval
-from clinipress.report import formats
+from clinipress.records.result import Interval
+from clinipress.reporting.wording import numbers as formats
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from clinipress.records import Result
-from clinipress.report.build import render
+from clinipress.records.result import Result
+from clinipress.reporting.page.build import render
 from kit.findings import pictures, with_findings
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)

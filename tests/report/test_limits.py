@@ -3,9 +3,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from clinipress.records import Applied, Interval, Result, TestOpening
-from clinipress.report.limits import limits
-from clinipress.report.view import View
+from clinipress.records.result import Applied, Interval, Result, TestOpening
+from clinipress.reporting.view import View
+from clinipress.reporting.wording.limits import limits
 
 Make = Callable[..., Result]
 

@@ -13,12 +13,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from clinipress.records import Result
-from clinipress.report.build import render
-from clinipress.report.dossier_text import dossier_markdown
-from clinipress.report.markdown import markdown
-from clinipress.report.plain import blocks, escape, inline, parse, table
-from clinipress.report.shown import TITLES
+from clinipress.records.result import Result
+from clinipress.reporting.dossier.text import dossier_markdown
+from clinipress.reporting.markdown import markdown
+from clinipress.reporting.page.build import render
+from clinipress.reporting.page.shown import TITLES
+from clinipress.reporting.plain import blocks, escape, inline, parse, table
 from kit.findings import with_findings
 
 Make = Callable[..., Result]

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from clinipress.report.markup import Markup, join, tag
+from clinipress.reporting.drawing.markup import Markup, join, tag
 
 
 def test_text_and_attributes_are_escaped_and_markup_is_not() -> None:

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import pytest
 
-from clinipress.findings import SECTIONS
-from clinipress.records import Result, Verdict
-from clinipress.report.matrix import matrix_section
-from clinipress.report.shown import TITLES
-from clinipress.report.view import View
+from clinipress.records.judgement import SECTIONS
+from clinipress.records.result import Result, Verdict
+from clinipress.reporting.page.matrix import matrix_section
+from clinipress.reporting.page.shown import TITLES
+from clinipress.reporting.view import View
 from kit.findings import with_findings
 from kit.pages import Page
 

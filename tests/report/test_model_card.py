@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from clinipress.records import Result
-from clinipress.report.hub import metadata
-from clinipress.report.limits import limits
-from clinipress.report.model_card import model_card
-from clinipress.report.view import View
-from clinipress.report.words import verdict_sentence
+from clinipress.records.result import Result
+from clinipress.reporting.model_card.card import model_card
+from clinipress.reporting.model_card.hub import metadata
+from clinipress.reporting.view import View
+from clinipress.reporting.wording.limits import limits
+from clinipress.reporting.wording.sentences import verdict_sentence
 from kit.findings import with_findings
 
 Make = Callable[..., Result]

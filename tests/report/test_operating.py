@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from clinipress.findings import OperatingRow
-from clinipress.records import Result
+from clinipress.records.judgement import OperatingRow
+from clinipress.records.result import Result
 from kit.findings import around, findings, said, share
 from kit.sections import lead, markup, with_part, words
 

@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from clinipress.records import Result
-from clinipress.report import pictures as module
-from clinipress.report.build import render, write_report
-from clinipress.report.pictures import ABSENT, GALLERY, embedded, named_pictures, read_pictures
-from clinipress.report.view import View
+from clinipress.records.result import Result
+from clinipress.reporting.drawing import pictures as module
+from clinipress.reporting.drawing.pictures import (
+    ABSENT,
+    GALLERY,
+    embedded,
+    named_pictures,
+    read_pictures,
+)
+from clinipress.reporting.page.build import render, write_report
+from clinipress.reporting.view import View
 from kit.findings import PICTURES, picture, pictures, with_findings
 
 Make = Callable[..., Result]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from clinipress.records import Applied
-from clinipress.report.build import render
-from clinipress.report.pruning import pruning_section, sensitivity_plot
-from clinipress.report.view import View
+from clinipress.records.result import Applied
+from clinipress.reporting.page.build import render
+from clinipress.reporting.page.pruning import pruning_section, sensitivity_plot
+from clinipress.reporting.view import View
 
 LAYERS = [
     {"name": "stem", "shares": [0.1, 0.5, 0.9], "accuracies": [0.8, 0.4, 0.3]},

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from clinipress.records import Applied
-from clinipress.report.build import render
-from clinipress.report.quantization import quantization_section
-from clinipress.report.view import View
+from clinipress.records.result import Applied
+from clinipress.reporting.page.build import render
+from clinipress.reporting.page.quantization import quantization_section
+from clinipress.reporting.view import View
 
 TRIALS = [
     {"method": "mse", "equalize": False, "bias_correction": False, "decibels": 23.456,

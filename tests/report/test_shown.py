@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from clinipress.findings import SECTIONS
-from clinipress.records import Result
-from clinipress.report.build import render
-from clinipress.report.shown import TITLES
+from clinipress.records.judgement import SECTIONS
+from clinipress.records.result import Result
+from clinipress.reporting.page.build import render
+from clinipress.reporting.page.shown import TITLES
 from kit.findings import pictures, with_findings
 from kit.pages import Page
 

@@ -9,9 +9,9 @@ from types import ModuleType
 
 import pytest
 
-from clinipress.findings import SECTIONS
-from clinipress.report.build import write_report
-from clinipress.report.pictures import ALLOWANCE
+from clinipress.records.judgement import SECTIONS
+from clinipress.reporting.drawing.pictures import ALLOWANCE
+from clinipress.reporting.page.build import write_report
 from kit.pages import Page
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "report_size.py"

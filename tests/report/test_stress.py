@@ -3,8 +3,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from clinipress.findings import Probe, StressCurve, StressLevel
-from clinipress.records import Result
+from clinipress.records.judgement import Probe, StressCurve, StressLevel
+from clinipress.records.result import Result
 from kit.findings import around, share
 from kit.sections import lead, markup, with_part, words
 

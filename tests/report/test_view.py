@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from clinipress.records import Result
-from clinipress.report.view import View
+from clinipress.records.result import Result
+from clinipress.reporting.view import View
 
 
 def test_the_reference_comes_first_whatever_the_order(make_study: Callable[..., Result]) -> None:

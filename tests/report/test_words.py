@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from clinipress.records import CandidateRecord, Interval, Latency, Result, Verdict
-from clinipress.report import phrases, words
-from clinipress.report.plot import Point
-from clinipress.report.view import View
+from clinipress.records.result import CandidateRecord, Interval, Latency, Result, Verdict
+from clinipress.reporting.drawing.plot import Point
+from clinipress.reporting.view import View
+from clinipress.reporting.wording import phrases
+from clinipress.reporting.wording import sentences as words
 
 Make = Callable[..., Result]
 

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from clinipress.errors import MissingExtraError, ModelError
-from clinipress.recipe import PRECISIONS
-from clinipress.records import Card, InputSpec
-from clinipress.runtimes import engines
-from clinipress.runtimes.engines import (
+from clinipress.formats import open as engines
+from clinipress.formats.file import FILES
+from clinipress.formats.open import (
     ENGINES,
     PACKAGES,
     TOOLCHAINS,
@@ -25,7 +24,8 @@ from clinipress.runtimes.engines import (
     open_file,
     package_of,
 )
-from clinipress.runtimes.files import FILES
+from clinipress.recipe.study import PRECISIONS
+from clinipress.records.result import Card, InputSpec
 from kit.onnx_nets import conv_net, pixels, saved
 
 
@@ -88,7 +88,7 @@ def test_what_pip_needs_on_the_device():
 def test_no_engine_writes_into_the_home_folder_when_it_is_imported(tmp_path):
     """OpenVINO's statistics keep a client number there, and send it."""
     code = (
-        "from clinipress.runtimes.engines import ENGINES, import_engine\n"
+        "from clinipress.formats.open import ENGINES, import_engine\n"
         "[import_engine(kind) for kind in ENGINES]"
     )
     environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}

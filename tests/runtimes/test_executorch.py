@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from clinipress.candidate import Candidate
 from clinipress.errors import BundleError, ModelError
+from clinipress.formats.executorch import run as executorch
+from clinipress.formats.executorch.make import apply_executorch
+from clinipress.formats.executorch.run import ExecuTorchCandidate
+from clinipress.formats.open import open_file
 from clinipress.models.classifier import Classifier, TorchCandidate
-from clinipress.recipe import ExportRecipe
-from clinipress.records import Card, InputSpec, ModelSpec
-from clinipress.runtimes import executorch
-from clinipress.runtimes.engines import open_file
-from clinipress.runtimes.executorch import ExecuTorchCandidate
-from clinipress.steps.to_executorch import apply_executorch
+from clinipress.recipe.study import ExportRecipe
+from clinipress.records.result import Card, InputSpec, ModelSpec
+from clinipress.steps.step import Candidate
 from kit.pixels import noise
 from tiny_nets import make
 

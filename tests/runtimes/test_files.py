@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from clinipress.errors import BundleError, ModelError, StorageError
-from clinipress.records import Card, InputSpec
-from clinipress.runtimes.files import FileCandidate, card_beside, digest_of_files, first_line
+from clinipress.formats.file import FileCandidate, card_beside, digest_of_files, first_line
+from clinipress.records.result import Card, InputSpec
 
 SPEC = InputSpec(channels=1, height=8, width=8)
 CARD = Card(name="net", classes=("a", "b"), input=SPEC, format="openvino")

@@ -9,11 +9,11 @@ import warnings
 import numpy as np
 import pytest
 
-from clinipress.candidate import Candidate
 from clinipress.errors import BundleError, ModelError, StorageError
-from clinipress.records import Card, InputSpec
-from clinipress.runtimes.engines import open_file
-from clinipress.runtimes.litert import LiteRtCandidate, as_input, logits_of, silence
+from clinipress.formats.litert.run import LiteRtCandidate, as_input, logits_of, silence
+from clinipress.formats.open import open_file
+from clinipress.records.result import Card, InputSpec
+from clinipress.steps.step import Candidate
 from kit.litert_nets import (
     CLASSES,
     SCALE,
@@ -210,7 +210,7 @@ def test_silence_swallows_both_streams_at_both_levels_and_ends(capfd):
 
 def test_importing_the_module_imports_no_engine():
     code = (
-        "import sys, clinipress.runtimes.litert\n"
+        "import sys, clinipress.formats.litert.run\n"
         "print(sorted({'torch', 'onnx', 'ai_edge_litert'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -221,7 +221,7 @@ def test_predicting_needs_no_torch_and_says_nothing(file):
     code = (
         "import sys, numpy as np\n"
         "from pathlib import Path\n"
-        "from clinipress.runtimes.litert import LiteRtCandidate\n"
+        "from clinipress.formats.litert.run import LiteRtCandidate\n"
         "candidate = LiteRtCandidate.load(Path(sys.argv[1]))\n"
         "found = candidate.predict(np.zeros((1, 1, 8, 8), np.uint8))\n"
         "print(found.tolist(), sorted({'torch', 'onnx', 'onnxruntime'} & set(sys.modules)))"

@@ -9,10 +9,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from clinipress.candidate import Candidate
 from clinipress.errors import BundleError, ModelError, StorageError
-from clinipress.records import Card, InputSpec
-from clinipress.runtimes.onnx import CARD_KEY, OnnxCandidate, runtime_name
+from clinipress.formats.onnx.run import CARD_KEY, OnnxCandidate, runtime_name
+from clinipress.records.result import Card, InputSpec
+from clinipress.steps.step import Candidate
 from kit.pixels import noise
 
 SIZE = 8
@@ -201,7 +201,7 @@ def test_save_refuses_a_file_that_was_changed_since(file, tmp_path):
 
 def test_importing_the_module_imports_no_engine():
     code = (
-        "import sys, clinipress.runtimes.onnx\n"
+        "import sys, clinipress.formats.onnx.run\n"
         "print(sorted({'torch', 'onnx', 'onnxruntime'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -212,7 +212,7 @@ def test_predicting_needs_neither_torch_nor_onnx(file):
     code = (
         "import sys, numpy as np\n"
         "from pathlib import Path\n"
-        "from clinipress.runtimes.onnx import OnnxCandidate\n"
+        "from clinipress.formats.onnx.run import OnnxCandidate\n"
         "found = OnnxCandidate.load(Path(sys.argv[1])).predict(np.zeros((1, 1, 8, 8), np.uint8))\n"
         "print(found.tolist(), sorted({'torch', 'onnx'} & set(sys.modules)))"
     )

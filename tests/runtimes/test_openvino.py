@@ -6,12 +6,12 @@ import sys
 import numpy as np
 import pytest
 
-from clinipress.candidate import Candidate
 from clinipress.errors import BundleError, ModelError
-from clinipress.records import Card, InputSpec
-from clinipress.runtimes.engines import open_file
-from clinipress.runtimes.files import digest_of_files
-from clinipress.runtimes.openvino import OpenVinoCandidate, compiled, engine
+from clinipress.formats.file import digest_of_files
+from clinipress.formats.open import open_file
+from clinipress.formats.openvino.run import OpenVinoCandidate, compiled, engine
+from clinipress.records.result import Card, InputSpec
+from clinipress.steps.step import Candidate
 from kit.pixels import noise
 
 SIZE = 8
@@ -173,7 +173,7 @@ class Refused(socket.socket):
 socket.socket = Refused
 socket.getaddrinfo = lambda *a, **k: (_ for _ in ()).throw(SystemExit("tried to look up"))
 from pathlib import Path
-from clinipress.runtimes.openvino import OpenVinoCandidate
+from clinipress.formats.openvino.run import OpenVinoCandidate
 OpenVinoCandidate.load(Path(sys.argv[1]))
 loaded = [m for m in sys.modules if m.startswith("openvino_telemetry") and sys.modules[m]]
 assert not loaded, loaded

@@ -25,19 +25,19 @@ from onnx import helper, numpy_helper
 
 from clinipress.edge.bundle import load_bundle
 from clinipress.errors import ModelError
-from clinipress.evaluate.measure import latency, peak_memory
-from clinipress.pipeline import run_study
-from clinipress.recipe import ExportRecipe
-from clinipress.records import Card, InputSpec
-from clinipress.report.build import write_report
-from clinipress.runtimes import build_engine, cuda
-from clinipress.runtimes import tensorrt as ours
-from clinipress.runtimes.engines import import_engine, open_file, place_of, timed_here
-from clinipress.runtimes.onnx import CARD_KEY, OnnxCandidate
-from clinipress.steps.deliver import apply_export, plan_export
-from clinipress.steps.export import export_onnx
-from clinipress.steps.parity import parity
-from clinipress.store import read_result
+from clinipress.formats.make import apply_export, plan_export
+from clinipress.formats.measure import latency, peak_memory
+from clinipress.formats.onnx.float import export_onnx
+from clinipress.formats.onnx.run import CARD_KEY, OnnxCandidate
+from clinipress.formats.open import import_engine, open_file, place_of, timed_here
+from clinipress.formats.parity import parity
+from clinipress.formats.tensorrt import build_engine, cuda
+from clinipress.formats.tensorrt import run as ours
+from clinipress.recipe.study import ExportRecipe
+from clinipress.records.result import Card, InputSpec
+from clinipress.records.store import read_result
+from clinipress.reporting.page.build import write_report
+from clinipress.study.flow import run_study
 from kit.pixels import noise
 from kit.random_nets import candidate_of, pictures
 from kit.studies import study

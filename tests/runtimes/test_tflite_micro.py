@@ -7,13 +7,13 @@ import sys
 import numpy as np
 import pytest
 
-from clinipress.candidate import Candidate
 from clinipress.errors import ModelError
-from clinipress.records import InputSpec
-from clinipress.runtimes.litert import LiteRtCandidate
-from clinipress.runtimes.tflite_micro import TfliteMicroCandidate, arena_bytes
-from clinipress.steps import litert_graph
-from clinipress.steps.litert_graph import GraphEditor, schema
+from clinipress.formats.litert import graph as litert_graph
+from clinipress.formats.litert.graph import GraphEditor, schema
+from clinipress.formats.litert.run import LiteRtCandidate
+from clinipress.formats.tflite_micro.run import TfliteMicroCandidate, arena_bytes
+from clinipress.records.result import InputSpec
+from clinipress.steps.step import Candidate
 from kit.litert_nets import SIZE, card_of, empty_model, finished, integers, linear, pixels
 
 CARD = card_of(format="tflite-micro", precision="int8")
@@ -160,7 +160,7 @@ def test_importing_and_predicting_needs_no_other_engine(file):
     code = (
         "import sys, numpy as np\n"
         "from pathlib import Path\n"
-        "import clinipress.runtimes.tflite_micro as ours\n"
+        "import clinipress.formats.tflite_micro.run as ours\n"
         "before = 'tflite_micro' in sys.modules\n"
         "candidate = ours.TfliteMicroCandidate.load(Path(sys.argv[1]))\n"
         "candidate.predict(np.zeros((1, 1, 8, 8), np.uint8))\n"

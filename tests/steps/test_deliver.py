@@ -8,12 +8,12 @@ import sys
 import pytest
 
 from clinipress.errors import MissingExtraError
-from clinipress.recipe import ExportRecipe
-from clinipress.records import ModelSpec
-from clinipress.runtimes.engines import open_file
-from clinipress.steps import to_tensorrt
-from clinipress.steps.deliver import apply_export, file_facts, plan_export
-from clinipress.steps.export import export_onnx
+from clinipress.formats.make import apply_export, file_facts, plan_export
+from clinipress.formats.onnx.float import export_onnx
+from clinipress.formats.open import open_file
+from clinipress.formats.tensorrt import make as to_tensorrt
+from clinipress.recipe.study import ExportRecipe
+from clinipress.records.result import ModelSpec
 from kit.random_nets import candidate_of, pictures
 
 

@@ -9,19 +9,19 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from clinipress.candidate import Context
 from clinipress.data.study import open_study_data
 from clinipress.errors import ModelError
+from clinipress.formats.onnx.float import export_onnx
 from clinipress.models.classifier import TorchCandidate
-from clinipress.pipeline import step_names
-from clinipress.recipe import DataRecipe
-from clinipress.records import InputSpec
-from clinipress.step_recipes import DistillStep, ModelRecipe
-from clinipress.steps import soft_targets
-from clinipress.steps.distil import Distill
-from clinipress.steps.export import export_onnx
+from clinipress.recipe.steps import DistillStep, ModelRecipe
+from clinipress.recipe.study import DataRecipe
+from clinipress.records.result import InputSpec
+from clinipress.records.store import Store
+from clinipress.steps.distill import soft_targets
+from clinipress.steps.distill.step import Distill
 from clinipress.steps.fitting import fresh_candidate
-from clinipress.store import Store
+from clinipress.steps.step import Context
+from clinipress.study.flow import step_names
 from kit.studies import TRAIN, study
 
 SPEC = InputSpec(channels=1, height=32, width=32)

@@ -6,8 +6,8 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from clinipress.steps import equalize
-from clinipress.steps.quantize import Int8Plan, _insert_conversions
+from clinipress.formats.onnx import equalize
+from clinipress.formats.onnx.int8 import Int8Plan, _insert_conversions
 from kit.onnx_nets import SIZE, conv_net, convolution, graph_model, pixels
 
 

@@ -11,14 +11,15 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from clinipress.errors import BundleError, ModelError
+from clinipress.formats import ranges
+from clinipress.formats.onnx import graph as onnx_graph
+from clinipress.formats.onnx.count import count_low_precision, weight_bytes
+from clinipress.formats.onnx.float import export_onnx, to_float16
+from clinipress.formats.onnx.run import OnnxCandidate
+from clinipress.formats.onnx.write import stamp
+from clinipress.formats.parity import PARITY_TOLERANCE, parity
 from clinipress.models.classifier import TorchCandidate
-from clinipress.records import Card, InputSpec, ModelSpec
-from clinipress.runtimes.onnx import OnnxCandidate
-from clinipress.steps import onnx_graph, ranges
-from clinipress.steps.export import export_onnx, to_float16
-from clinipress.steps.files import stamp
-from clinipress.steps.onnx_precision import count_low_precision, weight_bytes
-from clinipress.steps.parity import PARITY_TOLERANCE, parity
+from clinipress.records.result import Card, InputSpec, ModelSpec
 from kit.candidates import INTEGER_MEAN, ODD_MEAN, SIZE, wrapped
 from kit.candidates import float_file as made_file
 from kit.onnx_nets import to_int8

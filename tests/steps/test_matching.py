@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clinipress.steps.matching import match_tensors, same_values
+from clinipress.formats.matching import match_tensors, same_values
 
 IMAGE = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
 

@@ -7,10 +7,10 @@ import onnx
 import pytest
 import torch
 
-from clinipress.runtimes.onnx import OnnxCandidate
-from clinipress.steps.export import export_onnx
-from clinipress.steps.outliers import MOST, excitation, outliers
-from clinipress.steps.quantize import apply_int8, plan_int8, prepare
+from clinipress.formats.onnx.float import export_onnx
+from clinipress.formats.onnx.int8 import apply_int8, plan_int8, prepare
+from clinipress.formats.onnx.outliers import MOST, excitation, outliers
+from clinipress.formats.onnx.run import OnnxCandidate
 from kit.onnx_nets import conv_net, pixels, saved
 from kit.random_nets import candidate_of, pictures
 
@@ -79,7 +79,7 @@ def test_of_a_few_images_none_is_unusual(source):
 def test_a_network_that_answers_nothing_excites_nobody():
     from onnx import TensorProto, helper, numpy_helper
 
-    from clinipress.runtimes.onnx import INPUT_NAME
+    from clinipress.formats.onnx.run import INPUT_NAME
 
     weight = numpy_helper.from_array(np.zeros((4, 3), np.float32), "w")
     graph = helper.make_graph(

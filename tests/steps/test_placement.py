@@ -3,11 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clinipress.runtimes.onnx import OnnxCandidate
-from clinipress.steps import placement
-from clinipress.steps.onnx_precision import count_low_precision, weight_bytes
-from clinipress.steps.placement import Trial, agreement_images, groups, search, signal_to_noise
-from clinipress.steps.quantize import apply_int8, plan_int8, prepare
+from clinipress.formats.onnx import placement
+from clinipress.formats.onnx.count import count_low_precision, weight_bytes
+from clinipress.formats.onnx.int8 import apply_int8, plan_int8, prepare
+from clinipress.formats.onnx.placement import (
+    Trial,
+    agreement_images,
+    groups,
+    search,
+    signal_to_noise,
+)
+from clinipress.formats.onnx.run import OnnxCandidate
 from kit.onnx_nets import conv_net, pixels, saved
 
 

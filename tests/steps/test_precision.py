@@ -1,6 +1,6 @@
 """Sentences about files that do not hold what their names promise."""
 
-from clinipress.steps.precision import not_quantized, quantized_layers
+from clinipress.formats.precision import not_quantized, quantized_layers
 
 HALF = {"Conv int8": 2, "Conv float32": 2, "Gemm int8": 1, "Gemm float32": 0, "LSTM int8": 1}
 

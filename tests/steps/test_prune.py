@@ -15,14 +15,14 @@ from torch import nn
 
 from clinipress.errors import ModelError
 from clinipress.models.classifier import TorchCandidate
-from clinipress.models.pruned import prune
-from clinipress.models.pruning_cost import cost
+from clinipress.models.pruning.cost import cost
+from clinipress.models.pruning.pruned import prune
 from clinipress.models.recalibration import recalibrate_batch_norms
 from clinipress.models.zoo import new_classifier
-from clinipress.records import Card, InputSpec
-from clinipress.step_recipes import ModelRecipe, PruneStep, TrainOptions
-from clinipress.steps import prune as prune_step
-from clinipress.steps.prune import Prune
+from clinipress.recipe.steps import ModelRecipe, PruneStep, TrainOptions
+from clinipress.records.result import Card, InputSpec
+from clinipress.steps.prune import step as prune_step
+from clinipress.steps.prune.step import Prune
 from kit import steps as step_kit
 from kit.steps import Data
 

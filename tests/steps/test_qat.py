@@ -10,26 +10,27 @@ import pytest
 import torch
 from torch import nn
 
-from clinipress.candidate import Context
 from clinipress.data.study import Rows
 from clinipress.errors import ModelError, RecipeError
+from clinipress.formats.onnx import graph as onnx_graph
+from clinipress.formats.onnx.count import count_low_precision
+from clinipress.formats.onnx.float import export_onnx
+from clinipress.formats.onnx.int8 import rounding
+from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.models.classifier import Classifier, TorchCandidate
-from clinipress.models.pruned import plan_pruning, prune
+from clinipress.models.pruning.pruned import plan_pruning, prune
 from clinipress.models.zoo import new_classifier
-from clinipress.records import Card, InputSpec, ModelSpec
-from clinipress.runtimes.onnx import OnnxCandidate
-from clinipress.step_recipes import ModelRecipe, QatStep
-from clinipress.steps import learnt_ranges, onnx_graph
-from clinipress.steps.export import export_onnx
+from clinipress.recipe.steps import ModelRecipe, QatStep
+from clinipress.records.result import Card, InputSpec, ModelSpec
 from clinipress.steps.fitting import torch_candidate
-from clinipress.steps.learnt_ranges import find_places, match, tensor_values
-from clinipress.steps.onnx_precision import count_low_precision
-from clinipress.steps.qat import QuantizationAware
-from clinipress.steps.quantize import rounding
-from clinipress.study_file import parse_study
-from clinipress.train.fake_quantize import Grid, grids
-from clinipress.train.quantized import QuantizedNetwork, Schedule
-from clinipress.train.tracing import trace
+from clinipress.steps.qat import places as learnt_ranges
+from clinipress.steps.qat.network import QuantizedNetwork, Schedule
+from clinipress.steps.qat.places import find_places, match, tensor_values
+from clinipress.steps.qat.rounding import Grid, grids
+from clinipress.steps.qat.step import QuantizationAware
+from clinipress.steps.qat.tracing import trace
+from clinipress.steps.step import Context
+from clinipress.study.read import parse_study
 from kit.onnx_nets import to_int8
 from kit.studies import TRAIN, tree
 from tiny_nets import make

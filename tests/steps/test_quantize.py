@@ -9,14 +9,15 @@ import pytest
 from onnx import helper, numpy_helper
 
 from clinipress.errors import ModelError
-from clinipress.runtimes.onnx import OnnxCandidate
-from clinipress.steps import onnx_graph, onnx_int8
-from clinipress.steps.onnx_precision import count_low_precision, weight_bytes
-from clinipress.steps.onnx_weights import block_quantize, pack_matmuls, store_weights
-from clinipress.steps.placement import signal_to_noise
-from clinipress.steps.precision import not_quantized, quantized_layers
-from clinipress.steps.quantize import Int8Plan, apply_int8, plan_int8
-from clinipress.steps.weight_only import to_int4, to_int8_dynamic
+from clinipress.formats.onnx import graph as onnx_graph
+from clinipress.formats.onnx import int8_rewrites as onnx_int8
+from clinipress.formats.onnx.count import count_low_precision, weight_bytes
+from clinipress.formats.onnx.int8 import Int8Plan, apply_int8, plan_int8
+from clinipress.formats.onnx.packed_weights import block_quantize, pack_matmuls, store_weights
+from clinipress.formats.onnx.placement import signal_to_noise
+from clinipress.formats.onnx.run import OnnxCandidate
+from clinipress.formats.onnx.weight_only import to_int4, to_int8_dynamic
+from clinipress.formats.precision import not_quantized, quantized_layers
 from kit.onnx_nets import SIZE, conv_net, graph_model, pixels, saved, to_int8
 
 

@@ -5,8 +5,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from clinipress.steps.quantize import OPERATORS
-from clinipress.steps.ranges import find_ranges, mse_range
+from clinipress.formats.onnx.int8 import OPERATORS
+from clinipress.formats.ranges import find_ranges, mse_range
 from kit.onnx_nets import conv_net, pixels
 
 HEAVY_TAIL = np.random.default_rng(0).standard_t(3, 20_000)

@@ -8,20 +8,20 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from clinipress.candidate import predict_rows
 from clinipress.data.study import Rows
 from clinipress.errors import ModelError
-from clinipress.evaluate.cost import macs, parameters
+from clinipress.formats.onnx.float import export_onnx
+from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.models.classifier import TorchCandidate
+from clinipress.models.cost import macs, parameters
 from clinipress.models.ofa import Space
-from clinipress.runtimes.onnx import OnnxCandidate
-from clinipress.step_recipes import DistillStep, PruneStep, SearchStep
-from clinipress.steps import search as search_step
-from clinipress.steps.distil import Distill
-from clinipress.steps.export import export_onnx
-from clinipress.steps.prune import Prune
-from clinipress.steps.search import Search
-from clinipress.steps.sub_net_latency import LatencyModel, Stopwatch
+from clinipress.recipe.steps import DistillStep, PruneStep, SearchStep
+from clinipress.steps.distill.step import Distill
+from clinipress.steps.prune.step import Prune
+from clinipress.steps.step import predict_rows
+from clinipress.steps.supernet import search as search_step
+from clinipress.steps.supernet.latency import LatencyModel, Stopwatch
+from clinipress.steps.supernet.search import Search
 from kit.onnx_nets import to_int8
 from kit.supernets import GREY, WIDTH, candidate, context, drawn, one_thread, options
 

@@ -11,12 +11,12 @@ from torch.nn import functional
 from clinipress.errors import ModelError, RecipeError
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.ofa import Space
-from clinipress.step_recipes import PHASES, FineTuneStep, Phase, ShrinkStep
-from clinipress.steps import shrink as shrink_step
-from clinipress.steps.shrink import Shrink
-from clinipress.steps.supernets import calibration_batches, sub_net
+from clinipress.recipe.steps import PHASES, FineTuneStep, Phase, ShrinkStep
+from clinipress.steps.supernet import shrink as shrink_step
+from clinipress.steps.supernet.shrink import Shrink
+from clinipress.steps.supernet.shrinking import Shrinking, SubnetLoss, standalone
+from clinipress.steps.supernet.supernets import calibration_batches, sub_net
 from clinipress.steps.train import FineTune
-from clinipress.train.shrinking import Shrinking, SubnetLoss, standalone
 from kit.supernets import GREY, WIDTH, candidate, context, drawn, one_thread, options
 
 __all__ = ["one_thread"]  # a fixture for every test here

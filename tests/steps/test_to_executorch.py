@@ -9,16 +9,16 @@ import torch
 from torch import nn
 
 from clinipress.errors import ModelError
-from clinipress.recipe import ExportRecipe
-from clinipress.runtimes.executorch import ExecuTorchCandidate
-from clinipress.steps.parity import parity
-from clinipress.steps.quantize import rounding
-from clinipress.steps.to_executorch import (
+from clinipress.formats.executorch.make import (
     apply_executorch,
     count_operators,
     plan_executorch,
     weight_bytes,
 )
+from clinipress.formats.executorch.run import ExecuTorchCandidate
+from clinipress.formats.onnx.int8 import rounding
+from clinipress.formats.parity import parity
+from clinipress.recipe.study import ExportRecipe
 from kit.candidates import INTEGER_MEAN, ODD_MEAN, PER_CHANNEL, float_file, wrapped
 from kit.pixels import smooth
 
@@ -219,7 +219,7 @@ def test_a_network_that_cannot_be_exported_is_one_line(tmp_path):
 
 
 IMPORT = """
-import sys, clinipress.steps.to_executorch, clinipress.runtimes.executorch
+import sys, clinipress.formats.executorch.make, clinipress.formats.executorch.run
 assert not [name for name in ("executorch", "torchao") if name in sys.modules]
 """
 

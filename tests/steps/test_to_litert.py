@@ -11,22 +11,32 @@ from torch import nn
 from torch.nn import functional as F
 
 from clinipress.errors import ModelError
-from clinipress.models.classifier import TorchCandidate
-from clinipress.recipe import ExportRecipe
-from clinipress.runtimes.litert import LiteRtCandidate, interpreter
-from clinipress.steps import (
-    litert_float,
-    litert_graph,
-    litert_packing,
-    litert_ranges,
-    litert_rewrites,
-    to_litert,
+from clinipress.formats.litert import (
+    float as litert_float,
 )
-from clinipress.steps.litert_float import float_graph, levels_of
-from clinipress.steps.litert_graph import GraphEditor, schema
-from clinipress.steps.parity import PARITY_TOLERANCE, parity
-from clinipress.steps.quantize import plan_int8
-from clinipress.steps.to_litert import apply_litert, count_operators, plan_litert, weight_bytes
+from clinipress.formats.litert import (
+    graph as litert_graph,
+)
+from clinipress.formats.litert import (
+    make as to_litert,
+)
+from clinipress.formats.litert import (
+    packing as litert_packing,
+)
+from clinipress.formats.litert import (
+    ranges as litert_ranges,
+)
+from clinipress.formats.litert import (
+    rewrites as litert_rewrites,
+)
+from clinipress.formats.litert.float import float_graph, levels_of
+from clinipress.formats.litert.graph import GraphEditor, schema
+from clinipress.formats.litert.make import apply_litert, count_operators, plan_litert, weight_bytes
+from clinipress.formats.litert.run import LiteRtCandidate, interpreter
+from clinipress.formats.onnx.int8 import plan_int8
+from clinipress.formats.parity import PARITY_TOLERANCE, parity
+from clinipress.models.classifier import TorchCandidate
+from clinipress.recipe.study import ExportRecipe
 from kit.candidates import INTEGER_MEAN as MEAN
 from kit.candidates import ODD_MEAN, SIZE, float_file, wrapped
 from kit.candidates import PER_CHANNEL as COLOURS

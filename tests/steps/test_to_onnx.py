@@ -8,14 +8,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from clinipress import runner as runner_module
 from clinipress.errors import ModelError
-from clinipress.recipe import ExportRecipe
-from clinipress.runner import Runner
-from clinipress.runtimes.onnx import OnnxCandidate
-from clinipress.steps import to_onnx
-from clinipress.steps.deliver import file_facts
-from clinipress.steps.to_onnx import GAIN, apply_onnx, plan_onnx
+from clinipress.formats.make import file_facts
+from clinipress.formats.onnx import make as to_onnx
+from clinipress.formats.onnx.make import GAIN, apply_onnx, plan_onnx
+from clinipress.formats.onnx.run import OnnxCandidate
+from clinipress.recipe.study import ExportRecipe
+from clinipress.study import workbench as runner_module
+from clinipress.study.workbench import Runner
 from kit.onnx_nets import conv_net, pixels, saved
 
 PRECISIONS = ("float16", "int8", "int8-dynamic", "int4-weights", "mixed")

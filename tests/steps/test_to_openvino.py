@@ -10,17 +10,17 @@ import torch
 from torch import nn
 
 from clinipress.errors import ModelError, StorageError
-from clinipress.recipe import ExportRecipe
-from clinipress.runtimes.files import digest_of_files
-from clinipress.runtimes.openvino import OpenVinoCandidate, compiled, read
-from clinipress.steps import to_openvino
-from clinipress.steps.parity import parity
-from clinipress.steps.to_openvino import (
+from clinipress.formats.file import digest_of_files
+from clinipress.formats.openvino import make as to_openvino
+from clinipress.formats.openvino.make import (
     apply_openvino,
     count_operators,
     plan_openvino,
     weight_bytes,
 )
+from clinipress.formats.openvino.run import OpenVinoCandidate, compiled, read
+from clinipress.formats.parity import parity
+from clinipress.recipe.study import ExportRecipe
 from kit.candidates import INTEGER_MEAN, ODD_MEAN, wrapped
 from kit.candidates import float_file as made_file
 from kit.pixels import smooth
@@ -302,8 +302,8 @@ def refuse(*a, **k): raise SystemExit("tried to reach the network")
 socket.socket.connect = socket.getaddrinfo = refuse
 import numpy as np
 from clinipress.models.classifier import TorchCandidate
-from clinipress.steps.to_openvino import plan_openvino
-from clinipress.recipe import ExportRecipe
+from clinipress.formats.openvino.make import plan_openvino
+from clinipress.recipe.study import ExportRecipe
 from types import SimpleNamespace
 parent = SimpleNamespace(spec=SimpleNamespace(ranges=None))
 images = np.load(sys.argv[2])

@@ -11,12 +11,12 @@ import pytest
 from onnx import helper, numpy_helper
 
 from clinipress.errors import ModelError
-from clinipress.recipe import ExportRecipe
-from clinipress.runtimes.onnx import OnnxCandidate
-from clinipress.steps.deliver import apply_export, file_facts, plan_export
-from clinipress.steps.export import export_onnx
-from clinipress.steps.parity import parity
-from clinipress.steps.to_tensorrt import OPSET, RULES, broken_rules
+from clinipress.formats.make import apply_export, file_facts, plan_export
+from clinipress.formats.onnx.float import export_onnx
+from clinipress.formats.onnx.run import OnnxCandidate
+from clinipress.formats.parity import parity
+from clinipress.formats.tensorrt.make import OPSET, RULES, broken_rules
+from clinipress.recipe.study import ExportRecipe
 from kit.random_nets import candidate_of, pictures
 
 # every kind of network in a small form by day; those of practice at night
@@ -177,7 +177,7 @@ def test_every_rule_is_broken_by_some_damage():
 
 
 def test_a_network_that_breaks_a_rule_is_not_written(parent, tmp_path, monkeypatch):
-    from clinipress.steps import to_tensorrt
+    from clinipress.formats.tensorrt import make as to_tensorrt
 
     monkeypatch.setattr(to_tensorrt, "OPERATORS", frozenset({"Conv"}))
     with pytest.raises(ModelError, match="a network that TensorRT takes"):

@@ -11,21 +11,21 @@ import pytest
 from torch import nn
 from torch.nn import functional as F
 
-from clinipress.data.images import decode
 from clinipress.errors import ModelError
-from clinipress.recipe import ExportRecipe
-from clinipress.runtimes.litert import LiteRtCandidate, interpreter
-from clinipress.runtimes.tflite_micro import TfliteMicroCandidate
-from clinipress.steps.export import export_onnx
-from clinipress.steps.parity import parity
-from clinipress.steps.quantize import plan_int8
-from clinipress.steps.to_tflite_micro import (
+from clinipress.formats.litert.run import LiteRtCandidate, interpreter
+from clinipress.formats.onnx.float import export_onnx
+from clinipress.formats.onnx.int8 import plan_int8
+from clinipress.formats.parity import parity
+from clinipress.formats.tflite_micro.make import (
     apply_tflite_micro,
     arena_bytes,
     count_operators,
     plan_tflite_micro,
     weight_bytes,
 )
+from clinipress.formats.tflite_micro.run import TfliteMicroCandidate
+from clinipress.kinds.image.read import decode
+from clinipress.recipe.study import ExportRecipe
 from kit.candidates import wrapped
 from kit.pixels import smooth
 

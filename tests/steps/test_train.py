@@ -8,16 +8,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from clinipress.candidate import Context
 from clinipress.data.study import open_study_data
 from clinipress.models.zoo import create_backbone
-from clinipress.recipe import DataRecipe
-from clinipress.records import InputSpec
-from clinipress.step_recipes import DistillStep, FineTuneStep, ModelRecipe
-from clinipress.steps.distil import Distill
+from clinipress.recipe.steps import DistillStep, FineTuneStep, ModelRecipe
+from clinipress.recipe.study import DataRecipe
+from clinipress.records.result import InputSpec
+from clinipress.records.store import Store
+from clinipress.steps.distill.step import Distill
 from clinipress.steps.fitting import fresh_candidate
+from clinipress.steps.step import Context
 from clinipress.steps.train import FineTune
-from clinipress.store import Store
 from kit.studies import TRAIN
 
 SPEC = InputSpec(channels=1, height=32, width=32)

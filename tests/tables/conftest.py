@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from clinipress.records import (
+from clinipress.records.result import (
     Audit,
     CandidateRecord,
     Environment,

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from clinipress.errors import InputError, MissingExtraError
-from clinipress.tables.cluster import LOCAL, run_jobs
+from clinipress.papers.cluster import LOCAL, run_jobs
 
 
 def give(number: int) -> int:

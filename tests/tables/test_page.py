@@ -7,9 +7,9 @@ import re
 
 from PIL import Image
 
-from clinipress.base_records import Interval
-from clinipress.tables.page import page, write_table_page
-from clinipress.tables.records import Cell, Table, TablePanel, TableRow
+from clinipress.papers.page import page, write_table_page
+from clinipress.papers.records import Cell, Table, TablePanel, TableRow
+from clinipress.records.base import Interval
 from kit.tables import table_of
 
 HOSTILE = "<script>alert(1)</script>"

@@ -2,11 +2,11 @@
 
 import pytest
 
-from clinipress.evaluate.intervals import proportion
-from clinipress.tables.columns import COLUMNS, PER_CLASS
-from clinipress.tables.grids import grid
-from clinipress.tables.papers import PAPERS, Paper
-from clinipress.tables.recipes import Images
+from clinipress.papers.columns import COLUMNS, PER_CLASS
+from clinipress.papers.grids import grid
+from clinipress.papers.papers import PAPERS, Paper
+from clinipress.papers.recipes import Images
+from clinipress.stats.intervals import proportion
 
 
 def referred(paper: Paper) -> set[str]:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from clinipress.base_records import Interval
-from clinipress.tables.records import Cell, Table, TablePanel, TableRow
-from clinipress.tables.render import cell_text, markdown, note_numbers, shown_rows
-from clinipress.terminal import show_table
+from clinipress.cli.terminal import show_table
+from clinipress.papers.records import Cell, Table, TablePanel, TableRow
+from clinipress.papers.render import cell_text, markdown, note_numbers, shown_rows
+from clinipress.records.base import Interval
 from kit.tables import table_of
 
 FALL = Interval(value=0.021, low=-0.056, high=0.104)

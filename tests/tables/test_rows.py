@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from statsmodels.stats.proportion import confint_proportions_2indep
 
-from clinipress.base_records import Interval
-from clinipress.evaluate.intervals import proportion
-from clinipress.findings import Findings, Saliency, SaliencyPanel
-from clinipress.records import Verdict
-from clinipress.tables.build import build
-from clinipress.tables.columns import Outcome, difference
-from clinipress.tables.grids import Entry, RowPlan, grid
-from clinipress.tables.papers import PAPERS
-from clinipress.tables.recipes import Images
-from clinipress.tables.rows import columns_for, rows_of
+from clinipress.papers.build import build
+from clinipress.papers.columns import Outcome, difference
+from clinipress.papers.grids import Entry, RowPlan, grid
+from clinipress.papers.papers import PAPERS
+from clinipress.papers.recipes import Images
+from clinipress.papers.rows import columns_for, rows_of
+from clinipress.records.base import Interval
+from clinipress.records.judgement import Findings, Saliency, SaliencyPanel
+from clinipress.records.result import Verdict
+from clinipress.stats.intervals import proportion
 from kit.seeds import each_seed
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from clinipress.errors import ClinipressError, InputError
-from clinipress.tables import run as running
-from clinipress.tables.grids import Entry, RowPlan
-from clinipress.tables.papers import PAPERS
-from clinipress.tables.records import Table
-from clinipress.tables.run import run_entries, run_table
+from clinipress.papers import run as running
+from clinipress.papers.grids import Entry, RowPlan
+from clinipress.papers.papers import PAPERS
+from clinipress.papers.records import Table
+from clinipress.papers.run import run_entries, run_table
 from kit.studies import TRAIN, study
 
 NET = {"factory": "tiny_nets:make"}

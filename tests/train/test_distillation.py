@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from clinipress.errors import DataError
-from clinipress.train.distillation import DistillationLoss
+from clinipress.steps.distill.loss import DistillationLoss
 from clinipress.train.fit import Images, fit
 from clinipress.train.losses import cross_entropy, distillation
 from kit.training import MemoryStore, options, plain_net

@@ -5,8 +5,8 @@ import pytest
 import torch
 from onnxruntime.quantization.quant_utils import compute_scale_zp
 
-from clinipress.train import fake_quantize as module
-from clinipress.train.fake_quantize import (
+from clinipress.steps.qat import rounding as module
+from clinipress.steps.qat.rounding import (
     Grid,
     fake_quantize,
     fake_quantize_weight,

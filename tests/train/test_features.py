@@ -12,9 +12,8 @@ import torch
 from clinipress.errors import DataError, ModelError
 from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.models.stages import read_maps
-from clinipress.records import Card, InputSpec, ModelSpec
-from clinipress.train.distillation import DistillationLoss
-from clinipress.train.features import (
+from clinipress.records.result import Card, InputSpec, ModelSpec
+from clinipress.steps.distill.features import (
     FeatureLoss,
     Tapped,
     attention,
@@ -22,8 +21,15 @@ from clinipress.train.features import (
     choose_pairs,
     hint_loss,
 )
+from clinipress.steps.distill.loss import DistillationLoss
+from clinipress.steps.distill.teacher import (
+    CachedMaps,
+    LiveMaps,
+    Views,
+    teacher_logits,
+    teacher_maps,
+)
 from clinipress.train.fit import Images, fit
-from clinipress.train.teacher import CachedMaps, LiveMaps, Views, teacher_logits, teacher_maps
 from kit.training import MemoryStore, options, same_bits
 from tiny_nets import make
 

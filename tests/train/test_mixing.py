@@ -11,7 +11,7 @@ from scipy.stats import kstest
 from timm.data.mixup import Mixup, mixup_target, rand_bbox
 from timm.loss import SoftTargetCrossEntropy
 
-from clinipress.train.distillation import DistillationLoss
+from clinipress.steps.distill.loss import DistillationLoss
 from clinipress.train.fit import Images, fit
 from clinipress.train.loader import Loader, Order
 from clinipress.train.losses import binary_cross_entropy, cross_entropy, mean_teacher

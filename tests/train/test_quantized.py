@@ -10,10 +10,10 @@ from torch import fx, nn
 
 from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier
-from clinipress.records import InputSpec
-from clinipress.train.fake_quantize import grids
-from clinipress.train.quantized import Place, QuantizedNetwork, Schedule
-from clinipress.train.tracing import trace
+from clinipress.records.result import InputSpec
+from clinipress.steps.qat.network import Place, QuantizedNetwork, Schedule
+from clinipress.steps.qat.rounding import grids
+from clinipress.steps.qat.tracing import trace
 
 SPEC = InputSpec(channels=1, height=12, width=12)
 NEVER = 10**6

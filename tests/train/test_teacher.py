@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from clinipress.errors import DataError
-from clinipress.records import Card, InputSpec
-from clinipress.train import teacher as module
+from clinipress.records.result import Card, InputSpec
+from clinipress.steps.distill import teacher as module
+from clinipress.steps.distill.loss import DistillationLoss
+from clinipress.steps.distill.teacher import Views, teacher_logits
 from clinipress.train.augment import augment, draw
-from clinipress.train.distillation import DistillationLoss
 from clinipress.train.fit import Images, fit
 from clinipress.train.losses import distillation
-from clinipress.train.teacher import Views, teacher_logits
 from kit.training import MemoryStore, options, plain_net
 
 ROWS = np.array([3, 9, 1, 20, 7, 11, 2])

@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.data import arrays, nifti
-from clinipress.data.folders import read_folders
-from clinipress.data.images import HeaderFacts, Kind, decode, facts, kind_of, render
-from clinipress.data.items import Dataset, ImageItem, Layout, natural
-from clinipress.data.manifests import find_table, read_table
-from clinipress.data.pixels import quiet
+from clinipress.data.layouts import arrays
+from clinipress.data.layouts.folders import read_folders
+from clinipress.data.layouts.manifests import find_table, read_table
 from clinipress.errors import DataError, ImageError, MissingExtraError
-from clinipress.records import InputSpec
+from clinipress.kinds.image import nifti
+from clinipress.kinds.image.pixels import quiet
+from clinipress.kinds.image.read import HeaderFacts, Kind, decode, facts, kind_of, render
+from clinipress.records.item import Dataset, ImageItem, Layout, natural
+from clinipress.records.result import InputSpec
 
 __all__ = ["Dataset", "ImageItem", "decode_item", "item_bytes", "item_facts", "read_dataset"]
 
@@ -162,7 +163,7 @@ def _opened(item: ImageItem) -> Iterator[ImageItem]:
 
 
 def _frames(item: ImageItem) -> Iterator[ImageItem]:
-    from clinipress.data import dicom
+    from clinipress.kinds.image import dicom
 
     with quiet(), item.path.open("rb") as stream:
         patient, frames = dicom.read_patient(stream)

@@ -20,13 +20,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.data.fingerprints import Fingerprints
+from clinipress.data.audit.fingerprints import Fingerprints
 from clinipress.data.grouping import class_counts, deal, merge, numbered, shuffled_by_key
 from clinipress.data.sources import Dataset, ImageItem
 from clinipress.errors import DataError
-from clinipress.recipe import SplitRecipe
-from clinipress.records import SplitSummary, TestOpening
-from clinipress.store import digest_of, read_json, storage, write_atomically
+from clinipress.recipe.study import SplitRecipe
+from clinipress.records.result import SplitSummary, TestOpening
+from clinipress.records.store import digest_of, read_json, storage, write_atomically
 
 __all__ = ["SPLITS", "Split", "make_split", "units"]
 

@@ -12,16 +12,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.data.audit import Fingerprints, audit
+from clinipress.data.audit.audit import Fingerprints, audit
 from clinipress.data.cache import DECODERS, Cache, build_cache
-from clinipress.data.items import drawn
 from clinipress.data.sources import Dataset, ImageItem, read_dataset
 from clinipress.data.splits import Split, make_split, units
 from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
-from clinipress.recipe import DataRecipe
-from clinipress.records import Audit, InputSpec, SplitSummary
-from clinipress.store import Store, digest_of, read_json, write_atomically
+from clinipress.recipe.study import DataRecipe
+from clinipress.records.item import drawn
+from clinipress.records.result import Audit, InputSpec, SplitSummary
+from clinipress.records.store import Store, digest_of, read_json, write_atomically
 
 __all__ = [
     "Rows",

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clinipress.candidate import Candidate
-from clinipress.data.images import HeaderFacts, decode, facts, has_palette
-from clinipress.edge.checks import colour_refusal, contrast_refusal, size_refusal
 from clinipress.edge.inputs import Source, is_there, locate
 from clinipress.errors import ImageError, MissingExtraError, ModelError
-from clinipress.evaluate.metrics import softmax
-from clinipress.records import Card, InputSpec
+from clinipress.kinds.image.read import HeaderFacts, decode, facts, has_palette
+from clinipress.kinds.image.refuse import colour_refusal, contrast_refusal, size_refusal
+from clinipress.records.result import Card, InputSpec
+from clinipress.stats.metrics import softmax
+from clinipress.steps.step import Candidate
 
 __all__ = ["Prediction", "answer"]
 

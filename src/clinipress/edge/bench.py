@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from clinipress.candidate import Candidate
-from clinipress.data.images import decode, facts
 from clinipress.edge.bundle import Bundle, open_bundle
+from clinipress.edge.load import load_candidate
 from clinipress.edge.manifest import read_card
 from clinipress.errors import BundleError, InputError, ModelError
-from clinipress.evaluate.measure import environment, latency, peak_memory
-from clinipress.loading import load_candidate
-from clinipress.records import Latency
-from clinipress.runtimes.engines import open_file
+from clinipress.formats.measure import environment, latency, peak_memory
+from clinipress.formats.open import open_file
+from clinipress.kinds.image.read import decode, facts
+from clinipress.records.result import Latency
+from clinipress.steps.step import Candidate
 
 __all__ = ["bench", "cold_start", "process_peak"]
 

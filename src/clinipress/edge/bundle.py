@@ -29,9 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from clinipress import __version__
-from clinipress.data.images import decode, facts
 from clinipress.edge.answers import Prediction, answer
-from clinipress.edge.checks import is_colourful
 from clinipress.edge.inputs import Source
 from clinipress.edge.manifest import (
     CARD,
@@ -44,16 +42,12 @@ from clinipress.edge.manifest import (
     read_card,
     sha256_of,
 )
-from clinipress.errors import (
-    BundleError,
-    ImageError,
-    MissingExtraError,
-    ModelError,
-    StorageError,
-)
-from clinipress.records import Card, InputSpec
-from clinipress.runtimes.engines import open_file, package_of
-from clinipress.runtimes.files import FILES, FileCandidate
+from clinipress.errors import BundleError, ImageError, MissingExtraError, ModelError, StorageError
+from clinipress.formats.file import FILES, FileCandidate
+from clinipress.formats.open import open_file, package_of
+from clinipress.kinds.image.read import decode, facts
+from clinipress.kinds.image.refuse import is_colourful
+from clinipress.records.result import Card, InputSpec
 from clinipress.text import sentence
 
 __all__ = ["Bundle", "clearest", "load_bundle", "open_bundle", "write_bundle"]

@@ -17,8 +17,8 @@ from pydantic import Field, ValidationError
 
 from clinipress.edge.inputs import is_there
 from clinipress.errors import BundleError
-from clinipress.records import Card, Record
-from clinipress.runtimes.files import FILES
+from clinipress.formats.file import FILES
+from clinipress.records.result import Card, Record
 
 __all__ = [
     "CARD",

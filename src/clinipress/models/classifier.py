@@ -20,12 +20,12 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from clinipress.errors import ModelError
-from clinipress.evaluate.cost import evaluating
-from clinipress.models.pruned import replay
+from clinipress.models.cost import evaluating
+from clinipress.models.pruning.pruned import replay
 from clinipress.models.weights import read_tensors, safetensors_bytes
 from clinipress.models.zoo import create_backbone
-from clinipress.records import Card, InputSpec, ModelSpec, PerChannel
-from clinipress.store import digest_of, write_atomically
+from clinipress.records.result import Card, InputSpec, ModelSpec, PerChannel
+from clinipress.records.store import digest_of, write_atomically
 
 __all__ = ["Classifier", "TorchCandidate", "build"]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from clinipress.evaluate.cost import evaluating
+from clinipress.models.cost import evaluating
 
 __all__ = ["recalibrate_batch_norms"]
 

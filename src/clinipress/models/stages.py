@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from clinipress.errors import ModelError
-from clinipress.evaluate.cost import evaluating
 from clinipress.models.classifier import Classifier
+from clinipress.models.cost import evaluating
 
 __all__ = ["Stage", "keep_output", "named_stages", "oriented", "read_maps", "stages"]
 

@@ -22,11 +22,11 @@ import torch
 from torch import nn
 
 from clinipress.errors import ModelError
-from clinipress.evaluate.cost import evaluating
 from clinipress.models.catalogue import HUB, NamedModel, model_named, named_models
+from clinipress.models.cost import evaluating
 from clinipress.models.pretrained import load_checkpoint, load_pretrained, take_shared
-from clinipress.records import InputSpec, ModelSpec, PerChannel
-from clinipress.step_recipes import ModelRecipe
+from clinipress.recipe.steps import ModelRecipe
+from clinipress.records.result import InputSpec, ModelSpec, PerChannel
 
 __all__ = [
     "create_backbone",

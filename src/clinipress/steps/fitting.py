@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clinipress.candidate import Candidate, Context
 from clinipress.data.study import StudyData, pixel_statistics
 from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.models.zoo import new_classifier
-from clinipress.records import Card, InputSpec
-from clinipress.step_recipes import ModelRecipe, TrainOptions
-from clinipress.train.features import Tapped
+from clinipress.recipe.steps import ModelRecipe, TrainOptions
+from clinipress.records.result import Card, InputSpec
+from clinipress.steps.distill.features import Tapped
+from clinipress.steps.qat.network import QuantizedNetwork
+from clinipress.steps.step import Candidate, Context
 from clinipress.train.fit import Images, Loss, fit
 from clinipress.train.losses import HardLoss
 from clinipress.train.numerics import measure_numerics
-from clinipress.train.quantized import QuantizedNetwork
 
 __all__ = [
     "calibration_rows",

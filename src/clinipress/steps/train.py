@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from clinipress.candidate import Candidate, Context
 from clinipress.models.classifier import TorchCandidate
-from clinipress.step_recipes import FineTuneStep
+from clinipress.recipe.steps import FineTuneStep
 from clinipress.steps.fitting import fit_module, hard_loss, plan_fit, torch_candidate
+from clinipress.steps.step import Candidate, Context
 from clinipress.train.layers import never_trained
 
 __all__ = ["FineTune"]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from clinipress.store import storage
+from clinipress.records.store import storage
 
 __all__ = ["Checkpoint", "raw_bytes", "read", "write"]
 

@@ -25,15 +25,7 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
-from clinipress.distributed import (
-    PATIENCE,
-    barrier,
-    is_main,
-    join,
-    leave,
-    rank,
-    world_size,
-)
+from clinipress.distributed import PATIENCE, barrier, is_main, join, leave, rank, world_size
 from clinipress.errors import ClinipressError, StudyError
 from clinipress.progress import SILENT, Progress
 

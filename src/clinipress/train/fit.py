@@ -20,7 +20,7 @@ from torch import nn
 
 from clinipress.errors import DataError, RecipeError, StudyError
 from clinipress.progress import SILENT, Progress
-from clinipress.step_recipes import TrainOptions
+from clinipress.recipe.steps import TrainOptions
 from clinipress.train import distributed
 from clinipress.train.loader import Images, PixelStore
 from clinipress.train.loop import Loss, Outcome, Request, Training

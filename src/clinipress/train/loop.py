@@ -17,7 +17,7 @@ from torch import nn
 
 from clinipress.errors import DivergedError
 from clinipress.progress import SILENT, Progress
-from clinipress.step_recipes import TrainOptions
+from clinipress.recipe.steps import TrainOptions
 from clinipress.train import distributed
 from clinipress.train.layers import never_trained
 from clinipress.train.loader import Batch, Images, Loader, Order, validation_batches

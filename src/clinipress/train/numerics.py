@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from clinipress.errors import RecipeError
-from clinipress.step_recipes import TrainOptions
+from clinipress.recipe.steps import TrainOptions
 from clinipress.train import distributed
 from clinipress.train.loader import Images
 

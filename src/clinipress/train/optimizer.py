@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from clinipress.errors import ModelError
-from clinipress.step_recipes import TrainOptions
+from clinipress.recipe.steps import TrainOptions
 from clinipress.train.layers import layer_depths
 
 __all__ = ["Average", "make_optimizer", "set_rate", "state_tensors"]

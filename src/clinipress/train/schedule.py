@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import RecipeError
-from clinipress.step_recipes import Decay
+from clinipress.recipe.steps import Decay
 
 __all__ = ["epoch_order", "epoch_sizes", "learning_rate", "steps_per_epoch"]
 

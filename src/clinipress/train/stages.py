@@ -13,7 +13,7 @@ from typing import Literal
 
 from torch import nn
 
-from clinipress.step_recipes import Decay, TrainOptions, TrainStage
+from clinipress.recipe.steps import Decay, TrainOptions, TrainStage
 from clinipress.train.schedule import learning_rate
 
 __all__ = ["TrainingStage", "learning_restored", "stage_at", "step_costs", "training_stages"]

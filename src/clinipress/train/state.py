@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from clinipress.step_recipes import TrainOptions
+from clinipress.recipe.steps import TrainOptions
 from clinipress.train import checkpoint
 from clinipress.train.layers import frozen_names
 from clinipress.train.loader import Images

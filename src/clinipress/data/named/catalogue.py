@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from clinipress.data.fetch import Download
 from clinipress.data.named import medmnist
+from clinipress.data.named.fetch import Download
 from clinipress.data.named.sets import ALL_SPLITS, Count, NamedSet
 from clinipress.errors import DataError
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from clinipress.data.folders import image_files
-from clinipress.data.manifests import is_table, read_table
+from clinipress.data.layouts.folders import image_files
+from clinipress.data.layouts.manifests import is_table, read_table
 from clinipress.data.named.matlab import read_figshare
 from clinipress.data.named.rows import (
     ListedImage,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from clinipress.data.fetch import Download
+from clinipress.data.named.fetch import Download
 
 __all__ = ["CITATION", "LEFT_OUT", "PIXELS", "SUBSETS", "Subset"]
 

@@ -17,18 +17,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from clinipress.data.archives import unpack
-from clinipress.data.arrays import read_arrays
-from clinipress.data.fetch import (
-    NOT_KNOWN,
-    Download,
-    Receipt,
-    download,
-    from_kaggle,
-    verify,
-)
-from clinipress.data.items import Dataset
+from clinipress.data.layouts.arrays import read_arrays
+from clinipress.data.named.archives import unpack
 from clinipress.data.named.catalogue import SETS, find_set
+from clinipress.data.named.fetch import NOT_KNOWN, Download, Receipt, download, from_kaggle, verify
 from clinipress.data.named.layouts import read_layout
 from clinipress.data.named.rows import ListedImage
 from clinipress.data.named.sets import ALL_SPLITS, NamedSet, low
@@ -36,7 +28,8 @@ from clinipress.data.named.tables import write_manifest, write_masks
 from clinipress.data.sources import read_dataset
 from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
-from clinipress.store import write_atomically
+from clinipress.records.item import Dataset
+from clinipress.records.store import write_atomically
 
 __all__ = ["Counts", "PreparedSet", "Status", "differences", "list_sets", "prepare"]
 

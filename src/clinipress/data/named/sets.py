@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from clinipress.data.fetch import Download
+from clinipress.data.named.fetch import Download
 
 __all__ = ["ALL_SPLITS", "Count", "NamedSet", "low"]
 

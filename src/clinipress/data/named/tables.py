@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clinipress.data.named.rows import ListedImage
 from clinipress.errors import DataError
-from clinipress.store import write_atomically
+from clinipress.records.store import write_atomically
 
 __all__ = ["read_masks", "write_manifest", "write_masks"]
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
-from clinipress.data.unpacking import limit
 from clinipress.errors import DataError
+from clinipress.kinds.image.unpacking import limit
 
 __all__ = ["read_workbook"]
 

@@ -1,0 +1,449 @@
+"""The command line: a thin skin. One command, one public function; ``--json`` on every one.
+
+Exit codes: 0 done and passed; 1 done, but a gate failed or was inconclusive; 2 the input or the
+call is wrong (one line on stderr); 130 interrupted. Nothing heavy is imported before a command
+runs, so that ``--help`` and ``predict`` start at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from clinipress.progress import Progress
+    from clinipress.records.result import Audit, Result
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="clinipress",
+    help="Make a medical-image classifier small and fast for its device, and prove what was lost.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/NAME.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")]
+PASSED, NOT_PASSED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()  # an answer is there as soon as it is known, in a pipe too
+
+
+def _write_json(value: Any) -> None:
+    _write(json.dumps(value, indent=1, allow_nan=False))
+
+
+def _progress(quiet: bool) -> Progress:
+    from clinipress.cli.terminal import listener
+
+    return listener(quiet)
+
+
+def _finish(result: Result, out: Path, as_json: bool) -> None:
+    if as_json:
+        _write(result.model_dump_json(indent=1))
+    else:
+        from clinipress.cli.terminal import show_result
+
+        show_result(result, out)
+    raise typer.Exit(PASSED if result.verdict.status == "pass" else NOT_PASSED)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Run folder.")] = Path("runs/demo"),
+    as_json: Json = False,
+) -> None:
+    """Run the main job on the embedded SYNTHETIC set, in minutes, to a report."""
+    from clinipress.study.demo import run_demo
+
+    _finish(run_demo(out, progress=_progress(as_json)), out, as_json)
+
+
+@app.command()
+def run(
+    study: Annotated[Path, typer.Argument(help="The study file (.yaml).")],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Images; overrides the study.")
+    ] = None,
+    out: Out = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, dotted; may be repeated.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a whole study; run it again to go on where it stopped."""
+    from clinipress import distributed
+    from clinipress.extras import require
+    from clinipress.study.read import load_study
+
+    recipe = load_study(study, tuple(changes or ()))
+    folder = out or Path("runs") / recipe.name
+    require("torch", extra="compress", what="running a study")
+    from clinipress.study.flow import run_study
+
+    quiet = as_json or not distributed.is_main()
+    try:
+        result = run_study(recipe, data, folder, progress=_progress(quiet))
+    finally:
+        distributed.leave()
+    if not distributed.is_main():
+        raise typer.Exit(PASSED)
+    _finish(result, folder, as_json)
+
+
+@app.command()
+def init(
+    data: Annotated[Path, typer.Argument(help="A data folder.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("study.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look at a data folder and write a study.yaml with comments."""
+    from clinipress.study.propose import write_study
+
+    facts = write_study(data, out, force=force)
+    if as_json:
+        _write_json(facts)
+    else:
+        _write(
+            f"{facts['images']} images of {len(facts['classes'])} classes ({facts['layout']}); "
+            f"wrote {out}. Next: clinipress run {out}"
+        )
+
+
+@app.command()
+def audit(
+    data: Annotated[Path, typer.Argument(help="A data folder, manifest or .npz.")],
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Count, find unreadable files, duplicates, leaks across splits, shortcuts and groups."""
+    from clinipress.data.audit.audit import audit as run_audit
+    from clinipress.data.sources import read_dataset
+
+    facts: Audit
+    facts, _ = run_audit(read_dataset(data), progress=_progress(as_json), threads=threads)
+    if as_json:
+        _write(facts.model_dump_json(indent=1))
+    else:
+        from clinipress.cli.terminal import show_audit
+
+        show_audit(facts)
+
+
+@app.command("data")
+def named_data(
+    name: Annotated[str | None, typer.Argument(help="A public set; none lists them.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; default data/NAME.")] = None,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Download what is missing.")] = False,
+    manifest: Annotated[
+        Path | None, typer.Option("--manifest", help="Where the manifest goes; default in --out.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the public sets known by name, or check, unpack and (with --fetch) download one."""
+    from clinipress.data.named.prepare import list_sets, prepare
+    from clinipress.data.named.show import show_prepared
+
+    if name is None:
+        if as_json:
+            _write_json(list_sets())
+        else:
+            from clinipress.cli.terminal import show_sets
+
+            show_sets(list_sets())
+        return
+    folder = out or Path("data") / name
+    prepared = prepare(name, folder, fetch=fetch, manifest=manifest, progress=_progress(as_json))
+    if as_json:
+        _write_json(prepared.as_facts())
+    else:
+        _write("\n".join(show_prepared(prepared)))
+    if prepared.status != "complete":
+        raise typer.Exit(WRONG_INPUT if prepared.status == "absent" else NOT_PASSED)
+
+
+ClassMap = Annotated[str, typer.Option("--class-map", help="theirs=ours, separated by commas.")]
+SplitName = Annotated[
+    str | None, typer.Option("--split", help="Only images published under this split.")
+]
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        Path, typer.Argument(help="A bundle, a model file, a candidate folder or a run folder.")
+    ],
+    data: Annotated[Path, typer.Argument(help="Labelled images.")],
+    class_map: ClassMap = "",
+    split: SplitName = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of the set, with a run; default its folder's.")
+    ] = None,
+    scores: Annotated[
+        Path | None, typer.Option("--scores", help="Keep the per-image scores (.npz).")
+    ] = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a model or a whole run on a data set, with 95 % intervals.
+
+    With a run folder, its reference and what it shipped are measured on images from elsewhere,
+    judged by the study's own rules, and shown in its report beside the internal figures.
+    """
+    if (model / "result.json").is_file():
+        _external_test(model, data, name, class_map, split, threads, as_json)
+    from clinipress.study.external import evaluate as run_evaluate
+
+    facts = run_evaluate(
+        model, data, class_map=class_map, split=split, threads=threads, scores=scores,
+        progress=_progress(as_json),
+    )  # fmt: skip
+    if as_json:
+        _write_json(facts)
+    else:
+        from clinipress.cli.terminal import show_evidence
+
+        show_evidence(facts)
+
+
+def _external_test(
+    run: Path,
+    data: Path,
+    name: str | None,
+    class_map: str,
+    split: str | None,
+    threads: int | None,
+    as_json: bool,
+) -> NoReturn:
+    """Measure a run elsewhere, draw its report again, and leave with the verdict's exit code."""
+    from clinipress.study.external import evaluate_run
+    from clinipress.study.redraw import redraw
+
+    test = evaluate_run(
+        run, data, name=name, class_map=class_map, split=split, threads=threads,
+        progress=_progress(as_json),
+    )  # fmt: skip
+    result, pages = redraw(run)
+    if as_json:
+        _write(test.model_dump_json(indent=1))
+    else:
+        from clinipress.cli.terminal import show_external
+
+        show_external(test, result, pages[0])
+    verdicts = [row.verdict.status for row in test.rows.values() if row.verdict]
+    raise typer.Exit(PASSED if set(verdicts) == {"pass"} else NOT_PASSED)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="The reference: bundle, model file, scores (.npz).")],
+    b: Annotated[Path, typer.Argument(help="The candidate, likewise.")],
+    data: Annotated[
+        Path | None, typer.Argument(help="Labelled images; none where A and B are scores.")
+    ] = None,
+    risk: Annotated[str, typer.Option(help="critical, high, medium or low.")] = "medium",
+    class_map: ClassMap = "",
+    split: SplitName = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two models on the same images, paired, with a verdict.
+
+    Per-image scores (.npz, from a run's scores folder or evaluate --scores) need no model and no
+    images.
+    """
+    from clinipress.study.external import compare as run_compare
+
+    comparison = run_compare(
+        a, b, data, risk=risk, class_map=class_map, split=split, threads=threads,
+        progress=_progress(as_json),
+    )  # fmt: skip
+    if as_json:
+        _write_json(comparison)
+    else:
+        from clinipress.cli.terminal import show_comparison
+
+        show_comparison(comparison)
+    passed = comparison["verdict"]["status"] == "pass"
+    raise typer.Exit(PASSED if passed else NOT_PASSED)
+
+
+@app.command()
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    images: Annotated[list[str], typer.Argument(help="Images, folders, or - for stdin.")],
+    as_json: Json = False,
+) -> None:
+    """Classify images on the device, without torch."""
+    from clinipress.edge.predict import run_predict
+
+    raise typer.Exit(run_predict(bundle, images, as_json=as_json, write=_write))
+
+
+@app.command()
+def bench(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    threads: Annotated[
+        list[int] | None, typer.Option("--threads", min=1, help="May be repeated.")
+    ] = None,
+    batches: Annotated[
+        list[int] | None, typer.Option("--batch", min=1, help="Images per call; may be repeated.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Time per setting.", min=0.1)] = 2.0,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="Another bundle or model file, timed in turn.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a bundle on this device: latency, throughput, cold start, memory."""
+    from clinipress.edge.bench import bench as run_bench
+
+    facts = run_bench(
+        bundle, threads=threads, batches=batches or (1, 8), seconds=seconds, against=against
+    )
+    if as_json:
+        _write_json(facts)
+    else:
+        from clinipress.cli.terminal import show_bench
+
+        show_bench(facts)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
+    as_json: Json = False,
+) -> None:
+    """Rebuild the report, and what lies beside it, from the records of a run."""
+    from clinipress.study.redraw import redraw
+
+    _, paths = redraw(folder)
+    if as_json:
+        _write_json({"report": str(paths[0]), "documents": [str(path) for path in paths[1:]]})
+    else:
+        _write("\n".join(f"wrote {path}" for path in paths))
+
+
+@app.command()
+def models(
+    pattern: Annotated[str, typer.Argument(help="Part of a name; * for any.")] = "",
+    as_json: Json = False,
+) -> None:
+    """List the networks that can be named in a study; with a pattern, timm's that match too."""
+    from clinipress.models.catalogue import named_models
+
+    named = named_models(pattern)
+    if not pattern and as_json:
+        _write_json([model.as_row() for model in named])
+        return
+    names: list[str] = []
+    if pattern:
+        from clinipress.extras import require
+
+        require("torch", extra="compress", what="listing timm's networks")
+        from clinipress.models.zoo import list_models
+
+        names = list_models(pattern)
+    if as_json:
+        _write_json(names)
+    else:
+        from clinipress.cli.terminal import show_models
+
+        show_models(named, names)
+
+
+@app.command()
+def table(
+    name: Annotated[str, typer.Argument(help="s0, s1, s2 or s4.")],
+    data: Annotated[Path, typer.Option("--data", help="The images.")],
+    scale: Annotated[str, typer.Option("--scale", help="small, moderate or full.")] = "small",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Default runs/table-NAME-SCALE.")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option("--ray", help="Address of a Ray cluster, or local.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a paper's table again, beside the figures it prints; run it again to go on."""
+    from clinipress.extras import require
+
+    require("torch", extra="compress", what="running a table")
+    from clinipress.papers.run import run_table
+
+    folder = out or Path("runs") / f"table-{name}-{scale}"
+    paper_table = run_table(
+        name,
+        data,
+        folder,
+        scale=scale,  # type: ignore[arg-type]
+        ray=ray,
+        progress=_progress(as_json),
+    )
+    if as_json:
+        _write(paper_table.model_dump_json(indent=1))
+    else:
+        from clinipress.cli.terminal import show_table
+
+        show_table(paper_table, folder)
+    raise typer.Exit(NOT_PASSED if paper_table.failed else PASSED)
+
+
+@app.command()
+def targets(as_json: Json = False) -> None:
+    """List the devices clinipress knows, with a source for each number."""
+    from clinipress.study.devices import TARGETS
+
+    if as_json:
+        _write_json({name: target.model_dump(mode="json") for name, target in TARGETS.items()})
+    else:
+        from clinipress.cli.terminal import show_targets
+
+        show_targets(TARGETS)
+
+
+def _refuse(problem: Exception) -> NoReturn:
+    sys.stderr.write(f"clinipress: {problem}\n")
+    sys.exit(WRONG_INPUT)
+
+
+def main() -> None:
+    """Entry point: every error raised on purpose becomes one line and exit code 2."""
+    from clinipress.errors import ClinipressError
+
+    try:
+        app()
+    except ClinipressError as problem:
+        _refuse(problem)
+    except ModuleNotFoundError as problem:  # a door without its guard
+        from clinipress.extras import missing_extra
+
+        missing = missing_extra(problem)
+        if missing is None:
+            raise
+        _refuse(missing)
+    except KeyboardInterrupt:
+        sys.stderr.write("clinipress: interrupted; run the same command again to go on\n")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # the reader (head, less) has what it wanted; keep Python from complaining at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(PASSED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,484 @@
+"""What the command line shows: progress bars, tables, the verdict. Only this module names rich."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from clinipress.progress import SILENT
+from clinipress.progress import Progress as Listener
+from clinipress.records.judgement import SECTIONS
+from clinipress.text import DASH, STATUS_WORDS, fixed, signed
+
+if TYPE_CHECKING:
+    from clinipress.models.catalogue import NamedModel
+    from clinipress.papers.records import Table as PaperTable
+    from clinipress.records.result import Audit, CandidateRecord, ExternalTest, Interval, Result
+    from clinipress.study.devices import Target
+
+__all__ = [
+    "listener",
+    "show_audit",
+    "show_bench",
+    "show_comparison",
+    "show_evidence",
+    "show_external",
+    "show_models",
+    "show_result",
+    "show_sets",
+    "show_table",
+    "show_targets",
+]
+
+# Formats whose engine on the device is another than the one that answers here
+ELSEWHERE = {
+    "tflite-micro": "The times are of the interpreter's host build, not of a microcontroller",
+    "tensorrt": "The times are of the ONNX file under ONNX Runtime, not of a TensorRT engine",
+}
+FIGURES = ("parameters", "MACs", "pixels")
+NAME_WIDTH = 40  # of a row of a table; longer names are folded
+COLOUR = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+
+
+def listener(quiet: bool) -> Listener:
+    """Bars on a terminal, plain lines in a log, nothing when asked to be quiet."""
+    if quiet:
+        return SILENT
+    console = Console(stderr=True)
+    return _Bars(console) if console.is_terminal else _Lines()
+
+
+class _Bars:
+    """Nested progress bars with time left."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=False,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def start(self, what: str, total: int) -> None:
+        if not self._tasks:
+            self._bars.start()
+        self._tasks[what] = self._bars.add_task(what, total=total, note="")
+
+    def advance(self, what: str, units: int = 1, note: str = "") -> None:
+        """Move it."""
+        if what in self._tasks:
+            self._bars.update(self._tasks[what], advance=units)
+            if note:
+                self._bars.update(self._tasks[what], note=note)
+
+    def finish(self, what: str, note: str = "") -> None:
+        task = self._tasks.pop(what, None)
+        if task is not None and note:
+            self._bars.update(task, note=note)
+        if not self._tasks:
+            self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """Print above the bars."""
+        self._bars.console.print(text, highlight=False)
+
+
+class _Lines:
+    """One line at most every ten seconds: for logs and CI."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, tuple[int, int, float, float]] = {}
+
+    def start(self, what: str, total: int) -> None:
+        now = time.monotonic()
+        self._tasks[what] = (0, total, now, now)
+
+    def advance(self, what: str, units: int = 1, note: str = "") -> None:
+        """Say how far it is, and how long it will take, when ten seconds have gone by."""
+        if what not in self._tasks:
+            return
+        done, total, began, last = self._tasks[what]
+        now = time.monotonic()
+        if now - last >= 10:
+            left = (now - began) / max(done + units, 1) * max(total - done - units, 0)
+            self.say(f"{what}: {done + units} of {total}, {_clock(left)} left  {note}".rstrip())
+            last = now
+        self._tasks[what] = (done + units, total, began, last)
+
+    def finish(self, what: str, note: str = "") -> None:
+        _, total, began, _ = self._tasks.pop(what, (0, 0, time.monotonic(), 0.0))
+        spent = time.monotonic() - began
+        if spent >= 1:
+            self.say(f"{what}: done, {total} in {_clock(spent)}  {note}".rstrip())
+
+    def say(self, text: str) -> None:
+        """Print to stderr, so that stdout stays the answer."""
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _console() -> Console:
+    console = Console()
+    # a pipe or a log has no width: do not fold tables at 80 columns there
+    return console if console.is_terminal else Console(width=160)
+
+
+def _percent(interval: Interval | None) -> str:
+    if interval is None:
+        return "not measured"
+    value, low, high = (fixed(100 * x, 1) for x in (interval.value, interval.low, interval.high))
+    return f"{value} % ({low}{DASH}{high})"
+
+
+def _points(interval: Interval | None) -> str:
+    if interval is None:
+        return "not measured"
+    value, low, high = (signed(100 * x, 1) for x in (interval.value, interval.low, interval.high))
+    return f"{value} ({low} to {high})"
+
+
+def show_result(result: Result, out: Path) -> None:
+    """A study's table, its verdict and where the files are."""
+    from clinipress.reporting.view import View
+    from clinipress.reporting.wording.sentences import distillation_sentences, verdict_sentence
+
+    console = _console()
+    split = "test" if any("test" in c.evidence for c in result.candidates) else "validation"
+    table = Table(title=f"{result.study}: {'SYNTHETIC ' if result.synthetic else ''}{split} split")
+    for column in (
+        "candidate",
+        "file MB",
+        "smaller",
+        "ms",
+        "faster",
+        "accuracy",
+        "drop, points",
+        "verdict",
+    ):
+        table.add_column(column, justify="left" if column in ("candidate", "verdict") else "right")
+    root = next(c for c in result.candidates if c.name == result.reference)
+    for row in result.candidates:
+        table.add_row(*_row(row, root, split, shipped=row.name == result.shipped))
+    console.print(table)
+    status = result.verdict.status
+    console.print(
+        f"[bold {COLOUR[status]}]{STATUS_WORDS[status]}[/] {verdict_sentence(View(result))}",
+        highlight=False,
+    )
+    shipped = next((row for row in result.candidates if row.name == result.shipped), None)
+    if shipped is not None and split in shipped.findings:
+        console.print(
+            _sections(shipped.findings[split].model_dump(mode="json")),
+            highlight=False,
+            soft_wrap=True,
+        )
+    for sentence in distillation_sentences(View(result)):
+        console.print(sentence, highlight=False, markup=False)
+    console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+    if result.bundle:
+        console.print(f"bundle: {out / result.bundle}", highlight=False, soft_wrap=True)
+
+
+def _row(row: CandidateRecord, root: CandidateRecord, split: str, *, shipped: bool) -> list[str]:
+    mine, theirs = row.latency_with_preprocessing_ms, root.latency_with_preprocessing_ms
+    times = f"{theirs.median / mine.median:.1f}x" if mine and theirs else "not measured"
+    accuracy = row.evidence.get(split, {}).get("accuracy")
+    drop = "" if row is root else _points(row.drops.get(split, {}).get("accuracy"))
+    verdict = (
+        "reference" if row is root else STATUS_WORDS[row.verdict.status] if row.verdict else ""
+    )
+    return [
+        f"{row.name}{'  <- shipped' if shipped else ''}",
+        f"{row.file_bytes / 1e6:.2f}",
+        f"{root.file_bytes / row.file_bytes:.1f}x",
+        f"{mine.median:.2f}" if mine else "not measured",
+        times,
+        _percent(accuracy),
+        drop,
+        verdict,
+    ]
+
+
+def show_audit(audit: Audit) -> None:
+    """What the audit found, warnings last so that they are what is left on the screen."""
+    console = _console()
+    console.print(f"{audit.path}: {audit.images} images, {audit.layout}", soft_wrap=True)
+    table = Table()
+    splits = list(audit.splits)
+    table.add_column("class")
+    table.add_column("images", justify="right")
+    for split in splits:
+        table.add_column(split, justify="right")
+    for name, count in audit.classes.items():
+        table.add_row(name, str(count), *(str(audit.splits[s].get(name, 0)) for s in splits))
+    console.print(table)
+    facts = {
+        "unreadable files": len(audit.unreadable),
+        "exact duplicates": audit.exact_duplicates,
+        "near duplicates": audit.near_duplicates,
+        "clusters": audit.clusters,
+        "patients": "not known" if audit.patients is None else audit.patients,
+        "images under two labels": len(audit.conflicting_labels),
+    }
+    for name, value in facts.items():
+        console.print(f"{name}: {value}", highlight=False)
+    for name, count in audit.leaks.items():
+        console.print(f"[yellow]leak[/] {name}: {count} images", highlight=False)
+    for column, counts in audit.groups.items():
+        shown = ", ".join(f"{k} {v}" for k, v in list(counts.items())[:12])
+        console.print(f"group {column}: {shown}", highlight=False, soft_wrap=True)
+    if audit.baseline_accuracy:
+        console.print(
+            f"statistics-only baseline accuracy: {_percent(audit.baseline_accuracy)}",
+            highlight=False,
+        )
+    for warning in audit.warnings:
+        console.print(f"[yellow]warning[/] {warning}", highlight=False, soft_wrap=True)
+    console.print(f"{audit.seconds:.1f} s", highlight=False)
+
+
+def show_evidence(facts: Mapping[str, Any]) -> None:
+    """The metrics of one model on one data set."""
+    console = _console()
+    table = Table(title=f"{facts['name']} on {facts['data']}: {facts['images']} images")
+    for column in ("metric", "value", "95 % interval"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for name, figure in facts["evidence"].items():
+        table.add_row(
+            name,
+            fixed(figure["value"], 4),
+            f"{fixed(figure['low'], 4)} to {fixed(figure['high'], 4)}",
+        )
+    console.print(table)
+
+
+def show_comparison(comparison: Mapping[str, Any]) -> None:
+    """The paired drops and the verdict."""
+    console = _console()
+    models = f"{comparison['candidate']} against {comparison['reference']}"
+    table = Table(title=f"{models}: {comparison['images']} images")
+    for column in ("metric", "reference", "candidate", "drop", "95 % interval"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for name, drop in comparison["drop"].items():
+        both = [comparison["candidates"][i]["evidence"]["data"].get(name) for i in (0, 1)]
+        shown = [fixed(v["value"], 4) if v else "not measured" for v in both]
+        table.add_row(
+            name,
+            *shown,
+            signed(drop["value"], 4),
+            f"{signed(drop['low'], 4)} to {signed(drop['high'], 4)}",
+        )
+    console.print(table)
+    console.print(_sections(comparison["findings"]), highlight=False, soft_wrap=True)
+    verdict = comparison["verdict"]
+    console.print(f"[bold {COLOUR[verdict['status']]}]{STATUS_WORDS[verdict['status']]}[/]")
+    for reason in verdict["reasons"]:
+        console.print(reason, highlight=False, soft_wrap=True)
+
+
+def _sections(findings: Mapping[str, Any]) -> str:
+    parts = []
+    for name in SECTIONS:
+        section = findings.get(name)
+        if section is None:
+            continue
+        status = section["verdict"]["status"]
+        word = f"[{COLOUR[status]}]{STATUS_WORDS[status]}[/]"
+        if name == "subgroups" and not section["columns"]:
+            word = "no metadata"
+        parts.append(f"{name} {word}")
+    return ", ".join(parts)
+
+
+def show_external(test: ExternalTest, result: Result, report: Path) -> None:
+    """A run on images from elsewhere: each candidate's accuracy beside the internal one."""
+    console = _console()
+    table = Table(title=f"{result.study} on {test.name}: {test.images} images from elsewhere")
+    for column in ("candidate", "accuracy here", "accuracy there", "drop there, points", "verdict"):
+        table.add_column(column, justify="left" if column == "candidate" else "right")
+    rows = {row.name: row for row in result.candidates}
+    for name, row in test.rows.items():
+        inside = rows[name].evidence
+        here = inside.get("test") or inside["validation"]
+        verdict = row.verdict.status if row.verdict else None
+        table.add_row(
+            name,
+            _percent(here.get("accuracy")),
+            _percent(row.evidence.get("accuracy")),
+            _points(row.drop.get("accuracy")) if row.drop else "",
+            f"[{COLOUR[verdict]}]{STATUS_WORDS[verdict]}[/]" if verdict else "reference",
+        )
+    console.print(table)
+    for name, row in test.rows.items():
+        for reason in row.verdict.reasons if row.verdict else ():
+            console.print(f"{name}: {reason}", highlight=False, soft_wrap=True)
+    console.print(f"report: {report}", highlight=False, soft_wrap=True)
+
+
+def show_bench(facts: Mapping[str, Any]) -> None:
+    """What `bench` measured: the machine, the start, then a row per setting."""
+    console = _console()
+    machine = facts["environment"]
+    flags = ", ".join(machine["cpu_flags"]) or "not known"
+    lines = (
+        f"{facts['bundle']}: {facts['format']} {facts['precision']}, "
+        f"{facts['file_bytes'] / 1e6:.2f} MB",
+        f"{machine['cpu']}, {machine['cores']} cores; instruction sets: {flags}",
+        f"cold start, from the command to the answer: {facts['cold_start_ms']:.0f} ms",
+        f"opening {facts['load_ms']:.1f} ms, self-test {facts['self_test_ms']:.1f} ms",
+        f"memory: the process {_megabytes(facts['peak_memory_bytes'])}, "
+        f"the model alone {_megabytes(facts['model_memory_bytes'])}",
+    )
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+    rows = facts["latency_ms"]
+    several = len({row["model"] for row in rows}) > 1
+    table = Table(title="one call, milliseconds")
+    for column in ("threads", "batch", "reads the file", "median", "p95", "images/s"):
+        table.add_column(column, justify="right")
+    if several:
+        table.add_column("model")
+        table.add_column("faster", justify="right")
+    for row in rows:
+        cells = [str(row["threads"]), str(row["batch"]), "yes" if row["preprocessing"] else "no"]
+        cells += [f"{row['median']:.3f}", f"{row['p95']:.3f}", f"{row['images_per_second']:.0f}"]
+        table.add_row(*cells, *(_beside(row, rows) if several else ()))
+    console.print(table)
+    scope = "These figures are of this processor; they hold for no other."
+    if facts["format"] in ELSEWHERE and not _on_gpu(facts):
+        scope = f"{ELSEWHERE[facts['format']]}: on the device nothing was measured."
+    console.print(scope, highlight=False)
+
+
+def _on_gpu(facts: Mapping[str, Any]) -> bool:
+    """True when a TensorRT engine answered, on this machine's own GPU."""
+    mine = [row for row in facts["latency_ms"] if row["model"] == facts["bundle"]]
+    return any(row["runtime"].startswith("tensorrt ") for row in mine)
+
+
+def _beside(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> tuple[str, str]:
+    """The model's name, and how much faster it is than the slowest in the same setting."""
+    setting = ("threads", "batch", "preprocessing")
+    same = [other for other in rows if all(other[key] == row[key] for key in setting)]
+    return row["model"], f"{max(other['median'] for other in same) / row['median']:.2f}x"
+
+
+def _megabytes(count: int | None) -> str:
+    return "not measured" if count is None else f"{count / 1e6:.2f} MB"
+
+
+def show_models(named: Iterable[NamedModel], names: Iterable[str]) -> None:
+    """The catalogue as a table; then further names, one per line: made for grep."""
+    rows = list(named)
+    if rows:
+        table = Table(title="networks by name; 'clinipress models PATTERN' lists timm's too")
+        for column in ("name", "parameters", "MACs", "pixels", "pretrained", "note"):
+            table.add_column(column, justify="right" if column in FIGURES else "left")
+        for model in rows:
+            table.add_row(
+                model.name,
+                f"{model.parameters / 1e6:.2f} M",
+                f"{model.macs / 1e9:.3f} G",
+                str(model.size),
+                model.pretrained,
+                model.note,
+            )
+        _console().print(table)
+    known = {model.name for model in rows}
+    for name in names:
+        if name not in known:
+            sys.stdout.write(name + "\n")
+
+
+def show_sets(sets: Iterable[Mapping[str, Any]]) -> None:
+    """The public sets known by name."""
+    table = Table(title="public sets; 'clinipress data NAME' checks a folder, --fetch downloads")
+    for column in ("name", "images", "classes", "kept whole", "known defects"):
+        table.add_column(column, justify="right" if column in ("images", "classes") else "left")
+    for facts in sets:
+        table.add_row(
+            facts["name"],
+            f"{facts['images']:,}",
+            str(len(facts["classes"])),
+            facts["unit"] or "not known",
+            "; ".join(facts["defects"]),
+        )
+    _console().print(table)
+
+
+def show_table(table: PaperTable, folder: Path) -> None:
+    """As many columns of a paper's table as fit, and where the whole of it is."""
+    from clinipress.papers.render import shown_rows
+
+    console = _console()
+    console.print(f"Table {table.source}: {table.title}", style="bold", highlight=False)
+    for sentence in table.said:
+        console.print(sentence, highlight=False)
+    rows = shown_rows(table)
+    columns = zip(("", *table.columns), *rows, strict=True)
+    widths = [max(map(len, column)) + 2 for column in columns]
+    first = min(widths[0], NAME_WIDTH)
+    many = sum(sum(widths[1 : at + 1]) + first <= console.width for at in range(1, len(widths)))
+    view = Table(box=None, pad_edge=False)
+    for head in ("", *table.columns[:many]):
+        view.add_column(head, no_wrap=bool(head), min_width=0 if head else first - 2)
+    for row in rows:
+        view.add_row(*row[: many + 1])
+    console.print(view)
+    for key, why in table.failed.items():
+        console.print(f"not measured, {key}: {why}", highlight=False)
+    left = len(table.columns) - many
+    remainder = f"{left} more columns and the notes" if left else "the notes"
+    console.print(f"{remainder}: {folder / 'table.html'}, {folder / 'table.md'}", highlight=False)
+
+
+def show_targets(targets: Mapping[str, Target]) -> None:
+    """The devices, with sources."""
+    console = _console()
+    table = Table(title="targets")
+    for column in ("name", "processor", "RAM", "model at most", "runtime", "precisions", "for"):
+        table.add_column(column, overflow="fold")
+    cited: dict[str, list[str]] = {}
+    for target in targets.values():
+        ram, file = (_bytes(n) for n in (target.ram_bytes, target.model_bytes))
+        precisions = ", ".join(target.precisions)
+        row = (target.name, target.processor, ram, file, target.runtime, precisions, target.use)
+        table.add_row(*row)
+        for number, source in target.sources.items():
+            cited.setdefault(source, []).append(f"{target.name}: {number}")
+    console.print(table)
+    for source, numbers in cited.items():
+        console.print(f"{source}: {'; '.join(numbers)}", highlight=False, soft_wrap=True)
+
+
+def _bytes(count: int | None) -> str:
+    if count is None:
+        return "not stated"
+    return f"{count / 1e9:g} GB" if count >= 1e9 else f"{count / 1e6:g} MB"

@@ -1,0 +1,1 @@
+"""What is wrong with a data folder, found before any training."""

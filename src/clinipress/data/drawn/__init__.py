@@ -1,0 +1,1 @@
+"""SYNTHETIC sets, drawn by our own code."""

@@ -1,0 +1,140 @@
+"""A set in one .npz, in the layout of MedMNIST: ``train_images``, ``train_labels``, ``val_...``."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.errors import DataError, ImageError
+from clinipress.kinds.image.pixels import Raster
+from clinipress.kinds.image.unpacking import limit
+from clinipress.records.item import SPLIT_NAMES, ImageItem
+
+__all__ = ["array_picture", "read_arrays"]
+
+_PARTS = ("train", "val", "test")
+
+
+def read_arrays(path: Path, class_map: Mapping[str, str]) -> list[ImageItem]:
+    """Items of an archive: uint8 images ``[n, h, w]`` or ``[n, h, w, 3]``, whole-number labels.
+
+    Labels are named by their number, "0", "1", ...; `class_map` gives them names.
+
+    Raises:
+        DataError: It is no such archive, or labels and images do not fit together.
+    """
+    try:
+        labels = _read_labels(path)
+    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as problem:
+        raise DataError("an .npz of arrays", f"'{path}' ({problem})") from None
+    return [
+        ImageItem(
+            key=f"{path.name}#{part}#{number}",
+            path=path,
+            label=class_map.get(str(label), str(label)),
+            index=number,
+            split=SPLIT_NAMES[part],
+        )
+        for part, part_labels in labels.items()
+        for number, label in enumerate(part_labels)
+    ]
+
+
+def array_picture(item: ImageItem) -> Raster:
+    """The picture of an item that `read_arrays` made.
+
+    Raises:
+        ImageError: The archive is gone or damaged.
+    """
+    part = item.key.rsplit("#", 2)[1]
+    try:
+        facts = item.path.stat()
+        images = _images(item.path, f"{part}_images", facts.st_size, facts.st_mtime_ns)
+        return Raster(images[item.index])
+    except (OSError, ValueError, EOFError, IndexError, zlib.error, zipfile.BadZipFile) as problem:
+        raise ImageError("an undamaged .npz", f"'{item.key}' ({problem})") from None
+
+
+@lru_cache(maxsize=3)  # one array of a compressed archive can only be unpacked as a whole
+def _images(path: Path, name: str, _size: int, _time: int) -> NDArray[np.uint8]:
+    _check_packing(path, name)
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+        images: NDArray[np.uint8] = archive[name]
+        return images
+
+
+def _check_packing(path: Path, name: str) -> None:
+    """Refuse an array that is far larger than what it is packed into.
+
+    Raises:
+        ValueError: It is.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo(f"{name}.npy")
+    allowed = limit(entry.compress_size)
+    if entry.file_size > allowed:
+        raise ValueError(
+            f"{name} unpacks to {entry.file_size:,} bytes, at most {allowed:,} expected"
+        )
+
+
+def _read_labels(path: Path) -> dict[str, list[int]]:
+    """Part -> its labels, each part's images checked by their header."""
+    # np.load leaves a file open that it opened itself and could not read
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+        names = archive.files
+        for part in _PARTS:
+            if f"{part}_labels" in names:
+                _check_packing(path, f"{part}_labels")
+        labels = {
+            part: _labels(archive[f"{part}_labels"], part, path)
+            for part in _PARTS
+            if f"{part}_images" in names and f"{part}_labels" in names
+        }
+    if not labels:
+        got = f"{', '.join(names[:6]) or 'nothing'} in '{path}'"
+        raise DataError("train_images and train_labels, or val_ or test_", got)
+    for part, part_labels in labels.items():
+        _check_shape(_shape(path, f"{part}_images"), len(part_labels), part, path)
+    return labels
+
+
+def _labels(labels: NDArray[Any], part: str, path: Path) -> list[int]:
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iub":
+        raise DataError(
+            f"one whole number per image in {part}_labels",
+            f"{labels.dtype} {list(labels.shape)} in '{path}'",
+            "several labels per image are not supported",
+        )
+    return [int(label) for label in labels]
+
+
+def _shape(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type from the array's header, without unpacking the array."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
+        formats = np.lib.format
+        first = formats.read_magic(stream) == (1, 0)
+        read = formats.read_array_header_1_0 if first else formats.read_array_header_2_0
+        shape, _, dtype = read(stream)
+        return shape, dtype
+
+
+def _check_shape(
+    header: tuple[tuple[int, ...], np.dtype[Any]], count: int, part: str, path: Path
+) -> None:
+    shape, dtype = header
+    picture = len(shape) == 3 or (len(shape) == 4 and shape[3] == 3)
+    if not picture or dtype != np.uint8 or shape[0] != count:
+        raise DataError(
+            f"{part}_images as uint8 [{count}, h, w] or [{count}, h, w, 3]",
+            f"{dtype} {list(shape)} in '{path}'",
+        )

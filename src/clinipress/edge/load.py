@@ -1,0 +1,43 @@
+"""Any classifier file as a candidate: a bundle, a model file of any format, a candidate folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clinipress.errors import ModelError
+from clinipress.extras import require
+from clinipress.steps.step import Candidate
+
+__all__ = ["load_candidate"]
+
+
+def load_candidate(path: Path, threads: int | None = None) -> Candidate:
+    """Any classifier that can be run: a bundle, a model file, or a candidate folder.
+
+    A model file of a format that cannot hold its card has it as ``card.json`` beside it.
+
+    Raises:
+        MissingExtraError: Its format needs packages that are not installed.
+        ModelError: It is none of these, or cannot be loaded.
+        BundleError: It is a bundle that is incomplete or was changed.
+    """
+    if path.is_dir() and (path / "weights.safetensors").is_file():
+        require("torch", extra="compress", what="opening a trained network's folder")
+        from clinipress.models.classifier import TorchCandidate
+
+        return TorchCandidate.load(path)
+    if path.is_dir() and (path / "card.json").is_file():
+        from clinipress.edge.bundle import load_bundle
+
+        return load_bundle(path, threads=threads).candidate
+    if path.is_file():
+        from clinipress.formats.file import card_beside
+        from clinipress.formats.open import format_of, open_file
+
+        # a card beside says more than a suffix: .tflite is LiteRT's and TFLite Micro's
+        card = None if format_of(path) == "onnx" else card_beside(path)
+        return open_file(path, card, threads)
+    raise ModelError(
+        "a bundle folder, a model file or a candidate folder",
+        f"'{path}'" if path.exists() else f"nothing at '{path}'",
+    )

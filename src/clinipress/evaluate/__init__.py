@@ -1,1 +1,0 @@
-"""What is measured of a candidate: statistics on logits, costs, time."""

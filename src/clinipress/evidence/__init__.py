@@ -1,0 +1,1 @@
+"""What is shown of a candidate: sections of evidence, rules, and the gate."""

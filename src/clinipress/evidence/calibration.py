@@ -1,0 +1,292 @@
+"""Calibrated probabilities: temperature, thresholds, when to say "uncertain", and the section."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.evidence.family import (
+    ITSELF,
+    check_pair,
+    joint_confidence,
+    judge_family,
+    points,
+    widened,
+)
+from clinipress.evidence.reliability import CalibrationStatistics, reliability
+from clinipress.evidence.scores import Scores
+from clinipress.records.judgement import Calibration
+from clinipress.records.result import Interval, OperatingPoint, Rule, Verdict
+from clinipress.stats.bootstrap import BootstrapSpread, bootstrap, spread_interval
+from clinipress.stats.intervals import wilson
+from clinipress.stats.metrics import log_losses, softmax
+from clinipress.text import fixed
+
+__all__ = [
+    "calibration_section",
+    "fit_temperature",
+    "operating_points",
+    "thresholds",
+    "uncertain_threshold",
+]
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+JOINT = joint_confidence(2)  # two calibration errors are judged
+# a split answered without an error would ask for T -> 0, that is for certainty: not granted
+LOW, HIGH = 0.25, 20.0
+
+
+def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """The temperature that minimises the negative log-likelihood (Guo et al., ICML 2017, 4.2).
+
+    The likelihood is quasi-convex in log T, so a golden-section search finds its minimum.
+
+    Args:
+        logits: float ``[n, classes]`` of a split the model was not fitted on.
+        labels: int64 ``[n]``.
+
+    Returns:
+        T in [0.25, 20]; divide the logits by it.
+    """
+    ratio = (np.sqrt(5) - 1) / 2
+    low, high = np.log(LOW), np.log(HIGH)
+    for _ in range(60):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        if _negative_log_likelihood(logits, labels, left) <= _negative_log_likelihood(
+            logits, labels, right
+        ):
+            high = right
+        else:
+            low = left
+    return float(np.exp((low + high) / 2))
+
+
+def _negative_log_likelihood(
+    logits: NDArray[np.float32], labels: NDArray[np.int64], log_temperature: float
+) -> float:
+    return float(log_losses(logits.astype(np.float64) / np.exp(log_temperature), labels).mean())
+
+
+def uncertain_threshold(
+    scaled_logits: NDArray[np.float32], labels: NDArray[np.int64], aim: float = 0.95
+) -> float | None:
+    """Top probability under which an answer is called uncertain.
+
+    The lowest threshold at which the answers above it reach the accuracy `aim` on this split, but
+    never one that calls more than three answers in ten uncertain.
+
+    Args:
+        scaled_logits: float ``[n, classes]``, already divided by the temperature.
+        labels: int64 ``[n]``.
+        aim: Accuracy wanted of the certain answers.
+
+    Returns:
+        A probability, or None where all answers together already reach `aim`.
+    """
+    top = softmax(scaled_logits).max(axis=1)
+    right = scaled_logits.argmax(axis=1) == labels
+    order = np.argsort(-top, kind="stable")
+    share_right = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    if share_right[-1] >= aim:
+        return None
+    enough = np.flatnonzero(share_right >= aim)
+    kept = max(int(enough[-1]) + 1 if len(enough) else 0, int(np.ceil(0.7 * len(order))))
+    return float(top[order[min(kept, len(order)) - 1]])
+
+
+def thresholds(
+    own: NDArray[np.floating], others: NDArray[np.floating], aim: float = 0.95
+) -> dict[str, float]:
+    """The highest threshold that finds enough of a class, the lowest that spares enough others.
+
+    Args:
+        own: Probabilities of the class for its own images, ``[p]``, p > 0.
+        others: For all other images, ``[q]``, q > 0.
+        aim: Share to be found, or spared, at least.
+
+    Returns:
+        "sensitivity" and "specificity" -> threshold in [0, 1]; a class is called at or above it.
+    """
+    mine, rest = np.sort(own), np.sort(others)
+    # called when p >= threshold: one of the class's own, or the next number above the others
+    sensitive = float(mine[int(np.floor((1 - aim) * len(mine) + 1e-9))])
+    spared = int(np.ceil(aim * len(rest) - 1e-9))
+    specific = float(min(np.nextafter(rest[spared - 1], 2.0), 1.0))
+    return {"sensitivity": sensitive, "specificity": specific}
+
+
+def operating_points(
+    probabilities: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    classes: Sequence[str],
+    aim: float = 0.95,
+) -> tuple[OperatingPoint, ...]:
+    """Thresholds per class: the highest that finds enough of it, the lowest that spares enough.
+
+    Args:
+        probabilities: float ``[n, classes]``, calibrated.
+        labels: int64 ``[n]`` of a split the model was not fitted on.
+        classes: Their names.
+        aim: Sensitivity of the first, specificity of the second kind of threshold.
+
+    Returns:
+        Two points per class that has images on both sides, each with Wilson intervals. The figures
+        are of the images the thresholds were chosen on, which flatters them.
+    """
+    rows = []
+    for number, name in enumerate(classes):
+        mine = labels == number
+        own, others = probabilities[mine, number], probabilities[~mine, number]
+        if not len(own) or not len(others):
+            continue
+        for what, threshold in thresholds(own, others, aim).items():
+            rows.append(
+                OperatingPoint(
+                    label=name,
+                    aim=f"{what} {aim:g}",
+                    threshold=threshold,
+                    sensitivity=_share(own >= threshold),
+                    specificity=_share(others < threshold),
+                )
+            )
+    return tuple(rows)
+
+
+def _share(right: NDArray[np.bool_]) -> Interval:
+    hits, n = int(right.sum()), len(right)
+    low, high = wilson(hits, n)
+    return Interval(value=hits / n, low=low, high=high, method="wilson", n=n)
+
+
+def calibration_section(
+    reference: Scores,
+    candidate: Scores,
+    *,
+    margin: float,
+    chosen_on: str = "validation",
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Calibration:
+    """How far probabilities can be taken at their word, before and after the temperature.
+
+    "ece" has 15 bins of equal width, "ece_equal_mass" 15 of equal mass, whose edges are those of
+    the whole split in every resample; "brier" and "log_loss" are means over images; "slope" and
+    "intercept" are of the answer given (`clinipress.evidence.reliability` says why). Intervals are
+    those of `clinipress.evidence.evidence`, from the same resamples of units: what both measure
+    has the same interval in both. Drops are on the same resamples for both classifiers; one that
+    is not zero and yet never varies comes from too few units and is absent. More is not better
+    for a slope or an intercept: their drops are of the distance from the right value,
+    "slope_error" = |slope - 1| and "intercept_error" = |intercept|.
+
+    What is judged: the expected calibration error after the temperature must be shown to have
+    risen by less than the margin; that of equal mass can fail and need not be shown to hold.
+
+    Args:
+        reference: The reference's answers, with its own temperature.
+        candidate: The candidate's on the same images, with its own; the very same object for the
+            reference itself, which then has no drops.
+        margin: Largest rise allowed of the expected calibration error, a share.
+        chosen_on: The split that the temperatures were fitted on.
+        resamples: Bootstrap resamples.
+        seed: Same seed, same intervals.
+
+    Returns:
+        The section; a figure that is undefined (a slope where no answer is wrong) is absent.
+
+    Raises:
+        DataError: Answers that do not belong together.
+    """
+    before, after, index = check_pair(reference, candidate)
+    itself = candidate is reference
+    classifiers = [
+        CalibrationStatistics.of(after, 1.0, index),
+        CalibrationStatistics.of(after, candidate.temperature, index),
+    ]
+    if not itself:
+        classifiers.append(CalibrationStatistics.of(before, reference.temperature, index))
+
+    def measure(counts: Floats) -> list[dict[str, Floats]]:
+        weights = counts[index]
+        return [classifier.figures(counts, weights) for classifier in classifiers]
+
+    spreads = bootstrap(measure, index, after.labels, resamples, seed)
+    raw, calibrated = (_intervals(figures, index, floor=0.0) for figures in spreads[:2])
+    drops: dict[str, Interval] = {}
+    if not itself:
+        ours, theirs = (_errors(figures) for figures in spreads[1:])
+        apart = {name: theirs[name] - ours[name] for name in ours if name in theirs}
+        intervals = _intervals(apart, index, floor=-1.0)
+        drops = {
+            n: drop for n, drop in intervals.items() if drop.low < drop.high or drop.value == 0
+        }
+    return Calibration(
+        temperature=candidate.temperature,
+        chosen_on=chosen_on,
+        before=raw,
+        after=calibrated,
+        drops=drops,
+        bins=reliability(candidate, index, 1.0),
+        bins_after=reliability(candidate, index, candidate.temperature),
+        verdict=ITSELF if itself else _verdict(raw, calibrated, drops, margin),
+    )
+
+
+def _errors(spreads: dict[str, BootstrapSpread]) -> dict[str, BootstrapSpread]:
+    """Slope and intercept turned into distances from where they should be."""
+    right = {"slope": 1.0, "intercept": 0.0}
+    return {
+        f"{name}_error" if name in right else name: spread.distance(right[name])
+        if name in right
+        else spread
+        for name, spread in spreads.items()
+    }
+
+
+def _intervals(
+    spreads: dict[str, BootstrapSpread], index: Integers, floor: float
+) -> dict[str, Interval]:
+    """Named intervals; none from a single unit, which never varies."""
+    if not index.max():
+        return {}
+    intervals = {
+        name: spread_interval(name, spread, index, floor) for name, spread in spreads.items()
+    }
+    return {name: interval for name, interval in intervals.items() if interval is not None}
+
+
+def _verdict(
+    raw: dict[str, Interval],
+    calibrated: dict[str, Interval],
+    drops: dict[str, Interval],
+    margin: float,
+) -> Verdict:
+    # the gate's own names, since it knows that these get better downwards
+    names = {"ece": "ece", "ece[bins of equal mass]": "ece_equal_mass"}
+    plain = {name: drops[key] for name, key in names.items() if key in drops}
+    joint = {name: widened(drop, JOINT) for name, drop in plain.items()}
+    rules = [
+        Rule(metric="ece", margin=margin),
+        Rule(metric="ece[bins of equal mass]", margin=margin, primary=False),
+    ]
+    verdict = judge_family(rules, plain, joint)
+    if not verdict.reasons:
+        missing = "Calibration was not measured: that is never a pass."
+        verdict = verdict.model_copy(update={"reasons": (missing,)})
+    notes: list[str] = []
+    if "ece" in raw and "ece" in calibrated:
+        notes.append(
+            f"Probabilities are off by {points(calibrated['ece'])} on average with the "
+            f"temperature, {points(raw['ece'])} without."
+        )
+    if "slope" in calibrated:
+        slope = calibrated["slope"]
+        value, low, high = (fixed(x, 2) for x in (slope.value, slope.low, slope.high))
+        notes.append(
+            f"The calibration slope is {value} ({low} to {high}); "
+            "1 is right, below 1 the answers are too sure."
+        )
+    return verdict.with_notes(*notes)

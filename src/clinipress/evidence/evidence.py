@@ -1,0 +1,346 @@
+"""Evidence of one classifier, and the paired drops between two, every figure with its interval.
+
+Which method serves which figure:
+
+- accuracy, agreement, sensitivity, specificity, precision: Wilson, on the effective number of
+  cases where units hold several;
+- f1 of one class: Wilson of the Jaccard index J, which is a proportion, through F1 = 2 J / (1 + J);
+- AUROC of one class, and of a two-class task, and its drop: DeLong, by units where they hold
+  several cases;
+- balanced accuracy, macro AUROC, macro F1, kappa, log loss, Brier score: percentile bootstrap over
+  units, stratified by class, with the tails of Student's t; expected calibration error, which is
+  biased upwards: the same resamples with their bias taken off;
+- drops of accuracy, sensitivity and specificity: Tango, effective number as above; of precision:
+  Newcombe's square-and-add; all other drops: the same bootstrap, both on the same resamples.
+
+A bootstrap in which nothing varies (no error at all) has no width; then the ends come from the
+score intervals of the parts (`_without_width`), never from the bootstrap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.errors import DataError
+from clinipress.records.result import Interval
+from clinipress.stats.bootstrap import BootstrapSpread, bootstrap, spread_interval, weighted_sums
+from clinipress.stats.delong import auroc_difference, auroc_interval
+from clinipress.stats.intervals import f1_of_jaccard, proportion, unit_index, with_ends
+from clinipress.stats.metrics import (
+    CALIBRATION_BINS,
+    Cases,
+    RankTable,
+    brier_scores,
+    calibration_gaps,
+    check_cases,
+    log_losses,
+    log_odds,
+    mean_of_defined,
+    predictions,
+    rank_table,
+    rates,
+    softmax,
+    weighted_auroc,
+)
+from clinipress.stats.paired import discordance, paired_difference, precision_difference
+
+__all__ = ["discordance", "drops", "evidence"]
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Intervals = dict[str, Interval]
+_MACRO = ("balanced_accuracy", "auroc_macro", "f1_macro", "kappa", "log_loss", "brier", "ece")
+_UNBOUNDED_BY_PARTS = ("log_loss", "brier", "ece")
+_PARTS = {"balanced_accuracy": "sensitivity[", "f1_macro": "f1[", "auroc_macro": "auroc["}
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Sufficient statistics of one classifier: all a resample needs.
+
+    Attributes:
+        sums: float64 ``[q, units]``: rows are k hits, k cases, k predictions, log loss, Brier
+            score and 15 calibration gaps, each added up over the unit's cases.
+        ranks: One sorted table per class; none with two classes, whose area DeLong serves.
+    """
+
+    sums: Floats
+    ranks: tuple[RankTable, ...]
+
+
+def evidence(
+    logits: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    classes: Sequence[str],
+    *,
+    units: NDArray[np.integer] | None = None,
+    reference: NDArray[np.floating] | None = None,
+    positive: str | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Measure one classifier on one split.
+
+    Args:
+        logits: Floating ``[n, k]``, finite.
+        labels: Integer ``[n]`` in ``[0, k)``.
+        classes: k names in the order of the logits.
+        units: Integer ``[n]``, the patient or cluster of each case; None: each its own.
+        reference: The reference's logits ``[n, k]``, for "agreement".
+        positive: The finding of a two-class task; None takes the second class.
+        resamples: Bootstrap resamples.
+        seed: Same seed, same interval.
+
+    Returns:
+        "accuracy", "balanced_accuracy", "auroc_macro", "f1_macro", "kappa", "log_loss", "brier",
+        "ece", "agreement" (with a reference) and per class "sensitivity[CLASS]",
+        "precision[CLASS]", "f1[CLASS]", "auroc[CLASS]" (three classes or more); with two classes
+        "sensitivity" and "specificity". What is undefined is absent, never NaN.
+
+    Raises:
+        DataError: Shapes, labels, units or logits that cannot be used.
+    """
+    cases = check_cases(logits, labels, classes, positive)
+    index = check_units(units, len(cases.labels))
+    intervals = _proportions(cases, index)
+    if reference is not None:
+        other = check_cases(reference, labels, classes, positive)
+        same = predictions(other.logits) == predictions(cases.logits)
+        put(intervals, "agreement", proportion(same, index))
+    scores = log_odds(cases.logits)
+    for name, column in _ranked_classes(cases):
+        put(intervals, name, auroc_interval(scores[:, column], cases.labels == column, index))
+    (spreads,) = _bootstrap([cases], index, resamples, seed)
+    for name in _MACRO:
+        if name not in spreads:
+            continue
+        interval = spread_interval(name, spreads[name], index, floor=0)
+        if interval is not None and interval.low == interval.high:
+            interval = _without_width(name, interval, intervals, cases, index)
+        put(intervals, name, interval)
+    return intervals
+
+
+def drops(
+    reference_logits: NDArray[np.floating],
+    candidate_logits: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    classes: Sequence[str],
+    *,
+    units: NDArray[np.integer] | None = None,
+    positive: str | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Reference minus candidate, paired on the same cases.
+
+    A positive drop of accuracy is a loss; log loss, Brier score and "ece" get better downwards, so
+    there a negative drop is a loss (`clinipress.evidence.gate.metric_facts` says which is which).
+
+    Args:
+        reference_logits: Floating ``[n, k]``.
+        candidate_logits: Floating ``[n, k]``, same cases in the same order.
+        labels: Integer ``[n]`` in ``[0, k)``.
+        classes: k names in the order of the logits.
+        units: Integer ``[n]``, the patient or cluster of each case; None: each its own.
+        positive: The finding of a two-class task; None takes the second class.
+        resamples: Bootstrap resamples, shared by the two.
+        seed: Same seed, same interval.
+
+    Returns:
+        The names of `evidence` without "agreement"; what is undefined for either is absent, and
+        so is a bootstrapped drop where too few units vary to give it an interval.
+
+    Raises:
+        DataError: Shapes, labels, units or logits that cannot be used.
+    """
+    before = check_cases(reference_logits, labels, classes, positive)
+    after = check_cases(candidate_logits, labels, classes, positive)
+    index = check_units(units, len(before.labels))
+    intervals = _paired_proportions(before, after, index)
+    scores, others = log_odds(before.logits), log_odds(after.logits)
+    for name, column in _ranked_classes(before):
+        mine = before.labels == column
+        put(intervals, name, auroc_difference(scores[:, column], others[:, column], mine, index))
+    spreads, others_spreads = _bootstrap([before, after], index, resamples, seed)
+    for name, spread in spreads.items():
+        interval = spread_interval(name, spread - others_spreads[name], index, floor=-1)
+        if interval is not None and interval.low == interval.high:
+            interval = _drop_without_width(name, interval, intervals)
+        put(intervals, name, interval)
+    return intervals
+
+
+def _ranked_classes(cases: Cases) -> list[tuple[str, int]]:
+    """Names and columns of the areas of single classes; two classes have one between them."""
+    if len(cases.classes) == 2:
+        return [("auroc_macro", 1)]
+    return [(f"auroc[{name}]", column) for column, name in enumerate(cases.classes)]
+
+
+def check_units(units: NDArray[np.integer] | None, n: int) -> Integers:
+    """Units numbered from 0; an error when there is not one for each case."""
+    if units is not None and np.shape(units) != (n,):
+        raise DataError(f"one unit for each of the {n} cases", f"units {list(np.shape(units))}")
+    return unit_index(units, n)
+
+
+def put(intervals: Intervals, name: str, interval: Interval | None) -> None:
+    """What is undefined is absent."""
+    if interval is not None:
+        intervals[name] = interval
+
+
+def _proportions(cases: Cases, index: Integers) -> Intervals:
+    """Accuracy and the rates of each class, by Wilson."""
+    called, labels = predictions(cases.logits), cases.labels
+    hits = called == labels
+    intervals: Intervals = {}
+    put(intervals, "accuracy", proportion(hits, index))
+    for number, name in enumerate(cases.classes):
+        actual, predicted = labels == number, called == number
+        put(intervals, f"sensitivity[{name}]", proportion(hits[actual], index[actual]))
+        put(intervals, f"precision[{name}]", proportion(hits[predicted], index[predicted]))
+        either = actual | predicted
+        jaccard = proportion(hits[either], index[either])
+        put(intervals, f"f1[{name}]", jaccard and f1_of_jaccard(jaccard))
+    _name_two_classes(intervals, cases)
+    return intervals
+
+
+def _name_two_classes(intervals: Intervals, cases: Cases) -> None:
+    """With two classes, sensitivity and specificity go by their own names too."""
+    if cases.positive is None:
+        return
+    finding, other = cases.classes[cases.positive], cases.classes[1 - cases.positive]
+    put(intervals, "sensitivity", intervals.get(f"sensitivity[{finding}]"))
+    put(intervals, "specificity", intervals.get(f"sensitivity[{other}]"))
+
+
+def _paired_proportions(before: Cases, after: Cases, index: Integers) -> Intervals:
+    """Drops of accuracy and sensitivity, by Tango, and of precision, by square-and-add."""
+    labels = before.labels
+    right = predictions(before.logits) == labels
+    still = predictions(after.logits) == labels
+    intervals: Intervals = {}
+    put(intervals, "accuracy", paired_difference(right, still, index))
+    for number, name in enumerate(before.classes):
+        mine = labels == number
+        drop = paired_difference(right[mine], still[mine], index[mine])
+        put(intervals, f"sensitivity[{name}]", drop)
+        called = [predictions(cases.logits) == number for cases in (before, after)]
+        put(
+            intervals, f"precision[{name}]", precision_difference(mine, called[0], called[1], index)
+        )
+    _name_two_classes(intervals, before)
+    return intervals
+
+
+def _table(cases: Cases, index: Integers) -> _Table:
+    """Everything about one classifier that does not change between resamples."""
+    k, n = len(cases.classes), len(cases.labels)
+    called, labels = predictions(cases.logits), cases.labels
+    chances = softmax(cases.logits)
+    bins, gaps = calibration_gaps(chances, labels)
+    rows = np.zeros((3 * k + 2 + CALIBRATION_BINS, n))
+    every = np.arange(n)
+    rows[labels, every] = called == labels
+    rows[k + labels, every] = 1
+    rows[2 * k + called, every] = 1
+    rows[3 * k] = log_losses(cases.logits, labels)
+    rows[3 * k + 1] = brier_scores(chances, labels)
+    rows[3 * k + 2 + bins, every] = gaps
+    sums: Floats = np.stack([np.bincount(index, row) for row in rows]).astype(np.float64)
+    scores = log_odds(cases.logits)
+    ranked = range(k) if k > 2 else ()
+    return _Table(sums, tuple(rank_table(scores[:, c], labels == c) for c in ranked))
+
+
+def _measure(
+    table: _Table, counts: Floats, weights: NDArray[np.float32], classes: Sequence[str]
+) -> dict[str, Floats]:
+    """Bootstrapped metrics for a block of resamples, each ``[block]``.
+
+    Args:
+        table: The classifier.
+        counts: How often each unit was drawn, ``[units, block]``.
+        weights: The same per case, ``[n, block]``.
+        classes: k names.
+    """
+    k = len(classes)
+    sums = weighted_sums(table.sums, counts)
+    total = sums[k : 2 * k].sum(axis=0)
+    by_class = rates(sums[:k], sums[k : 2 * k], sums[2 * k : 3 * k])
+    figures = {
+        "balanced_accuracy": by_class["balanced_accuracy"],
+        "f1_macro": by_class["f1_macro"],
+        "kappa": by_class["kappa"],
+        "log_loss": sums[3 * k] / total,
+        "brier": sums[3 * k + 1] / total,
+        "ece": np.abs(sums[3 * k + 2 :]).sum(axis=0) / total,
+    }
+    if table.ranks:
+        areas = np.stack([weighted_auroc(ranks, weights) for ranks in table.ranks])
+        figures["auroc_macro"] = mean_of_defined(areas)
+    for number, name in enumerate(classes):
+        figures[f"f1[{name}]"] = by_class["f1"][number]
+    return figures
+
+
+def _bootstrap(
+    models: Sequence[Cases], index: Integers, resamples: int, seed: int
+) -> list[dict[str, BootstrapSpread]]:
+    """All that is bootstrapped of each classifier, on draws that they share."""
+    tables = [_table(cases, index) for cases in models]
+    classes = models[0].classes
+
+    def measure(counts: Floats) -> list[dict[str, Floats]]:
+        weights = counts.astype(np.float32)[index]
+        return [_measure(table, counts, weights, classes) for table in tables]
+
+    return bootstrap(measure, index, models[0].labels, resamples, seed)
+
+
+def _without_width(
+    name: str, interval: Interval, intervals: Intervals, cases: Cases, index: Integers
+) -> Interval | None:
+    """Ends from the score intervals of the parts, where the bootstrap has no width.
+
+    The mean of the parts' ends is wider than the interval of their mean: the safe side.
+    """
+    if name in _UNBOUNDED_BY_PARTS:
+        return interval if int(index.max()) else None
+    if name == "kappa":
+        chance = _chance_agreement(cases)
+        accuracy = intervals["accuracy"]
+        parts = [((e - chance) / (1 - chance)) for e in (accuracy.low, accuracy.high)]
+        return with_ends(interval, [(parts[0], parts[1])])
+    return with_ends(interval, _part_ends(name, intervals))
+
+
+def _part_ends(name: str, intervals: Intervals) -> list[tuple[float, float]]:
+    return [
+        (part.low, part.high) for key, part in intervals.items() if key.startswith(_PARTS[name])
+    ]
+
+
+def _chance_agreement(cases: Cases) -> float:
+    k, n = len(cases.classes), len(cases.labels)
+    actual = np.bincount(cases.labels, minlength=k)
+    predicted = np.bincount(predictions(cases.logits), minlength=k)
+    return float((actual * predicted).sum() / n**2)
+
+
+def _drop_without_width(name: str, interval: Interval, intervals: Intervals) -> Interval | None:
+    """Where no resample differs: the parts where they have ends, else zero stays, the rest goes.
+
+    A drop of exactly zero in every resample is two classifiers with the same answers. Any other
+    drop without width comes from too few units to say how sure it is.
+    """
+    if name in ("balanced_accuracy", "auroc_macro"):
+        return with_ends(interval, _part_ends(name, intervals))
+    return interval if interval.value == 0 else None

@@ -1,0 +1,189 @@
+"""Two classifiers on the same images, and one verdict from many comparisons of them.
+
+A section of the evidence looks at many figures at once: every class, every threshold, every group.
+To pass, all of them have to be shown to be small, each by its own 95 % interval; no allowance for
+their number is due (the intersection-union test: Berger 1982, Technometrics 24:295). To fail, one
+is enough, and the more there are the likelier one looks bad by chance; so a loss counts as shown
+only when the interval at Bonferroni's confidence ``1 - 0.05 / m`` lies beyond the limit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.errors import DataError
+from clinipress.evidence import gate
+from clinipress.evidence.gate import counted
+from clinipress.evidence.scores import Scores
+from clinipress.records.result import Interval, Rule, Status, Verdict
+from clinipress.stats.intervals import unit_index, z_value
+from clinipress.stats.metrics import Cases, check_cases
+from clinipress.stats.paired import paired_difference
+from clinipress.text import DASH, fixed
+
+__all__ = [
+    "ITSELF",
+    "Comparison",
+    "are",
+    "check_pair",
+    "combine",
+    "counted",
+    "joint_confidence",
+    "judge_family",
+    "points",
+    "span",
+    "tango_drops",
+    "widened",
+]
+
+# right by the reference, right by the candidate, unit: of the same cases, each [n]
+Comparison = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]
+ITSELF = Verdict(
+    status="pass",
+    reasons=("This is the reference itself: nothing was changed, so there is no loss to judge.",),
+)
+
+
+def check_pair(reference: Scores, candidate: Scores) -> tuple[Cases, Cases, NDArray[np.int64]]:
+    """Make sure that two classifiers answered the same images.
+
+    Returns:
+        The checked cases of both, and the unit of each image, int64 ``[n]``, numbered from 0.
+
+    Raises:
+        DataError: No image, other images or another order, other labels, units or classes, or
+            logits that are not finite.
+    """
+    same = (
+        reference.keys == candidate.keys
+        and reference.classes == candidate.classes
+        and np.array_equal(reference.labels, candidate.labels)
+        and np.array_equal(reference.units, candidate.units)
+    )
+    if not same:
+        raise DataError(
+            "answers of reference and candidate to the same images in the same order",
+            "other names, classes, labels or units",
+            "measure both on one split",
+        )
+    before, after = (
+        check_cases(scores.logits, scores.labels, scores.classes, scores.positive)
+        for scores in (reference, candidate)
+    )
+    return before, after, unit_index(candidate.units, len(candidate.labels))
+
+
+def joint_confidence(comparisons: int) -> float:
+    """Confidence at which m intervals hold together with 95 %, ``1 - 0.05 / m`` (Bonferroni).
+
+    Rounded up to four digits, so that a sentence can name it.
+    """
+    return math.ceil((1 - 0.05 / max(comparisons, 1)) * 1e4 - 1e-9) / 1e4
+
+
+def widened(interval: Interval, confidence: float) -> Interval:
+    """A bootstrap interval at a higher confidence: each end moved out by the normal quantiles.
+
+    Percentiles that far out would rest on one or two resamples.
+    """
+    stretch = z_value(confidence) / z_value(interval.confidence)
+    return interval.model_copy(
+        update={
+            "low": interval.value - stretch * (interval.value - interval.low),
+            "high": interval.value + stretch * (interval.high - interval.value),
+            "confidence": confidence,
+        }
+    )
+
+
+def judge_family(
+    rules: Sequence[Rule], plain: Mapping[str, Interval], joint: Mapping[str, Interval]
+) -> Verdict:
+    """Apply rules such as "sensitivity[*]" to many paired drops.
+
+    Args:
+        rules: What must hold. Those without ``primary`` can fail, and need not be shown to hold.
+        plain: Name of the comparison -> drop, each with its own 95 % interval.
+        joint: The same names -> drop at the `joint_confidence`.
+
+    Returns:
+        "fail" when a rule's loss is shown jointly; "pass" when every primary rule holds in every
+        comparison; else "inconclusive". One sentence per rule, on its worst comparison; a rule
+        without a comparison has none, and none at all is "inconclusive".
+    """
+    verdicts = []
+    for rule in rules:
+        family = rule.metric.partition("[*]")[0]
+        several = (
+            sum(name.startswith(f"{family}[") for name in plain) if "[*]" in rule.metric else 1
+        )
+        if several and (rule.metric in plain or "[*]" in rule.metric):
+            verdict = _judge_one(rule.model_copy(update={"primary": True}), plain, joint)
+            lead = f"Worst of {several} comparisons: " if several > 1 else ""
+            reasons = [lead + reason for reason in verdict.reasons]
+            verdicts.append((verdict.model_copy(update={"reasons": tuple(reasons)}), rule.primary))
+    return combine(verdicts)
+
+
+def tango_drops(compared: Mapping[str, Comparison], confidence: float) -> dict[str, Interval]:
+    """Drops of proportions by name; what has no case is absent."""
+    drops = {
+        name: paired_difference(before, after, unit_index(units, len(units)), confidence)
+        for name, (before, after, units) in compared.items()
+    }
+    return {name: drop for name, drop in drops.items() if drop is not None}
+
+
+def combine(verdicts: Sequence[tuple[Verdict, bool]]) -> Verdict:
+    """One verdict of several: (verdict, whether it has to pass) in the order of their sentences."""
+    needed = [verdict for verdict, primary in verdicts if primary]
+    status: Status = "pass"
+    if any(verdict.status == "fail" for verdict, _ in verdicts):
+        status = "fail"
+    elif not needed or any(verdict.status != "pass" for verdict in needed):
+        status = "inconclusive"
+    cases = [verdict.cases_needed for verdict in needed if verdict.status == "inconclusive"]
+    known = [number for number in cases if number is not None]
+    reasons = [
+        # what need not pass decides only where it fails
+        (reason, shown if primary or shown != "inconclusive" else None)
+        for verdict, primary in verdicts
+        for reason, shown in verdict.by_reason
+    ]
+    return Verdict(
+        status=status,
+        reasons=tuple(reason for reason, _ in reasons),
+        reason_statuses=tuple(shown for _, shown in reasons),
+        cases_needed=max(known)
+        if status == "inconclusive" and known and len(known) == len(cases)
+        else None,
+    )
+
+
+def _judge_one(rule: Rule, plain: Mapping[str, Interval], joint: Mapping[str, Interval]) -> Verdict:
+    together, alone = gate.judge([rule], joint), gate.judge([rule], plain)
+    if together.status == "fail" or alone.status == "pass":
+        return together if together.status == "fail" else alone
+    # by itself the loss would be shown, but not as the worst of so many
+    return together if alone.status == "fail" else alone
+
+
+def points(interval: Interval) -> str:
+    """'91.2 % (87.0–94.1)' of a share."""
+    value, low, high = (fixed(100 * x, 1) for x in (interval.value, interval.low, interval.high))
+    return f"{value} % ({low}{DASH}{high})"
+
+
+def are(number: int) -> str:
+    """The verb that a count asks for: 'is' or 'are'."""
+    return "is" if number == 1 else "are"
+
+
+def span(interval: Interval) -> str:
+    """'3.1 points (95 % interval −1.0 to 7.2)' of a difference of shares."""
+    value, low, high = (fixed(100 * x, 1) for x in (interval.value, interval.low, interval.high))
+    return f"{value} points ({100 * interval.confidence:g} % interval {low} to {high})"

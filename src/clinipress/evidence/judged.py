@@ -1,0 +1,219 @@
+"""Everything that two sets of per-image scores tell: figures, sections of evidence, the verdict.
+
+Pure functions: who calls them decides what is kept and where. The sections that need the model run
+again (stress, saliency) are in `clinipress.study.inspection`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from clinipress.evidence import gate
+from clinipress.evidence.calibration import calibration_section
+from clinipress.evidence.disagreement import AGREEMENT, disagreement_section
+from clinipress.evidence.evidence import drops, evidence
+from clinipress.evidence.operating import operating_section
+from clinipress.evidence.scores import Scores
+from clinipress.evidence.subgroups import subgroups_section
+from clinipress.recipe.study import GUARDS, EvidenceRecipe
+from clinipress.records.judgement import Findings
+from clinipress.records.result import Interval, RiskLevel, Rule, Status, Verdict
+from clinipress.stats.metrics import confusion
+from clinipress.stats.paired import discordance
+
+__all__ = ["Asked", "Judged", "fall", "figures", "guarded", "judged", "statistics"]
+
+NO_THRESHOLDS = "no validation scores to choose thresholds on"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was declared before anything was measured.
+
+    Attributes:
+        risk: Sets the margins.
+        recipe: Prevalence, aims, smallest group, guards.
+        resamples: Of every bootstrap.
+        seed: Of every bootstrap.
+    """
+
+    risk: RiskLevel
+    recipe: EvidenceRecipe
+    resamples: int = 2000
+    seed: int = 0
+
+    @property
+    def margin(self) -> float:
+        """Largest fall allowed of the primary metric, a share."""
+        return gate.MARGINS[self.risk]
+
+    @property
+    def guards(self) -> Sequence[str]:
+        """Sections that can stop a candidate."""
+        chosen = self.recipe.guards
+        return GUARDS[self.risk] if chosen is None else chosen
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A candidate's figures on one split, and what the rules and guards say of them.
+
+    Attributes:
+        evidence: Metric -> its interval.
+        confusion: Images by true class (rows) and answer (columns).
+        drop: Metric -> reference minus candidate, paired; empty for the reference itself.
+        verdict: None for the reference itself.
+    """
+
+    evidence: dict[str, Interval]
+    confusion: list[list[int]]
+    drop: dict[str, Interval]
+    verdict: Verdict | None
+
+
+def judged(
+    asked: Asked,
+    rules: Sequence[Rule],
+    reference: Scores,
+    candidate: Scores,
+    findings: Findings,
+) -> Judged:
+    """Everything that two sets of scores tell of the second.
+
+    Args:
+        asked: What was declared.
+        rules: Of the verdict.
+        reference: The reference's answers on a split.
+        candidate: The candidate's on the same images in the same order; the reference's own
+            again for the reference itself.
+        findings: The candidate's sections, of which those that are guards can stop it.
+    """
+    labels, classes = candidate.labels, candidate.classes
+    itself = candidate is reference
+    drop = {} if itself else fall(asked, reference, candidate)
+    verdict = None
+    if not itself:
+        shares = discordance(reference.logits, candidate.logits, labels, classes)
+        verdict = guarded(gate.judge(rules, drop, discordance=shares), findings, asked.guards)
+    return Judged(
+        evidence=figures(asked, candidate, None if itself else reference),
+        confusion=confusion(candidate.logits, labels, len(classes)).tolist(),
+        drop=drop,
+        verdict=verdict,
+    )
+
+
+def figures(
+    asked: Asked, candidate: Scores, reference: Scores | None = None
+) -> dict[str, Interval]:
+    """Every metric of a set of scores; agreement with `reference` too where there is one."""
+    other = None if reference is None else reference.logits
+    return evidence(
+        candidate.logits,
+        candidate.labels,
+        candidate.classes,
+        reference=other,
+        **_options(asked, candidate),
+    )
+
+
+def fall(asked: Asked, reference: Scores, candidate: Scores) -> dict[str, Interval]:
+    """Every metric of the one minus that of the other on the same images, paired."""
+    return drops(
+        reference.logits,
+        candidate.logits,
+        candidate.labels,
+        candidate.classes,
+        **_options(asked, candidate),
+    )
+
+
+def _options(asked: Asked, scores: Scores) -> dict[str, Any]:
+    return {
+        "units": scores.units,
+        "resamples": asked.resamples,
+        "seed": asked.seed,
+        "positive": scores.positive,
+    }
+
+
+def statistics(
+    asked: Asked,
+    reference: Scores,
+    candidate: Scores,
+    *,
+    validation: tuple[Scores, Scores] | None,
+) -> Findings:
+    """Every section that follows from per-image scores alone.
+
+    Args:
+        asked: What was declared.
+        reference: The reference's answers on a split.
+        candidate: The candidate's on the same images in the same order; the reference's own
+            again for the reference itself, whose drops and flips are then left out.
+        validation: Answers of both on the split that thresholds and temperature are chosen on;
+            None where there is none: then the operating points are not measured.
+    """
+    itself = candidate is reference
+    missing: dict[str, str] = {}
+    operating = None
+    if validation is None:
+        missing["operating"] = NO_THRESHOLDS
+    else:
+        operating = operating_section(
+            *validation,
+            reference,
+            candidate,
+            prevalence=asked.recipe.prevalence,
+            aims=asked.recipe.aims,
+            margin=asked.margin,
+        )
+    disagreement = None
+    if not itself:
+        disagreement = disagreement_section(
+            reference,
+            candidate,
+            least_agreement=AGREEMENT[asked.risk],
+            resamples=asked.resamples,
+            seed=asked.seed,
+        )
+    return Findings(
+        operating=operating,
+        calibration=calibration_section(
+            reference, candidate, margin=asked.margin, resamples=asked.resamples, seed=asked.seed
+        ),
+        subgroups=subgroups_section(
+            reference,
+            candidate,
+            minimum=asked.recipe.smallest_group,
+            margin=asked.margin,
+            resamples=asked.resamples,
+            seed=asked.seed,
+        ),
+        disagreement=disagreement,
+        not_measured=missing,
+    )
+
+
+def guarded(verdict: Verdict, findings: Findings, guards: Sequence[str]) -> Verdict:
+    """A verdict of the rules, and of the sections named as guards.
+
+    A guard can only stop: a section that shows a loss makes the verdict "fail", one that cannot
+    tell or was not measured changes nothing.
+    """
+    reasons: list[tuple[str, Status | None]] = []
+    for name in guards:
+        section = getattr(findings, name)
+        if section is not None and section.verdict.status == "fail":
+            reasons += section.verdict.by_reason
+    if not reasons:
+        return verdict
+    # the guard comes first: where a sentence is all there is room for, it is what stopped it
+    reasons += verdict.by_reason
+    return Verdict(
+        status="fail",
+        reasons=tuple(reason for reason, _ in reasons),
+        reason_statuses=tuple(shown for _, shown in reasons),
+    )

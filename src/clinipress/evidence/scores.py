@@ -1,0 +1,119 @@
+"""Per-image answers of one classifier on one split: all that any statistic needs.
+
+Kept as ``.npz`` without pickles, so that any figure can be worked out again without the model.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.errors import DataError
+from clinipress.records.store import write_atomically
+from clinipress.stats.metrics import softmax
+
+__all__ = ["Scores"]
+
+_ARRAYS = ("logits", "labels", "units", "keys")
+_UNREADABLE = (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Answers of one classifier to the images of one split.
+
+    Attributes:
+        logits: float32 ``[n, k]``, finite.
+        labels: int64 ``[n]`` in ``[0, k)``.
+        units: int64 ``[n]``, patient or cluster of each image.
+        keys: n names.
+        classes: k names in the order of the logits.
+        positive: The finding of a two-class task; None takes the second class.
+        temperature: The candidate's own softmax temperature, fitted on validation.
+        groups: Column -> n values, "" where nothing is known.
+    """
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    units: NDArray[np.int64]
+    keys: tuple[str, ...]
+    classes: tuple[str, ...]
+    positive: str | None = None
+    temperature: float = 1.0
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        n = len(self.labels)
+        lengths = {len(self.logits), len(self.units), len(self.keys)}
+        lengths |= {len(values) for values in self.groups.values()}
+        if lengths != {n} or self.logits.ndim != 2 or self.logits.shape[1] != len(self.classes):
+            raise DataError(
+                f"logits [{n}, {len(self.classes)}], and units, keys and groups for {n} images",
+                f"logits {list(self.logits.shape)} and lengths {sorted(lengths)}",
+            )
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        """Calibrated probabilities, float64 ``[n, k]``: softmax of logits over the temperature."""
+        return softmax(self.logits.astype(np.float64) / self.temperature)
+
+    def save(self, path: Path) -> None:
+        """Write one ``.npz``.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        facts = {
+            "classes": self.classes,
+            "positive": self.positive,
+            "temperature": self.temperature,
+            "groups": {column: list(values) for column, values in self.groups.items()},
+        }
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            logits=self.logits,
+            labels=self.labels,
+            units=self.units,
+            keys=np.asarray(self.keys, dtype=np.str_),
+            facts=np.asarray(json.dumps(facts)),
+        )
+        write_atomically(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> Scores:
+        """Read what `save` wrote; pickles inside are refused.
+
+        Raises:
+            DataError: It is not such a file.
+        """
+        try:
+            # from memory: a file cut short would otherwise stay open inside numpy
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+                logits, labels, units, keys = (file[name] for name in _ARRAYS)
+                facts = json.loads(str(file["facts"]))
+            return cls(
+                logits=logits.astype(np.float32),
+                labels=labels.astype(np.int64),
+                units=units.astype(np.int64),
+                keys=tuple(str(key) for key in keys),
+                classes=tuple(facts["classes"]),
+                positive=facts["positive"],
+                temperature=float(facts["temperature"]),
+                groups={name: tuple(values) for name, values in facts["groups"].items()},
+            )
+        except _UNREADABLE as problem:
+            raise DataError(
+                f"a file of per-image scores at '{path}'",
+                str(problem) or type(problem).__name__,
+                "name one that a run of clinipress wrote (candidates[].per_image in result.json)",
+            ) from None

@@ -1,0 +1,1 @@
+"""ExecuTorch programs: made by PT2E and XNNPACK, run by ExecuTorch."""

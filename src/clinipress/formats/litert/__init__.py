@@ -1,0 +1,1 @@
+"""LiteRT files: made by litert-torch and ai-edge-quantizer, run by LiteRT."""

@@ -1,0 +1,216 @@
+"""From a network to the file a recipe asks for, whatever the format: plan, then apply, then look.
+
+    plan_export    measures what the file needs: ranges, corrections, placements
+    apply_export   writes it; the bytes depend on network, plan and card alone
+    file_facts     what it really holds and runs
+
+The plan is stored, so that a run that was killed writes the same bytes when it goes on. Each
+toolchain has one module, imported when its format is asked for, with two functions of its own:
+
+    plan_FORMAT    (recipe, parent, source, images, *, ranges=None) as `plan_export`; the images
+                   are those no outlier is among; ranges: (low, high) of activations by tensor of
+                   `source`, or of what `quantize.prepare` makes of it, which go before calibrated
+                   ones wherever the file rounds a tensor of the same values
+    apply_FORMAT   as `apply_export`
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.formats.file import FILES
+from clinipress.formats.onnx.placement import agreement_images, signal_to_noise
+from clinipress.formats.onnx.run import OnnxCandidate
+from clinipress.formats.onnx.write import card_for
+from clinipress.formats.open import check_toolchains, open_file
+from clinipress.formats.precision import not_quantized, quantized_layers
+from clinipress.recipe.study import ExportRecipe
+from clinipress.records.result import Card
+from clinipress.records.store import digest_of
+
+if TYPE_CHECKING:
+    from clinipress.models.classifier import TorchCandidate
+
+__all__ = ["CALIBRATED", "apply_export", "file_facts", "plan_export"]
+
+# Precisions that need calibration images.
+CALIBRATED = ("int8", "mixed")
+GAIN = 0.5  # decibels that our own ranges must gain over the toolchain's
+
+
+def plan_export(
+    recipe: ExportRecipe,
+    parent: TorchCandidate,
+    source: Path,
+    images: NDArray[np.uint8],
+    *,
+    threads: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Measure what the file of a recipe needs.
+
+    Args:
+        recipe: What to make.
+        parent: The network.
+        source: Its float32 ONNX file.
+        images: uint8 ``[n, c, h, w]``: training images, un-augmented; may be empty where nothing is
+            calibrated.
+        threads: Threads of timed calls.
+        seed: Of the pairs of `agreement_images`.
+
+    Returns:
+        Plain data for `apply_export`; {} where the precision needs nothing.
+
+    Raises:
+        MissingExtraError: The format's toolchain is not installed.
+        ModelError: The network cannot be exported so.
+    """
+    learnt = parent.spec.ranges
+    if recipe.format == "onnx":
+        from clinipress.formats.onnx.make import plan_onnx
+
+        return plan_onnx(recipe, source, images, threads=threads, seed=seed, ranges=learnt)
+    if recipe.precision not in CALIBRATED:
+        made: dict[str, Any] = _call(recipe, "plan", recipe, parent, source, images)
+        return made
+    return _calibrated(recipe, parent, source, images, threads=threads, seed=seed)
+
+
+def _calibrated(
+    recipe: ExportRecipe,
+    parent: TorchCandidate,
+    source: Path,
+    images: NDArray[np.uint8],
+    *,
+    threads: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The plan whose file disturbs the logits least: the toolchain's own ranges, or ours.
+
+    Learnt ranges leave nothing to choose.
+    """
+    from clinipress.formats.onnx.int8 import plan_each, prepare
+    from clinipress.formats.onnx.outliers import outliers
+
+    strange = outliers(prepare(source), images)
+    usual = np.delete(images, strange, axis=0)
+    common = {"left_out": [int(number) for number in strange]}
+    if parent.spec.ranges:
+        made = _call(recipe, "plan", recipe, parent, source, usual, ranges=parent.spec.ranges)
+        return {"file": made, "trials": [], "ranges": "learnt", **common}
+    calibration_method = recipe.calibration_method
+    options: dict[str, Mapping[str, tuple[float, float]] | None] = {}
+    if calibration_method in ("auto", "runtime"):
+        options["runtime"] = None
+    # ours are of the weights as they are
+    changed = recipe.equalize or recipe.smooth is not None
+    if calibration_method != "runtime" and not (calibration_method == "auto" and changed):
+        method = "percentile" if calibration_method == "auto" else calibration_method
+        options[method] = plan_each(source, usual, (method,))[method].ranges
+    looked_at = agreement_images(usual, seed)
+    exact = OnnxCandidate.load(source, threads=threads).predict(looked_at)
+    plans: dict[str, Any] = {}
+    trials: list[dict[str, Any]] = []
+    for name, ranges in options.items():
+        plans[name] = _call(recipe, "plan", recipe, parent, source, usual, ranges=ranges)
+        with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
+            target = Path(folder) / FILES[recipe.format][0]
+            card = card_for(parent.card, recipe.precision, recipe.format)
+            _call(recipe, "apply", recipe, parent, source, target, plans[name], card)
+            logits = open_file(target, card, threads).predict(looked_at)
+        trials.append(
+            {
+                "method": name,
+                "decibels": round(signal_to_noise(exact, logits), 3),
+                "agreement": float((exact.argmax(1) == logits.argmax(1)).mean()),
+            }
+        )
+    chosen = trials[0]
+    for trial in trials[1:]:
+        if trial["decibels"] > chosen["decibels"] + GAIN:
+            chosen = trial
+    return {
+        "file": plans[chosen["method"]],
+        "trials": trials if len(trials) > 1 else [],
+        "ranges": chosen["method"],
+        **common,
+    }
+
+
+def apply_export(
+    recipe: ExportRecipe,
+    parent: TorchCandidate,
+    source: Path,
+    target: Path,
+    plan: dict[str, Any],
+    card: Card,
+) -> None:
+    """Write the file of a plan; its bytes depend on the network, the plan and the card alone.
+
+    Args:
+        recipe: What to make.
+        parent: The network; it is copied, not touched.
+        source: Its float32 ONNX file.
+        target: Where to write; what belongs to the file (weights, a header, a script) goes beside.
+        plan: From `plan_export`.
+        card: Of the file; a format that cannot hold one takes from it what it needs.
+
+    Raises:
+        MissingExtraError: The format's toolchain is not installed.
+        ModelError: The network cannot be exported so.
+        StorageError: The disk is full or cannot be written.
+    """
+    if recipe.format == "onnx":
+        from clinipress.formats.onnx.make import apply_onnx
+
+        apply_onnx(recipe, source, target, plan, card)
+        return
+    inner = plan.get("file", plan)
+    card = card_for(card, recipe.precision, recipe.format)
+    _call(recipe, "apply", recipe, parent, source, target, inner, card)
+
+
+def file_facts(recipe: ExportRecipe, path: Path, plan: dict[str, Any]) -> dict[str, Any]:
+    """What a file really holds and runs, and what its plan says of it.
+
+    Returns:
+        "operators", "weight_bytes", "layers" (kind -> [in low precision, all]); "warning" where the
+        file does not hold what its precision promises; and, of a plan, its digest and trials.
+    """
+    if recipe.format == "onnx":
+        from clinipress.formats.onnx.count import count_low_precision, weight_bytes
+        from clinipress.formats.onnx.make import plan_facts
+
+        counts, sizes = count_low_precision(path), weight_bytes(path)
+        planned = plan_facts(plan)
+    else:
+        counts, sizes = _call(recipe, "count_operators", path), _call(recipe, "weight_bytes", path)
+        planned = {"plan": digest_of(plan)} if plan else {}
+        planned |= {k: v for k, v in plan.items() if k in ("left_out", "trials", "ranges") and v}
+        inner = plan.get("file", plan)
+        # of the ranges that were given: how many found a place, and how many places are the
+        # toolchain's own
+        planned |= {key: inner[key] for key in ("given", "found", "calibrated") if key in inner}
+        planned |= inner.get("facts", {})
+    layers = {kind: list(pair) for kind, pair in quantized_layers(counts).items()}
+    facts: dict[str, Any] = {"operators": counts, "weight_bytes": sizes, "layers": layers}
+    warning = not_quantized(counts, sizes, recipe.precision)
+    if warning:
+        facts["warning"] = warning
+    return facts | planned
+
+
+def _call(recipe: ExportRecipe, verb: str, *arguments: Any, **options: Any) -> Any:
+    """A function of the format's module: ``plan_litert`` for "plan", or one without a suffix."""
+    check_toolchains((recipe.format,))
+    suffix = recipe.format.replace("-", "_")
+    module = importlib.import_module(f"clinipress.formats.{suffix}.make")
+    function = getattr(module, f"{verb}_{suffix}", None) or getattr(module, verb)
+    return function(*arguments, **options)

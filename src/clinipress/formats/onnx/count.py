@@ -1,0 +1,105 @@
+"""What an ONNX file really holds and really runs: types of weights, precision of operators."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import onnx
+from onnx import numpy_helper
+
+from clinipress.formats.onnx import graph as onnx_graph
+from clinipress.formats.onnx.run import session
+from clinipress.formats.precision import zero_counts
+
+__all__ = ["count_low_precision", "weight_bytes"]
+
+CONVERSIONS = {"Cast", "DequantizeLinear", "QuantizeLinear"}
+# Moving values about costs little in any type and says nothing about precision.
+MOVES = {"Flatten", "ReorderInput", "ReorderOutput", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+# Names of the engine's low-precision kernels -> the operator they run.
+SAME = {
+    "QGemm": "Gemm",
+    "MatMulIntegerToFloat": "MatMul",
+    "MatMulInteger": "MatMul",
+    "DynamicQuantizeMatMul": "MatMul",
+    "DynamicQuantizeLSTM": "LSTM",
+    "QAttention": "Attention",
+    "MatMulNBits": "MatMul",
+}
+INT4 = -4  # no type of ONNX's own: arithmetic on packed 4-bit weights
+TYPE_NAMES = {
+    INT4: "int4",
+    int(onnx.TensorProto.FLOAT): "float32",
+    int(onnx.TensorProto.FLOAT16): "float16",
+    int(onnx.TensorProto.INT8): "int8",
+    int(onnx.TensorProto.UINT8): "int8",
+    int(onnx.TensorProto.INT32): "int32",
+    int(onnx.TensorProto.INT64): "int64",
+}
+
+
+def weight_bytes(path: Path) -> dict[str, int]:
+    """Bytes of the stored weights by type: {"float32": 6115328} or {"int8": ..., "int32": ...}.
+
+    Four-bit numbers count as half a byte, as they are stored; matrices packed for MatMulNBits count
+    as "int4" too, although their bytes are declared uint8.
+    """
+    sizes: Counter[str] = Counter()
+    graph = onnx.load(path).graph
+    packed = {node.input[1] for node in graph.node if node.op_type == "MatMulNBits"}
+    for tensor in graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        four = tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4)
+        if four or tensor.name in packed:
+            sizes["int4"] += (array.size + 1) // 2 if four else array.nbytes
+        else:
+            sizes[str(array.dtype)] += array.nbytes
+    return dict(sorted(sizes.items()))
+
+
+def count_low_precision(path: Path) -> dict[str, int]:
+    """What ONNX Runtime really runs in which precision, on this machine.
+
+    Counted in the graph after its own optimisation, where a quantized convolution has become one
+    integer kernel or has not. Convolutions and matrix products are listed in all three types even
+    when there are none, so that a file in which nothing was quantized shows it.
+
+    Returns:
+        Operator and type -> number: {"Conv float32": 0, "Conv int8": 52, ...}.
+    """
+    with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
+        optimised = Path(folder) / "optimised.onnx"
+        session(path, 1, optimised)
+        graph = onnx.load(optimised).graph
+    return _count(graph)
+
+
+def _count(graph: onnx.GraphProto) -> dict[str, int]:
+    types = {info.name: info.type.tensor_type.elem_type for info in graph.input}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    counts = zero_counts()
+    for node in graph.node:
+        kind = _type_of_result(node, types)
+        types |= dict.fromkeys(node.output, kind)
+        if node.op_type in CONVERSIONS:
+            counts[f"conversion {node.op_type}"] += 1
+        elif node.op_type not in MOVES:
+            name = node.op_type.removeprefix("QLinear").removeprefix("Nhwc").removeprefix("Fused")
+            name = SAME.get(name, name)
+            counts[f"{name} {TYPE_NAMES.get(kind, 'other')}"] += 1
+    return dict(sorted(counts.items()))
+
+
+def _type_of_result(node: onnx.NodeProto, types: dict[str, int]) -> int:
+    """Type of a node's data, followed through the graph: the engine does not write it down."""
+    if node.op_type == "Cast":
+        return int(onnx_graph.attribute(node, "to", onnx.TensorProto.FLOAT))
+    if node.op_type == "DequantizeLinear":
+        return types.get(node.input[1], onnx.TensorProto.FLOAT)
+    if node.op_type == "MatMulNBits":
+        return INT4
+    if node.op_type.startswith(("Q", "DynamicQuantize")) or "Integer" in node.op_type:
+        return int(onnx.TensorProto.UINT8)
+    return types.get(next(iter(node.input), ""), onnx.TensorProto.FLOAT)

@@ -1,0 +1,1 @@
+"""OpenVINO models: made by NNCF, run by OpenVINO."""

@@ -1,0 +1,1 @@
+"""TFLite Micro: a LiteRT file as a C header, and the arena it needs."""

@@ -1,0 +1,272 @@
+"""One image file to the pixels a classifier takes: the same code in training and on the device.
+
+Formats are told by content, never by suffix. DICOM and NIfTI go to their own modules, which need
+the extras of the same name; everything else is Pillow's.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from clinipress.errors import ClinipressError, ImageError
+from clinipress.kinds.image.pixels import (
+    MAX_PIXELS,
+    HeaderFacts,
+    Raster,
+    check_size,
+    inner_size,
+    model_input,
+    quiet,
+    to_uint8,
+)
+
+if TYPE_CHECKING:  # pydantic is slow to import, and only the annotations need this name
+    from clinipress.records.result import InputSpec
+
+__all__ = [
+    "MAX_PIXELS",
+    "HeaderFacts",
+    "Kind",
+    "decode",
+    "facts",
+    "has_palette",
+    "kind_of",
+    "render",
+    "to_uint8",
+]
+
+Kind = Literal["picture", "dicom", "nifti"]
+
+# JPEG and PNG first: Pillow loads its other plug-ins only when neither accepts. Formats that start
+# a program (EPS) or have no signature (TGA) are left out on purpose.
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
+_HEAD = 544  # the longest signature: a NIfTI-2 header's first 12 bytes, NIfTI-1's magic at 344
+_ORIENTATION = 0x0112
+_GREY_WIDE = {"I;16": 16, "I;16L": 16, "I;16B": 16, "I;16N": 16, "I": 32, "F": 32}
+_BITS = {"1": 1, **_GREY_WIDE}
+
+
+def facts(source: Path | bytes) -> HeaderFacts:
+    """Read a file's header, and nothing of its pixels where the format allows that.
+
+    Args:
+        source: A file, or the bytes of one.
+
+    Raises:
+        ImageError: It is no image, or its header is broken.
+        MissingExtraError: It is DICOM or NIfTI and the extra for it is not installed.
+    """
+    try:
+        with quiet(), _open(source) as stream:
+            kind = kind_of(stream)
+            if kind == "dicom":
+                from clinipress.kinds.image import dicom
+
+                return dicom.read_facts(stream)
+            if kind == "nifti":
+                from clinipress.kinds.image import nifti
+
+                return nifti.read_facts(stream)
+            return _picture_facts(stream)
+    except ClinipressError as problem:
+        raise _named(problem, source) from None
+    except Exception as problem:  # third-party parsers raise nearly anything on a damaged file
+        raise _unreadable(problem, source) from None
+
+
+def has_palette(source: Path | bytes) -> bool:
+    """True for a picture whose pixels point to colours; of a file that `facts` has read."""
+    with quiet(), _open(source) as stream:
+        return Image.open(stream, formats=_FORMATS).mode in {"P", "PA"}
+
+
+def decode(source: Path | bytes, spec: InputSpec, *, index: int | None = None) -> NDArray[np.uint8]:
+    """Read one image as a classifier takes it.
+
+    Args:
+        source: A file, or the bytes of one; both give the same pixels.
+        spec: Size, channels, fit and window. The window is for grey images; colour has none.
+        index: Which picture of a file with several (TIFF page, DICOM frame, NIfTI slice). None:
+            the first, and of a NIfTI volume the middle one.
+
+    Returns:
+        uint8 ``[channels, height, width]`` in [0, 255], RGB order.
+
+    Raises:
+        ImageError: It is no image, is damaged or truncated, is too large, or has no such picture.
+        MissingExtraError: It is DICOM or NIfTI and the extra for it is not installed.
+    """
+    try:
+        with quiet(), _open(source) as stream:
+            kind = kind_of(stream)
+            if kind == "dicom":
+                from clinipress.kinds.image import dicom
+
+                return render(dicom.read_frame(stream, index or 0), spec)
+            if kind == "nifti":
+                from clinipress.kinds.image import nifti
+
+                return render(nifti.read_slice(stream, index, source), spec)
+            return _picture(stream, spec, index or 0)
+    except ClinipressError as problem:
+        raise _named(problem, source) from None
+    except Exception as problem:  # third-party parsers raise nearly anything on a damaged file
+        raise _unreadable(problem, source) from None
+
+
+def render(raster: Raster, spec: InputSpec) -> NDArray[np.uint8]:
+    """Window, convert and resize a picture that is already an array.
+
+    Returns:
+        uint8 ``[channels, height, width]``.
+    """
+    levels = raster.grey_or_colour(spec.window)
+    check_size(levels.shape[1], levels.shape[0])
+    return model_input(Image.fromarray(np.ascontiguousarray(levels)), spec)
+
+
+def kind_of(stream: BinaryIO) -> Kind:
+    """Tell DICOM and NIfTI (gzip or not) from everything else, and rewind the stream."""
+    head = stream.read(_HEAD)
+    stream.seek(0)
+    if head[:2] == b"\x1f\x8b":
+        try:
+            with gzip.GzipFile(fileobj=stream) as inner:
+                head = inner.read(_HEAD)
+        except (EOFError, OSError, zlib.error):
+            raise ImageError("an image", "a damaged gzip file") from None
+        finally:
+            stream.seek(0)
+    if head[128:132] == b"DICM" or _bare_dicom(head):
+        return "dicom"
+    if head[344:347] in (b"n+1", b"ni1") or head[4:7] in (b"n+2", b"ni2"):
+        return "nifti"
+    return "picture"
+
+
+def _bare_dicom(head: bytes) -> bool:
+    """True for a data set without preamble: it begins with group 2 or 8 in either byte order.
+
+    The second half, an element number and a plausible value representation or length, keeps
+    other formats out.
+    """
+    little = head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\x00"
+    return little and (head[4:6] in (b"UL", b"CS", b"UI", b"DA", b"SH") or head[6:8] == b"\x00\x00")
+
+
+def _open(source: Path | bytes) -> BinaryIO:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    return source.open("rb")
+
+
+def _picture_facts(stream: BinaryIO) -> HeaderFacts:
+    picture = Image.open(stream, formats=_FORMATS)
+    width, height = picture.size
+    if picture.format != "TIFF" and picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
+        width, height = height, width
+    return HeaderFacts(
+        width=width,
+        height=height,
+        channels=len(picture.getbands()),
+        bits=_bits(picture),
+        frames=int(getattr(picture, "n_frames", 1)),
+        format=picture.format or "",
+    )
+
+
+def _bits(picture: Image.Image) -> int:
+    """Bits per sample; Pillow keeps 8 of 16-bit colour, and only its raw mode tells."""
+    if picture.mode in _BITS:
+        return _BITS[picture.mode]
+    wide = any(";16" in str(getattr(tile, "args", "")) for tile in getattr(picture, "tile", [])[:1])
+    return 16 if wide else 8
+
+
+def _picture(stream: BinaryIO, spec: InputSpec, index: int) -> NDArray[np.uint8]:
+    picture = Image.open(stream, formats=_FORMATS)
+    check_size(*picture.size)
+    box = None
+    if index:
+        _seek(picture, index)
+    elif picture.format == "JPEG":
+        box = _draft(picture, spec)
+    picture.load()
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode in _GREY_WIDE:
+        return render(Raster(np.asarray(upright), _GREY_WIDE[upright.mode]), spec)
+    shown = _opaque(upright)
+    if spec.window is not None and shown.mode == "L":
+        return render(Raster(np.asarray(shown)), spec)
+    return model_input(shown, spec, box)
+
+
+def _seek(picture: Image.Image, index: int) -> None:
+    count = int(getattr(picture, "n_frames", 1))
+    if not 0 <= index < count:
+        raise ImageError(f"a picture number from 0 to {count - 1}", str(index))
+    picture.seek(index)
+    check_size(*picture.size)
+
+
+def _draft(picture: Image.Image, spec: InputSpec) -> tuple[float, float, float, float] | None:
+    """Let libjpeg do part of the shrinking, never below twice the size that is wanted.
+
+    Colour asked for as grey is read as its Y channel, which is ITU-R 601 luma by definition.
+
+    Returns:
+        The part of the shrunk picture that holds the original: 630 pixels at a quarter are 157.5,
+        and libjpeg hands out 158. None where nothing is shrunk, turned pictures among them.
+    """
+    mode = "L" if spec.channels == 1 and picture.mode == "RGB" else picture.mode
+    if picture.getexif().get(_ORIENTATION, 1) != 1 or spec.window is not None:
+        picture.draft(mode, picture.size)
+        return None
+    width, height = inner_size(picture.size, spec)
+    drafted = picture.draft(mode, (2 * width, 2 * height))
+    return drafted[1] if drafted else None
+
+
+def _opaque(picture: Image.Image) -> Image.Image:
+    """Any 8-bit mode to "L" or "RGB", transparent pixels over black."""
+    if picture.mode in ("L", "RGB") and "transparency" not in picture.info:
+        return picture
+    if picture.has_transparency_data:
+        grey = picture.mode in ("LA", "La", "L", "1")
+        layered = picture.convert("LA" if grey else "RGBA")
+        black = Image.new("L" if grey else "RGB", picture.size)
+        black.paste(layered.convert(black.mode), mask=layered.getchannel("A"))
+        return black
+    return picture.convert("L" if picture.mode == "1" else "RGB")
+
+
+def _name(source: Path | bytes) -> str:
+    return f"'{source.name}'" if isinstance(source, Path) else f"{len(source):,} bytes"
+
+
+def _named(problem: ClinipressError, source: Path | bytes) -> ClinipressError:
+    """Add the file's name to an image error; others pass."""
+    if not isinstance(problem, ImageError):
+        return problem
+    return ImageError(problem.expected, f"{problem.got} in {_name(source)}", problem.fix)
+
+
+def _unreadable(problem: Exception, source: Path | bytes) -> ImageError:
+    """One line from whatever a parser threw."""
+    if isinstance(problem, FileNotFoundError):
+        return ImageError("an image file", f"no file at '{source!s:.300}'")
+    if isinstance(problem, UnidentifiedImageError):
+        return ImageError("an image", f"{_name(source)}, which is of no known format")
+    if isinstance(problem, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        limit = f"an image of at most {MAX_PIXELS:,} pixels"
+        return ImageError(limit, f"a larger one in {_name(source)}")
+    text = " ".join(str(problem).split())[:200] or type(problem).__name__
+    return ImageError("an undamaged image", f"{_name(source)} ({text})")

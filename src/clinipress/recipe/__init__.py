@@ -1,0 +1,1 @@
+"""What a user may ask for: the study file, its steps, formats and techniques, as frozen data."""

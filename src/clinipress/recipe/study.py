@@ -1,0 +1,339 @@
+"""The study file: frozen data, every default in one place, no code in YAML.
+
+A study names the data, the reference, the steps and the exports. Unknown keys are refused with
+the nearest right one. What each step is told is in `clinipress.recipe.steps`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from clinipress.recipe.steps import Config, ModelRecipe, Share, Step, TrainOptions
+from clinipress.records.judgement import Section
+from clinipress.records.result import InputSpec, RiskLevel
+
+__all__ = [
+    "GUARDS",
+    "PRECISIONS",
+    "DataRecipe",
+    "EvidenceRecipe",
+    "ExportRecipe",
+    "ReferenceRecipe",
+    "SplitRecipe",
+    "Study",
+    "TargetRecipe",
+]
+
+UNITS = {"GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1}
+
+
+def _bytes(value: Any) -> Any:
+    """Turn "512 MB" into a number of bytes; anything else is left for pydantic to judge."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([GMK]?B)", value.strip())
+    if match is None:
+        raise ValueError("write a number of bytes, or a size such as '512 MB' or '500 KB'")
+    return round(float(match[1]) * UNITS[match[2]])
+
+
+Size = Annotated[int, Field(gt=0), BeforeValidator(_bytes)]
+
+Modality = Literal[
+    "generic", "brain-mri", "chest-ct", "chest-xray", "dermoscopy", "histology", "retina"
+]
+
+
+class SplitRecipe(Config):
+    """How to divide the images.
+
+    Attributes:
+        by: "auto" takes patients where known, else near-duplicate clusters. "published" keeps the
+            folders' or manifest's own splits and drops training images that leak into them.
+        fractions: Shares of train, validation and test; their sum is 1.
+        seed: Seed of the assignment.
+        file: A split file written earlier, to be used as it is.
+    """
+
+    by: Literal["auto", "patient", "cluster", "published", "image"] = "auto"
+    fractions: tuple[Share, Share, Share] = (0.65, 0.15, 0.2)
+    seed: int = 0
+    file: str | None = None
+
+    @field_validator("fractions")
+    @classmethod
+    def _sums_to_one(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if abs(sum(value) - 1) > 1e-6:
+            raise ValueError(
+                f"train, validation and test shares must sum to 1, they sum to {sum(value):g}"
+            )
+        return value
+
+
+class DataRecipe(Config):
+    """The images and how they are read.
+
+    Attributes:
+        path: Folder, manifest (.csv) or .npz; ``--data`` on the command line overrides it.
+        modality: Chooses the augmentation that suits the images.
+        classes: Class order of the logits; None sorts the names found.
+        class_map: Folder or label name -> class name, for sets that name one class in two ways.
+        positive: The class that is the finding in a two-class task.
+        input: Size, channels and window of the network's input.
+        split: How the images are divided.
+        sample: Only so many images, drawn by class: for a trial, and the report says so.
+    """
+
+    path: str | None = None
+    modality: Modality = "generic"
+    classes: tuple[str, ...] | None = None
+    class_map: dict[str, str] = Field(default_factory=dict)
+    positive: str | None = None
+    input: InputSpec = Field(default_factory=InputSpec)
+    split: SplitRecipe = SplitRecipe()
+    sample: int | None = Field(None, ge=20)
+
+
+class ReferenceRecipe(Config):
+    """The classifier everything else is judged against.
+
+    Attributes:
+        model: The network.
+        train: How to train it; None takes the checkpoint as it is. With `model.pretrained`, three
+            `stages` are the usual transfer learning (`TrainStage`).
+    """
+
+    model: ModelRecipe
+    train: TrainOptions | None = TrainOptions()
+
+    @model_validator(mode="after")
+    def _something_to_start_from(self) -> ReferenceRecipe:
+        if self.train is None and self.model.checkpoint is None:
+            raise ValueError("without 'train' the reference needs 'model.checkpoint'")
+        return self
+
+
+Precision = Literal["float32", "float16", "int8", "int8-dynamic", "int4-weights", "mixed"]
+
+Format = Literal["onnx", "openvino", "litert", "executorch", "tflite-micro", "tensorrt"]
+
+# What each toolchain makes; the first is what a study gets that asks for more than there is.
+PRECISIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "onnx": ("int8", "float32", "float16", "int8-dynamic", "int4-weights", "mixed"),
+        "openvino": ("int8", "float32", "float16"),
+        "litert": ("int8", "float32", "float16", "int8-dynamic", "int4-weights"),
+        "executorch": ("int8", "float32"),
+        "tflite-micro": ("int8",),
+        "tensorrt": ("float16", "int8", "float32"),
+    }
+)
+
+# Keys of quantization that clinipress does itself; other formats have a toolchain for it.
+ONNX_ALONE = (
+    *("per_channel", "equalize", "bias_correction", "smooth", "block", "agreement", "slowest"),
+    "reduce_range",
+)
+
+
+class ExportRecipe(Config):
+    """A file for a runtime.
+
+    Attributes:
+        format: The file's format.
+        precision: Of weights and activations. "int8-dynamic" quantizes linear and recurrent layers
+            alone; "int4-weights" stores weights in 4 bits and computes in float32; "mixed" decides
+            by measuring which layers compute in 8 bits.
+        calibration_images: Training images, un-augmented, for "int8" and "mixed".
+        calibration_method: How ranges are chosen; "auto" tries all but entropy and keeps the one
+            whose file disturbs the logits least. "runtime": the toolchain's own choice, which
+            "auto" tries too where the format has a toolchain of its own.
+        reduce_range: Weights in 7 bits instead of 8, in "onnx": x86 processors without VNNI add
+            pairs of 8-bit products in 16 bits, which overflow. None: where this machine is one.
+        per_channel: One weight scale per output channel.
+        equalize: Equalize weights across layers first (Nagel et al. 2019); None: where a trial
+            shows that it helps.
+        bias_correction: Take the mean error of rounded weights off the biases (the same); None:
+            where a trial shows that it helps.
+        smooth: SmoothQuant's alpha for transformers (Xiao et al. 2023), 0.5 there; None: none.
+        block: Weights that share a scale in "int4-weights": a power of two.
+        agreement: Share of images that must keep float32's class, in "mixed".
+        slowest: Largest time over float32's that "mixed" may take.
+    """
+
+    format: Format = "onnx"
+    precision: Precision = "int8"
+    calibration_images: int = Field(200, ge=1)
+    calibration_method: Literal["auto", "runtime", "minmax", "percentile", "entropy", "mse"] = (
+        "auto"
+    )
+    reduce_range: bool | None = None
+    per_channel: bool = True
+    equalize: bool | None = None
+    bias_correction: bool | None = None
+    smooth: float | None = Field(None, ge=0, le=1)
+    block: Literal[16, 32, 64, 128, 256] = 32
+    agreement: float = Field(0.98, gt=0, le=1)
+    slowest: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _what_the_format_has(self) -> ExportRecipe:
+        known = PRECISIONS[self.format]
+        if self.precision not in known:
+            raise ValueError(
+                f"'{self.format}' files have precision {', '.join(known)}, not '{self.precision}'"
+            )
+        if self.format != "onnx":
+            fields = type(self).model_fields
+            known_to = {"equalize", "smooth"} if self.format == "openvino" else set()
+            meant = [
+                key
+                for key in ONNX_ALONE
+                if key not in known_to and getattr(self, key) != fields[key].default
+            ]
+            if meant:
+                raise ValueError(
+                    f"'{meant[0]}' has no meaning for '{self.format}' files; leave it out"
+                )
+        elif self.calibration_method == "runtime":
+            raise ValueError("'runtime' has no meaning for 'onnx' files: choose a method")
+        return self
+
+
+# Sections that can stop a candidate where a study does not say which. Where a wrong answer treats a
+# patient, a loss shown in any figure of the patients' images does; elsewhere one shown in a group.
+GUARDS: Mapping[RiskLevel, tuple[Section, ...]] = MappingProxyType(
+    {
+        "critical": ("operating", "calibration", "subgroups", "disagreement"),
+        "high": ("operating", "calibration", "subgroups", "disagreement"),
+        "medium": ("subgroups",),
+        "low": ("subgroups",),
+    }
+)
+
+
+class EvidenceRecipe(Config):
+    """What is asked of every candidate besides the rules of the risk level, declared beforehand.
+
+    Attributes:
+        prevalence: Class -> its share where the model will be used, for predictive values; classes
+            that are not named take their share of the split, and the report says so.
+        aims: Sensitivity (and, in turn, specificity) at which the operating points are set.
+        smallest_group: Images below which a subgroup is shown as too small and not judged.
+        guards: Sections that stop a candidate where they show a loss; None: by the risk level,
+            `GUARDS`. The other sections are shown and stop nothing.
+        stress: Images that are disturbed in ten ways at five strengths; 0: none.
+        saliency: Images whose Score-CAM maps are compared; 0: none.
+        saliency_mode: "exact", or "fast": channels in groups, a tenth of the passes or fewer; each
+            network answers its own masks in its own precision in both.
+        masks: Masks for saliency, where the set has them: a folder, named as the images are, or the
+            NAME.masks.csv that `clinipress data` writes beside the manifest.
+        mask_kind: Which masks of such a table, where it has several: "lung", "infection", "tumour".
+    """
+
+    prevalence: dict[str, Share] = Field(default_factory=dict)
+    aims: tuple[Share, ...] = Field((0.95,), min_length=1)
+    smallest_group: int = Field(20, ge=2)
+    guards: tuple[Section, ...] | None = None
+    stress: int = Field(200, ge=0)
+    saliency: int = Field(12, ge=0)
+    saliency_mode: Literal["exact", "fast"] = "fast"
+    masks: str | None = None
+    mask_kind: str | None = None
+
+
+class TargetRecipe(Config):
+    """A device of the user's own; what is left out comes from `like`.
+
+    Attributes:
+        name: Short name, used for the folder of its bundle.
+        like: A device of `clinipress targets` to start from; None: everything must be given.
+        title: Its full name.
+        processor: What computes there.
+        ram_bytes: Its memory; a number of bytes, or "512 MB".
+        model_bytes: Largest model file; likewise.
+        latency_ms: Longest median time of one answer, milliseconds, measured where the study runs.
+        runtime: What runs the model there.
+        formats: File formats that lead there, the best first.
+        precisions: Precisions worth shipping there, the best first.
+        use: What it is used for.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    like: str | None = None
+    title: str | None = None
+    processor: str | None = None
+    ram_bytes: Size | None = None
+    model_bytes: Size | None = None
+    latency_ms: float | None = Field(None, gt=0)
+    runtime: str | None = None
+    formats: tuple[Format, ...] | None = Field(None, min_length=1)
+    precisions: tuple[Precision, ...] | None = Field(None, min_length=1)
+    use: str | None = None
+
+
+class Study(Config):
+    """A whole study.
+
+    Attributes:
+        name: Short name, used for the run folder.
+        risk: "critical", "high", "medium" or "low": sets the margins 0.5, 1, 2 and 5 points.
+        seed: Seed of everything random.
+        target: The device, by its name in `clinipress targets` or as one of your own, or several;
+            files that do not fit one are not shipped to it. With a target and neither steps nor
+            exports, those recommended for the risk level and the device are taken; with steps
+            alone, the exports.
+        data: The images.
+        reference: The classifier to judge against.
+        steps: Torch-side steps in order, each applied to the result of the one before.
+        exports: Files made of the last step's candidate.
+        try_next: Where no low-precision file may be shipped, make what the policy says to try next:
+            the worst layers back in float, quantization-aware training, float16.
+        open_test: False leaves the test split sealed and ships nothing: for choosing settings on
+            validation, as often as one likes.
+        threads: Threads of training and of batch prediction; None: all cores.
+        latency_threads: Threads of the latency measurement.
+        bootstrap: Resamples behind the bootstrap intervals.
+        evidence: What is asked of every candidate besides the rules of the risk level.
+        seeds: Further seeds: the whole study is run again with each on the same split, and the
+            report says how far its figures spread.
+        intended_use: Free text for the card and report.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    risk: RiskLevel = "medium"
+    seed: int = 0
+    target: str | TargetRecipe | tuple[str | TargetRecipe, ...] | None = None
+    data: DataRecipe = DataRecipe()
+    reference: ReferenceRecipe
+    steps: tuple[Step, ...] = ()
+    exports: tuple[ExportRecipe, ...] = (ExportRecipe(precision="float32"), ExportRecipe())
+    try_next: bool = True
+    open_test: bool = True
+    threads: int | None = Field(None, ge=1)
+    latency_threads: int = Field(1, ge=1)
+    bootstrap: int = Field(2000, ge=100)
+    evidence: EvidenceRecipe = EvidenceRecipe()
+    seeds: tuple[int, ...] = ()
+    intended_use: str = ""
+    synthetic: bool = False
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        every = (info.data.get("seed", 0), *value)
+        if len(set(every)) < len(every):
+            named = ", ".join(map(str, every))
+            raise ValueError(f"'seed' and 'seeds' must all differ; they are {named}")
+        return value

@@ -1,0 +1,460 @@
+"""What the sections of the evidence hold, from operating points to saliency maps.
+
+Every record is of one candidate on one split, beside the reference on the same images. Each section
+has a verdict of its own: "fail" where a loss is shown, "inconclusive" where the cases do not tell,
+"pass" where the loss is shown to be small. A section that was not measured is None, never a pass.
+
+Drops are reference minus candidate throughout, as everywhere in clinipress.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from pydantic import Field
+
+from clinipress.records.base import Interval, Record, Verdict
+
+__all__ = [
+    "SECTIONS",
+    "Calibration",
+    "Direction",
+    "Disagreement",
+    "Findings",
+    "Flip",
+    "FlipCounts",
+    "Gap",
+    "Group",
+    "OperatingRow",
+    "OperatingSection",
+    "Probe",
+    "ReliabilityBin",
+    "Saliency",
+    "SaliencyPanel",
+    "Section",
+    "Stress",
+    "StressCurve",
+    "StressLevel",
+    "Subgroups",
+]
+
+# Names of the sections, in the order of the report; a study may name some as guards.
+Section = Literal["operating", "calibration", "subgroups", "disagreement", "stress", "saliency"]
+SECTIONS: tuple[Section, ...] = get_args(Section)
+
+
+class OperatingRow(Record):
+    """One class called at one threshold on its calibrated probability.
+
+    Attributes:
+        label: The class.
+        aim: What the threshold was chosen for: "sensitivity 0.95" or "specificity 0.95".
+        kept: False: the threshold was chosen for this candidate; True: the reference's was kept,
+            as happens where only the weights are exchanged.
+        threshold: Probability; the class is called at or above it.
+        sensitivity: Of the images of the class, the share called.
+        specificity: Of the others, the share not called.
+        sensitivity_drop: Reference (at its own threshold) minus candidate, paired; None for the
+            reference itself.
+        specificity_drop: Likewise.
+        ppv: Positive predictive value at `prevalence`.
+        npv: Negative predictive value at `prevalence`.
+        prevalence: Share of the class where the model will be used, as the study declares it; else
+            its share in the split.
+        positives: Images of the class.
+        missed: Of them, not called.
+        missed_by_reference: Not called by the reference at its own threshold.
+        newly_missed: Keys of images called by the reference and missed here, surest miss first.
+    """
+
+    label: str
+    aim: str
+    kept: bool
+    threshold: float
+    sensitivity: Interval
+    specificity: Interval
+    sensitivity_drop: Interval | None = None
+    specificity_drop: Interval | None = None
+    ppv: Interval | None = None
+    npv: Interval | None = None
+    prevalence: float
+    positives: int
+    missed: int
+    missed_by_reference: int | None = None
+    newly_missed: tuple[str, ...] = ()
+
+
+class OperatingSection(Record):
+    """Operating points of one candidate.
+
+    Attributes:
+        chosen_on: The split that the thresholds come from.
+        declared: True where the study declared the prevalence.
+        rows: Class by class, aim by aim, own threshold before the kept one.
+        verdict: Whether a loss at an operating point is shown.
+    """
+
+    chosen_on: str
+    declared: bool
+    rows: tuple[OperatingRow, ...]
+    verdict: Verdict
+
+
+class ReliabilityBin(Record):
+    """Answers of about one confidence: what they promised and what they kept.
+
+    Attributes:
+        low: Lower edge of the top probability, excluded.
+        high: Upper edge, included.
+        cases: Images in the bin; 0 for an empty one, whose figures are None.
+        confidence: Mean top probability.
+        accuracy: Share of right answers.
+    """
+
+    low: float
+    high: float
+    cases: int
+    confidence: float | None = None
+    accuracy: Interval | None = None
+
+
+class Calibration(Record):
+    """How far probabilities can be taken at their word.
+
+    Attributes:
+        temperature: Refit for this candidate on `chosen_on`, shipped in its bundle.
+        chosen_on: The split it was fitted on.
+        before: "ece" (15 bins of equal width), "ece_equal_mass", "brier", "log_loss", "slope",
+            "intercept" of the raw probabilities.
+        after: The same with the temperature.
+        drops: After the temperature, reference minus candidate, paired; empty for the reference.
+            The same names, but "slope_error" = |slope - 1| and "intercept_error" = |intercept|
+            for the two of which more is not better. A negative drop of an error is a loss.
+        bins: Reliability before.
+        bins_after: Reliability after.
+        verdict: Whether calibration after the temperature got worse by more than the margin.
+    """
+
+    temperature: float
+    chosen_on: str
+    before: dict[str, Interval]
+    after: dict[str, Interval]
+    drops: dict[str, Interval] = Field(default_factory=dict)
+    bins: tuple[ReliabilityBin, ...] = ()
+    bins_after: tuple[ReliabilityBin, ...] = ()
+    verdict: Verdict
+
+
+class Group(Record):
+    """People or pictures that share a value of one column.
+
+    Attributes:
+        column: "sex", "age", "site", ... as the manifest names it.
+        value: "female", "40-59", ...
+        cases: Images.
+        units: Patients, or clusters of pictures.
+        too_small: Fewer cases than the minimum: counted, shown, and not judged.
+        metrics: "accuracy", "balanced_accuracy", "sensitivity[CLASS]", "auroc_macro", "ece" of the
+            candidate; what is undefined is absent.
+        reference: The same of the reference.
+        drops: Reference minus candidate, paired.
+    """
+
+    column: str
+    value: str
+    cases: int
+    units: int
+    too_small: bool
+    metrics: dict[str, Interval] = Field(default_factory=dict)
+    reference: dict[str, Interval] = Field(default_factory=dict)
+    drops: dict[str, Interval] = Field(default_factory=dict)
+
+
+class Gap(Record):
+    """Best group minus worst group of one column.
+
+    Attributes:
+        column: The column.
+        metric: What is compared.
+        best: The group where the candidate is best.
+        worst: And where it is worst.
+        candidate: Its gap.
+        reference: The reference's gap between its own best and worst.
+        change: Candidate's gap minus the reference's: above 0, compression widened it.
+    """
+
+    column: str
+    metric: str
+    best: str
+    worst: str
+    candidate: Interval
+    reference: Interval
+    change: Interval
+
+
+class Subgroups(Record):
+    """Figures by group.
+
+    Attributes:
+        columns: Columns looked at; empty: the set says nothing of its patients.
+        minimum: Cases below which a group is too small.
+        unknown: Column -> images without a value.
+        left_out: Column that cannot be divided into groups -> why.
+        groups: Column by column.
+        gaps: Per column and metric, where at least two groups are large enough.
+        verdict: Whether some group is shown to have lost more than the limit.
+    """
+
+    columns: tuple[str, ...]
+    minimum: int
+    unknown: dict[str, int] = Field(default_factory=dict)
+    left_out: dict[str, str] = Field(default_factory=dict)
+    groups: tuple[Group, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+    verdict: Verdict
+
+
+class Flip(Record):
+    """An image with another answer than before.
+
+    Attributes:
+        key: Its name.
+        truth: Its class.
+        before: What the reference called it.
+        after: What the candidate calls it.
+        kind: "lost": was right, is wrong; "gained": was wrong, is right; "changed": wrong both.
+        confidence_before: The reference's calibrated probability of its answer.
+        confidence_after: The candidate's of its own.
+        groups: What is known of it.
+        picture: File of a thumbnail below the run folder, or None.
+    """
+
+    key: str
+    truth: str
+    before: str
+    after: str
+    kind: Literal["lost", "gained", "changed"]
+    confidence_before: float
+    confidence_after: float
+    groups: dict[str, str] = Field(default_factory=dict)
+    picture: str | None = None
+
+
+class FlipCounts(Record):
+    """Flips among some images.
+
+    Attributes:
+        name: The class, the group ("sex: female") or the confidence ("0.9 to 1").
+        cases: Images.
+        agreement: Share with the same answer.
+        lost: Right before, wrong now.
+        gained: Wrong before, right now.
+        changed: Wrong before and now, but differently.
+    """
+
+    name: str
+    cases: int
+    agreement: Interval
+    lost: int
+    gained: int
+    changed: int
+
+
+class Direction(Record):
+    """Calls of one class that were dropped against calls that were added.
+
+    Attributes:
+        label: The class.
+        to_negative: Images called so by the reference and not by the candidate.
+        to_positive: Not by the reference, but by the candidate.
+        missed: Of `to_negative`, those that are of the class: new misses.
+        found: Of `to_positive`, those that are of the class: new finds.
+        p_value: Exact McNemar test of `missed` = `found`, one patient or cluster counting once.
+    """
+
+    label: str
+    to_negative: int
+    to_positive: int
+    missed: int
+    found: int
+    p_value: float
+
+
+class Disagreement(Record):
+    """Where reference and candidate answer differently.
+
+    Attributes:
+        cases: Images.
+        agreement: Share with the same answer.
+        kappa: Cohen's kappa between the two, chance taken off.
+        divergence: Mean Kullback-Leibler divergence of calibrated probabilities, reference from
+            candidate, nats.
+        lost: Right before, wrong now.
+        gained: Wrong before, right now.
+        changed: Wrong before and now, but differently.
+        p_value: Exact McNemar test of lost = gained.
+        directions: Class by class.
+        by_class: By true class.
+        by_confidence: By the reference's calibrated confidence.
+        by_group: By value of each column.
+        flips: Worst first (surely right before, surely wrong now), at most some dozens.
+        verdict: Whether agreement is high enough, and whether flips lean to the bad side.
+    """
+
+    cases: int
+    agreement: Interval
+    kappa: Interval | None
+    divergence: float
+    lost: int
+    gained: int
+    changed: int
+    p_value: float
+    directions: tuple[Direction, ...] = ()
+    by_class: tuple[FlipCounts, ...] = ()
+    by_confidence: tuple[FlipCounts, ...] = ()
+    by_group: tuple[FlipCounts, ...] = ()
+    flips: tuple[Flip, ...] = ()
+    verdict: Verdict
+
+
+class StressLevel(Record):
+    """One strength of one disturbance.
+
+    Attributes:
+        strength: 1 (slight) to 5 (severe).
+        amount: In the curve's unit.
+        reference: The reference's accuracy.
+        candidate: The candidate's.
+        drop: Reference minus candidate on the disturbed images, paired.
+        excess: That drop minus the drop on undisturbed images: what the disturbance added.
+    """
+
+    strength: int
+    amount: float
+    reference: Interval
+    candidate: Interval
+    drop: Interval
+    excess: Interval
+
+
+class StressCurve(Record):
+    """One kind of disturbance.
+
+    Attributes:
+        kind: "noise", "blur", "contrast", "brightness", "gamma", "jpeg", "rotation",
+            "resolution", "missing", "motion".
+        unit: Of the amounts: "grey levels", "pixels", "degrees", ...
+        levels: By rising strength.
+    """
+
+    kind: str
+    unit: str
+    levels: tuple[StressLevel, ...]
+
+
+class Probe(Record):
+    """Images that no classifier should be sure of.
+
+    Attributes:
+        name: "blank", "noise", "colour photograph", ...
+        images: How many.
+        reference_confidence: Mean calibrated top probability of the reference.
+        candidate_confidence: And of the candidate.
+        reference_refused: Share that a bundle of it would refuse or call uncertain.
+        candidate_refused: Likewise.
+    """
+
+    name: str
+    images: int
+    reference_confidence: float
+    candidate_confidence: float
+    reference_refused: float
+    candidate_refused: float
+
+
+class Stress(Record):
+    """How both bear worse images.
+
+    Attributes:
+        images: How many were disturbed.
+        seed: Of the disturbances.
+        undisturbed: Accuracy of "reference" and "candidate" on the same images as they are.
+        curves: Kind by kind.
+        probes: Out-of-scope images.
+        verdict: Whether the candidate is shown to bear some disturbance worse than the reference.
+    """
+
+    images: int
+    seed: int
+    undisturbed: dict[str, Interval]
+    curves: tuple[StressCurve, ...]
+    probes: tuple[Probe, ...] = ()
+    verdict: Verdict
+
+
+class SaliencyPanel(Record):
+    """One image and the maps of several classifiers, as pictures.
+
+    Attributes:
+        key: The image.
+        truth: Its class.
+        explained: The class that the maps explain.
+        picture: File below the run folder: the image and the maps side by side.
+        titles: What the parts of the picture are, from the left.
+        similarity: Spearman correlation of the candidate's map with the reference's.
+    """
+
+    key: str
+    truth: str
+    explained: str
+    picture: str
+    titles: tuple[str, ...]
+    similarity: float
+
+
+class Saliency(Record):
+    """Where the classifiers look.
+
+    Attributes:
+        method: "Score-CAM".
+        mode: "exact" or "fast".
+        images: How many.
+        maps: What was explained: name of a row of `similarity` -> what it is, in words.
+        similarity: Row -> metric ("ssim", "spearman", "iou_top20") against the reference's maps.
+            Rows: the candidate, "independent" (a network trained apart from the reference, where
+            the study has one) and "randomized" (the candidate with random weights): the two that
+            give the first its meaning.
+        faithfulness: Row (also "reference") -> "average_drop", "increase_in_confidence",
+            "deletion_auc", "insertion_auc".
+        inside_mask: Row -> share of the map's energy inside the mask; empty without masks.
+        seconds_per_image: Row -> wall time of one map.
+        panels: Pictures.
+        verdict: Whether the candidate still looks where the reference looks.
+    """
+
+    method: str
+    mode: Literal["exact", "fast"]
+    images: int
+    maps: dict[str, str]
+    similarity: dict[str, dict[str, Interval]]
+    faithfulness: dict[str, dict[str, Interval]] = Field(default_factory=dict)
+    inside_mask: dict[str, Interval] = Field(default_factory=dict)
+    seconds_per_image: dict[str, float] = Field(default_factory=dict)
+    panels: tuple[SaliencyPanel, ...] = ()
+    verdict: Verdict
+
+
+class Findings(Record):
+    """All sections of one candidate on one split; None: not measured.
+
+    Attributes:
+        not_measured: Section -> why.
+    """
+
+    operating: OperatingSection | None = None
+    calibration: Calibration | None = None
+    subgroups: Subgroups | None = None
+    disagreement: Disagreement | None = None
+    stress: Stress | None = None
+    saliency: Saliency | None = None
+    not_measured: dict[str, str] = Field(default_factory=dict)

@@ -1,0 +1,271 @@
+"""The run folder: finished pieces of work under the digest of what they were made from.
+
+    RUN/
+      study.json            the study as it was run, defaults included
+      split.json            which image belongs where; the test split is sealed
+      test_openings.jsonl   every opening of it
+      cache/                decoded images, memory-mapped
+      teacher/              the reference's outputs on the augmented views, computed once
+      objects/KIND-KEY/     finished pieces, never changed again
+      work/KIND-KEY/        unfinished pieces with their checkpoints
+      scores/               every answer of every candidate (npz): statistics re-run from these
+      pictures/             thumbnails and saliency panels that the report shows
+      external/             what was measured on images from elsewhere
+      result.json, result.schema.json, report.html, report.md, model-card.md, dossier.md and .json
+      bundle/
+
+The key of a piece holds its kind, what it was made from, and the versions of clinipress and of
+the packages that made it: after an upgrade it is made anew, and the older one is left where it
+lies. The split alone is kept whatever the version, so that no upgrade draws the test split again.
+
+A piece is made in ``work/`` and moved to ``objects/`` in one rename, so what stands in ``objects/``
+is whole. A run that was killed finds the finished pieces by their keys and the unfinished one by
+its checkpoints. Under torchrun every process walks the same flow: the first makes a piece while the
+others wait, then all read it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+import clinipress
+from clinipress import distributed
+from clinipress.errors import InputError, StorageError
+from clinipress.progress import SILENT, Progress
+from clinipress.records.result import Result
+
+__all__ = [
+    "Store",
+    "digest_of",
+    "read_json",
+    "read_result",
+    "storage",
+    "versions",
+    "write_atomically",
+]
+
+KEY_DIGITS = 16
+INPUTS, VERSIONS = "inputs.json", "versions.json"
+
+
+def digest_of(value: Any) -> str:
+    """sha256 of plain data as canonical JSON; equal data gives equal digests.
+
+    Example:
+        >>> digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
+        True
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def versions(packages: Iterable[str] = ()) -> dict[str, str]:
+    """The versions that a piece of work depends on: clinipress's, and those of installed packages.
+
+    Args:
+        packages: Names of distributions; one that is not installed is left out.
+    """
+    found = {"clinipress": clinipress.__version__}
+    for name in sorted(set(packages)):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+@contextlib.contextmanager
+def storage(what: str) -> Iterator[None]:
+    """Turn a full or read-only disk into one line.
+
+    Raises:
+        StorageError: Writing failed for want of room or permission.
+    """
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(
+                f"room on the disk for {what}",
+                "a full disk",
+                "free some space and run the same command again; finished work is kept",
+            ) from None
+        if problem.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise StorageError(
+                f"a folder that can be written for {what}",
+                f"'{problem.filename}': {problem.strerror}",
+                "choose another one with --out",
+            ) from None
+        raise
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all: a reader never sees half of it, not even after a kill."""
+    data = content.encode() if isinstance(content, str) else content
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with storage(f"'{path.name}'"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+class Store:
+    """One run folder.
+
+    Args:
+        folder: The run folder; made if it is not there.
+        progress: Hears of pieces that are left aside because another version made them.
+
+    Raises:
+        InputError: `folder` is a file, or holds something other than a run.
+    """
+
+    def __init__(self, folder: Path, progress: Progress = SILENT) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise InputError("a folder for the run", f"the file '{folder}'", "choose another --out")
+        self.folder, self.progress = folder, progress
+        with storage(f"the run in '{folder}'"):
+            for name in ("objects", "work"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+
+    def once(
+        self,
+        kind: str,
+        inputs: dict[str, Any],
+        make: Callable[[Path], None],
+        *,
+        packages: Sequence[str] | None = (),
+        together: bool = False,
+    ) -> Path:
+        """The folder of a finished piece of work, made now if it was not made before.
+
+        Args:
+            kind: What it is, for people: "train", "export", "scores".
+            inputs: Everything it depends on, as plain data; its digest is the key.
+            make: Fills the folder it is given. When it was killed before, the folder still holds
+                what it left there.
+            packages: Distributions whose versions it depends on besides clinipress's own; None:
+                it must stay as it is over upgrades, clinipress's too.
+            together: Under torchrun, every process runs `make` (training does); else the first
+                one alone.
+
+        Returns:
+            The finished folder, never changed again.
+        """
+        made_with = {} if packages is None else versions(packages)
+        what = {"kind": kind, "inputs": inputs}
+        key = digest_of(what | ({"versions": made_with} if made_with else {}))[:KEY_DIGITS]
+        done = self.folder / "objects" / f"{kind}-{key}"
+        work = self.folder / "work" / f"{kind}-{key}"
+        finished = distributed.agree(done.is_dir())
+        if not finished:
+            if made_with and distributed.is_main():
+                self._say_older(kind, inputs, made_with)
+            if together or distributed.is_main():
+                with storage(f"the step '{kind}'"):
+                    work.mkdir(parents=True, exist_ok=True)
+                    make(work)
+            distributed.barrier()
+            if distributed.is_main():
+                self._publish(work, done, inputs, made_with)
+            distributed.barrier()
+        return done
+
+    def older(self, kind: str, inputs: dict[str, Any], made_with: dict[str, str]) -> str | None:
+        """What differs between these versions and those of a finished piece of the same inputs.
+
+        Returns:
+            "onnxruntime 1.30.0 then, 1.31.1 now"; None where no other version made such a piece.
+        """
+        wanted = digest_of(inputs)
+        for place in sorted((self.folder / "objects").glob(f"{kind}-*/{VERSIONS}")):
+            found: dict[str, str] = read_json(place)
+            if found != made_with and digest_of(read_json(place.with_name(INPUTS))) == wanted:
+                names = sorted({*found, *made_with})
+                return ", ".join(
+                    f"{name} {found.get(name, 'absent')} then, {made_with.get(name, 'absent')} now"
+                    for name in names
+                    if found.get(name) != made_with.get(name)
+                )
+        return None
+
+    def _say_older(self, kind: str, inputs: dict[str, Any], made_with: dict[str, str]) -> None:
+        changed = self.older(kind, inputs, made_with)
+        if changed is not None:
+            self.progress.say(f"a finished '{kind}' of other versions is left aside: {changed}")
+
+    def _publish(
+        self, work: Path, done: Path, inputs: dict[str, Any], made_with: dict[str, str]
+    ) -> None:
+        write_atomically(work / INPUTS, json.dumps(inputs, indent=1, sort_keys=True))
+        write_atomically(work / VERSIONS, json.dumps(made_with, indent=1, sort_keys=True))
+        shutil.rmtree(work / "checkpoint", ignore_errors=True)
+        work.rename(done)
+        _sync_folder(done.parent)
+
+    def read(self, name: str) -> Any:
+        """Plain data of a JSON file in the run folder.
+
+        Raises:
+            InputError: It is not there or not JSON.
+        """
+        return read_json(self.folder / name)
+
+
+def read_json(path: Path) -> Any:
+    """Plain data of a JSON file.
+
+    Raises:
+        InputError: It is not there or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"the file '{path.name}'", f"a folder without it: '{path.parent}'"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
+        raise InputError(f"JSON in '{path}'", str(problem)) from None
+
+
+def read_result(folder: Path) -> Result:
+    """The records of a finished run.
+
+    Raises:
+        InputError: The folder holds no result, or one that another version wrote.
+    """
+    try:
+        return Result.model_validate(read_json(folder / "result.json"))
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"a result.json of this version in '{folder}'",
+            f"one where '{where}' does not fit ({first['msg']})",
+            "run the study again",
+        ) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable; a no-op where folders cannot be opened (Windows)."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,1 @@
+"""The report and what lies beside it, drawn from the records and nothing else."""

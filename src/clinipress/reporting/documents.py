@@ -1,0 +1,43 @@
+"""The report and what lies beside it: report.md, the model card, the dossier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clinipress.records.result import Result
+from clinipress.reporting.dossier.data import dossier
+from clinipress.reporting.dossier.text import dossier_markdown
+from clinipress.reporting.markdown import markdown
+from clinipress.reporting.model_card.card import model_card
+from clinipress.reporting.page.build import write_page, write_report
+
+__all__ = ["write_documents", "write_pages"]
+
+
+def write_pages(result: Result, folder: Path) -> tuple[Path, ...]:
+    """`write_report` and `write_documents`; their paths, the report's first."""
+    return (write_report(result, folder), *write_documents(result, folder))
+
+
+def write_documents(result: Result, folder: Path) -> tuple[Path, ...]:
+    """Write ``report.md``, ``model-card.md``, ``dossier.md`` and ``dossier.json`` into a folder.
+
+    All four are made before the first is written, each is written whole or not at all.
+
+    Args:
+        result: The record of a study; the only source of what is said.
+        folder: Where to write; made if it is not there.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        StorageError: A file cannot be written.
+    """
+    texts = {
+        "report.md": markdown(result),
+        "model-card.md": model_card(result),
+        "dossier.md": dossier_markdown(result),
+        "dossier.json": dossier(result).model_dump_json(indent=1) + "\n",
+    }
+    return tuple(write_page(folder / name, text) for name, text in texts.items())

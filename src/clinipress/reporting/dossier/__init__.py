@@ -1,0 +1,1 @@
+"""dossier.md: a predetermined change control plan and checklists, from the records."""

@@ -1,0 +1,216 @@
+"""What the records say to the items of a checklist: the evidence, and all topics together.
+
+A topic gives None where the records hold nothing of it; nobody's silence becomes a claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import chain
+from types import MappingProxyType
+
+from clinipress.records.result import Interval
+from clinipress.reporting.dossier.answers_study import (
+    STUDY_TOPICS,
+    asked,
+    findings_of,
+    subject_or_reference,
+    verdict_words,
+)
+from clinipress.reporting.view import View
+from clinipress.reporting.wording.limits import OWN_SPLITS, limits
+from clinipress.reporting.wording.numbers import (
+    counted,
+    figure_interval,
+    finite,
+    metric_class,
+    metric_name,
+)
+from clinipress.reporting.wording.phrases import (
+    capital,
+    coverage_phrase,
+    drop_phrase,
+    joined,
+    rule_phrase,
+    split_name,
+)
+from clinipress.reporting.wording.sentences import (
+    classes_sentence,
+    meaning_sentence,
+    verdict_sentence,
+)
+
+__all__ = ["TOPICS"]
+
+
+def _evidence(view: View) -> dict[str, Interval]:
+    """Of the subject, where it is compared."""
+    subject, split = subject_or_reference(view), view.compared_split or view.plotted_split
+    return subject.evidence.get(split or "", {}) if subject else {}
+
+
+def _metrics(view: View) -> str | None:
+    names = [metric_name(metric) for metric in _evidence(view) if metric_class(metric) is None]
+    families = {m.partition("[")[0] for m in _evidence(view) if metric_class(m) is not None}
+    each = f"; for each class {joined([metric_name(one) for one in sorted(families)])}"
+    return f"{capital(joined(names))}{each if families else ''}." if names else None
+
+
+def _uncertainty(view: View) -> str | None:
+    subject = subject_or_reference(view)
+    found = chain(_evidence(view).values(), subject.drop.values() if subject else ())
+    methods = sorted({one.method for one in found if one.method})
+    if not methods:
+        return None
+    resamples = asked(view, "bootstrap")
+    drawn = f", {resamples:,} resamples" if resamples else ""
+    return (
+        f"{coverage_phrase(view)} ({joined(methods)}{drawn}); differences are paired, on the same "
+        "images."
+    )
+
+
+def _pair(view: View, metrics: list[str], split: str | None) -> str | None:
+    """Reference and subject side by side on one split."""
+    subject, reference = subject_or_reference(view), view.reference
+    told = []
+    for metric in metrics:
+        mine = subject.evidence.get(split or "", {}).get(metric) if subject else None
+        theirs = reference.evidence.get(split or "", {}).get(metric) if reference else None
+        if finite(mine):
+            beside = (
+                f", reference {figure_interval(metric, theirs)}" if subject != reference else ""
+            )
+            told.append(f"{metric_name(metric)} {figure_interval(metric, mine)}{beside}")
+    if not told or subject is None:
+        return None
+    return f"{subject.name} on {split_name(split)} images: {'; '.join(told)}."
+
+
+def _internal(view: View) -> str | None:
+    own = [split for split in view.splits if split in OWN_SPLITS]
+    split = view.compared_split if view.compared_split in own else next(iter(own), None)
+    return _pair(view, ["accuracy", "balanced_accuracy", "auroc_macro"], split)
+
+
+def _external(view: View) -> str | None:
+    others = [split for split in view.splits if split not in OWN_SPLITS]
+    told = (_pair(view, ["accuracy", "balanced_accuracy", "auroc_macro"], one) for one in others)
+    return " ".join(text for text in told if text) or None
+
+
+def _performance(view: View) -> str | None:
+    subject = view.subject
+    drop = view.drop(subject, view.metric)[0] if subject else None
+    fall = f" {capital(drop_phrase(view.metric, drop, view.margin))}." if finite(drop) else ""
+    internal = _internal(view)
+    return f"{internal}{fall}" if internal else None
+
+
+def _performance_groups(view: View) -> str | None:
+    groups = findings_of(view).subgroups
+    more = verdict_words(groups.verdict) if groups and groups.columns else "Groups: not measured."
+    performance = _performance(view)
+    return f"{performance} {more}" if performance else None
+
+
+def _diagnostic(view: View) -> str | None:
+    families = ("sensitivity", "specificity", "auroc")
+    metrics = [f"{family}[{name}]" for name in view.result.classes for family in families]
+    return _pair(view, metrics, view.compared_split or view.plotted_split)
+
+
+def _failures(view: View) -> str | None:
+    """The commonest confusions, what was lost to compression, and the classes."""
+    subject, split = subject_or_reference(view), view.compared_split or view.plotted_split
+    matrix = subject.confusion.get(split or "", []) if subject else []
+    names = view.result.classes
+    wrong = sorted(
+        (
+            (count, names[row], names[column])
+            for row, line in enumerate(matrix)
+            for column, count in enumerate(line)
+            if row != column and count and row < len(names) and column < len(names)
+        ),
+        reverse=True,
+    )
+    if not wrong:
+        return None
+    told = joined(
+        [f"{true} taken for {answer} {count:,} times" for count, true, answer in wrong[:3]]
+    )
+    section = findings_of(view).disagreement
+    flips = f" {verdict_words(section.verdict)}" if section else ""
+    return f"Commonest on {split_name(split)} images: {told}. {classes_sentence(view)}{flips}"
+
+
+def _section(name: str) -> Callable[[View], str | None]:
+    """The verdict of a section of the evidence; None where it was not measured."""
+
+    def said(view: View) -> str | None:
+        section = getattr(findings_of(view), name)
+        if section is None or (name == "subgroups" and not section.columns):
+            return None
+        return verdict_words(section.verdict)
+
+    return said
+
+
+def _updating(view: View) -> str | None:
+    section = findings_of(view).calibration
+    if section is None:
+        return None
+    return (
+        f"Temperature {section.temperature:.3g}, fitted on {section.chosen_on} images. "
+        f"{verdict_words(section.verdict)}"
+    )
+
+
+# ------------------------------------------------------------------------------------- all together
+
+
+def _limits(view: View) -> str | None:
+    found = counted(len(limits(view)), "reservation")
+    return f"{found}, listed in report.md under \u201cWhat this does not show\u201d."
+
+
+def _protocol(view: View) -> str | None:
+    rules = "; ".join(rule_phrase(rule) for rule in view.result.rules)
+    return f"The study file and its rules are in result.json. {capital(rules)}." if rules else None
+
+
+def _availability(view: View) -> str | None:
+    subject = view.subject
+    if subject is None:
+        return None
+    where = f"; bundle: {view.result.bundle}" if view.result.bundle else ""
+    return f"{subject.path}, sha256 {subject.digest}{where}."
+
+
+def _split_file(view: View) -> str | None:
+    return f"Which image was in which part: split.json, sha256 {view.result.split.digest}."
+
+
+TOPICS: Mapping[str, Callable[[View], str | None]] = MappingProxyType(
+    {
+        **STUDY_TOPICS,
+        "availability": _availability,
+        "diagnostic": _diagnostic,
+        "external": _external,
+        "failures": _failures,
+        "internal": _internal,
+        "limits": _limits,
+        "meaning": meaning_sentence,
+        "metrics": _metrics,
+        "performance": _performance,
+        "performance_groups": _performance_groups,
+        "protocol": _protocol,
+        "saliency": _section("saliency"),
+        "split_file": _split_file,
+        "stress": _section("stress"),
+        "subgroups": _section("subgroups"),
+        "uncertainty": _uncertainty,
+        "updating": _updating,
+        "verdict": verdict_sentence,
+    }
+)

@@ -1,0 +1,366 @@
+"""What the records say of a study's purpose, data and model, for the items of a checklist.
+
+One function per topic, each of the view; it gives None where the records hold nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+from types import MappingProxyType
+from typing import Any
+
+from clinipress.records.judgement import Findings
+from clinipress.records.result import CandidateRecord, Verdict
+from clinipress.reporting.view import View
+from clinipress.reporting.wording.limits import OWN_SPLITS
+from clinipress.reporting.wording.numbers import STATUS_WORDS, counted, large
+from clinipress.reporting.wording.phrases import capital, joined, rule_phrase, split_name
+from clinipress.reporting.wording.sentences import audit_sentence, gate_sentence, split_sentence
+from clinipress.text import sentence, tally
+
+__all__ = [
+    "STUDY_TOPICS",
+    "asked",
+    "data_name",
+    "findings_of",
+    "subject_or_reference",
+    "techniques_phrase",
+    "verdict_words",
+]
+
+STEPS: Mapping[str, str] = MappingProxyType(
+    {
+        "train": "training on labels",
+        "distill": "distillation",
+        "prune": "pruning",
+        "qat": "quantization-aware training",
+        "export": "export",
+    }
+)
+
+
+# ----------------------------------------------------------------------------- reading the records
+
+
+def asked(view: View, *path: str) -> Any:
+    """A value of the study file by its path; None where it is not there."""
+    found: Any = view.result.recipe
+    for name in path:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
+def data_name(view: View) -> str:
+    """The data set's own name, without the folders above it."""
+    return PurePath(view.result.audit.path).name or "data"
+
+
+def findings_of(view: View, record: CandidateRecord | None = None) -> Findings:
+    """The sections of a candidate (None: the subject) on the study's own images."""
+    chosen = record or view.subject
+    if chosen is None:
+        return Findings()
+    splits = (chosen.drop_split, view.compared_split, *view.splits)
+    found = (chosen.findings.get(split) for split in splits if split in OWN_SPLITS)
+    return next((one for one in found if one is not None), Findings())
+
+
+def verdict_words(verdict: Verdict) -> str:
+    """A section's verdict: its word, and its reasons as the record has them."""
+    return f"{STATUS_WORDS[verdict.status]}: {' '.join(verdict.reasons)}".rstrip(": ")
+
+
+def techniques_phrase(record: CandidateRecord) -> str:
+    """What was done to make a candidate, in order: "distillation, export to int8"."""
+    words = [STEPS.get(one.step, one.step) for one in record.history if one.step != "export"]
+    return ", then ".join([*words, f"export as {record.format} in {record.precision}"])
+
+
+def subject_or_reference(view: View) -> CandidateRecord | None:
+    """What is set beside the reference; where there is nothing, the reference itself."""
+    return view.subject or view.reference
+
+
+def _networks(view: View) -> list[str]:
+    """The reference's network and the students', as the study names them."""
+    specs = [asked(view, "reference", "model")]
+    specs += [step.get("student") for step in asked(view, "steps") or () if step.get("student")]
+    names = [(one or {}).get("name") or (one or {}).get("factory") for one in specs]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+# ------------------------------------------------------------------------------ purpose and design
+
+
+def _technology(view: View) -> str | None:
+    networks = _networks(view)
+    named = f" ({joined(networks)})" if networks else ""
+    subject = view.subject
+    made = f"; compressed by {techniques_phrase(subject)}" if subject else ""
+    classes = counted(len(view.result.classes), "class", "classes")
+    return f"Deep learning{named}: classification of images into {classes}{made}."
+
+
+def _purpose(view: View) -> str | None:
+    text = asked(view, "intended_use")
+    return f"As the study file says: \u201c{sentence(text)}\u201d" if text else None
+
+
+def _hypothesis(view: View) -> str | None:
+    rule = view.primary
+    if rule is None:
+        return None
+    return (
+        "Whether a compressed model is not inferior to its reference on the same images, by limits "
+        f"declared beforehand: {rule_phrase(rule)}."
+    )
+
+
+# ----------------------------------------------------------------------------------------- the data
+
+
+def _source(view: View) -> str | None:
+    audit = view.result.audit
+    return f"Data set \u201c{data_name(view)}\u201d ({audit.layout}). {audit_sentence(view)}"
+
+
+def _excluded(view: View) -> str | None:
+    unreadable, dropped = len(view.result.audit.unreadable), view.result.split.dropped
+    return (
+        f"{counted(unreadable, 'unreadable file')} set aside; "
+        f"{counted(dropped, 'image')} left out of all splits."
+    )
+
+
+def _preprocessing(view: View) -> str | None:
+    found = asked(view, "data", "input")
+    if not found:
+        return None
+    kind = "grey" if found.get("channels") == 1 else "RGB"
+    window = found.get("window")
+    grey = f"window {window[0]:g} to {window[1]:g}" if window else "grey levels of the file"
+    return (
+        f"Every image is brought to {found.get('height')} x {found.get('width')} pixels, {kind}, "
+        f"fitted by \u201c{found.get('fit')}\u201d; {grey}. Scaling is part of the network."
+    )
+
+
+def _preparation(view: View) -> str | None:
+    return " ".join(text for text in (_preprocessing(view), audit_sentence(view)) if text)
+
+
+def _missing(view: View) -> str | None:
+    return (
+        "The image is the only input. "
+        f"{counted(len(view.result.audit.unreadable), 'unreadable file')} set aside, none replaced."
+    )
+
+
+def _labels(view: View) -> str | None:
+    return f"Labels are taken as found: {joined(list(view.result.classes))}."
+
+
+def _conflicts(view: View) -> str | None:
+    found = len(view.result.audit.conflicting_labels)
+    pairs = counted(found, "pair of copies carries", "pairs of copies carry")
+    return f"Of the same picture, {pairs} different labels." if found else None
+
+
+def _disjoint(view: View) -> str | None:
+    split = view.result.split
+    return f"By {split.by}: {split.reason.rstrip('.')}."
+
+
+def _size(view: View) -> str | None:
+    counts = view.result.split.counts.get(view.compared_split or "test", {})
+    needed = view.result.verdict.cases_needed
+    more = f" About {counted(needed, 'image')} would decide." if needed else ""
+    where = split_name(view.compared_split or "test")
+    return f"{counted(sum(counts.values()), f'{where} image')} were judged.{more}"
+
+
+def _counts(view: View) -> str | None:
+    told = [
+        f"{split_name(split)}: {tally(found.items())}"
+        for split, found in view.result.split.counts.items()
+    ]
+    return capital("; ".join(told)) + "." if told else None
+
+
+def _numbers(view: View) -> str | None:
+    return f"{audit_sentence(view)} {_excluded(view)} {split_sentence(view)}"
+
+
+def _groups(view: View) -> str | None:
+    groups = view.result.audit.groups
+    told = [f"{column}: {tally(values.items())}" for column, values in groups.items()]
+    return "; ".join(told) + "." if told else None
+
+
+def _difference(view: View) -> str | None:
+    if any(split not in OWN_SPLITS for split in view.splits):
+        return None
+    return f"Both are parts of one data set. {split_sentence(view)}"
+
+
+# ---------------------------------------------------------------------------------------- the model
+
+
+def _model(view: View) -> str | None:
+    subject, reference = view.subject, view.reference
+    pair = [one for one in (reference, subject) if one is not None]
+    told = [
+        f"{one.name}: {large(one.parameters)} parameters, {large(one.macs)} multiply-adds, "
+        f"file {one.path} (sha256 {one.digest})"
+        for one in pair
+    ]
+    networks = _networks(view)
+    named = f"{joined(networks)}. " if networks else ""
+    return f"{named}{'; '.join(told)}. {_output(view)}" if told else None
+
+
+def _output(view: View) -> str | None:
+    classes = counted(len(view.result.classes), "class", "classes")
+    text = f"One probability for each of {classes}; the largest is the answer."
+    section = findings_of(view).operating
+    if section is None:
+        return text
+    rows = len(section.rows)
+    return f"{text} {counted(rows, 'operating point')} chosen on {section.chosen_on} images."
+
+
+def _software(view: View) -> str | None:
+    env = view.result.environment
+    packages = ", ".join(f"{name} {version}" for name, version in sorted(env.packages.items()))
+    return f"clinipress {env.clinipress}, Python {env.python}, {packages}."
+
+
+def _initial(view: View) -> str | None:
+    specs = {"the reference": asked(view, "reference", "model")}
+    specs |= {
+        f"the student of step {number}": step.get("student")
+        for number, step in enumerate(asked(view, "steps") or (), start=1)
+    }
+    told = [f"{name} from {_origin(spec)}" for name, spec in specs.items() if _origin(spec)]
+    return f"{capital(joined(told))}." if told else None
+
+
+def _origin(spec: Mapping[str, Any] | None) -> str | None:
+    """Where a network's first weights come from."""
+    if not spec or "pretrained" not in spec:
+        return None
+    if spec.get("checkpoint"):
+        return "the trained weights of a checkpoint"
+    return "a pretrained backbone" if spec["pretrained"] else "random weights"
+
+
+def _training(view: View) -> str | None:
+    """Every training step of the subject by its main options; the rest is in the study file."""
+    subject = subject_or_reference(view)
+    told = []
+    for step in subject.history if subject else ():
+        options = step.params.get("options") or step.params.get("train") or {}
+        names: tuple[str, ...] = (
+            "epochs",
+            "batch_size",
+            "optimizer",
+            "learning_rate",
+            "augmentation",
+        )
+        staged = options.get("stages") or ()
+        if staged:  # they have rates of their own
+            names = tuple(name for name in names if name != "learning_rate")
+        parts = [f"{name.replace('_', ' ')} {options[name]}" for name in names if name in options]
+        parts += [_stage(number, one, options) for number, one in enumerate(staged, start=1)]
+        if parts:
+            seed = step.params.get("seed")
+            seeded = [f"seed {seed}"] if seed is not None else []
+            told.append(f"{STEPS.get(step.step, step.step)}: {', '.join([*parts, *seeded])}")
+    return capital("; ".join(told)) + "." if told else None
+
+
+def _stage(number: int, stage: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """One stage of a training; what it does not name it has from the whole."""
+
+    def own(name: str) -> Any:
+        return options.get(name) if stage.get(name) is None else stage[name]
+
+    what = "the head alone" if stage.get("train") == "head" else "all weights"
+    falls = f", {own('decay')} decay" if own("decay") else ""
+    layers = f", {own('layer_decay')} from layer to layer" if own("layer_decay") else ""
+    epochs = counted(stage["epochs"], "epoch")
+    return f"stage {number}: {what}, {epochs} at {own('learning_rate')}{falls}{layers}"
+
+
+def _selection(view: View) -> str | None:
+    reasons = [opening.reason for opening in view.result.test_openings]
+    last = f" The test images were opened for: {reasons[-1]}." if reasons else ""
+    return f"{gate_sentence(view)}{last}"
+
+
+def _ensemble(view: View) -> str | None:
+    return "No ensemble: every candidate is one network." if view.candidates else None
+
+
+def _building(view: View) -> str | None:
+    texts = (_technology(view), _training(view), _selection(view))
+    return " ".join(text for text in texts if text)
+
+
+def _predictors(view: View) -> str | None:
+    return "The pixels of one image, and nothing else."
+
+
+def _predictions(view: View) -> str | None:
+    subject = view.subject
+    timing = subject.latency_ms if subject else None
+    if subject is None:
+        return None
+    runtime = f" by {timing.runtime}" if timing else ""
+    return f"By the file itself ({subject.path}, sha256 {subject.digest}), run{runtime}."
+
+
+def _imbalance(view: View) -> str | None:
+    parts = [asked(view, "reference"), *(asked(view, "steps") or ())]
+    options: list[Any] = [(part or {}).get("train") or {} for part in parts]
+    weights = {str(one["class_weights"]) for one in options if "class_weights" in one}
+    if not weights:
+        return None
+    if weights == {"none"}:
+        return "Classes were not weighed."
+    return f"Class weights in the loss: {joined(sorted(weights))}."
+
+
+STUDY_TOPICS: Mapping[str, Callable[[View], str | None]] = MappingProxyType(
+    {
+        "building": _building,
+        "conflicts": _conflicts,
+        "counts": _counts,
+        "difference": _difference,
+        "disjoint": _disjoint,
+        "ensemble": _ensemble,
+        "excluded": _excluded,
+        "groups": _groups,
+        "hypothesis": _hypothesis,
+        "imbalance": _imbalance,
+        "initial": _initial,
+        "labels": _labels,
+        "missing": _missing,
+        "model": _model,
+        "numbers": _numbers,
+        "output": _output,
+        "partitions": split_sentence,
+        "predictions": _predictions,
+        "predictors": _predictors,
+        "preparation": _preparation,
+        "preprocessing": _preprocessing,
+        "purpose": _purpose,
+        "selection": _selection,
+        "size": _size,
+        "software": _software,
+        "source": _source,
+        "technology": _technology,
+        "training": _training,
+    }
+)

@@ -1,0 +1,188 @@
+"""Part 3 of dossier.md: what the modifications bring and what they cost, each and together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from clinipress.records.judgement import SECTIONS, Findings
+from clinipress.records.result import Interval, Rule
+from clinipress.reporting.dossier.answers_study import findings_of, verdict_words
+from clinipress.reporting.dossier.plan import YOURS, Dossier, Modification
+from clinipress.reporting.page.shown import TITLES
+from clinipress.reporting.plain import bullet_list, escape, table
+from clinipress.reporting.view import View
+from clinipress.reporting.wording.limits import limits
+from clinipress.reporting.wording.numbers import (
+    NOT_MEASURED,
+    STATUS_WORDS,
+    counted,
+    figure,
+    in_points,
+    megabytes,
+    metric_class,
+    metric_name,
+    milliseconds,
+    points,
+    points_interval,
+)
+from clinipress.reporting.wording.phrases import (
+    capital,
+    joined,
+    size_phrase,
+    speed_phrase,
+    split_name,
+)
+from clinipress.reporting.wording.sentences import limits_sentence
+
+__all__ = ["impact", "left", "status_word"]
+
+
+def left(items: Iterable[str]) -> str:
+    """What the maker has to say, one line each."""
+    return bullet_list(f"*{YOURS}*: {escape(item)}" for item in items)
+
+
+def status_word(one: Modification) -> str:
+    """The verdict on its rules, by its word."""
+    return STATUS_WORDS[one.verdict.status] if one.verdict else "not judged"
+
+
+def impact(data: Dossier, view: View) -> list[str]:
+    """Part 3 of the dossier: benefits, and risks of each change and of all together."""
+    reference = view.reference
+    timing = view.timing(reference) if reference else None
+    root = [
+        ["", escape(data.reference), megabytes(reference.file_bytes), "",
+         milliseconds(timing.median if timing else None), "",
+         megabytes(reference.peak_memory_bytes)]
+    ] if reference else []  # fmt: skip
+    heads = ["", "Candidate", "File", "", "Time per image", "", "Peak memory"]
+    falls = [
+        [str(one.number), escape(one.name), split_name(one.split) if one.split else NOT_MEASURED,
+         *[_fall(rule, one) for rule in data.protocol.rules],
+         status_word(one)]
+        for one in data.modifications
+    ]  # fmt: skip
+    named = [escape(_limit(rule)) for rule in data.protocol.rules]
+    return [
+        "## 3. Impact assessment",
+        "### Benefits",
+        table(heads, [*root, *[_benefit(one) for one in data.modifications]]),
+        "### Risks, cumulative: fall from the root reference",
+        "Points with their intervals; what is negative is a gain.",
+        table(["", "Candidate", "Images", *named, "Verdict"], falls),
+        "### Risks, each change on its own: beside the candidate it was made from",
+        "The records pair every candidate with the root reference: a change made on another "
+        "candidate has a point estimate here and no interval. What the teacher gave is the "
+        "difference from a control without one, paired.",
+        table(
+            ["", "Candidate", "Made from", "Images", f"Fall in {metric_name(view.metric)}, points",
+             "File", "Time", "Gain from the teacher, points"],
+            [_alone(one, view) for one in data.modifications if one.alone],
+        ),
+        "### Risks, section by section",
+        *_sections(data, view),
+        "### What remains",
+        escape(limits_sentence(len(data.limits))),
+        bullet_list(map(escape, limits(view))),
+        left(
+            (
+                "risk of harm to patients of each way to be wrong, and how it is controlled",
+                "effects of a modification on other parts of the device",
+            )
+        ),
+    ]  # fmt: skip
+
+
+def _limit(rule: Rule) -> str:
+    limit = points(rule.margin) if in_points(rule.metric) else f"{rule.margin:g}"
+    worst = ", the worst" if rule.metric.endswith("[*]") else ""
+    return f"{capital(metric_name(rule.metric))}{worst} (limit {limit})"
+
+
+def _benefit(one: Modification) -> list[str]:
+    speed = speed_phrase(one.time_ratio)
+    return [
+        str(one.number),
+        escape(one.name),
+        megabytes(one.file_bytes),
+        size_phrase(one.file_ratio) or NOT_MEASURED,
+        milliseconds(one.time.median if one.time else None),
+        speed or ("not comparable" if one.time else NOT_MEASURED),
+        megabytes(one.peak_memory_bytes),
+    ]
+
+
+def _fall(rule: Rule, one: Modification) -> str:
+    """The fall that a rule is about; of a rule for every class, the worst class by name."""
+    family, every, _ = rule.metric.partition("[*]")
+    if not every:
+        return _interval(rule.metric, one.falls.get(rule.metric), rule.margin)
+    falls = {metric: drop for metric, drop in one.falls.items() if metric.startswith(f"{family}[")}
+    worst = max(falls, key=lambda metric: falls[metric].high, default=None)
+    if worst is None:
+        return NOT_MEASURED
+    return f"{escape(metric_class(worst) or '')} {_interval(worst, falls[worst], rule.margin)}"
+
+
+def _interval(metric: str, drop: Interval | None, margin: float) -> str:
+    if drop is None or in_points(metric):
+        return points_interval(drop, margin)
+    value, low, high = (figure(metric, number) for number in (drop.value, drop.low, drop.high))
+    return f"{value} ({low} to {high})"
+
+
+def _alone(one: Modification, view: View) -> list[str]:
+    alone = one.alone
+    if alone is None:
+        return []
+    fall = points(alone.falls[view.metric]) if view.metric in alone.falls else NOT_MEASURED
+    if alone.parent == view.result.reference and alone.split == one.split:
+        fall = points_interval(one.falls.get(view.metric), view.margin)
+    gain = one.over_control.get(view.metric)
+    return [
+        str(one.number),
+        escape(one.name),
+        escape(alone.parent),
+        split_name(alone.split) if alone.split else NOT_MEASURED,
+        fall,
+        size_phrase(alone.file_ratio) or NOT_MEASURED,
+        speed_phrase(alone.time_ratio) or NOT_MEASURED,
+        points_interval(gain) if gain else NOT_MEASURED,
+    ]
+
+
+def _sections(data: Dossier, view: View) -> list[str]:
+    """Verdicts of all candidates, then the reasons and figures of the one that matters."""
+    subject, found = view.subject, findings_of(view)
+    if not any(one.sections for one in data.modifications):
+        return [f"{capital(joined([TITLES[name].lower() for name in SECTIONS]))}: {NOT_MEASURED}."]
+    rows = [
+        [str(one.number), escape(one.name), *(_section_word(one, name) for name in SECTIONS)]
+        for one in data.modifications
+    ]
+    verdicts = table(["", "Candidate", *(TITLES[name] for name in SECTIONS)], rows)
+    if subject is None:
+        return [verdicts]
+    said = [f"**{TITLES[name]}**: {escape(_why(found, name))}" for name in SECTIONS]
+    flips = found.disagreement
+    if flips is not None:
+        said.append(
+            f"**Changed answers** among {counted(flips.cases, 'image')}: {flips.lost:,} right "
+            f"before and wrong now, {flips.gained:,} wrong before and right now, "
+            f"{flips.changed:,} wrong in another way"
+        )
+    where = f"Of {escape(subject.name)}, {split_name(view.compared_split)} images:"
+    return [verdicts, where, bullet_list(said)]
+
+
+def _section_word(one: Modification, name: str) -> str:
+    verdict = one.sections.get(name)
+    return STATUS_WORDS[verdict.status] if verdict else NOT_MEASURED
+
+
+def _why(found: Findings, name: str) -> str:
+    section, reason = getattr(found, name), found.not_measured.get(name)
+    if section is not None:
+        return verdict_words(section.verdict)
+    return f"{NOT_MEASURED}: {reason}" if reason else NOT_MEASURED

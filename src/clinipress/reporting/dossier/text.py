@@ -1,0 +1,268 @@
+"""dossier.md: the dossier's data as a document that people read, complete and sign."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clinipress.records.result import Result, Rule
+from clinipress.reporting.dossier.data import dossier
+from clinipress.reporting.dossier.impact import impact, left, status_word
+from clinipress.reporting.dossier.plan import SIGNERS, YOURS, Answer, Dossier, Modification
+from clinipress.reporting.plain import bullet_list, escape, table
+from clinipress.reporting.view import View
+from clinipress.reporting.wording.numbers import (
+    NOT_MEASURED,
+    counted,
+    in_points,
+    metric_name,
+    moment,
+    points_interval,
+    points_words,
+)
+from clinipress.reporting.wording.phrases import capital, size_phrase, speed_phrase, split_name
+from clinipress.reporting.wording.sentences import (
+    caution_sentence,
+    gate_sentence,
+    meaning_sentence,
+    verdict_sentence,
+)
+from clinipress.text import sentence
+
+__all__ = ["dossier_markdown"]
+
+ROLES = {"shipped": "shipped", "candidate": "not chosen", "rejected": "rejected"}
+STATES = {"records": "answered by the records", "part": "answered in part", "you": YOURS}
+# What the guidance asks of update procedures; a study of one model cannot hold any of it.
+UPDATES = (
+    "how a modification is verified and validated on the device before it is released",
+    "how it is distributed, and whether automatically or by hand, to all or to some",
+    "how users are told: labelling, version, what changed",
+    "how its performance is monitored in use, and what triggers a return to the version before",
+)
+PLANNED = (
+    "which of these modifications are planned for the device, how often, and why",
+    "that each keeps the device within its intended use",
+    "whether they apply to all devices alike or differ by site",
+)
+
+
+def dossier_markdown(result: Result) -> str:
+    """The dossier as Markdown, each part from the data of `clinipress.reporting.dossier.data.dossier`."""
+    data, view = dossier(result), View(result)
+    parts = [
+        *_head(data, view),
+        *_description(data),
+        *_protocol(data, view),
+        *impact(data, view),
+        *_record(data, view),
+        *_inventory(data),
+        *_checklist("6. CLAIM, 2024 update, item by item", data.claim_2024),
+        *_checklist("7. TRIPOD+AI, item by item", data.tripod_ai),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _head(data: Dossier, view: View) -> list[str]:
+    caution = caution_sentence(view)
+    synthetic = "**SYNTHETIC**: drawn images, no patients." if data.synthetic else ""
+    rows = [
+        [name, *(str(sum(one.state == state for one in answers)) for state in STATES)]
+        for name, answers in (
+            ("CLAIM, 2024 update (44 items)", data.claim_2024),
+            ("TRIPOD+AI (27 items, 52 lines)", data.tripod_ai),
+        )
+    ]
+    return [
+        f"# Dossier: {escape(data.study)}",
+        f"> {escape(data.notice)}",
+        synthetic,
+        f"Risk class {data.risk}, {escape(moment(data.created))}. {escape(verdict_sentence(view))}",
+        escape(meaning_sentence(view)),
+        escape(caution) if caution else "",
+        f"Intended use, as the study file says: {_or_yours(data.intended_use)}",
+        table(["Checklist", *STATES.values()], rows),
+    ]
+
+
+def _or_yours(text: str | None) -> str:
+    return escape(sentence(text)) if text else f"*{YOURS}*"
+
+
+# ------------------------------------------------------------------- 1 description of modifications
+
+
+def _description(data: Dossier) -> list[str]:
+    rows = [[str(one.number), _name(one, data), _steps(one)] for one in data.modifications]
+    tried: dict[str, list[str]] = {}
+    for one in data.tried:
+        words = escape(f"{one.parameter}: {', '.join(one.values)}")
+        tried.setdefault(one.step, []).append(words)
+    covered = [[escape(step), "; ".join(words)] for step, words in tried.items()]
+    return [
+        "## 1. Description of modifications",
+        f"{counted(len(rows), 'modification')} of the reference. Each is a compression: the "
+        "classes and the images that it takes stay as they are.",
+        table(["", "Modification", "Steps and parameters"], rows),
+        "### Values that this evidence covers",
+        table(["Step", "Values"], covered) if covered else NOT_MEASURED,
+        "Outside these values nothing was measured.",
+        left(PLANNED),
+    ]
+
+
+def _name(one: Modification, data: Dossier) -> str:
+    origin = f" (from {escape(one.alone.parent)})" if one.alone else ""
+    name = escape(one.name)
+    return f"{f'**{name}**' if one.name == data.shipped else name}{origin}"
+
+
+def _steps(one: Modification) -> str:
+    told = []
+    for change in one.changes:
+        pairs = ", ".join(f"{name} {value}" for name, value in change.parameters.items())
+        told.append(f"**{escape(change.step)}** {escape(pairs)}".rstrip())
+    told += [f"*tried because {escape(one.because)}*"] if one.because else []
+    return "<br>".join(told)
+
+
+# -------------------------------------------------------------------------- 2 modification protocol
+
+
+def _protocol(data: Dossier, view: View) -> list[str]:
+    protocol = data.protocol
+    openings = [
+        f"{moment(one.when)}: {', '.join(one.candidates)} ({one.reason})"
+        for one in protocol.openings
+    ]
+    guards = ", ".join(protocol.guarding_sections) or "none declared"
+    return [
+        "## 2. Modification protocol",
+        "### Acceptance criteria, declared before anything was measured",
+        table(
+            ["Figure", "May fall by at most", "Decides or guards", "Interval"],
+            [_rule(rule) for rule in protocol.rules],
+        ),
+        "Falls are reference minus candidate on the same images. The main rule passes when the "
+        "whole interval lies inside the limit, fails when the whole interval lies outside, and is "
+        "inconclusive in between; a guard stops a candidate only where the whole interval lies "
+        "outside. Every candidate is judged against the root reference, not against the step "
+        "before it.",
+        f"Sections of the evidence that stop a candidate where they show a loss: {escape(guards)}.",
+        "### Data management",
+        bullet_list(map(escape, protocol.data_management)),
+        "Openings of the sealed test images:",
+        bullet_list(map(escape, openings or ["never opened"])),
+        f"Digest of the split file: `{protocol.split_sha256}`",
+        "### Re-training",
+        bullet_list(map(escape, protocol.retraining)) or f"*{YOURS}*",
+        "### Performance evaluation",
+        bullet_list(map(escape, protocol.performance_evaluation)) or NOT_MEASURED,
+        "### Update procedures",
+        left(UPDATES),
+        "### From modification to criterion",
+        escape(gate_sentence(view)),
+        table(
+            ["", "Modification", "Re-training", "Judged on", "Against the criteria"],
+            [_trace(one) for one in data.modifications],
+        ),
+    ]
+
+
+def _rule(rule: Rule) -> list[str]:
+    limit = points_words(rule.margin) if in_points(rule.metric) else f"{rule.margin:g}"
+    kind = "main rule" if rule.primary else "guard"
+    coverage = f"{100 * rule.confidence:g} %, two-sided"
+    return [escape(capital(metric_name(rule.metric))), limit, kind, coverage]
+
+
+def _trace(one: Modification) -> list[str]:
+    taught = [change.step for change in one.changes if "epochs" in change.parameters]
+    judged = f"{split_name(one.split)} images" if one.split else NOT_MEASURED
+    return [
+        str(one.number),
+        escape(one.name),
+        escape(", ".join(taught) or "none"),
+        judged,
+        status_word(one),
+    ]
+
+
+# ------------------------------------------------------------------------------ 4 trade-off record
+
+
+def _record(data: Dossier, view: View) -> list[str]:
+    rows = [
+        [str(one.number), escape(one.name),
+         points_interval(one.falls.get(view.metric), view.margin),
+         size_phrase(one.file_ratio) or NOT_MEASURED,
+         speed_phrase(one.time_ratio) or NOT_MEASURED,
+         status_word(one), _became(one), escape(" ".join(one.reasons))]
+        for one in data.modifications
+    ]  # fmt: skip
+    rows.append(["", f"{escape(data.reference)}, unchanged", "", "", "", "", "considered", ""])
+    proposed = escape(data.shipped) if data.shipped else "to ship none of them"
+    blank = ["", "", "", ""]
+    fall = f"Fall in {escape(metric_name(view.metric))}, points"
+    return [
+        "## 4. Trade-off record, to be signed",
+        f"Options considered: all {counted(len(rows), 'option')}, the rejected ones included. The "
+        f"study's own rules chose: {proposed}.",
+        table(["", "Option", fall, "Size", "Speed", "Verdict", "What became of it", "Why"], rows),
+        left(
+            (
+                "the option chosen",
+                "why what is lost is acceptable for this use, in the clinician's words",
+                "conditions (sites, devices, monitoring, until when)",
+            )
+        ),
+        table(
+            ["Role", "Name", "Accepts or declines", "Date", "Signature"],
+            [[role, *blank] for role in SIGNERS],
+        ),
+    ]
+
+
+def _became(one: Modification) -> str:
+    return "a control, to compare with" if one.control else ROLES.get(one.role, one.role)
+
+
+# ---------------------------------------------------------------------------- 5 versions and hashes
+
+
+def _inventory(data: Dossier) -> list[str]:
+    return [
+        "## 5. Versions and hashes",
+        "What these figures were measured with. A bill of materials of the device needs more: "
+        f"operating system, drivers, everything that ships (*{YOURS}*).",
+        table(
+            ["Kind", "Name", "Version", "sha256"],
+            [
+                [one.kind, escape(one.name), escape(one.version or ""), _digest(one.sha256)]
+                for one in data.inventory
+            ],
+        ),
+    ]
+
+
+def _digest(sha256: str | None) -> str:
+    return f"`{sha256}`" if sha256 else ""
+
+
+# -------------------------------------------------------------------------------- 6, 7 checklists
+
+
+def _checklist(title: str, answers: Sequence[Answer]) -> list[str]:
+    return [
+        f"## {title}",
+        "Items in our own short words; the numbers are the checklist's. An item is answered only "
+        "as far as the records go.",
+        table(
+            ["Item", "Part", "Asks for", "What the records say", "For you to complete"],
+            [_row(one) for one in answers],
+        ),
+    ]
+
+
+def _row(one: Answer) -> list[str]:
+    left = {"records": "", "part": escape(one.rest or ""), "you": f"*{YOURS}*"}[one.state]
+    return [one.number, one.section, one.asks, escape(one.said or ""), left]

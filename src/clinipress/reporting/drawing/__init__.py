@@ -1,0 +1,1 @@
+"""Markup, figures and pictures of which pages are built."""

@@ -1,0 +1,77 @@
+"""Forest plots: rows of figures with their intervals on one scale, the numbers beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from clinipress.records.result import Interval
+from clinipress.reporting.drawing.figures import (
+    Mark,
+    Scale,
+    Shape,
+    nice_ticks,
+    rules_style,
+    strip,
+    strip_axis,
+)
+from clinipress.reporting.drawing.markup import Child, Markup, tag
+from clinipress.reporting.wording.numbers import finite, points
+
+__all__ = ["Row", "forest", "marks"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a forest plot.
+
+    Attributes:
+        label: What the figures are of.
+        marks: Figures, first on top; empty where nothing was measured.
+        text: The figures as text.
+        limit: Where the zone begins that must not be reached, or None.
+        grey: Shown and not judged.
+    """
+
+    label: Child
+    marks: Sequence[Mark]
+    text: Child
+    limit: float | None = None
+    grey: bool = False
+
+
+def marks(*pairs: tuple[Shape, Interval | None]) -> list[Mark]:
+    """Those of some figures that can be drawn."""
+    return [Mark(one, shape) for shape, one in pairs if one is not None and finite(one)]
+
+
+def forest(rows: Sequence[Row], write: Callable[[float, int], str] = points) -> Markup:
+    """A table with one strip per row, all on one scale around zero.
+
+    Args:
+        rows: From the top.
+        write: A tick's value and its decimals (of a hundredth) as text.
+    """
+    ends = [0.0]
+    for row in rows:
+        ends += [end for mark in row.marks for end in (mark.interval.low, mark.interval.high)]
+        ends += [1.3 * row.limit] if row.limit is not None else []
+    low, high = min(ends), max(ends)
+    air = 0.04 * (high - low) or 0.01
+    scale = Scale(low - air, high + air, 1, 99)
+    ticks = nice_ticks(scale.low, scale.high, 5)
+    decimals = 0 if all(abs(100 * tick - round(100 * tick)) < 1e-6 for tick in ticks) else 1
+    axis = strip_axis(scale, ticks, [write(tick, decimals) for tick in ticks])
+    foot = tag("tr", tag("th"), tag("td", axis, class_="strip-cell"), tag("td", class_="value"))
+    return tag("table", tag("tbody", [_row(row, scale) for row in rows], foot), class_="forest")
+
+
+def _row(row: Row, scale: Scale) -> Markup:
+    ruled = "strip-cell zero limit" if row.limit is not None else "strip-cell zero"
+    return tag(
+        "tr",
+        tag("th", row.label, scope="row"),
+        tag("td", strip(row.marks, scale), class_=ruled, style=rules_style(scale, row.limit)),
+        tag("td", row.text, class_="value"),
+        class_="grey" if row.grey else None,
+    )

@@ -1,0 +1,1 @@
+"""model-card.md: the shipped model in the form of the Hugging Face Hub."""

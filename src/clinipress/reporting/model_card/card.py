@@ -1,0 +1,267 @@
+"""model-card.md: the shipped model in the form of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import yaml
+
+from clinipress.records.judgement import Findings, OperatingRow
+from clinipress.records.result import CandidateRecord, Interval, Result
+from clinipress.reporting.dossier.answers import TOPICS
+from clinipress.reporting.dossier.answers_study import (
+    asked,
+    findings_of,
+    subject_or_reference,
+    techniques_phrase,
+    verdict_words,
+)
+from clinipress.reporting.dossier.plan import YOURS
+from clinipress.reporting.model_card.hub import metadata, overall_first
+from clinipress.reporting.page.calibration import NAMES
+from clinipress.reporting.plain import bullet_list, escape, table
+from clinipress.reporting.view import View
+from clinipress.reporting.wording.limits import limits
+from clinipress.reporting.wording.numbers import (
+    NOT_MEASURED,
+    counted,
+    decimal_interval,
+    figure_interval,
+    in_points,
+    large,
+    megabytes,
+    metric_class,
+    metric_name,
+    milliseconds,
+    percent,
+    points_interval,
+)
+from clinipress.reporting.wording.phrases import capital, split_name
+from clinipress.reporting.wording.sentences import (
+    caution_sentence,
+    meaning_sentence,
+    verdict_sentence,
+)
+from clinipress.text import sentence
+
+__all__ = ["model_card"]
+
+# Extras that bring a format's engine, beside those that the base install has.
+EXTRAS = frozenset({"executorch", "litert", "openvino", "tflite-micro"})
+OUT_OF_SCOPE = (
+    "Diagnosis, or any decision on a patient, without an assessment of its own: this is not a "
+    "medical device.",
+    "Images of another kind, modality, body part or preparation than those it was trained on.",
+    "Classes that it was not trained on: it answers with one of its own all the same.",
+)
+
+
+def model_card(result: Result) -> str:
+    """The card of the shipped model; of the closest candidate, and so marked, where none is.
+
+    Args:
+        result: The record of a study; the only source of what is said.
+    """
+    view = View(result)
+    front = yaml.safe_dump(metadata(result), sort_keys=False, allow_unicode=True, width=100)
+    parts = [
+        f"---\n{front}---",
+        *_head(view),
+        *_uses(view),
+        *_training(view),
+        *_evaluation(view),
+        *_calibration(view),
+        *_groups(view),
+        "## Limitations",
+        bullet_list(escape(text) for text in limits(view)),
+        *_running(view),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+# -------------------------------------------------------------------------------------------- text
+
+
+def _head(view: View) -> list[str]:
+    result, subject = view.result, view.subject
+    marks = ["**SYNTHETIC**: drawn images, no patients."] if result.synthetic else []
+    if subject is not None and subject is not view.shipped:
+        marks.append(f"**Not shipped**: {escape(subject.name)} came closest to what was asked.")
+    caution = caution_sentence(view)
+    facts = []
+    one = subject_or_reference(view)
+    if one is not None:
+        facts = [
+            f"Model: {escape(one.name)}, {escape(techniques_phrase(one))}",
+            f"Classes: {escape(', '.join(result.classes))}",
+            f"Size: {megabytes(one.file_bytes)}, {large(one.parameters)} parameters",
+            f"Time per image: {_time(view, one)}",
+            f"sha256 of the file: `{one.digest}`",
+            f"Licence: *{YOURS}* (the record holds none)",
+            f"Developed by, contact: *{YOURS}*",
+        ]
+    return [
+        f"# {escape(result.study)}",
+        *marks,
+        escape(verdict_sentence(view)),
+        escape(meaning_sentence(view)),
+        escape(caution) if caution else "",
+        bullet_list(facts),
+    ]
+
+
+def _time(view: View, one: CandidateRecord) -> str:
+    timing = view.timing(one)
+    if timing is None:
+        return NOT_MEASURED
+    read = ", reading the file included" if timing.preprocessing else ""
+    threads = counted(timing.threads, "thread")
+    cpu = escape(view.result.environment.cpu)
+    return f"{milliseconds(timing.median)} ({timing.runtime}, {threads}, {cpu}{read})"
+
+
+def _uses(view: View) -> list[str]:
+    purpose = asked(view, "intended_use")
+    return [
+        "## Intended use",
+        escape(sentence(purpose)) if purpose else f"*{YOURS}*",
+        f"Users, patients, place in the care pathway: *{YOURS}*",
+        "## Out of scope",
+        bullet_list(OUT_OF_SCOPE),
+    ]
+
+
+def _said(view: View, topics: Sequence[str]) -> list[str]:
+    return [escape(text) for topic in topics if (text := TOPICS[topic](view))]
+
+
+def _training(view: View) -> list[str]:
+    origin = f"Origin, dates, consent and licence of the images: *{YOURS}*"
+    return [
+        "## Training data",
+        bullet_list([*_said(view, ("source", "partitions", "counts")), origin]),
+        "## Training",
+        bullet_list(_said(view, ("technology", "preprocessing", "training", "initial"))),
+    ]
+
+
+def _evaluation(view: View) -> list[str]:
+    subject, reference, split = view.subject, view.reference, view.compared_split
+    if subject is None or reference is None or split is None:
+        return ["## Evaluation", f"Beside a reference: {NOT_MEASURED}."]
+    mine, theirs = subject.evidence[split], reference.evidence[split]
+    falls = subject.drops.get(split, {})
+    rows = [
+        [
+            escape(capital(metric_name(metric))),
+            figure_interval(metric, theirs.get(metric)),
+            figure_interval(metric, mine.get(metric)),
+            points_interval(falls.get(metric)) if in_points(metric) else "",
+        ]
+        for metric, _ in overall_first({**theirs, **mine})
+        if metric != "agreement"
+    ]
+    heads = [
+        f"{capital(split_name(split))} images",
+        f"Reference ({escape(reference.name)})",
+        f"This model ({escape(subject.name)})",
+        "Fall, points (negative: a gain)",
+    ]
+    return ["## Evaluation", *_said(view, ("uncertainty",)), table(heads, rows)]
+
+
+# --------------------------------------------------------------------- calibration, groups, running
+
+
+def _calibration(view: View) -> list[str]:
+    found = findings_of(view)
+    parts = ["## Calibration and thresholds"]
+    section = found.calibration
+    if section is None:
+        parts.append(f"Calibration after a temperature: {_absent(found, 'calibration')}.")
+    else:
+        parts += [
+            escape(TOPICS["updating"](view) or ""),
+            _before_after(section.before, section.after),
+        ]
+    thresholds = found.operating
+    if thresholds is None:
+        return [*parts, f"Operating points: {_absent(found, 'operating')}."]
+    declared = "declared by the study" if thresholds.declared else "that of the split"
+    return [
+        *parts,
+        f"Thresholds chosen on {escape(thresholds.chosen_on)} images; prevalence {declared}. "
+        f"{escape(verdict_words(thresholds.verdict))}",
+        _thresholds(row for row in thresholds.rows if not row.kept),
+    ]
+
+
+def _absent(found: Findings, section: str) -> str:
+    reason = found.not_measured.get(section)
+    return f"{NOT_MEASURED} ({escape(reason)})" if reason else NOT_MEASURED
+
+
+def _before_after(before: Mapping[str, Interval], after: Mapping[str, Interval]) -> str:
+    rows = [
+        [
+            escape(", ".join(NAMES[metric][:2]) if metric in NAMES else metric),
+            decimal_interval(before.get(metric), 3),
+            decimal_interval(after.get(metric), 3),
+        ]
+        for metric in dict.fromkeys([*before, *after])
+    ]
+    return table(["", "As trained", "With its temperature"], rows)
+
+
+def _thresholds(found: Iterable[OperatingRow]) -> str:
+    rows = [
+        [
+            escape(row.label),
+            escape(row.aim),
+            f"{row.threshold:.3f}",
+            figure_interval("sensitivity", row.sensitivity),
+            figure_interval("specificity", row.specificity),
+            f"{figure_interval('ppv', row.ppv)} at {percent(row.prevalence)}",
+            f"{row.missed:,} of {row.positives:,}",
+        ]
+        for row in found
+    ]
+    heads = ["Class", "Chosen for", "Threshold", "Sensitivity", "Specificity", "PPV", "Missed"]
+    return table(heads, rows)
+
+
+def _groups(view: View) -> list[str]:
+    found = findings_of(view)
+    section = found.subgroups
+    if section is None:
+        return ["## Subgroups", f"Figures by group: {_absent(found, 'subgroups')}."]
+    told = ["## Subgroups", escape(verdict_words(section.verdict))]
+    if not section.groups:
+        return told
+    metrics = list(dict.fromkeys(metric for one in section.groups for metric in one.metrics))
+    shown = [metric for metric in metrics if metric_class(metric) is None]
+    rows = [
+        [
+            escape(f"{one.column}: {one.value}"),
+            f"{one.cases:,}",
+            *(
+                "too small" if one.too_small else figure_interval(metric, one.metrics.get(metric))
+                for metric in shown
+            ),
+        ]
+        for one in section.groups
+    ]
+    return [*told, table(["Group", "Images", *(capital(metric_name(m)) for m in shown)], rows)]
+
+
+def _running(view: View) -> list[str]:
+    bundle = view.result.bundle
+    heading = "## How to run it"
+    if bundle is None:
+        return [heading, "No bundle was written, since nothing is shipped."]
+    shipped = view.shipped
+    foreign = shipped is not None and shipped.format in EXTRAS
+    package = f"'clinipress[{shipped.format}]'" if shipped and foreign else "clinipress"
+    shell = f"pip install {package}\nclinipress predict {bundle} image.png"
+    python = f'from clinipress import load_bundle\n\nload_bundle("{bundle}").classify("image.png")'
+    return [heading, f"```sh\n{shell}\n```", f"```python\n{python}\n```"]

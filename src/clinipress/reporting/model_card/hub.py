@@ -1,0 +1,118 @@
+"""Metadata of a model card as the Hugging Face Hub reads them.
+
+They follow the Hub's specification (huggingface/hub-docs, modelcard.md): what it has no field for,
+the intervals, stands in each result's name and arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from clinipress.records.result import CandidateRecord, Interval, Result
+from clinipress.reporting.dossier.answers_study import asked, data_name, subject_or_reference
+from clinipress.reporting.view import View
+from clinipress.reporting.wording.numbers import figure, finite, metric_class, metric_name
+from clinipress.reporting.wording.phrases import capital, split_name
+
+__all__ = ["metadata", "overall_first"]
+
+# Our name of a figure -> the Hub's name of the metric; it has none for the balanced accuracy.
+HUB_METRICS: Mapping[str, str] = MappingProxyType(
+    {
+        "accuracy": "accuracy",
+        "balanced_accuracy": "balanced_accuracy",
+        "auroc_macro": "roc_auc",
+        "f1_macro": "f1",
+        "sensitivity": "recall",
+        "brier": "brier_score",
+    }
+)
+KNOWN = frozenset({"accuracy", "brier_score", "f1", "recall", "roc_auc"})
+FOREIGN: Mapping[str, str] = MappingProxyType({"litert": "tflite", "tflite-micro": "tflite"})
+TASK = "image-classification"
+
+
+def metadata(result: Result) -> dict[str, Any]:
+    """The card's front matter as plain data."""
+    view = View(result)
+    subject = subject_or_reference(view)
+    found: dict[str, Any] = {
+        "license": "unknown",
+        "library_name": "clinipress",
+        "pipeline_tag": TASK,
+        "tags": _tags(view, subject),
+        "datasets": [data_name(view)],
+    }
+    measured = _reported(view, subject)
+    if not measured or subject is None:
+        return found
+    split = view.compared_split or view.plotted_split or ""
+    found["metrics"] = [hub for hub in dict.fromkeys(hub for _, hub, _ in measured) if hub in KNOWN]
+    found["model-index"] = [
+        {
+            "name": f"{result.study}-{subject.name}",
+            "results": [
+                {
+                    "task": {"type": TASK, "name": "Image classification"},
+                    "dataset": {
+                        "type": data_name(view),
+                        "name": f"{data_name(view)}, {split_name(split)} images",
+                        "split": split,
+                        "args": {
+                            "divided_by": result.split.by,
+                            "split_sha256": result.split.digest,
+                        },
+                    },
+                    "metrics": [_entry(metric, hub, one) for metric, hub, one in measured],
+                }
+            ],
+        }
+    ]
+    return found
+
+
+def _tags(view: View, subject: CandidateRecord | None) -> list[str]:
+    tags = ["medical-imaging", TASK, "model-compression"]
+    modality = asked(view, "data", "modality")
+    tags += [modality] if modality and modality != "generic" else []
+    if subject is not None:
+        tags += [FOREIGN.get(subject.format, subject.format), subject.precision]
+        tags += [step.step for step in subject.history if step.step not in ("train", "export")]
+    tags += ["synthetic"] if view.result.synthetic else []
+    return list(dict.fromkeys(tags))
+
+
+def _reported(view: View, subject: CandidateRecord | None) -> list[tuple[str, str, Interval]]:
+    """Figures that the Hub has a name for: our name, the Hub's, the interval."""
+    split = view.compared_split or view.plotted_split or ""
+    evidence = subject.evidence.get(split, {}) if subject else {}
+    return [
+        (metric, HUB_METRICS[metric.partition("[")[0]], one)
+        for metric, one in overall_first(evidence)
+        if metric.partition("[")[0] in HUB_METRICS and finite(one)
+    ]
+
+
+def overall_first(evidence: Mapping[str, Interval]) -> list[tuple[str, Interval]]:
+    """Figures over all classes before those of one."""
+    return sorted(evidence.items(), key=lambda pair: metric_class(pair[0]) is not None)
+
+
+def _entry(metric: str, hub: str, one: Interval) -> dict[str, Any]:
+    """One result; its name and arguments carry the interval."""
+    coverage = f"{100 * one.confidence:g} % interval"
+    low, high = (figure(metric, end) for end in (one.low, one.high))
+    known = {"cases": one.n, "interval": one.method or None, "class": metric_class(metric)}
+    return {
+        "type": hub,
+        "value": one.value,
+        "name": f"{capital(metric_name(metric))} ({coverage} {low} to {high})",
+        "args": {
+            "confidence": one.confidence,
+            "low": one.low,
+            "high": one.high,
+            **{key: value for key, value in known.items() if value is not None},
+        },
+    }

@@ -1,0 +1,1 @@
+"""report.html: one module a section."""

@@ -1,0 +1,180 @@
+"""Which file goes to which device, what each export is, and checks on other processors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clinipress.records.result import CandidateRecord, DeviceCheck, TargetOutcome
+from clinipress.reporting.drawing.markup import Child, Markup, tag
+from clinipress.reporting.drawing.parts import grid, section, small
+from clinipress.reporting.view import View
+from clinipress.reporting.wording.numbers import (
+    NOT_MEASURED,
+    counted,
+    megabytes,
+    milliseconds,
+    significant,
+    times,
+)
+from clinipress.reporting.wording.phrases import joined
+
+__all__ = ["devices_section", "format_words"]
+
+FORMATS = {
+    "onnx": "ONNX",
+    "openvino": "OpenVINO",
+    "litert": "LiteRT",
+    "executorch": "ExecuTorch",
+    "tflite-micro": "TFLite Micro",
+    "tensorrt": "ONNX for TensorRT",
+}
+
+
+def format_words(name: str) -> str:
+    """A format's own spelling."""
+    return FORMATS.get(name, name)
+
+
+def devices_section(view: View) -> Markup | None:
+    """None for a study without devices, exports or checks."""
+    exports = [r for r in view.candidates if r.history and r.parity is not None]
+    result = view.result
+    if not (result.targets or result.device_checks or len(exports) > 1):
+        return None
+    lead = _lead(view, exports)
+    return section(
+        "devices",
+        "Devices and files",
+        lead,
+        _targets(view, result.targets) if result.targets else None,
+        _files(view, exports),
+        _checks(result.device_checks) if result.device_checks else None,
+    )
+
+
+def _lead(view: View, exports: Sequence[CandidateRecord]) -> str:
+    formats = sorted({format_words(record.format) for record in exports})
+    told = f"{counted(len(exports), 'file')} of {counted(len(formats), 'format')}"
+    told = f"{told} ({joined(formats)}), each loaded by its own runtime and measured there."
+    if not view.result.targets:
+        return told
+    served = [one.title for one in view.result.targets if one.shipped]
+    missed = [one.title for one in view.result.targets if not one.shipped]
+    if served:
+        told += f" Shipped to {joined(served)}."
+    if missed:
+        told += f" Nothing is shipped to {joined(missed)}."
+    return told
+
+
+def _targets(view: View, targets: Sequence[TargetOutcome]) -> Markup:
+    rows: list[Sequence[Child]] = []
+    for target in targets:
+        record = view.named(target.shipped)
+        if record is None:
+            rows.append([target.title, "nothing", "", "", "", ""])
+            continue
+        rows.append(
+            [
+                target.title,
+                [record.name, small(f"{format_words(record.format)} {record.precision}")],
+                target.runtime,
+                megabytes(record.file_bytes),
+                _time(record),
+                [megabytes(record.peak_memory_bytes), small(target.bundle or "")],
+            ]
+        )
+    heads = ["Device", "Shipped", "Runtime there", "File", "Time here", "Memory, bundle"]
+    notes = [
+        f"{target.title}: {joined([format_words(f) for f in target.formats_not_tried])} "
+        "would run there too and was not made in this study."
+        for target in targets
+        if target.formats_not_tried
+    ]
+    notes += [
+        f"{target.title}: {', '.join(target.unknown)} on the device."
+        for target in targets
+        if target.shipped and target.unknown
+    ]
+    return tag("div", grid(heads, rows), [tag("p", note, class_="note") for note in notes])
+
+
+def _time(record: CandidateRecord) -> Child:
+    if record.latency_ms is None:
+        return NOT_MEASURED
+    return [milliseconds(record.latency_ms.median), small(record.latency_ms.runtime)]
+
+
+def _files(view: View, exports: Sequence[CandidateRecord]) -> Markup:
+    """Every file against its parent network, on the same real images."""
+    heads = ["File", "Format", "Size", "Time here", "Against its network", "Low precision"]
+    rows = [
+        [
+            record.name,
+            [format_words(record.format), small(record.precision)],
+            [megabytes(record.file_bytes), small(_smaller(view, record))],
+            _time(record),
+            _parity(record),
+            _low(record),
+        ]
+        for record in exports
+    ]
+    note = (
+        "Against its network: largest and mean difference of a logit from the PyTorch network the "
+        "file was made of, and the images whose class changed, on validation images. Low "
+        "precision: layers that really compute in it, counted in the file."
+    )
+    return tag("div", tag("h3", "Every file"), grid(heads, rows), tag("p", note, class_="note"))
+
+
+def _smaller(view: View, record: CandidateRecord) -> str:
+    if view.reference is None or record is view.reference:
+        return "the reference"
+    ratio = view.reference.file_bytes / record.file_bytes
+    return f"{times(ratio)} times smaller" if ratio >= 1 else f"{times(1 / ratio)} times larger"
+
+
+def _parity(record: CandidateRecord) -> Child:
+    found = record.parity
+    if found is None:
+        return NOT_MEASURED
+    flips = f"{found.label_flips} of {found.images:,} images changed class"
+    largest, mean = (_logits(x) for x in (found.max_logit_difference, found.mean_logit_difference))
+    return [largest if largest == mean else f"{largest}, {mean}", small(flips)]
+
+
+def _logits(difference: float) -> str:
+    """A difference of logits; those of rounding alone by their bound."""
+    return significant(difference, 2) if difference >= 1e-4 else "under 0.0001"
+
+
+def _low(record: CandidateRecord) -> str:
+    layers = record.history[-1].facts.get("layers", {})
+    if record.precision == "float32":
+        return "none"
+    if record.precision == "float16":
+        return "weights and arithmetic, where the engine has it"
+    parts = [f"{low} of {every} {kind}" for kind, (low, every) in layers.items() if every]
+    return ", ".join(parts) or NOT_MEASURED
+
+
+def _checks(checks: Sequence[DeviceCheck]) -> Markup:
+    """Answers on another processor's instructions."""
+    rows = [
+        [
+            one.cpu,
+            [one.emulator, small(one.system)],
+            [one.runtime_arm, small(f"here {one.runtime_here}")],
+            f"{one.labels_equal} of {one.images}",
+            f"{one.logits_bit_equal} of {one.images}",
+            significant(one.largest_logit_difference, 2),
+        ]
+        for one in checks
+    ]
+    heads = [
+        *("Processor", "Emulated by", "Runtime", "Same class", "Same logits, to the last bit"),
+        "Largest difference of a logit",
+    ]
+    said = [tag("p", one.sentence, class_="note") for one in checks]
+    title = tag("h3", "The shipped bundle on another processor")
+    return tag("div", title, grid(heads, rows), said)

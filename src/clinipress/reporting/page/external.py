@@ -1,0 +1,86 @@
+"""Internal beside external: the same figures on the study's images and on sets from elsewhere."""
+
+from __future__ import annotations
+
+from clinipress.evidence.gate import metric_facts
+from clinipress.records.result import CandidateRecord, Interval
+from clinipress.reporting.drawing.markup import Child, Markup, tag
+from clinipress.reporting.drawing.parts import grid, section
+from clinipress.reporting.view import SPLIT_ORDER, View
+from clinipress.reporting.wording.numbers import (
+    NOT_MEASURED,
+    decimal_interval,
+    figure_interval,
+    finite,
+    metric_name,
+    points_interval,
+)
+from clinipress.reporting.wording.phrases import capital, drop_phrase, joined, split_name
+
+__all__ = ["external_section"]
+
+METRICS = ("accuracy", "balanced_accuracy", "auroc_macro", "ece", "brier")
+NOTE = (
+    "In each cell the reference stands above, the candidate below, then the fall (reference minus "
+    "candidate, in points where it is a share). What the model loses between the two "
+    "columns is the price of a new place; what the fall adds is the price of compression there."
+)
+
+
+def external_section(view: View) -> Markup | None:
+    """One table, a column for every set of images; None without sets from elsewhere."""
+    subject, reference, own = view.subject, view.reference, view.compared_split
+    if subject is None or reference is None or own is None:
+        return None
+    elsewhere = [
+        split
+        for split in view.splits
+        if split not in (*SPLIT_ORDER, own) and subject.evidence.get(split)
+    ]
+    if not elsewhere:
+        return None
+    splits = [own, *elsewhere]
+    classes = [f"sensitivity[{name}]" for name in view.result.classes]
+    rows: list[list[Child]] = [
+        [
+            capital(metric_name(metric)),
+            *[_cell(reference, subject, split, metric) for split in splits],
+        ]
+        for metric in (*METRICS, *classes)
+        if any(metric in subject.evidence[split] for split in splits)
+    ]
+    heads = ["", *[capital(split_name(split)) for split in splits]]
+    return section(
+        "external",
+        "Images from elsewhere",
+        _sentence(view, subject, elsewhere),
+        grid(heads, rows, "cards rows"),
+        tag("p", NOTE, class_="note"),
+    )
+
+
+def _sentence(view: View, subject: CandidateRecord, elsewhere: list[str]) -> str:
+    told = []
+    for split in elsewhere:
+        drop = subject.drops.get(split, {}).get(view.metric)
+        told.append(f"on the {split_name(split)} images {drop_phrase(view.metric, drop)}")
+    return f"{subject.name} against the reference: {joined(told)}."
+
+
+def _cell(reference: CandidateRecord, subject: CandidateRecord, split: str, metric: str) -> Child:
+    theirs = reference.evidence.get(split, {}).get(metric)
+    mine = subject.evidence[split].get(metric)
+    if not finite(mine):
+        return NOT_MEASURED
+    return [
+        tag("span", figure_interval(metric, theirs), class_="line soft"),
+        tag("span", figure_interval(metric, mine), class_="line"),
+        tag("span", _fall(metric, subject.drops.get(split, {}).get(metric)), class_="line small"),
+    ]
+
+
+def _fall(metric: str, drop: Interval | None) -> str | None:
+    if drop is None or not finite(drop):
+        return None
+    shares = metric_facts(metric).unit == "points"
+    return f"fall {points_interval(drop) if shares else decimal_interval(drop, 3)}"

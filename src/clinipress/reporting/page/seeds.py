@@ -1,0 +1,79 @@
+"""How far training's chance moves the figures: one study trained again from several seeds."""
+
+from __future__ import annotations
+
+from clinipress.records.result import Spread
+from clinipress.reporting.drawing.markup import Child, Markup, tag
+from clinipress.reporting.drawing.parts import grid, section, small
+from clinipress.reporting.view import View
+from clinipress.reporting.wording.numbers import (
+    NOT_MEASURED,
+    figure,
+    figure_interval,
+    points,
+    points_interval,
+)
+from clinipress.reporting.wording.phrases import split_name
+
+__all__ = ["seeds_section"]
+
+NOTE = (
+    "In brackets the 95 % interval of the mean over seeds, by Student's t: with few seeds it is "
+    "wide, and it does not hold the chance of the images, which the intervals of each run do."
+)
+
+
+def seeds_section(view: View) -> Markup | None:
+    """Mean, range and spread over seeds; None for a study of one seed."""
+    seeds, found = view.result.seeds, view.result.over_seeds
+    if len(seeds) < 2 or not found:
+        return None
+    metric = view.metric
+    rows: list[list[Child]] = []
+    for name, over in found.items():
+        fall = over.drop.get(metric)
+        rows.append(
+            [
+                name,
+                _figure(metric, over.evidence.get(metric)),
+                _fall(fall) if fall else "reference" if not over.drop else NOT_MEASURED,
+            ]
+        )
+    split = split_name(next(iter(found.values())).split)
+    return section(
+        "seeds",
+        "Trained again",
+        _sentence(view, split),
+        grid(["Candidate", f"Accuracy, {split} images", "Fall, points"], rows, "cards rows"),
+        tag("p", NOTE, class_="note"),
+    )
+
+
+def _sentence(view: View, split: str) -> str:
+    seeds, subject = view.result.seeds, view.subject
+    named = ", ".join(str(seed) for seed in seeds)
+    told = f"The whole study was run with {len(seeds)} seeds ({named}) on one split"
+    fall = None
+    if subject is not None and subject.name in view.result.over_seeds:
+        fall = view.result.over_seeds[subject.name].drop.get(view.metric)
+    if subject is None or fall is None or fall.deviation is None:
+        return f"{told}; no candidate has figures of every seed to set beside the reference."
+    span = f"{points(fall.low)} to {points(fall.high)}"
+    return (
+        f"{told}: on the {split} images the fall of {subject.name} lay between {span} points "
+        f"(standard deviation {points(fall.deviation)})."
+    )
+
+
+def _figure(metric: str, spread: Spread | None) -> Child:
+    if spread is None or spread.mean is None:
+        return NOT_MEASURED
+    span = f"{figure(metric, spread.low)} to {figure(metric, spread.high)}"
+    return [figure_interval(metric, spread.mean), small(f"seeds from {span}")]
+
+
+def _fall(spread: Spread) -> Child:
+    if spread.mean is None:
+        return NOT_MEASURED
+    span = f"{points(spread.low)} to {points(spread.high)}"
+    return [points_interval(spread.mean), small(f"seeds from {span}")]

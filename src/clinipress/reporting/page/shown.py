@@ -1,0 +1,130 @@
+"""What the sections of the evidence share: where they come from, their verdict, what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from clinipress.records.judgement import Findings
+from clinipress.records.result import CandidateRecord, Verdict
+from clinipress.reporting.drawing.markup import Child, Markup, tag
+from clinipress.reporting.drawing.parts import badge, bullets, section, shortened
+from clinipress.reporting.view import Role, View
+from clinipress.reporting.wording.numbers import NOT_MEASURED
+from clinipress.reporting.wording.phrases import capital, split_name
+
+__all__ = ["TITLES", "Judged", "Shown", "finding_section", "missing_sentence"]
+
+# section of the evidence -> its heading
+TITLES = {
+    "operating": "Operating points",
+    "calibration": "Calibration",
+    "subgroups": "Subgroups",
+    "disagreement": "Disagreement",
+    "stress": "Stress",
+    "saliency": "Saliency",
+}
+
+
+class Judged(Protocol):
+    """A section's record: it has a verdict of its own."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What is shown."""
+        ...
+
+
+S = TypeVar("S", bound=Judged)
+
+
+@dataclass(frozen=True)
+class Shown(Generic[S]):
+    """One section on one split, and what it is shown beside.
+
+    Attributes:
+        view: The whole result.
+        split: Where it was measured.
+        subject: The candidate it is of.
+        mine: The section.
+        theirs: The reference's own, or None.
+    """
+
+    view: View
+    split: str
+    subject: CandidateRecord
+    mine: S
+    theirs: S | None
+
+    @property
+    def name(self) -> str:
+        """The candidate's name."""
+        return self.subject.name
+
+    @property
+    def role(self) -> Role:
+        """The candidate's shape in figures."""
+        return self.view.role(self.subject)
+
+    @property
+    def where(self) -> str:
+        """The split as an adjective: "sealed test"."""
+        return split_name(self.split)
+
+
+def missing_sentence(key: str, split: str, findings: Findings) -> str:
+    """What was not measured, where, and why."""
+    reason = findings.not_measured.get(key, "").rstrip(".") or "the record gives no reason"
+    return f"{TITLES[key]}: {NOT_MEASURED} on the {split_name(split)} images ({reason})."
+
+
+def finding_section(
+    view: View,
+    key: str,
+    get: Callable[[Findings], S | None],
+    sentence: Callable[[Shown[S]], str],
+    body: Callable[[Shown[S]], Sequence[Child]],
+    note: str,
+) -> Markup | None:
+    """One section of the subject's evidence: its own images first, then sets from elsewhere.
+
+    Args:
+        view: The whole result.
+        key: Name of the section (`clinipress.records.judgement.SECTIONS`).
+        get: Its record among the findings, or None where it was not measured.
+        sentence: What the figures say, in one sentence or two.
+        body: Tables and figures.
+        note: How to read them.
+
+    Returns:
+        None where the subject has no findings at all: one table says so for all sections.
+    """
+    subject, splits = view.subject, view.finding_splits
+    if subject is None or not splits:
+        return None
+    leads: list[str] = []
+    blocks: list[Child] = []
+    for split in splits:
+        mine = get(subject.findings[split])
+        theirs = view.reference.findings.get(split) if view.reference else None
+        heading = tag("h3", f"{capital(split_name(split))} images", class_="split")
+        if mine is None:
+            leads.append(missing_sentence(key, split, subject.findings[split]))
+            blocks += [heading, tag("p", leads[-1], class_="empty")] if leads[1:] else []
+            continue
+        shown = Shown(view, split, subject, mine, get(theirs) if theirs else None)
+        leads.append(sentence(shown))
+        further = tag("p", leads[-1]) if leads[1:] else None
+        blocks.append([heading if splits[1:] else None, further, _judged(mine.verdict)])
+        blocks.append(body(shown))
+    if blocks:
+        blocks.append(tag("p", note, class_="note"))
+    return section(key, TITLES[key], leads[0], blocks)
+
+
+def _judged(verdict: Verdict) -> Markup:
+    """The section's verdict with its reasons."""
+    said = list(verdict.reasons)
+    reasons = bullets(shortened(said)) if len(said) > 1 else tag("span", said, class_="soft")
+    return tag("div", badge(verdict), reasons if said else None, class_="judged")

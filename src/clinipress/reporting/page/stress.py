@@ -1,0 +1,208 @@
+"""Stress: how reference and candidate bear worse images, and images that are none of theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from clinipress.records.judgement import Probe, Stress, StressCurve, StressLevel
+from clinipress.records.result import Interval
+from clinipress.reporting.drawing.figures import (
+    Scale,
+    Shape,
+    frame,
+    line,
+    marker,
+    nice_ticks,
+    place,
+)
+from clinipress.reporting.drawing.markup import Child, Markup, tag
+from clinipress.reporting.drawing.parts import folded, grid, legend, small
+from clinipress.reporting.page.shown import Shown, finding_section
+from clinipress.reporting.view import View
+from clinipress.reporting.wording.numbers import (
+    NOT_MEASURED,
+    counted,
+    figure_interval,
+    finite,
+    percent,
+    points_interval,
+    points_words,
+)
+from clinipress.reporting.wording.phrases import capital, interval_phrase, joined
+
+__all__ = ["stress_section"]
+
+HEIGHT, TOP, BOTTOM = 168, 12.0, 138.0  # of one small plot, pixels
+NAMES = {
+    "jpeg": "JPEG compression",
+    "missing": "missing region",
+    "resolution": "lower resolution",
+}
+NOTE = (
+    "Accuracy against the strength of the disturbance, 0 (as it is) to 5; the lines up and down "
+    "are the intervals. What matters is whether the two curves part: the added loss is the fall on "
+    "disturbed images minus the fall on the same images undisturbed. Probes are images no "
+    "classifier here should be sure of; refused means refused or called uncertain."
+)
+
+
+def stress_section(view: View) -> Markup | None:
+    """Drop curves for every kind of disturbance, and out-of-scope probes."""
+    return finding_section(view, "stress", lambda one: one.stress, _sentence, _body, NOTE)
+
+
+def _name(kind: str) -> str:
+    return NAMES.get(kind, kind)
+
+
+def _levels(curves: Sequence[StressCurve]) -> Iterator[tuple[StressCurve, StressLevel]]:
+    for curve in curves:
+        for level in curve.levels:
+            if finite(level.excess):
+                yield curve, level
+
+
+def _sentence(shown: Shown[Stress]) -> str:
+    """The disturbance that adds most to the fall, and whether that is shown."""
+    section = shown.mine
+    levels = list(_levels(section.curves))
+    told = (
+        f"On {counted(section.images, f'{shown.where} image')} disturbed in "
+        f"{counted(len(section.curves), 'way')} at up to five strengths"
+    )
+    if not levels:
+        return f"{told}, the added loss of {shown.name} was {NOT_MEASURED}.{_refusals(section)}"
+    parted = list(dict.fromkeys(_name(c.kind) for c, level in levels if level.excess.low > 0))
+    worst, level = max(levels, key=lambda pair: pair[1].excess.value)
+    most = (
+        f"the most it adds to the fall is {points_words(level.excess.value)} "
+        f"({interval_phrase(level.excess)}), by {_name(worst.kind)} at strength {level.strength}"
+    )
+    if parted:
+        return (
+            f"{told}, {shown.name} bears {joined(parted)} worse than the reference; {most}."
+            f"{_refusals(section)}"
+        )
+    return (
+        f"{told}, no disturbance is shown to cost {shown.name} more than the reference; {most}."
+        f"{_refusals(section)}"
+    )
+
+
+def _refusals(section: Stress) -> str:
+    if not section.probes:
+        return ""
+    least = min(section.probes, key=lambda probe: probe.candidate_refused)
+    return (
+        f" Of the out-of-scope images \u201c{least.name}\u201d gets through most: "
+        f"{percent(1 - least.candidate_refused, 0)} are answered as if there were nothing wrong "
+        f"(reference {percent(1 - least.reference_refused, 0)})."
+    )
+
+
+def _body(shown: Shown[Stress]) -> list[Child]:
+    section = shown.mine
+    whole = section.undisturbed
+    ends = [one.low for one in whole.values() if finite(one)]
+    for curve in section.curves:
+        for level in curve.levels:
+            ends += [one.low for one in (level.reference, level.candidate) if finite(one)]
+    up = Scale(max(0.0, min(ends, default=0.0) - 0.02), 1.0, BOTTOM, TOP)
+    plots = [_plot(shown, curve, up) for curve in section.curves]
+    shapes: list[tuple[Shape, str]] = [
+        ("reference", shown.view.result.reference),
+        (shown.role, shown.name),
+    ]
+    return [
+        legend(shapes),
+        tag("div", plots, class_="multiples"),
+        folded("All figures", _table(section)) if section.curves else None,
+        _probes(section.probes),
+    ]
+
+
+def _plot(shown: Shown[Stress], curve: StressCurve, up: Scale) -> Markup:
+    """One kind: two curves on one axis; a star where the candidate is shown to bear it worse."""
+    across = Scale(-0.3, 5.3, 19, 99)
+    below = [(float(number), str(number)) for number in range(6)]
+    beside = [(tick, percent(tick, 0)) for tick in nice_ticks(up.low, up.high, 4)]
+    parts = frame(across, up, below, beside)
+    whole = shown.mine.undisturbed
+    sides: list[tuple[Shape, float, list[tuple[int, Interval]]]] = [
+        ("reference", -0.12, [(one.strength, one.reference) for one in curve.levels]),
+        (shown.role, 0.12, [(one.strength, one.candidate) for one in curve.levels]),
+    ]
+    for (shape, shift, points), key in zip(sides, ("reference", "candidate"), strict=True):
+        start = [(0, whole[key])] if key in whole else []
+        # the two stand a little apart, so that neither hides the other's interval
+        drawn = [(n + shift, one) for n, one in (*start, *points) if finite(one)]
+        parts += _curve(shape, drawn, across, up)
+    worse = [one.strength for one in curve.levels if finite(one.excess) and one.excess.low > 0]
+    for strength in worse:
+        x = place(across.at(strength))
+        parts.append(tag("text", "\u2217", class_="mid star", x=x, y=str(int(TOP) + 2)))
+    amounts = ", ".join(f"{level.amount:g}" for level in curve.levels)
+    star = "; \u2217 worse than the reference" if worse else ""
+    title = tag(
+        "figcaption", capital(_name(curve.kind)), small(f"{amounts} {curve.unit}".strip(), star)
+    )
+    told = f"{capital(_name(curve.kind))}: accuracy by strength"
+    plot = tag("svg", parts, class_="plot", height=str(HEIGHT), role="img", aria_label=told)
+    return tag("figure", title, plot)
+
+
+def _curve(
+    shape: Shape, points: Sequence[tuple[float, Interval]], across: Scale, up: Scale
+) -> list[Markup]:
+    places = [(across.at(x), up.at(one.value), one) for x, one in points]
+    parts = [
+        line(f"curve {shape}", x, y, next_x, next_y)
+        for (x, y, _), (next_x, next_y, _) in pairwise(places)
+    ]
+    for x, y, one in places:
+        parts.append(line(f"whisker {shape}", x, up.at(one.low), x, up.at(one.high)))
+        parts.append(marker(shape, place(x), f"{y:.4g}", figure_interval("accuracy", one)))
+    return parts
+
+
+def _table(section: Stress) -> Markup:
+    rows: list[list[Child]] = []
+    for curve in section.curves:
+        for level in curve.levels:
+            amount = f"{level.amount:g} {curve.unit}".strip()
+            rows.append(
+                [
+                    [f"{capital(_name(curve.kind))} {level.strength}", small(amount)],
+                    figure_interval("accuracy", level.reference),
+                    figure_interval("accuracy", level.candidate),
+                    points_interval(level.drop),
+                    points_interval(level.excess),
+                ]
+            )
+    heads = ["Disturbance", "Reference", "Candidate", "Fall, points", "Added loss, points"]
+    return grid(heads, rows, "cards rows")
+
+
+def _probes(probes: Sequence[Probe]) -> list[Child]:
+    heading = tag("h3", "Out-of-scope images")
+    if not probes:
+        return [heading, tag("p", NOT_MEASURED, class_="empty")]
+    rows: list[list[Child]] = [
+        [
+            [capital(one.name), small(counted(one.images, "image"))],
+            percent(one.reference_confidence),
+            percent(one.candidate_confidence),
+            percent(one.reference_refused),
+            percent(one.candidate_refused),
+        ]
+        for one in probes
+    ]
+    heads = [
+        "Probe",
+        "Mean confidence, reference",
+        "Mean confidence, candidate",
+        "Refused, reference",
+        "Refused, candidate",
+    ]
+    return [heading, grid(heads, rows, "cards rows")]

@@ -1,0 +1,248 @@
+"""Subgroups: whether what was lost falls on one group of patients or one source of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clinipress.evidence.gate import metric_facts
+from clinipress.records.judgement import Gap, Group, Subgroups
+from clinipress.records.result import Interval
+from clinipress.reporting.drawing.figures import Scale, nice_ticks, strip, strip_axis
+from clinipress.reporting.drawing.forest import Row, forest, marks
+from clinipress.reporting.drawing.markup import Child, Markup, tag
+from clinipress.reporting.drawing.parts import MANY, cell, folded, grid, legend, small
+from clinipress.reporting.page.shown import Shown, finding_section
+from clinipress.reporting.view import View
+from clinipress.reporting.wording.numbers import (
+    NOT_MEASURED,
+    counted,
+    figure,
+    figure_interval,
+    finite,
+    in_points,
+    metric_class,
+    metric_name,
+    points_interval,
+    points_words,
+)
+from clinipress.reporting.wording.phrases import capital, interval_phrase, joined
+
+__all__ = ["subgroups_section"]
+
+PREFERRED = ("balanced_accuracy", "accuracy")  # what is drawn for each group
+BESIDE = ("auroc_macro", "ece")  # what stands in figures beside it
+NONE = "No metadata: the data set says nothing of its patients"
+NOTE = (
+    "Falls are reference minus candidate on the same images, in points. A gap is the best group "
+    "minus the worst; its change is the candidate's gap minus the reference's: above zero, "
+    "compression set groups further apart. Grey: groups with too few images to judge."
+)
+
+
+def subgroups_section(view: View) -> Markup | None:
+    """Figures by group, gaps between groups, and how compression changed them."""
+    return finding_section(view, "subgroups", lambda one: one.subgroups, _sentence, _body, NOTE)
+
+
+def _drawn(groups: Sequence[Group]) -> str:
+    """The metric that most groups have."""
+    return max(PREFERRED, key=lambda metric: sum(metric in group.metrics for group in groups))
+
+
+def _sentence(shown: Shown[Subgroups]) -> str:
+    """How many groups, which lost most, and the gap that widened most."""
+    section = shown.mine
+    if not section.columns:
+        return (
+            f"{NONE} ({shown.where} images), so whether a loss falls on one sex, age or hospital "
+            f"is {NOT_MEASURED}."
+        )
+    small_ones = sum(group.too_small for group in section.groups)
+    told = (
+        f"{counted(len(section.groups), 'group')} by {joined(section.columns)} on the "
+        f"{shown.where} images, "
+    )
+    if small_ones:
+        told += (
+            f"of which {small_ones:,} {'has' if small_ones == 1 else 'have'} fewer than "
+            f"{section.minimum:,} and {'is' if small_ones == 1 else 'are'} not judged"
+        )
+    else:
+        told += f"each with at least {section.minimum:,}"
+    return f"{told}.{_worst_group(section)}{_widest(section.gaps)}"
+
+
+def _worst_group(section: Subgroups) -> str:
+    metric = _drawn(section.groups)
+    falls = [
+        (group.drops[metric].value, group)
+        for group in section.groups
+        if not group.too_small and finite(group.drops.get(metric))
+    ]
+    if not falls:
+        return ""
+    value, group = max(falls, key=lambda pair: pair[0])
+    name, drop = f"{group.column}: {group.value}", group.drops[metric]
+    if value <= 0:
+        return f" In no group did {metric_name(metric)} fall."
+    return (
+        f" The group that lost most is {name}, whose {metric_name(metric)} fell by "
+        f"{points_words(value)} ({interval_phrase(drop)})."
+    )
+
+
+def _widest(gaps: Sequence[Gap]) -> str:
+    known = [gap for gap in gaps if finite(gap.change)]
+    if not known:
+        return ""
+    gap = max(known, key=lambda gap: gap.change.value)
+    proof = "" if gap.change.low > 0 or gap.change.high < 0 else ", which chance may explain"
+    ends = interval_phrase(gap.change).replace("interval", "interval of the change", 1)
+    amount = f"{points_words(abs(gap.change.value))} ({ends}){proof}"
+    which = f"between {gap.best} and {gap.worst} ({gap.column}, {metric_name(gap.metric)})"
+    if gap.change.value > 0:
+        return f" The gap that widened most, {which}, grew by {amount}."
+    return f" No gap widened; the one that narrowed least, {which}, shrank by {amount}."
+
+
+def _body(shown: Shown[Subgroups]) -> list[Child]:
+    section = shown.mine
+    if not section.columns:
+        return []
+    shapes = legend([("reference", shown.view.result.reference), (shown.role, shown.name)])
+    columns = [_column(shown, column) for column in section.columns]
+    return [shapes, columns, _gaps(shown)]
+
+
+def _column(shown: Shown[Subgroups], column: str) -> list[Child]:
+    """One column: its groups as a forest plot, then class by class."""
+    groups = [group for group in shown.mine.groups if group.column == column]
+    unknown = shown.mine.unknown.get(column, 0)
+    told = f"{counted(unknown, 'image')} without a value." if unknown else "Known for all images."
+    return [
+        tag("h3", capital(column)),
+        tag("p", told, class_="note"),
+        _table(shown, groups) if groups else tag("p", "no group has images", class_="empty"),
+        _by_class(shown, groups),
+    ]
+
+
+def _table(shown: Shown[Subgroups], groups: Sequence[Group]) -> Markup:
+    metric = _drawn(groups)
+    ends = [
+        one.low
+        for group in groups
+        for side in (group.metrics, group.reference)
+        if (one := side.get(metric)) is not None and finite(one)
+    ]
+    low = max(min(ends, default=0.0) - 0.02, 0.0)
+    scale = Scale(low, 1.0, 3, 94)
+    ticks = nice_ticks(low, 1.0, 4)
+    axis = strip_axis(scale, ticks, [figure("accuracy", tick).replace(".0", "") for tick in ticks])
+    heads: list[Child] = ["Group", "Images", axis, capital(metric_name(metric)), "Fall, points"]
+    heads += [capital(_short(one)) for one in BESIDE]
+    columns = [
+        tag("th", head, scope="col", class_="strip-cell" if n == 2 else None)
+        for n, head in enumerate(heads)
+    ]
+    rows = [_group_row(shown, group, metric, scale) for group in groups]
+    table = tag(
+        "table", tag("thead", tag("tr", columns)), tag("tbody", rows), class_="cards classes"
+    )
+    return tag("div", table, class_="scroll", tabindex="0")
+
+
+def _short(metric: str) -> str:
+    return {"auroc_macro": "AUROC", "ece": "calibration error"}.get(metric, metric_name(metric))
+
+
+def _group_row(shown: Shown[Subgroups], group: Group, metric: str, scale: Scale) -> Markup:
+    drawn = marks(
+        ("reference", group.reference.get(metric)), (shown.role, group.metrics.get(metric))
+    )
+    few = small(f"too few: at least {shown.mine.minimum:,} are needed") if group.too_small else None
+    return tag(
+        "tr",
+        tag("th", group.value, few, scope="row"),
+        cell("Images", f"{group.cases:,}", small(counted(group.units, _unit(shown)))),
+        tag("td", strip(drawn, scale), class_="strip-cell"),
+        _pair(capital(metric_name(metric)), metric, group),
+        cell("Fall, points", tag("span", points_interval(group.drops.get(metric)), class_="line")),
+        [_pair(capital(_short(one)), one, group) for one in BESIDE],
+        class_="grey" if group.too_small else None,
+    )
+
+
+def _unit(shown: Shown[Subgroups]) -> str:
+    return "patient" if shown.view.result.split.by == "patient" else "cluster"
+
+
+def _pair(label: str, metric: str, group: Group) -> Markup:
+    """The reference's figure above the candidate's."""
+    if metric not in group.metrics and metric not in group.reference:
+        return cell(label, NOT_MEASURED, class_="pair")
+    above = tag("span", figure_interval(metric, group.reference.get(metric)), class_="of-reference")
+    below = tag("span", figure_interval(metric, group.metrics.get(metric)))
+    return cell(label, above, below, class_="pair")
+
+
+def _by_class(shown: Shown[Subgroups], groups: Sequence[Group]) -> Child:
+    """Sensitivity of every class in every group, behind a title."""
+    classes = [
+        name
+        for name in shown.view.result.classes
+        if any(f"sensitivity[{name}]" in group.metrics for group in groups)
+    ]
+    if not classes:
+        return None
+    rows: list[list[Child]] = [
+        [group.value, *[_sensitivity(group, name) for name in classes]] for group in groups
+    ]
+    return folded(
+        "Sensitivity for each class",
+        grid(["Group", *classes], rows, "cards rows"),
+        tag("p", "The reference above, the candidate below, the fall last.", class_="note"),
+    )
+
+
+def _sensitivity(group: Group, name: str) -> Child:
+    metric = f"sensitivity[{name}]"
+    mine = group.metrics.get(metric)
+    if not finite(mine):
+        return "none there"
+    return [
+        tag("span", figure_interval(metric, group.reference.get(metric)), class_="line soft"),
+        tag("span", figure_interval(metric, mine), class_="line"),
+        tag("span", points_interval(group.drops.get(metric)), class_="line small"),
+    ]
+
+
+def _gaps(shown: Shown[Subgroups]) -> Child:
+    """Gaps before and after, and their change on one scale; those that widened most first."""
+    gaps = sorted(shown.mine.gaps, key=lambda gap: -gap.change.value)
+    heading = tag("h3", "Gap between best and worst group, and its change, points")
+    if not gaps:
+        told = "No column has two groups that are large enough to compare."
+        return [heading, tag("p", told, class_="empty")]
+    first, rest = gaps[:MANY], gaps[MANY:]
+    more = folded(
+        f"{counted(len(rest), 'more gap')} that widened less, or narrowed",
+        forest([_gap_row(shown, gap) for gap in rest]),
+    )
+    return [heading, forest([_gap_row(shown, gap) for gap in first]), more if rest else None]
+
+
+def _gap_row(shown: Shown[Subgroups], gap: Gap) -> Row:
+    name = _short(gap.metric) if metric_class(gap.metric) is None else metric_name(gap.metric)
+    label = [
+        f"{gap.column}, {name}",
+        tag("span", f"{gap.best} against {gap.worst}", class_="small line"),
+        tag("span", f"reference {_gap(gap.metric, gap.reference)}", class_="small line"),
+        tag("span", f"candidate {_gap(gap.metric, gap.candidate)}", class_="small line"),
+    ]
+    return Row(label, marks((shown.role, gap.change)), points_interval(gap.change))
+
+
+def _gap(metric: str, interval: Interval) -> str:
+    shares = in_points(metric) or metric_facts(metric).unit == "points"
+    return points_interval(interval) if shares else figure_interval(metric, interval)

@@ -1,0 +1,214 @@
+"""Which records the report compares: choices made once, so that all sections agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Literal
+
+from clinipress.evidence.gate import least_fall
+from clinipress.records.judgement import Findings
+from clinipress.records.result import CandidateRecord, Interval, Latency, Result, Rule
+from clinipress.reporting.wording.numbers import finite
+
+__all__ = ["Role", "View"]
+
+Role = Literal["reference", "shipped", "rejected", "candidate"]
+SPLIT_ORDER = ("test", "validation", "train")
+
+
+@dataclass(frozen=True)
+class View:
+    """A result and the choices that follow from it.
+
+    Args:
+        result: The record the report is drawn from.
+        pictures: File named in the record -> what it holds; those that are not here are said.
+    """
+
+    result: Result
+    pictures: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
+
+    @cached_property
+    def candidates(self) -> tuple[CandidateRecord, ...]:
+        """All candidates, the reference first, the others in the order they were made."""
+        name = self.result.reference
+        return tuple(sorted(self.result.candidates, key=lambda record: record.name != name))
+
+    def numbered(self) -> Iterator[tuple[int, CandidateRecord]]:
+        """The candidates with the numbers they carry in tables and figures, from 1."""
+        return enumerate(self.candidates, start=1)
+
+    def named(self, name: str | None) -> CandidateRecord | None:
+        """The candidate of that name, if there is one."""
+        return next((record for record in self.candidates if record.name == name), None)
+
+    @property
+    def reference(self) -> CandidateRecord | None:
+        """The reference; None when the record does not hold it."""
+        return self.named(self.result.reference)
+
+    @property
+    def shipped(self) -> CandidateRecord | None:
+        """The shipped candidate, if any."""
+        return self.named(self.result.shipped)
+
+    @cached_property
+    def subject(self) -> CandidateRecord | None:
+        """What is set beside the reference: the shipped one, else the one that came closest.
+
+        Closest: the lowest upper end of the fall of the primary metric.
+        """
+        if self.shipped is not None and self.shipped is not self.reference:
+            return self.shipped
+        judged = [(self.drop(record, self.metric)[0], record) for record in self.compressed]
+        place = least_fall([drop for drop, _ in judged])
+        return None if place is None else judged[place][1]
+
+    @cached_property
+    def controls(self) -> tuple[CandidateRecord, ...]:
+        """Those that are only there to be compared with: trained without a teacher."""
+        names = {record.control for record in self.candidates if record.control}
+        return tuple(record for record in self.candidates if record.name in names)
+
+    @property
+    def compressed(self) -> tuple[CandidateRecord, ...]:
+        """All candidates but the reference and the controls."""
+        left_out = (self.reference, *self.controls)
+        return tuple(one for one in self.candidates if all(one is not other for other in left_out))
+
+    @property
+    def primary(self) -> Rule | None:
+        """The rule that decides."""
+        rules = self.result.rules
+        return next((rule for rule in rules if rule.primary), rules[0] if rules else None)
+
+    @property
+    def metric(self) -> str:
+        """The metric of the primary rule."""
+        return self.primary.metric if self.primary else "accuracy"
+
+    @property
+    def margin(self) -> float | None:
+        """The limit of the primary rule, in the metric's own unit."""
+        return self.primary.margin if self.primary else None
+
+    @cached_property
+    def margins(self) -> dict[str, float]:
+        """Metric -> limit; a rule for every class, "sensitivity[*]", becomes one per class."""
+        found: dict[str, float] = {}
+        for rule in self.result.rules:
+            base, every, _ = rule.metric.partition("[*]")
+            names = [f"{base}[{name}]" for name in self.result.classes] if every else [base]
+            found |= dict.fromkeys(names, rule.margin)
+        return found
+
+    def role(self, record: CandidateRecord) -> Role:
+        """What became of a candidate; one that did not fail but was not chosen is a "candidate"."""
+        if record is self.shipped:
+            return "shipped"
+        if record is self.reference:
+            return "reference"
+        failed = record.verdict is None or record.verdict.status == "fail"
+        return "rejected" if record.rejected is not None and failed else "candidate"
+
+    def drop(self, record: CandidateRecord, metric: str) -> tuple[Interval | None, str | None]:
+        """How far a metric fell from the reference, and on which split.
+
+        The split the candidate was judged on comes first, then test, then validation.
+        """
+        if metric in record.drop:
+            return record.drop[metric], record.drop_split
+        for split in SPLIT_ORDER:
+            found = record.drops.get(split, {}).get(metric)
+            if found is not None:
+                return found, split
+        return None, None
+
+    def cases(self, interval: Interval | None, split: str | None) -> int | None:
+        """Images behind a figure: its own count, else the size of the split."""
+        if interval is not None and interval.n is not None:
+            return interval.n
+        counts = self.result.split.counts.get(split or "", {})
+        return sum(counts.values()) or None
+
+    @cached_property
+    def splits(self) -> tuple[str, ...]:
+        """Splits on which any candidate was measured; test first."""
+        found = {split for record in self.candidates for split in record.evidence}
+        known = [split for split in SPLIT_ORDER if split in found]
+        return (*known, *sorted(found - set(known)))
+
+    @cached_property
+    def compared_split(self) -> str | None:
+        """The split on which subject and reference can be set side by side."""
+        if self.reference is None or self.subject is None:
+            return None
+        shared = [
+            split
+            for split in self.splits
+            if self.reference.evidence.get(split) and self.subject.evidence.get(split)
+        ]
+        own = self.subject.drop_split
+        return own if own in shared else next(iter(shared), None)
+
+    @cached_property
+    def plotted_split(self) -> str | None:
+        """The split on which most candidates have an accuracy; mixing splits would mislead."""
+        have = {
+            split: sum(
+                finite(record.evidence.get(split, {}).get("accuracy")) for record in self.candidates
+            )
+            for split in self.splits
+        }
+        best = max(have.values(), default=0)
+        return next((split for split in self.splits if have[split] == best and best), None)
+
+    @property
+    def shown_findings(self) -> dict[str, Findings]:
+        """The subject's sections by split, in the order of the page."""
+        if self.subject is None:
+            return {}
+        return {split: self.subject.findings[split] for split in self.finding_splits}
+
+    def own_findings(self, record: CandidateRecord) -> tuple[str, Findings] | None:
+        """A candidate's sections on the study's own images, and which images these are."""
+        wanted = (record.drop_split, self.compared_split, *SPLIT_ORDER)
+        found = next((split for split in wanted if split in record.findings), None)
+        return (found, record.findings[found]) if found is not None else None
+
+    @cached_property
+    def finding_splits(self) -> tuple[str, ...]:
+        """Where the subject's sections come from: its own images, then sets from elsewhere."""
+        if self.subject is None:
+            return ()
+        own = self.own_findings(self.subject)
+        elsewhere = sorted(set(self.subject.findings) - set(SPLIT_ORDER))
+        return (*([own[0]] if own and own[0] not in elsewhere else []), *elsewhere)
+
+    def size_ratio(self, record: CandidateRecord) -> float | None:
+        """Times smaller than the reference's file."""
+        if self.reference is None or not record.file_bytes or not self.reference.file_bytes:
+            return None
+        return self.reference.file_bytes / record.file_bytes
+
+    def timing(self, record: CandidateRecord) -> Latency | None:
+        """Time per image: with reading and decoding of the file, where that was measured."""
+        root = self.reference
+        whole = root is None or root.latency_with_preprocessing_ms is not None
+        return (record.latency_with_preprocessing_ms if whole else None) or record.latency_ms
+
+    def speed_ratio(self, record: CandidateRecord) -> float | None:
+        """Times faster than the reference; None unless both were timed in the same way."""
+        mine = self.timing(record)
+        theirs = self.timing(self.reference) if self.reference else None
+        if mine is None or theirs is None or mine.median <= 0:
+            return None
+        same = (mine.batch, mine.threads, mine.preprocessing) == (
+            theirs.batch,
+            theirs.threads,
+            theirs.preprocessing,
+        )
+        return theirs.median / mine.median if same else None

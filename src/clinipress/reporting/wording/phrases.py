@@ -1,0 +1,128 @@
+"""Parts of sentences: comparisons, falls with their intervals, names of things."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clinipress.records.result import Interval, Rule, Shortcut
+from clinipress.reporting.view import View
+from clinipress.reporting.wording.numbers import (
+    GAP,
+    NOT_MEASURED,
+    figure,
+    finite,
+    in_points,
+    metric_name,
+    points,
+    points_decimals,
+    points_words,
+    times,
+)
+
+__all__ = [
+    "capital",
+    "coverage_phrase",
+    "drop_phrase",
+    "feature_name",
+    "interval_phrase",
+    "joined",
+    "rule_phrase",
+    "size_phrase",
+    "speed_phrase",
+    "split_name",
+    "target_name",
+]
+
+SPLIT_NAMES = {"test": "sealed test", "validation": "validation", "train": "training"}
+NEAR = 0.05  # ratios closer to one than this are called equal
+
+
+def joined(words: Sequence[str]) -> str:
+    """Words in a row: "a", "a and b", "a, b and c"."""
+    return " and ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), *words[-1:]])
+
+
+def capital(text: str) -> str:
+    """The first letter large, the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
+def split_name(split: str | None) -> str:
+    """A split as an adjective: "sealed test", "external (hospital B)"."""
+    kind, external, name = (split or "").partition("external: ")
+    if external and not kind:
+        return f"external ({name})"
+    return SPLIT_NAMES.get(split or "", split or "unnamed")
+
+
+def size_phrase(ratio: float | None) -> str | None:
+    """How sizes compare: "40 times smaller", "the same size", "1.3 times larger"."""
+    if ratio is None:
+        return None
+    if abs(ratio - 1) < NEAR:
+        return "the same size"
+    return f"{times(ratio)} times smaller" if ratio > 1 else f"{times(1 / ratio)} times larger"
+
+
+def speed_phrase(ratio: float | None) -> str | None:
+    """How times compare: "12 times faster", "as fast", "1.3 times slower"."""
+    if ratio is None:
+        return None
+    if abs(ratio - 1) < NEAR:
+        return "as fast"
+    return f"{times(ratio)} times faster" if ratio > 1 else f"{times(1 / ratio)} times slower"
+
+
+def interval_phrase(drop: Interval, margin: float | None = None) -> str:
+    """The ends: "95 % interval -1.2 to 1.8"."""
+    decimals = points_decimals(drop, margin)
+    ends = f"{points(drop.low, decimals)} to {points(drop.high, decimals)}"
+    return f"{100 * drop.confidence:g}{GAP}% interval {ends}"
+
+
+def coverage_phrase(view: View) -> str:
+    """What the intervals of the record aim at: "95 % intervals"."""
+    found = {
+        interval.confidence
+        for record in view.candidates
+        for split in record.evidence.values()
+        for interval in split.values()
+    }
+    return f"{joined([f'{100 * one:g}{GAP}%' for one in sorted(found)])} intervals".strip()
+
+
+def drop_phrase(metric: str, drop: Interval | None, margin: float | None = None) -> str:
+    """What became of a metric: "accuracy fell by 0.3 points (95 % interval ...; limit 2.0)"."""
+    name = metric_name(metric)
+    if drop is None or not finite(drop):
+        return f"the fall in {name} was {NOT_MEASURED}"
+    if not in_points(metric):
+        return f"{name} differs by {figure(metric, drop.value)}"
+    decimals = points_decimals(drop, margin)
+    amount = points_words(abs(drop.value), decimals)
+    if float(points(abs(drop.value), decimals).replace(",", "")) == 0:
+        moved, of = f"changed by {amount}", "of the fall"
+    elif drop.value > 0:
+        moved, of = f"fell by {amount}", ""
+    else:
+        moved, of = f"rose by {amount}", "of the fall"
+    interval = interval_phrase(drop, margin).replace("interval", f"interval {of}".strip(), 1)
+    limit = "" if margin is None else f"; limit {points(margin, points_decimals(drop, margin))}"
+    return f"{name} {moved} ({interval}{limit})"
+
+
+def feature_name(shortcut: Shortcut) -> str:
+    """A fact about the files that may give classes away."""
+    return "all these facts together" if shortcut.feature == "all" else shortcut.feature
+
+
+def target_name(shortcut: Shortcut) -> str:
+    """The class that it gives away."""
+    return "all classes" if shortcut.target == "macro" else shortcut.target
+
+
+def rule_phrase(rule: Rule) -> str:
+    """A rule in words."""
+    kind = "main rule" if rule.primary else "guard"
+    limit = points_words(rule.margin) if in_points(rule.metric) else f"{rule.margin:g}"
+    return f"{metric_name(rule.metric)} may fall by at most {limit} ({kind})"

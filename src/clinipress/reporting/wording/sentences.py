@@ -1,0 +1,357 @@
+"""The sentences of the report, each made from the record's own numbers; none is typed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clinipress.records.result import CandidateRecord, Interval
+from clinipress.reporting.drawing.plot import Point, pareto
+from clinipress.reporting.view import View
+from clinipress.reporting.wording.numbers import (
+    NOT_MEASURED,
+    STATUS_WORDS,
+    counted,
+    duration,
+    figure_interval,
+    finite,
+    megabytes,
+    metric_class,
+    metric_name,
+    moment,
+    percent,
+    points,
+    points_decimals,
+    points_words,
+)
+from clinipress.reporting.wording.phrases import (
+    capital,
+    drop_phrase,
+    interval_phrase,
+    joined,
+    size_phrase,
+    speed_phrase,
+    split_name,
+)
+
+__all__ = [
+    "audit_sentence",
+    "candidates_sentence",
+    "caution_sentence",
+    "classes_sentence",
+    "distillation_sentences",
+    "gate_sentence",
+    "limits_sentence",
+    "meaning_sentence",
+    "natural_sentence",
+    "split_sentence",
+    "trade_off_sentence",
+    "trail_sentence",
+    "verdict_sentence",
+]
+
+PURPOSES = {"test": "the sealed test", "validation": "validation", "train": "training"}
+PER = 1000  # images over which differences are told as counts
+
+
+def _model_phrase(view: View, record: CandidateRecord) -> str:
+    """How a model compares in size and speed: "is 40 times smaller and 12 times faster than"."""
+    size, speed = size_phrase(view.size_ratio(record)), speed_phrase(view.speed_ratio(record))
+    more = [phrase for phrase in (size, speed) if phrase not in (None, "the same size", "as fast")]
+    text = f"is {joined([phrase for phrase in more if phrase])} than the reference" if more else ""
+    same = [phrase for phrase in ("as large", "as fast") if phrase == speed]
+    if size == "the same size":
+        same.insert(0, "as large")
+    if same:
+        text += f"{' and' if text else 'is'} {joined(same)}" + ("" if more else " as the reference")
+    missing = ["size"] if size is None else []
+    missing += ["speed"] if speed is None else []
+    if not missing:
+        return text
+    timed = record.latency_ms is not None and "size" not in missing
+    why = "not comparable" if timed else NOT_MEASURED
+    return f"{text} ({joined(missing)} {why})" if text else f"({joined(missing)} {why})"
+
+
+def verdict_sentence(view: View) -> str:
+    """The study in one sentence, ending with the verdict's word."""
+    result, word = view.result, STATUS_WORDS[view.result.verdict.status]
+    shipped, others = view.shipped, view.compressed
+    if shipped is None:
+        limit = f", limit {points_words(view.margin)}" if view.margin is not None else ""
+        return (
+            f"No model is shipped: of {counted(len(others), 'compressed candidate')}, "
+            f"{_tally(others) or 'none judged'} ({metric_name(view.metric)}{limit}): {word}."
+        )
+    if shipped is view.reference:
+        tried = counted(len(others), "compressed candidate")
+        return f"The reference itself is shipped, after {tried}: {word}."
+    drop, split = view.drop(shipped, view.metric)
+    cases = view.cases(drop, split)
+    where = f" on {counted(cases, f'{split_name(split)} image')}" if cases and drop else ""
+    phrase = drop_phrase(view.metric, drop, view.margin)
+    name = metric_name(view.metric)
+    told = f"its {name}{where}{phrase.removeprefix(name)}" if phrase.startswith(name) else phrase
+    model = f"The shipped {shipped.precision} model {_model_phrase(view, shipped)}"
+    return f"{model}; {told}: {STATUS_WORDS[result.verdict.status]}."
+
+
+def meaning_sentence(view: View) -> str:
+    """What the verdict's word means here."""
+    status, shipped = view.result.verdict.status, view.shipped
+    drop = view.drop(shipped, view.metric)[0] if shipped else None
+    word = STATUS_WORDS[status]
+    risk = f"set for risk class \u201c{view.result.risk}\u201d before anything was measured"
+    if drop is None or view.margin is None or not finite(drop):
+        return (
+            f"{word}: "
+            + {
+                "pass": f"every limit {risk} was kept.",
+                "fail": f"the limits {risk} were not kept; the reasons are below.",
+                "inconclusive": f"what was measured does not show that the limits {risk} are kept.",
+            }[status]
+        )
+    return f"{word}: {_meaning(view, drop, view.margin, risk)}"
+
+
+def _meaning(view: View, drop: Interval, margin: float, risk: str) -> str:
+    """The verdict explained by where the interval lies."""
+    verdict, decimals = view.result.verdict, points_decimals(drop, margin)
+    low, high = points(drop.low, decimals), points(drop.high, decimals)
+    limit = f"{points_words(margin, decimals)} {risk}"
+    if verdict.status == "pass":
+        return f"even the far end of the interval, {high}, lies inside the limit of {limit}."
+    if verdict.status == "fail" and drop.low >= margin:
+        return f"even the near end of the interval, {low}, is beyond the limit of {limit}."
+    if verdict.status == "inconclusive" and drop.high >= margin:
+        needed = verdict.cases_needed
+        more = f" About {counted(needed, 'image')} would decide." if needed else ""
+        return (
+            f"the true fall may be inside the limit of {limit}, but the interval reaches "
+            f"{high}.{more}"
+        )
+    return f"the main limit of {limit} is not what decided; the reasons are below."
+
+
+def natural_sentence(view: View) -> str | None:
+    """The fall in accuracy as a count of wrong answers; None where there is none to count."""
+    subject = view.shipped
+    drop = view.drop(subject, "accuracy")[0] if subject else None
+    if drop is None or not finite(drop) or subject is view.reference:
+        return None
+    middle, low, high = (round(PER * value) for value in (drop.value, drop.low, drop.high))
+    about = f"about {_more(middle)} wrong answers than" if middle else "as many wrong answers as"
+    return (
+        f"In {PER:,} such images that is {about} the reference gives; anything from "
+        f"{_more(low)} to {_more(high)} fits the data."
+    )
+
+
+def _more(number: int) -> str:
+    """A difference of counts: "3 more", "12 fewer"."""
+    return f"{abs(number):,} {'fewer' if number < 0 else 'more'}"
+
+
+def caution_sentence(view: View) -> str | None:
+    """What a verdict cannot mend: a reference that is not shown to read the picture at all."""
+    baseline, reference = view.result.audit.baseline_accuracy, view.reference
+    split = view.compared_split or view.plotted_split
+    if baseline is None or reference is None or split is None or not finite(baseline):
+        return None
+    accuracy = reference.evidence.get(split, {}).get("accuracy")
+    if accuracy is None or not finite(accuracy) or accuracy.low > baseline.high:
+        return None
+    return (
+        f"Caution: facts about the files alone (such as width and brightness) give "
+        f"{figure_interval('accuracy', baseline)} right answers, the reference "
+        f"{figure_interval('accuracy', accuracy)}; it is not shown that it reads the picture, and "
+        "losing little of it says little."
+    )
+
+
+def candidates_sentence(view: View) -> str:
+    """How many were made, and what became of them."""
+    made = view.compressed
+    passed_over = [record for record in made if record.rejected is not None]
+    sizes = [record.file_bytes for record in made]
+    spread = f" Their files are {megabytes(min(sizes))} to {megabytes(max(sizes))}" if sizes else ""
+    beside = (
+        f"; the reference is {megabytes(view.reference.file_bytes)}." if view.reference else "."
+    )
+    timed = sum(record.latency_ms is not None for record in made)
+    chosen = "one is" if view.shipped not in (None, view.reference) else "none is"
+    controls = len(view.controls)
+    beyond = f" {counted(controls, 'control')} without a teacher: to compare with." * bool(controls)
+    return (
+        f"Beside the reference: {counted(len(made), 'candidate')}, of which {chosen} shipped; "
+        f"{len(passed_over):,} were passed over for the reason given, and the speed of {timed:,} "
+        f"was measured.{spread}{beside if spread else ''}{beyond}"
+    )
+
+
+def distillation_sentences(view: View) -> list[str]:
+    """How much of each distilled student's accuracy the teacher gave, by its control."""
+    return [_over_control(view, record) for record in view.candidates if record.control]
+
+
+def _over_control(view: View, record: CandidateRecord) -> str:
+    """One student beside the same student without a teacher; shown, or plainly not shown."""
+    split = next((name for name in ("test", "validation") if name in record.over_control), None)
+    control = view.named(record.control)
+    gain = record.over_control[split].get("accuracy") if split else None
+    if gain is None or control is None or not finite(gain):
+        return f"What distillation gave {record.name} was {NOT_MEASURED}."
+    told = (
+        f"{record.name} minus {control.name}, the same network trained for as long without a "
+        f"teacher: {points_words(gain.value)} of accuracy ({interval_phrase(gain)}, paired on "
+        f"{counted(gain.n or 0, f'{split_name(split)} image')})"
+    )
+    if gain.low > 0:
+        return f"{told}. A gain from distillation is shown.{_share(control, split)}"
+    if gain.high < 0:
+        return f"{told}. Distillation made it worse."
+    return f"{told}. A gain from distillation is not shown: the interval contains 0."
+
+
+def _share(control: CandidateRecord, split: str | None) -> str:
+    """The gap beside the gain: what the control lacked of the reference."""
+    gap = control.drops.get(split or "", {}).get("accuracy")
+    if gap is None or gap.value <= 0:
+        return ""
+    return f" Without the teacher it lacked {points_words(gap.value)} to the reference."
+
+
+def trade_off_sentence(view: View, timed: list[Point]) -> str:
+    """Which candidates no other beats."""
+    if len(timed) < 2:
+        return "Fewer than two candidates have both a measured accuracy and a measured time."
+    front = pareto(timed)
+    names = joined([f"{point.number} {point.name}" for point in front[:5]])
+    more = f" and {len(front) - 5:,} more" if len(front) > 5 else ""
+    shipped = next((point for point in timed if point.role == "shipped"), None)
+    place = ""
+    if shipped is not None:
+        place = f" The shipped one is {'on' if shipped in front else 'not on'} the front."
+    return (
+        f"Of {counted(len(timed), 'candidate')} with a measured time and an accuracy on the "
+        f"{split_name(view.plotted_split)} images, leaving out those that failed, no other is both "
+        f"faster and more accurate than {names}{more}.{place}"
+    )
+
+
+def _tally(records: Sequence[CandidateRecord]) -> str:
+    """How many got which verdict: "3 PASS and 1 FAIL"."""
+    found = [record.verdict.status for record in records if record.verdict is not None]
+    numbers = {word: found.count(status) for status, word in STATUS_WORDS.items()}
+    return joined([f"{number:,} {word}" for word, number in numbers.items() if number])
+
+
+def gate_sentence(view: View) -> str:
+    """How many kept the limits."""
+    judged = [record for record in view.compressed if record.verdict is not None]
+    if not judged:
+        return "No candidate was judged."
+    return (
+        f"{counted(len(judged), 'candidate was', 'candidates were')} judged against the limits of "
+        f"risk class \u201c{view.result.risk}\u201d: {_tally(judged)}."
+    )
+
+
+def classes_sentence(view: View) -> str:
+    """The weakest class, and the class that lost most."""
+    split, subject = view.compared_split, view.subject
+    if split is None or subject is None:
+        return "No candidate can be set beside the reference class by class."
+    found = {
+        name: interval
+        for name in view.result.classes
+        if finite(interval := subject.evidence[split].get(f"sensitivity[{name}]"))
+        and interval is not None
+    }
+    if not found:
+        return f"The sensitivity for each class was {NOT_MEASURED}."
+    weakest = min(found, key=lambda name: found[name].value)
+    text = (
+        f"{subject.name} finds the weakest class, {weakest}, in {percent(found[weakest].value)} of "
+        f"its {split_name(split)} images, and every other class at least as often."
+    )
+    falls = {
+        metric: interval
+        for metric, interval in subject.drops.get(split, subject.drop).items()
+        if metric.startswith("sensitivity[") and finite(interval)
+    }
+    if not falls:
+        return text
+    worst = max(falls, key=lambda metric: falls[metric].value)
+    drop = falls[worst]
+    if drop.value <= 0:
+        widest = max(falls, key=lambda metric: falls[metric].high)
+        return (
+            f"{text} No class was found less often than by the reference, but a loss of up to "
+            f"{points_words(max(falls[widest].high, 0.0))} is not excluded for "
+            f"{metric_class(widest)}."
+        )
+    return (
+        f"{text} The largest loss of sensitivity is {points_words(drop.value)} "
+        f"({interval_phrase(drop)}), for {metric_class(worst)}."
+    )
+
+
+def audit_sentence(view: View) -> str:
+    """What was found in the data."""
+    audit = view.result.audit
+    known = (
+        f"{counted(audit.patients, 'patient')} known"
+        if audit.patients is not None
+        else "patients unknown"
+    )
+    leaks = sum(audit.leaks.values())
+    parts = [
+        counted(len(audit.unreadable), "unreadable file"),
+        counted(audit.exact_duplicates, "exact copy", "exact copies"),
+        counted(audit.near_duplicates, "near-duplicate"),
+        counted(
+            len(audit.conflicting_labels),
+            "pair of copies with different labels",
+            "pairs of copies with different labels",
+        ),
+        counted(
+            leaks, "image leaking across published splits", "images leaking across published splits"
+        ),
+    ]
+    return (
+        f"{counted(audit.images, 'image')} in {counted(len(audit.classes), 'class', 'classes')}, "
+        f"{known}: {joined(parts)}."
+    )
+
+
+def split_sentence(view: View) -> str:
+    """How the images were divided."""
+    split, openings = view.result.split, len(view.result.test_openings)
+    sizes = [
+        f"{counted(sum(counts.values()), 'image')} for {PURPOSES.get(name, name)}"
+        for name, counts in split.counts.items()
+    ]
+    opened = {0: "never opened", 1: "opened once", 2: "opened twice"}
+    reason = f" {capital(split.reason.rstrip('.'))}." if split.reason else ""
+    return (
+        f"Divided by {split.by}.{reason} {capital(joined(sizes))}; the sealed test images were "
+        f"{opened.get(openings, f'opened {openings:,} times')}."
+    )
+
+
+def limits_sentence(count: int) -> str:
+    """How many reservations follow."""
+    return f"{counted(count, 'reservation')} that the figures above do not remove:"
+
+
+def trail_sentence(view: View) -> str:
+    """When and with what."""
+    result, environment = view.result, view.result.environment
+    spent = sum(result.seconds.values())
+    took = f" in {duration(spent)}" if spent else ""
+    seed = result.recipe.get("seed")
+    seeded = f", seed {seed}" if seed is not None else ""
+    return (
+        f"Made on {moment(result.created)} by clinipress {environment.clinipress}{took} on "
+        f"{environment.cpu}{seeded}."
+    )

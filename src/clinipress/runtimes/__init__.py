@@ -1,1 +1,0 @@
-"""Runtimes: one small module each, from a file to predictions."""

@@ -1,0 +1,1 @@
+"""Distillation: soft targets, features, teachers, and the loss."""

@@ -1,0 +1,1 @@
+"""Quantization-aware training: rounding in the forward pass, ranges learnt."""

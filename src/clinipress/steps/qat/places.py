@@ -1,0 +1,176 @@
+"""Where an int8 file rounds activations, in terms of the network it comes from.
+
+The runtime's quantizer decides where a graph is rounded and with which first ranges; training must
+round in the same places, and what it learns must find its way back. The two programs are matched by
+value: the same images run through the traced network and through its float32 file, and tensors that
+are equal are the same tensor. No name or operator has to correspond.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from clinipress.errors import ModelError
+from clinipress.formats.matching import equal_values
+from clinipress.formats.onnx.float import export_onnx
+from clinipress.formats.onnx.int8 import prepare, rounding
+from clinipress.formats.onnx.run import INPUT_NAME, session
+from clinipress.formats.ranges import Method
+from clinipress.models.classifier import TorchCandidate
+from clinipress.steps.qat.network import Place
+from clinipress.steps.qat.tracing import is_activation, trace
+
+__all__ = ["find_places", "match", "prepared_values", "tensor_values"]
+
+PROBES = 4  # images that tensors are matched on
+
+
+def find_places(
+    candidate: TorchCandidate, images: NDArray[np.uint8], method: Method
+) -> tuple[dict[str, Place], int]:
+    """The activations that the candidate's int8 file would round, with calibrated ranges.
+
+    Args:
+        candidate: The float network; left as it is.
+        images: uint8 ``[n, c, h, w]`` from the training split, un-augmented.
+        method: Of calibration.
+
+    Returns:
+        Tensor of the float32 file, as `quantize.prepare` writes it out, -> the node of the traced
+        network that computes it; and how many rounded activations no node computes. Those are not
+        rounded in training; the file gives them calibrated ranges.
+
+    Raises:
+        ModelError: The network cannot be exported or traced, or less than half of the activations
+            are found.
+    """
+    with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
+        path = Path(folder) / "float.onnx"
+        export_onnx(candidate, path)
+        planned = rounding(path, images, method=method)
+        values, clamps = prepared_values(path, planned.ranges, images[:PROBES])
+    was_training = candidate.module.training
+    try:
+        traced = trace(candidate.module, images.shape[1:])
+        nodes = match(traced, images[:PROBES], values, clamps)
+    finally:
+        candidate.module.train(was_training)
+    if 2 * len(nodes) < len(planned.ranges):
+        raise ModelError(
+            "a traced network that computes what its float32 file computes",
+            f"{len(nodes)} of {len(planned.ranges)} rounded activations found in it",
+            "train without 'qat', and report this as a bug",
+        )
+    groups = {name: number for number, names in enumerate(planned.shared) for name in names}
+    places = {
+        name: Place(
+            nodes[name],
+            *ends,
+            fixed=name in planned.fixed,
+            limits=_finite(planned.limits.get(name)),
+            group=groups.get(name),
+        )
+        for name, ends in planned.ranges.items()
+        if name in nodes
+    }
+    return places, len(planned.ranges) - len(places)
+
+
+def _finite(limits: tuple[float, float] | None) -> tuple[float | None, float | None]:
+    """None where there is no limit: a plan is JSON, which has no infinity."""
+    low, high = limits or (-math.inf, math.inf)
+    return (low if math.isfinite(low) else None), (high if math.isfinite(high) else None)
+
+
+def prepared_values(
+    source: Path, tensors: Iterable[str], images: NDArray[np.uint8]
+) -> tuple[dict[str, NDArray[np.float32]], set[str]]:
+    """What `quantize.prepare` makes of a file computes inside.
+
+    Args:
+        source: A float32 file.
+        tensors: Names; those that no node of the prepared graph computes are left out.
+        images: uint8 ``[n, c, h, w]``.
+
+    Returns:
+        Tensor -> its values, and the results of clamps: where the clamp does nothing, they equal
+        the tensor before it.
+    """
+    model = prepare(source)
+    made = {name: node.op_type for node in model.graph.node for name in node.output}
+    clamps = {name for name, kind in made.items() if kind in ("Relu", "Clip")}
+    return tensor_values(model, [name for name in tensors if name in made], images), clamps
+
+
+def tensor_values(
+    model: onnx.ModelProto, tensors: Sequence[str], images: NDArray[np.uint8]
+) -> dict[str, NDArray[np.float32]]:
+    """What a graph computes inside: tensor -> its values; they become outputs of `model`."""
+    if not tensors:
+        return {}
+    given = {output.name for output in model.graph.output}
+    inside = [onnx.helper.make_empty_tensor_value_info(name) for name in tensors]
+    model.graph.output.extend(info for info in inside if info.name not in given)
+    with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
+        opened = Path(folder) / "opened.onnx"
+        onnx.save(model, opened)
+        arrays = session(opened, 1).run(list(tensors), {INPUT_NAME: np.ascontiguousarray(images)})
+    return dict(zip(tensors, arrays, strict=True))
+
+
+class _Finder(fx.Interpreter):
+    """Runs a traced network and notes, for each wanted tensor, the nodes that computed it."""
+
+    def __init__(self, traced: fx.GraphModule, wanted: Mapping[str, NDArray[np.float32]]) -> None:
+        super().__init__(traced)
+        self.wanted = wanted
+        self.equal_nodes: dict[str, list[fx.Node]] = {name: [] for name in wanted}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.op == "call_function" and isinstance(value, Tensor) and value.is_floating_point():
+            for name, wanted in self.wanted.items():
+                if value.numel() == wanted.size and equal_values(wanted, value.numpy()):
+                    self.equal_nodes[name].append(n)
+        return value
+
+
+def match(
+    traced: fx.GraphModule,
+    images: NDArray[np.uint8],
+    wanted: Mapping[str, NDArray[np.float32]],
+    clamps: set[str],
+) -> dict[str, str]:
+    """The node that computes each tensor.
+
+    Args:
+        traced: From `trace`.
+        images: The images that `wanted` was computed from.
+        wanted: Tensor -> values.
+        clamps: Tensors that a clamp computes.
+
+    Returns:
+        Tensor -> name of its node; no node twice. A tensor that no node computes is left out: a
+        file adds the bias of a matrix product in a step of its own, and spells attention out.
+    """
+    finder = _Finder(traced, wanted)
+    with torch.inference_mode():
+        finder.run(torch.from_numpy(np.ascontiguousarray(images)))
+    nodes: dict[str, str] = {}
+    for name, candidates in finder.equal_nodes.items():
+        free = [node for node in candidates if node.name not in nodes.values()]
+        # a clamp's result may equal its input on a few images, and a dropout's or a copy's always
+        right = [node for node in free if is_activation(node) == (name in clamps)] or free
+        if right:
+            nodes[name] = right[0].name
+    return nodes

@@ -1,0 +1,129 @@
+"""One noun, one verb: a Candidate can be run, a Step makes one candidate from another."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.data.cache import Cache
+from clinipress.data.study import Rows
+from clinipress.progress import SILENT, Progress
+from clinipress.records.result import Applied, Card
+
+__all__ = ["Candidate", "Context", "Step", "predict_rows", "run", "with_history"]
+
+PREDICT_BATCH = 64
+
+
+@runtime_checkable
+class Candidate(Protocol):
+    """A classifier that can be run, whatever runs it."""
+
+    @property
+    def card(self) -> Card:
+        """What it is: name, classes, input, history."""
+
+    @property
+    def digest(self) -> str:
+        """sha256, 64 hexadecimal digits, of what makes its answers (weights and structure)."""
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Raw pixels in, logits out.
+
+        Args:
+            images: uint8 ``[n, channels, height, width]`` as `card.input` says, in [0, 255].
+
+        Returns:
+            float32 ``[n, classes]``, unnormalised log-probabilities.
+        """
+
+    def save(self, folder: Path) -> None:
+        """Write card.json and the weights or the file into `folder`."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a step may use besides its parent.
+
+    Attributes:
+        data: The study's images and split, test sealed (`clinipress.data.study.StudyData`).
+        reference: The root reference, teacher of distillation; None while it is being made.
+        work: A folder that survives a kill; checkpoints go here.
+        shared: A folder for what several steps use, such as the teacher's outputs.
+        seed: Seed of the study.
+        threads: CPU threads to use.
+        progress: The listener.
+        root: The network that `reference` was exported from: its feature maps can be read.
+    """
+
+    data: Any
+    reference: Candidate | None
+    work: Path
+    shared: Path
+    seed: int = 0
+    threads: int | None = None
+    progress: Progress = SILENT
+    root: Candidate | None = None
+
+
+class Step(Protocol):
+    """One candidate -> another.
+
+    `plan` decides (randomness only as a stored seed, measurements only here) and returns JSON-able
+    parameters; `apply` is deterministic given them.
+    """
+
+    @property
+    def kind(self) -> str:
+        """Name of the step in histories: "train", "prune", ..."""
+
+    @property
+    def inherits(self) -> bool:
+        """True when the child has its weights from the parent, and so the parent's history."""
+
+    @property
+    def recipe(self) -> Any:
+        """The step's part of the study, a frozen pydantic model."""
+
+    def plan(self, parent: Candidate | None, context: Context) -> dict[str, Any]:
+        """Decide."""
+
+    def apply(
+        self, parent: Candidate | None, params: dict[str, Any], context: Context
+    ) -> tuple[Candidate, dict[str, Any]]:
+        """Do; returns the child and the facts worth keeping."""
+
+
+def predict_rows(candidate: Candidate, cache: Cache, rows: Rows) -> NDArray[np.float32]:
+    """Logits float32 ``[n, classes]`` of some images, read from the cache in batches."""
+    starts = range(0, len(rows.index), PREDICT_BATCH)
+    parts = [candidate.predict(cache.take(rows.index[s : s + PREDICT_BATCH])) for s in starts]
+    return np.concatenate(parts)
+
+
+def run(
+    step: Step, parent: Candidate | None, params: dict[str, Any], context: Context
+) -> tuple[Applied, Candidate]:
+    """Apply a planned step: the one place where history is written.
+
+    Returns:
+        The record of the step, and the child as the step made it; the caller names the child and
+        joins the record to the parent's history (`with_history`).
+    """
+    began = time.monotonic()
+    child, facts = step.apply(parent, params, context)
+    facts = {**facts, "seconds": round(time.monotonic() - began, 3)}
+    return Applied(
+        step=step.kind, params=params, parent=parent.digest if parent else None, facts=facts
+    ), child
+
+
+def with_history(card: Card, parent: Candidate | None, applied: Applied, name: str) -> Card:
+    """The child's card: its own facts, the parent's history and one record more."""
+    history = (*(parent.card.history if parent else ()), applied)
+    return card.model_copy(update={"name": name, "history": history})

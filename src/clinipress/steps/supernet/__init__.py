@@ -1,0 +1,1 @@
+"""Once-for-all supernets: shrinking, and the search for a sub-net."""

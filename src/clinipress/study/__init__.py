@@ -1,0 +1,1 @@
+"""The flow of a study: made, measured, judged, chosen, written."""

@@ -1,0 +1,201 @@
+"""Can this study end on its device at all? Asked before hours of training, not after.
+
+A bound from below: what the last network's weights and its largest layer take at the least, in the
+smallest precision that the study exports and the device runs. A network within the bound may still
+miss the budget; the file and its memory are measured when they exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from clinipress.errors import RecipeError
+from clinipress.models.classifier import build
+from clinipress.models.cost import evaluating, parameters
+from clinipress.recipe.steps import DistillStep, FineTuneStep, ModelRecipe, PruneStep, QatStep, Step
+from clinipress.recipe.study import Study
+from clinipress.records.result import InputSpec, ModelSpec
+from clinipress.study.devices import Target
+
+__all__ = ["check_budget", "largest_layer", "smallest_weights"]
+
+# Bytes of a weight at the least; "mixed" may turn out to be int8 throughout.
+WEIGHT_BYTES = {
+    "float32": 4.0,
+    "float16": 2.0,
+    "int8": 1.0,
+    "int8-dynamic": 1.0,
+    "mixed": 1.0,
+    "int4-weights": 0.5,
+}
+# Bytes of an activation: only static quantization makes them small.
+ACTIVATION_BYTES = {"float16": 2, "int8": 1, "mixed": 1}
+WIDTHS = (64, 48, 32, 24, 16, 12, 8)
+# Steps that change weights and not their number; a distillation here is one without a student.
+SAME_SIZE = (DistillStep, FineTuneStep, QatStep)
+ROOM = 0.9  # of the limit: a file also holds its graph, scales and biases
+
+
+def check_budget(study: Study, targets: Sequence[Target]) -> None:
+    """Refuse a study whose last network cannot fit one of its devices.
+
+    Raises:
+        RecipeError: It cannot; the message says what would fit.
+        ModelError: The network cannot be built.
+    """
+    if not targets:
+        return
+    usable = {target.name: _usable(study, target) for target in targets}
+    recipe, steps = _last_model(study)
+    module = _built(recipe, study.data.input)
+    weights = smallest_weights(parameters(module), study)
+    if weights is None:
+        return  # what a step makes of the size shows when it has run
+    # pruning may take any channel, also those of the largest layer
+    pruned = any(isinstance(step, PruneStep) for step in steps)
+    layer = 0 if pruned else largest_layer(module, study.data.input)
+    for target in targets:
+        sizes = [
+            (weights * WEIGHT_BYTES[p], layer * _activation_bytes(p), p)
+            for p in usable[target.name]
+        ]
+        if all(size > target.model_bytes or ram > target.ram_bytes for size, ram, _ in sizes):
+            raise _refusal(study, recipe, target, *min(sizes))
+
+
+def _activation_bytes(precision: str) -> int:
+    """Bytes of one activation in a file of this precision."""
+    return ACTIVATION_BYTES.get(precision, 4)
+
+
+def _usable(study: Study, target: Target) -> Sequence[str]:
+    """Precisions that the study exports and the device runs.
+
+    Raises:
+        RecipeError: There is none.
+    """
+    precisions: list[str] = [
+        export.precision
+        for export in study.exports
+        if export.format in target.formats and export.precision in target.precisions
+    ]
+    if not precisions:
+        raise RecipeError(
+            f"an export that {target.title} runs",
+            "none of that format and precision",
+            f"add one of format {', '.join(target.formats)} and precision "
+            f"{', '.join(target.precisions)}",
+        )
+    return precisions
+
+
+def _refusal(
+    study: Study,
+    recipe: ModelRecipe,
+    target: Target,
+    file_bytes: float,
+    memory: float,
+    precision: str,
+) -> RecipeError:
+    """What was asked, what it takes at least, what would fit."""
+    name = recipe.name or recipe.factory
+    spec = study.data.input
+    found = f"'{name}' at {spec.height} x {spec.width} pixels, which takes at least "
+    parts = []
+    if file_bytes > target.model_bytes:
+        parts.append(f"{file_bytes / 1e6:.2f} MB in {precision}")
+    if memory > target.ram_bytes:
+        parts.append(f"{memory / 1e6:.2f} MB of memory for one layer")
+    limits = f"{target.model_bytes / 1e6:g} MB and {target.ram_bytes / 1e6:g} MB of memory"
+    return RecipeError(
+        f"a network whose file and activations fit {target.title} ({limits})",
+        found + " and ".join(parts),
+        _remedy(spec, target, WEIGHT_BYTES[precision], _activation_bytes(precision)),
+    )
+
+
+def _remedy(spec: InputSpec, target: Target, weight: float, activation: int) -> str:
+    """A student that fits, found by building narrower ones."""
+    for width in WIDTHS:
+        channels = [width, 2 * width, 3 * width, 4 * width]
+        recipe = ModelRecipe(name="resnet18", arguments={"channels": channels})
+        module = _built(recipe, spec)
+        count = parameters(module)
+        fits_file = count * weight <= ROOM * target.model_bytes
+        fits_memory = largest_layer(module, spec) * activation <= ROOM * target.ram_bytes
+        if fits_file and fits_memory:
+            return (
+                "distil into a student such as {name: resnet18, arguments: {channels: "
+                f"{channels}}}}} ({count:,} weights)"
+            )
+    return "choose smaller images (data.input) and a smaller network"
+
+
+def smallest_weights(count: int, study: Study) -> float | None:
+    """How few weights the study's steps can leave of `count`, at the least.
+
+    Removing a share of the multiply-adds removes at most about the square of that share's rest of
+    the weights: a layer loses inputs and outputs alike.
+
+    Returns:
+        None where a step's effect on the size is not known beforehand: a search, say.
+    """
+    _, steps = _last_model(study)
+    for step in steps:
+        if isinstance(step, PruneStep) and step.of in ("macs", "parameters"):
+            rest = 1 - step.ratio
+            count = round(count * (rest if step.of == "parameters" else rest**2))
+        elif not isinstance(step, SAME_SIZE):
+            return None
+    return count
+
+
+def largest_layer(module: nn.Module, spec: InputSpec) -> int:
+    """Values that the input and the output of the largest layer hold together, for one image."""
+    sizes = [0]
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        sizes.append(inputs[0].numel() + output.numel())
+
+    hooks = [layer.register_forward_hook(note) for layer in _layers(module)]
+    image = torch.zeros((1, spec.channels, spec.height, spec.width), dtype=torch.uint8)
+    try:
+        with evaluating(module), torch.inference_mode():
+            module(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(sizes)
+
+
+def _layers(module: nn.Module) -> Iterator[nn.Module]:
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            yield part
+
+
+def _last_model(study: Study) -> tuple[ModelRecipe, tuple[Step, ...]]:
+    """The network whose file is shipped, the last student or the reference's; and what follows."""
+    for number, step in reversed([*enumerate(study.steps)]):
+        if isinstance(step, DistillStep) and step.student is not None:
+            return step.student, study.steps[number + 1 :]
+    return study.reference.model, study.steps
+
+
+def _built(recipe: ModelRecipe, spec: InputSpec) -> nn.Module:
+    """The network with random weights; how many classes it tells apart matters little."""
+    channels = recipe.in_channels or (3 if recipe.pretrained else spec.channels)
+    model = ModelSpec(
+        name=recipe.name,
+        factory=recipe.factory,
+        arguments=recipe.arguments,
+        num_classes=2,
+        in_channels=channels,
+        mean=0.5,
+        std=0.25,
+    )
+    with torch.random.fork_rng():
+        return build(model, spec)

@@ -1,0 +1,202 @@
+"""What a risk level allows, recommends, and tries next: the guide's table as data.
+
+The table is that of the clinical edge compression guide ("Model Compression for Healthcare",
+Nirmitee.io, 18 March 2026): critical, quantization-aware training only and never quantization after
+training alone; high, quantization-aware training and iterative pruning; medium, distillation and
+quantization-aware training; low, aggressive distillation and 4-bit weights. Each level also allows
+what the levels above it allow. The guide does not say where quantization after training belongs:
+we allow it from medium down, where the gate has to let it pass like anything else.
+
+A policy says what may be shipped, whatever was measured; the gate says what was lost. Nothing here
+needs torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from clinipress.formats.open import installed
+from clinipress.recipe.study import PRECISIONS
+from clinipress.records.result import Applied, Record, RiskLevel
+from clinipress.study.devices import Target
+
+__all__ = [
+    "POLICIES",
+    "RiskPolicy",
+    "next_steps",
+    "objection",
+    "recommended_exports",
+    "recommended_steps",
+    "techniques",
+]
+
+QUANTIZED = ("int8", "int8-dynamic", "mixed")
+NAMES = MappingProxyType(
+    {
+        "distill": "distillation into another network",
+        "prune": "pruning in one cut",
+        "prune-iterative": "iterative pruning",
+        "qat": "quantization-aware training",
+        "post-training": "quantization after training",
+        "int4": "4-bit weights",
+    }
+)
+
+
+class RiskPolicy(Record):
+    """What one risk level stands for.
+
+    Attributes:
+        risk: The level.
+        allowed: Techniques (keys of `NAMES`) that a shipped file may have gone through; training
+            on labels, and files of float32 and float16, are always allowed.
+        steps: Recommended steps of a study, as a recipe writes them.
+        exports: Recommended exports, as a recipe writes them.
+        source: Where the level's techniques come from.
+    """
+
+    risk: RiskLevel
+    allowed: tuple[str, ...]
+    steps: tuple[dict[str, Any], ...]
+    exports: tuple[dict[str, Any], ...]
+    source: str
+
+
+GUIDE = "Nirmitee.io, Model Compression for Healthcare, 18 March 2026, risk table"
+FLOAT16, INT8 = {"precision": "float16"}, {"precision": "int8"}
+ROUNDS = {"step": "prune", "ratio": 0.5, "rounds": 5}
+# What was pruned learns on from the reference; and, where more may be lost, a small dense network:
+# from random weights depthwise ones learn much more slowly (LOG.md)
+FURTHER = {"step": "distill", "train": {"epochs": 30, "learning_rate": 0.0005}}
+SMALL = {"name": "resnet18", "arguments": {"channels": [32, 64, 128, 192]}}
+STUDENT = {"step": "distill", "student": SMALL, "train": {"batch_size": 16}}
+
+# Files under this many bytes: a network of some hundred thousand weights
+MICROCONTROLLER = 2_000_000
+TINY = {"name": "resnet18", "arguments": {"channels": [16, 32, 64, 88]}}
+
+POLICIES: Mapping[RiskLevel, RiskPolicy] = MappingProxyType(
+    {
+        policy.risk: policy
+        for policy in (
+            RiskPolicy(
+                risk="critical",
+                allowed=("qat",),
+                steps=({"step": "qat"},),
+                exports=(FLOAT16, INT8),
+                source=GUIDE,
+            ),
+            RiskPolicy(
+                risk="high",
+                allowed=("qat", "prune-iterative"),
+                steps=(ROUNDS, {"step": "qat"}),
+                exports=(FLOAT16, INT8),
+                source=GUIDE,
+            ),
+            RiskPolicy(
+                risk="medium",
+                allowed=("qat", "prune-iterative", "prune", "distill", "post-training"),
+                steps=(ROUNDS, FURTHER, {"step": "qat"}),
+                exports=(FLOAT16, INT8),
+                source=f"{GUIDE}; pruning and quantization after training by clinipress",
+            ),
+            RiskPolicy(
+                risk="low",
+                allowed=("qat", "prune-iterative", "prune", "distill", "post-training", "int4"),
+                steps=(STUDENT, {"step": "prune", "ratio": 0.3}),
+                exports=(FLOAT16, INT8, {"precision": "int4-weights"}),
+                source=f"{GUIDE}; pruning and quantization after training by clinipress",
+            ),
+        )
+    }
+)
+
+
+def recommended_steps(risk: RiskLevel, target: Target) -> list[dict[str, Any]]:
+    """Steps for a risk level and a device, as a recipe writes them.
+
+    The order is the guide's: prune or distil at full precision, quantize last. Where the device
+    runs no int8, the training for it and its files are left out. A microcontroller gets a student
+    that fits its memory, where the risk level allows distillation.
+    """
+    policy = POLICIES[risk]
+    steps: Sequence[dict[str, Any]] = policy.steps
+    if target.model_bytes < MICROCONTROLLER and "distill" in policy.allowed:
+        steps = ({"step": "distill", "student": TINY, "train": {"batch_size": 16}}, {"step": "qat"})
+    return [s for s in steps if s["step"] != "qat" or "int8" in target.precisions]
+
+
+def recommended_exports(risk: RiskLevel, target: Target) -> list[dict[str, Any]]:
+    """Files worth making for a device.
+
+    All that the level asks for in the device's first format, and what is quantized in its others
+    too where those can be made here: the fastest is then shipped. None is the fastest of all
+    networks (benchmarks/README.md), so there is nothing to know beforehand.
+    """
+    first, *others = target.formats
+    made = []
+    for kind in (first, *(other for other in others if installed(other))):
+        for export in POLICIES[risk].exports:
+            precision = export["precision"]
+            wanted = kind == first or precision in QUANTIZED
+            if wanted and precision in target.precisions and precision in PRECISIONS[kind]:
+                made.append({"format": kind, **export})
+    return made
+
+
+def techniques(history: Sequence[Applied], precision: str) -> tuple[str, ...]:
+    """What a file went through, in the words of `NAMES`.
+
+    Args:
+        history: Of the file.
+        precision: Of the file.
+
+    Example:
+        >>> techniques([Applied(step="prune", params={"asked": {"rounds": 5}})], "int8")
+        ('prune-iterative', 'post-training')
+    """
+    names = []
+    for applied in history:
+        if applied.step == "prune":
+            rounds = int(applied.params.get("asked", {}).get("rounds", 1))
+            names.append("prune-iterative" if rounds > 1 else "prune")
+        elif applied.step in NAMES:
+            names.append(applied.step)
+    if precision in QUANTIZED and "qat" not in names:
+        names.append("post-training")
+    if precision.startswith("int4"):
+        names.append("int4")
+    return tuple(dict.fromkeys(names))
+
+
+def objection(risk: RiskLevel, history: Sequence[Applied], precision: str) -> str | None:
+    """Why a file must not be shipped at a risk level, or None.
+
+    Example:
+        >>> objection("critical", [], "int8")
+        'At critical risk quantization after training is not allowed, whatever was measured.'
+    """
+    allowed = POLICIES[risk].allowed
+    barred = [NAMES[name] for name in techniques(history, precision) if name not in allowed]
+    if not barred:
+        return None
+    verb = "is" if len(barred) == 1 else "are"
+    return f"At {risk} risk {' and '.join(barred)} {verb} not allowed, whatever was measured."
+
+
+def next_steps(risk: RiskLevel, history: Sequence[Applied], precision: str) -> tuple[str, ...]:
+    """What to try, the cheapest first, when a quantized file fails its gate or cannot tell.
+
+    Static int8 -> the worst layers back in float ("mixed") -> quantization-aware training ("qat")
+    -> "float16", which loses nothing measurable and is always allowed. What the file already has
+    behind it is not tried again; without quantization there is nothing to try.
+    """
+    if precision not in QUANTIZED and not precision.startswith("int4"):
+        return ()
+    done = techniques(history, precision)
+    ladder = ["mixed"] if "qat" in done or "post-training" in POLICIES[risk].allowed else []
+    ladder += [] if "qat" in done else ["qat"]
+    tried = {"mixed"} if precision == "mixed" else set()
+    return (*(rung for rung in ladder if rung not in tried), "float16")

@@ -1,0 +1,175 @@
+"""Reading a study: YAML to a checked recipe, with one line for whatever does not fit."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from clinipress.errors import RecipeError
+from clinipress.recipe.steps import STEPS
+from clinipress.recipe.study import Study
+from clinipress.study.devices import resolve_targets
+from clinipress.study.policy import recommended_exports, recommended_steps
+
+__all__ = ["load_study", "parse_study"]
+
+KINDS = frozenset(step.model_fields["step"].default for step in STEPS)
+
+
+def load_study(path: Path, overrides: tuple[str, ...] = ()) -> Study:
+    """Read a study from YAML.
+
+    Args:
+        path: The YAML file.
+        overrides: "dotted.key=value" pairs; values are read as YAML, list items by number.
+
+    Raises:
+        RecipeError: The file is missing, is not YAML, or holds a wrong key or value.
+    """
+    if not path.is_file():
+        raise RecipeError(
+            "a study file (.yaml)", f"no file at '{path}'", "make one with 'clinipress init DATA'"
+        )
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise RecipeError(
+            f"YAML in '{path}'", _where_not_yaml(problem), "check the indentation"
+        ) from None
+    if not isinstance(tree, dict):
+        raise RecipeError(
+            f"a mapping of keys in '{path}'", type(tree).__name__, "start with 'name: my-study'"
+        )
+    for override in overrides:
+        _override(tree, override)
+    return parse_study(tree, where=str(path))
+
+
+def _where_not_yaml(problem: yaml.YAMLError | UnicodeDecodeError) -> str:
+    """Line, column and complaint, without the parser's picture of the place."""
+    if isinstance(problem, yaml.MarkedYAMLError) and problem.problem_mark is not None:
+        mark = problem.problem_mark
+        return f"{problem.problem} in line {mark.line + 1}, column {mark.column + 1}"
+    return str(problem).replace("\n", " ")
+
+
+def parse_study(tree: dict[str, Any], where: str = "the study") -> Study:
+    """Check a study given as plain data; fill in what is recommended where only a device is given.
+
+    Raises:
+        RecipeError: A key or value is wrong; an unknown key is named with the nearest right one.
+        InputError: There is no such target.
+    """
+    try:
+        study = Study.model_validate(tree)
+    except ValidationError as problem:
+        raise _recipe_error(problem, where) from None
+    targets = resolve_targets(study.target)
+    if not targets or "exports" in tree:
+        return study
+    exports: list[dict[str, Any]] = []
+    for target in targets:
+        wanted = recommended_exports(study.risk, target)
+        exports += [export for export in wanted if export not in exports]
+    filled = {**tree, "exports": exports}
+    if "steps" not in tree:
+        # a network that fits the smallest device fits the others
+        smallest = min(targets, key=lambda target: target.model_bytes)
+        filled["steps"] = recommended_steps(study.risk, smallest)
+    return Study.model_validate(filled)
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(
+            "--set key=value", f"'{override}'", "for example --set reference.train.epochs=5"
+        )
+    node: Any = tree
+    *parents, last = key.split(".")
+    try:
+        for part in parents:
+            if isinstance(node, list):
+                node = node[int(part)]
+            else:
+                if not isinstance(node.get(part), dict | list):
+                    node[part] = {}
+                node = node[part]
+        value = yaml.safe_load(text)
+        if isinstance(node, list):
+            node[int(last)] = value
+        else:
+            node[last] = value
+    except (ValueError, IndexError, AttributeError, yaml.YAMLError):
+        raise RecipeError(
+            f"a key of the study in --set {key}",
+            "a path that is not there",
+            "list items go by number, from 0",
+        ) from None
+
+
+def _recipe_error(problem: ValidationError, where: str) -> RecipeError:
+    """One line from pydantic's report: the first error, with the nearest right key."""
+    error = problem.errors()[0]
+    location = [str(part) for part in error["loc"]]
+    # pydantic adds the union's tag after a step's number; the user never wrote it
+    shown = [
+        p
+        for i, p in enumerate(location)
+        if not (p in KINDS and i >= 2 and location[i - 2] == "steps")
+    ]
+    path = ".".join(shown) or "the top level"
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(Study, location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(known)}"
+        return RecipeError(f"known keys in {where}", f"'{path}'", hint)
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return RecipeError(f"'{path}' in {where} to fit", f"{error['input']!r:.80}", message)
+
+
+def _known_keys(model: Any, location: list[str]) -> list[str]:
+    """Field names of the part of the study that `location` points at."""
+    if not location:
+        return (
+            list(model.model_fields)
+            if isinstance(model, type) and issubclass(model, BaseModel)
+            else []
+        )
+    head, *rest = location
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        field = model.model_fields.get(head)
+        if field is None:
+            return []
+        return _known_keys(_only_model(field.annotation, rest), _strip(rest))
+    return []
+
+
+def _strip(location: list[str]) -> list[str]:
+    """Drop a leading list number and the union tag behind it."""
+    if location and location[0].isdigit():
+        return location[2:] if len(location) > 1 and location[1] in KINDS else location[1:]
+    return location
+
+
+def _only_model(annotation: Any, rest: list[str]) -> Any:
+    """The model behind Optional, Annotated, tuple or a union chosen by its tag."""
+    origin = typing.get_origin(annotation)
+    if origin is None:
+        return annotation
+    options = [_only_model(a, rest) for a in typing.get_args(annotation) if a is not type(None)]
+    models = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+    if origin in (typing.Union, types.UnionType) and len(models) > 1 and len(rest) > 1:
+        tagged = [
+            m
+            for m in models
+            if "step" in m.model_fields and m.model_fields["step"].default == rest[1]
+        ]
+        return (tagged or models)[0]
+    return models[0] if models else None

@@ -1,0 +1,124 @@
+"""What was measured of a run after it: on other processors, on images from elsewhere.
+
+Both lie in the run folder; here they are read into its record.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from clinipress.edge.manifest import read_card
+from clinipress.errors import InputError
+from clinipress.records.result import (
+    CandidateRecord,
+    DeviceCheck,
+    ExternalRow,
+    ExternalTest,
+    Result,
+)
+from clinipress.records.store import read_json, read_result
+from clinipress.reporting.documents import write_pages
+
+__all__ = ["EXTERNAL", "redraw", "with_checks"]
+
+PATTERN = "arm_check*.json"
+EXTERNAL = "external"
+Kept = TypeVar("Kept", DeviceCheck, ExternalTest)
+
+
+def redraw(run: Path) -> tuple[Result, tuple[Path, ...]]:
+    """Write all pages of a run again, with the checks and external tests made since.
+
+    Args:
+        run: A run folder.
+
+    Returns:
+        The record that they show, and their paths, the report's first.
+
+    Raises:
+        InputError: It is not a run.
+        StorageError: A page cannot be written.
+    """
+    result = with_checks(read_result(run), run)
+    return result, write_pages(result, run)
+
+
+def with_checks(result: Result, folder: Path) -> Result:
+    """The record with what lies in its run folder besides: device checks and external tests.
+
+    Args:
+        result: Of this folder.
+        folder: The run folder; `scripts/arm_check` writes ``arm_check.json`` and the like there
+            with ``--json``, ``clinipress evaluate RUN DATA`` writes ``external/NAME.json``.
+
+    Raises:
+        InputError: A file is not such a check, or was made with a bundle or a model file that is
+            not this run's.
+    """
+    return _with_external(_with_device_checks(result, folder), folder)
+
+
+def _with_external(result: Result, folder: Path) -> Result:
+    """External tests as one more split of each candidate: "external: NAME"."""
+    files = sorted((folder / EXTERNAL).glob("*.json"))
+    if not files:
+        return result
+    rows = {row.name: row for row in result.candidates}
+    tests = []
+    for path in files:
+        test = _read(ExternalTest, path, "an external test")
+        split = f"external: {test.name}"
+        for name, found in test.rows.items():
+            if name not in rows or rows[name].digest != found.digest:
+                raise InputError(
+                    f"an external test of this run's files in '{path.name}'",
+                    f"one of another '{name}'",
+                    "remove the file, or evaluate the run again",
+                )
+            rows[name] = _joined(rows[name], split, found)
+        tests.append(test.model_copy(update={"rows": {}}))
+    return result.model_copy(
+        update={"candidates": tuple(rows.values()), "external_tests": tuple(tests)}
+    )
+
+
+def _joined(row: CandidateRecord, split: str, found: ExternalRow) -> CandidateRecord:
+    more = {
+        "evidence": {**row.evidence, split: found.evidence},
+        "confusion": {**row.confusion, split: found.confusion},
+        "findings": {**row.findings, split: found.findings},
+        "per_image": {**row.per_image, split: found.per_image},
+    }
+    if found.drop:
+        more["drops"] = {**row.drops, split: found.drop}
+    return row.model_copy(update=more)
+
+
+def _with_device_checks(result: Result, folder: Path) -> Result:
+    files = sorted(folder.glob(PATTERN))
+    if not files:
+        return result
+    folders = {one.bundle for one in result.targets if one.bundle} | {result.bundle or ""}
+    digests = {read_card(folder / name).digest for name in sorted(folders) if name}
+    checks = []
+    for path in files:
+        check = _read(DeviceCheck, path, "the result of an arm check")
+        if check.bundle_sha256 not in digests:
+            raise InputError(
+                f"a check of this run's bundle in '{path.name}'",
+                f"one of the bundle {check.bundle_sha256[:12]}",
+                "remove the file, or check the bundle again",
+            )
+        checks.append(check)
+    return result.model_copy(update={"device_checks": tuple(checks)})
+
+
+def _read(kind: type[Kept], path: Path, what: str) -> Kept:
+    try:
+        return kind.model_validate(read_json(path))
+    except ValidationError as problem:
+        where = ".".join(str(part) for part in problem.errors()[0]["loc"])
+        raise InputError(f"{what} in '{path}'", f"one without '{where}'", "run it again") from None
