@@ -16,8 +16,10 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from clinipress.data.cache import Cache, build_cache
+from clinipress.records.candidate import (
+    InputSpec,
+)
 from clinipress.records.item import ImageItem
-from clinipress.records.result import InputSpec
 
 IMAGES, SIDE, BATCH, EPOCHS = 50_000, 128, 32, 2
 FILES = 200  # each stands for many images: the cache does not mind, and drawing them is quick

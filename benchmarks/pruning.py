@@ -35,7 +35,10 @@ from clinipress.models.pruning.cost import cost
 from clinipress.models.pruning.pruned import plan_pruning, prune
 from clinipress.models.zoo import new_classifier
 from clinipress.recipe.steps import ModelRecipe
-from clinipress.records.result import Card, InputSpec
+from clinipress.records.candidate import (
+    Card,
+    InputSpec,
+)
 
 MODELS = (
     "resnet18",

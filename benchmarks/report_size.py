@@ -27,14 +27,16 @@ from clinipress.evidence.scores import Scores
 from clinipress.evidence.stress import stress_rows, stress_section
 from clinipress.kinds.image.disturb import DISTURBANCES
 from clinipress.recipe.study import EvidenceRecipe
+from clinipress.records.candidate import (
+    Applied,
+    CandidateRecord,
+    Latency,
+)
 from clinipress.records.judgement import Findings, Saliency, SaliencyPanel
 from clinipress.records.result import (
-    Applied,
     Audit,
-    CandidateRecord,
     Environment,
     Interval,
-    Latency,
     Result,
     SplitSummary,
     Verdict,

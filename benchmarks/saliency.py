@@ -31,13 +31,21 @@ import torch
 from numpy.typing import NDArray
 
 from clinipress.evidence.saliency.explained import fill_level
-from clinipress.evidence.saliency.networks import FeatureNetwork, OnnxNetwork, TorchNetwork
 from clinipress.evidence.saliency.score_cam import GROUPS, score_cam
 from clinipress.evidence.saliency.similarity import spearman
 from clinipress.formats.measure import environment
+from clinipress.formats.onnx.features import (
+    OnnxNetwork,
+)
 from clinipress.formats.onnx.float import export_onnx
 from clinipress.formats.onnx.int8 import apply_int8, plan_int8
 from clinipress.models.classifier import TorchCandidate
+from clinipress.models.features import (
+    TorchNetwork,
+)
+from clinipress.records.candidate import (
+    FeatureNetwork,
+)
 from export import pictures
 
 Images = NDArray[np.uint8]

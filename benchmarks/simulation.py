@@ -24,6 +24,7 @@ from clinipress.evidence.calibration import calibration_section
 from clinipress.evidence.evidence import drops, evidence
 from clinipress.evidence.reliability import CalibrationStatistics
 from clinipress.evidence.scores import Scores
+from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval, Rule
 from clinipress.stats.metrics import check_cases, point_metrics
 from clinipress.stats.paired import paired_difference
@@ -141,7 +142,7 @@ class Tally:
 def judged(name: str, interval: Interval, true: float) -> Tally:
     """One study: is the true figure in the interval, would a drop as large as the margin pass?"""
     name = "ece" if name.startswith("ece") or name.endswith("_error") else name  # all are errors
-    sign = 1 if gate.metric_facts(name).higher_is_better else -1
+    sign = 1 if metric_facts(name).higher_is_better else -1
     verdict = gate.judge((Rule(metric=name, margin=sign * true),), {name: interval})
     covered = interval.low <= true <= interval.high
     return Tally(interval.method, 1, int(covered), int(verdict.status == "pass"))

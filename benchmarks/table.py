@@ -21,7 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from clinipress.models.classifier import TorchCandidate
-from clinipress.records.result import CandidateRecord, Result
+from clinipress.records.candidate import (
+    CandidateRecord,
+)
+from clinipress.records.result import (
+    Result,
+)
 from clinipress.study.flow import run_study
 from clinipress.study.read import parse_study
 

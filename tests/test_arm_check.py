@@ -13,7 +13,10 @@ import pytest
 from PIL import Image
 
 from clinipress.edge.bundle import write_bundle
-from clinipress.records.result import Card, InputSpec
+from clinipress.records.candidate import (
+    Card,
+    InputSpec,
+)
 from kit.linear_model import clear_noise, weights, write_linear
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"

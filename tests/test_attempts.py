@@ -6,7 +6,14 @@ import pytest
 
 from clinipress.evidence.gate import rules_for
 from clinipress.recipe.study import ExportRecipe
-from clinipress.records.result import Applied, Card, InputSpec, Verdict
+from clinipress.records.candidate import (
+    Applied,
+    Card,
+    InputSpec,
+)
+from clinipress.records.result import (
+    Verdict,
+)
 from clinipress.study.attempts import next_attempt
 from clinipress.study.choice import blocked, choose
 from clinipress.study.devices import resolve_targets

@@ -128,11 +128,9 @@ def upward(pairs: set[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def circles(pairs: set[tuple[str, str]]) -> list[list[str]]:
     """Groups of modules that reach each other (Tarjan), packages' own __init__ left out."""
-    graph: dict[str, set[str]] = {}
+    graph: dict[str, set[str]] = {name: set() for pair in pairs for name in pair}
     for name, other in pairs:
-        if name != other:
-            graph.setdefault(name, set()).add(other)
-            graph.setdefault(other, set())
+        graph[name] |= {other} - {name}
     number: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []

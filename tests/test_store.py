@@ -43,7 +43,7 @@ def test_a_piece_of_other_versions_is_made_anew_and_that_is_said(tmp_path, monke
     first, lasting = once(packages=["numpy"]), once("lasting", packages=None)
     heard.say.assert_not_called()
     ours, theirs = clinipress.__version__, metadata.version("numpy")
-    monkeypatch.setattr(clinipress, "__version__", "99.0")
+    monkeypatch.setattr("clinipress.version.__version__", "99.0")
     second = once(packages=["numpy"])
     heard.say.assert_called_once_with(
         f"a finished 'piece' of other versions is left aside: clinipress {ours} then, 99.0 now"

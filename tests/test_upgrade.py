@@ -5,7 +5,6 @@ from importlib import metadata
 
 import pytest
 
-import clinipress
 from clinipress.study.flow import run_study
 from kit.studies import TRAIN, study
 
@@ -62,7 +61,7 @@ def run(phantoms, tmp_path):
 
 def test_another_clinipress_makes_everything_anew_but_the_split(run, phantoms, monkeypatch):
     before, split, listener = pieces(run), (run / "split.json").read_bytes(), Listener()
-    monkeypatch.setattr(clinipress, "__version__", "99.0")
+    monkeypatch.setattr("clinipress.version.__version__", "99.0")
     run_study(small(), phantoms, run, progress=listener)
     after = pieces(run)
     assert after["data"] == before["data"]

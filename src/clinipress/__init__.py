@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from clinipress.version import __version__
+
 if TYPE_CHECKING:
     from clinipress.edge.bundle import load_bundle
     from clinipress.study.external import compare, evaluate
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["__version__", "compare", "evaluate", "load_bundle", "load_study", "run_study"]
 
-__version__ = "0.1.0"
 
 _HOME = {
     "compare": "clinipress.study.external",

@@ -5,14 +5,24 @@ One word for one verdict, one minus sign, one dash. Needs nothing beyond the sta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
-from clinipress.records.base import Status
-
-__all__ = ["DASH", "MINUS", "STATUS_WORDS", "fixed", "sentence", "signed", "tally"]
+__all__ = [
+    "DASH",
+    "MINUS",
+    "STATUS_WORDS",
+    "capital",
+    "counted",
+    "fixed",
+    "joined",
+    "sentence",
+    "signed",
+    "tally",
+]
 
 MINUS, DASH = "\u2212", "\u2013"
-STATUS_WORDS: Mapping[Status, str] = {
+STATUS_WORDS: Mapping[Literal["pass", "fail", "inconclusive"], str] = {
     "pass": "PASS",
     "fail": "FAIL",
     "inconclusive": "INCONCLUSIVE",
@@ -61,3 +71,18 @@ def tally(counts: Iterable[tuple[str, int | str]]) -> str:
         f"{name} ({value:,})" if isinstance(value, int) else f"{name} ({value})"
         for name, value in counts
     )
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A count with its noun: "1 image", "1,234 images"."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def joined(words: Sequence[str]) -> str:
+    """Words in a row: "a", "a and b", "a, b and c"."""
+    return " and ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), *words[-1:]])
+
+
+def capital(text: str) -> str:
+    """The first letter large, the others as they are."""
+    return text[:1].upper() + text[1:]

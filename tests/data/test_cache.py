@@ -13,8 +13,10 @@ from clinipress.data import cache as module
 from clinipress.data.cache import Cache, build_cache
 from clinipress.data.sources import decode_item
 from clinipress.errors import DataError, ImageError, StorageError
+from clinipress.records.candidate import (
+    InputSpec,
+)
 from clinipress.records.item import ImageItem
-from clinipress.records.result import InputSpec
 
 SPEC = InputSpec(channels=1, height=8, width=12)
 CLASSES = ("a", "b")

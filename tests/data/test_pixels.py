@@ -16,7 +16,9 @@ from clinipress.kinds.image.pixels import (
     quiet,
     to_uint8,
 )
-from clinipress.records.result import InputSpec
+from clinipress.records.candidate import (
+    InputSpec,
+)
 
 
 def by_hand(values: np.ndarray, low: float, high: float) -> np.ndarray:

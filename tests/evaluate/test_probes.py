@@ -9,7 +9,10 @@ from scipy.special import softmax
 from clinipress.edge.answers import answer
 from clinipress.evidence.probes import probe_logits, probe_records
 from clinipress.kinds.image.probes import SCENE, probe_pictures
-from clinipress.records.result import Card, InputSpec
+from clinipress.records.candidate import (
+    Card,
+    InputSpec,
+)
 
 
 @dataclass

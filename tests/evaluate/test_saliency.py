@@ -9,7 +9,11 @@ from PIL import Image
 from scipy import stats
 
 from clinipress.errors import DataError
-from clinipress.evidence.saliency.explained import Explanation, explain, fill_level, randomized
+from clinipress.evidence.saliency.explained import (
+    Explanation,
+    explain,
+    fill_level,
+)
 from clinipress.evidence.saliency.faithfulness import Faithfulness, energy_inside, faithfulness
 from clinipress.evidence.saliency.panels import INFERNO, colours, overlay
 from clinipress.evidence.saliency.section import SalientImages, saliency_section
@@ -20,6 +24,10 @@ from clinipress.evidence.saliency.similarity import (
     spearman,
     ssim,
 )
+from clinipress.models.randomized import (
+    randomized,
+)
+from clinipress.study.feature_networks import feature_network
 from kit.random_nets import candidate_of, pictures
 from kit.seeds import each_seed
 
@@ -387,9 +395,9 @@ def small():
 
 def test_explained_is_the_same_after_it_was_kept(small, tmp_path):
     images = pictures(2, small.card.input)
-    made = explain(
-        small, images, small.predict(images).argmax(1), fill=fill_level(small), threads=1
-    )
+    network = feature_network(small, threads=1)
+    answers = small.predict(images).argmax(1)
+    made = explain(small, network, images, answers, fill=fill_level(small))
     made.save(tmp_path / "maps.npz")
     kept = Explanation.load(tmp_path / "maps.npz")
     assert np.array_equal(kept.maps, made.maps)

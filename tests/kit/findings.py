@@ -12,6 +12,9 @@ import struct
 import zlib
 from collections.abc import Mapping
 
+from clinipress.records.candidate import (
+    CandidateRecord,
+)
 from clinipress.records.judgement import (
     Calibration,
     Direction,
@@ -32,7 +35,11 @@ from clinipress.records.judgement import (
     StressLevel,
     Subgroups,
 )
-from clinipress.records.result import CandidateRecord, Interval, Result, Verdict
+from clinipress.records.result import (
+    Interval,
+    Result,
+    Verdict,
+)
 
 KINDS = {
     "noise": ("grey levels", (4, 8, 16, 32, 64)),

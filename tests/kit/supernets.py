@@ -8,7 +8,10 @@ import torch
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.zoo import new_classifier
 from clinipress.recipe.steps import ModelRecipe, TrainOptions
-from clinipress.records.result import Card, InputSpec
+from clinipress.records.candidate import (
+    Card,
+    InputSpec,
+)
 from kit import steps as step_kit
 from kit.steps import Data
 

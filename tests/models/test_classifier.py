@@ -16,8 +16,12 @@ from clinipress.models.classifier import Classifier, TorchCandidate, build
 from clinipress.models.pruning.pruned import plan_pruning, prune
 from clinipress.models.zoo import new_classifier
 from clinipress.recipe.steps import ModelRecipe
-from clinipress.records.result import Card, InputSpec, ModelSpec
-from clinipress.steps.step import Candidate
+from clinipress.records.candidate import (
+    Candidate,
+    Card,
+    InputSpec,
+    ModelSpec,
+)
 
 GREY = InputSpec(channels=1, height=32, width=32)
 COLOUR = InputSpec(channels=3, height=32, width=32)

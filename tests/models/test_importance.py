@@ -18,7 +18,9 @@ from clinipress.models.pruning.dependencies import dependency_graph, free_groups
 from clinipress.models.pruning.importance import score, taylor_scores
 from clinipress.models.zoo import new_classifier
 from clinipress.recipe.steps import ModelRecipe
-from clinipress.records.result import InputSpec
+from clinipress.records.candidate import (
+    InputSpec,
+)
 
 GREY = InputSpec(channels=1, height=32, width=32)
 

@@ -16,7 +16,9 @@ from clinipress.models.pruning.coupling import cut_equals_hidden, mixes_channels
 from clinipress.models.pruning.pruned import hidings, plan_pruning, prune, replay
 from clinipress.models.zoo import new_classifier
 from clinipress.recipe.steps import ModelRecipe
-from clinipress.records.result import InputSpec
+from clinipress.records.candidate import (
+    InputSpec,
+)
 
 GREY = InputSpec(channels=1, height=32, width=32)
 NAMES = [

@@ -11,7 +11,9 @@ from clinipress.models.classifier import Classifier
 from clinipress.models.stages import Stage, named_stages, read_maps, stages
 from clinipress.models.zoo import new_classifier
 from clinipress.recipe.steps import ModelRecipe
-from clinipress.records.result import InputSpec
+from clinipress.records.candidate import (
+    InputSpec,
+)
 from tiny_nets import make
 
 

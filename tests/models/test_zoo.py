@@ -18,7 +18,9 @@ from clinipress.models.pretrained import load_checkpoint, load_pretrained
 from clinipress.models.weights import read_state
 from clinipress.models.zoo import create_backbone, list_models, new_classifier
 from clinipress.recipe.steps import ModelRecipe
-from clinipress.records.result import InputSpec
+from clinipress.records.candidate import (
+    InputSpec,
+)
 
 GREY = InputSpec(channels=1, height=32, width=32)
 COLOUR = InputSpec(channels=3, height=32, width=32)

@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
-from clinipress.records.result import (
+from clinipress.records.candidate import (
     Applied,
-    Audit,
     CandidateRecord,
+    Latency,
+    Parity,
+)
+from clinipress.records.result import (
+    Audit,
     DuplicatePair,
     Environment,
     Interval,
-    Latency,
-    Parity,
     Result,
     Rule,
     Shortcut,

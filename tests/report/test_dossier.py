@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 
 from clinipress.errors import StorageError
-from clinipress.records.result import Applied, Result
+from clinipress.records.candidate import (
+    Applied,
+)
+from clinipress.records.result import (
+    Result,
+)
 from clinipress.reporting.documents import write_documents
 from clinipress.reporting.dossier.answers import TOPICS
 from clinipress.reporting.dossier.checklists import CLAIM, TRIPOD_AI

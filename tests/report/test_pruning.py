@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-from clinipress.records.result import Applied
+from clinipress.records.candidate import (
+    Applied,
+)
 from clinipress.reporting.page.build import render
 from clinipress.reporting.page.pruning import pruning_section, sensitivity_plot
 from clinipress.reporting.view import View

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-from clinipress.records.result import Applied
+from clinipress.records.candidate import (
+    Applied,
+)
 from clinipress.reporting.page.build import render
 from clinipress.reporting.page.quantization import quantization_section
 from clinipress.reporting.view import View

@@ -6,7 +6,15 @@ from collections.abc import Callable
 
 import pytest
 
-from clinipress.records.result import CandidateRecord, Interval, Latency, Result, Verdict
+from clinipress.records.candidate import (
+    CandidateRecord,
+    Latency,
+)
+from clinipress.records.result import (
+    Interval,
+    Result,
+    Verdict,
+)
 from clinipress.reporting.drawing.plot import Point
 from clinipress.reporting.view import View
 from clinipress.reporting.wording import phrases

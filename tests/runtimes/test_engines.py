@@ -25,7 +25,10 @@ from clinipress.formats.open import (
     package_of,
 )
 from clinipress.recipe.study import PRECISIONS
-from clinipress.records.result import Card, InputSpec
+from clinipress.records.candidate import (
+    Card,
+    InputSpec,
+)
 from kit.onnx_nets import conv_net, pixels, saved
 
 

@@ -13,8 +13,12 @@ from clinipress.formats.executorch.run import ExecuTorchCandidate
 from clinipress.formats.open import open_file
 from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.recipe.study import ExportRecipe
-from clinipress.records.result import Card, InputSpec, ModelSpec
-from clinipress.steps.step import Candidate
+from clinipress.records.candidate import (
+    Candidate,
+    Card,
+    InputSpec,
+    ModelSpec,
+)
 from kit.pixels import noise
 from tiny_nets import make
 

@@ -10,8 +10,11 @@ from clinipress.errors import BundleError, ModelError
 from clinipress.formats.file import digest_of_files
 from clinipress.formats.open import open_file
 from clinipress.formats.openvino.run import OpenVinoCandidate, compiled, engine
-from clinipress.records.result import Card, InputSpec
-from clinipress.steps.step import Candidate
+from clinipress.records.candidate import (
+    Candidate,
+    Card,
+    InputSpec,
+)
 from kit.pixels import noise
 
 SIZE = 8

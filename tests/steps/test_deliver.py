@@ -13,7 +13,9 @@ from clinipress.formats.onnx.float import export_onnx
 from clinipress.formats.open import open_file
 from clinipress.formats.tensorrt import make as to_tensorrt
 from clinipress.recipe.study import ExportRecipe
-from clinipress.records.result import ModelSpec
+from clinipress.records.candidate import (
+    ModelSpec,
+)
 from kit.random_nets import candidate_of, pictures
 
 

@@ -15,7 +15,9 @@ from clinipress.formats.onnx.float import export_onnx
 from clinipress.models.classifier import TorchCandidate
 from clinipress.recipe.steps import DistillStep, ModelRecipe
 from clinipress.recipe.study import DataRecipe
-from clinipress.records.result import InputSpec
+from clinipress.records.candidate import (
+    InputSpec,
+)
 from clinipress.records.store import Store
 from clinipress.steps.distill import soft_targets
 from clinipress.steps.distill.step import Distill

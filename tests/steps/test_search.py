@@ -8,7 +8,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from clinipress.data.study import Rows
+from clinipress.data.study import (
+    Rows,
+    predict_rows,
+)
 from clinipress.errors import ModelError
 from clinipress.formats.onnx.float import export_onnx
 from clinipress.formats.onnx.run import OnnxCandidate
@@ -18,7 +21,6 @@ from clinipress.models.ofa import Space
 from clinipress.recipe.steps import DistillStep, PruneStep, SearchStep
 from clinipress.steps.distill.step import Distill
 from clinipress.steps.prune.step import Prune
-from clinipress.steps.step import predict_rows
 from clinipress.steps.supernet import search as search_step
 from clinipress.steps.supernet.latency import LatencyModel, Stopwatch
 from clinipress.steps.supernet.search import Search

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from clinipress.records.candidate import (
+    CandidateRecord,
+    Latency,
+)
 from clinipress.records.result import (
     Audit,
-    CandidateRecord,
     Environment,
     Interval,
-    Latency,
     OverSeeds,
     Result,
     SplitSummary,

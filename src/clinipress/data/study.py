@@ -14,21 +14,32 @@ from numpy.typing import NDArray
 
 from clinipress.data.audit.audit import Fingerprints, audit
 from clinipress.data.cache import DECODERS, Cache, build_cache
+from clinipress.data.layouts.items import (
+    drawn,
+)
 from clinipress.data.sources import Dataset, ImageItem, read_dataset
 from clinipress.data.splits import Split, make_split, units
 from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import DataRecipe
-from clinipress.records.item import drawn
-from clinipress.records.result import Audit, InputSpec, SplitSummary
+from clinipress.records.candidate import (
+    Candidate,
+    InputSpec,
+)
+from clinipress.records.result import (
+    Audit,
+    SplitSummary,
+)
 from clinipress.records.store import Store, digest_of, read_json, write_atomically
 
 __all__ = [
+    "PREDICT_BATCH",
     "Rows",
     "StudyData",
     "listing",
     "open_study_data",
     "pixel_statistics",
+    "predict_rows",
     "whole_dataset",
 ]
 
@@ -271,3 +282,13 @@ def whole_dataset(
     keys = tuple(item.key for item, _ in keep)
     rows = Rows(index, cache.labels[index], unit, keys, _groups(dataset, keys))
     return cache, rows, record
+
+
+PREDICT_BATCH = 64
+
+
+def predict_rows(candidate: Candidate, cache: Cache, rows: Rows) -> NDArray[np.float32]:
+    """Logits float32 ``[n, classes]`` of some images, read from the cache in batches."""
+    starts = range(0, len(rows.index), PREDICT_BATCH)
+    parts = [candidate.predict(cache.take(rows.index[s : s + PREDICT_BATCH])) for s in starts]
+    return np.concatenate(parts)

@@ -28,7 +28,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from clinipress import __version__
 from clinipress.edge.answers import Prediction, answer
 from clinipress.edge.inputs import Source
 from clinipress.edge.manifest import (
@@ -47,8 +46,12 @@ from clinipress.formats.file import FILES, FileCandidate
 from clinipress.formats.open import open_file, package_of
 from clinipress.kinds.image.read import decode, facts
 from clinipress.kinds.image.refuse import is_colourful
-from clinipress.records.result import Card, InputSpec
+from clinipress.records.candidate import (
+    Card,
+    InputSpec,
+)
 from clinipress.text import sentence
+from clinipress.version import __version__
 
 __all__ = ["Bundle", "clearest", "load_bundle", "open_bundle", "write_bundle"]
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from clinipress.errors import ModelError
 from clinipress.extras import require
-from clinipress.steps.step import Candidate
+from clinipress.records.candidate import (
+    Candidate,
+)
 
 __all__ = ["load_candidate"]
 

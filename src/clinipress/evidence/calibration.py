@@ -17,8 +17,15 @@ from clinipress.evidence.family import (
 )
 from clinipress.evidence.reliability import CalibrationStatistics, reliability
 from clinipress.evidence.scores import Scores
+from clinipress.records.candidate import (
+    OperatingPoint,
+)
 from clinipress.records.judgement import Calibration
-from clinipress.records.result import Interval, OperatingPoint, Rule, Verdict
+from clinipress.records.result import (
+    Interval,
+    Rule,
+    Verdict,
+)
 from clinipress.stats.bootstrap import BootstrapSpread, bootstrap, spread_interval
 from clinipress.stats.intervals import wilson
 from clinipress.stats.metrics import log_losses, softmax

@@ -139,7 +139,7 @@ def drops(
     """Reference minus candidate, paired on the same cases.
 
     A positive drop of accuracy is a loss; log loss, Brier score and "ece" get better downwards, so
-    there a negative drop is a loss (`clinipress.evidence.gate.metric_facts` says which is which).
+    there a negative drop is a loss (`clinipress.records.metrics.metric_facts` says which is which).
 
     Args:
         reference_logits: Floating ``[n, k]``.

@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 
 from clinipress.errors import DataError
 from clinipress.evidence import gate
-from clinipress.evidence.gate import counted
 from clinipress.evidence.scores import Scores
 from clinipress.records.result import Interval, Rule, Status, Verdict
 from clinipress.stats.intervals import unit_index, z_value
 from clinipress.stats.metrics import Cases, check_cases
 from clinipress.stats.paired import paired_difference
-from clinipress.text import DASH, fixed
+from clinipress.text import (
+    DASH,
+    counted,
+    fixed,
+)
 
 __all__ = [
     "ITSELF",

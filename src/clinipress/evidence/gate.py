@@ -17,91 +17,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import NormalDist
 
+from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval, RiskLevel, Rule, Status, Verdict
 from clinipress.text import fixed
 
-__all__ = [
-    "MARGINS",
-    "MetricFacts",
-    "cases_to_decide",
-    "counted",
-    "judge",
-    "least_fall",
-    "metric_facts",
-    "relative_drop",
-    "rules_for",
-]
+__all__ = ["MARGINS", "cases_to_decide", "judge", "relative_drop", "rules_for"]
 
 MARGINS: Mapping[RiskLevel, float] = {"critical": 0.005, "high": 0.01, "medium": 0.02, "low": 0.05}
 # a loss of m over all classes may lie in one of them; 4 m is where it is a matter of its own
 CLASS_MARGIN_FACTOR = 4
 POWER = 0.8
 MOST_CASES = 10_000_000  # beyond this a number of cases is no advice
-
-
-@dataclass(frozen=True)
-class MetricFacts:
-    """What a reader needs to know of a metric.
-
-    Attributes:
-        label: Its name in a sentence, without a capital.
-        higher_is_better: False where a rise is a loss.
-        unit: "points" for shares, shown times 100; "" for figures shown as they are.
-        low: Smallest possible value.
-        high: Largest possible value, or None.
-    """
-
-    label: str
-    higher_is_better: bool = True
-    unit: str = "points"
-    low: float = 0.0
-    high: float | None = 1.0
-
-    @property
-    def scale(self) -> float:
-        """What a value is multiplied by when shown."""
-        return 100.0 if self.unit == "points" else 1.0
-
-
-_FACTS: Mapping[str, MetricFacts] = {
-    "accuracy": MetricFacts("accuracy"),
-    "exact_match": MetricFacts("share of images with every label right"),
-    "hamming_accuracy": MetricFacts("share of single labels right"),
-    "balanced_accuracy": MetricFacts("balanced accuracy"),
-    "auroc_macro": MetricFacts("area under the ROC curve (mean of classes)"),
-    "f1_macro": MetricFacts("F1 score (mean of classes)"),
-    "kappa": MetricFacts("Cohen's kappa", low=-1.0),
-    "agreement": MetricFacts("agreement with the reference"),
-    "sensitivity": MetricFacts("sensitivity"),
-    "specificity": MetricFacts("specificity"),
-    "precision": MetricFacts("precision"),
-    "f1": MetricFacts("F1 score"),
-    "auroc": MetricFacts("area under the ROC curve"),
-    "log_loss": MetricFacts("log loss", higher_is_better=False, unit="", high=None),
-    "brier": MetricFacts("Brier score", higher_is_better=False, unit="", high=2.0),
-    "ece": MetricFacts("expected calibration error", higher_is_better=False),
-}
-
-
-def metric_facts(metric: str) -> MetricFacts:
-    """Facts of a metric by its name in the evidence; "sensitivity[glioma]" names its class.
-
-    "sensitivity_macro" is the mean over labels, "_micro" pools all labels. An unknown name is taken
-    for a share that is better when higher.
-    """
-    family, bracket, name = metric.partition("[")
-    if family not in _FACTS and family.endswith(("_macro", "_micro")):
-        base = metric_facts(family[:-6])
-        what = "mean of labels" if family.endswith("_macro") else "all labels pooled"
-        return replace(base, label=f"{base.label} ({what})")
-    known = _FACTS.get(family, MetricFacts(family.replace("_", " ")))
-    if not bracket:
-        return known
-    label = f"{known.label} for {name.removesuffix(']')}"
-    return MetricFacts(label, known.higher_is_better, known.unit, known.low, known.high)
 
 
 def rules_for(risk: RiskLevel) -> tuple[Rule, ...]:
@@ -178,19 +107,6 @@ def judge(
         reason_statuses=tuple(shown for _, shown in reasons),
         cases_needed=max(known, default=None) if complete else None,
     )
-
-
-def least_fall(falls: Sequence[Interval | None]) -> int | None:
-    """Place of the fall with the lowest upper end, the first of equals; None where none is known.
-
-    It says which candidate came closest where none is shipped.
-    """
-    known = [
-        (fall.high, place)
-        for place, fall in enumerate(falls)
-        if fall is not None and all(map(math.isfinite, (fall.value, fall.low, fall.high)))
-    ]
-    return min(known)[1] if known else None
 
 
 def relative_drop(drop: Interval, reference: Interval) -> float | None:
@@ -319,11 +235,6 @@ def _advice(cases: int | None, may_pass: bool) -> str:
         return "no useful number of cases would decide"
     rounded = round(cases, 2 - len(str(cases))) if cases >= 100 else cases
     return f"about {rounded:,} would {'decide' if may_pass else 'show the loss'}"
-
-
-def counted(number: int, one: str, many: str | None = None) -> str:
-    """A count with its noun: "1 image", "1,234 images"."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _figures(name: str, label: str, loss: Interval, margin: float) -> str:

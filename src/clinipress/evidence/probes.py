@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from clinipress.kinds.image.probes import as_seen
 from clinipress.kinds.image.refuse import colour_refusal, contrast_refusal
+from clinipress.records.candidate import (
+    Candidate,
+    Card,
+)
 from clinipress.records.judgement import Probe
-from clinipress.records.result import Card
 from clinipress.stats.metrics import softmax
-from clinipress.steps.step import Candidate
 
 __all__ = ["probe_logits", "probe_records"]
 

@@ -12,7 +12,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from clinipress.errors import DataError
-from clinipress.evidence.gate import metric_facts
+from clinipress.records.metrics import (
+    metric_facts,
+)
 from clinipress.records.result import Interval, Spread
 from clinipress.stats.intervals import t_value
 

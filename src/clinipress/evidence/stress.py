@@ -22,10 +22,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from clinipress.data.study import (
+    PREDICT_BATCH,
+)
 from clinipress.errors import DataError, InputError
 from clinipress.evidence.gate import CLASS_MARGIN_FACTOR, cases_to_decide
 from clinipress.evidence.scores import Scores
 from clinipress.kinds.image.disturb import DISTURBANCES, disturb
+from clinipress.records.candidate import (
+    Candidate,
+)
 from clinipress.records.judgement import Probe, Stress, StressCurve, StressLevel
 from clinipress.records.result import Interval, Verdict
 from clinipress.stats.bootstrap import weighted_sums
@@ -40,7 +46,6 @@ from clinipress.stats.intervals import (
 )
 from clinipress.stats.metrics import check_cases, predictions
 from clinipress.stats.paired import paired_difference, tango
-from clinipress.steps.step import PREDICT_BATCH, Candidate
 from clinipress.text import fixed
 
 __all__ = [

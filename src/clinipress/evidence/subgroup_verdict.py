@@ -13,8 +13,10 @@ from clinipress.evidence.family import (
     tango_drops,
     widened,
 )
-from clinipress.evidence.gate import metric_facts
 from clinipress.records.judgement import Gap
+from clinipress.records.metrics import (
+    metric_facts,
+)
 from clinipress.records.result import Interval, Rule, Status, Verdict
 
 __all__ = ["judge_groups"]

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from clinipress.evidence.columns import GroupColumn, divide
 from clinipress.evidence.family import ITSELF, Comparison, check_pair
-from clinipress.evidence.gate import CLASS_MARGIN_FACTOR, metric_facts
+from clinipress.evidence.gate import (
+    CLASS_MARGIN_FACTOR,
+)
 from clinipress.evidence.groups import (
     Answers,
     bootstrap_groups,
@@ -27,6 +29,9 @@ from clinipress.evidence.groups import (
 from clinipress.evidence.scores import Scores
 from clinipress.evidence.subgroup_verdict import judge_groups
 from clinipress.records.judgement import Gap, Group, Subgroups
+from clinipress.records.metrics import (
+    metric_facts,
+)
 from clinipress.records.result import Interval, Verdict
 from clinipress.stats.bootstrap import BootstrapSpread
 from clinipress.stats.intervals import auroc_score_limits, proportion, with_ends

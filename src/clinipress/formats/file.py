@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from clinipress.errors import BundleError, ModelError, StorageError
-from clinipress.records.result import Card, InputSpec
+from clinipress.records.candidate import (
+    Card,
+    InputSpec,
+)
 from clinipress.records.store import write_atomically
 
 __all__ = [

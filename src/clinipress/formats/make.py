@@ -32,7 +32,9 @@ from clinipress.formats.onnx.write import card_for
 from clinipress.formats.open import check_toolchains, open_file
 from clinipress.formats.precision import not_quantized, quantized_layers
 from clinipress.recipe.study import ExportRecipe
-from clinipress.records.result import Card
+from clinipress.records.candidate import (
+    Card,
+)
 from clinipress.records.store import digest_of
 
 if TYPE_CHECKING:

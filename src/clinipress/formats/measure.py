@@ -25,10 +25,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import clinipress
+from clinipress import version
 from clinipress.errors import ModelError
-from clinipress.records.result import VNNI, Card, Environment, Latency
-from clinipress.steps.step import Candidate
+from clinipress.records.candidate import (
+    Candidate,
+    Card,
+    Latency,
+)
+from clinipress.records.result import (
+    VNNI,
+    Environment,
+)
 
 __all__ = ["environment", "latency", "overflows_here", "peak_memory"]
 
@@ -178,7 +185,7 @@ def peak_memory(path: Path, *, threads: int = 1, card: Card | None = None) -> in
     command = [sys.executable, "-m", "clinipress.formats.measure", str(path), str(threads)]
     if card is not None:  # without its history, which may be long
         command.append(card.model_copy(update={"history": ()}).model_dump_json())
-    paths = (str(Path(clinipress.__file__).parents[1]), os.environ.get("PYTHONPATH", ""))
+    paths = (str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", ""))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in paths if part)}
     try:
         done = subprocess.run(
@@ -246,7 +253,7 @@ def environment() -> Environment:
     """Where and with what figures are measured; no host name, no path."""
     processor, flags = _processor()
     return Environment(
-        clinipress=clinipress.__version__,
+        clinipress=version.__version__,
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
         cpu=processor,

@@ -14,7 +14,9 @@ from types import MappingProxyType
 from clinipress.errors import ModelError
 from clinipress.extras import check_installed, is_installed, require
 from clinipress.formats.file import FILES, FileCandidate
-from clinipress.records.result import Card
+from clinipress.records.candidate import (
+    Card,
+)
 
 __all__ = [
     "TRAINING_PACKAGES",

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
-from clinipress.records.result import Parity
-from clinipress.steps.step import Candidate
+from clinipress.records.candidate import (
+    Candidate,
+    Parity,
+)
 
 if TYPE_CHECKING:
     from clinipress.models.classifier import TorchCandidate

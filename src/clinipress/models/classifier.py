@@ -24,7 +24,12 @@ from clinipress.models.cost import evaluating
 from clinipress.models.pruning.pruned import replay
 from clinipress.models.weights import read_tensors, safetensors_bytes
 from clinipress.models.zoo import create_backbone
-from clinipress.records.result import Card, InputSpec, ModelSpec, PerChannel
+from clinipress.records.candidate import (
+    Card,
+    InputSpec,
+    ModelSpec,
+    PerChannel,
+)
 from clinipress.records.store import digest_of, write_atomically
 
 __all__ = ["Classifier", "TorchCandidate", "build"]

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clinipress.records.result import InputSpec
+from clinipress.records.candidate import (
+    InputSpec,
+)
 
 __all__ = ["evaluating", "layer_macs", "macs", "parameters"]
 

@@ -26,7 +26,11 @@ from clinipress.models.catalogue import HUB, NamedModel, model_named, named_mode
 from clinipress.models.cost import evaluating
 from clinipress.models.pretrained import load_checkpoint, load_pretrained, take_shared
 from clinipress.recipe.steps import ModelRecipe
-from clinipress.records.result import InputSpec, ModelSpec, PerChannel
+from clinipress.records.candidate import (
+    InputSpec,
+    ModelSpec,
+    PerChannel,
+)
 
 __all__ = [
     "create_backbone",

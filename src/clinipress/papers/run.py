@@ -33,7 +33,13 @@ from clinipress.papers.records import Table
 from clinipress.papers.render import markdown
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import ReferenceRecipe, Study
-from clinipress.records.result import Card, Interval, Result
+from clinipress.records.candidate import (
+    Card,
+)
+from clinipress.records.result import (
+    Interval,
+    Result,
+)
 from clinipress.records.store import (
     Store,
     digest_of,

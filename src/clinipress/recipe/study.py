@@ -20,8 +20,13 @@ from pydantic import (
 )
 
 from clinipress.recipe.steps import Config, ModelRecipe, Share, Step, TrainOptions
+from clinipress.records.candidate import (
+    InputSpec,
+)
 from clinipress.records.judgement import Section
-from clinipress.records.result import InputSpec, RiskLevel
+from clinipress.records.result import (
+    RiskLevel,
+)
 
 __all__ = [
     "GUARDS",

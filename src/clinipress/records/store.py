@@ -39,8 +39,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-import clinipress
-from clinipress import distributed
+from clinipress import distributed, version
 from clinipress.errors import InputError, StorageError
 from clinipress.progress import SILENT, Progress
 from clinipress.records.result import Result
@@ -76,7 +75,7 @@ def versions(packages: Iterable[str] = ()) -> dict[str, str]:
     Args:
         packages: Names of distributions; one that is not installed is left out.
     """
-    found = {"clinipress": clinipress.__version__}
+    found = {"clinipress": version.__version__}
     for name in sorted(set(packages)):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)

@@ -77,7 +77,7 @@ class _Reader(HTMLParser):
 
 
 def parse(page: str) -> Element:
-    """The tree of a page whose elements are all closed, as `clinipress.reporting.drawing.markup` writes it."""
+    """The tree of a page whose elements are all closed, as `reporting.drawing.markup` writes it."""
     reader = _Reader()
     reader.feed(page)
     reader.close()

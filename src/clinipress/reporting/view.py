@@ -8,9 +8,19 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Literal
 
-from clinipress.evidence.gate import least_fall
+from clinipress.records.candidate import (
+    CandidateRecord,
+    Latency,
+)
 from clinipress.records.judgement import Findings
-from clinipress.records.result import CandidateRecord, Interval, Latency, Result, Rule
+from clinipress.records.metrics import (
+    least_fall,
+)
+from clinipress.records.result import (
+    Interval,
+    Result,
+    Rule,
+)
 from clinipress.reporting.wording.numbers import finite
 
 __all__ = ["Role", "View"]

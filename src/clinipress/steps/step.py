@@ -5,45 +5,16 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from clinipress.data.cache import Cache
-from clinipress.data.study import Rows
 from clinipress.progress import SILENT, Progress
-from clinipress.records.result import Applied, Card
+from clinipress.records.candidate import (
+    Applied,
+    Candidate,
+    Card,
+)
 
-__all__ = ["Candidate", "Context", "Step", "predict_rows", "run", "with_history"]
-
-PREDICT_BATCH = 64
-
-
-@runtime_checkable
-class Candidate(Protocol):
-    """A classifier that can be run, whatever runs it."""
-
-    @property
-    def card(self) -> Card:
-        """What it is: name, classes, input, history."""
-
-    @property
-    def digest(self) -> str:
-        """sha256, 64 hexadecimal digits, of what makes its answers (weights and structure)."""
-
-    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Raw pixels in, logits out.
-
-        Args:
-            images: uint8 ``[n, channels, height, width]`` as `card.input` says, in [0, 255].
-
-        Returns:
-            float32 ``[n, classes]``, unnormalised log-probabilities.
-        """
-
-    def save(self, folder: Path) -> None:
-        """Write card.json and the weights or the file into `folder`."""
+__all__ = ["Context", "Step", "run", "with_history"]
 
 
 @dataclass(frozen=True)
@@ -97,13 +68,6 @@ class Step(Protocol):
         self, parent: Candidate | None, params: dict[str, Any], context: Context
     ) -> tuple[Candidate, dict[str, Any]]:
         """Do; returns the child and the facts worth keeping."""
-
-
-def predict_rows(candidate: Candidate, cache: Cache, rows: Rows) -> NDArray[np.float32]:
-    """Logits float32 ``[n, classes]`` of some images, read from the cache in batches."""
-    starts = range(0, len(rows.index), PREDICT_BATCH)
-    parts = [candidate.predict(cache.take(rows.index[s : s + PREDICT_BATCH])) for s in starts]
-    return np.concatenate(parts)
 
 
 def run(

@@ -17,7 +17,10 @@ from clinipress.models.classifier import build
 from clinipress.models.cost import evaluating, parameters
 from clinipress.recipe.steps import DistillStep, FineTuneStep, ModelRecipe, PruneStep, QatStep, Step
 from clinipress.recipe.study import Study
-from clinipress.records.result import InputSpec, ModelSpec
+from clinipress.records.candidate import (
+    InputSpec,
+    ModelSpec,
+)
 from clinipress.study.devices import Target
 
 __all__ = ["check_budget", "largest_layer", "smallest_weights"]

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clinipress.records.result import TargetOutcome
-from clinipress.reporting.wording.phrases import capital
 from clinipress.study.devices import Target, fits, unknown
 from clinipress.study.policy import objection
 from clinipress.study.scorecard import Row, Scorecard
+from clinipress.text import (
+    capital,
+)
 
 __all__ = ["Choice", "blocked", "choose"]
 

@@ -14,7 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from clinipress.data.study import whole_dataset
+from clinipress.data.study import (
+    predict_rows,
+    whole_dataset,
+)
 from clinipress.edge.load import load_candidate
 from clinipress.errors import InputError, ModelError
 from clinipress.evidence import gate
@@ -22,9 +25,12 @@ from clinipress.evidence.judged import Asked, figures, judged, statistics
 from clinipress.evidence.scores import Scores
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import EvidenceRecipe, Study
+from clinipress.records.candidate import (
+    Candidate,
+    CandidateRecord,
+)
 from clinipress.records.result import (
     Audit,
-    CandidateRecord,
     ExternalRow,
     ExternalTest,
     Interval,
@@ -33,7 +39,6 @@ from clinipress.records.result import (
 )
 from clinipress.records.store import read_result, write_atomically
 from clinipress.stats.metrics import confusion
-from clinipress.steps.step import Candidate, predict_rows
 from clinipress.study.redraw import EXTERNAL
 
 __all__ = ["compare", "evaluate", "evaluate_run", "load_candidate", "parse_class_map"]

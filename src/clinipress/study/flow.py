@@ -26,12 +26,14 @@ from clinipress.recipe.steps import (
     Step,
 )
 from clinipress.recipe.study import Study
+from clinipress.records.candidate import (
+    Candidate,
+)
 from clinipress.records.result import Result
 from clinipress.records.store import Store, write_atomically
 from clinipress.steps.distill.step import Distill
 from clinipress.steps.prune.step import Prune
 from clinipress.steps.qat.step import QuantizationAware
-from clinipress.steps.step import Candidate
 from clinipress.steps.supernet.search import Search
 from clinipress.steps.supernet.shrink import Shrink
 from clinipress.steps.train import FineTune

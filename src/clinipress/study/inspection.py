@@ -19,9 +19,12 @@ from PIL import Image
 from clinipress import distributed
 from clinipress.data.cache import DECODERS
 from clinipress.errors import ModelError
-from clinipress.evidence.gate import least_fall
 from clinipress.evidence.probes import probe_logits, probe_records
-from clinipress.evidence.saliency.explained import Explanation, explain, fill_level, randomized
+from clinipress.evidence.saliency.explained import (
+    Explanation,
+    explain,
+    fill_level,
+)
 from clinipress.evidence.saliency.masks import image_masks
 from clinipress.evidence.saliency.section import (
     INDEPENDENT,
@@ -35,10 +38,19 @@ from clinipress.formats.open import TRAINING_PACKAGES, engine_packages
 from clinipress.kinds.image.disturb import DISTURBANCES
 from clinipress.kinds.image.probes import probe_pictures
 from clinipress.kinds.image.refuse import is_colourful
+from clinipress.models.randomized import (
+    randomized,
+)
+from clinipress.records.candidate import (
+    Candidate,
+)
 from clinipress.records.judgement import Findings, Probe, Saliency, Stress
+from clinipress.records.metrics import (
+    least_fall,
+)
 from clinipress.records.store import write_atomically
-from clinipress.steps.step import Candidate
 from clinipress.study.choice import Choice
+from clinipress.study.feature_networks import feature_network
 from clinipress.study.scorecard import Row, Scorecard
 
 __all__ = ["inspect"]
@@ -237,11 +249,11 @@ def _explained(
         runner.progress.say(f"saliency maps of {name}, {len(images.keys)} images")
         explain(
             candidate,
+            feature_network(candidate, threads=runner.study.threads),
             images.pixels,
             answers,
             fill=fill_level(card.reference.torch),
             mode=asked.saliency_mode,
-            threads=runner.study.threads,
             seed=runner.study.seed,
             progress=runner.progress,
         ).save(folder / "maps.npz")

@@ -19,7 +19,13 @@ from typing import Any
 
 from clinipress.formats.open import installed
 from clinipress.recipe.study import PRECISIONS
-from clinipress.records.result import Applied, Record, RiskLevel
+from clinipress.records.candidate import (
+    Applied,
+)
+from clinipress.records.result import (
+    Record,
+    RiskLevel,
+)
 from clinipress.study.devices import Target
 
 __all__ = [

@@ -12,8 +12,10 @@ from pydantic import ValidationError
 
 from clinipress.edge.manifest import read_card
 from clinipress.errors import InputError
-from clinipress.records.result import (
+from clinipress.records.candidate import (
     CandidateRecord,
+)
+from clinipress.records.result import (
     DeviceCheck,
     ExternalRow,
     ExternalTest,

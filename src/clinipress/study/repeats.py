@@ -7,7 +7,13 @@ from pathlib import Path
 
 from clinipress.evidence.seeds import over_seeds
 from clinipress.recipe.study import Study
-from clinipress.records.result import CandidateRecord, OverSeeds, Result
+from clinipress.records.candidate import (
+    CandidateRecord,
+)
+from clinipress.records.result import (
+    OverSeeds,
+    Result,
+)
 
 __all__ = ["repeat", "spread"]
 

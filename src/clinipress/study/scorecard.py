@@ -17,8 +17,15 @@ from clinipress.evidence.judged import Asked, fall, judged, statistics
 from clinipress.evidence.scores import Scores
 from clinipress.formats.file import FileCandidate
 from clinipress.models.classifier import TorchCandidate
+from clinipress.records.candidate import (
+    Card,
+)
 from clinipress.records.judgement import Findings
-from clinipress.records.result import Card, Interval, Rule, Verdict
+from clinipress.records.result import (
+    Interval,
+    Rule,
+    Verdict,
+)
 from clinipress.records.store import digest_of, read_json, write_atomically
 from clinipress.study.devices import Target
 from clinipress.study.workbench import Runner

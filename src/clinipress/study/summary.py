@@ -12,10 +12,12 @@ from clinipress import distributed
 from clinipress.edge.bundle import clearest, write_bundle
 from clinipress.formats.measure import environment
 from clinipress.models.cost import macs, parameters
-from clinipress.records.result import (
+from clinipress.records.candidate import (
     CandidateRecord,
     Latency,
     Parity,
+)
+from clinipress.records.result import (
     Result,
     TargetOutcome,
     TestOpening,

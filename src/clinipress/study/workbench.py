@@ -17,7 +17,11 @@ from numpy.typing import NDArray
 from clinipress import distributed
 from clinipress.data.cache import DECODERS
 from clinipress.data.sources import decode_item
-from clinipress.data.study import Rows, StudyData
+from clinipress.data.study import (
+    Rows,
+    StudyData,
+    predict_rows,
+)
 from clinipress.errors import ModelError
 from clinipress.formats.file import FILES, FileCandidate
 from clinipress.formats.make import CALIBRATED, apply_export, file_facts, plan_export
@@ -36,11 +40,20 @@ from clinipress.formats.parity import parity
 from clinipress.models.classifier import TorchCandidate
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import ExportRecipe, Study
-from clinipress.records.result import Applied, Card
+from clinipress.records.candidate import (
+    Applied,
+    Candidate,
+    Card,
+)
 from clinipress.records.store import Store, read_json, versions, write_atomically
 from clinipress.steps.distill.soft_targets import outside_teachers
 from clinipress.steps.fitting import calibration_rows, fresh_candidate, step_seed
-from clinipress.steps.step import Candidate, Context, Step, predict_rows, run, with_history
+from clinipress.steps.step import (
+    Context,
+    Step,
+    run,
+    with_history,
+)
 
 __all__ = ["FLOAT32", "Runner"]
 

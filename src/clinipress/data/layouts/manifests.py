@@ -8,8 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clinipress.data.layouts.folders import image_files
+from clinipress.data.layouts.items import (
+    split_name,
+)
 from clinipress.errors import DataError
-from clinipress.records.item import ImageItem, split_name
+from clinipress.records.item import (
+    ImageItem,
+)
 
 __all__ = ["find_table", "is_table", "read_table"]
 

@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from clinipress.data.layouts.items import (
+    natural,
+)
 from clinipress.data.named.rows import ListedImage, Listing
 from clinipress.errors import ImageError
 from clinipress.extras import require
 from clinipress.progress import SILENT, Progress
-from clinipress.records.item import natural
 from clinipress.records.store import storage
 
 __all__ = ["read_figshare"]

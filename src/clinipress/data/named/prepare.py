@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clinipress.data.layouts.arrays import read_arrays
+from clinipress.data.layouts.items import (
+    Dataset,
+)
 from clinipress.data.named.archives import unpack
 from clinipress.data.named.catalogue import SETS, find_set
 from clinipress.data.named.fetch import NOT_KNOWN, Download, Receipt, download, from_kaggle, verify
@@ -28,7 +31,6 @@ from clinipress.data.named.tables import write_manifest, write_masks
 from clinipress.data.sources import read_dataset
 from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
-from clinipress.records.item import Dataset
 from clinipress.records.store import write_atomically
 
 __all__ = ["Counts", "PreparedSet", "Status", "differences", "list_sets", "prepare"]

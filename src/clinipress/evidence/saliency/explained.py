@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import time
@@ -15,19 +14,15 @@ from numpy.typing import NDArray
 
 from clinipress.errors import DataError
 from clinipress.evidence.saliency.faithfulness import Faithfulness, faithfulness
-from clinipress.evidence.saliency.networks import feature_network
 from clinipress.evidence.saliency.score_cam import Mode, score_cam
-from clinipress.extras import require
 from clinipress.progress import SILENT, Progress
+from clinipress.records.candidate import Candidate, FeatureNetwork
 from clinipress.records.store import write_atomically
-from clinipress.steps.step import Candidate
 
 if TYPE_CHECKING:
     from clinipress.models.classifier import TorchCandidate
 
-__all__ = ["Explanation", "explain", "fill_level", "randomized"]
-
-RANDOM_BATCH = 32
+__all__ = ["Explanation", "explain", "fill_level"]
 
 
 @dataclass(frozen=True)
@@ -97,12 +92,12 @@ class Explanation:
 
 def explain(
     candidate: Candidate,
+    network: FeatureNetwork,
     images: NDArray[np.uint8],
     explained: NDArray[np.integer],
     *,
     fill: float | NDArray[np.float32],
     mode: Mode = "exact",
-    threads: int | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Explanation:
@@ -112,20 +107,16 @@ def explain(
     whose masks its int8 file had answered would look like that file because it is it.
 
     Args:
-        candidate: A torch network or an ONNX file.
+        candidate: A torch network or a file.
+        network: The candidate, opened so that its feature map can be read.
         images: uint8 ``[n, channels, h, w]`` as its card says.
         explained: ``[n]``, the class to explain: the reference's answer, for every candidate, so
             that maps of one image explain one thing.
         fill: Grey level of what is masked, 0..255 (`fill_level`).
         mode: "exact" or "fast".
-        threads: CPU threads of one call.
         seed: Of the fast mode.
         progress: The listener.
-
-    Raises:
-        ModelError: Its feature map cannot be read; the message is fit for "not measured".
     """
-    network = feature_network(candidate, threads=threads)
     began = time.perf_counter()
     maps = score_cam(network, images, explained, fill=fill, mode=mode, seed=seed, progress=progress)
     seconds = (time.perf_counter() - began) / max(len(images), 1)
@@ -150,44 +141,3 @@ def fill_level(candidate: TorchCandidate) -> float | NDArray[np.float32]:
     if len(mean) > 1 and len(mean) == channels:
         return cast(NDArray[np.float32], (mean * 255).astype(np.float32).reshape(-1, 1, 1))
     return float(mean.mean() * 255)
-
-
-def randomized(
-    candidate: TorchCandidate,
-    images: NDArray[np.uint8],
-    *,
-    seed: int = 0,
-    share: float = 1.0,
-) -> TorchCandidate:
-    """The same network with its knowledge shuffled away (Adebayo et al. 2018, section 3.1).
-
-    Cascading randomization from the logits downwards; 1 reaches the first layer. Weights are not
-    drawn anew but shuffled within their tensor, so that each layer keeps its scale, and batch norms
-    are measured again on the images: a fresh ResNet begins as an almost empty function (its last
-    norms are 0), which would make the baseline too easy to beat.
-
-    Args:
-        candidate: Copied, not touched.
-        images: uint8 ``[m, channels, h, w]``, two or more, for the batch norms.
-        seed: Of the shuffling.
-        share: Share of the layers, counted from the logits.
-    """
-    require("torch", extra="compress")
-    import torch
-
-    from clinipress.models.classifier import TorchCandidate
-    from clinipress.models.recalibration import recalibrate_batch_norms
-
-    module = copy.deepcopy(candidate.module)
-    random = torch.Generator().manual_seed(seed)
-    layers = [m for m in module.modules() if list(m.parameters(recurse=False))]
-    with torch.no_grad():
-        for layer in layers[round(len(layers) * (1 - share)) :]:
-            for weights in layer.parameters(recurse=False):
-                order = torch.randperm(weights.numel(), generator=random).to(weights.device)
-                weights.copy_(weights.reshape(-1)[order].reshape(weights.shape))
-    parts = np.array_split(images, max(1, len(images) // RANDOM_BATCH))
-    device = module.shift.device
-    recalibrate_batch_norms(module, [torch.from_numpy(part.copy()).to(device) for part in parts])
-    card = candidate.card.model_copy(update={"name": f"{candidate.card.name}-randomized"})
-    return TorchCandidate(card, module)

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.evidence.saliency.networks import FeatureNetwork
+from clinipress.records.candidate import (
+    FeatureNetwork,
+)
 from clinipress.stats.metrics import softmax
 
 __all__ = ["FAITHFULNESS", "Faithfulness", "energy_inside", "faithfulness"]

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from clinipress.data.named.tables import read_masks
 from clinipress.errors import DataError
 from clinipress.kinds.image.read import decode
-from clinipress.records.result import InputSpec
+from clinipress.records.candidate import (
+    InputSpec,
+)
 
 __all__ = ["image_masks"]
 

@@ -35,12 +35,16 @@ from clinipress.errors import ModelError
 from clinipress.extras import require
 from clinipress.formats.file import first_line
 from clinipress.formats.matching import match_tensors
+from clinipress.formats.onnx.values import (
+    prepared_values,
+)
 from clinipress.formats.precision import zero_counts
 from clinipress.formats.ranges import quiet, with_zero
 from clinipress.recipe.study import ExportRecipe
-from clinipress.records.result import Card
+from clinipress.records.candidate import (
+    Card,
+)
 from clinipress.records.store import write_atomically
-from clinipress.steps.qat.places import prepared_values
 
 if TYPE_CHECKING:
     from clinipress.models.classifier import TorchCandidate

@@ -39,7 +39,9 @@ from clinipress.formats.litert.run import silence
 from clinipress.formats.precision import zero_counts
 from clinipress.formats.ranges import quiet
 from clinipress.recipe.study import ExportRecipe
-from clinipress.records.result import Card
+from clinipress.records.candidate import (
+    Card,
+)
 from clinipress.records.store import write_atomically
 
 if TYPE_CHECKING:

@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 
 from clinipress.extras import require
 from clinipress.formats.file import FileCandidate, first_line, not_whole, unlike_card
-from clinipress.records.result import Card
+from clinipress.records.candidate import (
+    Card,
+)
 
 __all__ = ["LiteRtCandidate", "as_input", "check_interface", "interpreter", "logits_of", "silence"]
 

@@ -7,17 +7,24 @@ DequantizeLinear: real values, rounded to the file's own grid.
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from clinipress.errors import ModelError
 from clinipress.formats.onnx.graph import constants, find_normalisation, replace_nodes
+from clinipress.records.candidate import (
+    BATCH,
+    Floats,
+)
 
-__all__ = ["FEATURES", "GraphWithFeatures", "show_features"]
+__all__ = ["FEATURES", "GraphWithFeatures", "OnnxNetwork", "show_features"]
 
 FEATURES = "features"
 FLOATS = ("float32", "float16")
@@ -166,3 +173,48 @@ def _take_floats(model: onnx.ModelProto) -> None:
     elif first.op_type != "Cast":
         return
     image.type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+class OnnxNetwork:
+    """An ONNX file with its last feature map as a second output.
+
+    Args:
+        path: The file; read once.
+        precision: Of its card.
+        threads: CPU threads of one call; None: as many as there are cores.
+
+    Raises:
+        ModelError: No feature map can be shown.
+    """
+
+    def __init__(self, path: Path, precision: str, threads: int | None = None) -> None:
+
+        from clinipress.formats.onnx.run import session
+
+        shown = show_features(path, precision)
+        self.layer = shown.tensor
+        with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
+            file = Path(folder) / "shown.onnx"
+            file.write_bytes(shown.content)
+            self._session = session(file, threads)
+        image = self._session.get_inputs()[0]
+        self._image, self._floats = image.name, image.type == "tensor(float)"
+
+    def look(self, images: NDArray[np.uint8]) -> tuple[Floats, Floats]:
+        """Logits and feature maps."""
+        parts = [self._run(images[s : s + BATCH], None) for s in range(0, len(images), BATCH)]
+        logits, maps = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return logits, maps
+
+    def answer(self, images: Floats) -> Floats:
+        """Logits."""
+        parts = [
+            self._run(images[s : s + BATCH], ["logits"])[0] for s in range(0, len(images), BATCH)
+        ]
+        return np.concatenate(parts)
+
+    def _run(self, images: NDArray[Any], outputs: list[str] | None) -> list[Floats]:
+        pixels = images if self._floats else np.rint(images)
+        taken = pixels.astype(np.float32 if self._floats else np.uint8, copy=False)
+        results: list[Floats] = self._session.run(outputs, {self._image: taken})
+        return results

@@ -35,7 +35,9 @@ from clinipress.formats.onnx.outliers import outliers
 from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.formats.onnx.write import card_for, write
 from clinipress.formats.ranges import Method, Ranges, find_ranges, quiet
-from clinipress.records.result import Card
+from clinipress.records.candidate import (
+    Card,
+)
 
 __all__ = [
     "OPERATORS",

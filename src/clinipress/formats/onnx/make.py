@@ -34,7 +34,9 @@ from clinipress.formats.onnx.weight_only import to_int4, to_int8_dynamic
 from clinipress.formats.onnx.write import card_for, write
 from clinipress.formats.ranges import Method
 from clinipress.recipe.study import ExportRecipe
-from clinipress.records.result import Card
+from clinipress.records.candidate import (
+    Card,
+)
 from clinipress.records.store import digest_of
 
 __all__ = ["apply_onnx", "plan_facts", "plan_onnx"]

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
 from clinipress.formats.file import FileCandidate, card_of_text, first_line, not_whole, unlike_card
-from clinipress.records.result import Card
+from clinipress.records.candidate import (
+    Card,
+)
 
 __all__ = ["CARD_KEY", "INPUT_NAME", "OUTPUT_NAME", "OnnxCandidate", "runtime_name", "session"]
 

@@ -17,7 +17,9 @@ from clinipress.formats.onnx.int8 import prepare_weights
 from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.formats.onnx.write import card_for, write
 from clinipress.formats.ranges import quiet
-from clinipress.records.result import Card
+from clinipress.records.candidate import (
+    Card,
+)
 
 __all__ = ["to_int4", "to_int8_dynamic"]
 

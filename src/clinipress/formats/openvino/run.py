@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from clinipress.errors import ModelError
 from clinipress.extras import require
 from clinipress.formats.file import FileCandidate, unlike_card
-from clinipress.records.result import Card
+from clinipress.records.candidate import (
+    Card,
+)
 
 __all__ = ["INPUT_NAME", "OUTPUT_NAME", "OpenVinoCandidate", "compiled", "engine", "read"]
 

@@ -29,13 +29,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-import clinipress
 from clinipress.errors import ModelError
 from clinipress.formats.file import FileCandidate, digest_of_files, first_line, unlike_card
 from clinipress.formats.onnx.run import INPUT_NAME, OUTPUT_NAME, OnnxCandidate
 from clinipress.formats.tensorrt import build_engine
 from clinipress.formats.tensorrt.cuda import CudaError, gpu
-from clinipress.records.result import Card
+from clinipress.records.candidate import (
+    Card,
+)
 from clinipress.records.store import digest_of, storage, write_atomically
 
 __all__ = ["TensorRtCandidate", "engine_and_gpu", "start"]
@@ -241,7 +242,7 @@ def _whole(kept: Path) -> bytes:
 
 def _build(path: Path, kept: Path, batch: int) -> None:
     """Build in a process of its own: its memory comes back, and a crash is a line, not the end."""
-    paths = (str(Path(clinipress.__file__).parents[1]), os.environ.get("PYTHONPATH", ""))
+    paths = (str(Path(__file__).resolve().parents[3]), os.environ.get("PYTHONPATH", ""))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in paths if part)}
     with storage("a TensorRT engine"), tempfile.TemporaryDirectory(dir=kept.parent) as work:
         made = Path(work) / "model.engine"

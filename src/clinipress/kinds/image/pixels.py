@@ -16,7 +16,9 @@ from PIL import Image
 from clinipress.errors import ImageError
 
 if TYPE_CHECKING:  # pydantic is slow to import, and only the annotations need this name
-    from clinipress.records.result import InputSpec
+    from clinipress.records.candidate import (
+        InputSpec,
+    )
 
 __all__ = ["MAX_PIXELS", "HeaderFacts", "Raster", "check_size", "model_input", "quiet", "to_uint8"]
 

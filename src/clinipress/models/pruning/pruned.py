@@ -1,10 +1,10 @@
 """Channels removed for good: what goes is planned here, kept as plain data, and cut again at will.
 
 A removal reaches every layer coupled to it: norms, residual streams, concatenations, depthwise
-convolutions, squeeze-and-excitation, the classifier's inputs. `clinipress.models.pruning.dependencies`
-knows the couplings. The record of a pruning is its root removals, [layer, outputs?, channel
-numbers], in the names of the backbone, whole heads of attention by the rows of their queries, keys
-and values; a fresh network cut by the record has the shapes of the pruned one.
+convolutions, squeeze-and-excitation, the classifier's inputs. The couplings are known to
+`clinipress.models.pruning.dependencies`. The record of a pruning is its root removals, [layer,
+outputs?, channel numbers], in the names of the backbone, whole heads of attention by the rows of
+their queries, keys and values; a fresh network cut by the record has the shapes of the pruned one.
 
 Batch norms keep the statistics of what is left. Their inputs have changed, so a pruned network
 needs its statistics measured again, or its fine-tuning, before it is judged.
@@ -51,8 +51,8 @@ def plan_pruning(
 ) -> History:
     """Decide which channels and heads go; the classifier is left as it is.
 
-    The criteria are those of `clinipress.models.pruning.importance.score`. The last layer's outputs always
-    stay, and so does a tenth of every layer.
+    The criteria are those of `clinipress.models.pruning.importance.score`. The last layer's
+    outputs always stay, and so does a tenth of every layer.
 
     Args:
         classifier: A `clinipress.models.classifier.Classifier`.

@@ -27,10 +27,8 @@ from clinipress.reporting.wording.numbers import (
     metric_name,
 )
 from clinipress.reporting.wording.phrases import (
-    capital,
     coverage_phrase,
     drop_phrase,
-    joined,
     rule_phrase,
     split_name,
 )
@@ -38,6 +36,10 @@ from clinipress.reporting.wording.sentences import (
     classes_sentence,
     meaning_sentence,
     verdict_sentence,
+)
+from clinipress.text import (
+    capital,
+    joined,
 )
 
 __all__ = ["TOPICS"]

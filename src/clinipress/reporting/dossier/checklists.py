@@ -20,7 +20,8 @@ class Item(NamedTuple):
         number: The checklist's own: "14", "12c".
         section: Where it belongs in an article.
         asks: What is asked for, in short words.
-        topic: What of the records answers it, a name in `clinipress.reporting.dossier.answers`; None: nothing.
+        topic: What of the records answers it, a name in `clinipress.reporting.dossier.answers`;
+            None: nothing.
         rest: What the records can never say of it; empty where they may say all.
     """
 

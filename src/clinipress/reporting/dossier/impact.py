@@ -26,13 +26,15 @@ from clinipress.reporting.wording.numbers import (
     points_interval,
 )
 from clinipress.reporting.wording.phrases import (
-    capital,
-    joined,
     size_phrase,
     speed_phrase,
     split_name,
 )
 from clinipress.reporting.wording.sentences import limits_sentence
+from clinipress.text import (
+    capital,
+    joined,
+)
 
 __all__ = ["impact", "left", "status_word"]
 

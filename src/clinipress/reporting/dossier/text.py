@@ -19,14 +19,21 @@ from clinipress.reporting.wording.numbers import (
     points_interval,
     points_words,
 )
-from clinipress.reporting.wording.phrases import capital, size_phrase, speed_phrase, split_name
+from clinipress.reporting.wording.phrases import (
+    size_phrase,
+    speed_phrase,
+    split_name,
+)
 from clinipress.reporting.wording.sentences import (
     caution_sentence,
     gate_sentence,
     meaning_sentence,
     verdict_sentence,
 )
-from clinipress.text import sentence
+from clinipress.text import (
+    capital,
+    sentence,
+)
 
 __all__ = ["dossier_markdown"]
 
@@ -47,7 +54,7 @@ PLANNED = (
 
 
 def dossier_markdown(result: Result) -> str:
-    """The dossier as Markdown, each part from the data of `clinipress.reporting.dossier.data.dossier`."""
+    """The dossier as Markdown, each part from the data of `reporting.dossier.data.dossier`."""
     data, view = dossier(result), View(result)
     parts = [
         *_head(data, view),

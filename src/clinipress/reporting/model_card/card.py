@@ -6,8 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import yaml
 
+from clinipress.records.candidate import (
+    CandidateRecord,
+)
 from clinipress.records.judgement import Findings, OperatingRow
-from clinipress.records.result import CandidateRecord, Interval, Result
+from clinipress.records.result import (
+    Interval,
+    Result,
+)
 from clinipress.reporting.dossier.answers import TOPICS
 from clinipress.reporting.dossier.answers_study import (
     asked,
@@ -36,13 +42,18 @@ from clinipress.reporting.wording.numbers import (
     percent,
     points_interval,
 )
-from clinipress.reporting.wording.phrases import capital, split_name
+from clinipress.reporting.wording.phrases import (
+    split_name,
+)
 from clinipress.reporting.wording.sentences import (
     caution_sentence,
     meaning_sentence,
     verdict_sentence,
 )
-from clinipress.text import sentence
+from clinipress.text import (
+    capital,
+    sentence,
+)
 
 __all__ = ["model_card"]
 

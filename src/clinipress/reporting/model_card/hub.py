@@ -10,11 +10,22 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from clinipress.records.result import CandidateRecord, Interval, Result
+from clinipress.records.candidate import (
+    CandidateRecord,
+)
+from clinipress.records.result import (
+    Interval,
+    Result,
+)
 from clinipress.reporting.dossier.answers_study import asked, data_name, subject_or_reference
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import figure, finite, metric_class, metric_name
-from clinipress.reporting.wording.phrases import capital, split_name
+from clinipress.reporting.wording.phrases import (
+    split_name,
+)
+from clinipress.text import (
+    capital,
+)
 
 __all__ = ["metadata", "overall_first"]
 

@@ -8,7 +8,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from clinipress.errors import StorageError
-from clinipress.records.result import CandidateRecord, Result
+from clinipress.records.candidate import (
+    CandidateRecord,
+)
+from clinipress.records.result import (
+    Result,
+)
 from clinipress.reporting.drawing.figures import icon, symbols
 from clinipress.reporting.drawing.markup import Child, Markup, tag
 from clinipress.reporting.drawing.parts import bullets

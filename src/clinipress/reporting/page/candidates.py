@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from clinipress.records.result import CandidateRecord, Interval
+from clinipress.records.candidate import (
+    CandidateRecord,
+)
+from clinipress.records.result import (
+    Interval,
+)
 from clinipress.reporting.drawing.forest import Row, forest, marks
 from clinipress.reporting.drawing.markup import Child, Markup, tag
 from clinipress.reporting.drawing.parts import (
@@ -34,9 +39,7 @@ from clinipress.reporting.wording.numbers import (
     points_words,
 )
 from clinipress.reporting.wording.phrases import (
-    capital,
     coverage_phrase,
-    joined,
     rule_phrase,
     size_phrase,
     speed_phrase,
@@ -47,6 +50,10 @@ from clinipress.reporting.wording.sentences import (
     distillation_sentences,
     gate_sentence,
     trade_off_sentence,
+)
+from clinipress.text import (
+    capital,
+    joined,
 )
 
 __all__ = ["candidates_section", "gate_section", "trade_off_section"]

@@ -25,8 +25,13 @@ from clinipress.reporting.wording.numbers import (
     metric_name,
     percent,
 )
-from clinipress.reporting.wording.phrases import capital, split_name
+from clinipress.reporting.wording.phrases import (
+    split_name,
+)
 from clinipress.reporting.wording.sentences import classes_sentence
+from clinipress.text import (
+    capital,
+)
 
 __all__ = ["classes_section"]
 

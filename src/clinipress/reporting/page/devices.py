@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clinipress.records.result import CandidateRecord, DeviceCheck, TargetOutcome
+from clinipress.records.candidate import (
+    CandidateRecord,
+)
+from clinipress.records.result import (
+    DeviceCheck,
+    TargetOutcome,
+)
 from clinipress.reporting.drawing.markup import Child, Markup, tag
 from clinipress.reporting.drawing.parts import grid, section, small
 from clinipress.reporting.view import View
@@ -16,7 +22,9 @@ from clinipress.reporting.wording.numbers import (
     significant,
     times,
 )
-from clinipress.reporting.wording.phrases import joined
+from clinipress.text import (
+    joined,
+)
 
 __all__ = ["devices_section", "format_words"]
 

@@ -19,7 +19,9 @@ from clinipress.reporting.wording.numbers import (
     percent,
     probability,
 )
-from clinipress.reporting.wording.phrases import capital
+from clinipress.text import (
+    capital,
+)
 
 __all__ = ["disagreement_section"]
 

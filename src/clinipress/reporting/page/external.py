@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from clinipress.evidence.gate import metric_facts
-from clinipress.records.result import CandidateRecord, Interval
+from clinipress.records.candidate import (
+    CandidateRecord,
+)
+from clinipress.records.metrics import (
+    metric_facts,
+)
+from clinipress.records.result import (
+    Interval,
+)
 from clinipress.reporting.drawing.markup import Child, Markup, tag
 from clinipress.reporting.drawing.parts import grid, section
 from clinipress.reporting.view import SPLIT_ORDER, View
@@ -15,7 +22,14 @@ from clinipress.reporting.wording.numbers import (
     metric_name,
     points_interval,
 )
-from clinipress.reporting.wording.phrases import capital, drop_phrase, joined, split_name
+from clinipress.reporting.wording.phrases import (
+    drop_phrase,
+    split_name,
+)
+from clinipress.text import (
+    capital,
+    joined,
+)
 
 __all__ = ["external_section"]
 

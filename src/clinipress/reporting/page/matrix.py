@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from clinipress.records.candidate import (
+    CandidateRecord,
+)
 from clinipress.records.judgement import SECTIONS, Findings
-from clinipress.records.result import CandidateRecord, Verdict
+from clinipress.records.result import (
+    Verdict,
+)
 from clinipress.reporting.drawing.figures import icon
 from clinipress.reporting.drawing.markup import Child, Markup, tag
 from clinipress.reporting.drawing.parts import bullets, role_mark, section, shortened, small
 from clinipress.reporting.page.shown import TITLES
 from clinipress.reporting.view import SPLIT_ORDER, View
 from clinipress.reporting.wording.numbers import NOT_MEASURED, STATUS_WORDS, counted
-from clinipress.reporting.wording.phrases import capital, joined, split_name
+from clinipress.reporting.wording.phrases import (
+    split_name,
+)
+from clinipress.text import (
+    capital,
+    joined,
+)
 
 __all__ = ["matrix_section", "section_verdict"]
 

@@ -8,7 +8,13 @@ from typing import Any
 
 import yaml
 
-from clinipress.records.result import Applied, CandidateRecord, DuplicatePair
+from clinipress.records.candidate import (
+    Applied,
+    CandidateRecord,
+)
+from clinipress.records.result import (
+    DuplicatePair,
+)
 from clinipress.reporting.drawing.markup import Child, Markup, tag
 from clinipress.reporting.drawing.parts import (
     MANY,
@@ -34,14 +40,21 @@ from clinipress.reporting.wording.numbers import (
     percent,
     significant,
 )
-from clinipress.reporting.wording.phrases import SPLIT_NAMES, capital, feature_name, target_name
+from clinipress.reporting.wording.phrases import (
+    SPLIT_NAMES,
+    feature_name,
+    target_name,
+)
 from clinipress.reporting.wording.sentences import (
     audit_sentence,
     limits_sentence,
     split_sentence,
     trail_sentence,
 )
-from clinipress.text import tally
+from clinipress.text import (
+    capital,
+    tally,
+)
 
 __all__ = ["data_section", "limits_section", "trail_section"]
 

@@ -6,7 +6,10 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from clinipress.records.result import Applied, CandidateRecord
+from clinipress.records.candidate import (
+    Applied,
+    CandidateRecord,
+)
 from clinipress.reporting.drawing.figures import Scale, line, nice_ticks, place
 from clinipress.reporting.drawing.markup import Child, Markup, tag
 from clinipress.reporting.drawing.parts import folded, grid, section

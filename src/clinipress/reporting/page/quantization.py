@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from clinipress.records.result import Applied, CandidateRecord
+from clinipress.records.candidate import (
+    Applied,
+    CandidateRecord,
+)
 from clinipress.reporting.drawing.markup import Child, Markup, tag
 from clinipress.reporting.drawing.parts import folded, grid, section, shortened
 from clinipress.reporting.view import View

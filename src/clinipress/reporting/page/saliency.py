@@ -22,7 +22,9 @@ from clinipress.reporting.wording.numbers import (
     finite,
     significant,
 )
-from clinipress.reporting.wording.phrases import capital
+from clinipress.text import (
+    capital,
+)
 
 __all__ = ["saliency_section"]
 

@@ -6,13 +6,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from clinipress.records.candidate import (
+    CandidateRecord,
+)
 from clinipress.records.judgement import Findings
-from clinipress.records.result import CandidateRecord, Verdict
+from clinipress.records.result import (
+    Verdict,
+)
 from clinipress.reporting.drawing.markup import Child, Markup, tag
 from clinipress.reporting.drawing.parts import badge, bullets, section, shortened
 from clinipress.reporting.view import Role, View
 from clinipress.reporting.wording.numbers import NOT_MEASURED
-from clinipress.reporting.wording.phrases import capital, split_name
+from clinipress.reporting.wording.phrases import (
+    split_name,
+)
+from clinipress.text import (
+    capital,
+)
 
 __all__ = ["TITLES", "Judged", "Shown", "finding_section", "missing_sentence"]
 

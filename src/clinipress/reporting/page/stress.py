@@ -29,7 +29,13 @@ from clinipress.reporting.wording.numbers import (
     points_interval,
     points_words,
 )
-from clinipress.reporting.wording.phrases import capital, interval_phrase, joined
+from clinipress.reporting.wording.phrases import (
+    interval_phrase,
+)
+from clinipress.text import (
+    capital,
+    joined,
+)
 
 __all__ = ["stress_section"]
 

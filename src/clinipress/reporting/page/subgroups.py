@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clinipress.evidence.gate import metric_facts
 from clinipress.records.judgement import Gap, Group, Subgroups
+from clinipress.records.metrics import (
+    metric_facts,
+)
 from clinipress.records.result import Interval
 from clinipress.reporting.drawing.figures import Scale, nice_ticks, strip, strip_axis
 from clinipress.reporting.drawing.forest import Row, forest, marks
@@ -25,7 +27,13 @@ from clinipress.reporting.wording.numbers import (
     points_interval,
     points_words,
 )
-from clinipress.reporting.wording.phrases import capital, interval_phrase, joined
+from clinipress.reporting.wording.phrases import (
+    interval_phrase,
+)
+from clinipress.text import (
+    capital,
+    joined,
+)
 
 __all__ = ["subgroups_section"]
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from clinipress.records.candidate import (
+    CandidateRecord,
+)
 from clinipress.records.judgement import SECTIONS
-from clinipress.records.result import VNNI, CandidateRecord
+from clinipress.records.result import (
+    VNNI,
+)
 from clinipress.reporting.page.shown import TITLES
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
@@ -16,8 +21,15 @@ from clinipress.reporting.wording.numbers import (
     percent,
     points_words,
 )
-from clinipress.reporting.wording.phrases import capital, feature_name, joined, target_name
+from clinipress.reporting.wording.phrases import (
+    feature_name,
+    target_name,
+)
 from clinipress.reporting.wording.sentences import caution_sentence
+from clinipress.text import (
+    capital,
+    joined,
+)
 
 __all__ = ["limits"]
 

@@ -10,9 +10,17 @@ from __future__ import annotations
 import math
 from datetime import datetime
 
-from clinipress.evidence.gate import counted, metric_facts
+from clinipress.records.metrics import (
+    metric_facts,
+)
 from clinipress.records.result import Interval
-from clinipress.text import DASH, MINUS, STATUS_WORDS, fixed
+from clinipress.text import (
+    DASH,
+    MINUS,
+    STATUS_WORDS,
+    counted,
+    fixed,
+)
 
 __all__ = [
     "DASH",

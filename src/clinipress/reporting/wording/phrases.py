@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from clinipress.records.result import Interval, Rule, Shortcut
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
@@ -18,14 +16,13 @@ from clinipress.reporting.wording.numbers import (
     points_words,
     times,
 )
+from clinipress.text import joined
 
 __all__ = [
-    "capital",
     "coverage_phrase",
     "drop_phrase",
     "feature_name",
     "interval_phrase",
-    "joined",
     "rule_phrase",
     "size_phrase",
     "speed_phrase",
@@ -35,16 +32,6 @@ __all__ = [
 
 SPLIT_NAMES = {"test": "sealed test", "validation": "validation", "train": "training"}
 NEAR = 0.05  # ratios closer to one than this are called equal
-
-
-def joined(words: Sequence[str]) -> str:
-    """Words in a row: "a", "a and b", "a, b and c"."""
-    return " and ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), *words[-1:]])
-
-
-def capital(text: str) -> str:
-    """The first letter large, the others as they are."""
-    return text[:1].upper() + text[1:]
 
 
 def split_name(split: str | None) -> str:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clinipress.records.result import CandidateRecord, Interval
+from clinipress.records.candidate import (
+    CandidateRecord,
+)
+from clinipress.records.result import (
+    Interval,
+)
 from clinipress.reporting.drawing.plot import Point, pareto
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
@@ -24,13 +29,15 @@ from clinipress.reporting.wording.numbers import (
     points_words,
 )
 from clinipress.reporting.wording.phrases import (
-    capital,
     drop_phrase,
     interval_phrase,
-    joined,
     size_phrase,
     speed_phrase,
     split_name,
+)
+from clinipress.text import (
+    capital,
+    joined,
 )
 
 __all__ = [

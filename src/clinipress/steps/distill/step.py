@@ -7,6 +7,9 @@ from typing import Any
 
 from clinipress.models.classifier import TorchCandidate
 from clinipress.recipe.steps import DistillStep
+from clinipress.records.candidate import (
+    Candidate,
+)
 from clinipress.steps.distill.features import FeatureMethod, Tapped
 from clinipress.steps.distill.soft_targets import (
     SOFT,
@@ -23,7 +26,9 @@ from clinipress.steps.fitting import (
     step_seed,
     torch_candidate,
 )
-from clinipress.steps.step import Candidate, Context
+from clinipress.steps.step import (
+    Context,
+)
 
 __all__ = ["BETA", "Distill"]
 

@@ -23,9 +23,11 @@ from clinipress.errors import DataError
 from clinipress.formats.open import TRAINING_PACKAGES
 from clinipress.models.classifier import TorchCandidate
 from clinipress.progress import SILENT, Progress
+from clinipress.records.candidate import (
+    Candidate,
+)
 from clinipress.records.store import storage, versions, write_atomically
 from clinipress.steps.distill.features import FeatureMethod, read_of_teacher
-from clinipress.steps.step import Candidate
 from clinipress.train import distributed
 from clinipress.train.augment import augment, draw
 from clinipress.train.loader import PixelStore

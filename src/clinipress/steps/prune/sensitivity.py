@@ -28,7 +28,8 @@ def layer_sensitivity(
     """Accuracy on validation images with one layer's least important channels hidden.
 
     Hiding a channel from all its readers answers as removing it does (see
-    `clinipress.models.pruning.coupling`), batch norms keeping their statistics; nothing is fine-tuned, so
+    `clinipress.models.pruning.coupling`), batch norms keeping their statistics; nothing is
+    fine-tuned, so
     the curves say which layers are delicate, not what a pruned network reaches. (Li et al., ICLR
     2017, arXiv:1608.08710, figure 2b, with whole groups of coupled layers for single layers.)
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
@@ -23,14 +22,14 @@ from torch import Tensor, fx
 from clinipress.errors import ModelError
 from clinipress.formats.matching import equal_values
 from clinipress.formats.onnx.float import export_onnx
-from clinipress.formats.onnx.int8 import prepare, rounding
-from clinipress.formats.onnx.run import INPUT_NAME, session
+from clinipress.formats.onnx.int8 import rounding
+from clinipress.formats.onnx.values import prepared_values
 from clinipress.formats.ranges import Method
 from clinipress.models.classifier import TorchCandidate
 from clinipress.steps.qat.network import Place
 from clinipress.steps.qat.tracing import is_activation, trace
 
-__all__ = ["find_places", "match", "prepared_values", "tensor_values"]
+__all__ = ["find_places", "match"]
 
 PROBES = 4  # images that tensors are matched on
 
@@ -90,42 +89,6 @@ def _finite(limits: tuple[float, float] | None) -> tuple[float | None, float | N
     """None where there is no limit: a plan is JSON, which has no infinity."""
     low, high = limits or (-math.inf, math.inf)
     return (low if math.isfinite(low) else None), (high if math.isfinite(high) else None)
-
-
-def prepared_values(
-    source: Path, tensors: Iterable[str], images: NDArray[np.uint8]
-) -> tuple[dict[str, NDArray[np.float32]], set[str]]:
-    """What `quantize.prepare` makes of a file computes inside.
-
-    Args:
-        source: A float32 file.
-        tensors: Names; those that no node of the prepared graph computes are left out.
-        images: uint8 ``[n, c, h, w]``.
-
-    Returns:
-        Tensor -> its values, and the results of clamps: where the clamp does nothing, they equal
-        the tensor before it.
-    """
-    model = prepare(source)
-    made = {name: node.op_type for node in model.graph.node for name in node.output}
-    clamps = {name for name, kind in made.items() if kind in ("Relu", "Clip")}
-    return tensor_values(model, [name for name in tensors if name in made], images), clamps
-
-
-def tensor_values(
-    model: onnx.ModelProto, tensors: Sequence[str], images: NDArray[np.uint8]
-) -> dict[str, NDArray[np.float32]]:
-    """What a graph computes inside: tensor -> its values; they become outputs of `model`."""
-    if not tensors:
-        return {}
-    given = {output.name for output in model.graph.output}
-    inside = [onnx.helper.make_empty_tensor_value_info(name) for name in tensors]
-    model.graph.output.extend(info for info in inside if info.name not in given)
-    with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
-        opened = Path(folder) / "opened.onnx"
-        onnx.save(model, opened)
-        arrays = session(opened, 1).run(list(tensors), {INPUT_NAME: np.ascontiguousarray(images)})
-    return dict(zip(tensors, arrays, strict=True))
 
 
 class _Finder(fx.Interpreter):

@@ -1,0 +1,52 @@
+"""What an ONNX file computes inside: the values of its tensors for some images."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from clinipress.formats.onnx.int8 import prepare
+from clinipress.formats.onnx.run import INPUT_NAME, session
+
+__all__ = ["prepared_values", "tensor_values"]
+
+
+def prepared_values(
+    source: Path, tensors: Iterable[str], images: NDArray[np.uint8]
+) -> tuple[dict[str, NDArray[np.float32]], set[str]]:
+    """What `quantize.prepare` makes of a file computes inside.
+
+    Args:
+        source: A float32 file.
+        tensors: Names; those that no node of the prepared graph computes are left out.
+        images: uint8 ``[n, c, h, w]``.
+
+    Returns:
+        Tensor -> its values, and the results of clamps: where the clamp does nothing, they equal
+        the tensor before it.
+    """
+    model = prepare(source)
+    made = {name: node.op_type for node in model.graph.node for name in node.output}
+    clamps = {name for name, kind in made.items() if kind in ("Relu", "Clip")}
+    return tensor_values(model, [name for name in tensors if name in made], images), clamps
+
+
+def tensor_values(
+    model: onnx.ModelProto, tensors: Sequence[str], images: NDArray[np.uint8]
+) -> dict[str, NDArray[np.float32]]:
+    """What a graph computes inside: tensor -> its values; they become outputs of `model`."""
+    if not tensors:
+        return {}
+    given = {output.name for output in model.graph.output}
+    inside = [onnx.helper.make_empty_tensor_value_info(name) for name in tensors]
+    model.graph.output.extend(info for info in inside if info.name not in given)
+    with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
+        opened = Path(folder) / "opened.onnx"
+        onnx.save(model, opened)
+        arrays = session(opened, 1).run(list(tensors), {INPUT_NAME: np.ascontiguousarray(images)})
+    return dict(zip(tensors, arrays, strict=True))

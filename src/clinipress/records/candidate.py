@@ -1,0 +1,291 @@
+"""A candidate: what can be run, the card it carries, and the record that is kept of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+
+from clinipress.records.base import Interval, Record, Verdict
+from clinipress.records.judgement import Findings
+
+__all__ = [
+    "BATCH",
+    "Applied",
+    "Candidate",
+    "CandidateRecord",
+    "Card",
+    "FeatureNetwork",
+    "Floats",
+    "InputSpec",
+    "Latency",
+    "ModelSpec",
+    "OperatingPoint",
+    "Parity",
+    "PerChannel",
+]
+
+
+@runtime_checkable
+class Candidate(Protocol):
+    """A classifier that can be run, whatever runs it."""
+
+    @property
+    def card(self) -> Card:
+        """What it is: name, classes, input, history."""
+
+    @property
+    def digest(self) -> str:
+        """sha256, 64 hexadecimal digits, of what makes its answers (weights and structure)."""
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Raw pixels in, logits out.
+
+        Args:
+            images: uint8 ``[n, channels, height, width]`` as `card.input` says, in [0, 255].
+
+        Returns:
+            float32 ``[n, classes]``, unnormalised log-probabilities.
+        """
+
+    def save(self, folder: Path) -> None:
+        """Write card.json and the weights or the file into `folder`."""
+
+
+Floats = NDArray[np.float32]
+
+
+# Images per call. ResNet-50 at 224 px: 4 or 16 cost the same per image (4 % in float32), and 1 a
+# fifth more in int8.
+BATCH = 8
+
+
+class FeatureNetwork(Protocol):
+    """A classifier whose last feature map can be read."""
+
+    @property
+    def layer(self) -> str:
+        """Name of the map in the network."""
+
+    def look(self, images: NDArray[np.uint8]) -> tuple[Floats, Floats]:
+        """Logits float32 ``[n, k]`` and feature maps float32 ``[n, c, h, w]`` of images.
+
+        Args:
+            images: uint8 ``[n, channels, height, width]``.
+        """
+
+    def answer(self, images: Floats) -> Floats:
+        """Logits float32 ``[n, k]`` of images in grey levels that need not be whole.
+
+        Args:
+            images: float32 ``[n, channels, height, width]`` in [0, 255]; rounded where the network
+                takes uint8.
+        """
+
+
+class InputSpec(Record):
+    """What a classifier takes: uint8 ``[n, channels, height, width]`` in [0, 255], RGB order.
+
+    Attributes:
+        channels: 1 (grey) or 3 (RGB).
+        height: Rows, pixels.
+        width: Columns, pixels.
+        fit: "stretch" resizes both sides; "pad" keeps the aspect ratio and pads with black.
+        window: (low, high) in stored units (Hounsfield units for CT) mapped to 0..255. ``None``:
+            the file's own VOI window if it has one, else the full range of its values for
+            more than 8 bits, else the pixels as they are.
+    """
+
+    channels: Literal[1, 3] = 1
+    height: int = Field(128, ge=8, le=4096)
+    width: int = Field(128, ge=8, le=4096)
+    fit: Literal["stretch", "pad"] = "stretch"
+    window: tuple[float, float] | None = None
+
+
+PerChannel = float | tuple[float, float, float]
+
+
+class ModelSpec(Record):
+    """How to build a network again, before its weights are loaded.
+
+    Attributes:
+        name: One of `clinipress models` or timm's, or None when a factory is given.
+        factory: The user's own "module:function" called with ``num_classes`` and ``in_chans``.
+        arguments: Further keyword arguments of the constructor, JSON-able.
+        num_classes: Outputs of the classifier.
+        in_channels: Channels the backbone takes; grey input is repeated when this is 3.
+        mean: What is taken off pixels in [0, 1]: one number, or one per channel of the backbone.
+        std: What the rest is divided by, likewise.
+        pruning: Kept-channel history to replay on a fresh network (Torch-Pruning's own list of
+            [module, is output channel, removed indices]); empty when nothing was removed.
+        ranges: (low, high) of activations, learnt by quantization-aware training, by tensor of the
+            network's float32 ONNX file; None when none were learnt. The network computes in plain
+            float with or without them; a quantized file takes its grids from them.
+    """
+
+    name: str | None = None
+    factory: str | None = None
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    num_classes: int
+    in_channels: Literal[1, 3]
+    mean: PerChannel
+    std: PerChannel
+    pruning: tuple[tuple[str, bool, tuple[int, ...]], ...] = ()
+    ranges: dict[str, tuple[float, float]] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_no_ranges(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `ranges` out where there are none: digests of others do not depend on it."""
+        fields: dict[str, Any] = handler(self)
+        if fields.get("ranges") is None:
+            fields.pop("ranges", None)
+        return fields
+
+
+class Applied(Record):
+    """One step of a candidate's history, enough to replay it.
+
+    Attributes:
+        step: "train", "prune", "distill", "export", ...
+        params: What the step's plan returned.
+        parent: Digest of the candidate it was applied to, or None.
+        facts: What came of it (epochs run, best epoch, numerics and the reason, ...).
+    """
+
+    step: str
+    params: dict[str, Any]
+    parent: str | None = None
+    facts: dict[str, Any] = Field(default_factory=dict)
+
+
+class OperatingPoint(Record):
+    """A threshold on a class's calibrated probability, and what it gave on validation images.
+
+    Attributes:
+        label: The class that is called when its probability reaches the threshold.
+        aim: What the threshold was chosen for: "sensitivity 0.95", "specificity 0.95".
+        threshold: Probability, after temperature scaling.
+        sensitivity: Of validation images of the class, the share that is called.
+        specificity: Of the others, the share that is not.
+    """
+
+    label: str
+    aim: str
+    threshold: float = Field(ge=0, le=1)
+    sensitivity: Interval
+    specificity: Interval
+
+
+class Card(Record):
+    """What travels with every candidate.
+
+    Attributes:
+        name: Name of the candidate within its study.
+        classes: Class names in the order of the logits.
+        input: What it takes.
+        history: All steps since the beginning, oldest first.
+        format: "pytorch", "onnx", ...
+        precision: "float32", "float16", "int8", ...
+        model: How to build it again; None for an exported file.
+        positive: The class whose detection is "sensitivity" in a two-class task, or None.
+        temperature: Softmax temperature for calibrated probabilities, 1 if not fitted.
+        uncertain_below: Top probability under which an answer is called uncertain.
+        operating_points: Thresholds per class, chosen on validation; empty if none were.
+        intended_use: Free text for the reader.
+        synthetic: True when it was trained on drawn images.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    input: InputSpec
+    history: tuple[Applied, ...] = ()
+    format: str = "pytorch"
+    precision: str = "float32"
+    model: ModelSpec | None = None
+    positive: str | None = None
+    temperature: float = 1.0
+    uncertain_below: float | None = None
+    operating_points: tuple[OperatingPoint, ...] = ()
+    intended_use: str = ""
+    synthetic: bool = False
+
+
+class Latency(Record):
+    """Wall time of one call, milliseconds.
+
+    Attributes:
+        median: Median over `repeats` calls.
+        p95: 95th percentile.
+        batch: Images per call.
+        threads: Threads the runtime was given.
+        runtime: "onnxruntime 1.31.1", ...
+        repeats: Calls measured, after warm-up.
+        preprocessing: True when reading, decoding and resizing the image file is included.
+    """
+
+    median: float
+    p95: float
+    batch: int
+    threads: int
+    runtime: str
+    repeats: int
+    preprocessing: bool = False
+
+
+class Parity(Record):
+    """An exported file against the candidate it was made from, on the same real images."""
+
+    images: int
+    max_logit_difference: float
+    mean_logit_difference: float
+    label_flips: int
+
+
+class CandidateRecord(Record):
+    """Everything measured of one candidate; a row of the report.
+
+    Attributes:
+        drop: metric -> reference minus candidate, on `drop_split`, paired.
+        drops: The same for every split that was measured.
+        confusion: split -> matrix, rows true class, columns predicted.
+        per_image: split -> file of the per-image logits, labels, units and keys (npz), relative to
+            the run: any statistic re-runs from it without the model.
+        rejected: Why it is not shipped, or None.
+        because: Why it was tried although the study did not name it, or None.
+        control: Name of the same network trained for as long without a teacher, if there is one.
+        over_control: split -> metric -> this one minus its control, paired: what the teacher gave.
+        findings: split -> sections of the evidence; "external: NAME" is a set from elsewhere, here
+            and in `evidence`.
+    """
+
+    name: str
+    parent: str | None
+    history: tuple[Applied, ...]
+    format: str
+    precision: str
+    path: str
+    digest: str
+    file_bytes: int
+    parameters: int
+    macs: int | None
+    latency_ms: Latency | None
+    latency_with_preprocessing_ms: Latency | None = None
+    peak_memory_bytes: int | None
+    low_precision_operators: dict[str, int] = Field(default_factory=dict)
+    evidence: dict[str, dict[str, Interval]]
+    confusion: dict[str, list[list[int]]] = Field(default_factory=dict)
+    drop: dict[str, Interval] = Field(default_factory=dict)
+    drop_split: str | None = None
+    drops: dict[str, dict[str, Interval]] = Field(default_factory=dict)
+    parity: Parity | None = None
+    verdict: Verdict | None = None
+    rejected: str | None = None
+    because: str | None = None
+    per_image: dict[str, str] = Field(default_factory=dict)
+    control: str | None = None
+    over_control: dict[str, dict[str, Interval]] = Field(default_factory=dict)
+    findings: dict[str, Findings] = Field(default_factory=dict)

@@ -1,0 +1,86 @@
+"""What a reader needs to know of a metric: one row per metric, and what the rows decide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from clinipress.records.result import Interval
+
+__all__ = ["MetricFacts", "least_fall", "metric_facts"]
+
+
+@dataclass(frozen=True)
+class MetricFacts:
+    """What a reader needs to know of a metric.
+
+    Attributes:
+        label: Its name in a sentence, without a capital.
+        higher_is_better: False where a rise is a loss.
+        unit: "points" for shares, shown times 100; "" for figures shown as they are.
+        low: Smallest possible value.
+        high: Largest possible value, or None.
+    """
+
+    label: str
+    higher_is_better: bool = True
+    unit: str = "points"
+    low: float = 0.0
+    high: float | None = 1.0
+
+    @property
+    def scale(self) -> float:
+        """What a value is multiplied by when shown."""
+        return 100.0 if self.unit == "points" else 1.0
+
+
+_FACTS: Mapping[str, MetricFacts] = {
+    "accuracy": MetricFacts("accuracy"),
+    "exact_match": MetricFacts("share of images with every label right"),
+    "hamming_accuracy": MetricFacts("share of single labels right"),
+    "balanced_accuracy": MetricFacts("balanced accuracy"),
+    "auroc_macro": MetricFacts("area under the ROC curve (mean of classes)"),
+    "f1_macro": MetricFacts("F1 score (mean of classes)"),
+    "kappa": MetricFacts("Cohen's kappa", low=-1.0),
+    "agreement": MetricFacts("agreement with the reference"),
+    "sensitivity": MetricFacts("sensitivity"),
+    "specificity": MetricFacts("specificity"),
+    "precision": MetricFacts("precision"),
+    "f1": MetricFacts("F1 score"),
+    "auroc": MetricFacts("area under the ROC curve"),
+    "log_loss": MetricFacts("log loss", higher_is_better=False, unit="", high=None),
+    "brier": MetricFacts("Brier score", higher_is_better=False, unit="", high=2.0),
+    "ece": MetricFacts("expected calibration error", higher_is_better=False),
+}
+
+
+def metric_facts(metric: str) -> MetricFacts:
+    """Facts of a metric by its name in the evidence; "sensitivity[glioma]" names its class.
+
+    "sensitivity_macro" is the mean over labels, "_micro" pools all labels. An unknown name is taken
+    for a share that is better when higher.
+    """
+    family, bracket, name = metric.partition("[")
+    if family not in _FACTS and family.endswith(("_macro", "_micro")):
+        base = metric_facts(family[:-6])
+        what = "mean of labels" if family.endswith("_macro") else "all labels pooled"
+        return replace(base, label=f"{base.label} ({what})")
+    known = _FACTS.get(family, MetricFacts(family.replace("_", " ")))
+    if not bracket:
+        return known
+    label = f"{known.label} for {name.removesuffix(']')}"
+    return MetricFacts(label, known.higher_is_better, known.unit, known.low, known.high)
+
+
+def least_fall(falls: Sequence[Interval | None]) -> int | None:
+    """Place of the fall with the lowest upper end, the first of equals; None where none is known.
+
+    It says which candidate came closest where none is shipped.
+    """
+    known = [
+        (fall.high, place)
+        for place, fall in enumerate(falls)
+        if fall is not None and all(map(math.isfinite, (fall.value, fall.low, fall.high)))
+    ]
+    return min(known)[1] if known else None
