@@ -224,7 +224,7 @@ def _open(path: Path) -> Any:
     else:
         try:
             with silence():
-                runtime = require("tflite_micro.runtime", extra="tflite-micro")
+                runtime = require("tflite_micro", extra="tflite-micro").runtime
                 return runtime.Interpreter.from_bytes(content, arena_size=GENEROUS)
         except (RuntimeError, ValueError, struct.error) as error:
             problem = f"one that TensorFlow Lite Micro refuses ({first_line(error)})"
