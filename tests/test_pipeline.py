@@ -13,7 +13,8 @@ from clinipress.edge.bundle import load_bundle
 from clinipress.errors import DataError, DivergedError, RecipeError
 from clinipress.records.result import Result
 from clinipress.study.external import compare, evaluate
-from clinipress.study.flow import run_study, step_names
+from clinipress.study.flow import run_study
+from clinipress.study.making import step_names
 from kit.studies import TRAIN, study
 from tiny_nets import make
 

@@ -23,7 +23,7 @@ from clinipress.steps.distill import soft_targets
 from clinipress.steps.distill.step import Distill
 from clinipress.steps.fitting import fresh_candidate
 from clinipress.steps.step import Context
-from clinipress.study.flow import step_names
+from clinipress.study.making import step_names
 from kit.studies import TRAIN, study
 
 SPEC = InputSpec(channels=1, height=32, width=32)

@@ -6,7 +6,7 @@ from clinipress.models.catalogue import model_named
 from clinipress.papers.grids import Entry, RowPlan, grid
 from clinipress.papers.papers import PAPERS
 from clinipress.papers.recipes import MODERATE_PIXELS, SMALL_PIXELS, Images, reductions
-from clinipress.study.flow import step_names
+from clinipress.study.making import step_names
 
 SCALES = ("small", "moderate", "full")
 EVERY = [(source, scale) for source in PAPERS for scale in SCALES]

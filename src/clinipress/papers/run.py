@@ -21,7 +21,6 @@ from clinipress.data.sources import read_dataset
 from clinipress.data.study import listing, open_study_data
 from clinipress.errors import ClinipressError, InputError, ModelError
 from clinipress.formats.open import TRAINING_PACKAGES, open_file
-from clinipress.models.classifier import TorchCandidate
 from clinipress.papers.build import build
 from clinipress.papers.cluster import run_jobs
 from clinipress.papers.columns import Outcome
@@ -52,7 +51,8 @@ from clinipress.stats.intervals import proportion, unit_index
 from clinipress.stats.metrics import predictions
 from clinipress.study.flow import run_study
 from clinipress.study.propose import propose
-from clinipress.study.workbench import Runner
+from clinipress.study.scores import ScoreKeeper
+from clinipress.study.workbench import Workbench
 
 __all__ = ["run_entries", "run_table"]
 
@@ -195,16 +195,8 @@ def _finished(folder: Path, stamp: object) -> bool:
 def _with_borrowed(study: Study, lender: Result, folder: Path) -> Study:
     """The study with another's trained reference as its own, taken as it is."""
     reference = next(record for record in lender.candidates if record.name == lender.reference)
-    made_from = reference.history[-1].parent
-    weights = next(
-        (
-            trained / "weights.safetensors"
-            for trained in sorted((folder / "objects").glob("train-*"))
-            if TorchCandidate.load(trained).digest == made_from
-        ),
-        None,
-    )
-    if weights is None:
+    weights = folder / (reference.network or "") / "weights.safetensors"
+    if reference.network is None or not weights.is_file():
         raise ModelError(
             f"the trained weights of '{lender.study}' in '{folder.name}'",
             "a folder without them",
@@ -224,14 +216,14 @@ def _write_training(
     known = open_study_data(
         data, study.data, store, seed=study.seed, threads=study.threads, progress=progress
     )
-    runner = Runner(study, store, known, progress)
+    keeper = ScoreKeeper(Workbench(study, store, known, progress))
     accuracies = {}
     for record in result.candidates:
         path = folder / record.path
         card = Card.model_validate(read_json(path.parent / "card.json"))
         candidate = open_file(path, card, study.threads)
         rows = known.rows("train", card.input)
-        logits = runner.logits(candidate, "train")
+        logits = keeper.logits(candidate, "train")
         hits = predictions(logits) == rows.labels
         accuracy = proportion(hits, unit_index(rows.units, len(hits)))
         if accuracy is not None:
