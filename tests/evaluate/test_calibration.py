@@ -18,8 +18,8 @@ from clinipress.evidence.calibration import (
 from clinipress.evidence.evidence import drops, evidence
 from clinipress.evidence.reliability import equal_mass_bins
 from clinipress.evidence.scores import Scores
+from kit.each import each_seed
 from kit.planted import CLASSES, miscalibrated, reference, rounded, with_logits
-from kit.seeds import each_seed
 from kit.tolerances import ROUNDING
 
 

@@ -20,6 +20,7 @@ from clinipress.evidence.gate import MARGINS
 from clinipress.records.judgement import Direction, FlipCounts
 from clinipress.records.result import Interval
 from clinipress.stats.intervals import wilson
+from kit.each import each_seed
 from kit.planted import (
     accuracy,
     one_class_falls,
@@ -29,7 +30,6 @@ from kit.planted import (
     with_logits,
     wrong_and_right,
 )
-from kit.seeds import each_seed
 from kit.tolerances import ROUNDING
 
 

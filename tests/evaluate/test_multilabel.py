@@ -25,7 +25,7 @@ from clinipress.evidence.multilabel import (
 from clinipress.records.result import Rule
 from clinipress.stats.intervals import resample, unit_index, wilson
 from clinipress.stats.paired import tango
-from kit.seeds import each_seed
+from kit.each import each_seed
 from kit.tolerances import ROUNDING, check_close, check_share
 
 LABELS = ("effusion", "nodule", "oedema")

@@ -12,8 +12,8 @@ from clinipress.evidence.operating import operating_section, predictive_value
 from clinipress.records.result import Interval
 from clinipress.stats.intervals import wilson
 from clinipress.stats.paired import paired_difference
+from kit.each import each_seed
 from kit.planted import CLASSES, one_class_falls, reference, rounded, tempered, with_logits
-from kit.seeds import each_seed
 from kit.tolerances import ROOT, ROUNDING, check_share
 
 MARGIN = 0.02

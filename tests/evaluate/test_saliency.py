@@ -28,8 +28,8 @@ from clinipress.models.randomized import (
     randomized,
 )
 from clinipress.study.feature_networks import feature_network
+from kit.each import each_seed
 from kit.random_nets import candidate_of, pictures
-from kit.seeds import each_seed
 
 LIMITS = (-1.0, 1.0)
 

@@ -11,7 +11,7 @@ from clinipress.errors import DataError
 from clinipress.evidence.evidence import drops, evidence
 from clinipress.evidence.seeds import over_seeds
 from clinipress.records.result import Interval
-from kit.seeds import each_seed
+from kit.each import each_seed
 from kit.tolerances import ROUNDING, check_share
 
 

@@ -14,7 +14,7 @@ from clinipress.records.candidate import (
     Card,
     InputSpec,
 )
-from kit.seeds import each_seed
+from kit.each import each_seed
 from kit.tolerances import check_share
 
 CLASSES = ("dark", "bright")

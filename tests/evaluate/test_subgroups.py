@@ -15,8 +15,8 @@ from clinipress.records.judgement import Gap
 from clinipress.records.result import Interval
 from clinipress.stats.intervals import wilson
 from clinipress.stats.paired import paired_difference
+from kit.each import each_seed
 from kit.planted import CLASSES, accuracy, one_sex_falls, reference, rounded, tempered, with_logits
-from kit.seeds import each_seed
 from kit.tolerances import ROUNDING
 
 

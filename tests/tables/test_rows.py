@@ -16,7 +16,7 @@ from clinipress.records.base import Interval
 from clinipress.records.judgement import Findings, Saliency, SaliencyPanel
 from clinipress.records.result import Verdict
 from clinipress.stats.intervals import proportion
-from kit.seeds import each_seed
+from kit.each import each_seed
 
 
 def outcome_of(drawn, source, number, **changes):
