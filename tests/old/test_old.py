@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from clinipress.store import read_result
 from typer.testing import CliRunner
 
-from clinipress.cli import app
+from clinipress.cli.commands import app
 from clinipress.edge.bundle import load_bundle
 from clinipress.edge.predict import predict
+from clinipress.records.store import read_result
 
 HERE = Path(__file__).resolve().parent
 RELEASES = ("0.1.0",)
