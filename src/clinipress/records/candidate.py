@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from clinipress.records.base import Interval, Record, Verdict
 from clinipress.records.judgement import Findings
+
+if TYPE_CHECKING:  # a report is drawn where numpy is not
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = [
     "BATCH",
@@ -59,7 +61,7 @@ class Candidate(Protocol):
         """Write card.json and the weights or the file into `folder`."""
 
 
-Floats = NDArray[np.float32]
+Floats: TypeAlias = "NDArray[np.float32]"
 
 
 # Images per call. ResNet-50 at 224 px: 4 or 16 cost the same per image (4 % in float32), and 1 a
