@@ -27,9 +27,7 @@ from numpy.typing import NDArray
 from clinipress.data.sources import ImageItem, decode_item
 from clinipress.errors import DataError, InputError, StorageError
 from clinipress.progress import SILENT, Progress
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 from clinipress.records.store import digest_of, read_json, storage, versions, write_atomically
 
 __all__ = ["DECODERS", "Cache", "build_cache"]

@@ -13,22 +13,14 @@ from numpy.typing import NDArray
 
 from clinipress.data.layouts import arrays
 from clinipress.data.layouts.folders import read_folders
-from clinipress.data.layouts.items import (
-    Dataset,
-    Layout,
-    natural,
-)
+from clinipress.data.layouts.items import Dataset, Layout, natural
 from clinipress.data.layouts.manifests import find_table, read_table
 from clinipress.errors import DataError, ImageError, MissingExtraError
 from clinipress.kinds.image import nifti
 from clinipress.kinds.image.pixels import quiet
 from clinipress.kinds.image.read import HeaderFacts, Kind, decode, facts, kind_of, render
-from clinipress.records.candidate import (
-    InputSpec,
-)
-from clinipress.records.item import (
-    ImageItem,
-)
+from clinipress.records.candidate import InputSpec
+from clinipress.records.item import ImageItem
 
 __all__ = ["Dataset", "ImageItem", "decode_item", "item_bytes", "item_facts", "read_dataset"]
 
@@ -41,10 +33,7 @@ _SINGLE = frozenset({
 
 
 def read_dataset(
-    path: Path,
-    *,
-    classes: Sequence[str] | None = None,
-    class_map: Mapping[str, str] | None = None,
+    path: Path, *, classes: Sequence[str] | None = None, class_map: Mapping[str, str] | None = None
 ) -> Dataset:
     """Find out how a data set is laid out, and list its pictures.
 

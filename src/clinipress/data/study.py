@@ -14,22 +14,14 @@ from numpy.typing import NDArray
 
 from clinipress.data.audit.audit import Fingerprints, audit
 from clinipress.data.cache import DECODERS, Cache, build_cache
-from clinipress.data.layouts.items import (
-    drawn,
-)
+from clinipress.data.layouts.items import drawn
 from clinipress.data.sources import Dataset, ImageItem, read_dataset
 from clinipress.data.splits import Split, make_split, units
 from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import DataRecipe
-from clinipress.records.candidate import (
-    Candidate,
-    InputSpec,
-)
-from clinipress.records.result import (
-    Audit,
-    SplitSummary,
-)
+from clinipress.records.candidate import Candidate, InputSpec
+from clinipress.records.result import Audit, SplitSummary
 from clinipress.records.store import Store, digest_of, read_json, write_atomically
 
 __all__ = [

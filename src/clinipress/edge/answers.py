@@ -20,11 +20,7 @@ from clinipress.edge.inputs import Source, is_there, locate
 from clinipress.errors import ImageError, MissingExtraError, ModelError
 from clinipress.kinds.image.read import HeaderFacts, decode, facts, has_palette
 from clinipress.kinds.image.refuse import colour_refusal, contrast_refusal, size_refusal
-from clinipress.records.candidate import (
-    Candidate,
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Candidate, Card, InputSpec
 from clinipress.stats.metrics import softmax
 
 __all__ = ["Prediction", "answer"]

@@ -10,11 +10,7 @@ from numpy.typing import NDArray
 from clinipress.errors import ModelError
 from clinipress.extras import require
 from clinipress.models.classifier import TorchCandidate
-from clinipress.records.candidate import (
-    BATCH,
-    Floats,
-    InputSpec,
-)
+from clinipress.records.candidate import BATCH, Floats, InputSpec
 
 __all__ = ["TorchNetwork"]
 

@@ -17,11 +17,7 @@ RANDOM_BATCH = 32
 
 
 def randomized(
-    candidate: TorchCandidate,
-    images: NDArray[np.uint8],
-    *,
-    seed: int = 0,
-    share: float = 1.0,
+    candidate: TorchCandidate, images: NDArray[np.uint8], *, seed: int = 0, share: float = 1.0
 ) -> TorchCandidate:
     """The same network with its knowledge shuffled away (Adebayo et al. 2018, section 3.1).
 

@@ -14,12 +14,8 @@ from dataclasses import dataclass, field
 from clinipress.papers.grids import Entry
 from clinipress.papers.records import Cell, Unit
 from clinipress.records.base import Interval
-from clinipress.records.candidate import (
-    CandidateRecord,
-)
-from clinipress.records.result import (
-    Result,
-)
+from clinipress.records.candidate import CandidateRecord
+from clinipress.records.result import Result
 from clinipress.reporting.wording.numbers import DASH
 
 __all__ = ["COLUMNS", "NOTHING", "PER_CLASS", "Column", "Outcome", "difference", "of_evidence"]

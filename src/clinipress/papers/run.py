@@ -33,13 +33,8 @@ from clinipress.papers.records import Table
 from clinipress.papers.render import markdown
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import ReferenceRecipe, Study
-from clinipress.records.candidate import (
-    Card,
-)
-from clinipress.records.result import (
-    Interval,
-    Result,
-)
+from clinipress.records.candidate import Card
+from clinipress.records.result import Interval, Result
 from clinipress.records.store import (
     Store,
     digest_of,
@@ -154,12 +149,7 @@ def run_entries(
 
 
 def _one(
-    entry: Entry,
-    lender: Outcome | None,
-    images: str,
-    data: Path,
-    out: Path,
-    progress: Progress,
+    entry: Entry, lender: Outcome | None, images: str, data: Path, out: Path, progress: Progress
 ) -> Outcome:
     study, folder = entry.study, out / entry.key
     if entry.borrows is not None:

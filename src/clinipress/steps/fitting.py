@@ -18,16 +18,10 @@ from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.models.zoo import new_classifier
 from clinipress.recipe.steps import ModelRecipe, TrainOptions
-from clinipress.records.candidate import (
-    Candidate,
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Candidate, Card, InputSpec
 from clinipress.steps.distill.features import Tapped
 from clinipress.steps.qat.network import QuantizedNetwork
-from clinipress.steps.step import (
-    Context,
-)
+from clinipress.steps.step import Context
 from clinipress.train.fit import Images, Loss, fit
 from clinipress.train.losses import HardLoss
 from clinipress.train.numerics import measure_numerics

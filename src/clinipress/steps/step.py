@@ -8,11 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from clinipress.progress import SILENT, Progress
-from clinipress.records.candidate import (
-    Applied,
-    Candidate,
-    Card,
-)
+from clinipress.records.candidate import Applied, Candidate, Card
 
 __all__ = ["Context", "Step", "run", "with_history"]
 

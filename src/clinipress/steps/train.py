@@ -7,13 +7,9 @@ from typing import Any
 
 from clinipress.models.classifier import TorchCandidate
 from clinipress.recipe.steps import FineTuneStep
-from clinipress.records.candidate import (
-    Candidate,
-)
+from clinipress.records.candidate import Candidate
 from clinipress.steps.fitting import fit_module, hard_loss, plan_fit, torch_candidate
-from clinipress.steps.step import (
-    Context,
-)
+from clinipress.steps.step import Context
 from clinipress.train.layers import never_trained
 
 __all__ = ["FineTune"]

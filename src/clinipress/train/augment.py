@@ -276,11 +276,7 @@ def _grid(affine: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def _tones(
-    images: torch.Tensor,
-    mean: torch.Tensor,
-    policy: Policy,
-    strength: float,
-    chance: torch.Tensor,
+    images: torch.Tensor, mean: torch.Tensor, policy: Policy, strength: float, chance: torch.Tensor
 ) -> torch.Tensor:
     """Gamma, contrast about the mean and brightness, as one look-up table of 256 per image.
 

@@ -236,13 +236,7 @@ class _Relay:
         self._news.put(("say", (text,)))
 
 
-def _child(
-    work: bytes,
-    number: int,
-    processes: int,
-    rendezvous: str,
-    news: Any,
-) -> None:
+def _child(work: bytes, number: int, processes: int, rendezvous: str, news: Any) -> None:
     sizes = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     ranks = {"RANK": number, "LOCAL_RANK": number}
     os.environ.update({name: str(value) for name, value in (sizes | ranks).items()})

@@ -39,11 +39,7 @@ FEW_IMAGES = 50
 
 
 def audit(
-    dataset: Dataset,
-    *,
-    seed: int = 0,
-    progress: Progress = SILENT,
-    threads: int | None = None,
+    dataset: Dataset, *, seed: int = 0, progress: Progress = SILENT, threads: int | None = None
 ) -> tuple[Audit, Fingerprints]:
     """Look at every image of a data set once.
 

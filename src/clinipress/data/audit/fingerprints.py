@@ -19,18 +19,10 @@ from numpy.typing import NDArray
 from clinipress.data.sources import Dataset, ImageItem, decode_item, item_bytes, item_facts
 from clinipress.errors import ImageError
 from clinipress.kinds.image.read import HeaderFacts, decode, facts
-from clinipress.kinds.image.twins import (
-    THUMBNAIL,
-    difference_hashes,
-    thumbnails_of,
-)
+from clinipress.kinds.image.twins import THUMBNAIL, difference_hashes, thumbnails_of
 from clinipress.progress import SILENT, Progress
-from clinipress.records.candidate import (
-    InputSpec,
-)
-from clinipress.records.result import (
-    Unreadable,
-)
+from clinipress.records.candidate import InputSpec
+from clinipress.records.result import Unreadable
 
 __all__ = ["FEATURES", "Fingerprints", "Readings", "read_all"]
 

@@ -12,15 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.data.layouts.items import (
-    SPLIT_NAMES,
-)
+from clinipress.data.layouts.items import SPLIT_NAMES
 from clinipress.errors import DataError, ImageError
 from clinipress.kinds.image.pixels import Raster
 from clinipress.kinds.image.unpacking import limit
-from clinipress.records.item import (
-    ImageItem,
-)
+from clinipress.records.item import ImageItem
 
 __all__ = ["array_picture", "read_arrays"]
 

@@ -7,14 +7,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from clinipress.data.layouts.items import (
-    SPLIT_NAMES,
-    Layout,
-)
+from clinipress.data.layouts.items import SPLIT_NAMES, Layout
 from clinipress.errors import DataError
-from clinipress.records.item import (
-    ImageItem,
-)
+from clinipress.records.item import ImageItem
 
 __all__ = ["image_files", "one_name_per_class", "read_folders", "subfolders"]
 

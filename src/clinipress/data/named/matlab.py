@@ -14,9 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clinipress.data.layouts.items import (
-    natural,
-)
+from clinipress.data.layouts.items import natural
 from clinipress.data.named.rows import ListedImage, Listing
 from clinipress.errors import ImageError
 from clinipress.extras import require

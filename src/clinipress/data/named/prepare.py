@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clinipress.data.layouts.arrays import read_arrays
-from clinipress.data.layouts.items import (
-    Dataset,
-)
+from clinipress.data.layouts.items import Dataset
 from clinipress.data.named.archives import unpack
 from clinipress.data.named.catalogue import SETS, find_set
 from clinipress.data.named.fetch import NOT_KNOWN, Download, Receipt, download, from_kaggle, verify

@@ -29,9 +29,7 @@ from clinipress.kinds.image.pixels import (
 )
 
 if TYPE_CHECKING:  # pydantic is slow to import, and only the annotations need this name
-    from clinipress.records.candidate import (
-        InputSpec,
-    )
+    from clinipress.records.candidate import InputSpec
 
 __all__ = [
     "MAX_PIXELS",

@@ -21,9 +21,7 @@ from torch import nn
 from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier
 from clinipress.models.stages import Stage, keep_output, named_stages, oriented, read_maps, stages
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 
 __all__ = [
     "FeatureLoss",

@@ -16,10 +16,7 @@ from clinipress.errors import ModelError
 from clinipress.formats.open import TRAINING_PACKAGES
 from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.recipe.steps import DistillStep, PruneStep, QatStep, TrainOptions
-from clinipress.records.candidate import (
-    Candidate,
-    InputSpec,
-)
+from clinipress.records.candidate import Candidate, InputSpec
 from clinipress.records.store import digest_of, versions
 from clinipress.steps.distill.features import (
     FeatureLoss,
@@ -39,9 +36,7 @@ from clinipress.steps.distill.teacher import (
     teacher_maps,
 )
 from clinipress.steps.fitting import hard_loss
-from clinipress.steps.step import (
-    Context,
-)
+from clinipress.steps.step import Context
 from clinipress.train.losses import HardLoss, balanced_weights
 
 __all__ = [

@@ -7,9 +7,7 @@ from typing import Any
 
 from clinipress.models.classifier import TorchCandidate
 from clinipress.recipe.steps import DistillStep
-from clinipress.records.candidate import (
-    Candidate,
-)
+from clinipress.records.candidate import Candidate
 from clinipress.steps.distill.features import FeatureMethod, Tapped
 from clinipress.steps.distill.soft_targets import (
     SOFT,
@@ -26,9 +24,7 @@ from clinipress.steps.fitting import (
     step_seed,
     torch_candidate,
 )
-from clinipress.steps.step import (
-    Context,
-)
+from clinipress.steps.step import Context
 
 __all__ = ["BETA", "Distill"]
 

@@ -23,9 +23,7 @@ from clinipress.errors import DataError
 from clinipress.formats.open import TRAINING_PACKAGES
 from clinipress.models.classifier import TorchCandidate
 from clinipress.progress import SILENT, Progress
-from clinipress.records.candidate import (
-    Candidate,
-)
+from clinipress.records.candidate import Candidate
 from clinipress.records.store import storage, versions, write_atomically
 from clinipress.steps.distill.features import FeatureMethod, read_of_teacher
 from clinipress.train import distributed

@@ -22,15 +22,11 @@ from clinipress.models.pruning.pruned import History, plan_pruning, prune, width
 from clinipress.models.pruning.ranking import schedule, search
 from clinipress.models.recalibration import recalibrate_batch_norms
 from clinipress.recipe.steps import PruneStep, TrainOptions
-from clinipress.records.candidate import (
-    Candidate,
-)
+from clinipress.records.candidate import Candidate
 from clinipress.steps.distill.soft_targets import SOFT, recovery_loss, recovery_params
 from clinipress.steps.fitting import fit_module, plan_fit, step_seed, torch_candidate
 from clinipress.steps.prune.sensitivity import layer_sensitivity
-from clinipress.steps.step import (
-    Context,
-)
+from clinipress.steps.step import Context
 
 __all__ = ["Prune"]
 

@@ -10,9 +10,7 @@ import torch
 
 from clinipress.models.classifier import TorchCandidate
 from clinipress.recipe.steps import QatStep
-from clinipress.records.candidate import (
-    Candidate,
-)
+from clinipress.records.candidate import Candidate
 from clinipress.steps.distill.soft_targets import SOFT, recovery_loss, recovery_params
 from clinipress.steps.fitting import (
     calibration_rows,
@@ -23,9 +21,7 @@ from clinipress.steps.fitting import (
 )
 from clinipress.steps.qat.network import Place, QuantizedNetwork, Schedule
 from clinipress.steps.qat.places import find_places
-from clinipress.steps.step import (
-    Context,
-)
+from clinipress.steps.step import Context
 from clinipress.train.schedule import steps_per_epoch
 
 __all__ = ["QuantizationAware"]

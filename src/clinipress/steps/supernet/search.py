@@ -21,25 +21,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.data.study import (
-    Rows,
-    predict_rows,
-)
+from clinipress.data.study import Rows, predict_rows
 from clinipress.errors import ModelError
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.ofa import Architecture, Space
 from clinipress.models.ofa.architecture import architecture_of
 from clinipress.models.ofa.evolution import Evolution, Score, evolve
 from clinipress.recipe.steps import SearchStep
-from clinipress.records.candidate import (
-    Candidate,
-)
+from clinipress.records.candidate import Candidate
 from clinipress.records.store import digest_of, write_atomically
 from clinipress.stats.metrics import log_softmax
 from clinipress.steps.fitting import step_seed
-from clinipress.steps.step import (
-    Context,
-)
+from clinipress.steps.step import Context
 from clinipress.steps.supernet.latency import LatencyModel, Stopwatch
 from clinipress.steps.supernet.supernets import (
     calibration_batches,

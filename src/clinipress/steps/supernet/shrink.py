@@ -18,14 +18,10 @@ from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.models.ofa import Space, sort_by_importance
 from clinipress.models.recalibration import recalibrate_batch_norms
 from clinipress.recipe.steps import ShrinkStep, TrainOptions
-from clinipress.records.candidate import (
-    Candidate,
-)
+from clinipress.records.candidate import Candidate
 from clinipress.steps.distill.soft_targets import SOFT, soft_loss
 from clinipress.steps.fitting import fit_module, plan_fit
-from clinipress.steps.step import (
-    Context,
-)
+from clinipress.steps.step import Context
 from clinipress.steps.supernet.shrinking import Shrinking, SubnetLoss
 from clinipress.steps.supernet.supernets import calibration_batches, supernet_candidate, supernet_of
 from clinipress.train import distributed

@@ -20,9 +20,7 @@ from torch import Tensor, nn
 from clinipress.models.classifier import Classifier
 from clinipress.models.ofa import Architecture, Space, SuperNet, extract
 from clinipress.models.recalibration import recalibrate_batch_norms
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 from clinipress.train.loop import EpochLoss, Loss
 
 __all__ = ["Shrinking", "SubnetLoss", "standalone"]

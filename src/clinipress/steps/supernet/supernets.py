@@ -11,14 +11,9 @@ from torch import Tensor
 from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.models.ofa import Architecture, SuperNet
-from clinipress.records.candidate import (
-    Candidate,
-    InputSpec,
-)
+from clinipress.records.candidate import Candidate, InputSpec
 from clinipress.steps.fitting import calibration_rows, torch_candidate
-from clinipress.steps.step import (
-    Context,
-)
+from clinipress.steps.step import Context
 from clinipress.steps.supernet.shrinking import standalone
 
 __all__ = ["FACTORY", "calibration_batches", "sub_net", "supernet_candidate", "supernet_of"]
