@@ -100,7 +100,6 @@ class MissingExtraError(InputError):
         )
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle by the two arguments."""
         return type(self), (self.what, self.extra)
 
 
@@ -124,7 +123,6 @@ class BrokenExtraError(MissingExtraError):
         )
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle by the three arguments."""
         return type(self), (self.package, self.extra, self.problem)
 
 

@@ -62,10 +62,7 @@ def read_dataset(
 
 
 def decode_item(item: ImageItem, spec: InputSpec) -> NDArray[np.uint8]:
-    """One item as a classifier takes it.
-
-    Returns:
-        uint8 ``[channels, height, width]``.
+    """One item as a classifier takes it: uint8 ``[channels, height, width]``.
 
     Raises:
         ImageError: It cannot be read.
@@ -185,11 +182,7 @@ def _one_patient_is_none(items: list[ImageItem]) -> list[ImageItem]:
 def _classes(
     path: Path, items: list[ImageItem], wanted: Sequence[str] | None, mapping: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """Class order; what the user named and what was found must agree.
-
-    Raises:
-        DataError: No items, one class, or names that differ.
-    """
+    """Class order; what the user named and what was found must agree."""
     counts = Counter(item.label for item in items)
     if not items:
         raise DataError("images in class folders", f"none in '{path}'")

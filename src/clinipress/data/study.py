@@ -232,15 +232,9 @@ def whole_dataset(
 ) -> tuple[Cache, Rows, Audit]:
     """All readable images of a data set, for `evaluate` and `compare`: nothing is trained on them.
 
-    Args:
-        path: Folder, manifest or .npz.
-        spec: The classifier's input.
-        classes: The classifier's classes; the data set's must be among them.
-        class_map: The data set's name -> the classifier's.
-        folder: Where the decoded images go.
-        split: Only images the data set itself publishes under this split.
-        threads: Decoding threads.
-        progress: The listener.
+    `path` is a folder, manifest or .npz whose classes are among `classes`, the classifier's, after
+    `class_map` (the data set's name -> the classifier's). With `split`, only images the data set
+    itself publishes under it. Decoded images go into `folder`.
 
     Raises:
         DataError: A class of the data set is unknown to the classifier, or nothing is left.

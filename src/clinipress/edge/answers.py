@@ -114,12 +114,6 @@ def answer(
 
 
 def _pixels(source: Source, spec: InputSpec, colourful: bool) -> NDArray[np.uint8]:
-    """The image as the model takes it, after every check.
-
-    Raises:
-        ImageError: It cannot be read or is not the right kind.
-        MissingExtraError: It needs a reader that is not installed.
-    """
     if isinstance(source, np.ndarray):
         if source.shape == (spec.channels, spec.height, spec.width) and source.dtype == np.uint8:
             _refuse(contrast_refusal(source))
@@ -136,7 +130,6 @@ def _pixels(source: Source, spec: InputSpec, colourful: bool) -> NDArray[np.uint
 def _checked(
     source: Path | bytes, index: int | None, spec: InputSpec, colourful: bool
 ) -> NDArray[np.uint8]:
-    """Decode a file, if it is the right kind of image."""
     about = facts(source)
     if about.frames > 1 and index is None and about.format not in WITH_PREVIEWS:
         got = f"a file of {about.frames}"

@@ -133,7 +133,6 @@ def _per_second(row: Latency) -> float:
 
 
 def _comparable(bundle: Bundle, against: Path, threads: int) -> Candidate:
-    """Another model that takes the very images of the bundle."""
     other = load_candidate(against, threads)
     mine, theirs = (
         (spec.channels, spec.height, spec.width) for spec in (bundle.card.input, other.card.input)
@@ -147,7 +146,6 @@ def _comparable(bundle: Bundle, against: Path, threads: int) -> Candidate:
 
 
 def _model_memory(bundle: Bundle) -> int | None:
-    """What the model needs by itself, in a process of its own."""
     if bundle.card.format == "tflite-micro":  # there is no process on a microcontroller
         arena = bundle.card.history[-1].facts.get("arena_bytes") if bundle.card.history else None
         return int(arena) if arena is not None else None

@@ -16,10 +16,7 @@ __all__ = ["TorchNetwork"]
 
 
 class TorchNetwork:
-    """A torch network on its own device.
-
-    Args:
-        candidate: The network; left as it is.
+    """A torch network on its own device; the candidate is left as it is.
 
     Raises:
         ModelError: It has no feature map, or goes on to tokens behind it.

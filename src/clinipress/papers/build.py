@@ -18,14 +18,7 @@ __all__ = ["build"]
 def build(
     paper: Paper, scale: Scale, outcomes: Sequence[Outcome], failed: Mapping[str, str]
 ) -> Table:
-    """The table as it is written.
-
-    Args:
-        paper: The source.
-        scale: Of the runs.
-        outcomes: Finished studies, in the grid's order.
-        failed: Entry -> why it has no result.
-    """
+    """The table as it is written, of the finished studies in the grid's order."""
     columns = columns_for(paper.key, outcomes)
     rows = rows_of(paper, outcomes, columns)
     return Table(

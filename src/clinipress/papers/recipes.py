@@ -114,12 +114,7 @@ class Maker:
         return tree
 
     def train(self, name: str, *, times: float = 1.0) -> Tree:
-        """The loop's options for a network.
-
-        Args:
-            name: The network.
-            times: Of the images that the small scale shows it.
-        """
+        """The loop's options for a network; `times` the images that the small scale shows it."""
         options: Tree = {"batch_size": 32, "learning_rate": RATES.get(name, 1e-3)}
         if self.scale == "full":
             return options | {"epochs": FULL_EPOCHS}

@@ -13,12 +13,7 @@ __all__ = ["columns_for", "rows_of"]
 
 
 def columns_for(source: str, outcomes: Sequence[Outcome]) -> tuple[Column, ...]:
-    """The columns of a table; one per class where the paper reports by class.
-
-    Args:
-        source: "s0", "s1", "s2" or "s4".
-        outcomes: The finished studies, for the names of the classes.
-    """
+    """The columns of a table; one per class where the paper reports by class."""
     columns: list[Column] = []
     for column in COLUMNS[source]:
         if column.title == PER_CLASS:
@@ -34,8 +29,7 @@ def rows_of(
 ) -> tuple[TableRow, ...]:
     """Our rows, each paper's row below the one it stands beside.
 
-    A row whose main candidate is missing from the result is left out; the caller names the studies
-    that failed.
+    Without rows whose main candidate is missing; the caller names the studies that failed.
     """
     rows: list[TableRow] = []
     for outcome in outcomes:

@@ -183,7 +183,6 @@ def _finished(folder: Path, stamp: object) -> bool:
 
 
 def _with_borrowed(study: Study, lender: Result, folder: Path) -> Study:
-    """The study with another's trained reference as its own, taken as it is."""
     reference = next(record for record in lender.candidates if record.name == lender.reference)
     made_from = reference.history[-1].parent
     weights = next(

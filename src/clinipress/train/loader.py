@@ -43,13 +43,7 @@ class PixelStore(Protocol):
 
 @dataclass(frozen=True)
 class Images:
-    """The pixels and which of them are for what.
-
-    Attributes:
-        cache: The decoded pixels with their labels.
-        train: int64 row numbers in the cache.
-        validation: int64 row numbers in the cache.
-    """
+    """The pixels, and which of their int64 row numbers are for what."""
 
     cache: PixelStore
     train: NDArray[np.int64]

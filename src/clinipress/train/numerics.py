@@ -126,12 +126,7 @@ def measure_numerics(
 
 
 def choose(milliseconds: dict[str, float], setting: str) -> tuple[str, str]:
-    """The fastest, or the preferred one where it ties.
-
-    Args:
-        milliseconds: Median per step of each candidate.
-        setting: Where it was measured, for the sentence.
-    """
+    """The fastest by its median, or the preferred one where it ties, and a sentence on why."""
     best = min(milliseconds, key=lambda name: milliseconds[name])
     tie = milliseconds.get(PREFERRED, float("inf")) <= milliseconds[best] * TIE
     chosen = PREFERRED if tie else best

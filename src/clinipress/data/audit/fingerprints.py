@@ -94,13 +94,7 @@ class Readings:
 def read_all(
     dataset: Dataset, *, threads: int | None = None, progress: Progress = SILENT
 ) -> Readings:
-    """Read every image; what cannot be read is set aside with its reason.
-
-    Args:
-        dataset: The data set.
-        threads: Reading threads; None: one per core.
-        progress: The listener.
-    """
+    """Read every image by `threads` threads, or one per core; the unreadable are set aside."""
     n = len(dataset.items)
     readings = Readings(
         readable=np.zeros(n, dtype=np.bool_),

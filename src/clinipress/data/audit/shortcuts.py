@@ -141,12 +141,9 @@ def statistics_baseline(facts: FeatureTable, seed: int = 0) -> Baseline | None:
 
 
 def cross_validated(facts: FeatureTable, seed: int) -> NDArray[np.float64]:
-    """Log-probabilities of each image by a model that saw no image of its unit.
+    """Log-probabilities, float64 ``[n, classes]``, by a model that saw no image of the unit.
 
     Five folds, stratified by class as near as units allow.
-
-    Returns:
-        float64 ``[n, classes]``.
     """
     unit = numbered(facts.units.tolist())
     _, inverse = np.unique(unit, return_inverse=True)

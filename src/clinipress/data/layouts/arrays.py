@@ -72,11 +72,7 @@ def _images(path: Path, name: str, _size: int, _time: int) -> NDArray[np.uint8]:
 
 
 def _check_packing(path: Path, name: str) -> None:
-    """Refuse an array that is far larger than what it is packed into.
-
-    Raises:
-        ValueError: It is.
-    """
+    """Refuse, by ValueError, an array that is far larger than what it is packed into."""
     with zipfile.ZipFile(path) as archive:
         entry = archive.getinfo(f"{name}.npy")
     allowed = limit(entry.compress_size)

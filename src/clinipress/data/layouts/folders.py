@@ -141,9 +141,6 @@ def _splits(top: Path) -> dict[str, Path]:
 
     A folder named like a split counts as one when it has folders inside; "test" full of images
     is a class.
-
-    Raises:
-        DataError: There are no folders, or splits stand beside other folders of images.
     """
     inner = subfolders(top)
     if not inner:

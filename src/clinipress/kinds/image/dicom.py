@@ -55,11 +55,7 @@ def read_patient(stream: BinaryIO) -> tuple[str | None, int]:
 
 
 def read_frame(stream: BinaryIO, index: int = 0) -> Raster:
-    """One frame, rescaled to its unit (Hounsfield for CT), or as RGB.
-
-    Args:
-        stream: The file; gzip is taken off.
-        index: Number of the frame, from 0.
+    """One frame, rescaled to its unit (Hounsfield for CT), or as RGB; gzip is taken off.
 
     Raises:
         ImageError: There is no image in it, no such frame, or it is too large.

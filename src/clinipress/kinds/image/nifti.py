@@ -45,10 +45,7 @@ def read_facts(stream: BinaryIO) -> HeaderFacts:
 def read_slice(stream: BinaryIO, index: int | None, source: Path | bytes) -> Raster:
     """One slice in the file's unit, with the display range of the whole volume.
 
-    Args:
-        stream: The file, gzip or not.
-        index: Number of the slice from 0; None: the middle one.
-        source: Where the stream comes from; the last volumes read from paths are kept.
+    Slices count from 0; None is the middle one. The last volumes read from paths are kept.
 
     Raises:
         ImageError: No such slice, a broken file, or a volume that is too large.

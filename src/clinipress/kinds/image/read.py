@@ -55,10 +55,7 @@ _BITS = {"1": 1, **_GREY_WIDE}
 
 
 def facts(source: Path | bytes) -> HeaderFacts:
-    """Read a file's header, and nothing of its pixels where the format allows that.
-
-    Args:
-        source: A file, or the bytes of one.
+    """Read the header of a file or of its bytes, and no pixels where the format allows that.
 
     Raises:
         ImageError: It is no image, or its header is broken.
@@ -123,11 +120,7 @@ def decode(source: Path | bytes, spec: InputSpec, *, index: int | None = None) -
 
 
 def render(raster: Raster, spec: InputSpec) -> NDArray[np.uint8]:
-    """Window, convert and resize a picture that is already an array.
-
-    Returns:
-        uint8 ``[channels, height, width]``.
-    """
+    """Window, convert and resize an array's picture: uint8 ``[channels, height, width]``."""
     levels = raster.grey_or_colour(spec.window)
     check_size(levels.shape[1], levels.shape[0])
     return model_input(Image.fromarray(np.ascontiguousarray(levels)), spec)
@@ -221,10 +214,8 @@ def _draft(picture: Image.Image, spec: InputSpec) -> tuple[float, float, float, 
     """Let libjpeg do part of the shrinking, never below twice the size that is wanted.
 
     Colour asked for as grey is read as its Y channel, which is ITU-R 601 luma by definition.
-
-    Returns:
-        The part of the shrunk picture that holds the original: 630 pixels at a quarter are 157.5,
-        and libjpeg hands out 158. None where nothing is shrunk, turned pictures among them.
+    Gives the part of the shrunk picture that holds the original: 630 pixels at a quarter are 157.5,
+    and libjpeg hands out 158. None where nothing is shrunk, turned pictures among them.
     """
     mode = "L" if spec.channels == 1 and picture.mode == "RGB" else picture.mode
     if picture.getexif().get(_ORIENTATION, 1) != 1 or spec.window is not None:
@@ -260,7 +251,6 @@ def _named(problem: ClinipressError, source: Path | bytes) -> ClinipressError:
 
 
 def _unreadable(problem: Exception, source: Path | bytes) -> ImageError:
-    """One line from whatever a parser threw."""
     if isinstance(problem, FileNotFoundError):
         return ImageError("an image file", f"no file at '{source!s:.300}'")
     if isinstance(problem, UnidentifiedImageError):

@@ -245,13 +245,7 @@ def _plan(cells: int, width: int) -> Iterator[tuple[int, bool, str]]:
 
 
 def nasnet_a_mobile(num_classes: int = 1000, in_chans: int = 3, **arguments: Any) -> NasNet:
-    """NASNet-A-Mobile, 4 @ 1056: 5,289,978 parameters with 1,000 classes, made for 224 pixels.
-
-    Args:
-        num_classes: Outputs.
-        in_chans: Channels of the images.
-        arguments: Others of `NasNet`.
-    """
+    """NASNet-A-Mobile, 4 @ 1056: 5,289,978 parameters with 1,000 classes, made for 224 pixels."""
     return NasNet(num_classes, in_chans, **arguments)
 
 

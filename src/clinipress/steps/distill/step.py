@@ -95,7 +95,6 @@ class Distill:
         return TorchCandidate(student.card, tapped.release()), facts
 
     def _feature_method(self) -> FeatureMethod | None:
-        """The method, where it is one that compares feature maps and there is a teacher."""
         method = self.recipe.method
         if self.recipe.alpha == 0 or (method != "fitnet" and method != "attention"):
             return None

@@ -89,16 +89,9 @@ class Views:
 def teacher_logits(
     teacher: Candidate, views: Views, *, path: Path, progress: Progress = SILENT
 ) -> NDArray[np.float32]:
-    """The teacher's logits for every view of every row, from the disk where they are finished.
+    """The teacher's logits for every view of every row: float32 ``[views, n, classes]``, mapped.
 
-    Args:
-        teacher: Whose outputs; asked in eval mode, as every candidate.
-        views: What it looks at.
-        path: The file (.npy); marks of what is done lie beside it until it is finished.
-        progress: Hears the images done.
-
-    Returns:
-        float32 ``[views, n, classes]``, memory-mapped, read-only.
+    Read from `path` (.npy) where they are finished; marks of what is done lie beside it until then.
 
     Raises:
         DataError: The teacher's outputs do not fit its own class names.
@@ -175,8 +168,6 @@ def _table(job: _Job) -> NDArray[Any]:
 
 
 class _Job:
-    """One table of a teacher's answers to every view of every row, with its marks."""
-
     def __init__(
         self,
         answer: Answer,
@@ -256,7 +247,6 @@ class _Job:
         return int(kept["done"])
 
     def _mark(self, done: int) -> None:
-        """Record the batches done, atomically, after they are in the file."""
         write_atomically(self.marks, json.dumps({"done": done, "facts": self.facts}))
 
 
@@ -286,11 +276,7 @@ class CachedMaps:
 class LiveMaps:
     """A teacher's maps, computed at every step: for maps too large to be kept.
 
-    Args:
-        teacher: A PyTorch candidate; on the CPU it stays there.
-        layers: Modules of its backbone.
-        method: Of the feature loss.
-        views: What the teacher looks at.
+    A teacher on the CPU stays there.
     """
 
     def __init__(

@@ -137,7 +137,6 @@ class Prune:
     def _recover(
         self, module: Classifier, params: dict[str, Any], number: int, context: Context
     ) -> dict[str, Any]:
-        """Measure the batch norms again and fine-tune, in place; what came of it."""
         recipe, facts = self.recipe, {}
         if recipe.recalibrate_batch_norm or recipe.train is None:
             seed = params["choice"]["seed"]
@@ -189,7 +188,6 @@ FIT_FACTS = ("epochs", "best_epoch", "best_validation_accuracy", "data_wait_shar
 
 
 def _costs(module: Classifier) -> dict[str, int]:
-    """What is counted before and after; file and latency are measured of the exported file."""
     return {"parameters": cost(module, "parameters"), "macs": cost(module, "macs")} | {
         "filters": cost(module, "filters")
     }
@@ -228,7 +226,6 @@ def _round_params(params: dict[str, Any], number: int, rounds: int) -> dict[str,
 
 
 def _train_batches(module: Classifier, seed: int, count: int, context: Context) -> list[Batch]:
-    """Un-augmented training images in batches of one size, drawn by a seed."""
     spec = module.input_spec
     rows: NDArray[np.int64] = context.data.rows("train", spec).index
     size = min(BATCH, len(rows))

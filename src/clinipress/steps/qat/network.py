@@ -254,14 +254,11 @@ class QuantizedNetwork(nn.Module):
 
     @torch.no_grad()
     def fit_reach(self, batches: Iterator[Tensor]) -> None:
-        """Learn how far calibrated ranges reach beyond the extremes that training will look at.
+        """Learn, from batches as in training, how far ranges reach beyond its extremes.
 
         Calibration sees whole images and may cut outliers; training sees a sample of each batch.
         Their ratio is kept, so that ranges begin where calibration put them and move only when the
         activations do.
-
-        Args:
-            batches: uint8 images as in training.
         """
         self.eval()
         totals, count = torch.zeros_like(self.ranges), 0

@@ -123,12 +123,7 @@ class Shrinking(nn.Module):
 
 
 class SubnetLoss:
-    """The mean over a step's sub-nets of a loss of one network.
-
-    Args:
-        inner: As the training loop calls it.
-        shrinking: What is told of the epochs.
-    """
+    """The mean over a step's sub-nets of a loss of one network, which hears of the epochs too."""
 
     def __init__(self, inner: Loss, shrinking: Shrinking) -> None:
         self._inner, self._shrinking = inner, shrinking
