@@ -147,9 +147,7 @@ def _checked(
 
 def _may_have_colour(source: Path | bytes, about: HeaderFacts) -> bool:
     """True when a file stores colours: three samples per pixel, or one that points to a palette."""
-    if about.channels >= 3 or about.format in {"DICOM", "NIFTI"}:
-        return about.channels >= 3
-    return has_palette(source)
+    return about.channels >= 3 or has_palette(source)
 
 
 def _refuse(reason: str | None) -> None:

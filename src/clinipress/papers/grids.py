@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from clinipress.models.catalogue import model_named
-from clinipress.papers.recipes import Images, Maker, Scale, Tree
+from clinipress.papers.recipes import ImageFacts, Maker, Scale, Tree
 from clinipress.recipe.study import Study
 
 __all__ = ["Entry", "RowPlan", "grid"]
@@ -66,7 +66,7 @@ class Entry:
     training_accuracy: bool = False
 
 
-def grid(source: str, scale: Scale, images: Images) -> tuple[Entry, ...]:
+def grid(source: str, scale: Scale, images: ImageFacts) -> tuple[Entry, ...]:
     """The studies of a table, in the order in which they run."""
     makers = {"s0": _s0, "s1": _s1, "s2": _s2, "s4": _s4}
     return makers[source](Maker(source, scale, images))

@@ -20,7 +20,7 @@ __all__ = [
     "MODERATE_PIXELS",
     "SMALL_IMAGES",
     "SMALL_PIXELS",
-    "Images",
+    "ImageFacts",
     "Maker",
     "Scale",
     "Tree",
@@ -45,7 +45,7 @@ SEEN_ELSE = 3000
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageFacts:
     """What a grid must know of the images.
 
     Attributes:
@@ -92,7 +92,7 @@ class Maker:
 
     source: str
     scale: Scale
-    images: Images
+    images: ImageFacts
 
     @property
     def small(self) -> bool:

@@ -24,11 +24,11 @@ from clinipress.formats.open import TRAINING_PACKAGES, open_file
 from clinipress.models.classifier import TorchCandidate
 from clinipress.papers.build import build
 from clinipress.papers.cluster import run_jobs
-from clinipress.papers.columns import Outcome
+from clinipress.papers.columns import EntryOutcome
 from clinipress.papers.grids import Entry, grid
 from clinipress.papers.page import write_table_page
 from clinipress.papers.papers import PAPERS, Paper
-from clinipress.papers.recipes import Images, Scale
+from clinipress.papers.recipes import ImageFacts, Scale
 from clinipress.papers.records import Table
 from clinipress.papers.render import markdown
 from clinipress.progress import SILENT, Progress
@@ -90,7 +90,7 @@ def run_table(
         raise InputError(f"a scale: {', '.join(SCALES)}", f"'{scale}'")
     dataset = read_dataset(data)
     seen = propose(dataset)
-    images = Images(seen["images"], seen["modality"], seen["channels"])
+    images = ImageFacts(seen["images"], seen["modality"], seen["channels"])
     entries = grid(source, scale, images)
     return run_entries(paper, scale, entries, data, out, ray=ray, progress=progress)
 
@@ -116,7 +116,7 @@ def run_entries(
     # absolute: workers of a cluster have another working folder, but must see the same files
     data, out = data.resolve(), out.resolve()
     images = digest_of(listing(read_dataset(data)))
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, EntryOutcome] = {}
     failed: dict[str, ClinipressError] = {}
     table = build(paper, scale, (), {})
     lenders = [entry for entry in entries if entry.borrows is None]
@@ -149,8 +149,13 @@ def run_entries(
 
 
 def _one(
-    entry: Entry, lender: Outcome | None, images: str, data: Path, out: Path, progress: Progress
-) -> Outcome:
+    entry: Entry,
+    lender: EntryOutcome | None,
+    images: str,
+    data: Path,
+    out: Path,
+    progress: Progress,
+) -> EntryOutcome:
     study, folder = entry.study, out / entry.key
     if entry.borrows is not None:
         if lender is None:
@@ -174,7 +179,7 @@ def _one(
         # last: it says that all before it is whole
         write_atomically(folder / STAMP, json.dumps(stamp, indent=1))
     training = _read_training(folder) if entry.training_accuracy else {}
-    return Outcome(entry, result, training)
+    return EntryOutcome(entry, result, training)
 
 
 def _finished(folder: Path, stamp: object) -> bool:

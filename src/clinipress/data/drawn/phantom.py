@@ -64,7 +64,7 @@ class Canvas:
         self.image = np.full((self.size, self.size), AIR, dtype=np.float32)
 
     def cover(self, ellipse: Ellipse, soft: float = 1.0) -> tuple[Box, Picture]:
-        """Share of each pixel that lies inside: (box, float32 of its shape); `soft` pixels of edge."""
+        """Share of each pixel that lies inside (box and float32), `soft` pixels of edge."""
         cosine, sine = math.cos(ellipse.angle), math.sin(ellipse.angle)
         margin = soft * 2 / self.size
         box = (

@@ -139,7 +139,7 @@ def _operation(name: str, taken: int, given: int, stride: int) -> nn.Module:
     return nn.Identity() if name == "same" else Pool(kind, stride)
 
 
-class Cell(nn.Module):
+class NasNetCell(nn.Module):
     """Five pairs of operations on what the last two cells gave.
 
     Args:
@@ -209,7 +209,7 @@ class NasNet(nn.Module):
         self.cells = nn.ModuleList()
         now = before = stem
         for number, (wide, reduces, fits) in enumerate(_plan(cells, width)):
-            cell = Cell(now, before, wide, reduces, fits)
+            cell = NasNetCell(now, before, wide, reduces, fits)
             now, before = cell.channels, stem if number == 0 else now
             self.cells.append(cell)
         self.num_features = now

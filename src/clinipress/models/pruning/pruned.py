@@ -25,7 +25,13 @@ from clinipress.models.cost import macs
 from clinipress.models.pruning.cost import Of, cost, costs, outputs
 from clinipress.models.pruning.coupling import cut_equals_hidden, mixes_channels
 from clinipress.models.pruning.dependencies import cannot, cut, dependency_graph, free_groups
-from clinipress.models.pruning.importance import Batch, Criterion, Group, score, taylor_scores
+from clinipress.models.pruning.importance import (
+    Batch,
+    ChannelGroup,
+    Criterion,
+    score,
+    taylor_scores,
+)
 from clinipress.models.pruning.ranking import Scope, Unit, choose, share
 
 __all__ = ["History", "hidings", "plan_pruning", "prune", "replay", "widths"]
@@ -181,7 +187,7 @@ def _ranked(
     protect: Sequence[str],
     seed: int,
     batches: Sequence[Batch],
-) -> tuple[list[Group], list[Unit]]:
+) -> tuple[list[ChannelGroup], list[Unit]]:
     """The groups that may shrink and that the criterion can judge, and their columns, ranked."""
     backbone = network.get_submodule("backbone")
     protected = _protected(backbone, protect)
@@ -215,7 +221,7 @@ def _history(units: Sequence[Unit], kept: Sequence[int]) -> History:
     return tuple((unit.name, True, unit.removed(k)) for unit, k in pairs if k < unit.size)
 
 
-def _hidden(groups: Sequence[Group], removed: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+def _hidden(groups: Sequence[ChannelGroup], removed: Sequence[Sequence[int]]) -> dict[str, Tensor]:
     """What `hidden_from` takes so that a plan's channels are not seen, numbered as before it."""
     hidden: dict[str, set[int]] = {}
     for group, channels in zip(groups, removed, strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,8 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
-from clinipress.formats.measure import latency
-from clinipress.formats.onnx.float import export_onnx
 from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.models.classifier import Classifier, TorchCandidate, build
 from clinipress.models.pruning.cost import cost
@@ -27,13 +24,13 @@ from clinipress.steps.distill.soft_targets import SOFT, recovery_loss, recovery_
 from clinipress.steps.fitting import fit_module, plan_fit, step_seed, torch_candidate
 from clinipress.steps.prune.sensitivity import layer_sensitivity
 from clinipress.steps.step import Context
+from clinipress.steps.timing import FileTimer
 
 __all__ = ["Prune"]
 
 BATCH = 32
 TAYLOR_BATCHES = 8
 RECALIBRATION_BATCHES = 16
-LATENCY_CALLS = 100
 LATENCY_WITHIN = 0.02  # of the parent's latency
 
 
@@ -239,37 +236,21 @@ def _train_batches(module: Classifier, seed: int, count: int, context: Context) 
     return batches
 
 
-class _Stopwatch:
-    """Times float32 files of cut networks against the parent's, call by call in turn."""
-
-    def __init__(self, origin: TorchCandidate, threads: int, context: Context) -> None:
-        self.origin, self.threads = origin, threads
-        self.folder = context.work / "latency"
-        spec = origin.card.input
-        rows = context.data.rows("validation", spec).index[:1]
-        self.image = context.data.cache(spec).take(rows)
-
+class _Stopwatch(FileTimer):
     def __enter__(self) -> _Stopwatch:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.parent = self._file(self.origin)
+        self.parent = self.file(self.origin)
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.close()
 
     def share(self, removed: History) -> float:
         """Share of the parent's latency that a removal saves."""
         module, spec = prune(self.origin.module, removed), self.origin.spec
         spec = spec.model_copy(update={"pruning": (*spec.pruning, *removed)})
         card = self.origin.card.model_copy(update={"model": spec, "name": "cut"})
-        return self.saved(self.parent, self._file(TorchCandidate(card, module)))
+        return self.saved(self.parent, self.file(TorchCandidate(card, module)))
 
     def saved(self, parent: OnnxCandidate, child: OnnxCandidate) -> float:
-        both = {"parent": parent, "child": child}
-        times = latency(both, self.image, threads=self.threads, repeats=LATENCY_CALLS)
-        return 1 - times["child"].median / times["parent"].median
-
-    def _file(self, candidate: TorchCandidate) -> OnnxCandidate:
-        path = self.folder / f"{candidate.digest[:16]}.onnx"
-        export_onnx(candidate, path)
-        return OnnxCandidate.load(path, threads=self.threads)
+        times = self.medians({"parent": parent, "child": child})
+        return 1 - times["child"] / times["parent"]
