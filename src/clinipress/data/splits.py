@@ -195,11 +195,8 @@ def make_split(
 ) -> Split:
     """Divide a data set; the same data, recipe and seed give the same split in any item order.
 
-    Args:
-        dataset: The data set.
-        fingerprints: Of its items, in the same order.
-        recipe: Unit, shares, its own seed, or a file written earlier.
-        seed: The study's seed, added to the recipe's.
+    Fingerprints are those of its items, in the same order; the study's seed is added to the
+    recipe's own.
 
     Raises:
         DataError: A class would be missing from a split, patients or published splits are not

@@ -96,12 +96,7 @@ def bench(
 
 
 def _doubling(cores: int) -> list[int]:
-    """1, 2, 4, ... and all cores.
-
-    Example:
-        >>> _doubling(6)
-        [1, 2, 4, 6]
-    """
+    """1, 2, 4, ... and all cores."""
     return sorted({cores, *(2**n for n in range(cores.bit_length()) if 2**n <= cores)})
 
 

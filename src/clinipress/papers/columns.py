@@ -80,7 +80,6 @@ def difference(a: Interval, b: Interval) -> Interval:
 
 
 def _over_seeds(outcome: EntryOutcome, name: str, metric: str, split: str) -> tuple[float, ...]:
-    """A figure of each seed, where there are several on this split."""
     spread = outcome.result.over_seeds.get(name)
     if spread is None or spread.split != split or metric not in spread.evidence:
         return ()

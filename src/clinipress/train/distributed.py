@@ -205,8 +205,6 @@ def launch(
 
 
 class _Relay:
-    """A `Progress` that sends what it hears to the parent process."""
-
     def __init__(self, news: Any) -> None:
         self._news = news
 

@@ -133,7 +133,6 @@ def _row_of_blocks(container: nn.Module) -> bool:
 
 
 def _with_weights(module: nn.Module) -> Mapping[str, nn.Module]:
-    """The children that have parameters."""
     return {
         name: child
         for name, child in module.named_children()

@@ -69,10 +69,6 @@ class Average:
     do not drag the random start along (TensorFlow's ExponentialMovingAverage, `num_updates`).
     Integer buffers are copied. Without a decay there is nothing to hold: `tensors` are the
     module's own.
-
-    Args:
-        module: The network that is trained.
-        decay: In (0, 1), or None for no averaging.
     """
 
     def __init__(self, module: nn.Module, decay: float | None) -> None:

@@ -194,7 +194,6 @@ class TrainState:
                 tensor.copy_(self.average.tensors[name])
 
     def _ours(self, work: Path) -> checkpoint.Checkpoint | None:
-        """The checkpoint in `work`, if it is of this training and its best weights are there."""
         kept = checkpoint.read(work / CHECKPOINT)
         if kept is None or kept.facts.get("identity") != self.journal.identity:
             return None

@@ -75,16 +75,10 @@ def find_duplicates(
     *,
     progress: Progress = SILENT,
 ) -> Duplicates:
-    """Find all exact and near duplicates; nothing is approximate.
+    """Find all exact and near duplicates of what is `readable`; nothing is approximate.
 
-    Memory beyond the arguments: about 300 bytes per image, 40 MB of blocks and 20 bytes per pair.
-
-    Args:
-        sha256: ``[n]`` of the bytes.
-        dhash: uint64 ``[n]``.
-        thumbnails: uint8 ``[n, 32, 32]``.
-        readable: bool ``[n]``; the others take no part.
-        progress: The listener.
+    Memory beyond the arguments (sha256 of the bytes, dhash uint64 ``[n]``, thumbnails uint8
+    ``[n, 32, 32]``): about 300 bytes per image, 40 MB of blocks and 20 bytes per pair.
     """
     names = [s if r else None for s, r in zip(sha256, readable, strict=True)]
     number = numbered(names)

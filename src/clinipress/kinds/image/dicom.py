@@ -45,23 +45,13 @@ def recognises(head: bytes) -> bool:
 
 
 def read_facts(stream: BinaryIO) -> HeaderFacts:
-    """Size, channels, bits stored and frames, from the header alone.
-
-    Raises:
-        ImageError: There is no image in it.
-        MissingExtraError: pydicom is not installed.
-    """
+    """Size, channels, bits stored and frames, from the header alone."""
     plain = _plain(stream)
     return _facts(*_header(plain))
 
 
 def pictures(path: Path) -> tuple[str | None, range | None]:
-    """The patient's identifier (0010,0020), None when empty, and the frames where it has several.
-
-    Raises:
-        ImageError: There is no image in it.
-        MissingExtraError: pydicom is not installed.
-    """
+    """The patient's identifier (0010,0020), None when empty, and its frames, if several."""
     with quiet(), path.open("rb") as stream:
         header, room = _header(_plain(stream))
         frames = _facts(header, room).frames
@@ -74,12 +64,7 @@ def stored_bytes(_path: Path, _index: int) -> None:
 
 
 def read_raster(stream: BinaryIO, index: int | None = None, _source: Any = None) -> Raster:
-    """One frame, rescaled to its unit (Hounsfield for CT), or as RGB; None: the first.
-
-    Raises:
-        ImageError: There is no image in it, no such frame, or it is too large.
-        MissingExtraError: pydicom is not installed.
-    """
+    """One frame, rescaled to its unit (Hounsfield for CT), or as RGB; None: the first."""
     stream, index = _plain(stream), index or 0
     large = length(stream) > _LARGE
     header, room = _header(stream, pixels=not large)

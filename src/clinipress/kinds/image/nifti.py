@@ -38,12 +38,7 @@ def recognises(head: bytes) -> bool:
 
 
 def read_facts(stream: BinaryIO) -> HeaderFacts:
-    """Size, channels, bits and number of slices, from the header alone.
-
-    Raises:
-        ImageError: The header is broken.
-        MissingExtraError: nibabel is not installed.
-    """
+    """Size, channels, bits and number of slices, from the header alone."""
     return _facts(_header(_plain(stream)))
 
 
@@ -51,10 +46,6 @@ def read_raster(stream: BinaryIO, index: int | None, source: Path | bytes) -> Ra
     """One slice in the file's unit, with the display range of the whole volume.
 
     Slices count from 0; None is the middle one. The last volumes read from paths are kept.
-
-    Raises:
-        ImageError: No such slice, a broken file, or a volume that is too large.
-        MissingExtraError: nibabel is not installed.
     """
     volume, bits, window = _kept(source) if isinstance(source, Path) else _volume(stream)
     count = volume.shape[2]
@@ -74,10 +65,6 @@ def pictures(path: Path) -> tuple[None, list[int]]:
     """Numbers of the slices that are not one single value; the header names no patient.
 
     Empty slices are alike in all volumes and would tie all patients together as duplicates.
-
-    Raises:
-        ImageError: The file is broken or too large.
-        MissingExtraError: nibabel is not installed.
     """
     with quiet():
         volume = _kept(path)[0]

@@ -50,6 +50,8 @@ class Reader(Protocol):
     """What the module of a file format has; a new format is such a module and a place in `READERS`.
 
     A stream stands at the beginning of a file that `recognises` took, and may still be gzipped.
+    What is damaged, too large or not there is an ImageError, an extra that is not installed a
+    MissingExtraError.
     """
 
     def recognises(self, head: bytes) -> bool:

@@ -46,14 +46,7 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 class Separable(nn.Module):
-    """Twice a depthwise and a pointwise convolution behind a ReLU; the first may halve the size.
-
-    Args:
-        taken: Input channels.
-        given: Output channels, and those in between.
-        kernel: Pixels a side, odd.
-        stride: 1 or 2.
-    """
+    """Twice a depthwise and a pointwise convolution behind a ReLU; the first may halve the size."""
 
     def __init__(self, taken: int, given: int, kernel: int, stride: int) -> None:
         super().__init__()

@@ -115,9 +115,8 @@ def hidings(
 ) -> Iterator[tuple[str, float, dict[str, Tensor]]]:
     """What to hide to see the network without a share of one unit's channels alone.
 
-    Yields:
-        Name of the layer, share that is hidden of its channels, and the argument of
-        `clinipress.models.pruning.coupling.hidden_from` for the classifier's backbone.
+    Gives the name of the layer, the share that is hidden of its channels, and what
+    `clinipress.models.pruning.coupling.hidden_from` takes for the classifier's backbone.
     """
     network = copy.deepcopy(classifier).cpu().float()
     groups, units = _ranked(network, criterion, 1, protect, seed, batches)
@@ -137,14 +136,9 @@ def prune(classifier: Network, history: History) -> Network:
 
 
 def replay(classifier: Network, history: History) -> Network:
-    """Cut a network as a record says, in place.
+    """Cut a `Classifier`, as it was before the first removal, as records say, in place; itself.
 
-    Args:
-        classifier: A `Classifier` as it was before the first removal of the record.
-        history: Records of one pruning, or of several one after the other.
-
-    Returns:
-        The classifier itself, smaller.
+    The records are of one pruning, or of several one after the other.
 
     Raises:
         ModelError: The record does not fit this network.

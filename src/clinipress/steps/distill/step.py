@@ -24,7 +24,7 @@ from clinipress.steps.fitting import (
     step_seed,
     torch_candidate,
 )
-from clinipress.steps.step import Context
+from clinipress.steps.step import Child, Context, Params
 
 __all__ = ["BETA", "Distill"]
 
@@ -48,7 +48,7 @@ class Distill:
         """False where the student starts from weights of its own."""
         return self.recipe.student is None
 
-    def plan(self, parent: Candidate | None, context: Context) -> dict[str, Any]:
+    def plan(self, parent: Candidate | None, context: Context) -> Params:
         """Choose normalisation, numerics, teachers and layers; nothing is trained."""
         recipe = self.recipe
         student = self._student(parent, context)
@@ -74,9 +74,7 @@ class Distill:
                 params |= plan_maps(recipe, method, student.module, views, context)
         return plan_fit(student.module, recipe.train, context, SOFT) | params
 
-    def apply(
-        self, parent: Candidate | None, params: dict[str, Any], context: Context
-    ) -> tuple[Candidate, dict[str, Any]]:
+    def apply(self, parent: Candidate | None, params: Params, context: Context) -> Child:
         """Make the teacher's outputs once, then fit the student."""
         student = self._student(parent, context)
         method = self._feature_method()

@@ -251,20 +251,14 @@ class _Job:
 
 
 class CachedMaps:
-    """A teacher's maps out of a table.
-
-    Args:
-        table: From `teacher_maps`.
-        rows: int64 ``[n]``, the rows it was made for.
-        shapes: (channels, height, width) per layer.
-    """
+    """A teacher's maps out of a table of `teacher_maps`, made for `rows`."""
 
     def __init__(self, table: NDArray[Any], rows: NDArray[np.int64], shapes: Shapes) -> None:
         self._table, self._shapes, self._places = table, list(shapes), Places(rows)
         self._ends = np.cumsum([maps_width([shape]) for shape in self._shapes])[:-1]
 
     def __call__(self, rows: NDArray[np.int64], view: int) -> list[torch.Tensor]:
-        """One float32 ``[n, c, h, w]`` per layer."""
+        """One float32 ``[n, c, h, w]`` per layer, of (channels, height, width) in `shapes`."""
         values = self._table[view, self._places(rows)].astype(np.float32)
         parts = np.split(values, self._ends, axis=1)
         return [

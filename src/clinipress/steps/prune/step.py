@@ -23,7 +23,7 @@ from clinipress.records.candidate import Candidate
 from clinipress.steps.distill.soft_targets import SOFT, recovery_loss, recovery_params
 from clinipress.steps.fitting import fit_module, plan_fit, step_seed, torch_candidate
 from clinipress.steps.prune.sensitivity import layer_sensitivity
-from clinipress.steps.step import Context
+from clinipress.steps.step import Child, Context, Params
 from clinipress.steps.timing import FileTimer
 
 __all__ = ["Prune"]
@@ -50,7 +50,7 @@ class Prune:
     def __init__(self, recipe: PruneStep) -> None:
         self.recipe = recipe
 
-    def plan(self, parent: Candidate | None, context: Context) -> dict[str, Any]:
+    def plan(self, parent: Candidate | None, context: Context) -> Params:
         """Rank the channels and fix which go first; the parent is left as it is."""
         origin, recipe = torch_candidate(parent), self.recipe
         shares = schedule(recipe.ratio, recipe.rounds)
@@ -67,9 +67,7 @@ class Prune:
         params["removed"] = [[module, is_out, list(index)] for module, is_out, index in first]
         return params
 
-    def apply(
-        self, parent: Candidate | None, params: dict[str, Any], context: Context
-    ) -> tuple[Candidate, dict[str, Any]]:
+    def apply(self, parent: Candidate | None, params: Params, context: Context) -> Child:
         """Cut a copy of the parent and fit what is left, as often as planned."""
         origin = torch_candidate(parent)
         facts: dict[str, Any] = {"before": _costs(origin.module)}

@@ -31,11 +31,8 @@ def standalone(
 ) -> Classifier:
     """A sub-net as a classifier of its own, its batch norms measured again.
 
-    Args:
-        classifier: Of a `SuperNet`; left as it is.
-        architecture: Which sub-net.
-        calibration: uint8 batches ``[n, c, h, w]`` of un-augmented training images, all of one
-            size; none leave the statistics of the largest network.
+    `calibration` is uint8 batches of un-augmented training images, all of one size; none leave the
+    statistics of the largest network.
     """
     backbone = extract(cast(SuperNet, classifier.backbone), architecture)
     spec = classifier.input_spec
