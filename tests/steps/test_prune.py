@@ -165,7 +165,7 @@ def test_recalibration_averages_batches_and_restores_modes():
 class Clock(prune_step._Stopwatch):
     """Instead of files: latency falls as the root of the parameters."""
 
-    def _file(self, candidate):
+    def file(self, candidate):
         return None
 
     def share(self, removed):

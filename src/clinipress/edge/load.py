@@ -6,9 +6,7 @@ from pathlib import Path
 
 from clinipress.errors import ModelError
 from clinipress.extras import require
-from clinipress.records.candidate import (
-    Candidate,
-)
+from clinipress.records.candidate import Candidate
 
 __all__ = ["load_candidate"]
 

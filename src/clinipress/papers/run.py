@@ -23,22 +23,17 @@ from clinipress.errors import ClinipressError, InputError, ModelError
 from clinipress.formats.open import TRAINING_PACKAGES, open_file
 from clinipress.papers.build import build
 from clinipress.papers.cluster import run_jobs
-from clinipress.papers.columns import Outcome
+from clinipress.papers.columns import EntryOutcome
 from clinipress.papers.grids import Entry, grid
 from clinipress.papers.page import write_table_page
 from clinipress.papers.papers import PAPERS, Paper
-from clinipress.papers.recipes import Images, Scale
+from clinipress.papers.recipes import ImageFacts, Scale
 from clinipress.papers.records import Table
 from clinipress.papers.render import markdown
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import ReferenceRecipe, Study
-from clinipress.records.candidate import (
-    Card,
-)
-from clinipress.records.result import (
-    Interval,
-    Result,
-)
+from clinipress.records.candidate import Card
+from clinipress.records.result import Interval, Result
 from clinipress.records.store import (
     Store,
     digest_of,
@@ -95,7 +90,7 @@ def run_table(
         raise InputError(f"a scale: {', '.join(SCALES)}", f"'{scale}'")
     dataset = read_dataset(data)
     seen = propose(dataset)
-    images = Images(seen["images"], seen["modality"], seen["channels"])
+    images = ImageFacts(seen["images"], seen["modality"], seen["channels"])
     entries = grid(source, scale, images)
     return run_entries(paper, scale, entries, data, out, ray=ray, progress=progress)
 
@@ -121,7 +116,7 @@ def run_entries(
     # absolute: workers of a cluster have another working folder, but must see the same files
     data, out = data.resolve(), out.resolve()
     images = digest_of(listing(read_dataset(data)))
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, EntryOutcome] = {}
     failed: dict[str, ClinipressError] = {}
     table = build(paper, scale, (), {})
     lenders = [entry for entry in entries if entry.borrows is None]
@@ -155,12 +150,12 @@ def run_entries(
 
 def _one(
     entry: Entry,
-    lender: Outcome | None,
+    lender: EntryOutcome | None,
     images: str,
     data: Path,
     out: Path,
     progress: Progress,
-) -> Outcome:
+) -> EntryOutcome:
     study, folder = entry.study, out / entry.key
     if entry.borrows is not None:
         if lender is None:
@@ -184,7 +179,7 @@ def _one(
         # last: it says that all before it is whole
         write_atomically(folder / STAMP, json.dumps(stamp, indent=1))
     training = _read_training(folder) if entry.training_accuracy else {}
-    return Outcome(entry, result, training)
+    return EntryOutcome(entry, result, training)
 
 
 def _finished(folder: Path, stamp: object) -> bool:
@@ -193,7 +188,6 @@ def _finished(folder: Path, stamp: object) -> bool:
 
 
 def _with_borrowed(study: Study, lender: Result, folder: Path) -> Study:
-    """The study with another's trained reference as its own, taken as it is."""
     reference = next(record for record in lender.candidates if record.name == lender.reference)
     weights = folder / (reference.network or "") / "weights.safetensors"
     if reference.network is None or not weights.is_file():

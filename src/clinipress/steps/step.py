@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from clinipress.progress import SILENT, Progress
-from clinipress.records.candidate import (
-    Applied,
-    Candidate,
-    Card,
-)
+from clinipress.records.candidate import Applied, Candidate, Card
 
-__all__ = ["Context", "Step", "run", "with_history"]
+__all__ = ["Child", "Context", "Params", "Step", "run", "with_history"]
+
+Params = dict[str, Any]  # what a plan decides: plain JSON
+Child = tuple[Candidate, dict[str, Any]]  # and the facts worth keeping of how it was made
 
 
 @dataclass(frozen=True)
@@ -61,12 +60,10 @@ class Step(Protocol):
     def recipe(self) -> Any:
         """The step's part of the study, a frozen pydantic model."""
 
-    def plan(self, parent: Candidate | None, context: Context) -> dict[str, Any]:
+    def plan(self, parent: Candidate | None, context: Context) -> Params:
         """Decide."""
 
-    def apply(
-        self, parent: Candidate | None, params: dict[str, Any], context: Context
-    ) -> tuple[Candidate, dict[str, Any]]:
+    def apply(self, parent: Candidate | None, params: Params, context: Context) -> Child:
         """Do; returns the child and the facts worth keeping."""
 
 

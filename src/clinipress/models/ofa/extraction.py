@@ -39,11 +39,9 @@ def extract(supernet: SuperNet, architecture: Architecture) -> MobileNet:
 
 
 def part_of(state: Mapping[str, Tensor], network: MobileNet) -> dict[str, Tensor]:
-    """Of a supernet's state dict the part that is a network's.
+    """Of a supernet's state dict, by our names, the part and the shapes that are a network's.
 
-    Args:
-        state: Tensors by our names; a head of other classes is handed on as it is.
-        network: Which part, and of what shapes.
+    A head of other classes is handed on as it is.
 
     Raises:
         ModelError: The supernet has another width, or a tensor is missing.

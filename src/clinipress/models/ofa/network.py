@@ -77,16 +77,10 @@ class ElasticDepthwise(nn.Conv2d):
 
 
 def kernels(weight: Tensor, to5: Tensor, to3: Tensor, side: int) -> Tensor:
-    """Depthwise kernels of a side out of those of 7 x 7.
+    """Kernels of 3, 5 or 7 pixels, float32 ``[channels, 1, side, side]``, out of those of 7 x 7.
 
-    Args:
-        weight: float32 ``[channels, 1, 7, 7]``.
-        to5: Turns the centre's 25 values into a kernel of 5 x 5, ``[25, 25]``.
-        to3: Turns that one's centre into a kernel of 3 x 3, ``[9, 9]``.
-        side: 3, 5 or 7.
-
-    Returns:
-        float32 ``[channels, 1, side, side]``.
+    `to5` ``[25, 25]`` turns the centre's 25 values into a kernel of 5 x 5, `to3` ``[9, 9]`` that
+    one's centre into a kernel of 3 x 3.
     """
     for smaller, matrix in ((5, to5), (3, to3)):
         if side > smaller:
@@ -156,10 +150,7 @@ def _pointwise(taken: int, given: int, *, bias: bool = False) -> nn.Conv2d:
 class Bottleneck(nn.Module):
     """Expand, convolve each channel, squeeze and excite, project; the input added where it fits.
 
-    Args:
-        shape: Its sizes.
-        elastic: Layers that can be used in part.
-        norm: Class of the batch norms.
+    With `elastic` the layers can be used in part; `norm` is the class of the batch norms.
     """
 
     def __init__(self, shape: BlockShape, *, elastic: bool, norm: type[nn.BatchNorm2d]) -> None:
@@ -200,14 +191,7 @@ class Bottleneck(nn.Module):
 
 
 class MobileNet(nn.Module):
-    """A network of the space: stem, blocks, a wide last layer, pooling, features, head.
-
-    Args:
-        architecture: Which.
-        num_classes: Outputs.
-        in_chans: Input channels.
-        dropout: Before the head.
-    """
+    """A network of the space: stem, blocks, a wide last layer, pooling, features, dropout, head."""
 
     elastic = False
 
@@ -257,14 +241,7 @@ class MobileNet(nn.Module):
 
 
 class SuperNet(MobileNet):
-    """The largest network of a width, any part of which can be used.
-
-    Args:
-        width: 1.0 and 1.2 are the published ones.
-        num_classes: Outputs.
-        in_chans: Input channels.
-        dropout: Before the head.
-    """
+    """The largest network of a width (1.0 and 1.2 are published), any part of which can be used."""
 
     elastic = True
 

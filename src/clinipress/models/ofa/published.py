@@ -70,10 +70,6 @@ def checkpoint_filter_fn(state: Mapping[str, Tensor], network: nn.Module) -> dic
 
     A network that is no supernet takes its part of a supernet's weights. Its batch norms are then
     those of the largest network: measure them again before it is judged.
-
-    Args:
-        state: Tensors by name.
-        network: A `MobileNet` or `SuperNet`.
     """
     from clinipress.models.ofa import extraction
 
