@@ -22,6 +22,7 @@ from rich.table import Table
 
 from clinipress.progress import SILENT
 from clinipress.progress import Progress as Listener
+from clinipress.recipe.formats import format_facts
 from clinipress.records.judgement import SECTIONS
 from clinipress.text import DASH, STATUS_WORDS, fixed, signed
 
@@ -53,11 +54,6 @@ __all__ = [
     "show_targets",
 ]
 
-# Formats whose engine on the device is another than the one that answers here
-ELSEWHERE = {
-    "tflite-micro": "The times are of the interpreter's host build, not of a microcontroller",
-    "tensorrt": "The times are of the ONNX file under ONNX Runtime, not of a TensorRT engine",
-}
 FIGURES = ("parameters", "MACs", "pixels")
 NAME_WIDTH = 40  # of a row of a table; longer names are folded
 COLOUR = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
@@ -380,8 +376,9 @@ def show_bench(facts: Mapping[str, Any]) -> None:
         table.add_row(*cells, *(_beside(row, rows) if several else ()))
     console.print(table)
     scope = "These figures are of this processor; they hold for no other."
-    if facts["format"] in ELSEWHERE and not _on_gpu(facts):
-        scope = f"{ELSEWHERE[facts['format']]}: on the device nothing was measured."
+    note = format_facts(facts["format"]).timing_note
+    if note and not _on_gpu(facts):
+        scope = f"{note}: on the device nothing was measured."
     console.print(scope, highlight=False)
 
 

@@ -22,7 +22,11 @@ from clinipress.errors import BundleError, InputError, ModelError
 from clinipress.formats.measure import environment, latency, peak_memory
 from clinipress.formats.open import open_file
 from clinipress.kinds.image.read import decode, facts
-from clinipress.records.candidate import Candidate, Latency
+from clinipress.recipe.formats import format_facts
+from clinipress.records.candidate import (
+    Candidate,
+    Latency,
+)
 
 __all__ = ["bench", "cold_start", "process_peak"]
 
@@ -141,9 +145,11 @@ def _comparable(bundle: Bundle, against: Path, threads: int) -> Candidate:
 
 
 def _model_memory(bundle: Bundle) -> int | None:
-    if bundle.card.format == "tflite-micro":  # there is no process on a microcontroller
-        arena = bundle.card.history[-1].facts.get("arena_bytes") if bundle.card.history else None
-        return int(arena) if arena is not None else None
+    """What the model needs by itself, in a process of its own."""
+    key = format_facts(bundle.card.format).memory_fact
+    if key:
+        stated = bundle.card.history[-1].facts.get(key) if bundle.card.history else None
+        return int(stated) if stated is not None else None
     return peak_memory(bundle.candidate.path, threads=1, card=bundle.card)
 
 

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from clinipress.data.study import StudyData, pixel_statistics
 from clinipress.errors import ModelError
-from clinipress.models.classifier import Classifier, TorchCandidate
-from clinipress.models.zoo import new_classifier
+from clinipress.models.classifier import Classifier, TorchCandidate, new_classifier
 from clinipress.recipe.steps import ModelRecipe, TrainOptions
 from clinipress.records.candidate import Candidate, Card, InputSpec
 from clinipress.steps.distill.features import Tapped

@@ -10,6 +10,7 @@ from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any
 
+from clinipress.recipe.techniques import technique_of
 from clinipress.records.candidate import (
     CandidateRecord,
 )
@@ -41,16 +42,6 @@ __all__ = [
     "techniques_phrase",
     "verdict_words",
 ]
-
-STEPS: Mapping[str, str] = MappingProxyType(
-    {
-        "train": "training on labels",
-        "distill": "distillation",
-        "prune": "pruning",
-        "qat": "quantization-aware training",
-        "export": "export",
-    }
-)
 
 
 # ----------------------------------------------------------------------------- reading the records
@@ -84,9 +75,14 @@ def verdict_words(verdict: Verdict) -> str:
     return f"{STATUS_WORDS[verdict.status]}: {' '.join(verdict.reasons)}".rstrip(": ")
 
 
+def step_words(kind: str) -> str:
+    """What a step did, as a noun."""
+    return technique_of(kind).title or kind
+
+
 def techniques_phrase(record: CandidateRecord) -> str:
     """What was done to make a candidate, in order: "distillation, export to int8"."""
-    words = [STEPS.get(one.step, one.step) for one in record.history if one.step != "export"]
+    words = [step_words(one.step) for one in record.history if one.step != "export"]
     return ", then ".join([*words, f"export as {record.format} in {record.precision}"])
 
 
@@ -289,7 +285,7 @@ def _training(view: View) -> str | None:
         if parts:
             seed = step.params.get("seed")
             seeded = [f"seed {seed}"] if seed is not None else []
-            told.append(f"{STEPS.get(step.step, step.step)}: {', '.join([*parts, *seeded])}")
+            told.append(f"{step_words(step.step)}: {', '.join([*parts, *seeded])}")
     return capital("; ".join(told)) + "." if told else None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import yaml
 
+from clinipress.recipe.formats import format_facts
 from clinipress.records.candidate import (
     CandidateRecord,
 )
@@ -57,8 +58,6 @@ from clinipress.text import (
 
 __all__ = ["model_card"]
 
-# Extras that bring a format's engine, beside those that the base install has.
-EXTRAS = frozenset({"executorch", "litert", "openvino", "tflite-micro"})
 OUT_OF_SCOPE = (
     "Diagnosis, or any decision on a patient, without an assessment of its own: this is not a "
     "medical device.",
@@ -271,8 +270,8 @@ def _running(view: View) -> list[str]:
     if bundle is None:
         return [heading, "No bundle was written, since nothing is shipped."]
     shipped = view.shipped
-    foreign = shipped is not None and shipped.format in EXTRAS
-    package = f"'clinipress[{shipped.format}]'" if shipped and foreign else "clinipress"
+    extra = format_facts(shipped.format).extra if shipped is not None else ""
+    package = f"'clinipress[{extra}]'" if extra else "clinipress"
     shell = f"pip install {package}\nclinipress predict {bundle} image.png"
     python = f'from clinipress import load_bundle\n\nload_bundle("{bundle}").classify("image.png")'
     return [heading, f"```sh\n{shell}\n```", f"```python\n{python}\n```"]
