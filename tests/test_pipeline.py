@@ -11,10 +11,10 @@ from PIL import Image
 
 from clinipress.edge.bundle import load_bundle
 from clinipress.errors import DataError, DivergedError, RecipeError
+from clinipress.recipe.techniques import step_names
 from clinipress.records.result import Result
 from clinipress.study.external import compare, evaluate
 from clinipress.study.flow import run_study
-from clinipress.study.making import step_names
 from kit.studies import TRAIN, study
 from tiny_nets import make
 
@@ -205,9 +205,9 @@ def test_no_data_and_no_test_class(tmp_path, phantoms):
 
 def test_step_names():
     steps = [{"step": "prune"}, {"step": "prune"}, {"step": "train", "name": "last"}]
-    assert step_names(study(steps=steps)) == ["pruned-1", "pruned-2", "last"]
+    assert step_names(study(steps=steps).steps) == ["pruned-1", "pruned-2", "last"]
     with pytest.raises(RecipeError, match="names"):
-        step_names(study(steps=[{"step": "train", "name": "reference"}]))
+        step_names(study(steps=[{"step": "train", "name": "reference"}]).steps)
 
 
 def test_predictions_do_not_depend_on_the_batch(finished):

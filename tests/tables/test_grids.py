@@ -6,7 +6,7 @@ from clinipress.models.catalogue import model_named
 from clinipress.papers.grids import Entry, RowPlan, grid
 from clinipress.papers.papers import PAPERS
 from clinipress.papers.recipes import MODERATE_PIXELS, SMALL_PIXELS, ImageFacts, reductions
-from clinipress.study.making import step_names
+from clinipress.recipe.techniques import step_names
 
 SCALES = ("small", "moderate", "full")
 EVERY = [(source, scale) for source in PAPERS for scale in SCALES]
@@ -15,7 +15,7 @@ EVERY = [(source, scale) for source in PAPERS for scale in SCALES]
 def made(entry: Entry) -> set[str]:
     """Names of the candidates that a study's result will hold."""
     study = entry.study
-    names = ["reference", *step_names(study)]
+    names = ["reference", *step_names(study.steps)]
     controls = [
         f"{name}-control"
         for name, step in zip(names[1:], study.steps, strict=True)

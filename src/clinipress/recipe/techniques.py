@@ -181,7 +181,7 @@ def step_names(steps: Sequence[Step], techniques: tuple[Technique, ...] = TECHNI
         row = technique_of(recipe, techniques)
         again = kinds[: number + 1].count(recipe.step)
         plain = row.verb or row.kind
-        names.append(recipe.name or (f"{plain}-{again}" if kinds.count(row.kind) > 1 else plain))
+        names.append(recipe.name or (f"{plain}-{again}" if kinds.count(recipe.step) > 1 else plain))
     controls = [
         control_name(name)
         for name, recipe in zip(names, steps, strict=True)
@@ -228,4 +228,5 @@ def remaining_weights(
     if size != "share" or asked.of not in ("macs", "parameters"):
         return None
     rest = 1 - asked.ratio
-    return round(count * (rest if asked.of == "parameters" else rest**2))
+    share: float = rest if asked.of == "parameters" else rest**2
+    return round(count * share)

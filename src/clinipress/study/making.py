@@ -4,29 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clinipress.errors import RecipeError
 from clinipress.models.classifier import TorchCandidate
-from clinipress.recipe.steps import (
-    DistillStep,
-    FineTuneStep,
-    PruneStep,
-    QatStep,
-    SearchStep,
-    ShrinkStep,
-    Step,
-)
+from clinipress.recipe.steps import DistillStep, FineTuneStep, QatStep
 from clinipress.recipe.study import Study
+from clinipress.recipe.techniques import control_name, step_names
 from clinipress.records.candidate import Made
 from clinipress.steps.distill.step import Distill
-from clinipress.steps.prune.step import Prune
 from clinipress.steps.qat.step import QuantizationAware
-from clinipress.steps.supernet.search import Search
-from clinipress.steps.supernet.shrink import Shrink
+from clinipress.steps.step import open_step
 from clinipress.steps.train import FineTune
 from clinipress.study.choice import Attempt
 from clinipress.study.workbench import FLOAT32, Piece, Workbench
 
-__all__ = ["make_all", "make_attempt", "step_names", "torch_step"]
+__all__ = ["make_all", "make_attempt"]
 
 
 def make_all(study: Study, bench: Workbench) -> Iterator[Piece[Made]]:
@@ -34,9 +24,9 @@ def make_all(study: Study, bench: Workbench) -> Iterator[Piece[Made]]:
     reference = _reference(study, bench)
     yield reference
     last = reference
-    for name, recipe in zip(step_names(study), study.steps, strict=True):
+    for name, recipe in zip(step_names(study.steps), study.steps, strict=True):
         before = last
-        network, folder = bench.step(name, torch_step(recipe), before.network, reference)
+        network, folder = bench.step(name, open_step(recipe), before.network, reference)
         last = bench.piece(name, network, FLOAT32, origin="step", parent=before.name, folder=folder)
         yield last
         if isinstance(recipe, DistillStep) and recipe.control:
@@ -115,58 +105,3 @@ def make_attempt(
         folder=folder,
         because=attempt.because,
     )
-
-
-def torch_step(
-    recipe: Step,
-) -> Distill | FineTune | Prune | QuantizationAware | Shrink | Search:
-    """The step a recipe names."""
-    if isinstance(recipe, ShrinkStep):
-        return Shrink(recipe)
-    if isinstance(recipe, SearchStep):
-        return Search(recipe)
-    if isinstance(recipe, DistillStep):
-        return Distill(recipe)
-    if isinstance(recipe, PruneStep):
-        return Prune(recipe)
-    if isinstance(recipe, QatStep):
-        return QuantizationAware(recipe)
-    return FineTune(recipe)
-
-
-def step_names(study: Study) -> list[str]:
-    """One name per step: its own, or its kind with a number where that kind comes twice.
-
-    Raises:
-        RecipeError: Two steps carry one name.
-    """
-    kinds = [recipe.step for recipe in study.steps]
-    verb = {
-        "distill": "distilled",
-        "prune": "pruned",
-        "qat": "quantization-aware",
-        "train": "fine-tuned",
-        "shrink": "shrunk",
-        "search": "searched",
-    }
-    names: list[str] = []
-    for number, recipe in enumerate(study.steps):
-        again = kinds[: number + 1].count(recipe.step)
-        plain = verb[recipe.step] + (f"-{again}" if kinds.count(recipe.step) > 1 else "")
-        names.append(recipe.name or plain)
-    made = [
-        *names,
-        *(
-            control_name(n)
-            for n, r in zip(names, study.steps, strict=True)
-            if isinstance(r, DistillStep) and r.control
-        ),
-    ]
-    if len({*made, "reference"}) <= len(made):
-        raise RecipeError("step names that differ", ", ".join(made), "change 'name' of one of them")
-    return names
-
-
-def control_name(name: str) -> str:
-    """The row of a distilled student's control."""
-    return f"{name}-control"
