@@ -249,8 +249,8 @@ class CandidateRecord(Record):
     """Everything measured of one candidate; a row of the report.
 
     Attributes:
-        drop: metric -> reference minus candidate, on `drop_split`, paired.
-        drops: The same for every split that was measured.
+        changes: split -> metric -> candidate minus reference (compressed minus original), paired;
+            empty for the reference.
         confusion: split -> matrix, rows true class, columns predicted.
         per_image: split -> file of the per-image logits, labels, units and keys (npz), relative to
             the run: any statistic re-runs from it without the model.
@@ -278,9 +278,7 @@ class CandidateRecord(Record):
     low_precision_operators: dict[str, int] = Field(default_factory=dict)
     evidence: dict[str, dict[str, Interval]]
     confusion: dict[str, list[list[int]]] = Field(default_factory=dict)
-    drop: dict[str, Interval] = Field(default_factory=dict)
-    drop_split: str | None = None
-    drops: dict[str, dict[str, Interval]] = Field(default_factory=dict)
+    changes: dict[str, dict[str, Interval]] = Field(default_factory=dict)
     parity: Parity | None = None
     verdict: Verdict | None = None
     rejected: str | None = None

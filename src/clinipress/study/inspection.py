@@ -46,7 +46,7 @@ from clinipress.records.candidate import (
 )
 from clinipress.records.judgement import Findings, Probe, Saliency, Stress
 from clinipress.records.metrics import (
-    least_fall,
+    least_loss,
 )
 from clinipress.records.store import write_atomically
 from clinipress.study.choice import Choice
@@ -93,11 +93,11 @@ def inspect(card: Scorecard, choice: Choice) -> None:
 
 
 def _closest(card: Scorecard) -> list[Row]:
-    """The row that the report shows where none is shipped: the least fall that can be excluded."""
+    """The row that the report shows where none is shipped: the least loss that is not excluded."""
     metric = next(rule for rule in card.rules if rule.primary).metric
     judged = [row for row in card.rows[1:] if row.to is None]
-    place = least_fall([row.drops.get("validation", {}).get(metric) for row in judged])
-    return [] if place is None else [judged[place]]
+    index = least_loss(metric, [row.changes.get("validation", {}).get(metric) for row in judged])
+    return [] if index is None else [judged[index]]
 
 
 def _stress(card: Scorecard, rows: Sequence[Row], split: str) -> dict[str, Stress]:

@@ -1,4 +1,4 @@
-"""From logits to a row of the report: evidence, drop, verdict and cost of every candidate."""
+"""From logits to a row of the report: evidence, change, verdict and cost of every candidate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from clinipress import distributed
 from clinipress.data.study import Rows
 from clinipress.evidence.calibration import fit_temperature, operating_points, uncertain_threshold
-from clinipress.evidence.judged import Asked, fall, judged, statistics
+from clinipress.evidence.judged import Declared, judged, paired, statistics
 from clinipress.evidence.scores import Scores
 from clinipress.formats.file import FileCandidate
 from clinipress.models.classifier import TorchCandidate
@@ -55,7 +55,7 @@ class Row:
     to: str | None = None
     scores: dict[str, Scores] = field(default_factory=dict)
     evidence: dict[str, dict[str, Interval]] = field(default_factory=dict)
-    drops: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    changes: dict[str, dict[str, Interval]] = field(default_factory=dict)
     confusion: dict[str, list[list[int]]] = field(default_factory=dict)
     findings: dict[str, Findings] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
@@ -110,10 +110,10 @@ class Scorecard:
         self._add(Row(file.card.name, file, torch, of, parent, to, because=because))
 
     @property
-    def asked(self) -> Asked:
+    def asked(self) -> Declared:
         """What the study declared of the evidence."""
         study = self.runner.study
-        return Asked(study.risk, study.evidence, study.bootstrap, study.seed)
+        return Declared(study.risk, study.evidence, study.bootstrap, study.seed)
 
     def _add(self, row: Row) -> None:
         self.rows.append(row)
@@ -130,7 +130,7 @@ class Scorecard:
         span = f"{accuracy.low:.1%} to {accuracy.high:.1%}"
         said = f"{row.name}: {split} accuracy {accuracy.value:.1%} ({span})"
         if found.verdict is not None:
-            row.drops[split], row.verdicts[split] = found.drop, found.verdict
+            row.changes[split], row.verdicts[split] = found.changes, found.verdict
             said += f", {found.verdict.status}"
         self.runner.progress.say(said)
         if distributed.is_main():
@@ -222,7 +222,7 @@ class Scorecard:
         if control is None:
             return {}
         return {
-            split: fall(self.asked, mine, control.scores[split])
+            split: paired(self.asked, control.scores[split], mine)
             for split, mine in row.scores.items()
             if split in control.scores
         }

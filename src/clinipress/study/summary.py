@@ -108,7 +108,6 @@ def _folder_of(outcome: TargetOutcome, choice: Choice) -> str | None:
 
 
 def _record(card: Scorecard, row: Row, out: Path) -> CandidateRecord:
-    split = "test" if "test" in row.evidence else "validation"
     applied = row.file.card.history[-1]
     control = card.control(row)
     export_facts = applied.facts
@@ -129,9 +128,7 @@ def _record(card: Scorecard, row: Row, out: Path) -> CandidateRecord:
         low_precision_operators=export_facts.get("operators", {}),
         evidence=row.evidence,
         confusion=row.confusion,
-        drop=row.drops.get(split, {}),
-        drop_split=split if row.drops else None,
-        drops=row.drops,
+        changes=row.changes,
         parity=Parity.model_validate(export_facts["parity"]) if "parity" in export_facts else None,
         verdict=row.verdict,
         rejected=row.rejected,
@@ -169,6 +166,6 @@ def _ship(card: Scorecard, row: Row, folder: Path, result: Result) -> None:
         "verdict": (row.verdict or result.verdict).model_dump(mode="json"),
         "measured_on": {"cpu": result.environment.cpu, "flags": result.environment.cpu_flags},
         "evidence": {s: {k: v.model_dump() for k, v in e.items()} for s, e in row.evidence.items()},
-        "drop": {s: {k: v.model_dump() for k, v in d.items()} for s, d in row.drops.items()},
+        "changes": {s: {k: v.model_dump() for k, v in d.items()} for s, d in row.changes.items()},
     }
     write_bundle(folder, row.file.path, shipped, sample=sample, evidence=summary)
