@@ -19,6 +19,7 @@ from clinipress.study.choice import blocked, choose
 from clinipress.study.devices import resolve_targets
 from clinipress.study.flow import try_one
 from clinipress.study.scorecard import Row, Scorecard
+from kit.verdicts import spoken, verdict_of
 
 SPEC = InputSpec(channels=1, height=8, width=8)
 INT8 = (ExportRecipe(precision="int8", calibration_images=7, equalize=True),)
@@ -47,7 +48,7 @@ def add(
     )  # fmt: skip
     parent = torch.name if torch else card.rows[0].name if card.rows else None
     row = Row(name, file, torch.torch if torch else object(), of, parent)
-    row.verdicts["validation"] = Verdict(status=status, reasons=("It fell.",))
+    row.verdicts["validation"] = verdict_of(status, "It fell.")
     timed = {"median": ms} if ms else None
     row.cost = {"latency": timed, "with_preprocessing": timed, "file_bytes": size}
     row.cost["peak_memory"] = 10**8 if ms else None
@@ -158,11 +159,8 @@ def test_weights_in_4_bits_promise_bytes_and_may_be_slower():
 def test_a_failed_file_is_blocked_with_what_made_it_fail():
     card = board()
     row = add(card, "x-int8", torch=card.rows[0])
-    row.verdicts["validation"] = Verdict(
-        status="fail",
-        reasons=("Accuracy held.", "A class fell."),
-        reason_statuses=("pass", "fail"),
-    )
+    reasons = spoken("Accuracy held.", "pass"), spoken("A class fell.", "fail")
+    row.verdicts["validation"] = Verdict(status="fail", reasons=reasons)
     assert blocked(card, row) == "Failed its gate on validation. A class fell."
 
 

@@ -103,8 +103,8 @@ def test_old_sections_change_sign_where_they_compare(old):
     for split, sections in row.findings.items():
         before = rows[row.name]["findings"][split]
         for now, was in zip(sections.operating.rows, before["operating"]["rows"], strict=True):
-            assert ends(now.sensitivity_change) == turned(was["sensitivity_drop"])
-            assert ends(now.specificity_change) == turned(was["specificity_drop"])
+            assert ends(now.sensitivity_change) == turned(was["sensitivity_change"])
+            assert ends(now.specificity_change) == turned(was["specificity_change"])
             assert now.sensitivity.model_dump() == was["sensitivity"]
         for name, change in sections.calibration.changes.items():
             assert ends(change) == turned(before["calibration"]["drops"][name])
@@ -117,7 +117,7 @@ def test_old_sections_change_sign_where_they_compare(old):
     curves = before["stress"]["curves"]
     for now, was in zip(sections.stress.curves, curves, strict=True):
         for level, kept in zip(now.levels, was["levels"], strict=True):
-            assert ends(level.change) == turned(kept["drop"])
+            assert ends(level.change) == turned(kept["changes"])
             assert ends(level.added_change) == turned(kept["excess"])
 
 
@@ -128,14 +128,17 @@ def test_old_reasons_are_read_as_their_sentences(old):
             before = rows[row.name]["verdict"]
             assert row.verdict.texts == tuple(before["reasons"])
             statuses = before.get("reason_statuses") or [None] * len(before["reasons"])
-            assert [reason.status for reason in row.verdict.reasons] == list(statuses)
+            assert [reason.status for reason in row.verdict.texts] == list(statuses)
             assert row.verdict.deciding
 
 
 def test_statuses_of_version_1_are_kept_where_it_had_them():
     tree = {"verdict": {"status": "fail", "reasons": ["a", "b"], "reason_statuses": ["fail", None]}}
     reasons = result_of_version1(tree)["verdict"]["reasons"]
-    assert [(reason["text"], reason["status"]) for reason in reasons] == [("a", "fail"), ("b", None)]
+    assert [(reason["text"], reason["status"]) for reason in reasons] == [
+        ("a", "fail"),
+        ("b", None),
+    ]
 
 
 def test_an_old_external_test_and_old_seeds_change_sign():

@@ -34,7 +34,7 @@ from clinipress.kinds.image.disturb import DISTURBANCES, disturb
 from clinipress.records.candidate import (
     Candidate,
 )
-from clinipress.records.judgement import Probe, Stress, StressCurve, StressLevel
+from clinipress.records.judgement import OutOfScopeProbe, Stress, StressCurve, StressLevel
 from clinipress.records.result import Interval, Reason, Status, Verdict
 from clinipress.reporting.wording.reasons import worded
 from clinipress.stats.bootstrap import weighted_sums
@@ -151,7 +151,7 @@ def stress_section(
     *,
     margin: float,
     seed: int = 0,
-    probes: Iterable[Probe] = (),
+    probes: Iterable[OutOfScopeProbe] = (),
     resamples: int = 2000,
 ) -> Stress:
     """How both bear worse images, from stored answers.

@@ -26,7 +26,7 @@ __all__ = [
     "Gap",
     "OperatingRow",
     "OperatingSection",
-    "Probe",
+    "OutOfScopeProbe",
     "ReliabilityBin",
     "Saliency",
     "SaliencyPanel",
@@ -353,7 +353,7 @@ class StressCurve(Record):
     levels: tuple[StressLevel, ...]
 
 
-class Probe(Record):
+class OutOfScopeProbe(Record):
     """Images that no classifier should be sure of.
 
     Attributes:
@@ -389,7 +389,7 @@ class Stress(Record):
     seed: int
     undisturbed: dict[str, Interval]
     curves: tuple[StressCurve, ...]
-    probes: tuple[Probe, ...] = ()
+    probes: tuple[OutOfScopeProbe, ...] = ()
     verdict: Verdict
 
 

@@ -44,7 +44,7 @@ from clinipress.models.randomized import (
 from clinipress.records.candidate import (
     Candidate,
 )
-from clinipress.records.judgement import Findings, Probe, Saliency, Stress
+from clinipress.records.judgement import Findings, OutOfScopeProbe, Saliency, Stress
 from clinipress.records.metrics import (
     least_loss,
 )
@@ -133,7 +133,7 @@ def _stress(card: Scorecard, rows: Sequence[Row], split: str) -> dict[str, Stres
 
 def _probes(
     card: Scorecard, rows: Sequence[Row], keys: tuple[str, ...]
-) -> dict[str, tuple[Probe, ...]]:
+) -> dict[str, tuple[OutOfScopeProbe, ...]]:
     """Row -> how sure it is of pictures that are out of scope, beside the first row."""
     some = keys[:PROBED]
     images = _pixels(card, some)

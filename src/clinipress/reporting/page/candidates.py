@@ -81,9 +81,10 @@ def candidates_section(view: View) -> Markup:
         class_="cards candidates",
     )
     note = (
-        f"In brackets: {coverage_phrase(view)}. Changes are candidate minus "
-        "reference: below 0 is a loss. Agreement is the share of images that get the same answer "
-        "from the reference. 1 MB is a million bytes; weights are the parameters of the network, with its multiply-adds for one image; p95 is the time "
+        f"In brackets: {coverage_phrase(view)}. Changes are candidate minus reference: below 0 is "
+        "a loss. Agreement is the share of images that get the same answer from the reference. 1 "
+        "MB is a million bytes; weights are the parameters of the network, with its multiply-adds "
+        "for one image; p95 is the time "
         "that 95 of 100 calls stay under."
     )
     lead, taught = candidates_sentence(view), distillation_sentences(view)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from clinipress.records.judgement import Probe, Stress, StressCurve, StressLevel
+from clinipress.records.judgement import OutOfScopeProbe, Stress, StressCurve, StressLevel
 from clinipress.records.result import Interval
 from clinipress.reporting.drawing.figures import (
     Scale,
@@ -197,7 +197,7 @@ def _table(section: Stress) -> Markup:
     return grid(heads, rows, "cards rows")
 
 
-def _probes(probes: Sequence[Probe]) -> list[Child]:
+def _probes(probes: Sequence[OutOfScopeProbe]) -> list[Child]:
     heading = tag("h3", "Out-of-scope images")
     if not probes:
         return [heading, tag("p", NOT_MEASURED, class_="empty")]
