@@ -11,6 +11,7 @@ from clinipress.records.result import Verdict
 from clinipress.study import choice as rules
 from clinipress.study.devices import resolve_targets
 from clinipress.study.making import make_attempt
+from kit.verdicts import spoken, verdict_of
 
 INT8 = (ExportRecipe(precision="int8", calibration_images=7, equalize=True),)
 
@@ -58,7 +59,7 @@ def add(
         latency_with_preprocessing_ms=latency(ms),
         peak_memory_bytes=10**8 if ms else None,
         evidence={},
-        verdict=verdict or Verdict(status=status, reasons=("It fell.",)),
+        verdict=verdict or verdict_of(status, "It fell."),
     )
     card.rows.append(record)
     return record
@@ -177,11 +178,8 @@ def test_weights_in_4_bits_promise_bytes_and_may_be_slower():
 
 def test_a_failed_file_is_blocked_with_what_made_it_fail():
     card = board()
-    verdict = Verdict(
-        status="fail",
-        reasons=("Accuracy held.", "A class fell."),
-        reason_statuses=("pass", "fail"),
-    )
+    reasons = (spoken("Accuracy held.", "pass"), spoken("A class fell.", "fail"))
+    verdict = Verdict(status="fail", reasons=reasons)
     row = add(card, "x-int8", torch=card.rows[0], verdict=verdict)
     assert blocked(card, row) == "Failed its gate on validation. A class fell."
 

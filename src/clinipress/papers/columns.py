@@ -2,7 +2,7 @@
 
 A column is a title, a role and a measure; a row says which candidate plays which role. What was not
 measured gives no cell, and is drawn as "not measured"; where there is nothing to measure, such as a
-fall from itself, the cell is a dash.
+change from itself, the cell is a dash.
 """
 
 from __future__ import annotations
@@ -100,13 +100,13 @@ def of_evidence(metric: str, split: str = CHOSEN_ON, unit: Unit = "share") -> Me
     return measure
 
 
-def _fall(metric: str, unit: Unit = "points") -> Measure:
-    """Reference minus candidate, paired, on the validation images."""
+def _change(metric: str, unit: Unit = "points") -> Measure:
+    """Candidate minus reference, paired, on the validation images."""
 
     def measure(outcome: EntryOutcome, record: CandidateRecord) -> Cell | None:
         if record.name == outcome.result.reference:
             return NOTHING
-        interval = record.drops.get(CHOSEN_ON, {}).get(metric)
+        interval = record.changes.get(CHOSEN_ON, {}).get(metric)
         return None if interval is None else Cell(unit=unit, interval=interval)
 
     return measure
@@ -208,7 +208,7 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
     ),
     "s1": (
         Column("validation accuracy", ACCURACY),
-        Column("fall, points", _fall("accuracy")),
+        Column("change, points", _change("accuracy")),
         Column("sealed test", SEALED),
         Column(PER_CLASS, _nothing),
         Column("file", FILE),
@@ -234,9 +234,9 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
         Column("time, CPU", TIME),
         Column("time, GPU", _nothing),
         Column("AUC", of_evidence("auroc_macro", unit="area")),
-        Column("fall of AUC", _fall("auroc_macro", "area")),
+        Column("change of AUC", _change("auroc_macro", "area")),
         Column("accuracy", ACCURACY),
-        Column("fall of accuracy, points", _fall("accuracy")),
+        Column("change of accuracy, points", _change("accuracy")),
         Column("sealed test accuracy", SEALED),
         Column("reduction", REDUCTION),
     ),

@@ -309,8 +309,8 @@ class Judged(Measured):
 
     Attributes:
         confusion: split -> matrix, rows true class, columns predicted.
-        drop: metric -> reference minus candidate, on `drop_split`, paired.
-        drops: The same for every split that was measured.
+        changes: split -> metric -> candidate minus reference (compressed minus original), paired;
+            empty for the reference.
         verdict: On the most decisive split that was measured; None for the reference.
         control: Name of the same network trained for as long without a teacher, if there is one.
         over_control: split -> metric -> this one minus its control, paired: what the teacher gave.
@@ -320,9 +320,7 @@ class Judged(Measured):
 
     evidence: dict[str, dict[str, Interval]]
     confusion: dict[str, list[list[int]]] = Field(default_factory=dict)
-    drop: dict[str, Interval] = Field(default_factory=dict)
-    drop_split: str | None = None
-    drops: dict[str, dict[str, Interval]] = Field(default_factory=dict)
+    changes: dict[str, dict[str, Interval]] = Field(default_factory=dict)
     verdict: Verdict | None = None
     control: str | None = None
     over_control: dict[str, dict[str, Interval]] = Field(default_factory=dict)

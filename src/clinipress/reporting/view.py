@@ -14,7 +14,7 @@ from clinipress.records.candidate import (
 )
 from clinipress.records.judgement import Findings
 from clinipress.records.metrics import (
-    least_fall,
+    least_loss,
 )
 from clinipress.records.result import (
     Interval,
@@ -69,13 +69,14 @@ class View:
     def subject(self) -> CandidateRecord | None:
         """What is set beside the reference: the shipped one, else the one that came closest.
 
-        Closest: the lowest upper end of the fall of the primary metric.
+        Closest: the smallest loss of the primary metric that can be excluded.
         """
         if self.shipped is not None and self.shipped is not self.reference:
             return self.shipped
-        judged = [(self.drop(record, self.metric)[0], record) for record in self.compressed]
-        place = least_fall([drop for drop, _ in judged])
-        return None if place is None else judged[place][1]
+        judged = self.compressed
+        changes = [self.change(record, self.metric)[0] for record in judged]
+        index = least_loss(self.metric, changes)
+        return None if index is None else judged[index]
 
     @cached_property
     def controls(self) -> tuple[CandidateRecord, ...]:
@@ -124,18 +125,18 @@ class View:
         failed = record.verdict is None or record.verdict.status == "fail"
         return "rejected" if record.rejected is not None and failed else "candidate"
 
-    def drop(self, record: CandidateRecord, metric: str) -> tuple[Interval | None, str | None]:
-        """How far a metric fell from the reference, and on which split.
-
-        The split the candidate was judged on comes first, then test, then validation.
-        """
-        if metric in record.drop:
-            return record.drop[metric], record.drop_split
+    def change(self, record: CandidateRecord, metric: str) -> tuple[Interval | None, str | None]:
+        """Candidate minus reference of a metric, and on which split: test before validation."""
         for split in SPLIT_ORDER:
-            found = record.drops.get(split, {}).get(metric)
-            if found is not None:
-                return found, split
+            interval = record.changes.get(split, {}).get(metric)
+            if interval is not None:
+                return interval, split
         return None, None
+
+    @staticmethod
+    def judged_split(record: CandidateRecord) -> str | None:
+        """The split that decides on a candidate; None for the reference."""
+        return next((split for split in SPLIT_ORDER if split in record.changes), None)
 
     def cases(self, interval: Interval | None, split: str | None) -> int | None:
         """Images behind a figure: its own count, else the size of the split."""
@@ -161,7 +162,7 @@ class View:
             for split in self.splits
             if self.reference.evidence.get(split) and self.subject.evidence.get(split)
         ]
-        own = self.subject.drop_split
+        own = self.judged_split(self.subject)
         return own if own in shared else next(iter(shared), None)
 
     @cached_property
@@ -185,7 +186,7 @@ class View:
 
     def own_findings(self, record: CandidateRecord) -> tuple[str, Findings] | None:
         """A candidate's sections on the study's own images, and which images these are."""
-        wanted = (record.drop_split, self.compared_split, *SPLIT_ORDER)
+        wanted = (self.judged_split(record), self.compared_split, *SPLIT_ORDER)
         found = next((split for split in wanted if split in record.findings), None)
         return (found, record.findings[found]) if found is not None else None
 

@@ -12,7 +12,7 @@ from clinipress import distributed
 from clinipress.data.study import open_study_data
 from clinipress.errors import RecipeError
 from clinipress.evidence.gate import rules_for
-from clinipress.evidence.judged import Asked
+from clinipress.evidence.judged import Declared
 from clinipress.formats.open import check_toolchains
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import Study
@@ -80,7 +80,7 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
     )
     bench = Workbench(study, store, data, progress)
     keeper = ScoreKeeper(bench)
-    declared = Asked(study.risk, study.evidence, study.bootstrap, study.seed)
+    declared = Declared(study.risk, study.evidence, study.bootstrap, study.seed)
     judge = Judge(declared, rules_for(study.risk), bench)
 
     # made, each answering the validation images at once; all files timed interleaved; judged

@@ -21,7 +21,7 @@ from clinipress import distributed
 from clinipress.data.cache import DECODERS
 from clinipress.errors import ModelError
 from clinipress.evidence.gate import rules_for
-from clinipress.evidence.judged import Asked
+from clinipress.evidence.judged import Declared
 from clinipress.evidence.probes import probe_logits, probe_records
 from clinipress.evidence.saliency.explained import (
     Explanation,
@@ -49,9 +49,9 @@ from clinipress.records.candidate import (
     InputSpec,
     Judged,
 )
-from clinipress.records.judgement import Findings, Probe, Saliency, Stress
+from clinipress.records.judgement import Findings, OutOfScopeProbe, Saliency, Stress
 from clinipress.records.metrics import (
-    least_fall,
+    least_loss,
 )
 from clinipress.records.store import write_atomically
 from clinipress.study.choice import Choice, float_candidate
@@ -69,7 +69,7 @@ NOT_SHIPPED = "nothing is shipped"
 
 
 def inspect(
-    judged: Sequence[Piece[Judged]], choice: Choice, declared: Asked, bench: Workbench
+    judged: Sequence[Piece[Judged]], choice: Choice, declared: Declared, bench: Workbench
 ) -> tuple[Piece[Judged], ...]:
     """Every candidate, with the sections of those that are shipped.
 
@@ -107,11 +107,13 @@ def _with_sections(piece: Piece[Judged], findings: dict[str, Findings]) -> Piece
     return replace(piece, record=piece.record.model_copy(update={"findings": findings}))
 
 
-def _closest(pieces: Sequence[Piece[Judged]], declared: Asked) -> list[Piece[Judged]]:
-    """What the report shows where nothing is shipped: the least fall that can be excluded."""
+def _closest(pieces: Sequence[Piece[Judged]], declared: Declared) -> list[Piece[Judged]]:
+    """What the report shows where nothing is shipped: the least loss that is not excluded."""
     metric = next(rule for rule in rules_for(declared.risk) if rule.primary).metric
     judged = [piece for piece in pieces if piece.record.control_of is None]
-    index = least_fall([piece.record.drops.get("validation", {}).get(metric) for piece in judged])
+    index = least_loss(
+        metric, [piece.record.changes.get("validation", {}).get(metric) for piece in judged]
+    )
     return [] if index is None else [judged[index]]
 
 
@@ -119,7 +121,7 @@ def _stress(
     root: Piece[Judged],
     pieces: Sequence[Piece[Judged]],
     split: str,
-    declared: Asked,
+    declared: Declared,
     bench: Workbench,
 ) -> dict[str, Stress]:
     """Candidate -> how it bears worse images, beside the reference."""
@@ -153,7 +155,7 @@ def _stress(
 
 def _probes(
     pieces: Sequence[Piece[Judged]], keys: tuple[str, ...], bench: Workbench
-) -> dict[str, tuple[Probe, ...]]:
+) -> dict[str, tuple[OutOfScopeProbe, ...]]:
     """Candidate -> how sure it is of pictures that are out of scope, beside the first one."""
     study, some = bench.study, keys[:PROBED]
     images = _pixels(pieces[0], some, bench)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clinipress.evidence.judged import Asked, fall, judged, statistics
+from clinipress.evidence.judged import Declared, judged, paired, statistics
 from clinipress.evidence.scores import Scores
 from clinipress.records.candidate import Judged, Measured
 from clinipress.records.judgement import Findings
@@ -29,7 +29,7 @@ class Judge:
         bench: Where sections are kept.
     """
 
-    declared: Asked
+    declared: Declared
     rules: tuple[Rule, ...]
     bench: Workbench
 
@@ -47,16 +47,13 @@ class Judge:
             split: judged(self.declared, self.rules, root.scores[split], scores, findings[split])
             for split, scores in piece.scores.items()
         }
-        changes = {split: part.drop for split, part in splits.items() if part.verdict is not None}
         decisive = "test" if "test" in splits else "validation"
         facts = {name: getattr(piece.record, name) for name in Measured.model_fields}
         record = Judged(
             **facts,
             evidence={split: part.evidence for split, part in splits.items()},
             confusion={split: part.confusion for split, part in splits.items()},
-            drop=changes.get(decisive, {}),
-            drop_split=decisive if changes else None,
-            drops=changes,
+            changes={split: part.changes for split, part in splits.items() if part.verdict},
             verdict=splits[decisive].verdict,
             control=control.name if control else None,
             over_control=self._over(piece.scores, control.scores) if control else {},
@@ -69,7 +66,7 @@ class Judge:
     ) -> dict[str, dict[str, Interval]]:
         """What the teacher gave: the candidate minus its control, paired."""
         return {
-            split: fall(self.declared, scores, control[split])
+            split: paired(self.declared, control[split], scores)
             for split, scores in mine.items()
             if split in control
         }

@@ -12,6 +12,7 @@ from typing import Any
 from clinipress import distributed
 from clinipress.edge.bundle import clearest, write_bundle
 from clinipress.formats.measure import environment
+from clinipress.records.base import Reason, Status
 from clinipress.records.candidate import (
     Judged,
 )
@@ -27,6 +28,7 @@ from clinipress.records.store import write_atomically
 from clinipress.reporting.documents import write_pages
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.limits import limits
+from clinipress.reporting.wording.reasons import worded
 from clinipress.study.choice import Choice, chosen
 from clinipress.study.scores import calibrated
 from clinipress.study.workbench import Piece, Workbench
@@ -88,12 +90,10 @@ def summarise(
 
 def _nothing_shipped(open_test: bool) -> Verdict:
     """The verdict of a study that ships nothing."""
-    if open_test:
-        text = "Nothing is shipped: each candidate failed on validation or is not allowed."
-        return Verdict(status="fail", reasons=(text,))
-    # nothing is decided: that nobody passed does not say that all failed
-    text = "Nothing is shipped: the study asks to leave the test split sealed (open_test)."
-    return Verdict(status="inconclusive", reasons=(text,))
+    # sealed: nothing is decided; that nobody passed does not say that all failed
+    status: Status = "fail" if open_test else "inconclusive"
+    reason = Reason(kind="nothing shipped" if open_test else "test sealed", status=status)
+    return Verdict(status=status, reasons=worded([reason]))
 
 
 def write_result(result: Result, out: Path) -> None:
@@ -149,7 +149,7 @@ def _ship(piece: Piece[Judged], folder: Path, result: Result, bench: Workbench) 
         "verdict": (record.verdict or result.verdict).model_dump(mode="json"),
         "measured_on": {"cpu": result.environment.cpu, "flags": result.environment.cpu_flags},
         "evidence": _plain(record.evidence),
-        "drop": _plain(record.drops),
+        "changes": _plain(record.changes),
     }
     write_bundle(folder, piece.file.path, card, sample=sample, evidence=summary)
 

@@ -65,14 +65,14 @@ def findings_of(view: View, record: CandidateRecord | None = None) -> Findings:
     chosen = record or view.subject
     if chosen is None:
         return Findings()
-    splits = (chosen.drop_split, view.compared_split, *view.splits)
+    splits = (view.judged_split(chosen), view.compared_split, *view.splits)
     found = (chosen.findings.get(split) for split in splits if split in OWN_SPLITS)
     return next((one for one in found if one is not None), Findings())
 
 
 def verdict_words(verdict: Verdict) -> str:
     """A section's verdict: its word, and its reasons as the record has them."""
-    return f"{STATUS_WORDS[verdict.status]}: {' '.join(verdict.reasons)}".rstrip(": ")
+    return f"{STATUS_WORDS[verdict.status]}: {' '.join(verdict.texts)}".rstrip(": ")
 
 
 def step_words(kind: str) -> str:

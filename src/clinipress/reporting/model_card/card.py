@@ -160,13 +160,13 @@ def _evaluation(view: View) -> list[str]:
     if subject is None or reference is None or split is None:
         return ["## Evaluation", f"Beside a reference: {NOT_MEASURED}."]
     mine, theirs = subject.evidence[split], reference.evidence[split]
-    falls = subject.drops.get(split, {})
+    changes = subject.changes.get(split, {})
     rows = [
         [
             escape(capital(metric_name(metric))),
             figure_interval(metric, theirs.get(metric)),
             figure_interval(metric, mine.get(metric)),
-            points_interval(falls.get(metric)) if in_points(metric) else "",
+            points_interval(changes.get(metric)) if in_points(metric) else "",
         ]
         for metric, _ in overall_first({**theirs, **mine})
         if metric != "agreement"
@@ -175,7 +175,7 @@ def _evaluation(view: View) -> list[str]:
         f"{capital(split_name(split))} images",
         f"Reference ({escape(reference.name)})",
         f"This model ({escape(subject.name)})",
-        "Fall, points (negative: a gain)",
+        "Change, points (negative: a loss)",
     ]
     return ["## Evaluation", *_said(view, ("uncertainty",)), table(heads, rows)]
 

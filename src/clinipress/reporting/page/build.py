@@ -163,7 +163,7 @@ def _head(view: View) -> Markup:
     """Study, verdict, what it means, and the main figures side by side."""
     result, status = view.result, view.result.verdict.status
     natural, caution = natural_sentence(view), caution_sentence(view)
-    told = result.verdict.reasons if status != "pass" else ()
+    told = result.verdict.texts if status != "pass" else ()
     reasons = bullets(told, "reasons") if told else None
     banner = tag(
         "div",
@@ -196,10 +196,10 @@ def _tiles(view: View) -> Markup | None:
     subject, reference = view.subject, view.reference
     if subject is None or reference is None:
         return None
-    drop_split = view.compared_split
-    mine = subject.evidence.get(drop_split or "", {})
-    theirs = reference.evidence.get(drop_split or "", {})
-    where = split_name(drop_split)
+    split = view.compared_split
+    mine = subject.evidence.get(split or "", {})
+    theirs = reference.evidence.get(split or "", {})
+    where = split_name(split)
     tiles = [
         _tile(
             f"Right answers, {where} images",

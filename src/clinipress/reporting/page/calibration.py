@@ -200,7 +200,7 @@ def _table(shown: Shown[Calibration]) -> Markup:
                 _write(theirs.after.get(key) if theirs else None, share=share),
                 _write(mine.before.get(key), share=share),
                 _write(mine.after.get(key), share=share),
-                _difference(mine.drops.get(key), share=share),
+                _difference(mine.changes.get(key), share=share),
             ]
         )
     return grid(heads, rows, "cards rows")
@@ -210,9 +210,7 @@ def _write(interval: Interval | None, *, share: bool) -> str:
     return figure_interval("ece", interval) if share else decimal_interval(interval, 3)
 
 
-def _difference(drop: Interval | None, *, share: bool) -> str:
-    """Records hold reference minus candidate; of an error the rise is what a reader looks for."""
-    if drop is None or not finite(drop):
+def _difference(change: Interval | None, *, share: bool) -> str:
+    if change is None or not finite(change):
         return NOT_MEASURED
-    rise = drop.model_copy(update={"value": -drop.value, "low": -drop.high, "high": -drop.low})
-    return f"{points_interval(rise)} points" if share else decimal_interval(rise, 3)
+    return f"{points_interval(change)} points" if share else decimal_interval(change, 3)

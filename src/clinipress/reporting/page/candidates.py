@@ -1,4 +1,4 @@
-"""The sections that compare candidates: the table, the trade-off, the falls and their limits."""
+"""The sections that compare candidates: the table, the trade-off, the changes and their limits."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def candidates_section(view: View) -> Markup:
     """Size, speed and accuracy of every candidate, the reference beside them."""
     heads = ["", "Candidate", "File", "Time per image", "Weights", "Peak memory"]
     heads += [f"Accuracy, {split_name(split)}" for split in view.splits]
-    heads += [f"Fall in {metric_name(view.metric)}, points", "Agreement", "Verdict"]
+    heads += [f"Change in {metric_name(view.metric)}, points", "Agreement", "Verdict"]
     table = tag(
         "table",
         tag("thead", tag("tr", [tag("th", head, scope="col") for head in heads])),
@@ -81,9 +81,10 @@ def candidates_section(view: View) -> Markup:
         class_="cards candidates",
     )
     note = (
-        f"In brackets: {coverage_phrase(view)}. A negative fall is a gain. Agreement is the share "
-        "of images that get the same answer from the reference. 1 MB is a million bytes; weights "
-        "are the parameters of the network, with its multiply-adds for one image; p95 is the time "
+        f"In brackets: {coverage_phrase(view)}. Changes are candidate minus reference: below 0 is "
+        "a loss. Agreement is the share of images that get the same answer from the reference. 1 "
+        "MB is a million bytes; weights are the parameters of the network, with its multiply-adds "
+        "for one image; p95 is the time "
         "that 95 of 100 calls stay under."
     )
     lead, taught = candidates_sentence(view), distillation_sentences(view)
@@ -121,7 +122,7 @@ def _candidate_rows(view: View, number: int, record: CandidateRecord) -> Markup:
         cell("Weights", large(record.parameters), small(_macs(record))),
         cell("Peak memory", megabytes(record.peak_memory_bytes)),
         [_accuracy(record, split) for split in view.splits],
-        _fall(view, record),
+        _change(view, record),
         _agreement(view, record),
         cell("Verdict", _said(role, record), class_="verdict-cell"),
     ]
@@ -168,14 +169,14 @@ def _accuracy(record: CandidateRecord, split: str) -> Markup:
     return cell(f"Accuracy, {split_name(split)}", two_lines("accuracy", found))
 
 
-def _fall(view: View, record: CandidateRecord) -> Markup:
-    label = f"Fall in {metric_name(view.metric)}, points"
+def _change(view: View, record: CandidateRecord) -> Markup:
+    label = f"Change in {metric_name(view.metric)}, points"
     if view.role(record) == "reference":
         return cell(label, "\u2014")
-    drop, split = view.drop(record, view.metric)
-    if drop is None or not finite(drop):
+    change, split = view.change(record, view.metric)
+    if change is None or not finite(change):
         return cell(label, NOT_MEASURED)
-    value, _, rest = points_interval(drop, view.margin).partition(" (")
+    value, _, rest = points_interval(change, view.margin).partition(" (")
     return cell(label, value, small(f"({rest}"), small(f"on {split_name(split)}"))
 
 
@@ -192,7 +193,7 @@ def _reasons(record: CandidateRecord) -> list[Markup]:
     if record.because is not None:
         said.append(f"Tried because {record.because}")
     if record.verdict is not None and record.verdict.status != "pass":
-        said += [reason for reason in record.verdict.reasons if reason != record.rejected]
+        said += [text for text in record.verdict.texts if text != record.rejected]
     if record.verdict is not None and record.verdict.cases_needed:
         said.append(f"About {record.verdict.cases_needed:,} images would decide.")
     return [tag("span", capital(text), class_="reason") for text in said]
@@ -264,7 +265,7 @@ def _panel(drawn: list[Point], unit: str, title: str) -> Markup:
     return tag("figure", tag("figcaption", title), plot if plot is not None else missing)
 
 
-# ------------------------------------------------------------------------- falls and their limits
+# ------------------------------------------------------------------------- changes and their limits
 
 
 def gate_section(view: View) -> Markup:
@@ -273,24 +274,24 @@ def gate_section(view: View) -> Markup:
     rows: list[Row] = []
     for number, record in view.numbered():
         if record is not view.reference:
-            drop, split = view.drop(record, view.metric)
+            change, split = view.change(record, view.metric)
             label = [f"{number} {record.name} ", small(split_name(split) if split else None)]
-            rows.append(_fall_row(label, drop, margin, view.role(record)))
+            rows.append(_change_row(label, change, margin, view.role(record)))
     limit = f" (limit {points_words(margin)})" if margin is not None else ""
-    blocks: list[Child] = [tag("h3", f"Fall in {name}, all candidates{limit}"), forest(rows)]
+    blocks: list[Child] = [tag("h3", f"Change in {name}, all candidates{limit}"), forest(rows)]
     if view.subject is not None:
-        blocks.append(tag("h3", f"Every measured fall of {view.subject.name}"))
+        blocks.append(tag("h3", f"Every measured change of {view.subject.name}"))
         blocks.append(forest(_subject_rows(view, view.subject)))
     note = (
-        "Reference minus candidate on the same images, in points (1 point = 0.01); left of the "
+        "Candidate minus reference on the same images, in points (1 point = 0.01); right of the "
         "zero line the candidate is better. The line across is the interval; the shaded zone "
-        "begins at the limit. The main rule needs the whole interval left of the zone; a guard "
+        "ends at the limit. The main rule needs the whole interval right of the zone; a guard "
         "stops a candidate whose whole interval lies in it."
     )
-    said = view.result.verdict.reasons
+    said = view.result.verdict.texts
     return section(
         "gate",
-        "What was lost",
+        "Change in performance",
         gate_sentence(view),
         bullets([capital(rule_phrase(rule)) + "." for rule in view.result.rules]),
         blocks,
@@ -300,22 +301,23 @@ def gate_section(view: View) -> Markup:
 
 
 def _subject_rows(view: View, subject: CandidateRecord) -> list[Row]:
-    """Rules first, then every other fall that was measured, classes last."""
+    """Rules first, then every other change that was measured, classes last."""
     margins = view.margins
     split = view.compared_split
-    measured = {**subject.drops.get(split or "", {}), **subject.drop}
+    measured = subject.changes.get(split or "", {})
     others = [metric for metric in measured if metric not in margins and in_points(metric)]
     others.sort(key=lambda metric: metric_class(metric) is not None)
     rows: list[Row] = []
     for metric in [*margins, *[m for m in others if not m.startswith(("precision[", "f1["))]]:
-        drop = view.drop(subject, metric)[0] or measured.get(metric)
+        change = view.change(subject, metric)[0] or measured.get(metric)
         name, limit = capital(metric_name(metric)), margins.get(metric)
         told = small(f"limit {points(limit)}") if limit is not None else None
-        rows.append(_fall_row(name, drop, limit, view.role(subject), told))
+        rows.append(_change_row(name, change, limit, view.role(subject), told))
     return rows
 
 
-def _fall_row(
-    label: Child, drop: Interval | None, limit: float | None, role: Role, told: Child = None
+def _change_row(
+    label: Child, change: Interval | None, limit: float | None, role: Role, told: Child = None
 ) -> Row:
-    return Row(label, marks((role, drop)), [points_interval(drop, limit), told], limit)
+    zone = None if limit is None else -limit
+    return Row(label, marks((role, change)), [points_interval(change, limit), told], zone)

@@ -23,7 +23,7 @@ from clinipress.reporting.wording.numbers import (
     points_interval,
 )
 from clinipress.reporting.wording.phrases import (
-    drop_phrase,
+    change_phrase,
     split_name,
 )
 from clinipress.text import (
@@ -35,9 +35,9 @@ __all__ = ["external_section"]
 
 METRICS = ("accuracy", "balanced_accuracy", "auroc_macro", "ece", "brier")
 NOTE = (
-    "In each cell the reference stands above, the candidate below, then the fall (reference minus "
-    "candidate, in points where it is a share). What the model loses between the two "
-    "columns is the price of a new place; what the fall adds is the price of compression there."
+    "In each cell the reference stands above, the candidate below, then the change (candidate "
+    "minus reference, in points where it is a share). What the model loses between the two "
+    "columns is the price of a new place; the change is the price of compression there."
 )
 
 
@@ -76,8 +76,8 @@ def external_section(view: View) -> Markup | None:
 def _sentence(view: View, subject: CandidateRecord, elsewhere: list[str]) -> str:
     told = []
     for split in elsewhere:
-        drop = subject.drops.get(split, {}).get(view.metric)
-        told.append(f"on the {split_name(split)} images {drop_phrase(view.metric, drop)}")
+        change = subject.changes.get(split, {}).get(view.metric)
+        told.append(f"on the {split_name(split)} images {change_phrase(view.metric, change)}")
     return f"{subject.name} against the reference: {joined(told)}."
 
 
@@ -89,12 +89,14 @@ def _cell(reference: CandidateRecord, subject: CandidateRecord, split: str, metr
     return [
         tag("span", figure_interval(metric, theirs), class_="line soft"),
         tag("span", figure_interval(metric, mine), class_="line"),
-        tag("span", _fall(metric, subject.drops.get(split, {}).get(metric)), class_="line small"),
+        tag(
+            "span", _change(metric, subject.changes.get(split, {}).get(metric)), class_="line small"
+        ),
     ]
 
 
-def _fall(metric: str, drop: Interval | None) -> str | None:
-    if drop is None or not finite(drop):
+def _change(metric: str, change: Interval | None) -> str | None:
+    if change is None or not finite(change):
         return None
     shares = metric_facts(metric).unit == "points"
-    return f"fall {points_interval(drop) if shares else decimal_interval(drop, 3)}"
+    return f"change {points_interval(change) if shares else decimal_interval(change, 3)}"

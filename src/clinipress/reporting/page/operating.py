@@ -95,7 +95,7 @@ def _body(shown: Shown[OperatingSection]) -> list[Child]:
     first = [tag("p", f"Those {MOST} classes that may have lost most.", class_="note")]
     return [
         first if rest else None,
-        _falls(shown, few),
+        _changes(shown, few),
         _table(shown, few),
         folded(
             f"{counted(len(rest), 'more class', 'more classes')}",
@@ -114,33 +114,33 @@ def _worst_first(rows: Sequence[OperatingRow]) -> list[str]:
         return labels
     worst = dict.fromkeys(labels, 0.0)
     for row in rows:
-        if row.sensitivity_drop is not None and not row.kept:
-            worst[row.label] = max(worst[row.label], row.sensitivity_drop.high)
-    return sorted(labels, key=lambda label: -worst[label])
+        if row.sensitivity_change is not None and not row.kept:
+            worst[row.label] = min(worst[row.label], row.sensitivity_change.low)
+    return sorted(labels, key=lambda label: worst[label])
 
 
-def _falls(shown: Shown[OperatingSection], rows: Sequence[OperatingRow]) -> Child:
-    """Two forest plots: what own and kept thresholds lose."""
-    if not any(row.sensitivity_drop or row.specificity_drop for row in rows):
+def _changes(shown: Shown[OperatingSection], rows: Sequence[OperatingRow]) -> Child:
+    """Two forest plots: what own and kept thresholds change."""
+    if not any(row.sensitivity_change or row.specificity_change for row in rows):
         return None
     panels = [
-        tag("div", tag("h3", f"Fall in {metric}"), forest(_fall_rows(shown, rows, metric)))
+        tag("div", tag("h3", f"Change in {metric}"), forest(_change_rows(shown, rows, metric)))
         for metric in ("sensitivity", "specificity")
     ]
     shapes = legend([(shown.role, "own threshold"), ("kept", "the reference's threshold kept")])
     return [shapes, tag("div", panels, class_="panels")]
 
 
-def _fall_rows(
+def _change_rows(
     shown: Shown[OperatingSection], rows: Sequence[OperatingRow], metric: str
 ) -> list[Row]:
     found = []
     for (label, aim), pair in _by_point(rows).items():
-        falls: dict[bool, Interval | None] = {
-            kept: getattr(row, f"{metric}_drop") for kept, row in pair.items()
+        changes: dict[bool, Interval | None] = {
+            kept: getattr(row, f"{metric}_change") for kept, row in pair.items()
         }
-        text = _lines([points_interval(falls[kept]) for kept in sorted(falls)])
-        drawn = marks((shown.role, falls.get(False)), ("kept", falls.get(True)))
+        text = _lines([points_interval(changes[kept]) for kept in sorted(changes)])
+        drawn = marks((shown.role, changes.get(False)), ("kept", changes.get(True)))
         found.append(
             Row([label, tag("span", f"for {_aim(aim)}", class_="small line")], drawn, text)
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clinipress.records.result import Spread
+from clinipress.records.result import SeedSpread
 from clinipress.reporting.drawing.markup import Child, Markup, tag
 from clinipress.reporting.drawing.parts import grid, section, small
 from clinipress.reporting.view import View
@@ -14,6 +14,7 @@ from clinipress.reporting.wording.numbers import (
     points_interval,
 )
 from clinipress.reporting.wording.phrases import split_name
+from clinipress.text import signed
 
 __all__ = ["seeds_section"]
 
@@ -31,12 +32,12 @@ def seeds_section(view: View) -> Markup | None:
     metric = view.metric
     rows: list[list[Child]] = []
     for name, over in found.items():
-        fall = over.drop.get(metric)
+        change = over.changes.get(metric)
         rows.append(
             [
                 name,
                 _figure(metric, over.evidence.get(metric)),
-                _fall(fall) if fall else "reference" if not over.drop else NOT_MEASURED,
+                _change(change) if change else "reference" if not over.changes else NOT_MEASURED,
             ]
         )
     split = split_name(next(iter(found.values())).split)
@@ -44,7 +45,7 @@ def seeds_section(view: View) -> Markup | None:
         "seeds",
         "Trained again",
         _sentence(view, split),
-        grid(["Candidate", f"Accuracy, {split} images", "Fall, points"], rows, "cards rows"),
+        grid(["Candidate", f"Accuracy, {split} images", "Change, points"], rows, "cards rows"),
         tag("p", NOTE, class_="note"),
     )
 
@@ -53,27 +54,27 @@ def _sentence(view: View, split: str) -> str:
     seeds, subject = view.result.seeds, view.subject
     named = ", ".join(str(seed) for seed in seeds)
     told = f"The whole study was run with {len(seeds)} seeds ({named}) on one split"
-    fall = None
+    change = None
     if subject is not None and subject.name in view.result.over_seeds:
-        fall = view.result.over_seeds[subject.name].drop.get(view.metric)
-    if subject is None or fall is None or fall.deviation is None:
+        change = view.result.over_seeds[subject.name].changes.get(view.metric)
+    if subject is None or change is None or change.deviation is None:
         return f"{told}; no candidate has figures of every seed to set beside the reference."
-    span = f"{points(fall.low)} to {points(fall.high)}"
+    span = f"{signed(100 * change.low, 1)} to {signed(100 * change.high, 1)}"
     return (
-        f"{told}: on the {split} images the fall of {subject.name} lay between {span} points "
-        f"(standard deviation {points(fall.deviation)})."
+        f"{told}: on the {split} images the change of {subject.name} lay between {span} points "
+        f"(standard deviation {points(change.deviation)})."
     )
 
 
-def _figure(metric: str, spread: Spread | None) -> Child:
+def _figure(metric: str, spread: SeedSpread | None) -> Child:
     if spread is None or spread.mean is None:
         return NOT_MEASURED
     span = f"{figure(metric, spread.low)} to {figure(metric, spread.high)}"
     return [figure_interval(metric, spread.mean), small(f"seeds from {span}")]
 
 
-def _fall(spread: Spread) -> Child:
+def _change(spread: SeedSpread) -> Child:
     if spread.mean is None:
         return NOT_MEASURED
-    span = f"{points(spread.low)} to {points(spread.high)}"
+    span = f"{signed(100 * spread.low, 1)} to {signed(100 * spread.high, 1)}"
     return [points_interval(spread.mean), small(f"seeds from {span}")]

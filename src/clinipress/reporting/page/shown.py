@@ -135,6 +135,6 @@ def finding_section(
 
 def _judged(verdict: Verdict) -> Markup:
     """The section's verdict with its reasons."""
-    said = list(verdict.reasons)
+    said = list(verdict.texts)
     reasons = bullets(shortened(said)) if len(said) > 1 else tag("span", said, class_="soft")
     return tag("div", badge(verdict), reasons if said else None, class_="judged")

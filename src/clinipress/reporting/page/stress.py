@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from clinipress.records.judgement import Probe, Stress, StressCurve, StressLevel
+from clinipress.records.judgement import OutOfScopeProbe, Stress, StressCurve, StressLevel
 from clinipress.records.result import Interval
 from clinipress.reporting.drawing.figures import (
     Scale,
@@ -47,9 +47,9 @@ NAMES = {
 }
 NOTE = (
     "Accuracy against the strength of the disturbance, 0 (as it is) to 5; the lines up and down "
-    "are the intervals. What matters is whether the two curves part: the added loss is the fall on "
-    "disturbed images minus the fall on the same images undisturbed. Probes are images no "
-    "classifier here should be sure of; refused means refused or called uncertain."
+    "are the intervals. What matters is whether the two curves part: the added change is the "
+    "change on disturbed images minus the change on the same images undisturbed. Probes are "
+    "images no classifier here should be sure of; refused means refused or called uncertain."
 )
 
 
@@ -65,12 +65,12 @@ def _name(kind: str) -> str:
 def _levels(curves: Sequence[StressCurve]) -> Iterator[tuple[StressCurve, StressLevel]]:
     for curve in curves:
         for level in curve.levels:
-            if finite(level.excess):
+            if finite(level.added_change):
                 yield curve, level
 
 
 def _sentence(shown: Shown[Stress]) -> str:
-    """The disturbance that adds most to the fall, and whether that is shown."""
+    """The disturbance that costs most beyond the reference's own loss, and whether it is shown."""
     section = shown.mine
     levels = list(_levels(section.curves))
     told = (
@@ -79,11 +79,14 @@ def _sentence(shown: Shown[Stress]) -> str:
     )
     if not levels:
         return f"{told}, the added loss of {shown.name} was {NOT_MEASURED}.{_refusals(section)}"
-    parted = list(dict.fromkeys(_name(c.kind) for c, level in levels if level.excess.low > 0))
-    worst, level = max(levels, key=lambda pair: pair[1].excess.value)
+    parted = list(
+        dict.fromkeys(_name(c.kind) for c, level in levels if level.added_change.high < 0)
+    )
+    worst, level = min(levels, key=lambda pair: pair[1].added_change.value)
     most = (
-        f"the most it adds to the fall is {points_words(level.excess.value)} "
-        f"({interval_phrase(level.excess)}), by {_name(worst.kind)} at strength {level.strength}"
+        f"the largest added loss is {points_words(-level.added_change.value)} "
+        f"({interval_phrase(level.added_change)}), by {_name(worst.kind)} at strength "
+        f"{level.strength}"
     )
     if parted:
         return (
@@ -144,7 +147,11 @@ def _plot(shown: Shown[Stress], curve: StressCurve, up: Scale) -> Markup:
         # the two stand a little apart, so that neither hides the other's interval
         drawn = [(n + shift, one) for n, one in (*start, *points) if finite(one)]
         parts += _curve(shape, drawn, across, up)
-    worse = [one.strength for one in curve.levels if finite(one.excess) and one.excess.low > 0]
+    worse = [
+        one.strength
+        for one in curve.levels
+        if finite(one.added_change) and one.added_change.high < 0
+    ]
     for strength in worse:
         x = place(across.at(strength))
         parts.append(tag("text", "\u2217", class_="mid star", x=x, y=str(int(TOP) + 2)))
@@ -182,15 +189,15 @@ def _table(section: Stress) -> Markup:
                     [f"{capital(_name(curve.kind))} {level.strength}", small(amount)],
                     figure_interval("accuracy", level.reference),
                     figure_interval("accuracy", level.candidate),
-                    points_interval(level.drop),
-                    points_interval(level.excess),
+                    points_interval(level.change),
+                    points_interval(level.added_change),
                 ]
             )
-    heads = ["Disturbance", "Reference", "Candidate", "Fall, points", "Added loss, points"]
+    heads = ["Disturbance", "Reference", "Candidate", "Change, points", "Added change, points"]
     return grid(heads, rows, "cards rows")
 
 
-def _probes(probes: Sequence[Probe]) -> list[Child]:
+def _probes(probes: Sequence[OutOfScopeProbe]) -> list[Child]:
     heading = tag("h3", "Out-of-scope images")
     if not probes:
         return [heading, tag("p", NOT_MEASURED, class_="empty")]

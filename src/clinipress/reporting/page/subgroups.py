@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clinipress.records.judgement import Gap, Group, Subgroups
+from clinipress.records.judgement import Gap, Subgroup, Subgroups
 from clinipress.records.metrics import (
     metric_facts,
 )
@@ -52,7 +52,7 @@ def subgroups_section(view: View) -> Markup | None:
     return finding_section(view, "subgroups", lambda one: one.subgroups, _sentence, _body, NOTE)
 
 
-def _drawn(groups: Sequence[Group]) -> str:
+def _drawn(groups: Sequence[Subgroup]) -> str:
     """The metric that most groups have."""
     return max(PREFERRED, key=lambda metric: sum(metric in group.metrics for group in groups))
 
@@ -82,20 +82,20 @@ def _sentence(shown: Shown[Subgroups]) -> str:
 
 def _worst_group(section: Subgroups) -> str:
     metric = _drawn(section.groups)
-    falls = [
-        (group.drops[metric].value, group)
+    changes = [
+        (group.changes[metric].value, group)
         for group in section.groups
-        if not group.too_small and finite(group.drops.get(metric))
+        if not group.too_small and finite(group.changes.get(metric))
     ]
-    if not falls:
+    if not changes:
         return ""
-    value, group = max(falls, key=lambda pair: pair[0])
-    name, drop = f"{group.column}: {group.value}", group.drops[metric]
-    if value <= 0:
+    value, group = min(changes, key=lambda pair: pair[0])
+    name, change = f"{group.column}: {group.value}", group.changes[metric]
+    if value >= 0:
         return f" In no group did {metric_name(metric)} fall."
     return (
         f" The group that lost most is {name}, whose {metric_name(metric)} fell by "
-        f"{points_words(value)} ({interval_phrase(drop)})."
+        f"{points_words(-value)} ({interval_phrase(change)})."
     )
 
 
@@ -135,7 +135,7 @@ def _column(shown: Shown[Subgroups], column: str) -> list[Child]:
     ]
 
 
-def _table(shown: Shown[Subgroups], groups: Sequence[Group]) -> Markup:
+def _table(shown: Shown[Subgroups], groups: Sequence[Subgroup]) -> Markup:
     metric = _drawn(groups)
     ends = [
         one.low
@@ -147,7 +147,7 @@ def _table(shown: Shown[Subgroups], groups: Sequence[Group]) -> Markup:
     scale = Scale(low, 1.0, 3, 94)
     ticks = nice_ticks(low, 1.0, 4)
     axis = strip_axis(scale, ticks, [figure("accuracy", tick).replace(".0", "") for tick in ticks])
-    heads: list[Child] = ["Group", "Images", axis, capital(metric_name(metric)), "Fall, points"]
+    heads: list[Child] = ["Subgroup", "Images", axis, capital(metric_name(metric)), "Fall, points"]
     heads += [capital(_short(one)) for one in BESIDE]
     columns = [
         tag("th", head, scope="col", class_="strip-cell" if n == 2 else None)
@@ -164,7 +164,7 @@ def _short(metric: str) -> str:
     return {"auroc_macro": "AUROC", "ece": "calibration error"}.get(metric, metric_name(metric))
 
 
-def _group_row(shown: Shown[Subgroups], group: Group, metric: str, scale: Scale) -> Markup:
+def _group_row(shown: Shown[Subgroups], group: Subgroup, metric: str, scale: Scale) -> Markup:
     drawn = marks(
         ("reference", group.reference.get(metric)), (shown.role, group.metrics.get(metric))
     )
@@ -175,7 +175,9 @@ def _group_row(shown: Shown[Subgroups], group: Group, metric: str, scale: Scale)
         cell("Images", f"{group.cases:,}", small(counted(group.units, _unit(shown)))),
         tag("td", strip(drawn, scale), class_="strip-cell"),
         _pair(capital(metric_name(metric)), metric, group),
-        cell("Fall, points", tag("span", points_interval(group.drops.get(metric)), class_="line")),
+        cell(
+            "Change, points", tag("span", points_interval(group.changes.get(metric)), class_="line")
+        ),
         [_pair(capital(_short(one)), one, group) for one in BESIDE],
         class_="grey" if group.too_small else None,
     )
@@ -185,7 +187,7 @@ def _unit(shown: Shown[Subgroups]) -> str:
     return "patient" if shown.view.result.split.by == "patient" else "cluster"
 
 
-def _pair(label: str, metric: str, group: Group) -> Markup:
+def _pair(label: str, metric: str, group: Subgroup) -> Markup:
     """The reference's figure above the candidate's."""
     if metric not in group.metrics and metric not in group.reference:
         return cell(label, NOT_MEASURED, class_="pair")
@@ -194,7 +196,7 @@ def _pair(label: str, metric: str, group: Group) -> Markup:
     return cell(label, above, below, class_="pair")
 
 
-def _by_class(shown: Shown[Subgroups], groups: Sequence[Group]) -> Child:
+def _by_class(shown: Shown[Subgroups], groups: Sequence[Subgroup]) -> Child:
     """Sensitivity of every class in every group, behind a title."""
     classes = [
         name
@@ -208,12 +210,12 @@ def _by_class(shown: Shown[Subgroups], groups: Sequence[Group]) -> Child:
     ]
     return folded(
         "Sensitivity for each class",
-        grid(["Group", *classes], rows, "cards rows"),
-        tag("p", "The reference above, the candidate below, the fall last.", class_="note"),
+        grid(["Subgroup", *classes], rows, "cards rows"),
+        tag("p", "The reference above, the candidate below, the change last.", class_="note"),
     )
 
 
-def _sensitivity(group: Group, name: str) -> Child:
+def _sensitivity(group: Subgroup, name: str) -> Child:
     metric = f"sensitivity[{name}]"
     mine = group.metrics.get(metric)
     if not finite(mine):
@@ -221,7 +223,7 @@ def _sensitivity(group: Group, name: str) -> Child:
     return [
         tag("span", figure_interval(metric, group.reference.get(metric)), class_="line soft"),
         tag("span", figure_interval(metric, mine), class_="line"),
-        tag("span", points_interval(group.drops.get(metric)), class_="line small"),
+        tag("span", points_interval(group.changes.get(metric)), class_="line small"),
     ]
 
 

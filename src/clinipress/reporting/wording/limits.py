@@ -258,10 +258,12 @@ def _unproven(view: View, subject: CandidateRecord) -> list[str]:
         if absent
     ]
     missing = [
-        metric_name(metric) for metric in view.margins if not finite(view.drop(subject, metric)[0])
+        metric_name(metric)
+        for metric in view.margins
+        if not finite(view.change(subject, metric)[0])
     ]
     if missing:
-        found.append(f"For {subject.name} the fall in {joined(missing)} was {NOT_MEASURED}.")
+        found.append(f"For {subject.name} the change in {joined(missing)} was {NOT_MEASURED}.")
     metrics = {metric for split in subject.evidence.values() for metric in split}
     if not metrics & {"ece", "calibration_error", "brier", "log_loss"}:
         found.append(
@@ -273,15 +275,15 @@ def _unproven(view: View, subject: CandidateRecord) -> list[str]:
         name: interval
         for name in view.result.classes
         if split
-        and finite(interval := subject.drops.get(split, subject.drop).get(f"sensitivity[{name}]"))
+        and finite(interval := subject.changes.get(split, {}).get(f"sensitivity[{name}]"))
         and interval is not None
     }
     if wide and split:
-        name = max(wide, key=lambda key: wide[key].high)
+        name = min(wide, key=lambda key: wide[key].low)
         value = subject.evidence.get(split, {}).get(f"sensitivity[{name}]")
         told = f"; {figure_interval('sensitivity', value)} was measured" if finite(value) else ""
         found.append(
             f"Class by class the intervals are wider than over all images: for {name} a loss of "
-            f"{points_words(wide[name].high)} in sensitivity cannot be excluded{told}."
+            f"{points_words(-wide[name].low)} in sensitivity cannot be excluded{told}."
         )
     return found
