@@ -1,8 +1,8 @@
 """Time and memory of the gate: ``python benchmarks/evidence.py [cases] [classes] [resamples]``.
 
 The aim: 5,000 cases, 7 classes, 2,000 resamples by patient, all metrics of the candidate, all
-changes and the verdict, within 10 s on two cores and 1 GB. Measured on made-up logits; processor seconds
-are those that count where others use the machine too. The last row is 14 labels at once.
+changes and the verdict, within 10 s on two cores and 1 GB. Measured on made-up logits; processor
+seconds are those that count where others use the machine too. The last row is 14 labels at once.
 """
 
 from __future__ import annotations

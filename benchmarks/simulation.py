@@ -157,7 +157,7 @@ def study(design: Design, seed: int, known: Known) -> dict[str, Tally]:
         reference, candidate, labels, design.classes, units=units, resamples=RESAMPLES, seed=seed
     )
     right, still = (x.argmax(axis=1) == labels for x in (reference, candidate))
-    other = paired_difference(right, still, index, method="newcombe")
+    other = paired_difference(still, right, index, method="newcombe")
     section = calibration_section(
         *(_scores(x, labels, index, design.classes) for x in (reference, candidate)),
         margin=0.02,
