@@ -175,7 +175,7 @@ def step_names(steps: Sequence[Step], techniques: tuple[Technique, ...] = TECHNI
         >>> step_names([PruneStep(), QatStep(), PruneStep()])
         ['pruned-1', 'quantization-aware', 'pruned-2']
     """
-    kinds = [recipe.step for recipe in steps]
+    kinds: list[str] = [recipe.step for recipe in steps]
     names: list[str] = []
     for number, recipe in enumerate(steps):
         row = technique_of(recipe, techniques)
@@ -227,5 +227,5 @@ def remaining_weights(
     asked: Any = step
     if size != "share" or asked.of not in ("macs", "parameters"):
         return None
-    rest = 1 - asked.ratio
+    rest: float = 1 - asked.ratio
     return round(count * (rest if asked.of == "parameters" else rest**2))
