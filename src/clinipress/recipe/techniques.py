@@ -175,7 +175,7 @@ def step_names(steps: Sequence[Step], techniques: tuple[Technique, ...] = TECHNI
         >>> step_names([PruneStep(), QatStep(), PruneStep()])
         ['pruned-1', 'quantization-aware', 'pruned-2']
     """
-    kinds = [recipe.step for recipe in steps]
+    kinds: list[str] = [recipe.step for recipe in steps]
     names: list[str] = []
     for number, recipe in enumerate(steps):
         row = technique_of(recipe, techniques)

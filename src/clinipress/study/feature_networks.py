@@ -22,7 +22,6 @@ from clinipress.records.candidate import (
     Candidate,
     FeatureNetwork,
 )
-from clinipress.text import joined
 
 __all__ = ["feature_network"]
 
@@ -44,9 +43,10 @@ def feature_network(candidate: Candidate, *, threads: int | None = None) -> Feat
         room = importlib.import_module(f"clinipress.formats.{facts.room}.features")
         network: FeatureNetwork = room.open_features(candidate.path, candidate.card, threads)
         return network
-    readable = [row.title for row in FORMATS if row.features]
+    titles = [row.title for row in FORMATS if row.features]
+    readable = " or ".join(f"{'an' if t[0] in 'AEIOU' else 'a'} {t}" for t in titles)
     raise ModelError(
-        f"a torch network or a file of format {joined(readable, 'or')} for Score-CAM",
+        f"a torch network, {readable} file for Score-CAM",
         f"'{candidate.card.name}' in the format {candidate.card.format}, whose feature map is no "
         "output",
     )
