@@ -17,6 +17,7 @@ from clinipress.reporting.page.shown import Shown, finding_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
+    change_interval,
     counted,
     figure,
     figure_interval,
@@ -176,7 +177,7 @@ def _group_row(shown: Shown[Subgroups], group: Subgroup, metric: str, scale: Sca
         tag("td", strip(drawn, scale), class_="strip-cell"),
         _pair(capital(metric_name(metric)), metric, group),
         cell(
-            "Change, points", tag("span", points_interval(group.changes.get(metric)), class_="line")
+            "Change, points", tag("span", change_interval(group.changes.get(metric)), class_="line")
         ),
         [_pair(capital(_short(one)), one, group) for one in BESIDE],
         class_="grey" if group.too_small else None,
@@ -223,7 +224,7 @@ def _sensitivity(group: Subgroup, name: str) -> Child:
     return [
         tag("span", figure_interval(metric, group.reference.get(metric)), class_="line soft"),
         tag("span", figure_interval(metric, mine), class_="line"),
-        tag("span", points_interval(group.changes.get(metric)), class_="line small"),
+        tag("span", change_interval(group.changes.get(metric)), class_="line small"),
     ]
 
 
@@ -250,7 +251,7 @@ def _gap_row(shown: Shown[Subgroups], gap: Gap) -> Row:
         tag("span", f"reference {_gap(gap.metric, gap.reference)}", class_="small line"),
         tag("span", f"candidate {_gap(gap.metric, gap.candidate)}", class_="small line"),
     ]
-    return Row(label, marks((shown.role, gap.change)), points_interval(gap.change))
+    return Row(label, marks((shown.role, gap.change)), change_interval(gap.change))
 
 
 def _gap(metric: str, interval: Interval) -> str:
