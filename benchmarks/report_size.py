@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clinipress.evidence.evidence import drops, evidence
+from clinipress.evidence.evidence import changes, evidence
 from clinipress.evidence.gate import judge, rules_for
-from clinipress.evidence.judged import Asked, statistics
+from clinipress.evidence.judged import Declared, statistics
 from clinipress.evidence.scores import Scores
 from clinipress.evidence.stress import stress_rows, stress_section
 from clinipress.kinds.image.disturb import DISTURBANCES
@@ -37,6 +37,7 @@ from clinipress.records.result import (
     Audit,
     Environment,
     Interval,
+    Reason,
     Result,
     SplitSummary,
     Verdict,
@@ -132,7 +133,7 @@ def mapped(random: np.random.Generator, root: Scores, folder: Path, images: int 
             for row, level in rows.items()
         },
         panels=tuple(panels),
-        verdict=Verdict(status="pass", reasons=("Drawn.",)),
+        verdict=Verdict(status="pass", reasons=(Reason(kind="drawn", text="Drawn."),)),
     )
 
 
@@ -175,13 +176,13 @@ def records(
     random: np.random.Generator, cases: int, candidates: int, names: tuple[str, ...], folder: Path
 ) -> Iterator[CandidateRecord]:
     """The reference and its candidates on the test split, one of them on a set from elsewhere."""
-    asked = Asked("medium", EvidenceRecipe(), RESAMPLES)
+    asked = Declared("medium", EvidenceRecipe(), RESAMPLES)
     chosen, test = (scores(random, cases, names, split) for split in ("validation", "test"))
     elsewhere = scores(random, cases // 2, names, "elsewhere")
     for number in range(candidates + 1):
         noise = 0.08 * number
         finalist = number <= 1
-        found, figures, falls, tables = {}, {}, {}, {}
+        found, figures, differences, tables = {}, {}, {}, {}
         mine = worse(random, chosen, noise) if number else chosen
         sets = {"test": test} | ({EXTERNAL: elsewhere} if finalist else {})
         for split, root in sets.items():
@@ -192,7 +193,7 @@ def records(
                 reference=root.logits if number else None,
             )  # fmt: skip
             if number:
-                falls[split] = drops(
+                differences[split] = changes(
                     root.logits, own.logits, root.labels, names, units=root.units,
                     resamples=RESAMPLES,
                 )  # fmt: skip
@@ -201,14 +202,12 @@ def records(
                 part = part.model_copy(update={"stress": inspected.stress, "saliency": maps})
             found[split] = pictured(random, part, folder)
             tables[split] = confusion(own.logits, own.labels, len(names)).tolist()
-        verdict = judge(rules_for("medium"), falls["test"]) if number else None
+        verdict = judge(rules_for("medium"), differences["test"]) if number else None
         yield record(
             number,
             evidence=figures,
             confusion=tables,
-            drop=falls.get("test", {}),
-            drop_split="test" if number else None,
-            drops=falls,
+            changes=differences,
             verdict=verdict,
             rejected=None if finalist else "Drawn: another gains more.",
             findings=found,

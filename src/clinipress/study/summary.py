@@ -18,6 +18,7 @@ from clinipress.records.candidate import (
     Parity,
 )
 from clinipress.records.result import (
+    Reason,
     Result,
     TargetOutcome,
     TestOpening,
@@ -27,6 +28,7 @@ from clinipress.records.store import write_atomically
 from clinipress.reporting.documents import write_pages
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.limits import limits
+from clinipress.reporting.wording.reasons import worded
 from clinipress.study.choice import Choice
 from clinipress.study.scorecard import Row, Scorecard, scores_path
 
@@ -42,12 +44,7 @@ def summarise(card: Scorecard, choice: Choice, out: Path) -> Result:
     study, data = card.runner.study, card.runner.data
     row = next((row for row in card.rows if row.name == choice.shipped), None)
     bundles = _bundles(choice)
-    nothing = "Nothing is shipped: each candidate failed on validation or is not allowed."
-    none = Verdict(status="fail", reasons=(nothing,))
-    if not study.open_test:  # nothing is decided: that nobody passed does not say that all failed
-        nothing = "Nothing is shipped: the study asks to leave the test split sealed (open_test)."
-        none = Verdict(status="inconclusive", reasons=(nothing,))
-    verdict = (row.verdict if row else None) or none
+    verdict = (row.verdict if row else None) or _nothing_shipped(study.open_test)
     result = Result(
         study=study.name,
         risk=study.risk,
@@ -79,6 +76,15 @@ def summarise(card: Scorecard, choice: Choice, out: Path) -> Result:
             _ship(card, next(one for one in card.rows if one.name == name), out / folder, result)
         write_result(result, out)
     return result
+
+
+def _nothing_shipped(opened: bool) -> Verdict:
+    if opened:
+        reason = Reason(kind="none allowed", status="fail", rule="primary")
+        return Verdict(status="fail", reasons=worded([reason]))
+    # nothing is decided: that nobody passed does not say that all failed
+    reason = Reason(kind="test sealed", status="inconclusive", rule="primary")
+    return Verdict(status="inconclusive", reasons=worded([reason]))
 
 
 def write_result(result: Result, out: Path) -> None:

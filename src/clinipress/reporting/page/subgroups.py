@@ -106,7 +106,7 @@ def _widest(gaps: Sequence[Gap]) -> str:
         return ""
     gap = max(known, key=lambda gap: gap.change.value)
     proof = "" if gap.change.low > 0 or gap.change.high < 0 else ", which chance may explain"
-    ends = interval_phrase(gap.change).replace("interval", "interval of the change", 1)
+    ends = interval_phrase(gap.change).replace("CI", "CI of the change", 1)
     amount = f"{points_words(abs(gap.change.value))} ({ends}){proof}"
     which = f"between {gap.best} and {gap.worst} ({gap.column}, {metric_name(gap.metric)})"
     if gap.change.value > 0:

@@ -144,6 +144,16 @@ def _itself(_: Reason) -> str:
     return "This is the reference itself: nothing was changed, so there is no loss to judge."
 
 
+def _none_allowed(_: Reason) -> str:
+    return (
+        "Nothing is shipped: every candidate failed on validation or is barred by the risk policy."
+    )
+
+
+def _test_sealed(_: Reason) -> str:
+    return "Nothing is shipped: the test split stays sealed (open_test: false)."
+
+
 # ------------------------------------------------------------------------------- operating points
 
 
@@ -380,6 +390,8 @@ _SENTENCES: Mapping[str, Callable[[Reason], str]] = {
     "unmeasured": _unmeasured,
     "no primary rule": _no_primary_rule,
     "itself": _itself,
+    "none allowed": _none_allowed,
+    "test sealed": _test_sealed,
     "no threshold": _no_threshold,
     "missed": _missed,
     "kept thresholds": _kept_thresholds,
