@@ -27,6 +27,7 @@ from clinipress.reporting.view import Role, View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
     TIMES,
+    change_interval,
     finite,
     in_points,
     large,
@@ -35,7 +36,6 @@ from clinipress.reporting.wording.numbers import (
     metric_name,
     milliseconds,
     points,
-    points_interval,
     points_words,
 )
 from clinipress.reporting.wording.phrases import (
@@ -176,7 +176,7 @@ def _change(view: View, record: CandidateRecord) -> Markup:
     change, split = view.change(record, view.metric)
     if change is None or not finite(change):
         return cell(label, NOT_MEASURED)
-    value, _, rest = points_interval(change, view.margin).partition(" (")
+    value, _, rest = change_interval(change, view.margin).partition(" (")
     return cell(label, value, small(f"({rest}"), small(f"on {split_name(split)}"))
 
 
@@ -320,4 +320,4 @@ def _change_row(
     label: Child, change: Interval | None, limit: float | None, role: Role, told: Child = None
 ) -> Row:
     zone = None if limit is None else -limit
-    return Row(label, marks((role, change)), [points_interval(change, limit), told], zone)
+    return Row(label, marks((role, change)), [change_interval(change, limit), told], zone)

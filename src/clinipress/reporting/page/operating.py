@@ -12,12 +12,12 @@ from clinipress.reporting.drawing.parts import folded, grid, legend, small
 from clinipress.reporting.page.shown import Shown, finding_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
+    change_interval,
     counted,
     decimal,
     figure_interval,
     finite,
     percent,
-    points_interval,
 )
 
 __all__ = ["operating_section"]
@@ -139,7 +139,7 @@ def _change_rows(
         changes: dict[bool, Interval | None] = {
             kept: getattr(row, f"{metric}_change") for kept, row in pair.items()
         }
-        text = _lines([points_interval(changes[kept]) for kept in sorted(changes)])
+        text = _lines([change_interval(changes[kept]) for kept in sorted(changes)])
         drawn = marks((shown.role, changes.get(False)), ("kept", changes.get(True)))
         found.append(
             Row([label, tag("span", f"for {_aim(aim)}", class_="small line")], drawn, text)

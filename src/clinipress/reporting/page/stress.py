@@ -22,11 +22,11 @@ from clinipress.reporting.page.shown import Shown, finding_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
+    change_interval,
     counted,
     figure_interval,
     finite,
     percent,
-    points_interval,
     points_words,
 )
 from clinipress.reporting.wording.phrases import (
@@ -189,8 +189,8 @@ def _table(section: Stress) -> Markup:
                     [f"{capital(_name(curve.kind))} {level.strength}", small(amount)],
                     figure_interval("accuracy", level.reference),
                     figure_interval("accuracy", level.candidate),
-                    points_interval(level.change),
-                    points_interval(level.added_change),
+                    change_interval(level.change),
+                    change_interval(level.added_change),
                 ]
             )
     heads = ["Disturbance", "Reference", "Candidate", "Change, points", "Added change, points"]

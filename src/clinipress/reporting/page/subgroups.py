@@ -17,6 +17,7 @@ from clinipress.reporting.page.shown import Shown, finding_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
+    change_interval,
     counted,
     figure,
     figure_interval,
@@ -105,7 +106,7 @@ def _widest(gaps: Sequence[Gap]) -> str:
         return ""
     gap = max(known, key=lambda gap: gap.change.value)
     proof = "" if gap.change.low > 0 or gap.change.high < 0 else ", which chance may explain"
-    ends = interval_phrase(gap.change).replace("interval", "interval of the change", 1)
+    ends = interval_phrase(gap.change).replace("CI", "CI of the change", 1)
     amount = f"{points_words(abs(gap.change.value))} ({ends}){proof}"
     which = f"between {gap.best} and {gap.worst} ({gap.column}, {metric_name(gap.metric)})"
     if gap.change.value > 0:
@@ -176,7 +177,7 @@ def _group_row(shown: Shown[Subgroups], group: Subgroup, metric: str, scale: Sca
         tag("td", strip(drawn, scale), class_="strip-cell"),
         _pair(capital(metric_name(metric)), metric, group),
         cell(
-            "Change, points", tag("span", points_interval(group.changes.get(metric)), class_="line")
+            "Change, points", tag("span", change_interval(group.changes.get(metric)), class_="line")
         ),
         [_pair(capital(_short(one)), one, group) for one in BESIDE],
         class_="grey" if group.too_small else None,
@@ -223,7 +224,7 @@ def _sensitivity(group: Subgroup, name: str) -> Child:
     return [
         tag("span", figure_interval(metric, group.reference.get(metric)), class_="line soft"),
         tag("span", figure_interval(metric, mine), class_="line"),
-        tag("span", points_interval(group.changes.get(metric)), class_="line small"),
+        tag("span", change_interval(group.changes.get(metric)), class_="line small"),
     ]
 
 
@@ -250,7 +251,7 @@ def _gap_row(shown: Shown[Subgroups], gap: Gap) -> Row:
         tag("span", f"reference {_gap(gap.metric, gap.reference)}", class_="small line"),
         tag("span", f"candidate {_gap(gap.metric, gap.candidate)}", class_="small line"),
     ]
-    return Row(label, marks((shown.role, gap.change)), points_interval(gap.change))
+    return Row(label, marks((shown.role, gap.change)), change_interval(gap.change))
 
 
 def _gap(metric: str, interval: Interval) -> str:
