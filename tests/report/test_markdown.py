@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 from clinipress.records.result import Result
 from clinipress.reporting.dossier.text import dossier_markdown
-from clinipress.reporting.markdown import markdown
+from clinipress.reporting.documents import report_markdown as markdown
 from clinipress.reporting.page.build import render
 from clinipress.reporting.page.shown import TITLES
 from clinipress.reporting.plain import blocks, escape, inline, parse, table

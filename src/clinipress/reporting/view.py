@@ -8,22 +8,21 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Literal
 
-from clinipress.records.candidate import (
-    CandidateRecord,
-    Latency,
-)
-from clinipress.records.judgement import Findings
-from clinipress.records.metrics import (
-    least_fall,
-)
-from clinipress.records.result import (
-    Interval,
-    Result,
-    Rule,
-)
+from clinipress.records.candidate import CandidateRecord, Latency
+from clinipress.records.judgement import Calibration, Findings, Group, OperatingRow, StressLevel
+from clinipress.records.metrics import least_fall
+from clinipress.records.result import Interval, OverSeeds, Result, Rule, Spread
 from clinipress.reporting.wording.numbers import finite
 
-__all__ = ["Role", "View"]
+__all__ = [
+    "Role",
+    "View",
+    "calibration_drop",
+    "group_drop",
+    "operating_drop",
+    "seed_drop",
+    "stress_drop",
+]
 
 Role = Literal["reference", "shipped", "rejected", "candidate"]
 SPLIT_ORDER = ("test", "validation", "train")
@@ -74,8 +73,8 @@ class View:
         if self.shipped is not None and self.shipped is not self.reference:
             return self.shipped
         judged = [(self.drop(record, self.metric)[0], record) for record in self.compressed]
-        place = least_fall([drop for drop, _ in judged])
-        return None if place is None else judged[place][1]
+        closest = least_fall([drop for drop, _ in judged])
+        return None if closest is None else judged[closest][1]
 
     @cached_property
     def controls(self) -> tuple[CandidateRecord, ...]:
@@ -87,7 +86,9 @@ class View:
     def compressed(self) -> tuple[CandidateRecord, ...]:
         """All candidates but the reference and the controls."""
         left_out = (self.reference, *self.controls)
-        return tuple(one for one in self.candidates if all(one is not other for other in left_out))
+        return tuple(
+            record for record in self.candidates if all(record is not other for other in left_out)
+        )
 
     @property
     def primary(self) -> Rule | None:
@@ -108,12 +109,12 @@ class View:
     @cached_property
     def margins(self) -> dict[str, float]:
         """Metric -> limit; a rule for every class, "sensitivity[*]", becomes one per class."""
-        found: dict[str, float] = {}
+        margins: dict[str, float] = {}
         for rule in self.result.rules:
             base, every, _ = rule.metric.partition("[*]")
             names = [f"{base}[{name}]" for name in self.result.classes] if every else [base]
-            found |= dict.fromkeys(names, rule.margin)
-        return found
+            margins |= dict.fromkeys(names, rule.margin)
+        return margins
 
     def role(self, record: CandidateRecord) -> Role:
         """What became of a candidate; one that did not fail but was not chosen is a "candidate"."""
@@ -132,10 +133,18 @@ class View:
         if metric in record.drop:
             return record.drop[metric], record.drop_split
         for split in SPLIT_ORDER:
-            found = record.drops.get(split, {}).get(metric)
-            if found is not None:
-                return found, split
+            drop = record.drops.get(split, {}).get(metric)
+            if drop is not None:
+                return drop, split
         return None, None
+
+    def drops(self, record: CandidateRecord, split: str) -> Mapping[str, Interval]:
+        """Metric -> how far it fell from the reference on a split."""
+        return record.drops.get(split, {})
+
+    def compared_drops(self, record: CandidateRecord) -> Mapping[str, Interval]:
+        """Metric -> how far it fell where the candidate was judged, else on the compared split."""
+        return {**record.drops.get(self.compared_split or "", {}), **record.drop}
 
     def cases(self, interval: Interval | None, split: str | None) -> int | None:
         """Images behind a figure: its own count, else the size of the split."""
@@ -147,9 +156,9 @@ class View:
     @cached_property
     def splits(self) -> tuple[str, ...]:
         """Splits on which any candidate was measured; test first."""
-        found = {split for record in self.candidates for split in record.evidence}
-        known = [split for split in SPLIT_ORDER if split in found]
-        return (*known, *sorted(found - set(known)))
+        measured = {split for record in self.candidates for split in record.evidence}
+        known = [split for split in SPLIT_ORDER if split in measured]
+        return (*known, *sorted(measured - set(known)))
 
     @cached_property
     def compared_split(self) -> str | None:
@@ -186,8 +195,8 @@ class View:
     def own_findings(self, record: CandidateRecord) -> tuple[str, Findings] | None:
         """A candidate's sections on the study's own images, and which images these are."""
         wanted = (record.drop_split, self.compared_split, *SPLIT_ORDER)
-        found = next((split for split in wanted if split in record.findings), None)
-        return (found, record.findings[found]) if found is not None else None
+        split = next((split for split in wanted if split in record.findings), None)
+        return (split, record.findings[split]) if split is not None else None
 
     @cached_property
     def finding_splits(self) -> tuple[str, ...]:
@@ -222,3 +231,31 @@ class View:
             theirs.preprocessing,
         )
         return theirs.median / mine.median if same else None
+
+
+# What findings record of falls, all of it reference minus candidate, is read here alone.
+
+
+def group_drop(group: Group, metric: str) -> Interval | None:
+    """How far a metric fell in a group of patients."""
+    return group.drops.get(metric)
+
+
+def calibration_drop(calibration: Calibration, metric: str) -> Interval | None:
+    """How far an error of the stated confidence fell."""
+    return calibration.drops.get(metric)
+
+
+def operating_drop(row: OperatingRow, metric: str) -> Interval | None:
+    """How far "sensitivity" or "specificity" fell at a threshold."""
+    return row.sensitivity_drop if metric == "sensitivity" else row.specificity_drop
+
+
+def stress_drop(level: StressLevel) -> Interval | None:
+    """How far the accuracy fell on disturbed images."""
+    return level.drop
+
+
+def seed_drop(spread: OverSeeds, metric: str) -> Spread | None:
+    """How far a metric fell, over seeds."""
+    return spread.drop.get(metric)

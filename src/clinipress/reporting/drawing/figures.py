@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clinipress.records.result import Interval, Status
+from clinipress.reporting.document import DataCell, DataRow, DataTable, RowGroup
 from clinipress.reporting.drawing.markup import Markup, tag
 
 __all__ = [
@@ -153,8 +154,7 @@ def line(class_: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
 
 def marker(role: Shape, x: str, y: str, title: str | None = None) -> Markup:
     """The shape of a role at a place, with a text for who points at it."""
-    told = tag("title", title) if title else None
-    shape = tag("path", told, class_=f"m {role}", d=SHAPES[role])
+    shape = tag("path", tag("title", title) if title else None, class_=f"m {role}", d=SHAPES[role])
     return tag("svg", shape, x=x, y=y, class_="at")
 
 
@@ -224,7 +224,7 @@ def frame(
 # ------------------------------------------------------------------------------------ heat table
 
 
-def heat_table(matrix: Sequence[Sequence[int]], classes: Sequence[str], caption: str) -> Markup:
+def heat_table(matrix: Sequence[Sequence[int]], classes: Sequence[str], caption: str) -> DataTable:
     """A confusion matrix: rows the true class, columns the answer, shaded by share of the row.
 
     Right answers are shaded in one hue in proportion to their share, wrong ones in another by the
@@ -236,45 +236,32 @@ def heat_table(matrix: Sequence[Sequence[int]], classes: Sequence[str], caption:
         caption: What the table is of.
     """
     numbered = len(classes) > 4 or any(len(name) > 11 for name in classes)
+    corner = DataCell("true class \u2193 answer \u2192", "corner", heads="col")
     heads = [
-        tag("th", str(number) if numbered else name, scope="col")
+        DataCell(str(number) if numbered else name, heads="col")
         for number, name in enumerate(classes, start=1)
     ]
     rows = [
-        tag(
-            "tr",
-            tag("th", f"{number} {name}" if numbered else name, scope="row"),
+        DataRow(
             [
-                _heat_cell(count, sum(row), right=number == column)
-                for column, count in enumerate(row, start=1)
-            ],
+                DataCell(f"{number} {name}" if numbered else name, heads="row"),
+                *(
+                    _heat_cell(count, sum(row), right=number == column)
+                    for column, count in enumerate(row, start=1)
+                ),
+            ]
         )
         for number, (name, row) in enumerate(zip(classes, matrix, strict=True), start=1)
     ]
-    corner = tag("th", "true class \u2193 answer \u2192", class_="corner", scope="col")
-    return tag(
-        "div",
-        tag(
-            "table",
-            tag("caption", caption),
-            tag("thead", tag("tr", corner, heads)),
-            tag("tbody", rows),
-            class_="heat" if len(classes) <= FEW else "heat many",
-        ),
-        class_="scroll",
-        tabindex="0",
-    )
+    class_ = "heat" if len(classes) <= FEW else "heat many"
+    return DataTable([corner, *heads], [RowGroup(rows)], class_, caption)
 
 
-def _heat_cell(count: int, total: int, *, right: bool) -> Markup:
-    if count == 0 or total == 0:
-        return tag("td", "0" if right else None, class_="right" if right else None)
+def _heat_cell(count: int, total: int, *, right: bool) -> DataCell:
+    class_ = "right" if right else "wrong"
+    if count == 0 or total == 0:  # a shade of nothing is a count of none
+        return DataCell("0", class_) if right else DataCell(words="0")
     share = count / total
     shade = share if right else 0.1 + 0.9 * math.sqrt(share)
     strong = " strong" if shade > 0.55 else ""
-    return tag(
-        "td",
-        f"{count:,}",
-        class_=("right" if right else "wrong") + strong,
-        style=f"--v:{shade:.2f}",
-    )
+    return DataCell(f"{count:,}", class_ + strong, style=f"--v:{shade:.2f}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from clinipress.records.result import Interval
+from clinipress.reporting.document import Content, DataCell, DataRow, DataTable, RowGroup
 from clinipress.reporting.drawing.figures import (
     Mark,
     Scale,
@@ -15,14 +16,14 @@ from clinipress.reporting.drawing.figures import (
     strip,
     strip_axis,
 )
-from clinipress.reporting.drawing.markup import Child, Markup, tag
+from clinipress.reporting.drawing.markup import Markup
 from clinipress.reporting.wording.numbers import finite, points
 
-__all__ = ["Row", "forest", "marks"]
+__all__ = ["ForestRow", "foot", "forest", "marks"]
 
 
 @dataclass(frozen=True)
-class Row:
+class ForestRow:
     """One line of a forest plot.
 
     Attributes:
@@ -33,19 +34,19 @@ class Row:
         grey: Shown and not judged.
     """
 
-    label: Child
+    label: Content
     marks: Sequence[Mark]
-    text: Child
+    text: Content
     limit: float | None = None
     grey: bool = False
 
 
 def marks(*pairs: tuple[Shape, Interval | None]) -> list[Mark]:
     """Those of some figures that can be drawn."""
-    return [Mark(one, shape) for shape, one in pairs if one is not None and finite(one)]
+    return [Mark(interval, shape) for shape, interval in pairs if interval and finite(interval)]
 
 
-def forest(rows: Sequence[Row], write: Callable[[float, int], str] = points) -> Markup:
+def forest(rows: Sequence[ForestRow], write: Callable[[float, int], str] = points) -> DataTable:
     """A table with one strip per row, all on one scale around zero.
 
     Args:
@@ -62,16 +63,22 @@ def forest(rows: Sequence[Row], write: Callable[[float, int], str] = points) -> 
     ticks = nice_ticks(scale.low, scale.high, 5)
     decimals = 0 if all(abs(100 * tick - round(100 * tick)) < 1e-6 for tick in ticks) else 1
     axis = strip_axis(scale, ticks, [write(tick, decimals) for tick in ticks])
-    foot = tag("tr", tag("th"), tag("td", axis, class_="strip-cell"), tag("td", class_="value"))
-    return tag("table", tag("tbody", [_row(row, scale) for row in rows], foot), class_="forest")
+    lines = [*(_row(row, scale) for row in rows), foot(axis)]
+    return DataTable((), [RowGroup(lines)], "forest", scroll=False)
 
 
-def _row(row: Row, scale: Scale) -> Markup:
+def foot(axis: Markup) -> DataRow:
+    """The axis under the strips of a forest plot."""
+    cells = [DataCell(heads="row"), DataCell(axis, "strip-cell"), DataCell(class_="value")]
+    return DataRow(cells)
+
+
+def _row(row: ForestRow, scale: Scale) -> DataRow:
     ruled = "strip-cell zero limit" if row.limit is not None else "strip-cell zero"
-    return tag(
-        "tr",
-        tag("th", row.label, scope="row"),
-        tag("td", strip(row.marks, scale), class_=ruled, style=rules_style(scale, row.limit)),
-        tag("td", row.text, class_="value"),
-        class_="grey" if row.grey else None,
-    )
+    style = rules_style(scale, row.limit)
+    cells = [
+        DataCell(row.label, heads="row"),
+        DataCell(strip(row.marks, scale), ruled, style=style),
+        DataCell(row.text, "value"),
+    ]
+    return DataRow(cells, "grey" if row.grey else None)

@@ -95,10 +95,10 @@ def _front_line(front: Sequence[Point], across: Scale, up: Scale) -> list[Markup
     return parts
 
 
-Box = tuple[float, float, float, float]
+Rectangle = tuple[float, float, float, float]
 
 
-def _overlaps(one: Box, other: Box) -> bool:
+def _overlaps(one: Rectangle, other: Rectangle) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
@@ -117,7 +117,7 @@ class Label:
     text: str
     dx: float
     dy: float
-    box: Box
+    box: Rectangle
 
 
 def _choices(text: str, x: float, y: float) -> list[Label]:
@@ -129,7 +129,7 @@ def _choices(text: str, x: float, y: float) -> list[Label]:
     ]
 
 
-def _trouble(label: Label, hard: Sequence[Box], soft: Sequence[Box]) -> int:
+def _trouble(label: Label, hard: Sequence[Rectangle], soft: Sequence[Rectangle]) -> int:
     """How badly a label stands: outside the figure, on a marker or label, on a whisker."""
     outside = label.box[0] < 0.12 * NARROW or label.box[2] > NARROW
     on_hard = sum(_overlaps(label.box, other) for other in hard)
@@ -147,8 +147,8 @@ def _labels(points: Sequence[Point], across: Scale, up: Scale) -> list[Markup]:
     finds no clear place gives way to its number, and a minor one's number is left out.
     """
     spots = [(across.at(point.cost) * NARROW / 100, up.at(point.gain.value)) for point in points]
-    hard: list[Box] = [(x - 7, y - 7, x + 7, y + 7) for x, y in spots]
-    soft: list[Box] = [
+    hard: list[Rectangle] = [(x - 7, y - 7, x + 7, y + 7) for x, y in spots]
+    soft: list[Rectangle] = [
         (x - 1, up.at(point.gain.high), x + 1, up.at(point.gain.low))
         for point, (x, _) in zip(points, spots, strict=True)
     ]

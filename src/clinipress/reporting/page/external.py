@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from clinipress.records.candidate import (
-    CandidateRecord,
-)
-from clinipress.records.metrics import (
-    metric_facts,
-)
-from clinipress.records.result import (
-    Interval,
-)
-from clinipress.reporting.drawing.markup import Child, Markup, tag
-from clinipress.reporting.drawing.parts import grid, section
+from clinipress.records.candidate import CandidateRecord
+from clinipress.records.metrics import metric_facts
+from clinipress.records.result import Interval
+from clinipress.reporting.document import Content, Paragraph, Section, Text
+from clinipress.reporting.drawing.parts import grid
 from clinipress.reporting.view import SPLIT_ORDER, View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -22,14 +16,8 @@ from clinipress.reporting.wording.numbers import (
     metric_name,
     points_interval,
 )
-from clinipress.reporting.wording.phrases import (
-    drop_phrase,
-    split_name,
-)
-from clinipress.text import (
-    capital,
-    joined,
-)
+from clinipress.reporting.wording.phrases import drop_phrase, split_name
+from clinipress.text import capital, joined
 
 __all__ = ["external_section"]
 
@@ -41,7 +29,7 @@ NOTE = (
 )
 
 
-def external_section(view: View) -> Markup | None:
+def external_section(view: View) -> Section | None:
     """One table, a column for every set of images; None without sets from elsewhere."""
     subject, reference, own = view.subject, view.reference, view.compared_split
     if subject is None or reference is None or own is None:
@@ -55,41 +43,42 @@ def external_section(view: View) -> Markup | None:
         return None
     splits = [own, *elsewhere]
     classes = [f"sensitivity[{name}]" for name in view.result.classes]
-    rows: list[list[Child]] = [
+    rows: list[list[Content]] = [
         [
             capital(metric_name(metric)),
-            *[_cell(reference, subject, split, metric) for split in splits],
+            *[_cell(view, reference, subject, split, metric) for split in splits],
         ]
         for metric in (*METRICS, *classes)
         if any(metric in subject.evidence[split] for split in splits)
     ]
     heads = ["", *[capital(split_name(split)) for split in splits]]
-    return section(
+    return Section(
         "external",
         "Images from elsewhere",
         _sentence(view, subject, elsewhere),
-        grid(heads, rows, "cards rows"),
-        tag("p", NOTE, class_="note"),
+        [grid(heads, rows, "cards rows"), Paragraph(NOTE, "note")],
     )
 
 
 def _sentence(view: View, subject: CandidateRecord, elsewhere: list[str]) -> str:
-    told = []
+    falls = []
     for split in elsewhere:
-        drop = subject.drops.get(split, {}).get(view.metric)
-        told.append(f"on the {split_name(split)} images {drop_phrase(view.metric, drop)}")
-    return f"{subject.name} against the reference: {joined(told)}."
+        drop = view.drops(subject, split).get(view.metric)
+        falls.append(f"on the {split_name(split)} images {drop_phrase(view.metric, drop)}")
+    return f"{subject.name} against the reference: {joined(falls)}."
 
 
-def _cell(reference: CandidateRecord, subject: CandidateRecord, split: str, metric: str) -> Child:
+def _cell(
+    view: View, reference: CandidateRecord, subject: CandidateRecord, split: str, metric: str
+) -> Content:
     theirs = reference.evidence.get(split, {}).get(metric)
     mine = subject.evidence[split].get(metric)
     if not finite(mine):
         return NOT_MEASURED
     return [
-        tag("span", figure_interval(metric, theirs), class_="line soft"),
-        tag("span", figure_interval(metric, mine), class_="line"),
-        tag("span", _fall(metric, subject.drops.get(split, {}).get(metric)), class_="line small"),
+        Text(figure_interval(metric, theirs), "line", "line soft"),
+        Text(figure_interval(metric, mine), "line", "line"),
+        Text(_fall(metric, view.drops(subject, split).get(metric)), "aside", "line small"),
     ]
 
 

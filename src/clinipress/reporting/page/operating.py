@@ -6,11 +6,20 @@ from collections.abc import Mapping, Sequence
 
 from clinipress.records.judgement import OperatingRow, OperatingSection
 from clinipress.records.result import Interval
-from clinipress.reporting.drawing.forest import Row, forest, marks
-from clinipress.reporting.drawing.markup import Child, Markup, tag
-from clinipress.reporting.drawing.parts import folded, grid, legend, small
-from clinipress.reporting.page.shown import Shown, finding_section
-from clinipress.reporting.view import View
+from clinipress.reporting.document import (
+    Box,
+    Bullets,
+    Content,
+    Details,
+    Heading,
+    Paragraph,
+    Section,
+    Text,
+)
+from clinipress.reporting.drawing.forest import ForestRow, forest, marks
+from clinipress.reporting.drawing.parts import grid, legend, lines, small
+from clinipress.reporting.page.shown import SectionView, finding_section
+from clinipress.reporting.view import View, operating_drop
 from clinipress.reporting.wording.numbers import (
     counted,
     decimal,
@@ -37,26 +46,28 @@ HEADS = (
 )
 
 
-def operating_section(view: View) -> Markup | None:
+def operating_section(view: View) -> Section | None:
     """Thresholds, what they find and miss, and what they would mean in use."""
-    return finding_section(view, "operating", lambda one: one.operating, _sentence, _body, NOTE)
+    return finding_section(
+        view, "operating", lambda findings: findings.operating, _sentence, _body, NOTE
+    )
 
 
 def _by_point(rows: Sequence[OperatingRow]) -> dict[tuple[str, str], dict[bool, OperatingRow]]:
     """(class, aim) -> own and kept threshold."""
-    found: dict[tuple[str, str], dict[bool, OperatingRow]] = {}
+    points: dict[tuple[str, str], dict[bool, OperatingRow]] = {}
     for row in rows:
-        found.setdefault((row.label, row.aim), {})[row.kept] = row
-    return found
+        points.setdefault((row.label, row.aim), {})[row.kept] = row
+    return points
 
 
-def _sentence(shown: Shown[OperatingSection]) -> str:
+def _sentence(shown: SectionView[OperatingSection]) -> str:
     """The first aim: the class found least often, and the positives missed in all."""
     rows = shown.mine.rows
     if not rows:
         return f"No class of the {shown.where} images could be called at a threshold."
     aims = [row.aim for row in rows]
-    aim = next((one for one in aims if one.startswith("sensitivity")), aims[0])
+    aim = next((name for name in aims if name.startswith("sensitivity")), aims[0])
     own = [row for row in rows if row.aim == aim and not row.kept]
     kept = [row for row in rows if row.aim == aim and row.kept]
     if not own:
@@ -70,11 +81,11 @@ def _sentence(shown: Shown[OperatingSection]) -> str:
         if len(kept) == len(own)
         else ""
     )
-    said = f"weakest for {worst.label}: " if len(own) > 1 else ""
+    weakest = f"weakest for {worst.label}: " if len(own) > 1 else ""
     return (
         f"With thresholds chosen for {_aim(aim)} on the {shown.mine.chosen_on} images, "
         f"{shown.name} misses {missed:,} of {counted(positives, 'positive')} among the "
-        f"{shown.where} images{beside}{exchanged} ({said}sensitivity "
+        f"{shown.where} images{beside}{exchanged} ({weakest}sensitivity "
         f"{figure_interval('sensitivity', worst.sensitivity)})."
     )
 
@@ -88,16 +99,16 @@ def _aim(aim: str) -> str:
         return aim
 
 
-def _body(shown: Shown[OperatingSection]) -> list[Child]:
+def _body(shown: SectionView[OperatingSection]) -> list[Content]:
     labels = _worst_first(shown.mine.rows)
     rest = labels[MOST:]
     few = [row for row in shown.mine.rows if row.label in labels[:MOST]]
-    first = [tag("p", f"Those {MOST} classes that may have lost most.", class_="note")]
+    first = [Paragraph(f"Those {MOST} classes that may have lost most.", "note")]
     return [
         first if rest else None,
         _falls(shown, few),
         _table(shown, few),
-        folded(
+        Details(
             f"{counted(len(rest), 'more class', 'more classes')}",
             _table(shown, [row for row in shown.mine.rows if row.label in rest]),
         )
@@ -114,78 +125,77 @@ def _worst_first(rows: Sequence[OperatingRow]) -> list[str]:
         return labels
     worst = dict.fromkeys(labels, 0.0)
     for row in rows:
-        if row.sensitivity_drop is not None and not row.kept:
-            worst[row.label] = max(worst[row.label], row.sensitivity_drop.high)
+        drop = operating_drop(row, "sensitivity")
+        if drop is not None and not row.kept:
+            worst[row.label] = max(worst[row.label], drop.high)
     return sorted(labels, key=lambda label: -worst[label])
 
 
-def _falls(shown: Shown[OperatingSection], rows: Sequence[OperatingRow]) -> Child:
+def _falls(shown: SectionView[OperatingSection], rows: Sequence[OperatingRow]) -> Content:
     """Two forest plots: what own and kept thresholds lose."""
-    if not any(row.sensitivity_drop or row.specificity_drop for row in rows):
+    metrics = ("sensitivity", "specificity")
+    if not any(operating_drop(row, metric) for row in rows for metric in metrics):
         return None
     panels = [
-        tag("div", tag("h3", f"Fall in {metric}"), forest(_fall_rows(shown, rows, metric)))
-        for metric in ("sensitivity", "specificity")
+        Box([Heading(f"Fall in {metric}"), forest(_fall_rows(shown, rows, metric))])
+        for metric in metrics
     ]
-    shapes = legend([(shown.role, "own threshold"), ("kept", "the reference's threshold kept")])
-    return [shapes, tag("div", panels, class_="panels")]
+    both = any(len(pair) == 2 for pair in _by_point(rows).values())
+    shapes = legend(
+        [(shown.role, "own threshold"), ("kept", "the reference's threshold kept")], stacked=both
+    )
+    return [shapes, Box(panels, "panels")]
 
 
 def _fall_rows(
-    shown: Shown[OperatingSection], rows: Sequence[OperatingRow], metric: str
-) -> list[Row]:
-    found = []
+    shown: SectionView[OperatingSection], rows: Sequence[OperatingRow], metric: str
+) -> list[ForestRow]:
+    points = []
     for (label, aim), pair in _by_point(rows).items():
-        falls: dict[bool, Interval | None] = {
-            kept: getattr(row, f"{metric}_drop") for kept, row in pair.items()
-        }
-        text = _lines([points_interval(falls[kept]) for kept in sorted(falls)])
+        falls = {kept: operating_drop(row, metric) for kept, row in pair.items()}
+        text = lines([points_interval(falls[kept]) for kept in sorted(falls)])
         drawn = marks((shown.role, falls.get(False)), ("kept", falls.get(True)))
-        found.append(
-            Row([label, tag("span", f"for {_aim(aim)}", class_="small line")], drawn, text)
+        points.append(
+            ForestRow([label, Text(f"for {_aim(aim)}", "aside", "small line")], drawn, text)
         )
-    return found
+    return points
 
 
-def _table(shown: Shown[OperatingSection], rows: Sequence[OperatingRow]) -> Markup:
+def _table(shown: SectionView[OperatingSection], rows: Sequence[OperatingRow]) -> Box:
     theirs = _by_point(shown.theirs.rows if shown.theirs else ())
     body = [
         _table_row(shown, point, pair, theirs.get(point, {}).get(False))
         for point, pair in _by_point(rows).items()
     ]
-    return tag("div", grid(HEADS, body, "cards rows lined"), class_="below")
+    return Box(grid(HEADS, body, "cards rows lined"), "below")
 
 
 def _table_row(
-    shown: Shown[OperatingSection],
+    shown: SectionView[OperatingSection],
     point: tuple[str, str],
     pair: Mapping[bool, OperatingRow],
     root: OperatingRow | None,
-) -> list[Child]:
+) -> list[Content]:
     """Three lines in each cell: the reference, the candidate's own threshold, the one kept."""
     some = next(iter(pair.values()))
     declared = "declared" if shown.mine.declared else "as here"
-    lines: list[tuple[str, OperatingRow | None]] = [("reference", root)]
-    lines += [("own", pair.get(False)), ("reference's, kept", pair.get(True))]
-    there = [(words, row) for words, row in lines if row is not None]
+    sides: list[tuple[str, OperatingRow | None]] = [("reference", root)]
+    sides += [("own", pair.get(False)), ("reference's, kept", pair.get(True))]
+    there = [(words, row) for words, row in sides if row is not None]
     return [
         [
             point[0],
             small(f"for {_aim(point[1])}"),
             small(f"PPV, NPV at {percent(some.prevalence)} ({declared})"),
         ],
-        _lines([words for words, _ in there]),
-        _lines([decimal(row.threshold, 3) for _, row in there]),
-        _lines([figure_interval("share", row.sensitivity) for _, row in there]),
-        _lines([figure_interval("share", row.specificity) for _, row in there]),
-        _lines([_defined(row.ppv) for _, row in there]),
-        _lines([_defined(row.npv) for _, row in there]),
-        _lines([_misses(row) for _, row in there]),
+        lines([words for words, _ in there]),
+        lines([decimal(row.threshold, 3) for _, row in there]),
+        lines([figure_interval("share", row.sensitivity) for _, row in there]),
+        lines([figure_interval("share", row.specificity) for _, row in there]),
+        lines([_defined(row.ppv) for _, row in there]),
+        lines([_defined(row.npv) for _, row in there]),
+        lines([_misses(row) for _, row in there]),
     ]
-
-
-def _lines(texts: Sequence[str]) -> list[Child]:
-    return [tag("span", text, class_="line") for text in texts]
 
 
 def _defined(interval: Interval | None) -> str:
@@ -197,27 +207,26 @@ def _misses(row: OperatingRow) -> str:
     return f"{row.missed:,} of {row.positives:,}{new}"
 
 
-def _missed(shown: Shown[OperatingSection]) -> Child:
+def _missed(shown: SectionView[OperatingSection]) -> Content:
     """Names of the images that only the candidate misses, class by class."""
     rows = [row for row in shown.mine.rows if row.newly_missed]
-    heading = tag("h3", "Positives that the reference finds and the candidate misses")
+    heading = Heading("Positives that the reference finds and the candidate misses")
     if not rows:
-        return [heading, tag("p", "No image.")]
+        return [heading, Paragraph("No image.")]
     labels = dict.fromkeys(row.label for row in rows)
     return [heading, [_missed_of(label, [r for r in rows if r.label == label]) for label in labels]]
 
 
-def _missed_of(label: str, rows: Sequence[OperatingRow]) -> Markup:
+def _missed_of(label: str, rows: Sequence[OperatingRow]) -> Details:
     """One class behind its name: the images missed at each of its thresholds."""
     every = {name for row in rows for name in row.newly_missed}
-    return folded(f"{label}: {counted(len(every), 'image')}", [_missed_list(row) for row in rows])
+    return Details(f"{label}: {counted(len(every), 'image')}", [_missed_list(row) for row in rows])
 
 
-def _missed_list(row: OperatingRow) -> list[Child]:
+def _missed_list(row: OperatingRow) -> list[Content]:
     names = list(row.newly_missed)
     rest = len(names) - LISTED
-    items: list[Child] = [tag("li", name) for name in names[:LISTED]]
-    more = tag("li", f"\u2026 and {rest:,} more in the record") if rest > 0 else None
+    items = [*names[:LISTED], *([f"\u2026 and {rest:,} more in the record"] if rest > 0 else [])]
     where = "the reference's threshold kept" if row.kept else "own threshold"
     title = f"For {_aim(row.aim)}, {where}: {len(names):,}, the surest miss first"
-    return [tag("p", title, class_="note"), tag("ul", items, more, class_="params")]
+    return [Paragraph(title, "note"), Bullets(items, "params")]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from clinipress.records.result import Spread
-from clinipress.reporting.drawing.markup import Child, Markup, tag
-from clinipress.reporting.drawing.parts import grid, section, small
-from clinipress.reporting.view import View
+from clinipress.reporting.document import Content, Paragraph, Section
+from clinipress.reporting.drawing.parts import grid, small
+from clinipress.reporting.view import View, seed_drop
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
     figure,
@@ -23,56 +23,62 @@ NOTE = (
 )
 
 
-def seeds_section(view: View) -> Markup | None:
+def seeds_section(view: View) -> Section | None:
     """Mean, range and spread over seeds; None for a study of one seed."""
-    seeds, found = view.result.seeds, view.result.over_seeds
-    if len(seeds) < 2 or not found:
+    seeds, spreads = view.result.seeds, view.result.over_seeds
+    if len(seeds) < 2 or not spreads:
         return None
     metric = view.metric
-    rows: list[list[Child]] = []
-    for name, over in found.items():
-        fall = over.drop.get(metric)
+    rows: list[list[Content]] = []
+    for name, over in spreads.items():
+        fall = seed_drop(over, metric)
         rows.append(
             [
                 name,
                 _figure(metric, over.evidence.get(metric)),
-                _fall(fall) if fall else "reference" if not over.drop else NOT_MEASURED,
+                _fall(fall)
+                if fall
+                else "reference"
+                if name == view.result.reference
+                else NOT_MEASURED,
             ]
         )
-    split = split_name(next(iter(found.values())).split)
-    return section(
+    split = split_name(next(iter(spreads.values())).split)
+    return Section(
         "seeds",
         "Trained again",
         _sentence(view, split),
-        grid(["Candidate", f"Accuracy, {split} images", "Fall, points"], rows, "cards rows"),
-        tag("p", NOTE, class_="note"),
+        [
+            grid(["Candidate", f"Accuracy, {split} images", "Fall, points"], rows, "cards rows"),
+            Paragraph(NOTE, "note"),
+        ],
     )
 
 
 def _sentence(view: View, split: str) -> str:
     seeds, subject = view.result.seeds, view.subject
     named = ", ".join(str(seed) for seed in seeds)
-    told = f"The whole study was run with {len(seeds)} seeds ({named}) on one split"
+    opening = f"The whole study was run with {len(seeds)} seeds ({named}) on one split"
     fall = None
     if subject is not None and subject.name in view.result.over_seeds:
-        fall = view.result.over_seeds[subject.name].drop.get(view.metric)
+        fall = seed_drop(view.result.over_seeds[subject.name], view.metric)
     if subject is None or fall is None or fall.deviation is None:
-        return f"{told}; no candidate has figures of every seed to set beside the reference."
+        return f"{opening}; no candidate has figures of every seed to set beside the reference."
     span = f"{points(fall.low)} to {points(fall.high)}"
     return (
-        f"{told}: on the {split} images the fall of {subject.name} lay between {span} points "
+        f"{opening}: on the {split} images the fall of {subject.name} lay between {span} points "
         f"(standard deviation {points(fall.deviation)})."
     )
 
 
-def _figure(metric: str, spread: Spread | None) -> Child:
+def _figure(metric: str, spread: Spread | None) -> Content:
     if spread is None or spread.mean is None:
         return NOT_MEASURED
     span = f"{figure(metric, spread.low)} to {figure(metric, spread.high)}"
     return [figure_interval(metric, spread.mean), small(f"seeds from {span}")]
 
 
-def _fall(spread: Spread) -> Child:
+def _fall(spread: Spread) -> Content:
     if spread.mean is None:
         return NOT_MEASURED
     span = f"{points(spread.low)} to {points(spread.high)}"

@@ -5,16 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clinipress.records.judgement import Gap, Group, Subgroups
-from clinipress.records.metrics import (
-    metric_facts,
-)
+from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval
+from clinipress.reporting.document import (
+    Content,
+    DataCell,
+    DataRow,
+    DataTable,
+    Details,
+    Heading,
+    Paragraph,
+    RowGroup,
+    Section,
+    Text,
+)
 from clinipress.reporting.drawing.figures import Scale, nice_ticks, strip, strip_axis
-from clinipress.reporting.drawing.forest import Row, forest, marks
-from clinipress.reporting.drawing.markup import Child, Markup, tag
-from clinipress.reporting.drawing.parts import MANY, cell, folded, grid, legend, small
-from clinipress.reporting.page.shown import Shown, finding_section
-from clinipress.reporting.view import View
+from clinipress.reporting.drawing.forest import ForestRow, forest, marks
+from clinipress.reporting.drawing.parts import (
+    MANY,
+    cell,
+    column_heads,
+    grid,
+    legend,
+    lines,
+    pair_cell,
+    small,
+)
+from clinipress.reporting.page.shown import SectionView, finding_section
+from clinipress.reporting.view import View, group_drop
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
     counted,
@@ -27,13 +45,8 @@ from clinipress.reporting.wording.numbers import (
     points_interval,
     points_words,
 )
-from clinipress.reporting.wording.phrases import (
-    interval_phrase,
-)
-from clinipress.text import (
-    capital,
-    joined,
-)
+from clinipress.reporting.wording.phrases import interval_phrase
+from clinipress.text import capital, joined
 
 __all__ = ["subgroups_section"]
 
@@ -47,9 +60,11 @@ NOTE = (
 )
 
 
-def subgroups_section(view: View) -> Markup | None:
+def subgroups_section(view: View) -> Section | None:
     """Figures by group, gaps between groups, and how compression changed them."""
-    return finding_section(view, "subgroups", lambda one: one.subgroups, _sentence, _body, NOTE)
+    return finding_section(
+        view, "subgroups", lambda findings: findings.subgroups, _sentence, _body, NOTE
+    )
 
 
 def _drawn(groups: Sequence[Group]) -> str:
@@ -57,7 +72,7 @@ def _drawn(groups: Sequence[Group]) -> str:
     return max(PREFERRED, key=lambda metric: sum(metric in group.metrics for group in groups))
 
 
-def _sentence(shown: Shown[Subgroups]) -> str:
+def _sentence(shown: SectionView[Subgroups]) -> str:
     """How many groups, which lost most, and the gap that widened most."""
     section = shown.mine
     if not section.columns:
@@ -66,36 +81,35 @@ def _sentence(shown: Shown[Subgroups]) -> str:
             f"is {NOT_MEASURED}."
         )
     small_ones = sum(group.too_small for group in section.groups)
-    told = (
+    opening = (
         f"{counted(len(section.groups), 'group')} by {joined(section.columns)} on the "
         f"{shown.where} images, "
     )
     if small_ones:
-        told += (
+        opening += (
             f"of which {small_ones:,} {'has' if small_ones == 1 else 'have'} fewer than "
             f"{section.minimum:,} and {'is' if small_ones == 1 else 'are'} not judged"
         )
     else:
-        told += f"each with at least {section.minimum:,}"
-    return f"{told}.{_worst_group(section)}{_widest(section.gaps)}"
+        opening += f"each with at least {section.minimum:,}"
+    return f"{opening}.{_worst_group(section)}{_widest(section.gaps)}"
 
 
 def _worst_group(section: Subgroups) -> str:
     metric = _drawn(section.groups)
     falls = [
-        (group.drops[metric].value, group)
+        (drop, group)
         for group in section.groups
-        if not group.too_small and finite(group.drops.get(metric))
+        if not group.too_small and (drop := group_drop(group, metric)) and finite(drop)
     ]
     if not falls:
         return ""
-    value, group = max(falls, key=lambda pair: pair[0])
-    name, drop = f"{group.column}: {group.value}", group.drops[metric]
-    if value <= 0:
+    drop, group = max(falls, key=lambda pair: pair[0].value)
+    if drop.value <= 0:
         return f" In no group did {metric_name(metric)} fall."
     return (
-        f" The group that lost most is {name}, whose {metric_name(metric)} fell by "
-        f"{points_words(value)} ({interval_phrase(drop)})."
+        f" The group that lost most is {group.column}: {group.value}, whose "
+        f"{metric_name(metric)} fell by {points_words(drop.value)} ({interval_phrase(drop)})."
     )
 
 
@@ -113,7 +127,7 @@ def _widest(gaps: Sequence[Gap]) -> str:
     return f" No gap widened; the one that narrowed least, {which}, shrank by {amount}."
 
 
-def _body(shown: Shown[Subgroups]) -> list[Child]:
+def _body(shown: SectionView[Subgroups]) -> list[Content]:
     section = shown.mine
     if not section.columns:
         return []
@@ -122,79 +136,71 @@ def _body(shown: Shown[Subgroups]) -> list[Child]:
     return [shapes, columns, _gaps(shown)]
 
 
-def _column(shown: Shown[Subgroups], column: str) -> list[Child]:
+def _column(shown: SectionView[Subgroups], column: str) -> list[Content]:
     """One column: its groups as a forest plot, then class by class."""
     groups = [group for group in shown.mine.groups if group.column == column]
     unknown = shown.mine.unknown.get(column, 0)
-    told = f"{counted(unknown, 'image')} without a value." if unknown else "Known for all images."
+    coverage = (
+        f"{counted(unknown, 'image')} without a value." if unknown else "Known for all images."
+    )
     return [
-        tag("h3", capital(column)),
-        tag("p", told, class_="note"),
-        _table(shown, groups) if groups else tag("p", "no group has images", class_="empty"),
+        Heading(capital(column)),
+        Paragraph(coverage if unknown else "Known for all images.", "note"),
+        _table(shown, groups) if groups else Paragraph("no group has images", "empty"),
         _by_class(shown, groups),
     ]
 
 
-def _table(shown: Shown[Subgroups], groups: Sequence[Group]) -> Markup:
+def _table(shown: SectionView[Subgroups], groups: Sequence[Group]) -> DataTable:
     metric = _drawn(groups)
     ends = [
-        one.low
+        interval.low
         for group in groups
         for side in (group.metrics, group.reference)
-        if (one := side.get(metric)) is not None and finite(one)
+        if (interval := side.get(metric)) is not None and finite(interval)
     ]
     low = max(min(ends, default=0.0) - 0.02, 0.0)
     scale = Scale(low, 1.0, 3, 94)
     ticks = nice_ticks(low, 1.0, 4)
     axis = strip_axis(scale, ticks, [figure("accuracy", tick).replace(".0", "") for tick in ticks])
-    heads: list[Child] = ["Group", "Images", axis, capital(metric_name(metric)), "Fall, points"]
-    heads += [capital(_short(one)) for one in BESIDE]
-    columns = [
-        tag("th", head, scope="col", class_="strip-cell" if n == 2 else None)
-        for n, head in enumerate(heads)
-    ]
+    name = capital(metric_name(metric))
+    beside = [capital(_short(other)) for other in BESIDE]
+    heads = column_heads(["Group", "Images", axis, name, "Fall, points", *beside])
     rows = [_group_row(shown, group, metric, scale) for group in groups]
-    table = tag(
-        "table", tag("thead", tag("tr", columns)), tag("tbody", rows), class_="cards classes"
-    )
-    return tag("div", table, class_="scroll", tabindex="0")
+    return DataTable(heads, [RowGroup(rows)], "cards classes")
 
 
 def _short(metric: str) -> str:
     return {"auroc_macro": "AUROC", "ece": "calibration error"}.get(metric, metric_name(metric))
 
 
-def _group_row(shown: Shown[Subgroups], group: Group, metric: str, scale: Scale) -> Markup:
+def _group_row(shown: SectionView[Subgroups], group: Group, metric: str, scale: Scale) -> DataRow:
     drawn = marks(
         ("reference", group.reference.get(metric)), (shown.role, group.metrics.get(metric))
     )
     few = small(f"too few: at least {shown.mine.minimum:,} are needed") if group.too_small else None
-    return tag(
-        "tr",
-        tag("th", group.value, few, scope="row"),
-        cell("Images", f"{group.cases:,}", small(counted(group.units, _unit(shown)))),
-        tag("td", strip(drawn, scale), class_="strip-cell"),
+    cells = [
+        DataCell([group.value, few], heads="row"),
+        cell("Images", [f"{group.cases:,}", small(counted(group.units, _unit(shown)))]),
+        DataCell(strip(drawn, scale), "strip-cell"),
         _pair(capital(metric_name(metric)), metric, group),
-        cell("Fall, points", tag("span", points_interval(group.drops.get(metric)), class_="line")),
-        [_pair(capital(_short(one)), one, group) for one in BESIDE],
-        class_="grey" if group.too_small else None,
-    )
+        cell("Fall, points", lines([points_interval(group_drop(group, metric))])),
+        *(_pair(capital(_short(other)), other, group) for other in BESIDE),
+    ]
+    return DataRow(cells, "grey" if group.too_small else None)
 
 
-def _unit(shown: Shown[Subgroups]) -> str:
+def _unit(shown: SectionView[Subgroups]) -> str:
     return "patient" if shown.view.result.split.by == "patient" else "cluster"
 
 
-def _pair(label: str, metric: str, group: Group) -> Markup:
-    """The reference's figure above the candidate's."""
+def _pair(label: str, metric: str, group: Group) -> DataCell:
     if metric not in group.metrics and metric not in group.reference:
-        return cell(label, NOT_MEASURED, class_="pair")
-    above = tag("span", figure_interval(metric, group.reference.get(metric)), class_="of-reference")
-    below = tag("span", figure_interval(metric, group.metrics.get(metric)))
-    return cell(label, above, below, class_="pair")
+        return cell(label, NOT_MEASURED, "pair")
+    return pair_cell(label, metric, group.reference.get(metric), group.metrics.get(metric))
 
 
-def _by_class(shown: Shown[Subgroups], groups: Sequence[Group]) -> Child:
+def _by_class(shown: SectionView[Subgroups], groups: Sequence[Group]) -> Content:
     """Sensitivity of every class in every group, behind a title."""
     classes = [
         name
@@ -203,52 +209,54 @@ def _by_class(shown: Shown[Subgroups], groups: Sequence[Group]) -> Child:
     ]
     if not classes:
         return None
-    rows: list[list[Child]] = [
+    rows: list[list[Content]] = [
         [group.value, *[_sensitivity(group, name) for name in classes]] for group in groups
     ]
-    return folded(
+    return Details(
         "Sensitivity for each class",
-        grid(["Group", *classes], rows, "cards rows"),
-        tag("p", "The reference above, the candidate below, the fall last.", class_="note"),
+        [
+            grid(["Group", *classes], rows, "cards rows"),
+            Paragraph("The reference above, the candidate below, the fall last.", "note"),
+        ],
     )
 
 
-def _sensitivity(group: Group, name: str) -> Child:
+def _sensitivity(group: Group, name: str) -> Content:
     metric = f"sensitivity[{name}]"
     mine = group.metrics.get(metric)
     if not finite(mine):
         return "none there"
     return [
-        tag("span", figure_interval(metric, group.reference.get(metric)), class_="line soft"),
-        tag("span", figure_interval(metric, mine), class_="line"),
-        tag("span", points_interval(group.drops.get(metric)), class_="line small"),
+        Text(figure_interval(metric, group.reference.get(metric)), "line", "line soft"),
+        Text(figure_interval(metric, mine), "line", "line"),
+        Text(points_interval(group_drop(group, metric)), "aside", "line small"),
     ]
 
 
-def _gaps(shown: Shown[Subgroups]) -> Child:
+def _gaps(shown: SectionView[Subgroups]) -> Content:
     """Gaps before and after, and their change on one scale; those that widened most first."""
     gaps = sorted(shown.mine.gaps, key=lambda gap: -gap.change.value)
-    heading = tag("h3", "Gap between best and worst group, and its change, points")
+    heading = Heading("Gap between best and worst group, and its change, points")
     if not gaps:
-        told = "No column has two groups that are large enough to compare."
-        return [heading, tag("p", told, class_="empty")]
+        reason = "No column has two groups that are large enough to compare."
+        return [heading, Paragraph(reason, "empty")]
     first, rest = gaps[:MANY], gaps[MANY:]
-    more = folded(
+    more = Details(
         f"{counted(len(rest), 'more gap')} that widened less, or narrowed",
         forest([_gap_row(shown, gap) for gap in rest]),
     )
     return [heading, forest([_gap_row(shown, gap) for gap in first]), more if rest else None]
 
 
-def _gap_row(shown: Shown[Subgroups], gap: Gap) -> Row:
+def _gap_row(shown: SectionView[Subgroups], gap: Gap) -> ForestRow:
     name = _short(gap.metric) if metric_class(gap.metric) is None else metric_name(gap.metric)
     label = [
         f"{gap.column}, {name}",
-        tag("span", f"{gap.best} against {gap.worst}", class_="small line"),
-        tag("span", f"reference {_gap(gap.metric, gap.reference)}", class_="small line"),
-        tag("span", f"candidate {_gap(gap.metric, gap.candidate)}", class_="small line"),
+        Text(f"{gap.best} against {gap.worst}", "aside", "small line"),
+        Text(f"reference {_gap(gap.metric, gap.reference)}", "aside", "small line"),
+        Text(f"candidate {_gap(gap.metric, gap.candidate)}", "aside", "small line"),
     ]
-    return Row(label, marks((shown.role, gap.change)), points_interval(gap.change))
+    return ForestRow(label, marks((shown.role, gap.change)), points_interval(gap.change))
 
 
 def _gap(metric: str, interval: Interval) -> str:
