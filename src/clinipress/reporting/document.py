@@ -26,8 +26,11 @@ __all__ = [
     "Facts",
     "Figure",
     "Heading",
+    "Layout",
+    "Line",
     "Node",
     "Paragraph",
+    "Prose",
     "RowGroup",
     "Section",
     "Text",
@@ -247,10 +250,10 @@ SYNTHETIC = (
     " drawn images, no patients: the figures show that the software runs, nothing else",
 )
 
-Block = (
-    Heading | Paragraph | Bullets | Facts | Details | CodeBlock | Drawing | Figure | DataTable | Box
-)
-Node = str | Text | Block | Tiles | Section
+Line = str | Text
+Prose = Heading | Paragraph | Bullets | Facts | CodeBlock
+Layout = Details | Drawing | Figure | DataTable | Box | Tiles | Section
+Node = Line | Prose | Layout
 Content = Node | None | Iterable["Content"]
 
 

@@ -4,29 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from clinipress.reporting.document import (
-    SYNTHETIC,
-    Box,
-    Bullets,
-    CodeBlock,
-    Content,
-    DataCell,
-    DataRow,
-    DataTable,
-    Details,
-    Document,
-    Drawing,
-    Facts,
-    Figure,
-    Heading,
-    Node,
-    Paragraph,
-    Section,
-    Text,
-    Tile,
-    Tiles,
-    flat,
-)
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.figures import symbols
 from clinipress.reporting.drawing.markup import Child, Markup, join, tag
 
@@ -37,7 +15,7 @@ SECURITY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 ELEMENTS = {"strong": "strong", "bold": "b", "word": "i", "code": "code", "emphasis": "em"}
 
 
-def write_html(document: Document) -> str:
+def write_html(document: doc.Document) -> str:
     """A document as the text of an HTML file."""
     links = [
         tag("a", section.short or section.title, href=f"#{section.identity}")
@@ -70,60 +48,60 @@ def skeleton(title: str, synthetic: bool, *children: Child) -> str:
         tag("title", title),
         tag("style", style),
     )
-    banner = tag("div", html(SYNTHETIC), class_="synthetic", role="note") if synthetic else None
+    banner = tag("div", html(doc.SYNTHETIC), class_="synthetic", role="note") if synthetic else None
     body = tag("body", symbols(), banner, *children)
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
 
 
-def html(content: Content) -> Markup:
+def html(content: doc.Content) -> Markup:
     """Content as HTML; strings are escaped, drawings kept."""
-    return Markup("".join(_written(node) for node in flat(content)))
+    return Markup("".join(_written(node) for node in doc.flat(content)))
 
 
-def _written(node: Node) -> Markup:
+def _written(node: doc.Node) -> Markup:
     match node:
         case str():
             return join(node)
-        case Text(content, kind, class_):
+        case doc.Text(content, kind, class_):
             return tag(ELEMENTS.get(kind, "span"), html(content), class_=class_)
-        case Heading(content, class_, level):
+        case doc.Heading(content, class_, level):
             return tag(f"h{level}", html(content), class_=class_)
-        case Paragraph(content, class_):
+        case doc.Paragraph(content, class_):
             return tag("p", html(content), class_=class_)
-        case Bullets(items, class_, ordered):
+        case doc.Bullets(items, class_, ordered):
             entries = [tag("li", html(item)) for item in items]
             return tag("ol" if ordered else "ul", entries, class_=class_)
-        case Facts(pairs, class_):
+        case doc.Facts(pairs, class_):
             rows = [tag("div", tag("dt", name), tag("dd", html(value))) for name, value in pairs]
             return tag("dl", rows, class_=class_)
+        case doc.CodeBlock(text):
+            return tag("pre", tag("code", text), tabindex="0")
         case _:
             return _laid_out(node)
 
 
-def _laid_out(node: Node) -> Markup:
+def _laid_out(node: doc.Layout) -> Markup:
     match node:
-        case Details(title, content):
+        case doc.Details(title, content):
             return tag("details", tag("summary", html(title)), html(content))
-        case CodeBlock(text):
-            return tag("pre", tag("code", text), tabindex="0")
-        case Drawing(markup):
+        case doc.Drawing(markup):
             return markup
-        case Figure():
+        case doc.Figure():
             parts = [html(node.shown), tag("figcaption", html(node.caption))]
             return tag("figure", parts if node.below else parts[::-1], class_=node.class_)
-        case DataTable():
+        case doc.DataTable():
             table = _table(node)
             return tag("div", table, class_="scroll", tabindex="0") if node.scroll else table
-        case Box(content, class_):
+        case doc.Box(content, class_):
             return tag("div", html(content), class_=class_)
-        case Tiles(tiles):
+        case doc.Tiles(tiles):
             return tag("div", [_tile(tile) for tile in tiles], class_="tiles")
-        case Section():
+        case doc.Section():
             head = tag("h2", node.title), tag("p", node.lead, class_="lead")
             return tag("section", head, html(node.content), id=node.identity)
 
 
-def _tile(tile: Tile) -> Markup:
+def _tile(tile: doc.Tile) -> Markup:
     return tag(
         "div",
         tag("p", html(tile.title), class_="title"),
@@ -134,22 +112,22 @@ def _tile(tile: Tile) -> Markup:
     )
 
 
-def _table(table: DataTable) -> Markup:
+def _table(table: doc.DataTable) -> Markup:
     return tag(
         "table",
         tag("caption", table.caption) if table.caption else None,
-        tag("thead", _row(DataRow(table.heads))) if table.heads else None,
+        tag("thead", _row(doc.DataRow(table.heads))) if table.heads else None,
         [tag("tbody", map(_row, group.rows), class_=group.class_) for group in table.groups],
         class_=table.class_,
     )
 
 
-def _row(row: DataRow) -> Markup:
+def _row(row: doc.DataRow) -> Markup:
     class_ = "why" if row.kind == "reasons" else row.class_
     return tag("tr", [_cell(cell) for cell in row.cells], class_=class_)
 
 
-def _cell(cell: DataCell) -> Markup:
+def _cell(cell: doc.DataCell) -> Markup:
     return tag(
         "th" if cell.heads else "td",
         html(cell.content),

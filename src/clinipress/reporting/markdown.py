@@ -6,37 +6,16 @@ import html
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from clinipress.reporting.document import (
-    SYNTHETIC,
-    Box,
-    Bullets,
-    CodeBlock,
-    Content,
-    DataCell,
-    DataTable,
-    Details,
-    Document,
-    Drawing,
-    Facts,
-    Figure,
-    Heading,
-    Node,
-    Paragraph,
-    Section,
-    Text,
-    Tile,
-    Tiles,
-    flat,
-)
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.markup import Markup
 
 __all__ = ["blocks", "bullet_list", "escape", "inline", "table", "write_markdown"]
 
 
-def write_markdown(document: Document) -> str:
+def write_markdown(document: doc.Document) -> str:
     """A document as the text of a Markdown file."""
-    banner = Paragraph(SYNTHETIC) if document.synthetic else None
-    footer = Paragraph(document.footer)
+    banner = doc.Paragraph(doc.SYNTHETIC) if document.synthetic else None
+    footer = doc.Paragraph(document.footer)
     return "\n\n".join(blocks([banner, document.head, document.sections, footer])) + "\n"
 
 
@@ -75,10 +54,10 @@ def _start(text: str) -> str:
 # ------------------------------------------------------------------------------------------- lines
 
 
-def inline(content: Content) -> str:
+def inline(content: doc.Content) -> str:
     """Text with its emphasis, on one line; pieces that the page sets apart are set apart."""
     line = ""
-    before: str | Text = ""
+    before: str | doc.Text = ""
     for piece in _pieces(content):
         spaced = escape(re.sub(r"[ \n\t]+", " ", piece)) if isinstance(piece, str) else _span(piece)
         if spaced.strip():
@@ -89,23 +68,23 @@ def inline(content: Content) -> str:
     return line.strip()
 
 
-def _pieces(content: Content) -> Iterator[str | Text]:
+def _pieces(content: doc.Content) -> Iterator[str | doc.Text]:
     """Texts without drawings; what follows upon each other is one text, as to a reader."""
     text = ""
-    for node in flat(content):
+    for node in doc.flat(content):
         if isinstance(node, str):
             text += "" if isinstance(node, Markup) else node
             continue
         yield text
         text = ""
-        if isinstance(node, Text):
+        if isinstance(node, doc.Text):
             yield node
     yield text
 
 
-def _joint(before: str | Text, after: str | Text, text: str) -> str:
+def _joint(before: str | doc.Text, after: str | doc.Text, text: str) -> str:
     """What stands between two pieces of a line because one has a line, or a box, of its own."""
-    kinds = [piece.kind if isinstance(piece, Text) else None for piece in (before, after)]
+    kinds = [piece.kind if isinstance(piece, doc.Text) else None for piece in (before, after)]
     if kinds[1] == "aside":
         return " " if text.startswith("(") else ", "
     if "line" in kinds:
@@ -115,7 +94,7 @@ def _joint(before: str | Text, after: str | Text, text: str) -> str:
     return ", " if all(kind in {"bold", "span", "aside", "badge"} for kind in kinds) else ""
 
 
-def _span(piece: Text) -> str:
+def _span(piece: doc.Text) -> str:
     if piece.kind == "code":
         return f"`{_raw(piece.content).replace('`', ' ')}`"
     text = inline(piece.content)
@@ -123,9 +102,9 @@ def _span(piece: Text) -> str:
     return f"{sign}{text}{sign}" if text else ""
 
 
-def _raw(content: Content) -> str:
+def _raw(content: doc.Content) -> str:
     texts = (
-        _raw(piece.content) if isinstance(piece, Text) else piece for piece in _pieces(content)
+        _raw(piece.content) if isinstance(piece, doc.Text) else piece for piece in _pieces(content)
     )
     return "".join(texts)
 
@@ -133,41 +112,37 @@ def _raw(content: Content) -> str:
 # ------------------------------------------------------------------------------------------ blocks
 
 
-def blocks(content: Content) -> list[str]:
+def blocks(content: doc.Content) -> list[str]:
     """Content as paragraphs, headings, lists and tables, to be joined by empty lines."""
     written: list[str] = []
-    loose: list[Content] = []
-    for node in (*flat(content), None):
-        if isinstance(node, str | Text):
+    loose: list[doc.Content] = []
+    for node in (*doc.flat(content), None):
+        if isinstance(node, str | doc.Text):
             loose.append(node)
             continue
         text = inline(loose)  # text among blocks becomes a paragraph of its own
         written += [_start(text)] if text else []
         loose = []
         more = [text for text in _written(node) if text.strip()] if node is not None else []
-        if more and written and isinstance(node, Figure) and written[-1].startswith("- "):
+        if more and written and isinstance(node, doc.Figure) and written[-1].startswith("- "):
             written[-1] += "\n" + more.pop(0)  # captions of pictures side by side make one list
         written += more
     return written
 
 
-def _written(node: Node) -> list[str]:
+def _written(node: doc.Prose | doc.Layout) -> list[str]:
     match node:
-        case Heading(content, _, level):
+        case doc.Heading(content, _, level):
             return [f"{'#' * level} {inline(content)}"]
-        case Paragraph(content, _, strong):
+        case doc.Paragraph(content, _, strong):
             text = inline(content)
             return [f"**{text}**" if text and strong else _start(text)]
-        case Bullets(items):
+        case doc.Bullets(items):
             entries = [text for item in items if (text := _item(item)).strip()]
             return ["\n".join(f"- {text}" for text in entries)]
-        case Facts(pairs):
+        case doc.Facts(pairs):
             return [bullet_list(f"{inline(name)}: {inline(value)}" for name, value in pairs)]
-        case Details(title, content):
-            summary = html.escape(re.sub(r"\s+", " ", _raw(title)).strip(), quote=False)
-            folded = f"<details>\n<summary>{summary}</summary>"
-            return [folded, *blocks(content), "</details>"]
-        case CodeBlock(text):
+        case doc.CodeBlock(text):
             longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
             fence = "`" * max(3, longest + 1)
             return ["\n".join([fence, text.strip("\n"), fence])]
@@ -175,40 +150,42 @@ def _written(node: Node) -> list[str]:
             return _laid_out(node)
 
 
-def _laid_out(node: Node) -> list[str]:
+def _laid_out(node: doc.Layout) -> list[str]:
     match node:
-        case Drawing(_, words):
+        case doc.Details(title, content):
+            summary = html.escape(re.sub(r"\s+", " ", _raw(title)).strip(), quote=False)
+            folded = f"<details>\n<summary>{summary}</summary>"
+            return [folded, *blocks(content), "</details>"]
+        case doc.Drawing(_, words):
             return blocks(words)
-        case Figure():
+        case doc.Figure():
             text = f"{inline(node.caption)} {inline(node.words)}".strip()
             return [f"- {text}"] if text else []
-        case DataTable():
+        case doc.DataTable():
             return _table(node)
-        case Box(content):
+        case doc.Box(content):
             return blocks(content)
-        case Tiles(tiles):
+        case doc.Tiles(tiles):
             return [table(["", "This model", "Reference"], [_tile(tile) for tile in tiles])]
-        case Section():
-            return [f"## {inline(node.title)}", *blocks([Paragraph(node.lead), node.content])]
-        case _:
-            return [_start(inline(node))]
+        case doc.Section():
+            return [f"## {inline(node.title)}", *blocks([doc.Paragraph(node.lead), node.content])]
 
 
-def _item(item: Content) -> str:
+def _item(item: doc.Content) -> str:
     """One entry; further blocks in it are indented under its first line."""
     first, *rest = [*blocks(item), ""]
     lines = "\n".join(text for text in rest if text).splitlines()
     return "\n".join([first, *(f"  {line}" for line in lines)])
 
 
-def _tile(tile: Tile) -> list[str]:
+def _tile(tile: doc.Tile) -> list[str]:
     detail = tile.detail or ""
     joint = " " if detail.startswith("(") else ", "
     figures = joint.join(escape(text) for text in (tile.value, detail) if text)
     return [inline(tile.title), figures, escape(tile.reference)]
 
 
-def _table(node: DataTable) -> list[str]:
+def _table(node: doc.DataTable) -> list[str]:
     """A table; columns of drawings are left out, reasons under a row become its last column."""
     rows: list[list[str]] = []
     reasons: dict[int, str] = {}
@@ -232,5 +209,5 @@ def _table(node: DataTable) -> list[str]:
     return [title, table(heads, rows)] if rows else []
 
 
-def _cell(cell: DataCell) -> str:
+def _cell(cell: doc.DataCell) -> str:
     return inline(cell.content) if cell.words is None else cell.words

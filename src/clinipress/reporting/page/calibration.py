@@ -125,7 +125,7 @@ def _lowest(side: Calibration) -> float:
 
 
 def _panel(side: Calibration | None, shape: Shape, name: str, low: float) -> Figure:
-    caption = [name, small(AXES)]
+    caption: Content = [name, small(AXES)]
     if side is None or not any(bin_.cases for bin_ in (*side.bins, *side.bins_after)):
         return Figure(caption, Paragraph(NOT_MEASURED, "empty"), NOT_MEASURED)
     return Figure(caption, _diagram(side, shape, low))

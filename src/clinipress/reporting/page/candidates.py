@@ -272,7 +272,8 @@ def gate_section(view: View) -> Section:
     for number, record in view.numbered():
         if record is not view.reference:
             drop, split = view.drop(record, view.metric)
-            label = [f"{number} {record.name} ", small(split_name(split) if split else None)]
+            where = small(split_name(split) if split else None)
+            label: Content = [f"{number} {record.name} ", where]
             rows.append(_fall_row(label, drop, margin, view.role(record)))
     limit = f" (limit {points_words(margin)})" if margin is not None else ""
     blocks: list[Content] = [Heading(f"Fall in {name}, all candidates{limit}"), forest(rows)]

@@ -112,7 +112,7 @@ def _time(record: CandidateRecord) -> Content:
 def _files(view: View, exports: Sequence[CandidateRecord]) -> Box:
     """Every file against its parent network, on the same real images."""
     heads = ["File", "Format", "Size", "Time here", "Against its network", "Low precision"]
-    rows = [
+    rows: list[list[Content]] = [
         [
             record.name,
             [format_words(record.format), small(record.precision)],
@@ -166,7 +166,7 @@ def _low(record: CandidateRecord) -> str:
 
 def _checks(checks: Sequence[DeviceCheck]) -> Box:
     """Answers on another processor's instructions."""
-    rows = [
+    rows: list[list[Content]] = [
         [
             check.cpu,
             [check.emulator, small(check.system)],

@@ -115,7 +115,7 @@ def _flip_table(counts: Sequence[FlipCounts]) -> Content:
     """Losses to the left, gains to the right, as shares of the row's images."""
     most = max((max(row.lost, row.gained) / row.cases for row in counts if row.cases), default=0)
     scale = Scale(0, most or 1, 0, 46)
-    directions = ["\u2190 lost", Text("gained \u2192")]
+    directions: Content = ["\u2190 lost", Text("gained \u2192")]
     heads = [DataCell(heads="col"), DataCell(directions, "bars", heads="col")]
     heads.append(DataCell("Same answer", heads="col"))
     # where there are many rows, those with most flips are in front

@@ -105,7 +105,7 @@ def _cell(key: str, verdict: Verdict | None) -> DataCell:
     if verdict is None:
         return DataCell([tag("span", "\u2014", class_="mark none"), Text(NOT_MEASURED, "word")])
     word = STATUS_WORDS[verdict.status]
-    content = [_mark(verdict.status), Text(word, "word", verdict.status)]
+    content: Content = [_mark(verdict.status), Text(word, "word", verdict.status)]
     return DataCell(content, title=f"{TITLES[key]}: {word}")
 
 

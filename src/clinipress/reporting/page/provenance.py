@@ -270,10 +270,10 @@ def _history(view: View, number: int, record: CandidateRecord) -> Details:
     steps = record.history[_shared(record.history, parent.history if parent else ()) :]
     chain = " \u2192 ".join(step.step for step in record.history) or "taken as it was"
     origin = f"from {record.parent}: " if record.parent else ""
-    title = [Text(f"{number} {record.name}", "strong"), f" {chain} "]
+    name = Text(f"{number} {record.name}", "strong")
     verdict = badge(record.verdict) if record is not view.reference else None
     return Details(
-        [title, verdict],
+        [name, f" {chain} ", verdict],
         [
             Paragraph(capital(f"{origin}{counted(len(steps), 'step')} of its own."), "note"),
             Bullets([_step(step) for step in steps], ordered=True) if steps else None,
@@ -292,8 +292,10 @@ def _step(step: Applied) -> list[Content]:
     blocks: list[Content] = [Text(step.step, "strong")]
     for title, values in (("parameters", step.params), ("what came of it", step.facts)):
         if values:
-            pairs = [[Text(f"{name}:", "bold"), f" {text}"] for name, text in flatten(values)]
-            blocks += [small(title), Bullets(pairs, "params")]
+            entries: list[Content] = [
+                [Text(f"{name}:", "bold"), f" {text}"] for name, text in flatten(values)
+            ]
+            blocks += [small(title), Bullets(entries, "params")]
     return blocks
 
 

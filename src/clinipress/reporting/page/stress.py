@@ -157,8 +157,9 @@ def _plot(shown: SectionView[Stress], curve: StressCurve, up: Scale) -> Figure:
         parts.append(tag("text", "\u2217", class_="mid star", x=x, y=str(int(TOP) + 2)))
     amounts = ", ".join(f"{level.amount:g}" for level in curve.levels)
     star = "; \u2217 worse than the reference" if worse else ""
-    caption = [capital(_name(curve.kind)), small([f"{amounts} {curve.unit}".strip(), star])]
-    label = f"{capital(_name(curve.kind))}: accuracy by strength"
+    name = capital(_name(curve.kind))
+    caption: Content = [name, small(f"{amounts} {curve.unit}".strip() + star)]
+    label = f"{name}: accuracy by strength"
     plot = tag("svg", parts, class_="plot", height=str(HEIGHT), role="img", aria_label=label)
     return Figure(caption, plot)
 

@@ -250,7 +250,7 @@ def _gaps(shown: SectionView[Subgroups]) -> Content:
 
 def _gap_row(shown: SectionView[Subgroups], gap: Gap) -> ForestRow:
     name = _short(gap.metric) if metric_class(gap.metric) is None else metric_name(gap.metric)
-    label = [
+    label: Content = [
         f"{gap.column}, {name}",
         Text(f"{gap.best} against {gap.worst}", "aside", "small line"),
         Text(f"reference {_gap(gap.metric, gap.reference)}", "aside", "small line"),
