@@ -29,8 +29,7 @@ import torch
 from numpy.typing import NDArray
 
 from clinipress.data.cache import Cache, build_cache
-from clinipress.models.classifier import TorchCandidate
-from clinipress.models.zoo import new_classifier
+from clinipress.models.classifier import TorchCandidate, new_classifier
 from clinipress.recipe.steps import ModelRecipe, TrainOptions
 from clinipress.records.candidate import (
     Card,

@@ -1,8 +1,8 @@
 """Time and memory of the gate: ``python benchmarks/evidence.py [cases] [classes] [resamples]``.
 
-The aim: 5,000 cases, 7 classes, 2,000 resamples by patient, all metrics of the candidate, all drops
-and the verdict, within 10 s on two cores and 1 GB. Measured on made-up logits; processor seconds
-are those that count where others use the machine too. The last row is 14 labels at once.
+The aim: 5,000 cases, 7 classes, 2,000 resamples by patient, all metrics of the candidate, all
+changes and the verdict, within 10 s on two cores and 1 GB. Measured on made-up logits; processor
+seconds are those that count where others use the machine too. The last row is 14 labels at once.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import time
 import numpy as np
 
 from clinipress.evidence import gate
-from clinipress.evidence.evidence import discordance, drops, evidence
-from clinipress.evidence.multilabel import multilabel_drops, multilabel_evidence
+from clinipress.evidence.evidence import changes, discordance, evidence
+from clinipress.evidence.multilabel import multilabel_changes, multilabel_evidence
 
 
 def main(cases: int = 5000, classes: int = 7, resamples: int = 2000) -> None:
@@ -31,11 +31,11 @@ def main(cases: int = 5000, classes: int = 7, resamples: int = 2000) -> None:
         found = evidence(
             candidate, labels, names, units=units, reference=reference, resamples=resamples
         )
-        fall = drops(reference, candidate, labels, names, units=units, resamples=resamples)
+        change = changes(reference, candidate, labels, names, units=units, resamples=resamples)
         shares = discordance(reference, candidate, labels, names)
-        verdict = gate.judge(gate.rules_for("medium"), fall, discordance=shares)
+        verdict = gate.judge(gate.rules_for("medium"), change, discordance=shares)
         show(
-            f"by {label}: {len(found)} figures, {len(fall)} drops, {verdict.status}",
+            f"by {label}: {len(found)} figures, {len(change)} changes, {verdict.status}",
             wall,
             processor,
         )
@@ -46,7 +46,7 @@ def main(cases: int = 5000, classes: int = 7, resamples: int = 2000) -> None:
     names, units = [f"label {number}" for number in range(k)], np.arange(cases) // 10
     wall, processor = time.perf_counter(), time.process_time()
     multilabel_evidence(after, truth, names, units=units, resamples=resamples)
-    multilabel_drops(before, after, truth, names, units=units, resamples=resamples)
+    multilabel_changes(before, after, truth, names, units=units, resamples=resamples)
     show(f"{k} labels at once by patients of 10", wall, processor)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"  peak resident memory {peak:.0f} MiB")

@@ -39,7 +39,7 @@ from clinipress.data.study import (
     open_study_data,
     predict_rows,
 )
-from clinipress.evidence.evidence import drops, evidence
+from clinipress.evidence.evidence import changes, evidence
 from clinipress.evidence.scores import Scores
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.cost import macs, parameters
@@ -231,7 +231,7 @@ def report(bench: Bench, rows: dict[str, TorchCandidate]) -> None:
         line += f"{parameters(found.module) / 1e6:5.2f} M parameters, validation {told[0]}, "
         line += f"test {told[1]}"
         if name != "alone":
-            gain = drops(sealed.logits, baseline.logits, test.labels, bench.data.classes,
+            gain = changes(baseline.logits, sealed.logits, test.labels, bench.data.classes,
                          units=test.units)["accuracy"]  # fmt: skip
             line += f", over alone {_interval(gain.value, gain.low, gain.high, '+.1f')}"
         print(line, flush=True)

@@ -30,9 +30,9 @@ import numpy as np
 from PIL import Image
 from clinipress.edge.bundle import clearest, write_bundle
 from clinipress.models.classifier import TorchCandidate
-from clinipress.models.zoo import new_classifier
+from clinipress.models.classifier import new_classifier
 from clinipress.recipe.study import ModelRecipe
-from clinipress.records.result import Card, InputSpec
+from clinipress.records.candidate import Card, InputSpec
 from clinipress.formats.onnx.float import export_onnx
 
 name, folder, side = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])

@@ -30,10 +30,9 @@ from torch import nn
 from clinipress.formats.measure import latency
 from clinipress.formats.onnx.float import export_onnx
 from clinipress.formats.onnx.run import OnnxCandidate
-from clinipress.models.classifier import Classifier, TorchCandidate
+from clinipress.models.classifier import Classifier, TorchCandidate, new_classifier
 from clinipress.models.pruning.cost import cost
 from clinipress.models.pruning.pruned import plan_pruning, prune
-from clinipress.models.zoo import new_classifier
 from clinipress.recipe.steps import ModelRecipe
 from clinipress.records.candidate import (
     Card,

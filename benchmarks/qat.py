@@ -21,8 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clinipress.models.classifier import Classifier
-from clinipress.models.zoo import new_classifier
+from clinipress.models.classifier import Classifier, new_classifier
 from clinipress.recipe.steps import ModelRecipe, TrainOptions
 from clinipress.records.candidate import (
     InputSpec,

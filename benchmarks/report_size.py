@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clinipress.evidence.evidence import drops, evidence
+from clinipress.evidence.evidence import changes, evidence
 from clinipress.evidence.gate import judge, rules_for
-from clinipress.evidence.judged import Asked, statistics
+from clinipress.evidence.judged import Declared, statistics
 from clinipress.evidence.scores import Scores
 from clinipress.evidence.stress import stress_rows, stress_section
 from clinipress.kinds.image.disturb import DISTURBANCES
@@ -175,7 +175,7 @@ def records(
     random: np.random.Generator, cases: int, candidates: int, names: tuple[str, ...], folder: Path
 ) -> Iterator[CandidateRecord]:
     """The reference and its candidates on the test split, one of them on a set from elsewhere."""
-    asked = Asked("medium", EvidenceRecipe(), RESAMPLES)
+    asked = Declared("medium", EvidenceRecipe(), RESAMPLES)
     chosen, test = (scores(random, cases, names, split) for split in ("validation", "test"))
     elsewhere = scores(random, cases // 2, names, "elsewhere")
     for number in range(candidates + 1):
@@ -192,7 +192,7 @@ def records(
                 reference=root.logits if number else None,
             )  # fmt: skip
             if number:
-                falls[split] = drops(
+                falls[split] = changes(
                     root.logits, own.logits, root.labels, names, units=root.units,
                     resamples=RESAMPLES,
                 )  # fmt: skip
@@ -206,9 +206,7 @@ def records(
             number,
             evidence=figures,
             confusion=tables,
-            drop=falls.get("test", {}),
-            drop_split="test" if number else None,
-            drops=falls,
+            changes=falls,
             verdict=verdict,
             rejected=None if finalist else "Drawn: another gains more.",
             findings=found,

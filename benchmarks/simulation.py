@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from clinipress.evidence import gate
 from clinipress.evidence.calibration import calibration_section
-from clinipress.evidence.evidence import drops, evidence
+from clinipress.evidence.evidence import changes, evidence
 from clinipress.evidence.reliability import CalibrationStatistics
 from clinipress.evidence.scores import Scores
 from clinipress.records.metrics import metric_facts
@@ -102,15 +102,15 @@ def truth(design: Design) -> Known:
     whole = replace(design, size=1)
     reference, candidate, labels, _ = draw(whole, POPULATION, np.random.default_rng(0))
     before, after = (point_metrics(x, labels, design.classes) for x in (reference, candidate))
-    fall = {name: before[name] - after[name] for name in before}
+    change = {name: before[name] - after[name] for name in before}
     were, are = (_calibration(x, labels, design.classes) for x in (reference, candidate))
     for name in CALIBRATION:
         if name in RIGHT:
             errors = (abs(one[name] - RIGHT[name]) for one in (were, are))
-            fall[f"{name}_error"] = next(errors) - next(errors)
+            change[f"{name}_error"] = next(errors) - next(errors)
         else:
-            fall[name] = were[name] - are[name]
-    return after | are, fall
+            change[name] = were[name] - are[name]
+    return after | are, change
 
 
 def _calibration(logits: Floats, labels: Integers, classes: tuple[str, ...]) -> Figures:
@@ -142,7 +142,7 @@ class Tally:
 def judged(name: str, interval: Interval, true: float) -> Tally:
     """One study: is the true figure in the interval, would a drop as large as the margin pass?"""
     name = "ece" if name.startswith("ece") or name.endswith("_error") else name  # all are errors
-    sign = 1 if metric_facts(name).higher_is_better else -1
+    sign = -1 if metric_facts(name).higher_is_better else 1  # a loss is a positive margin
     verdict = gate.judge((Rule(metric=name, margin=sign * true),), {name: interval})
     covered = interval.low <= true <= interval.high
     return Tally(interval.method, 1, int(covered), int(verdict.status == "pass"))
@@ -153,11 +153,11 @@ def study(design: Design, seed: int, known: Known) -> dict[str, Tally]:
     reference, candidate, labels, index = draw(design, design.units, np.random.default_rng(seed))
     units = index if design.size > 1 else None
     found = evidence(candidate, labels, design.classes, units=units, resamples=RESAMPLES, seed=seed)
-    fall = drops(
+    change = changes(
         reference, candidate, labels, design.classes, units=units, resamples=RESAMPLES, seed=seed
     )
     right, still = (x.argmax(axis=1) == labels for x in (reference, candidate))
-    other = paired_difference(right, still, index, method="newcombe")
+    other = paired_difference(still, right, index, method="newcombe")
     section = calibration_section(
         *(_scores(x, labels, index, design.classes) for x in (reference, candidate)),
         margin=0.02,
@@ -165,9 +165,9 @@ def study(design: Design, seed: int, known: Known) -> dict[str, Tally]:
         seed=seed,
     )
     found |= {name: one for name, one in section.after.items() if name in CALIBRATION}
-    fall |= {name: one for name, one in section.drops.items() if name not in fall}
+    change |= {name: one for name, one in section.changes.items() if name not in change}
     tallies = {f"  {name}": judged(name, one, known[0][name]) for name, one in found.items()}
-    tallies |= {f"drop {name}": judged(name, one, known[1][name]) for name, one in fall.items()}
+    tallies |= {f"drop {name}": judged(name, one, known[1][name]) for name, one in change.items()}
     if other is not None:
         tallies["drop accuracy (Newcombe)"] = judged("accuracy", other, known[1]["accuracy"])
     return tallies

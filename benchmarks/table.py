@@ -184,8 +184,8 @@ class Lines:
 def line(row: str, result: Result, record: CandidateRecord) -> str:
     """A row of the table, as Markdown."""
     root = result.candidates[0]
-    split = record.drop_split or "validation"
-    drop, accuracy = record.drop["accuracy"], record.evidence[split]["accuracy"]
+    split = "test" if "test" in record.changes else "validation"
+    change, accuracy = record.changes[split]["accuracy"], record.evidence[split]["accuracy"]
     agreement = record.evidence[split].get("agreement")
     smaller = root.file_bytes / record.file_bytes
     times = [one.latency_ms.median for one in (root, record) if one.latency_ms is not None]
@@ -195,7 +195,7 @@ def line(row: str, result: Result, record: CandidateRecord) -> str:
         record.name,
         split,
         f"{100 * accuracy.value:.1f} %",
-        f"{-100 * drop.value:+.1f} ({-100 * drop.high:+.1f} to {-100 * drop.low:+.1f})",
+        f"{100 * change.value:+.1f} ({100 * change.low:+.1f} to {100 * change.high:+.1f})",
         f"{agreement.value:.1%}" if agreement else "-",
         f"{record.file_bytes / 1e6:.2f} MB",
         f"{max(0.0, 1 - 1 / smaller):.1%}, {smaller:.1f}x",

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from clinipress.data.cache import build_cache
 from clinipress.data.sources import ImageItem, read_dataset
 from clinipress.kinds.image.read import decode
-from clinipress.models.zoo import new_classifier
+from clinipress.models.classifier import new_classifier
 from clinipress.recipe.steps import ModelRecipe, TrainOptions
 from clinipress.records.candidate import (
     InputSpec,

@@ -242,9 +242,6 @@ print(wrong)
 FUNCTIONS = [name for name in clinipress.__all__ if name != "__version__"]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the package 'evaluate' shadows the function; mended by the moves"
-)
 def test_a_public_name_is_what_it_says_in_any_order():
     wrong = {}
     turns = [FUNCTIONS[i:] + FUNCTIONS[:i] for i in range(len(FUNCTIONS))]
@@ -260,5 +257,4 @@ def test_a_public_name_alone_is_what_it_says():
     for name in FUNCTIONS:
         command = [sys.executable, "-c", FACE, name]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if name != "evaluate":  # see above
-            assert done.stdout.strip() == "[]", (name, done.stderr)
+        assert done.stdout.strip() == "[]", (name, done.stderr)

@@ -58,7 +58,7 @@ def test_evaluate_and_compare(call, finished, phantoms):
     code, text = call("compare", reference, reference, phantoms, "--risk", "low", "--json")
     same = json.loads(text)
     assert (code, same["verdict"]["status"]) == (0, "pass")
-    assert same["drop"]["accuracy"]["value"] == 0
+    assert same["changes"]["accuracy"]["value"] == 0
     code, text = call("compare", reference, reference, phantoms, "--risk", "critical", "--json")
     strict = json.loads(text)["verdict"]
     assert (code, strict["status"]) in [(1, "inconclusive"), (0, "pass")]

@@ -38,7 +38,7 @@ def test_what_was_shipped_is_judged_by_the_studys_own_rules(tested, finished):
     assert root.verdict is None
     assert mine.verdict.status in ("pass", "fail", "inconclusive")
     assert mine.evidence["accuracy"].n == test.images
-    assert mine.drop["accuracy"].value == pytest.approx(
+    assert mine.changes["accuracy"].value == pytest.approx(
         root.evidence["accuracy"].value - mine.evidence["accuracy"].value
     )
 
@@ -106,7 +106,7 @@ def test_scores_alone_give_the_same_verdict_as_the_models(finished, phantoms, tm
         evaluate(path, phantoms, scores=scores, resamples=100)
     by_models = compare(*paths, phantoms, resamples=100)
     by_scores = compare(*kept, resamples=100)
-    assert by_scores["drop"] == by_models["drop"]
+    assert by_scores["changes"] == by_models["changes"]
     assert by_scores["verdict"] == by_models["verdict"]
     assert by_scores["findings"] == by_models["findings"]
 

@@ -19,6 +19,7 @@ from clinipress.extras import (
     missing_extra,
     require,
 )
+from clinipress.recipe.formats import FORMATS
 
 SOURCE = Path(clinipress.__file__).parent
 BASE = {"PIL", "clinipress", "numpy", "onnxruntime", "pydantic", "rich", "typer", "yaml"}
@@ -72,7 +73,10 @@ def test_the_table_of_packages_is_the_metadatas():
     assert extra_of_package("ai_edge_litert") == "litert"
     assert extra_of_package("tflite_micro") == "tflite-micro"
     assert [extra_of_package(name) for name in ("numpy", "clinipress", "pytest")] == [None] * 3
-    assert set(extras._extras().values()) == set(PURPOSES)
+    assert set(extras._extras().values()) >= set(PURPOSES) | {
+        row.extra for row in FORMATS if row.extra
+    }
+    assert not set(extras._extras().values()) & extras.GATHERED
 
 
 def leave(monkeypatch, capsys, problem):

@@ -15,7 +15,7 @@ from clinipress.stats.paired import paired_difference, tango
 from kit.tolerances import check_share
 
 RISKS = ("critical", "high", "medium", "low")
-# drops from 0.962 of the five compressed models of the clinical edge guide
+# losses from 0.962 of the five compressed models of the clinical edge guide
 GUIDE = {"ptq": 0.007, "qat": 0.003, "distilled": 0.014, "pruned": 0.005, "combined": 0.019}
 
 
@@ -23,8 +23,15 @@ def exact(value: float) -> Interval:
     return Interval(value=value, low=value, high=value)
 
 
+def lost(value: float, low: float | None = None, high: float | None = None, **more) -> Interval:
+    """The change of a figure that is better when higher, from how much of it is lost."""
+    low, high = value if low is None else low, value if high is None else high
+    return Interval(value=-value, low=-high, high=-low, **more)
+
+
 def accuracy(value: float, low: float, high: float, **more) -> dict[str, Interval]:
-    return {"accuracy": Interval(value=value, low=low, high=high, **more)}
+    """A loss of accuracy and its ends, as a change."""
+    return {"accuracy": lost(value, low, high, **more)}
 
 
 @pytest.mark.parametrize(
@@ -38,7 +45,7 @@ def accuracy(value: float, low: float, high: float, **more) -> dict[str, Interva
 )
 def test_the_drops_of_the_guide(risk, passing) -> None:
     found = {
-        name: gate.judge(gate.rules_for(risk), {"accuracy": exact(drop)}).status
+        name: gate.judge(gate.rules_for(risk), {"accuracy": lost(drop)}).status
         for name, drop in GUIDE.items()
     }
     assert found == {name: "pass" if name in passing else "fail" for name in GUIDE}
@@ -54,23 +61,23 @@ def test_the_drops_of_the_guide(risk, passing) -> None:
         ("combined", 0.0198, 2.0),
     ],
 )
-def test_drops_of_the_guide_relative_to_the_reference(name, relative, printed) -> None:
-    found = gate.relative_drop(exact(GUIDE[name]), exact(0.962))
-    assert found == pytest.approx(relative, abs=5e-5)
+def test_changes_of_the_guide_relative_to_the_reference(name, relative, printed) -> None:
+    found = gate.relative_change(lost(GUIDE[name]), exact(0.962))
+    assert found == pytest.approx(-relative, abs=5e-5)
     # the guide printed the relative figure, rounded, as if it were points
-    assert round(100 * found, 1) == pytest.approx(printed)
-    assert gate.relative_drop(exact(0.1), exact(0.0)) is None
+    assert round(-100 * found, 1) == pytest.approx(printed)
+    assert gate.relative_change(exact(0.1), exact(0.0)) is None
 
 
 @pytest.mark.parametrize(("name", "risk"), [("pruned", "critical"), ("combined", "medium")])
 def test_rounding_would_turn_the_verdict(name, risk) -> None:
     """A drop of 1.9 points printed as 2.0; 0.5 that is not below 0.5, and 0.52 relative."""
-    share = gate.relative_drop(exact(GUIDE[name]), exact(0.962))
+    share = -gate.relative_change(lost(GUIDE[name]), exact(0.962))
     rules = gate.rules_for(risk)
     status = {"pruned": "fail", "combined": "pass"}[name]
-    assert gate.judge(rules, {"accuracy": exact(GUIDE[name])}).status == status
-    assert gate.judge(rules, {"accuracy": exact(share)}).status == status
-    assert gate.judge(rules, {"accuracy": exact(round(share, 3))}).status == "fail"
+    assert gate.judge(rules, {"accuracy": lost(GUIDE[name])}).status == status
+    assert gate.judge(rules, {"accuracy": lost(share)}).status == status
+    assert gate.judge(rules, {"accuracy": lost(round(share, 3))}).status == "fail"
 
 
 @pytest.mark.parametrize("risk", RISKS)
@@ -81,7 +88,7 @@ def test_the_margin_itself_does_not_pass(risk) -> None:
         (math.nextafter(margin, 1), "fail"),
         (math.nextafter(margin, 0), "pass"),
     ):
-        verdict = gate.judge(gate.rules_for(risk), {"accuracy": exact(drop)})
+        verdict = gate.judge(gate.rules_for(risk), {"accuracy": lost(drop)})
         assert verdict.status == status
     touching = accuracy(margin / 2, 0.0, margin, n=100)
     assert gate.judge(gate.rules_for(risk), touching).status == "inconclusive"
@@ -92,11 +99,11 @@ def test_the_margin_itself_does_not_pass(risk) -> None:
 def test_floats_are_compared_as_given_and_counts_are_exact() -> None:
     rules = gate.rules_for("critical")
     assert 0.962 - 0.957 > 0.005
-    assert gate.judge(rules, {"accuracy": exact(0.962 - 0.957)}).status == "fail"
+    assert gate.judge(rules, {"accuracy": lost(0.962 - 0.957)}).status == "fail"
     # 5 of 1000 lost, worked out from counts, is the margin and not a rounding beside it
-    drop = paired_difference(np.ones(1000, bool), np.arange(1000) >= 5)
-    assert drop.value == gate.MARGINS["critical"]
-    assert gate.judge(rules, {"accuracy": exact(drop.value)}).status == "fail"
+    change = paired_difference(np.arange(1000) >= 5, np.ones(1000, bool))
+    assert change.value == -gate.MARGINS["critical"]
+    assert gate.judge(rules, {"accuracy": exact(change.value)}).status == "fail"
 
 
 @pytest.mark.parametrize(
@@ -120,38 +127,38 @@ def test_three_verdicts(interval, status) -> None:
     risk=st.sampled_from(RISKS), n=st.none() | st.integers(1, 10_000),
 )  # fmt: skip
 def test_laws_of_the_verdict(value, below, above, risk, n) -> None:
-    drop = Interval(value=value, low=value - below, high=value + above, n=n)
-    verdict = gate.judge(gate.rules_for(risk), {"accuracy": drop})
+    change = lost(value, value - below, value + above, n=n)
+    verdict = gate.judge(gate.rules_for(risk), {"accuracy": change})
     margin = gate.MARGINS[risk]
-    assert (verdict.status == "pass") == (drop.high < margin)
-    assert (verdict.status == "fail") == (drop.low >= margin)
-    assert len(verdict.reasons) == len(gate.rules_for(risk))
+    assert (verdict.status == "pass") == (-change.low < margin)
+    assert (verdict.status == "fail") == (-change.high >= margin)
+    assert len(verdict.texts) == len(gate.rules_for(risk))
     if verdict.cases_needed is not None:
         assert verdict.status == "inconclusive"
         assert verdict.cases_needed > (n or 0)
     for looser in RISKS[RISKS.index(risk) :]:
         if verdict.status == "pass":
-            later = gate.judge(gate.rules_for(looser), {"accuracy": drop})
+            later = gate.judge(gate.rules_for(looser), {"accuracy": change})
             assert later.status == "pass"
 
 
 @pytest.mark.parametrize(
-    "drops",
+    "changes",
     [
         {},
         {"balanced_accuracy": exact(0.0), "auroc_macro": exact(0.0)},
         {"accuracy": exact(float("nan"))},
-        {"accuracy": Interval(value=0.0, low=-math.inf, high=0.0)},
-        {"accuracy": Interval(value=0.9, low=0.0, high=0.001)},
+        {"accuracy": lost(0.0, -math.inf, 0.0)},
+        {"accuracy": lost(0.9, 0.0, 0.001)},
         {"accuracy": Interval(value=0.0, low=0.0, high=0.0, confidence=0.9)},
     ],
     ids=["empty", "guards only", "nan", "infinite", "not containing", "90 %"],
 )
-def test_not_measured_is_never_a_pass(drops) -> None:
-    verdict = gate.judge(gate.rules_for("low"), drops)
+def test_not_measured_is_never_a_pass(changes) -> None:
+    verdict = gate.judge(gate.rules_for("low"), changes)
     assert verdict.status == "inconclusive"
     assert verdict.cases_needed is None
-    assert "not measured" in verdict.reasons[0]
+    assert "not measured" in verdict.texts[0]
 
 
 def test_no_primary_rule_is_no_pass() -> None:
@@ -159,94 +166,100 @@ def test_no_primary_rule_is_no_pass() -> None:
     for rules in ((), (guard,)):
         verdict = gate.judge(rules, {"accuracy": exact(0.0)})
         assert verdict.status == "inconclusive"
-        assert "No primary rule" in verdict.reasons[-1]
+        assert "No primary rule" in verdict.texts[-1]
 
 
 @pytest.mark.parametrize("metric", ["balanced_accuracy", "auroc_macro", "sensitivity[glioma]"])
 def test_a_guard_stops_only_what_is_shown(metric) -> None:
-    good = {"accuracy": exact(0.001)}
+    good = {"accuracy": lost(0.001)}
     rules = gate.rules_for("medium")
-    shown = good | {metric: Interval(value=0.3, low=0.2, high=0.4, n=40)}
-    unsure = good | {metric: Interval(value=0.3, low=0.0, high=0.6, n=4)}
+    shown = good | {metric: lost(0.3, 0.2, 0.4, n=40)}
+    unsure = good | {metric: lost(0.3, 0.0, 0.6, n=4)}
     failed = gate.judge(rules, shown)
     assert failed.status == "fail"
-    assert [reason for reason in failed.reasons if "exceed it (a guard)" in reason]
+    assert [text for text in failed.texts if text.endswith("at or beyond the limit (guard).")]
     verdict = gate.judge(rules, unsure)
     assert verdict.status == "pass"
     assert verdict.cases_needed is None
-    assert any("noted, not blocking" in reason for reason in verdict.reasons)
+    assert any("(guard, does not block)" in text for text in verdict.texts)
 
 
 def test_the_worst_class_speaks_for_all() -> None:
-    drops = {
-        "accuracy": exact(0.0),
-        "sensitivity[a]": Interval(value=0.5, low=0.0, high=0.9, n=5),
-        "sensitivity[b]": Interval(value=0.2, low=0.1, high=0.3, n=50),
-        "sensitivity[c]": exact(-0.1),
-        "sensitivity": exact(0.9),
+    changes = {
+        "accuracy": lost(0.0),
+        "sensitivity[a]": lost(0.5, 0.0, 0.9, n=5),
+        "sensitivity[b]": lost(0.2, 0.1, 0.3, n=50),
+        "sensitivity[c]": lost(-0.1),
+        "sensitivity": lost(0.9),
     }
-    verdict = gate.judge(gate.rules_for("medium"), drops)
+    verdict = gate.judge(gate.rules_for("medium"), changes)
     assert verdict.status == "fail"
-    assert verdict.reasons[-1].startswith("Sensitivity for b fell by 20.0 points")
-    assert verdict.deciding == verdict.reasons[-1:]
+    assert verdict.texts[-1].startswith("Sensitivity for b fell by 20.0 points")
+    assert verdict.deciding == verdict.texts[-1:]
     # guards without a figure are notes: they neither failed nor held anything up
-    assert verdict.reason_statuses == ("pass", None, None, "fail")
-    del drops["sensitivity[b]"]
-    assert gate.judge(gate.rules_for("medium"), drops).status == "pass"
+    assert [reason.status for reason in verdict.reasons] == ["pass", None, None, "fail"]
+    last = verdict.reasons[-1]
+    assert (last.rule, last.metric, last.where, last.limit) == ("guard", "sensitivity", "b", 0.08)
+    assert last.interval == changes["sensitivity[b]"]
+    del changes["sensitivity[b]"]
+    assert gate.judge(gate.rules_for("medium"), changes).status == "pass"
 
 
 def test_a_rise_of_log_loss_is_a_loss() -> None:
     rules = (Rule(metric="log_loss", margin=0.05),)
-    rise, fall = Interval(value=-0.2, low=-0.3, high=-0.1), exact(0.2)
+    rise, fall = Interval(value=0.2, low=0.1, high=0.3), exact(-0.2)
     failed = gate.judge(rules, {"log_loss": rise})
     assert failed.status == "fail"
-    assert "Log loss rose by 0.200 (95 % interval 0.100 to 0.300)" in failed.reasons[0]
+    assert (
+        "Log loss rose by 0.200 (95% CI of the change +0.100 to +0.300; allowed rise 0.050)"
+        in failed.texts[0]
+    )
     assert gate.judge(rules, {"log_loss": fall}).status == "pass"
 
 
 @pytest.mark.parametrize(
-    ("drop", "sentence"),
+    ("loss", "sentence"),
     [
         (
             (0.006, -0.009, 0.021),
-            "Accuracy fell by 0.6 points (95 % interval \u22120.9 to 2.1), the limit is 2.0: "
-            "too few cases to tell; about 1,500 would decide.",
+            "Accuracy fell by 0.6 points (95% CI of the change \u22122.1 to +0.9; "
+            "allowed fall 2.0): inconclusive; about 1,500 cases would be needed.",
         ),
         (
             (0.0198, 0.0196, 0.0199),
-            "Accuracy fell by 1.98 points (95 % interval 1.96 to 1.99), the limit is 2.00: "
-            "shown to be below it.",
+            "Accuracy fell by 1.98 points (95% CI of the change \u22121.99 to \u22121.96; "
+            "allowed fall 2.00): the whole interval is within the limit.",
         ),
         (
             (0.02, 0.02, 0.02),
-            "Accuracy fell by 2.0 points (95 % interval 2.0 to 2.0), the limit is 2.0: "
-            "shown to reach or exceed it.",
+            "Accuracy fell by 2.0 points (95% CI of the change \u22122.0 to \u22122.0; "
+            "allowed fall 2.0): the whole interval is at or beyond the limit.",
         ),
         (
             (-0.004, -0.01, 0.002),
-            "Accuracy rose by 0.4 points (95 % interval of the fall \u22121.0 to 0.2), "
-            "the limit is 2.0: shown to be below it.",
+            "Accuracy rose by 0.4 points (95% CI of the change \u22120.2 to +1.0; "
+            "allowed fall 2.0): the whole interval is within the limit.",
         ),
         (
             (0.0, -0.00001, 0.004),
-            "Accuracy did not change (95 % interval 0.0 to 0.4), the limit is 2.0: "
-            "shown to be below it.",
+            "Accuracy did not change (95% CI of the change \u22120.4 to 0.0; allowed fall 2.0): "
+            "the whole interval is within the limit.",
         ),
         (
             (0.03, 0.01, 0.05),
-            "Accuracy fell by 3.0 points (95 % interval 1.0 to 5.0), the limit is 2.0: "
-            "too few cases to tell; about 5,200 would show the loss.",
+            "Accuracy fell by 3.0 points (95% CI of the change \u22125.0 to \u22121.0; "
+            "allowed fall 2.0): inconclusive; about 5,200 cases would be needed to show the loss.",
         ),
         (
             (0.02, 0.01, 0.03),
-            "Accuracy fell by 2.0 points (95 % interval 1.0 to 3.0), the limit is 2.0: "
-            "too few cases to tell; no useful number of cases would decide.",
+            "Accuracy fell by 2.0 points (95% CI of the change \u22123.0 to \u22121.0; "
+            "allowed fall 2.0): inconclusive; no useful number of cases would decide.",
         ),
     ],
 )
-def test_reasons_read_as_sentences(drop, sentence) -> None:
-    verdict = gate.judge(gate.rules_for("medium"), accuracy(*drop, n=642))
-    assert verdict.reasons[0] == sentence
+def test_reasons_read_as_sentences(loss, sentence) -> None:
+    verdict = gate.judge(gate.rules_for("medium"), accuracy(*loss, n=642))
+    assert verdict.texts[0] == sentence
 
 
 def test_cases_needed_by_the_formula() -> None:
@@ -266,9 +279,9 @@ def test_cases_needed_by_the_formula() -> None:
 
 
 def decide(lost: int, gained: int, n: int, margin: float) -> str:
-    low, high = tango(lost, gained, n)
-    drop = Interval(value=(lost - gained) / n, low=low, high=high, n=n)
-    return gate.judge((Rule(metric="accuracy", margin=margin),), {"accuracy": drop}).status
+    low, high = tango(gained, lost, n)
+    change = Interval(value=(gained - lost) / n, low=low, high=high, n=n)
+    return gate.judge((Rule(metric="accuracy", margin=margin),), {"accuracy": change}).status
 
 
 @pytest.mark.parametrize(
@@ -303,7 +316,7 @@ def test_the_cases_asked_for_from_a_first_study_decide(size, alike) -> None:
         gained = ~lost & (random.random((units, size)) < 0.04)
         right = np.where(lost, True, ~gained)
         index = np.repeat(np.arange(units), size)
-        return paired_difference(right.ravel(), (right & ~lost | gained).ravel(), index)
+        return paired_difference((right & ~lost | gained).ravel(), right.ravel(), index)
 
     first = draw(1_000_000 // size)
     wide = first.model_copy(
@@ -340,8 +353,8 @@ def test_a_clustered_drop_at_the_margin_does_not_pass_more_often() -> None:
         bad = random.random((100, 1)) < 0.1
         after = ~(bad & (random.random((100, size)) < 0.5)).ravel()
         for name, index in (("units", units), ("images", None)):
-            drop = paired_difference(before, after, index)
-            passed[name] += gate.judge(rules, {"accuracy": drop}).status == "pass"
+            change = paired_difference(after, before, index)
+            passed[name] += gate.judge(rules, {"accuracy": change}).status == "pass"
     check_share(passed["units"], trials, at_most=0.03)
     with pytest.raises(AssertionError):
         check_share(passed["images"], trials, at_most=0.03)

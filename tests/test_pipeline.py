@@ -11,9 +11,10 @@ from PIL import Image
 
 from clinipress.edge.bundle import load_bundle
 from clinipress.errors import DataError, DivergedError, RecipeError
+from clinipress.recipe.techniques import step_names
 from clinipress.records.result import Result
 from clinipress.study.external import compare, evaluate
-from clinipress.study.flow import run_study, step_names
+from clinipress.study.flow import run_study
 from kit.studies import TRAIN, study
 from tiny_nets import make
 
@@ -120,7 +121,7 @@ def test_the_exported_file_alone_gives_the_studys_figures(finished, phantoms):
         run / result.candidates[0].path, run / row.path, phantoms, risk="low", resamples=100
     )
     a, b = (c["evidence"]["data"]["accuracy"]["value"] for c in paired["candidates"])
-    assert paired["drop"]["accuracy"]["value"] == pytest.approx(a - b)
+    assert paired["changes"]["accuracy"]["value"] == pytest.approx(a - b)
 
 
 def test_figures_rerun_from_the_kept_answers_without_a_model(finished):
@@ -204,9 +205,9 @@ def test_no_data_and_no_test_class(tmp_path, phantoms):
 
 def test_step_names():
     steps = [{"step": "prune"}, {"step": "prune"}, {"step": "train", "name": "last"}]
-    assert step_names(study(steps=steps)) == ["pruned-1", "pruned-2", "last"]
+    assert step_names(study(steps=steps).steps) == ["pruned-1", "pruned-2", "last"]
     with pytest.raises(RecipeError, match="names"):
-        step_names(study(steps=[{"step": "train", "name": "reference"}]))
+        step_names(study(steps=[{"step": "train", "name": "reference"}]).steps)
 
 
 def test_predictions_do_not_depend_on_the_batch(finished):
@@ -258,7 +259,7 @@ def test_a_study_can_leave_the_test_split_sealed(phantoms, tmp_path):
     assert result.test_openings == ()
     assert result.shipped is None
     assert not (tmp_path / "run" / "bundle").exists()
-    assert "leave the test split sealed" in result.verdict.reasons[0]
+    assert "leave the test split sealed" in result.verdict.texts[0]
     assert result.verdict.status == "inconclusive"
     assert all("test" not in row.evidence for row in result.candidates)
 

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from clinipress.evidence import gate
-from clinipress.evidence.evidence import drops
-from clinipress.evidence.judged import Asked, guarded, statistics
+from clinipress.evidence.evidence import changes
+from clinipress.evidence.judged import Declared, guarded, statistics
 from clinipress.recipe.study import GUARDS, EvidenceRecipe
 from clinipress.records.judgement import SECTIONS, Findings
-from clinipress.records.result import Verdict
 from kit import planted
+from kit.verdicts import verdict_of
 
-ASKED = Asked("medium", EvidenceRecipe(), resamples=300)
-PASSED = Verdict(status="pass", reasons=("Accuracy did not change.",))
+ASKED = Declared("medium", EvidenceRecipe(), resamples=300)
+PASSED = verdict_of("pass", "Accuracy did not change.")
 
 
 def flips_that_cancel(scores):
@@ -49,14 +49,15 @@ def root():
 def test_a_planted_loss_is_caught_by_its_own_section(root, section):
     mine = PLANTED[section](root)
     assert planted.accuracy(mine) == pytest.approx(planted.accuracy(root), abs=1e-9)
-    fall = drops(root.logits, mine.logits, root.labels, root.classes, resamples=300)
+    fall = changes(root.logits, mine.logits, root.labels, root.classes, resamples=300)
     accuracy = gate.judge(gate.rules_for("medium")[:1], fall)
     assert accuracy.status == "pass", "the planted loss must not show in accuracy"
     findings = found(root, mine)
     assert getattr(findings, section).verdict.status == "fail"
     stopped = guarded(accuracy, findings, [section])
     assert stopped.status == "fail"
-    assert stopped.reasons[0] in getattr(findings, section).verdict.reasons
+    assert {reason.section for reason in stopped.reasons} == {section, None}
+    assert stopped.texts[0] in getattr(findings, section).verdict.texts
     assert set(stopped.deciding) == set(getattr(findings, section).verdict.deciding)
 
 
@@ -83,18 +84,18 @@ def test_without_validation_scores_there_are_no_operating_points(root):
 def test_the_reference_has_no_drops_and_no_flips(root):
     findings = statistics(ASKED, root, root, validation=(root, root))
     assert findings.disagreement is None
-    assert not findings.calibration.drops
-    assert all(row.sensitivity_drop is None for row in findings.operating.rows)
+    assert not findings.calibration.changes
+    assert all(row.sensitivity_change is None for row in findings.operating.rows)
 
 
 def test_the_study_or_else_the_risk_names_the_guards():
-    assert tuple(Asked("low", EvidenceRecipe()).guards) == GUARDS["low"]
-    assert tuple(Asked("low", EvidenceRecipe(guards=())).guards) == ()
+    assert tuple(Declared("low", EvidenceRecipe()).guards) == GUARDS["low"]
+    assert tuple(Declared("low", EvidenceRecipe(guards=())).guards) == ()
     assert set(GUARDS["critical"]) > set(GUARDS["medium"])
 
 
 def test_declared_prevalence_reaches_the_predictive_values(root):
-    asked = Asked("medium", EvidenceRecipe(prevalence={"nodule": 0.01}), resamples=100)
+    asked = Declared("medium", EvidenceRecipe(prevalence={"nodule": 0.01}), resamples=100)
     section = statistics(asked, root, root, validation=(root, root)).operating
     row = next(r for r in section.rows if r.label == "nodule" and r.ppv is not None)
     assert row.prevalence == 0.01

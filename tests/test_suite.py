@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from kit.each import each_seed
 from kit.order import chosen, part
-from kit.seeds import each_seed
 from kit.shared import shared
 from kit.skips import ALLOWED
 
@@ -116,7 +116,9 @@ def test_every_seed_is_run_and_the_one_that_fails_is_named():
     assert seen == [0, 1, 2, 3, 4]
     with pytest.raises(AssertionError) as caught:
         one(more=3)
-    assert caught.value.__notes__ == ["with seed 3"]
+    assert caught.value.__notes__ == ["with seed = 3"]
+    with pytest.raises(ValueError, match="no case"):
+        each_seed([])
 
 
 def test_a_shared_thing_is_made_once_and_never_half(tmp_path):

@@ -20,7 +20,7 @@ def test_a_verdict_has_one_word_and_one_module_that_spells_it():
     named = {path.name for path in SOURCE.rglob("*.py") if spelt.search(path.read_text())}
     assert named == {"text.py"}
     # read on the terminal, on the page, in the cards
-    for name in ("terminal.py", "report/formats.py"):
+    for name in ("cli/terminal.py", "reporting/wording/numbers.py"):
         assert "from clinipress.text import" in (SOURCE / name).read_text()
 
 

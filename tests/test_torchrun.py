@@ -16,12 +16,20 @@ HERE = Path(__file__).resolve().parent
 
 
 @pytest.mark.slow
-def test_two_processes_finish_a_study_together(tmp_path):
+@pytest.mark.parametrize(
+    ("count", "names"),
+    [
+        pytest.param(1, ["reference", "distilled"], id="one step"),
+        pytest.param(
+            2, ["reference", "distilled", "pruned"], id="two steps", marks=pytest.mark.nightly
+        ),
+    ],
+)
+def test_two_processes_finish_a_study_together(tmp_path, count, names):
     data = draw_phantoms(tmp_path / "data", patients=90, seed=1, size=32)
     study = tmp_path / "study.yaml"
-    study.write_text(
-        yaml.safe_dump(tree(exports=[{"precision": "int8", "calibration_images": 16}]))
-    )
+    int8 = {"precision": "int8", "calibration_images": 16}
+    study.write_text(yaml.safe_dump(tree(steps=tree()["steps"][:count], exports=[int8])))
     run = tmp_path / "run"
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
@@ -34,6 +42,6 @@ def test_two_processes_finish_a_study_together(tmp_path):
     )
     assert (run / "result.json").is_file(), done.stderr[-3000:]
     result = json.loads((run / "result.json").read_text())
-    assert [c["name"] for c in result["candidates"]][:3] == ["reference", "distilled", "pruned"]
+    assert [c["name"] for c in result["candidates"]] == [*names, f"{names[-1]}-onnx-int8"]
     assert len((run / "test_openings.jsonl").read_text().splitlines()) == 1
     assert len(result["candidates"][0]["history"][0]["facts"]["epochs"]) == 3

@@ -51,7 +51,7 @@ class ClinipressError(Exception):
         self.expected, self.got, self.fix = expected, got, fix
         text = f"expected {expected}, got {got}" + (f": {fix}" if fix else "")
         # names of files and classes may hold anything, a terminal's control characters too
-        line = "".join(one if one.isprintable() else "?" for one in " ".join(text.split()))
+        line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
         super().__init__(line)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -100,7 +100,6 @@ class MissingExtraError(InputError):
         )
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle by the two arguments."""
         return type(self), (self.what, self.extra)
 
 
@@ -124,7 +123,6 @@ class BrokenExtraError(MissingExtraError):
         )
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle by the three arguments."""
         return type(self), (self.package, self.extra, self.problem)
 
 

@@ -20,20 +20,17 @@ from clinipress.errors import BrokenExtraError, MissingExtraError
 
 __all__ = ["check_installed", "extra_of_package", "is_installed", "missing_extra", "require"]
 
-# What an extra is for, where the caller has nothing closer to say.
+# What an extra is for, where the caller has nothing closer to say; any other brings a format.
 PURPOSES = MappingProxyType(
     {
         "dicom": "reading DICOM",
         "nifti": "reading NIfTI",
         "compress": "training, changing and exporting networks",
-        "openvino": "openvino files",
-        "litert": "litert files",
-        "executorch": "executorch files",
-        "tflite-micro": "tflite-micro files",
         "data": "public data sets",
         "ray": "running a table on a cluster",
     }
 )
+GATHERED = frozenset(("all", "test"))  # they repeat the others', and bring what is no part of it
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
 
@@ -63,7 +60,11 @@ def require(module: str, *, extra: str, what: str = "") -> Any:
     except Exception as problem:  # a broken wheel raises nearly anything
         if is_installed(package):
             raise _broken(package, extra, problem) from problem
-    raise MissingExtraError(what or PURPOSES[extra], extra)
+    raise MissingExtraError(what or _purpose(extra), extra)
+
+
+def _purpose(extra: str) -> str:
+    return PURPOSES.get(extra, f"{extra} files")
 
 
 def _broken(package: str, extra: str, problem: Exception) -> BrokenExtraError:
@@ -77,7 +78,7 @@ def check_installed(packages: Iterable[str], *, extra: str, what: str = "") -> N
         MissingExtraError: One is not installed.
     """
     if not all(is_installed(package) for package in packages):
-        raise MissingExtraError(what or PURPOSES[extra], extra)
+        raise MissingExtraError(what or _purpose(extra), extra)
 
 
 def is_installed(package: str) -> bool:
@@ -105,7 +106,7 @@ def missing_extra(problem: ModuleNotFoundError) -> MissingExtraError | None:
         return None
     if is_installed(package):
         return _broken(package, extra, problem)
-    return MissingExtraError(PURPOSES[extra], extra)
+    return MissingExtraError(_purpose(extra), extra)
 
 
 def extra_of_package(package: str) -> str | None:
@@ -131,7 +132,7 @@ def _extras() -> Mapping[str, str]:
     members: dict[str, set[str]] = {}
     for requirement in requirements:
         name, extra = _NAME.match(requirement), _EXTRA.search(requirement)
-        if name and extra and extra[1] in PURPOSES:
+        if name and extra and extra[1] not in GATHERED:
             members.setdefault(extra[1], set()).add(name[0].replace("-", "_"))
     # an extra repeats what it includes: a package belongs to the smallest that has it
     by_size = sorted(members, key=lambda extra: len(members[extra]), reverse=True)

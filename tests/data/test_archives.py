@@ -138,7 +138,7 @@ def test_no_room(tmp_path, monkeypatch):
 KILLED = """
 import os, sys
 from pathlib import Path
-from clinipress.data import archives
+from clinipress.data.named import archives
 write = archives._write
 def dies(content, member, staging):
     write(content, member, staging)

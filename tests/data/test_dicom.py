@@ -240,15 +240,16 @@ def test_enhanced_files_keep_rescale_and_window_per_frame() -> None:
         close(decode(data, SPEC, index=index)[0], expected)
 
 
-def test_the_header_alone_gives_facts_and_patient() -> None:
+def test_the_header_alone_gives_facts_and_patient(tmp_path: Path) -> None:
     data = written(made(VALUES, PatientID=" P7 "))
     cut = data[: data.index(VALUES.tobytes()[:32])]
     assert facts(cut) == facts(data)
     assert (facts(cut).width, facts(cut).height, facts(cut).bits, facts(cut).channels) == (
         SIDE, SIDE, 12, 1
     )  # fmt: skip
-    assert dicom.read_patient(io.BytesIO(data)) == ("P7", 1)
-    assert dicom.read_patient(io.BytesIO(written(made(VALUES)))) == (None, 1)
+    for content, patient in ((data, "P7"), (cut, "P7"), (written(made(VALUES)), None)):
+        (tmp_path / "slice").write_bytes(content)
+        assert dicom.pictures(tmp_path / "slice") == (patient, None)
     with pytest.raises(ImageError):
         decode(cut, SPEC)
 

@@ -14,7 +14,7 @@ from clinipress.kinds.image.read import decode
 from clinipress.records.candidate import (
     InputSpec,
 )
-from kit.seeds import each_seed
+from kit.each import each_seed
 
 KINDS = sorted(DISTURBANCES)
 # the referee works in float64 and in another order; what lies next to .5 may round the other way

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clinipress.cli.named import show_prepared
 from clinipress.data.named import prepare as module
 from clinipress.data.named.catalogue import find_set
 from clinipress.data.named.fetch import NOT_KNOWN, Download
 from clinipress.data.named.prepare import differences, list_sets, prepare
 from clinipress.data.named.sets import ALL_SPLITS
-from clinipress.data.named.show import show_prepared
 from clinipress.data.named.tables import read_masks
 from clinipress.data.named.workbook import read_workbook
 from clinipress.data.splits import make_split

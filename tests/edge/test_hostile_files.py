@@ -59,7 +59,7 @@ from clinipress.kinds.image.read import decode, facts
 from clinipress.edge.bundle import load_bundle
 from clinipress.edge.predict import predict
 from clinipress.errors import BundleError, ClinipressError
-from clinipress.records.result import InputSpec
+from clinipress.records.candidate import InputSpec
 
 warnings.simplefilter("error")
 GREY = InputSpec(channels=1, height=16, width=16)

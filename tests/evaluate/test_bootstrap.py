@@ -8,7 +8,7 @@ from clinipress.stats import bootstrap
 from clinipress.stats.bootstrap import BootstrapSpread
 from clinipress.stats.intervals import degrees_of_freedom, percentile_interval, t_value
 from clinipress.stats.metrics import calibration_gaps
-from kit.seeds import each_seed
+from kit.each import each_seed
 from kit.tolerances import ROUNDING
 
 

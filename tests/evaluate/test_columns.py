@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from clinipress.evidence.columns import divide
-from kit.seeds import each_seed
+from kit.each import each_seed
 
 
 def one(values, index=None, name="column"):

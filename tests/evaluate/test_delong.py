@@ -9,7 +9,7 @@ from scipy import stats
 
 from clinipress.stats import delong
 from clinipress.stats.intervals import auroc_score_limits
-from kit.seeds import each_seed
+from kit.each import each_seed
 from kit.tolerances import ROUNDING, check_share
 
 Z = stats.norm.ppf(0.975)

@@ -20,6 +20,7 @@ from clinipress.evidence.gate import MARGINS
 from clinipress.records.judgement import Direction, FlipCounts
 from clinipress.records.result import Interval
 from clinipress.stats.intervals import wilson
+from kit.each import each_seed
 from kit.planted import (
     accuracy,
     one_class_falls,
@@ -29,7 +30,6 @@ from kit.planted import (
     with_logits,
     wrong_and_right,
 )
-from kit.seeds import each_seed
 from kit.tolerances import ROUNDING
 
 
@@ -90,8 +90,9 @@ def test_a_patient_counts_once():
     before, after = np.ones(12, bool), np.ones(12, bool)
     after[:6] = False
     alone, patients = np.arange(12), np.repeat([0, 1, 2], [6, 3, 3])
-    assert mcnemar_by_unit(before, after, alone) == binomtest(0, 6).pvalue
-    assert mcnemar_by_unit(before, after, patients) == 1.0  # one patient lost
+    expected = pytest.approx(binomtest(0, 6).pvalue, rel=1e-12)
+    assert mcnemar_by_unit(before, after, alone) == expected
+    assert mcnemar_by_unit(before, after, patients) == pytest.approx(1)  # one patient lost
     # as many lost as gained in one patient: it says nothing
     assert mcnemar_by_unit(np.array([True, False]), np.array([False, True]), np.zeros(2, int)) == 1
     assert mcnemar_by_unit(before[:0], after[:0], alone[:0]) == 1
@@ -120,11 +121,17 @@ def test_one_of_anything_is_told_in_the_singular():
     before = reference(n=200)
     right, _ = wrong_and_right(before, np.ones(200, bool))
     told = section(before, swap(before, right[:1], (before.labels[right[0]] + 1) % 3))
-    said = " ".join(told.verdict.reasons)
+    said = " ".join(told.verdict.texts)
     assert "1 answer changed: 1 from right to wrong" in said
     assert "1 image is newly missed and 0 newly found" in said
     alone = reference(n=1)
-    assert section(alone, replace(alone)).verdict.reasons[0].startswith("Of 1 image ")
+    assert (
+        section(alone, replace(alone))
+        .verdict.texts[0]
+        .startswith(
+            "The two models give the same answer in 100.0% (95% CI 20.7\u2013100.0) of 1 image;"
+        )
+    )
 
 
 def test_names_of_patients_stay_out_of_the_list():
@@ -141,7 +148,7 @@ def test_the_same_answers():
     assert found.kappa.value == 1
     assert found.kappa.low < 1  # four hundred images do not prove that none ever flips
     assert found.verdict.status == "pass"
-    assert "No image of a class is newly missed." in found.verdict.reasons
+    assert "No image of a class is newly missed." in found.verdict.texts
 
 
 def test_degenerate_splits():
@@ -179,7 +186,9 @@ def test_flips_that_cancel_out_in_accuracy_are_caught():
     assert found.agreement.low > 0.95
     assert found.p_value == 1
     assert found.verdict.status == "fail"
-    assert "lean to new misses of ill: 25 of its images" in " ".join(found.verdict.reasons)
+    assert "biased towards new misses of ill: 25 newly missed, 0 newly found" in " ".join(
+        found.verdict.texts
+    )
     # the other way about, more findings are found: that is no miss
     _, mistaken = wrong_and_right(before, ill)
     fine, _ = wrong_and_right(before, ~ill)
@@ -193,9 +202,9 @@ def test_a_lean_is_told_from_an_agreement_that_is_merely_open():
     counts = FlipCounts(name="all", cases=60, agreement=agreement, lost=14, gained=1, changed=0)
     verdict = _verdict(counts, [lean], 0.95)
     assert verdict.status == "fail"
-    assert verdict.reason_statuses == ("inconclusive", None, "fail")
-    assert [reason.partition(" of ")[0] for reason in verdict.deciding] == [
-        "Flips lean to new misses"
+    assert [reason.status for reason in verdict.reasons] == ["inconclusive", None, "fail"]
+    assert [text.partition(" of ")[0] for text in verdict.deciding] == [
+        "Flips are biased towards new misses"
     ]
 
 
@@ -203,7 +212,7 @@ def test_a_class_that_falls_is_caught():
     before = reference(0)
     found = section(before, one_class_falls(before), least_agreement=0.5)
     assert found.verdict.status == "fail"
-    assert "lean to new misses of effusion" in " ".join(found.verdict.reasons)
+    assert "biased towards new misses of effusion" in " ".join(found.verdict.texts)
 
 
 def test_low_agreement_fails_and_few_cases_leave_it_open():
@@ -211,7 +220,7 @@ def test_low_agreement_fails_and_few_cases_leave_it_open():
     noisy = rounded(before, noise=2.0)
     found = section(before, noisy)
     assert found.verdict.status == "fail"
-    assert "shown to be less" in found.verdict.reasons[0]
+    assert "the whole interval is below it" in found.verdict.texts[0]
     few = reference(0, n=60)
     assert section(few, rounded(few, noise=0.01)).verdict.status == "inconclusive"
 

@@ -10,7 +10,7 @@ import sklearn.metrics as referee
 from scipy import stats
 
 from clinipress.errors import DataError
-from clinipress.evidence.evidence import discordance, drops, evidence
+from clinipress.evidence.evidence import changes, discordance, evidence
 from clinipress.evidence.gate import (
     judge,
 )
@@ -55,10 +55,10 @@ def test_values_are_those_of_the_point_metrics(seed, classes) -> None:
     check_usable(found)
     expected = after if len(classes) > 2 else without_class_areas(after)
     check_close({k: v.value for k, v in found.items()}, expected, ROUNDING)
-    fall = drops(reference, candidate, labels, classes, resamples=20)
+    fall = changes(reference, candidate, labels, classes, resamples=20)
     check_usable(fall)
     for name, interval in fall.items():
-        assert interval.value == pytest.approx(before[name] - after[name], abs=ROUNDING)
+        assert interval.value == pytest.approx(after[name] - before[name], abs=ROUNDING)
     # precision and F1 of a class may lack width at so few resamples; nothing else may be missing
     assert {"accuracy", "balanced_accuracy", "auroc_macro", "f1_macro", "log_loss"} <= set(fall)
 
@@ -84,14 +84,14 @@ def score_by_sklearn(logits, labels, rows) -> dict[str, float]:
     }
 
 
-def falls_by_sklearn(reference, candidate, labels, columns) -> dict[str, np.ndarray]:
-    """Drops of each metric with each case counted as often as each column says."""
+def changes_by_sklearn(reference, candidate, labels, columns) -> dict[str, np.ndarray]:
+    """Changes of each metric with each case counted as often as each column says."""
     found: dict[str, list[float]] = {}
     for column in columns:
         rows = np.repeat(np.arange(len(labels)), column)
         before, after = (score_by_sklearn(x, labels, rows) for x in (reference, candidate))
         for name, value in before.items():
-            found.setdefault(name, []).append(value - after[name])
+            found.setdefault(name, []).append(after[name] - value)
     return {name: np.array(values) for name, values in found.items()}
 
 
@@ -102,9 +102,9 @@ def test_bootstrap_is_that_of_scikit_learn_on_the_repeated_cases(units) -> None:
     drawn = [c[index].astype(int) for b in resample(index, labels, resamples, 8) for c in b.T]
     without = [(index != unit).astype(int) for unit in range(index.max() + 1)]
     replicates, jackknife = (
-        falls_by_sklearn(reference, candidate, labels, columns) for columns in (drawn, without)
+        changes_by_sklearn(reference, candidate, labels, columns) for columns in (drawn, without)
     )
-    found = drops(reference, candidate, labels, CLASSES, units=units, resamples=resamples, seed=8)
+    found = changes(reference, candidate, labels, CLASSES, units=units, resamples=resamples, seed=8)
     assert len(replicates["kappa"]) == resamples
     for name, values in replicates.items():
         m = len(without)
@@ -118,16 +118,16 @@ def test_bootstrap_is_that_of_scikit_learn_on_the_repeated_cases(units) -> None:
 def test_same_seed_same_interval_and_another_seed_another() -> None:
     labels, reference, candidate = task(1)
     first, again, other = (
-        drops(reference, candidate, labels, CLASSES, resamples=200, seed=s) for s in (1, 1, 2)
+        changes(reference, candidate, labels, CLASSES, resamples=200, seed=s) for s in (1, 1, 2)
     )
     assert first == again
     assert first["auroc_macro"] != other["auroc_macro"]
     assert first["accuracy"] == other["accuracy"]
 
 
-def test_identical_classifiers_have_no_drop_but_are_not_certain() -> None:
+def test_identical_classifiers_have_no_change_but_are_not_certain() -> None:
     labels, reference, _ = task(2, n=300)
-    found = drops(reference, reference.copy(), labels, CLASSES, resamples=100)
+    found = changes(reference, reference.copy(), labels, CLASSES, resamples=100)
     assert {interval.value for interval in found.values()} == {0.0}
     assert (found["f1_macro"].low, found["f1_macro"].high) == (0, 0)
     for name in ("accuracy", "balanced_accuracy", "sensitivity[glioma]", "auroc_macro"):
@@ -136,25 +136,25 @@ def test_identical_classifiers_have_no_drop_but_are_not_certain() -> None:
 
 def test_exchanging_the_two_turns_the_sign() -> None:
     labels, reference, candidate = task(4)
-    there = drops(reference, candidate, labels, CLASSES, resamples=100)
-    back = drops(candidate, reference, labels, CLASSES, resamples=100)
+    there = changes(reference, candidate, labels, CLASSES, resamples=100)
+    back = changes(candidate, reference, labels, CLASSES, resamples=100)
     for name in ("accuracy", "sensitivity[normal]", "auroc_macro", "f1_macro", "log_loss"):
         turned = (-back[name].high, -back[name].value, -back[name].low)
         mine = (there[name].low, there[name].value, there[name].high)
         assert mine == pytest.approx(turned, abs=ROUNDING), name
 
 
-def test_a_worse_candidate_has_a_positive_drop_and_a_negative_one_of_log_loss() -> None:
+def test_a_worse_candidate_has_a_negative_change_and_a_positive_one_of_log_loss() -> None:
     labels, reference, candidate = task(5, n=600, noise=2.0)
-    found = drops(reference, candidate, labels, CLASSES, resamples=200)
+    found = changes(reference, candidate, labels, CLASSES, resamples=200)
     for name in ("accuracy", "balanced_accuracy", "auroc_macro", "f1_macro", "kappa"):
-        assert found[name].low > 0, name
-    assert found["log_loss"].high < 0
+        assert found[name].high < 0, name
+    assert found["log_loss"].low > 0
 
 
 def test_pairing_is_narrower_than_two_intervals() -> None:
     labels, reference, candidate = task(6, n=500, noise=0.2)
-    paired = drops(reference, candidate, labels, CLASSES, resamples=300)
+    paired = changes(reference, candidate, labels, CLASSES, resamples=300)
     apart = evidence(reference, labels, CLASSES, resamples=300)
     for name in ("accuracy", "balanced_accuracy", "auroc_macro", "f1_macro"):
         width = paired[name].high - paired[name].low
@@ -164,11 +164,11 @@ def test_pairing_is_narrower_than_two_intervals() -> None:
 def test_copies_in_one_unit_add_nothing() -> None:
     labels, reference, candidate = task(7, n=200)
     copies = np.repeat(np.arange(200), 4)
-    single = drops(reference, candidate, labels, CLASSES, resamples=300)
-    united = drops(
+    single = changes(reference, candidate, labels, CLASSES, resamples=300)
+    united = changes(
         reference[copies], candidate[copies], labels[copies], CLASSES, units=copies, resamples=300
     )
-    blind = drops(reference[copies], candidate[copies], labels[copies], CLASSES, resamples=300)
+    blind = changes(reference[copies], candidate[copies], labels[copies], CLASSES, resamples=300)
     for name in ("accuracy", "balanced_accuracy", "auroc_macro", "log_loss"):
         width, with_units, without = (x[name].high - x[name].low for x in (single, united, blind))
         # the shrinkage and t cost the proportions a little; the bootstrap draws the same units
@@ -182,7 +182,7 @@ def test_methods_are_named() -> None:
     units = np.repeat(np.arange(60), 2)
     alone = evidence(reference, labels, CLASSES, resamples=30)
     assert (alone["accuracy"].method, alone["kappa"].method) == ("wilson", "bootstrap")
-    fall = drops(reference, candidate, labels, CLASSES, units=units, resamples=30)
+    fall = changes(reference, candidate, labels, CLASSES, units=units, resamples=30)
     assert fall["accuracy"].method == "tango-cluster"
     assert fall["kappa"].method == "cluster-bootstrap"
     assert fall["accuracy"].n == 120
@@ -201,7 +201,7 @@ def test_two_classes_have_sensitivity_and_specificity_of_the_finding() -> None:
     labels, reference, candidate = task(10, classes=("ill", "well"))
     for found in (
         evidence(reference, labels, ("ill", "well"), positive="ill", resamples=20),
-        drops(reference, candidate, labels, ("ill", "well"), positive="ill", resamples=20),
+        changes(reference, candidate, labels, ("ill", "well"), positive="ill", resamples=20),
     ):
         assert found["sensitivity"] == found["sensitivity[ill]"]
         assert found["specificity"] == found["sensitivity[well]"]
@@ -230,7 +230,7 @@ def test_what_is_undefined_is_absent(labels, absent) -> None:
     truth = np.array(labels)
     logits = np.eye(3)[truth] * [[1.0, 2.0, 3.0]] + 0.1 * truth[:, None]
     found = evidence(logits, truth, CLASSES, resamples=50)
-    fall = drops(logits, np.roll(logits, 1, axis=1), truth, CLASSES, resamples=50)
+    fall = changes(logits, np.roll(logits, 1, axis=1), truth, CLASSES, resamples=50)
     for measured in (found, fall):
         check_usable(measured)
         assert not set(absent) & set(measured)
@@ -246,13 +246,13 @@ def test_a_class_never_predicted_has_no_precision() -> None:
     check_usable(found)
     assert "precision[normal]" not in found
     assert found["sensitivity[normal]"].value == found["f1[normal]"].value == 0
-    assert "precision[normal]" not in drops(reference, logits, labels, CLASSES, resamples=50)
+    assert "precision[normal]" not in changes(reference, logits, labels, CLASSES, resamples=50)
 
 
 def test_one_patient_proves_nothing() -> None:
     labels, reference, candidate = task(12, n=200, noise=2.0)
     units = np.zeros(200, np.int64)
-    fall = drops(reference, candidate, labels, CLASSES, units=units, resamples=50)
+    fall = changes(reference, candidate, labels, CLASSES, units=units, resamples=50)
     check_usable(fall)
     assert fall["accuracy"].high - fall["accuracy"].low > 1
     assert "f1_macro" not in fall
@@ -277,12 +277,12 @@ def patients(random, number, size):
 
 @cache
 def truth() -> dict[str, Interval]:
-    """The drops in so many images that what is left of chance is a twentieth of an interval."""
-    return drops(*patients(np.random.default_rng(99), 100_000, 1)[:3], CLASSES, resamples=2)
+    """The changes in so many images that what is left of chance is a twentieth of an interval."""
+    return changes(*patients(np.random.default_rng(99), 100_000, 1)[:3], CLASSES, resamples=2)
 
 
 def simulate(number, size, trials, forget=False) -> dict[str, tuple[int, int]]:
-    """Per drop: how many studies' intervals hold the truth, and how many pass at the margin."""
+    """Per change: how many studies' intervals hold the truth, and how many pass at the margin."""
     random = np.random.default_rng(size)
     large = truth()
     names = (
@@ -293,18 +293,18 @@ def simulate(number, size, trials, forget=False) -> dict[str, tuple[int, int]]:
     for _ in range(trials):
         reference, candidate, labels, units = patients(random, number, size)
         units = None if forget else units
-        found = drops(reference, candidate, labels, CLASSES, units=units, resamples=200)
+        found = changes(reference, candidate, labels, CLASSES, units=units, resamples=200)
         for name in names:
             margin = large[name].value
             held[name] += found[name].low <= margin <= found[name].high
-            loss = 1 if metric_facts(name).higher_is_better else -1
+            loss = -1 if metric_facts(name).higher_is_better else 1
             rule = Rule(metric=name, margin=loss * margin)
             passed[name] += judge((rule,), found).status == "pass"
     return {name: (held[name], passed[name]) for name in names}
 
 
 @pytest.mark.parametrize(("number", "size"), [(240, 1), (80, 4)], ids=["images", "patients"])
-def test_drops_cover_and_seldom_pass_at_the_margin(number, size) -> None:
+def test_changes_cover_and_seldom_pass_at_the_margin(number, size) -> None:
     trials = 300
     for held, passed in simulate(number, size, trials).values():
         check_share(held, trials, at_least=0.935)

@@ -15,8 +15,8 @@ from clinipress.evidence.groups import (
     gap_of,
 )
 from clinipress.stats.bootstrap import BootstrapSpread, expanded_interval
+from kit.each import each_seed
 from kit.planted import reference
-from kit.seeds import each_seed
 from kit.tolerances import ROUNDING, check_share
 
 DRAWN = ("balanced_accuracy", "auroc_macro", "ece")

@@ -7,7 +7,7 @@ from scipy import optimize, stats
 from statsmodels.stats.proportion import proportion_confint
 
 from clinipress.stats import intervals
-from kit.seeds import each_seed
+from kit.each import each, each_seed
 from kit.tolerances import ROOT, ROUNDING, check_share
 
 EDGES = [(0, 1), (1, 1), (0, 500), (500, 500), (1, 10_000)]
@@ -17,7 +17,7 @@ RANDOM = [
 ]
 
 
-@pytest.mark.parametrize(("successes", "n"), EDGES + RANDOM)
+@each(("successes", "n"), EDGES + RANDOM)
 @pytest.mark.parametrize("confidence", [0.9, 0.95])
 def test_wilson_is_that_of_statsmodels(successes, n, confidence) -> None:
     expected = proportion_confint(successes, n, 1 - confidence, "wilson")

@@ -8,7 +8,7 @@ import sklearn.metrics as referee
 
 from clinipress.errors import DataError
 from clinipress.stats import metrics
-from kit.seeds import each_seed
+from kit.each import each_seed
 from kit.tolerances import LOG_ODDS_STEP, ROUNDING, check_close
 
 CLASSES = tuple("abcdefg")

@@ -9,7 +9,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from clinipress.stats import paired
-from kit.seeds import each_seed
+from kit.each import each, each_seed
 from kit.tolerances import OPTIMUM, ROUNDING, THREE_DECIMALS, check_share
 
 Z = stats.norm.ppf(0.975)
@@ -49,7 +49,7 @@ def brute_score(lost: int, gained: int, n: int, difference: float) -> float:
     return (lost - gained - n * difference) / np.sqrt(variance)
 
 
-@pytest.mark.parametrize(("lost", "gained", "n"), tables(20) + EDGES)
+@each(("lost", "gained", "n"), tables(20) + EDGES)
 def test_tango_score_is_that_of_numerical_maximum_likelihood(lost, gained, n) -> None:
     for difference in (-0.7, -0.2, -0.01, 0.004, 0.1, 0.6):
         expected = brute_score(lost, gained, n, difference)
@@ -57,7 +57,7 @@ def test_tango_score_is_that_of_numerical_maximum_likelihood(lost, gained, n) ->
         assert found == pytest.approx(expected, rel=OPTIMUM, abs=OPTIMUM)
 
 
-@pytest.mark.parametrize(("lost", "gained", "n"), tables(20) + EDGES)
+@each(("lost", "gained", "n"), tables(20) + EDGES)
 def test_tango_ends_are_where_the_brute_score_is_z(lost, gained, n) -> None:
     value = (lost - gained) / n
     for end, side in zip(paired.tango(lost, gained, n), (-1, 1), strict=True):
@@ -82,7 +82,7 @@ def test_tango_without_a_discordant_case_is_known_in_closed_form() -> None:
     assert paired.tango(0, 0, 642) == pytest.approx((-expected, expected), abs=ROUNDING)
 
 
-@pytest.mark.parametrize(("lost", "gained", "n"), tables(20))
+@each(("lost", "gained", "n"), tables(20))
 def test_tango_mirrors(lost, gained, n) -> None:
     low, high = paired.tango(lost, gained, n)
     assert paired.tango(gained, lost, n) == pytest.approx((-high, -low), abs=ROUNDING)
@@ -192,14 +192,14 @@ def fourfold(count: int) -> list[tuple[int, int, int, int]]:
 CORNERS = [(50, 0, 0, 0), (0, 30, 0, 0), (0, 0, 30, 0), (0, 0, 0, 1), (0, 7, 7, 0), (40, 3, 0, 0)]
 
 
-@pytest.mark.parametrize("table", [*fourfold(20), *CORNERS])
+@each("table", [*fourfold(20), *CORNERS])
 def test_newcombe_is_the_papers_formula_with_statsmodels_wilson(table) -> None:
     low, high = paired.newcombe(*table)
     assert (low, high) == pytest.approx(brute_newcombe(*table), abs=ROUNDING)
     assert low <= (table[1] - table[2]) / sum(table) <= high
 
 
-@pytest.mark.parametrize("table", fourfold(20))
+@each("table", fourfold(20))
 def test_newcombe_and_tango_are_two_answers_to_one_question(table) -> None:
     _, lost, gained, _ = table
     tango, other = paired.tango(lost, gained, sum(table)), paired.newcombe(*table)
@@ -280,7 +280,7 @@ def test_difference_of_nothing_is_undefined() -> None:
     assert paired.paired_difference(nothing, nothing) is None
 
 
-@pytest.mark.parametrize(("lost", "gained", "n"), [*tables(20), *EDGES])
+@each(("lost", "gained", "n"), [*tables(20), *EDGES])
 def test_mcnemar_is_that_of_statsmodels(lost, gained, n) -> None:
     expected = mcnemar([[n, lost], [gained, 0]], exact=True).pvalue
     assert paired.mcnemar_exact(lost, gained) == pytest.approx(min(expected, 1.0), rel=1e-9)

@@ -6,7 +6,7 @@ import statsmodels.api as sm
 from scipy.special import expit
 
 from clinipress.stats.recalibration import BinnedFit, recalibrate
-from kit.seeds import each_seed
+from kit.each import each_seed
 from kit.tolerances import OPTIMUM, check_share
 
 

@@ -28,8 +28,8 @@ from clinipress.models.randomized import (
     randomized,
 )
 from clinipress.study.feature_networks import feature_network
+from kit.each import each_seed
 from kit.random_nets import candidate_of, pictures
-from kit.seeds import each_seed
 
 LIMITS = (-1.0, 1.0)
 
@@ -267,8 +267,8 @@ def test_same_answers_with_maps_from_elsewhere_are_caught():
     rows["small"] = replace(rows["small"], maps=blobs(24, seed=5))
     section = saliency_section(images, rows, "small")
     assert section.verdict.status == "fail"
-    assert "does not look where the reference looks, whatever it answers" in " ".join(
-        section.verdict.reasons
+    assert "no closer to the reference's than chance, whatever it answers" in " ".join(
+        section.verdict.texts
     )
 
 
@@ -283,7 +283,7 @@ def test_less_like_the_reference_than_a_network_trained_apart_is_no_pass():
     rows["small"], rows["independent"] = rows["independent"], rows["small"]
     verdict = saliency_section(images, rows, "small").verdict
     assert verdict.status == "inconclusive"
-    assert "trained apart" in " ".join(verdict.reasons)
+    assert "trained apart" in " ".join(verdict.texts)
 
 
 def test_without_random_weights_nothing_can_be_said():
@@ -291,7 +291,7 @@ def test_without_random_weights_nothing_can_be_said():
     del rows["randomized"]
     verdict = saliency_section(images, rows, "small").verdict
     assert verdict.status == "inconclusive"
-    assert "random weights" in verdict.reasons[0]
+    assert "random weights" in verdict.texts[0]
 
 
 @pytest.mark.parametrize("case", ["one image", "one unit", "empty reference", "all wrong"])

@@ -22,9 +22,9 @@ from clinipress.models.features import (
 from clinipress.study.feature_networks import (
     feature_network,
 )
+from kit.each import each_seed
 from kit.onnx_nets import to_int8
 from kit.random_nets import candidate_of, pictures
-from kit.seeds import each_seed
 
 MEAN, STD = 0.2, 0.25  # of random_nets
 FILL = MEAN * 255

@@ -8,10 +8,10 @@ from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW
 
 from clinipress.errors import DataError
-from clinipress.evidence.evidence import drops, evidence
+from clinipress.evidence.evidence import changes, evidence
 from clinipress.evidence.seeds import over_seeds
 from clinipress.records.result import Interval
-from kit.seeds import each_seed
+from kit.each import each_seed
 from kit.tolerances import ROUNDING, check_share
 
 
@@ -53,7 +53,7 @@ def test_the_interval_stays_in_the_metrics_range() -> None:
     assert found["accuracy"].mean.high == 1
     assert found["log_loss"].mean.high > 5
     assert found["brier"].mean.high == 2
-    wide = over_seeds([study(accuracy=x, log_loss=x) for x in (-0.9, 0.9)], drops=True)
+    wide = over_seeds([study(accuracy=x, log_loss=x) for x in (-0.9, 0.9)], changes=True)
     assert (wide["accuracy"].mean.low, wide["accuracy"].mean.high) == (-1, 1)
     assert wide["log_loss"].mean.low < -1
     assert over_seeds([study(accuracy=x) for x in (0.0, 0.1)])["accuracy"].mean.low == 0
@@ -67,7 +67,7 @@ def test_only_what_every_seed_has_is_summed_up() -> None:
         over_seeds([])
 
 
-def test_evidence_and_drops_go_in_as_they_come() -> None:
+def test_evidence_and_changes_go_in_as_they_come() -> None:
     random = np.random.default_rng(0)
     labels = random.integers(0, 3, 90)
     reference = random.normal(size=(90, 3)) + 2 * np.eye(3)[labels]
@@ -76,9 +76,11 @@ def test_evidence_and_drops_go_in_as_they_come() -> None:
     found = over_seeds([evidence(x, labels, names, resamples=5) for x in seeds])
     right = [(x.argmax(axis=1) == labels).mean() for x in seeds]
     assert found["accuracy"].values == pytest.approx(right, abs=ROUNDING)
-    fall = over_seeds([drops(reference, x, labels, names, resamples=5) for x in seeds], drops=True)
+    fall = over_seeds(
+        [changes(reference, x, labels, names, resamples=5) for x in seeds], changes=True
+    )
     assert fall["accuracy"].mean.value == pytest.approx(
-        (reference.argmax(axis=1) == labels).mean() - np.mean(right), abs=ROUNDING
+        np.mean(right) - (reference.argmax(axis=1) == labels).mean(), abs=ROUNDING
     )
     assert all(math.isfinite(one.mean.low) for one in fall.values())
 

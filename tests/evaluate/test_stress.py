@@ -14,7 +14,7 @@ from clinipress.records.candidate import (
     Card,
     InputSpec,
 )
-from kit.seeds import each_seed
+from kit.each import each_seed
 from kit.tolerances import check_share
 
 CLASSES = ("dark", "bright")
@@ -86,25 +86,25 @@ def test_candidate_that_breaks_on_noise_alone_is_caught_and_named():
     section = examine(Threshold(), Threshold(nerves=True))
     assert section.undisturbed["reference"].value == section.undisturbed["candidate"].value
     assert section.verdict.status == "fail"
-    (reason,) = section.verdict.reasons
-    assert reason.startswith("Noise at strength ")
-    assert "of 5 took" in reason
-    assert "more from the candidate than from the reference" in reason
-    assert "the limit is 8.0: shown to reach or exceed it (at least " in reason
+    (reason,) = section.verdict.texts
+    assert reason.startswith("Noise (strength ")
+    assert "of 5) lowered accuracy by" in reason
+    assert "points more than in the reference" in reason
+    assert "allowed fall 8.0): at or beyond the limit (at least " in reason
     curves = {curve.kind: curve for curve in section.curves}
-    assert curves["noise"].levels[2].excess.low > 0.08
-    assert max(level.excess.value for level in curves["blur"].levels) == 0
+    assert curves["noise"].levels[2].added_change.high < -0.08
+    assert min(level.added_change.value for level in curves["blur"].levels) == 0
 
 
-def test_equal_candidates_pass_and_every_excess_is_zero():
+def test_equal_candidates_pass_and_every_added_change_is_zero():
     section = examine(Threshold(), Threshold())
     assert section.verdict.status == "pass"
-    assert "as much accuracy from the candidate as from the reference" in section.verdict.reasons[0]
+    assert "lowered accuracy as much as in the reference" in section.verdict.texts[0]
     assert sum(len(curve.levels) for curve in section.curves) == 50
     for curve in section.curves:
         for level in curve.levels:
-            assert level.excess.value == 0
-            assert level.excess.low < 0 < level.excess.high
+            assert level.added_change.value == 0
+            assert level.added_change.low < 0 < level.added_change.high
 
 
 def test_strengths_4_and_5_are_shown_and_not_judged():
@@ -114,13 +114,13 @@ def test_strengths_4_and_5_are_shown_and_not_judged():
     stored = {("noise", s): (right, wrong if s > JUDGED[-1] else right) for s in STRENGTHS}
     section = stress_section(both, both, np.arange(len(images)), stored, margin=0.02)
     assert section.verdict.status == "pass"
-    assert section.curves[0].levels[4].excess.value == 1
+    assert section.curves[0].levels[4].added_change.value == -1
     stored["noise", 3] = right, wrong
     section = stress_section(both, both, np.arange(len(images)), stored, margin=0.02)
     assert section.verdict.status == "fail"
 
 
-def test_loss_that_was_there_before_is_no_excess():
+def test_loss_that_was_there_before_is_not_added():
     images, labels, _ = pictures()
     reference = answers(labels >= 0, labels)
     candidate = answers(np.arange(len(labels)) >= 30, labels)
@@ -132,8 +132,8 @@ def test_loss_that_was_there_before_is_no_excess():
         margin=0.02,
     )
     (level,) = section.curves[0].levels
-    assert level.drop.value == pytest.approx(0.25)
-    assert level.excess.value == 0
+    assert level.change.value == pytest.approx(-0.25)
+    assert level.added_change.value == 0
     assert section.verdict.status == "pass"
 
 
@@ -143,9 +143,9 @@ def test_candidate_that_bears_worse_images_better_passes():
     stored = {("motion", s): (wrong, right) for s in STRENGTHS}
     both = scores(right, labels)
     section = stress_section(both, both, np.arange(100), stored, margin=0.005)
-    assert section.curves[0].levels[0].excess.value == -1
+    assert section.curves[0].levels[0].added_change.value == 1
     assert section.verdict.status == "pass"
-    assert "100.0 points of accuracy less from the candidate" in section.verdict.reasons[0]
+    assert "by 100.0 points less than in the reference" in section.verdict.texts[0]
 
 
 @each_seed(range(20))
@@ -160,10 +160,10 @@ def test_ends_are_never_inside_tangos(seed):
         margin=0.02,
     )
     (level,) = section.curves[0].levels
-    # nothing was wrong before, so that the excess is the drop, whose interval is Tango's
-    assert level.excess.value == pytest.approx(level.drop.value, abs=1e-12)
-    assert level.excess.low <= level.drop.low + 1e-9
-    assert level.excess.high >= level.drop.high - 1e-9
+    # nothing was wrong before, so that what is added is the change, whose interval is Tango's
+    assert level.added_change.value == pytest.approx(level.change.value, abs=1e-12)
+    assert level.added_change.low <= level.change.low + 1e-9
+    assert level.added_change.high >= level.change.high - 1e-9
 
 
 def test_few_images_are_inconclusive_and_say_how_many_would_do():
@@ -175,7 +175,7 @@ def test_few_images_are_inconclusive_and_say_how_many_would_do():
     assert verdict.status == "inconclusive"
     assert (
         "too few images to tell for 2 of 2 disturbances (JPEG compression, motion)"
-        in (verdict.reasons[0])
+        in (verdict.texts[0])
     )
     assert verdict.cases_needed is not None
     assert verdict.cases_needed > 12
@@ -188,7 +188,7 @@ def test_nothing_judged_is_never_a_pass():
     for stored in ({}, {("noise", 5): (right, right)}):
         verdict = stress_section(both, both, np.arange(40), stored, margin=0.02).verdict
         assert verdict.status == "inconclusive"
-        assert "never a pass" in verdict.reasons[0]
+        assert "cannot pass" in verdict.texts[0]
 
 
 def random_study(seed, patients=True):
@@ -217,15 +217,15 @@ def test_figures_are_those_of_numpy_and_scipys_bootstrap(seed):
     assert level.reference.value == before_worse.mean()
     assert level.candidate.value == after_worse.mean()
     assert section.undisturbed["reference"].value == before.mean()
-    extra = before_worse * 1.0 - after_worse - (before * 1.0 - after)
-    assert level.excess.value == pytest.approx(extra.mean(), abs=1e-12)
+    extra = after_worse * 1.0 - before_worse - (after * 1.0 - before)
+    assert level.added_change.value == pytest.approx(extra.mean(), abs=1e-12)
     referee = stats.bootstrap(
         (extra,), np.mean, n_resamples=4000, method="percentile", rng=seed
     ).confidence_interval
     # ends of two bootstraps of 4,000: a tenth of a standard error or two, and one image's weight
     tolerance = 0.12 * extra.std() / len(extra) ** 0.5 + 1 / len(extra)
-    assert level.excess.low == pytest.approx(referee.low, abs=tolerance)
-    assert level.excess.high == pytest.approx(referee.high, abs=tolerance)
+    assert level.added_change.low == pytest.approx(referee.low, abs=tolerance)
+    assert level.added_change.high == pytest.approx(referee.high, abs=tolerance)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -242,8 +242,8 @@ def test_patients_make_the_interval_wider(seed):
             {("noise", 1): (repeated[2], repeated[3])},
             margin=0.02,
         )
-        excess = section.curves[0].levels[0].excess
-        return excess.high - excess.low, excess.method
+        added = section.curves[0].levels[0].added_change
+        return added.high - added.low, added.method
 
     alone, grouped = width(np.arange(len(many))), width(np.arange(len(many)) // 4)
     assert grouped[0] == pytest.approx(2 * alone[0], rel=0.15)
@@ -272,13 +272,13 @@ def test_degenerate_studies_get_wide_finite_intervals(name, swapped):
         {("noise", s): pair for s in STRENGTHS},
         margin=0.02,
     )
-    excess = section.curves[0].levels[0].excess
-    assert np.isfinite([excess.low, excess.value, excess.high]).all()
-    assert excess.value == (1 if swapped else 0)
-    assert excess.low < excess.value
-    assert excess.high == 1 if swapped else excess.high > 0
+    added = section.curves[0].levels[0].added_change
+    assert np.isfinite([added.low, added.value, added.high]).all()
+    assert added.value == (-1 if swapped else 0)
+    assert added.high > added.value
+    assert added.low == -1 if swapped else added.low < 0
     if name in {"one unit", "one image"}:
-        assert excess.high - excess.low > 1
+        assert added.high - added.low > 1
         assert section.verdict.status == "inconclusive"
 
 
@@ -288,18 +288,18 @@ def test_a_few_differences_are_not_known_better_than_none():
     one_gained = answers(np.arange(100) > 0, labels)
     both = scores(right, labels)
 
-    def excess(reference):
+    def added(reference):
         stored = {("noise", 1): (reference, right)}
         section = stress_section(both, both, np.arange(100), stored, margin=0.02)
-        return section.curves[0].levels[0].excess
+        return section.curves[0].levels[0].added_change
 
-    none, gained = excess(right), excess(one_gained)
-    assert gained.value == -0.01
+    none, gained = added(right), added(one_gained)
+    assert gained.value == 0.01
     assert gained.high - gained.low >= none.high - none.low - 1e-12
 
 
 def at_the_limit(seed, limit, n=120, levels=9):
-    """A study in which every level's true excess is the limit."""
+    """A study in which every level's true added loss is the limit."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, 2, n)
     right = answers(labels >= 0, labels)
@@ -322,9 +322,9 @@ def test_candidates_at_the_limit_rarely_fail_although_nine_levels_are_looked_at(
             both, both, np.arange(120), stored, margin=limit / 4, seed=seed, resamples=300
         )
         failed += section.verdict.status == "fail"
-        lows = [level.excess.low for curve in section.curves for level in curve.levels]
+        lows = [-level.added_change.high for curve in section.curves for level in curve.levels]
         pointwise += max(lows) >= limit
-    # reference gains are lost again half the time, so that the true excess is a little below
+    # reference gains are lost again half the time, so that the true added loss is a little below
     check_share(failed, trials, at_most=0.025)
     # without the correction the same studies would fail several times as often
     assert pointwise > 3 * max(failed, 1)

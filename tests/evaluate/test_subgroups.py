@@ -15,8 +15,8 @@ from clinipress.records.judgement import Gap
 from clinipress.records.result import Interval
 from clinipress.stats.intervals import wilson
 from clinipress.stats.paired import paired_difference
+from kit.each import each_seed
 from kit.planted import CLASSES, accuracy, one_sex_falls, reference, rounded, tempered, with_logits
-from kit.seeds import each_seed
 from kit.tolerances import ROUNDING
 
 
@@ -92,11 +92,11 @@ def test_intervals_of_shares_are_wilsons_and_tangos():
     assert (shown.low, shown.high) == pytest.approx((low, high), abs=ROUNDING)
     assert group.cases == group.units == women.sum()
     was = before.logits.argmax(1) == before.labels
-    assert group.drops["accuracy"] == paired_difference(was[women], right[women])
+    assert group.changes["accuracy"] == paired_difference(right[women], was[women])
     for name in ("balanced_accuracy", "auroc_macro", "ece"):
-        drop, mine, ours = group.drops[name], group.metrics[name], group.reference[name]
-        assert drop.value == pytest.approx(ours.value - mine.value)
-        assert drop.low <= drop.value <= drop.high
+        change, mine, ours = group.changes[name], group.metrics[name], group.reference[name]
+        assert change.value == pytest.approx(mine.value - ours.value)
+        assert change.low <= change.value <= change.high
 
 
 def test_small_groups_are_shown_and_not_judged():
@@ -115,7 +115,7 @@ def test_small_groups_are_shown_and_not_judged():
     assert found.unknown == {"site": 1}
     assert found.gaps == ()
     assert found.verdict.status == "inconclusive"
-    assert "site: rare (19)" in found.verdict.reasons[-1]
+    assert "site: rare (19)" in found.verdict.texts[-1]
     # large enough, it fails
     judged = section(scores, with_logits(scores, logits), minimum=19)
     assert judged.verdict.status == "fail"
@@ -126,11 +126,11 @@ def test_no_metadata_is_said():
     found = section(scores, rounded(scores))
     assert (found.columns, found.groups, found.gaps) == ((), (), ())
     assert found.verdict.status == "inconclusive"
-    assert "no metadata" in found.verdict.reasons[0]
+    assert "no metadata" in found.verdict.texts[0]
     named = replace(scores, groups={"id": scores.keys})
     found = section(named, rounded(named))
     assert found.left_out == {"id": "60 different values, more than 20"}
-    assert "id: 60 different values" in found.verdict.reasons[0]
+    assert "id: 60 different values" in found.verdict.texts[0]
     assert section(scores, scores).verdict.status == "inconclusive"
 
 
@@ -138,7 +138,7 @@ def test_the_reference_itself():
     scores = reference(n=200)
     found = section(scores, scores)
     assert found.verdict.status == "pass"
-    assert all(not group.drops for group in found.groups)
+    assert all(not group.changes for group in found.groups)
     assert all(group.metrics == group.reference for group in found.groups)
     changes = [gap.change for gap in found.gaps]
     assert all((one.value, one.low, one.high) == (0, 0, 0) for one in changes)
@@ -192,7 +192,7 @@ def test_a_loss_among_women_is_caught_while_accuracy_holds():
     assert accuracy(after) == pytest.approx(accuracy(before), abs=0.01)
     found = section(before, after)
     assert found.verdict.status == "fail"
-    assert "sex: female" in found.verdict.reasons[0]
+    assert "sex: female" in found.verdict.texts[0]
     gap = next(g for g in found.gaps if (g.column, g.metric) == ("sex", "accuracy"))
     assert gap.worst == "female"
     assert gap.change.low > 0.08

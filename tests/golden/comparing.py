@@ -41,8 +41,9 @@ DAY = re.compile(
     r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?(?:\+00:00|Z| UTC)?)?"
     rf"|\b\d{{1,2}} (?:{MONTHS}) \d{{4}}(?:, \d\d:\d\d UTC)?"
 )
-DURATIONS = (  # as the report writes them
-    (re.compile(r"(\*\*seconds\*\* )[\d.]+"), r"\1<time>"),
+RUN_FACTS = (  # as the report writes them
+    (re.compile(r"^(threads: )\d+$", re.MULTILINE), r"\1<threads>"),
+    (re.compile(r"(\*\*seconds:?\*\* )[\d.]+"), r"\1<time>"),
     (re.compile(r"(<version> in )[\d.]+\s(?:s|min|h)\b"), r"\1<time>"),
     (re.compile(r"^(- Durations: ).*", re.MULTILINE), r"\1<time>"),
 )
@@ -71,7 +72,7 @@ def normalised(node: Any, key: str = "", above: str = "") -> Any:
 def normalised_text(text: str) -> str:
     """A text without days, digests and versions."""
     text = VERSION.sub(r"\1\2<version>", DAY.sub("<day>", text))
-    for pattern, instead in DURATIONS:
+    for pattern, instead in RUN_FACTS:
         text = pattern.sub(instead, text)
     return DIGEST.sub("<digest>", text)
 

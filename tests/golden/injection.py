@@ -26,8 +26,8 @@ KEPT = HERE / "kept"
 # what is replaced -> where it is looked up by its callers (module, name)
 SEAMS = {
     "training": ("clinipress.steps.fitting", "fit"),
-    "timing": ("clinipress.study.workbench", "latency"),
-    "memory": ("clinipress.study.workbench", "peak_memory"),
+    "timing": ("clinipress.study.timing", "latency"),
+    "memory": ("clinipress.study.timing", "peak_memory"),
     "placement timing": ("clinipress.formats.onnx.placement", "latency"),
     "machine": ("clinipress.study.summary", "environment"),
 }

@@ -23,16 +23,16 @@ from clinipress.records.judgement import (
     Flip,
     FlipCounts,
     Gap,
-    Group,
     OperatingRow,
     OperatingSection,
-    Probe,
+    OutOfScopeProbe,
     ReliabilityBin,
     Saliency,
     SaliencyPanel,
     Stress,
     StressCurve,
     StressLevel,
+    Subgroup,
     Subgroups,
 )
 from clinipress.records.result import (
@@ -40,6 +40,7 @@ from clinipress.records.result import (
     Result,
     Verdict,
 )
+from kit.verdicts import verdict_of
 
 KINDS = {
     "noise": ("grey levels", (4, 8, 16, 32, 64)),
@@ -74,7 +75,7 @@ def share(value: float, n: int = 500) -> Interval:
 
 
 def said(status: str, name: str) -> Verdict:
-    return Verdict(status=status, reasons=(f"SYNTHETIC: the section's own sentence on {name}.",))
+    return verdict_of(status, f"SYNTHETIC: the section's own sentence on {name}.")
 
 
 def operating(
@@ -88,7 +89,7 @@ def operating(
                 sensitivity = 0.93 - 0.02 * kept - 0.1 * (status == "fail" and not reference)
                 sensitivity += chance.uniform(-0.02, 0.02)
                 missed = round(positives * (1 - sensitivity))
-                fall = around(0.93 - sensitivity, 0.035)
+                change = around(sensitivity - 0.93, 0.035)
                 new = tuple(f"images/{label}/{n:04d}.png" for n in range(max(missed - 4, 0)))
                 rows.append(
                     OperatingRow(
@@ -98,8 +99,8 @@ def operating(
                         threshold=0.41 + 0.03 * number - 0.05 * kept,
                         sensitivity=share(1 - missed / positives, positives),
                         specificity=share(0.91, 420),
-                        sensitivity_drop=None if reference else fall,
-                        specificity_drop=None if reference else around(0.004, 0.02),
+                        sensitivity_change=None if reference else change,
+                        specificity_change=None if reference else around(-0.004, 0.02),
                         ppv=around(0.23, 0.05),
                         npv=around(0.996, 0.002),
                         prevalence=0.03,
@@ -159,7 +160,7 @@ def calibration(chance: random.Random, status: str, *, reference: bool) -> Calib
         chosen_on="validation",
         before=before,
         after=after,
-        drops={} if reference else {name: around(-0.004 - worse, 0.011) for name in before},
+        changes={} if reference else {name: around(0.004 + worse, 0.011) for name in before},
         bins=bins(0.1, chance),
         bins_after=bins(0.01 + worse, chance),
         verdict=said(status, "calibration"),
@@ -179,7 +180,7 @@ def subgroups(classes: tuple[str, ...], chance: random.Random, status: str) -> S
                 side["auroc_macro"] = around(0.975 - fall, 0.01)
                 side["ece"] = around(0.03 + fall, 0.012)
             groups.append(
-                Group(
+                Subgroup(
                     column=column,
                     value=value,
                     cases=cases,
@@ -187,7 +188,7 @@ def subgroups(classes: tuple[str, ...], chance: random.Random, status: str) -> S
                     too_small=cases < 30,
                     metrics=mine,
                     reference=theirs,
-                    drops={name: around(0.006 + hit, 0.4 / math.sqrt(cases)) for name in names},
+                    changes={n: around(-0.006 - hit, 0.4 / math.sqrt(cases)) for n in names},
                 )
             )
         widened = 0.05 if status == "fail" and column == "sex" else 0.004
@@ -217,7 +218,7 @@ def no_metadata() -> Subgroups:
     return Subgroups(
         columns=(),
         minimum=30,
-        verdict=Verdict(status="inconclusive", reasons=("No metadata: nothing can be told.",)),
+        verdict=verdict_of("inconclusive", "No metadata: nothing can be told."),
     )
 
 
@@ -307,13 +308,13 @@ def stress(chance: random.Random, status: str) -> Stress:
                     amount=amount,
                     reference=share(before, 300),
                     candidate=share(after, 300),
-                    drop=around(before - after, 0.02),
-                    excess=around(before - after - 0.005, 0.022),
+                    change=around(after - before, 0.02),
+                    added_change=around(after - before + 0.005, 0.022),
                 )
             )
         curves.append(StressCurve(kind=kind, unit=unit, levels=tuple(levels)))
     probes = [
-        Probe(
+        OutOfScopeProbe(
             name=name,
             images=32,
             reference_confidence=0.61,
@@ -401,7 +402,7 @@ def findings(
 
     Args:
         classes: Class names.
-        reference: The reference's own: no drops, no disagreement, stress or saliency.
+        reference: The reference's own: no changes, no disagreement, stress or saliency.
         metadata: Whether groups are known.
         planted: The section that holds a loss; the others pass.
         flips: Flipped images that are named, at most.
@@ -455,7 +456,7 @@ def with_findings(
             flips=flips,
             seed=number,
         )
-        split = record.drop_split or "test"
+        split = "test" if "test" in record.changes or is_reference else "validation"
         found = {split: own}
         update: dict[str, object] = {"findings": found}
         if external and (is_reference or record.name == result.shipped):
@@ -472,11 +473,11 @@ def _elsewhere(record: CandidateRecord, external: str) -> dict[str, object]:
         metric: share(max(one.value - 0.08, 0), 186) if one.high <= 1 else one
         for metric, one in record.evidence["test"].items()
     }
-    drops = {split: dict(found) for split, found in record.drops.items()}
-    drops[external] = {metric: around(0.011, 0.03, 186) for metric in measured}
+    changes = {split: dict(found) for split, found in record.changes.items()}
+    changes[external] = {metric: around(-0.011, 0.03, 186) for metric in measured}
     return {
         "evidence": {**record.evidence, external: measured},
-        "drops": drops if record.parent is not None else record.drops,
+        "changes": changes if record.parent is not None else record.changes,
     }
 
 

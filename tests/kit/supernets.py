@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clinipress.models.classifier import TorchCandidate
-from clinipress.models.zoo import new_classifier
+from clinipress.models.classifier import TorchCandidate, new_classifier
 from clinipress.recipe.steps import ModelRecipe, TrainOptions
 from clinipress.records.candidate import (
     Card,

@@ -15,9 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clinipress.errors import ModelError
 from clinipress.models.catalogue import HUB, NAMED, model_named, named_models
+from clinipress.models.classifier import new_classifier
 from clinipress.models.cost import layer_macs, parameters
 from clinipress.models.pretrained import load_pretrained, take_shared
-from clinipress.models.zoo import create_backbone, list_models, new_classifier
+from clinipress.models.zoo import create_backbone, list_models
 from clinipress.recipe.steps import ModelRecipe
 from clinipress.records.candidate import (
     InputSpec,

@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 from clinipress.errors import ModelError
-from clinipress.models.classifier import Classifier, TorchCandidate, build
+from clinipress.models.classifier import Classifier, TorchCandidate, build, new_classifier
 from clinipress.models.pruning.pruned import plan_pruning, prune
-from clinipress.models.zoo import new_classifier
 from clinipress.recipe.steps import ModelRecipe
 from clinipress.records.candidate import (
     Candidate,

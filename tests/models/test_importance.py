@@ -11,12 +11,11 @@ import torch_pruning as tp
 from torch import nn
 
 from clinipress.errors import ModelError
-from clinipress.models.classifier import Classifier
+from clinipress.models.classifier import Classifier, new_classifier
 from clinipress.models.pruning import pruned
 from clinipress.models.pruning.coupling import hidden_from
 from clinipress.models.pruning.dependencies import dependency_graph, free_groups
 from clinipress.models.pruning.importance import score, taylor_scores
-from clinipress.models.zoo import new_classifier
 from clinipress.recipe.steps import ModelRecipe
 from clinipress.records.candidate import (
     InputSpec,

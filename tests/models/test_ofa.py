@@ -28,7 +28,7 @@ from clinipress.models.ofa.architecture import architecture_of, divisible
 from clinipress.models.ofa.network import kernels
 from clinipress.models.pretrained import load_checkpoint, load_pretrained
 from clinipress.models.recalibration import recalibrate_batch_norms
-from kit.seeds import each_seed
+from kit.each import each_seed
 from kit.supernets import one_thread
 
 __all__ = ["one_thread"]  # a fixture for every test here

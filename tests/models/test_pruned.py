@@ -10,11 +10,10 @@ import torch
 from torch import nn
 
 from clinipress.errors import ModelError
-from clinipress.models.classifier import Classifier, build
+from clinipress.models.classifier import Classifier, build, new_classifier
 from clinipress.models.cost import macs, parameters
 from clinipress.models.pruning.coupling import cut_equals_hidden, mixes_channels
 from clinipress.models.pruning.pruned import hidings, plan_pruning, prune, replay
-from clinipress.models.zoo import new_classifier
 from clinipress.recipe.steps import ModelRecipe
 from clinipress.records.candidate import (
     InputSpec,

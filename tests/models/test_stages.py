@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from clinipress.errors import ModelError
-from clinipress.models.classifier import Classifier
+from clinipress.models.classifier import Classifier, new_classifier
 from clinipress.models.stages import Stage, named_stages, read_maps, stages
-from clinipress.models.zoo import new_classifier
 from clinipress.recipe.steps import ModelRecipe
 from clinipress.records.candidate import (
     InputSpec,

@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from clinipress.errors import ModelError
+from clinipress.models.classifier import new_classifier
 from clinipress.models.pretrained import load_checkpoint, load_pretrained
 from clinipress.models.weights import read_state
-from clinipress.models.zoo import create_backbone, list_models, new_classifier
+from clinipress.models.zoo import create_backbone, list_models
 from clinipress.recipe.steps import ModelRecipe
 from clinipress.records.candidate import (
     InputSpec,

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from clinipress.cli import app
+from clinipress.cli.commands import app
 from clinipress.edge.bundle import load_bundle
 from clinipress.edge.predict import predict
-from clinipress.store import read_result
+from clinipress.records.store import read_result
+from clinipress.records.version1 import external_of_version1, result_of_version1
 
 HERE = Path(__file__).resolve().parent
 RELEASES = ("0.1.0",)
@@ -64,6 +65,104 @@ def test_an_old_result_is_read_with_its_verdicts(old):
     assert [one.shipped for one in result.targets] == ["distilled", "distilled"]
 
 
+def plain(old):
+    return json.loads((old / "run" / "result.json").read_text(encoding="utf-8"))
+
+
+def turned(interval):
+    """Reference minus candidate of version 1, as the candidate minus reference of today."""
+    return (-interval["value"], -interval["high"], -interval["low"])
+
+
+def ends(interval):
+    return (interval.value, interval.low, interval.high)
+
+
+def test_old_figures_are_kept_and_old_drops_change_sign(old):
+    rows = {row["name"]: row for row in plain(old)["candidates"]}
+    signed = 0
+    for row in read_result(old / "run").candidates:
+        before = rows[row.name]
+        assert set(row.changes) == set(before["drops"])
+        for split, changes in row.changes.items():
+            for metric, change in changes.items():
+                assert ends(change) == turned(before["drops"][split][metric])
+                signed += change.value != 0
+        for split, evidence in row.evidence.items():
+            for metric, interval in evidence.items():
+                assert interval.model_dump() == before["evidence"][split][metric]
+        for split, gains in row.over_control.items():
+            for metric, gain in gains.items():
+                assert gain.model_dump() == before["over_control"][split][metric]
+    assert signed > 50
+
+
+def test_old_sections_change_sign_where_they_compare(old):
+    rows = {row["name"]: row for row in plain(old)["candidates"]}
+    (row,) = (row for row in read_result(old / "run").candidates if row.name == "distilled")
+    for split, sections in row.findings.items():
+        before = rows[row.name]["findings"][split]
+        for now, was in zip(sections.operating.rows, before["operating"]["rows"], strict=True):
+            assert ends(now.sensitivity_change) == turned(was["sensitivity_change"])
+            assert ends(now.specificity_change) == turned(was["specificity_change"])
+            assert now.sensitivity.model_dump() == was["sensitivity"]
+        for name, change in sections.calibration.changes.items():
+            assert ends(change) == turned(before["calibration"]["drops"][name])
+        for now, was in zip(sections.subgroups.groups, before["subgroups"]["groups"], strict=True):
+            for name, change in now.changes.items():
+                assert ends(change) == turned(was["drops"][name])
+        # a gap was candidate minus reference before
+        for now, was in zip(sections.subgroups.gaps, before["subgroups"]["gaps"], strict=True):
+            assert now.model_dump() == was
+    curves = before["stress"]["curves"]
+    for now, was in zip(sections.stress.curves, curves, strict=True):
+        for level, kept in zip(now.levels, was["levels"], strict=True):
+            assert ends(level.change) == turned(kept["changes"])
+            assert ends(level.added_change) == turned(kept["excess"])
+
+
+def test_old_reasons_are_read_as_their_sentences(old):
+    rows = {row["name"]: row for row in plain(old)["candidates"]}
+    for row in read_result(old / "run").candidates:
+        if row.verdict is not None:
+            before = rows[row.name]["verdict"]
+            assert row.verdict.texts == tuple(before["reasons"])
+            statuses = before.get("reason_statuses") or [None] * len(before["reasons"])
+            assert [reason.status for reason in row.verdict.texts] == list(statuses)
+            assert row.verdict.deciding
+
+
+def test_statuses_of_version_1_are_kept_where_it_had_them():
+    tree = {"verdict": {"status": "fail", "reasons": ["a", "b"], "reason_statuses": ["fail", None]}}
+    reasons = result_of_version1(tree)["verdict"]["reasons"]
+    assert [(reason["text"], reason["status"]) for reason in reasons] == [
+        ("a", "fail"),
+        ("b", None),
+    ]
+
+
+def test_an_old_external_test_and_old_seeds_change_sign():
+    figure = {"value": 0.1, "low": -0.1, "high": 0.3}
+    fall = {"values": [0.1, 0.3], "mean": figure, "deviation": 0.1, "low": 0.1, "high": 0.3}
+    test = {"rows": {"a": {"drop": {"accuracy": figure}, "findings": {}, "verdict": None}}}
+    change = {"value": -0.1, "low": -0.3, "high": 0.1}
+    assert external_of_version1(test)["rows"]["a"]["changes"] == {"accuracy": change}
+    again = external_of_version1(external_of_version1(test))
+    assert again == external_of_version1(test)
+    tree = {"over_seeds": {"a": {"split": "test", "drop": {"accuracy": fall}}}}
+    (spread,) = result_of_version1(tree)["over_seeds"]["a"]["changes"].values()
+    assert spread == {
+        "values": [-0.1, -0.3], "mean": change, "deviation": 0.1, "low": -0.3, "high": -0.1,
+    }  # fmt: skip
+
+
+def test_an_old_result_is_written_again_as_version_2(old):
+    result = read_result(old / "run")
+    assert result.schema_version == "2"
+    (old / "run" / "result.json").write_text(result.model_dump_json())
+    assert read_result(old / "run") == result
+
+
 def test_an_old_report_is_drawn_again_with_the_same_verdicts(old):
     run = old / "run"
     before = (run / "report.md").read_text(encoding="utf-8")
@@ -76,8 +175,8 @@ def test_an_old_report_is_drawn_again_with_the_same_verdicts(old):
         assert after.count(word) == before.count(word) > 0
     for row in read_result(run).candidates:
         assert row.name in after
-        for reason in row.verdict.reasons if row.verdict else ():
-            assert (reason in after) == (reason in before)
+        for text in row.verdict.texts if row.verdict else ():
+            assert (text in after) == (text in before)
     assert all((run / page).is_file() for page in ("report.html", "dossier.md", "model-card.md"))
 
 

@@ -26,8 +26,8 @@ from clinipress.records.result import (
     SplitSummary,
     TestOpening,
     Unreadable,
-    Verdict,
 )
+from kit.verdicts import verdict_of
 
 HOSTILE = '<script>alert("x")</script>'
 PLAIN = ("glioma", "meningioma", "no tumour", HOSTILE)
@@ -138,13 +138,13 @@ def measured(
     return found
 
 
-def fallen(reference: dict[str, Interval], candidate: dict[str, Interval]) -> dict[str, Interval]:
-    """Reference minus candidate, with plausible ends."""
+def changed(reference: dict[str, Interval], candidate: dict[str, Interval]) -> dict[str, Interval]:
+    """Candidate minus reference, with plausible ends."""
     found = {}
     for metric, before in reference.items():
         if metric not in candidate:
             continue
-        value, n = before.value - candidate[metric].value, before.n or 100
+        value, n = candidate[metric].value - before.value, before.n or 100
         half = 1.96 * math.sqrt(0.028 / n) if metric != "auroc_macro" else 0.003
         found[metric] = Interval(
             value=value, low=value - half, high=value + half, method="tango", n=n
@@ -220,21 +220,20 @@ def candidate(
             images=200, max_logit_difference=0.00043, mean_logit_difference=1e-5, label_flips=0
         ),
         verdict=status
-        and Verdict(
-            status=status,
-            reasons=(f"The gate's own sentence on {name}.",),
+        and verdict_of(
+            status,
+            f"The gate's own sentence on {name}.",
             cases_needed=1480 if status == "inconclusive" else None,
         ),
         rejected=rejected,
     )
 
 
-def with_drops(record: CandidateRecord, reference: CandidateRecord) -> CandidateRecord:
-    drops = {
-        split: fallen(reference.evidence[split], found) for split, found in record.evidence.items()
+def with_changes(record: CandidateRecord, reference: CandidateRecord) -> CandidateRecord:
+    changes = {
+        split: changed(reference.evidence[split], found) for split, found in record.evidence.items()
     }
-    split = "test" if "test" in drops else "validation"
-    return record.model_copy(update={"drops": drops, "drop": drops[split], "drop_split": split})
+    return record.model_copy(update={"changes": changes})
 
 
 def audited(classes: tuple[str, ...], counts: dict[str, list[int]]) -> Audit:
@@ -326,7 +325,7 @@ def study(
         for n in range(extra_candidates)
     )
     rows = [candidate(row, classes, counts, n) for n, row in enumerate((*ROWS, *more), start=1)]
-    records = (rows[0], *(with_drops(row, rows[0]) for row in rows[1:]))
+    records = (rows[0], *(with_changes(row, rows[0]) for row in rows[1:]))
     return Result(
         study="brain-mri <small>" if not synthetic else "demo",
         risk="medium",
@@ -348,9 +347,9 @@ def study(
         reference="reference",
         shipped="pruned-int8",
         bundle="bundle",
-        verdict=Verdict(
-            status=status,
-            reasons=("Accuracy: the gate's own sentence.",),
+        verdict=verdict_of(
+            status,
+            "Accuracy: the gate's own sentence.",
             cases_needed=1480 if status == "inconclusive" else None,
         ),
         candidates=records,

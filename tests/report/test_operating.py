@@ -19,8 +19,8 @@ def row(label: str, missed: int, **changes: object) -> OperatingRow:
             "threshold": 0.4,
             "sensitivity": share(1 - missed / 100, 100),
             "specificity": share(0.9, 400),
-            "sensitivity_drop": around(0.01, 0.02),
-            "specificity_drop": around(0.01, 0.02),
+            "sensitivity_change": around(0.01, 0.02),
+            "specificity_change": around(0.01, 0.02),
             "prevalence": 0.25,
             "positives": 100,
             "missed": missed,
@@ -63,7 +63,9 @@ def test_the_reference_stands_above_the_candidate(make_study: Make) -> None:
 
 
 def test_many_classes_show_those_that_may_have_lost_most(make_study: Make) -> None:
-    rows = tuple(row(f"class {n}", 5, sensitivity_drop=around(0.001 * n, 0.01)) for n in range(12))
+    rows = tuple(
+        row(f"class {n}", 5, sensitivity_change=around(0.001 * n, 0.01)) for n in range(12)
+    )
     html = markup(with_part(make_study(), "operating", rows=rows), "operating")
     shown, _, folded = html.partition("<summary>4 more classes</summary>")
     assert "class 11" in shown

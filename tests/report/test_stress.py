@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from clinipress.records.judgement import Probe, StressCurve, StressLevel
+from clinipress.records.judgement import OutOfScopeProbe, StressCurve, StressLevel
 from clinipress.records.result import Result
 from kit.findings import around, share
 from kit.sections import lead, markup, with_part, words
@@ -26,7 +26,7 @@ def curve(kind: str, *excess: float) -> StressCurve:
     return StressCurve(kind=kind, unit="pixels", levels=levels)
 
 
-PROBE = Probe(
+PROBE = OutOfScopeProbe(
     name="blank",
     images=20,
     reference_confidence=0.5,

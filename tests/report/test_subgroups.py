@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from clinipress.records.judgement import Gap, Group
+from clinipress.records.judgement import Gap, Subgroup
 from clinipress.records.result import Result
 from kit.findings import around, share
 from kit.sections import lead, markup, with_part, words
@@ -11,8 +11,8 @@ from kit.sections import lead, markup, with_part, words
 Make = Callable[..., Result]
 
 
-def group(value: str, cases: int, fall: float, **changes: object) -> Group:
-    return Group(
+def group(value: str, cases: int, fall: float, **changes: object) -> Subgroup:
+    return Subgroup(
         **{
             "column": "sex",
             "value": value,

@@ -50,7 +50,7 @@ def test_ratios_only_between_like_and_like(make_study: Callable[..., Result]) ->
 def test_without_a_shipped_one_the_closest_is_compared(make_study: Callable[..., Result]) -> None:
     study = make_study().model_copy(update={"shipped": None})
     view = View(study)
-    upper = {record.name: record.drop["accuracy"].high for record in view.compressed}
+    upper = {record.name: record.changes["accuracy"].high for record in view.compressed}
     assert view.subject is not None
     assert view.subject.name == min(upper, key=lambda name: upper[name])
 

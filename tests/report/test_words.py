@@ -57,7 +57,7 @@ def test_the_verdict_says_the_figures_of_the_record(make_study: Make) -> None:
     assert reference is not None
     assert shipped.latency_ms is not None
     assert reference.latency_ms is not None
-    drop = shipped.drops["test"]["accuracy"]
+    drop = shipped.changes["test"]["accuracy"]
     sentence = words.verdict_sentence(view)
     said = numbers(sentence.replace("int8", ""))
     expected = [
@@ -183,7 +183,7 @@ def test_the_weakest_class_and_the_largest_loss(make_study: Make) -> None:
     shipped = View(study).shipped
     assert shipped is not None
     found = {name: shipped.evidence["test"][f"sensitivity[{name}]"].value for name in "abc"}
-    lost = {name: shipped.drop[f"sensitivity[{name}]"].value for name in "abc"}
+    lost = {name: shipped.changes[f"sensitivity[{name}]"].value for name in "abc"}
     sentence = words.classes_sentence(View(study))
     weakest = min(found, key=lambda name: found[name])
     assert f"the weakest class, {weakest}, in {100 * found[weakest]:.1f}" in sentence

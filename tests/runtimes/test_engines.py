@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -12,11 +13,8 @@ import pytest
 
 from clinipress.errors import MissingExtraError, ModelError
 from clinipress.formats import open as engines
-from clinipress.formats.file import FILES
+from clinipress.formats.file import FileCandidate
 from clinipress.formats.open import (
-    ENGINES,
-    PACKAGES,
-    TOOLCHAINS,
     check_toolchains,
     format_of,
     import_engine,
@@ -24,7 +22,7 @@ from clinipress.formats.open import (
     open_file,
     package_of,
 )
-from clinipress.recipe.study import PRECISIONS
+from clinipress.recipe.formats import FORMATS
 from clinipress.records.candidate import (
     Card,
     InputSpec,
@@ -32,9 +30,26 @@ from clinipress.records.candidate import (
 from kit.onnx_nets import conv_net, pixels, saved
 
 
-def test_every_format_of_a_recipe_has_files_an_engine_and_a_toolchain():
-    for table in (FILES, ENGINES, PACKAGES, TOOLCHAINS):
-        assert set(table) == set(PRECISIONS)
+def test_every_row_states_what_making_and_running_need():
+    for row in FORMATS:
+        assert row.title, row.name
+        assert row.files, row.name
+        assert row.precisions, row.name
+        assert row.engine, row.name
+
+
+@pytest.mark.parametrize("row", FORMATS, ids=lambda row: row.name)
+def test_the_room_of_a_format_holds_what_its_row_promises(row):
+    run = importlib.import_module(f"clinipress.formats.{row.room}.run")
+    assert issubclass(run.ENGINE, FileCandidate)
+    make = importlib.import_module(f"clinipress.formats.{row.room}.make")
+    for verb in ("plan", "apply"):
+        assert callable(getattr(make, f"{verb}_{row.room}"))
+    assert callable(make.count_operators)
+    assert callable(make.weight_bytes)
+    if row.features:
+        features = importlib.import_module(f"clinipress.formats.{row.room}.features")
+        assert callable(features.open_features)
 
 
 def test_a_suffix_names_the_engine(tmp_path):
@@ -64,7 +79,7 @@ def missing(monkeypatch, package):
 
 
 def test_a_toolchain_that_is_not_installed_is_said_before_the_work(monkeypatch):
-    check_toolchains(ENGINES)
+    check_toolchains(row.name for row in FORMATS)
     missing(monkeypatch, "nncf")
     assert not installed("openvino")
     assert installed("litert")
@@ -91,8 +106,9 @@ def test_what_pip_needs_on_the_device():
 def test_no_engine_writes_into_the_home_folder_when_it_is_imported(tmp_path):
     """OpenVINO's statistics keep a client number there, and send it."""
     code = (
-        "from clinipress.formats.open import ENGINES, import_engine\n"
-        "[import_engine(kind) for kind in ENGINES]"
+        "from clinipress.formats.open import import_engine\n"
+        "from clinipress.recipe.formats import FORMATS\n"
+        "[import_engine(row.name) for row in FORMATS]"
     )
     environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)

@@ -15,6 +15,7 @@ from clinipress.formats.onnx.float import export_onnx
 from clinipress.models.classifier import TorchCandidate
 from clinipress.recipe.steps import DistillStep, ModelRecipe
 from clinipress.recipe.study import DataRecipe
+from clinipress.recipe.techniques import step_names
 from clinipress.records.candidate import (
     InputSpec,
 )
@@ -23,7 +24,6 @@ from clinipress.steps.distill import soft_targets
 from clinipress.steps.distill.step import Distill
 from clinipress.steps.fitting import fresh_candidate
 from clinipress.steps.step import Context
-from clinipress.study.flow import step_names
 from kit.studies import TRAIN, study
 
 SPEC = InputSpec(channels=1, height=32, width=32)
@@ -247,10 +247,10 @@ def test_the_control_is_the_same_student_and_budget():
 
 def test_a_controls_name_is_taken():
     steps = [{"step": "distill", "student": TINY, "control": True}]
-    assert step_names(study(steps=steps)) == ["distilled"]
+    assert step_names(study(steps=steps).steps) == ["distilled"]
     again = [*steps, {"step": "train", "name": "distilled-control"}]
     with pytest.raises(Exception, match="step names that differ"):
-        step_names(study(steps=again))
+        step_names(study(steps=again).steps)
 
 
 # ------------------------------------------------------------------ answers to views

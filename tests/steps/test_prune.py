@@ -14,11 +14,10 @@ from pydantic import ValidationError
 from torch import nn
 
 from clinipress.errors import ModelError
-from clinipress.models.classifier import TorchCandidate
+from clinipress.models.classifier import TorchCandidate, new_classifier
 from clinipress.models.pruning.cost import cost
 from clinipress.models.pruning.pruned import prune
 from clinipress.models.recalibration import recalibrate_batch_norms
-from clinipress.models.zoo import new_classifier
 from clinipress.recipe.steps import ModelRecipe, PruneStep, TrainOptions
 from clinipress.records.candidate import (
     Card,
@@ -165,7 +164,7 @@ def test_recalibration_averages_batches_and_restores_modes():
 class Clock(prune_step._Stopwatch):
     """Instead of files: latency falls as the root of the parameters."""
 
-    def _file(self, candidate):
+    def file(self, candidate):
         return None
 
     def share(self, removed):

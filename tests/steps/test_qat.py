@@ -20,9 +20,8 @@ from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.formats.onnx.values import (
     tensor_values,
 )
-from clinipress.models.classifier import Classifier, TorchCandidate
+from clinipress.models.classifier import Classifier, TorchCandidate, new_classifier
 from clinipress.models.pruning.pruned import plan_pruning, prune
-from clinipress.models.zoo import new_classifier
 from clinipress.recipe.steps import ModelRecipe, QatStep
 from clinipress.records.candidate import (
     Card,

@@ -14,8 +14,8 @@ from clinipress.formats.onnx import make as to_onnx
 from clinipress.formats.onnx.make import GAIN, apply_onnx, plan_onnx
 from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.recipe.study import ExportRecipe
-from clinipress.study import workbench as runner_module
-from clinipress.study.workbench import Runner
+from clinipress.study import workbench as workbench_module
+from clinipress.study.workbench import Workbench
 from kit.onnx_nets import conv_net, pixels, saved
 
 PRECISIONS = ("float16", "int8", "int8-dynamic", "int4-weights", "mixed")
@@ -74,23 +74,22 @@ def test_a_run_that_was_killed_finds_its_plan(tmp_path, source, monkeypatch):
             taken.append(list(rows))
             return pixels(len(rows))
 
-    runner = Runner.__new__(Runner)
-    runner.study = SimpleNamespace(latency_threads=1, seed=0)
-    runner.data = SimpleNamespace(cache=lambda spec: Cache())
+    study = SimpleNamespace(latency_threads=1, seed=0)
+    bench = Workbench(study, None, SimpleNamespace(cache=lambda spec: Cache()))
     parent = SimpleNamespace(card=SimpleNamespace(input=None), spec=SimpleNamespace(ranges=None))
     recipe, rows = ExportRecipe(precision="int8"), np.array([5, 3, 9])
-    first = runner._export_plan(parent, recipe, source, tmp_path, rows)
+    first = bench._export_plan(parent, recipe, source, tmp_path, rows)
     assert taken == [[3, 5, 9]]
 
     def never(*args, **kwargs):
         raise AssertionError("planned twice")
 
-    monkeypatch.setattr(runner_module, "plan_export", never)
-    assert runner._export_plan(parent, recipe, source, tmp_path, rows) == first
+    monkeypatch.setattr(workbench_module, "plan_export", never)
+    assert bench._export_plan(parent, recipe, source, tmp_path, rows) == first
 
 
 def test_calibration_rows_come_from_training_alone():
-    """By construction: the runner can draw calibration images from `train` and nothing else."""
+    """By construction: the workbench can draw calibration images from `train` and nothing else."""
     asked = []
 
     class Data:
@@ -98,11 +97,10 @@ def test_calibration_rows_come_from_training_alone():
             asked.append(split)
             return SimpleNamespace(labels=np.array([0, 1, 0, 1]), index=np.array([7, 3, 9, 4]))
 
-    runner = Runner.__new__(Runner)
-    runner.study, runner.data = SimpleNamespace(seed=0), Data()
+    bench = Workbench(SimpleNamespace(seed=0), None, Data())
     parent = SimpleNamespace(card=SimpleNamespace(input=None))
     for precision in ("int8", "mixed"):
-        params, chosen = runner._export_params(parent, ExportRecipe(precision=precision))
+        params, chosen = bench._export_params(parent, ExportRecipe(precision=precision))
         assert params["calibration_split"] == "train"
         assert set(chosen) <= {7, 3, 9, 4}
     assert set(asked) == {"train"}

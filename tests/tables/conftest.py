@@ -16,8 +16,8 @@ from clinipress.records.result import (
     Interval,
     OverSeeds,
     Result,
+    SeedSpread,
     SplitSummary,
-    Spread,
     Verdict,
 )
 
@@ -88,7 +88,7 @@ def result(*records: CandidateRecord, **changes: Any) -> Result:
 
 
 def spread(*values: float) -> OverSeeds:
-    figure = Spread(values=values, mean=None, deviation=None, low=min(values), high=max(values))
+    figure = SeedSpread(values=values, mean=None, deviation=None, low=min(values), high=max(values))
     return OverSeeds(split="validation", evidence={"accuracy": figure})
 
 

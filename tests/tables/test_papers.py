@@ -5,7 +5,7 @@ import pytest
 from clinipress.papers.columns import COLUMNS, PER_CLASS
 from clinipress.papers.grids import grid
 from clinipress.papers.papers import PAPERS, Paper
-from clinipress.papers.recipes import Images
+from clinipress.papers.recipes import ImageFacts
 from clinipress.stats.intervals import proportion
 
 
@@ -38,7 +38,7 @@ def test_the_column_check_can_fail():
 
 @pytest.mark.parametrize("key", PAPERS)
 def test_every_row_of_a_paper_stands_beside_one_of_ours(key):
-    plans = [plan for entry in grid(key, "small", Images(900)) for plan in entry.rows]
+    plans = [plan for entry in grid(key, "small", ImageFacts(900)) for plan in entry.rows]
     beside = {plan.beside for plan in plans if plan.beside is not None}
     # teachers of which the abstract says nothing have no row
     assert set(PAPERS[key].rows) <= beside

@@ -7,28 +7,28 @@ import pytest
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from clinipress.papers.build import build
-from clinipress.papers.columns import Outcome, difference
+from clinipress.papers.columns import EntryOutcome, difference
 from clinipress.papers.grids import Entry, RowPlan, grid
 from clinipress.papers.papers import PAPERS
-from clinipress.papers.recipes import Images
+from clinipress.papers.recipes import ImageFacts
 from clinipress.papers.rows import columns_for, rows_of
 from clinipress.records.base import Interval
 from clinipress.records.judgement import Findings, Saliency, SaliencyPanel
 from clinipress.records.result import Verdict
 from clinipress.stats.intervals import proportion
-from kit.seeds import each_seed
+from kit.each import each_seed
 
 
 def outcome_of(drawn, source, number, **changes):
     """A drawn outcome with every candidate that the entry's rows name; accuracies all differ."""
-    entry = grid(source, "small", Images(900))[number]
+    entry = grid(source, "small", ImageFacts(900))[number]
     names = dict.fromkeys(n for plan in entry.rows for n in plan.of.values())
     names = ["reference", *(name for name in names if name != "reference")]
     records = [
         drawn["record"](name, 0.9 - place / 100, file_bytes=8_000_000 // (place + 1))
         for place, name in enumerate(names)
     ]
-    return Outcome(entry, drawn["result"](*records), **changes)
+    return EntryOutcome(entry, drawn["result"](*records), **changes)
 
 
 def table_rows(source, *outcomes):
@@ -100,7 +100,7 @@ def test_the_class_of_no_tumour_is_found_however_it_is_spelt(drawn):
     for name, found in (("notumor", True), ("no_tumor", True), ("meningioma", False)):
         outcome = outcome_of(drawn, "s1", 0)
         result = outcome.result.model_copy(update={"classes": (name, "glioma")})
-        rows = table_rows("s1", Outcome(outcome.entry, result))
+        rows = table_rows("s1", EntryOutcome(outcome.entry, result))
         paper = next(row for row in rows if row.kind == "paper")
         assert (paper.cells.get(f"F1 {name}") is not None and
                 paper.cells[f"F1 {name}"].printed.startswith("0.86")) is found  # fmt: skip
@@ -113,8 +113,8 @@ def test_s1_counts_optimizer_state_in_the_papers_accounting_alone(drawn):
         record("reference-litert-float32", 0.9, format="litert", file_bytes=8_400_000),
         record("reference-litert-float16", 0.9, format="litert", file_bytes=4_000_000),
     )
-    entry = grid("s1", "small", Images(900))[0]
-    rows = {row.name: row for row in table_rows("s1", Outcome(entry, result))}
+    entry = grid("s1", "small", ImageFacts(900))[0]
+    rows = {row.name: row for row in table_rows("s1", EntryOutcome(entry, result))}
     half = rows["MobileNetV2, three stages, float16 LiteRT"].cells
     # like with like: the LiteRT file in float32, not the ONNX file
     assert half["smaller"].number == pytest.approx(8.4 / 4.0)
@@ -134,7 +134,7 @@ def test_s2_means_over_classes_and_says_no_more_than_was_measured(drawn):
     result = outcome.result.model_copy(
         update={"candidates": (without, *outcome.result.candidates[1:])}
     )
-    assert "precision" not in table_rows("s2", Outcome(outcome.entry, result))[0].cells
+    assert "precision" not in table_rows("s2", EntryOutcome(outcome.entry, result))[0].cells
 
 
 def test_s2_papers_row_stands_once_below_the_last(drawn):
@@ -149,7 +149,7 @@ def test_s4_reduction_and_falls_are_from_the_reference(drawn):
     reference, int8 = outcome.result.candidates
     int8 = int8.model_copy(update={"drops": {"validation": {"auroc_macro": fall}}})
     result = outcome.result.model_copy(update={"candidates": (reference, int8)})
-    rows = {row.name: row.cells for row in table_rows("s4", Outcome(outcome.entry, result))}
+    rows = {row.name: row.cells for row in table_rows("s4", EntryOutcome(outcome.entry, result))}
     ours = rows["ResNet-50, int8 after training"]
     assert rows["ResNet-50, float32"]["fall of AUC"].printed == "\u2013"
     assert ours["reduction"].number == pytest.approx(0.5)
@@ -159,11 +159,11 @@ def test_s4_reduction_and_falls_are_from_the_reference(drawn):
 
 
 def test_a_candidate_that_is_not_there_gives_no_row(drawn):
-    entry = grid("s4", "small", Images(900))[0]
+    entry = grid("s4", "small", ImageFacts(900))[0]
     names = [
         row.name
         for row in table_rows(
-            "s4", Outcome(entry, drawn["result"](drawn["record"]("reference", 0.8)))
+            "s4", EntryOutcome(entry, drawn["result"](drawn["record"]("reference", 0.8)))
         )
     ]
     assert "ResNet-50, int8 after training" not in names
@@ -174,11 +174,11 @@ def test_seeds_are_shown_only_on_the_split_they_are_of(drawn):
     outcome = outcome_of(drawn, "s1", 0)
     over = {"reference": drawn["spread"](0.8, 0.9, 0.85)}
     result = outcome.result.model_copy(update={"over_seeds": over})
-    first = table_rows("s1", Outcome(outcome.entry, result))[0]
+    first = table_rows("s1", EntryOutcome(outcome.entry, result))[0]
     assert first.cells["validation accuracy"].seeds == (0.8, 0.9, 0.85)
     other = {"reference": over["reference"].model_copy(update={"split": "test"})}
     result = outcome.result.model_copy(update={"over_seeds": other})
-    first = table_rows("s1", Outcome(outcome.entry, result))[0]
+    first = table_rows("s1", EntryOutcome(outcome.entry, result))[0]
     assert first.cells["validation accuracy"].seeds == ()
 
 
@@ -189,7 +189,7 @@ def test_a_gain_over_the_control_that_was_not_measured_is_not_a_dash(drawn):
         for one in outcome.result.candidates
     ]
     result = outcome.result.model_copy(update={"candidates": tuple(records)})
-    taught = table_rows("s2", Outcome(outcome.entry, result))[1]
+    taught = table_rows("s2", EntryOutcome(outcome.entry, result))[1]
     assert "over control, points" not in taught.cells
 
 
@@ -216,10 +216,10 @@ def test_panels_are_found_below_the_tables_folder(drawn):
         RowPlan("student", {"row": "distilled"}),
         RowPlan("alone", {"row": "distilled-control"}, control=True),
     )
-    entry = Entry("one", grid("s2", "small", Images(900))[0].study, plans)
+    entry = Entry("one", grid("s2", "small", ImageFacts(900))[0].study, plans)
     found = {"findings": {"test": Findings(saliency=seen)}, "control": "distilled-control"}
     records = [drawn["record"]("reference", 0.9), drawn["record"]("distilled", 0.8, **found)]
-    table = build(PAPERS["s2"], "small", [Outcome(entry, drawn["result"](*records))], {})
+    table = build(PAPERS["s2"], "small", [EntryOutcome(entry, drawn["result"](*records))], {})
     (panel,) = table.panels
     assert (panel.entry, panel.picture) == ("one", "one/pictures/a.png")
     # in the words of the rows: "reference" and "independent" mean nothing to a reader of a table

@@ -16,6 +16,7 @@ from clinipress.train.fit import Images, fit
 from clinipress.train.loader import Loader, Order
 from clinipress.train.losses import binary_cross_entropy, cross_entropy, mean_teacher
 from clinipress.train.mixing import Mix, Partner, cut_box, draw_mix, mix_images, mixed_loss
+from kit.each import each
 from kit.training import MemoryStore, options, same_bits, small_net, weights_of
 
 N, K = 7, 4
@@ -37,7 +38,7 @@ def mixed(loss, labels, others, share):
     return mixed_loss(lambda y, _: loss(y), labels, np.arange(len(labels)), partner)
 
 
-@pytest.mark.parametrize("number", [*CASES, *SHARES])
+@each("number", [*CASES, *SHARES])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_mixed_cross_entropy_is_timms_of_mixed_targets(number, smoothing):
     logits, labels, others, share = case(number)
@@ -54,7 +55,7 @@ def test_the_comparison_with_timm_can_fail():
     assert float(swapped) != pytest.approx(float(expected), rel=1e-3)
 
 
-@pytest.mark.parametrize("number", CASES)
+@each("number", CASES)
 def test_class_weights_are_those_of_the_mixed_target(number):
     logits, labels, others, share = case(number)
     weights = torch.rand(K, dtype=torch.float64, generator=torch.Generator().manual_seed(number))
@@ -74,7 +75,7 @@ def test_several_labels_per_image():
     assert float(found) == pytest.approx(float(binary_cross_entropy(logits, target)), rel=1e-12)
 
 
-@pytest.mark.parametrize("number", CASES)
+@each("number", CASES)
 @pytest.mark.parametrize("teachers", [1, 2])
 def test_a_teachers_part_pulls_towards_its_mixed_answers(number, teachers):
     """Same gradient as the mixed targets and the mixed softened probabilities, by hand."""
@@ -110,7 +111,7 @@ def test_without_a_partner_the_loss_is_called_once_and_untouched():
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("number", [*CASES, *SHARES])
+@each("number", [*CASES, *SHARES])
 def test_blended_pixels_are_timms(number, monkeypatch):
     *_, share = case(number)
     random = np.random.default_rng(number)
@@ -123,7 +124,7 @@ def test_blended_pixels_are_timms(number, monkeypatch):
     assert float((found.float() - expected).abs().max()) <= 0.5 + 1e-4
 
 
-@pytest.mark.parametrize("number", [*CASES, *SHARES])
+@each("number", [*CASES, *SHARES])
 def test_pasted_pixels_and_share_are_timms(number):
     *_, share = case(number)
     size = (24, 17)

@@ -155,8 +155,8 @@ def named_data(
     as_json: Json = False,
 ) -> None:
     """List the public sets known by name, or check, unpack and (with --fetch) download one."""
+    from clinipress.cli.named import show_prepared
     from clinipress.data.named.prepare import list_sets, prepare
-    from clinipress.data.named.show import show_prepared
 
     if name is None:
         if as_json:

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from clinipress.progress import SILENT
 from clinipress.progress import Progress as Listener
+from clinipress.recipe.formats import format_facts
 from clinipress.records.judgement import SECTIONS
 from clinipress.text import DASH, STATUS_WORDS, fixed, signed
 
@@ -53,11 +54,6 @@ __all__ = [
     "show_targets",
 ]
 
-# Formats whose engine on the device is another than the one that answers here
-ELSEWHERE = {
-    "tflite-micro": "The times are of the interpreter's host build, not of a microcontroller",
-    "tensorrt": "The times are of the ONNX file under ONNX Runtime, not of a TensorRT engine",
-}
 FIGURES = ("parameters", "MACs", "pixels")
 NAME_WIDTH = 40  # of a row of a table; longer names are folded
 COLOUR = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
@@ -187,7 +183,7 @@ def show_result(result: Result, out: Path) -> None:
         "ms",
         "faster",
         "accuracy",
-        "drop, points",
+        "change, points",
         "verdict",
     ):
         table.add_column(column, justify="left" if column in ("candidate", "verdict") else "right")
@@ -218,7 +214,7 @@ def _row(row: CandidateRecord, root: CandidateRecord, split: str, *, shipped: bo
     mine, theirs = row.latency_with_preprocessing_ms, root.latency_with_preprocessing_ms
     times = f"{theirs.median / mine.median:.1f}x" if mine and theirs else "not measured"
     accuracy = row.evidence.get(split, {}).get("accuracy")
-    drop = "" if row is root else _points(row.drops.get(split, {}).get("accuracy"))
+    change = "" if row is root else _points(row.changes.get(split, {}).get("accuracy"))
     verdict = (
         "reference" if row is root else STATUS_WORDS[row.verdict.status] if row.verdict else ""
     )
@@ -229,7 +225,7 @@ def _row(row: CandidateRecord, root: CandidateRecord, split: str, *, shipped: bo
         f"{mine.median:.2f}" if mine else "not measured",
         times,
         _percent(accuracy),
-        drop,
+        change,
         verdict,
     ]
 
@@ -276,7 +272,7 @@ def show_evidence(facts: Mapping[str, Any]) -> None:
     """The metrics of one model on one data set."""
     console = _console()
     table = Table(title=f"{facts['name']} on {facts['data']}: {facts['images']} images")
-    for column in ("metric", "value", "95 % interval"):
+    for column in ("metric", "value", "95% CI"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, figure in facts["evidence"].items():
         table.add_row(
@@ -288,27 +284,27 @@ def show_evidence(facts: Mapping[str, Any]) -> None:
 
 
 def show_comparison(comparison: Mapping[str, Any]) -> None:
-    """The paired drops and the verdict."""
+    """The paired changes and the verdict."""
     console = _console()
     models = f"{comparison['candidate']} against {comparison['reference']}"
     table = Table(title=f"{models}: {comparison['images']} images")
-    for column in ("metric", "reference", "candidate", "drop", "95 % interval"):
+    for column in ("metric", "reference", "candidate", "change", "95% CI"):
         table.add_column(column, justify="left" if column == "metric" else "right")
-    for name, drop in comparison["drop"].items():
+    for name, change in comparison["changes"].items():
         both = [comparison["candidates"][i]["evidence"]["data"].get(name) for i in (0, 1)]
         shown = [fixed(v["value"], 4) if v else "not measured" for v in both]
         table.add_row(
             name,
             *shown,
-            signed(drop["value"], 4),
-            f"{signed(drop['low'], 4)} to {signed(drop['high'], 4)}",
+            signed(change["value"], 4),
+            f"{signed(change['low'], 4)} to {signed(change['high'], 4)}",
         )
     console.print(table)
     console.print(_sections(comparison["findings"]), highlight=False, soft_wrap=True)
     verdict = comparison["verdict"]
     console.print(f"[bold {COLOUR[verdict['status']]}]{STATUS_WORDS[verdict['status']]}[/]")
     for reason in verdict["reasons"]:
-        console.print(reason, highlight=False, soft_wrap=True)
+        console.print(reason["text"], highlight=False, soft_wrap=True)
 
 
 def _sections(findings: Mapping[str, Any]) -> str:
@@ -329,7 +325,13 @@ def show_external(test: ExternalTest, result: Result, report: Path) -> None:
     """A run on images from elsewhere: each candidate's accuracy beside the internal one."""
     console = _console()
     table = Table(title=f"{result.study} on {test.name}: {test.images} images from elsewhere")
-    for column in ("candidate", "accuracy here", "accuracy there", "drop there, points", "verdict"):
+    for column in (
+        "candidate",
+        "accuracy here",
+        "accuracy there",
+        "change there, points",
+        "verdict",
+    ):
         table.add_column(column, justify="left" if column == "candidate" else "right")
     rows = {row.name: row for row in result.candidates}
     for name, row in test.rows.items():
@@ -340,13 +342,13 @@ def show_external(test: ExternalTest, result: Result, report: Path) -> None:
             name,
             _percent(here.get("accuracy")),
             _percent(row.evidence.get("accuracy")),
-            _points(row.drop.get("accuracy")) if row.drop else "",
+            _points(row.changes.get("accuracy")) if row.changes else "",
             f"[{COLOUR[verdict]}]{STATUS_WORDS[verdict]}[/]" if verdict else "reference",
         )
     console.print(table)
     for name, row in test.rows.items():
-        for reason in row.verdict.reasons if row.verdict else ():
-            console.print(f"{name}: {reason}", highlight=False, soft_wrap=True)
+        for text in row.verdict.texts if row.verdict else ():
+            console.print(f"{name}: {text}", highlight=False, soft_wrap=True)
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
 
 
@@ -380,8 +382,9 @@ def show_bench(facts: Mapping[str, Any]) -> None:
         table.add_row(*cells, *(_beside(row, rows) if several else ()))
     console.print(table)
     scope = "These figures are of this processor; they hold for no other."
-    if facts["format"] in ELSEWHERE and not _on_gpu(facts):
-        scope = f"{ELSEWHERE[facts['format']]}: on the device nothing was measured."
+    note = format_facts(facts["format"]).timing_note
+    if note and not _on_gpu(facts):
+        scope = f"{note}: on the device nothing was measured."
     console.print(scope, highlight=False)
 
 

@@ -27,9 +27,7 @@ from numpy.typing import NDArray
 from clinipress.data.sources import ImageItem, decode_item
 from clinipress.errors import DataError, InputError, StorageError
 from clinipress.progress import SILENT, Progress
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 from clinipress.records.store import digest_of, read_json, storage, versions, write_atomically
 
 __all__ = ["DECODERS", "Cache", "build_cache"]
@@ -97,14 +95,7 @@ class Cache:
         return Cache, (self.folder,)
 
     def take(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Copy rows out of the file, in the order asked for.
-
-        Args:
-            indices: int64 ``[m]`` row numbers, sorted or not.
-
-        Returns:
-            uint8 ``[m, c, h, w]``, the caller's own.
-        """
+        """Copy rows, int64 ``[m]`` in any order, out of the file: uint8 ``[m, c, h, w]``."""
         images = self._images[indices]
         row = -(-images[0].nbytes // PAGE) * PAGE if len(images) else 0
         self._touched += len(images) * (row + FAULT_AROUND)
@@ -143,16 +134,9 @@ def build_cache(
 ) -> Cache:
     """Decode images into a cache, or reopen it when it was made of the same files before.
 
-    A build that was killed goes on from its last mark (every 32 MB). Several processes may call
-    this at once: one builds, the others wait and then reopen.
-
-    Args:
-        items: The images; their order becomes the order of rows.
-        classes: Class names in the order of the labels.
-        spec: Channels, size and window.
-        path: Folder of the cache.
-        threads: Decoding threads; None: one per core.
-        progress: The listener.
+    Rows are in the order of `items`, labels in that of `classes`. A build that was killed goes on
+    from its last mark (every 32 MB). Several processes may call this at once: one builds, the
+    others wait and then reopen. Without `threads` every core decodes.
 
     Raises:
         ImageError: An image cannot be decoded.
@@ -169,7 +153,6 @@ def build_cache(
 
 
 def _facts(items: Sequence[ImageItem], classes: tuple[str, ...], spec: InputSpec) -> dict[str, Any]:
-    """Everything the cache depends on, as plain data."""
     number = {name: i for i, name in enumerate(classes)}
     foreign = [item for item in items if item.label not in number]
     if not items or foreign:
@@ -188,7 +171,6 @@ def _facts(items: Sequence[ImageItem], classes: tuple[str, ...], spec: InputSpec
 
 
 def _is_whole(path: Path, facts: dict[str, Any]) -> bool:
-    """Whether a finished cache of just these files is there."""
     spec, images = facts["spec"], path / IMAGES
     size = len(facts["keys"]) * spec["channels"] * spec["height"] * spec["width"]
     if not (path / SIDECAR).is_file() or not images.is_file() or images.stat().st_size != size:
@@ -239,7 +221,6 @@ def _build(
 def _write_rows(
     file: IO[bytes], items: Sequence[ImageItem], spec: InputSpec, threads: int, progress: Progress
 ) -> None:
-    """Decode some images by several threads and write them in their order."""
     with ThreadPoolExecutor(threads) as pool:
         for image in pool.map(lambda item: decode_item(item, spec), items):
             file.write(image.tobytes())
@@ -247,7 +228,6 @@ def _write_rows(
 
 
 def _mark(file: IO[bytes], path: Path, digest: str, rows: int) -> None:
-    """Note that the first `rows` rows are on the disk."""
     file.flush()
     os.fsync(file.fileno())
     write_atomically(path / MARKS, json.dumps({"of": digest, "rows": rows}))
@@ -265,7 +245,6 @@ def _rows_done(path: Path, digest: str, row: int) -> int:
 
 
 def _need_room(path: Path, wanted: int) -> None:
-    """Refuse before an hour of decoding what cannot fit."""
     free = shutil.disk_usage(path).free
     if free < wanted:
         raise StorageError(

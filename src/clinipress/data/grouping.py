@@ -30,18 +30,11 @@ def numbered(values: Sequence[Hashable | None]) -> NDArray[np.int64]:
 
 
 def components(n: int, a: NDArray[np.integer], b: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Connected components of an undirected graph, as the smallest member of each.
+    """The smallest node, int64 ``[n]``, that each node of an undirected graph is connected with.
 
     Minimum-label propagation with pointer jumping (Shiloach and Vishkin, 1982): a few array
-    passes, where a union-find in Python would take a second per million edges.
-
-    Args:
-        n: Number of nodes.
-        a: int ``[edges]``, one end of each edge.
-        b: int ``[edges]``, the other end.
-
-    Returns:
-        int64 ``[n]``: for each node the smallest node it is connected with.
+    passes, where a union-find in Python would take a second per million edges. `a` and `b`, int
+    ``[edges]``, are the ends of the edges.
     """
     root = np.arange(n, dtype=np.int64)
     while True:
@@ -58,13 +51,10 @@ def components(n: int, a: NDArray[np.integer], b: NDArray[np.integer]) -> NDArra
 
 
 def merge(*labelings: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Units in which two items stay together if any labeling puts them together.
+    """int64 ``[n]``: units in which two items stay together if any labeling puts them together.
 
-    Args:
-        labelings: int64 ``[n]`` each; -1 means unknown and links with nothing.
-
-    Returns:
-        int64 ``[n]``, unit numbers from 0 in order of first appearance.
+    Labelings are int64 ``[n]``; -1 means unknown and links with nothing. Units are numbered in the
+    order of first appearance.
 
     Example:
         >>> merge(np.array([0, 0, 1, -1]), np.array([5, 6, 6, 7])).tolist()
@@ -83,27 +73,14 @@ def merge(*labelings: NDArray[np.int64]) -> NDArray[np.int64]:
 def class_counts(
     units: NDArray[np.int64], labels: NDArray[np.int64], classes: int
 ) -> NDArray[np.int64]:
-    """Images of each class in each unit.
-
-    Args:
-        units: int64 ``[n]`` unit numbers from 0 without gaps.
-        labels: int64 ``[n]`` class numbers.
-        classes: Number of classes.
-
-    Returns:
-        int64 ``[units, classes]``.
-    """
+    """Images of each class in each unit, int64 ``[units, classes]``; both are numbers from 0."""
     size = int(units.max(initial=-1)) + 1
     flat = np.bincount(units * classes + labels, minlength=size * classes)
     return flat.reshape(size, classes).astype(np.int64)
 
 
 def shuffled_by_key(keys: Sequence[str], seed: int) -> NDArray[np.int64]:
-    """A seeded order of things that depends on their names only, never on how they were listed.
-
-    Returns:
-        int64 ``[n]`` indices.
-    """
+    """A seeded order, int64 ``[n]``, that depends on names only, never on how they were listed."""
     marks = [hashlib.sha256(f"{seed}:{key}".encode()).digest() for key in keys]
     return np.asarray(sorted(range(len(keys)), key=marks.__getitem__), dtype=np.int64)
 
@@ -157,6 +134,5 @@ def _fill_empty(counts: NDArray[np.int64], result: NDArray[np.int64], splits: in
 
 
 def _can_leave(counts: NDArray[np.int64], result: NDArray[np.int64], unit: int) -> bool:
-    """Whether the unit's split still has every class of it after it left."""
     left = counts[result == result[unit]].sum(axis=0) - counts[unit]
     return bool((left[counts[unit] > 0] > 0).all())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,22 +13,12 @@ from numpy.typing import NDArray
 
 from clinipress.data.layouts import arrays
 from clinipress.data.layouts.folders import read_folders
-from clinipress.data.layouts.items import (
-    Dataset,
-    Layout,
-    natural,
-)
+from clinipress.data.layouts.items import Dataset, Layout, natural
 from clinipress.data.layouts.manifests import find_table, read_table
 from clinipress.errors import DataError, ImageError, MissingExtraError
-from clinipress.kinds.image import nifti
-from clinipress.kinds.image.pixels import quiet
-from clinipress.kinds.image.read import HeaderFacts, Kind, decode, facts, kind_of, render
-from clinipress.records.candidate import (
-    InputSpec,
-)
-from clinipress.records.item import (
-    ImageItem,
-)
+from clinipress.kinds.image.read import HeaderFacts, Reader, decode, facts, reader_of, render
+from clinipress.records.candidate import InputSpec
+from clinipress.records.item import ImageItem
 
 __all__ = ["Dataset", "ImageItem", "decode_item", "item_bytes", "item_facts", "read_dataset"]
 
@@ -41,10 +31,7 @@ _SINGLE = frozenset({
 
 
 def read_dataset(
-    path: Path,
-    *,
-    classes: Sequence[str] | None = None,
-    class_map: Mapping[str, str] | None = None,
+    path: Path, *, classes: Sequence[str] | None = None, class_map: Mapping[str, str] | None = None
 ) -> Dataset:
     """Find out how a data set is laid out, and list its pictures.
 
@@ -73,10 +60,7 @@ def read_dataset(
 
 
 def decode_item(item: ImageItem, spec: InputSpec) -> NDArray[np.uint8]:
-    """One item as a classifier takes it.
-
-    Returns:
-        uint8 ``[channels, height, width]``.
+    """One item as a classifier takes it: uint8 ``[channels, height, width]``.
 
     Raises:
         ImageError: It cannot be read.
@@ -97,10 +81,10 @@ def item_bytes(item: ImageItem) -> bytes:
     try:
         if item.index is None:
             return item.path.read_bytes()
-        if _kind(item.path) == "nifti":
-            return nifti.slice_bytes(item.path, item.index)
-        # a frame has no bytes of its own that a digest could do with: the file's, and its number
-        return item.path.read_bytes() + item.index.to_bytes(8, "little")
+        reader = _reader(item.path)
+        stored = reader.stored_bytes(item.path, item.index) if reader else None
+        # where a picture has none of its own, the file's, and its number
+        return stored or item.path.read_bytes() + item.index.to_bytes(8, "little")
     except OSError as problem:
         raise ImageError("a file that can be read", f"'{item.key}' ({problem.strerror})") from None
 
@@ -142,47 +126,33 @@ def _listed(
     return layout, path, items, ()
 
 
-def _kind(path: Path) -> Kind:
+def _reader(path: Path) -> Reader | None:
     """By content; what cannot be opened is left for the audit to set aside."""
     if path.suffix.casefold() in _SINGLE:
-        return "picture"
+        return None
     try:
         with path.open("rb") as stream:
-            return kind_of(stream)
+            return reader_of(stream)
     except (OSError, ImageError):
-        return "picture"
+        return None
 
 
-def _opened(item: ImageItem) -> Iterator[ImageItem]:
+def _opened(item: ImageItem) -> list[ImageItem]:
     """One item per picture of a file with several; an unreadable file stays one item."""
-    kind = _kind(item.path)
+    reader = _reader(item.path)
+    if reader is None:
+        return [item]
     try:
-        if kind == "nifti":
-            patient = item.patient or item.key
-            for number in nifti.picture_slices(item.path):
-                yield replace(item, key=f"{item.key}#{number}", index=number, patient=patient)
-        elif kind == "dicom":
-            yield from _frames(item)
-        else:
-            yield item
+        patient, numbers = reader.pictures(item.path)
     except MissingExtraError:
         raise
     except Exception:  # third-party parsers raise nearly anything on a damaged file
-        yield item
-
-
-def _frames(item: ImageItem) -> Iterator[ImageItem]:
-    from clinipress.kinds.image import dicom
-
-    with quiet(), item.path.open("rb") as stream:
-        patient, frames = dicom.read_patient(stream)
+        return [item]
     patient = item.patient or patient
-    if frames == 1:
-        yield replace(item, patient=patient)
-        return
-    for number in range(frames):
-        key = f"{item.key}#{number}"
-        yield replace(item, key=key, index=number, patient=patient or item.key)
+    if numbers is None:
+        return [replace(item, patient=patient)]
+    patient = patient or item.key
+    return [replace(item, key=f"{item.key}#{n}", index=n, patient=patient) for n in numbers]
 
 
 def _one_patient_is_none(items: list[ImageItem]) -> list[ImageItem]:
@@ -196,11 +166,7 @@ def _one_patient_is_none(items: list[ImageItem]) -> list[ImageItem]:
 def _classes(
     path: Path, items: list[ImageItem], wanted: Sequence[str] | None, mapping: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """Class order; what the user named and what was found must agree.
-
-    Raises:
-        DataError: No items, one class, or names that differ.
-    """
+    """Class order; what the user named and what was found must agree."""
     counts = Counter(item.label for item in items)
     if not items:
         raise DataError("images in class folders", f"none in '{path}'")

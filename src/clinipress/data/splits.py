@@ -127,12 +127,7 @@ class Split:
         return split
 
     def summary(self, dataset: Dataset, units: NDArray[np.int64]) -> SplitSummary:
-        """Counts for the record.
-
-        Args:
-            dataset: The data set that was divided.
-            units: int64 ``[items]`` patient or cluster of each item.
-        """
+        """Counts for the record; `units` are the patient or cluster of each item of `dataset`."""
         counts = {name: dict.fromkeys(dataset.classes, 0) for name in SPLITS}
         members: dict[str, set[int]] = {name: set() for name in SPLITS}
         for item, unit in zip(dataset.items, units.tolist(), strict=True):
@@ -200,11 +195,8 @@ def make_split(
 ) -> Split:
     """Divide a data set; the same data, recipe and seed give the same split in any item order.
 
-    Args:
-        dataset: The data set.
-        fingerprints: Of its items, in the same order.
-        recipe: Unit, shares, its own seed, or a file written earlier.
-        seed: The study's seed, added to the recipe's.
+    Fingerprints are those of its items, in the same order; the study's seed is added to the
+    recipe's own.
 
     Raises:
         DataError: A class would be missing from a split, patients or published splits are not
@@ -232,8 +224,6 @@ def make_split(
 
 @dataclass(frozen=True)
 class _Table:
-    """Readable items in the order of their keys, with their units."""
-
     classes: tuple[str, ...]
     items: list[ImageItem]
     unit: Mapping[str, int]
@@ -241,7 +231,6 @@ class _Table:
     def dealt(
         self, items: list[ImageItem], names: Sequence[str], shares: Sequence[float], seed: int
     ) -> dict[str, str]:
-        """Deal whole units of `items` to `names` by `shares`."""
         number = numbered([self.unit[item.key] for item in items])
         labels = np.asarray([self.classes.index(item.label) for item in items], dtype=np.int64)
         # items are sorted by key, so a unit's number and its first key do not depend on listing
@@ -252,7 +241,6 @@ class _Table:
 
 
 def _unit_and_reason(items: list[ImageItem], recipe: SplitRecipe) -> tuple[str, str]:
-    """The unit for a recipe's `by`, and one sentence on why."""
     lacking = sum(item.patient is None for item in items)
     if recipe.by == "published":
         return "published", "the data set's own splits were asked for"
@@ -324,7 +312,6 @@ def _leaking(
 
 
 def _check_roles(items: list[ImageItem]) -> None:
-    """Raise unless every image has a published split, and train and test are among them."""
     unknown = [item for item in items if item.split is None]
     if unknown:
         raise DataError(
@@ -342,7 +329,6 @@ def _check_roles(items: list[ImageItem]) -> None:
 
 
 def _check_classes(assignment: Mapping[str, str], table: _Table) -> None:
-    """Raise if a class is absent from a split."""
     label = {item.key: item.label for item in table.items}
     counts = Counter((label[key], name) for key, name in assignment.items())
     for name in SPLITS:
@@ -358,7 +344,6 @@ def _check_classes(assignment: Mapping[str, str], table: _Table) -> None:
 
 
 def _from_file(path: Path, dataset: Dataset, fingerprints: Fingerprints) -> Split:
-    """A split written earlier, checked against the data."""
     split = Split.load(path)
     known = {item.key for item in dataset.items}
     listed = set(split.assignment) | set(split.dropped)

@@ -14,22 +14,14 @@ from numpy.typing import NDArray
 
 from clinipress.data.audit.audit import Fingerprints, audit
 from clinipress.data.cache import DECODERS, Cache, build_cache
-from clinipress.data.layouts.items import (
-    drawn,
-)
+from clinipress.data.layouts.items import drawn
 from clinipress.data.sources import Dataset, ImageItem, read_dataset
 from clinipress.data.splits import Split, make_split, units
 from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import DataRecipe
-from clinipress.records.candidate import (
-    Candidate,
-    InputSpec,
-)
-from clinipress.records.result import (
-    Audit,
-    SplitSummary,
-)
+from clinipress.records.candidate import Candidate, InputSpec
+from clinipress.records.result import Audit, SplitSummary
 from clinipress.records.store import Store, digest_of, read_json, write_atomically
 
 __all__ = [
@@ -240,15 +232,9 @@ def whole_dataset(
 ) -> tuple[Cache, Rows, Audit]:
     """All readable images of a data set, for `evaluate` and `compare`: nothing is trained on them.
 
-    Args:
-        path: Folder, manifest or .npz.
-        spec: The classifier's input.
-        classes: The classifier's classes; the data set's must be among them.
-        class_map: The data set's name -> the classifier's.
-        folder: Where the decoded images go.
-        split: Only images the data set itself publishes under this split.
-        threads: Decoding threads.
-        progress: The listener.
+    `path` is a folder, manifest or .npz whose classes are among `classes`, the classifier's, after
+    `class_map` (the data set's name -> the classifier's). With `split`, only images the data set
+    itself publishes under it. Decoded images go into `folder`.
 
     Raises:
         DataError: A class of the data set is unknown to the classifier, or nothing is left.

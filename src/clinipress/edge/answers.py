@@ -20,11 +20,7 @@ from clinipress.edge.inputs import Source, is_there, locate
 from clinipress.errors import ImageError, MissingExtraError, ModelError
 from clinipress.kinds.image.read import HeaderFacts, decode, facts, has_palette
 from clinipress.kinds.image.refuse import colour_refusal, contrast_refusal, size_refusal
-from clinipress.records.candidate import (
-    Candidate,
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Candidate, Card, InputSpec
 from clinipress.stats.metrics import softmax
 
 __all__ = ["Prediction", "answer"]
@@ -118,12 +114,6 @@ def answer(
 
 
 def _pixels(source: Source, spec: InputSpec, colourful: bool) -> NDArray[np.uint8]:
-    """The image as the model takes it, after every check.
-
-    Raises:
-        ImageError: It cannot be read or is not the right kind.
-        MissingExtraError: It needs a reader that is not installed.
-    """
     if isinstance(source, np.ndarray):
         if source.shape == (spec.channels, spec.height, spec.width) and source.dtype == np.uint8:
             _refuse(contrast_refusal(source))
@@ -140,7 +130,6 @@ def _pixels(source: Source, spec: InputSpec, colourful: bool) -> NDArray[np.uint
 def _checked(
     source: Path | bytes, index: int | None, spec: InputSpec, colourful: bool
 ) -> NDArray[np.uint8]:
-    """Decode a file, if it is the right kind of image."""
     about = facts(source)
     if about.frames > 1 and index is None and about.format not in WITH_PREVIEWS:
         got = f"a file of {about.frames}"
@@ -158,9 +147,7 @@ def _checked(
 
 def _may_have_colour(source: Path | bytes, about: HeaderFacts) -> bool:
     """True when a file stores colours: three samples per pixel, or one that points to a palette."""
-    if about.channels >= 3 or about.format in {"DICOM", "NIFTI"}:
-        return about.channels >= 3
-    return has_palette(source)
+    return about.channels >= 3 or has_palette(source)
 
 
 def _refuse(reason: str | None) -> None:

@@ -22,6 +22,7 @@ from clinipress.errors import BundleError, InputError, ModelError
 from clinipress.formats.measure import environment, latency, peak_memory
 from clinipress.formats.open import open_file
 from clinipress.kinds.image.read import decode, facts
+from clinipress.recipe.formats import format_facts
 from clinipress.records.candidate import (
     Candidate,
     Latency,
@@ -99,12 +100,7 @@ def bench(
 
 
 def _doubling(cores: int) -> list[int]:
-    """1, 2, 4, ... and all cores.
-
-    Example:
-        >>> _doubling(6)
-        [1, 2, 4, 6]
-    """
+    """1, 2, 4, ... and all cores."""
     return sorted({cores, *(2**n for n in range(cores.bit_length()) if 2**n <= cores)})
 
 
@@ -136,7 +132,6 @@ def _per_second(row: Latency) -> float:
 
 
 def _comparable(bundle: Bundle, against: Path, threads: int) -> Candidate:
-    """Another model that takes the very images of the bundle."""
     other = load_candidate(against, threads)
     mine, theirs = (
         (spec.channels, spec.height, spec.width) for spec in (bundle.card.input, other.card.input)
@@ -151,9 +146,10 @@ def _comparable(bundle: Bundle, against: Path, threads: int) -> Candidate:
 
 def _model_memory(bundle: Bundle) -> int | None:
     """What the model needs by itself, in a process of its own."""
-    if bundle.card.format == "tflite-micro":  # there is no process on a microcontroller
-        arena = bundle.card.history[-1].facts.get("arena_bytes") if bundle.card.history else None
-        return int(arena) if arena is not None else None
+    key = format_facts(bundle.card.format).memory_fact
+    if key:
+        stated = bundle.card.history[-1].facts.get(key) if bundle.card.history else None
+        return int(stated) if stated is not None else None
     return peak_memory(bundle.candidate.path, threads=1, card=bundle.card)
 
 

@@ -46,6 +46,7 @@ from clinipress.formats.file import FILES, FileCandidate
 from clinipress.formats.open import open_file, package_of
 from clinipress.kinds.image.read import decode, facts
 from clinipress.kinds.image.refuse import is_colourful
+from clinipress.recipe.formats import format_facts
 from clinipress.records.candidate import (
     Card,
     InputSpec,
@@ -59,17 +60,6 @@ SAMPLE, LICENCE, README = "sample.png", "LICENSE", "README.txt"
 # int8 kernels round differently on other processors: one hundredth of the spread of the logits
 TOLERANCE = 1e-2
 PICTURES = frozenset({"BMP", "JPEG", "PNG"})
-NOTES = {
-    "tensorrt": (
-        "",
-        "On the device, build the TensorRT engine first: python3 build_engine.py",
-    ),
-    "tflite-micro": (
-        "",
-        "For the firmware: model_data.h holds the model, its arena size and its scales. The",
-        "command above runs the same file in the host build of this interpreter.",
-    ),
-}
 NO_LICENCE = "No licence was given with this model: ask its makers before you use it or pass it on."
 
 
@@ -330,6 +320,7 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
 
 def _readme(card: Card) -> str:
     """A few lines for whoever finds the folder."""
+    note = format_facts(card.format).bundle_note
     lines = [
         f"{card.name}: an image classifier made by clinipress {__version__}.",
         sentence(f"Classes: {', '.join(card.classes)}"),
@@ -341,7 +332,7 @@ def _readme(card: Card) -> str:
         "",
         f"    pip install '{package_of(card.format)}'",
         "    clinipress predict THIS_FOLDER IMAGE",
-        *NOTES.get(card.format, ()),
+        *(("", *note) if note else ()),
         "",
         "card.json says what it takes, what was measured of it and the sha256 of every file here.",
         "Not a medical device. Do not edit these files: a changed bundle does not open.",

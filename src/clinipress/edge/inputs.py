@@ -87,7 +87,6 @@ def _walk(folder: str) -> Iterator[str]:
 
 
 def _from_stream(stream: BinaryIO) -> Iterator[tuple[str, Source]]:
-    """One image, or one path per line as the lines come."""
     head = b""
     while len(head) < HEAD and b"\n" not in head and (more := _some(stream, HEAD)):
         head += more

@@ -6,9 +6,7 @@ from pathlib import Path
 
 from clinipress.errors import ModelError
 from clinipress.extras import require
-from clinipress.records.candidate import (
-    Candidate,
-)
+from clinipress.records.candidate import Candidate
 
 __all__ = ["load_candidate"]
 
@@ -35,9 +33,10 @@ def load_candidate(path: Path, threads: int | None = None) -> Candidate:
     if path.is_file():
         from clinipress.formats.file import card_beside
         from clinipress.formats.open import format_of, open_file
+        from clinipress.recipe.formats import format_facts
 
         # a card beside says more than a suffix: .tflite is LiteRT's and TFLite Micro's
-        card = None if format_of(path) == "onnx" else card_beside(path)
+        card = None if format_facts(format_of(path)).holds_card else card_beside(path)
         return open_file(path, card, threads)
     raise ModelError(
         "a bundle folder, a model file or a candidate folder",

@@ -12,7 +12,6 @@ from clinipress.evidence.family import (
     check_pair,
     joint_confidence,
     judge_family,
-    points,
     widened,
 )
 from clinipress.evidence.reliability import CalibrationStatistics, reliability
@@ -23,13 +22,14 @@ from clinipress.records.candidate import (
 from clinipress.records.judgement import Calibration
 from clinipress.records.result import (
     Interval,
+    Reason,
     Rule,
     Verdict,
 )
+from clinipress.reporting.wording.reasons import worded
 from clinipress.stats.bootstrap import BootstrapSpread, bootstrap, spread_interval
 from clinipress.stats.intervals import wilson
 from clinipress.stats.metrics import log_losses, softmax
-from clinipress.text import fixed
 
 __all__ = [
     "calibration_section",
@@ -184,9 +184,9 @@ def calibration_section(
     the whole split in every resample; "brier" and "log_loss" are means over images; "slope" and
     "intercept" are of the answer given (`clinipress.evidence.reliability` says why). Intervals are
     those of `clinipress.evidence.evidence`, from the same resamples of units: what both measure
-    has the same interval in both. Drops are on the same resamples for both classifiers; one that
+    has the same interval in both. Changes are on the same resamples for both classifiers; one that
     is not zero and yet never varies comes from too few units and is absent. More is not better
-    for a slope or an intercept: their drops are of the distance from the right value,
+    for a slope or an intercept: their changes are of the distance from the right value,
     "slope_error" = |slope - 1| and "intercept_error" = |intercept|.
 
     What is judged: the expected calibration error after the temperature must be shown to have
@@ -195,7 +195,7 @@ def calibration_section(
     Args:
         reference: The reference's answers, with its own temperature.
         candidate: The candidate's on the same images, with its own; the very same object for the
-            reference itself, which then has no drops.
+            reference itself, which then has no changes.
         margin: Largest rise allowed of the expected calibration error, a share.
         chosen_on: The split that the temperatures were fitted on.
         resamples: Bootstrap resamples.
@@ -222,23 +222,21 @@ def calibration_section(
 
     spreads = bootstrap(measure, index, after.labels, resamples, seed)
     raw, calibrated = (_intervals(figures, index, floor=0.0) for figures in spreads[:2])
-    drops: dict[str, Interval] = {}
+    changes: dict[str, Interval] = {}
     if not itself:
         ours, theirs = (_errors(figures) for figures in spreads[1:])
-        apart = {name: theirs[name] - ours[name] for name in ours if name in theirs}
+        apart = {name: ours[name] - theirs[name] for name in ours if name in theirs}
         intervals = _intervals(apart, index, floor=-1.0)
-        drops = {
-            n: drop for n, drop in intervals.items() if drop.low < drop.high or drop.value == 0
-        }
+        changes = {n: c for n, c in intervals.items() if c.low < c.high or c.value == 0}
     return Calibration(
         temperature=candidate.temperature,
         chosen_on=chosen_on,
         before=raw,
         after=calibrated,
-        drops=drops,
+        changes=changes,
         bins=reliability(candidate, index, 1.0),
         bins_after=reliability(candidate, index, candidate.temperature),
-        verdict=ITSELF if itself else _verdict(raw, calibrated, drops, margin),
+        verdict=ITSELF if itself else _verdict(raw, calibrated, changes, margin),
     )
 
 
@@ -268,32 +266,25 @@ def _intervals(
 def _verdict(
     raw: dict[str, Interval],
     calibrated: dict[str, Interval],
-    drops: dict[str, Interval],
+    changes: dict[str, Interval],
     margin: float,
 ) -> Verdict:
-    # the gate's own names, since it knows that these get better downwards
-    names = {"ece": "ece", "ece[bins of equal mass]": "ece_equal_mass"}
-    plain = {name: drops[key] for name, key in names.items() if key in drops}
-    joint = {name: widened(drop, JOINT) for name, drop in plain.items()}
+    plain: dict[str, Interval] = {
+        name: changes[name] for name in ("ece", "ece_equal_mass") if name in changes
+    }
+    joint: dict[str, Interval] = {name: widened(change, JOINT) for name, change in plain.items()}
     rules = [
         Rule(metric="ece", margin=margin),
-        Rule(metric="ece[bins of equal mass]", margin=margin, primary=False),
+        Rule(metric="ece_equal_mass", margin=margin, primary=False),
     ]
     verdict = judge_family(rules, plain, joint)
-    if not verdict.reasons:
-        missing = "Calibration was not measured: that is never a pass."
-        verdict = verdict.model_copy(update={"reasons": (missing,)})
-    notes: list[str] = []
+    reasons = list(verdict.reasons) or [
+        Reason(kind="unmeasured", status="inconclusive", rule="primary", metric="calibration")
+    ]
     if "ece" in raw and "ece" in calibrated:
-        notes.append(
-            f"Probabilities are off by {points(calibrated['ece'])} on average with the "
-            f"temperature, {points(raw['ece'])} without."
-        )
+        pair = {"before": raw["ece"].model_dump(), "after": calibrated["ece"].model_dump()}
+        reasons.append(Reason(kind="calibration error", metric="ece", parameters=pair))
     if "slope" in calibrated:
         slope = calibrated["slope"]
-        value, low, high = (fixed(x, 2) for x in (slope.value, slope.low, slope.high))
-        notes.append(
-            f"The calibration slope is {value} ({low} to {high}); "
-            "1 is right, below 1 the answers are too sure."
-        )
-    return verdict.with_notes(*notes)
+        reasons.append(Reason(kind="calibration slope", metric="slope", interval=slope))
+    return verdict.model_copy(update={"reasons": worded(reasons)})

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.evidence.columns import GroupColumn, divide
-from clinipress.evidence.family import are, check_pair, combine, counted, points
+from clinipress.evidence.family import check_pair, combine
 from clinipress.evidence.scores import Scores
 from clinipress.records.judgement import Direction, Disagreement, Flip, FlipCounts
-from clinipress.records.result import Interval, RiskLevel, Status, Verdict
+from clinipress.records.result import Interval, Reason, RiskLevel, Status, Verdict
+from clinipress.reporting.wording.reasons import worded
 from clinipress.stats.bootstrap import bootstrap, spread_interval, weighted_sums
 from clinipress.stats.intervals import proportion
 from clinipress.stats.metrics import log_softmax, predictions, rates
@@ -281,47 +282,54 @@ def _worst(
 def _verdict(counts: FlipCounts, tested: Sequence[Direction], least: float) -> Verdict:
     agreement = counts.agreement
     status: Status = "inconclusive"
-    end = "too few cases to tell"
     if agreement.high < least:
-        status, end = "fail", "shown to be less"
+        status = "fail"
     elif agreement.low >= least:
-        status, end = "pass", "shown to be as much"
-    flipped = counts.lost + counts.gained + counts.changed
-    agreed = (
-        f"Of {counted(counts.cases, 'image')} {points(agreement)} keep their answer, at least "
-        f"{100 * least:g} % are asked for: {end}."
+        status = "pass"
+    reasons = (
+        Reason(
+            kind="agreement",
+            status=status,
+            rule="primary",
+            metric="agreement",
+            interval=agreement,
+            limit=least,
+            parameters={"images": counts.cases},
+        ),
+        Reason(
+            kind="flips",
+            parameters={
+                "lost": counts.lost,
+                "gained": counts.gained,
+                "changed": counts.changed,
+            },
+        ),
     )
-    changes = (
-        f"{counted(flipped, 'answer')} changed: {counts.lost} from right to wrong, "
-        f"{counts.gained} from wrong to right, {counts.changed} from one wrong answer to another."
-    )
-    agrees = Verdict(status=status, reasons=(agreed,)).with_notes(changes)
+    agrees = Verdict(status=status, reasons=worded(reasons))
     return combine([(agrees, True), (_leaning(tested), True)])
 
 
 def _leaning(tested: Sequence[Direction]) -> Verdict:
     """Whether new misses are shown to outnumber new finds; the class that says most."""
     adjusted = holm([direction.p_value for direction in tested])
-    leaning = [
-        (p, direction)
+    reasons = [
+        _direction_reason("new misses", "fail", direction, p_value=p, classes=len(tested))
         for p, direction in zip(adjusted, tested, strict=True)
         if p < SIGNIFICANT and direction.missed > direction.found
     ]
-    if leaning:
-        reasons = tuple(
-            f"Flips lean to new misses of {direction.label}: {direction.missed} of its images are "
-            f"missed that the reference found, {direction.found} {are(direction.found)} found that "
-            f"it missed (p = {p:.2g} in an exact "
-            f"test{', allowing for all classes' if len(tested) > 1 else ''})."
-            for p, direction in leaning
-        )
-        return Verdict(status="fail", reasons=reasons)
+    if reasons:
+        return Verdict(status="fail", reasons=worded(reasons))
     most = max(tested, key=lambda direction: direction.missed - direction.found)
-    reason = "No image of a class is newly missed."
-    if most.missed:
-        reason = (
-            f"Flips are not shown to lean to new misses; of {most.label}, where they lean most, "
-            f"{counted(most.missed, 'image')} {are(most.missed)} newly missed "
-            f"and {most.found} newly found."
-        )
-    return Verdict(status="pass", reasons=(reason,))
+    return Verdict(
+        status="pass", reasons=worded([_direction_reason("no new misses", "pass", most)])
+    )
+
+
+def _direction_reason(kind: str, status: Status, direction: Direction, **more: float) -> Reason:
+    return Reason(
+        kind=kind,
+        status=status,
+        rule="primary",
+        where=direction.label,
+        parameters={"missed": direction.missed, "found": direction.found, **more},
+    )

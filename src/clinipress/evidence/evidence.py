@@ -1,17 +1,17 @@
-"""Evidence of one classifier, and the paired drops between two, every figure with its interval.
+"""Evidence of one classifier, and the paired changes between two, every figure with its interval.
 
 Which method serves which figure:
 
 - accuracy, agreement, sensitivity, specificity, precision: Wilson, on the effective number of
   cases where units hold several;
 - f1 of one class: Wilson of the Jaccard index J, which is a proportion, through F1 = 2 J / (1 + J);
-- AUROC of one class, and of a two-class task, and its drop: DeLong, by units where they hold
+- AUROC of one class, and of a two-class task, and its change: DeLong, by units where they hold
   several cases;
 - balanced accuracy, macro AUROC, macro F1, kappa, log loss, Brier score: percentile bootstrap over
   units, stratified by class, with the tails of Student's t; expected calibration error, which is
   biased upwards: the same resamples with their bias taken off;
-- drops of accuracy, sensitivity and specificity: Tango, effective number as above; of precision:
-  Newcombe's square-and-add; all other drops: the same bootstrap, both on the same resamples.
+- changes of accuracy, sensitivity and specificity: Tango, effective number as above; of precision:
+  Newcombe's square-and-add; all other changes: the same bootstrap, both on the same resamples.
 
 A bootstrap in which nothing varies (no error at all) has no width; then the ends come from the
 score intervals of the parts (`_without_width`), never from the bootstrap.
@@ -48,7 +48,7 @@ from clinipress.stats.metrics import (
 )
 from clinipress.stats.paired import discordance, paired_difference, precision_difference
 
-__all__ = ["discordance", "drops", "evidence"]
+__all__ = ["changes", "discordance", "evidence"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -125,7 +125,7 @@ def evidence(
     return intervals
 
 
-def drops(
+def changes(
     reference_logits: NDArray[np.floating],
     candidate_logits: NDArray[np.floating],
     labels: NDArray[np.integer],
@@ -136,10 +136,10 @@ def drops(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Reference minus candidate, paired on the same cases.
+    """Candidate minus reference, paired on the same cases.
 
-    A positive drop of accuracy is a loss; log loss, Brier score and "ece" get better downwards, so
-    there a negative drop is a loss (`clinipress.records.metrics.metric_facts` says which is which).
+    A negative change of accuracy is a loss; log loss, Brier score and "ece" get better downwards,
+    so there a positive one is (`clinipress.records.metrics.metric_facts` says which is which).
 
     Args:
         reference_logits: Floating ``[n, k]``.
@@ -153,7 +153,7 @@ def drops(
 
     Returns:
         The names of `evidence` without "agreement"; what is undefined for either is absent, and
-        so is a bootstrapped drop where too few units vary to give it an interval.
+        so is a bootstrapped change where too few units vary to give it an interval.
 
     Raises:
         DataError: Shapes, labels, units or logits that cannot be used.
@@ -165,12 +165,12 @@ def drops(
     scores, others = log_odds(before.logits), log_odds(after.logits)
     for name, column in _ranked_classes(before):
         mine = before.labels == column
-        put(intervals, name, auroc_difference(scores[:, column], others[:, column], mine, index))
+        put(intervals, name, auroc_difference(others[:, column], scores[:, column], mine, index))
     spreads, others_spreads = _bootstrap([before, after], index, resamples, seed)
     for name, spread in spreads.items():
-        interval = spread_interval(name, spread - others_spreads[name], index, floor=-1)
+        interval = spread_interval(name, others_spreads[name] - spread, index, floor=-1)
         if interval is not None and interval.low == interval.high:
-            interval = _drop_without_width(name, interval, intervals)
+            interval = _change_without_width(name, interval, intervals)
         put(intervals, name, interval)
     return intervals
 
@@ -222,19 +222,19 @@ def _name_two_classes(intervals: Intervals, cases: Cases) -> None:
 
 
 def _paired_proportions(before: Cases, after: Cases, index: Integers) -> Intervals:
-    """Drops of accuracy and sensitivity, by Tango, and of precision, by square-and-add."""
+    """Changes of accuracy and sensitivity, by Tango, and of precision, by square-and-add."""
     labels = before.labels
     right = predictions(before.logits) == labels
     still = predictions(after.logits) == labels
     intervals: Intervals = {}
-    put(intervals, "accuracy", paired_difference(right, still, index))
+    put(intervals, "accuracy", paired_difference(still, right, index))
     for number, name in enumerate(before.classes):
         mine = labels == number
-        drop = paired_difference(right[mine], still[mine], index[mine])
-        put(intervals, f"sensitivity[{name}]", drop)
+        change = paired_difference(still[mine], right[mine], index[mine])
+        put(intervals, f"sensitivity[{name}]", change)
         called = [predictions(cases.logits) == number for cases in (before, after)]
         put(
-            intervals, f"precision[{name}]", precision_difference(mine, called[0], called[1], index)
+            intervals, f"precision[{name}]", precision_difference(mine, called[1], called[0], index)
         )
     _name_two_classes(intervals, before)
     return intervals
@@ -335,11 +335,11 @@ def _chance_agreement(cases: Cases) -> float:
     return float((actual * predicted).sum() / n**2)
 
 
-def _drop_without_width(name: str, interval: Interval, intervals: Intervals) -> Interval | None:
+def _change_without_width(name: str, interval: Interval, intervals: Intervals) -> Interval | None:
     """Where no resample differs: the parts where they have ends, else zero stays, the rest goes.
 
-    A drop of exactly zero in every resample is two classifiers with the same answers. Any other
-    drop without width comes from too few units to say how sure it is.
+    A change of exactly zero in every resample is two classifiers with the same answers. Any other
+    change without width comes from too few units to say how sure it is.
     """
     if name in ("balanced_accuracy", "auroc_macro"):
         return with_ends(interval, _part_ends(name, intervals))

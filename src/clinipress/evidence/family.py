@@ -18,37 +18,26 @@ from numpy.typing import NDArray
 from clinipress.errors import DataError
 from clinipress.evidence import gate
 from clinipress.evidence.scores import Scores
-from clinipress.records.result import Interval, Rule, Status, Verdict
+from clinipress.records.result import Interval, Reason, Rule, Status, Verdict
+from clinipress.reporting.wording.reasons import worded
 from clinipress.stats.intervals import unit_index, z_value
 from clinipress.stats.metrics import Cases, check_cases
 from clinipress.stats.paired import paired_difference
-from clinipress.text import (
-    DASH,
-    counted,
-    fixed,
-)
 
 __all__ = [
     "ITSELF",
     "Comparison",
-    "are",
     "check_pair",
     "combine",
-    "counted",
     "joint_confidence",
     "judge_family",
-    "points",
-    "span",
-    "tango_drops",
+    "tango_changes",
     "widened",
 ]
 
 # right by the reference, right by the candidate, unit: of the same cases, each [n]
 Comparison = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]
-ITSELF = Verdict(
-    status="pass",
-    reasons=("This is the reference itself: nothing was changed, so there is no loss to judge.",),
-)
+ITSELF = Verdict(status="pass", reasons=worded([Reason(kind="itself", status="pass")]))
 
 
 def check_pair(reference: Scores, candidate: Scores) -> tuple[Cases, Cases, NDArray[np.int64]]:
@@ -106,16 +95,16 @@ def widened(interval: Interval, confidence: float) -> Interval:
 def judge_family(
     rules: Sequence[Rule], plain: Mapping[str, Interval], joint: Mapping[str, Interval]
 ) -> Verdict:
-    """Apply rules such as "sensitivity[*]" to many paired drops.
+    """Apply rules such as "sensitivity[*]" to many paired changes.
 
     Args:
         rules: What must hold. Those without ``primary`` can fail, and need not be shown to hold.
-        plain: Name of the comparison -> drop, each with its own 95 % interval.
-        joint: The same names -> drop at the `joint_confidence`.
+        plain: Name of the comparison -> change, each with its own 95 % interval.
+        joint: The same names -> change at the `joint_confidence`.
 
     Returns:
         "fail" when a rule's loss is shown jointly; "pass" when every primary rule holds in every
-        comparison; else "inconclusive". One sentence per rule, on its worst comparison; a rule
+        comparison; else "inconclusive". One reason per rule, on its worst comparison; a rule
         without a comparison has none, and none at all is "inconclusive".
     """
     verdicts = []
@@ -125,24 +114,28 @@ def judge_family(
             sum(name.startswith(f"{family}[") for name in plain) if "[*]" in rule.metric else 1
         )
         if several and (rule.metric in plain or "[*]" in rule.metric):
-            verdict = _judge_one(rule.model_copy(update={"primary": True}), plain, joint)
-            lead = f"Worst of {several} comparisons: " if several > 1 else ""
-            reasons = [lead + reason for reason in verdict.reasons]
-            verdicts.append((verdict.model_copy(update={"reasons": tuple(reasons)}), rule.primary))
+            verdict = _worst_comparison(rule.model_copy(update={"primary": True}), plain, joint)
+            reasons = tuple(
+                reason.model_copy(update={"parameters": {"comparisons": several}})
+                if reason.kind == "margin"
+                else reason
+                for reason in verdict.reasons
+            )
+            verdicts.append((verdict.model_copy(update={"reasons": reasons}), rule.primary))
     return combine(verdicts)
 
 
-def tango_drops(compared: Mapping[str, Comparison], confidence: float) -> dict[str, Interval]:
-    """Drops of proportions by name; what has no case is absent."""
-    drops = {
-        name: paired_difference(before, after, unit_index(units, len(units)), confidence)
+def tango_changes(compared: Mapping[str, Comparison], confidence: float) -> dict[str, Interval]:
+    """Changes of proportions by name; what has no case is absent."""
+    changes = {
+        name: paired_difference(after, before, unit_index(units, len(units)), confidence)
         for name, (before, after, units) in compared.items()
     }
-    return {name: drop for name, drop in drops.items() if drop is not None}
+    return {name: change for name, change in changes.items() if change is not None}
 
 
 def combine(verdicts: Sequence[tuple[Verdict, bool]]) -> Verdict:
-    """One verdict of several: (verdict, whether it has to pass) in the order of their sentences."""
+    """One verdict of several: (verdict, whether it has to pass) in the order of their reasons."""
     needed = [verdict for verdict, primary in verdicts if primary]
     status: Status = "pass"
     if any(verdict.status == "fail" for verdict, _ in verdicts):
@@ -152,41 +145,32 @@ def combine(verdicts: Sequence[tuple[Verdict, bool]]) -> Verdict:
     cases = [verdict.cases_needed for verdict in needed if verdict.status == "inconclusive"]
     known = [number for number in cases if number is not None]
     reasons = [
-        # what need not pass decides only where it fails
-        (reason, shown if primary or shown != "inconclusive" else None)
+        reason if primary else _as_guard(reason)
         for verdict, primary in verdicts
-        for reason, shown in verdict.by_reason
+        for reason in verdict.reasons
     ]
     return Verdict(
         status=status,
-        reasons=tuple(reason for reason, _ in reasons),
-        reason_statuses=tuple(shown for _, shown in reasons),
+        reasons=worded(reasons),
         cases_needed=max(known)
         if status == "inconclusive" and known and len(known) == len(cases)
         else None,
     )
 
 
-def _judge_one(rule: Rule, plain: Mapping[str, Interval], joint: Mapping[str, Interval]) -> Verdict:
+def _as_guard(reason: Reason) -> Reason:
+    """What need not pass decides only where it fails."""
+    if reason.rule != "primary":
+        return reason
+    status = None if reason.status == "inconclusive" else reason.status
+    return reason.model_copy(update={"rule": "guard", "status": status})
+
+
+def _worst_comparison(
+    rule: Rule, plain: Mapping[str, Interval], joint: Mapping[str, Interval]
+) -> Verdict:
     together, alone = gate.judge([rule], joint), gate.judge([rule], plain)
     if together.status == "fail" or alone.status == "pass":
         return together if together.status == "fail" else alone
     # by itself the loss would be shown, but not as the worst of so many
     return together if alone.status == "fail" else alone
-
-
-def points(interval: Interval) -> str:
-    """'91.2 % (87.0–94.1)' of a share."""
-    value, low, high = (fixed(100 * x, 1) for x in (interval.value, interval.low, interval.high))
-    return f"{value} % ({low}{DASH}{high})"
-
-
-def are(number: int) -> str:
-    """The verb that a count asks for: 'is' or 'are'."""
-    return "is" if number == 1 else "are"
-
-
-def span(interval: Interval) -> str:
-    """'3.1 points (95 % interval −1.0 to 7.2)' of a difference of shares."""
-    value, low, high = (fixed(100 * x, 1) for x in (interval.value, interval.low, interval.high))
-    return f"{value} points ({100 * interval.confidence:g} % interval {low} to {high})"

@@ -219,8 +219,8 @@ def change_interval(
         units: Unit of each image, int64 ``[n]``.
     """
     drawn = _percentiles(gap_of(after) - gap_of(before), units)
-    falls = [was - now for was, now in zip(before, after, strict=True)]
-    apart = [_percentiles(fall - other, units) for fall, other in combinations(falls, 2)]
+    changes = [now - was for was, now in zip(before, after, strict=True)]
+    apart = [_percentiles(change - other, units) for change, other in combinations(changes, 2)]
     known = [pair for pair in apart if pair is not None]
     if drawn is None or len(known) < len(apart):
         return None

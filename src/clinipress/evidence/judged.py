@@ -13,23 +13,23 @@ from typing import Any
 from clinipress.evidence import gate
 from clinipress.evidence.calibration import calibration_section
 from clinipress.evidence.disagreement import AGREEMENT, disagreement_section
-from clinipress.evidence.evidence import drops, evidence
+from clinipress.evidence.evidence import changes, evidence
 from clinipress.evidence.operating import operating_section
 from clinipress.evidence.scores import Scores
 from clinipress.evidence.subgroups import subgroups_section
 from clinipress.recipe.study import GUARDS, EvidenceRecipe
 from clinipress.records.judgement import Findings
-from clinipress.records.result import Interval, RiskLevel, Rule, Status, Verdict
+from clinipress.records.result import Interval, Reason, RiskLevel, Rule, Verdict
 from clinipress.stats.metrics import confusion
 from clinipress.stats.paired import discordance
 
-__all__ = ["Asked", "Judged", "fall", "figures", "guarded", "judged", "statistics"]
+__all__ = ["Declared", "SplitJudgement", "figures", "guarded", "judged", "paired", "statistics"]
 
 NO_THRESHOLDS = "no validation scores to choose thresholds on"
 
 
 @dataclass(frozen=True)
-class Asked:
+class Declared:
     """What was declared before anything was measured.
 
     Attributes:
@@ -46,7 +46,7 @@ class Asked:
 
     @property
     def margin(self) -> float:
-        """Largest fall allowed of the primary metric, a share."""
+        """Largest loss allowed of the primary metric, a share."""
         return gate.MARGINS[self.risk]
 
     @property
@@ -57,33 +57,33 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Judged:
+class SplitJudgement:
     """A candidate's figures on one split, and what the rules and guards say of them.
 
     Attributes:
         evidence: Metric -> its interval.
         confusion: Images by true class (rows) and answer (columns).
-        drop: Metric -> reference minus candidate, paired; empty for the reference itself.
+        changes: Metric -> candidate minus reference, paired; empty for the reference itself.
         verdict: None for the reference itself.
     """
 
     evidence: dict[str, Interval]
     confusion: list[list[int]]
-    drop: dict[str, Interval]
+    changes: dict[str, Interval]
     verdict: Verdict | None
 
 
 def judged(
-    asked: Asked,
+    declared: Declared,
     rules: Sequence[Rule],
     reference: Scores,
     candidate: Scores,
     findings: Findings,
-) -> Judged:
+) -> SplitJudgement:
     """Everything that two sets of scores tell of the second.
 
     Args:
-        asked: What was declared.
+        declared: What was declared.
         rules: Of the verdict.
         reference: The reference's answers on a split.
         candidate: The candidate's on the same images in the same order; the reference's own
@@ -92,21 +92,23 @@ def judged(
     """
     labels, classes = candidate.labels, candidate.classes
     itself = candidate is reference
-    drop = {} if itself else fall(asked, reference, candidate)
+    differences = {} if itself else paired(declared, reference, candidate)
     verdict = None
     if not itself:
         shares = discordance(reference.logits, candidate.logits, labels, classes)
-        verdict = guarded(gate.judge(rules, drop, discordance=shares), findings, asked.guards)
-    return Judged(
-        evidence=figures(asked, candidate, None if itself else reference),
+        verdict = guarded(
+            gate.judge(rules, differences, discordance=shares), findings, declared.guards
+        )
+    return SplitJudgement(
+        evidence=figures(declared, candidate, None if itself else reference),
         confusion=confusion(candidate.logits, labels, len(classes)).tolist(),
-        drop=drop,
+        changes=differences,
         verdict=verdict,
     )
 
 
 def figures(
-    asked: Asked, candidate: Scores, reference: Scores | None = None
+    declared: Declared, candidate: Scores, reference: Scores | None = None
 ) -> dict[str, Interval]:
     """Every metric of a set of scores; agreement with `reference` too where there is one."""
     other = None if reference is None else reference.logits
@@ -115,32 +117,32 @@ def figures(
         candidate.labels,
         candidate.classes,
         reference=other,
-        **_options(asked, candidate),
+        **_options(declared, candidate),
     )
 
 
-def fall(asked: Asked, reference: Scores, candidate: Scores) -> dict[str, Interval]:
-    """Every metric of the one minus that of the other on the same images, paired."""
-    return drops(
+def paired(declared: Declared, reference: Scores, candidate: Scores) -> dict[str, Interval]:
+    """Every metric of `candidate` minus that of `reference` on the same images, paired."""
+    return changes(
         reference.logits,
         candidate.logits,
         candidate.labels,
         candidate.classes,
-        **_options(asked, candidate),
+        **_options(declared, candidate),
     )
 
 
-def _options(asked: Asked, scores: Scores) -> dict[str, Any]:
+def _options(declared: Declared, scores: Scores) -> dict[str, Any]:
     return {
         "units": scores.units,
-        "resamples": asked.resamples,
-        "seed": asked.seed,
+        "resamples": declared.resamples,
+        "seed": declared.seed,
         "positive": scores.positive,
     }
 
 
 def statistics(
-    asked: Asked,
+    declared: Declared,
     reference: Scores,
     candidate: Scores,
     *,
@@ -149,10 +151,10 @@ def statistics(
     """Every section that follows from per-image scores alone.
 
     Args:
-        asked: What was declared.
+        declared: What was declared.
         reference: The reference's answers on a split.
         candidate: The candidate's on the same images in the same order; the reference's own
-            again for the reference itself, whose drops and flips are then left out.
+            again for the reference itself, whose changes and flips are then left out.
         validation: Answers of both on the split that thresholds and temperature are chosen on;
             None where there is none: then the operating points are not measured.
     """
@@ -166,31 +168,35 @@ def statistics(
             *validation,
             reference,
             candidate,
-            prevalence=asked.recipe.prevalence,
-            aims=asked.recipe.aims,
-            margin=asked.margin,
+            prevalence=declared.recipe.prevalence,
+            aims=declared.recipe.aims,
+            margin=declared.margin,
         )
     disagreement = None
     if not itself:
         disagreement = disagreement_section(
             reference,
             candidate,
-            least_agreement=AGREEMENT[asked.risk],
-            resamples=asked.resamples,
-            seed=asked.seed,
+            least_agreement=AGREEMENT[declared.risk],
+            resamples=declared.resamples,
+            seed=declared.seed,
         )
     return Findings(
         operating=operating,
         calibration=calibration_section(
-            reference, candidate, margin=asked.margin, resamples=asked.resamples, seed=asked.seed
+            reference,
+            candidate,
+            margin=declared.margin,
+            resamples=declared.resamples,
+            seed=declared.seed,
         ),
         subgroups=subgroups_section(
             reference,
             candidate,
-            minimum=asked.recipe.smallest_group,
-            margin=asked.margin,
-            resamples=asked.resamples,
-            seed=asked.seed,
+            minimum=declared.recipe.smallest_group,
+            margin=declared.margin,
+            resamples=declared.resamples,
+            seed=declared.seed,
         ),
         disagreement=disagreement,
         not_measured=missing,
@@ -203,17 +209,12 @@ def guarded(verdict: Verdict, findings: Findings, guards: Sequence[str]) -> Verd
     A guard can only stop: a section that shows a loss makes the verdict "fail", one that cannot
     tell or was not measured changes nothing.
     """
-    reasons: list[tuple[str, Status | None]] = []
+    reasons: list[Reason] = []
     for name in guards:
         section = getattr(findings, name)
         if section is not None and section.verdict.status == "fail":
-            reasons += section.verdict.by_reason
+            reasons += [r.model_copy(update={"section": name}) for r in section.verdict.reasons]
     if not reasons:
         return verdict
     # the guard comes first: where a sentence is all there is room for, it is what stopped it
-    reasons += verdict.by_reason
-    return Verdict(
-        status="fail",
-        reasons=tuple(reason for reason, _ in reasons),
-        reason_statuses=tuple(shown for _, shown in reasons),
-    )
+    return Verdict(status="fail", reasons=(*reasons, *verdict.reasons))

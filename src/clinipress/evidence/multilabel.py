@@ -1,14 +1,14 @@
-"""Evidence and paired drops where an image may show several findings at once, or none.
+"""Evidence and paired changes where an image may show several findings at once, or none.
 
 Every label is a two-sided question of its own: its probability is the sigmoid of its logit, and it
 is called at or above a threshold. The methods are those of `clinipress.evidence.evidence`:
 
 - per label sensitivity, specificity, precision: Wilson; f1: Wilson of the Jaccard index; AUROC:
-  DeLong; drops of sensitivity and specificity: Tango, of precision: square-and-add;
+  DeLong; changes of sensitivity and specificity: Tango, of precision: square-and-add;
 - micro figures and Hamming accuracy pool all (image, label) pairs: the same intervals, the pairs of
   an image being one unit (or of a patient, where units hold several images);
-- exact match: Wilson, its drop Tango;
-- macro means, Brier score, expected calibration error, drops of f1: the bootstrap over units.
+- exact match: Wilson, its change Tango;
+- macro means, Brier score, expected calibration error, changes of f1: the bootstrap over units.
 
 Resamples are not stratified, unlike those of one-class tasks: combinations of labels are too many
 and too small to be strata, which would then hardly vary. A resample without a case of some label
@@ -39,7 +39,7 @@ from clinipress.stats.metrics import (
 )
 from clinipress.stats.paired import paired_difference, precision_difference
 
-__all__ = ["check_multilabel", "multilabel_drops", "multilabel_evidence", "sigmoid"]
+__all__ = ["check_multilabel", "multilabel_changes", "multilabel_evidence", "sigmoid"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -161,7 +161,7 @@ def multilabel_evidence(
     return intervals
 
 
-def multilabel_drops(
+def multilabel_changes(
     reference_logits: NDArray[np.floating],
     candidate_logits: NDArray[np.floating],
     truth: NDArray[np.bool_] | NDArray[np.integer],
@@ -172,11 +172,11 @@ def multilabel_drops(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Reference minus candidate, paired on the same images; arguments as `multilabel_evidence`.
+    """Candidate minus reference, paired on the same images; arguments as `multilabel_evidence`.
 
     Returns:
-        The names of `multilabel_evidence`; what is undefined for either is absent. A negative drop
-        of "brier" and "ece" is a loss, as everywhere.
+        The names of `multilabel_evidence`; what is undefined for either is absent. A positive
+        change of "brier" and "ece" is a loss, as everywhere.
 
     Raises:
         DataError: As `multilabel_evidence`.
@@ -188,17 +188,17 @@ def multilabel_drops(
     others = _questions(after, index)
     for name, (actual, was, scores, where) in _questions(before, index).items():
         _, now, rescored, _ = others[name]
-        lost = paired_difference(was[actual], now[actual], where[actual])
-        put(intervals, f"sensitivity{name}", lost)
-        alarms = paired_difference(~was[~actual], ~now[~actual], where[~actual])
-        put(intervals, f"specificity{name}", alarms)
-        put(intervals, f"precision{name}", precision_difference(actual, was, now, where))
-        put(intervals, f"auroc{name}", auroc_difference(scores, rescored, actual, where))
-    intervals |= _overall_drops(before, after, index)
+        sensitivity = paired_difference(now[actual], was[actual], where[actual])
+        put(intervals, f"sensitivity{name}", sensitivity)
+        specificity = paired_difference(~now[~actual], ~was[~actual], where[~actual])
+        put(intervals, f"specificity{name}", specificity)
+        put(intervals, f"precision{name}", precision_difference(actual, now, was, where))
+        put(intervals, f"auroc{name}", auroc_difference(rescored, scores, actual, where))
+    intervals |= _overall_changes(before, after, index)
     first, second = _bootstrap([before, after], index, resamples, seed)
     for name, spread in first.items():
         if name not in intervals:
-            interval = spread_interval(name, spread - second[name], index, floor=-1)
+            interval = spread_interval(name, second[name] - spread, index, floor=-1)
             put(intervals, name, _with_width(name, interval, intervals))
     return intervals
 
@@ -206,8 +206,8 @@ def multilabel_drops(
 def _with_width(name: str, interval: Interval | None, intervals: Intervals) -> Interval | None:
     """Where no resample differs, a macro mean has the ends of its parts.
 
-    Without parts of their own, two equal classifiers keep a drop of zero; anything else comes from
-    too few units to say how sure it is.
+    Without parts of their own, two equal classifiers keep a change of zero; anything else comes
+    from too few units to say how sure it is.
     """
     if interval is None or interval.low < interval.high:
         return interval
@@ -245,12 +245,12 @@ def _overall(answers: LabelAnswers, index: Integers) -> Intervals:
     return intervals
 
 
-def _overall_drops(before: LabelAnswers, after: LabelAnswers, index: Integers) -> Intervals:
+def _overall_changes(before: LabelAnswers, after: LabelAnswers, index: Integers) -> Intervals:
     was, now = before.truth == before.called, after.truth == after.called
     intervals: Intervals = {}
-    put(intervals, "exact_match", paired_difference(was.all(axis=1), now.all(axis=1), index))
+    put(intervals, "exact_match", paired_difference(now.all(axis=1), was.all(axis=1), index))
     pairs = np.repeat(index, len(before.labels))
-    put(intervals, "hamming_accuracy", paired_difference(was.ravel(), now.ravel(), pairs))
+    put(intervals, "hamming_accuracy", paired_difference(now.ravel(), was.ravel(), pairs))
     return intervals
 
 

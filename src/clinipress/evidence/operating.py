@@ -3,7 +3,7 @@
 Two-class tasks are looked at for the finding alone, since the other class is its mirror image; with
 more classes each is one against the rest. The interval of a rate is that of the threshold as it
 is. Two classifiers with thresholds of their own differ for one more reason, that either was set by
-the chance of its validation images; the interval of a drop between them has that too.
+the chance of its validation images; the interval of a change between them has that too.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from clinipress.errors import DataError
 from clinipress.evidence.calibration import thresholds
 from clinipress.evidence.family import (
     ITSELF,
-    are,
     check_pair,
-    counted,
     joint_confidence,
     judge_family,
 )
 from clinipress.evidence.gate import CLASS_MARGIN_FACTOR
 from clinipress.evidence.scores import Scores
 from clinipress.records.judgement import OperatingRow, OperatingSection
-from clinipress.records.result import Interval, Rule, Verdict
+from clinipress.records.result import Interval, Reason, Rule, Verdict
+from clinipress.reporting.wording.reasons import worded
 from clinipress.stats.intervals import proportion, resample, unit_index, z_value
 from clinipress.stats.paired import paired_difference
 
@@ -53,10 +52,10 @@ def operating_section(
 
     Thresholds are on calibrated probabilities and the same as those a bundle's card carries
     (`clinipress.evidence.calibration.thresholds`). Sensitivity and specificity have Wilson's
-    interval, their drops Tango's, a patient or cluster counting as far as its images tell more
-    than one; predictive values `predictive_value`. With own thresholds, each end of a drop is
+    interval, their changes Tango's, a patient or cluster counting as far as its images tell more
+    than one; predictive values `predictive_value`. With own thresholds, each end of a change is
     moved out to ``sqrt(d^2 + (z s)^2)``, d being its distance by Tango and s the standard deviation
-    of the drop when both thresholds are chosen again on 200 resamples of validation. Without it,
+    of the change when both thresholds are chosen again on 200 resamples of validation. Without it,
     two equally good classifiers that differ in one answer of ten were failed in 23 % of simulated
     studies at the narrowest margin.
 
@@ -70,11 +69,11 @@ def operating_section(
         candidate_validation: The candidate's.
         reference: The reference's answers on the split that is looked at.
         candidate: The candidate's on the same images; the very same object for the reference
-            itself, which then has neither drops nor rows with kept thresholds.
+            itself, which then has neither changes nor rows with kept thresholds.
         prevalence: Class -> its share where the model will be used; what is not named, and
             everything with None, takes its share of the split.
         aims: Sensitivities and specificities aimed at, each inside (0, 1).
-        margin: Largest fall of accuracy allowed, a share.
+        margin: Largest loss of accuracy allowed, a share.
         chosen_on: What the validation split is called.
         seed: Of the resamples of validation.
 
@@ -155,7 +154,7 @@ class _Line:
         pair: The class.
         known: What the reference calls at its own threshold, bool ``[n]``.
         called: What the candidate calls.
-        moved: "sensitivity" and "specificity" -> standard deviation of the drop from choosing
+        moved: "sensitivity" and "specificity" -> standard deviation of the change from choosing
             thresholds again; 0 where the threshold was kept.
     """
 
@@ -165,7 +164,7 @@ class _Line:
     called: NDArray[np.bool_]
     moved: Mapping[str, float]
 
-    def drop(self, what: str, confidence: float = 0.95) -> Interval | None:
+    def change(self, what: str, confidence: float = 0.95) -> Interval | None:
         """Of the class's own images called, or of the others not called."""
         mine = self.pair.mine
         if what == "sensitivity":
@@ -173,7 +172,7 @@ class _Line:
         else:
             before, after = ~self.known[~mine], ~self.called[~mine]
             units = self.pair.units[~mine]
-        interval = paired_difference(before, after, units, confidence)
+        interval = paired_difference(after, before, units, confidence)
         more = z_value(confidence) * self.moved[what]
         if interval is None or not more:
             return interval
@@ -282,8 +281,8 @@ def _line(
     new = np.flatnonzero(mine & known & ~called)
     surest = new[np.argsort(pair.after[new], kind="stable")]
     compared = {
-        "sensitivity_drop": line.drop("sensitivity"),
-        "specificity_drop": line.drop("specificity"),
+        "sensitivity_change": line.change("sensitivity"),
+        "specificity_change": line.change("specificity"),
         "missed_by_reference": int((mine & ~known).sum()),
         "newly_missed": tuple(pair.keys[i] for i in surest),
     }
@@ -348,15 +347,14 @@ def _ratio_limit(above: Interval, below: Interval) -> float:
 def _verdict(lines: Sequence[_Line], margin: float) -> Verdict:
     own = [line for line in lines if not line.row.kept]
     if not own:
-        return Verdict(
-            status="inconclusive",
-            reasons=("No class has images of its own and of others in both splits: no threshold.",),
-        )
+        reason = Reason(kind="no threshold", status="inconclusive", rule="primary")
+        return Verdict(status="inconclusive", reasons=worded([reason]))
     limit = CLASS_MARGIN_FACTOR * margin
     rules = [Rule(metric=f"{what}[*]", margin=limit) for what in _OTHER.values()]
     verdict = judge_family(rules, _judged(own, 0.95), _judged(own, joint_confidence(len(own))))
     kept = [line for line in lines if line.row.kept]
-    return verdict.with_notes(_missed(own), *_kept_note(kept, rules))
+    notes = worded([_missed(own), *_kept_note(kept, rules)])
+    return verdict.model_copy(update={"reasons": (*verdict.reasons, *notes)})
 
 
 # what a threshold fixes -> what it may cost
@@ -364,36 +362,36 @@ _OTHER = {"specificity": "sensitivity", "sensitivity": "specificity"}
 
 
 def _judged(lines: Sequence[_Line], confidence: float) -> dict[str, Interval]:
-    """The drops that are judged, by a name that reads well in a sentence."""
-    drops = {}
+    """The changes that are judged, by a name that reads well in a sentence."""
+    changes = {}
     for line in lines:
         fixed, _, aim = line.row.aim.partition(" ")
-        where = f"{line.row.label} at the threshold for {100 * float(aim):g} % {fixed}"
-        drop = line.drop(_OTHER[fixed], confidence)
-        if drop is not None:
-            drops[f"{_OTHER[fixed]}[{where}]"] = drop
-    return drops
+        where = f"{line.row.label} at the threshold for {100 * float(aim):g}% {fixed}"
+        change = line.change(_OTHER[fixed], confidence)
+        if change is not None:
+            changes[f"{_OTHER[fixed]}[{where}]"] = change
+    return changes
 
 
-def _missed(own: Sequence[_Line]) -> str:
+def _missed(own: Sequence[_Line]) -> Reason:
     """The row with most new misses, counted."""
     row = max(own, key=lambda line: len(line.row.newly_missed)).row
     fixed, _, aim = row.aim.partition(" ")
-    new = len(row.newly_missed)
-    most = f"of them {new} that the reference had found" if new else "none that the reference found"
-    return (
-        f"At the threshold for {100 * float(aim):g} % {fixed}, {row.missed} of "
-        f"{counted(row.positives, 'image')} of {row.label} {are(row.missed)} "
-        f"missed ({row.missed_by_reference} by the reference), {most}."
+    return Reason(
+        kind="missed",
+        where=row.label,
+        parameters={
+            "fixed": fixed,
+            "aim": float(aim),
+            "positives": row.positives,
+            "missed": row.missed,
+            "missed_by_reference": row.missed_by_reference,
+            "newly_missed": len(row.newly_missed),
+        },
     )
 
 
-def _kept_note(kept: Sequence[_Line], rules: Sequence[Rule]) -> list[str]:
-    """Said, not judged: what would be lost if only the weights were exchanged."""
+def _kept_note(kept: Sequence[_Line], rules: Sequence[Rule]) -> list[Reason]:
+    """Noted, not judged: what would be lost if only the weights were exchanged."""
     verdict = judge_family(rules, _judged(kept, 0.95), _judged(kept, joint_confidence(len(kept))))
-    if verdict.status != "fail":
-        return []
-    return [
-        "With the thresholds of the reference kept, a loss would be shown: exchange thresholds and "
-        "weights together."
-    ]
+    return [Reason(kind="kept thresholds")] if verdict.status == "fail" else []

@@ -13,7 +13,7 @@ from clinipress.records.candidate import (
     Candidate,
     Card,
 )
-from clinipress.records.judgement import Probe
+from clinipress.records.judgement import OutOfScopeProbe
 from clinipress.stats.metrics import softmax
 
 __all__ = ["probe_logits", "probe_records"]
@@ -52,7 +52,7 @@ def probe_records(
     candidate: tuple[Card, Mapping[str, NDArray[np.floating]]],
     *,
     colourful: bool,
-) -> tuple[Probe, ...]:
+) -> tuple[OutOfScopeProbe, ...]:
     """How sure both are of pictures they should not be sure of.
 
     Args:
@@ -72,7 +72,7 @@ def probe_records(
             for card, answers in (reference, candidate)
         )
         records.append(
-            Probe(
+            OutOfScopeProbe(
                 name=name,
                 images=len(many),
                 reference_confidence=sure,

@@ -15,21 +15,21 @@ from clinipress.errors import DataError
 from clinipress.records.metrics import (
     metric_facts,
 )
-from clinipress.records.result import Interval, Spread
+from clinipress.records.result import Interval, SeedSpread
 from clinipress.stats.intervals import t_value
 
 __all__ = ["over_seeds"]
 
 
 def over_seeds(
-    studies: Sequence[Mapping[str, Interval]], *, drops: bool = False, confidence: float = 0.95
-) -> dict[str, Spread]:
+    studies: Sequence[Mapping[str, Interval]], *, changes: bool = False, confidence: float = 0.95
+) -> dict[str, SeedSpread]:
     """Mean, spread and range of each figure over the seeds of a study.
 
     Args:
-        studies: Per seed what `clinipress.evidence.evidence.evidence` or ``drops`` returned, of
+        studies: Per seed what `clinipress.evidence.evidence.evidence` or ``changes`` returned, of
             the same images.
-        drops: They are drops, which may be below 0.
+        changes: They are changes, which may be below 0.
         confidence: Two-sided coverage of the interval of the mean.
 
     Returns:
@@ -43,19 +43,19 @@ def over_seeds(
         raise DataError("the figures of at least one seed", "none")
     shared = [name for name in studies[0] if all(name in study for study in studies)]
     return {
-        name: _summary(name, tuple(study[name].value for study in studies), drops, confidence)
+        name: _summary(name, tuple(study[name].value for study in studies), changes, confidence)
         for name in shared
     }
 
 
-def _summary(name: str, values: tuple[float, ...], drops: bool, confidence: float) -> Spread:
+def _summary(name: str, values: tuple[float, ...], changes: bool, confidence: float) -> SeedSpread:
     n, low, high = len(values), min(values), max(values)
     if n == 1:
-        return Spread(values=values, mean=None, deviation=None, low=low, high=high)
+        return SeedSpread(values=values, mean=None, deviation=None, low=low, high=high)
     mean = math.fsum(values) / n
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = t_value(n - 1, confidence) * deviation / math.sqrt(n)
-    floor, ceiling = _range(name, drops)
+    floor, ceiling = _range(name, changes)
     interval = Interval(
         value=mean,
         low=min(max(mean - half, floor), mean),
@@ -64,14 +64,14 @@ def _summary(name: str, values: tuple[float, ...], drops: bool, confidence: floa
         method="t over seeds",
         n=n,
     )
-    return Spread(values=values, mean=interval, deviation=deviation, low=low, high=high)
+    return SeedSpread(values=values, mean=interval, deviation=deviation, low=low, high=high)
 
 
-def _range(name: str, drops: bool) -> tuple[float, float]:
-    """Smallest and largest value that the metric, or a drop of it, can have."""
+def _range(name: str, changes: bool) -> tuple[float, float]:
+    """Smallest and largest value that the metric, or a change of it, can have."""
     facts = metric_facts(name)
     if facts.high is None:
-        return (-math.inf if drops else facts.low), math.inf
-    return (facts.low - facts.high if drops else facts.low), (
-        facts.high - facts.low if drops else facts.high
+        return (-math.inf if changes else facts.low), math.inf
+    return (facts.low - facts.high if changes else facts.low), (
+        facts.high - facts.low if changes else facts.high
     )

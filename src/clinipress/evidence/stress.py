@@ -5,8 +5,9 @@ images, `disturbed_logits` runs all classifiers on one disturbance at one streng
 what a caller keeps), and `stress_section` draws the figures and the verdict from those answers
 without any model.
 
-The excess of a level is the paired drop on disturbed images minus the paired drop on the same
-images undisturbed. A candidate fails when at strength 1, 2 or 3 some excess is shown to reach
+What a level adds is the paired change on disturbed images minus the paired change on the same
+images undisturbed; turned, it is a loss. A candidate fails when at strength 1, 2 or 3 some added
+loss is shown to reach
 `CLASS_MARGIN_FACTOR` times the margin; strengths 4 and 5 are shown and not judged, as there both
 may guess. Thirty levels are looked at, so the lower bounds that show a loss hold for all of them
 together: ``value - c se`` with c the 97.5 % quantile of ``max (replicate - value) / se`` over the
@@ -18,6 +19,7 @@ correction: all must hold (Berger 1982, Technometrics 24:295).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +34,9 @@ from clinipress.kinds.image.disturb import DISTURBANCES, disturb
 from clinipress.records.candidate import (
     Candidate,
 )
-from clinipress.records.judgement import Probe, Stress, StressCurve, StressLevel
-from clinipress.records.result import Interval, Verdict
+from clinipress.records.judgement import OutOfScopeProbe, Stress, StressCurve, StressLevel
+from clinipress.records.result import Interval, Reason, Status, Verdict
+from clinipress.reporting.wording.reasons import worded
 from clinipress.stats.bootstrap import weighted_sums
 from clinipress.stats.intervals import (
     effective_size,
@@ -46,7 +49,6 @@ from clinipress.stats.intervals import (
 )
 from clinipress.stats.metrics import check_cases, predictions
 from clinipress.stats.paired import paired_difference, tango
-from clinipress.text import fixed
 
 __all__ = [
     "JUDGED",
@@ -149,7 +151,7 @@ def stress_section(
     *,
     margin: float,
     seed: int = 0,
-    probes: Iterable[Probe] = (),
+    probes: Iterable[OutOfScopeProbe] = (),
     resamples: int = 2000,
 ) -> Stress:
     """How both bear worse images, from stored answers.
@@ -160,13 +162,13 @@ def stress_section(
         rows: Integer ``[m]``, the images that were disturbed (`stress_rows`).
         disturbed: (kind, strength) -> logits ``[m, k]`` of the reference and of the candidate on
             the disturbed images, in the order of `rows`.
-        margin: Largest drop of accuracy that the study allows.
+        margin: Largest loss of accuracy that the study allows.
         seed: That the images were disturbed with; also seeds the bootstrap.
         probes: What `clinipress.evidence.probes.probe_records` returned.
         resamples: Of units, stratified, shared by all levels.
 
     Returns:
-        Accuracies with Wilson intervals, paired drops by Tango, and the excess by percentile
+        Accuracies with Wilson intervals, paired changes by Tango, and what is added by percentile
         bootstrap, its ends moved out to Tango's where those are further.
 
     Raises:
@@ -184,10 +186,10 @@ def stress_section(
     plain = hits(reference.logits[rows]), hits(candidate.logits[rows])
     levels = _in_order(disturbed)
     pairs = [(hits(disturbed[level][0]), hits(disturbed[level][1])) for level in levels]
-    extra = [_drop_of_each(pair) - _drop_of_each(plain) for pair in pairs]
+    extra = [_change_of_each(pair) - _change_of_each(plain) for pair in pairs]
     replicates = _replicates(extra, units, labels, resamples, seed)
-    excesses = [
-        _excess(values, drawn, units) for values, drawn in zip(extra, replicates, strict=True)
+    added = [
+        _added_change(values, drawn, units) for values, drawn in zip(extra, replicates, strict=True)
     ]
     by_level = {
         level: StressLevel(
@@ -195,13 +197,13 @@ def stress_section(
             amount=DISTURBANCES[level[0]].amounts[level[1] - 1],
             reference=_sure(proportion(pair[0], units)),
             candidate=_sure(proportion(pair[1], units)),
-            drop=_sure(paired_difference(*pair, units)),
-            excess=excess,
+            change=_sure(paired_difference(pair[1], pair[0], units)),
+            added_change=change,
         )
-        for level, pair, excess in zip(levels, pairs, excesses, strict=True)
+        for level, pair, change in zip(levels, pairs, added, strict=True)
     }
     judged = [position for position, (_, strength) in enumerate(levels) if strength in JUDGED]
-    bounds = _bounds([excesses[position] for position in judged], replicates[judged])
+    bounds = _bounds([added[position].turned for position in judged], -replicates[judged])
     return Stress(
         images=len(labels),
         seed=seed,
@@ -233,9 +235,9 @@ def _in_order(disturbed: Iterable[Level]) -> list[Level]:
     return [level for level in known if level in levels]
 
 
-def _drop_of_each(pair: tuple[NDArray[np.bool_], NDArray[np.bool_]]) -> Floats:
-    """Right by the reference minus right by the candidate, image by image."""
-    return pair[0].astype(np.float64) - pair[1]
+def _change_of_each(pair: tuple[NDArray[np.bool_], NDArray[np.bool_]]) -> Floats:
+    """Right by the candidate minus right by the reference, image by image."""
+    return pair[1].astype(np.float64) - pair[0]
 
 
 def _sure(interval: Interval | None) -> Interval:
@@ -261,7 +263,7 @@ def _replicates(
     return np.asarray(drawn[:-1] / drawn[-1])
 
 
-def _excess(values: Floats, drawn: Floats, units: NDArray[np.int64]) -> Interval:
+def _added_change(values: Floats, drawn: Floats, units: NDArray[np.int64]) -> Interval:
     """Mean with the wider end, on either side, of the bootstrap's interval and of Tango's.
 
     Resampling a handful of differences, or none, says too little of those that did not turn up.
@@ -271,22 +273,22 @@ def _excess(values: Floats, drawn: Floats, units: NDArray[np.int64]) -> Interval
     n, value = len(values), float(values.mean())
     method = "cluster-bootstrap" if is_clustered(units) else "bootstrap"
     interval = _sure(percentile_interval(value, drawn, method=method, n=n))
-    lost, gained = float(values[values > 0].sum()), float(-values[values < 0].sum())
+    gained, lost = float(values[values > 0].sum()), float(-values[values < 0].sum())
     effective = effective_size(values, units)
     # more than one difference per image cannot be told to it: then in units of several
     unit = max(1.0, (lost + gained) / n)
     scale = effective / n / unit
-    low, high = tango(lost * scale, gained * scale, effective)
+    low, high = tango(gained * scale, lost * scale, effective)
     ends = {"low": min(interval.low, unit * low), "high": max(interval.high, unit * high)}
     return interval.model_copy(update=ends)
 
 
-def _bounds(excesses: Sequence[Interval], replicates: Floats) -> Floats:
-    """Lower bounds ``[levels]`` that hold together with 97.5 % confidence."""
-    if not excesses:
+def _bounds(losses: Sequence[Interval], replicates: Floats) -> Floats:
+    """Lower bounds ``[levels]`` of losses that hold together with 97.5 % confidence."""
+    if not losses:
         return np.zeros(0)
-    values = np.array([excess.value for excess in excesses])
-    lows = np.array([excess.low for excess in excesses])
+    values = np.array([loss.value for loss in losses])
+    lows = np.array([loss.low for loss in losses])
     # the standard error that the single interval's lower end amounts to; 0 for "all gained"
     errors = np.maximum((values - lows) / z_value(0.95), 1e-9)
     largest = ((replicates - values[:, None]) / errors[:, None]).max(axis=0)
@@ -297,75 +299,50 @@ def _bounds(excesses: Sequence[Interval], replicates: Floats) -> Floats:
 def _verdict(levels: Mapping[Level, StressLevel], bounds: Floats, margin: float) -> Verdict:
     limit = CLASS_MARGIN_FACTOR * margin
     if not levels:
-        reason = "Worse images were not measured at strengths 1 to 3: that is never a pass."
-        return Verdict(status="inconclusive", reasons=(reason,))
+        reason = Reason(kind="stress unmeasured", status="inconclusive", rule="primary")
+        return Verdict(status="inconclusive", reasons=worded([reason]))
     sure = dict(zip(levels, bounds.tolist(), strict=True))
+    losses = {level: measured.added_change.turned for level, measured in levels.items()}
+    kinds = list(dict.fromkeys(kind for kind, _ in levels))
+    unsure = [level for level in levels if losses[level].high >= limit]
+
+    def reason_of(level: Level, status: Status, **more: Any) -> Reason:
+        return Reason(
+            kind="stress",
+            status=status,
+            rule="primary",
+            metric="accuracy",
+            where=DISTURBANCES[level[0]].title,
+            interval=levels[level].added_change,
+            limit=limit,
+            parameters={
+                "strength": level[1],
+                "judged": JUDGED[-1],
+                "levels": len(levels),
+                "kinds": len(kinds),
+                "unsure": [DISTURBANCES[kind].title for kind in kinds if kind in dict(unsure)],
+                **more,
+            },
+        )
+
     failed = sorted((level for level in levels if sure[level] >= limit), key=sure.__getitem__)
     if failed:
         # the surest level of each kind, the surest kind first
         worst = {level[0]: level for level in failed}
         reasons = [
-            f"{_figures(level, levels[level], limit)}: shown to reach or exceed it"
-            f"{_together(len(levels), sure[level], limit)}."
+            reason_of(level, "fail", bound=sure[level])
             for level in sorted(worst.values(), key=sure.__getitem__, reverse=True)
         ]
-        return Verdict(status="fail", reasons=tuple(reasons))
-    widest = max(levels, key=lambda level: levels[level].excess.high)
-    figures = _figures(widest, levels[widest], limit)
-    kinds = list(dict.fromkeys(kind for kind, _ in levels))
-    unsure = [level for level in levels if levels[level].excess.high >= limit]
-    if not unsure:
-        others = {1: "", 2: ", and so is the other disturbance"}
-        rest = others.get(len(kinds), f", and so are the other {len(kinds) - 1} disturbances")
-        reason = f"{figures}: shown to be below it{rest} up to strength {JUDGED[-1]}."
-        return Verdict(status="pass", reasons=(reason,))
-    names = [DISTURBANCES[kind].title for kind in kinds if kind in dict(unsure)]
-    cases = _cases([levels[level].excess for level in unsure], limit)
-    advice = f"; about {cases:,} would decide" if cases else ""
-    reason = (
-        f"{figures}: too few images to tell for {len(names)} of {len(kinds)} disturbances "
-        f"({', '.join(names)}){advice}."
-    )
-    return Verdict(status="inconclusive", reasons=(reason,), cases_needed=cases)
+        return Verdict(status="fail", reasons=worded(reasons))
+    widest = max(levels, key=lambda level: losses[level].high)
+    status: Status = "inconclusive" if unsure else "pass"
+    cases = _cases([losses[level] for level in unsure], limit) if unsure else None
+    reason = reason_of(widest, status).model_copy(update={"cases": cases})
+    return Verdict(status=status, reasons=worded([reason]), cases_needed=cases)
 
 
-def _cases(excesses: Iterable[Interval], limit: float) -> int | None:
+def _cases(losses: Iterable[Interval], limit: float) -> int | None:
     """Images that would decide on every level; None where that cannot be said of one."""
-    needed = [cases_to_decide(excess, limit) for excess in excesses]
+    needed = [cases_to_decide(loss, limit) for loss in losses]
     known = [cases for cases in needed if cases is not None]
     return max(known) if len(known) == len(needed) else None
-
-
-def _figures(level: Level, stress_level: StressLevel, limit: float) -> str:
-    """'Noise at strength 3 of 5 took 12.0 points of accuracy more from the candidate than ...'."""
-    excess, title = stress_level.excess, DISTURBANCES[level[0]].title
-    digits = _digits((excess.value, excess.low, excess.high), limit)
-    value, low, high, most = (
-        fixed(100 * figure, digits)
-        for figure in (abs(excess.value), excess.low, excess.high, limit)
-    )
-    taken, than = f"{value} points of accuracy more", "than"
-    if excess.value <= 0:
-        less = f"{value} points of accuracy less", "than"
-        taken, than = less if excess.value else ("as much accuracy", "as")
-    return (
-        f"{title[0].upper()}{title[1:]} at strength {level[1]} of 5 took {taken} from the "
-        f"candidate {than} from the reference (95 % interval of the excess {low} to {high}), "
-        f"the limit is {most}"
-    )
-
-
-def _together(count: int, bound: float, limit: float) -> str:
-    digits = _digits((bound,), limit)
-    return (
-        f" (at least {fixed(100 * bound, digits)} when all {count} levels are looked at together)"
-    )
-
-
-def _digits(figures: Iterable[float], limit: float) -> int:
-    """Fewest decimals of a figure in points at which each stays on its side of the limit."""
-    for digits in (1, 2, 3):
-        shown = round(100 * limit, digits)
-        if all((round(100 * figure, digits) < shown) == (figure < limit) for figure in figures):
-            return digits
-    return 4

@@ -1,4 +1,4 @@
-"""Whether some group is shown to have lost too much, in sentences."""
+"""Whether some group is shown to have lost too much."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from clinipress.evidence.family import (
     combine,
     joint_confidence,
     judge_family,
-    span,
-    tango_drops,
+    tango_changes,
     widened,
 )
 from clinipress.records.judgement import Gap
-from clinipress.records.metrics import (
-    metric_facts,
-)
-from clinipress.records.result import Interval, Rule, Status, Verdict
+from clinipress.records.result import Interval, Reason, Rule, Status, Verdict
+from clinipress.reporting.wording.reasons import worded
 
 __all__ = ["judge_groups"]
 
@@ -39,7 +36,7 @@ def judge_groups(
 
     Args:
         compared: "accuracy[sex: female]", "sensitivity[glioma, sex: female]" -> the shares.
-        areas: "auroc_macro[sex: female]" -> the drop of the area under the ROC curve.
+        areas: "auroc_macro[sex: female]" -> the change of the area under the ROC curve.
         gaps: Of every column and metric; those of accuracy, sensitivity and area are judged.
         small: "site: D" -> images, for the groups that are too small.
         limit: Largest loss allowed, a share.
@@ -51,8 +48,8 @@ def judge_groups(
         Rule(metric="sensitivity[*]", margin=limit, primary=False),
         Rule(metric="auroc_macro[*]", margin=limit, primary=False),
     ]
-    plain = tango_drops(compared, 0.95) | dict(areas)
-    joint = tango_drops(compared, confidence)
+    plain = tango_changes(compared, 0.95) | dict(areas)
+    joint = tango_changes(compared, confidence)
     joint |= {name: widened(area, confidence) for name, area in areas.items()}
     accuracy = [gap for gap in judged if gap.metric == "accuracy"]
     others = [gap for gap in judged if gap.metric != "accuracy"]
@@ -65,35 +62,47 @@ def judge_groups(
     verdict = combine(verdicts)
     if not small:
         return verdict
-    names = ", ".join(f"{name} ({cases})" for name, cases in small.items())
-    return verdict.with_notes(f"Too few images to judge: {names}.")
+    note = worded([Reason(kind="small groups", parameters={"groups": dict(small)})])
+    return verdict.model_copy(update={"reasons": (*verdict.reasons, *note)})
 
 
 def _judge_gaps(gaps: Sequence[Gap], limit: float, confidence: float) -> Verdict:
-    """The worst gap in one sentence: a shown loss before an open question before the largest."""
+    """By the worst gap: a shown loss before an open question before the largest."""
     if not gaps:
-        return Verdict(
-            status="inconclusive", reasons=("No column has two groups large enough to compare.",)
-        )
-    judged: list[tuple[int, float, Status, str]] = []
-    for gap in gaps:
-        wide = widened(gap.change, confidence)
-        status: Status = "inconclusive"
-        change, end = gap.change, "too few cases to tell"
-        if wide.low >= limit:
-            status, change, end = "fail", wide, "shown to reach or exceed it"
-        elif gap.change.high < limit:
-            status, end = "pass", "shown to be below it"
-        elif gap.change.low >= limit:
-            change = wide
-        rank = ("pass", "inconclusive", "fail").index(status)
-        reason = (
-            f"The gap in {metric_facts(gap.metric).label} between the groups of {gap.column} "
-            f"(worst: {gap.worst}) went from {100 * gap.reference.value:.1f} to "
-            f"{100 * gap.candidate.value:.1f} points, a change of {span(change)}, "
-            f"the limit is {100 * limit:.1f}: {end}."
-        )
-        judged.append((rank, gap.change.value, status, reason))
-    _, _, status, reason = max(judged)
-    lead = f"Worst of {len(gaps)} gaps: " if len(gaps) > 1 else ""
-    return Verdict(status=status, reasons=(lead + reason,))
+        reason = Reason(kind="no gap", status="inconclusive", rule="primary")
+        return Verdict(status="inconclusive", reasons=worded([reason]))
+    reasons = [_gap_reason(gap, limit, confidence, len(gaps)) for gap in gaps]
+    order: tuple[Status, ...] = ("pass", "inconclusive", "fail")
+
+    def badness(number: int) -> tuple[int, float]:
+        return order.index(reasons[number].status or "pass"), gaps[number].change.value
+
+    worst = reasons[max(range(len(gaps)), key=badness)]
+    return Verdict(status=worst.status or "pass", reasons=worded([worst]))
+
+
+def _gap_reason(gap: Gap, limit: float, confidence: float, comparisons: int) -> Reason:
+    wide = widened(gap.change, confidence)
+    status: Status = "inconclusive"
+    change = gap.change
+    if wide.low >= limit:
+        status, change = "fail", wide
+    elif gap.change.high < limit:
+        status = "pass"
+    elif gap.change.low >= limit:
+        change = wide
+    return Reason(
+        kind="gap",
+        status=status,
+        rule="primary",
+        metric=gap.metric,
+        where=gap.column,
+        interval=change,
+        limit=limit,
+        parameters={
+            "worst": gap.worst,
+            "reference": gap.reference.value,
+            "candidate": gap.candidate.value,
+            "comparisons": comparisons,
+        },
+    )

@@ -1,7 +1,7 @@
 """Figures by group of patients or pictures, and the gap between the best group and the worst.
 
 Columns are divided by `clinipress.evidence.columns`. Shares have Wilson's interval and Tango's for
-their drops, a patient counting as far as its images tell more than one; all other figures the
+their changes, a patient counting as far as its images tell more than one; all other figures the
 bootstrap over units, stratified by class and group, both classifiers on the same resamples.
 """
 
@@ -28,11 +28,12 @@ from clinipress.evidence.groups import (
 )
 from clinipress.evidence.scores import Scores
 from clinipress.evidence.subgroup_verdict import judge_groups
-from clinipress.records.judgement import Gap, Group, Subgroups
+from clinipress.records.judgement import Gap, Subgroup, Subgroups
 from clinipress.records.metrics import (
     metric_facts,
 )
-from clinipress.records.result import Interval, Verdict
+from clinipress.records.result import Interval, Reason, Verdict
+from clinipress.reporting.wording.reasons import worded
 from clinipress.stats.bootstrap import BootstrapSpread
 from clinipress.stats.intervals import auroc_score_limits, proportion, with_ends
 from clinipress.stats.paired import paired_difference
@@ -78,9 +79,9 @@ def subgroups_section(
     Args:
         reference: The reference's answers.
         candidate: The candidate's on the same images, whose `groups` are used; the very same object
-            for the reference itself, whose drops are left out.
+            for the reference itself, whose changes are left out.
         minimum: Images below which a group is too small: its shares are shown, and not judged.
-        margin: Largest fall of accuracy allowed, a share.
+        margin: Largest loss of accuracy allowed, a share.
         resamples: Bootstrap resamples.
         seed: Same seed, same intervals.
 
@@ -151,20 +152,20 @@ class _ColumnFigures:
     right: tuple[NDArray[np.bool_], NDArray[np.bool_]]
     drawn: dict[str, Drawn]
 
-    def groups(self) -> Iterator[Group]:
+    def groups(self) -> Iterator[Subgroup]:
         """Every group, those too small with their shares alone."""
         before, after = self.right
         for value, rows in self.rows.items():
             units = self.split.index[rows]
             parts = self._parts(rows)
             both = self.drawn.get(value, ())
-            drops: Intervals = {}
+            changes: Intervals = {}
             if not self.split.itself:
-                drops = _defined(
-                    {n: paired_difference(before[p], after[p], u) for n, (p, u) in parts.items()}
+                changes = _defined(
+                    {n: paired_difference(after[p], before[p], u) for n, (p, u) in parts.items()}
                 )
-                drops |= self._drawn_drops(units, both)
-            yield Group(
+                changes |= self._drawn_changes(units, both)
+            yield Subgroup(
                 column=self.name,
                 value=value,
                 cases=len(rows),
@@ -172,7 +173,7 @@ class _ColumnFigures:
                 too_small=value not in self.drawn,
                 metrics=self._metrics(after, rows, both[-1:]),
                 reference=self._metrics(before, rows, both[:1]),
-                drops=drops,
+                changes=changes,
             )
 
     def _parts(self, rows: Integers) -> dict[str, tuple[Integers, Integers]]:
@@ -212,19 +213,19 @@ class _ColumnFigures:
             ends = [auroc_score_limits(interval.value, *size) for size in sizes]
         return with_ends(interval, ends)
 
-    def _drawn_drops(self, units: Integers, both: Drawn) -> Intervals:
+    def _drawn_changes(self, units: Integers, both: Drawn) -> Intervals:
         """Without those of no width that are not exactly zero: too few units vary to say."""
         if not both:
             return {}
         before, after = both[0], both[-1]
-        apart = {name: before[name] - after[name] for name in _DRAWN if name in after}
-        drops = _defined(
+        apart = {name: after[name] - before[name] for name in _DRAWN if name in after}
+        changes = _defined(
             {
                 name: drawn_interval(name, spread, units, floor=-1.0)
                 for name, spread in apart.items()
             }
         )
-        return {n: drop for n, drop in drops.items() if drop.low < drop.high or drop.value == 0}
+        return {n: c for n, c in changes.items() if c.low < c.high or c.value == 0}
 
     def gaps(self) -> Iterator[Gap]:
         """One per figure that at least two groups have."""
@@ -284,14 +285,14 @@ class _ColumnFigures:
         return comparisons
 
     def areas(self) -> Intervals:
-        """The judged drops of the area under the ROC curve, likewise."""
+        """The judged changes of the area under the ROC curve, likewise."""
         drawn = {
-            v: self._drawn_drops(self.split.index[self.rows[v]], b) for v, b in self.drawn.items()
+            v: self._drawn_changes(self.split.index[self.rows[v]], b) for v, b in self.drawn.items()
         }
         return {
-            f"auroc_macro[{self.name}: {value}]": drops["auroc_macro"]
-            for value, drops in drawn.items()
-            if "auroc_macro" in drops
+            f"auroc_macro[{self.name}: {value}]": changes["auroc_macro"]
+            for value, changes in drawn.items()
+            if "auroc_macro" in changes
         }
 
 
@@ -301,12 +302,13 @@ def _defined(intervals: Mapping[str, Interval | None]) -> Intervals:
 
 def _verdict(looked: list[_ColumnFigures], left_out: Mapping[str, str], margin: float) -> Verdict:
     if not looked:
-        names = ", ".join(f"{name}: {why}" for name, why in left_out.items())
-        no = f"no column that divides the images into groups ({names})" if names else "no metadata"
-        return Verdict(
+        reason = Reason(
+            kind="no groups",
             status="inconclusive",
-            reasons=(f"The set says nothing of its patients ({no}): no groups to compare.",),
+            rule="primary",
+            parameters={"left_out": dict(left_out)},
         )
+        return Verdict(status="inconclusive", reasons=worded([reason]))
     small = {
         f"{measured.name}: {value}": len(rows)
         for measured in looked

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from clinipress.errors import BundleError, ModelError, StorageError
+from clinipress.recipe.formats import FORMATS
 from clinipress.records.candidate import (
     Card,
     InputSpec,
@@ -37,16 +38,7 @@ __all__ = [
 
 CARD = "card.json"
 # Format -> its files by the names they have in a run folder and in a bundle, the one to open first.
-FILES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "onnx": ("model.onnx",),
-        "openvino": ("model.xml", "model.bin"),
-        "litert": ("model.tflite",),
-        "executorch": ("model.pte",),
-        "tflite-micro": ("model.tflite", "model_data.h"),
-        "tensorrt": ("model.onnx", "build_engine.py"),
-    }
-)
+FILES: Mapping[str, tuple[str, ...]] = MappingProxyType({row.name: row.files for row in FORMATS})
 # Bytes of input per call of the engine: activations of convolutional nets are some 10 to 50 times
 # their input, so a batch stays within some tens of megabytes whatever the size of the images.
 BATCH_BYTES = 2**20

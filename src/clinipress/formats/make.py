@@ -25,12 +25,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.formats.file import FILES
+from clinipress.formats.onnx.int8 import plan_each, prepare
+from clinipress.formats.onnx.make import apply_onnx, plan_facts, plan_onnx
+from clinipress.formats.onnx.outliers import outliers
 from clinipress.formats.onnx.placement import agreement_images, signal_to_noise
 from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.formats.onnx.write import card_for
 from clinipress.formats.open import check_toolchains, open_file
 from clinipress.formats.precision import not_quantized, quantized_layers
+from clinipress.recipe.formats import EXPORT_PRECISIONS, format_facts, precision_facts
 from clinipress.recipe.study import ExportRecipe
 from clinipress.records.candidate import (
     Card,
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["CALIBRATED", "apply_export", "file_facts", "plan_export"]
 
 # Precisions that need calibration images.
-CALIBRATED = ("int8", "mixed")
+CALIBRATED = tuple(row.name for row in EXPORT_PRECISIONS if row.calibrated)
 GAIN = 0.5  # decibels that our own ranges must gain over the toolchain's
 
 
@@ -75,11 +78,9 @@ def plan_export(
         ModelError: The network cannot be exported so.
     """
     learnt = parent.spec.ranges
-    if recipe.format == "onnx":
-        from clinipress.formats.onnx.make import plan_onnx
-
+    if recipe.format == "onnx":  # what the others are made of; it chooses its ranges itself
         return plan_onnx(recipe, source, images, threads=threads, seed=seed, ranges=learnt)
-    if recipe.precision not in CALIBRATED:
+    if not precision_facts(recipe.precision).calibrated:
         made: dict[str, Any] = _call(recipe, "plan", recipe, parent, source, images)
         return made
     return _calibrated(recipe, parent, source, images, threads=threads, seed=seed)
@@ -98,9 +99,6 @@ def _calibrated(
 
     Learnt ranges leave nothing to choose.
     """
-    from clinipress.formats.onnx.int8 import plan_each, prepare
-    from clinipress.formats.onnx.outliers import outliers
-
     strange = outliers(prepare(source), images)
     usual = np.delete(images, strange, axis=0)
     common = {"left_out": [int(number) for number in strange]}
@@ -123,7 +121,7 @@ def _calibrated(
     for name, ranges in options.items():
         plans[name] = _call(recipe, "plan", recipe, parent, source, usual, ranges=ranges)
         with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
-            target = Path(folder) / FILES[recipe.format][0]
+            target = Path(folder) / format_facts(recipe.format).files[0]
             card = card_for(parent.card, recipe.precision, recipe.format)
             _call(recipe, "apply", recipe, parent, source, target, plans[name], card)
             logits = open_file(target, card, threads).predict(looked_at)
@@ -170,8 +168,6 @@ def apply_export(
         StorageError: The disk is full or cannot be written.
     """
     if recipe.format == "onnx":
-        from clinipress.formats.onnx.make import apply_onnx
-
         apply_onnx(recipe, source, target, plan, card)
         return
     inner = plan.get("file", plan)
@@ -186,14 +182,11 @@ def file_facts(recipe: ExportRecipe, path: Path, plan: dict[str, Any]) -> dict[s
         "operators", "weight_bytes", "layers" (kind -> [in low precision, all]); "warning" where the
         file does not hold what its precision promises; and, of a plan, its digest and trials.
     """
+    counts, sizes = _call(recipe, "count_operators", path), _call(recipe, "weight_bytes", path)
+    planned: dict[str, Any]
     if recipe.format == "onnx":
-        from clinipress.formats.onnx.count import count_low_precision, weight_bytes
-        from clinipress.formats.onnx.make import plan_facts
-
-        counts, sizes = count_low_precision(path), weight_bytes(path)
         planned = plan_facts(plan)
     else:
-        counts, sizes = _call(recipe, "count_operators", path), _call(recipe, "weight_bytes", path)
         planned = {"plan": digest_of(plan)} if plan else {}
         planned |= {k: v for k, v in plan.items() if k in ("left_out", "trials", "ranges") and v}
         inner = plan.get("file", plan)
@@ -212,7 +205,7 @@ def file_facts(recipe: ExportRecipe, path: Path, plan: dict[str, Any]) -> dict[s
 def _call(recipe: ExportRecipe, verb: str, *arguments: Any, **options: Any) -> Any:
     """A function of the format's module: ``plan_litert`` for "plan", or one without a suffix."""
     check_toolchains((recipe.format,))
-    suffix = recipe.format.replace("-", "_")
-    module = importlib.import_module(f"clinipress.formats.{suffix}.make")
-    function = getattr(module, f"{verb}_{suffix}", None) or getattr(module, verb)
+    room = format_facts(recipe.format).room
+    module = importlib.import_module(f"clinipress.formats.{room}.make")
+    function = getattr(module, f"{verb}_{room}", None) or getattr(module, verb)
     return function(*arguments, **options)

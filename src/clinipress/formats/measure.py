@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from clinipress import version
 from clinipress.errors import ModelError
+from clinipress.formats.open import format_of, format_packages, import_engine, open_file
 from clinipress.records.candidate import (
     Candidate,
     Card,
@@ -49,11 +50,8 @@ FLAGS = frozenset(
         *("asimd", "asimddp", "asimdhp", "bf16", "fphp", "i8mm", "neon", "sve", "sve2"),
     )
 )
-PACKAGES = (
-    *("ai-edge-litert", "ai-edge-quantizer", "executorch", "litert-torch", "nncf", "numpy", "onnx"),
-    *("onnxruntime", "openvino", "pillow", "tflite-micro", "timm", "torch", "torch-pruning"),
-    *("tensorrt", "torchao", "torchvision"),
-)
+# What every install may have besides the packages of each format.
+PACKAGES = ("numpy", "onnx", "pillow", "timm", "torch", "torch-pruning", "torchvision")
 WORKER_CALLS = 5
 WORKER_SECONDS = 600
 MEGABYTE = 2**20
@@ -203,8 +201,6 @@ def peak_memory(path: Path, *, threads: int = 1, card: Card | None = None) -> in
 
 def _worker(path: Path, threads: int, card: Card | None) -> int:
     """Peak bytes of loading and running a file, above the imported runtime, a GPU's included."""
-    from clinipress.formats.open import format_of, import_engine, open_file
-
     import_engine(card.format if card else format_of(path))
     _reset_peak()
     before = _memory()[0]
@@ -295,7 +291,7 @@ def _installed_memory() -> int:
 
 def _packages() -> dict[str, str]:
     versions: dict[str, str] = {}
-    for name in PACKAGES:
+    for name in sorted({*PACKAGES, *format_packages()}):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

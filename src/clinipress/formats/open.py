@@ -1,4 +1,4 @@
-"""Which engine opens which file: the one place that knows them all, by format.
+"""Which engine opens which file, as the table of formats says (`clinipress.recipe.formats`).
 
 Engines are optional parts; each is imported when a file of its format is opened, and a missing one
 is named with the command that installs it.
@@ -7,13 +7,14 @@ is named with the command that installs it.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from types import MappingProxyType
+from typing import Any
 
 from clinipress.errors import ModelError
 from clinipress.extras import check_installed, is_installed, require
-from clinipress.formats.file import FILES, FileCandidate
+from clinipress.formats.file import FileCandidate
+from clinipress.recipe.formats import FORMATS, FormatFacts, format_facts
 from clinipress.records.candidate import (
     Card,
 )
@@ -21,9 +22,11 @@ from clinipress.records.candidate import (
 __all__ = [
     "TRAINING_PACKAGES",
     "check_toolchains",
+    "engine_facts",
     "engine_packages",
     "extra_of",
     "format_of",
+    "format_packages",
     "import_engine",
     "installed",
     "open_file",
@@ -33,48 +36,11 @@ __all__ = [
     "toolchain_packages",
 ]
 
-# Format -> (our module, its class, the extra that installs the engine). A TensorRT export is an
-# ONNX file: ONNX Runtime runs the very file where `place_of` finds no GPU to build an engine for.
-ENGINES: Mapping[str, tuple[str, str, str]] = MappingProxyType(
-    {
-        "onnx": ("onnx", "OnnxCandidate", ""),
-        "tensorrt": ("onnx", "OnnxCandidate", ""),
-        "openvino": ("openvino", "OpenVinoCandidate", "openvino"),
-        "litert": ("litert", "LiteRtCandidate", "litert"),
-        "executorch": ("executorch", "ExecuTorchCandidate", "executorch"),
-        "tflite-micro": ("tflite_micro", "TfliteMicroCandidate", "tflite-micro"),
-    }
-)
-PACKAGES = MappingProxyType(
-    {
-        "onnx": "onnxruntime",
-        "tensorrt": "onnxruntime",
-        "openvino": "openvino",
-        "litert": "ai_edge_litert.interpreter",
-        "executorch": "executorch.runtime",
-        "tflite-micro": "tflite_micro",
-    }
-)
-# What makes a format's files, besides what every study needs.
-TOOLCHAINS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "onnx": (),
-        "tensorrt": (),
-        "openvino": ("openvino", "nncf"),
-        "litert": ("ai_edge_litert", "ai_edge_quantizer", "litert_torch"),
-        "executorch": ("executorch", "torchao"),
-        "tflite-micro": ("ai_edge_litert", "ai_edge_quantizer", "litert_torch", "tflite_micro"),
-    }
-)
 # What trains and cuts networks and writes the float32 file every other one is made from.
 TRAINING_PACKAGES = (
     *("numpy", "onnx", "onnxconverter-common", "onnxruntime", "onnxscript"),
     *("timm", "torch", "torch-pruning", "torchvision"),
 )
-# Formats whose engine on this machine is the one on the device. A microcontroller's kernels run
-# elsewhere: their time is "not measured", whatever an emulation takes here.
-TIMED_HERE = frozenset(("onnx", "openvino", "litert", "executorch"))
-SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".tflite": "litert", ".pte": "executorch"}
 
 
 def open_file(path: Path, card: Card | None = None, threads: int | None = None) -> FileCandidate:
@@ -90,20 +56,36 @@ def open_file(path: Path, card: Card | None = None, threads: int | None = None) 
         MissingExtraError: The engine is not installed.
     """
     kind = card.format if card is not None else format_of(path)
-    if kind not in ENGINES:
-        raise ModelError(f"a file of format {', '.join(ENGINES)}", f"'{kind}'")
-    module, name, extra = ENGINES[kind]
-    if place_of(kind):
-        module, name = "tensorrt", "TensorRtCandidate"
-    if extra:
+    if not format_facts(kind).engine:
+        known = ", ".join(row.name for row in FORMATS)
+        raise ModelError(f"a file of format {known}", f"'{kind}'")
+    facts = engine_facts(kind)
+    if facts.extra:
         check_installed(
-            (PACKAGES[kind].partition(".")[0],), extra=extra, what=f"running {kind} files"
+            (facts.engine.partition(".")[0],), extra=facts.extra, what=f"running {kind} files"
         )
-    engine = importlib.import_module(f"clinipress.formats.{module}.run")
-    opened: FileCandidate = getattr(engine, name).load(path, card=card, threads=threads)
+    opened: FileCandidate = _room(facts).ENGINE.load(path, card=card, threads=threads)
     if card is None and place_of(opened.card.format):  # an .onnx file whose card was inside
         return open_file(path, opened.card, threads)
     return opened
+
+
+def engine_facts(kind: str) -> FormatFacts:
+    """The row of the format whose engine answers for files of a format on this machine.
+
+    Example:
+        >>> engine_facts("litert").name
+        'litert'
+    """
+    facts = format_facts(kind)
+    if facts.runs_as and not place_of(kind):
+        return format_facts(facts.runs_as)
+    return facts
+
+
+def _room(facts: FormatFacts) -> Any:
+    """What runs a format's files: ``clinipress.formats.ROOM.run``."""
+    return importlib.import_module(f"clinipress.formats.{facts.room}.run")
 
 
 def place_of(kind: str) -> str:
@@ -116,11 +98,11 @@ def place_of(kind: str) -> str:
         >>> place_of("onnx")
         ''
     """
-    if kind != "tensorrt" or not is_installed("tensorrt"):
+    facts = format_facts(kind)
+    if not facts.runs_as or not is_installed(facts.engine):
         return ""
-    from clinipress.formats.tensorrt.run import engine_and_gpu
-
-    return engine_and_gpu()
+    place: str = _room(facts).engine_and_gpu()
+    return place
 
 
 def timed_here(kind: str) -> bool:
@@ -130,7 +112,7 @@ def timed_here(kind: str) -> bool:
         >>> timed_here("onnx"), timed_here("tflite-micro")
         (True, False)
     """
-    return kind in TIMED_HERE or place_of(kind) != ""
+    return format_facts(kind).timed_here or place_of(kind) != ""
 
 
 def package_of(kind: str) -> str:
@@ -140,18 +122,18 @@ def package_of(kind: str) -> str:
         >>> package_of("litert"), package_of("onnx")
         ('clinipress[litert]', 'clinipress')
     """
-    extra = ENGINES[kind][2]
+    extra = format_facts(kind).extra
     return f"clinipress[{extra}]" if extra else "clinipress"
 
 
 def extra_of(kind: str) -> str:
     """The extra that installs what makes files of a format."""
-    return ENGINES[kind][2] or "compress"
+    return format_facts(kind).extra or "compress"
 
 
 def installed(kind: str) -> bool:
     """True when the packages that make and run files of a format are there; nothing is imported."""
-    return all(is_installed(package) for package in TOOLCHAINS[kind])
+    return all(is_installed(package) for package in format_facts(kind).toolchain)
 
 
 def check_toolchains(kinds: Iterable[str]) -> None:
@@ -161,7 +143,9 @@ def check_toolchains(kinds: Iterable[str]) -> None:
         MissingExtraError: A format's packages are not installed.
     """
     for kind in kinds:
-        check_installed(TOOLCHAINS[kind], extra=extra_of(kind), what=f"making {kind} files")
+        check_installed(
+            format_facts(kind).toolchain, extra=extra_of(kind), what=f"making {kind} files"
+        )
 
 
 def engine_packages(kinds: Iterable[str]) -> tuple[str, ...]:
@@ -171,35 +155,37 @@ def engine_packages(kinds: Iterable[str]) -> tuple[str, ...]:
         >>> engine_packages(["onnx", "openvino", "pytorch"])
         ('numpy', 'onnxruntime', 'openvino', 'timm', 'torch')
     """
-    found = {"numpy"}
+    packages = {"numpy"}
     for kind in kinds:
-        known = PACKAGES.get(kind)
-        found |= {known.partition(".")[0]} if known else {"torch", "timm"}
-    return tuple(sorted(found))
+        facts = format_facts(kind)
+        engine = format_facts(facts.runs_as or kind).engine
+        packages |= {engine.partition(".")[0]} if engine else {"torch", "timm"}
+    return tuple(sorted(packages))
 
 
 def toolchain_packages(kind: str) -> tuple[str, ...]:
     """Distributions whose versions a file of this format depends on."""
-    return tuple(sorted({*TRAINING_PACKAGES, *TOOLCHAINS[kind], *engine_packages([kind])}))
+    return tuple(
+        sorted({*TRAINING_PACKAGES, *format_facts(kind).toolchain, *engine_packages([kind])})
+    )
 
 
 def import_engine(kind: str) -> None:
     """Import the engine of a format, so that what it needs by itself can be told apart."""
-    if kind == "openvino":  # a bare import sends an event to its maker's statistics
-        from clinipress.formats.openvino.run import engine
-
-        engine()
-        return
-    if place_of(kind):
-        from clinipress.formats.tensorrt.run import start
-
+    facts = engine_facts(kind)
+    start = getattr(_room(facts), "start", None)
+    if start is not None:
         start()
-        return
-    extra = ENGINES[kind][2]
-    if extra:
-        require(PACKAGES[kind], extra=extra, what=f"running {kind} files")
+    elif facts.extra:
+        require(facts.engine, extra=facts.extra, what=f"running {kind} files")
     else:
-        importlib.import_module(PACKAGES[kind])
+        importlib.import_module(facts.engine)
+
+
+def format_packages() -> tuple[str, ...]:
+    """Distributions that make or run files of any format."""
+    modules = {module for row in FORMATS for module in (row.engine, *row.toolchain)}
+    return tuple(sorted({name.partition(".")[0].replace("_", "-") for name in modules} - {""}))
 
 
 def format_of(path: Path) -> str:
@@ -212,7 +198,8 @@ def format_of(path: Path) -> str:
         >>> format_of(Path("model.tflite"))
         'litert'
     """
-    if path.suffix not in SUFFIXES:
-        known = ", ".join(sorted({name for names in FILES.values() for name in names[:1]}))
-        raise ModelError(f"a model file such as {known}", f"'{path.name}'")
-    return SUFFIXES[path.suffix]
+    for row in FORMATS:
+        if path.suffix in row.suffixes:
+            return row.name
+    known = ", ".join(sorted({row.files[0] for row in FORMATS if row.files}))
+    raise ModelError(f"a model file such as {known}", f"'{path.name}'")

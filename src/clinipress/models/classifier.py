@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from clinipress.errors import ModelError
 from clinipress.models.cost import evaluating
+from clinipress.models.pretrained import load_checkpoint, load_pretrained
 from clinipress.models.pruning.pruned import replay
 from clinipress.models.weights import read_tensors, safetensors_bytes
-from clinipress.models.zoo import create_backbone
+from clinipress.models.zoo import catalogued, create_backbone, first_line
+from clinipress.recipe.steps import ModelRecipe
 from clinipress.records.candidate import (
     Card,
     InputSpec,
@@ -32,7 +34,7 @@ from clinipress.records.candidate import (
 )
 from clinipress.records.store import digest_of, write_atomically
 
-__all__ = ["Classifier", "TorchCandidate", "build"]
+__all__ = ["Classifier", "TorchCandidate", "build", "new_classifier"]
 
 CARD_FILE, WEIGHTS_FILE = "card.json", "weights.safetensors"
 DIGEST_KEY = "clinipress.digest"
@@ -116,6 +118,81 @@ def _levels(value: PerChannel, in_channels: int) -> Tensor:
             "give one number, or set model.in_channels: 3",
         )
     return torch.tensor([level * 255.0 for level in value]).reshape(-1, 1, 1)
+
+
+def new_classifier(
+    recipe: ModelRecipe,
+    input_spec: InputSpec,
+    num_classes: int,
+    mean: PerChannel,
+    std: PerChannel,
+) -> tuple[ModelSpec, Classifier]:
+    """A classifier as a recipe asks: fresh, from pretrained weights, or from a checkpoint.
+
+    Random weights come from torch's global generator.
+
+    Args:
+        recipe: The network and where its weights come from.
+        input_spec: What it takes.
+        num_classes: Outputs.
+        mean: Mean of the training pixels in [0, 1], one or one per channel.
+        std: Standard deviation of the training pixels in [0, 1], likewise.
+
+    Returns:
+        The spec to build it again, and the `Classifier`.
+
+    Raises:
+        ModelError: The network or its weights cannot be had, or do not fit.
+    """
+    in_channels = recipe.in_channels or (3 if recipe.pretrained else input_spec.channels)
+    named = catalogued(recipe.name)
+    spec = ModelSpec(
+        name=named.name if named else recipe.name,
+        factory=recipe.factory,
+        arguments=recipe.arguments,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        mean=mean,
+        std=std,
+    )
+    backbone = create_backbone(
+        name=recipe.name,
+        factory=recipe.factory,
+        arguments=recipe.arguments,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        size=(input_spec.height, input_spec.width),
+        from_hub=recipe.pretrained is True,
+    )
+    if isinstance(recipe.pretrained, str):
+        kin = named is not None and named.starts_from is not None
+        load_pretrained(backbone, Path(recipe.pretrained), or_kin=kin)
+    if recipe.checkpoint is not None:
+        load_checkpoint(backbone, Path(recipe.checkpoint))
+    module = Classifier(backbone, input_spec, in_channels, mean, std)
+    _check_output(module, recipe, num_classes)
+    return spec, module
+
+
+def _check_output(module: Classifier, recipe: ModelRecipe, num_classes: int) -> None:
+    """One image through the network: sizes and outputs are wrong here rather than in training."""
+    spec = module.input_spec
+    image = torch.zeros(1, spec.channels, spec.height, spec.width, dtype=torch.uint8)
+    what = f"a network '{recipe.name or recipe.factory}' for {spec.height} x {spec.width} pixels"
+    try:
+        with evaluating(module), torch.inference_mode():
+            shape = tuple(module(image).shape)
+    except Exception as problem:
+        raise ModelError(
+            what,
+            f"{type(problem).__name__}: {first_line(problem)}",
+            "try another data.input size or in_channels",
+        ) from problem
+    if shape != (1, num_classes):
+        raise ModelError(
+            f"{num_classes} outputs per image from '{recipe.name or recipe.factory}'",
+            f"the shape {list(shape)}",
+        )
 
 
 def build(spec: ModelSpec, input_spec: InputSpec) -> Classifier:

@@ -13,9 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 
 __all__ = ["evaluating", "layer_macs", "macs", "parameters"]
 
@@ -29,14 +27,10 @@ def parameters(module: nn.Module) -> int:
 
 
 def macs(module: nn.Module, input_spec: InputSpec) -> int:
-    """Multiply-adds of all convolutions and linear layers for one image.
+    """Multiply-adds of all convolutions and linear layers for one image of `input_spec`.
 
     Not counted: attention's matrix products, norms, activations, biases, and convolutions called
-    as functions rather than as layers.
-
-    Args:
-        module: Takes uint8 ``[1, channels, height, width]`` as `input_spec` says.
-        input_spec: Size and channels of the image.
+    as functions rather than as layers. The module takes uint8 ``[1, channels, height, width]``.
     """
     parameter = next(module.parameters(), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
@@ -47,9 +41,7 @@ def macs(module: nn.Module, input_spec: InputSpec) -> int:
 def layer_macs(module: nn.Module, images: Tensor) -> dict[str, int]:
     """Multiply-adds per image of each convolution and linear layer, by the layer's name.
 
-    Args:
-        module: Run once, in evaluation mode and without gradients; left as it was.
-        images: One batch of what `module` takes.
+    The module is run once on a batch of what it takes, in evaluation mode; it is left as it was.
     """
     counts: dict[str, int] = {}
 

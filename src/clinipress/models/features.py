@@ -10,20 +10,13 @@ from numpy.typing import NDArray
 from clinipress.errors import ModelError
 from clinipress.extras import require
 from clinipress.models.classifier import TorchCandidate
-from clinipress.records.candidate import (
-    BATCH,
-    Floats,
-    InputSpec,
-)
+from clinipress.records.candidate import BATCH, Floats, InputSpec
 
 __all__ = ["TorchNetwork"]
 
 
 class TorchNetwork:
-    """A torch network on its own device.
-
-    Args:
-        candidate: The network; left as it is.
+    """A torch network on its own device; the candidate is left as it is.
 
     Raises:
         ModelError: It has no feature map, or goes on to tokens behind it.

@@ -56,16 +56,10 @@ def load_pretrained(backbone: nn.Module, path: Path, *, or_kin: bool = False) ->
 
 
 def take_shared(backbone: nn.Module, state: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Weights of a kin, from the first layer to the last that is the same in both.
+    """Weights of a kin, from the first layer to the last that is the same in both, in place.
 
-    What comes after the first difference would read features that it has never seen.
-
-    Args:
-        backbone: The network, changed in place.
-        state: The kin's tensors.
-
-    Returns:
-        Names in the network that were not filled.
+    What comes after the first difference would read features that it has never seen. Gives the
+    names in the network that were not filled.
 
     Raises:
         ModelError: The first layers differ already.
@@ -82,11 +76,9 @@ def take_shared(backbone: nn.Module, state: Mapping[str, Tensor]) -> tuple[str, 
 
 
 def load_checkpoint(backbone: nn.Module, path: Path) -> None:
-    """Weights of a trained classifier, head included; every name and shape must agree.
+    """Load a trained classifier, head included, in place; every name and shape must agree.
 
-    Args:
-        backbone: The network, changed in place.
-        path: safetensors or a weights-only PyTorch file; the weights of a candidate of ours too.
+    `path` is safetensors or a weights-only PyTorch file; the weights of a candidate of ours too.
 
     Raises:
         ModelError: The file cannot be read, is of another network, or has other classes.

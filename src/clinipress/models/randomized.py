@@ -17,24 +17,15 @@ RANDOM_BATCH = 32
 
 
 def randomized(
-    candidate: TorchCandidate,
-    images: NDArray[np.uint8],
-    *,
-    seed: int = 0,
-    share: float = 1.0,
+    candidate: TorchCandidate, images: NDArray[np.uint8], *, seed: int = 0, share: float = 1.0
 ) -> TorchCandidate:
-    """The same network with its knowledge shuffled away (Adebayo et al. 2018, section 3.1).
+    """A copy of the network with its knowledge shuffled away (Adebayo et al. 2018, section 3.1).
 
-    Cascading randomization from the logits downwards; 1 reaches the first layer. Weights are not
-    drawn anew but shuffled within their tensor, so that each layer keeps its scale, and batch norms
-    are measured again on the images: a fresh ResNet begins as an almost empty function (its last
-    norms are 0), which would make the baseline too easy to beat.
-
-    Args:
-        candidate: Copied, not touched.
-        images: uint8 ``[m, channels, h, w]``, two or more, for the batch norms.
-        seed: Of the shuffling.
-        share: Share of the layers, counted from the logits.
+    Cascading randomization of a `share` of the layers from the logits downwards; 1 reaches the
+    first layer. Weights are not drawn anew but shuffled within their tensor, so that each layer
+    keeps its scale, and batch norms are measured again on two or more images, uint8 ``[m,
+    channels, h, w]``: a fresh ResNet begins as an almost empty function (its last norms are 0),
+    which would make the baseline too easy to beat.
     """
     require("torch", extra="compress")
     import torch

@@ -19,17 +19,11 @@ BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 def recalibrate_batch_norms(network: nn.Module, batches: Iterable[Tensor]) -> int:
-    """Replace running means and variances by their averages over batches, in place.
+    """Replace running means and variances by their averages over batches, in place; how many.
 
-    Every batch weighs the same, so batches should be of one size. Everything but the batch norms
-    stays in evaluation mode; no weight changes, and modes come back.
-
-    Args:
-        network: Takes what `batches` holds.
-        batches: At least one, of more than one image each.
-
-    Returns:
-        Batch norms that were measured; 0 does nothing.
+    Every batch, of more than one image, weighs the same, so batches should be of one size.
+    Everything but the batch norms stays in evaluation mode; no weight changes, and modes come
+    back.
     """
     norms = [m for m in network.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
     if not norms:

@@ -70,15 +70,9 @@ def oriented(backbone: nn.Module, maps: torch.Tensor) -> torch.Tensor:
 def read_maps(
     classifier: Classifier, names: Sequence[str], images: torch.Tensor
 ) -> list[torch.Tensor]:
-    """Outputs of the named modules for a batch, in eval mode and without gradients.
+    """Outputs, float ``[n, c, h, w]``, of the named modules of the backbone for uint8 images.
 
-    Args:
-        classifier: The network; left as it is.
-        names: Modules of its backbone.
-        images: uint8 ``[n, channels, h, w]``.
-
-    Returns:
-        One float ``[n, c, h, w]`` per name.
+    In eval mode and without gradients; the network is left as it is.
     """
     backbone = classifier.backbone
     images = images.to(classifier.shift.device).contiguous(memory_format=torch.channels_last)
@@ -92,9 +86,7 @@ def stages(classifier: Classifier) -> tuple[Stage, ...]:
 
     Only modules near the top of the network are looked at: the first convolution of a stage's
     first block still works at the size of the stage before, and must not be taken for its end.
-
-    Args:
-        classifier: The network; run once on a black image.
+    The network is run once on a black image.
 
     Raises:
         ModelError: No module near the top gives a map ``[n, c, h, w]``.
@@ -132,12 +124,7 @@ def _near_the_top(backbone: nn.Module) -> Iterator[str]:
 
 
 def named_stages(classifier: Classifier, names: Sequence[str], whose: str) -> list[Stage]:
-    """The stages of modules that the user named.
-
-    Args:
-        classifier: The network; run once on a black image.
-        names: Modules of its backbone.
-        whose: "student" or "teacher", for the message.
+    """The stages of modules of the backbone that the user named; `whose` network, for the message.
 
     Raises:
         ModelError: There is no such module, or its output is no feature map.

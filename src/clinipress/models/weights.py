@@ -28,12 +28,7 @@ PREFIXES = ("module.", "_orig_mod.", "backbone.")
 
 
 def safetensors_bytes(state: Mapping[str, Tensor], facts: dict[str, str]) -> bytes:
-    """A state dict as the content of a safetensors file.
-
-    Args:
-        state: Tensors on any device and in any memory layout; two names may share one tensor.
-        facts: Kept in the file's header.
-    """
+    """A state dict as a safetensors file with `facts` in its header; names may share one tensor."""
     plain = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in state.items()

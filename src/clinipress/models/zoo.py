@@ -14,29 +14,16 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from torch import nn
 
 from clinipress.errors import ModelError
 from clinipress.models.catalogue import HUB, NamedModel, model_named, named_models
-from clinipress.models.cost import evaluating
-from clinipress.models.pretrained import load_checkpoint, load_pretrained, take_shared
-from clinipress.recipe.steps import ModelRecipe
-from clinipress.records.candidate import (
-    InputSpec,
-    ModelSpec,
-    PerChannel,
-)
+from clinipress.models.pretrained import take_shared
 
-__all__ = [
-    "create_backbone",
-    "list_models",
-    "new_classifier",
-]
+__all__ = ["catalogued", "create_backbone", "first_line", "list_models"]
 
 NAMES_SHOWN = 3
 
@@ -47,68 +34,12 @@ def list_models(pattern: str = "") -> list[str]:
     return list(dict.fromkeys([*(m.name for m in named_models(pattern)), *timm.list_models(wild)]))
 
 
-def _catalogued(name: str | None) -> NamedModel | None:
+def catalogued(name: str | None) -> NamedModel | None:
     """The model of the catalogue that a name means; timm's names mean timm's."""
     entry = model_named(name) if name is not None else None
     if entry is None or (name != entry.name and timm.is_model(str(name))):
         return None
     return entry
-
-
-def new_classifier(
-    recipe: ModelRecipe,
-    input_spec: InputSpec,
-    num_classes: int,
-    mean: PerChannel,
-    std: PerChannel,
-) -> tuple[ModelSpec, Any]:
-    """A classifier as a recipe asks: fresh, from pretrained weights, or from a checkpoint.
-
-    Random weights come from torch's global generator.
-
-    Args:
-        recipe: The network and where its weights come from.
-        input_spec: What it takes.
-        num_classes: Outputs.
-        mean: Mean of the training pixels in [0, 1], one or one per channel.
-        std: Standard deviation of the training pixels in [0, 1], likewise.
-
-    Returns:
-        The spec to build it again, and the `Classifier`.
-
-    Raises:
-        ModelError: The network or its weights cannot be had, or do not fit.
-    """
-    from clinipress.models.classifier import Classifier  # stands on this module
-
-    in_channels = recipe.in_channels or (3 if recipe.pretrained else input_spec.channels)
-    named = _catalogued(recipe.name)
-    spec = ModelSpec(
-        name=named.name if named else recipe.name,
-        factory=recipe.factory,
-        arguments=recipe.arguments,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        mean=mean,
-        std=std,
-    )
-    backbone = create_backbone(
-        name=recipe.name,
-        factory=recipe.factory,
-        arguments=recipe.arguments,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        size=(input_spec.height, input_spec.width),
-        from_hub=recipe.pretrained is True,
-    )
-    if isinstance(recipe.pretrained, str):
-        kin = named is not None and named.starts_from is not None
-        load_pretrained(backbone, Path(recipe.pretrained), or_kin=kin)
-    if recipe.checkpoint is not None:
-        load_checkpoint(backbone, Path(recipe.checkpoint))
-    module = Classifier(backbone, input_spec, in_channels, mean, std)
-    _check_output(module, recipe, num_classes)
-    return spec, module
 
 
 def create_backbone(
@@ -146,7 +77,7 @@ def create_backbone(
         return _from_factory(factory, options)
     if name is None:
         raise ModelError("a model name or a factory", "neither")
-    named = _catalogued(name)
+    named = catalogued(name)
     if named is not None:
         return _from_catalogue(named, options, size, from_hub)
     if not timm.is_model(name):
@@ -197,12 +128,12 @@ def _from_timm(
         if from_hub:
             raise ModelError(
                 f"pretrained weights of '{name}' from the hub",
-                f"{type(problem).__name__}: {_first_line(problem)}",
+                f"{type(problem).__name__}: {first_line(problem)}",
                 "without a network, give 'pretrained' the path of a local file",
             ) from problem
         raise ModelError(
             f"arguments that '{name}' takes",
-            f"{type(problem).__name__}: {_first_line(problem)}",
+            f"{type(problem).__name__}: {first_line(problem)}",
             "check model.arguments and data.input",
         ) from problem
 
@@ -228,7 +159,7 @@ def _from_factory(factory: str, options: dict[str, Any]) -> nn.Module:
         except Exception as problem:
             raise ModelError(
                 f"a network from '{factory}'",
-                f"{type(problem).__name__}: {_first_line(problem)}",
+                f"{type(problem).__name__}: {first_line(problem)}",
                 f"it is called with {', '.join(options)}",
             ) from problem
     if not isinstance(module, nn.Module):
@@ -245,7 +176,7 @@ def _find_function(factory: str) -> Callable[..., Any]:
     except Exception as problem:
         raise ModelError(
             f"a module '{where}' that can be imported",
-            f"{type(problem).__name__}: {_first_line(problem)}",
+            f"{type(problem).__name__}: {first_line(problem)}",
             "it is looked for in the current folder and among the installed packages",
         ) from problem
     if not callable(function):
@@ -263,26 +194,6 @@ def _current_folder_importable() -> Iterator[None]:
         sys.path.remove(here)
 
 
-def _check_output(module: nn.Module, recipe: ModelRecipe, num_classes: int) -> None:
-    """One image through the network: sizes and outputs are wrong here rather than in training."""
-    spec: InputSpec = module.input_spec  # type: ignore[assignment]
-    image = torch.zeros(1, spec.channels, spec.height, spec.width, dtype=torch.uint8)
-    what = f"a network '{recipe.name or recipe.factory}' for {spec.height} x {spec.width} pixels"
-    try:
-        with evaluating(module), torch.inference_mode():
-            shape = tuple(module(image).shape)
-    except Exception as problem:
-        raise ModelError(
-            what,
-            f"{type(problem).__name__}: {_first_line(problem)}",
-            "try another data.input size or in_channels",
-        ) from problem
-    if shape != (1, num_classes):
-        raise ModelError(
-            f"{num_classes} outputs per image from '{recipe.name or recipe.factory}'",
-            f"the shape {list(shape)}",
-        )
-
-
-def _first_line(problem: BaseException) -> str:
+def first_line(problem: BaseException) -> str:
+    """The first line of what another library says, at most 200 characters."""
     return str(problem).strip().split("\n", maxsplit=1)[0][:200]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from clinipress.evidence.saliency.section import INDEPENDENT, RANDOMIZED
-from clinipress.papers.columns import Outcome
+from clinipress.papers.columns import EntryOutcome
 from clinipress.papers.papers import Paper
 from clinipress.papers.recipes import Scale, reductions
 from clinipress.papers.records import Table, TablePanel, TableRow
@@ -16,16 +16,9 @@ __all__ = ["build"]
 
 
 def build(
-    paper: Paper, scale: Scale, outcomes: Sequence[Outcome], failed: Mapping[str, str]
+    paper: Paper, scale: Scale, outcomes: Sequence[EntryOutcome], failed: Mapping[str, str]
 ) -> Table:
-    """The table as it is written.
-
-    Args:
-        paper: The source.
-        scale: Of the runs.
-        outcomes: Finished studies, in the grid's order.
-        failed: Entry -> why it has no result.
-    """
+    """The table as it is written, of the finished studies in the grid's order."""
     columns = columns_for(paper.key, outcomes)
     rows = rows_of(paper, outcomes, columns)
     return Table(
@@ -34,7 +27,7 @@ def build(
         citation=paper.citation,
         read=paper.read,
         scale=scale,
-        said=(reductions(scale), *_said(paper, outcomes), *_without_panels(outcomes)),
+        said=(reductions(scale), *_sentences(paper, outcomes), *_without_panels(outcomes)),
         columns=tuple(column.title for column in columns),
         rows=rows,
         notes=_notes(paper, rows),
@@ -44,7 +37,7 @@ def build(
     )
 
 
-def _said(paper: Paper, outcomes: Sequence[Outcome]) -> list[str]:
+def _sentences(paper: Paper, outcomes: Sequence[EntryOutcome]) -> list[str]:
     if not outcomes:
         return ["No study is finished yet."]
     first = outcomes[0].result
@@ -82,7 +75,7 @@ def _notes(paper: Paper, rows: Sequence[TableRow]) -> dict[str, str]:
     return {key: paper.notes[key] for key in dict.fromkeys((*used, *paper.general))}
 
 
-def _panels(outcomes: Sequence[Outcome]) -> tuple[TablePanel, ...]:
+def _panels(outcomes: Sequence[EntryOutcome]) -> tuple[TablePanel, ...]:
     panels: dict[str, TablePanel] = {}
     for outcome in outcomes:
         names = {plan.of.get("row"): plan.name for plan in outcome.entry.rows}
@@ -103,7 +96,7 @@ def _panels(outcomes: Sequence[Outcome]) -> tuple[TablePanel, ...]:
     return tuple(panels.values())
 
 
-def _without_panels(outcomes: Sequence[Outcome]) -> list[str]:
+def _without_panels(outcomes: Sequence[EntryOutcome]) -> list[str]:
     """Which studies asked where the networks look and have no picture."""
     bare = [
         outcome.entry.key

@@ -2,7 +2,7 @@
 
 A column is a title, a role and a measure; a row says which candidate plays which role. What was not
 measured gives no cell, and is drawn as "not measured"; where there is nothing to measure, such as a
-fall from itself, the cell is a dash.
+change from itself, the cell is a dash.
 """
 
 from __future__ import annotations
@@ -14,15 +14,11 @@ from dataclasses import dataclass, field
 from clinipress.papers.grids import Entry
 from clinipress.papers.records import Cell, Unit
 from clinipress.records.base import Interval
-from clinipress.records.candidate import (
-    CandidateRecord,
-)
-from clinipress.records.result import (
-    Result,
-)
+from clinipress.records.candidate import CandidateRecord
+from clinipress.records.result import Result
 from clinipress.reporting.wording.numbers import DASH
 
-__all__ = ["COLUMNS", "NOTHING", "PER_CLASS", "Column", "Outcome", "difference", "of_evidence"]
+__all__ = ["COLUMNS", "NOTHING", "PER_CLASS", "Column", "EntryOutcome", "difference", "of_evidence"]
 
 ROW = "row"
 NOTHING = Cell(printed=DASH)
@@ -32,7 +28,7 @@ WITH_ADAM = 3  # weights and Adam's two moments, as in the .h5 file of S1
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EntryOutcome:
     """What became of one entry.
 
     Attributes:
@@ -57,7 +53,7 @@ class Outcome:
         )
 
 
-Measure = Callable[[Outcome, CandidateRecord], Cell | None]
+Measure = Callable[[EntryOutcome, CandidateRecord], Cell | None]
 
 
 @dataclass(frozen=True)
@@ -83,8 +79,7 @@ def difference(a: Interval, b: Interval) -> Interval:
     return Interval(value=value, low=low, high=high, method="newcombe")
 
 
-def _over_seeds(outcome: Outcome, name: str, metric: str, split: str) -> tuple[float, ...]:
-    """A figure of each seed, where there are several on this split."""
+def _over_seeds(outcome: EntryOutcome, name: str, metric: str, split: str) -> tuple[float, ...]:
     spread = outcome.result.over_seeds.get(name)
     if spread is None or spread.split != split or metric not in spread.evidence:
         return ()
@@ -95,7 +90,7 @@ def _over_seeds(outcome: Outcome, name: str, metric: str, split: str) -> tuple[f
 def of_evidence(metric: str, split: str = CHOSEN_ON, unit: Unit = "share") -> Measure:
     """A figure of the evidence on one split."""
 
-    def measure(outcome: Outcome, record: CandidateRecord) -> Cell | None:
+    def measure(outcome: EntryOutcome, record: CandidateRecord) -> Cell | None:
         interval = record.evidence.get(split, {}).get(metric)
         if interval is None:
             return None
@@ -105,24 +100,24 @@ def of_evidence(metric: str, split: str = CHOSEN_ON, unit: Unit = "share") -> Me
     return measure
 
 
-def _fall(metric: str, unit: Unit = "points") -> Measure:
-    """Reference minus candidate, paired, on the validation images."""
+def _change(metric: str, unit: Unit = "points") -> Measure:
+    """Candidate minus reference, paired, on the validation images."""
 
-    def measure(outcome: Outcome, record: CandidateRecord) -> Cell | None:
+    def measure(outcome: EntryOutcome, record: CandidateRecord) -> Cell | None:
         if record.name == outcome.result.reference:
             return NOTHING
-        interval = record.drops.get(CHOSEN_ON, {}).get(metric)
+        interval = record.changes.get(CHOSEN_ON, {}).get(metric)
         return None if interval is None else Cell(unit=unit, interval=interval)
 
     return measure
 
 
-def _training(outcome: Outcome, record: CandidateRecord) -> Cell | None:
+def _training(outcome: EntryOutcome, record: CandidateRecord) -> Cell | None:
     interval = outcome.training.get(record.name)
     return None if interval is None else Cell(unit="share", interval=interval)
 
 
-def _gap(outcome: Outcome, record: CandidateRecord) -> Cell | None:
+def _gap(outcome: EntryOutcome, record: CandidateRecord) -> Cell | None:
     """Training accuracy minus validation accuracy: different images, so independent."""
     seen = outcome.training.get(record.name)
     unseen = record.evidence.get(CHOSEN_ON, {}).get("accuracy")
@@ -131,14 +126,14 @@ def _gap(outcome: Outcome, record: CandidateRecord) -> Cell | None:
     return Cell(unit="points", interval=difference(seen, unseen))
 
 
-def _over_control(outcome: Outcome, record: CandidateRecord) -> Cell | None:
+def _over_control(outcome: EntryOutcome, record: CandidateRecord) -> Cell | None:
     if record.control is None:
         return NOTHING
     interval = record.over_control.get(CHOSEN_ON, {}).get("accuracy")
     return None if interval is None else Cell(unit="points", interval=interval)
 
 
-def _precision(outcome: Outcome, record: CandidateRecord) -> Cell | None:
+def _precision(outcome: EntryOutcome, record: CandidateRecord) -> Cell | None:
     """Mean precision over the classes; its ends too, which is wider than the mean's own."""
     evidence = record.evidence.get(CHOSEN_ON, {})
     parts = [evidence.get(f"precision[{name}]") for name in outcome.result.classes]
@@ -153,27 +148,27 @@ def _precision(outcome: Outcome, record: CandidateRecord) -> Cell | None:
     return Cell(unit="share", interval=interval)
 
 
-def _number(unit: Unit, value: Callable[[Outcome, CandidateRecord], float | None]) -> Measure:
-    def measure(outcome: Outcome, record: CandidateRecord) -> Cell | None:
+def _number(unit: Unit, value: Callable[[EntryOutcome, CandidateRecord], float | None]) -> Measure:
+    def measure(outcome: EntryOutcome, record: CandidateRecord) -> Cell | None:
         number = value(outcome, record)
         return None if number is None else Cell(unit=unit, number=number)
 
     return measure
 
 
-def _alike(outcome: Outcome, record: CandidateRecord) -> CandidateRecord:
+def _alike(outcome: EntryOutcome, record: CandidateRecord) -> CandidateRecord:
     """The float32 file of the reference's weights in this file's format, else the reference."""
     name = f"{outcome.result.reference}-{record.format}-float32"
     return outcome.candidate(name) or outcome.reference
 
 
-def _by_paper(outcome: Outcome, record: CandidateRecord) -> Cell:
+def _by_paper(outcome: EntryOutcome, record: CandidateRecord) -> Cell:
     """S1's accounting: weights and Adam's moments in float32 over the file."""
     counted = WITH_ADAM * FLOAT_BYTES * outcome.reference.parameters
     return Cell(unit="ratio", number=counted / record.file_bytes, notes=("optimizer",))
 
 
-def _nothing(outcome: Outcome, record: CandidateRecord) -> Cell | None:
+def _nothing(outcome: EntryOutcome, record: CandidateRecord) -> Cell | None:
     return None
 
 
@@ -213,7 +208,7 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
     ),
     "s1": (
         Column("validation accuracy", ACCURACY),
-        Column("fall, points", _fall("accuracy")),
+        Column("change, points", _change("accuracy")),
         Column("sealed test", SEALED),
         Column(PER_CLASS, _nothing),
         Column("file", FILE),
@@ -239,9 +234,9 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
         Column("time, CPU", TIME),
         Column("time, GPU", _nothing),
         Column("AUC", of_evidence("auroc_macro", unit="area")),
-        Column("fall of AUC", _fall("auroc_macro", "area")),
+        Column("change of AUC", _change("auroc_macro", "area")),
         Column("accuracy", ACCURACY),
-        Column("fall of accuracy, points", _fall("accuracy")),
+        Column("change of accuracy, points", _change("accuracy")),
         Column("sealed test accuracy", SEALED),
         Column("reduction", REDUCTION),
     ),

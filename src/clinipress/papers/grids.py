@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from clinipress.models.catalogue import model_named
-from clinipress.papers.recipes import Images, Maker, Scale, Tree
+from clinipress.papers.recipes import ImageFacts, Maker, Scale, Tree
 from clinipress.recipe.study import Study
 
 __all__ = ["Entry", "RowPlan", "grid"]
@@ -66,20 +66,13 @@ class Entry:
     training_accuracy: bool = False
 
 
-def grid(source: str, scale: Scale, images: Images) -> tuple[Entry, ...]:
-    """The studies of a table, in the order in which they run.
-
-    Args:
-        source: "s0", "s1", "s2" or "s4".
-        scale: "small", "moderate" or "full".
-        images: What is known of them.
-    """
+def grid(source: str, scale: Scale, images: ImageFacts) -> tuple[Entry, ...]:
+    """The studies of a table, in the order in which they run."""
     makers = {"s0": _s0, "s1": _s1, "s2": _s2, "s4": _s4}
     return makers[source](Maker(source, scale, images))
 
 
 def _s0(make: Maker) -> tuple[Entry, ...]:
-    """Each teacher and its student, in float32 and in 8 bits."""
     entries = []
     for teacher, (title, student) in STUDENTS.items():
         named = model_named(teacher)
@@ -103,7 +96,6 @@ def _litert(precision: str) -> Tree:
 
 
 def _s1(make: Maker) -> tuple[Entry, ...]:
-    """MobileNetV2 in three stages and its files; the same with QAT; the distilled DenseNet."""
     pixels = make.pixels("mobilenetv2")
     three = {"model": make.model("mobilenetv2"), "train": {"batch_size": 32} | make.three_stages()}
     files = [_litert(p) for p in ("float32", "float16", "int8-dynamic", "int8")]
@@ -151,7 +143,6 @@ def _s1(make: Maker) -> tuple[Entry, ...]:
 
 
 def _s2(make: Maker) -> tuple[Entry, ...]:
-    """Three teachers of one student, with and without them; and where all look."""
     entries = []
     for teacher in ("vgg19", "visformer_s", "autoformerv2_t"):
         named = model_named(teacher)
@@ -179,7 +170,6 @@ def _s2(make: Maker) -> tuple[Entry, ...]:
 
 
 def _s4(make: Maker) -> tuple[Entry, ...]:
-    """The guide's six rows, all of one trained ResNet-50."""
     pixels = make.pixels("resnet50")
     trained = {"model": make.model("resnet50"), "train": make.train("resnet50", times=4)}
     short = make.further()

@@ -28,12 +28,7 @@ def write_table_page(table: Table, folder: Path) -> Path:
 
 
 def page(table: Table, pictures: Mapping[str, bytes] = MappingProxyType({})) -> str:
-    """The whole page as text.
-
-    Args:
-        table: The table.
-        pictures: File named in a panel -> PNG or JPEG; where one is missing the page says so.
-    """
+    """The whole page as text; a panel whose file is not among `pictures` says so."""
     title = f"Table {table.source}: {table.title}"
     marks = note_numbers(table)
     return skeleton(

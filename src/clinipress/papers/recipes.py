@@ -20,7 +20,7 @@ __all__ = [
     "MODERATE_PIXELS",
     "SMALL_IMAGES",
     "SMALL_PIXELS",
-    "Images",
+    "ImageFacts",
     "Maker",
     "Scale",
     "Tree",
@@ -45,7 +45,7 @@ SEEN_ELSE = 3000
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageFacts:
     """What a grid must know of the images.
 
     Attributes:
@@ -92,7 +92,7 @@ class Maker:
 
     source: str
     scale: Scale
-    images: Images
+    images: ImageFacts
 
     @property
     def small(self) -> bool:
@@ -114,12 +114,7 @@ class Maker:
         return tree
 
     def train(self, name: str, *, times: float = 1.0) -> Tree:
-        """The loop's options for a network.
-
-        Args:
-            name: The network.
-            times: Of the images that the small scale shows it.
-        """
+        """The loop's options for a network; `times` the images that the small scale shows it."""
         options: Tree = {"batch_size": 32, "learning_rate": RATES.get(name, 1e-3)}
         if self.scale == "full":
             return options | {"epochs": FULL_EPOCHS}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clinipress.papers.columns import COLUMNS, NOTHING, PER_CLASS, Column, Outcome, of_evidence
+from clinipress.papers.columns import COLUMNS, NOTHING, PER_CLASS, Column, EntryOutcome, of_evidence
 from clinipress.papers.grids import RowPlan
 from clinipress.papers.papers import Paper
 from clinipress.papers.records import Cell, TableRow
@@ -12,13 +12,8 @@ from clinipress.papers.records import Cell, TableRow
 __all__ = ["columns_for", "rows_of"]
 
 
-def columns_for(source: str, outcomes: Sequence[Outcome]) -> tuple[Column, ...]:
-    """The columns of a table; one per class where the paper reports by class.
-
-    Args:
-        source: "s0", "s1", "s2" or "s4".
-        outcomes: The finished studies, for the names of the classes.
-    """
+def columns_for(source: str, outcomes: Sequence[EntryOutcome]) -> tuple[Column, ...]:
+    """The columns of a table; one per class where the paper reports by class."""
     columns: list[Column] = []
     for column in COLUMNS[source]:
         if column.title == PER_CLASS:
@@ -30,12 +25,11 @@ def columns_for(source: str, outcomes: Sequence[Outcome]) -> tuple[Column, ...]:
 
 
 def rows_of(
-    paper: Paper, outcomes: Sequence[Outcome], columns: Sequence[Column]
+    paper: Paper, outcomes: Sequence[EntryOutcome], columns: Sequence[Column]
 ) -> tuple[TableRow, ...]:
     """Our rows, each paper's row below the one it stands beside.
 
-    A row whose main candidate is missing from the result is left out; the caller names the studies
-    that failed.
+    Without rows whose main candidate is missing; the caller names the studies that failed.
     """
     rows: list[TableRow] = []
     for outcome in outcomes:
@@ -55,7 +49,7 @@ def _once(rows: Sequence[TableRow]) -> tuple[TableRow, ...]:
     )
 
 
-def _row(outcome: Outcome, plan: RowPlan, columns: Sequence[Column]) -> TableRow | None:
+def _row(outcome: EntryOutcome, plan: RowPlan, columns: Sequence[Column]) -> TableRow | None:
     cells = {}
     there = {role: outcome.candidate(name) for role, name in plan.of.items()}
     if not any(there.values()):

@@ -21,25 +21,19 @@ from clinipress.data.sources import read_dataset
 from clinipress.data.study import listing, open_study_data
 from clinipress.errors import ClinipressError, InputError, ModelError
 from clinipress.formats.open import TRAINING_PACKAGES, open_file
-from clinipress.models.classifier import TorchCandidate
 from clinipress.papers.build import build
 from clinipress.papers.cluster import run_jobs
-from clinipress.papers.columns import Outcome
+from clinipress.papers.columns import EntryOutcome
 from clinipress.papers.grids import Entry, grid
 from clinipress.papers.page import write_table_page
 from clinipress.papers.papers import PAPERS, Paper
-from clinipress.papers.recipes import Images, Scale
+from clinipress.papers.recipes import ImageFacts, Scale
 from clinipress.papers.records import Table
 from clinipress.papers.render import markdown
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import ReferenceRecipe, Study
-from clinipress.records.candidate import (
-    Card,
-)
-from clinipress.records.result import (
-    Interval,
-    Result,
-)
+from clinipress.records.candidate import Card
+from clinipress.records.result import Interval, Result
 from clinipress.records.store import (
     Store,
     digest_of,
@@ -52,7 +46,8 @@ from clinipress.stats.intervals import proportion, unit_index
 from clinipress.stats.metrics import predictions
 from clinipress.study.flow import run_study
 from clinipress.study.propose import propose
-from clinipress.study.workbench import Runner
+from clinipress.study.scores import ScoreKeeper
+from clinipress.study.workbench import Workbench
 
 __all__ = ["run_entries", "run_table"]
 
@@ -95,7 +90,7 @@ def run_table(
         raise InputError(f"a scale: {', '.join(SCALES)}", f"'{scale}'")
     dataset = read_dataset(data)
     seen = propose(dataset)
-    images = Images(seen["images"], seen["modality"], seen["channels"])
+    images = ImageFacts(seen["images"], seen["modality"], seen["channels"])
     entries = grid(source, scale, images)
     return run_entries(paper, scale, entries, data, out, ray=ray, progress=progress)
 
@@ -121,7 +116,7 @@ def run_entries(
     # absolute: workers of a cluster have another working folder, but must see the same files
     data, out = data.resolve(), out.resolve()
     images = digest_of(listing(read_dataset(data)))
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, EntryOutcome] = {}
     failed: dict[str, ClinipressError] = {}
     table = build(paper, scale, (), {})
     lenders = [entry for entry in entries if entry.borrows is None]
@@ -155,12 +150,12 @@ def run_entries(
 
 def _one(
     entry: Entry,
-    lender: Outcome | None,
+    lender: EntryOutcome | None,
     images: str,
     data: Path,
     out: Path,
     progress: Progress,
-) -> Outcome:
+) -> EntryOutcome:
     study, folder = entry.study, out / entry.key
     if entry.borrows is not None:
         if lender is None:
@@ -184,7 +179,7 @@ def _one(
         # last: it says that all before it is whole
         write_atomically(folder / STAMP, json.dumps(stamp, indent=1))
     training = _read_training(folder) if entry.training_accuracy else {}
-    return Outcome(entry, result, training)
+    return EntryOutcome(entry, result, training)
 
 
 def _finished(folder: Path, stamp: object) -> bool:
@@ -193,18 +188,9 @@ def _finished(folder: Path, stamp: object) -> bool:
 
 
 def _with_borrowed(study: Study, lender: Result, folder: Path) -> Study:
-    """The study with another's trained reference as its own, taken as it is."""
     reference = next(record for record in lender.candidates if record.name == lender.reference)
-    made_from = reference.history[-1].parent
-    weights = next(
-        (
-            trained / "weights.safetensors"
-            for trained in sorted((folder / "objects").glob("train-*"))
-            if TorchCandidate.load(trained).digest == made_from
-        ),
-        None,
-    )
-    if weights is None:
+    weights = folder / (reference.network or "") / "weights.safetensors"
+    if reference.network is None or not weights.is_file():
         raise ModelError(
             f"the trained weights of '{lender.study}' in '{folder.name}'",
             "a folder without them",
@@ -224,14 +210,14 @@ def _write_training(
     known = open_study_data(
         data, study.data, store, seed=study.seed, threads=study.threads, progress=progress
     )
-    runner = Runner(study, store, known, progress)
+    keeper = ScoreKeeper(Workbench(study, store, known, progress))
     accuracies = {}
     for record in result.candidates:
         path = folder / record.path
         card = Card.model_validate(read_json(path.parent / "card.json"))
         candidate = open_file(path, card, study.threads)
         rows = known.rows("train", card.input)
-        logits = runner.logits(candidate, "train")
+        logits = keeper.logits(candidate, "train")
         hits = predictions(logits) == rows.labels
         accuracy = proportion(hits, unit_index(rows.units, len(hits)))
         if accuracy is not None:

@@ -20,7 +20,6 @@ from pydantic import (
 
 __all__ = [
     "PHASES",
-    "STEPS",
     "Config",
     "Decay",
     "DistillStep",
@@ -557,5 +556,3 @@ Step = Annotated[
     DistillStep | PruneStep | QatStep | FineTuneStep | ShrinkStep | SearchStep,
     Field(discriminator="step"),
 ]
-
-STEPS = (DistillStep, PruneStep, QatStep, FineTuneStep, ShrinkStep, SearchStep)

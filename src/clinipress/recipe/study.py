@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from clinipress.recipe.formats import EXPORT_PRECISIONS, FORMATS, format_facts
 from clinipress.recipe.steps import Config, ModelRecipe, Share, Step, TrainOptions
 from clinipress.records.candidate import (
     InputSpec,
@@ -129,27 +130,20 @@ class ReferenceRecipe(Config):
         return self
 
 
-Precision = Literal["float32", "float16", "int8", "int8-dynamic", "int4-weights", "mixed"]
-
-Format = Literal["onnx", "openvino", "litert", "executorch", "tflite-micro", "tensorrt"]
+# The type checker takes any text; pydantic and the published schema know the names of the tables.
+if TYPE_CHECKING:
+    Precision = str
+    Format = str
+else:
+    Precision = Literal[tuple(row.name for row in EXPORT_PRECISIONS)]
+    Format = Literal[tuple(row.name for row in FORMATS)]
 
 # What each toolchain makes; the first is what a study gets that asks for more than there is.
 PRECISIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "onnx": ("int8", "float32", "float16", "int8-dynamic", "int4-weights", "mixed"),
-        "openvino": ("int8", "float32", "float16"),
-        "litert": ("int8", "float32", "float16", "int8-dynamic", "int4-weights"),
-        "executorch": ("int8", "float32"),
-        "tflite-micro": ("int8",),
-        "tensorrt": ("float16", "int8", "float32"),
-    }
+    {row.name: row.precisions for row in FORMATS}
 )
-
-# Keys of quantization that clinipress does itself; other formats have a toolchain for it.
-ONNX_ALONE = (
-    *("per_channel", "equalize", "bias_correction", "smooth", "block", "agreement", "slowest"),
-    "reduce_range",
-)
+# Keys of quantization that some formats have and others do not.
+OPTIONS = tuple(dict.fromkeys(key for row in FORMATS for key in row.options or ()))
 
 
 class ExportRecipe(Config):
@@ -194,25 +188,21 @@ class ExportRecipe(Config):
 
     @model_validator(mode="after")
     def _what_the_format_has(self) -> ExportRecipe:
-        known = PRECISIONS[self.format]
-        if self.precision not in known:
+        facts = format_facts(self.format)
+        if self.precision not in facts.precisions:
+            known = ", ".join(facts.precisions)
             raise ValueError(
-                f"'{self.format}' files have precision {', '.join(known)}, not '{self.precision}'"
+                f"'{self.format}' files have precision {known}, not '{self.precision}'"
             )
-        if self.format != "onnx":
+        if facts.options is not None:
             fields = type(self).model_fields
-            known_to = {"equalize", "smooth"} if self.format == "openvino" else set()
-            meant = [
-                key
-                for key in ONNX_ALONE
-                if key not in known_to and getattr(self, key) != fields[key].default
-            ]
-            if meant:
-                raise ValueError(
-                    f"'{meant[0]}' has no meaning for '{self.format}' files; leave it out"
-                )
-        elif self.calibration_method == "runtime":
-            raise ValueError("'runtime' has no meaning for 'onnx' files: choose a method")
+            for key in OPTIONS:
+                if key not in facts.options and getattr(self, key) != fields[key].default:
+                    raise ValueError(
+                        f"'{key}' has no meaning for '{self.format}' files; leave it out"
+                    )
+        if self.calibration_method == "runtime" and not facts.own_ranges:
+            raise ValueError(f"'runtime' has no meaning for '{self.format}' files: choose a method")
         return self
 
 

@@ -1,16 +1,12 @@
-"""What every other record is built of: the base of all, a figure, and a verdict.
-
-They have a module of their own because `records` holds `findings` and both are built of these; who
-uses them imports them from `records`.
-"""
+"""What every other record is built of: the base of all, a figure, a reason and a verdict."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["Interval", "Record", "Status", "Verdict"]
+__all__ = ["Interval", "Reason", "Record", "Status", "Verdict"]
 
 Status = Literal["pass", "fail", "inconclusive"]
 
@@ -40,47 +36,74 @@ class Interval(Record):
     method: str = ""
     n: int | None = None
 
+    @property
+    def turned(self) -> Interval:
+        """The same with the other sign: a change for the better as a loss, and the reverse."""
+        # 0 - x, so that no "-0.0" comes to stand in a file
+        ends = {"value": 0 - self.value, "low": 0 - self.high, "high": 0 - self.low}
+        return self.model_copy(update=ends)
+
+
+class Reason(Record):
+    """What one rule, or one note beside the rules, says of the evidence: the facts of a sentence.
+
+    Attributes:
+        kind: Which sentence it is: "margin", "agreement", "gap", ...
+            (`clinipress.reporting.wording.reasons` has one for each).
+        status: What it shows by itself; None for what decides nothing (a note, a guard that
+            cannot tell).
+        rule: "primary" must be shown to hold; a "guard" can only stop; a "note" decides nothing.
+        section: Section of the evidence that it comes from; None: the rules of the study.
+        metric: What is judged, without what it is judged of.
+        where: The class, group, threshold or disturbance that it is about; None: all images.
+        interval: The figure. A change is compressed minus original.
+        limit: Largest loss allowed, or least figure asked for: positive.
+        cases: Cases that would decide with 80 % power, where that can be said.
+        parameters: What else the sentence needs.
+        text: The sentence, for readers without this code. Nobody but
+            `clinipress.reporting.wording.reasons.worded` makes one.
+    """
+
+    kind: str
+    status: Status | None = None
+    rule: Literal["primary", "guard", "note"] = "note"
+    section: str | None = None
+    metric: str | None = None
+    where: str | None = None
+    interval: Interval | None = None
+    limit: float | None = None
+    cases: int | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    text: str = ""
+
 
 class Verdict(Record):
     """A rule applied to evidence.
 
     Attributes:
         status: "pass", "fail" or "inconclusive".
-        reasons: One sentence per rule, with the figures.
-        reason_statuses: What each reason shows by itself; None for one that decides nothing (a
-            note, a guard that cannot tell). Empty: all reasons say why, or the record is of a time
-            before this was kept.
+        reasons: One per rule and note, each with its sentence.
         cases_needed: Cases that would decide (80 % power), when inconclusive and computable.
     """
 
     status: Status
-    reasons: tuple[str, ...] = ()
-    reason_statuses: tuple[Status | None, ...] = ()
+    reasons: tuple[Reason, ...] = ()
     cases_needed: int | None = None
 
     @model_validator(mode="after")
-    def _one_status_each(self) -> Verdict:
-        if self.reason_statuses and len(self.reason_statuses) != len(self.reasons):
-            raise ValueError("one entry of reason_statuses for each of reasons, or none at all")
+    def _every_reason_has_its_sentence(self) -> Verdict:
+        wordless = [reason.kind for reason in self.reasons if not reason.text]
+        if wordless:
+            raise ValueError(f"a sentence for every reason, none for '{wordless[0]}'")
         return self
 
     @property
-    def by_reason(self) -> tuple[tuple[str, Status | None], ...]:
-        """Each reason with its status; where none was kept, with that of the verdict."""
-        statuses = self.reason_statuses or (self.status,) * len(self.reasons)
-        return tuple(zip(self.reasons, statuses, strict=True))
+    def texts(self) -> tuple[str, ...]:
+        """All sentences, in their order."""
+        return tuple(reason.text for reason in self.reasons)
 
     @property
     def deciding(self) -> tuple[str, ...]:
-        """The reasons that made the verdict what it is; all where none did so by itself."""
-        own = tuple(reason for reason, status in self.by_reason if status == self.status)
-        return own or self.reasons
-
-    def with_notes(self, *notes: str) -> Verdict:
-        """The same verdict with sentences that decide nothing after its reasons."""
-        said = (*self.by_reason, *((note, None) for note in notes))
-        update = {
-            "reasons": tuple(reason for reason, _ in said),
-            "reason_statuses": tuple(status for _, status in said),
-        }
-        return self.model_copy(update=update)
+        """Sentences of what made the verdict what it is; all where nothing did so by itself."""
+        own = tuple(reason.text for reason in self.reasons if reason.status == self.status)
+        return own or self.texts

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from clinipress.records.base import Interval, Record, Verdict
 from clinipress.records.judgement import Findings
+
+if TYPE_CHECKING:  # a report is drawn where numpy is not
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = [
     "BATCH",
@@ -21,9 +23,13 @@ __all__ = [
     "FeatureNetwork",
     "Floats",
     "InputSpec",
+    "Judged",
     "Latency",
+    "Made",
+    "Measured",
     "ModelSpec",
     "OperatingPoint",
+    "Origin",
     "Parity",
     "PerChannel",
 ]
@@ -55,7 +61,7 @@ class Candidate(Protocol):
         """Write card.json and the weights or the file into `folder`."""
 
 
-Floats = NDArray[np.float32]
+Floats: TypeAlias = "NDArray[np.float32]"
 
 
 # Images per call. ResNet-50 at 224 px: 4 or 16 cost the same per image (4 % in float32), and 1 a
@@ -106,6 +112,7 @@ class InputSpec(Record):
     window: tuple[float, float] | None = None
 
 
+Origin = Literal["reference", "step", "control", "export"]
 PerChannel = float | tuple[float, float, float]
 
 
@@ -245,47 +252,88 @@ class Parity(Record):
     label_flips: int
 
 
-class CandidateRecord(Record):
-    """Everything measured of one candidate; a row of the report.
+class Made(Record):
+    """A candidate as it was made; its file and its network lie in the run folder.
+
+    The record of a candidate is built up: each stage adds to the one before, none is edited, and
+    the last one is what ``result.json`` holds.
 
     Attributes:
-        drop: metric -> reference minus candidate, on `drop_split`, paired.
-        drops: The same for every split that was measured.
-        confusion: split -> matrix, rows true class, columns predicted.
+        name: Its name in the study.
+        origin: What made it; None in records of version 1, which did not keep it.
+        parent: Name of the candidate whose network it was made from; of an export, of the float32
+            file of that very network. None: the reference.
+        control_of: Of a control, the candidate that was trained as long with a teacher.
+        because: Why it was tried although the study did not name it, or None.
+        network: Folder of its float weights below the run folder, or None where they are the
+            user's own.
+        path: Its file below the run folder.
+        low_precision_operators: Operator and type -> how often it stands in the file.
+    """
+
+    name: str
+    origin: Origin | None = None
+    parent: str | None
+    control_of: str | None = None
+    because: str | None = None
+    history: tuple[Applied, ...]
+    format: str
+    precision: str
+    network: str | None = None
+    path: str
+    digest: str
+    file_bytes: int
+    parameters: int
+    macs: int | None
+    low_precision_operators: dict[str, int] = Field(default_factory=dict)
+    parity: Parity | None = None
+
+
+class Measured(Made):
+    """And what it costs, and where its answers lie.
+
+    Attributes:
+        latency_with_preprocessing_ms: Reading, decoding and resizing the image file included.
         per_image: split -> file of the per-image logits, labels, units and keys (npz), relative to
             the run: any statistic re-runs from it without the model.
-        rejected: Why it is not shipped, or None.
-        because: Why it was tried although the study did not name it, or None.
+    """
+
+    latency_ms: Latency | None
+    latency_with_preprocessing_ms: Latency | None = None
+    peak_memory_bytes: int | None
+    per_image: dict[str, str] = Field(default_factory=dict)
+
+
+class Judged(Measured):
+    """And what was shown of it beside the reference.
+
+    Attributes:
+        confusion: split -> matrix, rows true class, columns predicted.
+        changes: split -> metric -> candidate minus reference (compressed minus original), paired;
+            empty for the reference.
+        verdict: On the most decisive split that was measured; None for the reference.
         control: Name of the same network trained for as long without a teacher, if there is one.
         over_control: split -> metric -> this one minus its control, paired: what the teacher gave.
         findings: split -> sections of the evidence; "external: NAME" is a set from elsewhere, here
             and in `evidence`.
     """
 
-    name: str
-    parent: str | None
-    history: tuple[Applied, ...]
-    format: str
-    precision: str
-    path: str
-    digest: str
-    file_bytes: int
-    parameters: int
-    macs: int | None
-    latency_ms: Latency | None
-    latency_with_preprocessing_ms: Latency | None = None
-    peak_memory_bytes: int | None
-    low_precision_operators: dict[str, int] = Field(default_factory=dict)
     evidence: dict[str, dict[str, Interval]]
     confusion: dict[str, list[list[int]]] = Field(default_factory=dict)
-    drop: dict[str, Interval] = Field(default_factory=dict)
-    drop_split: str | None = None
-    drops: dict[str, dict[str, Interval]] = Field(default_factory=dict)
-    parity: Parity | None = None
+    changes: dict[str, dict[str, Interval]] = Field(default_factory=dict)
     verdict: Verdict | None = None
-    rejected: str | None = None
-    because: str | None = None
-    per_image: dict[str, str] = Field(default_factory=dict)
     control: str | None = None
     over_control: dict[str, dict[str, Interval]] = Field(default_factory=dict)
     findings: dict[str, Findings] = Field(default_factory=dict)
+
+
+class CandidateRecord(Judged):
+    """And whether it was chosen: a row of the report.
+
+    Attributes:
+        selected_for: Devices it was chosen for on validation; ("",) where the study names none.
+        rejected: Why it is not shipped, or None.
+    """
+
+    selected_for: tuple[str, ...] = ()
+    rejected: str | None = None

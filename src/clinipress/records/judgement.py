@@ -4,7 +4,7 @@ Every record is of one candidate on one split, beside the reference on the same 
 has a verdict of its own: "fail" where a loss is shown, "inconclusive" where the cases do not tell,
 "pass" where the loss is shown to be small. A section that was not measured is None, never a pass.
 
-Drops are reference minus candidate throughout, as everywhere in clinipress.
+Changes are candidate minus reference (compressed minus original), as everywhere in clinipress.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ __all__ = [
     "Flip",
     "FlipCounts",
     "Gap",
-    "Group",
     "OperatingRow",
     "OperatingSection",
-    "Probe",
+    "OutOfScopeProbe",
     "ReliabilityBin",
     "Saliency",
     "SaliencyPanel",
@@ -35,6 +34,7 @@ __all__ = [
     "Stress",
     "StressCurve",
     "StressLevel",
+    "Subgroup",
     "Subgroups",
 ]
 
@@ -54,9 +54,9 @@ class OperatingRow(Record):
         threshold: Probability; the class is called at or above it.
         sensitivity: Of the images of the class, the share called.
         specificity: Of the others, the share not called.
-        sensitivity_drop: Reference (at its own threshold) minus candidate, paired; None for the
+        sensitivity_change: Candidate minus reference (at its own threshold), paired; None for the
             reference itself.
-        specificity_drop: Likewise.
+        specificity_change: Likewise.
         ppv: Positive predictive value at `prevalence`.
         npv: Negative predictive value at `prevalence`.
         prevalence: Share of the class where the model will be used, as the study declares it; else
@@ -73,8 +73,8 @@ class OperatingRow(Record):
     threshold: float
     sensitivity: Interval
     specificity: Interval
-    sensitivity_drop: Interval | None = None
-    specificity_drop: Interval | None = None
+    sensitivity_change: Interval | None = None
+    specificity_change: Interval | None = None
     ppv: Interval | None = None
     npv: Interval | None = None
     prevalence: float
@@ -127,9 +127,9 @@ class Calibration(Record):
         before: "ece" (15 bins of equal width), "ece_equal_mass", "brier", "log_loss", "slope",
             "intercept" of the raw probabilities.
         after: The same with the temperature.
-        drops: After the temperature, reference minus candidate, paired; empty for the reference.
+        changes: After the temperature, candidate minus reference, paired; empty for the reference.
             The same names, but "slope_error" = |slope - 1| and "intercept_error" = |intercept|
-            for the two of which more is not better. A negative drop of an error is a loss.
+            for the two of which more is not better. A rise of an error is a loss.
         bins: Reliability before.
         bins_after: Reliability after.
         verdict: Whether calibration after the temperature got worse by more than the margin.
@@ -139,13 +139,13 @@ class Calibration(Record):
     chosen_on: str
     before: dict[str, Interval]
     after: dict[str, Interval]
-    drops: dict[str, Interval] = Field(default_factory=dict)
+    changes: dict[str, Interval] = Field(default_factory=dict)
     bins: tuple[ReliabilityBin, ...] = ()
     bins_after: tuple[ReliabilityBin, ...] = ()
     verdict: Verdict
 
 
-class Group(Record):
+class Subgroup(Record):
     """People or pictures that share a value of one column.
 
     Attributes:
@@ -157,7 +157,7 @@ class Group(Record):
         metrics: "accuracy", "balanced_accuracy", "sensitivity[CLASS]", "auroc_macro", "ece" of the
             candidate; what is undefined is absent.
         reference: The same of the reference.
-        drops: Reference minus candidate, paired.
+        changes: Candidate minus reference, paired.
     """
 
     column: str
@@ -167,7 +167,7 @@ class Group(Record):
     too_small: bool
     metrics: dict[str, Interval] = Field(default_factory=dict)
     reference: dict[str, Interval] = Field(default_factory=dict)
-    drops: dict[str, Interval] = Field(default_factory=dict)
+    changes: dict[str, Interval] = Field(default_factory=dict)
 
 
 class Gap(Record):
@@ -209,7 +209,7 @@ class Subgroups(Record):
     minimum: int
     unknown: dict[str, int] = Field(default_factory=dict)
     left_out: dict[str, str] = Field(default_factory=dict)
-    groups: tuple[Group, ...] = ()
+    groups: tuple[Subgroup, ...] = ()
     gaps: tuple[Gap, ...] = ()
     verdict: Verdict
 
@@ -325,16 +325,17 @@ class StressLevel(Record):
         amount: In the curve's unit.
         reference: The reference's accuracy.
         candidate: The candidate's.
-        drop: Reference minus candidate on the disturbed images, paired.
-        excess: That drop minus the drop on undisturbed images: what the disturbance added.
+        change: Candidate minus reference on the disturbed images, paired.
+        added_change: That change minus the change on undisturbed images: what the disturbance
+            added. Below 0 it costs the candidate more than the reference.
     """
 
     strength: int
     amount: float
     reference: Interval
     candidate: Interval
-    drop: Interval
-    excess: Interval
+    change: Interval
+    added_change: Interval
 
 
 class StressCurve(Record):
@@ -352,7 +353,7 @@ class StressCurve(Record):
     levels: tuple[StressLevel, ...]
 
 
-class Probe(Record):
+class OutOfScopeProbe(Record):
     """Images that no classifier should be sure of.
 
     Attributes:
@@ -388,7 +389,7 @@ class Stress(Record):
     seed: int
     undisturbed: dict[str, Interval]
     curves: tuple[StressCurve, ...]
-    probes: tuple[Probe, ...] = ()
+    probes: tuple[OutOfScopeProbe, ...] = ()
     verdict: Verdict
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from clinipress.records.result import Interval
 
-__all__ = ["MetricFacts", "least_fall", "metric_facts"]
+__all__ = ["MetricFacts", "least_loss", "metric_facts"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ class MetricFacts:
         """What a value is multiplied by when shown."""
         return 100.0 if self.unit == "points" else 1.0
 
+    def loss(self, change: Interval) -> Interval:
+        """A change, compressed minus original, turned so that more is worse."""
+        return change.turned if self.higher_is_better else change
+
 
 _FACTS: Mapping[str, MetricFacts] = {
     "accuracy": MetricFacts("accuracy"),
@@ -52,6 +56,9 @@ _FACTS: Mapping[str, MetricFacts] = {
     "log_loss": MetricFacts("log loss", higher_is_better=False, unit="", high=None),
     "brier": MetricFacts("Brier score", higher_is_better=False, unit="", high=2.0),
     "ece": MetricFacts("expected calibration error", higher_is_better=False),
+    "ece_equal_mass": MetricFacts(
+        "expected calibration error (bins of equal mass)", higher_is_better=False
+    ),
 }
 
 
@@ -73,14 +80,16 @@ def metric_facts(metric: str) -> MetricFacts:
     return MetricFacts(label, known.higher_is_better, known.unit, known.low, known.high)
 
 
-def least_fall(falls: Sequence[Interval | None]) -> int | None:
-    """Place of the fall with the lowest upper end, the first of equals; None where none is known.
+def least_loss(metric: str, changes: Sequence[Interval | None]) -> int | None:
+    """Which change excludes most: the index of the one whose worst end is the smallest loss.
 
-    It says which candidate came closest where none is shipped.
+    It says which candidate came closest where none is shipped. The first of equals; None where no
+    change is known.
     """
-    known = [
-        (fall.high, place)
-        for place, fall in enumerate(falls)
-        if fall is not None and all(map(math.isfinite, (fall.value, fall.low, fall.high)))
+    facts = metric_facts(metric)
+    ends = [
+        (facts.loss(change).high, index)
+        for index, change in enumerate(changes)
+        if change is not None and all(map(math.isfinite, (change.value, change.low, change.high)))
     ]
-    return min(known)[1] if known else None
+    return min(ends)[1] if ends else None

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from clinipress.records.base import Interval, Record, Status, Verdict
+from clinipress.records.base import Interval, Reason, Record, Status, Verdict
 from clinipress.records.candidate import CandidateRecord
 from clinipress.records.judgement import Findings
 
@@ -24,12 +24,13 @@ __all__ = [
     "ExternalTest",
     "Interval",
     "OverSeeds",
+    "Reason",
     "Record",
     "Result",
     "Rule",
+    "SeedSpread",
     "Shortcut",
     "SplitSummary",
-    "Spread",
     "Status",
     "TargetOutcome",
     "TestOpening",
@@ -37,7 +38,7 @@ __all__ = [
     "Verdict",
 ]
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 # A processor flag (`Environment.cpu_flags`): products of 8-bit numbers are added in 32 bits.
 VNNI = frozenset(("amx_int8", "avx512_vnni", "avx_vnni"))
 RiskLevel = Literal["critical", "high", "medium", "low"]
@@ -48,9 +49,10 @@ class Rule(Record):
 
     Attributes:
         metric: Name of the metric in the evidence.
-        margin: Largest drop allowed, in the metric's own unit (0.02 is two points), absolute.
+        margin: Largest loss allowed, in the metric's own unit (0.02 is two points), absolute and
+            positive whichever way the metric gets worse.
         primary: The one rule that decides; the others are guards.
-        confidence: Coverage of the two-sided interval of the drop whose upper end must stay
+        confidence: Coverage of the two-sided interval of the change whose worse end must stay
             inside the margin (0.95: one-sided 2.5 %).
     """
 
@@ -233,7 +235,7 @@ class ExternalRow(Record):
         per_image: File of its per-image scores, relative to the run.
         evidence: metric -> figure.
         confusion: Rows true class, columns predicted.
-        drop: metric -> reference minus candidate, paired; empty for the reference.
+        changes: metric -> candidate minus reference, paired; empty for the reference.
         findings: Sections of the evidence.
         verdict: The study's rules on these images; None for the reference.
     """
@@ -242,7 +244,7 @@ class ExternalRow(Record):
     per_image: str
     evidence: dict[str, Interval]
     confusion: list[list[int]]
-    drop: dict[str, Interval] = Field(default_factory=dict)
+    changes: dict[str, Interval] = Field(default_factory=dict)
     findings: Findings
     verdict: Verdict | None = None
 
@@ -269,7 +271,7 @@ class ExternalTest(Record):
     rows: dict[str, ExternalRow]
 
 
-class Spread(Record):
+class SeedSpread(Record):
     """One figure over several seeds of a study.
 
     Attributes:
@@ -294,12 +296,12 @@ class OverSeeds(Record):
     Attributes:
         split: The images.
         evidence: metric -> spread of the figure.
-        drop: metric -> spread of its fall from the reference of the same seed.
+        changes: metric -> spread of its change from the reference of the same seed.
     """
 
     split: str
-    evidence: dict[str, Spread]
-    drop: dict[str, Spread] = Field(default_factory=dict)
+    evidence: dict[str, SeedSpread]
+    changes: dict[str, SeedSpread] = Field(default_factory=dict)
 
 
 class Result(Record):

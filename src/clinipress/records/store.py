@@ -43,6 +43,7 @@ from clinipress import distributed, version
 from clinipress.errors import InputError, StorageError
 from clinipress.progress import SILENT, Progress
 from clinipress.records.result import Result
+from clinipress.records.version1 import result_of_version1
 
 __all__ = [
     "Store",
@@ -243,13 +244,15 @@ def read_json(path: Path) -> Any:
 
 
 def read_result(folder: Path) -> Result:
-    """The records of a finished run.
+    """The records of a finished run, of schema version 1 or 2.
 
     Raises:
-        InputError: The folder holds no result, or one that another version wrote.
+        InputError: The folder holds no result, or one of a version that is not known here.
     """
+    tree = read_json(folder / "result.json")
+    version1 = isinstance(tree, dict) and tree.get("schema_version") == "1"
     try:
-        return Result.model_validate(read_json(folder / "result.json"))
+        return Result.model_validate(result_of_version1(tree) if version1 else tree)
     except ValidationError as problem:
         first = problem.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -9,20 +9,12 @@ from types import MappingProxyType
 from typing import Literal
 
 from clinipress.records.candidate import CandidateRecord, Latency
-from clinipress.records.judgement import Calibration, Findings, Group, OperatingRow, StressLevel
-from clinipress.records.metrics import least_fall
-from clinipress.records.result import Interval, OverSeeds, Result, Rule, Spread
+from clinipress.records.judgement import Findings
+from clinipress.records.metrics import least_loss
+from clinipress.records.result import Interval, Result, Rule
 from clinipress.reporting.wording.numbers import finite
 
-__all__ = [
-    "Role",
-    "View",
-    "calibration_drop",
-    "group_drop",
-    "operating_drop",
-    "seed_drop",
-    "stress_drop",
-]
+__all__ = ["Role", "View"]
 
 Role = Literal["reference", "shipped", "rejected", "candidate"]
 SPLIT_ORDER = ("test", "validation", "train")
@@ -68,13 +60,14 @@ class View:
     def subject(self) -> CandidateRecord | None:
         """What is set beside the reference: the shipped one, else the one that came closest.
 
-        Closest: the lowest upper end of the fall of the primary metric.
+        Closest: the smallest loss of the primary metric that can be excluded.
         """
         if self.shipped is not None and self.shipped is not self.reference:
             return self.shipped
-        judged = [(self.drop(record, self.metric)[0], record) for record in self.compressed]
-        closest = least_fall([drop for drop, _ in judged])
-        return None if closest is None else judged[closest][1]
+        judged = self.compressed
+        changes = [self.change(record, self.metric)[0] for record in judged]
+        index = least_loss(self.metric, changes)
+        return None if index is None else judged[index]
 
     @cached_property
     def controls(self) -> tuple[CandidateRecord, ...]:
@@ -125,26 +118,18 @@ class View:
         failed = record.verdict is None or record.verdict.status == "fail"
         return "rejected" if record.rejected is not None and failed else "candidate"
 
-    def drop(self, record: CandidateRecord, metric: str) -> tuple[Interval | None, str | None]:
-        """How far a metric fell from the reference, and on which split.
-
-        The split the candidate was judged on comes first, then test, then validation.
-        """
-        if metric in record.drop:
-            return record.drop[metric], record.drop_split
+    def change(self, record: CandidateRecord, metric: str) -> tuple[Interval | None, str | None]:
+        """Candidate minus reference of a metric, and on which split: test before validation."""
         for split in SPLIT_ORDER:
-            drop = record.drops.get(split, {}).get(metric)
-            if drop is not None:
-                return drop, split
+            interval = record.changes.get(split, {}).get(metric)
+            if interval is not None:
+                return interval, split
         return None, None
 
-    def drops(self, record: CandidateRecord, split: str) -> Mapping[str, Interval]:
-        """Metric -> how far it fell from the reference on a split."""
-        return record.drops.get(split, {})
-
-    def compared_drops(self, record: CandidateRecord) -> Mapping[str, Interval]:
-        """Metric -> how far it fell where the candidate was judged, else on the compared split."""
-        return {**record.drops.get(self.compared_split or "", {}), **record.drop}
+    @staticmethod
+    def judged_split(record: CandidateRecord) -> str | None:
+        """The split that decides on a candidate; None for the reference."""
+        return next((split for split in SPLIT_ORDER if split in record.changes), None)
 
     def cases(self, interval: Interval | None, split: str | None) -> int | None:
         """Images behind a figure: its own count, else the size of the split."""
@@ -170,7 +155,7 @@ class View:
             for split in self.splits
             if self.reference.evidence.get(split) and self.subject.evidence.get(split)
         ]
-        own = self.subject.drop_split
+        own = self.judged_split(self.subject)
         return own if own in shared else next(iter(shared), None)
 
     @cached_property
@@ -194,7 +179,7 @@ class View:
 
     def own_findings(self, record: CandidateRecord) -> tuple[str, Findings] | None:
         """A candidate's sections on the study's own images, and which images these are."""
-        wanted = (record.drop_split, self.compared_split, *SPLIT_ORDER)
+        wanted = (self.judged_split(record), self.compared_split, *SPLIT_ORDER)
         split = next((split for split in wanted if split in record.findings), None)
         return (split, record.findings[split]) if split is not None else None
 
@@ -231,31 +216,3 @@ class View:
             theirs.preprocessing,
         )
         return theirs.median / mine.median if same else None
-
-
-# What findings record of falls, all of it reference minus candidate, is read here alone.
-
-
-def group_drop(group: Group, metric: str) -> Interval | None:
-    """How far a metric fell in a group of patients."""
-    return group.drops.get(metric)
-
-
-def calibration_drop(calibration: Calibration, metric: str) -> Interval | None:
-    """How far an error of the stated confidence fell."""
-    return calibration.drops.get(metric)
-
-
-def operating_drop(row: OperatingRow, metric: str) -> Interval | None:
-    """How far "sensitivity" or "specificity" fell at a threshold."""
-    return row.sensitivity_drop if metric == "sensitivity" else row.specificity_drop
-
-
-def stress_drop(level: StressLevel) -> Interval | None:
-    """How far the accuracy fell on disturbed images."""
-    return level.drop
-
-
-def seed_drop(spread: OverSeeds, metric: str) -> Spread | None:
-    """How far a metric fell, over seeds."""
-    return spread.drop.get(metric)

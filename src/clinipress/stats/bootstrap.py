@@ -164,7 +164,7 @@ def spread_interval(
         name: The figure; "ece" and what begins with it are calibration errors.
         spread: How it varies.
         index: Unit of each case, int64 ``[n]``.
-        floor: Smallest value possible of a calibration error, or of a drop of it.
+        floor: Smallest value possible of a calibration error, or of a change of it.
     """
     method = "cluster-bootstrap" if is_clustered(index) else "bootstrap"
     if name.startswith("ece"):

@@ -13,11 +13,11 @@ Deviations, said aloud:
   symmetric in the area itself.
 - Student's t stands in for the normal quantile, with the degrees of freedom that the kurtosis of
   the placements leaves their variance (`degrees_of_freedom`): of a good classifier a few hard cases
-  make up nearly all of it. A drop, which comes from a few cases that are lost, is skewed too; its
+  make up nearly all of it. A difference, which comes from a few cases, is skewed too; its
   ends are those of Hall's (1992) transformation, whose upper end reaches further. Of 8,000 studies
   with 30 positives, 270 negatives and an area of 0.96 the normal quantile holds 91.6 % of areas and
-  92.0 % of drops, and 7.6 % of drops lie above their upper end; so changed, 94.3, 93.3 and 5.6 %.
-  With some 16 patients of 5 images on one side it stays at 92.8 % of drops and 6.6 %.
+  92.0 % of differences, and 7.6 % lie above their upper end; so changed, 94.3, 93.3 and 5.6 %.
+  With some 16 patients of 5 images on one side it stays at 92.8 % of differences and 6.6 %.
 - Where the variance is 0 or unknown (no case out of order, one unit on a side), one area has
   Newcombe's score limits, two differing areas combine theirs by square-and-add as if independent
   (Zou and Donner 2008), and equal areas of equal placements are taken for a paired proportion with
@@ -163,45 +163,45 @@ def auroc_interval(
 
 
 def auroc_difference(
-    reference: NDArray[np.floating],
-    candidate: NDArray[np.floating],
+    first: NDArray[np.floating],
+    second: NDArray[np.floating],
     positive: NDArray[np.bool_],
     index: Integers,
     confidence: float = 0.95,
 ) -> Interval | None:
-    """Drop of the area on the same cases, reference minus candidate.
+    """Difference of two areas on the same cases, first minus second.
 
-    ``drop -+ se g(+-t)``, g undoing the skewness of the studentised drop (`_unskewed`).
+    ``d -+ se g(+-t)``, g undoing the skewness of the studentised difference d (`_unskewed`).
 
     Args:
-        reference: The reference's scores, floating ``[n]``.
-        candidate: The candidate's, same cases.
+        first: The one classifier's scores, floating ``[n]``.
+        second: The other's, same cases.
         positive: bool ``[n]``.
         index: Unit of each case, int64 ``[n]``.
         confidence: Two-sided coverage aimed at.
 
     Returns:
-        The drop, or None when one side is empty.
+        The difference, or None when one side is empty.
     """
-    before, after = placements(reference, positive), placements(candidate, positive)
-    if before is None or after is None:
+    own, other = placements(first, positive), placements(second, positive)
+    if own is None or other is None:
         return None
-    drop = before.area - after.area
-    apart = Placements(drop, before.positives - after.positives, before.negatives - after.negatives)
+    value = own.area - other.area
+    apart = Placements(value, own.positives - other.positives, own.negatives - other.negatives)
     variance, freedom, skewness = delong_variance(apart, positive, index)
     if variance > _ROUNDING:
         error, t = math.sqrt(variance), t_value(freedom, confidence)
-        low, high = (drop - error * _unskewed(end, skewness) for end in (t, -t))
-        return _interval(drop, low, high, "delong", index, confidence)
-    if abs(drop) < 1e-12:
+        low, high = (value - error * _unskewed(end, skewness) for end in (t, -t))
+        return _interval(value, low, high, "delong", index, confidence)
+    if abs(value) < 1e-12:
         z2, smaller = z_value(confidence) ** 2, min(_units_by_side(positive, index))
         half = z2 / (smaller + z2)
-        return _interval(drop, -half, half, "tango", index, confidence)
-    low_b, high_b = _score_limits(before.area, positive, index, confidence)
-    low_a, high_a = _score_limits(after.area, positive, index, confidence)
-    low = drop - math.hypot(before.area - low_b, high_a - after.area)
-    high = drop + math.hypot(high_b - before.area, after.area - low_a)
-    return _interval(drop, low, high, "newcombe", index, confidence)
+        return _interval(value, -half, half, "tango", index, confidence)
+    low_1, high_1 = _score_limits(own.area, positive, index, confidence)
+    low_2, high_2 = _score_limits(other.area, positive, index, confidence)
+    low = value - math.hypot(own.area - low_1, high_2 - other.area)
+    high = value + math.hypot(high_1 - own.area, other.area - low_2)
+    return _interval(value, low, high, "newcombe", index, confidence)
 
 
 def _unskewed(quantile: float, skewness: float) -> float:

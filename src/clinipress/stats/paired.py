@@ -175,12 +175,12 @@ def _square_and_add(
 
 def precision_difference(
     actual: NDArray[np.bool_],
-    reference: NDArray[np.bool_],
-    candidate: NDArray[np.bool_],
+    first: NDArray[np.bool_],
+    second: NDArray[np.bool_],
     index: Integers,
     confidence: float = 0.95,
 ) -> Interval | None:
-    """Drop of a precision, reference minus candidate, whose cases differ between the two.
+    """Difference of two precisions, first minus second, whose cases differ between the two.
 
     Square-and-add (Newcombe 1998; Zou and Donner 2008, Stat Med 27:1693) of the two Wilson
     intervals, on the effective number of cases, with the correlation of the two estimates:
@@ -190,31 +190,32 @@ def precision_difference(
 
     Args:
         actual: Cases of the class, bool ``[n]``.
-        reference: Cases that the reference calls so, bool ``[n]``.
-        candidate: Cases that the candidate calls so.
+        first: Cases that the one classifier calls so, bool ``[n]``.
+        second: Cases that the other calls so.
         index: Unit of each case, int64 ``[n]``.
         confidence: Two-sided coverage aimed at.
 
     Returns:
-        The drop, or None where either never calls the class.
+        The difference, or None where either never calls the class.
     """
-    before = proportion(actual[reference], index[reference], confidence)
-    after = proportion(actual[candidate], index[candidate], confidence)
-    if before is None or after is None:
+    share, subtracted = (
+        proportion(actual[called], index[called], confidence) for called in (first, second)
+    )
+    if share is None or subtracted is None:
         return None
     own, other = (
-        np.bincount(index, called * (actual - share.value))
-        for called, share in ((reference, before), (candidate, after))
+        np.bincount(index, called * (actual - precision.value))
+        for called, precision in ((first, share), (second, subtracted))
     )
     scale = math.sqrt(float(own @ own) * float(other @ other))
     low, high = _square_and_add(
-        before.value,
-        (before.low, before.high),
-        after.value,
-        (after.low, after.high),
+        share.value,
+        (share.low, share.high),
+        subtracted.value,
+        (subtracted.low, subtracted.high),
         float(own @ other) / scale if scale > 0 else 0.0,
     )
-    value = before.value - after.value
+    value = share.value - subtracted.value
     return Interval(
         value=value,
         low=min(low, value),
@@ -226,46 +227,44 @@ def precision_difference(
 
 
 def paired_difference(
-    reference: NDArray[np.bool_],
-    candidate: NDArray[np.bool_],
+    first: NDArray[np.bool_],
+    second: NDArray[np.bool_],
     index: Integers | None = None,
     confidence: float = 0.95,
     method: Literal["tango", "newcombe"] = "tango",
 ) -> Interval | None:
-    """Drop of a proportion on a fixed set of cases, reference minus candidate.
+    """Difference of two proportions on a fixed set of cases, first minus second.
 
     Tango's interval, or Newcombe's where asked; where units hold several cases, on the effective
     number of cases that the design effect of the paired differences leaves (counts scaled alike).
 
     Args:
-        reference: Right or not by the reference, bool ``[n]``.
-        candidate: The same by the candidate, on the same cases.
+        first: Right or not by the one classifier, bool ``[n]``.
+        second: The same by the other, on the same cases.
         index: Unit of each case, int64 ``[n]``; None: each its own.
         confidence: Two-sided coverage aimed at.
         method: "tango" has the better coverage with few discordant cases, and is what every rule
             is judged by; "newcombe" needs no iteration and is what many papers report.
 
     Returns:
-        The drop with its interval, or None without a case.
+        The difference with its interval, or None without a case.
     """
-    n = len(reference)
+    n = len(first)
     if not n:
         return None
     units = unit_index(None, n) if index is None else index
-    lost = int(np.count_nonzero(reference & ~candidate))
-    gained = int(np.count_nonzero(~reference & candidate))
-    differences = reference.astype(np.int64) - candidate.astype(np.int64)
+    more = int(np.count_nonzero(first & ~second))
+    fewer = int(np.count_nonzero(~first & second))
+    differences = first.astype(np.int64) - second.astype(np.int64)
     effective = effective_size(differences, units, confidence)
     scale = effective / n
     if method == "tango":
-        low, high = tango(lost * scale, gained * scale, effective, confidence)
+        low, high = tango(more * scale, fewer * scale, effective, confidence)
     else:
-        both = int(np.count_nonzero(reference & candidate))
-        neither = n - both - lost - gained
-        low, high = newcombe(
-            both * scale, lost * scale, gained * scale, neither * scale, confidence
-        )
-    value = (lost - gained) / n
+        both = int(np.count_nonzero(first & second))
+        neither = n - both - more - fewer
+        low, high = newcombe(both * scale, more * scale, fewer * scale, neither * scale, confidence)
+    value = (more - fewer) / n
     return Interval(
         value=value,
         low=min(low, value),

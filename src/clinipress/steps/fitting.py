@@ -15,19 +15,12 @@ from numpy.typing import NDArray
 
 from clinipress.data.study import StudyData, pixel_statistics
 from clinipress.errors import ModelError
-from clinipress.models.classifier import Classifier, TorchCandidate
-from clinipress.models.zoo import new_classifier
+from clinipress.models.classifier import Classifier, TorchCandidate, new_classifier
 from clinipress.recipe.steps import ModelRecipe, TrainOptions
-from clinipress.records.candidate import (
-    Candidate,
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Candidate, Card, InputSpec
 from clinipress.steps.distill.features import Tapped
 from clinipress.steps.qat.network import QuantizedNetwork
-from clinipress.steps.step import (
-    Context,
-)
+from clinipress.steps.step import Context
 from clinipress.train.fit import Images, Loss, fit
 from clinipress.train.losses import HardLoss
 from clinipress.train.numerics import measure_numerics
@@ -139,13 +132,7 @@ def hard_loss(params: dict[str, Any], context: Context, spec: InputSpec) -> Hard
 def calibration_rows(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
     """Places of training images for range calibration: the classes in turn, drawn by a seed.
 
-    Args:
-        labels: int64 ``[n]`` of the training images.
-        count: How many; fewer where there are fewer images.
-        seed: Of the draw.
-
-    Returns:
-        int64 ``[min(count, n)]``, sorted, without repetition.
+    int64 ``[min(count, n)]`` of the labels' n, sorted, without repetition.
     """
     generator = np.random.default_rng(seed)
     piles = [list(generator.permutation(np.flatnonzero(labels == c))) for c in np.unique(labels)]

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from clinipress.errors import RecipeError
 from clinipress.progress import SILENT, Progress
+from clinipress.recipe.steps import Config
+from clinipress.recipe.techniques import TECHNIQUES, Technique, technique_of
 from clinipress.records.candidate import (
     Applied,
     Candidate,
     Card,
 )
 
-__all__ = ["Context", "Step", "run", "with_history"]
+__all__ = ["Child", "Context", "Params", "Step", "open_step", "run", "with_history"]
+
+Params = dict[str, Any]  # what a plan decides: plain JSON
+Child = tuple[Candidate, dict[str, Any]]  # and the facts worth keeping of how it was made
 
 
 @dataclass(frozen=True)
@@ -61,13 +68,26 @@ class Step(Protocol):
     def recipe(self) -> Any:
         """The step's part of the study, a frozen pydantic model."""
 
-    def plan(self, parent: Candidate | None, context: Context) -> dict[str, Any]:
+    def plan(self, parent: Candidate | None, context: Context) -> Params:
         """Decide."""
 
-    def apply(
-        self, parent: Candidate | None, params: dict[str, Any], context: Context
-    ) -> tuple[Candidate, dict[str, Any]]:
+    def apply(self, parent: Candidate | None, params: Params, context: Context) -> Child:
         """Do; returns the child and the facts worth keeping."""
+
+
+def open_step(recipe: Config, techniques: tuple[Technique, ...] = TECHNIQUES) -> Step:
+    """The step that a recipe asks for, imported from where its row says that it is.
+
+    Raises:
+        RecipeError: No row says it.
+    """
+    row = technique_of(recipe, techniques)
+    module, _, name = row.implementation.partition(":")
+    if not name:
+        known = ", ".join(technique.kind for technique in techniques)
+        raise RecipeError(f"a step of kind {known}", f"'{row.kind}'")
+    step: Step = getattr(importlib.import_module(module), name)(recipe)
+    return step
 
 
 def run(

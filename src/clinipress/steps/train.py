@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 from clinipress.models.classifier import TorchCandidate
 from clinipress.recipe.steps import FineTuneStep
-from clinipress.records.candidate import (
-    Candidate,
-)
+from clinipress.records.candidate import Candidate
 from clinipress.steps.fitting import fit_module, hard_loss, plan_fit, torch_candidate
-from clinipress.steps.step import (
-    Context,
-)
+from clinipress.steps.step import Child, Context, Params
 from clinipress.train.layers import never_trained
 
 __all__ = ["FineTune"]
@@ -28,7 +23,7 @@ class FineTune:
     def __init__(self, recipe: FineTuneStep) -> None:
         self.recipe = recipe
 
-    def plan(self, parent: Candidate | None, context: Context) -> dict[str, Any]:
+    def plan(self, parent: Candidate | None, context: Context) -> Params:
         """Measure the numerics, fix the options; say of a frozen backbone that it is random."""
         module, options = torch_candidate(parent).module, self.recipe.train
         params = plan_fit(module, options, context, self.kind)
@@ -37,9 +32,7 @@ class FineTune:
             params["frozen_backbone"] = "random weights: no pretrained weights were given"
         return params
 
-    def apply(
-        self, parent: Candidate | None, params: dict[str, Any], context: Context
-    ) -> tuple[Candidate, dict[str, Any]]:
+    def apply(self, parent: Candidate | None, params: Params, context: Context) -> Child:
         """Fit a copy of the parent."""
         origin = torch_candidate(parent)
         module = copy.deepcopy(origin.module)

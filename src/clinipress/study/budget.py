@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from clinipress.errors import RecipeError
 from clinipress.models.classifier import build
 from clinipress.models.cost import evaluating, parameters
-from clinipress.recipe.steps import DistillStep, FineTuneStep, ModelRecipe, PruneStep, QatStep, Step
+from clinipress.recipe.formats import precision_facts
+from clinipress.recipe.steps import ModelRecipe, Step
 from clinipress.recipe.study import Study
+from clinipress.recipe.techniques import next_network, remaining_weights, technique_of
 from clinipress.records.candidate import (
     InputSpec,
     ModelSpec,
@@ -25,20 +27,7 @@ from clinipress.study.devices import Target
 
 __all__ = ["check_budget", "largest_layer", "smallest_weights"]
 
-# Bytes of a weight at the least; "mixed" may turn out to be int8 throughout.
-WEIGHT_BYTES = {
-    "float32": 4.0,
-    "float16": 2.0,
-    "int8": 1.0,
-    "int8-dynamic": 1.0,
-    "mixed": 1.0,
-    "int4-weights": 0.5,
-}
-# Bytes of an activation: only static quantization makes them small.
-ACTIVATION_BYTES = {"float16": 2, "int8": 1, "mixed": 1}
 WIDTHS = (64, 48, 32, 24, 16, 12, 8)
-# Steps that change weights and not their number; a distillation here is one without a student.
-SAME_SIZE = (DistillStep, FineTuneStep, QatStep)
 ROOM = 0.9  # of the limit: a file also holds its graph, scales and biases
 
 
@@ -58,20 +47,25 @@ def check_budget(study: Study, targets: Sequence[Target]) -> None:
     if weights is None:
         return  # what a step makes of the size shows when it has run
     # pruning may take any channel, also those of the largest layer
-    pruned = any(isinstance(step, PruneStep) for step in steps)
-    layer = 0 if pruned else largest_layer(module, study.data.input)
+    narrowed = any(technique_of(step).size == "share" for step in steps)
+    layer = 0 if narrowed else largest_layer(module, study.data.input)
     for target in targets:
         sizes = [
-            (weights * WEIGHT_BYTES[p], layer * _activation_bytes(p), p)
-            for p in usable[target.name]
+            (weights * _weight_bytes(name), layer * _activation_bytes(name), name)
+            for name in usable[target.name]
         ]
         if all(size > target.model_bytes or ram > target.ram_bytes for size, ram, _ in sizes):
             raise _refusal(study, recipe, target, *min(sizes))
 
 
-def _activation_bytes(precision: str) -> int:
-    """Bytes of one activation in a file of this precision."""
-    return ACTIVATION_BYTES.get(precision, 4)
+def _weight_bytes(precision: str) -> float:
+    """Bytes of one weight at the least; 0 where no row says it, which refuses nothing."""
+    return precision_facts(precision).weight_bytes or 0
+
+
+def _activation_bytes(precision: str) -> float:
+    """Bytes of one activation at the least; 0 where no row says it, which refuses nothing."""
+    return precision_facts(precision).activation_bytes or 0
 
 
 def _usable(study: Study, target: Target) -> Sequence[str]:
@@ -106,7 +100,7 @@ def _refusal(
     """What was asked, what it takes at least, what would fit."""
     name = recipe.name or recipe.factory
     spec = study.data.input
-    found = f"'{name}' at {spec.height} x {spec.width} pixels, which takes at least "
+    network = f"'{name}' at {spec.height} x {spec.width} pixels, which takes at least "
     parts = []
     if file_bytes > target.model_bytes:
         parts.append(f"{file_bytes / 1e6:.2f} MB in {precision}")
@@ -115,12 +109,12 @@ def _refusal(
     limits = f"{target.model_bytes / 1e6:g} MB and {target.ram_bytes / 1e6:g} MB of memory"
     return RecipeError(
         f"a network whose file and activations fit {target.title} ({limits})",
-        found + " and ".join(parts),
-        _remedy(spec, target, WEIGHT_BYTES[precision], _activation_bytes(precision)),
+        network + " and ".join(parts),
+        _remedy(spec, target, _weight_bytes(precision), _activation_bytes(precision)),
     )
 
 
-def _remedy(spec: InputSpec, target: Target, weight: float, activation: int) -> str:
+def _remedy(spec: InputSpec, target: Target, weight: float, activation: float) -> str:
     """A student that fits, found by building narrower ones."""
     for width in WIDTHS:
         channels = [width, 2 * width, 3 * width, 4 * width]
@@ -137,23 +131,18 @@ def _remedy(spec: InputSpec, target: Target, weight: float, activation: int) -> 
     return "choose smaller images (data.input) and a smaller network"
 
 
-def smallest_weights(count: int, study: Study) -> float | None:
+def smallest_weights(count: int, study: Study) -> int | None:
     """How few weights the study's steps can leave of `count`, at the least.
-
-    Removing a share of the multiply-adds removes at most about the square of that share's rest of
-    the weights: a layer loses inputs and outputs alike.
 
     Returns:
         None where a step's effect on the size is not known beforehand: a search, say.
     """
-    _, steps = _last_model(study)
-    for step in steps:
-        if isinstance(step, PruneStep) and step.of in ("macs", "parameters"):
-            rest = 1 - step.ratio
-            count = round(count * (rest if step.of == "parameters" else rest**2))
-        elif not isinstance(step, SAME_SIZE):
+    remaining: int | None = count
+    for step in _last_model(study)[1]:
+        if remaining is None:
             return None
-    return count
+        remaining = remaining_weights(step, remaining)
+    return remaining
 
 
 def largest_layer(module: nn.Module, spec: InputSpec) -> int:
@@ -183,8 +172,9 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
 def _last_model(study: Study) -> tuple[ModelRecipe, tuple[Step, ...]]:
     """The network whose file is shipped, the last student or the reference's; and what follows."""
     for number, step in reversed([*enumerate(study.steps)]):
-        if isinstance(step, DistillStep) and step.student is not None:
-            return step.student, study.steps[number + 1 :]
+        network = next_network(step)
+        if network is not None:
+            return network, study.steps[number + 1 :]
     return study.reference.model, study.steps
 
 

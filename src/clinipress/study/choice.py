@@ -1,25 +1,29 @@
-"""Which file is shipped to which device, decided on validation before the test split is opened.
+"""Which file is shipped to which device, and what to try where none may be; on validation alone.
 
 Among the files whose verdict is best (pass before inconclusive; a failed file is never shipped) and
 that fit the device, the fastest here is taken, and the smallest of those that are equally fast; for
 a device whose engine is not on this machine, the precision that is listed first for it, then the
 smallest file. Without a device: the largest product of size and speed gains over the reference.
+
+Where no low-precision file may be shipped, the policy's ladder is climbed rung by rung: int8 after
+training -> the worst layers in float -> quantization-aware training -> float16. Each rung is
+measured and judged like anything the study names; what was made before stays, and the best of all
+is shipped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from clinipress.records.result import TargetOutcome
+from clinipress.recipe.study import PRECISIONS, ExportRecipe
+from clinipress.records.candidate import CandidateRecord, Judged
+from clinipress.records.result import RiskLevel, TargetOutcome
 from clinipress.study.devices import Target, fits, unknown
-from clinipress.study.policy import objection
-from clinipress.study.scorecard import Row, Scorecard
-from clinipress.text import (
-    capital,
-)
+from clinipress.study.policy import next_steps, objection
+from clinipress.text import capital
 
-__all__ = ["Choice", "blocked", "choose"]
+__all__ = ["NOTHING", "Attempt", "Choice", "choose", "chosen", "next_attempt", "objection_to"]
 
 RANK = {"pass": 0, "inconclusive": 1, "fail": 2}
 FASTER = ("int8", "int8-dynamic", "mixed")  # precisions that promise time
@@ -35,143 +39,252 @@ class Choice:
         finalists: Names of the candidates whose test scores are wanted; none where nothing is
             shipped, and the test split stays sealed.
         outcomes: One per device the study aims at.
+        selected: Name -> devices it was chosen for; ("",) where the study names none.
+        rejected: Name -> why it is not shipped.
     """
 
     shipped: str | None = None
     finalists: tuple[str, ...] = ()
     outcomes: tuple[TargetOutcome, ...] = ()
+    selected: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    rejected: Mapping[str, str] = field(default_factory=dict)
 
 
-def choose(card: Scorecard) -> Choice:
-    """Decide on validation, and write into each row that is not shipped why."""
-    able = [row for row in card.rows[1:] if blocked(card, row) is None]
-    for row in card.rows[1:]:
-        row.rejected = blocked(card, row)
-    targets: Sequence[Target | None] = card.targets or (None,)
-    best = {target.name if target else "": _best(card, able, target) for target in targets}
-    outcomes = tuple(_outcome(card, target, best[target.name]) for target in card.targets)
-    shipped = [row for row in best.values() if row is not None]
-    if not shipped:
-        return Choice(outcomes=outcomes)  # nothing to decide: the test split stays sealed
-    for row in able:
-        if row not in shipped:
-            row.rejected = "; ".join(
-                dict.fromkeys(
-                    _why_not(card, row, chosen, target)
-                    for target, chosen in zip(targets, best.values(), strict=True)
-                    if chosen is not None and not _misfits(row, target)
-                )
+NOTHING = Choice()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One more thing to make.
+
+    Attributes:
+        train: Train for quantization first; the export is then of that network.
+        export: The file to make.
+        of: Name of the candidate whose network it is made of.
+        because: The rest of a sentence that begins with "Tried because".
+    """
+
+    train: bool
+    export: ExportRecipe
+    of: str
+    because: str
+
+    @property
+    def rung(self) -> str:
+        """What is tried, in words."""
+        return "quantization-aware training" if self.train else self.export.precision
+
+
+def choose(judged: Sequence[Judged], risk: RiskLevel, targets: Sequence[Target] = ()) -> Choice:
+    """Decide on validation.
+
+    Args:
+        judged: Every candidate, the reference first.
+        risk: Of the study; its policy may bar a technique.
+        targets: Devices of the study.
+    """
+    reference, *others = judged
+    objections = {r.name: objection_to(r, judged, risk, targets) for r in others}
+    able = [record for record in others if objections[record.name] is None]
+    rejected = {name: reason for name, reason in objections.items() if reason is not None}
+    devices: Sequence[Target | None] = targets or (None,)
+    best = [(device, _best(reference, able, device)) for device in devices]
+    outcomes = tuple(_outcome(judged, device, record) for device, record in best if device)
+    shipped = [record for _, record in best if record is not None]
+    if not shipped:  # nothing to decide: the test split stays sealed
+        return Choice(outcomes=outcomes, rejected=rejected)
+    for record in able:
+        if record not in shipped:
+            reasons = (
+                _why_not(reference, record, better, device, len(targets))
+                for device, better in best
+                if better is not None and not _misfits(record, device)
             )
-    controls = [found for row in able if (found := card.control(row)) is not None]
-    finalists = (card.reference.name, *(row.name for row in [*able, *controls]))
-    return Choice(shipped[0].name, finalists, outcomes)
+            rejected[record.name] = "; ".join(dict.fromkeys(reasons))
+    controls = [record.control for record in able if record.control is not None]
+    selected = {
+        record.name: tuple(
+            device.name if device else "" for device, better in best if better is record
+        )
+        for record in shipped
+    }
+    finalists = (reference.name, *(record.name for record in able), *controls)
+    return Choice(shipped[0].name, finalists, outcomes, selected, rejected)
 
 
-def _best(card: Scorecard, able: Sequence[Row], target: Target | None) -> Row | None:
-    """The row to ship to a device."""
-    fit = [row for row in able if not _misfits(row, target)]
-    if not fit:
-        return None
-    status = min(RANK[row.verdicts["validation"].status] for row in fit)
-    fit = [row for row in fit if RANK[row.verdicts["validation"].status] == status]
-    if target is None:
-        return max(fit, key=card.gain)
-    timed = [row for row in fit if row.cost["latency"]]
-    if not timed:
-        order = target.precisions.index
-        return min(fit, key=lambda r: (order(r.file.card.precision), r.cost["file_bytes"]))
-    limit = min(_median(row) for row in timed) * (1 + NOISE)
-    return min(
-        (row for row in timed if _median(row) <= limit), key=lambda row: row.cost["file_bytes"]
+def chosen(record: Judged, choice: Choice) -> CandidateRecord:
+    """The last stage of a record: what ``result.json`` holds of a candidate."""
+    return CandidateRecord(
+        **{name: getattr(record, name) for name in Judged.model_fields},
+        selected_for=choice.selected.get(record.name, ()),
+        rejected=choice.rejected.get(record.name),
     )
 
 
-def _median(row: Row) -> float:
-    return float(row.cost["latency"]["median"])
+def next_attempt(
+    judged: Sequence[Judged],
+    risk: RiskLevel,
+    targets: Sequence[Target],
+    exports: Sequence[ExportRecipe],
+) -> Attempt | None:
+    """The next rung, or None: a low-precision file may be shipped, or nothing is left to try.
+
+    Nothing is tried where the network fails in float32 already: no precision mends that.
+
+    Args:
+        judged: Every candidate, the reference first.
+        risk: Of the study.
+        targets: Devices of the study.
+        exports: Of the study; their calibration is kept.
+    """
+    made = [record for record in judged if record.origin == "export"]
+    low = [record for record in made if next_steps(risk, (), record.precision)]
+    if not low or any(objection_to(record, judged, risk, targets) is None for record in low):
+        return None
+    last = low[-1]
+    whole = float_candidate(last, judged)
+    if whole.verdict is not None and whole.verdict.status == "fail":
+        return None
+    calibration = next((e for e in exports if e.precision == "int8"), ExportRecipe())
+    because = f"'{last.name}' may not be shipped: {objection_to(last, judged, risk, targets)}"
+    for rung in next_steps(risk, last.history, last.precision):
+        train = rung == "qat"
+        precision = "int8" if train else rung
+        if precision not in PRECISIONS[calibration.format]:
+            continue  # other toolchains have no "mixed", a microcontroller no float16
+        plain = {"equalize": False, "smooth": None} if train else {}
+        export = calibration.model_copy(update={"precision": precision} | plain)
+        # one float16 file is enough: training for 8 bits does not make a better one
+        done = any(
+            rung == "float16" or record.parent == last.parent
+            for record in made
+            if record.precision == precision
+        )
+        if train or not done:
+            return Attempt(train, export, whole.name, because)
+    return None
 
 
-def blocked(card: Scorecard, row: Row) -> str | None:
-    """Why a row must not be shipped, whatever the others are; None where it may.
+def float_candidate(record: Judged, judged: Sequence[Judged]) -> Judged:
+    """The float32 candidate of the network that a file is of: an export's parent, else itself."""
+    if record.origin != "export":
+        return record
+    return next(other for other in judged if other.name == record.parent)
+
+
+def objection_to(
+    record: Judged,
+    judged: Sequence[Judged],
+    risk: RiskLevel,
+    targets: Sequence[Target] = (),
+) -> str | None:
+    """Why a candidate must not be shipped, whatever the others are; None where it may.
 
     A file in low precision has to be what it is named after, and not slower than the float32 file
     it was made from, where time is what its precision is for. A file has to fit one of the devices
     of the study.
     """
-    if row.to is not None:
-        return f"A control: it is here to be compared with '{row.to}', never shipped."
-    file = row.file.card
-    barred = objection(card.runner.study.risk, file.history, file.precision)
+    if record.control_of is not None:
+        return f"A control: it is here to be compared with '{record.control_of}', never shipped."
+    barred = objection(risk, record.history, record.precision)
     if barred:
         return barred
-    warning = file.history[-1].facts.get("warning")
+    warning = record.history[-1].facts.get("warning")
     if warning:
-        return f"Named {file.precision}, but {warning}."
-    verdict = row.verdicts["validation"]
-    if verdict.status == "fail":
-        return "Failed its gate on validation. " + " ".join(verdict.deciding[:1])
-    return _slow(card, row) or _unfit(card, row)
+        return f"Named {record.precision}, but {warning}."
+    if record.verdict is not None and record.verdict.status == "fail":
+        return "Failed its gate on validation. " + " ".join(record.verdict.deciding[:1])
+    return _slow(record, float_candidate(record, judged)) or _unfit(record, targets)
 
 
-def _slow(card: Scorecard, row: Row) -> str | None:
+def _slow(record: Judged, whole: Judged) -> str | None:
     """Slower than in float32, in a precision that promises time."""
-    if row.file.card.precision not in FASTER or not row.cost or not row.cost["latency"]:
+    mine, other = _median(record), _median(whole)
+    if record.precision not in FASTER or mine is None or other is None:
         return None
-    parent = card.network(row)
-    mine, other = _median(row), _median(parent)
     if mine <= other * (1 + NOISE):
         return None
-    return f"Slower than '{parent.name}' in float32: {mine:.2f} against {other:.2f} ms."
+    return f"Slower than '{whole.name}' in float32: {mine:.2f} against {other:.2f} ms."
 
 
-def _unfit(card: Scorecard, row: Row) -> str | None:
+def _unfit(record: Judged, targets: Sequence[Target]) -> str | None:
     """What speaks against every device."""
-    if not card.targets or not row.cost:
-        return None
-    found = {target.title: _misfits(row, target) for target in card.targets}
-    if not all(found.values()):
+    misfits = [_misfits(record, target) for target in targets]
+    if not misfits or not all(misfits):
         return None
     # the device's name stands in every sentence but of those about memory and time of few devices
-    said = "; ".join(dict.fromkeys(reason for reasons in found.values() for reason in reasons))
-    return capital(said) + "."
+    return capital("; ".join(dict.fromkeys(r for reasons in misfits for r in reasons))) + "."
 
 
-def _misfits(row: Row, target: Target | None) -> tuple[str, ...]:
-    if target is None or not row.cost:
+def _misfits(record: Judged, target: Target | None) -> tuple[str, ...]:
+    if target is None:
         return ()
-    latency = row.cost["latency"]
     return fits(
-        target, row.cost["file_bytes"], row.cost["peak_memory"],
-        row.file.card.format, row.file.card.precision, latency["median"] if latency else None,
+        target, record.file_bytes, record.peak_memory_bytes, record.format, record.precision,
+        _median(record),
     )  # fmt: skip
 
 
-def _why_not(card: Scorecard, row: Row, best: Row, target: Target | None) -> str:
-    mine, other = row.verdicts["validation"].status, best.verdicts["validation"].status
-    where = f" for {target.title}" if target and len(card.targets) > 1 else ""
-    if RANK[mine] > RANK[other]:
-        return f"'{best.name}' passed on validation; here the cases were too few to tell."
+def _median(record: Judged) -> float | None:
+    return record.latency_ms.median if record.latency_ms else None
+
+
+def _best(reference: Judged, able: Sequence[Judged], target: Target | None) -> Judged | None:
+    """The candidate to ship to a device."""
+    fit = [record for record in able if not _misfits(record, target)]
+    if not fit:
+        return None
+    rank = min(_rank(record) for record in fit)
+    fit = [record for record in fit if _rank(record) == rank]
+    if target is None:
+        return max(fit, key=lambda record: gain(reference, record))
+    timed = [(median, record) for record in fit if (median := _median(record)) is not None]
+    if not timed:
+        order = target.precisions.index
+        return min(fit, key=lambda record: (order(record.precision), record.file_bytes))
+    limit = min(median for median, _ in timed) * (1 + NOISE)
+    return min((record for median, record in timed if median <= limit), key=lambda r: r.file_bytes)
+
+
+def _rank(record: Judged) -> int:
+    return RANK[record.verdict.status] if record.verdict else RANK["inconclusive"]
+
+
+def gain(reference: Judged, record: Judged) -> float:
+    """Product of size and speed gains over the reference; of size alone where it is untimed."""
+    size = reference.file_bytes / record.file_bytes
+    theirs, mine = reference.latency_with_preprocessing_ms, record.latency_with_preprocessing_ms
+    return size * (theirs.median / mine.median if theirs and mine else 1.0)
+
+
+def _why_not(
+    reference: Judged, record: Judged, better: Judged, target: Target | None, devices: int
+) -> str:
+    where = f" for {target.title}" if target and devices > 1 else ""
+    if _rank(record) > _rank(better):
+        return f"'{better.name}' passed on validation; here the cases were too few to tell."
     if target is None:
         return (
-            f"'{best.name}' gains more: size times speed {card.gain(best):.0f}-fold over the "
-            f"reference, here {card.gain(row):.0f}-fold."
+            f"'{better.name}' gains more: size times speed {gain(reference, better):.0f}-fold over "
+            f"the reference, here {gain(reference, record):.0f}-fold."
         )
-    if not row.cost["latency"] or not best.cost["latency"]:
-        return f"'{best.name}' is the better kind of file{where}, and was not timed here either."
-    if _median(row) > _median(best) * (1 + NOISE):
-        return f"'{best.name}' is faster{where}: {_median(best):.2f} against {_median(row):.2f} ms."
-    return f"'{best.name}' is as fast and smaller{where}."
+    mine, other = _median(record), _median(better)
+    if mine is None or other is None:
+        return f"'{better.name}' is the better kind of file{where}, and was not timed here either."
+    if mine > other * (1 + NOISE):
+        return f"'{better.name}' is faster{where}: {other:.2f} against {mine:.2f} ms."
+    return f"'{better.name}' is as fast and smaller{where}."
 
 
-def _outcome(card: Scorecard, target: Target, best: Row | None) -> TargetOutcome:
-    tried = {row.file.card.format for row in card.rows}
+def _outcome(judged: Sequence[Judged], target: Target, best: Judged | None) -> TargetOutcome:
+    tried = {record.format for record in judged}
     rest = tuple(name for name in target.formats if name not in tried)
     facts = {"name": target.name, "title": target.title, "runtime": target.runtime}
     if best is None:
         return TargetOutcome(**facts, shipped=None, formats_not_tried=rest)
-    latency = best.cost["latency"]
     return TargetOutcome(
         **facts,
         shipped=best.name,
-        unknown=unknown(target, best.cost["peak_memory"], latency["median"] if latency else None),
+        unknown=unknown(target, best.peak_memory_bytes, _median(best)),
         formats_not_tried=rest,
     )

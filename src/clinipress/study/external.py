@@ -21,7 +21,7 @@ from clinipress.data.study import (
 from clinipress.edge.load import load_candidate
 from clinipress.errors import InputError, ModelError
 from clinipress.evidence import gate
-from clinipress.evidence.judged import Asked, figures, judged, statistics
+from clinipress.evidence.judged import Declared, figures, judged, statistics
 from clinipress.evidence.scores import Scores
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import EvidenceRecipe, Study
@@ -143,7 +143,9 @@ def evaluate(
     mine = answers["model"]
     if scores is not None:
         mine.save(scores)
-    asked = Asked("medium", EvidenceRecipe(), resamples)  # nothing is judged: the risk has no say
+    asked = Declared(
+        "medium", EvidenceRecipe(), resamples
+    )  # nothing is judged: the risk has no say
     found = statistics(asked, mine, mine, validation=None)
     return {
         **_facts(candidate, mine),
@@ -184,8 +186,8 @@ def compare(
         progress: The listener.
 
     Returns:
-        Plain data: both evidences, the drops (reference minus candidate), the candidate's findings
-        by section, and the verdict.
+        Plain data: both evidences, the changes (candidate minus reference), the candidate's
+        findings by section, and the verdict.
 
     Raises:
         InputError: A model, the data or the risk level cannot be used, or the classes differ.
@@ -197,7 +199,7 @@ def compare(
     else:
         place = Elsewhere(data, class_map, split, threads, progress)
         facts, (a, b) = _run(reference, candidate, place)
-    asked = Asked(risk, EvidenceRecipe(), resamples)  # type: ignore[arg-type]
+    asked = Declared(risk, EvidenceRecipe(), resamples)  # type: ignore[arg-type]
     found = statistics(asked, a, b, validation=None)
     second = judged(asked, gate.rules_for(asked.risk), a, b, found)
     return {
@@ -210,7 +212,7 @@ def compare(
             {**facts[0], "evidence": {"data": _plain(figures(asked, a))}},
             {**facts[1], "evidence": {"data": _plain(second.evidence)}},
         ],
-        "drop": _plain(second.drop),
+        "changes": _plain(second.changes),
         "findings": found.model_dump(mode="json"),
         "verdict": second.verdict.model_dump(mode="json") if second.verdict else None,
     }
@@ -251,7 +253,7 @@ def evaluate_run(
     place = Elsewhere(data, class_map, split, threads, progress)
     answers, audit = place.score({r.name: load_candidate(run / r.path, threads) for r in rows})
     study = Study.model_validate(result.recipe)
-    asked = Asked(study.risk, study.evidence, study.bootstrap, study.seed)
+    asked = Declared(study.risk, study.evidence, study.bootstrap, study.seed)
     folder = run / EXTERNAL
     tested: dict[str, ExternalRow] = {}
     for row in rows:

@@ -6,14 +6,18 @@ as fast on a CPU; an exported file is run as it is, with its last feature map as
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from pathlib import Path
-from typing import cast
 
 from clinipress.errors import ModelError
+from clinipress.formats.file import FileCandidate
 from clinipress.formats.onnx.features import OnnxNetwork
+from clinipress.formats.onnx.float import export_onnx
+from clinipress.formats.open import engine_facts
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.features import TorchNetwork
+from clinipress.recipe.formats import FORMATS
 from clinipress.records.candidate import (
     Candidate,
     FeatureNetwork,
@@ -26,37 +30,30 @@ def feature_network(candidate: Candidate, *, threads: int | None = None) -> Feat
     """Open a candidate for Score-CAM.
 
     Args:
-        candidate: A torch network, or an ONNX or OpenVINO file.
+        candidate: A torch network, or a file whose format's row says `features`.
         threads: CPU threads of one call; None: as many as there are cores.
 
     Raises:
         ModelError: Its feature map cannot be read; the message is fit for "not measured".
     """
-    from clinipress.formats.onnx.run import OnnxCandidate
-
-    kind = candidate.card.format
-    if isinstance(candidate, OnnxCandidate):
-        return OnnxNetwork(candidate.path, candidate.card.precision, threads)
-    if kind == "openvino":
-        from clinipress.formats.file import FileCandidate
-        from clinipress.formats.openvino.features import OpenVinoNetwork
-
-        return OpenVinoNetwork(cast(FileCandidate, candidate).path, threads)
-    if kind == "pytorch":
-        from clinipress.models.classifier import TorchCandidate
-
-        if isinstance(candidate, TorchCandidate):
-            return _of_torch(candidate, threads)
+    if isinstance(candidate, TorchCandidate):
+        return _of_torch(candidate, threads)
+    facts = engine_facts(candidate.card.format)
+    if facts.features and isinstance(candidate, FileCandidate):
+        room = importlib.import_module(f"clinipress.formats.{facts.room}.features")
+        network: FeatureNetwork = room.open_features(candidate.path, candidate.card, threads)
+        return network
+    titles = [row.title for row in FORMATS if row.features]
+    readable = " or ".join(f"{'an' if t[0] in 'AEIOU' else 'a'} {t}" for t in titles)
     raise ModelError(
-        "a torch network, an ONNX or an OpenVINO file for Score-CAM",
-        f"'{candidate.card.name}' in the format {kind}, whose feature map is no output",
+        f"a torch network, {readable} file for Score-CAM",
+        f"'{candidate.card.name}' in the format {candidate.card.format}, whose feature map is no "
+        "output",
     )
 
 
 def _of_torch(candidate: TorchCandidate, threads: int | None) -> FeatureNetwork:
     """Through its ONNX file on a CPU; as it is on another device."""
-    from clinipress.formats.onnx.float import export_onnx
-
     if candidate.module.shift.device.type != "cpu":
         return TorchNetwork(candidate)
     with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:

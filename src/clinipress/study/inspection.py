@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from PIL import Image
 from clinipress import distributed
 from clinipress.data.cache import DECODERS
 from clinipress.errors import ModelError
+from clinipress.evidence.gate import rules_for
+from clinipress.evidence.judged import Declared
 from clinipress.evidence.probes import probe_logits, probe_records
 from clinipress.evidence.saliency.explained import (
     Explanation,
@@ -43,15 +46,18 @@ from clinipress.models.randomized import (
 )
 from clinipress.records.candidate import (
     Candidate,
+    InputSpec,
+    Judged,
 )
-from clinipress.records.judgement import Findings, Probe, Saliency, Stress
+from clinipress.records.judgement import Findings, OutOfScopeProbe, Saliency, Stress
 from clinipress.records.metrics import (
-    least_fall,
+    least_loss,
 )
 from clinipress.records.store import write_atomically
-from clinipress.study.choice import Choice
+from clinipress.study.choice import Choice, float_candidate
 from clinipress.study.feature_networks import feature_network
-from clinipress.study.scorecard import Row, Scorecard
+from clinipress.study.scores import calibrated
+from clinipress.study.workbench import Piece, Workbench
 
 __all__ = ["inspect"]
 
@@ -62,113 +68,143 @@ NOT_ASKED = "the study asks for none"
 NOT_SHIPPED = "nothing is shipped"
 
 
-def inspect(card: Scorecard, choice: Choice) -> None:
-    """Fill in the sections of every row that is shipped.
+def inspect(
+    judged: Sequence[Piece[Judged]], choice: Choice, declared: Declared, bench: Workbench
+) -> tuple[Piece[Judged], ...]:
+    """Every candidate, with the sections of those that are shipped.
 
-    Where nothing is, the maps of the row that came closest: where it looks may tell why it fell.
+    Where nothing is, the maps of the one that came closest: where it looks may tell why it fell.
     """
     split = "test" if choice.finalists else "validation"
-    shipped = {one.shipped for one in choice.outcomes} | {choice.shipped}
-    rows = [row for row in card.rows[1:] if row.name in shipped]
-    for row in card.rows[1:]:
-        for name in row.findings:
-            row.findings[name] = _with_pictures(card, row.findings[name])
-    asked = card.runner.study.evidence
-    stressed = _stress(card, rows, split) if rows and asked.stress else {}
-    not_stressed = NOT_ASKED if rows or not asked.stress else NOT_SHIPPED
-    rows = rows or _closest(card)
-    for row in rows:
-        missing = dict(row.findings[split].not_measured)
-        looks = _saliency(card, row, split) if asked.saliency else NOT_ASKED
-        if isinstance(looks, str):
-            missing["saliency"] = looks
-        if row.name not in stressed:
+    reference, *others = judged
+    pictured = [_with_pictures(piece, reference, bench) for piece in others]
+    shipped = [piece for piece in pictured if piece.name in choice.selected]
+    recipe = declared.recipe
+    wanted = shipped and recipe.stress
+    stressed = _stress(reference, shipped, split, declared, bench) if wanted else {}
+    not_stressed = NOT_ASKED if shipped or not recipe.stress else NOT_SHIPPED
+    looked_at = shipped or _closest(pictured, declared)
+    done = {}
+    for piece in looked_at:
+        maps = _saliency(judged, piece, split, bench) if recipe.saliency else NOT_ASKED
+        missing = dict(piece.record.findings[split].not_measured)
+        if isinstance(maps, str):
+            missing["saliency"] = maps
+        if piece.name not in stressed:
             missing["stress"] = not_stressed
-        update = {
-            "stress": stressed.get(row.name),
-            "saliency": looks if isinstance(looks, Saliency) else None,
-            "not_measured": missing,
-        }
-        row.findings[split] = row.findings[split].model_copy(update=update)
+        sections = piece.record.findings[split].model_copy(
+            update={
+                "stress": stressed.get(piece.name),
+                "saliency": maps if isinstance(maps, Saliency) else None,
+                "not_measured": missing,
+            }
+        )
+        done[piece.name] = _with_sections(piece, {**piece.record.findings, split: sections})
+    return (reference, *(done.get(piece.name, piece) for piece in pictured))
 
 
-def _closest(card: Scorecard) -> list[Row]:
-    """The row that the report shows where none is shipped: the least fall that can be excluded."""
-    metric = next(rule for rule in card.rules if rule.primary).metric
-    judged = [row for row in card.rows[1:] if row.to is None]
-    place = least_fall([row.drops.get("validation", {}).get(metric) for row in judged])
-    return [] if place is None else [judged[place]]
+def _with_sections(piece: Piece[Judged], findings: dict[str, Findings]) -> Piece[Judged]:
+    return replace(piece, record=piece.record.model_copy(update={"findings": findings}))
 
 
-def _stress(card: Scorecard, rows: Sequence[Row], split: str) -> dict[str, Stress]:
-    """Row -> how it bears worse images, beside the reference."""
-    runner, root = card.runner, card.reference
-    study, scores = runner.study, root.scores[split]
+def _closest(pieces: Sequence[Piece[Judged]], declared: Declared) -> list[Piece[Judged]]:
+    """What the report shows where nothing is shipped: the least loss that is not excluded."""
+    metric = next(rule for rule in rules_for(declared.risk) if rule.primary).metric
+    judged = [piece for piece in pieces if piece.record.control_of is None]
+    index = least_loss(
+        metric, [piece.record.changes.get("validation", {}).get(metric) for piece in judged]
+    )
+    return [] if index is None else [judged[index]]
+
+
+def _stress(
+    root: Piece[Judged],
+    pieces: Sequence[Piece[Judged]],
+    split: str,
+    declared: Declared,
+    bench: Workbench,
+) -> dict[str, Stress]:
+    """Candidate -> how it bears worse images, beside the reference."""
+    study, scores = bench.study, root.scores[split]
     chosen = stress_rows(scores.labels, scores.units, study.evidence.stress, study.seed)
     keys = tuple(scores.keys[row] for row in chosen)
-    files: dict[str, Candidate] = {row.name: row.file for row in (root, *rows)}
+    files: dict[str, Candidate] = {piece.name: piece.file for piece in (root, *pieces)}
     disturbed: dict[Level, dict[str, NDArray[np.float32]]] = {}
     what = f"{len(DISTURBANCES)} disturbances of {len(keys)} images"
-    runner.progress.start(what, len(DISTURBANCES))
-    with runner.phase("stress"):
+    bench.progress.start(what, len(DISTURBANCES))
+    with bench.times.phase("stress"):
         for kind in DISTURBANCES:
-            disturbed |= _disturbed(card, files, keys, kind)
-            runner.progress.advance(what)
-    runner.progress.finish(what)
-    probes = _probes(card, [root, *rows], keys)
-    found = {}
-    for row in rows:
-        found[row.name] = stress_section(
+            disturbed |= _disturbed(files, keys, kind, root.file.card.input, bench)
+            bench.progress.advance(what)
+    bench.progress.finish(what)
+    probes = _probes([root, *pieces], keys, bench)
+    return {
+        piece.name: stress_section(
             scores,
-            row.scores[split],
+            piece.scores[split],
             chosen,
-            {level: (by[root.name], by[row.name]) for level, by in disturbed.items()},
-            margin=card.asked.margin,
+            {level: (by[root.name], by[piece.name]) for level, by in disturbed.items()},
+            margin=declared.margin,
             seed=study.seed,
-            probes=probes[row.name],
+            probes=probes[piece.name],
             resamples=study.bootstrap,
         )
-    return found
+        for piece in pieces
+    }
 
 
 def _probes(
-    card: Scorecard, rows: Sequence[Row], keys: tuple[str, ...]
-) -> dict[str, tuple[Probe, ...]]:
-    """Row -> how sure it is of pictures that are out of scope, beside the first row."""
-    some = keys[:PROBED]
-    images = _pixels(card, some)
-    pictures = probe_pictures(images, some, card.runner.study.seed)
-    answers = probe_logits({row.name: row.file for row in rows}, pictures)
-    asked = [(card.calibrated(row), answers[row.name]) for row in rows]
+    pieces: Sequence[Piece[Judged]], keys: tuple[str, ...], bench: Workbench
+) -> dict[str, tuple[OutOfScopeProbe, ...]]:
+    """Candidate -> how sure it is of pictures that are out of scope, beside the first one."""
+    study, some = bench.study, keys[:PROBED]
+    images = _pixels(pieces[0], some, bench)
+    pictures = probe_pictures(images, some, study.seed)
+    logits = probe_logits({piece.name: piece.file for piece in pieces}, pictures)
+    answers = [
+        (
+            calibrated(
+                piece,
+                positive=study.data.positive,
+                intended_use=study.intended_use,
+                synthetic=study.synthetic,
+            ),
+            logits[piece.name],
+        )
+        for piece in pieces
+    ]
     colourful = any(is_colourful(image) for image in images)
     return {
-        row.name: probe_records(pictures, asked[0], mine, colourful=colourful)
-        for row, mine in zip(rows, asked, strict=True)
+        piece.name: probe_records(pictures, answers[0], mine, colourful=colourful)
+        for piece, mine in zip(pieces, answers, strict=True)
     }
 
 
 def _disturbed(
-    card: Scorecard, files: dict[str, Candidate], keys: tuple[str, ...], kind: str
+    files: dict[str, Candidate],
+    keys: tuple[str, ...],
+    kind: str,
+    spec: InputSpec,
+    bench: Workbench,
 ) -> dict[Level, dict[str, NDArray[np.float32]]]:
     """Answers to one kind of disturbance at every strength, or those that were kept."""
-    runner = card.runner
     inputs = {
         "candidates": {name: file.digest for name, file in files.items()},
         "kind": kind,
         "amounts": DISTURBANCES[kind].amounts,
         "keys": keys,
-        "data": runner.data.digest,
-        "seed": runner.study.seed,
+        "data": bench.data.digest,
+        "seed": bench.study.seed,
     }
 
     def make(folder: Path) -> None:
-        cache = runner.data.cache(card.reference.file.card.input)
+        cache = bench.data.cache(spec)
         index = cache.where(keys)
         answers = {
             f"{strength} {name}": logits
             for strength in STRENGTHS
             for name, logits in disturbed_logits(
-                files, lambda at: cache.take(index[at]), keys, kind, strength, runner.study.seed
+                files, lambda at: cache.take(index[at]), keys, kind, strength, bench.study.seed
             ).items()
         }
         buffer = io.BytesIO()
@@ -176,21 +212,22 @@ def _disturbed(
         write_atomically(folder / "logits.npz", buffer.getvalue())
 
     packages = (*engine_packages(file.card.format for file in files.values()), *DECODERS)
-    folder = runner.store.once("stress", inputs, make, packages=packages)
+    folder = bench.store.once("stress", inputs, make, packages=packages)
     with np.load(folder / "logits.npz", allow_pickle=False) as kept:
         return {(kind, s): {name: kept[f"{s} {name}"] for name in files} for s in STRENGTHS}
 
 
-def _saliency(card: Scorecard, row: Row, split: str) -> Saliency | str:
-    """Where a row looks, beside the reference and two baselines; or why that was not measured."""
-    runner, root = card.runner, card.reference
-    study, scores = runner.study, root.scores[split]
-    chosen = stress_rows(scores.labels, scores.units, study.evidence.saliency, study.seed)
-    keys = tuple(scores.keys[at] for at in chosen)
-    asked, spec = study.evidence, root.file.card.input
-    masks = image_masks(asked.masks, asked.mask_kind, keys, spec) if asked.masks else None
+def _saliency(
+    judged: Sequence[Piece[Judged]], piece: Piece[Judged], split: str, bench: Workbench
+) -> Saliency | str:
+    """Where a candidate looks, beside the reference and two baselines; or why nobody knows."""
+    study, root = bench.study, judged[0]
+    recipe, spec, scores = study.evidence, root.file.card.input, root.scores[split]
+    chosen = stress_rows(scores.labels, scores.units, recipe.saliency, study.seed)
+    keys = tuple(scores.keys[row] for row in chosen)
+    masks = image_masks(recipe.masks, recipe.mask_kind, keys, spec) if recipe.masks else None
     images = SalientImages(
-        pixels=_pixels(card, keys),
+        pixels=_pixels(root, keys, bench),
         keys=keys,
         labels=scores.labels[chosen],
         units=scores.units[chosen],
@@ -198,87 +235,94 @@ def _saliency(card: Scorecard, row: Row, split: str) -> Saliency | str:
         masks=masks,
     )
     answers = scores.logits[chosen].argmax(axis=1)
+    fill = fill_level(root.network)
     try:
-        with runner.phase("saliency"):
-            explained = {
-                name: _explained(card, name, candidate, images, answers)
-                for name, candidate in _explained_rows(card, row, images).items()
+        with bench.times.phase("saliency"):
+            maps = {
+                name: _explained(name, candidate, images, answers, fill, bench)
+                for name, candidate in _beside(judged, piece, images, study.seed).items()
             }
     except ModelError as problem:
         return str(problem)
-    return saliency_section(
-        images, explained, row.name, folder=runner.store.folder, seed=study.seed
-    )
+    return saliency_section(images, maps, piece.name, folder=bench.store.folder, seed=study.seed)
 
 
-def _explained_rows(card: Scorecard, row: Row, images: SalientImages) -> dict[str, Candidate]:
+def _beside(
+    judged: Sequence[Piece[Judged]], piece: Piece[Judged], images: SalientImages, seed: int
+) -> dict[str, Candidate]:
     """Row of the section -> who is asked: reference, student, its file, and the two baselines."""
-    found: dict[str, Candidate] = {REFERENCE: card.reference.file}
-    parent = card.network(row)
-    if parent is not row and parent is not card.reference:
-        found[parent.name] = parent.file
-    found[row.name] = row.file
-    control = next((one for r in (row, parent) if (one := card.control(r))), None)
+    named = {other.name: other for other in judged}
+    whole = named[float_candidate(piece.record, [other.record for other in judged]).name]
+    rows: dict[str, Candidate] = {REFERENCE: judged[0].file}
+    if whole.name not in (piece.name, judged[0].name):
+        rows[whole.name] = whole.file
+    rows[piece.name] = piece.file
+    control = piece.record.control or whole.record.control
     if control is not None:
-        found[INDEPENDENT] = control.file
-    seed = card.runner.study.seed
-    found[RANDOMIZED] = randomized(row.torch, images.pixels, seed=seed)
-    return found
+        rows[INDEPENDENT] = named[control].file
+    rows[RANDOMIZED] = randomized(piece.network, images.pixels, seed=seed)
+    return rows
 
 
 def _explained(
-    card: Scorecard,
     name: str,
     candidate: Candidate,
     images: SalientImages,
     answers: NDArray[np.int64],
+    fill: float | NDArray[np.float32],
+    bench: Workbench,
 ) -> Explanation:
     """Maps of one row, or those that were made before of the same images."""
-    runner = card.runner
-    asked = runner.study.evidence
+    study = bench.study
     inputs = {
         "candidate": candidate.digest,
         "answers": answers.tolist(),
         "keys": images.keys,
-        "data": runner.data.digest,
-        "mode": asked.saliency_mode,
-        "seed": runner.study.seed,
+        "data": bench.data.digest,
+        "mode": study.evidence.saliency_mode,
+        "seed": study.seed,
     }
 
     def make(folder: Path) -> None:
-        runner.progress.say(f"saliency maps of {name}, {len(images.keys)} images")
+        bench.progress.say(f"saliency maps of {name}, {len(images.keys)} images")
         explain(
             candidate,
-            feature_network(candidate, threads=runner.study.threads),
+            feature_network(candidate, threads=study.threads),
             images.pixels,
             answers,
-            fill=fill_level(card.reference.torch),
-            mode=asked.saliency_mode,
-            seed=runner.study.seed,
-            progress=runner.progress,
+            fill=fill,
+            mode=study.evidence.saliency_mode,
+            seed=study.seed,
+            progress=bench.progress,
         ).save(folder / "maps.npz")
 
     packages = (*TRAINING_PACKAGES, *engine_packages([candidate.card.format]), *DECODERS)
-    folder = runner.store.once("saliency", inputs, make, packages=packages)
+    folder = bench.store.once("saliency", inputs, make, packages=packages)
     return Explanation.load(folder / "maps.npz")
 
 
-def _with_pictures(card: Scorecard, found: Findings) -> Findings:
+def _with_pictures(
+    piece: Piece[Judged], reference: Piece[Judged], bench: Workbench
+) -> Piece[Judged]:
     """Thumbnails of the flipped images, as the network sees them."""
-    held = found.disagreement
-    if held is None or not held.flips:
-        return found
-    images = _pixels(card, [flip.key for flip in held.flips])
-    pictured = tuple(
-        flip.model_copy(update={"picture": _thumbnail(card.runner.store.folder, flip.key, image)})
-        for flip, image in zip(held.flips, images, strict=True)
-    )
-    return found.model_copy(update={"disagreement": held.model_copy(update={"flips": pictured})})
+    findings = dict(piece.record.findings)
+    for split, sections in piece.record.findings.items():
+        disagreement = sections.disagreement
+        if disagreement is None or not disagreement.flips:
+            continue
+        images = _pixels(reference, [flip.key for flip in disagreement.flips], bench)
+        flips = tuple(
+            flip.model_copy(update={"picture": _thumbnail(bench.store.folder, flip.key, image)})
+            for flip, image in zip(disagreement.flips, images, strict=True)
+        )
+        update = {"disagreement": disagreement.model_copy(update={"flips": flips})}
+        findings[split] = sections.model_copy(update=update)
+    return _with_sections(piece, findings)
 
 
-def _pixels(card: Scorecard, keys: Sequence[str]) -> NDArray[np.uint8]:
-    """Decoded images uint8 ``[n, c, h, w]`` at the reference's input."""
-    cache = card.runner.data.cache(card.reference.file.card.input)
+def _pixels(piece: Piece[Judged], keys: Sequence[str], bench: Workbench) -> NDArray[np.uint8]:
+    """Decoded images uint8 ``[n, c, h, w]`` at a candidate's input."""
+    cache = bench.data.cache(piece.file.card.input)
     return cache.take(cache.where(keys))
 
 

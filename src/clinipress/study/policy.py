@@ -18,7 +18,8 @@ from types import MappingProxyType
 from typing import Any
 
 from clinipress.formats.open import installed
-from clinipress.recipe.study import PRECISIONS
+from clinipress.recipe.formats import format_facts, precision_facts
+from clinipress.recipe.techniques import POLICY_NAMES, technique_of
 from clinipress.records.candidate import (
     Applied,
 )
@@ -38,17 +39,7 @@ __all__ = [
     "techniques",
 ]
 
-QUANTIZED = ("int8", "int8-dynamic", "mixed")
-NAMES = MappingProxyType(
-    {
-        "distill": "distillation into another network",
-        "prune": "pruning in one cut",
-        "prune-iterative": "iterative pruning",
-        "qat": "quantization-aware training",
-        "post-training": "quantization after training",
-        "int4": "4-bit weights",
-    }
-)
+NAMES = MappingProxyType({name.key: name.words for name in POLICY_NAMES})
 
 
 class RiskPolicy(Record):
@@ -146,8 +137,9 @@ def recommended_exports(risk: RiskLevel, target: Target) -> list[dict[str, Any]]
     for kind in (first, *(other for other in others if installed(other))):
         for export in POLICIES[risk].exports:
             precision = export["precision"]
-            wanted = kind == first or precision in QUANTIZED
-            if wanted and precision in target.precisions and precision in PRECISIONS[kind]:
+            wanted = kind == first or precision_facts(precision).policy == "post-training"
+            known = precision in format_facts(kind).precisions
+            if wanted and known and precision in target.precisions:
                 made.append({"format": kind, **export})
     return made
 
@@ -163,17 +155,15 @@ def techniques(history: Sequence[Applied], precision: str) -> tuple[str, ...]:
         >>> techniques([Applied(step="prune", params={"asked": {"rounds": 5}})], "int8")
         ('prune-iterative', 'post-training')
     """
-    names = []
+    names: list[str] = []
     for applied in history:
-        if applied.step == "prune":
-            rounds = int(applied.params.get("asked", {}).get("rounds", 1))
-            names.append("prune-iterative" if rounds > 1 else "prune")
-        elif applied.step in NAMES:
-            names.append(applied.step)
-    if precision in QUANTIZED and "qat" not in names:
-        names.append("post-training")
-    if precision.startswith("int4"):
-        names.append("int4")
+        row = technique_of(applied.step)
+        rounds = int(applied.params.get("asked", {}).get("rounds", 1)) if row.repeated else 1
+        name = row.repeated if rounds > 1 else row.policy
+        names += [name.key] if name is not None else []
+    facts = precision_facts(precision)
+    if facts.policy and facts.trained not in names:
+        names.append(facts.policy)
     return tuple(dict.fromkeys(names))
 
 
@@ -199,7 +189,7 @@ def next_steps(risk: RiskLevel, history: Sequence[Applied], precision: str) -> t
     -> "float16", which loses nothing measurable and is always allowed. What the file already has
     behind it is not tried again; without quantization there is nothing to try.
     """
-    if precision not in QUANTIZED and not precision.startswith("int4"):
+    if not precision_facts(precision).policy:
         return ()
     done = techniques(history, precision)
     ladder = ["mixed"] if "qat" in done or "post-training" in POLICIES[risk].allowed else []

@@ -12,14 +12,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from clinipress.errors import RecipeError
-from clinipress.recipe.steps import STEPS
 from clinipress.recipe.study import Study
+from clinipress.recipe.techniques import TECHNIQUES
 from clinipress.study.devices import resolve_targets
 from clinipress.study.policy import recommended_exports, recommended_steps
 
 __all__ = ["load_study", "parse_study"]
 
-KINDS = frozenset(step.model_fields["step"].default for step in STEPS)
+KINDS = frozenset(row.kind for row in TECHNIQUES)
 
 
 def load_study(path: Path, overrides: tuple[str, ...] = ()) -> Study:

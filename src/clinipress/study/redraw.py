@@ -6,7 +6,7 @@ Both lie in the run folder; here they are read into its record.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -22,6 +22,7 @@ from clinipress.records.result import (
     Result,
 )
 from clinipress.records.store import read_json, read_result
+from clinipress.records.version1 import external_of_version1
 from clinipress.reporting.documents import write_pages
 
 __all__ = ["EXTERNAL", "redraw", "with_checks"]
@@ -71,7 +72,8 @@ def _with_external(result: Result, folder: Path) -> Result:
     rows = {row.name: row for row in result.candidates}
     tests = []
     for path in files:
-        test = _read(ExternalTest, path, "an external test")
+        tree = external_of_version1(read_json(path))
+        test = _read(ExternalTest, tree, path, "an external test")
         split = f"external: {test.name}"
         for name, found in test.rows.items():
             if name not in rows or rows[name].digest != found.digest:
@@ -94,8 +96,8 @@ def _joined(row: CandidateRecord, split: str, found: ExternalRow) -> CandidateRe
         "findings": {**row.findings, split: found.findings},
         "per_image": {**row.per_image, split: found.per_image},
     }
-    if found.drop:
-        more["drops"] = {**row.drops, split: found.drop}
+    if found.changes:
+        more["changes"] = {**row.changes, split: found.changes}
     return row.model_copy(update=more)
 
 
@@ -107,7 +109,7 @@ def _with_device_checks(result: Result, folder: Path) -> Result:
     digests = {read_card(folder / name).digest for name in sorted(folders) if name}
     checks = []
     for path in files:
-        check = _read(DeviceCheck, path, "the result of an arm check")
+        check = _read(DeviceCheck, read_json(path), path, "the result of an arm check")
         if check.bundle_sha256 not in digests:
             raise InputError(
                 f"a check of this run's bundle in '{path.name}'",
@@ -118,9 +120,9 @@ def _with_device_checks(result: Result, folder: Path) -> Result:
     return result.model_copy(update={"device_checks": tuple(checks)})
 
 
-def _read(kind: type[Kept], path: Path, what: str) -> Kept:
+def _read(kind: type[Kept], tree: Any, path: Path, what: str) -> Kept:
     try:
-        return kind.model_validate(read_json(path))
+        return kind.model_validate(tree)
     except ValidationError as problem:
         where = ".".join(str(part) for part in problem.errors()[0]["loc"])
         raise InputError(f"{what} in '{path}'", f"one without '{where}'", "run it again") from None

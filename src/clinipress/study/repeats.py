@@ -54,11 +54,11 @@ def spread(results: Sequence[Result]) -> dict[str, OverSeeds]:
         split = _shared_split(rows)
         if len(rows) < len(results) or split is None:
             continue
-        falls = [row.drops.get(split, {}) for row in rows]
+        changes = [row.changes.get(split, {}) for row in rows]
         found[first.name] = OverSeeds(
             split=split,
             evidence=over_seeds([row.evidence[split] for row in rows]),
-            drop=over_seeds(falls, drops=True) if all(falls) else {},
+            changes=over_seeds(changes, changes=True) if all(changes) else {},
         )
     return found
 

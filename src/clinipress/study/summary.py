@@ -5,20 +5,21 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clinipress import distributed
 from clinipress.edge.bundle import clearest, write_bundle
 from clinipress.formats.measure import environment
-from clinipress.models.cost import macs, parameters
+from clinipress.records.base import Reason, Status
 from clinipress.records.candidate import (
-    CandidateRecord,
-    Latency,
-    Parity,
+    Judged,
 )
 from clinipress.records.result import (
+    Interval,
     Result,
+    Rule,
     TargetOutcome,
     TestOpening,
     Verdict,
@@ -27,27 +28,32 @@ from clinipress.records.store import write_atomically
 from clinipress.reporting.documents import write_pages
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.limits import limits
-from clinipress.study.choice import Choice
-from clinipress.study.scorecard import Row, Scorecard, scores_path
+from clinipress.reporting.wording.reasons import worded
+from clinipress.study.choice import Choice, chosen
+from clinipress.study.scores import calibrated
+from clinipress.study.workbench import Piece, Workbench
 
 __all__ = ["summarise", "write_result"]
 
 
-def summarise(card: Scorecard, choice: Choice, out: Path) -> Result:
-    """Write the bundle, result.json with its schema, and the report.
+def summarise(
+    judged: Sequence[Piece[Judged]], choice: Choice, rules: tuple[Rule, ...], bench: Workbench
+) -> Result:
+    """Write the bundles, result.json with its schema, and the report.
+
+    Args:
+        judged: Every candidate, the reference first.
+        choice: What is shipped.
+        rules: They were judged by.
+        bench: Of the study.
 
     Returns:
         The result as written.
     """
-    study, data = card.runner.study, card.runner.data
-    row = next((row for row in card.rows if row.name == choice.shipped), None)
+    study, data, out = bench.study, bench.data, bench.store.folder
+    records = tuple(chosen(piece.record, choice) for piece in judged)
+    shipped = next((record for record in records if record.name == choice.shipped), None)
     bundles = _bundles(choice)
-    nothing = "Nothing is shipped: each candidate failed on validation or is not allowed."
-    none = Verdict(status="fail", reasons=(nothing,))
-    if not study.open_test:  # nothing is decided: that nobody passed does not say that all failed
-        nothing = "Nothing is shipped: the study asks to leave the test split sealed (open_test)."
-        none = Verdict(status="inconclusive", reasons=(nothing,))
-    verdict = (row.verdict if row else None) or none
     result = Result(
         study=study.name,
         risk=study.risk,
@@ -55,30 +61,39 @@ def summarise(card: Scorecard, choice: Choice, out: Path) -> Result:
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         recipe=study.model_dump(mode="json"),
         classes=data.classes,
-        rules=card.rules,
-        reference=card.reference.name,
+        rules=rules,
+        reference=records[0].name,
         shipped=choice.shipped,
         bundle=next(iter(bundles), None),
         targets=tuple(
             outcome.model_copy(update={"bundle": _folder_of(outcome, choice)})
             for outcome in choice.outcomes
         ),
-        verdict=verdict,
-        candidates=tuple(_record(card, row, out) for row in card.rows),
+        verdict=(shipped.verdict if shipped else None) or _nothing_shipped(study.open_test),
+        candidates=records,
         audit=data.audit,
         split=data.summary,
         test_openings=_openings(out),
         environment=environment(),
-        seconds=card.runner.seconds,
+        seconds=bench.times.seconds,
     )
     result = result.model_copy(update={"limits": tuple(limits(View(result)))})
     if distributed.is_main():
         for name in ("bundle", "bundles"):  # of an earlier recipe in this folder
             shutil.rmtree(out / name, ignore_errors=True)
+        pieces = {piece.name: piece for piece in judged}
         for folder, name in bundles.items():
-            _ship(card, next(one for one in card.rows if one.name == name), out / folder, result)
+            _ship(pieces[name], out / folder, result, bench)
         write_result(result, out)
     return result
+
+
+def _nothing_shipped(open_test: bool) -> Verdict:
+    """The verdict of a study that ships nothing."""
+    # sealed: nothing is decided; that nobody passed does not say that all failed
+    status: Status = "fail" if open_test else "inconclusive"
+    reason = Reason(kind="nothing shipped" if open_test else "test sealed", status=status)
+    return Verdict(status=status, reasons=worded([reason]))
 
 
 def write_result(result: Result, out: Path) -> None:
@@ -107,46 +122,6 @@ def _folder_of(outcome: TargetOutcome, choice: Choice) -> str | None:
     return "bundle" if len(choice.outcomes) < 2 else f"bundles/{outcome.name}"
 
 
-def _record(card: Scorecard, row: Row, out: Path) -> CandidateRecord:
-    split = "test" if "test" in row.evidence else "validation"
-    applied = row.file.card.history[-1]
-    control = card.control(row)
-    export_facts = applied.facts
-    return CandidateRecord(
-        name=row.name,
-        parent=row.parent,
-        history=row.file.card.history,
-        format=row.file.card.format,
-        precision=row.file.card.precision,
-        path=row.file.path.relative_to(out).as_posix(),
-        digest=row.file.digest,
-        file_bytes=row.cost["file_bytes"],
-        parameters=parameters(row.torch.module),
-        macs=macs(row.torch.module, row.torch.card.input),
-        latency_ms=_latency(row.cost["latency"]),
-        latency_with_preprocessing_ms=_latency(row.cost["with_preprocessing"]),
-        peak_memory_bytes=row.cost["peak_memory"],
-        low_precision_operators=export_facts.get("operators", {}),
-        evidence=row.evidence,
-        confusion=row.confusion,
-        drop=row.drops.get(split, {}),
-        drop_split=split if row.drops else None,
-        drops=row.drops,
-        parity=Parity.model_validate(export_facts["parity"]) if "parity" in export_facts else None,
-        verdict=row.verdict,
-        rejected=row.rejected,
-        because=row.because,
-        per_image={split: scores_path(row.name, split) for split in row.scores},
-        findings=row.findings,
-        control=control.name if control else None,
-        over_control=card.over_control(row),
-    )
-
-
-def _latency(measured: dict[str, Any] | None) -> Latency | None:
-    return Latency.model_validate(measured) if measured else None
-
-
 def _openings(out: Path) -> tuple[TestOpening, ...]:
     log = out / "test_openings.jsonl"
     if not log.is_file():
@@ -155,20 +130,29 @@ def _openings(out: Path) -> tuple[TestOpening, ...]:
     return tuple(TestOpening.model_validate_json(line) for line in lines if line.strip())
 
 
-def _ship(card: Scorecard, row: Row, folder: Path, result: Result) -> None:
+def _ship(piece: Piece[Judged], folder: Path, result: Result, bench: Workbench) -> None:
     """The bundle: the file, its card with calibration, a sample image, hashes."""
-    data, study = card.runner.data, card.runner.study
-    rows = data.rows("validation", row.file.card.input)
-    shipped = card.calibrated(row)
+    data, study, record = bench.data, bench.study, piece.record
+    rows = data.rows("validation", piece.file.card.input)
+    card = calibrated(
+        piece,
+        positive=study.data.positive,
+        intended_use=study.intended_use,
+        synthetic=study.synthetic,
+    )
     # an image the file is sure of: a self-test must not hang on the last digit
-    clear = clearest(row.scores["validation"].logits)
-    sample = data.cache(row.file.card.input).take(rows.index[[clear]])[0]
+    clear = clearest(piece.scores["validation"].logits)
+    sample = data.cache(piece.file.card.input).take(rows.index[[clear]])[0]
     summary = {
         "study": study.name,
         "risk": study.risk,
-        "verdict": (row.verdict or result.verdict).model_dump(mode="json"),
+        "verdict": (record.verdict or result.verdict).model_dump(mode="json"),
         "measured_on": {"cpu": result.environment.cpu, "flags": result.environment.cpu_flags},
-        "evidence": {s: {k: v.model_dump() for k, v in e.items()} for s, e in row.evidence.items()},
-        "drop": {s: {k: v.model_dump() for k, v in d.items()} for s, d in row.drops.items()},
+        "evidence": _plain(record.evidence),
+        "changes": _plain(record.changes),
     }
-    write_bundle(folder, row.file.path, shipped, sample=sample, evidence=summary)
+    write_bundle(folder, piece.file.path, card, sample=sample, evidence=summary)
+
+
+def _plain(figures: Mapping[str, Mapping[str, Interval]]) -> dict[str, Any]:
+    return {s: {k: v.model_dump() for k, v in by.items()} for s, by in figures.items()}

@@ -1,51 +1,48 @@
-"""How a piece of the flow is made, kept and read back: the workbench under `pipeline`."""
+"""How candidates are made, kept and read back: networks by steps, files by toolchains."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clinipress import distributed
 from clinipress.data.cache import DECODERS
-from clinipress.data.sources import decode_item
 from clinipress.data.study import (
-    Rows,
     StudyData,
-    predict_rows,
 )
 from clinipress.errors import ModelError
+from clinipress.evidence.scores import Scores
 from clinipress.formats.file import FILES, FileCandidate
 from clinipress.formats.make import CALIBRATED, apply_export, file_facts, plan_export
-from clinipress.formats.measure import latency, peak_memory
 from clinipress.formats.onnx.float import export_onnx
 from clinipress.formats.onnx.write import card_for
 from clinipress.formats.open import (
     TRAINING_PACKAGES,
-    engine_packages,
     open_file,
     place_of,
-    timed_here,
     toolchain_packages,
 )
 from clinipress.formats.parity import parity
 from clinipress.models.classifier import TorchCandidate
+from clinipress.models.cost import macs, parameters
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import ExportRecipe, Study
 from clinipress.records.candidate import (
     Applied,
-    Candidate,
     Card,
+    Made,
+    Origin,
+    Parity,
 )
-from clinipress.records.store import Store, read_json, versions, write_atomically
+from clinipress.records.store import Store, read_json, write_atomically
 from clinipress.steps.distill.soft_targets import outside_teachers
 from clinipress.steps.fitting import calibration_rows, fresh_candidate, step_seed
 from clinipress.steps.step import (
@@ -55,32 +52,46 @@ from clinipress.steps.step import (
     with_history,
 )
 
-__all__ = ["FLOAT32", "Runner"]
+__all__ = ["FLOAT32", "PhaseTimes", "Piece", "Workbench", "gpus"]
 
 FLOAT32 = ExportRecipe(precision="float32")
-LATENCY_IMAGES = 16
 PARITY_IMAGES = 128
 
 
-@dataclass
-class Runner:
-    """Makes, keeps and reads back what a study consists of.
+R_co = TypeVar("R_co", bound=Made, covariant=True)
+
+
+@dataclass(frozen=True)
+class Piece(Generic[R_co]):
+    """A candidate on its way through the flow: its record so far, and what it is run with.
 
     Attributes:
-        study: The recipe.
-        store: The run folder.
-        data: The images; the test split sealed.
-        progress: The listener.
-        seconds: Wall time per phase of this process; a resumed run counts only what it did.
-        root: The reference as the network it is exported from, once there is one.
+        record: What is known of it; each stage of the flow makes a longer one.
+        file: The file, opened by its own runtime.
+        network: The network the file is of.
+        scores: split -> its answers to every image.
     """
 
-    study: Study
-    store: Store
-    data: StudyData
-    progress: Progress = SILENT
-    seconds: dict[str, float] = field(default_factory=dict)
-    root: TorchCandidate | None = None
+    record: R_co
+    file: FileCandidate
+    network: TorchCandidate
+    scores: Mapping[str, Scores] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The candidate's name in the study."""
+        return self.record.name
+
+
+class PhaseTimes:
+    """Wall time per phase of this process; a resumed run counts only what it did.
+
+    Attributes:
+        seconds: Phase -> seconds so far.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -92,6 +103,25 @@ class Runner:
             spent = time.monotonic() - began
             self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 2)
 
+
+@dataclass(frozen=True)
+class Workbench:
+    """Makes the pieces of a study and keeps them; one that was made before is read back.
+
+    Attributes:
+        study: The recipe.
+        store: The run folder.
+        data: The images; the test split sealed.
+        progress: The listener.
+        times: Wall time per phase.
+    """
+
+    study: Study
+    store: Store
+    data: StudyData
+    progress: Progress = SILENT
+    times: PhaseTimes = field(default_factory=PhaseTimes)
+
     def fresh(self) -> TorchCandidate:
         """The reference before training."""
         recipe, spec = self.study.reference.model, self.study.data.input
@@ -99,14 +129,22 @@ class Runner:
         return fresh_candidate(recipe, self.data, spec, seed=seed, name="reference")
 
     def step(
-        self, name: str, step: Step, parent: TorchCandidate, reference: Candidate | None
-    ) -> TorchCandidate:
-        """Plan and apply a torch-side step, or read back what it made before."""
+        self,
+        name: str,
+        step: Step,
+        parent: TorchCandidate,
+        reference: Piece[Made] | None,
+    ) -> tuple[TorchCandidate, str]:
+        """Plan and apply a torch-side step, or read back what it made before.
+
+        Returns:
+            The network, and its folder below the run folder.
+        """
         inputs = {
             "step": step.kind,
             "recipe": step.recipe.model_dump(mode="json"),
             "parent": parent.digest,
-            "reference": reference.digest if reference else None,
+            "reference": reference.file.digest if reference else None,
             "data": self.data.digest,
             "seed": self.study.seed,
         }
@@ -117,13 +155,13 @@ class Runner:
         def make(folder: Path) -> None:
             context = Context(
                 data=self.data,
-                reference=reference,
+                reference=reference.file if reference else None,
                 work=folder,
                 shared=self.store.folder,
                 seed=self.study.seed,
                 threads=self.study.threads,
                 progress=self.progress,
-                root=self.root,
+                root=reference.network if reference else None,
             )
             applied, child = run(step, parent, _plan_once(step, parent, context), context)
             card = with_history(child.card, parent if step.inherits else None, applied, name)
@@ -132,11 +170,11 @@ class Runner:
             if distributed.is_main():
                 TorchCandidate(card, child.module).save(folder)
 
-        with self.phase(name):
+        with self.times.phase(name):
             folder = self.store.once(
                 step.kind, inputs, make, packages=(*TRAINING_PACKAGES, *DECODERS), together=True
             )
-        return TorchCandidate.load(folder)
+        return TorchCandidate.load(folder), folder.relative_to(self.store.folder).as_posix()
 
     def export(self, name: str, parent: TorchCandidate, recipe: ExportRecipe) -> FileCandidate:
         """Write a file for a runtime, or find the one written before; load it by its runtime.
@@ -147,7 +185,7 @@ class Runner:
         """
         params, chosen = self._export_params(parent, recipe)
         inputs = {"export": params, "parent": parent.digest, "data": self.data.digest}
-        inputs |= _places([recipe.format])
+        inputs |= gpus([recipe.format])
         source = None
         if recipe != FLOAT32:
             source = self.export(parent.card.name, parent, FLOAT32).path
@@ -176,12 +214,58 @@ class Runner:
             card = card_for(card, recipe.precision, recipe.format)
             write_atomically(folder / "card.json", card.model_dump_json(indent=1))
 
-        with self.phase(f"export {name}"):
+        with self.times.phase(f"export {name}"):
             packages = (*toolchain_packages(recipe.format), *DECODERS)
             folder = self.store.once("export", inputs, make, packages=packages)
         card = Card.model_validate(read_json(folder / "card.json"))
         card = card.model_copy(update={"name": name})
         return open_file(folder / FILES[recipe.format][0], card, self.study.threads)
+
+    def piece(
+        self,
+        name: str,
+        network: TorchCandidate,
+        recipe: ExportRecipe,
+        *,
+        origin: Origin,
+        parent: str | None,
+        folder: str | None,
+        control_of: str | None = None,
+        because: str | None = None,
+    ) -> Piece[Made]:
+        """A network's file, written and opened, with the first stage of its record.
+
+        Args:
+            name: Of the candidate.
+            network: What the file is made of.
+            recipe: Of the file.
+            origin: What made it.
+            parent: Name of the candidate whose network it was made from.
+            folder: Of the network's weights below the run folder.
+            control_of: Of a control, what it is compared with.
+            because: Why it was tried although the study does not name it.
+        """
+        file = self.export(name, network, recipe)
+        facts = file.card.history[-1].facts
+        record = Made(
+            name=name,
+            origin=origin,
+            parent=parent,
+            control_of=control_of,
+            because=because,
+            history=file.card.history,
+            format=file.card.format,
+            precision=file.card.precision,
+            network=folder,
+            path=file.path.relative_to(self.store.folder).as_posix(),
+            digest=file.digest,
+            file_bytes=file.file_bytes,
+            parameters=parameters(network.module),
+            macs=macs(network.module, network.card.input),
+            low_precision_operators=facts.get("operators", {}),
+            parity=Parity.model_validate(facts["parity"]) if "parity" in facts else None,
+        )
+        return Piece(record, file, network)
 
     def _export_params(
         self, parent: TorchCandidate, recipe: ExportRecipe
@@ -244,123 +328,17 @@ class Runner:
         images = self.data.cache(spec).take(rows)
         card = card_for(card, recipe.precision, recipe.format)
         loaded = open_file(path, card, self.study.threads)
-        found = parity(parent, loaded, images).model_dump()
-        return {"parity": found} | file_facts(recipe, path, plan)
-
-    def logits(
-        self, candidate: Candidate, split: Literal["train", "validation"]
-    ) -> NDArray[np.float32]:
-        """A candidate's logits on a split that is not sealed."""
-        inputs = {"candidate": candidate.digest, "split": split, "data": self.data.digest}
-        inputs |= _places([candidate.card.format])
-
-        def make(folder: Path) -> None:
-            rows = self.data.rows(split, candidate.card.input)
-            self._predict(candidate, rows, folder / "logits.npz")
-
-        with self.phase("predict"):
-            packages = (*engine_packages([candidate.card.format]), *DECODERS)
-            folder = self.store.once("scores", inputs, make, packages=packages)
-        return _load_scores(folder / "logits.npz")[0]
-
-    def open_test(
-        self, candidates: Mapping[str, Candidate], reason: str
-    ) -> tuple[Rows, dict[str, NDArray[np.float32]]]:
-        """Open the sealed test split once for all finalists together.
-
-        A second run over the same finalists reads the scores back and opens nothing; one with other
-        versions of clinipress or of an engine scores them again, which is a further opening.
-
-        Returns:
-            The images, and per finalist its logits.
-        """
-        digests = {name: candidate.digest for name, candidate in candidates.items()}
-        inputs = {"candidates": digests, "data": self.data.digest}
-        inputs |= _places(one.card.format for one in candidates.values())
-        packages = (*engine_packages(c.card.format for c in candidates.values()), *DECODERS)
-
-        def make(folder: Path) -> None:
-            spec = next(iter(candidates.values())).card.input
-            changed = self.store.older("test", inputs, versions(packages))
-            why = f"{reason}; again, with other versions: {changed}" if changed else reason
-            rows = self.data.open_test(spec, tuple(candidates), why)
-            for name, candidate in candidates.items():
-                self._predict(candidate, rows, folder / f"{name}.npz")
-
-        with self.phase("test"):
-            folder = self.store.once("test", inputs, make, packages=packages)
-        scores = {}
-        for name in candidates:
-            scores[name], rows = _load_scores(folder / f"{name}.npz")
-        return replace(rows, groups=self.data.groups(rows.keys)), scores
-
-    def _predict(self, candidate: Candidate, rows: Rows, path: Path) -> None:
-        _save_scores(
-            path, predict_rows(candidate, self.data.cache(candidate.card.input), rows), rows
-        )
-
-    def latencies(self, candidates: Sequence[FileCandidate]) -> dict[str, dict[str, Any]]:
-        """Latency and memory of every file, interleaved in one go so that the ratios hold.
-
-        Files of other devices' engines are not timed here: their entries are None.
-        """
-        inputs = {
-            "candidates": {c.card.name: c.digest for c in candidates},
-            "threads": self.study.latency_threads,
-        } | _places(c.card.format for c in candidates)
-
-        def make(folder: Path) -> None:
-            found = self._measure(candidates)
-            write_atomically(folder / "latency.json", json.dumps(found, indent=1))
-
-        with self.phase("latency"):
-            packages = (*engine_packages(c.card.format for c in candidates), *DECODERS)
-            folder = self.store.once("latency", inputs, make, packages=packages)
-        found: dict[str, dict[str, Any]] = read_json(folder / "latency.json")
-        return found
-
-    def _measure(self, candidates: Sequence[FileCandidate]) -> dict[str, dict[str, Any]]:
-        threads, spec = self.study.latency_threads, candidates[0].card.input
-        keys = self.data.rows("validation", spec).keys[:LATENCY_IMAGES]
-        by_key = {item.key: item for item in self.data.dataset.items}
-        files = itertools.cycle([by_key[key] for key in keys])
-        loaded = {
-            c.card.name: open_file(c.path, c.card, threads)
-            for c in candidates
-            if timed_here(c.card.format)
-        }
-        image = decode_item(by_key[keys[0]], spec)[None]
-
-        def from_file(candidate: FileCandidate) -> Callable[[NDArray[np.uint8]], Any]:
-            return lambda _: candidate.predict(decode_item(next(files), spec)[None])
-
-        # with and without reading the file in one go: drift between two runs would hide reading
-        whole = {f"{name} from file": from_file(one) for name, one in loaded.items()}
-        timed = latency({**loaded, **whole}, image, threads=threads)
-        measured: dict[str, dict[str, Any]] = {}
-        for candidate in candidates:
-            name = candidate.card.name
-            if name not in loaded:
-                arena = candidate.card.history[-1].facts.get("arena_bytes")
-                measured[name] = {"latency": None, "with_preprocessing": None, "peak_memory": arena}
-                continue
-            read = timed[f"{name} from file"].model_dump()
-            runtime = {"runtime": candidate.runtime}
-            measured[name] = {
-                "latency": timed[name].model_dump(),
-                "with_preprocessing": read | runtime | {"preprocessing": True},
-                "peak_memory": peak_memory(candidate.path, threads=threads, card=candidate.card),
-            }
-        return measured
+        agreement = parity(parent, loaded, images).model_dump()
+        return {"parity": agreement} | file_facts(recipe, path, plan)
 
 
-def _places(kinds: Iterable[str]) -> dict[str, Any]:
+def gpus(formats: Iterable[str]) -> dict[str, Any]:
     """GPUs that run files of these formats here, as part of what their answers were made from.
 
     A run that goes on where there is a GPU, or no longer one, measures such files again.
     """
-    found = sorted({place_of(kind) for kind in kinds} - {""})
-    return {"places": found} if found else {}
+    names = sorted({place_of(name) for name in formats} - {""})
+    return {"places": names} if names else {}
 
 
 def _strange(keys: Sequence[str]) -> str:
@@ -384,18 +362,3 @@ def _plan_once(step: Step, parent: TorchCandidate, context: Context) -> dict[str
         distributed.barrier()
     plan: dict[str, Any] = read_json(path)
     return plan
-
-
-def _save_scores(path: Path, logits: NDArray[np.float32], rows: Rows) -> None:
-    """Logits and the images they belong to."""
-    keys = np.asarray(rows.keys, dtype=np.str_)
-    np.savez_compressed(
-        path, logits=logits, labels=rows.labels, units=rows.units, keys=keys, index=rows.index
-    )
-
-
-def _load_scores(path: Path) -> tuple[NDArray[np.float32], Rows]:
-    with np.load(path, allow_pickle=False) as file:
-        keys = tuple(str(key) for key in file["keys"])
-        rows = Rows(file["index"], file["labels"], file["units"], keys)
-        return file["logits"], rows

@@ -127,18 +127,11 @@ POLICIES: dict[str, Policy] = {
 
 
 def draw(seed: int, view: int, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Uniform numbers for the images at `indices`, by counter.
+    """Uniform numbers in [0, 1) for row numbers of the cache, by counter: float32 ``[n, DRAWS]``.
 
     The finaliser of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number
-    generators", OOPSLA 2014) is applied in a chain over seed, view, row and column.
-
-    Args:
-        seed: Seed of the study.
-        view: Number of the augmented view, 0 or more.
-        indices: int64 ``[n]``, row numbers in the cache.
-
-    Returns:
-        float32 ``[n, DRAWS]`` in [0, 1), multiples of 2 ** -24.
+    generators", OOPSLA 2014) is applied in a chain over seed, view, row and column; the numbers are
+    multiples of 2 ** -24.
     """
     state = _mix(np.asarray([seed & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64))
     state = _mix(state ^ np.uint64(view & 0xFFFFFFFFFFFFFFFF))
@@ -203,15 +196,7 @@ def augment(
 
 
 def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resize without augmentation: bilinear with antialiasing; the same tensor if nothing changes.
-
-    Args:
-        images: uint8 ``[n, c, H, W]``.
-        size: Target (height, width).
-
-    Returns:
-        uint8 ``[n, c, height, width]``.
-    """
+    """Resize uint8 ``[n, c, h, w]``, antialiased bilinear; the same tensor if nothing changes."""
     if tuple(images.shape[2:]) == size:
         return images
     pixels = _interpolate(images.to(torch.float32), size)
@@ -276,11 +261,7 @@ def _grid(affine: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def _tones(
-    images: torch.Tensor,
-    mean: torch.Tensor,
-    policy: Policy,
-    strength: float,
-    chance: torch.Tensor,
+    images: torch.Tensor, mean: torch.Tensor, policy: Policy, strength: float, chance: torch.Tensor
 ) -> torch.Tensor:
     """Gamma, contrast about the mean and brightness, as one look-up table of 256 per image.
 

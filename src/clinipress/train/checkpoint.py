@@ -65,7 +65,6 @@ def raw_bytes(tensor: torch.Tensor) -> Any:
 
 
 def _header(tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> bytes:
-    """Length and JSON header of the safetensors format, padded to 8 bytes."""
     entries: dict[str, Any] = {"__metadata__": {KEY: json.dumps(facts)}}
     start = 0
     for name, tensor in tensors.items():

@@ -54,13 +54,9 @@ def device() -> torch.device:
 
 
 def local_threads(threads: int | None) -> int | None:
-    """CPU threads of this process, when all processes of this machine have `threads`.
+    """This process's share of the threads of all, at least 1; `threads` itself when alone.
 
-    Args:
-        threads: Of all together; None: as many as torch uses in one process.
-
-    Returns:
-        This process's share, at least 1; `threads` itself when alone.
+    None stands for as many as torch uses in one process.
     """
     if world_size() == 1:
         return threads
@@ -175,16 +171,7 @@ def launch(
     Everything crosses by pickling between our own processes: functions must be importable, and a
     loss must be a module's function or an object of a class, not a lambda. Each process gets
     copies: handed over as they are, tensors would be shared, and the processes would train on the
-    same memory.
-
-    Args:
-        function: What each process runs, joined to the others beforehand.
-        arguments: Its arguments.
-        processes: How many.
-        progress: Hears what the first process reports.
-
-    Returns:
-        What the first process returned.
+    same memory. They are joined beforehand; what the first returns and reports is handed on.
 
     Raises:
         ClinipressError: What a process raised on purpose.
@@ -218,8 +205,6 @@ def launch(
 
 
 class _Relay:
-    """A `Progress` that sends what it hears to the parent process."""
-
     def __init__(self, news: Any) -> None:
         self._news = news
 
@@ -236,13 +221,7 @@ class _Relay:
         self._news.put(("say", (text,)))
 
 
-def _child(
-    work: bytes,
-    number: int,
-    processes: int,
-    rendezvous: str,
-    news: Any,
-) -> None:
+def _child(work: bytes, number: int, processes: int, rendezvous: str, news: Any) -> None:
     sizes = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     ranks = {"RANK": number, "LOCAL_RANK": number}
     os.environ.update({name: str(value) for name, value in (sizes | ranks).items()})

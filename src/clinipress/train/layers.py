@@ -21,9 +21,7 @@ CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 def frozen_names(module: nn.Module) -> frozenset[str]:
     """Parameters that rest while the head is trained: the backbone's, save its last layer.
 
-    Args:
-        module: The network, or what wraps it for training; what lies outside the network (the
-            regressors of FitNet) is trained with the head.
+    What lies outside the network (the regressors of FitNet) is trained with the head.
     """
     prefix, backbone = _backbone(module)
     heads = set(head_names(backbone))
@@ -31,16 +29,11 @@ def frozen_names(module: nn.Module) -> frozenset[str]:
 
 
 def layer_depths(module: nn.Module) -> dict[str, int]:
-    """How many layers lie between each parameter and the head.
+    """Parameter name -> layers that lie between it and the head: 0 for the head, most for the stem.
 
     A layer is a block of a stage, or a convolution, linear layer or embedding outside of blocks; a
-    norm belongs to the layer before it, or where it follows a block, to the layer after it.
-
-    Args:
-        module: The network, or what wraps it for training; what lies outside has depth 0.
-
-    Returns:
-        Parameter name -> depth: 0 for the head, the largest for the stem.
+    norm belongs to the layer before it, or where it follows a block, to the layer after it. What
+    lies outside the network has depth 0.
     """
     prefix, backbone = _backbone(module)
     heads = set(head_names(backbone))
@@ -70,7 +63,6 @@ def never_trained(module: nn.Module) -> bool:
 
 
 def _backbone(module: nn.Module) -> tuple[str, nn.Module]:
-    """The network inside its wrappers, with the prefix of its names."""
     for name, part in module.named_modules():
         if isinstance(part, Classifier):
             return (f"{name}." if name else "") + "backbone.", part.backbone
@@ -141,7 +133,6 @@ def _row_of_blocks(container: nn.Module) -> bool:
 
 
 def _with_weights(module: nn.Module) -> Mapping[str, nn.Module]:
-    """The children that have parameters."""
     return {
         name: child
         for name, child in module.named_children()

@@ -43,13 +43,7 @@ class PixelStore(Protocol):
 
 @dataclass(frozen=True)
 class Images:
-    """The pixels and which of them are for what.
-
-    Attributes:
-        cache: The decoded pixels with their labels.
-        train: int64 row numbers in the cache.
-        validation: int64 row numbers in the cache.
-    """
+    """The pixels, and which of their int64 row numbers are for what."""
 
     cache: PixelStore
     train: NDArray[np.int64]
@@ -94,15 +88,7 @@ class Loader:
     """Iterates over the batches of `orders`, prepared ahead by a thread; a context manager.
 
     On a CPU the thread augments; for an accelerator it reads and pins, and the augmentation runs
-    on the device, where it is cheap.
-
-    Args:
-        cache: The pixels.
-        orders: What to prepare, in order; consumed by the thread.
-        modality: Of the augmentation.
-        strength: Of the augmentation.
-        seed: Seed of the study.
-        device: Where batches are wanted.
+    on the device, where it is cheap. The thread consumes `orders`, in order.
 
     Attributes:
         waited: Seconds the consumer has waited for batches, over all.

@@ -223,7 +223,6 @@ class Training:
                 yield Order(epoch, np.array_split(rows, of)[number], size, view, mix)
 
     def _train(self, epoch: int, parallel: nn.Module, loader: Loader) -> dict[str, Any]:
-        """One pass over the training images; its row of facts."""
         self._prepare(epoch)
         began, waited = time.perf_counter(), loader.waited
         total = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -291,11 +290,7 @@ class Training:
         return mixed_loss(of, batch.labels, batch.rows, batch.partner)
 
     def _mean_loss(self, total: torch.Tensor, epoch: int, step: int) -> float:
-        """Mean loss of the epoch so far, over all processes.
-
-        Raises:
-            DivergedError: It is NaN or infinite.
-        """
+        """Mean loss of the epoch so far, over all processes; DivergedError if it is not finite."""
         mean = float(distributed.sum_(total.clone())) / (step + 1)
         if not math.isfinite(mean):
             raise _diverged(f"a loss of {mean}", epoch, step)
@@ -348,7 +343,6 @@ class Training:
     def _remember(
         self, epoch: int, facts: dict[str, Any], accuracy: float | None, loss: float | None
     ) -> None:
-        """Close the epoch in the journal and write the checkpoint."""
         journal = self.state.journal
         improved = False
         if accuracy is not None and loss is not None and epoch >= self.first_final:

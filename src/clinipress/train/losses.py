@@ -1,7 +1,10 @@
 """The losses: of the labels, and of a teacher's outputs (soft, decoupled, relational).
 
 All are means over the images of a batch, so that a batch split over processes has the loss of the
-whole; the one exception, the intra-class part of `relational`, says so.
+whole; the one exception, the intra-class part of `relational`, says so. Throughout, `logits` (the
+student's) and `teacher_logits` (of the same views) are float ``[n, k]``, `labels` int64 ``[n]`` in
+0..k-1 unless said otherwise, `class_weights` float ``[k]``, `smoothing` in [0, 1), `temperature` T
+above 0; every loss is a scalar.
 """
 
 from __future__ import annotations
@@ -47,15 +50,6 @@ def cross_entropy(
     ``torch.nn.functional.cross_entropy``: the weighted sum is divided by the number of images, not
     by the sum of their weights. The mean of a batch split over processes is then the mean over the
     whole batch; the weights of `balanced_weights` average 1, so the scale is the same.
-
-    Args:
-        logits: float ``[n, k]``.
-        labels: int64 ``[n]`` in 0..k-1.
-        smoothing: Share given to all classes alike, in [0, 1).
-        class_weights: float ``[k]`` or None.
-
-    Returns:
-        A scalar.
     """
     losses = F.cross_entropy(
         logits, labels, weight=class_weights, reduction="none", label_smoothing=smoothing
@@ -71,16 +65,8 @@ def binary_cross_entropy(
 ) -> torch.Tensor:
     """Mean binary cross-entropy over images and labels, for a head with one sigmoid per label.
 
-    With smoothing s the target is ``(1 - s) * label + s / 2``, as `cross_entropy` with two classes.
-
-    Args:
-        logits: float ``[n, k]``.
-        labels: float ``[n, k]`` in [0, 1]: whether each finding is there.
-        smoothing: In [0, 1).
-        class_weights: Weight of each label's term, float ``[k]`` or None.
-
-    Returns:
-        A scalar.
+    With smoothing s the target is ``(1 - s) * label + s / 2``, as `cross_entropy` with two classes;
+    labels are float ``[n, k]`` in [0, 1]: whether each finding is there.
     """
     target = (1 - smoothing) * labels + smoothing / 2
     return F.binary_cross_entropy_with_logits(logits, target, weight=class_weights)
@@ -92,18 +78,7 @@ def hard_loss(
     smoothing: float = 0.0,
     class_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The loss of the labels alone, chosen by their shape.
-
-    Args:
-        logits: float ``[n, k]``.
-        labels: int64 ``[n]`` class numbers (`cross_entropy`), or float ``[n, k]``, one answer per
-            label (`binary_cross_entropy`).
-        smoothing: In [0, 1).
-        class_weights: float ``[k]`` or None.
-
-    Returns:
-        A scalar.
-    """
+    """`cross_entropy` of int64 labels ``[n]``, `binary_cross_entropy` of float ones ``[n, k]``."""
     chosen = binary_cross_entropy if labels.ndim == 2 else cross_entropy
     return chosen(logits, labels, smoothing, class_weights)
 
@@ -115,14 +90,6 @@ def soft_targets(
 
     The factor T^2 keeps its gradient of the order of the hard part's (Hinton, Vinyals, Dean,
     arXiv:1503.02531, section 2). Summed over classes, averaged over images.
-
-    Args:
-        logits: The student's, float ``[n, k]``.
-        teacher_logits: float ``[n, k]`` of the same views of the same images.
-        temperature: T, above 0.
-
-    Returns:
-        A scalar, at least 0.
     """
     student = F.log_softmax(logits / temperature, dim=1)
     teacher = F.log_softmax(teacher_logits / temperature, dim=1)
@@ -136,14 +103,6 @@ def binary_soft_targets(
 
     Averaged over images and labels, as `binary_cross_entropy`, so that both parts keep their
     proportion however many labels there are.
-
-    Args:
-        logits: The student's, float ``[n, k]``.
-        teacher_logits: float ``[n, k]``.
-        temperature: T, above 0.
-
-    Returns:
-        A scalar, at least 0.
     """
     student, teacher = logits / temperature, teacher_logits / temperature
     yes = _divergence(F.logsigmoid(student), F.logsigmoid(teacher))
@@ -164,16 +123,6 @@ def decoupled(
     alone. Hinton's divergence is ``TCKD + (1 - p) * NCKD`` with p the teacher's probability of the
     target (eq. 5): the surer the teacher, the less it says of the others; `beta` undoes that. The
     paper's alpha, the weight of TCKD, is 1 as there. With two classes NCKD is 0.
-
-    Args:
-        logits: The student's, float ``[n, k]``, k at least 2.
-        labels: int64 ``[n]``.
-        teacher_logits: float ``[n, k]``.
-        temperature: T, above 0.
-        beta: Weight of NCKD.
-
-    Returns:
-        A scalar, at least 0.
     """
     parts = [_decouple(z / temperature, labels) for z in (logits, teacher_logits)]
     (student_target, student_rest), (teacher_target, teacher_rest) = parts
@@ -198,17 +147,9 @@ def relational(
     """``T^2 * (inter + beta * intra)``: DIST (Huang et al., NeurIPS 2022, eq. 9 and 10).
 
     Both are 1 minus a mean Pearson correlation of softmaxes at T: inter over the classes of each
-    image, intra over the images of a batch for each class. It asks for the teacher's order, not
-    its numbers. Intra needs the batch: split over processes, each correlates its own share.
-
-    Args:
-        logits: The student's, float ``[n, k]``.
-        teacher_logits: float ``[n, k]``.
-        temperature: T, above 0.
-        beta: Weight of the intra-class part (gamma / beta in the paper's notation).
-
-    Returns:
-        A scalar in ``[0, 2 T^2 (1 + beta)]``.
+    image, intra over the images of a batch for each class (beta is gamma / beta in the paper's
+    notation). It asks for the teacher's order, not its numbers. Intra needs the batch: split over
+    processes, each correlates its own share. In ``[0, 2 T^2 (1 + beta)]``.
     """
     student = (logits / temperature).softmax(1)
     teacher = (teacher_logits / temperature).softmax(1)
@@ -231,19 +172,12 @@ def _divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 def mean_teacher(
     logits: torch.Tensor, temperature: float, *, multi_label: bool = False
 ) -> torch.Tensor:
-    """One teacher out of several: logits whose softmax at T is the mean of theirs at T.
+    """Logits ``[n, k]`` whose softmax at T is the mean of several teachers' ``[teachers, n, k]``.
 
     Probabilities are averaged, not logits, because networks differ in the scale of their logits
     and the one that is most sure of itself would decide (Hinton et al., arXiv:1503.02531, name
-    both means). With `multi_label` the sigmoids at T are averaged.
-
-    Args:
-        logits: float ``[teachers, n, k]``.
-        temperature: T, above 0.
-        multi_label: One sigmoid per label instead of one softmax.
-
-    Returns:
-        float ``[n, k]``; a single teacher's own logits, bit for bit.
+    both means). With `multi_label` the sigmoids at T are averaged. A single teacher's own logits
+    come back bit for bit.
     """
     if len(logits) == 1:
         return logits[0]
@@ -272,21 +206,8 @@ def distillation(
     What the teacher says is `soft_targets` (or `binary_soft_targets` where labels are float
     ``[n, k]``), `decoupled` or `relational`. Deviation: the last two papers write ``hard + w *
     teacher``; that is this with ``alpha = w / (1 + w)``, up to a factor that Adam does not feel.
-
-    Args:
-        logits: The student's, float ``[n, k]``.
-        labels: int64 ``[n]``, or float ``[n, k]`` for a multi-label head.
-        teacher_logits: float ``[n, k]`` of the same views of the same images.
-        temperature: T, above 0.
-        alpha: Weight of the teacher, in [0, 1]; 0 is the control without one.
-        smoothing: Of the hard part only.
-        class_weights: Of the hard part only, float ``[k]`` or None.
-        method: "soft", "dkd" or "dist".
-        beta: Weight of the method's second part: NCKD, or the intra-class relation.
-        share: Of the teacher's part, in (0, 1]: below 1 while it is warmed up.
-
-    Returns:
-        A scalar.
+    An alpha of 0 is the control without a teacher; `share` of the teacher's part, in (0, 1], is
+    below 1 while it is warmed up; `beta` weighs the method's second part.
 
     Raises:
         RecipeError: The method is not defined for several labels per image.
@@ -321,14 +242,9 @@ def _taught(
 
 
 def balanced_weights(labels: NDArray[np.int64], classes: int) -> torch.Tensor:
-    """Class weights by inverse frequency; their mean over the images is 1.
+    """Class weights float32 ``[k]`` by inverse frequency; their mean over the images is 1.
 
-    Args:
-        labels: int64 ``[n]`` of the training images.
-        classes: Number of classes k; one that has no image gets weight 0.
-
-    Returns:
-        float32 ``[k]``.
+    A class that has no image gets weight 0.
     """
     counts = np.bincount(labels, minlength=classes).astype(np.float64)
     present = counts > 0
@@ -340,10 +256,7 @@ def balanced_weights(labels: NDArray[np.int64], classes: int) -> torch.Tensor:
 class HardLoss:
     """Cross-entropy as the training loop calls a loss: smoothing, weights balanced or not.
 
-    Args:
-        smoothing: Share given to all classes alike.
-        balance: Labels of the training images, to weight classes by inverse frequency; None: all
-            images count alike.
+    `balance` are the labels of the training images, to weight classes by inverse frequency.
     """
 
     def __init__(self, smoothing: float, balance: NDArray[np.int64] | None = None) -> None:

@@ -97,11 +97,7 @@ def draw_mix(
 def cut_box(share: float, y: int, x: int, size: tuple[int, int]) -> Box:
     """The rectangle that leaves `share` of an image (Yun et al., eq. 2), cut at the borders.
 
-    Args:
-        share: In [0, 1].
-        y: Row of its centre.
-        x: Column of its centre.
-        size: (height, width) of the image.
+    Its centre is at row `y` and column `x` of an image of `size` (height, width).
     """
     ratio = float(np.sqrt(1 - share))
     tall, wide = int(size[0] * ratio), int(size[1] * ratio)
@@ -118,14 +114,7 @@ def mix_images(
 ) -> torch.Tensor:
     """``share * image + (1 - share) * partner``, rounded; or the partner's box pasted in.
 
-    Args:
-        images: uint8 ``[n, c, h, w]``.
-        partners: uint8 ``[n, c, h, w]``.
-        share: Of the images, in [0, 1]; a box has its own.
-        box: In pixels; None: blend.
-
-    Returns:
-        uint8 ``[n, c, h, w]``, a new tensor.
+    A new uint8 ``[n, c, h, w]``, of two such; a box, in pixels, has its own share.
     """
     if box is None:
         blend = torch.lerp(partners.to(torch.float32), images.to(torch.float32), share)
@@ -142,14 +131,7 @@ def mixed_loss(
     rows: NDArray[np.int64],
     partner: Partner | None,
 ) -> torch.Tensor:
-    """The loss of a batch, mixed or not.
-
-    Args:
-        loss: (labels, rows) -> the batch's mean loss.
-        labels: Of the images.
-        rows: Of the images.
-        partner: What they were mixed with; None: nothing.
-    """
+    """The loss of a batch, mixed with a partner or not; `loss` is (labels, rows) -> their mean."""
     if partner is None:
         return loss(labels, rows)
     first, second = loss(labels, rows), loss(partner.labels, partner.rows)

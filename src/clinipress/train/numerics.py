@@ -78,11 +78,7 @@ NUMERICS: dict[str, Numerics] = {
 
 
 def named(name: str) -> Numerics:
-    """The numerics of that name.
-
-    Raises:
-        RecipeError: There are none of that name.
-    """
+    """The numerics of that name."""
     if name not in NUMERICS:
         raise RecipeError(f"numerics out of {', '.join(NUMERICS)}", f"'{name}'")
     return NUMERICS[name]
@@ -96,20 +92,12 @@ def measure_numerics(
     device: torch.device | None = None,
     threads: int | None = None,
 ) -> tuple[str, str]:
-    """Time training steps of each candidate on a copy and choose the fastest.
+    """Time training steps of each candidate on a copy, and choose the fastest; its name, and why.
 
     Forward and backward passes at the final size on real pixels, the candidates in turn, so that a
-    machine that slows down slows all of them; medians. Float16 is tried on CUDA only.
-
-    Args:
-        module: The network; left untouched.
-        images: Where a batch is taken from.
-        options: Batch size; a name in `numerics` other than "auto" is returned as it is.
-        device: Where to measure; None: the CPU, or this process's accelerator.
-        threads: CPU threads; None leaves them as they are.
-
-    Returns:
-        The name, and a sentence with milliseconds per step of each; the first process's, in all.
+    machine that slows down slows all of them; medians, the first process's in all. Float16 is tried
+    on CUDA only. A name in the options other than "auto" is returned as it is; without a device it
+    is this process's accelerator, or the CPU.
     """
     if options.numerics != "auto":
         return options.numerics, "named in the study"
@@ -126,12 +114,7 @@ def measure_numerics(
 
 
 def choose(milliseconds: dict[str, float], setting: str) -> tuple[str, str]:
-    """The fastest, or the preferred one where it ties.
-
-    Args:
-        milliseconds: Median per step of each candidate.
-        setting: Where it was measured, for the sentence.
-    """
+    """The fastest by its median, or the preferred one where it ties, and a sentence on why."""
     best = min(milliseconds, key=lambda name: milliseconds[name])
     tie = milliseconds.get(PREFERRED, float("inf")) <= milliseconds[best] * TIE
     chosen = PREFERRED if tie else best

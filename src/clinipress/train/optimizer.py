@@ -22,13 +22,9 @@ def make_optimizer(
     """AdamW or SGD with Nesterov momentum 0.9; weight decay only on tensors of 2 or more axes.
 
     Biases and the scales of norms are left out of the decay, as usual since He et al.,
-    arXiv:1812.01187. The fused kernels do one pass over memory instead of one per operation.
-
-    Args:
-        module: The network; its frozen parameters are left out.
-        options: Which optimizer, and its weight decay.
-        layer_decay: A layer that lies d below the head learns at ``layer_decay ** d`` times the
-            rate (`set_rate`), one pair of parameter groups per layer; 1: all alike, in one pair.
+    arXiv:1812.01187. The fused kernels do one pass over memory instead of one per operation. A
+    layer that lies d below the head learns at ``layer_decay ** d`` times the rate (`set_rate`), one
+    pair of parameter groups per layer; 1: all alike, in one pair.
 
     Raises:
         ModelError: Every parameter is frozen.
@@ -73,10 +69,6 @@ class Average:
     do not drag the random start along (TensorFlow's ExponentialMovingAverage, `num_updates`).
     Integer buffers are copied. Without a decay there is nothing to hold: `tensors` are the
     module's own.
-
-    Args:
-        module: The network that is trained.
-        decay: In (0, 1), or None for no averaging.
     """
 
     def __init__(self, module: nn.Module, decay: float | None) -> None:

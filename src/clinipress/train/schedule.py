@@ -42,16 +42,10 @@ def learning_rate(
 def epoch_sizes(
     sizes: tuple[tuple[int, float], ...], epochs: int, final: tuple[int, int]
 ) -> list[tuple[int, int]]:
-    """Input size (height, width) of every epoch.
+    """Input size (height, width) of every epoch; the last is always `final`, the network's own.
 
-    Args:
-        sizes: (pixels of the longer side, share of the epochs), in order; the shares count
-            relative to their sum. Empty: `final` throughout.
-        epochs: Epochs in all.
-        final: The network's own (height, width).
-
-    Returns:
-        `epochs` sizes; the last is always `final`.
+    Sizes are (pixels of the longer side, share of the epochs), in order; the shares count relative
+    to their sum. Empty: `final` throughout.
 
     Raises:
         RecipeError: The last size is not the network's, a size is below 8, or a share is not
@@ -90,16 +84,9 @@ def steps_per_epoch(images: int, batch: int) -> int:
 def epoch_order(
     rows: NDArray[np.int64], batch: int, seed: int, epoch: int
 ) -> list[NDArray[np.int64]]:
-    """The batches of one epoch, shuffled by (seed, epoch) alone.
+    """The batches of one epoch, shuffled by (seed, epoch) alone, of all processes together.
 
-    Args:
-        rows: int64 ``[n]``, training rows of the cache.
-        batch: Images per step, over all processes together.
-        seed: Seed of the study.
-        epoch: Number of the epoch, from 0.
-
-    Returns:
-        int64 arrays of `batch` rows; a remainder is left out (another one every epoch).
+    int64 arrays of `batch` rows; a remainder is left out (another one every epoch).
     """
     shuffled = np.random.default_rng([seed, epoch]).permutation(rows)
     steps = steps_per_epoch(len(rows), batch)

@@ -10,14 +10,10 @@ __all__ = ["prepare"]
 
 
 def prepare(threads: int | None, seed: int) -> None:
-    """Fix the number of threads and ask for deterministic kernels.
+    """Fix the number of threads of this process, torch's seed, and ask for deterministic kernels.
 
     Sums change in their last bits with the number of threads, so a resumed study must use the
     number it began with: it is part of the recipe, and None means all cores of this machine.
-
-    Args:
-        threads: CPU threads of this process.
-        seed: Seed of torch's global generator.
     """
     torch.set_num_threads(threads or max(1, os.cpu_count() or 1))
     torch.manual_seed(seed)

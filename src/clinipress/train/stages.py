@@ -102,12 +102,7 @@ def stage_at(stages: tuple[TrainingStage, ...], epoch: int) -> TrainingStage:
 
 
 def step_costs(stages: tuple[TrainingStage, ...], sizes: Sequence[tuple[int, int]]) -> list[int]:
-    """What a step costs in every epoch, in pixels: those that pass, and those that come back.
-
-    Args:
-        stages: Of the training.
-        sizes: (height, width) of every epoch.
-    """
+    """What a step costs in every epoch, in pixels: those that pass, and those that come back."""
     return [
         height * width * (1 if stage_at(stages, epoch).part == "head" else WHOLE_STEP)
         for epoch, (height, width) in enumerate(sizes)

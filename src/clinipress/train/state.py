@@ -78,13 +78,10 @@ def identity(
     seed: int,
     views: int | None,
 ) -> str:
-    """Digest of everything a training's outcome depends on, save the pixels and the loss.
+    """sha256 of everything a training's outcome depends on, save the pixels and the loss.
 
     The initial weights are part of it: build the module from a seed, or a second run in the same
     folder cannot know that it is the same training.
-
-    Returns:
-        sha256, hexadecimal.
     """
     digest = hashlib.sha256()
     facts = {
@@ -107,14 +104,8 @@ def identity(
 class TrainState:
     """Network, optimizer, running average, loss scaler and journal, and their file.
 
-    The best weights live on the disk (``best-EPOCH.safetensors``), not in memory.
-
-    Args:
-        module: The network, already on its device and in its layout.
-        options: Of the optimizer and the average.
-        numerics: For the loss scaler.
-        device: Where it trains.
-        journal: A new training's journal.
+    The module is already on its device and in its layout. The best weights live on the disk
+    (``best-EPOCH.safetensors``), not in memory.
     """
 
     def __init__(
@@ -172,11 +163,7 @@ class TrainState:
                 old.unlink(missing_ok=True)
 
     def restore(self, work: Path) -> bool:
-        """Go on from the checkpoint in `work`.
-
-        Returns:
-            False, and nothing is changed, when there is none or it belongs to another training.
-        """
+        """Go on from the checkpoint in `work`, where there is one and it is of this training."""
         kept = self._ours(work)
         if kept is None:
             return False
@@ -207,7 +194,6 @@ class TrainState:
                 tensor.copy_(self.average.tensors[name])
 
     def _ours(self, work: Path) -> checkpoint.Checkpoint | None:
-        """The checkpoint in `work`, if it is of this training and its best weights are there."""
         kept = checkpoint.read(work / CHECKPOINT)
         if kept is None or kept.facts.get("identity") != self.journal.identity:
             return None

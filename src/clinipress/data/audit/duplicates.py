@@ -52,16 +52,9 @@ class Duplicates:
     def having_duplicate_in(
         self, images: NDArray[np.bool_], others: NDArray[np.bool_]
     ) -> NDArray[np.bool_]:
-        """Which of `images` are the same as, or near, one of `others` (a set without them).
+        """Which of `images` are the same as, or near, one of `others` (without them); bool ``[n]``.
 
         Only direct pairs count, not chains of them.
-
-        Args:
-            images: bool ``[n]``.
-            others: bool ``[n]``.
-
-        Returns:
-            bool ``[n]``, a subset of `images`.
         """
         known = self.first >= 0
         held = np.zeros(len(self.first), dtype=np.bool_)
@@ -82,16 +75,10 @@ def find_duplicates(
     *,
     progress: Progress = SILENT,
 ) -> Duplicates:
-    """Find all exact and near duplicates; nothing is approximate.
+    """Find all exact and near duplicates of what is `readable`; nothing is approximate.
 
-    Memory beyond the arguments: about 300 bytes per image, 40 MB of blocks and 20 bytes per pair.
-
-    Args:
-        sha256: ``[n]`` of the bytes.
-        dhash: uint64 ``[n]``.
-        thumbnails: uint8 ``[n, 32, 32]``.
-        readable: bool ``[n]``; the others take no part.
-        progress: The listener.
+    Memory beyond the arguments (sha256 of the bytes, dhash uint64 ``[n]``, thumbnails uint8
+    ``[n, 32, 32]``): about 300 bytes per image, 40 MB of blocks and 20 bytes per pair.
     """
     names = [s if r else None for s, r in zip(sha256, readable, strict=True)]
     number = numbered(names)
@@ -126,14 +113,11 @@ def _near(
 
 
 def _shortened(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Vectors of 65 numbers whose dot product is never below the thumbnails' correlation.
+    """float32 ``[n, 65]`` whose dot product is never below the thumbnails' correlation.
 
     The 64 lowest frequencies of the orthonormal cosine transform of the normalised thumbnail, and
     the length of the rest: a.b = low_a.low_b + rest_a.rest_b <= low_a.low_b + |rest_a||rest_b| by
     Cauchy-Schwarz. So nothing is missed, for a sixteenth of the multiplications.
-
-    Returns:
-        float32 ``[n, 65]``.
     """
     basis = _cosines()
     result = np.empty((len(thumbnails), FREQUENCIES**2 + 1), dtype=np.float32)
@@ -170,7 +154,6 @@ def _normalised(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _confirmed(
     pairs: NDArray[np.int64], dhash: NDArray[np.uint64], thumbnails: NDArray[np.uint8]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The pairs that pass both tests, with their correlation."""
     distance = np.bitwise_count(dhash[pairs[:, 0]] ^ dhash[pairs[:, 1]])
     pairs = pairs[distance <= LARGEST_DISTANCE]
     values = np.empty(len(pairs), dtype=np.float32)

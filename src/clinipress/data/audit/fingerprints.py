@@ -19,18 +19,10 @@ from numpy.typing import NDArray
 from clinipress.data.sources import Dataset, ImageItem, decode_item, item_bytes, item_facts
 from clinipress.errors import ImageError
 from clinipress.kinds.image.read import HeaderFacts, decode, facts
-from clinipress.kinds.image.twins import (
-    THUMBNAIL,
-    difference_hashes,
-    thumbnails_of,
-)
+from clinipress.kinds.image.twins import THUMBNAIL, difference_hashes, thumbnails_of
 from clinipress.progress import SILENT, Progress
-from clinipress.records.candidate import (
-    InputSpec,
-)
-from clinipress.records.result import (
-    Unreadable,
-)
+from clinipress.records.candidate import InputSpec
+from clinipress.records.result import Unreadable
 
 __all__ = ["FEATURES", "Fingerprints", "Readings", "read_all"]
 
@@ -102,13 +94,7 @@ class Readings:
 def read_all(
     dataset: Dataset, *, threads: int | None = None, progress: Progress = SILENT
 ) -> Readings:
-    """Read every image; what cannot be read is set aside with its reason.
-
-    Args:
-        dataset: The data set.
-        threads: Reading threads; None: one per core.
-        progress: The listener.
-    """
+    """Read every image by `threads` threads, or one per core; the unreadable are set aside."""
     n = len(dataset.items)
     readings = Readings(
         readable=np.zeros(n, dtype=np.bool_),

@@ -86,11 +86,9 @@ class Baseline:
 
 
 def feature_shortcuts(facts: FeatureTable) -> tuple[Shortcut, ...]:
-    """One-vs-rest AUROC of every single feature, whichever direction separates.
+    """One-vs-rest AUROC of every single feature that varies, by class, the strongest first.
 
-    Returns:
-        One per class and feature that varies, the strongest first. As the better direction is
-        taken, pure chance lies a little above 0.5.
+    As the better direction is taken, pure chance lies a little above 0.5.
     """
     shortcuts = []
     for column, name in enumerate(facts.names):
@@ -112,14 +110,9 @@ def feature_shortcuts(facts: FeatureTable) -> tuple[Shortcut, ...]:
 
 
 def statistics_baseline(facts: FeatureTable, seed: int = 0) -> Baseline | None:
-    """Cross-validated logistic regression on all features.
+    """Cross-validated logistic regression on all features of at most 20,000 images, seeded.
 
-    Args:
-        facts: At most 20,000 of them are used, seeded.
-        seed: Of the folds.
-
-    Returns:
-        None where a class has fewer than two units, so that nothing can be held out.
+    None where a class has fewer than two units, so that nothing can be held out.
     """
     facts = facts.sample(LARGEST_SAMPLE, seed)
     owners = [len(np.unique(facts.units[facts.labels == c])) for c in range(len(facts.classes))]
@@ -141,12 +134,9 @@ def statistics_baseline(facts: FeatureTable, seed: int = 0) -> Baseline | None:
 
 
 def cross_validated(facts: FeatureTable, seed: int) -> NDArray[np.float64]:
-    """Log-probabilities of each image by a model that saw no image of its unit.
+    """Log-probabilities, float64 ``[n, classes]``, by a model that saw no image of the unit.
 
     Five folds, stratified by class as near as units allow.
-
-    Returns:
-        float64 ``[n, classes]``.
     """
     unit = numbered(facts.units.tolist())
     _, inverse = np.unique(unit, return_inverse=True)

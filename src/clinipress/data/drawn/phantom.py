@@ -64,12 +64,7 @@ class Canvas:
         self.image = np.full((self.size, self.size), AIR, dtype=np.float32)
 
     def cover(self, ellipse: Ellipse, soft: float = 1.0) -> tuple[Box, Picture]:
-        """Share of each pixel that lies inside: (box, float32 of the box's shape).
-
-        Args:
-            ellipse: The ellipse.
-            soft: Width of the edge, pixels.
-        """
+        """Share of each pixel that lies inside (box and float32), `soft` pixels of edge."""
         cosine, sine = math.cos(ellipse.angle), math.sin(ellipse.angle)
         margin = soft * 2 / self.size
         box = (
@@ -171,7 +166,6 @@ class Body:
 
 
 def _body(sex: str, draw: Draw) -> Body:
-    """A patient; men are drawn a little larger."""
     wide = draw.uniform(0.76, 0.90) + (0.04 if sex == "M" else 0.0)
     deep = wide * draw.uniform(0.68, 0.80)
     return Body(
@@ -189,17 +183,9 @@ def _body(sex: str, draw: Draw) -> Body:
 
 
 def draw_slice(label: str, body: Body, scanner: str, size: int, draw: Draw) -> NDArray[np.uint8]:
-    """One slice of a patient at a random level.
+    """One slice of a patient at a random level: uint8 ``[size, size]``, air black, bone white.
 
-    Args:
-        label: One of `CLASSES`.
-        body: The patient.
-        scanner: One of `SCANNERS`.
-        size: Pixels of a side.
-        draw: Source of all randomness.
-
-    Returns:
-        uint8 ``[size, size]``, air black, bone white.
+    `label` is one of `CLASSES`, `scanner` one of `SCANNERS`.
     """
     canvas, level = Canvas(size), draw.uniform(-1, 1)
     lungs = _lungs(body, level)
@@ -218,7 +204,6 @@ def draw_slice(label: str, body: Body, scanner: str, size: int, draw: Draw) -> N
 
 
 def _lungs(body: Body, level: float) -> tuple[Ellipse, Ellipse]:
-    """Both lungs, smaller towards apex and base, tilted as they are; the heart takes room."""
     wide, tall = body.lungs
     scale = 1 - 0.10 * level**2 - 0.04 * level
     at, tilt = 0.475 * body.wide, 0.10
@@ -229,7 +214,6 @@ def _lungs(body: Body, level: float) -> tuple[Ellipse, Ellipse]:
 
 
 def _paint_wall(canvas: Canvas, body: Body, draw: Draw) -> None:
-    """Couch, skin, fat, muscle and the cut ribs, which lie along the wall."""
     canvas.paint(0.30, Ellipse(0, 0.96, 0.80, 0.05))
     canvas.paint(0.06, Ellipse(0, 0.94, 0.78, 0.04))
     canvas.paint(MUSCLE, Ellipse(0, 0.03, body.wide, body.deep))
@@ -246,7 +230,6 @@ def _paint_wall(canvas: Canvas, body: Body, draw: Draw) -> None:
 
 
 def _paint_vessels(air: Canvas, lungs: tuple[Ellipse, Ellipse], draw: Draw) -> None:
-    """Vessels from the hilum outwards, thick near it, as streaks or cut across as dots."""
     for lung, inward in zip(lungs, (1, -1), strict=True):
         hilum = lung.x + inward * lung.b * 0.8
         for _ in range(int(draw.integers(9, 15))):
@@ -266,7 +249,6 @@ def _finding_position(lung: Ellipse, body: Body, draw: Draw) -> tuple[float, flo
 
 
 def _paint_nodule(air: Canvas, lung: Ellipse, body: Body, draw: Draw) -> None:
-    """A solid, roundish spot with a few spicules."""
     x, y = _finding_position(lung, body, draw)
     radius, level = body.radius * draw.uniform(0.85, 1.05), 0.30 + 0.22 * body.contrast
     for angle in draw.uniform(0, math.pi, int(draw.integers(2, 6))).tolist():
@@ -276,7 +258,6 @@ def _paint_nodule(air: Canvas, lung: Ellipse, body: Body, draw: Draw) -> None:
 
 
 def _paint_opacity(air: Canvas, lung: Ellipse, body: Body, draw: Draw) -> None:
-    """A patchy haze through which vessels still show."""
     x, y = _finding_position(lung, body, draw)
     haze = np.zeros_like(air.image)
     for _ in range(int(draw.integers(3, 6))):
@@ -290,7 +271,6 @@ def _paint_opacity(air: Canvas, lung: Ellipse, body: Body, draw: Draw) -> None:
 
 
 def _paint_middle(canvas: Canvas, body: Body, level: float, draw: Draw) -> None:
-    """Mediastinum, heart, aorta, bronchi, spine and sternum, over what lies behind them."""
     low = 0.5 * (level + 1)
     canvas.paint(MUSCLE, Ellipse(0, 0.0, 0.13, 0.72 * body.deep), soft=2)
     heart = body.heart * (0.70 + 0.45 * low)
@@ -311,7 +291,6 @@ def _paint_middle(canvas: Canvas, body: Body, level: float, draw: Draw) -> None:
 
 
 def _scanned(image: Picture, scanner: str, draw: Draw) -> NDArray[np.uint8]:
-    """What the scanner makes of it: blur, grainy noise, gain and offset, 8 bits."""
     noise, blur = SCANNERS[scanner]
     scale = len(image) / 96
     grain = draw.standard_normal(image.shape, dtype=np.float32)

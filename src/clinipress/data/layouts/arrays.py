@@ -12,15 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.data.layouts.items import (
-    SPLIT_NAMES,
-)
+from clinipress.data.layouts.items import SPLIT_NAMES
 from clinipress.errors import DataError, ImageError
 from clinipress.kinds.image.pixels import Raster
 from clinipress.kinds.image.unpacking import limit
-from clinipress.records.item import (
-    ImageItem,
-)
+from clinipress.records.item import ImageItem
 
 __all__ = ["array_picture", "read_arrays"]
 
@@ -76,11 +72,7 @@ def _images(path: Path, name: str, _size: int, _time: int) -> NDArray[np.uint8]:
 
 
 def _check_packing(path: Path, name: str) -> None:
-    """Refuse an array that is far larger than what it is packed into.
-
-    Raises:
-        ValueError: It is.
-    """
+    """Refuse, by ValueError, an array that is far larger than what it is packed into."""
     with zipfile.ZipFile(path) as archive:
         entry = archive.getinfo(f"{name}.npy")
     allowed = limit(entry.compress_size)

@@ -7,14 +7,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from clinipress.data.layouts.items import (
-    SPLIT_NAMES,
-    Layout,
-)
+from clinipress.data.layouts.items import SPLIT_NAMES, Layout
 from clinipress.errors import DataError
-from clinipress.records.item import (
-    ImageItem,
-)
+from clinipress.records.item import ImageItem
 
 __all__ = ["image_files", "one_name_per_class", "read_folders", "subfolders"]
 
@@ -146,9 +141,6 @@ def _splits(top: Path) -> dict[str, Path]:
 
     A folder named like a split counts as one when it has folders inside; "test" full of images
     is a class.
-
-    Raises:
-        DataError: There are no folders, or splits stand beside other folders of images.
     """
     inner = subfolders(top)
     if not inner:

@@ -47,12 +47,8 @@ class Dataset:
 def drawn(dataset: Dataset, count: int, seed: int) -> Dataset:
     """Some items of a set, as many of each class as its share of the whole; at least one of each.
 
-    Patients and near-duplicates may lose images; those that are left still belong together.
-
-    Args:
-        dataset: The set.
-        count: How many; a set that is no larger is given back as it is.
-        seed: Same seed, same items.
+    Patients and near-duplicates may lose images; those that are left still belong together. A set
+    of no more than `count` images is given back as it is.
     """
     if count >= len(dataset.items):
         return dataset

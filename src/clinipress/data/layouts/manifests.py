@@ -8,13 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clinipress.data.layouts.folders import image_files
-from clinipress.data.layouts.items import (
-    split_name,
-)
+from clinipress.data.layouts.items import split_name
 from clinipress.errors import DataError
-from clinipress.records.item import (
-    ImageItem,
-)
+from clinipress.records.item import ImageItem
 
 __all__ = ["find_table", "is_table", "read_table"]
 

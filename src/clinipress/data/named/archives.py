@@ -23,15 +23,7 @@ _NOISE = frozenset({"__MACOSX", ".DS_Store", "Thumbs.db"})
 
 
 def unpack(archive: Path, folder: Path, *, progress: Progress = SILENT) -> Path:
-    """Unpack a .zip into `folder`, which appears only when all of it is there.
-
-    Args:
-        archive: The file.
-        folder: Where its content goes; if it is there already, the work was done before.
-        progress: Told of files.
-
-    Returns:
-        `folder`.
+    """Unpack a .zip into `folder`, which appears only when all of it is there; what is there stays.
 
     Raises:
         DataError: It is no .zip, is damaged or locked, names a place outside `folder`, holds links
@@ -61,11 +53,7 @@ def unpack(archive: Path, folder: Path, *, progress: Progress = SILENT) -> Path:
 
 
 def _safe(content: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInfo]:
-    """The files of an archive, after all of its directory has been looked at.
-
-    Raises:
-        DataError: Something in it is not what a set of pictures has.
-    """
+    """The files of an archive, after all of its directory has been looked at."""
     members = [m for m in content.infolist() if not m.is_dir() and not _is_noise(m.filename)]
     if not members:
         raise DataError(f"files in '{archive}'", "none")
@@ -103,7 +91,6 @@ def _check_member(member: zipfile.ZipInfo, archive: Path) -> None:
 
 
 def _write(content: zipfile.ZipFile, member: zipfile.ZipInfo, staging: Path) -> None:
-    """Write one file; the reader stops at the size that was claimed, and checks the CRC."""
     target = staging.joinpath(*PurePosixPath(member.filename).parts)
     target.parent.mkdir(parents=True, exist_ok=True)
     with content.open(member) as source, target.open("wb") as sink:

@@ -80,14 +80,9 @@ class Receipt:
 
 
 def download(wanted: Download, folder: Path, *, progress: Progress = SILENT) -> Receipt:
-    """Get one file, or find that it is there already.
+    """Get one file into `folder`, made if it is not there, or find that it is there already.
 
     A cut connection is taken up where it broke, within this call and in the next one.
-
-    Args:
-        wanted: What, from where, and how it is known to be right.
-        folder: Where it goes; made if it is not there.
-        progress: Told of bytes.
 
     Raises:
         DataError: The address is refused or gone, or what came is not what is known.
@@ -115,15 +110,10 @@ def download(wanted: Download, folder: Path, *, progress: Progress = SILENT) -> 
 
 
 def from_kaggle(handle: str, folder: Path) -> Path:
-    """Let kagglehub fetch a data set, with the account it is set up for, if any.
+    """Let kagglehub fetch a data set (OWNER/SET, or OWNER/SET/versions/N); its folder.
 
-    Args:
-        handle: OWNER/SET, or OWNER/SET/versions/N.
-        folder: Where it goes; what a run that was killed left there is removed, so it must be a
-            folder of its own.
-
-    Returns:
-        The folder it is in.
+    It uses the account that kagglehub is set up for, if any. What a run that was killed left in
+    `folder` is removed, so it must be a folder of its own.
 
     Raises:
         MissingExtraError: kagglehub is not installed.
@@ -142,7 +132,6 @@ def from_kaggle(handle: str, folder: Path) -> Path:
 
 
 def _hashes(path: Path) -> tuple[str, str]:
-    """sha256 and md5 of a file, as hexadecimal digits, in one reading."""
     strong, weak = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
@@ -170,7 +159,6 @@ def verify(wanted: Download, path: Path) -> Receipt:
 
 
 def _check_address(url: str) -> None:
-    """Raise for anything but https, or http on this machine."""
     parts = urlsplit(url)
     at_home = parts.scheme == "http" and parts.hostname in _AT_HOME
     if parts.scheme != "https" and not at_home:
@@ -178,8 +166,6 @@ def _check_address(url: str) -> None:
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows a redirect only to where a download may come from in the first place."""
-
     def redirect_request(
         self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
@@ -188,11 +174,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _bring(wanted: Download, part: Path, progress: Progress) -> None:
-    """Fill `part`, however often the connection breaks.
-
-    Raises:
-        StudyError: It broke too often in a row without bringing anything.
-    """
+    """Fill `part`, however often the connection breaks."""
     progress.start(wanted.name, wanted.size or 0)
     progress.advance(wanted.name, _length(part))
     fruitless = 0
@@ -221,12 +203,7 @@ def _is_about_the_disk(problem: OSError) -> bool:
 
 
 def _receive(wanted: Download, part: Path, progress: Progress) -> None:
-    """One connection's worth of bytes.
-
-    Raises:
-        DataError: The server says that there is nothing, or too much.
-        OSError: The connection broke.
-    """
+    """One connection's worth of bytes."""
     have, version = _length(part), _version(part)
     headers = {"User-Agent": "clinipress", "Accept-Encoding": "identity"}
     if have and version:
@@ -249,12 +226,7 @@ def _receive(wanted: Download, part: Path, progress: Progress) -> None:
 
 
 def _explain(wanted: Download, part: Path, code: int) -> None:
-    """Raise what an HTTP error means: a try again, or the end.
-
-    Raises:
-        ConnectionError: Worth another attempt.
-        DataError: It is not.
-    """
+    """Raise what an HTTP error means: ConnectionError where another attempt is worth it."""
     if code == _RANGE_REFUSED:  # nothing is left, or the file has changed: begin anew to know
         _forget(part)
         raise ConnectionError("the server could not go on where it stopped")
@@ -289,11 +261,7 @@ def _copy(
 
 
 def _total(wanted: Download, headers: Mapping[str, str], start: int) -> int | None:
-    """Bytes of the whole file as the server has it; it must agree with what is known.
-
-    Raises:
-        DataError: It does not.
-    """
+    """Bytes of the whole file as the server has it; it must agree with what is known."""
     declared = headers.get("Content-Length", "")
     total = start + int(declared) if declared.isdigit() else wanted.size
     most = wanted.size if wanted.size is not None else _LARGEST
@@ -305,11 +273,7 @@ def _total(wanted: Download, headers: Mapping[str, str], start: int) -> int | No
 
 
 def _starts_at(reply: Any, have: int) -> bool:
-    """Whether a partial answer is the part that was asked for.
-
-    Raises:
-        ConnectionError: It is another one.
-    """
+    """Whether a partial answer is the part that was asked for."""
     if str(reply.headers.get("Content-Range", "")).startswith(f"bytes {have}-"):
         return True
     raise ConnectionError("the server sent another part than was asked for")

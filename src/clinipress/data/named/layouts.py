@@ -33,16 +33,9 @@ __all__ = ["read_layout"]
 def read_layout(
     wanted: NamedSet, where: Path, work: Path, *, progress: Progress = SILENT
 ) -> Listing:
-    """List a set's images.
+    """List the images of a set that was unpacked to `where` or a folder in it; no rows without it.
 
-    Args:
-        wanted: The set.
-        where: The folder that it was unpacked to, or one above.
-        work: Where files may be written that have to be made of the published ones.
-        progress: Told of work that takes long.
-
-    Returns:
-        No rows where nothing of the set is there.
+    Files that have to be made of the published ones are written to `work`.
 
     Raises:
         DataError: Two copies of it, or a table that cannot be read.
@@ -116,7 +109,6 @@ def _ct_row(path: Path, label: str, facts: Mapping[str, str]) -> ListedImage:
 
 
 def _patients(book: Path) -> dict[str, dict[str, str]]:
-    """File name -> patient, age, sex, from the published workbook."""
     columns = {"file name": "file", "patient id": "patient", "age": "age", "gender": "sex"}
     patients = {}
     for row in read_workbook(book):
@@ -179,9 +171,6 @@ def _lc25000(wanted: NamedSet, where: Path) -> Listing:
 
     Without the file of groups there are no rows: a split would tear siblings apart, and no search
     for near-duplicates finds them all.
-
-    Raises:
-        DataError: It puts two classes into one tile.
     """
     plain = _folders(wanted, where)
     table = one_file(where, _GROUPS)
@@ -219,7 +208,6 @@ _HAM_OWN = ("lesion_id", "image_id", "dx")
 
 
 def _ham10000(_: NamedSet, where: Path) -> Listing:
-    """The metadata table, and the images wherever they lie under it."""
     table = one_file(where, "HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata")
     if table is None:
         return Listing()

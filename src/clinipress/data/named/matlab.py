@@ -14,9 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clinipress.data.layouts.items import (
-    natural,
-)
+from clinipress.data.layouts.items import natural
 from clinipress.data.named.rows import ListedImage, Listing
 from clinipress.errors import ImageError
 from clinipress.extras import require
@@ -39,16 +37,11 @@ class _Slice:
 
 
 def read_figshare(where: Path, work: Path, *, progress: Progress = SILENT) -> Listing:
-    """List the slices, each written once as a 16-bit PNG with the stored values.
+    """List the slices of the .mat files at any depth below `where`, with patient and tumour mask.
 
-    Args:
-        where: Folder with the .mat files at any depth.
-        work: Where ``images/`` and ``masks/`` go.
-        progress: Told of files.
-
-    Returns:
-        Rows with patient and tumour mask. Files that cannot be read are left out and counted.
-        The published folds (cvind.mat) are not used: splits here are dealt by patient.
+    Each slice is written once to `work`/images, as a 16-bit PNG with the stored values, its mask
+    to `work`/masks. Files that cannot be read are left out and counted. The published folds
+    (cvind.mat) are not used: splits here are dealt by patient.
 
     Raises:
         MissingExtraError: h5py is not installed.
@@ -97,11 +90,6 @@ def _save(path: Path, pixels: NDArray[Any]) -> None:
 
 
 def _read(h5py: Any, path: Path) -> _Slice:
-    """One file.
-
-    Raises:
-        ImageError: It is damaged, or not what this set has.
-    """
     try:
         with h5py.File(path, "r") as file:
             data = file["cjdata"]

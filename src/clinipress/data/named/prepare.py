@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clinipress.data.layouts.arrays import read_arrays
-from clinipress.data.layouts.items import (
-    Dataset,
-)
+from clinipress.data.layouts.items import Dataset
 from clinipress.data.named.archives import unpack
 from clinipress.data.named.catalogue import SETS, find_set
 from clinipress.data.named.fetch import NOT_KNOWN, Download, Receipt, download, from_kaggle, verify
@@ -150,11 +148,7 @@ def prepare(
 
 
 def differences(published: NamedSet, counts: Counts) -> tuple[Status, tuple[str, ...]]:
-    """Compare counts; an empty class name stands for a whole split.
-
-    Returns:
-        The status, and one sentence for each class of each split that differs.
-    """
+    """The status, and a sentence for each class that differs; class "" stands for a whole split."""
     lines, less, more = [], False, False
     places = dict.fromkeys(
         [(s, c) for s, part in published.counts.items() for c in part]
@@ -178,15 +172,12 @@ def differences(published: NamedSet, counts: Counts) -> tuple[Status, tuple[str,
 
 @dataclass(frozen=True)
 class _Preparation:
-    """Everything that working on one set needs."""
-
     wanted: NamedSet
     where: Path
     table: Path
     progress: Progress
 
     def look(self) -> PreparedSet:
-        """What is there now, with its manifest written."""
         prepared = self._npz() if self.wanted.adapter == "medmnist" else self._pictures()
         received = tuple(self._received().values())
         steps = (
@@ -197,12 +188,10 @@ class _Preparation:
         return replace(prepared, received=received, steps=steps)
 
     def fetch_files(self) -> None:
-        """Download what has a direct address."""
         for file in self.wanted.files:
             self._record(download(file, self.where, progress=self.progress))
 
     def fetch_from_kaggle(self) -> None:
-        """Let kagglehub bring the set into a folder of its own."""
         handle = str(self.wanted.kaggle)
         from_kaggle(handle, self.where / "kaggle")
         self._record(Receipt("kaggle", f"kaggle: {handle}", 0, "", NOT_KNOWN))
@@ -226,7 +215,6 @@ class _Preparation:
         return done
 
     def _of_kaggle(self, received: Receipt) -> Receipt:
-        """Say whether an archive from Kaggle is the version whose checksum is known."""
         known = self.wanted.archive_sha256
         if known is None or received.url:
             return received
@@ -277,7 +265,6 @@ class _Preparation:
         )
 
     def _steps(self, partial: bool) -> tuple[str, ...]:
-        """How to get the set by hand, and that it can be fetched."""
         steps = []
         for file in self.wanted.files:
             known = f"sha256 {file.sha256}" if file.sha256 else f"md5 {file.md5}"

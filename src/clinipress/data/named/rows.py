@@ -49,12 +49,7 @@ class ListedImage:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a reader found.
-
-    Attributes:
-        rows: Images.
-        notes: What was left out or stood in, one sentence each.
-    """
+    """Rows of images, and sentences on what was left out or stood in."""
 
     rows: tuple[ListedImage, ...] = ()
     notes: tuple[str, ...] = ()

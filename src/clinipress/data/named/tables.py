@@ -15,12 +15,9 @@ __all__ = ["read_masks", "write_manifest", "write_masks"]
 
 
 def write_manifest(rows: Sequence[ListedImage], table: Path) -> Path:
-    """Write the manifest that `clinipress.data.sources.read_dataset` reads.
+    """Write the manifest that `clinipress.data.sources.read_dataset` reads, to `table`; `table`.
 
     Columns that no image has a value for are left out.
-
-    Returns:
-        `table`.
 
     Raises:
         StorageError: It cannot be written.

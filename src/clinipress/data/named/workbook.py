@@ -55,7 +55,6 @@ def _named(book: zipfile.ZipFile, name: str, shared: list[str]) -> Iterator[dict
 
 
 def _cell(cell: Xml.Element, shared: list[str]) -> tuple[str, str] | None:
-    """Column letters and text, or None for an empty one."""
     column = _COLUMN.match(cell.get("r", ""))
     value = cell.findtext(f"{_MAIN}v")
     kind = cell.get("t")

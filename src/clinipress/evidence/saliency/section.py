@@ -22,8 +22,8 @@ from clinipress.evidence.saliency.faithfulness import FAITHFULNESS, energy_insid
 from clinipress.evidence.saliency.panels import write_panel
 from clinipress.evidence.saliency.similarity import RANGES, UNKNOWN, mean_interval, similarities
 from clinipress.records.judgement import Saliency, SaliencyPanel
-from clinipress.records.result import Interval, Status, Verdict
-from clinipress.text import fixed
+from clinipress.records.result import Interval, Reason, Status, Verdict
+from clinipress.reporting.wording.reasons import worded
 
 __all__ = ["INDEPENDENT", "RANDOMIZED", "REFERENCE", "SalientImages", "saliency_section"]
 
@@ -172,39 +172,36 @@ def _verdict(similarity: Mapping[str, Interval | None], candidate: str) -> Verdi
     mine, random = similarity.get(candidate), similarity.get(RANDOMIZED)
     apart = similarity.get(INDEPENDENT)
     if mine is None or random is None:
-        missing = "no image has a map of the reference" if mine is None else _NO_BASELINE
-        return Verdict(status="inconclusive", reasons=(missing,))
-    correlation = f"the maps of {candidate} correlate with the reference's by {_words(mine)}"
-    against = f"those of the same network with random weights by {_words(random)}"
-    reasons = [f"{correlation}, {against}"]
-    status: Status = "inconclusive"
+        kind = "no maps" if mine is None else "no baseline"
+        missing = Reason(kind=kind, status="inconclusive", rule="primary")
+        return Verdict(status="inconclusive", reasons=worded([missing]))
+    kind, status, against = _compared(mine, random, apart)
+    reasons = (
+        Reason(
+            kind="similarity",
+            metric="spearman",
+            where=candidate,
+            interval=mine,
+            parameters={"randomized": random.model_dump()},
+        ),
+        Reason(kind=kind, status=status, rule="primary", metric="spearman", interval=against),
+    )
+    return Verdict(status=status, reasons=worded(reasons))
+
+
+def _compared(
+    mine: Interval, random: Interval, apart: Interval | None
+) -> tuple[str, Status, Interval | None]:
+    """Kind of the reason, what it shows, and the figure of the network trained apart it names."""
     if UNKNOWN in (mine.method, random.method):
-        reasons.append("all images are of one patient or cluster, which tells no spread")
-    elif mine.high <= random.high:
-        status = "fail"
-        reasons.append("it does not look where the reference looks, whatever it answers")
-    elif mine.low <= random.high:
-        reasons.append("the two intervals meet: too few images, or maps that tell too little")
-    elif apart is not None and mine.low < apart.low:
-        reasons.append(
-            "it is not shown to be as like the reference as a network trained apart "
-            f"({_words(apart)})"
-        )
-    else:
-        status = "pass"
-        beside = f", and no less than a network trained apart ({_words(apart)})" if apart else ""
-        reasons.append(f"it looks where the reference looks, more than chance would give{beside}")
-    return Verdict(status=status, reasons=tuple(reasons))
-
-
-_NO_BASELINE = (
-    "there are no maps of the same network with random weights: without them it cannot be said "
-    "what a similarity means"
-)
-
-
-def _words(interval: Interval) -> str:
-    return f"{fixed(interval.value, 2)} ({fixed(interval.low, 2)} to {fixed(interval.high, 2)})"
+        return "one unit", "inconclusive", None
+    if mine.high <= random.high:
+        return "by chance", "fail", None
+    if mine.low <= random.high:
+        return "overlap", "inconclusive", None
+    if apart is not None and mine.low < apart.low:
+        return "looks elsewhere", "inconclusive", apart
+    return "looks alike", "pass", apart
 
 
 def _panels(

@@ -23,7 +23,7 @@ from clinipress.records.candidate import (
     Card,
 )
 
-__all__ = ["ExecuTorchCandidate"]
+__all__ = ["ENGINE", "ExecuTorchCandidate"]
 
 METHOD = "forward"
 BYTE, CHAR, FLOAT = 0, 1, 6  # torch's numbers of uint8, int8 and float32
@@ -125,6 +125,9 @@ class ExecuTorchCandidate(FileCandidate):
         pixels = (images ^ SIGN).view(np.int8) if self._signed else images
         logits: NDArray[np.float32] = self._opened([self._tensor(pixels)])[0].numpy()
         return logits
+
+
+ENGINE = ExecuTorchCandidate
 
 
 def _load(path: Path) -> Any:

@@ -27,7 +27,15 @@ from clinipress.records.candidate import (
     Card,
 )
 
-__all__ = ["LiteRtCandidate", "as_input", "check_interface", "interpreter", "logits_of", "silence"]
+__all__ = [
+    "ENGINE",
+    "LiteRtCandidate",
+    "as_input",
+    "check_interface",
+    "interpreter",
+    "logits_of",
+    "silence",
+]
 
 MIDDLE = 128  # of the grey levels: what int8 inputs are short of
 
@@ -69,6 +77,9 @@ class LiteRtCandidate(FileCandidate):
         engine.set_tensor(self._input["index"], as_input(images, self._input["dtype"]))
         engine.invoke()
         return logits_of(engine.get_tensor(self._output["index"]), *self._output["quantization"])
+
+
+ENGINE = LiteRtCandidate
 
 
 def as_input(images: NDArray[np.uint8], dtype: Any) -> NDArray[Any]:

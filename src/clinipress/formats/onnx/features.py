@@ -21,10 +21,11 @@ from clinipress.errors import ModelError
 from clinipress.formats.onnx.graph import constants, find_normalisation, replace_nodes
 from clinipress.records.candidate import (
     BATCH,
+    Card,
     Floats,
 )
 
-__all__ = ["FEATURES", "GraphWithFeatures", "OnnxNetwork", "show_features"]
+__all__ = ["FEATURES", "GraphWithFeatures", "OnnxNetwork", "open_features", "show_features"]
 
 FEATURES = "features"
 FLOATS = ("float32", "float16")
@@ -218,3 +219,8 @@ class OnnxNetwork:
         taken = pixels.astype(np.float32 if self._floats else np.uint8, copy=False)
         results: list[Floats] = self._session.run(outputs, {self._image: taken})
         return results
+
+
+def open_features(path: Path, card: Card, threads: int | None) -> OnnxNetwork:
+    """A file with its last feature map as a second output; arguments as of every format."""
+    return OnnxNetwork(path, card.precision, threads)

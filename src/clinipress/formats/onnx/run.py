@@ -20,7 +20,15 @@ from clinipress.records.candidate import (
     Card,
 )
 
-__all__ = ["CARD_KEY", "INPUT_NAME", "OUTPUT_NAME", "OnnxCandidate", "runtime_name", "session"]
+__all__ = [
+    "CARD_KEY",
+    "ENGINE",
+    "INPUT_NAME",
+    "OUTPUT_NAME",
+    "OnnxCandidate",
+    "runtime_name",
+    "session",
+]
 
 CARD_KEY = "clinipress.card"
 INPUT_NAME = "image"
@@ -86,6 +94,9 @@ class OnnxCandidate(FileCandidate):
         pixels = images.astype(self._pixels, copy=False)
         logits: NDArray[np.float32] = self._opened.run([OUTPUT_NAME], {INPUT_NAME: pixels})[0]
         return logits
+
+
+ENGINE = OnnxCandidate
 
 
 def session(path: Path, threads: int | None, optimised: Path | None = None) -> Any:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
 from clinipress.formats.openvino.run import compiled, read
+from clinipress.records.candidate import Card
 
-__all__ = ["OpenVinoNetwork"]
+__all__ = ["OpenVinoNetwork", "open_features"]
 
 Floats = NDArray[np.float32]
 POOLS = ("ReduceMean", "ReduceMax", "AvgPool", "MaxPool", "AdaptiveAvgPool")
@@ -52,6 +53,11 @@ class OpenVinoNetwork:
         if self._channels_last:
             maps = maps.transpose(0, 3, 1, 2)
         return logits.astype(np.float32), maps.astype(np.float32)
+
+
+def open_features(path: Path, card: Card, threads: int | None) -> OpenVinoNetwork:
+    """A file with its last feature map as a second output; arguments as of every format."""
+    return OpenVinoNetwork(path, threads)
 
 
 def _last_map(model: Any, path: Path) -> tuple[Any, bool]:

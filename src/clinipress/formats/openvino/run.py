@@ -24,7 +24,16 @@ from clinipress.records.candidate import (
     Card,
 )
 
-__all__ = ["INPUT_NAME", "OUTPUT_NAME", "OpenVinoCandidate", "compiled", "engine", "read"]
+__all__ = [
+    "ENGINE",
+    "INPUT_NAME",
+    "OUTPUT_NAME",
+    "OpenVinoCandidate",
+    "compiled",
+    "engine",
+    "read",
+    "start",
+]
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
@@ -44,6 +53,11 @@ def engine() -> Any:
     if TELEMETRY not in sys.modules:
         sys.modules[TELEMETRY] = None  # type: ignore[assignment]
     return require("openvino", extra="openvino")
+
+
+def start() -> None:
+    """Load the engine, so that what it needs by itself can be told apart."""
+    engine()
 
 
 @functools.cache
@@ -148,6 +162,9 @@ class OpenVinoCandidate(FileCandidate):
         self._request.infer(share_outputs=True)
         logits: NDArray[np.float32] = self._logits.copy()
         return logits
+
+
+ENGINE = OpenVinoCandidate
 
 
 def _short(problem: RuntimeError) -> str:

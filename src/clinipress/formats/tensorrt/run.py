@@ -39,7 +39,7 @@ from clinipress.records.candidate import (
 )
 from clinipress.records.store import digest_of, storage, write_atomically
 
-__all__ = ["TensorRtCandidate", "engine_and_gpu", "start"]
+__all__ = ["ENGINE", "TensorRtCandidate", "engine_and_gpu", "start"]
 
 BUILD_SECONDS = 3600  # a small board takes some minutes for a large network
 DIGEST_BYTES = 32
@@ -145,6 +145,9 @@ class TensorRtCandidate(FileCandidate):
             gpu().copy(logits.ctypes.data, self._at[OUTPUT_NAME], logits.nbytes, stream)
             gpu().wait(stream)
         return logits.copy()
+
+
+ENGINE = TensorRtCandidate
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from clinipress.records.candidate import (
     Card,
 )
 
-__all__ = ["DIGEST_WORD", "TfliteMicroCandidate", "arena_bytes"]
+__all__ = ["DIGEST_WORD", "ENGINE", "TfliteMicroCandidate", "arena_bytes"]
 
 DIGEST_WORD = "sha256"  # in the header beside a file
 HEAD = 4096  # characters of the header before the array
@@ -191,6 +191,9 @@ class TfliteMicroCandidate(FileCandidate):
         self._opened.set_input(as_input(images, np.int8), 0)
         self._opened.invoke()
         return logits_of(self._opened.get_output(0), self._scale, self._zero)
+
+
+ENGINE = TfliteMicroCandidate
 
 
 def _header(path: Path) -> Path:

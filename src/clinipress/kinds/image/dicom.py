@@ -6,6 +6,7 @@ References are to the DICOM standard, part 3: modality look-up table C.11.1, dis
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from clinipress.errors import ImageError, MissingExtraError
 from clinipress.extras import require
-from clinipress.kinds.image.pixels import HeaderFacts, Raster, check_size, to_uint8
+from clinipress.kinds.image.pixels import HeaderFacts, Raster, check_size, quiet, to_uint8
 from clinipress.kinds.image.unpacking import (
     MAX_PICTURES,
     BoundedStream,
@@ -23,7 +24,7 @@ from clinipress.kinds.image.unpacking import (
     length,
 )
 
-__all__ = ["read_facts", "read_frame", "read_patient"]
+__all__ = ["pictures", "read_facts", "read_raster", "recognises", "stored_bytes"]
 
 _LARGE = 2**26  # bytes from which only the frame that is wanted is read
 _MOST_COMPONENTS = 4
@@ -32,40 +33,39 @@ _SYNTAX = 0x00020010
 _LARGEST = 1e30  # of a rescale, so that no stored value becomes infinite
 
 
-def read_facts(stream: BinaryIO) -> HeaderFacts:
-    """Size, channels, bits stored and frames, from the header alone.
+def recognises(head: bytes) -> bool:
+    """True behind a preamble, and for a data set without one: group 2 or 8 in either byte order.
 
-    Raises:
-        ImageError: There is no image in it.
-        MissingExtraError: pydicom is not installed.
+    The last line, an element number and a plausible value representation or length, keeps other
+    formats out.
     """
+    little = head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\x00"
+    plausible = head[4:6] in (b"UL", b"CS", b"UI", b"DA", b"SH") or head[6:8] == b"\x00\x00"
+    return head[128:132] == b"DICM" or (little and plausible)
+
+
+def read_facts(stream: BinaryIO) -> HeaderFacts:
+    """Size, channels, bits stored and frames, from the header alone."""
     plain = _plain(stream)
     return _facts(*_header(plain))
 
 
-def read_patient(stream: BinaryIO) -> tuple[str | None, int]:
-    """The patient's identifier (0010,0020), None when empty, and the number of frames.
-
-    Raises:
-        ImageError: There is no image in it.
-        MissingExtraError: pydicom is not installed.
-    """
-    header, room = _header(_plain(stream))
-    return str(header.get("PatientID") or "").strip() or None, _facts(header, room).frames
+def pictures(path: Path) -> tuple[str | None, range | None]:
+    """The patient's identifier (0010,0020), None when empty, and its frames, if several."""
+    with quiet(), path.open("rb") as stream:
+        header, room = _header(_plain(stream))
+        frames = _facts(header, room).frames
+    patient = str(header.get("PatientID") or "").strip() or None
+    return patient, None if frames == 1 else range(frames)
 
 
-def read_frame(stream: BinaryIO, index: int = 0) -> Raster:
-    """One frame, rescaled to its unit (Hounsfield for CT), or as RGB.
+def stored_bytes(_path: Path, _index: int) -> None:
+    """A frame has no bytes of its own that a digest could do with."""
 
-    Args:
-        stream: The file; gzip is taken off.
-        index: Number of the frame, from 0.
 
-    Raises:
-        ImageError: There is no image in it, no such frame, or it is too large.
-        MissingExtraError: pydicom is not installed.
-    """
-    stream = _plain(stream)
+def read_raster(stream: BinaryIO, index: int | None = None, _source: Any = None) -> Raster:
+    """One frame, rescaled to its unit (Hounsfield for CT), or as RGB; None: the first."""
+    stream, index = _plain(stream), index or 0
     large = length(stream) > _LARGE
     header, room = _header(stream, pixels=not large)
     facts = _facts(header, room)

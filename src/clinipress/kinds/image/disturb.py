@@ -250,7 +250,6 @@ def _either(random: np.random.Generator) -> int:
 
 
 def _is_grey(image: Pixels) -> bool:
-    """True for one channel, and for three that are the same."""
     return bool((image[1:] == image[:1]).all())
 
 

@@ -21,7 +21,7 @@ from clinipress.extras import require
 from clinipress.kinds.image.pixels import HeaderFacts, Raster, check_size, quiet
 from clinipress.kinds.image.unpacking import MAX_BYTES, MAX_PICTURES, length, limit
 
-__all__ = ["picture_slices", "read_facts", "read_slice", "slice_bytes"]
+__all__ = ["pictures", "read_facts", "read_raster", "recognises", "stored_bytes"]
 
 
 class _Volume(NamedTuple):
@@ -32,27 +32,20 @@ class _Volume(NamedTuple):
     window: tuple[float, float] | None
 
 
-def read_facts(stream: BinaryIO) -> HeaderFacts:
-    """Size, channels, bits and number of slices, from the header alone.
+def recognises(head: bytes) -> bool:
+    """True for NIfTI-1 and NIfTI-2, also for a header whose voxels lie in another file."""
+    return head[344:347] in (b"n+1", b"ni1") or head[4:7] in (b"n+2", b"ni2")
 
-    Raises:
-        ImageError: The header is broken.
-        MissingExtraError: nibabel is not installed.
-    """
+
+def read_facts(stream: BinaryIO) -> HeaderFacts:
+    """Size, channels, bits and number of slices, from the header alone."""
     return _facts(_header(_plain(stream)))
 
 
-def read_slice(stream: BinaryIO, index: int | None, source: Path | bytes) -> Raster:
+def read_raster(stream: BinaryIO, index: int | None, source: Path | bytes) -> Raster:
     """One slice in the file's unit, with the display range of the whole volume.
 
-    Args:
-        stream: The file, gzip or not.
-        index: Number of the slice from 0; None: the middle one.
-        source: Where the stream comes from; the last volumes read from paths are kept.
-
-    Raises:
-        ImageError: No such slice, a broken file, or a volume that is too large.
-        MissingExtraError: nibabel is not installed.
+    Slices count from 0; None is the middle one. The last volumes read from paths are kept.
     """
     volume, bits, window = _kept(source) if isinstance(source, Path) else _volume(stream)
     count = volume.shape[2]
@@ -62,25 +55,21 @@ def read_slice(stream: BinaryIO, index: int | None, source: Path | bytes) -> Ras
     return Raster(np.rot90(volume[:, :, index]), bits, window)
 
 
-def slice_bytes(path: Path, index: int) -> bytes:
+def stored_bytes(path: Path, index: int) -> bytes:
     """The stored values of one slice, for a digest."""
     with quiet():
         return np.ascontiguousarray(_kept(path)[0][:, :, index]).tobytes()
 
 
-def picture_slices(path: Path) -> list[int]:
-    """Numbers of the slices that are not one single value.
+def pictures(path: Path) -> tuple[None, list[int]]:
+    """Numbers of the slices that are not one single value; the header names no patient.
 
     Empty slices are alike in all volumes and would tie all patients together as duplicates.
-
-    Raises:
-        ImageError: The file is broken or too large.
-        MissingExtraError: nibabel is not installed.
     """
     with quiet():
         volume = _kept(path)[0]
     flat = volume.reshape(-1, volume.shape[2], *volume.shape[3:])
-    return [k for k in range(volume.shape[2]) if (flat[:, k] != flat[:1, k]).any()]
+    return None, [k for k in range(volume.shape[2]) if (flat[:, k] != flat[:1, k]).any()]
 
 
 def _kept(path: Path) -> _Volume:

@@ -16,9 +16,7 @@ from PIL import Image
 from clinipress.errors import ImageError
 
 if TYPE_CHECKING:  # pydantic is slow to import, and only the annotations need this name
-    from clinipress.records.candidate import (
-        InputSpec,
-    )
+    from clinipress.records.candidate import InputSpec
 
 __all__ = ["MAX_PIXELS", "HeaderFacts", "Raster", "check_size", "model_input", "quiet", "to_uint8"]
 
@@ -143,9 +141,7 @@ def _range(pixels: NDArray[Any], bits: int) -> tuple[float, float]:
 
 
 def model_input(
-    picture: Image.Image,
-    spec: InputSpec,
-    box: tuple[float, float, float, float] | None = None,
+    picture: Image.Image, spec: InputSpec, box: tuple[float, float, float, float] | None = None
 ) -> NDArray[np.uint8]:
     """Convert, resize and lay out: the last step of every reader.
 

@@ -1,7 +1,7 @@
 """One image file to the pixels a classifier takes: the same code in training and on the device.
 
-Formats are told by content, never by suffix. DICOM and NIfTI go to their own modules, which need
-the extras of the same name; everything else is Pillow's.
+Formats are told by content, never by suffix. A format with a `Reader` goes to its own module, which
+may need an extra; everything else is Pillow's.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clinipress.errors import ClinipressError, ImageError
+from clinipress.kinds.image import dicom, nifti
 from clinipress.kinds.image.pixels import (
     MAX_PIXELS,
     HeaderFacts,
@@ -29,24 +31,46 @@ from clinipress.kinds.image.pixels import (
 )
 
 if TYPE_CHECKING:  # pydantic is slow to import, and only the annotations need this name
-    from clinipress.records.candidate import (
-        InputSpec,
-    )
+    from clinipress.records.candidate import InputSpec
 
 __all__ = [
     "MAX_PIXELS",
     "HeaderFacts",
-    "Kind",
+    "Reader",
     "decode",
     "facts",
     "has_palette",
-    "kind_of",
+    "reader_of",
     "render",
     "to_uint8",
 ]
 
-Kind = Literal["picture", "dicom", "nifti"]
 
+class Reader(Protocol):
+    """What the module of a file format has; a new format is such a module and a place in `READERS`.
+
+    A stream stands at the beginning of a file that `recognises` took, and may still be gzipped.
+    What is damaged, too large or not there is an ImageError, an extra that is not installed a
+    MissingExtraError.
+    """
+
+    def recognises(self, head: bytes) -> bool:
+        """Whether a file begins like this format; `head` is free of gzip and may be short."""
+
+    def read_facts(self, stream: BinaryIO) -> HeaderFacts:
+        """What the header alone says."""
+
+    def read_raster(self, stream: BinaryIO, index: int | None, source: Path | bytes) -> Raster:
+        """Picture `index` of `source`, from 0; None: the one that stands for the file."""
+
+    def pictures(self, path: Path) -> tuple[str | None, Sequence[int] | None]:
+        """The patient that the file names, and its pictures; None: it is a single one."""
+
+    def stored_bytes(self, path: Path, index: int) -> bytes | None:
+        """For a digest: what is stored of one picture; None: the whole file stands for it."""
+
+
+READERS: tuple[Reader, ...] = (dicom, nifti)
 # JPEG and PNG first: Pillow loads its other plug-ins only when neither accepts. Formats that start
 # a program (EPS) or have no signature (TGA) are left out on purpose.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
@@ -57,10 +81,7 @@ _BITS = {"1": 1, **_GREY_WIDE}
 
 
 def facts(source: Path | bytes) -> HeaderFacts:
-    """Read a file's header, and nothing of its pixels where the format allows that.
-
-    Args:
-        source: A file, or the bytes of one.
+    """Read the header of a file or of its bytes, and no pixels where the format allows that.
 
     Raises:
         ImageError: It is no image, or its header is broken.
@@ -68,16 +89,8 @@ def facts(source: Path | bytes) -> HeaderFacts:
     """
     try:
         with quiet(), _open(source) as stream:
-            kind = kind_of(stream)
-            if kind == "dicom":
-                from clinipress.kinds.image import dicom
-
-                return dicom.read_facts(stream)
-            if kind == "nifti":
-                from clinipress.kinds.image import nifti
-
-                return nifti.read_facts(stream)
-            return _picture_facts(stream)
+            reader = reader_of(stream)
+            return reader.read_facts(stream) if reader else _picture_facts(stream)
     except ClinipressError as problem:
         raise _named(problem, source) from None
     except Exception as problem:  # third-party parsers raise nearly anything on a damaged file
@@ -87,6 +100,8 @@ def facts(source: Path | bytes) -> HeaderFacts:
 def has_palette(source: Path | bytes) -> bool:
     """True for a picture whose pixels point to colours; of a file that `facts` has read."""
     with quiet(), _open(source) as stream:
+        if reader_of(stream):
+            return False
         return Image.open(stream, formats=_FORMATS).mode in {"P", "PA"}
 
 
@@ -108,15 +123,9 @@ def decode(source: Path | bytes, spec: InputSpec, *, index: int | None = None) -
     """
     try:
         with quiet(), _open(source) as stream:
-            kind = kind_of(stream)
-            if kind == "dicom":
-                from clinipress.kinds.image import dicom
-
-                return render(dicom.read_frame(stream, index or 0), spec)
-            if kind == "nifti":
-                from clinipress.kinds.image import nifti
-
-                return render(nifti.read_slice(stream, index, source), spec)
+            reader = reader_of(stream)
+            if reader:
+                return render(reader.read_raster(stream, index, source), spec)
             return _picture(stream, spec, index or 0)
     except ClinipressError as problem:
         raise _named(problem, source) from None
@@ -125,18 +134,14 @@ def decode(source: Path | bytes, spec: InputSpec, *, index: int | None = None) -
 
 
 def render(raster: Raster, spec: InputSpec) -> NDArray[np.uint8]:
-    """Window, convert and resize a picture that is already an array.
-
-    Returns:
-        uint8 ``[channels, height, width]``.
-    """
+    """Window, convert and resize an array's picture: uint8 ``[channels, height, width]``."""
     levels = raster.grey_or_colour(spec.window)
     check_size(levels.shape[1], levels.shape[0])
     return model_input(Image.fromarray(np.ascontiguousarray(levels)), spec)
 
 
-def kind_of(stream: BinaryIO) -> Kind:
-    """Tell DICOM and NIfTI (gzip or not) from everything else, and rewind the stream."""
+def reader_of(stream: BinaryIO) -> Reader | None:
+    """The reader of a file, gzip or not; None: it is Pillow's. The stream is rewound."""
     head = stream.read(_HEAD)
     stream.seek(0)
     if head[:2] == b"\x1f\x8b":
@@ -147,21 +152,7 @@ def kind_of(stream: BinaryIO) -> Kind:
             raise ImageError("an image", "a damaged gzip file") from None
         finally:
             stream.seek(0)
-    if head[128:132] == b"DICM" or _bare_dicom(head):
-        return "dicom"
-    if head[344:347] in (b"n+1", b"ni1") or head[4:7] in (b"n+2", b"ni2"):
-        return "nifti"
-    return "picture"
-
-
-def _bare_dicom(head: bytes) -> bool:
-    """True for a data set without preamble: it begins with group 2 or 8 in either byte order.
-
-    The second half, an element number and a plausible value representation or length, keeps
-    other formats out.
-    """
-    little = head[:2] in (b"\x02\x00", b"\x08\x00") and head[3:4] == b"\x00"
-    return little and (head[4:6] in (b"UL", b"CS", b"UI", b"DA", b"SH") or head[6:8] == b"\x00\x00")
+    return next((reader for reader in READERS if reader.recognises(head)), None)
 
 
 def _open(source: Path | bytes) -> BinaryIO:
@@ -223,10 +214,8 @@ def _draft(picture: Image.Image, spec: InputSpec) -> tuple[float, float, float, 
     """Let libjpeg do part of the shrinking, never below twice the size that is wanted.
 
     Colour asked for as grey is read as its Y channel, which is ITU-R 601 luma by definition.
-
-    Returns:
-        The part of the shrunk picture that holds the original: 630 pixels at a quarter are 157.5,
-        and libjpeg hands out 158. None where nothing is shrunk, turned pictures among them.
+    Gives the part of the shrunk picture that holds the original: 630 pixels at a quarter are 157.5,
+    and libjpeg hands out 158. None where nothing is shrunk, turned pictures among them.
     """
     mode = "L" if spec.channels == 1 and picture.mode == "RGB" else picture.mode
     if picture.getexif().get(_ORIENTATION, 1) != 1 or spec.window is not None:
@@ -262,7 +251,6 @@ def _named(problem: ClinipressError, source: Path | bytes) -> ClinipressError:
 
 
 def _unreadable(problem: Exception, source: Path | bytes) -> ImageError:
-    """One line from whatever a parser threw."""
     if isinstance(problem, FileNotFoundError):
         return ImageError("an image file", f"no file at '{source!s:.300}'")
     if isinstance(problem, UnidentifiedImageError):

@@ -11,9 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 
 __all__ = ["colour_refusal", "contrast_refusal", "is_colourful", "size_refusal"]
 
@@ -30,13 +28,7 @@ GREY = 2.0
 
 
 def size_refusal(width: int, height: int, spec: InputSpec) -> str | None:
-    """Why an image of this size is refused, or None.
-
-    Args:
-        width: Columns of the original image.
-        height: Rows.
-        spec: What the model takes.
-    """
+    """Why an original image of `width` columns and `height` rows is refused, or None."""
     least_width = -(-spec.width // LARGEST_ENLARGEMENT)
     least_height = -(-spec.height // LARGEST_ENLARGEMENT)
     if width < least_width or height < least_height:
@@ -49,11 +41,7 @@ def size_refusal(width: int, height: int, spec: InputSpec) -> str | None:
 
 
 def contrast_refusal(pixels: NDArray[np.uint8]) -> str | None:
-    """Why an image that shows next to nothing is refused, or None.
-
-    Args:
-        pixels: uint8 ``[channels, height, width]``, as the model sees them.
-    """
+    """Why uint8 ``[channels, height, width]`` that shows next to nothing is refused, or None."""
     contrast = float(pixels.std(axis=(1, 2), dtype=np.float64).max())
     if contrast < LEAST_CONTRAST:
         return f"a blank one (contrast {contrast:.2g} grey levels, at least {LEAST_CONTRAST:g})"
@@ -61,12 +49,9 @@ def contrast_refusal(pixels: NDArray[np.uint8]) -> str | None:
 
 
 def colour_refusal(colours: NDArray[np.uint8], *, model_sees_colour: bool) -> str | None:
-    """Why an image is refused for its colours, or for having none; None when it is not.
+    """Why uint8 RGB ``[3, height, width]`` is refused for its colours or for having none, or None.
 
-    Args:
-        colours: uint8 ``[3, height, width]``, RGB.
-        model_sees_colour: True for a model made with colourful images, False for one that takes
-            grey.
+    A model sees colour when it was made with colourful images, and not when it takes grey.
     """
     chroma = _chroma(colours)
     if model_sees_colour and chroma < GREY:

@@ -24,11 +24,7 @@ def thumbnails_of(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def difference_hashes(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """The 64 signs of horizontal differences of an 8x9 reduction (N. Krawetz, 2013).
 
-    Args:
-        grey: uint8 ``[n, h, w]``.
-
-    Returns:
-        uint64 ``[n]``; the first row's leftmost difference is the highest bit.
+    Of uint8 ``[n, h, w]``: uint64 ``[n]``; the first row's leftmost difference is the highest bit.
     """
     _, height, width = grey.shape
     small = _area(8, height) @ grey.astype(np.float32) @ _area(9, width).T

@@ -46,14 +46,7 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 class Separable(nn.Module):
-    """Twice a depthwise and a pointwise convolution behind a ReLU; the first may halve the size.
-
-    Args:
-        taken: Input channels.
-        given: Output channels, and those in between.
-        kernel: Pixels a side, odd.
-        stride: 1 or 2.
-    """
+    """Twice a depthwise and a pointwise convolution behind a ReLU; the first may halve the size."""
 
     def __init__(self, taken: int, given: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -139,7 +132,7 @@ def _operation(name: str, taken: int, given: int, stride: int) -> nn.Module:
     return nn.Identity() if name == "same" else Pool(kind, stride)
 
 
-class Cell(nn.Module):
+class NasNetCell(nn.Module):
     """Five pairs of operations on what the last two cells gave.
 
     Args:
@@ -209,7 +202,7 @@ class NasNet(nn.Module):
         self.cells = nn.ModuleList()
         now = before = stem
         for number, (wide, reduces, fits) in enumerate(_plan(cells, width)):
-            cell = Cell(now, before, wide, reduces, fits)
+            cell = NasNetCell(now, before, wide, reduces, fits)
             now, before = cell.channels, stem if number == 0 else now
             self.cells.append(cell)
         self.num_features = now
@@ -245,13 +238,7 @@ def _plan(cells: int, width: int) -> Iterator[tuple[int, bool, str]]:
 
 
 def nasnet_a_mobile(num_classes: int = 1000, in_chans: int = 3, **arguments: Any) -> NasNet:
-    """NASNet-A-Mobile, 4 @ 1056: 5,289,978 parameters with 1,000 classes, made for 224 pixels.
-
-    Args:
-        num_classes: Outputs.
-        in_chans: Channels of the images.
-        arguments: Others of `NasNet`.
-    """
+    """NASNet-A-Mobile, 4 @ 1056: 5,289,978 parameters with 1,000 classes, made for 224 pixels."""
     return NasNet(num_classes, in_chans, **arguments)
 
 

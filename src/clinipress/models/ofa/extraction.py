@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -10,9 +9,9 @@ from torch import Tensor, nn
 
 from clinipress.errors import ModelError
 from clinipress.models.ofa.architecture import REDUCTION, Architecture, divisible
-from clinipress.models.ofa.network import Bottleneck, MobileNet, SuperNet, kernels
+from clinipress.models.ofa.network import Bottleneck, MobileNet, SuperNet, part_of
 
-__all__ = ["extract", "part_of", "sort_by_importance"]
+__all__ = ["extract", "sort_by_importance"]
 
 
 def extract(supernet: SuperNet, architecture: Architecture) -> MobileNet:
@@ -36,50 +35,6 @@ def extract(supernet: SuperNet, architecture: Architecture) -> MobileNet:
     network.load_state_dict(part_of(supernet.state_dict(), network))
     network.to(supernet.head.weight.device)
     return network.train(supernet.training)
-
-
-def part_of(state: Mapping[str, Tensor], network: MobileNet) -> dict[str, Tensor]:
-    """Of a supernet's state dict the part that is a network's.
-
-    Args:
-        state: Tensors by our names; a head of other classes is handed on as it is.
-        network: Which part, and of what shapes.
-
-    Raises:
-        ModelError: The supernet has another width, or a tensor is missing.
-    """
-    places = network.architecture.places()
-    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    heads = ("head.weight", "head.bias", "stem.conv.weight")  # classes and colours may differ
-    part = {}
-    for name, shape in shapes.items():
-        there = _place(name, places)
-        if there not in state:
-            if name.endswith("num_batches_tracked"):
-                continue
-            raise ModelError("the weights of a whole supernet", f"a file without '{there}'")
-        tensor = state[there]
-        if name.endswith("depthwise.conv.weight") and not name.startswith("blocks.0."):
-            base = there.removesuffix("weight")
-            matrices = (state[base + "to5"].detach(), state[base + "to3"].detach())
-            tensor = kernels(tensor[: shape[0]].detach(), *matrices, shape[-1])
-        elif name not in heads:
-            tensor = tensor[tuple(slice(0, side) for side in shape)]
-        if name not in heads and tensor.shape != shape:
-            raise ModelError(
-                f"the supernet of width {network.architecture.width:g}",
-                f"'{there}' of shape {list(state[there].shape)}",
-            )
-        part[name] = tensor.detach().clone()
-    return part
-
-
-def _place(name: str, places: list[int]) -> str:
-    """The supernet's name of a sub-net's tensor: stages have all their blocks there."""
-    if not name.startswith("blocks."):
-        return name
-    _, number, rest = name.split(".", 2)
-    return f"blocks.{places[int(number)]}.{rest}"
 
 
 def sort_by_importance(supernet: SuperNet, kept: int | None = None) -> None:

@@ -8,14 +8,16 @@ the supernet's tensor of that name (`clinipress.models.ofa.extraction`).
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clinipress.errors import ModelError
 from clinipress.models.ofa.architecture import (
     OFA_595,
     Architecture,
@@ -23,7 +25,6 @@ from clinipress.models.ofa.architecture import (
     Space,
     architecture_of,
 )
-from clinipress.models.ofa.published import checkpoint_filter_fn
 
 __all__ = [
     "Bottleneck",
@@ -34,7 +35,30 @@ __all__ = [
     "ofa_595",
     "ofa_mobilenetv3",
     "ofa_supernet",
+    "own_name",
+    "part_of",
 ]
+
+# The layout that the authors of once-for-all publish weights in: a supernet's file keeps the state
+# dict under "state_dict", its elastic layers wrapped once more (``conv.conv.weight``,
+# ``bn.bn.weight``); a specialised network's does not. Older files call a block's layers
+# ``mobile_inverted_conv``, newer ones ``conv``. Facts of the layout, no code, are taken from the
+# authors' repository (mit-han-lab/once-for-all, MIT).
+PARTS = {"inverted_bottleneck": "expand", "depth_conv": "depthwise", "point_linear": "project"}
+ENDS = {
+    "first_conv": "stem",
+    "final_expand_layer": "final_expand",
+    "feature_mix_layer": "feature_mix",
+}
+LEAVES = {
+    "conv.7to5_matrix": "conv.to5",
+    "conv.5to3_matrix": "conv.to3",
+    "se.fc.reduce.weight": "squeeze.reduce.weight",
+    "se.fc.reduce.bias": "squeeze.reduce.bias",
+    "se.fc.expand.weight": "squeeze.restore.weight",
+    "se.fc.expand.bias": "squeeze.restore.bias",
+}
+BLOCK = re.compile(r"blocks\.(\d+)\.(?:mobile_inverted_conv|conv)\.(\w+)\.(.+)")
 
 
 class ElasticPointwise(nn.Conv2d):
@@ -77,16 +101,10 @@ class ElasticDepthwise(nn.Conv2d):
 
 
 def kernels(weight: Tensor, to5: Tensor, to3: Tensor, side: int) -> Tensor:
-    """Depthwise kernels of a side out of those of 7 x 7.
+    """Kernels of 3, 5 or 7 pixels, float32 ``[channels, 1, side, side]``, out of those of 7 x 7.
 
-    Args:
-        weight: float32 ``[channels, 1, 7, 7]``.
-        to5: Turns the centre's 25 values into a kernel of 5 x 5, ``[25, 25]``.
-        to3: Turns that one's centre into a kernel of 3 x 3, ``[9, 9]``.
-        side: 3, 5 or 7.
-
-    Returns:
-        float32 ``[channels, 1, side, side]``.
+    `to5` ``[25, 25]`` turns the centre's 25 values into a kernel of 5 x 5, `to3` ``[9, 9]`` that
+    one's centre into a kernel of 3 x 3.
     """
     for smaller, matrix in ((5, to5), (3, to3)):
         if side > smaller:
@@ -156,10 +174,7 @@ def _pointwise(taken: int, given: int, *, bias: bool = False) -> nn.Conv2d:
 class Bottleneck(nn.Module):
     """Expand, convolve each channel, squeeze and excite, project; the input added where it fits.
 
-    Args:
-        shape: Its sizes.
-        elastic: Layers that can be used in part.
-        norm: Class of the batch norms.
+    With `elastic` the layers can be used in part; `norm` is the class of the batch norms.
     """
 
     def __init__(self, shape: BlockShape, *, elastic: bool, norm: type[nn.BatchNorm2d]) -> None:
@@ -200,14 +215,7 @@ class Bottleneck(nn.Module):
 
 
 class MobileNet(nn.Module):
-    """A network of the space: stem, blocks, a wide last layer, pooling, features, head.
-
-    Args:
-        architecture: Which.
-        num_classes: Outputs.
-        in_chans: Input channels.
-        dropout: Before the head.
-    """
+    """A network of the space: stem, blocks, a wide last layer, pooling, features, dropout, head."""
 
     elastic = False
 
@@ -257,14 +265,7 @@ class MobileNet(nn.Module):
 
 
 class SuperNet(MobileNet):
-    """The largest network of a width, any part of which can be used.
-
-    Args:
-        width: 1.0 and 1.2 are the published ones.
-        num_classes: Outputs.
-        in_chans: Input channels.
-        dropout: Before the head.
-    """
+    """The largest network of a width (1.0 and 1.2 are published), any part of which can be used."""
 
     elastic = True
 
@@ -329,3 +330,93 @@ def ofa_supernet(
 ) -> SuperNet:
     """A supernet; as a candidate of its own it is its largest network."""
     return SuperNet(width, num_classes, in_chans, dropout)
+
+
+def part_of(state: Mapping[str, Tensor], network: MobileNet) -> dict[str, Tensor]:
+    """Of a supernet's state dict the part that is a network's.
+
+    Args:
+        state: Tensors by our names; a head of other classes is handed on as it is.
+        network: Which part, and of what shapes.
+
+    Raises:
+        ModelError: The supernet has another width, or a tensor is missing.
+    """
+    places = network.architecture.places()
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    heads = ("head.weight", "head.bias", "stem.conv.weight")  # classes and colours may differ
+    part = {}
+    for name, shape in shapes.items():
+        there = _place(name, places)
+        if there not in state:
+            if name.endswith("num_batches_tracked"):
+                continue
+            raise ModelError("the weights of a whole supernet", f"a file without '{there}'")
+        tensor = state[there]
+        if name.endswith("depthwise.conv.weight") and not name.startswith("blocks.0."):
+            base = there.removesuffix("weight")
+            matrices = (state[base + "to5"].detach(), state[base + "to3"].detach())
+            tensor = kernels(tensor[: shape[0]].detach(), *matrices, shape[-1])
+        elif name not in heads:
+            tensor = tensor[tuple(slice(0, side) for side in shape)]
+        if name not in heads and tensor.shape != shape:
+            raise ModelError(
+                f"the supernet of width {network.architecture.width:g}",
+                f"'{there}' of shape {list(state[there].shape)}",
+            )
+        part[name] = tensor.detach().clone()
+    return part
+
+
+def _place(name: str, places: list[int]) -> str:
+    """The supernet's name of a sub-net's tensor: stages have all their blocks there."""
+    if not name.startswith("blocks."):
+        return name
+    _, number, rest = name.split(".", 2)
+    return f"blocks.{places[int(number)]}.{rest}"
+
+
+def own_name(name: str) -> str:
+    """Our name of a published tensor; a name that is not one of theirs stays.
+
+    Example:
+        >>> own_name("blocks.3.mobile_inverted_conv.inverted_bottleneck.bn.bn.weight")
+        'blocks.3.expand.norm.weight'
+        >>> own_name("blocks.3.conv.depth_conv.conv.7to5_matrix")
+        'blocks.3.depthwise.conv.to5'
+    """
+    if name.startswith("classifier."):
+        return "head." + name.rpartition(".")[2]
+    match = BLOCK.fullmatch(name)
+    if match is None:
+        head, _, leaf = name.partition(".")
+        return f"{ENDS[head]}.{_leaf(leaf)}" if head in ENDS else name
+    number, part, leaf = match.groups()
+    if part not in PARTS:
+        return name
+    leaf = _leaf(leaf)
+    inside = leaf.startswith("squeeze.")
+    return f"blocks.{number}.{leaf}" if inside else f"blocks.{number}.{PARTS[part]}.{leaf}"
+
+
+def _leaf(leaf: str) -> str:
+    """Layers wrapped once more are unwrapped; their batch norm is our norm."""
+    leaf = leaf.replace("conv.conv.", "conv.").replace("bn.bn.", "bn.")
+    return LEAVES.get(leaf, leaf.replace("bn.", "norm."))
+
+
+def checkpoint_filter_fn(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """A published state dict in the names of a network of ours; our own names stay.
+
+    A network that is no supernet takes its part of a supernet's weights. Its batch norms are then
+    those of the largest network: measure them again before it is judged.
+
+    Args:
+        state: Tensors by name.
+        network: A `MobileNet` or `SuperNet`.
+    """
+    renamed = {own_name(name): tensor for name, tensor in state.items()}
+    ours = cast(MobileNet, network)
+    if ours.elastic or not any(name.endswith("conv.to5") for name in renamed):
+        return renamed
+    return part_of(renamed, ours)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from clinipress.models.cost import Convolution, layer_macs, macs, parameters
-from clinipress.models.pruning.importance import Group, is_depthwise
+from clinipress.models.pruning.importance import ChannelGroup, is_depthwise
 from clinipress.models.pruning.ranking import Costs
 
 __all__ = ["Of", "cost", "costs", "outputs"]
@@ -33,7 +33,7 @@ def outputs(layer: Any) -> int:
     return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
 
 
-def costs(network: nn.Module, groups: Sequence[Group], of: Of) -> Costs:
+def costs(network: nn.Module, groups: Sequence[ChannelGroup], of: Of) -> Costs:
     """The cost as a function of the columns removed from each unit."""
     reach: dict[tuple[object, bool], NDArray[np.float64]] = {}
     for number, group in enumerate(groups):

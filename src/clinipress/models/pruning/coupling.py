@@ -60,12 +60,8 @@ def cut_equals_hidden(
 ) -> bool:
     """Compare outputs on noise, with batch norms on batch statistics so that every layer speaks.
 
-    Args:
-        network: Before the cut; takes float32 ``[n, channels, *size]``. Left as it was.
-        small: After the cut. Left as it was.
-        hidden: As `hidden_from` takes it.
-        channels: Input channels.
-        size: (height, width).
+    Before and after the cut, the networks take float32 ``[n, channels, *size]`` and are left as
+    they were; `hidden` is as `hidden_from` takes it.
     """
     noise = torch.randn(IMAGES, channels, *size, generator=torch.Generator().manual_seed(SEED))
     masked, kept = _lively(network), _lively(small)

@@ -1,8 +1,8 @@
 """Which channels hang together: Torch-Pruning's dependency graph, and heads, as plain data.
 
 The one module that names Torch-Pruning (Fang et al., CVPR 2023, arXiv:2301.12900): it reads a
-network's couplings from autograd's graph, `free_groups` tells them as `Group`s, and `cut` removes
-channels with all that hangs on them.
+network's couplings from autograd's graph, `free_groups` tells them as `ChannelGroup`s, and `cut`
+removes channels with all that hangs on them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from clinipress.models.pruning.attention import (
     heads,
     standing_in,
 )
-from clinipress.models.pruning.importance import Group, Member, is_depthwise
+from clinipress.models.pruning.importance import ChannelGroup, Member, is_depthwise
 
 __all__ = ["cannot", "cut", "dependency_graph", "free_groups"]
 
@@ -129,7 +129,7 @@ def _group(graph: Any, name: str, is_output: bool, indices: Sequence[int]) -> An
     return group
 
 
-def free_groups(graph: Any, protected: set[nn.Module]) -> list[Group]:
+def free_groups(graph: Any, protected: set[nn.Module]) -> list[ChannelGroup]:
     """Groups of coupled channels and heads that may shrink, in the order of the network.
 
     Raises:
@@ -154,7 +154,7 @@ def _stays(graph: Any, dep: Any, protected: set[nn.Module]) -> bool:
     return is_last or dep.target.module in protected
 
 
-def _as_group(graph: Any, group: Any, names: Mapping[Any, str]) -> Group:
+def _as_group(graph: Any, group: Any, names: Mapping[Any, str]) -> ChannelGroup:
     columns_of = group[0].root_idxs
     per_column = _channel_groups(graph, group)
     size = len(columns_of) // per_column
@@ -178,7 +178,7 @@ def _as_group(graph: Any, group: Any, names: Mapping[Any, str]) -> Group:
             channels = count(item.dep.target)
             members.append(Member(names[layer], layer, is_output, indices, columns, channels))
     name = names[group[0].dep.target.module]
-    return Group(name, size, per_column, 1, tuple(members), " ".join(kinds))
+    return ChannelGroup(name, size, per_column, 1, tuple(members), " ".join(kinds))
 
 
 def _size(part: Any, gives: bool) -> int:
@@ -203,7 +203,7 @@ def _channel_groups(graph: Any, group: Any) -> int:
     return largest
 
 
-def _head_groups(backbone: nn.Module, protected: set[nn.Module]) -> list[Group]:
+def _head_groups(backbone: nn.Module, protected: set[nn.Module]) -> list[ChannelGroup]:
     groups = []
     for name, layer in heads(backbone):
         count = int(layer.num_heads)
@@ -220,5 +220,5 @@ def _head_groups(backbone: nn.Module, protected: set[nn.Module]) -> list[Group]:
             parts.append((f"{name}.{TABLE}", getattr(layer, TABLE), True, every, every))
         members = [Member(*part, len(part[-1])) for part in parts]
         kind = f"heads of {type(layer).__name__}"
-        groups.append(Group(f"{name}.qkv", count, 3, block, tuple(members), kind))
+        groups.append(ChannelGroup(f"{name}.qkv", count, 3, block, tuple(members), kind))
     return groups

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from clinipress.errors import ModelError
 from clinipress.models.cost import Convolution, evaluating
 
-__all__ = ["Batch", "Criterion", "Group", "Member", "is_depthwise", "score", "taylor_scores"]
+__all__ = ["Batch", "ChannelGroup", "Criterion", "Member", "is_depthwise", "score", "taylor_scores"]
 
 Criterion = Literal["l1", "l2", "taylor", "batch-norm", "fpgm", "random"]
 Batch = tuple[Tensor, Tensor]  # uint8 or float images [n, c, h, w], int64 labels [n]
@@ -52,7 +52,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Group:
+class ChannelGroup:
     """Coupled channels.
 
     Attributes:
@@ -90,7 +90,7 @@ def _has_filters(layer: object) -> bool:
 
 
 def score(
-    groups: Sequence[Group], criterion: Criterion, seed: int, taylor: Sequence[Scores] = ()
+    groups: Sequence[ChannelGroup], criterion: Criterion, seed: int, taylor: Sequence[Scores] = ()
 ) -> list[Scores | None]:
     """Importance of each column of each group; what goes first is what has least.
 
@@ -126,7 +126,7 @@ def score(
         return [random.random(group.size) for group in groups]
     if criterion == "taylor":
         return list(taylor)
-    rate: dict[str, Callable[[Group], Scores | None]] = {
+    rate: dict[str, Callable[[ChannelGroup], Scores | None]] = {
         "l1": lambda group: _magnitude(group, 1),
         "l2": lambda group: _magnitude(group, 2),
         "batch-norm": _batch_norm_scale,
@@ -159,14 +159,14 @@ def _filters(member: Member, values: Tensor) -> Tensor:
     return blocks[indices // within, :, indices % within].flatten(1)
 
 
-def _by_column(group: Group, member: Member, values: Tensor) -> Scores:
+def _by_column(group: ChannelGroup, member: Member, values: Tensor) -> Scores:
     sums: Scores = np.bincount(
         member.columns, weights=values.cpu().numpy(), minlength=group.size
     ).astype(np.float64)
     return sums
 
 
-def _magnitude(group: Group, power: int) -> Scores:
+def _magnitude(group: ChannelGroup, power: int) -> Scores:
     total = np.zeros(group.size)
     for member in group.members:
         if _has_filters(member.layer):
@@ -180,7 +180,7 @@ def _magnitude(group: Group, power: int) -> Scores:
     return total
 
 
-def _batch_norm_scale(group: Group) -> Scores | None:
+def _batch_norm_scale(group: ChannelGroup) -> Scores | None:
     total, seen = np.zeros(group.size), np.zeros(group.size)
     for member in group.members:
         if isinstance(member.layer, BatchNorm) and member.layer.affine:
@@ -193,7 +193,7 @@ def _batch_norm_scale(group: Group) -> Scores | None:
     return scores
 
 
-def _geometric_median(group: Group) -> Scores:
+def _geometric_median(group: ChannelGroup) -> Scores:
     total = np.zeros(group.size)
     for member in group.givers():
         filters = _filters(member, member.layer.weight)
@@ -206,7 +206,7 @@ def _geometric_median(group: Group) -> Scores:
 
 
 def taylor_scores(
-    network: nn.Module, groups: Sequence[Group], batches: Sequence[Batch]
+    network: nn.Module, groups: Sequence[ChannelGroup], batches: Sequence[Batch]
 ) -> list[Scores]:
     """First-order Taylor importance (Molchanov et al., CVPR 2019, arXiv:1906.10771, eq. 8).
 

@@ -25,7 +25,13 @@ from clinipress.models.cost import macs
 from clinipress.models.pruning.cost import Of, cost, costs, outputs
 from clinipress.models.pruning.coupling import cut_equals_hidden, mixes_channels
 from clinipress.models.pruning.dependencies import cannot, cut, dependency_graph, free_groups
-from clinipress.models.pruning.importance import Batch, Criterion, Group, score, taylor_scores
+from clinipress.models.pruning.importance import (
+    Batch,
+    ChannelGroup,
+    Criterion,
+    score,
+    taylor_scores,
+)
 from clinipress.models.pruning.ranking import Scope, Unit, choose, share
 
 __all__ = ["History", "hidings", "plan_pruning", "prune", "replay", "widths"]
@@ -109,9 +115,8 @@ def hidings(
 ) -> Iterator[tuple[str, float, dict[str, Tensor]]]:
     """What to hide to see the network without a share of one unit's channels alone.
 
-    Yields:
-        Name of the layer, share that is hidden of its channels, and the argument of
-        `clinipress.models.pruning.coupling.hidden_from` for the classifier's backbone.
+    Gives the name of the layer, the share that is hidden of its channels, and what
+    `clinipress.models.pruning.coupling.hidden_from` takes for the classifier's backbone.
     """
     network = copy.deepcopy(classifier).cpu().float()
     groups, units = _ranked(network, criterion, 1, protect, seed, batches)
@@ -131,14 +136,9 @@ def prune(classifier: Network, history: History) -> Network:
 
 
 def replay(classifier: Network, history: History) -> Network:
-    """Cut a network as a record says, in place.
+    """Cut a `Classifier`, as it was before the first removal, as records say, in place; itself.
 
-    Args:
-        classifier: A `Classifier` as it was before the first removal of the record.
-        history: Records of one pruning, or of several one after the other.
-
-    Returns:
-        The classifier itself, smaller.
+    The records are of one pruning, or of several one after the other.
 
     Raises:
         ModelError: The record does not fit this network.
@@ -181,7 +181,7 @@ def _ranked(
     protect: Sequence[str],
     seed: int,
     batches: Sequence[Batch],
-) -> tuple[list[Group], list[Unit]]:
+) -> tuple[list[ChannelGroup], list[Unit]]:
     """The groups that may shrink and that the criterion can judge, and their columns, ranked."""
     backbone = network.get_submodule("backbone")
     protected = _protected(backbone, protect)
@@ -215,7 +215,7 @@ def _history(units: Sequence[Unit], kept: Sequence[int]) -> History:
     return tuple((unit.name, True, unit.removed(k)) for unit, k in pairs if k < unit.size)
 
 
-def _hidden(groups: Sequence[Group], removed: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+def _hidden(groups: Sequence[ChannelGroup], removed: Sequence[Sequence[int]]) -> dict[str, Tensor]:
     """What `hidden_from` takes so that a plan's channels are not seen, numbered as before it."""
     hidden: dict[str, set[int]] = {}
     for group, channels in zip(groups, removed, strict=True):

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Costs", "Probe", "Scope", "Unit", "choose", "schedule", "search", "share"]
+__all__ = ["CostProbe", "Costs", "Scope", "Unit", "choose", "schedule", "search", "share"]
 
 Scope = Literal["global", "uniform", "isomorphic"]
 
@@ -214,7 +214,7 @@ def schedule(ratio: float, rounds: int) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Probe:
+class CostProbe:
     """One try of `search`: what was asked of the stand-in, and what was measured."""
 
     counted: float
@@ -228,7 +228,7 @@ def search(
     within: float,
     tries: int = 8,
     largest: float = 0.97,
-) -> tuple[Probe, list[Probe]]:
+) -> tuple[CostProbe, list[CostProbe]]:
     """Find what to ask of a counted cost so that a measured one comes out as wanted.
 
     The measured share grows with the counted one, from 0 at 0, but not in proportion, and is
@@ -245,11 +245,11 @@ def search(
     Returns:
         The nearest probe, and all of them in order.
     """
-    low, high = Probe(0.0, 0.0), Probe(largest, 1.0)
-    probes: list[Probe] = []
+    low, high = CostProbe(0.0, 0.0), CostProbe(largest, 1.0)
+    probes: list[CostProbe] = []
     counted = min(wanted, largest)
     for _ in range(tries):
-        probe = Probe(counted, measure(counted))
+        probe = CostProbe(counted, measure(counted))
         probes.append(probe)
         if abs(probe.measured - wanted) <= within:
             break

@@ -27,8 +27,8 @@ from clinipress.reporting.wording.numbers import (
     metric_name,
 )
 from clinipress.reporting.wording.phrases import (
+    change_phrase,
     coverage_phrase,
-    drop_phrase,
     rule_phrase,
     split_name,
 )
@@ -60,7 +60,8 @@ def _metrics(view: View) -> str | None:
 
 def _uncertainty(view: View) -> str | None:
     subject = subject_or_reference(view)
-    found = chain(_evidence(view).values(), subject.drop.values() if subject else ())
+    changes = subject.changes.get(view.judged_split(subject) or "", {}) if subject else {}
+    found = chain(_evidence(view).values(), changes.values())
     methods = sorted({one.method for one in found if one.method})
     if not methods:
         return None
@@ -103,10 +104,11 @@ def _external(view: View) -> str | None:
 
 def _performance(view: View) -> str | None:
     subject = view.subject
-    drop = view.drop(subject, view.metric)[0] if subject else None
-    fall = f" {capital(drop_phrase(view.metric, drop, view.margin))}." if finite(drop) else ""
+    change = view.change(subject, view.metric)[0] if subject else None
+    phrase = capital(change_phrase(view.metric, change, view.margin))
+    told = f" {phrase}." if finite(change) else ""
     internal = _internal(view)
-    return f"{internal}{fall}" if internal else None
+    return f"{internal}{told}" if internal else None
 
 
 def _performance_groups(view: View) -> str | None:

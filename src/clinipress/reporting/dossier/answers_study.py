@@ -10,6 +10,7 @@ from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any
 
+from clinipress.recipe.techniques import technique_of
 from clinipress.records.candidate import (
     CandidateRecord,
 )
@@ -42,16 +43,6 @@ __all__ = [
     "verdict_words",
 ]
 
-STEPS: Mapping[str, str] = MappingProxyType(
-    {
-        "train": "training on labels",
-        "distill": "distillation",
-        "prune": "pruning",
-        "qat": "quantization-aware training",
-        "export": "export",
-    }
-)
-
 
 # ----------------------------------------------------------------------------- reading the records
 
@@ -74,19 +65,24 @@ def findings_of(view: View, record: CandidateRecord | None = None) -> Findings:
     chosen = record or view.subject
     if chosen is None:
         return Findings()
-    splits = (chosen.drop_split, view.compared_split, *view.splits)
+    splits = (view.judged_split(chosen), view.compared_split, *view.splits)
     found = (chosen.findings.get(split) for split in splits if split in OWN_SPLITS)
     return next((one for one in found if one is not None), Findings())
 
 
 def verdict_words(verdict: Verdict) -> str:
     """A section's verdict: its word, and its reasons as the record has them."""
-    return f"{STATUS_WORDS[verdict.status]}: {' '.join(verdict.reasons)}".rstrip(": ")
+    return f"{STATUS_WORDS[verdict.status]}: {' '.join(verdict.texts)}".rstrip(": ")
+
+
+def step_words(kind: str) -> str:
+    """What a step did, as a noun."""
+    return technique_of(kind).title or kind
 
 
 def techniques_phrase(record: CandidateRecord) -> str:
     """What was done to make a candidate, in order: "distillation, export to int8"."""
-    words = [STEPS.get(one.step, one.step) for one in record.history if one.step != "export"]
+    words = [step_words(one.step) for one in record.history if one.step != "export"]
     return ", then ".join([*words, f"export as {record.format} in {record.precision}"])
 
 
@@ -289,7 +285,7 @@ def _training(view: View) -> str | None:
         if parts:
             seed = step.params.get("seed")
             seeded = [f"seed {seed}"] if seed is not None else []
-            told.append(f"{STEPS.get(step.step, step.step)}: {', '.join([*parts, *seeded])}")
+            told.append(f"{step_words(step.step)}: {', '.join([*parts, *seeded])}")
     return capital("; ".join(told)) + "." if told else None
 
 

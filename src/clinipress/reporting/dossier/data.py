@@ -8,7 +8,7 @@ supports a plan and claims nothing; what the records do not hold is left to the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from clinipress.recipe.study import GUARDS
@@ -19,7 +19,6 @@ from clinipress.records.candidate import (
 )
 from clinipress.records.judgement import SECTIONS
 from clinipress.records.result import (
-    Interval,
     Result,
     Verdict,
 )
@@ -97,7 +96,7 @@ def dossier(result: Result) -> Dossier:
 
 
 def _modification(view: View, number: int, record: CandidateRecord) -> Modification:
-    split = view.drop(record, view.metric)[1] or record.drop_split
+    split = view.change(record, view.metric)[1] or view.judged_split(record)
     own = next((s for s in (split, *view.splits) if s and s in record.over_control), "")
     return Modification(
         number=number,
@@ -117,7 +116,7 @@ def _modification(view: View, number: int, record: CandidateRecord) -> Modificat
         time_ratio=view.speed_ratio(record),
         peak_memory_bytes=record.peak_memory_bytes,
         split=split,
-        falls={m: one for m, one in _falls(record, split).items() if finite(one)},
+        differences={m: x for m, x in record.changes.get(split or "", {}).items() if finite(x)},
         alone=_alone(view, record, split),
         over_control=record.over_control.get(own, {}),
         sections=_sections(view, record),
@@ -127,12 +126,8 @@ def _modification(view: View, number: int, record: CandidateRecord) -> Modificat
 def _reasons(record: CandidateRecord) -> tuple[str, ...]:
     said = [record.rejected] if record.rejected else []
     if record.verdict is not None and record.verdict.status != "pass":
-        said += record.verdict.reasons
+        said += record.verdict.texts
     return tuple(dict.fromkeys(said))
-
-
-def _falls(record: CandidateRecord, split: str | None) -> Mapping[str, Interval]:
-    return record.drops.get(split or "") or (record.drop if record.drop_split == split else {})
 
 
 def _sections(view: View, record: CandidateRecord) -> dict[str, Verdict]:
@@ -186,8 +181,8 @@ def _alone(view: View, record: CandidateRecord, split: str | None) -> Alone | No
     return Alone(
         parent=parent.name,
         split=shared,
-        falls={
-            metric: before[metric].value - after[metric].value
+        differences={
+            metric: after[metric].value - before[metric].value
             for metric in view.margins
             if finite(before.get(metric)) and finite(after.get(metric))
         },

@@ -34,6 +34,7 @@ from clinipress.reporting.wording.sentences import limits_sentence
 from clinipress.text import (
     capital,
     joined,
+    signed,
 )
 
 __all__ = ["impact", "left", "status_word"]
@@ -59,9 +60,9 @@ def impact(data: Dossier, view: View) -> list[str]:
          megabytes(reference.peak_memory_bytes)]
     ] if reference else []  # fmt: skip
     heads = ["", "Candidate", "File", "", "Time per image", "", "Peak memory"]
-    falls = [
+    changes = [
         [str(one.number), escape(one.name), split_name(one.split) if one.split else NOT_MEASURED,
-         *[_fall(rule, one) for rule in data.protocol.rules],
+         *[_change(rule, one) for rule in data.protocol.rules],
          status_word(one)]
         for one in data.modifications
     ]  # fmt: skip
@@ -70,16 +71,17 @@ def impact(data: Dossier, view: View) -> list[str]:
         "## 3. Impact assessment",
         "### Benefits",
         table(heads, [*root, *[_benefit(one) for one in data.modifications]]),
-        "### Risks, cumulative: fall from the root reference",
-        "Points with their intervals; what is negative is a gain.",
-        table(["", "Candidate", "Images", *named, "Verdict"], falls),
+        "### Risks, cumulative: change from the root reference",
+        "Candidate minus reference, in points with their intervals; below 0 is a loss.",
+        table(["", "Candidate", "Images", *named, "Verdict"], changes),
         "### Risks, each change on its own: beside the candidate it was made from",
         "The records pair every candidate with the root reference: a change made on another "
         "candidate has a point estimate here and no interval. What the teacher gave is the "
         "difference from a control without one, paired.",
         table(
-            ["", "Candidate", "Made from", "Images", f"Fall in {metric_name(view.metric)}, points",
-             "File", "Time", "Gain from the teacher, points"],
+            ["", "Candidate", "Made from", "Images",
+             f"Change in {metric_name(view.metric)}, points", "File", "Time",
+             "Gain from the teacher, points"],
             [_alone(one, view) for one in data.modifications if one.alone],
         ),
         "### Risks, section by section",
@@ -115,22 +117,28 @@ def _benefit(one: Modification) -> list[str]:
     ]
 
 
-def _fall(rule: Rule, one: Modification) -> str:
-    """The fall that a rule is about; of a rule for every class, the worst class by name."""
+def _change(rule: Rule, one: Modification) -> str:
+    """The change that a rule is about; of a rule for every class, the worst class by name."""
     family, every, _ = rule.metric.partition("[*]")
     if not every:
-        return _interval(rule.metric, one.falls.get(rule.metric), rule.margin)
-    falls = {metric: drop for metric, drop in one.falls.items() if metric.startswith(f"{family}[")}
-    worst = max(falls, key=lambda metric: falls[metric].high, default=None)
+        return _interval(rule.metric, one.differences.get(rule.metric), rule.margin)
+    changes = {
+        metric: change
+        for metric, change in one.differences.items()
+        if metric.startswith(f"{family}[")
+    }
+    worst = min(changes, key=lambda metric: changes[metric].low, default=None)
     if worst is None:
         return NOT_MEASURED
-    return f"{escape(metric_class(worst) or '')} {_interval(worst, falls[worst], rule.margin)}"
+    return f"{escape(metric_class(worst) or '')} {_interval(worst, changes[worst], rule.margin)}"
 
 
-def _interval(metric: str, drop: Interval | None, margin: float) -> str:
-    if drop is None or in_points(metric):
-        return points_interval(drop, margin)
-    value, low, high = (figure(metric, number) for number in (drop.value, drop.low, drop.high))
+def _interval(metric: str, change: Interval | None, margin: float) -> str:
+    if change is None or in_points(metric):
+        return points_interval(change, margin)
+    value, low, high = (
+        figure(metric, number) for number in (change.value, change.low, change.high)
+    )
     return f"{value} ({low} to {high})"
 
 
@@ -138,16 +146,18 @@ def _alone(one: Modification, view: View) -> list[str]:
     alone = one.alone
     if alone is None:
         return []
-    fall = points(alone.falls[view.metric]) if view.metric in alone.falls else NOT_MEASURED
+    change = NOT_MEASURED
+    if view.metric in alone.differences:
+        change = signed(100 * alone.differences[view.metric], 1)
     if alone.parent == view.result.reference and alone.split == one.split:
-        fall = points_interval(one.falls.get(view.metric), view.margin)
+        change = points_interval(one.differences.get(view.metric), view.margin)
     gain = one.over_control.get(view.metric)
     return [
         str(one.number),
         escape(one.name),
         escape(alone.parent),
         split_name(alone.split) if alone.split else NOT_MEASURED,
-        fall,
+        change,
         size_phrase(alone.file_ratio) or NOT_MEASURED,
         speed_phrase(alone.time_ratio) or NOT_MEASURED,
         points_interval(gain) if gain else NOT_MEASURED,

@@ -62,15 +62,15 @@ class Alone(Record):
     Attributes:
         parent: That candidate.
         split: Where both were measured, or None.
-        falls: Metric -> parent minus this one. No interval: the records pair every candidate with
-            the root reference.
+        differences: Metric -> this one minus its parent. No interval: the records pair every
+            candidate with the root reference.
         file_ratio: Parent's file over this one's.
         time_ratio: Parent's median time over this one's; None unless both were timed alike.
     """
 
     parent: str
     split: str | None
-    falls: dict[str, float]
+    differences: dict[str, float]
     file_ratio: float | None
     time_ratio: float | None
 
@@ -95,8 +95,8 @@ class Modification(Record):
         time: Time of one image, or None.
         time_ratio: Reference's time over this one's.
         peak_memory_bytes: Or None.
-        split: Where the falls below were measured.
-        falls: Cumulative: metric -> reference minus this one, paired.
+        split: Where the differences below were measured.
+        differences: Cumulative: metric -> this one minus the reference, paired.
         alone: Beside its parent; None where the parent is not in the record.
         over_control: What the teacher gave, by metric, where a control was trained.
         sections: Section of the evidence -> its verdict; what was not measured is absent.
@@ -119,7 +119,7 @@ class Modification(Record):
     time_ratio: float | None
     peak_memory_bytes: int | None
     split: str | None
-    falls: dict[str, Interval]
+    differences: dict[str, Interval]
     alone: Alone | None
     over_control: dict[str, Interval]
     sections: dict[str, Verdict]
@@ -191,7 +191,7 @@ class Part(Record):
 class Dossier(Record):
     """``dossier.json``."""
 
-    schema_version: Literal["1"] = "1"
+    schema_version: Literal["2"] = "2"
     notice: str = NOTICE
     study: str
     synthetic: bool

@@ -149,7 +149,7 @@ def _protocol(data: Dossier, view: View) -> list[str]:
             ["Figure", "May fall by at most", "Decides or guards", "Interval"],
             [_rule(rule) for rule in protocol.rules],
         ),
-        "Falls are reference minus candidate on the same images. The main rule passes when the "
+        "Changes are candidate minus reference on the same images. The main rule passes when the "
         "whole interval lies inside the limit, fails when the whole interval lies outside, and is "
         "inconclusive in between; a guard stops a candidate only where the whole interval lies "
         "outside. Every candidate is judged against the root reference, not against the step "
@@ -200,7 +200,7 @@ def _trace(one: Modification) -> list[str]:
 def _record(data: Dossier, view: View) -> list[str]:
     rows = [
         [str(one.number), escape(one.name),
-         points_interval(one.falls.get(view.metric), view.margin),
+         points_interval(one.differences.get(view.metric), view.margin),
          size_phrase(one.file_ratio) or NOT_MEASURED,
          speed_phrase(one.time_ratio) or NOT_MEASURED,
          status_word(one), _became(one), escape(" ".join(one.reasons))]
@@ -209,12 +209,12 @@ def _record(data: Dossier, view: View) -> list[str]:
     rows.append(["", f"{escape(data.reference)}, unchanged", "", "", "", "", "considered", ""])
     proposed = escape(data.shipped) if data.shipped else "to ship none of them"
     blank = ["", "", "", ""]
-    fall = f"Fall in {escape(metric_name(view.metric))}, points"
+    change = f"Change in {escape(metric_name(view.metric))}, points"
     return [
         "## 4. Trade-off record, to be signed",
         f"Options considered: all {counted(len(rows), 'option')}, the rejected ones included. The "
         f"study's own rules chose: {proposed}.",
-        table(["", "Option", fall, "Size", "Speed", "Verdict", "What became of it", "Why"], rows),
+        table(["", "Option", change, "Size", "Speed", "Verdict", "What became of it", "Why"], rows),
         left(
             (
                 "the option chosen",

@@ -30,7 +30,7 @@ class ForestRow:
         label: What the figures are of.
         marks: Figures, first on top; empty where nothing was measured.
         text: The figures as text.
-        limit: Where the zone begins that must not be reached, or None.
+        limit: Where the zone that must not be reached ends, or None; below zero is worse.
         grey: Shown and not judged.
     """
 

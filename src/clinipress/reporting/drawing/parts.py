@@ -41,7 +41,7 @@ MANY = 12  # entries of a list that are shown before "... and so many more"
 
 def reasons(verdict: Verdict) -> list[str]:
     """Why a verdict is what it is, one sentence each."""
-    return list(verdict.reasons)
+    return list(verdict.texts)
 
 
 def deciding_reasons(verdict: Verdict) -> list[str]:

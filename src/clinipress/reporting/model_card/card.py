@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import yaml
 
+from clinipress.recipe.formats import format_facts
 from clinipress.records.candidate import (
     CandidateRecord,
 )
@@ -57,8 +58,6 @@ from clinipress.text import (
 
 __all__ = ["model_card"]
 
-# Extras that bring a format's engine, beside those that the base install has.
-EXTRAS = frozenset({"executorch", "litert", "openvino", "tflite-micro"})
 OUT_OF_SCOPE = (
     "Diagnosis, or any decision on a patient, without an assessment of its own: this is not a "
     "medical device.",
@@ -161,13 +160,13 @@ def _evaluation(view: View) -> list[str]:
     if subject is None or reference is None or split is None:
         return ["## Evaluation", f"Beside a reference: {NOT_MEASURED}."]
     mine, theirs = subject.evidence[split], reference.evidence[split]
-    falls = subject.drops.get(split, {})
+    changes = subject.changes.get(split, {})
     rows = [
         [
             escape(capital(metric_name(metric))),
             figure_interval(metric, theirs.get(metric)),
             figure_interval(metric, mine.get(metric)),
-            points_interval(falls.get(metric)) if in_points(metric) else "",
+            points_interval(changes.get(metric)) if in_points(metric) else "",
         ]
         for metric, _ in overall_first({**theirs, **mine})
         if metric != "agreement"
@@ -176,7 +175,7 @@ def _evaluation(view: View) -> list[str]:
         f"{capital(split_name(split))} images",
         f"Reference ({escape(reference.name)})",
         f"This model ({escape(subject.name)})",
-        "Fall, points (negative: a gain)",
+        "Change, points (negative: a loss)",
     ]
     return ["## Evaluation", *_said(view, ("uncertainty",)), table(heads, rows)]
 
@@ -271,8 +270,8 @@ def _running(view: View) -> list[str]:
     if bundle is None:
         return [heading, "No bundle was written, since nothing is shipped."]
     shipped = view.shipped
-    foreign = shipped is not None and shipped.format in EXTRAS
-    package = f"'clinipress[{shipped.format}]'" if shipped and foreign else "clinipress"
+    extra = format_facts(shipped.format).extra if shipped is not None else ""
+    package = f"'clinipress[{extra}]'" if extra else "clinipress"
     shell = f"pip install {package}\nclinipress predict {bundle} image.png"
     python = f'from clinipress import load_bundle\n\nload_bundle("{bundle}").classify("image.png")'
     return [heading, f"```sh\n{shell}\n```", f"```python\n{python}\n```"]

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from clinipress.recipe.formats import format_facts
+from clinipress.recipe.techniques import technique_of
 from clinipress.records.candidate import (
     CandidateRecord,
 )
@@ -41,7 +43,6 @@ HUB_METRICS: Mapping[str, str] = MappingProxyType(
     }
 )
 KNOWN = frozenset({"accuracy", "brier_score", "f1", "recall", "roc_auc"})
-FOREIGN: Mapping[str, str] = MappingProxyType({"litert": "tflite", "tflite-micro": "tflite"})
 TASK = "image-classification"
 
 
@@ -89,8 +90,9 @@ def _tags(view: View, subject: CandidateRecord | None) -> list[str]:
     modality = asked(view, "data", "modality")
     tags += [modality] if modality and modality != "generic" else []
     if subject is not None:
-        tags += [FOREIGN.get(subject.format, subject.format), subject.precision]
-        tags += [step.step for step in subject.history if step.step not in ("train", "export")]
+        tags += [format_facts(subject.format).hub or subject.format, subject.precision]
+        made = [step.step for step in subject.history if step.step != "export"]
+        tags += [step for step in made if technique_of(step).tagged]
     tags += ["synthetic"] if view.result.synthetic else []
     return list(dict.fromkeys(tags))
 

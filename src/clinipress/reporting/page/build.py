@@ -172,10 +172,10 @@ def _tiles(view: View) -> Box | None:
     subject, reference = view.subject, view.reference
     if subject is None or reference is None:
         return None
-    drop_split = view.compared_split
-    mine = subject.evidence.get(drop_split or "", {})
-    theirs = reference.evidence.get(drop_split or "", {})
-    where = split_name(drop_split)
+    split = view.compared_split
+    mine = subject.evidence.get(split or "", {})
+    theirs = reference.evidence.get(split or "", {})
+    where = split_name(split)
     tiles = [
         Tile(
             f"Right answers, {where} images",

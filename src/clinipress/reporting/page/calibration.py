@@ -20,7 +20,7 @@ from clinipress.reporting.drawing.figures import (
 from clinipress.reporting.drawing.markup import Markup, tag
 from clinipress.reporting.drawing.parts import grid, legend, small
 from clinipress.reporting.page.shown import SectionView, finding_section
-from clinipress.reporting.view import View, calibration_drop
+from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
     counted,
@@ -205,7 +205,7 @@ def _table(shown: SectionView[Calibration]) -> DataTable:
                 _write(theirs.after.get(key) if theirs else None, share=share),
                 _write(mine.before.get(key), share=share),
                 _write(mine.after.get(key), share=share),
-                _difference(calibration_drop(mine, key), share=share),
+                _difference(mine.changes.get(key), share=share),
             ]
         )
     return grid(heads, rows, "cards rows")
@@ -215,9 +215,7 @@ def _write(interval: Interval | None, *, share: bool) -> str:
     return figure_interval("ece", interval) if share else decimal_interval(interval, 3)
 
 
-def _difference(drop: Interval | None, *, share: bool) -> str:
-    """Records hold reference minus candidate; of an error the rise is what a reader looks for."""
-    if drop is None or not finite(drop):
+def _difference(change: Interval | None, *, share: bool) -> str:
+    if change is None or not finite(change):
         return NOT_MEASURED
-    rise = drop.model_copy(update={"value": -drop.value, "low": -drop.high, "high": -drop.low})
-    return f"{points_interval(rise)} points" if share else decimal_interval(rise, 3)
+    return f"{points_interval(change)} points" if share else decimal_interval(change, 3)

@@ -1,4 +1,4 @@
-"""The sections that compare candidates: the table, the trade-off, the falls and their limits."""
+"""The sections that compare candidates: the table, the trade-off, the changes and their limits."""
 
 from __future__ import annotations
 
@@ -81,12 +81,13 @@ def candidates_section(view: View) -> Section:
     """Size, speed and accuracy of every candidate, the reference beside them."""
     heads = ["", "Candidate", "File", "Time per image", "Weights", "Peak memory"]
     heads += [f"Accuracy, {split_name(split)}" for split in view.splits]
-    heads += [f"Fall in {metric_name(view.metric)}, points", "Agreement", "Verdict"]
+    heads += [f"Change in {metric_name(view.metric)}, points", "Agreement", "Verdict"]
     groups = [_candidate_rows(view, number, record) for number, record in view.numbered()]
     note = (
-        f"In brackets: {coverage_phrase(view)}. A negative fall is a gain. Agreement is the share "
-        "of images that get the same answer from the reference. 1 MB is a million bytes; weights "
-        "are the parameters of the network, with its multiply-adds for one image; p95 is the time "
+        f"In brackets: {coverage_phrase(view)}. Changes are candidate minus reference: below 0 is "
+        "a loss. Agreement is the share of images that get the same answer from the reference. 1 "
+        "MB is a million bytes; weights are the parameters of the network, with its multiply-adds "
+        "for one image; p95 is the time "
         "that 95 of 100 calls stay under."
     )
     lead, taught = candidates_sentence(view), distillation_sentences(view)
@@ -116,7 +117,7 @@ def _candidate_rows(view: View, number: int, record: CandidateRecord) -> RowGrou
         cell("Weights", [large(record.parameters), small(_macs(record))]),
         cell("Peak memory", megabytes(record.peak_memory_bytes)),
         *(_accuracy(record, split) for split in view.splits),
-        _fall(view, record),
+        _change(view, record),
         _agreement(view, record),
         cell("Verdict", verdict, "verdict-cell"),
     ]
@@ -158,14 +159,14 @@ def _accuracy(record: CandidateRecord, split: str) -> DataCell:
     return cell(f"Accuracy, {split_name(split)}", two_lines("accuracy", accuracy))
 
 
-def _fall(view: View, record: CandidateRecord) -> DataCell:
-    label = f"Fall in {metric_name(view.metric)}, points"
+def _change(view: View, record: CandidateRecord) -> DataCell:
+    label = f"Change in {metric_name(view.metric)}, points"
     if view.role(record) == "reference":
         return cell(label, "\u2014")
-    drop, split = view.drop(record, view.metric)
-    if drop is None or not finite(drop):
+    change, split = view.change(record, view.metric)
+    if change is None or not finite(change):
         return cell(label, NOT_MEASURED)
-    value, _, rest = points_interval(drop, view.margin).partition(" (")
+    value, _, rest = points_interval(change, view.margin).partition(" (")
     return cell(label, [value, small(f"({rest}"), small(f"on {split_name(split)}")])
 
 
@@ -262,7 +263,7 @@ def _panel(drawn: list[Point], unit: str, title: str) -> Figure:
     return Figure(title, Paragraph(missing, "empty"), missing)
 
 
-# ------------------------------------------------------------------------- falls and their limits
+# ------------------------------------------------------------------------- changes and their limits
 
 
 def gate_section(view: View) -> Section:
@@ -271,25 +272,25 @@ def gate_section(view: View) -> Section:
     rows: list[ForestRow] = []
     for number, record in view.numbered():
         if record is not view.reference:
-            drop, split = view.drop(record, view.metric)
+            change, split = view.change(record, view.metric)
             where = small(split_name(split) if split else None)
             label: Content = [f"{number} {record.name} ", where]
-            rows.append(_fall_row(label, drop, margin, view.role(record)))
+            rows.append(_change_row(label, change, margin, view.role(record)))
     limit = f" (limit {points_words(margin)})" if margin is not None else ""
-    blocks: list[Content] = [Heading(f"Fall in {name}, all candidates{limit}"), forest(rows)]
+    blocks: list[Content] = [Heading(f"Change in {name}, all candidates{limit}"), forest(rows)]
     if view.subject is not None:
-        blocks.append(Heading(f"Every measured fall of {view.subject.name}"))
+        blocks.append(Heading(f"Every measured change of {view.subject.name}"))
         blocks.append(forest(_subject_rows(view, view.subject)))
     note = (
-        "Reference minus candidate on the same images, in points (1 point = 0.01); left of the "
+        "Candidate minus reference on the same images, in points (1 point = 0.01); right of the "
         "zero line the candidate is better. The line across is the interval; the shaded zone "
-        "begins at the limit. The main rule needs the whole interval left of the zone; a guard "
+        "ends at the limit. The main rule needs the whole interval right of the zone; a guard "
         "stops a candidate whose whole interval lies in it."
     )
     verdict = reasons(view.result.verdict)
     return Section(
         "gate",
-        "What was lost",
+        "Change in performance",
         gate_sentence(view),
         [
             Bullets([capital(rule_phrase(rule)) + "." for rule in view.result.rules]),
@@ -301,21 +302,23 @@ def gate_section(view: View) -> Section:
 
 
 def _subject_rows(view: View, subject: CandidateRecord) -> list[ForestRow]:
-    """Rules first, then every other fall that was measured, classes last."""
+    """Rules first, then every other change that was measured, classes last."""
     margins = view.margins
-    measured = view.compared_drops(subject)
+    measured = subject.changes.get(view.compared_split or "", {})
     others = [metric for metric in measured if metric not in margins and in_points(metric)]
     others.sort(key=lambda metric: metric_class(metric) is not None)
     rows: list[ForestRow] = []
     for metric in [*margins, *[m for m in others if not m.startswith(("precision[", "f1["))]]:
-        drop = view.drop(subject, metric)[0] or measured.get(metric)
+        change = view.change(subject, metric)[0] or measured.get(metric)
         name, limit = capital(metric_name(metric)), margins.get(metric)
         beside = small(f"limit {points(limit)}") if limit is not None else None
-        rows.append(_fall_row(name, drop, limit, view.role(subject), beside))
+        rows.append(_change_row(name, change, limit, view.role(subject), beside))
     return rows
 
 
-def _fall_row(
-    label: Content, drop: Interval | None, limit: float | None, role: Role, beside: Content = None
+def _change_row(
+    label: Content, change: Interval | None, limit: float | None, role: Role, beside: Content = None
 ) -> ForestRow:
-    return ForestRow(label, marks((role, drop)), [points_interval(drop, limit), beside], limit)
+    zone = None if limit is None else -limit
+    text: Content = [points_interval(change, limit), beside]
+    return ForestRow(label, marks((role, change)), text, zone)

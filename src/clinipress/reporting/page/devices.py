@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from clinipress.recipe.formats import format_facts
 from clinipress.records.candidate import CandidateRecord
 from clinipress.records.result import DeviceCheck, TargetOutcome
 from clinipress.reporting.document import Box, Content, Heading, Paragraph, Section
@@ -21,19 +22,10 @@ from clinipress.text import joined
 
 __all__ = ["devices_section", "format_words"]
 
-FORMATS = {
-    "onnx": "ONNX",
-    "openvino": "OpenVINO",
-    "litert": "LiteRT",
-    "executorch": "ExecuTorch",
-    "tflite-micro": "TFLite Micro",
-    "tensorrt": "ONNX for TensorRT",
-}
-
 
 def format_words(name: str) -> str:
     """A format's own spelling."""
-    return FORMATS.get(name, name)
+    return format_facts(name).title or name
 
 
 def devices_section(view: View) -> Section | None:

@@ -16,16 +16,16 @@ from clinipress.reporting.wording.numbers import (
     metric_name,
     points_interval,
 )
-from clinipress.reporting.wording.phrases import drop_phrase, split_name
+from clinipress.reporting.wording.phrases import change_phrase, split_name
 from clinipress.text import capital, joined
 
 __all__ = ["external_section"]
 
 METRICS = ("accuracy", "balanced_accuracy", "auroc_macro", "ece", "brier")
 NOTE = (
-    "In each cell the reference stands above, the candidate below, then the fall (reference minus "
-    "candidate, in points where it is a share). What the model loses between the two "
-    "columns is the price of a new place; what the fall adds is the price of compression there."
+    "In each cell the reference stands above, the candidate below, then the change (candidate "
+    "minus reference, in points where it is a share). What the model loses between the two "
+    "columns is the price of a new place; the change is the price of compression there."
 )
 
 
@@ -46,7 +46,7 @@ def external_section(view: View) -> Section | None:
     rows: list[list[Content]] = [
         [
             capital(metric_name(metric)),
-            *[_cell(view, reference, subject, split, metric) for split in splits],
+            *[_cell(reference, subject, split, metric) for split in splits],
         ]
         for metric in (*METRICS, *classes)
         if any(metric in subject.evidence[split] for split in splits)
@@ -61,29 +61,28 @@ def external_section(view: View) -> Section | None:
 
 
 def _sentence(view: View, subject: CandidateRecord, elsewhere: list[str]) -> str:
-    falls = []
+    changes = []
     for split in elsewhere:
-        drop = view.drops(subject, split).get(view.metric)
-        falls.append(f"on the {split_name(split)} images {drop_phrase(view.metric, drop)}")
-    return f"{subject.name} against the reference: {joined(falls)}."
+        change = subject.changes.get(split, {}).get(view.metric)
+        changes.append(f"on the {split_name(split)} images {change_phrase(view.metric, change)}")
+    return f"{subject.name} against the reference: {joined(changes)}."
 
 
-def _cell(
-    view: View, reference: CandidateRecord, subject: CandidateRecord, split: str, metric: str
-) -> Content:
+def _cell(reference: CandidateRecord, subject: CandidateRecord, split: str, metric: str) -> Content:
     theirs = reference.evidence.get(split, {}).get(metric)
     mine = subject.evidence[split].get(metric)
+    change = subject.changes.get(split, {}).get(metric)
     if not finite(mine):
         return NOT_MEASURED
     return [
         Text(figure_interval(metric, theirs), "line", "line soft"),
         Text(figure_interval(metric, mine), "line", "line"),
-        Text(_fall(metric, view.drops(subject, split).get(metric)), "aside", "line small"),
+        Text(_change(metric, change), "aside", "line small"),
     ]
 
 
-def _fall(metric: str, drop: Interval | None) -> str | None:
-    if drop is None or not finite(drop):
+def _change(metric: str, change: Interval | None) -> str | None:
+    if change is None or not finite(change):
         return None
     shares = metric_facts(metric).unit == "points"
-    return f"fall {points_interval(drop) if shares else decimal_interval(drop, 3)}"
+    return f"change {points_interval(change) if shares else decimal_interval(change, 3)}"

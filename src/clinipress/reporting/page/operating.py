@@ -19,7 +19,7 @@ from clinipress.reporting.document import (
 from clinipress.reporting.drawing.forest import ForestRow, forest, marks
 from clinipress.reporting.drawing.parts import grid, legend, lines, small
 from clinipress.reporting.page.shown import SectionView, finding_section
-from clinipress.reporting.view import View, operating_drop
+from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     counted,
     decimal,
@@ -36,7 +36,7 @@ LISTED = 60  # names of missed images that are listed for one class and threshol
 NOTE = (
     "A class is called when its calibrated probability reaches the threshold. Own threshold: "
     "chosen for this candidate; kept: the reference's, as when only the weights are exchanged. "
-    "Falls are reference (at its own threshold) minus candidate, in points. New: missed by the "
+    "Changes are candidate minus reference (at its own threshold), in points. New: missed by the "
     "candidate and found by the reference. PPV and NPV: of the images that are called, or not "
     "called, the share where that is right, if the class is as frequent as said."
 )
@@ -106,7 +106,7 @@ def _body(shown: SectionView[OperatingSection]) -> list[Content]:
     first = [Paragraph(f"Those {MOST} classes that may have lost most.", "note")]
     return [
         first if rest else None,
-        _falls(shown, few),
+        _changes(shown, few),
         _table(shown, few),
         Details(
             f"{counted(len(rest), 'more class', 'more classes')}",
@@ -125,20 +125,19 @@ def _worst_first(rows: Sequence[OperatingRow]) -> list[str]:
         return labels
     worst = dict.fromkeys(labels, 0.0)
     for row in rows:
-        drop = operating_drop(row, "sensitivity")
-        if drop is not None and not row.kept:
-            worst[row.label] = max(worst[row.label], drop.high)
-    return sorted(labels, key=lambda label: -worst[label])
+        change = row.sensitivity_change
+        if change is not None and not row.kept:
+            worst[row.label] = min(worst[row.label], change.low)
+    return sorted(labels, key=lambda label: worst[label])
 
 
-def _falls(shown: SectionView[OperatingSection], rows: Sequence[OperatingRow]) -> Content:
-    """Two forest plots: what own and kept thresholds lose."""
-    metrics = ("sensitivity", "specificity")
-    if not any(operating_drop(row, metric) for row in rows for metric in metrics):
+def _changes(shown: SectionView[OperatingSection], rows: Sequence[OperatingRow]) -> Content:
+    """Two forest plots: what own and kept thresholds change."""
+    if not any(row.sensitivity_change or row.specificity_change for row in rows):
         return None
     panels = [
-        Box([Heading(f"Fall in {metric}"), forest(_fall_rows(shown, rows, metric))])
-        for metric in metrics
+        Box([Heading(f"Change in {metric}"), forest(_change_rows(shown, rows, metric))])
+        for metric in ("sensitivity", "specificity")
     ]
     both = any(len(pair) == 2 for pair in _by_point(rows).values())
     shapes = legend(
@@ -147,14 +146,17 @@ def _falls(shown: SectionView[OperatingSection], rows: Sequence[OperatingRow]) -
     return [shapes, Box(panels, "panels")]
 
 
-def _fall_rows(
+def _change_rows(
     shown: SectionView[OperatingSection], rows: Sequence[OperatingRow], metric: str
 ) -> list[ForestRow]:
     points = []
     for (label, aim), pair in _by_point(rows).items():
-        falls = {kept: operating_drop(row, metric) for kept, row in pair.items()}
-        text = lines([points_interval(falls[kept]) for kept in sorted(falls)])
-        drawn = marks((shown.role, falls.get(False)), ("kept", falls.get(True)))
+        changes: dict[bool, Interval | None] = {
+            kept: row.sensitivity_change if metric == "sensitivity" else row.specificity_change
+            for kept, row in pair.items()
+        }
+        text = lines([points_interval(changes[kept]) for kept in sorted(changes)])
+        drawn = marks((shown.role, changes.get(False)), ("kept", changes.get(True)))
         points.append(
             ForestRow([label, Text(f"for {_aim(aim)}", "aside", "small line")], drawn, text)
         )

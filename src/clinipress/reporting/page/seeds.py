@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from clinipress.records.result import Spread
+from clinipress.records.result import SeedSpread
 from clinipress.reporting.document import Content, Paragraph, Section
 from clinipress.reporting.drawing.parts import grid, small
-from clinipress.reporting.view import View, seed_drop
+from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
     figure,
@@ -14,6 +14,7 @@ from clinipress.reporting.wording.numbers import (
     points_interval,
 )
 from clinipress.reporting.wording.phrases import split_name
+from clinipress.text import signed
 
 __all__ = ["seeds_section"]
 
@@ -31,13 +32,13 @@ def seeds_section(view: View) -> Section | None:
     metric = view.metric
     rows: list[list[Content]] = []
     for name, over in spreads.items():
-        fall = seed_drop(over, metric)
+        change = over.changes.get(metric)
         rows.append(
             [
                 name,
                 _figure(metric, over.evidence.get(metric)),
-                _fall(fall)
-                if fall
+                _change(change)
+                if change
                 else "reference"
                 if name == view.result.reference
                 else NOT_MEASURED,
@@ -49,7 +50,7 @@ def seeds_section(view: View) -> Section | None:
         "Trained again",
         _sentence(view, split),
         [
-            grid(["Candidate", f"Accuracy, {split} images", "Fall, points"], rows, "cards rows"),
+            grid(["Candidate", f"Accuracy, {split} images", "Change, points"], rows, "cards rows"),
             Paragraph(NOTE, "note"),
         ],
     )
@@ -59,27 +60,27 @@ def _sentence(view: View, split: str) -> str:
     seeds, subject = view.result.seeds, view.subject
     named = ", ".join(str(seed) for seed in seeds)
     opening = f"The whole study was run with {len(seeds)} seeds ({named}) on one split"
-    fall = None
+    change = None
     if subject is not None and subject.name in view.result.over_seeds:
-        fall = seed_drop(view.result.over_seeds[subject.name], view.metric)
-    if subject is None or fall is None or fall.deviation is None:
+        change = view.result.over_seeds[subject.name].changes.get(view.metric)
+    if subject is None or change is None or change.deviation is None:
         return f"{opening}; no candidate has figures of every seed to set beside the reference."
-    span = f"{points(fall.low)} to {points(fall.high)}"
+    span = f"{signed(100 * change.low, 1)} to {signed(100 * change.high, 1)}"
     return (
-        f"{opening}: on the {split} images the fall of {subject.name} lay between {span} points "
-        f"(standard deviation {points(fall.deviation)})."
+        f"{opening}: on the {split} images the change of {subject.name} lay between {span} points "
+        f"(standard deviation {points(change.deviation)})."
     )
 
 
-def _figure(metric: str, spread: Spread | None) -> Content:
+def _figure(metric: str, spread: SeedSpread | None) -> Content:
     if spread is None or spread.mean is None:
         return NOT_MEASURED
     span = f"{figure(metric, spread.low)} to {figure(metric, spread.high)}"
     return [figure_interval(metric, spread.mean), small(f"seeds from {span}")]
 
 
-def _fall(spread: Spread) -> Content:
+def _change(spread: SeedSpread) -> Content:
     if spread.mean is None:
         return NOT_MEASURED
-    span = f"{points(spread.low)} to {points(spread.high)}"
+    span = f"{signed(100 * spread.low, 1)} to {signed(100 * spread.high, 1)}"
     return [points_interval(spread.mean), small(f"seeds from {span}")]

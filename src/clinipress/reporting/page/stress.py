@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from clinipress.records.judgement import Probe, Stress, StressCurve, StressLevel
+from clinipress.records.judgement import OutOfScopeProbe, Stress, StressCurve, StressLevel
 from clinipress.records.result import Interval
 from clinipress.reporting.document import (
     Box,
@@ -29,7 +29,7 @@ from clinipress.reporting.drawing.figures import (
 from clinipress.reporting.drawing.markup import Markup, tag
 from clinipress.reporting.drawing.parts import grid, legend, small
 from clinipress.reporting.page.shown import SectionView, finding_section
-from clinipress.reporting.view import View, stress_drop
+from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
     counted,
@@ -52,14 +52,14 @@ NAMES = {
 }
 NOTE = (
     "Accuracy against the strength of the disturbance, 0 (as it is) to 5; the lines up and down "
-    "are the intervals. What matters is whether the two curves part: the added loss is the fall on "
-    "disturbed images minus the fall on the same images undisturbed. Probes are images no "
-    "classifier here should be sure of; refused means refused or called uncertain."
+    "are the intervals. What matters is whether the two curves part: the added change is the "
+    "change on disturbed images minus the change on the same images undisturbed. Probes are "
+    "images no classifier here should be sure of; refused means refused or called uncertain."
 )
 
 
 def stress_section(view: View) -> Section | None:
-    """Drop curves for every kind of disturbance, and out-of-scope probes."""
+    """Curves of accuracy for every kind of disturbance, and out-of-scope probes."""
     return finding_section(view, "stress", lambda findings: findings.stress, _sentence, _body, NOTE)
 
 
@@ -70,12 +70,12 @@ def _name(kind: str) -> str:
 def _levels(curves: Sequence[StressCurve]) -> Iterator[tuple[StressCurve, StressLevel]]:
     for curve in curves:
         for level in curve.levels:
-            if finite(level.excess):
+            if finite(level.added_change):
                 yield curve, level
 
 
 def _sentence(shown: SectionView[Stress]) -> str:
-    """The disturbance that adds most to the fall, and whether that is shown."""
+    """The disturbance that costs most beyond the reference's own loss, and whether it is shown."""
     section = shown.mine
     levels = list(_levels(section.curves))
     opening = (
@@ -84,11 +84,14 @@ def _sentence(shown: SectionView[Stress]) -> str:
     )
     if not levels:
         return f"{opening}, the added loss of {shown.name} was {NOT_MEASURED}.{_refusals(section)}"
-    parted = list(dict.fromkeys(_name(c.kind) for c, level in levels if level.excess.low > 0))
-    worst, level = max(levels, key=lambda pair: pair[1].excess.value)
+    parted = list(
+        dict.fromkeys(_name(c.kind) for c, level in levels if level.added_change.high < 0)
+    )
+    worst, level = min(levels, key=lambda pair: pair[1].added_change.value)
     most = (
-        f"the most it adds to the fall is {points_words(level.excess.value)} "
-        f"({interval_phrase(level.excess)}), by {_name(worst.kind)} at strength {level.strength}"
+        f"the largest added loss is {points_words(-level.added_change.value)} "
+        f"({interval_phrase(level.added_change)}), by {_name(worst.kind)} at strength "
+        f"{level.strength}"
     )
     if parted:
         return (
@@ -150,7 +153,9 @@ def _plot(shown: SectionView[Stress], curve: StressCurve, up: Scale) -> Figure:
         drawn = [(n + shift, accuracy) for n, accuracy in (*start, *points) if finite(accuracy)]
         parts += _curve(shape, drawn, across, up)
     worse = [
-        level.strength for level in curve.levels if finite(level.excess) and level.excess.low > 0
+        level.strength
+        for level in curve.levels
+        if finite(level.added_change) and level.added_change.high < 0
     ]
     for strength in worse:
         x = place(across.at(strength))
@@ -188,15 +193,15 @@ def _table(section: Stress) -> DataTable:
                     [f"{capital(_name(curve.kind))} {level.strength}", small(amount)],
                     figure_interval("accuracy", level.reference),
                     figure_interval("accuracy", level.candidate),
-                    points_interval(stress_drop(level)),
-                    points_interval(level.excess),
+                    points_interval(level.change),
+                    points_interval(level.added_change),
                 ]
             )
-    heads = ["Disturbance", "Reference", "Candidate", "Fall, points", "Added loss, points"]
+    heads = ["Disturbance", "Reference", "Candidate", "Change, points", "Added change, points"]
     return grid(heads, rows, "cards rows")
 
 
-def _probes(probes: Sequence[Probe]) -> list[Content]:
+def _probes(probes: Sequence[OutOfScopeProbe]) -> list[Content]:
     heading = Heading("Out-of-scope images")
     if not probes:
         return [heading, Paragraph(NOT_MEASURED, "empty")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clinipress.records.judgement import Gap, Group, Subgroups
+from clinipress.records.judgement import Gap, Subgroup, Subgroups
 from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval
 from clinipress.reporting.document import (
@@ -32,7 +32,7 @@ from clinipress.reporting.drawing.parts import (
     small,
 )
 from clinipress.reporting.page.shown import SectionView, finding_section
-from clinipress.reporting.view import View, group_drop
+from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
     counted,
@@ -54,7 +54,7 @@ PREFERRED = ("balanced_accuracy", "accuracy")  # what is drawn for each group
 BESIDE = ("auroc_macro", "ece")  # what stands in figures beside it
 NONE = "No metadata: the data set says nothing of its patients"
 NOTE = (
-    "Falls are reference minus candidate on the same images, in points. A gap is the best group "
+    "Changes are candidate minus reference on the same images, in points. A gap is the best group "
     "minus the worst; its change is the candidate's gap minus the reference's: above zero, "
     "compression set groups further apart. Grey: groups with too few images to judge."
 )
@@ -67,7 +67,7 @@ def subgroups_section(view: View) -> Section | None:
     )
 
 
-def _drawn(groups: Sequence[Group]) -> str:
+def _drawn(groups: Sequence[Subgroup]) -> str:
     """The metric that most groups have."""
     return max(PREFERRED, key=lambda metric: sum(metric in group.metrics for group in groups))
 
@@ -97,19 +97,19 @@ def _sentence(shown: SectionView[Subgroups]) -> str:
 
 def _worst_group(section: Subgroups) -> str:
     metric = _drawn(section.groups)
-    falls = [
-        (drop, group)
+    changes = [
+        (change, group)
         for group in section.groups
-        if not group.too_small and (drop := group_drop(group, metric)) and finite(drop)
+        if not group.too_small and (change := group.changes.get(metric)) and finite(change)
     ]
-    if not falls:
+    if not changes:
         return ""
-    drop, group = max(falls, key=lambda pair: pair[0].value)
-    if drop.value <= 0:
+    change, group = min(changes, key=lambda pair: pair[0].value)
+    if change.value >= 0:
         return f" In no group did {metric_name(metric)} fall."
     return (
         f" The group that lost most is {group.column}: {group.value}, whose "
-        f"{metric_name(metric)} fell by {points_words(drop.value)} ({interval_phrase(drop)})."
+        f"{metric_name(metric)} fell by {points_words(-change.value)} ({interval_phrase(change)})."
     )
 
 
@@ -151,7 +151,7 @@ def _column(shown: SectionView[Subgroups], column: str) -> list[Content]:
     ]
 
 
-def _table(shown: SectionView[Subgroups], groups: Sequence[Group]) -> DataTable:
+def _table(shown: SectionView[Subgroups], groups: Sequence[Subgroup]) -> DataTable:
     metric = _drawn(groups)
     ends = [
         interval.low
@@ -165,7 +165,7 @@ def _table(shown: SectionView[Subgroups], groups: Sequence[Group]) -> DataTable:
     axis = strip_axis(scale, ticks, [figure("accuracy", tick).replace(".0", "") for tick in ticks])
     name = capital(metric_name(metric))
     beside = [capital(_short(other)) for other in BESIDE]
-    heads = column_heads(["Group", "Images", axis, name, "Fall, points", *beside])
+    heads = column_heads(["Subgroup", "Images", axis, name, "Change, points", *beside])
     rows = [_group_row(shown, group, metric, scale) for group in groups]
     return DataTable(heads, [RowGroup(rows)], "cards classes")
 
@@ -174,7 +174,9 @@ def _short(metric: str) -> str:
     return {"auroc_macro": "AUROC", "ece": "calibration error"}.get(metric, metric_name(metric))
 
 
-def _group_row(shown: SectionView[Subgroups], group: Group, metric: str, scale: Scale) -> DataRow:
+def _group_row(
+    shown: SectionView[Subgroups], group: Subgroup, metric: str, scale: Scale
+) -> DataRow:
     drawn = marks(
         ("reference", group.reference.get(metric)), (shown.role, group.metrics.get(metric))
     )
@@ -184,7 +186,7 @@ def _group_row(shown: SectionView[Subgroups], group: Group, metric: str, scale: 
         cell("Images", [f"{group.cases:,}", small(counted(group.units, _unit(shown)))]),
         DataCell(strip(drawn, scale), "strip-cell"),
         _pair(capital(metric_name(metric)), metric, group),
-        cell("Fall, points", lines([points_interval(group_drop(group, metric))])),
+        cell("Change, points", lines([points_interval(group.changes.get(metric))])),
         *(_pair(capital(_short(other)), other, group) for other in BESIDE),
     ]
     return DataRow(cells, "grey" if group.too_small else None)
@@ -194,13 +196,13 @@ def _unit(shown: SectionView[Subgroups]) -> str:
     return "patient" if shown.view.result.split.by == "patient" else "cluster"
 
 
-def _pair(label: str, metric: str, group: Group) -> DataCell:
+def _pair(label: str, metric: str, group: Subgroup) -> DataCell:
     if metric not in group.metrics and metric not in group.reference:
         return cell(label, NOT_MEASURED, "pair")
     return pair_cell(label, metric, group.reference.get(metric), group.metrics.get(metric))
 
 
-def _by_class(shown: SectionView[Subgroups], groups: Sequence[Group]) -> Content:
+def _by_class(shown: SectionView[Subgroups], groups: Sequence[Subgroup]) -> Content:
     """Sensitivity of every class in every group, behind a title."""
     classes = [
         name
@@ -215,13 +217,13 @@ def _by_class(shown: SectionView[Subgroups], groups: Sequence[Group]) -> Content
     return Details(
         "Sensitivity for each class",
         [
-            grid(["Group", *classes], rows, "cards rows"),
-            Paragraph("The reference above, the candidate below, the fall last.", "note"),
+            grid(["Subgroup", *classes], rows, "cards rows"),
+            Paragraph("The reference above, the candidate below, the change last.", "note"),
         ],
     )
 
 
-def _sensitivity(group: Group, name: str) -> Content:
+def _sensitivity(group: Subgroup, name: str) -> Content:
     metric = f"sensitivity[{name}]"
     mine = group.metrics.get(metric)
     if not finite(mine):
@@ -229,7 +231,7 @@ def _sensitivity(group: Group, name: str) -> Content:
     return [
         Text(figure_interval(metric, group.reference.get(metric)), "line", "line soft"),
         Text(figure_interval(metric, mine), "line", "line"),
-        Text(points_interval(group_drop(group, metric)), "aside", "line small"),
+        Text(points_interval(group.changes.get(metric)), "aside", "line small"),
     ]
 
 

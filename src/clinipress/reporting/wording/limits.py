@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from clinipress.recipe.formats import FORMATS, format_facts
+from clinipress.recipe.techniques import technique_of
 from clinipress.records.candidate import (
     CandidateRecord,
 )
@@ -209,7 +211,7 @@ def _of_processors(view: View) -> list[str]:
     wide = [
         one
         for one in view.candidates
-        if (one.format, one.precision) in (("onnx", "int8"), ("onnx", "mixed"))
+        if one.precision in format_facts(one.format).saturates
         and not (one.history and one.history[-1].facts.get("reduced_range"))
     ]
     if wide and flags & VNNI:
@@ -218,20 +220,21 @@ def _of_processors(view: View) -> list[str]:
             "their sums may overflow: export with 'reduce_range: true' for such a computer. The "
             "bundle's self-test refuses to answer where the logits come out differently."
         )
-    # timed is what an engine answered, on a GPU (`runtimes.engines.timed_here`)
-    foreign = [c for c in view.candidates if c.format == "tensorrt" and c.latency_ms is None]
-    if foreign:
-        found.append(
-            f"The accuracy of {_names(foreign)} is that of the ONNX file under ONNX Runtime; the "
-            "TensorRT engine built of it was not measured."
-        )
+    # timed is what the format's own engine answered (`clinipress.formats.open.timed_here`)
+    for row in FORMATS:
+        untimed = [c for c in view.candidates if c.format == row.name and c.latency_ms is None]
+        if row.accuracy_note and untimed:
+            found.append(f"The accuracy of {_names(untimed)} {row.accuracy_note}.")
     return found
 
 
 def _just_distilled(record: CandidateRecord) -> bool:
     """True where learning from a teacher was the last thing done to it before its export."""
     steps = [applied for applied in record.history if applied.step != "export"]
-    return bool(steps) and steps[-1].step == "distill" and steps[-1].params.get("alpha", 0) > 0
+    if not steps:
+        return False
+    taught = technique_of(steps[-1].step).taught
+    return bool(taught) and steps[-1].params.get(taught, 0) > 0
 
 
 def _names(records: list[CandidateRecord]) -> str:
@@ -255,10 +258,12 @@ def _unproven(view: View, subject: CandidateRecord) -> list[str]:
         if absent
     ]
     missing = [
-        metric_name(metric) for metric in view.margins if not finite(view.drop(subject, metric)[0])
+        metric_name(metric)
+        for metric in view.margins
+        if not finite(view.change(subject, metric)[0])
     ]
     if missing:
-        found.append(f"For {subject.name} the fall in {joined(missing)} was {NOT_MEASURED}.")
+        found.append(f"For {subject.name} the change in {joined(missing)} was {NOT_MEASURED}.")
     metrics = {metric for split in subject.evidence.values() for metric in split}
     if not metrics & {"ece", "calibration_error", "brier", "log_loss"}:
         found.append(
@@ -270,15 +275,15 @@ def _unproven(view: View, subject: CandidateRecord) -> list[str]:
         name: interval
         for name in view.result.classes
         if split
-        and finite(interval := subject.drops.get(split, subject.drop).get(f"sensitivity[{name}]"))
+        and finite(interval := subject.changes.get(split, {}).get(f"sensitivity[{name}]"))
         and interval is not None
     }
     if wide and split:
-        name = max(wide, key=lambda key: wide[key].high)
+        name = min(wide, key=lambda key: wide[key].low)
         value = subject.evidence.get(split, {}).get(f"sensitivity[{name}]")
         told = f"; {figure_interval('sensitivity', value)} was measured" if finite(value) else ""
         found.append(
             f"Class by class the intervals are wider than over all images: for {name} a loss of "
-            f"{points_words(wide[name].high)} in sensitivity cannot be excluded{told}."
+            f"{points_words(-wide[name].low)} in sensitivity cannot be excluded{told}."
         )
     return found

@@ -20,6 +20,7 @@ from clinipress.text import (
     STATUS_WORDS,
     counted,
     fixed,
+    signed,
 )
 
 __all__ = [
@@ -88,7 +89,7 @@ def metric_name(metric: str) -> str:
 
 
 def in_points(metric: str) -> bool:
-    """Whether a fall of this metric is a loss and is said in points (hundredths of 0 to 1)."""
+    """Whether a fall of this metric is a loss and is told in points (hundredths of 0 to 1)."""
     facts = metric_facts(metric)
     return facts.unit == "points" and facts.higher_is_better
 
@@ -157,11 +158,11 @@ def probability(p: float) -> str:
 
 
 def points_decimals(interval: Interval | None, margin: float | None) -> int:
-    """Decimals, at least one, that tell the interval's upper end from the limit."""
+    """Decimals, at least one, that tell the far end of a change from the loss that is allowed."""
     decimals = 1
-    if interval is None or margin is None or abs(interval.high - margin) < 1e-9:
+    if interval is None or margin is None or abs(interval.low + margin) < 1e-9:
         return decimals
-    while decimals < 4 and fixed(100 * interval.high, decimals) == fixed(100 * margin, decimals):
+    while decimals < 4 and fixed(100 * interval.low, decimals) == fixed(-100 * margin, decimals):
         decimals += 1
     return decimals
 
@@ -177,12 +178,12 @@ def points_words(value: float, decimals: int = 1) -> str:
 
 
 def points_interval(interval: Interval | None, margin: float | None = None) -> str:
-    """A difference with its interval, in points: "0.3 (-1.2 to 1.8)"."""
+    """A difference with its interval, in points: "+0.3 (-1.2 to +1.8)"."""
     if interval is None or not finite(interval):
         return NOT_MEASURED
     decimals = points_decimals(interval, margin)
     value, low, high = (
-        points(number, decimals) for number in (interval.value, interval.low, interval.high)
+        signed(100 * number, decimals) for number in (interval.value, interval.low, interval.high)
     )
     return f"{value} ({low} to {high})"
 

@@ -1,4 +1,4 @@
-"""Parts of sentences: comparisons, falls with their intervals, names of things."""
+"""Parts of sentences: comparisons, changes with their intervals, names of things."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from clinipress.reporting.wording.numbers import (
     points_words,
     times,
 )
-from clinipress.text import joined
+from clinipress.text import joined, signed
 
 __all__ = [
+    "change_phrase",
     "coverage_phrase",
-    "drop_phrase",
     "feature_name",
     "interval_phrase",
     "rule_phrase",
@@ -60,11 +60,11 @@ def speed_phrase(ratio: float | None) -> str | None:
     return f"{times(ratio)} times faster" if ratio > 1 else f"{times(1 / ratio)} times slower"
 
 
-def interval_phrase(drop: Interval, margin: float | None = None) -> str:
-    """The ends: "95 % interval -1.2 to 1.8"."""
-    decimals = points_decimals(drop, margin)
-    ends = f"{points(drop.low, decimals)} to {points(drop.high, decimals)}"
-    return f"{100 * drop.confidence:g}{GAP}% interval {ends}"
+def interval_phrase(change: Interval, margin: float | None = None) -> str:
+    """The ends: "95% CI -1.2 to +1.8"."""
+    decimals = points_decimals(change, margin)
+    low, high = (signed(100 * end, decimals) for end in (change.low, change.high))
+    return f"{100 * change.confidence:g}% CI {low} to {high}"
 
 
 def coverage_phrase(view: View) -> str:
@@ -78,24 +78,21 @@ def coverage_phrase(view: View) -> str:
     return f"{joined([f'{100 * one:g}{GAP}%' for one in sorted(found)])} intervals".strip()
 
 
-def drop_phrase(metric: str, drop: Interval | None, margin: float | None = None) -> str:
-    """What became of a metric: "accuracy fell by 0.3 points (95 % interval ...; limit 2.0)"."""
+def change_phrase(metric: str, change: Interval | None, margin: float | None = None) -> str:
+    """What became of a metric: "accuracy fell by 0.3 points (95% CI of the change ...)"."""
     name = metric_name(metric)
-    if drop is None or not finite(drop):
-        return f"the fall in {name} was {NOT_MEASURED}"
+    if change is None or not finite(change):
+        return f"the change in {name} was {NOT_MEASURED}"
     if not in_points(metric):
-        return f"{name} differs by {figure(metric, drop.value)}"
-    decimals = points_decimals(drop, margin)
-    amount = points_words(abs(drop.value), decimals)
-    if float(points(abs(drop.value), decimals).replace(",", "")) == 0:
-        moved, of = f"changed by {amount}", "of the fall"
-    elif drop.value > 0:
-        moved, of = f"fell by {amount}", ""
-    else:
-        moved, of = f"rose by {amount}", "of the fall"
-    interval = interval_phrase(drop, margin).replace("interval", f"interval {of}".strip(), 1)
-    limit = "" if margin is None else f"; limit {points(margin, points_decimals(drop, margin))}"
-    return f"{name} {moved} ({interval}{limit})"
+        return f"{name} differs by {figure(metric, change.value)}"
+    decimals = points_decimals(change, margin)
+    amount = points_words(abs(change.value), decimals)
+    moved = f"{'rose' if change.value > 0 else 'fell'} by {amount}"
+    if float(points(abs(change.value), decimals).replace(",", "")) == 0:
+        moved = f"changed by {amount}"
+    interval = interval_phrase(change, margin).replace("CI", "CI of the change", 1)
+    allowed = "" if margin is None else f"; allowed fall {points(margin, decimals)}"
+    return f"{name} {moved} ({interval}{allowed})"
 
 
 def feature_name(shortcut: Shortcut) -> str:

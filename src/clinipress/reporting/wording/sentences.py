@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from clinipress.records.candidate import (
     CandidateRecord,
 )
+from clinipress.records.metrics import metric_facts
 from clinipress.records.result import (
     Interval,
 )
@@ -24,12 +25,11 @@ from clinipress.reporting.wording.numbers import (
     metric_name,
     moment,
     percent,
-    points,
     points_decimals,
     points_words,
 )
 from clinipress.reporting.wording.phrases import (
-    drop_phrase,
+    change_phrase,
     interval_phrase,
     size_phrase,
     speed_phrase,
@@ -38,6 +38,7 @@ from clinipress.reporting.wording.phrases import (
 from clinipress.text import (
     capital,
     joined,
+    signed,
 )
 
 __all__ = [
@@ -92,23 +93,23 @@ def verdict_sentence(view: View) -> str:
     if shipped is view.reference:
         tried = counted(len(others), "compressed candidate")
         return f"The reference itself is shipped, after {tried}: {word}."
-    drop, split = view.drop(shipped, view.metric)
-    cases = view.cases(drop, split)
-    where = f" on {counted(cases, f'{split_name(split)} image')}" if cases and drop else ""
-    phrase = drop_phrase(view.metric, drop, view.margin)
+    change, split = view.change(shipped, view.metric)
+    cases = view.cases(change, split)
+    where = f" on {counted(cases, f'{split_name(split)} image')}" if cases and change else ""
+    phrase = change_phrase(view.metric, change, view.margin)
     name = metric_name(view.metric)
-    told = f"its {name}{where}{phrase.removeprefix(name)}" if phrase.startswith(name) else phrase
+    outcome = f"its {name}{where}{phrase.removeprefix(name)}" if phrase.startswith(name) else phrase
     model = f"The shipped {shipped.precision} model {_model_phrase(view, shipped)}"
-    return f"{model}; {told}: {STATUS_WORDS[result.verdict.status]}."
+    return f"{model}; {outcome}: {STATUS_WORDS[result.verdict.status]}."
 
 
 def meaning_sentence(view: View) -> str:
     """What the verdict's word means here."""
     status, shipped = view.result.verdict.status, view.shipped
-    drop = view.drop(shipped, view.metric)[0] if shipped else None
+    change = view.change(shipped, view.metric)[0] if shipped else None
     word = STATUS_WORDS[status]
     risk = f"set for risk class \u201c{view.result.risk}\u201d before anything was measured"
-    if drop is None or view.margin is None or not finite(drop):
+    if change is None or view.margin is None or not finite(change):
         return (
             f"{word}: "
             + {
@@ -117,39 +118,41 @@ def meaning_sentence(view: View) -> str:
                 "inconclusive": f"what was measured does not show that the limits {risk} are kept.",
             }[status]
         )
-    return f"{word}: {_meaning(view, drop, view.margin, risk)}"
+    return f"{word}: {_meaning(view, change, view.margin, risk)}"
 
 
-def _meaning(view: View, drop: Interval, margin: float, risk: str) -> str:
+def _meaning(view: View, change: Interval, margin: float, risk: str) -> str:
     """The verdict explained by where the interval lies."""
-    verdict, decimals = view.result.verdict, points_decimals(drop, margin)
-    low, high = points(drop.low, decimals), points(drop.high, decimals)
+    verdict, decimals = view.result.verdict, points_decimals(change, margin)
+    loss = metric_facts(view.metric).loss(change)
+    far, near = (signed(100 * end, decimals) for end in (change.low, change.high))
     limit = f"{points_words(margin, decimals)} {risk}"
     if verdict.status == "pass":
-        return f"even the far end of the interval, {high}, lies inside the limit of {limit}."
-    if verdict.status == "fail" and drop.low >= margin:
-        return f"even the near end of the interval, {low}, is beyond the limit of {limit}."
-    if verdict.status == "inconclusive" and drop.high >= margin:
+        return f"the whole interval (far end {far}) stays within the limit of {limit}."
+    if verdict.status == "fail" and loss.low >= margin:
+        return f"the whole interval (near end {near}) is at or beyond the limit of {limit}."
+    if verdict.status == "inconclusive" and loss.high >= margin:
         needed = verdict.cases_needed
-        more = f" About {counted(needed, 'image')} would decide." if needed else ""
+        more = f" About {counted(needed, 'image')} would be needed to decide." if needed else ""
         return (
-            f"the true fall may be inside the limit of {limit}, but the interval reaches "
-            f"{high}.{more}"
+            f"the true change may be within the limit of {limit}, but the interval reaches "
+            f"{far}.{more}"
         )
     return f"the main limit of {limit} is not what decided; the reasons are below."
 
 
 def natural_sentence(view: View) -> str | None:
-    """The fall in accuracy as a count of wrong answers; None where there is none to count."""
+    """The change in accuracy as a count of errors; None where there is none to count."""
     subject = view.shipped
-    drop = view.drop(subject, "accuracy")[0] if subject else None
-    if drop is None or not finite(drop) or subject is view.reference:
+    change = view.change(subject, "accuracy")[0] if subject else None
+    if change is None or not finite(change) or subject is view.reference:
         return None
-    middle, low, high = (round(PER * value) for value in (drop.value, drop.low, drop.high))
-    about = f"about {_more(middle)} wrong answers than" if middle else "as many wrong answers as"
+    errors = change.turned
+    middle, low, high = (round(PER * value) for value in (errors.value, errors.low, errors.high))
+    about = f"about {_more(middle)} errors than" if middle else "as many errors as"
     return (
-        f"In {PER:,} such images that is {about} the reference gives; anything from "
-        f"{_more(low)} to {_more(high)} fits the data."
+        f"Per {PER:,} such images, expect {about} the reference; the data are compatible with "
+        f"{_more(low)} to {_more(high)}."
     )
 
 
@@ -207,24 +210,24 @@ def _over_control(view: View, record: CandidateRecord) -> str:
     gain = record.over_control[split].get("accuracy") if split else None
     if gain is None or control is None or not finite(gain):
         return f"What distillation gave {record.name} was {NOT_MEASURED}."
-    told = (
+    difference = (
         f"{record.name} minus {control.name}, the same network trained for as long without a "
         f"teacher: {points_words(gain.value)} of accuracy ({interval_phrase(gain)}, paired on "
         f"{counted(gain.n or 0, f'{split_name(split)} image')})"
     )
     if gain.low > 0:
-        return f"{told}. A gain from distillation is shown.{_share(control, split)}"
+        return f"{difference}. A gain from distillation is shown.{_share(control, split)}"
     if gain.high < 0:
-        return f"{told}. Distillation made it worse."
-    return f"{told}. A gain from distillation is not shown: the interval contains 0."
+        return f"{difference}. Distillation made it worse."
+    return f"{difference}. A gain from distillation is not shown: the interval contains 0."
 
 
 def _share(control: CandidateRecord, split: str | None) -> str:
     """The gap beside the gain: what the control lacked of the reference."""
-    gap = control.drops.get(split or "", {}).get("accuracy")
-    if gap is None or gap.value <= 0:
+    gap = control.changes.get(split or "", {}).get("accuracy")
+    if gap is None or gap.value >= 0:
         return ""
-    return f" Without the teacher it lacked {points_words(gap.value)} to the reference."
+    return f" Without a teacher it stays {points_words(-gap.value)} below the reference."
 
 
 def trade_off_sentence(view: View, timed: list[Point]) -> str:
@@ -281,25 +284,25 @@ def classes_sentence(view: View) -> str:
         f"{subject.name} finds the weakest class, {weakest}, in {percent(found[weakest].value)} of "
         f"its {split_name(split)} images, and every other class at least as often."
     )
-    falls = {
+    changes = {
         metric: interval
-        for metric, interval in subject.drops.get(split, subject.drop).items()
+        for metric, interval in subject.changes.get(split, {}).items()
         if metric.startswith("sensitivity[") and finite(interval)
     }
-    if not falls:
+    if not changes:
         return text
-    worst = max(falls, key=lambda metric: falls[metric].value)
-    drop = falls[worst]
-    if drop.value <= 0:
-        widest = max(falls, key=lambda metric: falls[metric].high)
+    worst = min(changes, key=lambda metric: changes[metric].value)
+    change = changes[worst]
+    if change.value >= 0:
+        widest = min(changes, key=lambda metric: changes[metric].low)
         return (
             f"{text} No class was found less often than by the reference, but a loss of up to "
-            f"{points_words(max(falls[widest].high, 0.0))} is not excluded for "
+            f"{points_words(max(-changes[widest].low, 0.0))} is not excluded for "
             f"{metric_class(widest)}."
         )
     return (
-        f"{text} The largest loss of sensitivity is {points_words(drop.value)} "
-        f"({interval_phrase(drop)}), for {metric_class(worst)}."
+        f"{text} The largest loss of sensitivity is {points_words(-change.value)} "
+        f"({interval_phrase(change)}), for {metric_class(worst)}."
     )
 
 

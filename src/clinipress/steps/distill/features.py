@@ -21,9 +21,7 @@ from torch import nn
 from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier
 from clinipress.models.stages import Stage, keep_output, named_stages, oriented, read_maps, stages
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 
 __all__ = [
     "FeatureLoss",
@@ -48,16 +46,10 @@ TINY = 1e-12
 def hint_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """Squared distance of two maps, as a share of the teacher's own square, mean over images.
 
-    FitNets' hint (Romero et al., ICLR 2015, eq. 3). Deviations: divided by the teacher's square,
-    so that 1 means "nothing learned yet" for every teacher and a weight keeps its meaning; trained
-    together with the other losses instead of in a stage before them.
-
-    Args:
-        student: float ``[n, c, h, w]``, already through the regressor.
-        teacher: float ``[n, c, H, W]``; the larger one is averaged down to the smaller.
-
-    Returns:
-        A scalar, at least 0.
+    FitNets' hint (Romero et al., ICLR 2015, eq. 3), at least 0, of float ``[n, c, h, w]`` behind
+    the regressor and a teacher's map, the larger averaged down to the smaller. Deviations: divided
+    by the teacher's square, so that 1 means "nothing learned yet" for every teacher and a weight
+    keeps its meaning; trained together with the other losses instead of in a stage before them.
     """
     student, teacher = _same_size(student, teacher)
     distance = (student - teacher).square().flatten(1).sum(1)
@@ -73,18 +65,11 @@ def attention(maps: torch.Tensor) -> torch.Tensor:
 
 
 def attention_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Squared distance of two attentions, each of length 1, mean over images.
+    """Squared distance of two `attention` maps, each of length 1, mean over images; in [0, 2].
 
-    Zagoruyko and Komodakis (ICLR 2017, eq. 2). Deviation: squared and summed over places; their
-    equation leaves out the square, their code divides by the number of places, and either makes
-    the weight depend on the size of the map. In [0, 2].
-
-    Args:
-        student: `attention` of its map, float ``[n, 1, h, w]``.
-        teacher: The same of the teacher's; the larger one is averaged down to the smaller.
-
-    Returns:
-        A scalar.
+    Zagoruyko and Komodakis (ICLR 2017, eq. 2); the larger map is averaged down to the smaller.
+    Deviation: squared and summed over places; their equation leaves out the square, their code
+    divides by the number of places, and either makes the weight depend on the size of the map.
     """
     student, teacher = _same_size(student, teacher)
     a, b = (
@@ -95,7 +80,6 @@ def attention_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor
 
 
 def _same_size(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both at the smaller height and width, by averaging."""
     size = (min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3]))
     return _shrunk(a, size), _shrunk(b, size)
 
@@ -225,12 +209,9 @@ class MapSource(Protocol):
 
 
 class FeatureLoss:
-    """The feature part of a loss, as `DistillationLoss` calls it.
+    """The feature part of a loss, as `DistillationLoss` calls it, of a tapped student run before.
 
-    Args:
-        student: The tapped student, run just before.
-        teacher: Gives its maps ("fitnet"), or their attentions.
-        method: "fitnet" or "attention".
+    The teacher gives its maps ("fitnet"), or their attentions.
     """
 
     def __init__(self, student: Tapped, teacher: MapSource, method: FeatureMethod) -> None:

@@ -16,10 +16,7 @@ from clinipress.errors import ModelError
 from clinipress.formats.open import TRAINING_PACKAGES
 from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.recipe.steps import DistillStep, PruneStep, QatStep, TrainOptions
-from clinipress.records.candidate import (
-    Candidate,
-    InputSpec,
-)
+from clinipress.records.candidate import Candidate, InputSpec
 from clinipress.records.store import digest_of, versions
 from clinipress.steps.distill.features import (
     FeatureLoss,
@@ -39,9 +36,7 @@ from clinipress.steps.distill.teacher import (
     teacher_maps,
 )
 from clinipress.steps.fitting import hard_loss
-from clinipress.steps.step import (
-    Context,
-)
+from clinipress.steps.step import Context
 from clinipress.train.losses import HardLoss, balanced_weights
 
 __all__ = [
@@ -84,11 +79,7 @@ def outside_teachers(recipe: Any) -> list[Candidate]:
 
 
 def find_teachers(paths: Sequence[str] | None, context: Context) -> list[Candidate]:
-    """The teachers, each fit to teach this study's classes.
-
-    Args:
-        paths: Candidate folders, .onnx files or bundles; None: the root reference.
-        context: The study.
+    """The teachers (folders, .onnx files, bundles; else the reference), fit for these classes.
 
     Raises:
         ModelError: One cannot be loaded, or its outputs are other classes.
@@ -110,18 +101,11 @@ def find_teachers(paths: Sequence[str] | None, context: Context) -> list[Candida
 def soft_loss(
     params: dict[str, Any], context: Context, features: FeatureLoss | None = None
 ) -> tuple[HardLoss | DistillationLoss, int | None]:
-    """The loss over cached teacher outputs; the control (alpha = 0) needs no teacher.
+    """The loss over cached teacher outputs, and the views to go round (None: a new one each epoch).
 
-    The control sees a new view every epoch, which is the stronger training without a teacher.
-
-    Args:
-        params: A plan: temperature, alpha, views, options, and where the step has them method,
-            beta and teachers (else Hinton's loss and the root reference).
-        context: The study.
-        features: What is asked of feature maps besides.
-
-    Returns:
-        The loss and the number of views to go round; None: a new one every epoch.
+    The control (alpha = 0) needs no teacher. It sees a new view every epoch, which is the stronger
+    training without a teacher. The plan holds temperature, alpha, views, options, and where the
+    step has them method, beta and teachers (else Hinton's loss and the root reference).
     """
     spec = root_teacher(context).card.input
     if params["alpha"] == 0:
@@ -173,11 +157,7 @@ def recovery_loss(
 
 
 def _planned(params: dict[str, Any], context: Context) -> list[Candidate]:
-    """The teachers of a plan, the same as when it was made.
-
-    Raises:
-        ModelError: A file was changed since.
-    """
+    """The teachers of a plan, the same as when it was made."""
     planned = params.get("teachers")
     if planned is None:
         return [root_teacher(context)]
@@ -194,7 +174,6 @@ def _planned(params: dict[str, Any], context: Context) -> list[Candidate]:
 
 
 def _views(teacher: Candidate, params: dict[str, Any], context: Context) -> Views:
-    """The student's training views at the teacher's own size."""
     spec = teacher.card.input
     return Views(
         cache=context.data.cache(spec),

@@ -7,9 +7,7 @@ from typing import Any
 
 from clinipress.models.classifier import TorchCandidate
 from clinipress.recipe.steps import DistillStep
-from clinipress.records.candidate import (
-    Candidate,
-)
+from clinipress.records.candidate import Candidate
 from clinipress.steps.distill.features import FeatureMethod, Tapped
 from clinipress.steps.distill.soft_targets import (
     SOFT,
@@ -26,9 +24,7 @@ from clinipress.steps.fitting import (
     step_seed,
     torch_candidate,
 )
-from clinipress.steps.step import (
-    Context,
-)
+from clinipress.steps.step import Child, Context, Params
 
 __all__ = ["BETA", "Distill"]
 
@@ -52,7 +48,7 @@ class Distill:
         """False where the student starts from weights of its own."""
         return self.recipe.student is None
 
-    def plan(self, parent: Candidate | None, context: Context) -> dict[str, Any]:
+    def plan(self, parent: Candidate | None, context: Context) -> Params:
         """Choose normalisation, numerics, teachers and layers; nothing is trained."""
         recipe = self.recipe
         student = self._student(parent, context)
@@ -78,9 +74,7 @@ class Distill:
                 params |= plan_maps(recipe, method, student.module, views, context)
         return plan_fit(student.module, recipe.train, context, SOFT) | params
 
-    def apply(
-        self, parent: Candidate | None, params: dict[str, Any], context: Context
-    ) -> tuple[Candidate, dict[str, Any]]:
+    def apply(self, parent: Candidate | None, params: Params, context: Context) -> Child:
         """Make the teacher's outputs once, then fit the student."""
         student = self._student(parent, context)
         method = self._feature_method()
@@ -99,7 +93,6 @@ class Distill:
         return TorchCandidate(student.card, tapped.release()), facts
 
     def _feature_method(self) -> FeatureMethod | None:
-        """The method, where it is one that compares feature maps and there is a teacher."""
         method = self.recipe.method
         if self.recipe.alpha == 0 or (method != "fitnet" and method != "attention"):
             return None

@@ -23,9 +23,7 @@ from clinipress.errors import DataError
 from clinipress.formats.open import TRAINING_PACKAGES
 from clinipress.models.classifier import TorchCandidate
 from clinipress.progress import SILENT, Progress
-from clinipress.records.candidate import (
-    Candidate,
-)
+from clinipress.records.candidate import Candidate
 from clinipress.records.store import storage, versions, write_atomically
 from clinipress.steps.distill.features import FeatureMethod, read_of_teacher
 from clinipress.train import distributed
@@ -91,16 +89,9 @@ class Views:
 def teacher_logits(
     teacher: Candidate, views: Views, *, path: Path, progress: Progress = SILENT
 ) -> NDArray[np.float32]:
-    """The teacher's logits for every view of every row, from the disk where they are finished.
+    """The teacher's logits for every view of every row: float32 ``[views, n, classes]``, mapped.
 
-    Args:
-        teacher: Whose outputs; asked in eval mode, as every candidate.
-        views: What it looks at.
-        path: The file (.npy); marks of what is done lie beside it until it is finished.
-        progress: Hears the images done.
-
-    Returns:
-        float32 ``[views, n, classes]``, memory-mapped, read-only.
+    Read from `path` (.npy) where they are finished; marks of what is done lie beside it until then.
 
     Raises:
         DataError: The teacher's outputs do not fit its own class names.
@@ -177,8 +168,6 @@ def _table(job: _Job) -> NDArray[Any]:
 
 
 class _Job:
-    """One table of a teacher's answers to every view of every row, with its marks."""
-
     def __init__(
         self,
         answer: Answer,
@@ -258,25 +247,18 @@ class _Job:
         return int(kept["done"])
 
     def _mark(self, done: int) -> None:
-        """Record the batches done, atomically, after they are in the file."""
         write_atomically(self.marks, json.dumps({"done": done, "facts": self.facts}))
 
 
 class CachedMaps:
-    """A teacher's maps out of a table.
-
-    Args:
-        table: From `teacher_maps`.
-        rows: int64 ``[n]``, the rows it was made for.
-        shapes: (channels, height, width) per layer.
-    """
+    """A teacher's maps out of a table of `teacher_maps`, made for `rows`."""
 
     def __init__(self, table: NDArray[Any], rows: NDArray[np.int64], shapes: Shapes) -> None:
         self._table, self._shapes, self._places = table, list(shapes), Places(rows)
         self._ends = np.cumsum([maps_width([shape]) for shape in self._shapes])[:-1]
 
     def __call__(self, rows: NDArray[np.int64], view: int) -> list[torch.Tensor]:
-        """One float32 ``[n, c, h, w]`` per layer."""
+        """One float32 ``[n, c, h, w]`` per layer, of (channels, height, width) in `shapes`."""
         values = self._table[view, self._places(rows)].astype(np.float32)
         parts = np.split(values, self._ends, axis=1)
         return [
@@ -288,11 +270,7 @@ class CachedMaps:
 class LiveMaps:
     """A teacher's maps, computed at every step: for maps too large to be kept.
 
-    Args:
-        teacher: A PyTorch candidate; on the CPU it stays there.
-        layers: Modules of its backbone.
-        method: Of the feature loss.
-        views: What the teacher looks at.
+    A teacher on the CPU stays there.
     """
 
     def __init__(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,8 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
-from clinipress.formats.measure import latency
-from clinipress.formats.onnx.float import export_onnx
 from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.models.classifier import Classifier, TorchCandidate, build
 from clinipress.models.pruning.cost import cost
@@ -22,22 +19,18 @@ from clinipress.models.pruning.pruned import History, plan_pruning, prune, width
 from clinipress.models.pruning.ranking import schedule, search
 from clinipress.models.recalibration import recalibrate_batch_norms
 from clinipress.recipe.steps import PruneStep, TrainOptions
-from clinipress.records.candidate import (
-    Candidate,
-)
+from clinipress.records.candidate import Candidate
 from clinipress.steps.distill.soft_targets import SOFT, recovery_loss, recovery_params
 from clinipress.steps.fitting import fit_module, plan_fit, step_seed, torch_candidate
 from clinipress.steps.prune.sensitivity import layer_sensitivity
-from clinipress.steps.step import (
-    Context,
-)
+from clinipress.steps.step import Child, Context, Params
+from clinipress.steps.timing import FileTimer
 
 __all__ = ["Prune"]
 
 BATCH = 32
 TAYLOR_BATCHES = 8
 RECALIBRATION_BATCHES = 16
-LATENCY_CALLS = 100
 LATENCY_WITHIN = 0.02  # of the parent's latency
 
 
@@ -57,7 +50,7 @@ class Prune:
     def __init__(self, recipe: PruneStep) -> None:
         self.recipe = recipe
 
-    def plan(self, parent: Candidate | None, context: Context) -> dict[str, Any]:
+    def plan(self, parent: Candidate | None, context: Context) -> Params:
         """Rank the channels and fix which go first; the parent is left as it is."""
         origin, recipe = torch_candidate(parent), self.recipe
         shares = schedule(recipe.ratio, recipe.rounds)
@@ -74,9 +67,7 @@ class Prune:
         params["removed"] = [[module, is_out, list(index)] for module, is_out, index in first]
         return params
 
-    def apply(
-        self, parent: Candidate | None, params: dict[str, Any], context: Context
-    ) -> tuple[Candidate, dict[str, Any]]:
+    def apply(self, parent: Candidate | None, params: Params, context: Context) -> Child:
         """Cut a copy of the parent and fit what is left, as often as planned."""
         origin = torch_candidate(parent)
         facts: dict[str, Any] = {"before": _costs(origin.module)}
@@ -141,7 +132,6 @@ class Prune:
     def _recover(
         self, module: Classifier, params: dict[str, Any], number: int, context: Context
     ) -> dict[str, Any]:
-        """Measure the batch norms again and fine-tune, in place; what came of it."""
         recipe, facts = self.recipe, {}
         if recipe.recalibrate_batch_norm or recipe.train is None:
             seed = params["choice"]["seed"]
@@ -193,7 +183,6 @@ FIT_FACTS = ("epochs", "best_epoch", "best_validation_accuracy", "data_wait_shar
 
 
 def _costs(module: Classifier) -> dict[str, int]:
-    """What is counted before and after; file and latency are measured of the exported file."""
     return {"parameters": cost(module, "parameters"), "macs": cost(module, "macs")} | {
         "filters": cost(module, "filters")
     }
@@ -232,7 +221,6 @@ def _round_params(params: dict[str, Any], number: int, rounds: int) -> dict[str,
 
 
 def _train_batches(module: Classifier, seed: int, count: int, context: Context) -> list[Batch]:
-    """Un-augmented training images in batches of one size, drawn by a seed."""
     spec = module.input_spec
     rows: NDArray[np.int64] = context.data.rows("train", spec).index
     size = min(BATCH, len(rows))
@@ -246,37 +234,21 @@ def _train_batches(module: Classifier, seed: int, count: int, context: Context) 
     return batches
 
 
-class _Stopwatch:
-    """Times float32 files of cut networks against the parent's, call by call in turn."""
-
-    def __init__(self, origin: TorchCandidate, threads: int, context: Context) -> None:
-        self.origin, self.threads = origin, threads
-        self.folder = context.work / "latency"
-        spec = origin.card.input
-        rows = context.data.rows("validation", spec).index[:1]
-        self.image = context.data.cache(spec).take(rows)
-
+class _Stopwatch(FileTimer):
     def __enter__(self) -> _Stopwatch:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.parent = self._file(self.origin)
+        self.parent = self.file(self.origin)
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.close()
 
     def share(self, removed: History) -> float:
         """Share of the parent's latency that a removal saves."""
         module, spec = prune(self.origin.module, removed), self.origin.spec
         spec = spec.model_copy(update={"pruning": (*spec.pruning, *removed)})
         card = self.origin.card.model_copy(update={"model": spec, "name": "cut"})
-        return self.saved(self.parent, self._file(TorchCandidate(card, module)))
+        return self.saved(self.parent, self.file(TorchCandidate(card, module)))
 
     def saved(self, parent: OnnxCandidate, child: OnnxCandidate) -> float:
-        both = {"parent": parent, "child": child}
-        times = latency(both, self.image, threads=self.threads, repeats=LATENCY_CALLS)
-        return 1 - times["child"].median / times["parent"].median
-
-    def _file(self, candidate: TorchCandidate) -> OnnxCandidate:
-        path = self.folder / f"{candidate.digest[:16]}.onnx"
-        export_onnx(candidate, path)
-        return OnnxCandidate.load(path, threads=self.threads)
+        times = self.medians({"parent": parent, "child": child})
+        return 1 - times["child"] / times["parent"]

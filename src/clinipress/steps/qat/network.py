@@ -139,7 +139,7 @@ class QuantizedNetwork(nn.Module):
         schedule: When what is frozen.
 
     Raises:
-        ModelError: The network cannot be traced, or a place is not in its program.
+        ModelError: The network cannot be traced, or a node is not in its program.
     """
 
     ranges: Tensor
@@ -150,7 +150,7 @@ class QuantizedNetwork(nn.Module):
     def __init__(self, network: Classifier, places: Sequence[Place], schedule: Schedule) -> None:
         super().__init__()
         self.network, self.input_spec, self.places = network, network.input_spec, tuple(places)
-        ends = [(place.low, place.high) for place in places]
+        ends = [(activation.low, activation.high) for activation in places]
         self.register_buffer("ranges", torch.tensor(ends, dtype=torch.float32).reshape(-1, 2))
         self.register_buffer("reach", torch.ones_like(self.ranges))
         self.register_buffer("schedule", torch.tensor(schedule, dtype=torch.int64))
@@ -165,9 +165,9 @@ class QuantizedNetwork(nn.Module):
         self._live = self._watching = False
         self._seen: dict[int, Tensor] = {}
         together: dict[int, list[int]] = {}
-        for number, place in enumerate(self.places):
-            if place.group is not None:
-                together.setdefault(place.group, []).append(number)
+        for number, activation in enumerate(self.places):
+            if activation.group is not None:
+                together.setdefault(activation.group, []).append(number)
         self._groups = list(together.values())
         spec = self.input_spec
         traced = trace(self.network, (spec.channels, spec.height, spec.width))
@@ -245,23 +245,20 @@ class QuantizedNetwork(nn.Module):
         numbers = torch.tensor(list(self._seen), device=self.ranges.device)
         wanted = torch.stack(list(self._seen.values())).to(self.ranges) * self.reach[numbers]
         self.ranges[numbers] = torch.lerp(self.ranges[numbers], wanted, MOMENTUM)
-        for number, place in enumerate(self.places):
-            if any(end is not None for end in place.limits):
-                self.ranges[number].clamp_(*place.limits)
+        for number, activation in enumerate(self.places):
+            if any(end is not None for end in activation.limits):
+                self.ranges[number].clamp_(*activation.limits)
         for members in self._groups:
             self.ranges[members, 0] = self.ranges[members, 0].min()
             self.ranges[members, 1] = self.ranges[members, 1].max()
 
     @torch.no_grad()
     def fit_reach(self, batches: Iterator[Tensor]) -> None:
-        """Learn how far calibrated ranges reach beyond the extremes that training will look at.
+        """Learn, from batches as in training, how far ranges reach beyond its extremes.
 
         Calibration sees whole images and may cut outliers; training sees a sample of each batch.
         Their ratio is kept, so that ranges begin where calibration put them and move only when the
         activations do.
-
-        Args:
-            batches: uint8 images as in training.
         """
         self.eval()
         totals, count = torch.zeros_like(self.ranges), 0
@@ -277,7 +274,7 @@ class QuantizedNetwork(nn.Module):
         self.reach.copy_(ratio.clamp(0, REACH))
 
     def learnt(self) -> list[tuple[float, float]]:
-        """Low and high of each place, now."""
+        """Low and high of each activation, now."""
         return [(low, high) for low, high in self.ranges.tolist()]
 
     # ---------------------------------------------------------------- rewriting
@@ -286,11 +283,11 @@ class QuantizedNetwork(nn.Module):
         """Exchange layers, norms, dropouts and roundings of the traced program for our own."""
         graph = traced.graph
         nodes = {node.name: node for node in graph.nodes}
-        missing = [place.node for place in self.places if place.node not in nodes]
+        missing = [activation.node for activation in self.places if activation.node not in nodes]
         if missing:
             raise ModelError("the network its ranges were found for", f"one without '{missing[0]}'")
-        for number, place in enumerate(self.places):
-            self._place(graph, nodes[place.node], number)
+        for number, activation in enumerate(self.places):
+            self._round_node(graph, nodes[activation.node], number)
         for node in list(graph.nodes):
             self._take_hard_swish(graph, node)
         for node in list(graph.nodes):
@@ -305,7 +302,7 @@ class QuantizedNetwork(nn.Module):
         drop_unused(graph)
         self._bring_constants(traced)
 
-    def _place(self, graph: fx.Graph, node: fx.Node, number: int) -> None:
+    def _round_node(self, graph: fx.Graph, node: fx.Node, number: int) -> None:
         """Round a node's result; a clamp whose result is rounded is part of the rounding."""
         bounds = clamp_bounds(node)
         before = node.args[0] if bounds else node

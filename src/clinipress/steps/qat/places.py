@@ -114,17 +114,10 @@ def match(
     wanted: Mapping[str, NDArray[np.float32]],
     clamps: set[str],
 ) -> dict[str, str]:
-    """The node that computes each tensor.
+    """The node, no node twice, that computes each tensor of `wanted`, computed from `images`.
 
-    Args:
-        traced: From `trace`.
-        images: The images that `wanted` was computed from.
-        wanted: Tensor -> values.
-        clamps: Tensors that a clamp computes.
-
-    Returns:
-        Tensor -> name of its node; no node twice. A tensor that no node computes is left out: a
-        file adds the bias of a matrix product in a step of its own, and spells attention out.
+    A tensor that no node computes is left out: a file adds the bias of a matrix product in a step
+    of its own, and spells attention out.
     """
     finder = _Finder(traced, wanted)
     with torch.inference_mode():

@@ -55,11 +55,8 @@ class Grid(NamedTuple):
 def grids(ranges: Tensor) -> list[Grid]:
     """Scale and zero point of each range, as ONNX Runtime's `compute_scale_zp` finds them.
 
-    Args:
-        ranges: float32 ``[n, 2]``, low and high; widened to hold 0, which must be exact.
-
-    Returns:
-        One grid per row; a range without extent gets scale 1.
+    Ranges, float32 ``[n, 2]``, are widened to hold 0, which must be exact. One without extent gets
+    scale 1.
     """
     ends = ranges.detach().double().cpu()
     low, high = ends[:, 0].clamp(max=0), ends[:, 1].clamp(min=0)
@@ -115,13 +112,9 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 def fake_quantize(values: Tensor, grid: Grid, floor: float | None = None) -> Tensor:
-    """Round an activation; the gradient is that of a clamp to the grid's range.
+    """Round float32 of any shape; the gradient is that of a clamp to the grid's range.
 
-    Args:
-        values: float32, any shape.
-        grid: From `grids`.
-        floor: Lower bound of an activation function that the rounding stands for (0 of a ReLU);
-            None: there is none.
+    `floor` is the lower bound of an activation function that the rounding stands for (a ReLU's 0).
     """
     rounded: Tensor = _FakeQuantize.apply(values, grid, floor)
     return rounded
@@ -138,15 +131,12 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def fake_quantize_weight(weight: Tensor) -> Tensor:
-    """Round weights to -127..127 times one scale per output channel; the gradient passes.
+    """Round weights ``[out, ...]`` to -127..127 times a scale per output; the gradient passes.
 
     The scale is the channel's largest magnitude over 127, so nothing is cut off. Since it grows in
     proportion with the channel, folding a batch norm before or after rounding gives the same
     numbers: no correction for the folding is needed, as it is with one scale per tensor
     (Krishnamoorthi, 2018, arXiv:1806.08342, section 3.2.2).
-
-    Args:
-        weight: float32 ``[out, ...]``.
     """
     with torch.no_grad():
         axes = tuple(range(1, weight.ndim))

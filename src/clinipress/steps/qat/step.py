@@ -10,9 +10,7 @@ import torch
 
 from clinipress.models.classifier import TorchCandidate
 from clinipress.recipe.steps import QatStep
-from clinipress.records.candidate import (
-    Candidate,
-)
+from clinipress.records.candidate import Candidate
 from clinipress.steps.distill.soft_targets import SOFT, recovery_loss, recovery_params
 from clinipress.steps.fitting import (
     calibration_rows,
@@ -23,9 +21,7 @@ from clinipress.steps.fitting import (
 )
 from clinipress.steps.qat.network import Place, QuantizedNetwork, Schedule
 from clinipress.steps.qat.places import find_places
-from clinipress.steps.step import (
-    Context,
-)
+from clinipress.steps.step import Child, Context, Params
 from clinipress.train.schedule import steps_per_epoch
 
 __all__ = ["QuantizationAware"]
@@ -43,7 +39,7 @@ class QuantizationAware:
     def __init__(self, recipe: QatStep) -> None:
         self.recipe = recipe
 
-    def plan(self, parent: Candidate | None, context: Context) -> dict[str, Any]:
+    def plan(self, parent: Candidate | None, context: Context) -> Params:
         """Calibrate, and find where the file rounds; the parent is left as it is."""
         origin, recipe = torch_candidate(parent), self.recipe
         options = recipe.train
@@ -70,9 +66,7 @@ class QuantizationAware:
         }
         return params | recovery_params(recipe, options.epochs, context)
 
-    def apply(
-        self, parent: Candidate | None, params: dict[str, Any], context: Context
-    ) -> tuple[Candidate, dict[str, Any]]:
+    def apply(self, parent: Candidate | None, params: Params, context: Context) -> Child:
         """Fit a rounded copy of the parent; the child is the copy without rounding, with ranges."""
         origin = torch_candidate(parent)
         spec = origin.card.input

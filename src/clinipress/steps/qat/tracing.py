@@ -22,11 +22,7 @@ ACTIVATIONS = {"relu", "relu6", "hardtanh", "clamp", "clamp_min"}
 
 
 def trace(network: nn.Module, shape: Sequence[int]) -> fx.GraphModule:
-    """The network's program in eval mode, for any number of images.
-
-    Args:
-        network: uint8 ``[n, channels, height, width]`` -> logits; left in eval mode.
-        shape: (channels, height, width).
+    """The network's program in eval mode, for any number of uint8 images of ``shape`` (c, h, w).
 
     Raises:
         ModelError: `torch.export` cannot follow the network.

@@ -6,7 +6,6 @@ up; whole sub-nets are measured, and a non-negative linear model is fitted to th
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,17 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.extras import require
-from clinipress.formats.measure import latency
-from clinipress.formats.onnx.float import export_onnx
-from clinipress.formats.onnx.run import OnnxCandidate
-from clinipress.models.classifier import TorchCandidate
 from clinipress.models.ofa import Architecture
-from clinipress.steps.step import Context
 from clinipress.steps.supernet.supernets import sub_net
+from clinipress.steps.timing import FileTimer
 
 __all__ = ["LatencyModel", "Stopwatch"]
-
-CALLS = 60
 
 
 @dataclass
@@ -74,27 +67,16 @@ class LatencyModel:
         return np.asarray(solution / scale, dtype=np.float64)
 
 
-class Stopwatch:
-    """Times the float32 files of sub-nets in ONNX Runtime, call by call in turn."""
+class Stopwatch(FileTimer):
+    """Times the float32 files of sub-nets of `origin`."""
 
-    def __init__(self, parent: TorchCandidate, threads: int, context: Context) -> None:
-        self.parent, self.threads = parent, threads
-        self.folder = context.work / "latency"
-        spec = parent.card.input
-        rows = context.data.rows("validation", spec).index[:1]
-        self.image = context.data.cache(spec).take(rows)
+    calls = 60
 
     def times(self, chosen: Sequence[Architecture]) -> list[float]:
         """Median milliseconds of a call of each."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            files = {str(i): self._file(i, architecture) for i, architecture in enumerate(chosen)}
-            latencies = latency(files, self.image, threads=self.threads, repeats=CALLS)
-            return [latencies[name].median for name in files]
+            subnets = [sub_net(self.origin, architecture, []) for architecture in chosen]
+            files = {str(number): self.file(subnet) for number, subnet in enumerate(subnets)}
+            return list(self.medians(files).values())
         finally:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _file(self, number: int, chosen: Architecture) -> OnnxCandidate:
-        path = self.folder / f"{number}.onnx"
-        export_onnx(sub_net(self.parent, chosen, []), path)
-        return OnnxCandidate.load(path, threads=self.threads)
+            self.close()

@@ -21,25 +21,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.data.study import (
-    Rows,
-    predict_rows,
-)
+from clinipress.data.study import Rows, predict_rows
 from clinipress.errors import ModelError
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.ofa import Architecture, Space
 from clinipress.models.ofa.architecture import architecture_of
 from clinipress.models.ofa.evolution import Evolution, Score, evolve
 from clinipress.recipe.steps import SearchStep
-from clinipress.records.candidate import (
-    Candidate,
-)
+from clinipress.records.candidate import Candidate
 from clinipress.records.store import digest_of, write_atomically
 from clinipress.stats.metrics import log_softmax
 from clinipress.steps.fitting import step_seed
-from clinipress.steps.step import (
-    Context,
-)
+from clinipress.steps.step import Child, Context, Params
 from clinipress.steps.supernet.latency import LatencyModel, Stopwatch
 from clinipress.steps.supernet.supernets import (
     calibration_batches,
@@ -56,8 +49,6 @@ TASK = "search"
 
 
 class _Journal:
-    """What was measured, kept in a file, so that a killed search goes on where it stopped."""
-
     def __init__(self, path: Path, identity: str) -> None:
         self.path = path
         self.facts: dict[str, Any] = {"identity": identity, "scores": {}, "latency": []}
@@ -87,7 +78,7 @@ class Search:
     def __init__(self, recipe: SearchStep) -> None:
         self.recipe = recipe
 
-    def plan(self, parent: Candidate | None, context: Context) -> dict[str, Any]:
+    def plan(self, parent: Candidate | None, context: Context) -> Params:
         """Search; what was looked at before a kill is read back.
 
         Raises:
@@ -111,9 +102,7 @@ class Search:
             "search": facts,
         }
 
-    def apply(
-        self, parent: Candidate | None, params: dict[str, Any], context: Context
-    ) -> tuple[Candidate, dict[str, Any]]:
+    def apply(self, parent: Candidate | None, params: Params, context: Context) -> Child:
         """Extract the sub-net and measure its batch norms again."""
         origin = supernet_candidate(parent)
         chosen = architecture_of(**params["architecture"])

@@ -18,14 +18,10 @@ from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.models.ofa import Space, sort_by_importance
 from clinipress.models.recalibration import recalibrate_batch_norms
 from clinipress.recipe.steps import ShrinkStep, TrainOptions
-from clinipress.records.candidate import (
-    Candidate,
-)
+from clinipress.records.candidate import Candidate
 from clinipress.steps.distill.soft_targets import SOFT, soft_loss
 from clinipress.steps.fitting import fit_module, plan_fit
-from clinipress.steps.step import (
-    Context,
-)
+from clinipress.steps.step import Child, Context, Params
 from clinipress.steps.supernet.shrinking import Shrinking, SubnetLoss
 from clinipress.steps.supernet.supernets import calibration_batches, supernet_candidate, supernet_of
 from clinipress.train import distributed
@@ -42,7 +38,7 @@ class Shrink:
     def __init__(self, recipe: ShrinkStep) -> None:
         self.recipe = recipe
 
-    def plan(self, parent: Candidate | None, context: Context) -> dict[str, Any]:
+    def plan(self, parent: Candidate | None, context: Context) -> Params:
         """Fix the options of every phase; nothing is trained.
 
         Raises:
@@ -67,9 +63,7 @@ class Shrink:
         ]
         return params
 
-    def apply(
-        self, parent: Candidate | None, params: dict[str, Any], context: Context
-    ) -> tuple[Candidate, dict[str, Any]]:
+    def apply(self, parent: Candidate | None, params: Params, context: Context) -> Child:
         """All phases; one that a killed run has finished is read back."""
         origin = supernet_candidate(parent)
         # the teacher is the parent, whatever the study's reference is

@@ -20,9 +20,7 @@ from torch import Tensor, nn
 from clinipress.models.classifier import Classifier
 from clinipress.models.ofa import Architecture, Space, SuperNet, extract
 from clinipress.models.recalibration import recalibrate_batch_norms
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 from clinipress.train.loop import EpochLoss, Loss
 
 __all__ = ["Shrinking", "SubnetLoss", "standalone"]
@@ -33,11 +31,8 @@ def standalone(
 ) -> Classifier:
     """A sub-net as a classifier of its own, its batch norms measured again.
 
-    Args:
-        classifier: Of a `SuperNet`; left as it is.
-        architecture: Which sub-net.
-        calibration: uint8 batches ``[n, c, h, w]`` of un-augmented training images, all of one
-            size; none leave the statistics of the largest network.
+    `calibration` is uint8 batches of un-augmented training images, all of one size; none leave the
+    statistics of the largest network.
     """
     backbone = extract(cast(SuperNet, classifier.backbone), architecture)
     spec = classifier.input_spec
@@ -125,12 +120,7 @@ class Shrinking(nn.Module):
 
 
 class SubnetLoss:
-    """The mean over a step's sub-nets of a loss of one network.
-
-    Args:
-        inner: As the training loop calls it.
-        shrinking: What is told of the epochs.
-    """
+    """The mean over a step's sub-nets of a loss of one network, which hears of the epochs too."""
 
     def __init__(self, inner: Loss, shrinking: Shrinking) -> None:
         self._inner, self._shrinking = inner, shrinking

@@ -11,14 +11,9 @@ from torch import Tensor
 from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.models.ofa import Architecture, SuperNet
-from clinipress.records.candidate import (
-    Candidate,
-    InputSpec,
-)
+from clinipress.records.candidate import Candidate, InputSpec
 from clinipress.steps.fitting import calibration_rows, torch_candidate
-from clinipress.steps.step import (
-    Context,
-)
+from clinipress.steps.step import Context
 from clinipress.steps.supernet.shrinking import standalone
 
 __all__ = ["FACTORY", "calibration_batches", "sub_net", "supernet_candidate", "supernet_of"]
@@ -51,16 +46,10 @@ def supernet_of(module: Classifier) -> SuperNet:
 
 
 def calibration_batches(count: int, spec: InputSpec, seed: int, context: Context) -> list[Tensor]:
-    """Un-augmented training images to measure batch norms on, classes in turn.
+    """Un-augmented training images to measure batch norms on, classes in turn: uint8 batches of 32.
 
-    Args:
-        count: Images; a last batch that is not full is left out, so that all weigh the same.
-        spec: Of the network.
-        seed: Of the draw.
-        context: The study.
-
-    Returns:
-        uint8 ``[n, c, h, w]`` each, n of 32, or of all images there are.
+    The last batch, if it is not full, is left out, so that all weigh the same; fewer images than 32
+    are one batch.
     """
     train = context.data.rows("train", spec)
     chosen = train.index[calibration_rows(train.labels, count, seed)]

@@ -1,58 +1,80 @@
-"""What is tried next, rung by rung, and what may never be shipped, on rows made by hand."""
+"""What is shipped, what is tried next, and what may never be shipped, on records made by hand."""
 
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import pytest
 
-from clinipress.evidence.gate import rules_for
 from clinipress.recipe.study import ExportRecipe
-from clinipress.records.candidate import (
-    Applied,
-    Card,
-    InputSpec,
-)
-from clinipress.records.result import (
-    Verdict,
-)
-from clinipress.study.attempts import next_attempt
-from clinipress.study.choice import blocked, choose
+from clinipress.records.candidate import Applied, Judged, Latency
+from clinipress.records.result import Verdict
+from clinipress.study import choice as rules
 from clinipress.study.devices import resolve_targets
-from clinipress.study.flow import try_one
-from clinipress.study.scorecard import Row, Scorecard
+from clinipress.study.making import make_attempt
+from kit.verdicts import spoken, verdict_of
 
-SPEC = InputSpec(channels=1, height=8, width=8)
 INT8 = (ExportRecipe(precision="int8", calibration_images=7, equalize=True),)
 
 
+@dataclass
+class Board:
+    """The candidates of a study, its risk and its devices."""
+
+    risk: str
+    targets: tuple
+    rows: list = field(default_factory=list)
+
+
 def board(risk="medium", target=None):
-    study = SimpleNamespace(risk=risk, target=target)
-    card = Scorecard(SimpleNamespace(study=study), rules_for(risk), resolve_targets(target))
+    card = Board(risk, resolve_targets(target))
     add(card, "reference", of="reference")
     return card
 
 
+def latency(ms):
+    return Latency(median=ms, p95=ms, batch=1, threads=1, runtime="x", repeats=9) if ms else None
+
+
 def add(
     card, name, of="export", torch=None, steps=(), status="pass", ms=1.0, size=10**6,
-    kind="onnx", **facts,
+    kind="onnx", verdict=None, **facts,
 ):  # fmt: skip
-    """A row; `torch`: the row whose network it is a file of."""
-    precision = name.rpartition("-")[2] if of == "export" else "float32"
+    """A record; `torch`: that of the network it is a file of."""
     history = [Applied(step=step, params={}) for step in steps]
     history.append(Applied(step="export", params={}, facts=facts))
-    file = SimpleNamespace(
-        card=Card(
-            name=name, classes=("a", "b"), input=SPEC, precision=precision, format=kind,
-            history=tuple(history),
-        )
-    )  # fmt: skip
     parent = torch.name if torch else card.rows[0].name if card.rows else None
-    row = Row(name, file, torch.torch if torch else object(), of, parent)
-    row.verdicts["validation"] = Verdict(status=status, reasons=("It fell.",))
-    timed = {"median": ms} if ms else None
-    row.cost = {"latency": timed, "with_preprocessing": timed, "file_bytes": size}
-    row.cost["peak_memory"] = 10**8 if ms else None
-    card.rows.append(row)
-    return row
+    record = Judged(
+        name=name,
+        origin=of,
+        parent=parent,
+        history=tuple(history),
+        format=kind,
+        precision=name.rpartition("-")[2] if of == "export" else "float32",
+        path=f"{name}.onnx",
+        digest="0" * 64,
+        file_bytes=size,
+        parameters=1,
+        macs=1,
+        latency_ms=latency(ms),
+        latency_with_preprocessing_ms=latency(ms),
+        peak_memory_bytes=10**8 if ms else None,
+        evidence={},
+        verdict=verdict or verdict_of(status, "It fell."),
+    )
+    card.rows.append(record)
+    return record
+
+
+def next_attempt(card, exports):
+    return rules.next_attempt(card.rows, card.risk, card.targets, exports)
+
+
+def blocked(card, record):
+    return rules.objection_to(record, card.rows, card.risk, card.targets)
+
+
+def choose(card):
+    return rules.choose(card.rows, card.risk, card.targets)
 
 
 def test_nothing_is_tried_when_a_low_precision_file_will_do():
@@ -68,20 +90,20 @@ def test_the_ladder_is_climbed_one_rung_at_a_time():
     whole = card.rows[0]
     add(card, "x-int8", torch=whole, status="fail")
     first = next_attempt(card, INT8)
-    assert (first.train, first.export.precision, first.of) == (False, "mixed", whole)
+    assert (first.train, first.export.precision, first.of) == (False, "mixed", whole.name)
     assert first.export.calibration_images == 7  # the study's own
     assert first.export.equalize
     assert first.because == ("'x-int8' may not be shipped: Failed its gate on validation. It fell.")
 
     add(card, "x-mixed", torch=whole, status="fail")
     second = next_attempt(card, INT8)
-    assert (second.train, second.export.precision, second.of) == (True, "int8", whole)
+    assert (second.train, second.export.precision, second.of) == (True, "int8", whole.name)
     assert not second.export.equalize  # learnt ranges fit the weights as they were trained
 
     aware = add(card, "aware", of="step", steps=("qat",))
     add(card, "aware-int8", torch=aware, steps=("qat",), status="fail")
     third = next_attempt(card, INT8)
-    assert (third.train, third.export.precision, third.of) == (False, "mixed", aware)
+    assert (third.train, third.export.precision, third.of) == (False, "mixed", aware.name)
 
     add(card, "aware-mixed", torch=aware, steps=("qat",), status="fail")
     fourth = next_attempt(card, INT8)
@@ -113,15 +135,15 @@ def test_a_network_that_fails_in_float_is_not_mended_by_precision():
 
 
 class Bench:
-    """Makes files that are only a name."""
+    """Makes pieces that are only a name and a parent."""
 
     progress = SimpleNamespace(say=lambda _: None)
 
     def step(self, name, step, parent, reference):
-        return SimpleNamespace(card=SimpleNamespace(name=name))
+        return SimpleNamespace(), f"objects/{name}"
 
-    def export(self, name, parent, recipe):
-        return SimpleNamespace(card=SimpleNamespace(name=name))
+    def piece(self, name, network, recipe, *, parent, **facts):
+        return SimpleNamespace(name=name, parent=parent)
 
 
 def test_what_an_attempt_makes_remembers_its_parent():
@@ -129,12 +151,11 @@ def test_what_an_attempt_makes_remembers_its_parent():
     small = add(card, "small", of="step", torch=card.rows[0])
     add(card, "small-onnx-float16", torch=small)
     add(card, "small-onnx-int8", torch=small, status="fail")
-    added = []
-    card.add = lambda file, torch, **facts: added.append((file.card.name, facts["parent"]))
-    try_one(Bench(), card, next_attempt(card, INT8), card.reference.file)
+    of = SimpleNamespace(name="small", network=None, record=small)
+    pieces = list(make_attempt(next_attempt(card, INT8), of, None, Bench()))
     add(card, "small-onnx-mixed", torch=small, status="fail")
-    try_one(Bench(), card, next_attempt(card, INT8), card.reference.file)
-    assert added == [
+    pieces += make_attempt(next_attempt(card, INT8), of, None, Bench())
+    assert [(piece.name, piece.parent) for piece in pieces] == [
         ("small-onnx-mixed", "small"),
         ("small-quantization-aware", "small"),
         ("small-quantization-aware-onnx-int8", "small-quantization-aware"),
@@ -157,12 +178,9 @@ def test_weights_in_4_bits_promise_bytes_and_may_be_slower():
 
 def test_a_failed_file_is_blocked_with_what_made_it_fail():
     card = board()
-    row = add(card, "x-int8", torch=card.rows[0])
-    row.verdicts["validation"] = Verdict(
-        status="fail",
-        reasons=("Accuracy held.", "A class fell."),
-        reason_statuses=("pass", "fail"),
-    )
+    reasons = (spoken("Accuracy held.", "pass"), spoken("A class fell.", "fail"))
+    verdict = Verdict(status="fail", reasons=reasons)
+    row = add(card, "x-int8", torch=card.rows[0], verdict=verdict)
     assert blocked(card, row) == "Failed its gate on validation. A class fell."
 
 
@@ -193,11 +211,11 @@ def chosen(card):
 
 def test_without_a_device_the_largest_gain_in_size_times_speed_wins():
     card = board()
-    card.rows[0].cost["file_bytes"] = 10**8
+    card.rows[0] = card.rows[0].model_copy(update={"file_bytes": 10**8})
     add(card, "a-int8", torch=card.rows[0], ms=0.5, size=10**6)
     add(card, "b-int8", torch=card.rows[0], ms=0.4, size=2 * 10**6)
     assert chosen(card) == "a-int8"
-    assert "gains more" in card.rows[2].rejected
+    assert "gains more" in choose(card).rejected["b-int8"]
 
 
 def test_for_a_device_the_fastest_wins_and_among_equals_the_smallest():
@@ -206,10 +224,10 @@ def test_for_a_device_the_fastest_wins_and_among_equals_the_smallest():
     add(card, "large-int8", torch=card.rows[0], ms=0.50, size=3000)
     add(card, "small-int8", torch=card.rows[0], ms=0.51, size=2000, kind="openvino")
     assert chosen(card) == {"cpu-x86": "small-int8"}
-    said = {row.name: row.rejected for row in card.rows[1:]}
+    said = choose(card).rejected
     assert said["slow-int8"] == "'small-int8' is faster: 0.51 against 0.90 ms."
     assert said["large-int8"] == "'small-int8' is as fast and smaller."
-    assert said["small-int8"] is None
+    assert "small-int8" not in said
 
 
 def test_a_pass_is_shipped_before_what_is_faster_and_inconclusive():
@@ -227,7 +245,7 @@ def test_each_device_gets_its_own_file():
     assert chosen(card) == {"cpu-x86": "x-int8", "jetson-nano": "x-float16", "cortex-m7": None}
     nano = choose(card).outcomes[1]
     assert nano.unknown == ("memory: not measured", "time: not measured")
-    assert card.rows[2].rejected.startswith("'x-float16' is the better kind of file")
+    assert choose(card).rejected["x-float32"].startswith("'x-float16' is the better kind of file")
     assert choose(card).finalists == ("reference", "x-int8", "x-float32", "x-float16")
 
 
@@ -237,4 +255,4 @@ def test_nothing_able_opens_nothing():
     choice = choose(card)
     assert (choice.shipped, choice.finalists) == (None, ())
     assert choice.outcomes[0].shipped is None
-    assert "Failed its gate" in card.rows[1].rejected
+    assert "Failed its gate" in choice.rejected["x-int8"]

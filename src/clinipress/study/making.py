@@ -1,0 +1,107 @@
+"""What a study makes: the reference, a candidate per step, and the files of the last one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from clinipress.models.classifier import TorchCandidate
+from clinipress.recipe.steps import DistillStep, FineTuneStep, QatStep
+from clinipress.recipe.study import Study
+from clinipress.recipe.techniques import control_name, step_names
+from clinipress.records.candidate import Made
+from clinipress.steps.distill.step import Distill
+from clinipress.steps.qat.step import QuantizationAware
+from clinipress.steps.step import open_step
+from clinipress.steps.train import FineTune
+from clinipress.study.choice import Attempt
+from clinipress.study.workbench import FLOAT32, Piece, Workbench
+
+__all__ = ["make_all", "make_attempt"]
+
+
+def make_all(study: Study, bench: Workbench) -> Iterator[Piece[Made]]:
+    """Every candidate that a study names, each as soon as it is made; the reference comes first."""
+    reference = _reference(study, bench)
+    yield reference
+    last = reference
+    for name, recipe in zip(step_names(study.steps), study.steps, strict=True):
+        before = last
+        network, folder = bench.step(name, open_step(recipe), before.network, reference)
+        last = bench.piece(name, network, FLOAT32, origin="step", parent=before.name, folder=folder)
+        yield last
+        if isinstance(recipe, DistillStep) and recipe.control:
+            yield _control(recipe, before, last, reference, bench)
+    for export in study.exports:
+        if export.precision == "float32" and export.format == "onnx":
+            continue  # every step's candidate already is that file
+        yield bench.piece(
+            f"{last.name}-{export.format}-{export.precision}",
+            last.network,
+            export,
+            origin="export",
+            parent=last.name,
+            folder=last.record.network,
+        )
+
+
+def _reference(study: Study, bench: Workbench) -> Piece[Made]:
+    """The reference, trained where the study says so."""
+    network, folder = bench.fresh(), None
+    if study.reference.train is not None:
+        step = FineTune(FineTuneStep(train=study.reference.train))
+        network, folder = bench.step("reference", step, network, reference=None)
+    return bench.piece(
+        "reference", network, FLOAT32, origin="reference", parent=None, folder=folder
+    )
+
+
+def _control(
+    recipe: DistillStep,
+    before: Piece[Made],
+    student: Piece[Made],
+    reference: Piece[Made],
+    bench: Workbench,
+) -> Piece[Made]:
+    """The same student for as long without a teacher: to compare with, never to ship."""
+    alone = Distill(recipe.without_teacher(student.network.card.history[-1].params["numerics"]))
+    name = control_name(student.name)
+    network, folder = bench.step(name, alone, before.network, reference)
+    return bench.piece(
+        name,
+        network,
+        FLOAT32,
+        origin="control",
+        parent=before.name,
+        folder=folder,
+        control_of=student.name,
+    )
+
+
+def make_attempt(
+    attempt: Attempt, of: Piece[Made], reference: Piece[Made], bench: Workbench
+) -> Iterator[Piece[Made]]:
+    """What the policy tries next, trained first where it asks for that."""
+    bench.progress.say(f"trying {attempt.rung}, because {attempt.because}")
+    network: TorchCandidate = of.network
+    name, folder = of.name, of.record.network
+    if attempt.train:
+        name = f"{name}-quantization-aware"
+        network, folder = bench.step(name, QuantizationAware(QatStep()), network, reference)
+        yield bench.piece(
+            name,
+            network,
+            FLOAT32,
+            origin="step",
+            parent=of.name,
+            folder=folder,
+            because=attempt.because,
+        )
+    yield bench.piece(
+        f"{name}-{attempt.export.format}-{attempt.export.precision}",
+        network,
+        attempt.export,
+        origin="export",
+        parent=name,
+        folder=folder,
+        because=attempt.because,
+    )
