@@ -12,33 +12,6 @@ from typing import Literal
 
 from clinipress.reporting.drawing.markup import Markup
 
-__all__ = [
-    "Box",
-    "Bullets",
-    "CodeBlock",
-    "Content",
-    "DataCell",
-    "DataRow",
-    "DataTable",
-    "Details",
-    "Document",
-    "Drawing",
-    "Facts",
-    "Figure",
-    "Heading",
-    "Layout",
-    "Line",
-    "Node",
-    "Paragraph",
-    "Prose",
-    "RowGroup",
-    "Section",
-    "Text",
-    "Tile",
-    "Tiles",
-    "flat",
-]
-
 # "aside" and "line" are lines of their own, of lesser and of equal weight; "badge" is a verdict
 Kind = Literal["span", "strong", "bold", "word", "code", "emphasis", "aside", "line", "badge"]
 
@@ -112,46 +85,27 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing or picture with its caption.
-
-    Attributes:
-        caption: Its text.
-        shown: What is drawn, or a paragraph that says why nothing is.
-        words: What stands behind the caption in Markdown.
-        class_: Its class.
-        below: The caption stands under it.
-    """
+    """A drawing or picture with its caption."""
 
     caption: Content
-    shown: Content
-    words: Content = "(drawn in report.html)"
+    shown: Content  # what is drawn, or a paragraph that says why nothing is
+    words: Content = "(drawn in report.html)"  # behind the caption in Markdown
     class_: str | None = None
-    below: bool = False
+    below: bool = False  # the caption stands under it
 
 
 @dataclass(frozen=True)
 class DataCell:
-    """A cell of a table.
-
-    Attributes:
-        content: What is in it.
-        class_: Its class.
-        label: Name of its column, which a phone shows beside it.
-        heads: What it is the heading of, or None.
-        span: Columns that it fills.
-        style: Custom properties for the style sheet.
-        title: What is said to who points at it.
-        words: What stands for it in Markdown, where that is not its content.
-    """
+    """A cell of a table."""
 
     content: Content = None
     class_: str | None = None
-    label: str | None = None
-    heads: Literal["col", "row", "rowgroup"] | None = None
-    span: int = 1
-    style: str | None = None
-    title: str | None = None
-    words: str | None = None
+    label: str | None = None  # name of its column, which a phone shows beside it
+    heads: Literal["col", "row", "rowgroup"] | None = None  # what it is the heading of
+    span: int = 1  # columns that it fills
+    style: str | None = None  # custom properties for the style sheet
+    title: str | None = None  # what is shown to who points at it
+    words: str | None = None  # what stands for it in Markdown, where that is not its content
 
 
 @dataclass(frozen=True)
@@ -173,21 +127,13 @@ class RowGroup:
 
 @dataclass(frozen=True)
 class DataTable:
-    """A table; Markdown leaves out columns that hold drawings alone.
+    """A table; Markdown leaves out columns that hold drawings alone."""
 
-    Attributes:
-        heads: Names of the columns; none where the figures speak for themselves.
-        groups: Its rows.
-        class_: Its class.
-        caption: What it is of.
-        scroll: Whether it may scroll by itself where it is wider than the screen.
-    """
-
-    heads: Sequence[DataCell]
+    heads: Sequence[DataCell]  # none where the figures speak for themselves
     groups: Sequence[RowGroup]
     class_: str
     caption: str | None = None
-    scroll: bool = True
+    scroll: bool = True  # by itself, where it is wider than the screen
 
 
 @dataclass(frozen=True)
@@ -228,18 +174,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A whole page.
+    """A whole page; its contents are made of its sections."""
 
-    Attributes:
-        title: Of the window.
-        synthetic: The images were drawn, which stands above everything.
-        head: What stands above the contents.
-        sections: In their order; the contents are made of them.
-        footer: What stands below.
-    """
-
-    title: str
-    synthetic: bool
+    title: str  # of the window
+    synthetic: bool  # the images were drawn, which stands above everything
     head: Content
     sections: Sequence[Section]
     footer: str

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from clinipress.records.result import Interval
-from clinipress.reporting.document import Content, DataCell, DataRow, DataTable, RowGroup
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.figures import (
     Mark,
     Scale,
@@ -34,9 +34,9 @@ class ForestRow:
         grey: Shown and not judged.
     """
 
-    label: Content
+    label: doc.Content
     marks: Sequence[Mark]
-    text: Content
+    text: doc.Content
     limit: float | None = None
     grey: bool = False
 
@@ -46,7 +46,7 @@ def marks(*pairs: tuple[Shape, Interval | None]) -> list[Mark]:
     return [Mark(interval, shape) for shape, interval in pairs if interval and finite(interval)]
 
 
-def forest(rows: Sequence[ForestRow], write: Callable[[float, int], str] = points) -> DataTable:
+def forest(rows: Sequence[ForestRow], write: Callable[[float, int], str] = points) -> doc.DataTable:
     """A table with one strip per row, all on one scale around zero.
 
     Args:
@@ -64,21 +64,25 @@ def forest(rows: Sequence[ForestRow], write: Callable[[float, int], str] = point
     decimals = 0 if all(abs(100 * tick - round(100 * tick)) < 1e-6 for tick in ticks) else 1
     axis = strip_axis(scale, ticks, [write(tick, decimals) for tick in ticks])
     lines = [*(_row(row, scale) for row in rows), foot(axis)]
-    return DataTable((), [RowGroup(lines)], "forest", scroll=False)
+    return doc.DataTable((), [doc.RowGroup(lines)], "forest", scroll=False)
 
 
-def foot(axis: Markup) -> DataRow:
+def foot(axis: Markup) -> doc.DataRow:
     """The axis under the strips of a forest plot."""
-    cells = [DataCell(heads="row"), DataCell(axis, "strip-cell"), DataCell(class_="value")]
-    return DataRow(cells)
+    cells = [
+        doc.DataCell(heads="row"),
+        doc.DataCell(axis, "strip-cell"),
+        doc.DataCell(class_="value"),
+    ]
+    return doc.DataRow(cells)
 
 
-def _row(row: ForestRow, scale: Scale) -> DataRow:
+def _row(row: ForestRow, scale: Scale) -> doc.DataRow:
     ruled = "strip-cell zero limit" if row.limit is not None else "strip-cell zero"
     style = rules_style(scale, row.limit)
     cells = [
-        DataCell(row.label, heads="row"),
-        DataCell(strip(row.marks, scale), ruled, style=style),
-        DataCell(row.text, "value"),
+        doc.DataCell(row.label, heads="row"),
+        doc.DataCell(strip(row.marks, scale), ruled, style=style),
+        doc.DataCell(row.text, "value"),
     ]
-    return DataRow(cells, "grey" if row.grey else None)
+    return doc.DataRow(cells, "grey" if row.grey else None)

@@ -5,15 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from clinipress.records.result import Interval, Verdict
-from clinipress.reporting.document import (
-    Content,
-    DataCell,
-    DataRow,
-    DataTable,
-    Drawing,
-    RowGroup,
-    Text,
-)
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.figures import Shape, icon, marker
 from clinipress.reporting.drawing.markup import Markup, tag
 from clinipress.reporting.wording.numbers import NOT_MEASURED, STATUS_WORDS, figure_interval, finite
@@ -49,22 +41,22 @@ def deciding_reasons(verdict: Verdict) -> list[str]:
     return list(verdict.deciding)
 
 
-def badge(verdict: Verdict | None) -> Text:
+def badge(verdict: Verdict | None) -> doc.Text:
     """A verdict by word, shape and colour."""
     if verdict is None:
-        return Text("not judged", "badge", "badge none")
+        return doc.Text("not judged", "badge", "badge none")
     word = STATUS_WORDS[verdict.status]
-    return Text([icon(verdict.status), word], "badge", f"badge {verdict.status}")
+    return doc.Text([icon(verdict.status), word], "badge", f"badge {verdict.status}")
 
 
-def small(content: Content) -> Text:
+def small(content: doc.Content) -> doc.Text:
     """A second line within a cell."""
-    return Text(content, "aside", "small")
+    return doc.Text(content, "aside", "small")
 
 
-def lines(texts: Iterable[str]) -> list[Content]:
+def lines(texts: Iterable[str]) -> list[doc.Content]:
     """Lines of a cell, one over the other."""
-    return [Text(text, "line", "line") for text in texts]
+    return [doc.Text(text, "line", "line") for text in texts]
 
 
 def role_mark(role: Shape) -> Markup:
@@ -72,7 +64,7 @@ def role_mark(role: Shape) -> Markup:
     return tag("svg", marker(role, "50%", "50%"), class_="key", aria_hidden="true")
 
 
-def legend(roles: Sequence[tuple[Shape, str]], *, stacked: bool = False) -> Drawing:
+def legend(roles: Sequence[tuple[Shape, str]], *, stacked: bool = False) -> doc.Drawing:
     """Shapes and what they mean.
 
     Args:
@@ -82,60 +74,62 @@ def legend(roles: Sequence[tuple[Shape, str]], *, stacked: bool = False) -> Draw
     """
     items = [tag("span", role_mark(role), word) for role, word in roles]
     names = "; ".join(word for _, word in roles)
-    words = Text(f"In each cell, from above: {names}.", "emphasis") if stacked else None
-    return Drawing(tag("p", items, class_="legend"), words)
+    words = doc.Text(f"In each cell, from above: {names}.", "emphasis") if stacked else None
+    return doc.Drawing(tag("p", items, class_="legend"), words)
 
 
-def two_lines(metric: str, interval: Interval | None) -> list[Content]:
+def two_lines(metric: str, interval: Interval | None) -> list[doc.Content]:
     """A figure, and its interval under it."""
     if interval is None or not finite(interval):
         return [NOT_MEASURED]
     return interval_below(figure_interval(metric, interval))
 
 
-def interval_below(text: str) -> list[Content]:
+def interval_below(text: str) -> list[doc.Content]:
     """A figure written with its interval in brackets behind it, as two lines."""
     value, _, rest = text.partition(" (")
     return [value, small(f"({rest}")]
 
 
-def shortened(items: Sequence[Content]) -> list[Content]:
+def shortened(items: Sequence[doc.Content]) -> list[doc.Content]:
     """The first entries, and how many more there are."""
     rest = len(items) - MANY
     return [*items[:MANY], *([f"\u2026 and {rest:,} more in the record"] if rest > 0 else [])]
 
 
-def cell(label: str, content: Content, class_: str | None = None) -> DataCell:
+def cell(label: str, content: doc.Content, class_: str | None = None) -> doc.DataCell:
     """A table cell that knows its column's name, which a phone shows beside it."""
-    return DataCell(content, class_, label)
+    return doc.DataCell(content, class_, label)
 
 
-def pair_cell(label: str, metric: str, theirs: Interval | None, mine: Interval | None) -> DataCell:
+def pair_cell(
+    label: str, metric: str, theirs: Interval | None, mine: Interval | None
+) -> doc.DataCell:
     """The reference's figure above the candidate's."""
-    above = Text(figure_interval(metric, theirs), "line", "of-reference")
-    below = Text(figure_interval(metric, mine), "line", "of-candidate")
+    above = doc.Text(figure_interval(metric, theirs), "line", "of-reference")
+    below = doc.Text(figure_interval(metric, mine), "line", "of-candidate")
     return cell(label, [above, below], "pair")
 
 
-def column_heads(names: Iterable[Content]) -> list[DataCell]:
+def column_heads(names: Iterable[doc.Content]) -> list[doc.DataCell]:
     """The heads of a table's columns; that of a column of drawings is a drawing, their axis."""
     return [
-        DataCell(name, "strip-cell" if isinstance(name, Markup) else None, heads="col")
+        doc.DataCell(name, "strip-cell" if isinstance(name, Markup) else None, heads="col")
         for name in names
     ]
 
 
 def grid(
-    heads: Sequence[str], rows: Iterable[Sequence[Content]], class_: str = "plain"
-) -> DataTable:
+    heads: Sequence[str], rows: Iterable[Sequence[doc.Content]], class_: str = "plain"
+) -> doc.DataTable:
     """A small table whose first column names the row."""
     body = [
-        DataRow(
+        doc.DataRow(
             [
-                DataCell(row[0], heads="row"),
+                doc.DataCell(row[0], heads="row"),
                 *(cell(head, value) for head, value in zip(heads[1:], row[1:], strict=True)),
             ]
         )
         for row in rows
     ]
-    return DataTable(column_heads(heads), [RowGroup(body)], class_)
+    return doc.DataTable(column_heads(heads), [doc.RowGroup(body)], class_)

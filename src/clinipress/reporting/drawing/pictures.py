@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from clinipress.records.judgement import Flip, SaliencyPanel
-from clinipress.reporting.document import Figure
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.markup import Markup, tag
 from clinipress.reporting.view import View
 
@@ -106,10 +106,10 @@ def embedded(view: View, name: str | None, text: str) -> Markup:
     return picture(view.pictures.get(name), text)
 
 
-def maps_picture(titles: Sequence[str], picture: Markup, caption: str) -> Figure:
+def maps_picture(titles: Sequence[str], picture: Markup, caption: str) -> doc.Figure:
     """Saliency maps side by side: the names of the parts above them, the caption below."""
     heads = tag("div", [tag("span", title) for title in titles], class_="titles")
-    return Figure(caption, [heads, picture], ", ".join(titles), "maps-picture", below=True)
+    return doc.Figure(caption, [heads, picture], ", ".join(titles), "maps-picture", below=True)
 
 
 def picture(data: bytes | None, text: str) -> Markup:

@@ -9,17 +9,7 @@ from types import MappingProxyType
 from clinipress.errors import StorageError
 from clinipress.records.candidate import CandidateRecord
 from clinipress.records.result import Result
-from clinipress.reporting.document import (
-    Box,
-    Bullets,
-    Content,
-    Document,
-    Heading,
-    Paragraph,
-    Text,
-    Tile,
-    Tiles,
-)
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.figures import icon
 from clinipress.reporting.drawing.parts import reasons
 from clinipress.reporting.drawing.pictures import read_pictures
@@ -128,46 +118,46 @@ def render(result: Result, pictures: Mapping[str, bytes] = MappingProxyType({}))
     return write_html(report(result, pictures))
 
 
-def report(result: Result, pictures: Mapping[str, bytes] = MappingProxyType({})) -> Document:
+def report(result: Result, pictures: Mapping[str, bytes] = MappingProxyType({})) -> doc.Document:
     """The report as a document, from which the page and report.md are written; see `render`."""
     view = View(result, pictures)
     sections = [section for draw in SECTIONS if (section := draw(view)) is not None]
     title = f"{'SYNTHETIC ' if result.synthetic else ''}{result.study}: compression report"
-    return Document(title, result.synthetic, _head(view), sections, _footer(result))
+    return doc.Document(title, result.synthetic, _head(view), sections, _footer(result))
 
 
-def _head(view: View) -> list[Content]:
+def _head(view: View) -> list[doc.Content]:
     """Study, verdict, what it means, and the main figures side by side."""
     result, status = view.result, view.result.verdict.status
     natural, caution = natural_sentence(view), caution_sentence(view)
     texts = reasons(result.verdict) if status != "pass" else []
-    banner = Box(
+    banner = doc.Box(
         [
-            Paragraph([icon(status), STATUS_WORDS[status]], "word", strong=True),
-            Box(
+            doc.Paragraph([icon(status), STATUS_WORDS[status]], "word", strong=True),
+            doc.Box(
                 [
-                    Paragraph(verdict_sentence(view), "sentence"),
-                    Paragraph(natural) if natural else None,
-                    Paragraph(meaning_sentence(view)),
-                    Paragraph(caution, "caution") if caution else None,
-                    Bullets(texts, "reasons") if texts else None,
+                    doc.Paragraph(verdict_sentence(view), "sentence"),
+                    doc.Paragraph(natural) if natural else None,
+                    doc.Paragraph(meaning_sentence(view)),
+                    doc.Paragraph(caution, "caution") if caution else None,
+                    doc.Bullets(texts, "reasons") if texts else None,
                 ]
             ),
         ],
         f"verdict {status}",
     )
     return [
-        Paragraph(
+        doc.Paragraph(
             f"Compression report \u00b7 risk class {result.risk} \u00b7 {moment(result.created)}",
             "over",
         ),
-        Heading(result.study, level=1),
+        doc.Heading(result.study, level=1),
         banner,
         _tiles(view),
     ]
 
 
-def _tiles(view: View) -> Box | None:
+def _tiles(view: View) -> doc.Box | None:
     """The shipped (else the closest) candidate in four figures, each beside the reference's."""
     subject, reference = view.subject, view.reference
     if subject is None or reference is None:
@@ -177,33 +167,33 @@ def _tiles(view: View) -> Box | None:
     theirs = reference.evidence.get(split or "", {})
     where = split_name(split)
     tiles = [
-        Tile(
+        doc.Tile(
             f"Right answers, {where} images",
             figure("accuracy", mine["accuracy"].value if "accuracy" in mine else None),
             figure_interval("accuracy", mine.get("accuracy")).partition(" ")[2] or None,
             figure_interval("accuracy", theirs.get("accuracy")),
         ),
         _weakest_tile(view, subject),
-        Tile(
+        doc.Tile(
             "File",
             megabytes(subject.file_bytes),
             size_phrase(view.size_ratio(subject)),
             megabytes(reference.file_bytes),
         ),
-        Tile(_time_title(view, subject), *_times(view, subject, reference)),
+        doc.Tile(_time_title(view, subject), *_times(view, subject, reference)),
     ]
     kind = "The shipped model" if view.shipped is subject else "The closest model, not shipped"
     root = reference.name if reference.name != "reference" else None
-    heading = Paragraph(
+    heading = doc.Paragraph(
         [
             f"{kind}, ",
-            Text(subject.name, "strong"),
+            doc.Text(subject.name, "strong"),
             ", beside the reference",
-            [" ", Text(root, "strong")] if root else None,
+            [" ", doc.Text(root, "strong")] if root else None,
         ],
         "beside",
     )
-    return Box([heading, Tiles(tiles)])
+    return doc.Box([heading, doc.Tiles(tiles)])
 
 
 def _time_title(view: View, subject: CandidateRecord) -> str:
@@ -225,7 +215,7 @@ def _times(
     )
 
 
-def _weakest_tile(view: View, subject: CandidateRecord) -> Tile:
+def _weakest_tile(view: View, subject: CandidateRecord) -> doc.Tile:
     """Sensitivity of the class that is found least often."""
     split = view.compared_split or ""
     mine = subject.evidence.get(split, {})
@@ -234,12 +224,12 @@ def _weakest_tile(view: View, subject: CandidateRecord) -> Tile:
         m for m in (f"sensitivity[{name}]" for name in view.result.classes) if finite(mine.get(m))
     ]
     if not measured:
-        return Tile("Sensitivity, weakest class", NOT_MEASURED, None, NOT_MEASURED)
+        return doc.Tile("Sensitivity, weakest class", NOT_MEASURED, None, NOT_MEASURED)
     metric = min(measured, key=lambda metric: mine[metric].value)
     name = metric.removeprefix("sensitivity[").removesuffix("]")
     interval = figure_interval(metric, mine[metric]).partition(" ")[2]
-    return Tile(
-        ["Sensitivity, weakest class: ", Text(name, "bold")],
+    return doc.Tile(
+        ["Sensitivity, weakest class: ", doc.Text(name, "bold")],
         figure(metric, mine[metric].value),
         interval,
         figure_interval(metric, theirs.get(metric)),

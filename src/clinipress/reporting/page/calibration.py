@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from clinipress.records.judgement import Calibration, ReliabilityBin
 from clinipress.records.result import Interval
-from clinipress.reporting.document import Box, Content, DataTable, Figure, Paragraph, Section
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.figures import (
     Mark,
     Scale,
@@ -15,7 +15,7 @@ from clinipress.reporting.drawing.figures import (
     line,
     marker,
     nice_ticks,
-    place,
+    position,
 )
 from clinipress.reporting.drawing.markup import Markup, tag
 from clinipress.reporting.drawing.parts import grid, legend, small
@@ -55,7 +55,7 @@ NOTE = (
 )
 
 
-def calibration_section(view: View) -> Section | None:
+def calibration_section(view: View) -> doc.Section | None:
     """Errors of the stated confidence and reliability diagrams, reference and candidate."""
     return finding_section(
         view, "calibration", lambda findings: findings.calibration, _sentence, _body, NOTE
@@ -98,7 +98,7 @@ def _leaning(bins: Sequence[ReliabilityBin]) -> str:
     )
 
 
-def _body(shown: SectionView[Calibration]) -> list[Content]:
+def _body(shown: SectionView[Calibration]) -> list[doc.Content]:
     sides: list[tuple[Shape, str, Calibration | None]] = [
         ("reference", shown.view.result.reference, shown.theirs),
         (shown.role, shown.name, shown.mine),
@@ -113,8 +113,8 @@ def _body(shown: SectionView[Calibration]) -> list[Content]:
                 (shown.role, f"{shown.name}, after it"),
             ]
         ),
-        Box(panels, "panels"),
-        Box(_table(shown), "below"),
+        doc.Box(panels, "panels"),
+        doc.Box(_table(shown), "below"),
     ]
 
 
@@ -124,11 +124,11 @@ def _lowest(side: Calibration) -> float:
     return max(0.0, min(int(10 * min(edges, default=0.0)) / 10, 0.8))
 
 
-def _panel(side: Calibration | None, shape: Shape, name: str, low: float) -> Figure:
-    caption: Content = [name, small(AXES)]
+def _panel(side: Calibration | None, shape: Shape, name: str, low: float) -> doc.Figure:
+    caption: doc.Content = [name, small(AXES)]
     if side is None or not any(bin_.cases for bin_ in (*side.bins, *side.bins_after)):
-        return Figure(caption, Paragraph(NOT_MEASURED, "empty"), NOT_MEASURED)
-    return Figure(caption, _diagram(side, shape, low))
+        return doc.Figure(caption, doc.Paragraph(NOT_MEASURED, "empty"), NOT_MEASURED)
+    return doc.Figure(caption, _diagram(side, shape, low))
 
 
 def _diagram(side: Calibration, shape: Shape, low: float) -> Markup:
@@ -155,9 +155,17 @@ def _bars(bins: Sequence[ReliabilityBin], across: Scale) -> list[Markup]:
         left, right = across.at(bin_.low), across.at(bin_.high)
         tall = max(22.0 * bin_.cases / most, 1.0)
         title = tag("title", counted(bin_.cases, "image"))
-        width, y = place(max(right - left - 0.4, 0.2)), f"{BARS - tall + 10:.4g}"
+        width, y = position(max(right - left - 0.4, 0.2)), f"{BARS - tall + 10:.4g}"
         parts.append(
-            tag("rect", title, class_="bar", x=place(left), y=y, width=width, height=f"{tall:.3g}")
+            tag(
+                "rect",
+                title,
+                class_="bar",
+                x=position(left),
+                y=y,
+                width=width,
+                height=f"{tall:.3g}",
+            )
         )
     return parts
 
@@ -171,11 +179,11 @@ def _points(bins: Sequence[ReliabilityBin], shape: Shape, across: Scale, up: Sca
         low, high = up.at(mark.interval.low), up.at(mark.interval.high)
         parts.append(line(f"whisker {shape}", x, low, x, high))
         title = f"{counted(bin_.cases, 'image')}: {figure_interval('accuracy', bin_.accuracy)}"
-        parts.append(marker(shape, place(x), f"{up.at(bin_.accuracy.value):.4g}", title))
+        parts.append(marker(shape, position(x), f"{up.at(bin_.accuracy.value):.4g}", title))
     return parts
 
 
-def _table(shown: SectionView[Calibration]) -> DataTable:
+def _table(shown: SectionView[Calibration]) -> doc.DataTable:
     mine, theirs = shown.mine, shown.theirs
     names = [key for key in NAMES if key in mine.after or key in mine.before]
     heads = [
@@ -186,7 +194,7 @@ def _table(shown: SectionView[Calibration]) -> DataTable:
         f"{shown.name}, after",
         "Candidate minus reference, after",
     ]
-    rows: list[list[Content]] = [
+    rows: list[list[doc.Content]] = [
         [
             "Temperature",
             "",

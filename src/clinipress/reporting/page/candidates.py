@@ -6,21 +6,7 @@ from collections.abc import Callable
 
 from clinipress.records.candidate import CandidateRecord
 from clinipress.records.result import Interval
-from clinipress.reporting.document import (
-    Box,
-    Bullets,
-    Content,
-    DataCell,
-    DataRow,
-    DataTable,
-    Drawing,
-    Figure,
-    Heading,
-    Paragraph,
-    RowGroup,
-    Section,
-    Text,
-)
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.forest import ForestRow, forest, marks
 from clinipress.reporting.drawing.markup import tag
 from clinipress.reporting.drawing.parts import (
@@ -77,7 +63,7 @@ ROLE_WORDS: dict[Role, str] = {
 # ------------------------------------------------------------------------------- all candidates
 
 
-def candidates_section(view: View) -> Section:
+def candidates_section(view: View) -> doc.Section:
     """Size, speed and accuracy of every candidate, the reference beside them."""
     heads = ["", "Candidate", "File", "Time per image", "Weights", "Peak memory"]
     heads += [f"Accuracy, {split_name(split)}" for split in view.splits]
@@ -91,27 +77,29 @@ def candidates_section(view: View) -> Section:
         "that 95 of 100 calls stay under."
     )
     lead, taught = candidates_sentence(view), distillation_sentences(view)
-    return Section(
+    return doc.Section(
         "candidates",
         "Size, speed and accuracy",
         lead,
         [
-            DataTable(column_heads(heads), groups, "cards candidates"),
-            Bullets(taught) if taught else None,
-            Paragraph(note, "note"),
+            doc.DataTable(column_heads(heads), groups, "cards candidates"),
+            doc.Bullets(taught) if taught else None,
+            doc.Paragraph(note, "note"),
         ],
         short="Size, speed, accuracy",
     )
 
 
-def _candidate_rows(view: View, number: int, record: CandidateRecord) -> RowGroup:
+def _candidate_rows(view: View, number: int, record: CandidateRecord) -> doc.RowGroup:
     role = view.role(record)
-    word = Text(ROLE_WORDS[role], "aside", f"role {role}") if role != "candidate" else None
+    word = doc.Text(ROLE_WORDS[role], "aside", f"role {role}") if role != "candidate" else None
     size, speed = size_phrase(view.size_ratio(record)), speed_phrase(view.speed_ratio(record))
-    verdict = Text("\u2014") if role == "reference" else badge(record.verdict)
+    verdict = doc.Text("\u2014") if role == "reference" else badge(record.verdict)
     cells = [
-        DataCell([role_mark(role), str(number)], "number"),
-        DataCell([record.name, small(f"{record.format}, {record.precision}"), word], heads="row"),
+        doc.DataCell([role_mark(role), str(number)], "number"),
+        doc.DataCell(
+            [record.name, small(f"{record.format}, {record.precision}"), word], heads="row"
+        ),
         cell("File", [megabytes(record.file_bytes), _ratio(size, role)]),
         cell("Time per image", [_latency(view, record), _ratio(speed, role)]),
         cell("Weights", [large(record.parameters), small(_macs(record))]),
@@ -121,20 +109,20 @@ def _candidate_rows(view: View, number: int, record: CandidateRecord) -> RowGrou
         _agreement(view, record),
         cell("Verdict", verdict, "verdict-cell"),
     ]
-    rows = [DataRow(cells)]
+    rows = [doc.DataRow(cells)]
     if remarks := _remarks(record):
-        rows.append(DataRow([DataCell(remarks, span=len(cells))], kind="reasons"))
-    return RowGroup(rows, role)
+        rows.append(doc.DataRow([doc.DataCell(remarks, span=len(cells))], kind="reasons"))
+    return doc.RowGroup(rows, role)
 
 
-def _ratio(phrase: str | None, role: Role) -> Text | None:
+def _ratio(phrase: str | None, role: Role) -> doc.Text | None:
     """A comparison with the reference, shortened for a table: "40x smaller"."""
     if phrase is None or role == "reference":
         return None
     return small(phrase.replace(" times", TIMES, 1))
 
 
-def _latency(view: View, record: CandidateRecord) -> list[Content]:
+def _latency(view: View, record: CandidateRecord) -> list[doc.Content]:
     timing = view.timing(record)
     if timing is None:
         return [NOT_MEASURED]
@@ -154,12 +142,12 @@ def _macs(record: CandidateRecord) -> str:
     )
 
 
-def _accuracy(record: CandidateRecord, split: str) -> DataCell:
+def _accuracy(record: CandidateRecord, split: str) -> doc.DataCell:
     accuracy = record.evidence.get(split, {}).get("accuracy")
     return cell(f"Accuracy, {split_name(split)}", two_lines("accuracy", accuracy))
 
 
-def _change(view: View, record: CandidateRecord) -> DataCell:
+def _change(view: View, record: CandidateRecord) -> doc.DataCell:
     label = f"Change in {metric_name(view.metric)}, points"
     if view.role(record) == "reference":
         return cell(label, "\u2014")
@@ -170,14 +158,14 @@ def _change(view: View, record: CandidateRecord) -> DataCell:
     return cell(label, [value, small(f"({rest}"), small(f"on {split_name(split)}")])
 
 
-def _agreement(view: View, record: CandidateRecord) -> DataCell:
+def _agreement(view: View, record: CandidateRecord) -> doc.DataCell:
     if view.role(record) == "reference":
         return cell("Agreement", "\u2014")
     shares = (record.evidence.get(split, {}).get("agreement") for split in view.splits)
     return cell("Agreement", two_lines("agreement", next(filter(None, shares), None)))
 
 
-def _remarks(record: CandidateRecord) -> list[Content]:
+def _remarks(record: CandidateRecord) -> list[doc.Content]:
     """Why a candidate is not shipped and what the gate said of it, each once."""
     texts = [f"Not shipped: {record.rejected}"] if record.rejected is not None else []
     if record.because is not None:
@@ -186,7 +174,7 @@ def _remarks(record: CandidateRecord) -> list[Content]:
         texts += [reason for reason in reasons(record.verdict) if reason != record.rejected]
     if record.verdict is not None and record.verdict.cases_needed:
         texts.append(f"About {record.verdict.cases_needed:,} images would decide.")
-    return [Text(capital(text), "aside", "reason") for text in texts]
+    return [doc.Text(capital(text), "aside", "reason") for text in texts]
 
 
 # --------------------------------------------------------------------------------- the trade-off
@@ -203,7 +191,7 @@ def _points(view: View, cost: Callable[[CandidateRecord], float | None]) -> list
     return points_drawn
 
 
-def trade_off_section(view: View) -> Section:
+def trade_off_section(view: View) -> doc.Section:
     """Accuracy against time and against size, with the front that nothing beats."""
 
     def median(record: CandidateRecord) -> float | None:
@@ -241,32 +229,32 @@ def trade_off_section(view: View) -> Section:
         ("candidate", "not chosen"),
         ("rejected", "rejected"),
     ]
-    return Section(
+    return doc.Section(
         "trade-off",
         "What accuracy costs",
         trade_off_sentence(view, timed),
         [
             legend(shapes),
-            Box(plots, "panels"),
-            Drawing(tag("ul", names, class_="names")),
-            Paragraph(note, "note"),
+            doc.Box(plots, "panels"),
+            doc.Drawing(tag("ul", names, class_="names")),
+            doc.Paragraph(note, "note"),
         ],
         short="Trade-off",
     )
 
 
-def _panel(drawn: list[Point], unit: str, title: str) -> Figure:
+def _panel(drawn: list[Point], unit: str, title: str) -> doc.Figure:
     plot = trade_off(drawn, unit, title)
     if plot is not None:
-        return Figure(title, plot)
+        return doc.Figure(title, plot)
     missing = f"{NOT_MEASURED}: fewer than two candidates have both figures"
-    return Figure(title, Paragraph(missing, "empty"), missing)
+    return doc.Figure(title, doc.Paragraph(missing, "empty"), missing)
 
 
 # ------------------------------------------------------------------------- changes and their limits
 
 
-def gate_section(view: View) -> Section:
+def gate_section(view: View) -> doc.Section:
     """Every candidate against the main limit, then the shipped one against every limit."""
     name, margin = metric_name(view.metric), view.margin
     rows: list[ForestRow] = []
@@ -274,12 +262,15 @@ def gate_section(view: View) -> Section:
         if record is not view.reference:
             change, split = view.change(record, view.metric)
             where = small(split_name(split) if split else None)
-            label: Content = [f"{number} {record.name} ", where]
+            label: doc.Content = [f"{number} {record.name} ", where]
             rows.append(_change_row(label, change, margin, view.role(record)))
     limit = f" (limit {points_words(margin)})" if margin is not None else ""
-    blocks: list[Content] = [Heading(f"Change in {name}, all candidates{limit}"), forest(rows)]
+    blocks: list[doc.Content] = [
+        doc.Heading(f"Change in {name}, all candidates{limit}"),
+        forest(rows),
+    ]
     if view.subject is not None:
-        blocks.append(Heading(f"Every measured change of {view.subject.name}"))
+        blocks.append(doc.Heading(f"Every measured change of {view.subject.name}"))
         blocks.append(forest(_subject_rows(view, view.subject)))
     note = (
         "Candidate minus reference on the same images, in points (1 point = 0.01); right of the "
@@ -288,15 +279,15 @@ def gate_section(view: View) -> Section:
         "stops a candidate whose whole interval lies in it."
     )
     verdict = reasons(view.result.verdict)
-    return Section(
+    return doc.Section(
         "gate",
         "Change in performance",
         gate_sentence(view),
         [
-            Bullets([capital(rule_phrase(rule)) + "." for rule in view.result.rules]),
+            doc.Bullets([capital(rule_phrase(rule)) + "." for rule in view.result.rules]),
             blocks,
-            Paragraph(note, "note"),
-            [Heading("The verdict, rule by rule"), Bullets(verdict)] if verdict else None,
+            doc.Paragraph(note, "note"),
+            [doc.Heading("The verdict, rule by rule"), doc.Bullets(verdict)] if verdict else None,
         ],
     )
 
@@ -317,8 +308,12 @@ def _subject_rows(view: View, subject: CandidateRecord) -> list[ForestRow]:
 
 
 def _change_row(
-    label: Content, change: Interval | None, limit: float | None, role: Role, beside: Content = None
+    label: doc.Content,
+    change: Interval | None,
+    limit: float | None,
+    role: Role,
+    beside: doc.Content = None,
 ) -> ForestRow:
     zone = None if limit is None else -limit
-    text: Content = [points_interval(change, limit), beside]
+    text: doc.Content = [points_interval(change, limit), beside]
     return ForestRow(label, marks((role, change)), text, zone)

@@ -5,17 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clinipress.records.result import Interval
-from clinipress.reporting.document import (
-    Box,
-    Content,
-    DataCell,
-    DataRow,
-    DataTable,
-    Heading,
-    Paragraph,
-    RowGroup,
-    Section,
-)
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.figures import (
     FEW,
     Mark,
@@ -48,12 +38,12 @@ from clinipress.text import capital
 __all__ = ["classes_section"]
 
 
-def classes_section(view: View) -> Section:
+def classes_section(view: View) -> doc.Section:
     """Per-class figures and confusion matrices of reference and shipped candidate, side by side."""
     split, subject, reference = view.compared_split, view.subject, view.reference
     lead = classes_sentence(view)
     if split is None or subject is None or reference is None:
-        return Section("classes", "Class by class", lead)
+        return doc.Section("classes", "Class by class", lead)
     mine, theirs = subject.evidence[split], reference.evidence[split]
     pair: list[tuple[Role, str]] = [
         ("reference", reference.name),
@@ -68,20 +58,20 @@ def classes_section(view: View) -> Section:
         "Rows are the true class, columns the answer, numbers are images; a stronger shade is a "
         "larger share of the row (of mistakes its square root, so that rare ones show)."
     )
-    return Section(
+    return doc.Section(
         "classes",
         "Class by class",
         lead,
         [
             _overall(view, mine, theirs),
-            Heading(f"Each class, {split_name(split)} images"),
+            doc.Heading(f"Each class, {split_name(split)} images"),
             legend(pair, stacked=True),
             _class_table(view, split, mine, theirs),
-            Heading("Which class is taken for which"),
-            Box(matrices, "panels" if len(view.result.classes) <= FEW else "panels stacked")
+            doc.Heading("Which class is taken for which"),
+            doc.Box(matrices, "panels" if len(view.result.classes) <= FEW else "panels stacked")
             if matrices
-            else Paragraph(NOT_MEASURED, "empty"),
-            Paragraph(note, "note") if matrices else None,
+            else doc.Paragraph(NOT_MEASURED, "empty"),
+            doc.Paragraph(note, "note") if matrices else None,
         ],
     )
 
@@ -90,10 +80,10 @@ def _fits(matrix: Sequence[Sequence[int]], classes: int) -> bool:
     return len(matrix) == classes and all(len(row) == classes for row in matrix)
 
 
-def _overall(view: View, mine: dict[str, Interval], theirs: dict[str, Interval]) -> DataTable:
+def _overall(view: View, mine: dict[str, Interval], theirs: dict[str, Interval]) -> doc.DataTable:
     """Figures over all classes."""
     metrics = [m for m in {**theirs, **mine} if metric_class(m) is None and m != "agreement"]
-    rows: list[list[Content]] = [
+    rows: list[list[doc.Content]] = [
         [
             capital(metric_name(metric)),
             two_lines(metric, theirs.get(metric)),
@@ -106,7 +96,7 @@ def _overall(view: View, mine: dict[str, Interval], theirs: dict[str, Interval])
 
 def _class_table(
     view: View, split: str, mine: dict[str, Interval], theirs: dict[str, Interval]
-) -> Box:
+) -> doc.Box:
     """Sensitivity as a picture and in figures, precision and F1 in figures."""
     ends = [
         interval.low
@@ -120,9 +110,9 @@ def _class_table(
     axis = strip_axis(scale, ticks, [percent(tick, 0) for tick in ticks])
     heads = column_heads(["Class", "Images", axis, "Sensitivity", "Precision", "F1"])
     rows = [_class_row(view, split, name, mine, theirs, scale) for name in view.result.classes]
-    table = DataTable(heads, [RowGroup(rows)], "cards classes")
+    table = doc.DataTable(heads, [doc.RowGroup(rows)], "cards classes")
     note = "In each cell the reference stands above, the candidate below."
-    return Box([table, Paragraph(note, "note")])
+    return doc.Box([table, doc.Paragraph(note, "note")])
 
 
 def _class_row(
@@ -132,7 +122,7 @@ def _class_row(
     mine: dict[str, Interval],
     theirs: dict[str, Interval],
     scale: Scale,
-) -> DataRow:
+) -> doc.DataRow:
     subject: Role = view.role(view.subject) if view.subject else "candidate"
     sides: list[tuple[Role, Interval | None]] = [
         ("reference", theirs.get(f"sensitivity[{name}]")),
@@ -147,9 +137,9 @@ def _class_row(
         for metric in ("sensitivity", "precision", "f1")
     ]
     cells = [
-        DataCell(name, heads="row"),
+        doc.DataCell(name, heads="row"),
         cell("Images", f"{count:,}" if count is not None else NOT_MEASURED),
-        DataCell(strip(marks, scale), "strip-cell"),
+        doc.DataCell(strip(marks, scale), "strip-cell"),
         *figures,
     ]
-    return DataRow(cells)
+    return doc.DataRow(cells)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from clinipress.recipe.formats import format_facts
 from clinipress.records.candidate import CandidateRecord
 from clinipress.records.result import DeviceCheck, TargetOutcome
-from clinipress.reporting.document import Box, Content, Heading, Paragraph, Section
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.parts import grid, small
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
@@ -28,14 +28,14 @@ def format_words(name: str) -> str:
     return format_facts(name).title or name
 
 
-def devices_section(view: View) -> Section | None:
+def devices_section(view: View) -> doc.Section | None:
     """None for a study without devices, exports or checks."""
     exports = [r for r in view.candidates if r.history and r.parity is not None]
     result = view.result
     if not (result.targets or result.device_checks or len(exports) > 1):
         return None
     lead = _lead(view, exports)
-    return Section(
+    return doc.Section(
         "devices",
         "Devices and files",
         lead,
@@ -63,8 +63,8 @@ def _lead(view: View, exports: Sequence[CandidateRecord]) -> str:
     return lead
 
 
-def _targets(view: View, targets: Sequence[TargetOutcome]) -> Box:
-    rows: list[Sequence[Content]] = []
+def _targets(view: View, targets: Sequence[TargetOutcome]) -> doc.Box:
+    rows: list[Sequence[doc.Content]] = []
     for target in targets:
         record = view.named(target.shipped)
         if record is None:
@@ -92,19 +92,19 @@ def _targets(view: View, targets: Sequence[TargetOutcome]) -> Box:
         for target in targets
         if target.shipped and target.unknown
     ]
-    return Box([grid(heads, rows), [Paragraph(note, "note") for note in notes]])
+    return doc.Box([grid(heads, rows), [doc.Paragraph(note, "note") for note in notes]])
 
 
-def _time(record: CandidateRecord) -> Content:
+def _time(record: CandidateRecord) -> doc.Content:
     if record.latency_ms is None:
         return NOT_MEASURED
     return [milliseconds(record.latency_ms.median), small(record.latency_ms.runtime)]
 
 
-def _files(view: View, exports: Sequence[CandidateRecord]) -> Box:
+def _files(view: View, exports: Sequence[CandidateRecord]) -> doc.Box:
     """Every file against its parent network, on the same real images."""
     heads = ["File", "Format", "Size", "Time here", "Against its network", "Low precision"]
-    rows: list[list[Content]] = [
+    rows: list[list[doc.Content]] = [
         [
             record.name,
             [format_words(record.format), small(record.precision)],
@@ -120,7 +120,7 @@ def _files(view: View, exports: Sequence[CandidateRecord]) -> Box:
         "file was made of, and the images whose class changed, on validation images. Low "
         "precision: layers that really compute in it, counted in the file."
     )
-    return Box([Heading("Every file"), grid(heads, rows), Paragraph(note, "note")])
+    return doc.Box([doc.Heading("Every file"), grid(heads, rows), doc.Paragraph(note, "note")])
 
 
 def _smaller(view: View, record: CandidateRecord) -> str:
@@ -130,7 +130,7 @@ def _smaller(view: View, record: CandidateRecord) -> str:
     return f"{times(ratio)} times smaller" if ratio >= 1 else f"{times(1 / ratio)} times larger"
 
 
-def _parity(record: CandidateRecord) -> Content:
+def _parity(record: CandidateRecord) -> doc.Content:
     parity = record.parity
     if parity is None:
         return NOT_MEASURED
@@ -156,9 +156,9 @@ def _low(record: CandidateRecord) -> str:
     return ", ".join(parts) or NOT_MEASURED
 
 
-def _checks(checks: Sequence[DeviceCheck]) -> Box:
+def _checks(checks: Sequence[DeviceCheck]) -> doc.Box:
     """Answers on another processor's instructions."""
-    rows: list[list[Content]] = [
+    rows: list[list[doc.Content]] = [
         [
             check.cpu,
             [check.emulator, small(check.system)],
@@ -173,6 +173,6 @@ def _checks(checks: Sequence[DeviceCheck]) -> Box:
         *("Processor", "Emulated by", "Runtime", "Same class", "Same logits, to the last bit"),
         "Largest difference of a logit",
     ]
-    sentences = [Paragraph(check.sentence, "note") for check in checks]
-    title = Heading("The shipped bundle on another processor")
-    return Box([title, grid(heads, rows), sentences])
+    sentences = [doc.Paragraph(check.sentence, "note") for check in checks]
+    title = doc.Heading("The shipped bundle on another processor")
+    return doc.Box([title, grid(heads, rows), sentences])

@@ -5,23 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clinipress.records.judgement import Direction, Disagreement, Flip, FlipCounts
-from clinipress.reporting.document import (
-    Box,
-    Bullets,
-    Content,
-    DataCell,
-    DataRow,
-    DataTable,
-    Details,
-    Facts,
-    Figure,
-    Heading,
-    Paragraph,
-    RowGroup,
-    Section,
-    Text,
-)
-from clinipress.reporting.drawing.figures import Scale, place
+from clinipress.reporting import document as doc
+from clinipress.reporting.drawing.figures import Scale, position
 from clinipress.reporting.drawing.markup import Markup, tag
 from clinipress.reporting.drawing.parts import MANY, grid, small, two_lines
 from clinipress.reporting.drawing.pictures import GALLERY, embedded
@@ -53,7 +38,7 @@ NOTE = (
 )
 
 
-def disagreement_section(view: View) -> Section | None:
+def disagreement_section(view: View) -> doc.Section | None:
     """Agreement, flips by class, confidence and group, and a gallery of them."""
     return finding_section(
         view, "disagreement", lambda findings: findings.disagreement, _sentence, _body, NOTE
@@ -83,9 +68,9 @@ def _leaning(lost: int, gained: int, p_value: float) -> str:
     return f"that flips lean to {way} is not shown ({tested})"
 
 
-def _body(shown: SectionView[Disagreement]) -> list[Content]:
+def _body(shown: SectionView[Disagreement]) -> list[doc.Content]:
     section = shown.mine
-    numbers = Facts(
+    numbers = doc.Facts(
         [
             ("Agreement", figure_interval("agreement", section.agreement)),
             ("Agreement beyond chance (kappa)", decimal_interval(section.kappa, 3)),
@@ -95,50 +80,52 @@ def _body(shown: SectionView[Disagreement]) -> list[Content]:
             ),
         ]
     )
-    tables: list[Content] = []
+    tables: list[doc.Content] = []
     for title, counts in (
         ("By true class", section.by_class),
         ("By the reference's confidence", section.by_confidence),
         ("By group", section.by_group),
     ):
         if counts:
-            tables.append(Box([Heading(title), _flip_table(counts)]))
+            tables.append(doc.Box([doc.Heading(title), _flip_table(counts)]))
     return [
         numbers,
-        Box(tables, "panels"),
+        doc.Box(tables, "panels"),
         _directions(section.directions) if section.directions else None,
         _gallery(shown),
     ]
 
 
-def _flip_table(counts: Sequence[FlipCounts]) -> Content:
+def _flip_table(counts: Sequence[FlipCounts]) -> doc.Content:
     """Losses to the left, gains to the right, as shares of the row's images."""
     most = max((max(row.lost, row.gained) / row.cases for row in counts if row.cases), default=0)
     scale = Scale(0, most or 1, 0, 46)
-    directions: Content = ["\u2190 lost", Text("gained \u2192")]
-    heads = [DataCell(heads="col"), DataCell(directions, "bars", heads="col")]
-    heads.append(DataCell("Same answer", heads="col"))
+    directions: doc.Content = ["\u2190 lost", doc.Text("gained \u2192")]
+    heads = [doc.DataCell(heads="col"), doc.DataCell(directions, "bars", heads="col")]
+    heads.append(doc.DataCell("Same answer", heads="col"))
     # where there are many rows, those with most flips are in front
     order = counts if len(counts) <= MANY else sorted(counts, key=lambda row: -_flips(row))
     first, rest = (
-        DataTable(heads, [RowGroup([_flip_row(row, scale) for row in part])], "flips", scroll=False)
+        doc.DataTable(
+            heads, [doc.RowGroup([_flip_row(row, scale) for row in part])], "flips", scroll=False
+        )
         for part in (order[:MANY], order[MANY:])
     )
     if not order[MANY:]:
         return first
-    return Box([first, Details(f"{len(order) - MANY:,} more, fewer flips", rest)])
+    return doc.Box([first, doc.Details(f"{len(order) - MANY:,} more, fewer flips", rest)])
 
 
 def _flips(row: FlipCounts) -> int:
     return row.lost + row.gained + row.changed
 
 
-def _flip_row(row: FlipCounts, scale: Scale) -> DataRow:
+def _flip_row(row: FlipCounts, scale: Scale) -> doc.DataRow:
     shares = [count / row.cases if row.cases else 0.0 for count in (row.lost, row.gained)]
     left, right = (scale.at(share) for share in shares)
     parts = [
-        tag("rect", class_="lost", x=place(50 - left), y="3", width=place(left), height="14"),
-        tag("rect", class_="gained", x="50%", y="3", width=place(right), height="14"),
+        tag("rect", class_="lost", x=position(50 - left), y="3", width=position(left), height="14"),
+        tag("rect", class_="gained", x="50%", y="3", width=position(right), height="14"),
         _count(row.lost, 50 - left, "end", -5),
         _count(row.gained, 50 + right, None, 5),
     ]
@@ -146,20 +133,20 @@ def _flip_row(row: FlipCounts, scale: Scale) -> DataRow:
     picture = tag("svg", parts, class_="strip", height="20", role="img", aria_label=label)
     changed = small(f"{row.changed:,} changed") if row.changed else None
     cells = [
-        DataCell([row.name, small(counted(row.cases, "image"))], heads="row"),
-        DataCell(picture, "bars"),
-        DataCell([two_lines("agreement", row.agreement), changed]),
+        doc.DataCell([row.name, small(counted(row.cases, "image"))], heads="row"),
+        doc.DataCell(picture, "bars"),
+        doc.DataCell([two_lines("agreement", row.agreement), changed]),
     ]
-    return DataRow(cells)
+    return doc.DataRow(cells)
 
 
 def _count(number: int, x: float, anchor: str | None, shift: int) -> Markup:
     text = tag("text", f"{number:,}", class_=anchor, x=str(shift), y="14")
-    return tag("svg", text, x=place(x), class_="at")
+    return tag("svg", text, x=position(x), class_="at")
 
 
-def _directions(directions: Sequence[Direction]) -> list[Content]:
-    rows: list[list[Content]] = [
+def _directions(directions: Sequence[Direction]) -> list[doc.Content]:
+    rows: list[list[doc.Content]] = [
         [
             row.label,
             [f"{row.to_negative:,}", small(f"{row.missed:,} new misses")],
@@ -169,7 +156,7 @@ def _directions(directions: Sequence[Direction]) -> list[Content]:
         for row in directions
     ]
     heads = ["Class", "Calls dropped", "Calls added", "New misses against new finds"]
-    return [Heading("From positive to negative, and back"), grid(heads, rows, "cards rows")]
+    return [doc.Heading("From positive to negative, and back"), grid(heads, rows, "cards rows")]
 
 
 def _direction(row: Direction) -> str:
@@ -178,39 +165,39 @@ def _direction(row: Direction) -> str:
     return "leans to misses" if row.missed > row.found else "leans to finds"
 
 
-def _gallery(shown: SectionView[Disagreement]) -> list[Content]:
+def _gallery(shown: SectionView[Disagreement]) -> list[doc.Content]:
     """Flipped images, worst first; beyond the first ones a list."""
     flips = shown.mine.flips
     all_flips = shown.mine.lost + shown.mine.gained + shown.mine.changed
-    heading = Heading("Images with another answer, worst first")
+    heading = doc.Heading("Images with another answer, worst first")
     if not flips:
         reason = "No image." if not all_flips else "Their names are not in the record."
-        return [heading, Paragraph(reason)]
+        return [heading, doc.Paragraph(reason)]
     cards = [_card(shown, flip) for flip in flips[:GALLERY]]
     rest = [f"{flip.key}: {_answer(flip)}" for flip in flips[GALLERY:]]
-    more = Details(counted(len(rest), "more image"), Bullets(rest)) if rest else None
+    more = doc.Details(counted(len(rest), "more image"), doc.Bullets(rest)) if rest else None
     unnamed = all_flips - len(flips)
     unlisted = f"{unnamed:,} more flips are counted above and not listed." if unnamed > 0 else None
     return [
         heading,
-        Box(cards, "gallery"),
+        doc.Box(cards, "gallery"),
         more,
-        Paragraph(unlisted, "note") if unlisted else None,
+        doc.Paragraph(unlisted, "note") if unlisted else None,
     ]
 
 
-def _card(shown: SectionView[Disagreement], flip: Flip) -> Figure:
+def _card(shown: SectionView[Disagreement], flip: Flip) -> doc.Figure:
     known = ", ".join(f"{column} {value}" for column, value in flip.groups.items() if value)
     caption = [
-        Text(capital(KINDS[flip.kind]), "bold", f"kind {flip.kind}"),
-        Text(["truth ", Text(flip.truth, "bold")]),
-        Text(f"before {flip.before}, {percent(flip.confidence_before, 0)}"),
-        Text(f"after {flip.after}, {percent(flip.confidence_after, 0)}"),
+        doc.Text(capital(KINDS[flip.kind]), "bold", f"kind {flip.kind}"),
+        doc.Text(["truth ", doc.Text(flip.truth, "bold")]),
+        doc.Text(f"before {flip.before}, {percent(flip.confidence_before, 0)}"),
+        doc.Text(f"after {flip.after}, {percent(flip.confidence_after, 0)}"),
         small(known) if known else None,
         small(flip.key),
     ]
     picture = embedded(shown.view, flip.picture, f"{flip.key}, {flip.truth}")
-    return Figure(caption, picture, words=None, below=True)
+    return doc.Figure(caption, picture, words=None, below=True)
 
 
 def _answer(flip: Flip) -> str:

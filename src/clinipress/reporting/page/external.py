@@ -5,7 +5,7 @@ from __future__ import annotations
 from clinipress.records.candidate import CandidateRecord
 from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval
-from clinipress.reporting.document import Content, Paragraph, Section, Text
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.parts import grid
 from clinipress.reporting.view import SPLIT_ORDER, View
 from clinipress.reporting.wording.numbers import (
@@ -29,7 +29,7 @@ NOTE = (
 )
 
 
-def external_section(view: View) -> Section | None:
+def external_section(view: View) -> doc.Section | None:
     """One table, a column for every set of images; None without sets from elsewhere."""
     subject, reference, own = view.subject, view.reference, view.compared_split
     if subject is None or reference is None or own is None:
@@ -43,7 +43,7 @@ def external_section(view: View) -> Section | None:
         return None
     splits = [own, *elsewhere]
     classes = [f"sensitivity[{name}]" for name in view.result.classes]
-    rows: list[list[Content]] = [
+    rows: list[list[doc.Content]] = [
         [
             capital(metric_name(metric)),
             *[_cell(reference, subject, split, metric) for split in splits],
@@ -52,11 +52,11 @@ def external_section(view: View) -> Section | None:
         if any(metric in subject.evidence[split] for split in splits)
     ]
     heads = ["", *[capital(split_name(split)) for split in splits]]
-    return Section(
+    return doc.Section(
         "external",
         "Images from elsewhere",
         _sentence(view, subject, elsewhere),
-        [grid(heads, rows, "cards rows"), Paragraph(NOTE, "note")],
+        [grid(heads, rows, "cards rows"), doc.Paragraph(NOTE, "note")],
     )
 
 
@@ -68,16 +68,18 @@ def _sentence(view: View, subject: CandidateRecord, elsewhere: list[str]) -> str
     return f"{subject.name} against the reference: {joined(changes)}."
 
 
-def _cell(reference: CandidateRecord, subject: CandidateRecord, split: str, metric: str) -> Content:
+def _cell(
+    reference: CandidateRecord, subject: CandidateRecord, split: str, metric: str
+) -> doc.Content:
     theirs = reference.evidence.get(split, {}).get(metric)
     mine = subject.evidence[split].get(metric)
     change = subject.changes.get(split, {}).get(metric)
     if not finite(mine):
         return NOT_MEASURED
     return [
-        Text(figure_interval(metric, theirs), "line", "line soft"),
-        Text(figure_interval(metric, mine), "line", "line"),
-        Text(_change(metric, change), "aside", "line small"),
+        doc.Text(figure_interval(metric, theirs), "line", "line soft"),
+        doc.Text(figure_interval(metric, mine), "line", "line"),
+        doc.Text(_change(metric, change), "aside", "line small"),
     ]
 
 

@@ -7,18 +7,7 @@ from collections.abc import Iterator, Sequence
 from clinipress.records.candidate import CandidateRecord
 from clinipress.records.judgement import SECTIONS, Findings
 from clinipress.records.result import Status, Verdict
-from clinipress.reporting.document import (
-    Bullets,
-    Content,
-    DataCell,
-    DataRow,
-    DataTable,
-    Heading,
-    Paragraph,
-    RowGroup,
-    Section,
-    Text,
-)
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.figures import icon
 from clinipress.reporting.drawing.markup import Markup, tag
 from clinipress.reporting.drawing.parts import (
@@ -45,14 +34,14 @@ def section_verdict(findings: Findings, key: str) -> Verdict | None:
     return section.verdict if section is not None else None
 
 
-def matrix_section(view: View) -> Section:
+def matrix_section(view: View) -> doc.Section:
     """Candidates by sections, rejected ones too, and what failed in words."""
     lines = list(_lines(view))
     lead = _sentence(view, lines)
     if not lines:
-        return Section("sections", "Every section of the evidence", lead, short="Every section")
+        return doc.Section("sections", "Every section of the evidence", lead, short="Every section")
     heads = column_heads(["Candidate", "Images"])
-    heads += [DataCell(Text(TITLES[key]), "turn", heads="col") for key in SECTIONS]
+    heads += [doc.DataCell(doc.Text(TITLES[key]), "turn", heads="col") for key in SECTIONS]
     records = [None, *(record for _, record, _, _ in lines)]
     rows = [
         _row(view, line, again=before is line[1])
@@ -64,15 +53,15 @@ def matrix_section(view: View) -> Section:
         if record is not view.reference and not record.findings
     ]
     failed = list(_failed(lines))
-    return Section(
+    return doc.Section(
         "sections",
         "Every section of the evidence",
         lead,
         [
-            DataTable(heads, [RowGroup(rows)], "matrix", scroll=False),
+            doc.DataTable(heads, [doc.RowGroup(rows)], "matrix", scroll=False),
             _key(),
-            Paragraph(f"No section was measured for {joined(absent)}.") if absent else None,
-            [Heading("What failed"), Bullets(shortened(failed))] if failed else None,
+            doc.Paragraph(f"No section was measured for {joined(absent)}.") if absent else None,
+            [doc.Heading("What failed"), doc.Bullets(shortened(failed))] if failed else None,
         ],
         short="Every section",
     )
@@ -90,23 +79,25 @@ def _lines(view: View) -> Iterator[Line]:
             yield number, record, split, record.findings[split]
 
 
-def _row(view: View, line: Line, *, again: bool) -> DataRow:
+def _row(view: View, line: Line, *, again: bool) -> doc.DataRow:
     number, record, split, findings = line
     name = None if again else [role_mark(view.role(record)), f"{number} {record.name}"]
     cells = [
-        DataCell([name, small(split_name(split))], heads="row"),
-        DataCell(split_name(split), "where"),
+        doc.DataCell([name, small(split_name(split))], heads="row"),
+        doc.DataCell(split_name(split), "where"),
         *(_cell(key, section_verdict(findings, key)) for key in SECTIONS),
     ]
-    return DataRow(cells, "again" if again else view.role(record))
+    return doc.DataRow(cells, "again" if again else view.role(record))
 
 
-def _cell(key: str, verdict: Verdict | None) -> DataCell:
+def _cell(key: str, verdict: Verdict | None) -> doc.DataCell:
     if verdict is None:
-        return DataCell([tag("span", "\u2014", class_="mark none"), Text(NOT_MEASURED, "word")])
+        return doc.DataCell(
+            [tag("span", "\u2014", class_="mark none"), doc.Text(NOT_MEASURED, "word")]
+        )
     word = STATUS_WORDS[verdict.status]
-    content: Content = [_mark(verdict.status), Text(word, "word", verdict.status)]
-    return DataCell(content, title=f"{TITLES[key]}: {word}")
+    content: doc.Content = [_mark(verdict.status), doc.Text(word, "word", verdict.status)]
+    return doc.DataCell(content, title=f"{TITLES[key]}: {word}")
 
 
 def _mark(status: Status) -> Markup:
@@ -120,13 +111,13 @@ def _key() -> Markup:
     return tag("p", items, class_="legend narrow")
 
 
-def _failed(lines: Sequence[Line]) -> Iterator[Content]:
+def _failed(lines: Sequence[Line]) -> Iterator[doc.Content]:
     for number, record, split, findings in lines:
         for key in SECTIONS:
             verdict = section_verdict(findings, key)
             if verdict is not None and verdict.status == "fail":
                 why = " ".join(deciding_reasons(verdict)) or "no reason is recorded"
-                name = Text(f"{number} {record.name}, {TITLES[key].lower()}", "strong")
+                name = doc.Text(f"{number} {record.name}, {TITLES[key].lower()}", "strong")
                 yield [name, f" ({split_name(split)} images): {why}"]
 
 

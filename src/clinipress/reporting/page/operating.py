@@ -6,16 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from clinipress.records.judgement import OperatingRow, OperatingSection
 from clinipress.records.result import Interval
-from clinipress.reporting.document import (
-    Box,
-    Bullets,
-    Content,
-    Details,
-    Heading,
-    Paragraph,
-    Section,
-    Text,
-)
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.forest import ForestRow, forest, marks
 from clinipress.reporting.drawing.parts import grid, legend, lines, small
 from clinipress.reporting.page.shown import SectionView, finding_section
@@ -46,7 +37,7 @@ HEADS = (
 )
 
 
-def operating_section(view: View) -> Section | None:
+def operating_section(view: View) -> doc.Section | None:
     """Thresholds, what they find and miss, and what they would mean in use."""
     return finding_section(
         view, "operating", lambda findings: findings.operating, _sentence, _body, NOTE
@@ -99,16 +90,16 @@ def _aim(aim: str) -> str:
         return aim
 
 
-def _body(shown: SectionView[OperatingSection]) -> list[Content]:
+def _body(shown: SectionView[OperatingSection]) -> list[doc.Content]:
     labels = _worst_first(shown.mine.rows)
     rest = labels[MOST:]
     few = [row for row in shown.mine.rows if row.label in labels[:MOST]]
-    first = [Paragraph(f"Those {MOST} classes that may have lost most.", "note")]
+    first = [doc.Paragraph(f"Those {MOST} classes that may have lost most.", "note")]
     return [
         first if rest else None,
         _changes(shown, few),
         _table(shown, few),
-        Details(
+        doc.Details(
             f"{counted(len(rest), 'more class', 'more classes')}",
             _table(shown, [row for row in shown.mine.rows if row.label in rest]),
         )
@@ -131,19 +122,19 @@ def _worst_first(rows: Sequence[OperatingRow]) -> list[str]:
     return sorted(labels, key=lambda label: worst[label])
 
 
-def _changes(shown: SectionView[OperatingSection], rows: Sequence[OperatingRow]) -> Content:
+def _changes(shown: SectionView[OperatingSection], rows: Sequence[OperatingRow]) -> doc.Content:
     """Two forest plots: what own and kept thresholds change."""
     if not any(row.sensitivity_change or row.specificity_change for row in rows):
         return None
     panels = [
-        Box([Heading(f"Change in {metric}"), forest(_change_rows(shown, rows, metric))])
+        doc.Box([doc.Heading(f"Change in {metric}"), forest(_change_rows(shown, rows, metric))])
         for metric in ("sensitivity", "specificity")
     ]
     both = any(len(pair) == 2 for pair in _by_point(rows).values())
     shapes = legend(
         [(shown.role, "own threshold"), ("kept", "the reference's threshold kept")], stacked=both
     )
-    return [shapes, Box(panels, "panels")]
+    return [shapes, doc.Box(panels, "panels")]
 
 
 def _change_rows(
@@ -158,18 +149,18 @@ def _change_rows(
         text = lines([points_interval(changes[kept]) for kept in sorted(changes)])
         drawn = marks((shown.role, changes.get(False)), ("kept", changes.get(True)))
         points.append(
-            ForestRow([label, Text(f"for {_aim(aim)}", "aside", "small line")], drawn, text)
+            ForestRow([label, doc.Text(f"for {_aim(aim)}", "aside", "small line")], drawn, text)
         )
     return points
 
 
-def _table(shown: SectionView[OperatingSection], rows: Sequence[OperatingRow]) -> Box:
+def _table(shown: SectionView[OperatingSection], rows: Sequence[OperatingRow]) -> doc.Box:
     theirs = _by_point(shown.theirs.rows if shown.theirs else ())
     body = [
         _table_row(shown, point, pair, theirs.get(point, {}).get(False))
         for point, pair in _by_point(rows).items()
     ]
-    return Box(grid(HEADS, body, "cards rows lined"), "below")
+    return doc.Box(grid(HEADS, body, "cards rows lined"), "below")
 
 
 def _table_row(
@@ -177,7 +168,7 @@ def _table_row(
     point: tuple[str, str],
     pair: Mapping[bool, OperatingRow],
     root: OperatingRow | None,
-) -> list[Content]:
+) -> list[doc.Content]:
     """Three lines in each cell: the reference, the candidate's own threshold, the one kept."""
     some = next(iter(pair.values()))
     declared = "declared" if shown.mine.declared else "as here"
@@ -209,26 +200,28 @@ def _misses(row: OperatingRow) -> str:
     return f"{row.missed:,} of {row.positives:,}{new}"
 
 
-def _missed(shown: SectionView[OperatingSection]) -> Content:
+def _missed(shown: SectionView[OperatingSection]) -> doc.Content:
     """Names of the images that only the candidate misses, class by class."""
     rows = [row for row in shown.mine.rows if row.newly_missed]
-    heading = Heading("Positives that the reference finds and the candidate misses")
+    heading = doc.Heading("Positives that the reference finds and the candidate misses")
     if not rows:
-        return [heading, Paragraph("No image.")]
+        return [heading, doc.Paragraph("No image.")]
     labels = dict.fromkeys(row.label for row in rows)
     return [heading, [_missed_of(label, [r for r in rows if r.label == label]) for label in labels]]
 
 
-def _missed_of(label: str, rows: Sequence[OperatingRow]) -> Details:
+def _missed_of(label: str, rows: Sequence[OperatingRow]) -> doc.Details:
     """One class behind its name: the images missed at each of its thresholds."""
     every = {name for row in rows for name in row.newly_missed}
-    return Details(f"{label}: {counted(len(every), 'image')}", [_missed_list(row) for row in rows])
+    return doc.Details(
+        f"{label}: {counted(len(every), 'image')}", [_missed_list(row) for row in rows]
+    )
 
 
-def _missed_list(row: OperatingRow) -> list[Content]:
+def _missed_list(row: OperatingRow) -> list[doc.Content]:
     names = list(row.newly_missed)
     rest = len(names) - LISTED
     items = [*names[:LISTED], *([f"\u2026 and {rest:,} more in the record"] if rest > 0 else [])]
     where = "the reference's threshold kept" if row.kept else "own threshold"
     title = f"For {_aim(row.aim)}, {where}: {len(names):,}, the surest miss first"
-    return [Paragraph(title, "note"), Bullets(items, "params")]
+    return [doc.Paragraph(title, "note"), doc.Bullets(items, "params")]

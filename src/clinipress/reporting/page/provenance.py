@@ -10,19 +10,7 @@ import yaml
 
 from clinipress.records.candidate import Applied, CandidateRecord
 from clinipress.records.result import DuplicatePair
-from clinipress.reporting.document import (
-    Box,
-    Bullets,
-    CodeBlock,
-    Content,
-    DataTable,
-    Details,
-    Facts,
-    Heading,
-    Paragraph,
-    Section,
-    Text,
-)
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.parts import MANY, badge, grid, shortened, small
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.limits import limits
@@ -55,43 +43,45 @@ LONG = 160  # letters of one value that are shown
 # --------------------------------------------------------------------------------------- the data
 
 
-def data_section(view: View) -> Section:
+def data_section(view: View) -> doc.Section:
     """What the audit found, and how the images were divided and sealed."""
-    return Section(
+    return doc.Section(
         "data",
         "The data",
         audit_sentence(view),
         [
             _warnings(view),
-            Heading("Images in each class"),
+            doc.Heading("Images in each class"),
             _counts(view),
-            Heading("How they were divided and sealed"),
-            Paragraph(split_sentence(view)),
+            doc.Heading("How they were divided and sealed"),
+            doc.Paragraph(split_sentence(view)),
             _openings(view),
-            Heading("Findings of the audit"),
+            doc.Heading("Findings of the audit"),
             _findings(view),
-            Heading("Can the classes be told apart without looking?"),
+            doc.Heading("Can the classes be told apart without looking?"),
             _shortcuts(view),
         ],
         short="Data",
     )
 
 
-def _warnings(view: View) -> Box | Paragraph:
+def _warnings(view: View) -> doc.Box | doc.Paragraph:
     warnings = view.result.audit.warnings
     if not warnings:
-        return Paragraph("The audit gave no warning.", "note")
-    return Box([Text(counted(len(warnings), "warning"), "strong"), Bullets(warnings)], "warnings")
+        return doc.Paragraph("The audit gave no warning.", "note")
+    return doc.Box(
+        [doc.Text(counted(len(warnings), "warning"), "strong"), doc.Bullets(warnings)], "warnings"
+    )
 
 
-def _counts(view: View) -> DataTable:
+def _counts(view: View) -> doc.DataTable:
     """Images of each class: found, published splits if any, and the splits used."""
     audit, used = view.result.audit, view.result.split.counts
     columns: dict[str, Mapping[str, int]] = {"Found": audit.classes}
     columns |= {f"Published {name}": counts for name, counts in audit.splits.items()}
     columns |= {capital(SPLIT_NAMES.get(name, name)): counts for name, counts in used.items()}
     names = list(dict.fromkeys([*view.result.classes, *audit.classes]))
-    rows: list[list[Content]] = [
+    rows: list[list[doc.Content]] = [
         [name, *[f"{counts.get(name, 0):,}" for counts in columns.values()]] for name in names
     ]
     rows.append(["All", *[f"{sum(counts.values()):,}" for counts in columns.values()]])
@@ -103,17 +93,17 @@ def _counts(view: View) -> DataTable:
     return grid(["Class", *columns], rows, "plain counts")
 
 
-def _openings(view: View) -> Bullets:
+def _openings(view: View) -> doc.Bullets:
     split = view.result.split
-    items: list[Content] = [
+    items: list[doc.Content] = [
         f"{moment(opening.when)}: opened for {', '.join(opening.candidates)} ({opening.reason})"
         for opening in view.result.test_openings
     ]
     if not items:
         items = ["The sealed test images were never opened."]
     items.append(f"{counted(split.dropped, 'image')} left out of all splits; seed {split.seed}.")
-    items.append(["Digest of the split file: ", Text(split.digest, "code")])
-    return Bullets(shortened(items))
+    items.append(["Digest of the split file: ", doc.Text(split.digest, "code")])
+    return doc.Bullets(shortened(items))
 
 
 def _pair(pair: DuplicatePair) -> str:
@@ -128,9 +118,9 @@ def _pair(pair: DuplicatePair) -> str:
     return f"{sides[0]} and {sides[1]}: {kind}"
 
 
-def _findings(view: View) -> Box:
+def _findings(view: View) -> doc.Box:
     audit = view.result.audit
-    blocks: list[tuple[str, list[Content]]] = [
+    blocks: list[tuple[str, list[doc.Content]]] = [
         ("Unreadable files", [f"{file.path}: {file.reason}" for file in audit.unreadable]),
         ("Copies with different labels", [_pair(pair) for pair in audit.conflicting_labels]),
         ("Images that leak across published splits", _crossing(audit.leaks, audit.leaked_images)),
@@ -138,7 +128,7 @@ def _findings(view: View) -> Box:
         ("Groups in the metadata", _groups(audit.groups)),
         ("Duplicate pairs", [_pair(pair) for pair in audit.duplicate_pairs]),
     ]
-    numbers = Facts(
+    numbers = doc.Facts(
         [
             ("Images", f"{audit.images:,}"),
             ("Layout", audit.layout),
@@ -152,31 +142,31 @@ def _findings(view: View) -> Box:
         "facts short",
     )
     lists = [
-        Details(f"{title} ({len(items):,})", Bullets(shortened(items), "long"))
+        doc.Details(f"{title} ({len(items):,})", doc.Bullets(shortened(items), "long"))
         for title, items in blocks
         if items
     ]
-    return Box([numbers, lists])
+    return doc.Box([numbers, lists])
 
 
-def _crossing(counts: Mapping[str, int], names: Mapping[str, Sequence[str]]) -> list[Content]:
-    leaks: list[Content] = []
+def _crossing(counts: Mapping[str, int], names: Mapping[str, Sequence[str]]) -> list[doc.Content]:
+    leaks: list[doc.Content] = []
     for where, number in counts.items():
         examples = ", ".join(names.get(where, ())[:3])
         leaks.append(f"{where}: {number:,}" + (f" (such as {examples})" if examples else ""))
     return leaks
 
 
-def _groups(groups: Mapping[str, Mapping[str, int]]) -> list[Content]:
+def _groups(groups: Mapping[str, Mapping[str, int]]) -> list[doc.Content]:
     return [f"{column}: {tally(list(values.items())[:MANY])}" for column, values in groups.items()]
 
 
-def _shortcuts(view: View) -> Box:
+def _shortcuts(view: View) -> doc.Box:
     """A baseline that sees only facts about the files, beside the models."""
     audit, reference = view.result.audit, view.reference
     majority = audit.majority_accuracy
     measured = reference.evidence.get(view.compared_split or "test", {}) if reference else {}
-    lines = Facts(
+    lines = doc.Facts(
         [
             (
                 "Always answering the most frequent class",
@@ -190,50 +180,50 @@ def _shortcuts(view: View) -> Box:
         ]
     )
     ranked = sorted(audit.shortcuts, key=lambda s: (not s.warning, -s.auroc.value))
-    rows: list[list[Content]] = [
+    rows: list[list[doc.Content]] = [
         [
             feature_name(shortcut),
             target_name(shortcut),
             figure_interval("auroc", shortcut.auroc),
-            Text("warning", "strong") if shortcut.warning else "no warning",
+            doc.Text("warning", "strong") if shortcut.warning else "no warning",
         ]
         for shortcut in ranked[:MANY]
     ]
     if not rows:
-        return Box([lines, Paragraph(f"Shortcuts: {NOT_MEASURED}.", "note")])
+        return doc.Box([lines, doc.Paragraph(f"Shortcuts: {NOT_MEASURED}.", "note")])
     table = grid(["Fact about the file", "Class it gives away", "AUROC", "Finding"], rows, "plain")
     more = len(ranked) - MANY
-    note = Paragraph(f"{more:,} weaker ones are in the record.", "note") if more > 0 else None
-    return Box([lines, table, note])
+    note = doc.Paragraph(f"{more:,} weaker ones are in the record.", "note") if more > 0 else None
+    return doc.Box([lines, table, note])
 
 
 # ------------------------------------------------------------------------------ what is not shown
 
 
-def limits_section(view: View) -> Section:
+def limits_section(view: View) -> doc.Section:
     """Reservations, each from a fact."""
     reservations = limits(view)
-    content = Bullets(reservations, "limits")
+    content = doc.Bullets(reservations, "limits")
     lead = limits_sentence(len(reservations))
-    return Section("limits", "What this does not show", lead, content, short="Not shown")
+    return doc.Section("limits", "What this does not show", lead, content, short="Not shown")
 
 
 # ---------------------------------------------------------------------------------- to do it again
 
 
-def trail_section(view: View) -> Section:
+def trail_section(view: View) -> doc.Section:
     """Recipe, versions, digests, machine, durations, history of each candidate."""
-    return Section(
+    return doc.Section(
         "trail",
         "How to do it again",
         trail_sentence(view),
         [
-            Heading("How each candidate was made"),
+            doc.Heading("How each candidate was made"),
             [_history(view, number, record) for number, record in view.numbered()],
-            Heading("Machine and versions"),
+            doc.Heading("Machine and versions"),
             _machine(view),
-            Heading("The study file"),
-            Details("Recipe", CodeBlock(_recipe(view.result.recipe))),
+            doc.Heading("The study file"),
+            doc.Details("Recipe", doc.CodeBlock(_recipe(view.result.recipe))),
         ],
         short="Do it again",
     )
@@ -244,11 +234,11 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
     return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=90))
 
 
-def _machine(view: View) -> Facts:
+def _machine(view: View) -> doc.Facts:
     env, result = view.result.environment, view.result
     packages = ", ".join(f"{name} {version}" for name, version in sorted(env.packages.items()))
     spent = [(stage.replace("_", " "), duration(took)) for stage, took in result.seconds.items()]
-    return Facts(
+    return doc.Facts(
         [
             ("clinipress", env.clinipress),
             ("Python", env.python),
@@ -264,19 +254,19 @@ def _machine(view: View) -> Facts:
     )
 
 
-def _history(view: View, number: int, record: CandidateRecord) -> Details:
+def _history(view: View, number: int, record: CandidateRecord) -> doc.Details:
     """What was done to make a candidate, its parent's steps left to the parent's entry."""
     parent = view.named(record.parent)
     steps = record.history[_shared(record.history, parent.history if parent else ()) :]
     chain = " \u2192 ".join(step.step for step in record.history) or "taken as it was"
     origin = f"from {record.parent}: " if record.parent else ""
-    name = Text(f"{number} {record.name}", "strong")
+    name = doc.Text(f"{number} {record.name}", "strong")
     verdict = badge(record.verdict) if record is not view.reference else None
-    return Details(
+    return doc.Details(
         [name, f" {chain} ", verdict],
         [
-            Paragraph(capital(f"{origin}{counted(len(steps), 'step')} of its own."), "note"),
-            Bullets([_step(step) for step in steps], ordered=True) if steps else None,
+            doc.Paragraph(capital(f"{origin}{counted(len(steps), 'step')} of its own."), "note"),
+            doc.Bullets([_step(step) for step in steps], ordered=True) if steps else None,
             _file_facts(record),
         ],
     )
@@ -288,18 +278,18 @@ def _shared(mine: Sequence[Applied], theirs: Sequence[Applied]) -> int:
     return next((n for n, (own, other) in pairs if own != other), min(len(mine), len(theirs)))
 
 
-def _step(step: Applied) -> list[Content]:
-    blocks: list[Content] = [Text(step.step, "strong")]
+def _step(step: Applied) -> list[doc.Content]:
+    blocks: list[doc.Content] = [doc.Text(step.step, "strong")]
     for title, values in (("parameters", step.params), ("what came of it", step.facts)):
         if values:
-            entries: list[Content] = [
-                [Text(f"{name}:", "bold"), f" {text}"] for name, text in flatten(values)
+            entries: list[doc.Content] = [
+                [doc.Text(f"{name}:", "bold"), f" {text}"] for name, text in flatten(values)
             ]
-            blocks += [small(title), Bullets(entries, "params")]
+            blocks += [small(title), doc.Bullets(entries, "params")]
     return blocks
 
 
-def _file_facts(record: CandidateRecord) -> Facts:
+def _file_facts(record: CandidateRecord) -> doc.Facts:
     timing, whole, parity = record.latency_ms, record.latency_with_preprocessing_ms, record.parity
     measured = NOT_MEASURED
     if timing is not None:
@@ -315,10 +305,10 @@ def _file_facts(record: CandidateRecord) -> Facts:
             f"{significant(parity.max_logit_difference)}"
         )
     operators = tally(record.low_precision_operators.items())
-    return Facts(
+    return doc.Facts(
         [
             ("File", [record.path, f" ({record.file_bytes:,} bytes)"]),
-            ("sha256", Text(record.digest, "code")),
+            ("sha256", doc.Text(record.digest, "code")),
             ("Parameters, multiply-adds", f"{large(record.parameters)}, {large(record.macs)}"),
             ("How it was timed", measured),
             ("With reading and decoding the file", milliseconds(whole.median if whole else None)),

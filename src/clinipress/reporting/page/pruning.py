@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from clinipress.records.candidate import Applied, CandidateRecord
-from clinipress.reporting.document import Box, Content, Details, Heading, Paragraph, Section
-from clinipress.reporting.drawing.figures import Scale, line, nice_ticks, place
+from clinipress.reporting import document as doc
+from clinipress.reporting.drawing.figures import Scale, line, nice_ticks, position
 from clinipress.reporting.drawing.markup import Markup, tag
 from clinipress.reporting.drawing.parts import grid
 from clinipress.reporting.view import View
@@ -29,7 +29,7 @@ NAMED = 3  # layers that the text names
 WIDE = {"parameters": "Parameters", "macs": "Multiply-adds per image"}
 
 
-def pruning_section(view: View) -> Section | None:
+def pruning_section(view: View) -> doc.Section | None:
     """One block per pruned candidate; None when nothing was pruned."""
     blocks = [_block(view, record, step) for record, step in _pruned(view)]
     if not blocks:
@@ -38,7 +38,7 @@ def pruning_section(view: View) -> Section | None:
         "Channels and heads were removed for good: the files are smaller, nothing is masked. "
         "Costs are counted or measured before and after; zeros are not."
     )
-    return Section("pruning", "What pruning removed", lead, blocks, short="Pruning")
+    return doc.Section("pruning", "What pruning removed", lead, blocks, short="Pruning")
 
 
 def _pruned(view: View) -> Iterator[tuple[CandidateRecord, Applied]]:
@@ -50,14 +50,14 @@ def _pruned(view: View) -> Iterator[tuple[CandidateRecord, Applied]]:
             yield record, steps[-1]
 
 
-def _block(view: View, record: CandidateRecord, step: Applied) -> Box:
+def _block(view: View, record: CandidateRecord, step: Applied) -> doc.Box:
     parent = view.named(record.parent)
-    title = Heading([record.name, f" from {parent.name}" if parent else None])
+    title = doc.Heading([record.name, f" from {parent.name}" if parent else None])
     curves = step.facts.get("sensitivity")
-    return Box(
+    return doc.Box(
         [
             title,
-            Paragraph(_asked(step)),
+            doc.Paragraph(_asked(step)),
             grid(
                 ["", "Before", "After", "Removed"],
                 list(_rows(record, parent, step)),
@@ -82,7 +82,7 @@ def _asked(step: Applied) -> str:
 
 def _rows(
     record: CandidateRecord, parent: CandidateRecord | None, step: Applied
-) -> Iterator[list[Content]]:
+) -> Iterator[list[doc.Content]]:
     before, after = step.facts.get("before", {}), step.facts.get("after", {})
     for key, name in WIDE.items():
         yield _row(name, before.get(key), after.get(key), large)
@@ -95,18 +95,18 @@ def _rows(
     )  # fmt: skip
 
 
-def _row(name: str, before: float | None, after: float | None, write: Any) -> list[Content]:
-    texts: list[Content] = [
+def _row(name: str, before: float | None, after: float | None, write: Any) -> list[doc.Content]:
+    texts: list[doc.Content] = [
         write(value) if value is not None else NOT_MEASURED for value in (before, after)
     ]
     gone = percent(1 - after / before) if before and after is not None else NOT_MEASURED
     return [name, *texts, gone]
 
 
-def _rounds(rounds: Sequence[Mapping[str, Any]]) -> Details | None:
+def _rounds(rounds: Sequence[Mapping[str, Any]]) -> doc.Details | None:
     if len(rounds) < 2:
         return None
-    rows: list[list[Content]] = [
+    rows: list[list[doc.Content]] = [
         [
             str(number),
             large(training["parameters"]),
@@ -118,10 +118,10 @@ def _rounds(rounds: Sequence[Mapping[str, Any]]) -> Details | None:
         for number, training in enumerate(rounds, start=1)
     ]
     heads = ["Round", "Parameters", "Multiply-adds", "Best validation accuracy"]
-    return Details(f"Round by round ({len(rounds)})", grid(heads, rows, "plain counts"))
+    return doc.Details(f"Round by round ({len(rounds)})", grid(heads, rows, "plain counts"))
 
 
-def _sensitivity(curves: Mapping[str, Any]) -> Box:
+def _sensitivity(curves: Mapping[str, Any]) -> doc.Box:
     """The curves, what they say in words, and their numbers."""
     layers = curves["layers"]
     order = sorted(layers, key=lambda row: sum(row["accuracies"]) / len(row["accuracies"]))
@@ -130,7 +130,7 @@ def _sensitivity(curves: Mapping[str, Any]) -> Box:
         f"Validation accuracy on {counted(curves['images'], 'image')} when one layer alone loses a "
         f"share of its channels, before any fine-tuning. Most delicate: {names}."
     )
-    rows: list[list[Content]] = [
+    rows: list[list[doc.Content]] = [
         [
             row["name"],
             ", ".join(
@@ -140,12 +140,12 @@ def _sensitivity(curves: Mapping[str, Any]) -> Box:
         ]
         for row in order
     ]
-    return Box(
+    return doc.Box(
         [
-            Heading("How much each layer bears"),
-            Paragraph(text),
+            doc.Heading("How much each layer bears"),
+            doc.Paragraph(text),
             sensitivity_plot(layers, curves["baseline"]),
-            Details(
+            doc.Details(
                 f"All {counted(len(rows), 'layer')}",
                 grid(["Layer", "Share removed: accuracy"], rows),
             ),
@@ -192,7 +192,7 @@ def _axes(across: Scale, up: Scale) -> list[Markup]:
     for tick in nice_ticks(0.0, 1.0, 5):
         x = across.at(tick)
         parts.append(line("tick", x, BOTTOM + 6, x, BOTTOM + 11))
-        parts.append(tag("text", percent(tick), class_="mid", x=place(x), y=str(BOTTOM + 24)))
+        parts.append(tag("text", percent(tick), class_="mid", x=position(x), y=str(BOTTOM + 24)))
     parts.append(line("base", LEFT, BOTTOM + 6, 100, BOTTOM + 6))
     parts.append(
         tag("text", "share of channels removed", class_="end unit", x="100%", y=str(HEIGHT - 4))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from clinipress.records.candidate import Applied, CandidateRecord
-from clinipress.reporting.document import Box, Content, Details, Heading, Paragraph, Section
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.parts import grid, shortened
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import NOT_MEASURED, counted, percent
@@ -17,7 +17,7 @@ FULL = ("float32", "float16")
 METHODS = {"runtime": "the toolchain's own"}
 
 
-def quantization_section(view: View) -> Section | None:
+def quantization_section(view: View) -> doc.Section | None:
     """One block per file in low precision; None when there is none."""
     blocks = [_block(record, step) for record, step in _quantized(view)]
     if not blocks:
@@ -26,7 +26,7 @@ def quantization_section(view: View) -> Section | None:
         "Counted in the files themselves, after the runtime has optimised them: what is named int8 "
         "and runs in float shows here."
     )
-    return Section(
+    return doc.Section(
         "quantization", "What runs in low precision", lead, blocks, short="Low precision"
     )
 
@@ -37,13 +37,13 @@ def _quantized(view: View) -> Iterator[tuple[CandidateRecord, Applied]]:
             yield record, record.history[-1]
 
 
-def _block(record: CandidateRecord, step: Applied) -> Box:
+def _block(record: CandidateRecord, step: Applied) -> doc.Box:
     facts = step.facts
-    return Box(
+    return doc.Box(
         [
-            Heading(record.name),
-            Paragraph(_layers(record, facts)),
-            Paragraph(_ranges(record, step)),
+            doc.Heading(record.name),
+            doc.Paragraph(_layers(record, facts)),
+            doc.Paragraph(_ranges(record, step)),
             _left_out(facts.get("left_out", ())),
             _trials(facts.get("trials", ())),
             _placement(facts.get("placement")),
@@ -75,12 +75,12 @@ def _ranges(record: CandidateRecord, step: Applied) -> str:
     return f"The ranges of the activations come from {images}{by}."
 
 
-def _left_out(keys: Sequence[str]) -> Paragraph | None:
+def _left_out(keys: Sequence[str]) -> doc.Paragraph | None:
     """Calibration images of another kind, by name: somebody should look at them."""
     if not keys:
         return None
     images = counted(len(keys), "calibration image")
-    return Paragraph(
+    return doc.Paragraph(
         [
             f"{images} excited the network more than twice as much as the others and had no say "
             "in the ranges; look whether they belong to the data: ",
@@ -91,11 +91,11 @@ def _left_out(keys: Sequence[str]) -> Paragraph | None:
     )
 
 
-def _trials(trials: Sequence[Mapping[str, Any]]) -> Details | None:
+def _trials(trials: Sequence[Mapping[str, Any]]) -> doc.Details | None:
     """Every way of quantizing that was tried, on training images."""
     if len(trials) < 2:
         return None
-    rows: list[list[Content]] = [
+    rows: list[list[doc.Content]] = [
         [
             METHODS.get(trial["method"], trial["method"]),
             _choice(trial.get("equalize")),
@@ -107,7 +107,7 @@ def _trials(trials: Sequence[Mapping[str, Any]]) -> Details | None:
     ]
     heads = ["Ranges", "Equalized", "Biases corrected", "Signal to noise", "Agreement"]
     title = f"What was tried, on training images and blends of them ({len(trials)})"
-    return Details(title, grid(heads, rows, "plain counts"))
+    return doc.Details(title, grid(heads, rows, "plain counts"))
 
 
 def _choice(value: bool | None) -> str:
@@ -115,12 +115,12 @@ def _choice(value: bool | None) -> str:
     return "its own choice" if value is None else "yes" if value else "no"
 
 
-def _placement(placement: Mapping[str, Any] | None) -> Box | None:
+def _placement(placement: Mapping[str, Any] | None) -> doc.Box | None:
     """Which groups of layers stayed in float, and why."""
     if not placement:
         return None
     groups = len(placement["groups"])
-    rows: list[list[Content]] = [
+    rows: list[list[doc.Content]] = [
         [
             f"{len(trial['low'])} of {groups}",
             percent(trial["agreement"]),
@@ -132,10 +132,10 @@ def _placement(placement: Mapping[str, Any] | None) -> Box | None:
     ]
     heads = ["Groups in 8 bits", "Agreement", "Signal to noise", "Time over float32", "File"]
     taken = f"{len(placement['taken'])} of {groups} groups of layers compute in 8 bits: "
-    return Box(
+    return doc.Box(
         [
-            Paragraph([taken, placement["reason"]]),
-            Details(
+            doc.Paragraph([taken, placement["reason"]]),
+            doc.Details(
                 f"Every placement that was tried ({len(rows)})", grid(heads, rows, "plain counts")
             ),
         ]

@@ -6,19 +6,7 @@ from collections.abc import Sequence
 
 from clinipress.records.judgement import Saliency, SaliencyPanel
 from clinipress.records.result import Interval
-from clinipress.reporting.document import (
-    Box,
-    Content,
-    DataCell,
-    DataRow,
-    DataTable,
-    Facts,
-    Figure,
-    Heading,
-    Paragraph,
-    RowGroup,
-    Section,
-)
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.figures import Scale, Shape, nice_ticks, strip, strip_axis
 from clinipress.reporting.drawing.forest import foot, marks
 from clinipress.reporting.drawing.parts import grid, role_mark, small
@@ -63,7 +51,7 @@ NOTE = (
 )
 
 
-def saliency_section(view: View) -> Section | None:
+def saliency_section(view: View) -> doc.Section | None:
     """Similarity of the maps against their baselines, faithfulness, and the maps."""
     return finding_section(
         view, "saliency", lambda findings: findings.saliency, _sentence, _body, NOTE
@@ -114,12 +102,12 @@ def _reading(section: Saliency, mine: Interval) -> str:
     return "about as much as two networks trained apart share anyway"
 
 
-def _body(shown: SectionView[Saliency]) -> list[Content]:
+def _body(shown: SectionView[Saliency]) -> list[doc.Content]:
     section = shown.mine
     return [
-        Heading("How like the reference's maps"),
+        doc.Heading("How like the reference's maps"),
         _similarity(shown),
-        [Heading("Do the maps tell what the answer hangs on?"), _faithfulness(shown)]
+        [doc.Heading("Do the maps tell what the answer hangs on?"), _faithfulness(shown)]
         if section.faithfulness or section.inside_mask
         else None,
         _how(section),
@@ -133,7 +121,7 @@ def _shape(shown: SectionView[Saliency], row: str) -> Shape:
     return shown.role if row == _row_of_candidate(shown) else "candidate"
 
 
-def _label(shown: SectionView[Saliency], row: str, *, described: bool = True) -> list[Content]:
+def _label(shown: SectionView[Saliency], row: str, *, described: bool = True) -> list[doc.Content]:
     description = shown.mine.maps.get(row) if described else None
     name = shown.name if row == _row_of_candidate(shown) else row
     if row in ("reference", *BASELINES):
@@ -141,7 +129,7 @@ def _label(shown: SectionView[Saliency], row: str, *, described: bool = True) ->
     return [role_mark(_shape(shown, row)), name, small(description) if description else None]
 
 
-def _similarity(shown: SectionView[Saliency]) -> DataTable:
+def _similarity(shown: SectionView[Saliency]) -> doc.DataTable:
     """Strips: every row of maps on one scale, metric by metric."""
     rows = shown.mine.similarity
     ends = [
@@ -156,35 +144,35 @@ def _similarity(shown: SectionView[Saliency]) -> DataTable:
     axis = strip_axis(scale, ticks, [decimal(tick, 1) for tick in ticks])
     groups = []
     for metric, (name, best) in SIMILARITY.items():
-        head = DataCell([name, small(best)], "group", heads="rowgroup", span=3)
+        head = doc.DataCell([name, small(best)], "group", heads="rowgroup", span=3)
         strips = [_strip_row(shown, row, metric, scale) for row in rows]
-        groups.append(RowGroup([DataRow([head], kind="group"), *strips]))
-    return DataTable((), [*groups, RowGroup([foot(axis)])], "forest maps", scroll=False)
+        groups.append(doc.RowGroup([doc.DataRow([head], kind="group"), *strips]))
+    return doc.DataTable((), [*groups, doc.RowGroup([foot(axis)])], "forest maps", scroll=False)
 
 
-def _strip_row(shown: SectionView[Saliency], row: str, metric: str, scale: Scale) -> DataRow:
+def _strip_row(shown: SectionView[Saliency], row: str, metric: str, scale: Scale) -> doc.DataRow:
     similarity = shown.mine.similarity[row].get(metric)
     # in words once, in the table below, where there is one
     label = _label(shown, row, described=not shown.mine.faithfulness)
     drawn = strip(marks((_shape(shown, row), similarity)), scale)
     cells = [
-        DataCell(label, heads="row"),
-        DataCell(drawn, "strip-cell"),
-        DataCell(decimal_interval(similarity), "value"),
+        doc.DataCell(label, heads="row"),
+        doc.DataCell(drawn, "strip-cell"),
+        doc.DataCell(decimal_interval(similarity), "value"),
     ]
-    return DataRow(cells)
+    return doc.DataRow(cells)
 
 
-def _faithfulness(shown: SectionView[Saliency]) -> DataTable:
+def _faithfulness(shown: SectionView[Saliency]) -> doc.DataTable:
     section = shown.mine
     metrics = [key for key in FAITHFULNESS if any(key in m for m in section.faithfulness.values())]
     heads = ["", *[FAITHFULNESS[key] for key in metrics]]
     heads += ["Energy inside the mask"] if section.inside_mask else []
     names = list(dict.fromkeys([*section.faithfulness, *section.inside_mask]))
-    rows: list[list[Content]] = []
+    rows: list[list[doc.Content]] = []
     for name in names:
         measured = section.faithfulness.get(name, {})
-        cells: list[Content] = [_write(key, measured.get(key)) for key in metrics]
+        cells: list[doc.Content] = [_write(key, measured.get(key)) for key in metrics]
         inside = figure_interval("share", section.inside_mask.get(name))
         rows.append([_label(shown, name), *cells, *([inside] if section.inside_mask else [])])
     return grid(heads, rows, "cards rows")
@@ -194,11 +182,11 @@ def _write(key: str, interval: Interval | None) -> str:
     return figure_interval("share", interval) if key in SHARES else decimal_interval(interval, 3)
 
 
-def _how(section: Saliency) -> Facts:
+def _how(section: Saliency) -> doc.Facts:
     spent = ", ".join(
         f"{name} {significant(seconds)} s" for name, seconds in section.seconds_per_image.items()
     )
-    return Facts(
+    return doc.Facts(
         [
             ("Method", f"{section.method}, {MODES[section.mode]}"),
             ("Time of one map", spent or NOT_MEASURED),
@@ -206,16 +194,16 @@ def _how(section: Saliency) -> Facts:
     )
 
 
-def _panels(shown: SectionView[Saliency], panels: Sequence[SaliencyPanel]) -> list[Content]:
-    heading = Heading("The maps themselves")
+def _panels(shown: SectionView[Saliency], panels: Sequence[SaliencyPanel]) -> list[doc.Content]:
+    heading = doc.Heading("The maps themselves")
     if not panels:
-        return [heading, Paragraph("No picture was kept.", "empty")]
+        return [heading, doc.Paragraph("No picture was kept.", "empty")]
     rest = len(panels) - PANELS
-    note = Paragraph(f"{rest:,} more are in the run folder.", "note") if rest > 0 else None
-    return [heading, Box([_panel(shown, panel) for panel in panels[:PANELS]]), note]
+    note = doc.Paragraph(f"{rest:,} more are in the run folder.", "note") if rest > 0 else None
+    return [heading, doc.Box([_panel(shown, panel) for panel in panels[:PANELS]]), note]
 
 
-def _panel(shown: SectionView[Saliency], panel: SaliencyPanel) -> Figure:
+def _panel(shown: SectionView[Saliency], panel: SaliencyPanel) -> doc.Figure:
     """One picture, and the similarity of its maps."""
     picture = embedded(shown.view, panel.picture, f"{panel.key}: {', '.join(panel.titles)}")
     caption = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clinipress.records.result import SeedSpread
-from clinipress.reporting.document import Content, Paragraph, Section
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.parts import grid, small
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
@@ -24,13 +24,13 @@ NOTE = (
 )
 
 
-def seeds_section(view: View) -> Section | None:
+def seeds_section(view: View) -> doc.Section | None:
     """Mean, range and spread over seeds; None for a study of one seed."""
     seeds, spreads = view.result.seeds, view.result.over_seeds
     if len(seeds) < 2 or not spreads:
         return None
     metric = view.metric
-    rows: list[list[Content]] = []
+    rows: list[list[doc.Content]] = []
     for name, over in spreads.items():
         change = over.changes.get(metric)
         rows.append(
@@ -45,13 +45,13 @@ def seeds_section(view: View) -> Section | None:
             ]
         )
     split = split_name(next(iter(spreads.values())).split)
-    return Section(
+    return doc.Section(
         "seeds",
         "Trained again",
         _sentence(view, split),
         [
             grid(["Candidate", f"Accuracy, {split} images", "Change, points"], rows, "cards rows"),
-            Paragraph(NOTE, "note"),
+            doc.Paragraph(NOTE, "note"),
         ],
     )
 
@@ -72,14 +72,14 @@ def _sentence(view: View, split: str) -> str:
     )
 
 
-def _figure(metric: str, spread: SeedSpread | None) -> Content:
+def _figure(metric: str, spread: SeedSpread | None) -> doc.Content:
     if spread is None or spread.mean is None:
         return NOT_MEASURED
     span = f"{figure(metric, spread.low)} to {figure(metric, spread.high)}"
     return [figure_interval(metric, spread.mean), small(f"seeds from {span}")]
 
 
-def _change(spread: SeedSpread) -> Content:
+def _change(spread: SeedSpread) -> doc.Content:
     if spread.mean is None:
         return NOT_MEASURED
     span = f"{signed(100 * spread.low, 1)} to {signed(100 * spread.high, 1)}"

@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 from clinipress.records.candidate import CandidateRecord
 from clinipress.records.judgement import Findings
 from clinipress.records.result import Verdict
-from clinipress.reporting.document import Box, Bullets, Content, Heading, Paragraph, Section, Text
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.parts import badge, reasons, shortened
 from clinipress.reporting.view import Role, View
 from clinipress.reporting.wording.numbers import NOT_MEASURED
@@ -86,9 +86,9 @@ def finding_section(
     key: str,
     get: Callable[[Findings], S | None],
     sentence: Callable[[SectionView[S]], str],
-    body: Callable[[SectionView[S]], Sequence[Content]],
+    body: Callable[[SectionView[S]], Sequence[doc.Content]],
     note: str,
-) -> Section | None:
+) -> doc.Section | None:
     """One section of the subject's evidence: its own images first, then sets from elsewhere.
 
     Args:
@@ -106,27 +106,27 @@ def finding_section(
     if subject is None or not splits:
         return None
     leads: list[str] = []
-    blocks: list[Content] = []
+    blocks: list[doc.Content] = []
     for split in splits:
         mine = get(subject.findings[split])
         theirs = view.reference.findings.get(split) if view.reference else None
-        heading = Heading(f"{capital(split_name(split))} images", "split")
+        heading = doc.Heading(f"{capital(split_name(split))} images", "split")
         if mine is None:
             leads.append(missing_sentence(key, split, subject.findings[split]))
-            blocks += [heading, Paragraph(leads[-1], "empty")] if leads[1:] else []
+            blocks += [heading, doc.Paragraph(leads[-1], "empty")] if leads[1:] else []
             continue
         shown = SectionView(view, split, subject, mine, get(theirs) if theirs else None)
         leads.append(sentence(shown))
-        further = Paragraph(leads[-1]) if leads[1:] else None
+        further = doc.Paragraph(leads[-1]) if leads[1:] else None
         blocks.append([heading if splits[1:] else None, further, _judged(mine.verdict)])
         blocks.append(body(shown))
     if blocks:
-        blocks.append(Paragraph(note, "note"))
-    return Section(key, TITLES[key], leads[0], blocks)
+        blocks.append(doc.Paragraph(note, "note"))
+    return doc.Section(key, TITLES[key], leads[0], blocks)
 
 
-def _judged(verdict: Verdict) -> Box:
+def _judged(verdict: Verdict) -> doc.Box:
     """The section's verdict with its reasons."""
     texts = reasons(verdict)
-    why = Bullets(shortened(texts)) if len(texts) > 1 else Text(texts, "span", "soft")
-    return Box([badge(verdict), why if texts else None], "judged")
+    why = doc.Bullets(shortened(texts)) if len(texts) > 1 else doc.Text(texts, "span", "soft")
+    return doc.Box([badge(verdict), why if texts else None], "judged")

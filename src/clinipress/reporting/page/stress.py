@@ -7,16 +7,7 @@ from itertools import pairwise
 
 from clinipress.records.judgement import OutOfScopeProbe, Stress, StressCurve, StressLevel
 from clinipress.records.result import Interval
-from clinipress.reporting.document import (
-    Box,
-    Content,
-    DataTable,
-    Details,
-    Figure,
-    Heading,
-    Paragraph,
-    Section,
-)
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.figures import (
     Scale,
     Shape,
@@ -24,7 +15,7 @@ from clinipress.reporting.drawing.figures import (
     line,
     marker,
     nice_ticks,
-    place,
+    position,
 )
 from clinipress.reporting.drawing.markup import Markup, tag
 from clinipress.reporting.drawing.parts import grid, legend, small
@@ -58,7 +49,7 @@ NOTE = (
 )
 
 
-def stress_section(view: View) -> Section | None:
+def stress_section(view: View) -> doc.Section | None:
     """Curves of accuracy for every kind of disturbance, and out-of-scope probes."""
     return finding_section(view, "stress", lambda findings: findings.stress, _sentence, _body, NOTE)
 
@@ -115,7 +106,7 @@ def _refusals(section: Stress) -> str:
     )
 
 
-def _body(shown: SectionView[Stress]) -> list[Content]:
+def _body(shown: SectionView[Stress]) -> list[doc.Content]:
     section = shown.mine
     whole = section.undisturbed
     ends = [accuracy.low for accuracy in whole.values() if finite(accuracy)]
@@ -130,13 +121,13 @@ def _body(shown: SectionView[Stress]) -> list[Content]:
     ]
     return [
         legend(shapes),
-        Box(plots, "multiples"),
-        Details("All figures", _table(section)) if section.curves else None,
+        doc.Box(plots, "multiples"),
+        doc.Details("All figures", _table(section)) if section.curves else None,
         _probes(section.probes),
     ]
 
 
-def _plot(shown: SectionView[Stress], curve: StressCurve, up: Scale) -> Figure:
+def _plot(shown: SectionView[Stress], curve: StressCurve, up: Scale) -> doc.Figure:
     """One kind: two curves on one axis; a star where the candidate is shown to bear it worse."""
     across = Scale(-0.3, 5.3, 19, 99)
     below = [(float(number), str(number)) for number in range(6)]
@@ -158,15 +149,15 @@ def _plot(shown: SectionView[Stress], curve: StressCurve, up: Scale) -> Figure:
         if finite(level.added_change) and level.added_change.high < 0
     ]
     for strength in worse:
-        x = place(across.at(strength))
+        x = position(across.at(strength))
         parts.append(tag("text", "\u2217", class_="mid star", x=x, y=str(int(TOP) + 2)))
     amounts = ", ".join(f"{level.amount:g}" for level in curve.levels)
     star = "; \u2217 worse than the reference" if worse else ""
     name = capital(_name(curve.kind))
-    caption: Content = [name, small(f"{amounts} {curve.unit}".strip() + star)]
+    caption: doc.Content = [name, small(f"{amounts} {curve.unit}".strip() + star)]
     label = f"{name}: accuracy by strength"
     plot = tag("svg", parts, class_="plot", height=str(HEIGHT), role="img", aria_label=label)
-    return Figure(caption, plot)
+    return doc.Figure(caption, plot)
 
 
 def _curve(
@@ -179,12 +170,12 @@ def _curve(
     ]
     for x, y, accuracy in places:
         parts.append(line(f"whisker {shape}", x, up.at(accuracy.low), x, up.at(accuracy.high)))
-        parts.append(marker(shape, place(x), f"{y:.4g}", figure_interval("accuracy", accuracy)))
+        parts.append(marker(shape, position(x), f"{y:.4g}", figure_interval("accuracy", accuracy)))
     return parts
 
 
-def _table(section: Stress) -> DataTable:
-    rows: list[list[Content]] = []
+def _table(section: Stress) -> doc.DataTable:
+    rows: list[list[doc.Content]] = []
     for curve in section.curves:
         for level in curve.levels:
             amount = f"{level.amount:g} {curve.unit}".strip()
@@ -201,11 +192,11 @@ def _table(section: Stress) -> DataTable:
     return grid(heads, rows, "cards rows")
 
 
-def _probes(probes: Sequence[OutOfScopeProbe]) -> list[Content]:
-    heading = Heading("Out-of-scope images")
+def _probes(probes: Sequence[OutOfScopeProbe]) -> list[doc.Content]:
+    heading = doc.Heading("Out-of-scope images")
     if not probes:
-        return [heading, Paragraph(NOT_MEASURED, "empty")]
-    rows: list[list[Content]] = [
+        return [heading, doc.Paragraph(NOT_MEASURED, "empty")]
+    rows: list[list[doc.Content]] = [
         [
             [capital(probe.name), small(counted(probe.images, "image"))],
             percent(probe.reference_confidence),

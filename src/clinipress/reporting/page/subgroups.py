@@ -7,18 +7,7 @@ from collections.abc import Sequence
 from clinipress.records.judgement import Gap, Subgroup, Subgroups
 from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval
-from clinipress.reporting.document import (
-    Content,
-    DataCell,
-    DataRow,
-    DataTable,
-    Details,
-    Heading,
-    Paragraph,
-    RowGroup,
-    Section,
-    Text,
-)
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.figures import Scale, nice_ticks, strip, strip_axis
 from clinipress.reporting.drawing.forest import ForestRow, forest, marks
 from clinipress.reporting.drawing.parts import (
@@ -60,7 +49,7 @@ NOTE = (
 )
 
 
-def subgroups_section(view: View) -> Section | None:
+def subgroups_section(view: View) -> doc.Section | None:
     """Figures by group, gaps between groups, and how compression changed them."""
     return finding_section(
         view, "subgroups", lambda findings: findings.subgroups, _sentence, _body, NOTE
@@ -127,7 +116,7 @@ def _widest(gaps: Sequence[Gap]) -> str:
     return f" No gap widened; the one that narrowed least, {which}, shrank by {amount}."
 
 
-def _body(shown: SectionView[Subgroups]) -> list[Content]:
+def _body(shown: SectionView[Subgroups]) -> list[doc.Content]:
     section = shown.mine
     if not section.columns:
         return []
@@ -136,7 +125,7 @@ def _body(shown: SectionView[Subgroups]) -> list[Content]:
     return [shapes, columns, _gaps(shown)]
 
 
-def _column(shown: SectionView[Subgroups], column: str) -> list[Content]:
+def _column(shown: SectionView[Subgroups], column: str) -> list[doc.Content]:
     """One column: its groups as a forest plot, then class by class."""
     groups = [group for group in shown.mine.groups if group.column == column]
     unknown = shown.mine.unknown.get(column, 0)
@@ -144,14 +133,14 @@ def _column(shown: SectionView[Subgroups], column: str) -> list[Content]:
         f"{counted(unknown, 'image')} without a value." if unknown else "Known for all images."
     )
     return [
-        Heading(capital(column)),
-        Paragraph(coverage if unknown else "Known for all images.", "note"),
-        _table(shown, groups) if groups else Paragraph("no group has images", "empty"),
+        doc.Heading(capital(column)),
+        doc.Paragraph(coverage if unknown else "Known for all images.", "note"),
+        _table(shown, groups) if groups else doc.Paragraph("no group has images", "empty"),
         _by_class(shown, groups),
     ]
 
 
-def _table(shown: SectionView[Subgroups], groups: Sequence[Subgroup]) -> DataTable:
+def _table(shown: SectionView[Subgroups], groups: Sequence[Subgroup]) -> doc.DataTable:
     metric = _drawn(groups)
     ends = [
         interval.low
@@ -167,7 +156,7 @@ def _table(shown: SectionView[Subgroups], groups: Sequence[Subgroup]) -> DataTab
     beside = [capital(_short(other)) for other in BESIDE]
     heads = column_heads(["Subgroup", "Images", axis, name, "Change, points", *beside])
     rows = [_group_row(shown, group, metric, scale) for group in groups]
-    return DataTable(heads, [RowGroup(rows)], "cards classes")
+    return doc.DataTable(heads, [doc.RowGroup(rows)], "cards classes")
 
 
 def _short(metric: str) -> str:
@@ -176,33 +165,33 @@ def _short(metric: str) -> str:
 
 def _group_row(
     shown: SectionView[Subgroups], group: Subgroup, metric: str, scale: Scale
-) -> DataRow:
+) -> doc.DataRow:
     drawn = marks(
         ("reference", group.reference.get(metric)), (shown.role, group.metrics.get(metric))
     )
     few = small(f"too few: at least {shown.mine.minimum:,} are needed") if group.too_small else None
     cells = [
-        DataCell([group.value, few], heads="row"),
+        doc.DataCell([group.value, few], heads="row"),
         cell("Images", [f"{group.cases:,}", small(counted(group.units, _unit(shown)))]),
-        DataCell(strip(drawn, scale), "strip-cell"),
+        doc.DataCell(strip(drawn, scale), "strip-cell"),
         _pair(capital(metric_name(metric)), metric, group),
         cell("Change, points", lines([points_interval(group.changes.get(metric))])),
         *(_pair(capital(_short(other)), other, group) for other in BESIDE),
     ]
-    return DataRow(cells, "grey" if group.too_small else None)
+    return doc.DataRow(cells, "grey" if group.too_small else None)
 
 
 def _unit(shown: SectionView[Subgroups]) -> str:
     return "patient" if shown.view.result.split.by == "patient" else "cluster"
 
 
-def _pair(label: str, metric: str, group: Subgroup) -> DataCell:
+def _pair(label: str, metric: str, group: Subgroup) -> doc.DataCell:
     if metric not in group.metrics and metric not in group.reference:
         return cell(label, NOT_MEASURED, "pair")
     return pair_cell(label, metric, group.reference.get(metric), group.metrics.get(metric))
 
 
-def _by_class(shown: SectionView[Subgroups], groups: Sequence[Subgroup]) -> Content:
+def _by_class(shown: SectionView[Subgroups], groups: Sequence[Subgroup]) -> doc.Content:
     """Sensitivity of every class in every group, behind a title."""
     classes = [
         name
@@ -211,39 +200,39 @@ def _by_class(shown: SectionView[Subgroups], groups: Sequence[Subgroup]) -> Cont
     ]
     if not classes:
         return None
-    rows: list[list[Content]] = [
+    rows: list[list[doc.Content]] = [
         [group.value, *[_sensitivity(group, name) for name in classes]] for group in groups
     ]
-    return Details(
+    return doc.Details(
         "Sensitivity for each class",
         [
             grid(["Subgroup", *classes], rows, "cards rows"),
-            Paragraph("The reference above, the candidate below, the change last.", "note"),
+            doc.Paragraph("The reference above, the candidate below, the change last.", "note"),
         ],
     )
 
 
-def _sensitivity(group: Subgroup, name: str) -> Content:
+def _sensitivity(group: Subgroup, name: str) -> doc.Content:
     metric = f"sensitivity[{name}]"
     mine = group.metrics.get(metric)
     if not finite(mine):
         return "none there"
     return [
-        Text(figure_interval(metric, group.reference.get(metric)), "line", "line soft"),
-        Text(figure_interval(metric, mine), "line", "line"),
-        Text(points_interval(group.changes.get(metric)), "aside", "line small"),
+        doc.Text(figure_interval(metric, group.reference.get(metric)), "line", "line soft"),
+        doc.Text(figure_interval(metric, mine), "line", "line"),
+        doc.Text(points_interval(group.changes.get(metric)), "aside", "line small"),
     ]
 
 
-def _gaps(shown: SectionView[Subgroups]) -> Content:
+def _gaps(shown: SectionView[Subgroups]) -> doc.Content:
     """Gaps before and after, and their change on one scale; those that widened most first."""
     gaps = sorted(shown.mine.gaps, key=lambda gap: -gap.change.value)
-    heading = Heading("Gap between best and worst group, and its change, points")
+    heading = doc.Heading("Gap between best and worst group, and its change, points")
     if not gaps:
         reason = "No column has two groups that are large enough to compare."
-        return [heading, Paragraph(reason, "empty")]
+        return [heading, doc.Paragraph(reason, "empty")]
     first, rest = gaps[:MANY], gaps[MANY:]
-    more = Details(
+    more = doc.Details(
         f"{counted(len(rest), 'more gap')} that widened less, or narrowed",
         forest([_gap_row(shown, gap) for gap in rest]),
     )
@@ -252,11 +241,11 @@ def _gaps(shown: SectionView[Subgroups]) -> Content:
 
 def _gap_row(shown: SectionView[Subgroups], gap: Gap) -> ForestRow:
     name = _short(gap.metric) if metric_class(gap.metric) is None else metric_name(gap.metric)
-    label: Content = [
+    label: doc.Content = [
         f"{gap.column}, {name}",
-        Text(f"{gap.best} against {gap.worst}", "aside", "small line"),
-        Text(f"reference {_gap(gap.metric, gap.reference)}", "aside", "small line"),
-        Text(f"candidate {_gap(gap.metric, gap.candidate)}", "aside", "small line"),
+        doc.Text(f"{gap.best} against {gap.worst}", "aside", "small line"),
+        doc.Text(f"reference {_gap(gap.metric, gap.reference)}", "aside", "small line"),
+        doc.Text(f"candidate {_gap(gap.metric, gap.candidate)}", "aside", "small line"),
     ]
     return ForestRow(label, marks((shown.role, gap.change)), points_interval(gap.change))
 
