@@ -117,7 +117,7 @@ def test_old_sections_change_sign_where_they_compare(old):
     curves = before["stress"]["curves"]
     for now, was in zip(sections.stress.curves, curves, strict=True):
         for level, kept in zip(now.levels, was["levels"], strict=True):
-            assert ends(level.change) == turned(kept["changes"])
+            assert ends(level.change) == turned(kept["drop"])
             assert ends(level.added_change) == turned(kept["excess"])
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from clinipress.errors import InputError
 from clinipress.records.result import DeviceCheck, TargetOutcome
+from clinipress.reporting.html import html as to_html
 from clinipress.reporting.page.build import render
 from clinipress.reporting.page.devices import devices_section
 from clinipress.reporting.view import View
@@ -47,7 +48,7 @@ def test_each_device_has_a_row_and_what_nobody_measured_is_said(result):
         TargetOutcome(**NANO, shipped="pruned-float16", unknown=("time: not measured",)),
         TargetOutcome(name="cart", title="Our cart", runtime="x", shipped=None),
     )
-    page = str(devices_section(View(result.model_copy(update={"targets": targets}))))
+    page = to_html(devices_section(View(result.model_copy(update={"targets": targets}))))
     assert "Raspberry Pi 5, 8 GB" in page
     assert "bundles/pi" in page
     assert "LiteRT would run there too and was not made" in page
@@ -56,7 +57,7 @@ def test_each_device_has_a_row_and_what_nobody_measured_is_said(result):
 
 
 def test_every_file_is_set_against_its_network(result):
-    page = str(devices_section(View(result)))
+    page = to_html(devices_section(View(result)))
     files = [one for one in result.candidates if one.parity is not None]
     assert len(files) > 1
     for one in files:

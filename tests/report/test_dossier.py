@@ -18,13 +18,13 @@ from clinipress.records.candidate import (
 from clinipress.records.result import (
     Result,
 )
+from clinipress.reporting.documents import report_markdown as markdown
 from clinipress.reporting.documents import write_documents
 from clinipress.reporting.dossier.answers import TOPICS
 from clinipress.reporting.dossier.checklists import CLAIM, TRIPOD_AI
 from clinipress.reporting.dossier.data import dossier
 from clinipress.reporting.dossier.plan import NOTICE, SIGNERS, YOURS, Dossier
 from clinipress.reporting.dossier.text import dossier_markdown
-from clinipress.reporting.markdown import markdown
 from clinipress.reporting.model_card.card import model_card
 from clinipress.reporting.view import View
 from kit.findings import with_findings

@@ -17,6 +17,7 @@ from clinipress.reporting.drawing.figures import (
     strip,
 )
 from clinipress.reporting.drawing.plot import Point, pareto, trade_off
+from clinipress.reporting.html import html as to_html
 from clinipress.reporting.view import Role
 
 
@@ -119,7 +120,7 @@ def test_the_limit_is_drawn_where_it_is() -> None:
 
 
 def test_heat_holds_every_count_and_shades_by_share_of_the_row() -> None:
-    drawn = str(heat_table([[90, 10], [0, 40]], ("a", "b"), "of this"))
+    drawn = to_html(heat_table([[90, 10], [0, 40]], ("a", "b"), "of this"))
     cells = re.findall(r"<td(.*?)>(\d*)</td>", drawn)
     assert [text for _, text in cells] == ["90", "10", "", "40"]
     shades = [re.search(r"--v:([\d.]+)", attributes) for attributes, _ in cells]
@@ -128,6 +129,6 @@ def test_heat_holds_every_count_and_shades_by_share_of_the_row() -> None:
 
 
 def test_long_class_names_get_numbers_as_column_heads() -> None:
-    drawn = str(heat_table([[1, 0], [0, 1]], ("a class with a long name", "b"), "of this"))
+    drawn = to_html(heat_table([[1, 0], [0, 1]], ("a class with a long name", "b"), "of this"))
     assert drawn.count("a class with a long name") == 1
     assert '<th scope="col">1</th>' in drawn

@@ -3,7 +3,8 @@ from __future__ import annotations
 import re
 
 from clinipress.records.result import Interval
-from clinipress.reporting.drawing.forest import Row, forest, marks
+from clinipress.reporting.drawing.forest import ForestRow, forest, marks
+from clinipress.reporting.html import html as to_html
 
 
 def interval(low: float, high: float) -> Interval:
@@ -18,10 +19,10 @@ def test_what_cannot_be_drawn_is_no_mark() -> None:
 
 def test_all_rows_share_one_scale() -> None:
     rows = [
-        Row("a", marks(("shipped", interval(-0.1, 0.1))), "x"),
-        Row("b", marks(("shipped", interval(0.2, 0.4))), "y", grey=True),
+        ForestRow("a", marks(("shipped", interval(-0.1, 0.1))), "x"),
+        ForestRow("b", marks(("shipped", interval(0.2, 0.4))), "y", grey=True),
     ]
-    html = forest(rows)
+    html = to_html(forest(rows))
     ends = [
         (float(low), float(high))
         for low, high in re.findall(r'whisker shipped" x1="([\d.]+)%" x2="([\d.]+)%"', html)
@@ -34,11 +35,11 @@ def test_all_rows_share_one_scale() -> None:
 
 
 def test_a_limit_is_part_of_the_scale() -> None:
-    html = forest([Row("a", marks(("shipped", interval(-0.001, 0.001))), "x", 0.02)])
+    html = to_html(forest([ForestRow("a", marks(("shipped", interval(-0.001, 0.001))), "x", 0.02)]))
     limit = re.search(r"--limit:([\d.]+)%", html)
     assert limit is not None
     assert 60 < float(limit[1]) < 90
 
 
 def test_nothing_at_all_can_be_drawn() -> None:
-    assert "<table" in forest([Row("a", [], "not measured")])
+    assert "<table" in to_html(forest([ForestRow("a", [], "not measured")]))

@@ -14,11 +14,25 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from clinipress.records.result import Result
+from clinipress.reporting.document import (
+    Bullets,
+    CodeBlock,
+    DataCell,
+    DataRow,
+    DataTable,
+    Figure,
+    Paragraph,
+    RowGroup,
+    Text,
+)
+from clinipress.reporting.documents import report_markdown as markdown
 from clinipress.reporting.dossier.text import dossier_markdown
-from clinipress.reporting.markdown import markdown
-from clinipress.reporting.page.build import render
+from clinipress.reporting.drawing.markup import Markup
+from clinipress.reporting.drawing.parts import legend, lines
+from clinipress.reporting.html import html
+from clinipress.reporting.markdown import blocks, escape, inline, table
+from clinipress.reporting.page.build import render, report
 from clinipress.reporting.page.shown import TITLES
-from clinipress.reporting.plain import blocks, escape, inline, parse, table
 from kit.findings import with_findings
 
 Make = Callable[..., Result]
@@ -102,16 +116,14 @@ def test_a_figure_that_is_lost_or_made_up_is_noticed(make_study: Make) -> None:
 
 def test_every_sentence_of_every_section_is_there(study: Result) -> None:
     read = Words(GITHUB.render(markdown(study))).text
-    page = parse(render(study))
-    leads = [one for one in page.find("p") if "lead" in one.classes]
-    assert len(leads) >= 8
-    for lead in leads:
-        said = " ".join("".join(one for one in lead.children if isinstance(one, str)).split())
-        assert said in read
+    sections = report(study).sections
+    assert len(sections) >= 8
+    for section in sections:
+        assert " ".join(section.lead.split()) in read
 
 
 def test_sections_are_those_of_the_page_in_its_order(study: Result) -> None:
-    heads = [inline(one.children) for one in parse(render(study)).find("h2")]
+    heads = re.findall(r"<h2>(.*?)</h2>", render(study))
     assert re.findall(r"^## (.*)$", markdown(study), re.M) == heads
     assert len(heads) >= 8
 
@@ -158,37 +170,60 @@ def test_escaped_text_reads_as_it_was(text: str) -> None:
 @settings(deadline=None, max_examples=200)
 @given(st.text(st.sampled_from("#+-*_|`>~1.) a"), min_size=1, max_size=8))
 def test_a_paragraph_stays_a_paragraph_whatever_it_begins_with(text: str) -> None:
-    element = parse("<p></p>").elements()[0]
-    element.children.append(text)
-    read = Words(GITHUB.render("\n\n".join(blocks(element))))
+    read = Words(GITHUB.render("\n\n".join(blocks(Paragraph(text)))))
     assert read.text == " ".join(text.split())
     assert read.elements <= {"p"}
 
 
-def test_pieces_with_lines_of_their_own_are_told_apart() -> None:
-    stacked = '<td><span class="line">1.1</span><span class="line">3.6</span></td>'
-    assert inline(parse(stacked).elements()[0].children) == "1.1<br>3.6"
-    badge = '<div><span class="badge pass">PASS</span><span class="soft">All is well.</span></div>'
-    assert inline(parse(badge).elements()[0].children) == "PASS: All is well."
-    aside = '<td>28.3 MB<span class="small">40x smaller</span></td>'
-    assert inline(parse(aside).elements()[0].children) == "28.3 MB, 40x smaller"
-    plain = "<p>one <b>two</b> three</p>"
-    assert inline(parse(plain).elements()[0].children) == "one **two** three"
+def test_pieces_with_lines_of_their_own_are_set_apart() -> None:
+    assert inline(lines(["1.1", "3.6"])) == "1.1<br>3.6"
+    assert inline([Text("PASS", "badge"), Text("All is well.")]) == "PASS: All is well."
+    assert inline(["28.3 MB", Text("40x smaller", "aside")]) == "28.3 MB, 40x smaller"
+    assert inline(["1.2", Text("(0.1 to 2.3)", "aside")]) == "1.2 (0.1 to 2.3)"
+    assert inline(["one ", Text("two", "bold"), " three"]) == "one **two** three"
 
 
 def test_a_legend_is_said_only_where_it_explains_stacked_lines() -> None:
-    legend = '<p class="legend"><span>before</span><span>after</span></p>'
-    cells = (
-        '<table><tr><td><span class="line">1</span><span class="line">2</span></td></tr></table>'
-    )
-    told = "\n\n".join(blocks(parse(f"<div>{legend}{cells}</div>")))
-    assert "from above: before; after" in told
-    assert "before" not in "\n\n".join(blocks(parse(f"<div>{legend}<p>text</p></div>")))
+    shapes = [("before", "before"), ("reference", "after")]
+    assert blocks(legend(shapes, stacked=True)) == ["*In each cell, from above: before; after.*"]
+    assert blocks(legend(shapes)) == []
+    assert html(legend(shapes)) == html(legend(shapes, stacked=True))
+
+
+def test_a_drawing_reaches_the_page_alone_and_text_never_as_markup() -> None:
+    content = ["a < b ", Markup("<svg></svg>"), Text("<i>", "strong")]
+    assert html(content) == "a &lt; b <svg></svg><strong>&lt;i&gt;</strong>"
+    assert inline(content) == "a &lt; b **&lt;i&gt;**"
+
+
+def test_columns_of_drawings_are_left_out_and_reasons_become_a_column() -> None:
+    rows = [
+        DataRow([DataCell("a"), DataCell(Markup("<svg></svg>")), DataCell("1")]),
+        DataRow([DataCell("too few", span=3)], kind="reasons"),
+        DataRow([DataCell("b"), DataCell(Markup("<svg></svg>")), DataCell("2")]),
+    ]
+    heads = [DataCell("name"), DataCell("drawn"), DataCell("figure")]
+    assert blocks(DataTable(heads, [RowGroup(rows)], "plain"))[-1].splitlines() == [
+        "| name | figure | Why |",
+        "| --- | --- | --- |",
+        "| a | 1 | too few |",
+        "| b | 2 |  |",
+    ]
+
+
+def test_figures_side_by_side_make_one_list() -> None:
+    figures = [Figure("a", Markup("<svg></svg>")), Figure("b", "gone", words="not measured")]
+    assert blocks(figures) == ["- a (drawn in report.html)\n- b not measured"]
+
+
+def test_blocks_of_an_entry_are_indented_under_it() -> None:
+    entry = [Text("prune", "strong"), Bullets(["ratio: 0.5", "rounds: 2"])]
+    assert blocks(Bullets([entry])) == ["- **prune**\n  - ratio: 0.5\n  - rounds: 2"]
 
 
 def test_code_with_fences_stays_code() -> None:
     code = "a: |\n  ```\n  # no heading\n"
-    text = "\n\n".join(blocks(parse(f"<pre><code>{code}</code></pre>")))
+    text = "\n\n".join(blocks(CodeBlock(code)))
     assert "<h1>" not in GITHUB.render(text)
     assert code.strip() in Words(f"<p>{GITHUB.render(text)}</p>").words[0]
 

@@ -7,6 +7,7 @@ import pytest
 
 from clinipress.records.judgement import SECTIONS
 from clinipress.records.result import Result, Verdict
+from clinipress.reporting.html import html as to_html
 from clinipress.reporting.page.matrix import matrix_section
 from clinipress.reporting.page.shown import TITLES
 from clinipress.reporting.view import View
@@ -19,7 +20,7 @@ Make = Callable[..., Result]
 
 def rows(study: Result) -> dict[str, list[str]]:
     """Candidate -> the words of its cells."""
-    html = matrix_section(View(study))
+    html = to_html(matrix_section(View(study)))
     found = {}
     for row in re.findall(r"<tr class.*?</tr>", html):
         name = re.search(r"</svg>\d+ ([^<]+)<", row)
@@ -43,7 +44,7 @@ def test_a_planted_loss_shows_in_its_own_column_alone(make_study: Make, planted:
     study = with_findings(make_study(), planted=planted)
     words = rows(study)["pruned-int8"]
     assert [key for key, word in zip(SECTIONS, words, strict=True) if word == "FAIL"] == [planted]
-    text = Page(matrix_section(View(study))).text
+    text = Page(to_html(matrix_section(View(study)))).text
     assert f"5 pruned-int8, {TITLES[planted].lower()}" in text
     assert f"FAIL for {TITLES[planted].lower()}" in text
 
@@ -71,7 +72,7 @@ def test_what_failed_is_said_with_what_made_it_fail(make_study: Make) -> None:
                 findings[split] = sections.model_copy(update={"disagreement": held})
             records.append(one.model_copy(update={"findings": findings}))
         changed = study.model_copy(update={"candidates": tuple(records)})
-        text = Page(matrix_section(View(changed))).text
+        text = Page(to_html(matrix_section(View(changed)))).text
         return text.partition("What failed")[2].partition("images):")[2].strip()
 
     assert said(verdict).startswith("Flips lean to misses. More yet.")
@@ -82,7 +83,7 @@ def test_what_failed_is_said_with_what_made_it_fail(make_study: Make) -> None:
 
 def test_external_sets_are_rows_under_their_candidate(make_study: Make) -> None:
     study = with_findings(make_study(), external="external: hospital B")
-    html = matrix_section(View(study))
+    html = to_html(matrix_section(View(study)))
     assert html.count('class="again"') == 1
     assert rows(study)["again"] == ["PASS", "PASS", "INCONCLUSIVE", "PASS", "PASS", "PASS"]
 
@@ -93,6 +94,6 @@ def test_candidates_without_sections_are_named(make_study: Make) -> None:
         one.model_copy(update={"findings": {}}) if one.name == "pruned" else one
         for one in study.candidates
     )
-    text = Page(matrix_section(View(study.model_copy(update={"candidates": bare})))).text
+    text = Page(to_html(matrix_section(View(study.model_copy(update={"candidates": bare}))))).text
     assert "No section was measured for 3 pruned." in text
     assert "Of 4 candidates with measured sections, 1 fails at least one." in text

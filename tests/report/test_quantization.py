@@ -7,6 +7,7 @@ import re
 from clinipress.records.candidate import (
     Applied,
 )
+from clinipress.reporting.html import html as to_html
 from clinipress.reporting.page.build import render
 from clinipress.reporting.page.quantization import quantization_section
 from clinipress.reporting.view import View
@@ -43,7 +44,7 @@ def words(markup):
 
 def test_layers_and_ranges_are_said(make_study):
     view = study(make_study, layers={"convolutions": [20, 21], "linear layers": [0, 0]})
-    text = words(quantization_section(view))
+    text = words(to_html(quantization_section(view)))
     assert "In int8 arithmetic: 20 of 21 convolutions." in text
     assert "200 un-augmented training images" in text
     assert "not what the file is named after" not in text
@@ -56,25 +57,25 @@ def test_quantized_by_name_only_is_said(make_study):
         make_study, "int8-dynamic", params={"precision": "int8-dynamic"}, warning=warning,
         layers={"convolutions": [0, 21]},
     )  # fmt: skip
-    text = words(quantization_section(view))
+    text = words(to_html(quantization_section(view)))
     assert f"not what the file is named after: {warning}" in text
     assert "No calibration" in text
 
 
 def test_learnt_ranges_are_said(make_study):
     view = study(make_study, before=(Applied(step="qat", params={}),), layers={})
-    assert "learnt in quantization-aware training" in words(quantization_section(view))
+    assert "learnt in quantization-aware training" in words(to_html(quantization_section(view)))
 
 
 def test_images_left_out_are_named_and_escaped(make_study):
-    text = str(quantization_section(study(make_study, left_out=["a.png", "<b>.png"])))
+    text = to_html(quantization_section(study(make_study, left_out=["a.png", "<b>.png"])))
     assert "2 calibration images" in text.replace("\u202f", " ").replace("\u00a0", " ")
     assert "a.png, &lt;b&gt;.png" in text
 
 
 def test_trials_and_placement_are_tables(make_study):
     view = study(make_study, "mixed", trials=TRIALS, placement=PLACEMENT)
-    text = words(quantization_section(view))
+    text = words(to_html(quantization_section(view)))
     for expected in ("23.5 dB", "98.5", "2 of 3 groups", "the best that agrees.", "3 of 3", "0.70"):
         assert expected in text, expected
 

@@ -8,10 +8,11 @@ from types import MappingProxyType
 
 from clinipress.papers.records import Table, TablePanel, TableRow
 from clinipress.papers.render import note_numbers, panels_by_study, shown_rows
-from clinipress.reporting.drawing.markup import Child, Markup, tag
-from clinipress.reporting.drawing.parts import cell, interval_below
+from clinipress.reporting.drawing.markup import Markup, tag
+from clinipress.reporting.drawing.parts import interval_below
 from clinipress.reporting.drawing.pictures import maps_picture, picture, read_files
-from clinipress.reporting.page.build import document, write_page
+from clinipress.reporting.html import html, skeleton
+from clinipress.reporting.page.build import write_page
 
 __all__ = ["page", "write_table_page"]
 
@@ -30,7 +31,7 @@ def page(table: Table, pictures: Mapping[str, bytes] = MappingProxyType({})) -> 
     """The whole page as text; a panel whose file is not among `pictures` says so."""
     title = f"Table {table.source}: {table.title}"
     marks = note_numbers(table)
-    return document(
+    return skeleton(
         title,
         table.synthetic,
         tag(
@@ -68,8 +69,9 @@ def _row(
 def _cell(row: TableRow, column: str, text: str, marks: Mapping[str, int]) -> Markup:
     figure = row.cells.get(column)
     spanned = figure is not None and figure.interval is not None and " (" in text
-    shown: list[Child] = interval_below(text) if spanned else [text]
-    return cell(column, shown, _marks(figure.notes if figure else (), marks))
+    content = html(interval_below(text) if spanned else text)
+    links = _marks(figure.notes if figure else (), marks)
+    return tag("td", content, links, attributes={"data-label": column})
 
 
 def _marks(notes: Sequence[str], marks: Mapping[str, int]) -> Markup | None:
@@ -99,4 +101,4 @@ def _panels(table: Table, pictures: Mapping[str, bytes]) -> Markup | None:
 
 def _panel(panel: TablePanel, pictures: Mapping[str, bytes]) -> Markup:
     shown = picture(pictures.get(panel.picture), f"{panel.key}: {', '.join(panel.titles)}")
-    return maps_picture(panel.titles, shown, panel.caption)
+    return html(maps_picture(panel.titles, shown, panel.caption))

@@ -7,16 +7,21 @@ from pathlib import Path
 from clinipress.records.result import Result
 from clinipress.reporting.dossier.data import dossier
 from clinipress.reporting.dossier.text import dossier_markdown
-from clinipress.reporting.markdown import markdown
+from clinipress.reporting.markdown import write_markdown
 from clinipress.reporting.model_card.card import model_card
-from clinipress.reporting.page.build import write_page, write_report
+from clinipress.reporting.page.build import report, write_page, write_report
 
-__all__ = ["write_documents", "write_pages"]
+__all__ = ["report_markdown", "write_documents", "write_pages"]
 
 
 def write_pages(result: Result, folder: Path) -> tuple[Path, ...]:
     """`write_report` and `write_documents`; their paths, the report's first."""
     return (write_report(result, folder), *write_documents(result, folder))
+
+
+def report_markdown(result: Result) -> str:
+    """The whole report as Markdown: the page's words without its drawings."""
+    return write_markdown(report(result))
 
 
 def write_documents(result: Result, folder: Path) -> tuple[Path, ...]:
@@ -35,7 +40,7 @@ def write_documents(result: Result, folder: Path) -> tuple[Path, ...]:
         StorageError: A file cannot be written.
     """
     texts = {
-        "report.md": markdown(result),
+        "report.md": report_markdown(result),
         "model-card.md": model_card(result),
         "dossier.md": dossier_markdown(result),
         "dossier.json": dossier(result).model_dump_json(indent=1) + "\n",

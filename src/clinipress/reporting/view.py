@@ -8,19 +8,10 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Literal
 
-from clinipress.records.candidate import (
-    CandidateRecord,
-    Latency,
-)
+from clinipress.records.candidate import CandidateRecord, Latency
 from clinipress.records.judgement import Findings
-from clinipress.records.metrics import (
-    least_loss,
-)
-from clinipress.records.result import (
-    Interval,
-    Result,
-    Rule,
-)
+from clinipress.records.metrics import least_loss
+from clinipress.records.result import Interval, Result, Rule
 from clinipress.reporting.wording.numbers import finite
 
 __all__ = ["Role", "View"]
@@ -88,7 +79,9 @@ class View:
     def compressed(self) -> tuple[CandidateRecord, ...]:
         """All candidates but the reference and the controls."""
         left_out = (self.reference, *self.controls)
-        return tuple(one for one in self.candidates if all(one is not other for other in left_out))
+        return tuple(
+            record for record in self.candidates if all(record is not other for other in left_out)
+        )
 
     @property
     def primary(self) -> Rule | None:
@@ -109,12 +102,12 @@ class View:
     @cached_property
     def margins(self) -> dict[str, float]:
         """Metric -> limit; a rule for every class, "sensitivity[*]", becomes one per class."""
-        found: dict[str, float] = {}
+        margins: dict[str, float] = {}
         for rule in self.result.rules:
             base, every, _ = rule.metric.partition("[*]")
             names = [f"{base}[{name}]" for name in self.result.classes] if every else [base]
-            found |= dict.fromkeys(names, rule.margin)
-        return found
+            margins |= dict.fromkeys(names, rule.margin)
+        return margins
 
     def role(self, record: CandidateRecord) -> Role:
         """What became of a candidate; one that did not fail but was not chosen is a "candidate"."""
@@ -148,9 +141,9 @@ class View:
     @cached_property
     def splits(self) -> tuple[str, ...]:
         """Splits on which any candidate was measured; test first."""
-        found = {split for record in self.candidates for split in record.evidence}
-        known = [split for split in SPLIT_ORDER if split in found]
-        return (*known, *sorted(found - set(known)))
+        measured = {split for record in self.candidates for split in record.evidence}
+        known = [split for split in SPLIT_ORDER if split in measured]
+        return (*known, *sorted(measured - set(known)))
 
     @cached_property
     def compared_split(self) -> str | None:
@@ -187,8 +180,8 @@ class View:
     def own_findings(self, record: CandidateRecord) -> tuple[str, Findings] | None:
         """A candidate's sections on the study's own images, and which images these are."""
         wanted = (self.judged_split(record), self.compared_split, *SPLIT_ORDER)
-        found = next((split for split in wanted if split in record.findings), None)
-        return (found, record.findings[found]) if found is not None else None
+        split = next((split for split in wanted if split in record.findings), None)
+        return (split, record.findings[split]) if split is not None else None
 
     @cached_property
     def finding_splits(self) -> tuple[str, ...]:

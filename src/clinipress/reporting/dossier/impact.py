@@ -8,8 +8,8 @@ from clinipress.records.judgement import SECTIONS, Findings
 from clinipress.records.result import Interval, Rule
 from clinipress.reporting.dossier.answers_study import findings_of, verdict_words
 from clinipress.reporting.dossier.plan import YOURS, Dossier, Modification
+from clinipress.reporting.markdown import bullet_list, escape, table
 from clinipress.reporting.page.shown import TITLES
-from clinipress.reporting.plain import bullet_list, escape, table
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.limits import limits
 from clinipress.reporting.wording.numbers import (

@@ -8,7 +8,7 @@ from clinipress.records.result import Result, Rule
 from clinipress.reporting.dossier.data import dossier
 from clinipress.reporting.dossier.impact import impact, left, status_word
 from clinipress.reporting.dossier.plan import SIGNERS, YOURS, Answer, Dossier, Modification
-from clinipress.reporting.plain import bullet_list, escape, table
+from clinipress.reporting.markdown import bullet_list, escape, table
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,

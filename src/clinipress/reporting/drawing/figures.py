@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clinipress.records.result import Interval, Status
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.markup import Markup, tag
 
 __all__ = [
@@ -27,7 +28,7 @@ __all__ = [
     "log_ticks",
     "marker",
     "nice_ticks",
-    "place",
+    "position",
     "rules_style",
     "strip",
     "strip_axis",
@@ -141,20 +142,21 @@ class Mark:
     role: Shape
 
 
-def place(value: float) -> str:
-    """A place across the figure, in percent of its width."""
+def position(value: float) -> str:
+    """A position across the figure, in percent of its width."""
     return f"{value:.4g}%"
 
 
 def line(class_: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
     """A line; x in percent, y in pixels."""
-    return tag("line", class_=class_, x1=place(x1), x2=place(x2), y1=f"{y1:.4g}", y2=f"{y2:.4g}")
+    return tag(
+        "line", class_=class_, x1=position(x1), x2=position(x2), y1=f"{y1:.4g}", y2=f"{y2:.4g}"
+    )
 
 
 def marker(role: Shape, x: str, y: str, title: str | None = None) -> Markup:
     """The shape of a role at a place, with a text for who points at it."""
-    told = tag("title", title) if title else None
-    shape = tag("path", told, class_=f"m {role}", d=SHAPES[role])
+    shape = tag("path", tag("title", title) if title else None, class_=f"m {role}", d=SHAPES[role])
     return tag("svg", shape, x=x, y=y, class_="at")
 
 
@@ -171,7 +173,7 @@ def strip(marks: Sequence[Mark], scale: Scale) -> Markup:
         y = row * number + row / 2 + 4.5
         ends = scale.at(mark.interval.low), scale.at(mark.interval.high)
         parts.append(line(f"whisker {mark.role}", ends[0], y, ends[1], y))
-        parts.append(marker(mark.role, place(scale.at(mark.interval.value)), f"{y:.4g}"))
+        parts.append(marker(mark.role, position(scale.at(mark.interval.value)), f"{y:.4g}"))
     height = str(row * len(marks) + 9)
     return tag("svg", parts, class_="strip", height=height, aria_hidden="true")
 
@@ -181,8 +183,8 @@ def rules_style(scale: Scale, margin: float | None) -> str:
 
     They are the background of the cell, so that they join from row to row whatever its height.
     """
-    limit = f";--limit:{place(scale.at(margin))}" if margin is not None else ""
-    return f"--zero:{place(scale.at(0))}{limit}"
+    limit = f";--limit:{position(scale.at(margin))}" if margin is not None else ""
+    return f"--zero:{position(scale.at(0))}{limit}"
 
 
 def strip_axis(scale: Scale, ticks: Sequence[float], texts: Sequence[str]) -> Markup:
@@ -190,7 +192,7 @@ def strip_axis(scale: Scale, ticks: Sequence[float], texts: Sequence[str]) -> Ma
     parts: list[Markup] = []
     for tick, text in zip(ticks, texts, strict=True):
         parts.append(line("tick", scale.at(tick), 0, scale.at(tick), 5))
-        parts.append(tag("text", text, class_="mid", x=place(scale.at(tick)), y="17"))
+        parts.append(tag("text", text, class_="mid", x=position(scale.at(tick)), y="17"))
     return tag("svg", parts, class_="strip axis", height="22", aria_hidden="true")
 
 
@@ -212,10 +214,10 @@ def frame(
     for value, text in beside:
         y = up.at(value)
         parts.append(line("grid", across.start, y, across.end, y))
-        x = place(across.start - 1.5)
+        x = position(across.start - 1.5)
         parts.append(tag("text", text, class_="end", x=x, y=f"{y + 4:.4g}"))
     for value, text in below:
-        x = place(across.at(value))
+        x = position(across.at(value))
         parts.append(tag("text", text, class_="mid", x=x, y=f"{up.start + 18:.4g}"))
     parts.append(line("base", across.start, up.start, across.end, up.start))
     return parts
@@ -224,7 +226,9 @@ def frame(
 # ------------------------------------------------------------------------------------ heat table
 
 
-def heat_table(matrix: Sequence[Sequence[int]], classes: Sequence[str], caption: str) -> Markup:
+def heat_table(
+    matrix: Sequence[Sequence[int]], classes: Sequence[str], caption: str
+) -> doc.DataTable:
     """A confusion matrix: rows the true class, columns the answer, shaded by share of the row.
 
     Right answers are shaded in one hue in proportion to their share, wrong ones in another by the
@@ -236,45 +240,32 @@ def heat_table(matrix: Sequence[Sequence[int]], classes: Sequence[str], caption:
         caption: What the table is of.
     """
     numbered = len(classes) > 4 or any(len(name) > 11 for name in classes)
+    corner = doc.DataCell("true class \u2193 answer \u2192", "corner", heads="col")
     heads = [
-        tag("th", str(number) if numbered else name, scope="col")
+        doc.DataCell(str(number) if numbered else name, heads="col")
         for number, name in enumerate(classes, start=1)
     ]
     rows = [
-        tag(
-            "tr",
-            tag("th", f"{number} {name}" if numbered else name, scope="row"),
+        doc.DataRow(
             [
-                _heat_cell(count, sum(row), right=number == column)
-                for column, count in enumerate(row, start=1)
-            ],
+                doc.DataCell(f"{number} {name}" if numbered else name, heads="row"),
+                *(
+                    _heat_cell(count, sum(row), right=number == column)
+                    for column, count in enumerate(row, start=1)
+                ),
+            ]
         )
         for number, (name, row) in enumerate(zip(classes, matrix, strict=True), start=1)
     ]
-    corner = tag("th", "true class \u2193 answer \u2192", class_="corner", scope="col")
-    return tag(
-        "div",
-        tag(
-            "table",
-            tag("caption", caption),
-            tag("thead", tag("tr", corner, heads)),
-            tag("tbody", rows),
-            class_="heat" if len(classes) <= FEW else "heat many",
-        ),
-        class_="scroll",
-        tabindex="0",
-    )
+    class_ = "heat" if len(classes) <= FEW else "heat many"
+    return doc.DataTable([corner, *heads], [doc.RowGroup(rows)], class_, caption)
 
 
-def _heat_cell(count: int, total: int, *, right: bool) -> Markup:
-    if count == 0 or total == 0:
-        return tag("td", "0" if right else None, class_="right" if right else None)
+def _heat_cell(count: int, total: int, *, right: bool) -> doc.DataCell:
+    class_ = "right" if right else "wrong"
+    if count == 0 or total == 0:  # a shade of nothing is a count of none
+        return doc.DataCell("0", class_) if right else doc.DataCell(words="0")
     share = count / total
     shade = share if right else 0.1 + 0.9 * math.sqrt(share)
     strong = " strong" if shade > 0.55 else ""
-    return tag(
-        "td",
-        f"{count:,}",
-        class_=("right" if right else "wrong") + strong,
-        style=f"--v:{shade:.2f}",
-    )
+    return doc.DataCell(f"{count:,}", class_ + strong, style=f"--v:{shade:.2f}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from clinipress.records.result import Interval
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.figures import (
     Mark,
     Scale,
@@ -15,37 +16,37 @@ from clinipress.reporting.drawing.figures import (
     strip,
     strip_axis,
 )
-from clinipress.reporting.drawing.markup import Child, Markup, tag
+from clinipress.reporting.drawing.markup import Markup
 from clinipress.reporting.wording.numbers import finite, points
 
-__all__ = ["Row", "forest", "marks"]
+__all__ = ["ForestRow", "foot", "forest", "marks"]
 
 
 @dataclass(frozen=True)
-class Row:
+class ForestRow:
     """One line of a forest plot.
 
     Attributes:
         label: What the figures are of.
         marks: Figures, first on top; empty where nothing was measured.
         text: The figures as text.
-        limit: Where the zone begins that must not be reached, or None.
+        limit: Where the zone that must not be reached ends, or None; below zero is worse.
         grey: Shown and not judged.
     """
 
-    label: Child
+    label: doc.Content
     marks: Sequence[Mark]
-    text: Child
+    text: doc.Content
     limit: float | None = None
     grey: bool = False
 
 
 def marks(*pairs: tuple[Shape, Interval | None]) -> list[Mark]:
     """Those of some figures that can be drawn."""
-    return [Mark(one, shape) for shape, one in pairs if one is not None and finite(one)]
+    return [Mark(interval, shape) for shape, interval in pairs if interval and finite(interval)]
 
 
-def forest(rows: Sequence[Row], write: Callable[[float, int], str] = points) -> Markup:
+def forest(rows: Sequence[ForestRow], write: Callable[[float, int], str] = points) -> doc.DataTable:
     """A table with one strip per row, all on one scale around zero.
 
     Args:
@@ -62,16 +63,26 @@ def forest(rows: Sequence[Row], write: Callable[[float, int], str] = points) -> 
     ticks = nice_ticks(scale.low, scale.high, 5)
     decimals = 0 if all(abs(100 * tick - round(100 * tick)) < 1e-6 for tick in ticks) else 1
     axis = strip_axis(scale, ticks, [write(tick, decimals) for tick in ticks])
-    foot = tag("tr", tag("th"), tag("td", axis, class_="strip-cell"), tag("td", class_="value"))
-    return tag("table", tag("tbody", [_row(row, scale) for row in rows], foot), class_="forest")
+    lines = [*(_row(row, scale) for row in rows), foot(axis)]
+    return doc.DataTable((), [doc.RowGroup(lines)], "forest", scroll=False)
 
 
-def _row(row: Row, scale: Scale) -> Markup:
+def foot(axis: Markup) -> doc.DataRow:
+    """The axis under the strips of a forest plot."""
+    cells = [
+        doc.DataCell(heads="row"),
+        doc.DataCell(axis, "strip-cell"),
+        doc.DataCell(class_="value"),
+    ]
+    return doc.DataRow(cells)
+
+
+def _row(row: ForestRow, scale: Scale) -> doc.DataRow:
     ruled = "strip-cell zero limit" if row.limit is not None else "strip-cell zero"
-    return tag(
-        "tr",
-        tag("th", row.label, scope="row"),
-        tag("td", strip(row.marks, scale), class_=ruled, style=rules_style(scale, row.limit)),
-        tag("td", row.text, class_="value"),
-        class_="grey" if row.grey else None,
-    )
+    style = rules_style(scale, row.limit)
+    cells = [
+        doc.DataCell(row.label, heads="row"),
+        doc.DataCell(strip(row.marks, scale), ruled, style=style),
+        doc.DataCell(row.text, "value"),
+    ]
+    return doc.DataRow(cells, "grey" if row.grey else None)

@@ -1,25 +1,28 @@
-"""Pieces of which every section is built: headings, badges, cells, lists, tables."""
+"""Pieces of which every section is built: badges, cells, legends, tables, figures in two lines."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 from clinipress.records.result import Interval, Verdict
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.figures import Shape, icon, marker
-from clinipress.reporting.drawing.markup import Child, Markup, tag
+from clinipress.reporting.drawing.markup import Markup, tag
 from clinipress.reporting.wording.numbers import NOT_MEASURED, STATUS_WORDS, figure_interval, finite
 
 __all__ = [
     "MANY",
     "badge",
-    "bullets",
     "cell",
-    "facts",
-    "folded",
+    "column_heads",
+    "deciding_reasons",
     "grid",
+    "interval_below",
     "legend",
+    "lines",
+    "pair_cell",
+    "reasons",
     "role_mark",
-    "section",
     "shortened",
     "small",
     "two_lines",
@@ -28,27 +31,32 @@ __all__ = [
 MANY = 12  # entries of a list that are shown before "... and so many more"
 
 
-def section(identity: str, title: str, lead: str, *children: Child) -> Markup:
-    """A section of the page: its heading, its one sentence, its content."""
-    return tag("section", tag("h2", title), tag("p", lead, class_="lead"), children, id=identity)
+def reasons(verdict: Verdict) -> list[str]:
+    """Why a verdict is what it is, one sentence each."""
+    return list(verdict.texts)
 
 
-def badge(verdict: Verdict | None) -> Markup:
+def deciding_reasons(verdict: Verdict) -> list[str]:
+    """Those of its reasons that made it what it is."""
+    return list(verdict.deciding)
+
+
+def badge(verdict: Verdict | None) -> doc.Text:
     """A verdict by word, shape and colour."""
     if verdict is None:
-        return tag("span", "not judged", class_="badge none")
+        return doc.Text("not judged", "badge", "badge none")
     word = STATUS_WORDS[verdict.status]
-    return tag("span", icon(verdict.status), word, class_=f"badge {verdict.status}")
+    return doc.Text([icon(verdict.status), word], "badge", f"badge {verdict.status}")
 
 
-def cell(label: str, *children: Child, class_: str | None = None) -> Markup:
-    """A table cell that knows its column's name, which a phone shows beside it."""
-    return tag("td", children, class_=class_, attributes={"data-label": label})
-
-
-def small(*children: Child) -> Markup:
+def small(content: doc.Content) -> doc.Text:
     """A second line within a cell."""
-    return tag("span", children, class_="small")
+    return doc.Text(content, "aside", "small")
+
+
+def lines(texts: Iterable[str]) -> list[doc.Content]:
+    """Lines of a cell, one over the other."""
+    return [doc.Text(text, "line", "line") for text in texts]
 
 
 def role_mark(role: Shape) -> Markup:
@@ -56,57 +64,72 @@ def role_mark(role: Shape) -> Markup:
     return tag("svg", marker(role, "50%", "50%"), class_="key", aria_hidden="true")
 
 
-def legend(roles: Sequence[tuple[Shape, str]]) -> Markup:
-    """Shapes and what they mean."""
+def legend(roles: Sequence[tuple[Shape, str]], *, stacked: bool = False) -> doc.Drawing:
+    """Shapes and what they mean.
+
+    Args:
+        roles: Each shape and its meaning.
+        stacked: Lines stand in the same order in the cells of the table that follows, which
+            Markdown, without shapes, has to say.
+    """
     items = [tag("span", role_mark(role), word) for role, word in roles]
-    return tag("p", items, class_="legend")
+    names = "; ".join(word for _, word in roles)
+    words = doc.Text(f"In each cell, from above: {names}.", "emphasis") if stacked else None
+    return doc.Drawing(tag("p", items, class_="legend"), words)
 
 
-def two_lines(metric: str, interval: Interval | None) -> list[Child]:
+def two_lines(metric: str, interval: Interval | None) -> list[doc.Content]:
     """A figure, and its interval under it."""
     if interval is None or not finite(interval):
         return [NOT_MEASURED]
     return interval_below(figure_interval(metric, interval))
 
 
-def interval_below(text: str) -> list[Child]:
+def interval_below(text: str) -> list[doc.Content]:
     """A figure written with its interval in brackets behind it, as two lines."""
     value, _, rest = text.partition(" (")
     return [value, small(f"({rest}")]
 
 
-def shortened(items: Sequence[Child]) -> list[Child]:
+def shortened(items: Sequence[doc.Content]) -> list[doc.Content]:
     """The first entries, and how many more there are."""
     rest = len(items) - MANY
     return [*items[:MANY], *([f"\u2026 and {rest:,} more in the record"] if rest > 0 else [])]
 
 
-def bullets(items: Iterable[Child], class_: str | None = None) -> Markup:
-    """A list."""
-    return tag("ul", [tag("li", item) for item in items], class_=class_)
+def cell(label: str, content: doc.Content, class_: str | None = None) -> doc.DataCell:
+    """A table cell that knows its column's name, which a phone shows beside it."""
+    return doc.DataCell(content, class_, label)
 
 
-def facts(pairs: Iterable[tuple[str, Child]], class_: str = "facts") -> Markup:
-    """Names and values, two columns."""
-    rows = [tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs]
-    return tag("dl", rows, class_=class_)
+def pair_cell(
+    label: str, metric: str, theirs: Interval | None, mine: Interval | None
+) -> doc.DataCell:
+    """The reference's figure above the candidate's."""
+    above = doc.Text(figure_interval(metric, theirs), "line", "of-reference")
+    below = doc.Text(figure_interval(metric, mine), "line", "of-candidate")
+    return cell(label, [above, below], "pair")
 
 
-def folded(title: Child, *children: Child) -> Markup:
-    """Content behind its title."""
-    return tag("details", tag("summary", title), children)
+def column_heads(names: Iterable[doc.Content]) -> list[doc.DataCell]:
+    """The heads of a table's columns; that of a column of drawings is a drawing, their axis."""
+    return [
+        doc.DataCell(name, "strip-cell" if isinstance(name, Markup) else None, heads="col")
+        for name in names
+    ]
 
 
-def grid(heads: Sequence[str], rows: Iterable[Sequence[Child]], class_: str = "plain") -> Markup:
+def grid(
+    heads: Sequence[str], rows: Iterable[Sequence[doc.Content]], class_: str = "plain"
+) -> doc.DataTable:
     """A small table whose first column names the row."""
     body = [
-        tag(
-            "tr",
-            tag("th", row[0], scope="row"),
-            [cell(head, value) for head, value in zip(heads[1:], row[1:], strict=True)],
+        doc.DataRow(
+            [
+                doc.DataCell(row[0], heads="row"),
+                *(cell(head, value) for head, value in zip(heads[1:], row[1:], strict=True)),
+            ]
         )
         for row in rows
     ]
-    head_row = tag("tr", [tag("th", head, scope="col") for head in heads])
-    table = tag("table", tag("thead", head_row), tag("tbody", body), class_=class_)
-    return tag("div", table, class_="scroll", tabindex="0")
+    return doc.DataTable(column_heads(heads), [doc.RowGroup(body)], class_)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from clinipress.records.judgement import Flip, SaliencyPanel
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.markup import Markup, tag
 from clinipress.reporting.view import View
 
@@ -66,14 +67,14 @@ def read_files(names: Iterable[str], folder: Path) -> dict[str, bytes]:
         names: Files relative to the folder, the most telling first.
         folder: The folder.
     """
-    found: dict[str, bytes] = {}
+    pictures: dict[str, bytes] = {}
     left, root = ALLOWANCE, folder.resolve()
     for name in names:
         data = _read(root, name)
         if data is not None and len(data) <= left:
-            found[name] = data
+            pictures[name] = data
             left -= len(data)
-    return found
+    return pictures
 
 
 def _read(root: Path, name: str) -> bytes | None:
@@ -105,10 +106,10 @@ def embedded(view: View, name: str | None, text: str) -> Markup:
     return picture(view.pictures.get(name), text)
 
 
-def maps_picture(titles: Sequence[str], shown: Markup, told: str) -> Markup:
-    """Saliency maps side by side: the names of the parts above them, what is told below."""
+def maps_picture(titles: Sequence[str], picture: Markup, caption: str) -> doc.Figure:
+    """Saliency maps side by side: the names of the parts above them, the caption below."""
     heads = tag("div", [tag("span", title) for title in titles], class_="titles")
-    return tag("figure", heads, shown, tag("figcaption", told), class_="maps-picture")
+    return doc.Figure(caption, [heads, picture], ", ".join(titles), "maps-picture", below=True)
 
 
 def picture(data: bytes | None, text: str) -> Markup:

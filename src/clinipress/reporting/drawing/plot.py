@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clinipress.records.result import Interval
-from clinipress.reporting.drawing.figures import Scale, line, log_ticks, marker, nice_ticks, place
+from clinipress.reporting.drawing.figures import (
+    Scale,
+    line,
+    log_ticks,
+    marker,
+    nice_ticks,
+    position,
+)
 from clinipress.reporting.drawing.markup import Markup, tag
 from clinipress.reporting.view import Role
 from clinipress.reporting.wording.numbers import finite, percent
@@ -78,7 +85,7 @@ def _axes(across: Scale, up: Scale, unit: str) -> list[Markup]:
         x = across.at(tick)
         parts.append(line("tick", x, BOTTOM + 8, x, BOTTOM + 13))
         text = f"{tick:,.6g}"
-        parts.append(tag("text", text, class_="mid", x=place(x), y=str(BOTTOM + 27)))
+        parts.append(tag("text", text, class_="mid", x=position(x), y=str(BOTTOM + 27)))
     parts.append(line("base", 14, BOTTOM + 8, 100, BOTTOM + 8))
     parts.append(tag("text", unit, class_="end unit", x="100%", y=str(HEIGHT - 1)))
     return parts
@@ -95,11 +102,12 @@ def _front_line(front: Sequence[Point], across: Scale, up: Scale) -> list[Markup
     return parts
 
 
-Box = tuple[float, float, float, float]
+Rectangle = tuple[float, float, float, float]
 
 
-def _overlaps(one: Box, other: Box) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+def _overlaps(first: Rectangle, second: Rectangle) -> bool:
+    wide = first[0] < second[2] and second[0] < first[2]
+    return wide and first[1] < second[3] and second[1] < first[3]
 
 
 def _label_texts(point: Point) -> list[str]:
@@ -117,7 +125,7 @@ class Label:
     text: str
     dx: float
     dy: float
-    box: Box
+    box: Rectangle
 
 
 def _choices(text: str, x: float, y: float) -> list[Label]:
@@ -129,7 +137,7 @@ def _choices(text: str, x: float, y: float) -> list[Label]:
     ]
 
 
-def _trouble(label: Label, hard: Sequence[Box], soft: Sequence[Box]) -> int:
+def _trouble(label: Label, hard: Sequence[Rectangle], soft: Sequence[Rectangle]) -> int:
     """How badly a label stands: outside the figure, on a marker or label, on a whisker."""
     outside = label.box[0] < 0.12 * NARROW or label.box[2] > NARROW
     on_hard = sum(_overlaps(label.box, other) for other in hard)
@@ -147,8 +155,8 @@ def _labels(points: Sequence[Point], across: Scale, up: Scale) -> list[Markup]:
     finds no clear place gives way to its number, and a minor one's number is left out.
     """
     spots = [(across.at(point.cost) * NARROW / 100, up.at(point.gain.value)) for point in points]
-    hard: list[Box] = [(x - 7, y - 7, x + 7, y + 7) for x, y in spots]
-    soft: list[Box] = [
+    hard: list[Rectangle] = [(x - 7, y - 7, x + 7, y + 7) for x, y in spots]
+    soft: list[Rectangle] = [
         (x - 1, up.at(point.gain.high), x + 1, up.at(point.gain.low))
         for point, (x, _) in zip(points, spots, strict=True)
     ]
@@ -161,7 +169,7 @@ def _labels(points: Sequence[Point], across: Scale, up: Scale) -> list[Markup]:
         hard.append(best.box)
         anchor = "end" if best.dx < 0 else None
         text = tag("text", best.text, class_=anchor, x=str(best.dx), y=str(best.dy + 4.5))
-        parts.append(tag("svg", text, x=place(100 * x / NARROW), y=f"{y:.4g}", class_="at"))
+        parts.append(tag("svg", text, x=position(100 * x / NARROW), y=f"{y:.4g}", class_="at"))
     return parts
 
 
@@ -189,7 +197,7 @@ def trade_off(points: Sequence[Point], unit: str, title: str) -> Markup | None:
         low, high = up.at(point.gain.low), up.at(point.gain.high)
         parts.append(line(f"whisker {point.role}", x, low, x, high))
         y = f"{up.at(point.gain.value):.4g}"
-        parts.append(marker(point.role, place(x), y, f"{point.number} {point.name}"))
+        parts.append(marker(point.role, position(x), y, f"{point.number} {point.name}"))
     main_first = sorted(drawn, key=lambda point: -order[point.role])
     parts.extend(_labels(main_first, across, up))
     return tag("svg", parts, class_="plot", height=str(HEIGHT), role="img", aria_label=title)

@@ -24,9 +24,9 @@ from clinipress.reporting.dossier.answers_study import (
     verdict_words,
 )
 from clinipress.reporting.dossier.plan import YOURS
+from clinipress.reporting.markdown import bullet_list, escape, table
 from clinipress.reporting.model_card.hub import metadata, overall_first
 from clinipress.reporting.page.calibration import NAMES
-from clinipress.reporting.plain import bullet_list, escape, table
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.limits import limits
 from clinipress.reporting.wording.numbers import (

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from clinipress.records.judgement import Calibration, ReliabilityBin
 from clinipress.records.result import Interval
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.figures import (
     Mark,
     Scale,
@@ -14,11 +15,11 @@ from clinipress.reporting.drawing.figures import (
     line,
     marker,
     nice_ticks,
-    place,
+    position,
 )
-from clinipress.reporting.drawing.markup import Child, Markup, tag
+from clinipress.reporting.drawing.markup import Markup, tag
 from clinipress.reporting.drawing.parts import grid, legend, small
-from clinipress.reporting.page.shown import Shown, finding_section
+from clinipress.reporting.page.shown import SectionView, finding_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -55,12 +56,14 @@ NOTE = (
 )
 
 
-def calibration_section(view: View) -> Markup | None:
+def calibration_section(view: View) -> doc.Section | None:
     """Errors of the stated confidence and reliability diagrams, reference and candidate."""
-    return finding_section(view, "calibration", lambda one: one.calibration, _sentence, _body, NOTE)
+    return finding_section(
+        view, "calibration", lambda findings: findings.calibration, _sentence, _body, NOTE
+    )
 
 
-def _sentence(shown: Shown[Calibration]) -> str:
+def _sentence(shown: SectionView[Calibration]) -> str:
     """The error after scaling, beside the reference's, and which way it leans."""
     mine, theirs = shown.mine, shown.theirs
     error = mine.after.get("ece")
@@ -79,15 +82,15 @@ def _sentence(shown: Shown[Calibration]) -> str:
 
 def _leaning(bins: Sequence[ReliabilityBin]) -> str:
     """Whether answers promise too much on the whole."""
-    total = sum(one.cases for one in bins)
-    told = [
-        one.cases * (one.confidence - one.accuracy.value)
-        for one in bins
-        if one.confidence is not None and one.accuracy is not None
+    total = sum(bin_.cases for bin_ in bins)
+    excesses = [
+        bin_.cases * (bin_.confidence - bin_.accuracy.value)
+        for bin_ in bins
+        if bin_.confidence is not None and bin_.accuracy is not None
     ]
-    if not total or not told:
+    if not total or not excesses:
         return ""
-    excess = sum(told) / total
+    excess = sum(excesses) / total
     if abs(excess) < 0.0005:
         return "; on the whole it promises neither too much nor too little"
     return (
@@ -96,16 +99,13 @@ def _leaning(bins: Sequence[ReliabilityBin]) -> str:
     )
 
 
-def _body(shown: Shown[Calibration]) -> list[Child]:
+def _body(shown: SectionView[Calibration]) -> list[doc.Content]:
     sides: list[tuple[Shape, str, Calibration | None]] = [
         ("reference", shown.view.result.reference, shown.theirs),
         (shown.role, shown.name, shown.mine),
     ]
     low = min((_lowest(side) for _, _, side in sides if side), default=0.0)
-    panels = [
-        tag("figure", tag("figcaption", name, small(AXES)), _diagram(side, shape, low))
-        for shape, name, side in sides
-    ]
+    panels = [_panel(side, shape, name, low) for shape, name, side in sides]
     return [
         legend(
             [
@@ -114,21 +114,26 @@ def _body(shown: Shown[Calibration]) -> list[Child]:
                 (shown.role, f"{shown.name}, after it"),
             ]
         ),
-        tag("div", panels, class_="panels"),
-        tag("div", _table(shown), class_="below"),
+        doc.Box(panels, "panels"),
+        doc.Box(_table(shown), "below"),
     ]
 
 
 def _lowest(side: Calibration) -> float:
     """Where the axis of the confidence may begin: a tenth below the first bin with images."""
-    edges = [one.low for one in (*side.bins, *side.bins_after) if one.cases]
+    edges = [bin_.low for bin_ in (*side.bins, *side.bins_after) if bin_.cases]
     return max(0.0, min(int(10 * min(edges, default=0.0)) / 10, 0.8))
 
 
-def _diagram(side: Calibration | None, shape: Shape, low: float) -> Markup:
+def _panel(side: Calibration | None, shape: Shape, name: str, low: float) -> doc.Figure:
+    caption: doc.Content = [name, small(AXES)]
+    if side is None or not any(bin_.cases for bin_ in (*side.bins, *side.bins_after)):
+        return doc.Figure(caption, doc.Paragraph(NOT_MEASURED, "empty"), NOT_MEASURED)
+    return doc.Figure(caption, _diagram(side, shape, low))
+
+
+def _diagram(side: Calibration, shape: Shape, low: float) -> Markup:
     """Accuracy against confidence, the diagonal, and how many images lie where."""
-    if side is None or not any(one.cases for one in (*side.bins, *side.bins_after)):
-        return tag("p", NOT_MEASURED, class_="empty")
     across, up = Scale(low, 1, 13, 98), Scale(0, 1, BOTTOM, TOP)
     ticks = [(tick, percent(tick, 0)) for tick in nice_ticks(low, 1, 5)]
     rising = [(tick, percent(tick, 0)) for tick in nice_ticks(0, 1, 5)]
@@ -138,40 +143,48 @@ def _diagram(side: Calibration | None, shape: Shape, low: float) -> Markup:
     parts += _bars(after, across)
     parts += _points(side.bins if side.bins_after else (), "before", across, up)
     parts += _points(after, shape, across, up)
-    told = f"Reliability diagram, {counted(sum(one.cases for one in after), 'image')}"
-    return tag("svg", parts, class_="plot", height=str(HEIGHT), role="img", aria_label=told)
+    label = f"Reliability diagram, {counted(sum(bin_.cases for bin_ in after), 'image')}"
+    return tag("svg", parts, class_="plot", height=str(HEIGHT), role="img", aria_label=label)
 
 
 def _bars(bins: Sequence[ReliabilityBin], across: Scale) -> list[Markup]:
-    most = max((one.cases for one in bins), default=0) or 1
+    most = max((bin_.cases for bin_ in bins), default=0) or 1
     parts = []
-    for one in bins:
-        if not one.cases:
+    for bin_ in bins:
+        if not bin_.cases:
             continue
-        left, right = across.at(one.low), across.at(one.high)
-        tall = max(22.0 * one.cases / most, 1.0)
-        told = tag("title", f"{counted(one.cases, 'image')}")
-        width, y = place(max(right - left - 0.4, 0.2)), f"{BARS - tall + 10:.4g}"
+        left, right = across.at(bin_.low), across.at(bin_.high)
+        tall = max(22.0 * bin_.cases / most, 1.0)
+        title = tag("title", counted(bin_.cases, "image"))
+        width, y = position(max(right - left - 0.4, 0.2)), f"{BARS - tall + 10:.4g}"
         parts.append(
-            tag("rect", told, class_="bar", x=place(left), y=y, width=width, height=f"{tall:.3g}")
+            tag(
+                "rect",
+                title,
+                class_="bar",
+                x=position(left),
+                y=y,
+                width=width,
+                height=f"{tall:.3g}",
+            )
         )
     return parts
 
 
 def _points(bins: Sequence[ReliabilityBin], shape: Shape, across: Scale, up: Scale) -> list[Markup]:
     parts: list[Markup] = []
-    for one in bins:
-        if one.confidence is None or one.accuracy is None or not finite(one.accuracy):
+    for bin_ in bins:
+        if bin_.confidence is None or bin_.accuracy is None or not finite(bin_.accuracy):
             continue
-        mark, x = Mark(one.accuracy, shape), across.at(one.confidence)
+        mark, x = Mark(bin_.accuracy, shape), across.at(bin_.confidence)
         low, high = up.at(mark.interval.low), up.at(mark.interval.high)
         parts.append(line(f"whisker {shape}", x, low, x, high))
-        told = f"{counted(one.cases, 'image')}: {figure_interval('accuracy', one.accuracy)}"
-        parts.append(marker(shape, place(x), f"{up.at(one.accuracy.value):.4g}", told))
+        title = f"{counted(bin_.cases, 'image')}: {figure_interval('accuracy', bin_.accuracy)}"
+        parts.append(marker(shape, position(x), f"{up.at(bin_.accuracy.value):.4g}", title))
     return parts
 
 
-def _table(shown: Shown[Calibration]) -> Markup:
+def _table(shown: SectionView[Calibration]) -> doc.DataTable:
     mine, theirs = shown.mine, shown.theirs
     names = [key for key in NAMES if key in mine.after or key in mine.before]
     heads = [
@@ -182,7 +195,7 @@ def _table(shown: Shown[Calibration]) -> Markup:
         f"{shown.name}, after",
         "Candidate minus reference, after",
     ]
-    rows: list[list[Child]] = [
+    rows: list[list[doc.Content]] = [
         [
             "Temperature",
             "",

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from clinipress.records.candidate import (
-    CandidateRecord,
-)
-from clinipress.records.result import (
-    Interval,
-)
-from clinipress.reporting.drawing.forest import Row, forest, marks
-from clinipress.reporting.drawing.markup import Child, Markup, tag
+from clinipress.records.candidate import CandidateRecord
+from clinipress.records.result import Interval
+from clinipress.reporting import document as doc
+from clinipress.reporting.drawing.forest import ForestRow, forest, marks
+from clinipress.reporting.drawing.markup import tag
 from clinipress.reporting.drawing.parts import (
     badge,
-    bullets,
     cell,
+    column_heads,
     legend,
+    reasons,
     role_mark,
-    section,
     small,
     two_lines,
 )
@@ -51,10 +48,7 @@ from clinipress.reporting.wording.sentences import (
     gate_sentence,
     trade_off_sentence,
 )
-from clinipress.text import (
-    capital,
-    joined,
-)
+from clinipress.text import capital, joined
 
 __all__ = ["candidates_section", "gate_section", "trade_off_section"]
 
@@ -69,17 +63,12 @@ ROLE_WORDS: dict[Role, str] = {
 # ------------------------------------------------------------------------------- all candidates
 
 
-def candidates_section(view: View) -> Markup:
+def candidates_section(view: View) -> doc.Section:
     """Size, speed and accuracy of every candidate, the reference beside them."""
     heads = ["", "Candidate", "File", "Time per image", "Weights", "Peak memory"]
     heads += [f"Accuracy, {split_name(split)}" for split in view.splits]
     heads += [f"Change in {metric_name(view.metric)}, points", "Agreement", "Verdict"]
-    table = tag(
-        "table",
-        tag("thead", tag("tr", [tag("th", head, scope="col") for head in heads])),
-        [_candidate_rows(view, number, record) for number, record in view.numbered()],
-        class_="cards candidates",
-    )
+    groups = [_candidate_rows(view, number, record) for number, record in view.numbered()]
     note = (
         f"In brackets: {coverage_phrase(view)}. Changes are candidate minus reference: below 0 is "
         "a loss. Agreement is the share of images that get the same answer from the reference. 1 "
@@ -88,63 +77,52 @@ def candidates_section(view: View) -> Markup:
         "that 95 of 100 calls stay under."
     )
     lead, taught = candidates_sentence(view), distillation_sentences(view)
-    return section(
+    return doc.Section(
         "candidates",
         "Size, speed and accuracy",
         lead,
-        tag("div", table, class_="scroll", tabindex="0"),
-        bullets(taught) if taught else None,
-        tag("p", note, class_="note"),
+        [
+            doc.DataTable(column_heads(heads), groups, "cards candidates"),
+            doc.Bullets(taught) if taught else None,
+            doc.Paragraph(note, "note"),
+        ],
+        short="Size, speed, accuracy",
     )
 
 
-def _candidate_rows(view: View, number: int, record: CandidateRecord) -> Markup:
+def _candidate_rows(view: View, number: int, record: CandidateRecord) -> doc.RowGroup:
     role = view.role(record)
+    word = doc.Text(ROLE_WORDS[role], "aside", f"role {role}") if role != "candidate" else None
+    size, speed = size_phrase(view.size_ratio(record)), speed_phrase(view.speed_ratio(record))
+    verdict = doc.Text("\u2014") if role == "reference" else badge(record.verdict)
     cells = [
-        tag("td", role_mark(role), str(number), class_="number"),
-        tag(
-            "th",
-            record.name,
-            small(f"{record.format}, {record.precision}"),
-            tag("span", ROLE_WORDS[role], class_=f"role {role}") if role != "candidate" else None,
-            scope="row",
+        doc.DataCell([role_mark(role), str(number)], "number"),
+        doc.DataCell(
+            [record.name, small(f"{record.format}, {record.precision}"), word], heads="row"
         ),
-        cell(
-            "File",
-            megabytes(record.file_bytes),
-            _ratio(size_phrase(view.size_ratio(record)), role),
-        ),
-        cell(
-            "Time per image",
-            _latency(view, record),
-            _ratio(speed_phrase(view.speed_ratio(record)), role),
-        ),
-        cell("Weights", large(record.parameters), small(_macs(record))),
+        cell("File", [megabytes(record.file_bytes), _ratio(size, role)]),
+        cell("Time per image", [_latency(view, record), _ratio(speed, role)]),
+        cell("Weights", [large(record.parameters), small(_macs(record))]),
         cell("Peak memory", megabytes(record.peak_memory_bytes)),
-        [_accuracy(record, split) for split in view.splits],
+        *(_accuracy(record, split) for split in view.splits),
         _change(view, record),
         _agreement(view, record),
-        cell("Verdict", _said(role, record), class_="verdict-cell"),
+        cell("Verdict", verdict, "verdict-cell"),
     ]
-    rows = [tag("tr", cells)]
-    reasons = _reasons(record)
-    if reasons:
-        rows.append(tag("tr", tag("td", reasons, colspan=str(9 + len(view.splits))), class_="why"))
-    return tag("tbody", rows, class_=role)
+    rows = [doc.DataRow(cells)]
+    if remarks := _remarks(record):
+        rows.append(doc.DataRow([doc.DataCell(remarks, span=len(cells))], kind="reasons"))
+    return doc.RowGroup(rows, role)
 
 
-def _said(role: Role, record: CandidateRecord) -> Markup:
-    return tag("span", "\u2014") if role == "reference" else badge(record.verdict)
-
-
-def _ratio(phrase: str | None, role: Role) -> Markup | None:
+def _ratio(phrase: str | None, role: Role) -> doc.Text | None:
     """A comparison with the reference, shortened for a table: "40x smaller"."""
     if phrase is None or role == "reference":
         return None
     return small(phrase.replace(" times", TIMES, 1))
 
 
-def _latency(view: View, record: CandidateRecord) -> list[Child]:
+def _latency(view: View, record: CandidateRecord) -> list[doc.Content]:
     timing = view.timing(record)
     if timing is None:
         return [NOT_MEASURED]
@@ -164,12 +142,12 @@ def _macs(record: CandidateRecord) -> str:
     )
 
 
-def _accuracy(record: CandidateRecord, split: str) -> Markup:
-    found = record.evidence.get(split, {}).get("accuracy")
-    return cell(f"Accuracy, {split_name(split)}", two_lines("accuracy", found))
+def _accuracy(record: CandidateRecord, split: str) -> doc.DataCell:
+    accuracy = record.evidence.get(split, {}).get("accuracy")
+    return cell(f"Accuracy, {split_name(split)}", two_lines("accuracy", accuracy))
 
 
-def _change(view: View, record: CandidateRecord) -> Markup:
+def _change(view: View, record: CandidateRecord) -> doc.DataCell:
     label = f"Change in {metric_name(view.metric)}, points"
     if view.role(record) == "reference":
         return cell(label, "\u2014")
@@ -177,26 +155,26 @@ def _change(view: View, record: CandidateRecord) -> Markup:
     if change is None or not finite(change):
         return cell(label, NOT_MEASURED)
     value, _, rest = change_interval(change, view.margin).partition(" (")
-    return cell(label, value, small(f"({rest}"), small(f"on {split_name(split)}"))
+    return cell(label, [value, small(f"({rest}"), small(f"on {split_name(split)}")])
 
 
-def _agreement(view: View, record: CandidateRecord) -> Markup:
+def _agreement(view: View, record: CandidateRecord) -> doc.DataCell:
     if view.role(record) == "reference":
         return cell("Agreement", "\u2014")
-    found = [record.evidence.get(split, {}).get("agreement") for split in view.splits]
-    return cell("Agreement", two_lines("agreement", next((one for one in found if one), None)))
+    shares = (record.evidence.get(split, {}).get("agreement") for split in view.splits)
+    return cell("Agreement", two_lines("agreement", next(filter(None, shares), None)))
 
 
-def _reasons(record: CandidateRecord) -> list[Markup]:
+def _remarks(record: CandidateRecord) -> list[doc.Content]:
     """Why a candidate is not shipped and what the gate said of it, each once."""
-    said = [f"Not shipped: {record.rejected}"] if record.rejected is not None else []
+    texts = [f"Not shipped: {record.rejected}"] if record.rejected is not None else []
     if record.because is not None:
-        said.append(f"Tried because {record.because}")
+        texts.append(f"Tried because {record.because}")
     if record.verdict is not None and record.verdict.status != "pass":
-        said += [text for text in record.verdict.texts if text != record.rejected]
+        texts += [reason for reason in reasons(record.verdict) if reason != record.rejected]
     if record.verdict is not None and record.verdict.cases_needed:
-        said.append(f"About {record.verdict.cases_needed:,} images would decide.")
-    return [tag("span", capital(text), class_="reason") for text in said]
+        texts.append(f"About {record.verdict.cases_needed:,} images would decide.")
+    return [doc.Text(capital(text), "aside", "reason") for text in texts]
 
 
 # --------------------------------------------------------------------------------- the trade-off
@@ -204,16 +182,16 @@ def _reasons(record: CandidateRecord) -> list[Markup]:
 
 def _points(view: View, cost: Callable[[CandidateRecord], float | None]) -> list[Point]:
     split = view.plotted_split
-    found: list[Point] = []
+    points_drawn: list[Point] = []
     for number, record in view.numbered():
         spent = cost(record)
         gain = record.evidence.get(split, {}).get("accuracy") if split else None
         if spent and gain is not None and finite(gain):
-            found.append(Point(number, record.name, spent, gain, view.role(record)))
-    return found
+            points_drawn.append(Point(number, record.name, spent, gain, view.role(record)))
+    return points_drawn
 
 
-def trade_off_section(view: View) -> Markup:
+def trade_off_section(view: View) -> doc.Section:
     """Accuracy against time and against size, with the front that nothing beats."""
 
     def median(record: CandidateRecord) -> float | None:
@@ -229,7 +207,12 @@ def trade_off_section(view: View) -> Markup:
         _panel(sized, "MB of file", "Accuracy against file size"),
     ]
     names = [
-        tag("li", tag("span", str(number), class_="n"), role_mark(view.role(record)), record.name)
+        tag(
+            "li",
+            tag("span", str(number), class_="n"),
+            role_mark(view.role(record)),
+            record.name,
+        )
         for number, record in view.numbered()
     ]
     absent = [record.name for record in view.candidates if record.latency_ms is None]
@@ -246,41 +229,48 @@ def trade_off_section(view: View) -> Markup:
         ("candidate", "not chosen"),
         ("rejected", "rejected"),
     ]
-    return section(
+    return doc.Section(
         "trade-off",
         "What accuracy costs",
         trade_off_sentence(view, timed),
-        legend(shapes),
-        tag("div", plots, class_="panels"),
-        tag("ul", names, class_="names"),
-        tag("p", note, class_="note"),
+        [
+            legend(shapes),
+            doc.Box(plots, "panels"),
+            doc.Drawing(tag("ul", names, class_="names")),
+            doc.Paragraph(note, "note"),
+        ],
+        short="Trade-off",
     )
 
 
-def _panel(drawn: list[Point], unit: str, title: str) -> Markup:
+def _panel(drawn: list[Point], unit: str, title: str) -> doc.Figure:
     plot = trade_off(drawn, unit, title)
-    missing = tag(
-        "p", f"{NOT_MEASURED}: fewer than two candidates have both figures", class_="empty"
-    )
-    return tag("figure", tag("figcaption", title), plot if plot is not None else missing)
+    if plot is not None:
+        return doc.Figure(title, plot)
+    missing = f"{NOT_MEASURED}: fewer than two candidates have both figures"
+    return doc.Figure(title, doc.Paragraph(missing, "empty"), missing)
 
 
 # ------------------------------------------------------------------------- changes and their limits
 
 
-def gate_section(view: View) -> Markup:
+def gate_section(view: View) -> doc.Section:
     """Every candidate against the main limit, then the shipped one against every limit."""
     name, margin = metric_name(view.metric), view.margin
-    rows: list[Row] = []
+    rows: list[ForestRow] = []
     for number, record in view.numbered():
         if record is not view.reference:
             change, split = view.change(record, view.metric)
-            label = [f"{number} {record.name} ", small(split_name(split) if split else None)]
+            where = small(split_name(split) if split else None)
+            label: doc.Content = [f"{number} {record.name} ", where]
             rows.append(_change_row(label, change, margin, view.role(record)))
     limit = f" (limit {points_words(margin)})" if margin is not None else ""
-    blocks: list[Child] = [tag("h3", f"Change in {name}, all candidates{limit}"), forest(rows)]
+    blocks: list[doc.Content] = [
+        doc.Heading(f"Change in {name}, all candidates{limit}"),
+        forest(rows),
+    ]
     if view.subject is not None:
-        blocks.append(tag("h3", f"Every measured change of {view.subject.name}"))
+        blocks.append(doc.Heading(f"Every measured change of {view.subject.name}"))
         blocks.append(forest(_subject_rows(view, view.subject)))
     note = (
         "Candidate minus reference on the same images, in points (1 point = 0.01); right of the "
@@ -288,36 +278,42 @@ def gate_section(view: View) -> Markup:
         "ends at the limit. The main rule needs the whole interval right of the zone; a guard "
         "stops a candidate whose whole interval lies in it."
     )
-    said = view.result.verdict.texts
-    return section(
+    verdict = reasons(view.result.verdict)
+    return doc.Section(
         "gate",
         "Change in performance",
         gate_sentence(view),
-        bullets([capital(rule_phrase(rule)) + "." for rule in view.result.rules]),
-        blocks,
-        tag("p", note, class_="note"),
-        [tag("h3", "The verdict, rule by rule"), bullets(said)] if said else None,
+        [
+            doc.Bullets([capital(rule_phrase(rule)) + "." for rule in view.result.rules]),
+            blocks,
+            doc.Paragraph(note, "note"),
+            [doc.Heading("The verdict, rule by rule"), doc.Bullets(verdict)] if verdict else None,
+        ],
     )
 
 
-def _subject_rows(view: View, subject: CandidateRecord) -> list[Row]:
+def _subject_rows(view: View, subject: CandidateRecord) -> list[ForestRow]:
     """Rules first, then every other change that was measured, classes last."""
     margins = view.margins
-    split = view.compared_split
-    measured = subject.changes.get(split or "", {})
+    measured = subject.changes.get(view.compared_split or "", {})
     others = [metric for metric in measured if metric not in margins and in_points(metric)]
     others.sort(key=lambda metric: metric_class(metric) is not None)
-    rows: list[Row] = []
+    rows: list[ForestRow] = []
     for metric in [*margins, *[m for m in others if not m.startswith(("precision[", "f1["))]]:
         change = view.change(subject, metric)[0] or measured.get(metric)
         name, limit = capital(metric_name(metric)), margins.get(metric)
-        told = small(f"limit {points(limit)}") if limit is not None else None
-        rows.append(_change_row(name, change, limit, view.role(subject), told))
+        beside = small(f"limit {points(limit)}") if limit is not None else None
+        rows.append(_change_row(name, change, limit, view.role(subject), beside))
     return rows
 
 
 def _change_row(
-    label: Child, change: Interval | None, limit: float | None, role: Role, told: Child = None
-) -> Row:
+    label: doc.Content,
+    change: Interval | None,
+    limit: float | None,
+    role: Role,
+    beside: doc.Content = None,
+) -> ForestRow:
     zone = None if limit is None else -limit
-    return Row(label, marks((role, change)), [change_interval(change, limit), told], zone)
+    text: doc.Content = [change_interval(change, limit), beside]
+    return ForestRow(label, marks((role, change)), text, zone)

@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clinipress.recipe.formats import format_facts
-from clinipress.records.candidate import (
-    CandidateRecord,
-)
-from clinipress.records.result import (
-    DeviceCheck,
-    TargetOutcome,
-)
-from clinipress.reporting.drawing.markup import Child, Markup, tag
-from clinipress.reporting.drawing.parts import grid, section, small
+from clinipress.records.candidate import CandidateRecord
+from clinipress.records.result import DeviceCheck, TargetOutcome
+from clinipress.reporting import document as doc
+from clinipress.reporting.drawing.parts import grid, small
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -23,9 +18,7 @@ from clinipress.reporting.wording.numbers import (
     significant,
     times,
 )
-from clinipress.text import (
-    joined,
-)
+from clinipress.text import joined
 
 __all__ = ["devices_section", "format_words"]
 
@@ -35,40 +28,43 @@ def format_words(name: str) -> str:
     return format_facts(name).title or name
 
 
-def devices_section(view: View) -> Markup | None:
+def devices_section(view: View) -> doc.Section | None:
     """None for a study without devices, exports or checks."""
     exports = [r for r in view.candidates if r.history and r.parity is not None]
     result = view.result
     if not (result.targets or result.device_checks or len(exports) > 1):
         return None
     lead = _lead(view, exports)
-    return section(
+    return doc.Section(
         "devices",
         "Devices and files",
         lead,
-        _targets(view, result.targets) if result.targets else None,
-        _files(view, exports),
-        _checks(result.device_checks) if result.device_checks else None,
+        [
+            _targets(view, result.targets) if result.targets else None,
+            _files(view, exports),
+            _checks(result.device_checks) if result.device_checks else None,
+        ],
+        short="Devices",
     )
 
 
 def _lead(view: View, exports: Sequence[CandidateRecord]) -> str:
     formats = sorted({format_words(record.format) for record in exports})
-    told = f"{counted(len(exports), 'file')} of {counted(len(formats), 'format')}"
-    told = f"{told} ({joined(formats)}), each loaded by its own runtime and measured there."
+    files = f"{counted(len(exports), 'file')} of {counted(len(formats), 'format')}"
+    lead = f"{files} ({joined(formats)}), each loaded by its own runtime and measured there."
     if not view.result.targets:
-        return told
-    served = [one.title for one in view.result.targets if one.shipped]
-    missed = [one.title for one in view.result.targets if not one.shipped]
+        return lead
+    served = [target.title for target in view.result.targets if target.shipped]
+    missed = [target.title for target in view.result.targets if not target.shipped]
     if served:
-        told += f" Shipped to {joined(served)}."
+        lead += f" Shipped to {joined(served)}."
     if missed:
-        told += f" Nothing is shipped to {joined(missed)}."
-    return told
+        lead += f" Nothing is shipped to {joined(missed)}."
+    return lead
 
 
-def _targets(view: View, targets: Sequence[TargetOutcome]) -> Markup:
-    rows: list[Sequence[Child]] = []
+def _targets(view: View, targets: Sequence[TargetOutcome]) -> doc.Box:
+    rows: list[Sequence[doc.Content]] = []
     for target in targets:
         record = view.named(target.shipped)
         if record is None:
@@ -96,19 +92,19 @@ def _targets(view: View, targets: Sequence[TargetOutcome]) -> Markup:
         for target in targets
         if target.shipped and target.unknown
     ]
-    return tag("div", grid(heads, rows), [tag("p", note, class_="note") for note in notes])
+    return doc.Box([grid(heads, rows), [doc.Paragraph(note, "note") for note in notes]])
 
 
-def _time(record: CandidateRecord) -> Child:
+def _time(record: CandidateRecord) -> doc.Content:
     if record.latency_ms is None:
         return NOT_MEASURED
     return [milliseconds(record.latency_ms.median), small(record.latency_ms.runtime)]
 
 
-def _files(view: View, exports: Sequence[CandidateRecord]) -> Markup:
+def _files(view: View, exports: Sequence[CandidateRecord]) -> doc.Box:
     """Every file against its parent network, on the same real images."""
     heads = ["File", "Format", "Size", "Time here", "Against its network", "Low precision"]
-    rows = [
+    rows: list[list[doc.Content]] = [
         [
             record.name,
             [format_words(record.format), small(record.precision)],
@@ -124,7 +120,7 @@ def _files(view: View, exports: Sequence[CandidateRecord]) -> Markup:
         "file was made of, and the images whose class changed, on validation images. Low "
         "precision: layers that really compute in it, counted in the file."
     )
-    return tag("div", tag("h3", "Every file"), grid(heads, rows), tag("p", note, class_="note"))
+    return doc.Box([doc.Heading("Every file"), grid(heads, rows), doc.Paragraph(note, "note")])
 
 
 def _smaller(view: View, record: CandidateRecord) -> str:
@@ -134,12 +130,14 @@ def _smaller(view: View, record: CandidateRecord) -> str:
     return f"{times(ratio)} times smaller" if ratio >= 1 else f"{times(1 / ratio)} times larger"
 
 
-def _parity(record: CandidateRecord) -> Child:
-    found = record.parity
-    if found is None:
+def _parity(record: CandidateRecord) -> doc.Content:
+    parity = record.parity
+    if parity is None:
         return NOT_MEASURED
-    flips = f"{found.label_flips} of {found.images:,} images changed class"
-    largest, mean = (_logits(x) for x in (found.max_logit_difference, found.mean_logit_difference))
+    flips = f"{parity.label_flips} of {parity.images:,} images changed class"
+    largest, mean = (
+        _logits(x) for x in (parity.max_logit_difference, parity.mean_logit_difference)
+    )
     return [largest if largest == mean else f"{largest}, {mean}", small(flips)]
 
 
@@ -158,23 +156,23 @@ def _low(record: CandidateRecord) -> str:
     return ", ".join(parts) or NOT_MEASURED
 
 
-def _checks(checks: Sequence[DeviceCheck]) -> Markup:
+def _checks(checks: Sequence[DeviceCheck]) -> doc.Box:
     """Answers on another processor's instructions."""
-    rows = [
+    rows: list[list[doc.Content]] = [
         [
-            one.cpu,
-            [one.emulator, small(one.system)],
-            [one.runtime_arm, small(f"here {one.runtime_here}")],
-            f"{one.labels_equal} of {one.images}",
-            f"{one.logits_bit_equal} of {one.images}",
-            significant(one.largest_logit_difference, 2),
+            check.cpu,
+            [check.emulator, small(check.system)],
+            [check.runtime_arm, small(f"here {check.runtime_here}")],
+            f"{check.labels_equal} of {check.images}",
+            f"{check.logits_bit_equal} of {check.images}",
+            significant(check.largest_logit_difference, 2),
         ]
-        for one in checks
+        for check in checks
     ]
     heads = [
         *("Processor", "Emulated by", "Runtime", "Same class", "Same logits, to the last bit"),
         "Largest difference of a logit",
     ]
-    said = [tag("p", one.sentence, class_="note") for one in checks]
-    title = tag("h3", "The shipped bundle on another processor")
-    return tag("div", title, grid(heads, rows), said)
+    sentences = [doc.Paragraph(check.sentence, "note") for check in checks]
+    title = doc.Heading("The shipped bundle on another processor")
+    return doc.Box([title, grid(heads, rows), sentences])

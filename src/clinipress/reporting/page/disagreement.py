@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clinipress.records.judgement import Direction, Disagreement, Flip, FlipCounts
-from clinipress.reporting.drawing.figures import Scale, place
-from clinipress.reporting.drawing.markup import Child, Markup, tag
-from clinipress.reporting.drawing.parts import MANY, facts, folded, grid, small, two_lines
+from clinipress.reporting import document as doc
+from clinipress.reporting.drawing.figures import Scale, position
+from clinipress.reporting.drawing.markup import Markup, tag
+from clinipress.reporting.drawing.parts import MANY, grid, small, two_lines
 from clinipress.reporting.drawing.pictures import GALLERY, embedded
-from clinipress.reporting.page.shown import Shown, finding_section
+from clinipress.reporting.page.shown import SectionView, finding_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     counted,
@@ -19,9 +20,7 @@ from clinipress.reporting.wording.numbers import (
     percent,
     probability,
 )
-from clinipress.text import (
-    capital,
-)
+from clinipress.text import capital
 
 __all__ = ["disagreement_section"]
 
@@ -39,14 +38,14 @@ NOTE = (
 )
 
 
-def disagreement_section(view: View) -> Markup | None:
+def disagreement_section(view: View) -> doc.Section | None:
     """Agreement, flips by class, confidence and group, and a gallery of them."""
     return finding_section(
-        view, "disagreement", lambda one: one.disagreement, _sentence, _body, NOTE
+        view, "disagreement", lambda findings: findings.disagreement, _sentence, _body, NOTE
     )
 
 
-def _sentence(shown: Shown[Disagreement]) -> str:
+def _sentence(shown: SectionView[Disagreement]) -> str:
     """Agreement, the flips, and whether they lean to one side."""
     section = shown.mine
     answers = counted(section.lost, "answer was", "answers were")
@@ -69,9 +68,9 @@ def _leaning(lost: int, gained: int, p_value: float) -> str:
     return f"that flips lean to {way} is not shown ({tested})"
 
 
-def _body(shown: Shown[Disagreement]) -> list[Child]:
+def _body(shown: SectionView[Disagreement]) -> list[doc.Content]:
     section = shown.mine
-    numbers = facts(
+    numbers = doc.Facts(
         [
             ("Agreement", figure_interval("agreement", section.agreement)),
             ("Agreement beyond chance (kappa)", decimal_interval(section.kappa, 3)),
@@ -81,129 +80,124 @@ def _body(shown: Shown[Disagreement]) -> list[Child]:
             ),
         ]
     )
-    tables: list[Child] = []
+    tables: list[doc.Content] = []
     for title, counts in (
         ("By true class", section.by_class),
         ("By the reference's confidence", section.by_confidence),
         ("By group", section.by_group),
     ):
         if counts:
-            tables.append(tag("div", tag("h3", title), _flip_table(counts)))
+            tables.append(doc.Box([doc.Heading(title), _flip_table(counts)]))
     return [
         numbers,
-        tag("div", tables, class_="panels"),
+        doc.Box(tables, "panels"),
         _directions(section.directions) if section.directions else None,
         _gallery(shown),
     ]
 
 
-def _flip_table(counts: Sequence[FlipCounts]) -> Markup:
+def _flip_table(counts: Sequence[FlipCounts]) -> doc.Content:
     """Losses to the left, gains to the right, as shares of the row's images."""
-    most = max((max(one.lost, one.gained) / one.cases for one in counts if one.cases), default=0)
+    most = max((max(row.lost, row.gained) / row.cases for row in counts if row.cases), default=0)
     scale = Scale(0, most or 1, 0, 46)
-    head = tag(
-        "tr",
-        tag("th", scope="col"),
-        tag("th", "\u2190 lost", tag("span", "gained \u2192"), scope="col", class_="bars"),
-        tag("th", "Same answer", scope="col"),
-    )
+    directions: doc.Content = ["\u2190 lost", doc.Text("gained \u2192")]
+    heads = [doc.DataCell(heads="col"), doc.DataCell(directions, "bars", heads="col")]
+    heads.append(doc.DataCell("Same answer", heads="col"))
     # where there are many rows, those with most flips are in front
-    order = counts if len(counts) <= MANY else sorted(counts, key=lambda one: -_flips(one))
-    tables = [
-        tag("table", tag("thead", head), tag("tbody", [_flip_row(o, scale) for o in part]),
-            class_="flips")
+    order = counts if len(counts) <= MANY else sorted(counts, key=lambda row: -_flips(row))
+    first, rest = (
+        doc.DataTable(
+            heads, [doc.RowGroup([_flip_row(row, scale) for row in part])], "flips", scroll=False
+        )
         for part in (order[:MANY], order[MANY:])
-    ]  # fmt: skip
+    )
     if not order[MANY:]:
-        return tables[0]
-    return tag("div", tables[0], folded(f"{len(order) - MANY:,} more, fewer flips", tables[1]))
+        return first
+    return doc.Box([first, doc.Details(f"{len(order) - MANY:,} more, fewer flips", rest)])
 
 
-def _flips(one: FlipCounts) -> int:
-    return one.lost + one.gained + one.changed
+def _flips(row: FlipCounts) -> int:
+    return row.lost + row.gained + row.changed
 
 
-def _flip_row(one: FlipCounts, scale: Scale) -> Markup:
-    shares = [count / one.cases if one.cases else 0.0 for count in (one.lost, one.gained)]
+def _flip_row(row: FlipCounts, scale: Scale) -> doc.DataRow:
+    shares = [count / row.cases if row.cases else 0.0 for count in (row.lost, row.gained)]
     left, right = (scale.at(share) for share in shares)
     parts = [
-        tag("rect", class_="lost", x=place(50 - left), y="3", width=place(left), height="14"),
-        tag("rect", class_="gained", x="50%", y="3", width=place(right), height="14"),
-        _count(one.lost, 50 - left, "end", -5),
-        _count(one.gained, 50 + right, None, 5),
+        tag("rect", class_="lost", x=position(50 - left), y="3", width=position(left), height="14"),
+        tag("rect", class_="gained", x="50%", y="3", width=position(right), height="14"),
+        _count(row.lost, 50 - left, "end", -5),
+        _count(row.gained, 50 + right, None, 5),
     ]
-    told = f"{one.lost:,} lost, {one.gained:,} gained, {one.changed:,} changed"
-    picture = tag("svg", parts, class_="strip", height="20", role="img", aria_label=told)
-    changed = small(f"{one.changed:,} changed") if one.changed else None
-    return tag(
-        "tr",
-        tag("th", one.name, small(counted(one.cases, "image")), scope="row"),
-        tag("td", picture, class_="bars"),
-        tag("td", two_lines("agreement", one.agreement), changed),
-    )
+    label = f"{row.lost:,} lost, {row.gained:,} gained, {row.changed:,} changed"
+    picture = tag("svg", parts, class_="strip", height="20", role="img", aria_label=label)
+    changed = small(f"{row.changed:,} changed") if row.changed else None
+    cells = [
+        doc.DataCell([row.name, small(counted(row.cases, "image"))], heads="row"),
+        doc.DataCell(picture, "bars"),
+        doc.DataCell([two_lines("agreement", row.agreement), changed]),
+    ]
+    return doc.DataRow(cells)
 
 
 def _count(number: int, x: float, anchor: str | None, shift: int) -> Markup:
     text = tag("text", f"{number:,}", class_=anchor, x=str(shift), y="14")
-    return tag("svg", text, x=place(x), class_="at")
+    return tag("svg", text, x=position(x), class_="at")
 
 
-def _directions(directions: Sequence[Direction]) -> list[Child]:
-    rows: list[list[Child]] = [
+def _directions(directions: Sequence[Direction]) -> list[doc.Content]:
+    rows: list[list[doc.Content]] = [
         [
-            one.label,
-            [f"{one.to_negative:,}", small(f"{one.missed:,} new misses")],
-            [f"{one.to_positive:,}", small(f"{one.found:,} new finds")],
-            [probability(one.p_value), small(_direction(one))],
+            row.label,
+            [f"{row.to_negative:,}", small(f"{row.missed:,} new misses")],
+            [f"{row.to_positive:,}", small(f"{row.found:,} new finds")],
+            [probability(row.p_value), small(_direction(row))],
         ]
-        for one in directions
+        for row in directions
     ]
     heads = ["Class", "Calls dropped", "Calls added", "New misses against new finds"]
-    return [tag("h3", "From positive to negative, and back"), grid(heads, rows, "cards rows")]
+    return [doc.Heading("From positive to negative, and back"), grid(heads, rows, "cards rows")]
 
 
-def _direction(one: Direction) -> str:
-    if one.p_value >= SHOWN or one.missed == one.found:
+def _direction(row: Direction) -> str:
+    if row.p_value >= SHOWN or row.missed == row.found:
         return "no leaning shown"
-    return "leans to misses" if one.missed > one.found else "leans to finds"
+    return "leans to misses" if row.missed > row.found else "leans to finds"
 
 
-def _gallery(shown: Shown[Disagreement]) -> list[Child]:
+def _gallery(shown: SectionView[Disagreement]) -> list[doc.Content]:
     """Flipped images, worst first; beyond the first ones a list."""
     flips = shown.mine.flips
     all_flips = shown.mine.lost + shown.mine.gained + shown.mine.changed
-    heading = tag("h3", "Images with another answer, worst first")
+    heading = doc.Heading("Images with another answer, worst first")
     if not flips:
-        told = "No image." if not all_flips else "Their names are not in the record."
-        return [heading, tag("p", told)]
+        reason = "No image." if not all_flips else "Their names are not in the record."
+        return [heading, doc.Paragraph(reason)]
     cards = [_card(shown, flip) for flip in flips[:GALLERY]]
-    rest = [tag("li", f"{one.key}: {_answer(one)}") for one in flips[GALLERY:]]
-    more = folded(f"{counted(len(rest), 'more image')}", tag("ul", rest)) if rest else None
+    rest = [f"{flip.key}: {_answer(flip)}" for flip in flips[GALLERY:]]
+    more = doc.Details(counted(len(rest), "more image"), doc.Bullets(rest)) if rest else None
     unnamed = all_flips - len(flips)
     unlisted = f"{unnamed:,} more flips are counted above and not listed." if unnamed > 0 else None
     return [
         heading,
-        tag("div", cards, class_="gallery"),
+        doc.Box(cards, "gallery"),
         more,
-        tag("p", unlisted, class_="note") if unlisted else None,
+        doc.Paragraph(unlisted, "note") if unlisted else None,
     ]
 
 
-def _card(shown: Shown[Disagreement], flip: Flip) -> Markup:
+def _card(shown: SectionView[Disagreement], flip: Flip) -> doc.Figure:
     known = ", ".join(f"{column} {value}" for column, value in flip.groups.items() if value)
-    return tag(
-        "figure",
-        embedded(shown.view, flip.picture, f"{flip.key}, {flip.truth}"),
-        tag(
-            "figcaption",
-            tag("b", capital(KINDS[flip.kind]), class_=f"kind {flip.kind}"),
-            tag("span", "truth ", tag("b", flip.truth)),
-            tag("span", f"before {flip.before}, {percent(flip.confidence_before, 0)}"),
-            tag("span", f"after {flip.after}, {percent(flip.confidence_after, 0)}"),
-            tag("span", known, class_="small") if known else None,
-            tag("span", flip.key, class_="small"),
-        ),
-    )
+    caption = [
+        doc.Text(capital(KINDS[flip.kind]), "bold", f"kind {flip.kind}"),
+        doc.Text(["truth ", doc.Text(flip.truth, "bold")]),
+        doc.Text(f"before {flip.before}, {percent(flip.confidence_before, 0)}"),
+        doc.Text(f"after {flip.after}, {percent(flip.confidence_after, 0)}"),
+        small(known) if known else None,
+        small(flip.key),
+    ]
+    picture = embedded(shown.view, flip.picture, f"{flip.key}, {flip.truth}")
+    return doc.Figure(caption, picture, words=None, below=True)
 
 
 def _answer(flip: Flip) -> str:

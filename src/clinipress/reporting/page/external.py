@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from clinipress.records.candidate import (
-    CandidateRecord,
-)
-from clinipress.records.metrics import (
-    metric_facts,
-)
-from clinipress.records.result import (
-    Interval,
-)
-from clinipress.reporting.drawing.markup import Child, Markup, tag
-from clinipress.reporting.drawing.parts import grid, section
+from clinipress.records.candidate import CandidateRecord
+from clinipress.records.metrics import metric_facts
+from clinipress.records.result import Interval
+from clinipress.reporting import document as doc
+from clinipress.reporting.drawing.parts import grid
 from clinipress.reporting.view import SPLIT_ORDER, View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -22,14 +16,8 @@ from clinipress.reporting.wording.numbers import (
     finite,
     metric_name,
 )
-from clinipress.reporting.wording.phrases import (
-    change_phrase,
-    split_name,
-)
-from clinipress.text import (
-    capital,
-    joined,
-)
+from clinipress.reporting.wording.phrases import change_phrase, split_name
+from clinipress.text import capital, joined
 
 __all__ = ["external_section"]
 
@@ -41,7 +29,7 @@ NOTE = (
 )
 
 
-def external_section(view: View) -> Markup | None:
+def external_section(view: View) -> doc.Section | None:
     """One table, a column for every set of images; None without sets from elsewhere."""
     subject, reference, own = view.subject, view.reference, view.compared_split
     if subject is None or reference is None or own is None:
@@ -55,7 +43,7 @@ def external_section(view: View) -> Markup | None:
         return None
     splits = [own, *elsewhere]
     classes = [f"sensitivity[{name}]" for name in view.result.classes]
-    rows: list[list[Child]] = [
+    rows: list[list[doc.Content]] = [
         [
             capital(metric_name(metric)),
             *[_cell(reference, subject, split, metric) for split in splits],
@@ -64,34 +52,34 @@ def external_section(view: View) -> Markup | None:
         if any(metric in subject.evidence[split] for split in splits)
     ]
     heads = ["", *[capital(split_name(split)) for split in splits]]
-    return section(
+    return doc.Section(
         "external",
         "Images from elsewhere",
         _sentence(view, subject, elsewhere),
-        grid(heads, rows, "cards rows"),
-        tag("p", NOTE, class_="note"),
+        [grid(heads, rows, "cards rows"), doc.Paragraph(NOTE, "note")],
     )
 
 
 def _sentence(view: View, subject: CandidateRecord, elsewhere: list[str]) -> str:
-    told = []
+    changes = []
     for split in elsewhere:
         change = subject.changes.get(split, {}).get(view.metric)
-        told.append(f"on the {split_name(split)} images {change_phrase(view.metric, change)}")
-    return f"{subject.name} against the reference: {joined(told)}."
+        changes.append(f"on the {split_name(split)} images {change_phrase(view.metric, change)}")
+    return f"{subject.name} against the reference: {joined(changes)}."
 
 
-def _cell(reference: CandidateRecord, subject: CandidateRecord, split: str, metric: str) -> Child:
+def _cell(
+    reference: CandidateRecord, subject: CandidateRecord, split: str, metric: str
+) -> doc.Content:
     theirs = reference.evidence.get(split, {}).get(metric)
     mine = subject.evidence[split].get(metric)
+    change = subject.changes.get(split, {}).get(metric)
     if not finite(mine):
         return NOT_MEASURED
     return [
-        tag("span", figure_interval(metric, theirs), class_="line soft"),
-        tag("span", figure_interval(metric, mine), class_="line"),
-        tag(
-            "span", _change(metric, subject.changes.get(split, {}).get(metric)), class_="line small"
-        ),
+        doc.Text(figure_interval(metric, theirs), "line", "line soft"),
+        doc.Text(figure_interval(metric, mine), "line", "line"),
+        doc.Text(_change(metric, change), "aside", "line small"),
     ]
 
 

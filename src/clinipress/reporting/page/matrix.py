@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from clinipress.records.candidate import (
-    CandidateRecord,
-)
+from clinipress.records.candidate import CandidateRecord
 from clinipress.records.judgement import SECTIONS, Findings
-from clinipress.records.result import (
-    Verdict,
-)
+from clinipress.records.result import Status, Verdict
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.figures import icon
-from clinipress.reporting.drawing.markup import Child, Markup, tag
-from clinipress.reporting.drawing.parts import bullets, role_mark, section, shortened, small
-from clinipress.reporting.page.shown import TITLES
+from clinipress.reporting.drawing.markup import Markup, tag
+from clinipress.reporting.drawing.parts import (
+    column_heads,
+    deciding_reasons,
+    role_mark,
+    shortened,
+    small,
+)
+from clinipress.reporting.page.shown import TITLES, HasVerdict
 from clinipress.reporting.view import SPLIT_ORDER, View
 from clinipress.reporting.wording.numbers import NOT_MEASURED, STATUS_WORDS, counted
-from clinipress.reporting.wording.phrases import (
-    split_name,
-)
-from clinipress.text import (
-    capital,
-    joined,
-)
+from clinipress.reporting.wording.phrases import split_name
+from clinipress.text import capital, joined
 
 __all__ = ["matrix_section", "section_verdict"]
 
@@ -32,34 +30,40 @@ Line = tuple[int, CandidateRecord, str, Findings]  # number, candidate, split, i
 
 def section_verdict(findings: Findings, key: str) -> Verdict | None:
     """The verdict of one section; None where it was not measured."""
-    found = getattr(findings, key)
-    return found.verdict if found is not None else None
+    section: HasVerdict | None = getattr(findings, key)
+    return section.verdict if section is not None else None
 
 
-def matrix_section(view: View) -> Markup:
+def matrix_section(view: View) -> doc.Section:
     """Candidates by sections, rejected ones too, and what failed in words."""
     lines = list(_lines(view))
     lead = _sentence(view, lines)
     if not lines:
-        return section("sections", "Every section of the evidence", lead)
-    head = [tag("th", "Candidate", scope="col"), tag("th", "Images", scope="col")]
-    head += [tag("th", tag("span", TITLES[key]), scope="col", class_="turn") for key in SECTIONS]
-    rows = [_row(view, *line, again=n > 0 and lines[n - 1][1] is line[1]) for n, line in
-            enumerate(lines)]  # fmt: skip
+        return doc.Section("sections", "Every section of the evidence", lead, short="Every section")
+    heads = column_heads(["Candidate", "Images"])
+    heads += [doc.DataCell(doc.Text(TITLES[key]), "turn", heads="col") for key in SECTIONS]
+    records = [None, *(record for _, record, _, _ in lines)]
+    rows = [
+        _row(view, line, again=before is line[1])
+        for before, line in zip(records, lines, strict=False)
+    ]
     absent = [
         f"{number} {record.name}"
         for number, record in view.numbered()
         if record is not view.reference and not record.findings
     ]
     failed = list(_failed(lines))
-    return section(
+    return doc.Section(
         "sections",
         "Every section of the evidence",
         lead,
-        tag("table", tag("thead", tag("tr", head)), tag("tbody", rows), class_="matrix"),
-        _key(),
-        tag("p", f"No section was measured for {joined(absent)}.") if absent else None,
-        [tag("h3", "What failed"), bullets(shortened(failed))] if failed else None,
+        [
+            doc.DataTable(heads, [doc.RowGroup(rows)], "matrix", scroll=False),
+            _key(),
+            doc.Paragraph(f"No section was measured for {joined(absent)}.") if absent else None,
+            [doc.Heading("What failed"), doc.Bullets(shortened(failed))] if failed else None,
+        ],
+        short="Every section",
     )
 
 
@@ -75,41 +79,46 @@ def _lines(view: View) -> Iterator[Line]:
             yield number, record, split, record.findings[split]
 
 
-def _row(
-    view: View, number: int, record: CandidateRecord, split: str, findings: Findings, *, again: bool
-) -> Markup:
-    name = [role_mark(view.role(record)), f"{number} {record.name}"]
-    cells = [_cell(key, section_verdict(findings, key)) for key in SECTIONS]
-    where = tag("td", split_name(split), class_="where")
-    head = tag("th", None if again else name, small(split_name(split)), scope="row")
-    return tag("tr", head, where, cells, class_="again" if again else view.role(record))
+def _row(view: View, line: Line, *, again: bool) -> doc.DataRow:
+    number, record, split, findings = line
+    name = None if again else [role_mark(view.role(record)), f"{number} {record.name}"]
+    cells = [
+        doc.DataCell([name, small(split_name(split))], heads="row"),
+        doc.DataCell(split_name(split), "where"),
+        *(_cell(key, section_verdict(findings, key)) for key in SECTIONS),
+    ]
+    return doc.DataRow(cells, "again" if again else view.role(record))
 
 
-def _cell(key: str, verdict: Verdict | None) -> Markup:
+def _cell(key: str, verdict: Verdict | None) -> doc.DataCell:
     if verdict is None:
-        return tag("td", tag("span", "\u2014", class_="mark none"), tag("i", NOT_MEASURED))
+        return doc.DataCell(
+            [tag("span", "\u2014", class_="mark none"), doc.Text(NOT_MEASURED, "word")]
+        )
     word = STATUS_WORDS[verdict.status]
-    mark = tag("span", icon(verdict.status), class_=f"mark {verdict.status}")
-    return tag("td", mark, tag("i", word, class_=verdict.status), title=f"{TITLES[key]}: {word}")
+    content: doc.Content = [_mark(verdict.status), doc.Text(word, "word", verdict.status)]
+    return doc.DataCell(content, title=f"{TITLES[key]}: {word}")
+
+
+def _mark(status: Status) -> Markup:
+    return tag("span", icon(status), class_=f"mark {status}")
 
 
 def _key() -> Markup:
     """The shapes, for a screen too narrow for words."""
-    items: list[Child] = [
-        tag("span", tag("span", icon(status), class_=f"mark {status}"), f" {word}")
-        for status, word in STATUS_WORDS.items()
-    ]
-    return tag("p", items, tag("span", "\u2014 ", NOT_MEASURED), class_="legend narrow")
+    items = [tag("span", _mark(status), f" {word}") for status, word in STATUS_WORDS.items()]
+    items.append(tag("span", "\u2014 ", NOT_MEASURED))
+    return tag("p", items, class_="legend narrow")
 
 
-def _failed(lines: Sequence[Line]) -> Iterator[Child]:
+def _failed(lines: Sequence[Line]) -> Iterator[doc.Content]:
     for number, record, split, findings in lines:
         for key in SECTIONS:
             verdict = section_verdict(findings, key)
             if verdict is not None and verdict.status == "fail":
-                told = " ".join(verdict.deciding) or "no reason is recorded"
-                name = tag("strong", f"{number} {record.name}, {TITLES[key].lower()}")
-                yield [name, f" ({split_name(split)} images): {told}"]
+                why = " ".join(deciding_reasons(verdict)) or "no reason is recorded"
+                name = doc.Text(f"{number} {record.name}, {TITLES[key].lower()}", "strong")
+                yield [name, f" ({split_name(split)} images): {why}"]
 
 
 def _sentence(view: View, lines: Sequence[Line]) -> str:
@@ -124,22 +133,22 @@ def _sentence(view: View, lines: Sequence[Line]) -> str:
         if any((v := section_verdict(findings, key)) and v.status == "fail" for key in SECTIONS)
     }
     many = f"{len(failing):,}" if failing else "none"
-    told = (
+    total = (
         f"Of {counted(len(candidates), 'candidate')} with measured sections, {many} "
         f"{'fail' if len(failing) > 1 else 'fails'} at least one."
     )
     own = view.own_findings(view.subject) if view.subject else None
     if own is None or view.subject is None:
-        return told
-    return f"{view.subject.name} on the {split_name(own[0])} images: {_tally(own[1])}. {told}"
+        return total
+    return f"{view.subject.name} on the {split_name(own[0])} images: {_tally(own[1])}. {total}"
 
 
 def _tally(findings: Findings) -> str:
     """Sections by verdict: "PASS for calibration and stress; not measured for saliency"."""
-    found: dict[str, list[str]] = {}
+    titles: dict[str, list[str]] = {}
     for key in SECTIONS:
         verdict = section_verdict(findings, key)
         word = STATUS_WORDS[verdict.status] if verdict else NOT_MEASURED
-        found.setdefault(word, []).append(TITLES[key].lower())
+        titles.setdefault(word, []).append(TITLES[key].lower())
     order = [*STATUS_WORDS.values(), NOT_MEASURED]
-    return "; ".join(f"{word} for {joined(found[word])}" for word in order if word in found)
+    return "; ".join(f"{word} for {joined(titles[word])}" for word in order if word in titles)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from clinipress.records.judgement import OperatingRow, OperatingSection
 from clinipress.records.result import Interval
-from clinipress.reporting.drawing.forest import Row, forest, marks
-from clinipress.reporting.drawing.markup import Child, Markup, tag
-from clinipress.reporting.drawing.parts import folded, grid, legend, small
-from clinipress.reporting.page.shown import Shown, finding_section
+from clinipress.reporting import document as doc
+from clinipress.reporting.drawing.forest import ForestRow, forest, marks
+from clinipress.reporting.drawing.parts import grid, legend, lines, small
+from clinipress.reporting.page.shown import SectionView, finding_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     change_interval,
@@ -27,7 +27,7 @@ LISTED = 60  # names of missed images that are listed for one class and threshol
 NOTE = (
     "A class is called when its calibrated probability reaches the threshold. Own threshold: "
     "chosen for this candidate; kept: the reference's, as when only the weights are exchanged. "
-    "Falls are reference (at its own threshold) minus candidate, in points. New: missed by the "
+    "Changes are candidate minus reference (at its own threshold), in points. New: missed by the "
     "candidate and found by the reference. PPV and NPV: of the images that are called, or not "
     "called, the share where that is right, if the class is as frequent as said."
 )
@@ -37,26 +37,28 @@ HEADS = (
 )
 
 
-def operating_section(view: View) -> Markup | None:
+def operating_section(view: View) -> doc.Section | None:
     """Thresholds, what they find and miss, and what they would mean in use."""
-    return finding_section(view, "operating", lambda one: one.operating, _sentence, _body, NOTE)
+    return finding_section(
+        view, "operating", lambda findings: findings.operating, _sentence, _body, NOTE
+    )
 
 
 def _by_point(rows: Sequence[OperatingRow]) -> dict[tuple[str, str], dict[bool, OperatingRow]]:
     """(class, aim) -> own and kept threshold."""
-    found: dict[tuple[str, str], dict[bool, OperatingRow]] = {}
+    points: dict[tuple[str, str], dict[bool, OperatingRow]] = {}
     for row in rows:
-        found.setdefault((row.label, row.aim), {})[row.kept] = row
-    return found
+        points.setdefault((row.label, row.aim), {})[row.kept] = row
+    return points
 
 
-def _sentence(shown: Shown[OperatingSection]) -> str:
+def _sentence(shown: SectionView[OperatingSection]) -> str:
     """The first aim: the class found least often, and the positives missed in all."""
     rows = shown.mine.rows
     if not rows:
         return f"No class of the {shown.where} images could be called at a threshold."
     aims = [row.aim for row in rows]
-    aim = next((one for one in aims if one.startswith("sensitivity")), aims[0])
+    aim = next((name for name in aims if name.startswith("sensitivity")), aims[0])
     own = [row for row in rows if row.aim == aim and not row.kept]
     kept = [row for row in rows if row.aim == aim and row.kept]
     if not own:
@@ -70,11 +72,11 @@ def _sentence(shown: Shown[OperatingSection]) -> str:
         if len(kept) == len(own)
         else ""
     )
-    said = f"weakest for {worst.label}: " if len(own) > 1 else ""
+    weakest = f"weakest for {worst.label}: " if len(own) > 1 else ""
     return (
         f"With thresholds chosen for {_aim(aim)} on the {shown.mine.chosen_on} images, "
         f"{shown.name} misses {missed:,} of {counted(positives, 'positive')} among the "
-        f"{shown.where} images{beside}{exchanged} ({said}sensitivity "
+        f"{shown.where} images{beside}{exchanged} ({weakest}sensitivity "
         f"{figure_interval('sensitivity', worst.sensitivity)})."
     )
 
@@ -88,16 +90,16 @@ def _aim(aim: str) -> str:
         return aim
 
 
-def _body(shown: Shown[OperatingSection]) -> list[Child]:
+def _body(shown: SectionView[OperatingSection]) -> list[doc.Content]:
     labels = _worst_first(shown.mine.rows)
     rest = labels[MOST:]
     few = [row for row in shown.mine.rows if row.label in labels[:MOST]]
-    first = [tag("p", f"Those {MOST} classes that may have lost most.", class_="note")]
+    first = [doc.Paragraph(f"Those {MOST} classes that may have lost most.", "note")]
     return [
         first if rest else None,
         _changes(shown, few),
         _table(shown, few),
-        folded(
+        doc.Details(
             f"{counted(len(rest), 'more class', 'more classes')}",
             _table(shown, [row for row in shown.mine.rows if row.label in rest]),
         )
@@ -114,78 +116,79 @@ def _worst_first(rows: Sequence[OperatingRow]) -> list[str]:
         return labels
     worst = dict.fromkeys(labels, 0.0)
     for row in rows:
-        if row.sensitivity_change is not None and not row.kept:
-            worst[row.label] = min(worst[row.label], row.sensitivity_change.low)
+        change = row.sensitivity_change
+        if change is not None and not row.kept:
+            worst[row.label] = min(worst[row.label], change.low)
     return sorted(labels, key=lambda label: worst[label])
 
 
-def _changes(shown: Shown[OperatingSection], rows: Sequence[OperatingRow]) -> Child:
+def _changes(shown: SectionView[OperatingSection], rows: Sequence[OperatingRow]) -> doc.Content:
     """Two forest plots: what own and kept thresholds change."""
     if not any(row.sensitivity_change or row.specificity_change for row in rows):
         return None
     panels = [
-        tag("div", tag("h3", f"Change in {metric}"), forest(_change_rows(shown, rows, metric)))
+        doc.Box([doc.Heading(f"Change in {metric}"), forest(_change_rows(shown, rows, metric))])
         for metric in ("sensitivity", "specificity")
     ]
-    shapes = legend([(shown.role, "own threshold"), ("kept", "the reference's threshold kept")])
-    return [shapes, tag("div", panels, class_="panels")]
+    both = any(len(pair) == 2 for pair in _by_point(rows).values())
+    shapes = legend(
+        [(shown.role, "own threshold"), ("kept", "the reference's threshold kept")], stacked=both
+    )
+    return [shapes, doc.Box(panels, "panels")]
 
 
 def _change_rows(
-    shown: Shown[OperatingSection], rows: Sequence[OperatingRow], metric: str
-) -> list[Row]:
-    found = []
+    shown: SectionView[OperatingSection], rows: Sequence[OperatingRow], metric: str
+) -> list[ForestRow]:
+    points = []
     for (label, aim), pair in _by_point(rows).items():
         changes: dict[bool, Interval | None] = {
-            kept: getattr(row, f"{metric}_change") for kept, row in pair.items()
+            kept: row.sensitivity_change if metric == "sensitivity" else row.specificity_change
+            for kept, row in pair.items()
         }
-        text = _lines([change_interval(changes[kept]) for kept in sorted(changes)])
+        text = lines([change_interval(changes[kept]) for kept in sorted(changes)])
         drawn = marks((shown.role, changes.get(False)), ("kept", changes.get(True)))
-        found.append(
-            Row([label, tag("span", f"for {_aim(aim)}", class_="small line")], drawn, text)
+        points.append(
+            ForestRow([label, doc.Text(f"for {_aim(aim)}", "aside", "small line")], drawn, text)
         )
-    return found
+    return points
 
 
-def _table(shown: Shown[OperatingSection], rows: Sequence[OperatingRow]) -> Markup:
+def _table(shown: SectionView[OperatingSection], rows: Sequence[OperatingRow]) -> doc.Box:
     theirs = _by_point(shown.theirs.rows if shown.theirs else ())
     body = [
         _table_row(shown, point, pair, theirs.get(point, {}).get(False))
         for point, pair in _by_point(rows).items()
     ]
-    return tag("div", grid(HEADS, body, "cards rows lined"), class_="below")
+    return doc.Box(grid(HEADS, body, "cards rows lined"), "below")
 
 
 def _table_row(
-    shown: Shown[OperatingSection],
+    shown: SectionView[OperatingSection],
     point: tuple[str, str],
     pair: Mapping[bool, OperatingRow],
     root: OperatingRow | None,
-) -> list[Child]:
+) -> list[doc.Content]:
     """Three lines in each cell: the reference, the candidate's own threshold, the one kept."""
     some = next(iter(pair.values()))
     declared = "declared" if shown.mine.declared else "as here"
-    lines: list[tuple[str, OperatingRow | None]] = [("reference", root)]
-    lines += [("own", pair.get(False)), ("reference's, kept", pair.get(True))]
-    there = [(words, row) for words, row in lines if row is not None]
+    sides: list[tuple[str, OperatingRow | None]] = [("reference", root)]
+    sides += [("own", pair.get(False)), ("reference's, kept", pair.get(True))]
+    there = [(words, row) for words, row in sides if row is not None]
     return [
         [
             point[0],
             small(f"for {_aim(point[1])}"),
             small(f"PPV, NPV at {percent(some.prevalence)} ({declared})"),
         ],
-        _lines([words for words, _ in there]),
-        _lines([decimal(row.threshold, 3) for _, row in there]),
-        _lines([figure_interval("share", row.sensitivity) for _, row in there]),
-        _lines([figure_interval("share", row.specificity) for _, row in there]),
-        _lines([_defined(row.ppv) for _, row in there]),
-        _lines([_defined(row.npv) for _, row in there]),
-        _lines([_misses(row) for _, row in there]),
+        lines([words for words, _ in there]),
+        lines([decimal(row.threshold, 3) for _, row in there]),
+        lines([figure_interval("share", row.sensitivity) for _, row in there]),
+        lines([figure_interval("share", row.specificity) for _, row in there]),
+        lines([_defined(row.ppv) for _, row in there]),
+        lines([_defined(row.npv) for _, row in there]),
+        lines([_misses(row) for _, row in there]),
     ]
-
-
-def _lines(texts: Sequence[str]) -> list[Child]:
-    return [tag("span", text, class_="line") for text in texts]
 
 
 def _defined(interval: Interval | None) -> str:
@@ -197,27 +200,28 @@ def _misses(row: OperatingRow) -> str:
     return f"{row.missed:,} of {row.positives:,}{new}"
 
 
-def _missed(shown: Shown[OperatingSection]) -> Child:
+def _missed(shown: SectionView[OperatingSection]) -> doc.Content:
     """Names of the images that only the candidate misses, class by class."""
     rows = [row for row in shown.mine.rows if row.newly_missed]
-    heading = tag("h3", "Positives that the reference finds and the candidate misses")
+    heading = doc.Heading("Positives that the reference finds and the candidate misses")
     if not rows:
-        return [heading, tag("p", "No image.")]
+        return [heading, doc.Paragraph("No image.")]
     labels = dict.fromkeys(row.label for row in rows)
     return [heading, [_missed_of(label, [r for r in rows if r.label == label]) for label in labels]]
 
 
-def _missed_of(label: str, rows: Sequence[OperatingRow]) -> Markup:
+def _missed_of(label: str, rows: Sequence[OperatingRow]) -> doc.Details:
     """One class behind its name: the images missed at each of its thresholds."""
     every = {name for row in rows for name in row.newly_missed}
-    return folded(f"{label}: {counted(len(every), 'image')}", [_missed_list(row) for row in rows])
+    return doc.Details(
+        f"{label}: {counted(len(every), 'image')}", [_missed_list(row) for row in rows]
+    )
 
 
-def _missed_list(row: OperatingRow) -> list[Child]:
+def _missed_list(row: OperatingRow) -> list[doc.Content]:
     names = list(row.newly_missed)
     rest = len(names) - LISTED
-    items: list[Child] = [tag("li", name) for name in names[:LISTED]]
-    more = tag("li", f"\u2026 and {rest:,} more in the record") if rest > 0 else None
+    items = [*names[:LISTED], *([f"\u2026 and {rest:,} more in the record"] if rest > 0 else [])]
     where = "the reference's threshold kept" if row.kept else "own threshold"
     title = f"For {_aim(row.aim)}, {where}: {len(names):,}, the surest miss first"
-    return [tag("p", title, class_="note"), tag("ul", items, more, class_="params")]
+    return [doc.Paragraph(title, "note"), doc.Bullets(items, "params")]

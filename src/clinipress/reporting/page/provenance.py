@@ -8,24 +8,10 @@ from typing import Any
 
 import yaml
 
-from clinipress.records.candidate import (
-    Applied,
-    CandidateRecord,
-)
-from clinipress.records.result import (
-    DuplicatePair,
-)
-from clinipress.reporting.drawing.markup import Child, Markup, tag
-from clinipress.reporting.drawing.parts import (
-    MANY,
-    badge,
-    bullets,
-    facts,
-    folded,
-    grid,
-    section,
-    shortened,
-)
+from clinipress.records.candidate import Applied, CandidateRecord
+from clinipress.records.result import DuplicatePair
+from clinipress.reporting import document as doc
+from clinipress.reporting.drawing.parts import MANY, badge, grid, shortened, small
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.limits import limits
 from clinipress.reporting.wording.numbers import (
@@ -40,21 +26,14 @@ from clinipress.reporting.wording.numbers import (
     percent,
     significant,
 )
-from clinipress.reporting.wording.phrases import (
-    SPLIT_NAMES,
-    feature_name,
-    target_name,
-)
+from clinipress.reporting.wording.phrases import SPLIT_NAMES, feature_name, target_name
 from clinipress.reporting.wording.sentences import (
     audit_sentence,
     limits_sentence,
     split_sentence,
     trail_sentence,
 )
-from clinipress.text import (
-    capital,
-    tally,
-)
+from clinipress.text import capital, tally
 
 __all__ = ["data_section", "limits_section", "trail_section"]
 
@@ -64,45 +43,45 @@ LONG = 160  # letters of one value that are shown
 # --------------------------------------------------------------------------------------- the data
 
 
-def data_section(view: View) -> Markup:
+def data_section(view: View) -> doc.Section:
     """What the audit found, and how the images were divided and sealed."""
-    return section(
+    return doc.Section(
         "data",
         "The data",
         audit_sentence(view),
-        _warnings(view),
-        tag("h3", "Images in each class"),
-        _counts(view),
-        tag("h3", "How they were divided and sealed"),
-        tag("p", split_sentence(view)),
-        _openings(view),
-        tag("h3", "Findings of the audit"),
-        _findings(view),
-        tag("h3", "Can the classes be told apart without looking?"),
-        _shortcuts(view),
+        [
+            _warnings(view),
+            doc.Heading("Images in each class"),
+            _counts(view),
+            doc.Heading("How they were divided and sealed"),
+            doc.Paragraph(split_sentence(view)),
+            _openings(view),
+            doc.Heading("Findings of the audit"),
+            _findings(view),
+            doc.Heading("Can the classes be told apart without looking?"),
+            _shortcuts(view),
+        ],
+        short="Data",
     )
 
 
-def _warnings(view: View) -> Markup | None:
+def _warnings(view: View) -> doc.Box | doc.Paragraph:
     warnings = view.result.audit.warnings
     if not warnings:
-        return tag("p", "The audit gave no warning.", class_="note")
-    return tag(
-        "div",
-        tag("strong", counted(len(warnings), "warning")),
-        bullets(warnings),
-        class_="warnings",
+        return doc.Paragraph("The audit gave no warning.", "note")
+    return doc.Box(
+        [doc.Text(counted(len(warnings), "warning"), "strong"), doc.Bullets(warnings)], "warnings"
     )
 
 
-def _counts(view: View) -> Markup:
+def _counts(view: View) -> doc.DataTable:
     """Images of each class: found, published splits if any, and the splits used."""
     audit, used = view.result.audit, view.result.split.counts
     columns: dict[str, Mapping[str, int]] = {"Found": audit.classes}
     columns |= {f"Published {name}": counts for name, counts in audit.splits.items()}
     columns |= {capital(SPLIT_NAMES.get(name, name)): counts for name, counts in used.items()}
     names = list(dict.fromkeys([*view.result.classes, *audit.classes]))
-    rows: list[list[Child]] = [
+    rows: list[list[doc.Content]] = [
         [name, *[f"{counts.get(name, 0):,}" for counts in columns.values()]] for name in names
     ]
     rows.append(["All", *[f"{sum(counts.values()):,}" for counts in columns.values()]])
@@ -114,17 +93,17 @@ def _counts(view: View) -> Markup:
     return grid(["Class", *columns], rows, "plain counts")
 
 
-def _openings(view: View) -> Markup:
+def _openings(view: View) -> doc.Bullets:
     split = view.result.split
-    items: list[Child] = [
+    items: list[doc.Content] = [
         f"{moment(opening.when)}: opened for {', '.join(opening.candidates)} ({opening.reason})"
         for opening in view.result.test_openings
     ]
     if not items:
         items = ["The sealed test images were never opened."]
     items.append(f"{counted(split.dropped, 'image')} left out of all splits; seed {split.seed}.")
-    items.append(["Digest of the split file: ", tag("code", split.digest)])
-    return bullets(shortened(items))
+    items.append(["Digest of the split file: ", doc.Text(split.digest, "code")])
+    return doc.Bullets(shortened(items))
 
 
 def _pair(pair: DuplicatePair) -> str:
@@ -139,17 +118,17 @@ def _pair(pair: DuplicatePair) -> str:
     return f"{sides[0]} and {sides[1]}: {kind}"
 
 
-def _findings(view: View) -> Markup:
+def _findings(view: View) -> doc.Box:
     audit = view.result.audit
-    blocks: list[tuple[str, list[Child]]] = [
-        ("Unreadable files", [f"{one.path}: {one.reason}" for one in audit.unreadable]),
-        ("Copies with different labels", [_pair(one) for one in audit.conflicting_labels]),
+    blocks: list[tuple[str, list[doc.Content]]] = [
+        ("Unreadable files", [f"{file.path}: {file.reason}" for file in audit.unreadable]),
+        ("Copies with different labels", [_pair(pair) for pair in audit.conflicting_labels]),
         ("Images that leak across published splits", _crossing(audit.leaks, audit.leaked_images)),
         ("Patients that leak across published splits", _crossing(audit.patient_leaks, {})),
         ("Groups in the metadata", _groups(audit.groups)),
-        ("Duplicate pairs", [_pair(one) for one in audit.duplicate_pairs]),
+        ("Duplicate pairs", [_pair(pair) for pair in audit.duplicate_pairs]),
     ]
-    numbers = facts(
+    numbers = doc.Facts(
         [
             ("Images", f"{audit.images:,}"),
             ("Layout", audit.layout),
@@ -163,31 +142,31 @@ def _findings(view: View) -> Markup:
         "facts short",
     )
     lists = [
-        folded(f"{title} ({len(items):,})", bullets(shortened(items), "long"))
+        doc.Details(f"{title} ({len(items):,})", doc.Bullets(shortened(items), "long"))
         for title, items in blocks
         if items
     ]
-    return tag("div", numbers, lists)
+    return doc.Box([numbers, lists])
 
 
-def _crossing(counts: Mapping[str, int], names: Mapping[str, Sequence[str]]) -> list[Child]:
-    found: list[Child] = []
+def _crossing(counts: Mapping[str, int], names: Mapping[str, Sequence[str]]) -> list[doc.Content]:
+    leaks: list[doc.Content] = []
     for where, number in counts.items():
         examples = ", ".join(names.get(where, ())[:3])
-        found.append(f"{where}: {number:,}" + (f" (such as {examples})" if examples else ""))
-    return found
+        leaks.append(f"{where}: {number:,}" + (f" (such as {examples})" if examples else ""))
+    return leaks
 
 
-def _groups(groups: Mapping[str, Mapping[str, int]]) -> list[Child]:
+def _groups(groups: Mapping[str, Mapping[str, int]]) -> list[doc.Content]:
     return [f"{column}: {tally(list(values.items())[:MANY])}" for column, values in groups.items()]
 
 
-def _shortcuts(view: View) -> Markup:
+def _shortcuts(view: View) -> doc.Box:
     """A baseline that sees only facts about the files, beside the models."""
     audit, reference = view.result.audit, view.reference
     majority = audit.majority_accuracy
     measured = reference.evidence.get(view.compared_split or "test", {}) if reference else {}
-    lines = facts(
+    lines = doc.Facts(
         [
             (
                 "Always answering the most frequent class",
@@ -201,49 +180,52 @@ def _shortcuts(view: View) -> Markup:
         ]
     )
     ranked = sorted(audit.shortcuts, key=lambda s: (not s.warning, -s.auroc.value))
-    rows: list[list[Child]] = [
+    rows: list[list[doc.Content]] = [
         [
-            feature_name(one),
-            target_name(one),
-            figure_interval("auroc", one.auroc),
-            tag("strong", "warning") if one.warning else "no warning",
+            feature_name(shortcut),
+            target_name(shortcut),
+            figure_interval("auroc", shortcut.auroc),
+            doc.Text("warning", "strong") if shortcut.warning else "no warning",
         ]
-        for one in ranked[:MANY]
+        for shortcut in ranked[:MANY]
     ]
     if not rows:
-        return tag("div", lines, tag("p", f"Shortcuts: {NOT_MEASURED}.", class_="note"))
+        return doc.Box([lines, doc.Paragraph(f"Shortcuts: {NOT_MEASURED}.", "note")])
     table = grid(["Fact about the file", "Class it gives away", "AUROC", "Finding"], rows, "plain")
     more = len(ranked) - MANY
-    note = tag("p", f"{more:,} weaker ones are in the record.", class_="note") if more > 0 else None
-    return tag("div", lines, table, note)
+    note = doc.Paragraph(f"{more:,} weaker ones are in the record.", "note") if more > 0 else None
+    return doc.Box([lines, table, note])
 
 
 # ------------------------------------------------------------------------------ what is not shown
 
 
-def limits_section(view: View) -> Markup:
+def limits_section(view: View) -> doc.Section:
     """Reservations, each from a fact."""
-    found = limits(view)
-    return section(
-        "limits", "What this does not show", limits_sentence(len(found)), bullets(found, "limits")
-    )
+    reservations = limits(view)
+    content = doc.Bullets(reservations, "limits")
+    lead = limits_sentence(len(reservations))
+    return doc.Section("limits", "What this does not show", lead, content, short="Not shown")
 
 
 # ---------------------------------------------------------------------------------- to do it again
 
 
-def trail_section(view: View) -> Markup:
+def trail_section(view: View) -> doc.Section:
     """Recipe, versions, digests, machine, durations, history of each candidate."""
-    return section(
+    return doc.Section(
         "trail",
         "How to do it again",
         trail_sentence(view),
-        tag("h3", "How each candidate was made"),
-        [_history(view, number, record) for number, record in view.numbered()],
-        tag("h3", "Machine and versions"),
-        _machine(view),
-        tag("h3", "The study file"),
-        folded("Recipe", tag("pre", tag("code", _recipe(view.result.recipe)), tabindex="0")),
+        [
+            doc.Heading("How each candidate was made"),
+            [_history(view, number, record) for number, record in view.numbered()],
+            doc.Heading("Machine and versions"),
+            _machine(view),
+            doc.Heading("The study file"),
+            doc.Details("Recipe", doc.CodeBlock(_recipe(view.result.recipe))),
+        ],
+        short="Do it again",
     )
 
 
@@ -252,11 +234,11 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
     return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=90))
 
 
-def _machine(view: View) -> Markup:
+def _machine(view: View) -> doc.Facts:
     env, result = view.result.environment, view.result
     packages = ", ".join(f"{name} {version}" for name, version in sorted(env.packages.items()))
     spent = [(stage.replace("_", " "), duration(took)) for stage, took in result.seconds.items()]
-    return facts(
+    return doc.Facts(
         [
             ("clinipress", env.clinipress),
             ("Python", env.python),
@@ -272,38 +254,42 @@ def _machine(view: View) -> Markup:
     )
 
 
-def _history(view: View, number: int, record: CandidateRecord) -> Markup:
+def _history(view: View, number: int, record: CandidateRecord) -> doc.Details:
     """What was done to make a candidate, its parent's steps left to the parent's entry."""
-    parent = next((one for one in view.candidates if one.name == record.parent), None)
+    parent = view.named(record.parent)
     steps = record.history[_shared(record.history, parent.history if parent else ()) :]
     chain = " \u2192 ".join(step.step for step in record.history) or "taken as it was"
     origin = f"from {record.parent}: " if record.parent else ""
-    title = [tag("strong", f"{number} {record.name}"), f" {chain} "]
+    name = doc.Text(f"{number} {record.name}", "strong")
     verdict = badge(record.verdict) if record is not view.reference else None
-    return folded(
-        [title, verdict],
-        tag("p", capital(f"{origin}{counted(len(steps), 'step')} of its own."), class_="note"),
-        tag("ol", [tag("li", _step(step)) for step in steps]) if steps else None,
-        _file_facts(record),
+    return doc.Details(
+        [name, f" {chain} ", verdict],
+        [
+            doc.Paragraph(capital(f"{origin}{counted(len(steps), 'step')} of its own."), "note"),
+            doc.Bullets([_step(step) for step in steps], ordered=True) if steps else None,
+            _file_facts(record),
+        ],
     )
 
 
 def _shared(mine: Sequence[Applied], theirs: Sequence[Applied]) -> int:
     """How many steps two histories begin with in common."""
     pairs = enumerate(zip(mine, theirs, strict=False))
-    return next((n for n, (one, other) in pairs if one != other), min(len(mine), len(theirs)))
+    return next((n for n, (own, other) in pairs if own != other), min(len(mine), len(theirs)))
 
 
-def _step(step: Applied) -> list[Child]:
-    blocks: list[Child] = [tag("strong", step.step)]
+def _step(step: Applied) -> list[doc.Content]:
+    blocks: list[doc.Content] = [doc.Text(step.step, "strong")]
     for title, values in (("parameters", step.params), ("what came of it", step.facts)):
         if values:
-            pairs = [[tag("b", f"{name}:"), f" {text}"] for name, text in flatten(values)]
-            blocks += [tag("span", title, class_="small"), bullets(pairs, "params")]
+            entries: list[doc.Content] = [
+                [doc.Text(f"{name}:", "bold"), f" {text}"] for name, text in flatten(values)
+            ]
+            blocks += [small(title), doc.Bullets(entries, "params")]
     return blocks
 
 
-def _file_facts(record: CandidateRecord) -> Markup:
+def _file_facts(record: CandidateRecord) -> doc.Facts:
     timing, whole, parity = record.latency_ms, record.latency_with_preprocessing_ms, record.parity
     measured = NOT_MEASURED
     if timing is not None:
@@ -319,10 +305,10 @@ def _file_facts(record: CandidateRecord) -> Markup:
             f"{significant(parity.max_logit_difference)}"
         )
     operators = tally(record.low_precision_operators.items())
-    return facts(
+    return doc.Facts(
         [
             ("File", [record.path, f" ({record.file_bytes:,} bytes)"]),
-            ("sha256", tag("code", record.digest)),
+            ("sha256", doc.Text(record.digest, "code")),
             ("Parameters, multiply-adds", f"{large(record.parameters)}, {large(record.macs)}"),
             ("How it was timed", measured),
             ("With reading and decoding the file", milliseconds(whole.median if whole else None)),
@@ -335,20 +321,20 @@ def _file_facts(record: CandidateRecord) -> Markup:
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested parameters as "dotted.name", "value"; long lists and texts are cut, and say so."""
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
-            found += flatten(value, f"{prefix}{name}.")
+            pairs += flatten(value, f"{prefix}{name}.")
         else:
-            found.append((f"{prefix}{name}", _value(value)))
-    return found
+            pairs.append((f"{prefix}{name}", _value(value)))
+    return pairs
 
 
 def _value(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        if any(isinstance(one, (list, tuple, Mapping)) for one in value) and len(value) > 3:
+        if any(isinstance(entry, (list, tuple, Mapping)) for entry in value) and len(value) > 3:
             return f"list of {counted(len(value), 'entry', 'entries')}, in the record"
-        shown = ", ".join(_value(one) for one in value[:MANY])
+        shown = ", ".join(_value(entry) for entry in value[:MANY])
         return shown + (f", \u2026 ({len(value):,} in all)" if len(value) > MANY else "") or "none"
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]

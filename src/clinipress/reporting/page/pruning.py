@@ -6,13 +6,11 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from clinipress.records.candidate import (
-    Applied,
-    CandidateRecord,
-)
-from clinipress.reporting.drawing.figures import Scale, line, nice_ticks, place
-from clinipress.reporting.drawing.markup import Child, Markup, tag
-from clinipress.reporting.drawing.parts import folded, grid, section
+from clinipress.records.candidate import Applied, CandidateRecord
+from clinipress.reporting import document as doc
+from clinipress.reporting.drawing.figures import Scale, line, nice_ticks, position
+from clinipress.reporting.drawing.markup import Markup, tag
+from clinipress.reporting.drawing.parts import grid
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -31,7 +29,7 @@ NAMED = 3  # layers that the text names
 WIDE = {"parameters": "Parameters", "macs": "Multiply-adds per image"}
 
 
-def pruning_section(view: View) -> Markup | None:
+def pruning_section(view: View) -> doc.Section | None:
     """One block per pruned candidate; None when nothing was pruned."""
     blocks = [_block(view, record, step) for record, step in _pruned(view)]
     if not blocks:
@@ -40,7 +38,7 @@ def pruning_section(view: View) -> Markup | None:
         "Channels and heads were removed for good: the files are smaller, nothing is masked. "
         "Costs are counted or measured before and after; zeros are not."
     )
-    return section("pruning", "What pruning removed", lead, blocks)
+    return doc.Section("pruning", "What pruning removed", lead, blocks, short="Pruning")
 
 
 def _pruned(view: View) -> Iterator[tuple[CandidateRecord, Applied]]:
@@ -52,17 +50,22 @@ def _pruned(view: View) -> Iterator[tuple[CandidateRecord, Applied]]:
             yield record, steps[-1]
 
 
-def _block(view: View, record: CandidateRecord, step: Applied) -> Markup:
-    parent = next((one for one in view.candidates if one.name == record.parent), None)
-    title = tag("h3", record.name, f" from {parent.name}" if parent else None)
-    found = step.facts.get("sensitivity")
-    return tag(
-        "div",
-        title,
-        tag("p", _asked(step)),
-        grid(["", "Before", "After", "Removed"], list(_rows(record, parent, step)), "plain counts"),
-        _rounds(step.facts.get("rounds", ())),
-        _sensitivity(found) if found and found["layers"] else None,
+def _block(view: View, record: CandidateRecord, step: Applied) -> doc.Box:
+    parent = view.named(record.parent)
+    title = doc.Heading([record.name, f" from {parent.name}" if parent else None])
+    curves = step.facts.get("sensitivity")
+    return doc.Box(
+        [
+            title,
+            doc.Paragraph(_asked(step)),
+            grid(
+                ["", "Before", "After", "Removed"],
+                list(_rows(record, parent, step)),
+                "plain counts",
+            ),
+            _rounds(step.facts.get("rounds", ())),
+            _sensitivity(curves) if curves and curves["layers"] else None,
+        ]
     )
 
 
@@ -79,7 +82,7 @@ def _asked(step: Applied) -> str:
 
 def _rows(
     record: CandidateRecord, parent: CandidateRecord | None, step: Applied
-) -> Iterator[list[Child]]:
+) -> Iterator[list[doc.Content]]:
     before, after = step.facts.get("before", {}), step.facts.get("after", {})
     for key, name in WIDE.items():
         yield _row(name, before.get(key), after.get(key), large)
@@ -92,42 +95,42 @@ def _rows(
     )  # fmt: skip
 
 
-def _row(name: str, before: float | None, after: float | None, write: Any) -> list[Child]:
-    texts: list[Child] = [
+def _row(name: str, before: float | None, after: float | None, write: Any) -> list[doc.Content]:
+    texts: list[doc.Content] = [
         write(value) if value is not None else NOT_MEASURED for value in (before, after)
     ]
     gone = percent(1 - after / before) if before and after is not None else NOT_MEASURED
     return [name, *texts, gone]
 
 
-def _rounds(rounds: Sequence[Mapping[str, Any]]) -> Markup | None:
+def _rounds(rounds: Sequence[Mapping[str, Any]]) -> doc.Details | None:
     if len(rounds) < 2:
         return None
-    rows: list[list[Child]] = [
+    rows: list[list[doc.Content]] = [
         [
             str(number),
-            large(one["parameters"]),
-            large(one["macs"]),
-            percent(one["best_validation_accuracy"])
-            if "best_validation_accuracy" in one
+            large(training["parameters"]),
+            large(training["macs"]),
+            percent(training["best_validation_accuracy"])
+            if "best_validation_accuracy" in training
             else NOT_MEASURED,
         ]
-        for number, one in enumerate(rounds, start=1)
+        for number, training in enumerate(rounds, start=1)
     ]
     heads = ["Round", "Parameters", "Multiply-adds", "Best validation accuracy"]
-    return folded(f"Round by round ({len(rounds)})", grid(heads, rows, "plain counts"))
+    return doc.Details(f"Round by round ({len(rounds)})", grid(heads, rows, "plain counts"))
 
 
-def _sensitivity(found: Mapping[str, Any]) -> Markup:
+def _sensitivity(curves: Mapping[str, Any]) -> doc.Box:
     """The curves, what they say in words, and their numbers."""
-    layers = found["layers"]
+    layers = curves["layers"]
     order = sorted(layers, key=lambda row: sum(row["accuracies"]) / len(row["accuracies"]))
     names = ", ".join(row["name"] for row in order[:NAMED])
     text = (
-        f"Validation accuracy on {counted(found['images'], 'image')} when one layer alone loses a "
+        f"Validation accuracy on {counted(curves['images'], 'image')} when one layer alone loses a "
         f"share of its channels, before any fine-tuning. Most delicate: {names}."
     )
-    rows: list[list[Child]] = [
+    rows: list[list[doc.Content]] = [
         [
             row["name"],
             ", ".join(
@@ -137,15 +140,16 @@ def _sensitivity(found: Mapping[str, Any]) -> Markup:
         ]
         for row in order
     ]
-    return tag(
-        "div",
-        tag("h3", "How much each layer bears"),
-        tag("p", text),
-        sensitivity_plot(layers, found["baseline"]),
-        folded(
-            f"All {counted(len(rows), 'layer')}",
-            grid(["Layer", "Share removed: accuracy"], rows),
-        ),
+    return doc.Box(
+        [
+            doc.Heading("How much each layer bears"),
+            doc.Paragraph(text),
+            sensitivity_plot(layers, curves["baseline"]),
+            doc.Details(
+                f"All {counted(len(rows), 'layer')}",
+                grid(["Layer", "Share removed: accuracy"], rows),
+            ),
+        ]
     )
 
 
@@ -174,8 +178,8 @@ def _curve(
     spots = [(0.0, baseline), *zip(row["shares"], row["accuracies"], strict=True)]
     places = [(across.at(share), up.at(value)) for share, value in spots]
     return [
-        tag("g", tag("title", row["name"]), line(class_, *one, *other))
-        for one, other in itertools.pairwise(places)
+        tag("g", tag("title", row["name"]), line(class_, *start, *end))
+        for start, end in itertools.pairwise(places)
     ]
 
 
@@ -188,7 +192,7 @@ def _axes(across: Scale, up: Scale) -> list[Markup]:
     for tick in nice_ticks(0.0, 1.0, 5):
         x = across.at(tick)
         parts.append(line("tick", x, BOTTOM + 6, x, BOTTOM + 11))
-        parts.append(tag("text", percent(tick), class_="mid", x=place(x), y=str(BOTTOM + 24)))
+        parts.append(tag("text", percent(tick), class_="mid", x=position(x), y=str(BOTTOM + 24)))
     parts.append(line("base", LEFT, BOTTOM + 6, 100, BOTTOM + 6))
     parts.append(
         tag("text", "share of channels removed", class_="end unit", x="100%", y=str(HEIGHT - 4))

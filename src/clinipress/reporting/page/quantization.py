@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from clinipress.records.candidate import (
-    Applied,
-    CandidateRecord,
-)
-from clinipress.reporting.drawing.markup import Child, Markup, tag
-from clinipress.reporting.drawing.parts import folded, grid, section, shortened
+from clinipress.records.candidate import Applied, CandidateRecord
+from clinipress.reporting import document as doc
+from clinipress.reporting.drawing.parts import grid, shortened
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import NOT_MEASURED, counted, percent
 
@@ -20,7 +17,7 @@ FULL = ("float32", "float16")
 METHODS = {"runtime": "the toolchain's own"}
 
 
-def quantization_section(view: View) -> Markup | None:
+def quantization_section(view: View) -> doc.Section | None:
     """One block per file in low precision; None when there is none."""
     blocks = [_block(record, step) for record, step in _quantized(view)]
     if not blocks:
@@ -29,7 +26,9 @@ def quantization_section(view: View) -> Markup | None:
         "Counted in the files themselves, after the runtime has optimised them: what is named int8 "
         "and runs in float shows here."
     )
-    return section("quantization", "What runs in low precision", lead, blocks)
+    return doc.Section(
+        "quantization", "What runs in low precision", lead, blocks, short="Low precision"
+    )
 
 
 def _quantized(view: View) -> Iterator[tuple[CandidateRecord, Applied]]:
@@ -38,16 +37,17 @@ def _quantized(view: View) -> Iterator[tuple[CandidateRecord, Applied]]:
             yield record, record.history[-1]
 
 
-def _block(record: CandidateRecord, step: Applied) -> Markup:
+def _block(record: CandidateRecord, step: Applied) -> doc.Box:
     facts = step.facts
-    return tag(
-        "div",
-        tag("h3", record.name),
-        tag("p", _layers(record, facts)),
-        tag("p", _ranges(record, step)),
-        _left_out(facts.get("left_out", ())),
-        _trials(facts.get("trials", ())),
-        _placement(facts.get("placement")),
+    return doc.Box(
+        [
+            doc.Heading(record.name),
+            doc.Paragraph(_layers(record, facts)),
+            doc.Paragraph(_ranges(record, step)),
+            _left_out(facts.get("left_out", ())),
+            _trials(facts.get("trials", ())),
+            _placement(facts.get("placement")),
+        ]
     )
 
 
@@ -55,15 +55,15 @@ def _layers(record: CandidateRecord, facts: Mapping[str, Any]) -> str:
     """How many layers of each kind compute in low precision."""
     layers = facts.get("layers", {})
     parts = [f"{low} of {every} {kind}" for kind, (low, every) in layers.items() if every]
-    said = ", ".join(parts) if parts else NOT_MEASURED
-    text = f"In {record.precision} arithmetic: {said}."
+    counts = ", ".join(parts) if parts else NOT_MEASURED
+    text = f"In {record.precision} arithmetic: {counts}."
     warning = facts.get("warning")
     return f"{text} This is not what the file is named after: {warning}." if warning else text
 
 
 def _ranges(record: CandidateRecord, step: Applied) -> str:
     """Where the ranges of the activations come from."""
-    if any(one.step == "qat" for one in record.history) and step.params.get("calibration_images"):
+    if any(past.step == "qat" for past in record.history) and step.params.get("calibration_images"):
         return "The ranges of the activations were learnt in quantization-aware training."
     count = step.params.get("calibration_images")
     if not count:
@@ -75,64 +75,68 @@ def _ranges(record: CandidateRecord, step: Applied) -> str:
     return f"The ranges of the activations come from {images}{by}."
 
 
-def _left_out(keys: Sequence[str]) -> Markup | None:
+def _left_out(keys: Sequence[str]) -> doc.Paragraph | None:
     """Calibration images of another kind, by name: somebody should look at them."""
     if not keys:
         return None
     images = counted(len(keys), "calibration image")
-    return tag(
-        "p",
-        f"{images} excited the network more than twice as much as the others and had no say in the "
-        f"ranges; look whether they belong to the data: ",
-        ", ".join(str(one) for one in shortened(list(keys))),
-        ".",
-        class_="note",
+    return doc.Paragraph(
+        [
+            f"{images} excited the network more than twice as much as the others and had no say "
+            "in the ranges; look whether they belong to the data: ",
+            ", ".join(str(key) for key in shortened(list(keys))),
+            ".",
+        ],
+        "note",
     )
 
 
-def _trials(trials: Sequence[Mapping[str, Any]]) -> Markup | None:
+def _trials(trials: Sequence[Mapping[str, Any]]) -> doc.Details | None:
     """Every way of quantizing that was tried, on training images."""
     if len(trials) < 2:
         return None
-    rows: list[list[Child]] = [
+    rows: list[list[doc.Content]] = [
         [
-            METHODS.get(one["method"], one["method"]),
-            _said(one.get("equalize")),
-            _said(one.get("bias_correction")),
-            f"{one['decibels']:.1f} dB",
-            percent(one["agreement"]),
+            METHODS.get(trial["method"], trial["method"]),
+            _choice(trial.get("equalize")),
+            _choice(trial.get("bias_correction")),
+            f"{trial['decibels']:.1f} dB",
+            percent(trial["agreement"]),
         ]
-        for one in trials
+        for trial in trials
     ]
     heads = ["Ranges", "Equalized", "Biases corrected", "Signal to noise", "Agreement"]
     title = f"What was tried, on training images and blends of them ({len(trials)})"
-    return folded(title, grid(heads, rows, "plain counts"))
+    return doc.Details(title, grid(heads, rows, "plain counts"))
 
 
-def _said(value: bool | None) -> str:
+def _choice(value: bool | None) -> str:
     """Toolchains other than ours keep this to themselves."""
     return "its own choice" if value is None else "yes" if value else "no"
 
 
-def _placement(placement: Mapping[str, Any] | None) -> Markup | None:
+def _placement(placement: Mapping[str, Any] | None) -> doc.Box | None:
     """Which groups of layers stayed in float, and why."""
     if not placement:
         return None
     groups = len(placement["groups"])
-    rows: list[list[Child]] = [
+    rows: list[list[doc.Content]] = [
         [
-            f"{len(one['low'])} of {groups}",
-            percent(one["agreement"]),
-            f"{one['decibels']:.1f} dB",
-            f"{one['time']:.2f}",
-            f"{one['file_bytes'] / 1e6:.2f} MB",
+            f"{len(trial['low'])} of {groups}",
+            percent(trial["agreement"]),
+            f"{trial['decibels']:.1f} dB",
+            f"{trial['time']:.2f}",
+            f"{trial['file_bytes'] / 1e6:.2f} MB",
         ]
-        for one in placement["trials"]
+        for trial in placement["trials"]
     ]
     heads = ["Groups in 8 bits", "Agreement", "Signal to noise", "Time over float32", "File"]
     taken = f"{len(placement['taken'])} of {groups} groups of layers compute in 8 bits: "
-    return tag(
-        "div",
-        tag("p", taken, placement["reason"]),
-        folded(f"Every placement that was tried ({len(rows)})", grid(heads, rows, "plain counts")),
+    return doc.Box(
+        [
+            doc.Paragraph([taken, placement["reason"]]),
+            doc.Details(
+                f"Every placement that was tried ({len(rows)})", grid(heads, rows, "plain counts")
+            ),
+        ]
     )

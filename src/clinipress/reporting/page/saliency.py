@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from clinipress.records.judgement import Saliency, SaliencyPanel
 from clinipress.records.result import Interval
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.figures import Scale, Shape, nice_ticks, strip, strip_axis
-from clinipress.reporting.drawing.forest import marks
-from clinipress.reporting.drawing.markup import Child, Markup, tag
-from clinipress.reporting.drawing.parts import facts, grid, role_mark, small
+from clinipress.reporting.drawing.forest import foot, marks
+from clinipress.reporting.drawing.parts import grid, role_mark, small
 from clinipress.reporting.drawing.pictures import PANELS, embedded, maps_picture
-from clinipress.reporting.page.shown import Shown, finding_section
+from clinipress.reporting.page.shown import SectionView, finding_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -22,9 +22,7 @@ from clinipress.reporting.wording.numbers import (
     finite,
     significant,
 )
-from clinipress.text import (
-    capital,
-)
+from clinipress.text import capital
 
 __all__ = ["saliency_section"]
 
@@ -53,35 +51,37 @@ NOTE = (
 )
 
 
-def saliency_section(view: View) -> Markup | None:
+def saliency_section(view: View) -> doc.Section | None:
     """Similarity of the maps against their baselines, faithfulness, and the maps."""
-    return finding_section(view, "saliency", lambda one: one.saliency, _sentence, _body, NOTE)
+    return finding_section(
+        view, "saliency", lambda findings: findings.saliency, _sentence, _body, NOTE
+    )
 
 
-def _row_of_candidate(shown: Shown[Saliency]) -> str | None:
+def _row_of_candidate(shown: SectionView[Saliency]) -> str | None:
     """Which row is the candidate: by its name, else the first that is neither baseline."""
     rows = [row for row in shown.mine.similarity if row not in (*BASELINES, "reference")]
     return shown.name if shown.name in rows else next(iter(rows), None)
 
 
-def _sentence(shown: Shown[Saliency]) -> str:
+def _sentence(shown: SectionView[Saliency]) -> str:
     """The candidate's similarity between its two baselines."""
     section, row = shown.mine, _row_of_candidate(shown)
     measured = section.similarity.get(row or "", {}).get("spearman")
-    told = f"{section.method} maps of {counted(section.images, f'{shown.where} image')}"
+    opening = f"{section.method} maps of {counted(section.images, f'{shown.where} image')}"
     if measured is None or not finite(measured):
-        return f"{told}: how alike those of {shown.name} are to the reference's: {NOT_MEASURED}."
+        return f"{opening}: how alike those of {shown.name} are to the reference's: {NOT_MEASURED}."
     beside = [
-        f"{words} {decimal(one.value)}"
+        f"{words} {decimal(baseline.value)}"
         for key, words in (
             ("independent", "those of a network trained apart"),
             ("randomized", "those of random weights"),
         )
-        if (one := section.similarity.get(key, {}).get("spearman")) is not None and finite(one)
+        if (baseline := section.similarity.get(key, {}).get("spearman")) and finite(baseline)
     ]
     against = f", {' and '.join(beside)}" if beside else ", with no baseline to compare with"
     return (
-        f"{told} ({section.mode}): those of {shown.name} correlate with the reference's by "
+        f"{opening} ({section.mode}): those of {shown.name} correlate with the reference's by "
         f"{decimal_interval(measured)}{against}: {_reading(section, measured)}."
     )
 
@@ -102,12 +102,12 @@ def _reading(section: Saliency, mine: Interval) -> str:
     return "about as much as two networks trained apart share anyway"
 
 
-def _body(shown: Shown[Saliency]) -> list[Child]:
+def _body(shown: SectionView[Saliency]) -> list[doc.Content]:
     section = shown.mine
     return [
-        tag("h3", "How like the reference's maps"),
+        doc.Heading("How like the reference's maps"),
         _similarity(shown),
-        [tag("h3", "Do the maps tell what the answer hangs on?"), _faithfulness(shown)]
+        [doc.Heading("Do the maps tell what the answer hangs on?"), _faithfulness(shown)]
         if section.faithfulness or section.inside_mask
         else None,
         _how(section),
@@ -115,61 +115,64 @@ def _body(shown: Shown[Saliency]) -> list[Child]:
     ]
 
 
-def _shape(shown: Shown[Saliency], row: str) -> Shape:
+def _shape(shown: SectionView[Saliency], row: str) -> Shape:
     if row in ("reference", "independent", "randomized"):
         return row  # type: ignore[return-value]  # mypy does not narrow by a tuple of literals
     return shown.role if row == _row_of_candidate(shown) else "candidate"
 
 
-def _label(shown: Shown[Saliency], row: str, *, described: bool = True) -> list[Child]:
-    told = shown.mine.maps.get(row) if described else None
+def _label(shown: SectionView[Saliency], row: str, *, described: bool = True) -> list[doc.Content]:
+    description = shown.mine.maps.get(row) if described else None
     name = shown.name if row == _row_of_candidate(shown) else row
     if row in ("reference", *BASELINES):
         name = capital(row)
-    return [role_mark(_shape(shown, row)), name, small(told) if told else None]
+    return [role_mark(_shape(shown, row)), name, small(description) if description else None]
 
 
-def _similarity(shown: Shown[Saliency]) -> Markup:
+def _similarity(shown: SectionView[Saliency]) -> doc.DataTable:
     """Strips: every row of maps on one scale, metric by metric."""
     rows = shown.mine.similarity
     ends = [
-        one.low for measured in rows.values() for one in measured.values() if finite(one)
-    ]  # fmt: skip
+        interval.low
+        for measured in rows.values()
+        for interval in measured.values()
+        if finite(interval)
+    ]
     low = min(0.0, *ends) if ends else 0.0
     scale = Scale(low, 1.0, 2, 98)
     ticks = nice_ticks(low, 1.0, 5)
     axis = strip_axis(scale, ticks, [decimal(tick, 1) for tick in ticks])
-    body: list[Child] = []
+    groups = []
     for metric, (name, best) in SIMILARITY.items():
-        head = tag("th", name, small(best), scope="rowgroup", colspan="3", class_="group")
-        lines = [_strip_row(shown, row, metric, scale) for row in rows]
-        body.append(tag("tbody", tag("tr", head), lines))
-    foot = tag("tr", tag("th"), tag("td", axis, class_="strip-cell"), tag("td", class_="value"))
-    return tag("table", body, tag("tbody", foot), class_="forest maps")
+        head = doc.DataCell([name, small(best)], "group", heads="rowgroup", span=3)
+        strips = [_strip_row(shown, row, metric, scale) for row in rows]
+        groups.append(doc.RowGroup([doc.DataRow([head], kind="group"), *strips]))
+    return doc.DataTable((), [*groups, doc.RowGroup([foot(axis)])], "forest maps", scroll=False)
 
 
-def _strip_row(shown: Shown[Saliency], row: str, metric: str, scale: Scale) -> Markup:
-    found = shown.mine.similarity[row].get(metric)
-    drawn = marks((_shape(shown, row), found))
-    return tag(
-        "tr",
-        # in words once, in the table below, where there is one
-        tag("th", _label(shown, row, described=not shown.mine.faithfulness), scope="row"),
-        tag("td", strip(drawn, scale), class_="strip-cell"),
-        tag("td", decimal_interval(found), class_="value"),
-    )
+def _strip_row(shown: SectionView[Saliency], row: str, metric: str, scale: Scale) -> doc.DataRow:
+    similarity = shown.mine.similarity[row].get(metric)
+    # in words once, in the table below, where there is one
+    label = _label(shown, row, described=not shown.mine.faithfulness)
+    drawn = strip(marks((_shape(shown, row), similarity)), scale)
+    cells = [
+        doc.DataCell(label, heads="row"),
+        doc.DataCell(drawn, "strip-cell"),
+        doc.DataCell(decimal_interval(similarity), "value"),
+    ]
+    return doc.DataRow(cells)
 
 
-def _faithfulness(shown: Shown[Saliency]) -> Markup:
+def _faithfulness(shown: SectionView[Saliency]) -> doc.DataTable:
     section = shown.mine
     metrics = [key for key in FAITHFULNESS if any(key in m for m in section.faithfulness.values())]
     heads = ["", *[FAITHFULNESS[key] for key in metrics]]
     heads += ["Energy inside the mask"] if section.inside_mask else []
     names = list(dict.fromkeys([*section.faithfulness, *section.inside_mask]))
-    rows: list[list[Child]] = []
+    rows: list[list[doc.Content]] = []
     for name in names:
         measured = section.faithfulness.get(name, {})
-        cells: list[Child] = [_write(key, measured.get(key)) for key in metrics]
+        cells: list[doc.Content] = [_write(key, measured.get(key)) for key in metrics]
         inside = figure_interval("share", section.inside_mask.get(name))
         rows.append([_label(shown, name), *cells, *([inside] if section.inside_mask else [])])
     return grid(heads, rows, "cards rows")
@@ -179,11 +182,11 @@ def _write(key: str, interval: Interval | None) -> str:
     return figure_interval("share", interval) if key in SHARES else decimal_interval(interval, 3)
 
 
-def _how(section: Saliency) -> Markup:
+def _how(section: Saliency) -> doc.Facts:
     spent = ", ".join(
         f"{name} {significant(seconds)} s" for name, seconds in section.seconds_per_image.items()
     )
-    return facts(
+    return doc.Facts(
         [
             ("Method", f"{section.method}, {MODES[section.mode]}"),
             ("Time of one map", spent or NOT_MEASURED),
@@ -191,20 +194,20 @@ def _how(section: Saliency) -> Markup:
     )
 
 
-def _panels(shown: Shown[Saliency], panels: Sequence[SaliencyPanel]) -> list[Child]:
-    heading = tag("h3", "The maps themselves")
+def _panels(shown: SectionView[Saliency], panels: Sequence[SaliencyPanel]) -> list[doc.Content]:
+    heading = doc.Heading("The maps themselves")
     if not panels:
-        return [heading, tag("p", "No picture was kept.", class_="empty")]
+        return [heading, doc.Paragraph("No picture was kept.", "empty")]
     rest = len(panels) - PANELS
-    note = tag("p", f"{rest:,} more are in the run folder.", class_="note") if rest > 0 else None
-    return [heading, tag("div", [_panel(shown, one) for one in panels[:PANELS]]), note]
+    note = doc.Paragraph(f"{rest:,} more are in the run folder.", "note") if rest > 0 else None
+    return [heading, doc.Box([_panel(shown, panel) for panel in panels[:PANELS]]), note]
 
 
-def _panel(shown: Shown[Saliency], panel: SaliencyPanel) -> Markup:
+def _panel(shown: SectionView[Saliency], panel: SaliencyPanel) -> doc.Figure:
     """One picture, and the similarity of its maps."""
     picture = embedded(shown.view, panel.picture, f"{panel.key}: {', '.join(panel.titles)}")
-    told = (
+    caption = (
         f"{panel.key}: truth {panel.truth}, explained {panel.explained}, correlation "
         f"{decimal(panel.similarity)}"
     )
-    return maps_picture(panel.titles, picture, told)
+    return maps_picture(panel.titles, picture, caption)

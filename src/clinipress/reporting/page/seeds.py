@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from clinipress.records.result import SeedSpread
-from clinipress.reporting.drawing.markup import Child, Markup, tag
-from clinipress.reporting.drawing.parts import grid, section, small
+from clinipress.reporting import document as doc
+from clinipress.reporting.drawing.parts import grid, small
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -24,56 +24,62 @@ NOTE = (
 )
 
 
-def seeds_section(view: View) -> Markup | None:
+def seeds_section(view: View) -> doc.Section | None:
     """Mean, range and spread over seeds; None for a study of one seed."""
-    seeds, found = view.result.seeds, view.result.over_seeds
-    if len(seeds) < 2 or not found:
+    seeds, spreads = view.result.seeds, view.result.over_seeds
+    if len(seeds) < 2 or not spreads:
         return None
     metric = view.metric
-    rows: list[list[Child]] = []
-    for name, over in found.items():
+    rows: list[list[doc.Content]] = []
+    for name, over in spreads.items():
         change = over.changes.get(metric)
         rows.append(
             [
                 name,
                 _figure(metric, over.evidence.get(metric)),
-                _change(change) if change else "reference" if not over.changes else NOT_MEASURED,
+                _change(change)
+                if change
+                else "reference"
+                if name == view.result.reference
+                else NOT_MEASURED,
             ]
         )
-    split = split_name(next(iter(found.values())).split)
-    return section(
+    split = split_name(next(iter(spreads.values())).split)
+    return doc.Section(
         "seeds",
         "Trained again",
         _sentence(view, split),
-        grid(["Candidate", f"Accuracy, {split} images", "Change, points"], rows, "cards rows"),
-        tag("p", NOTE, class_="note"),
+        [
+            grid(["Candidate", f"Accuracy, {split} images", "Change, points"], rows, "cards rows"),
+            doc.Paragraph(NOTE, "note"),
+        ],
     )
 
 
 def _sentence(view: View, split: str) -> str:
     seeds, subject = view.result.seeds, view.subject
     named = ", ".join(str(seed) for seed in seeds)
-    told = f"The whole study was run with {len(seeds)} seeds ({named}) on one split"
+    opening = f"The whole study was run with {len(seeds)} seeds ({named}) on one split"
     change = None
     if subject is not None and subject.name in view.result.over_seeds:
         change = view.result.over_seeds[subject.name].changes.get(view.metric)
     if subject is None or change is None or change.deviation is None:
-        return f"{told}; no candidate has figures of every seed to set beside the reference."
+        return f"{opening}; no candidate has figures of every seed to set beside the reference."
     span = f"{signed(100 * change.low, 1)} to {signed(100 * change.high, 1)}"
     return (
-        f"{told}: on the {split} images the change of {subject.name} lay between {span} points "
+        f"{opening}: on the {split} images the change of {subject.name} lay between {span} points "
         f"(standard deviation {points(change.deviation)})."
     )
 
 
-def _figure(metric: str, spread: SeedSpread | None) -> Child:
+def _figure(metric: str, spread: SeedSpread | None) -> doc.Content:
     if spread is None or spread.mean is None:
         return NOT_MEASURED
     span = f"{figure(metric, spread.low)} to {figure(metric, spread.high)}"
     return [figure_interval(metric, spread.mean), small(f"seeds from {span}")]
 
 
-def _change(spread: SeedSpread) -> Child:
+def _change(spread: SeedSpread) -> doc.Content:
     if spread.mean is None:
         return NOT_MEASURED
     span = f"{signed(100 * spread.low, 1)} to {signed(100 * spread.high, 1)}"

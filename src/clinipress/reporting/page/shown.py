@@ -6,25 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from clinipress.records.candidate import (
-    CandidateRecord,
-)
+from clinipress.records.candidate import CandidateRecord
 from clinipress.records.judgement import Findings
-from clinipress.records.result import (
-    Verdict,
-)
-from clinipress.reporting.drawing.markup import Child, Markup, tag
-from clinipress.reporting.drawing.parts import badge, bullets, section, shortened
+from clinipress.records.result import Verdict
+from clinipress.reporting import document as doc
+from clinipress.reporting.drawing.parts import badge, reasons, shortened
 from clinipress.reporting.view import Role, View
 from clinipress.reporting.wording.numbers import NOT_MEASURED
-from clinipress.reporting.wording.phrases import (
-    split_name,
-)
-from clinipress.text import (
-    capital,
-)
+from clinipress.reporting.wording.phrases import split_name
+from clinipress.text import capital
 
-__all__ = ["TITLES", "Judged", "Shown", "finding_section", "missing_sentence"]
+__all__ = ["TITLES", "HasVerdict", "SectionView", "finding_section", "missing_sentence"]
 
 # section of the evidence -> its heading
 TITLES = {
@@ -37,7 +29,7 @@ TITLES = {
 }
 
 
-class Judged(Protocol):
+class HasVerdict(Protocol):
     """A section's record: it has a verdict of its own."""
 
     @property
@@ -46,11 +38,11 @@ class Judged(Protocol):
         ...
 
 
-S = TypeVar("S", bound=Judged)
+S = TypeVar("S", bound=HasVerdict)
 
 
 @dataclass(frozen=True)
-class Shown(Generic[S]):
+class SectionView(Generic[S]):
     """One section on one split, and what it is shown beside.
 
     Attributes:
@@ -93,10 +85,10 @@ def finding_section(
     view: View,
     key: str,
     get: Callable[[Findings], S | None],
-    sentence: Callable[[Shown[S]], str],
-    body: Callable[[Shown[S]], Sequence[Child]],
+    sentence: Callable[[SectionView[S]], str],
+    body: Callable[[SectionView[S]], Sequence[doc.Content]],
     note: str,
-) -> Markup | None:
+) -> doc.Section | None:
     """One section of the subject's evidence: its own images first, then sets from elsewhere.
 
     Args:
@@ -114,27 +106,27 @@ def finding_section(
     if subject is None or not splits:
         return None
     leads: list[str] = []
-    blocks: list[Child] = []
+    blocks: list[doc.Content] = []
     for split in splits:
         mine = get(subject.findings[split])
         theirs = view.reference.findings.get(split) if view.reference else None
-        heading = tag("h3", f"{capital(split_name(split))} images", class_="split")
+        heading = doc.Heading(f"{capital(split_name(split))} images", "split")
         if mine is None:
             leads.append(missing_sentence(key, split, subject.findings[split]))
-            blocks += [heading, tag("p", leads[-1], class_="empty")] if leads[1:] else []
+            blocks += [heading, doc.Paragraph(leads[-1], "empty")] if leads[1:] else []
             continue
-        shown = Shown(view, split, subject, mine, get(theirs) if theirs else None)
+        shown = SectionView(view, split, subject, mine, get(theirs) if theirs else None)
         leads.append(sentence(shown))
-        further = tag("p", leads[-1]) if leads[1:] else None
+        further = doc.Paragraph(leads[-1]) if leads[1:] else None
         blocks.append([heading if splits[1:] else None, further, _judged(mine.verdict)])
         blocks.append(body(shown))
     if blocks:
-        blocks.append(tag("p", note, class_="note"))
-    return section(key, TITLES[key], leads[0], blocks)
+        blocks.append(doc.Paragraph(note, "note"))
+    return doc.Section(key, TITLES[key], leads[0], blocks)
 
 
-def _judged(verdict: Verdict) -> Markup:
+def _judged(verdict: Verdict) -> doc.Box:
     """The section's verdict with its reasons."""
-    said = list(verdict.texts)
-    reasons = bullets(shortened(said)) if len(said) > 1 else tag("span", said, class_="soft")
-    return tag("div", badge(verdict), reasons if said else None, class_="judged")
+    texts = reasons(verdict)
+    why = doc.Bullets(shortened(texts)) if len(texts) > 1 else doc.Text(texts, "span", "soft")
+    return doc.Box([badge(verdict), why if texts else None], "judged")

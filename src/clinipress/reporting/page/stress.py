@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from clinipress.records.judgement import OutOfScopeProbe, Stress, StressCurve, StressLevel
 from clinipress.records.result import Interval
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.figures import (
     Scale,
     Shape,
@@ -14,11 +15,11 @@ from clinipress.reporting.drawing.figures import (
     line,
     marker,
     nice_ticks,
-    place,
+    position,
 )
-from clinipress.reporting.drawing.markup import Child, Markup, tag
-from clinipress.reporting.drawing.parts import folded, grid, legend, small
-from clinipress.reporting.page.shown import Shown, finding_section
+from clinipress.reporting.drawing.markup import Markup, tag
+from clinipress.reporting.drawing.parts import grid, legend, small
+from clinipress.reporting.page.shown import SectionView, finding_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -29,13 +30,8 @@ from clinipress.reporting.wording.numbers import (
     percent,
     points_words,
 )
-from clinipress.reporting.wording.phrases import (
-    interval_phrase,
-)
-from clinipress.text import (
-    capital,
-    joined,
-)
+from clinipress.reporting.wording.phrases import interval_phrase
+from clinipress.text import capital, joined
 
 __all__ = ["stress_section"]
 
@@ -53,9 +49,9 @@ NOTE = (
 )
 
 
-def stress_section(view: View) -> Markup | None:
-    """Drop curves for every kind of disturbance, and out-of-scope probes."""
-    return finding_section(view, "stress", lambda one: one.stress, _sentence, _body, NOTE)
+def stress_section(view: View) -> doc.Section | None:
+    """Curves of accuracy for every kind of disturbance, and out-of-scope probes."""
+    return finding_section(view, "stress", lambda findings: findings.stress, _sentence, _body, NOTE)
 
 
 def _name(kind: str) -> str:
@@ -69,16 +65,16 @@ def _levels(curves: Sequence[StressCurve]) -> Iterator[tuple[StressCurve, Stress
                 yield curve, level
 
 
-def _sentence(shown: Shown[Stress]) -> str:
+def _sentence(shown: SectionView[Stress]) -> str:
     """The disturbance that costs most beyond the reference's own loss, and whether it is shown."""
     section = shown.mine
     levels = list(_levels(section.curves))
-    told = (
+    opening = (
         f"On {counted(section.images, f'{shown.where} image')} disturbed in "
         f"{counted(len(section.curves), 'way')} at up to five strengths"
     )
     if not levels:
-        return f"{told}, the added loss of {shown.name} was {NOT_MEASURED}.{_refusals(section)}"
+        return f"{opening}, the added loss of {shown.name} was {NOT_MEASURED}.{_refusals(section)}"
     parted = list(
         dict.fromkeys(_name(c.kind) for c, level in levels if level.added_change.high < 0)
     )
@@ -90,11 +86,11 @@ def _sentence(shown: Shown[Stress]) -> str:
     )
     if parted:
         return (
-            f"{told}, {shown.name} bears {joined(parted)} worse than the reference; {most}."
+            f"{opening}, {shown.name} bears {joined(parted)} worse than the reference; {most}."
             f"{_refusals(section)}"
         )
     return (
-        f"{told}, no disturbance is shown to cost {shown.name} more than the reference; {most}."
+        f"{opening}, no disturbance is shown to cost {shown.name} more than the reference; {most}."
         f"{_refusals(section)}"
     )
 
@@ -110,13 +106,13 @@ def _refusals(section: Stress) -> str:
     )
 
 
-def _body(shown: Shown[Stress]) -> list[Child]:
+def _body(shown: SectionView[Stress]) -> list[doc.Content]:
     section = shown.mine
     whole = section.undisturbed
-    ends = [one.low for one in whole.values() if finite(one)]
+    ends = [accuracy.low for accuracy in whole.values() if finite(accuracy)]
     for curve in section.curves:
         for level in curve.levels:
-            ends += [one.low for one in (level.reference, level.candidate) if finite(one)]
+            ends += [side.low for side in (level.reference, level.candidate) if finite(side)]
     up = Scale(max(0.0, min(ends, default=0.0) - 0.02), 1.0, BOTTOM, TOP)
     plots = [_plot(shown, curve, up) for curve in section.curves]
     shapes: list[tuple[Shape, str]] = [
@@ -125,13 +121,13 @@ def _body(shown: Shown[Stress]) -> list[Child]:
     ]
     return [
         legend(shapes),
-        tag("div", plots, class_="multiples"),
-        folded("All figures", _table(section)) if section.curves else None,
+        doc.Box(plots, "multiples"),
+        doc.Details("All figures", _table(section)) if section.curves else None,
         _probes(section.probes),
     ]
 
 
-def _plot(shown: Shown[Stress], curve: StressCurve, up: Scale) -> Markup:
+def _plot(shown: SectionView[Stress], curve: StressCurve, up: Scale) -> doc.Figure:
     """One kind: two curves on one axis; a star where the candidate is shown to bear it worse."""
     across = Scale(-0.3, 5.3, 19, 99)
     below = [(float(number), str(number)) for number in range(6)]
@@ -139,48 +135,47 @@ def _plot(shown: Shown[Stress], curve: StressCurve, up: Scale) -> Markup:
     parts = frame(across, up, below, beside)
     whole = shown.mine.undisturbed
     sides: list[tuple[Shape, float, list[tuple[int, Interval]]]] = [
-        ("reference", -0.12, [(one.strength, one.reference) for one in curve.levels]),
-        (shown.role, 0.12, [(one.strength, one.candidate) for one in curve.levels]),
+        ("reference", -0.12, [(level.strength, level.reference) for level in curve.levels]),
+        (shown.role, 0.12, [(level.strength, level.candidate) for level in curve.levels]),
     ]
     for (shape, shift, points), key in zip(sides, ("reference", "candidate"), strict=True):
         start = [(0, whole[key])] if key in whole else []
         # the two stand a little apart, so that neither hides the other's interval
-        drawn = [(n + shift, one) for n, one in (*start, *points) if finite(one)]
+        drawn = [(n + shift, accuracy) for n, accuracy in (*start, *points) if finite(accuracy)]
         parts += _curve(shape, drawn, across, up)
     worse = [
-        one.strength
-        for one in curve.levels
-        if finite(one.added_change) and one.added_change.high < 0
+        level.strength
+        for level in curve.levels
+        if finite(level.added_change) and level.added_change.high < 0
     ]
     for strength in worse:
-        x = place(across.at(strength))
+        x = position(across.at(strength))
         parts.append(tag("text", "\u2217", class_="mid star", x=x, y=str(int(TOP) + 2)))
     amounts = ", ".join(f"{level.amount:g}" for level in curve.levels)
     star = "; \u2217 worse than the reference" if worse else ""
-    title = tag(
-        "figcaption", capital(_name(curve.kind)), small(f"{amounts} {curve.unit}".strip(), star)
-    )
-    told = f"{capital(_name(curve.kind))}: accuracy by strength"
-    plot = tag("svg", parts, class_="plot", height=str(HEIGHT), role="img", aria_label=told)
-    return tag("figure", title, plot)
+    name = capital(_name(curve.kind))
+    caption: doc.Content = [name, small(f"{amounts} {curve.unit}".strip() + star)]
+    label = f"{name}: accuracy by strength"
+    plot = tag("svg", parts, class_="plot", height=str(HEIGHT), role="img", aria_label=label)
+    return doc.Figure(caption, plot)
 
 
 def _curve(
     shape: Shape, points: Sequence[tuple[float, Interval]], across: Scale, up: Scale
 ) -> list[Markup]:
-    places = [(across.at(x), up.at(one.value), one) for x, one in points]
+    places = [(across.at(x), up.at(accuracy.value), accuracy) for x, accuracy in points]
     parts = [
         line(f"curve {shape}", x, y, next_x, next_y)
         for (x, y, _), (next_x, next_y, _) in pairwise(places)
     ]
-    for x, y, one in places:
-        parts.append(line(f"whisker {shape}", x, up.at(one.low), x, up.at(one.high)))
-        parts.append(marker(shape, place(x), f"{y:.4g}", figure_interval("accuracy", one)))
+    for x, y, accuracy in places:
+        parts.append(line(f"whisker {shape}", x, up.at(accuracy.low), x, up.at(accuracy.high)))
+        parts.append(marker(shape, position(x), f"{y:.4g}", figure_interval("accuracy", accuracy)))
     return parts
 
 
-def _table(section: Stress) -> Markup:
-    rows: list[list[Child]] = []
+def _table(section: Stress) -> doc.DataTable:
+    rows: list[list[doc.Content]] = []
     for curve in section.curves:
         for level in curve.levels:
             amount = f"{level.amount:g} {curve.unit}".strip()
@@ -197,19 +192,19 @@ def _table(section: Stress) -> Markup:
     return grid(heads, rows, "cards rows")
 
 
-def _probes(probes: Sequence[OutOfScopeProbe]) -> list[Child]:
-    heading = tag("h3", "Out-of-scope images")
+def _probes(probes: Sequence[OutOfScopeProbe]) -> list[doc.Content]:
+    heading = doc.Heading("Out-of-scope images")
     if not probes:
-        return [heading, tag("p", NOT_MEASURED, class_="empty")]
-    rows: list[list[Child]] = [
+        return [heading, doc.Paragraph(NOT_MEASURED, "empty")]
+    rows: list[list[doc.Content]] = [
         [
-            [capital(one.name), small(counted(one.images, "image"))],
-            percent(one.reference_confidence),
-            percent(one.candidate_confidence),
-            percent(one.reference_refused),
-            percent(one.candidate_refused),
+            [capital(probe.name), small(counted(probe.images, "image"))],
+            percent(probe.reference_confidence),
+            percent(probe.candidate_confidence),
+            percent(probe.reference_refused),
+            percent(probe.candidate_refused),
         ]
-        for one in probes
+        for probe in probes
     ]
     heads = [
         "Probe",

@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clinipress.records.judgement import Gap, Subgroup, Subgroups
-from clinipress.records.metrics import (
-    metric_facts,
-)
+from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval
+from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.figures import Scale, nice_ticks, strip, strip_axis
-from clinipress.reporting.drawing.forest import Row, forest, marks
-from clinipress.reporting.drawing.markup import Child, Markup, tag
-from clinipress.reporting.drawing.parts import MANY, cell, folded, grid, legend, small
-from clinipress.reporting.page.shown import Shown, finding_section
+from clinipress.reporting.drawing.forest import ForestRow, forest, marks
+from clinipress.reporting.drawing.parts import (
+    MANY,
+    cell,
+    column_heads,
+    grid,
+    legend,
+    lines,
+    pair_cell,
+    small,
+)
+from clinipress.reporting.page.shown import SectionView, finding_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -28,13 +35,8 @@ from clinipress.reporting.wording.numbers import (
     points_interval,
     points_words,
 )
-from clinipress.reporting.wording.phrases import (
-    interval_phrase,
-)
-from clinipress.text import (
-    capital,
-    joined,
-)
+from clinipress.reporting.wording.phrases import interval_phrase
+from clinipress.text import capital, joined
 
 __all__ = ["subgroups_section"]
 
@@ -42,15 +44,17 @@ PREFERRED = ("balanced_accuracy", "accuracy")  # what is drawn for each group
 BESIDE = ("auroc_macro", "ece")  # what stands in figures beside it
 NONE = "No metadata: the data set says nothing of its patients"
 NOTE = (
-    "Falls are reference minus candidate on the same images, in points. A gap is the best group "
+    "Changes are candidate minus reference on the same images, in points. A gap is the best group "
     "minus the worst; its change is the candidate's gap minus the reference's: above zero, "
     "compression set groups further apart. Grey: groups with too few images to judge."
 )
 
 
-def subgroups_section(view: View) -> Markup | None:
+def subgroups_section(view: View) -> doc.Section | None:
     """Figures by group, gaps between groups, and how compression changed them."""
-    return finding_section(view, "subgroups", lambda one: one.subgroups, _sentence, _body, NOTE)
+    return finding_section(
+        view, "subgroups", lambda findings: findings.subgroups, _sentence, _body, NOTE
+    )
 
 
 def _drawn(groups: Sequence[Subgroup]) -> str:
@@ -58,7 +62,7 @@ def _drawn(groups: Sequence[Subgroup]) -> str:
     return max(PREFERRED, key=lambda metric: sum(metric in group.metrics for group in groups))
 
 
-def _sentence(shown: Shown[Subgroups]) -> str:
+def _sentence(shown: SectionView[Subgroups]) -> str:
     """How many groups, which lost most, and the gap that widened most."""
     section = shown.mine
     if not section.columns:
@@ -67,36 +71,35 @@ def _sentence(shown: Shown[Subgroups]) -> str:
             f"is {NOT_MEASURED}."
         )
     small_ones = sum(group.too_small for group in section.groups)
-    told = (
+    opening = (
         f"{counted(len(section.groups), 'group')} by {joined(section.columns)} on the "
         f"{shown.where} images, "
     )
     if small_ones:
-        told += (
+        opening += (
             f"of which {small_ones:,} {'has' if small_ones == 1 else 'have'} fewer than "
             f"{section.minimum:,} and {'is' if small_ones == 1 else 'are'} not judged"
         )
     else:
-        told += f"each with at least {section.minimum:,}"
-    return f"{told}.{_worst_group(section)}{_widest(section.gaps)}"
+        opening += f"each with at least {section.minimum:,}"
+    return f"{opening}.{_worst_group(section)}{_widest(section.gaps)}"
 
 
 def _worst_group(section: Subgroups) -> str:
     metric = _drawn(section.groups)
     changes = [
-        (group.changes[metric].value, group)
+        (change, group)
         for group in section.groups
-        if not group.too_small and finite(group.changes.get(metric))
+        if not group.too_small and (change := group.changes.get(metric)) and finite(change)
     ]
     if not changes:
         return ""
-    value, group = min(changes, key=lambda pair: pair[0])
-    name, change = f"{group.column}: {group.value}", group.changes[metric]
-    if value >= 0:
+    change, group = min(changes, key=lambda pair: pair[0].value)
+    if change.value >= 0:
         return f" In no group did {metric_name(metric)} fall."
     return (
-        f" The group that lost most is {name}, whose {metric_name(metric)} fell by "
-        f"{points_words(-value)} ({interval_phrase(change)})."
+        f" The group that lost most is {group.column}: {group.value}, whose "
+        f"{metric_name(metric)} fell by {points_words(-change.value)} ({interval_phrase(change)})."
     )
 
 
@@ -114,7 +117,7 @@ def _widest(gaps: Sequence[Gap]) -> str:
     return f" No gap widened; the one that narrowed least, {which}, shrank by {amount}."
 
 
-def _body(shown: Shown[Subgroups]) -> list[Child]:
+def _body(shown: SectionView[Subgroups]) -> list[doc.Content]:
     section = shown.mine
     if not section.columns:
         return []
@@ -123,81 +126,73 @@ def _body(shown: Shown[Subgroups]) -> list[Child]:
     return [shapes, columns, _gaps(shown)]
 
 
-def _column(shown: Shown[Subgroups], column: str) -> list[Child]:
+def _column(shown: SectionView[Subgroups], column: str) -> list[doc.Content]:
     """One column: its groups as a forest plot, then class by class."""
     groups = [group for group in shown.mine.groups if group.column == column]
     unknown = shown.mine.unknown.get(column, 0)
-    told = f"{counted(unknown, 'image')} without a value." if unknown else "Known for all images."
+    coverage = (
+        f"{counted(unknown, 'image')} without a value." if unknown else "Known for all images."
+    )
     return [
-        tag("h3", capital(column)),
-        tag("p", told, class_="note"),
-        _table(shown, groups) if groups else tag("p", "no group has images", class_="empty"),
+        doc.Heading(capital(column)),
+        doc.Paragraph(coverage if unknown else "Known for all images.", "note"),
+        _table(shown, groups) if groups else doc.Paragraph("no group has images", "empty"),
         _by_class(shown, groups),
     ]
 
 
-def _table(shown: Shown[Subgroups], groups: Sequence[Subgroup]) -> Markup:
+def _table(shown: SectionView[Subgroups], groups: Sequence[Subgroup]) -> doc.DataTable:
     metric = _drawn(groups)
     ends = [
-        one.low
+        interval.low
         for group in groups
         for side in (group.metrics, group.reference)
-        if (one := side.get(metric)) is not None and finite(one)
+        if (interval := side.get(metric)) is not None and finite(interval)
     ]
     low = max(min(ends, default=0.0) - 0.02, 0.0)
     scale = Scale(low, 1.0, 3, 94)
     ticks = nice_ticks(low, 1.0, 4)
     axis = strip_axis(scale, ticks, [figure("accuracy", tick).replace(".0", "") for tick in ticks])
-    heads: list[Child] = ["Subgroup", "Images", axis, capital(metric_name(metric)), "Fall, points"]
-    heads += [capital(_short(one)) for one in BESIDE]
-    columns = [
-        tag("th", head, scope="col", class_="strip-cell" if n == 2 else None)
-        for n, head in enumerate(heads)
-    ]
+    name = capital(metric_name(metric))
+    beside = [capital(_short(other)) for other in BESIDE]
+    heads = column_heads(["Subgroup", "Images", axis, name, "Change, points", *beside])
     rows = [_group_row(shown, group, metric, scale) for group in groups]
-    table = tag(
-        "table", tag("thead", tag("tr", columns)), tag("tbody", rows), class_="cards classes"
-    )
-    return tag("div", table, class_="scroll", tabindex="0")
+    return doc.DataTable(heads, [doc.RowGroup(rows)], "cards classes")
 
 
 def _short(metric: str) -> str:
     return {"auroc_macro": "AUROC", "ece": "calibration error"}.get(metric, metric_name(metric))
 
 
-def _group_row(shown: Shown[Subgroups], group: Subgroup, metric: str, scale: Scale) -> Markup:
+def _group_row(
+    shown: SectionView[Subgroups], group: Subgroup, metric: str, scale: Scale
+) -> doc.DataRow:
     drawn = marks(
         ("reference", group.reference.get(metric)), (shown.role, group.metrics.get(metric))
     )
     few = small(f"too few: at least {shown.mine.minimum:,} are needed") if group.too_small else None
-    return tag(
-        "tr",
-        tag("th", group.value, few, scope="row"),
-        cell("Images", f"{group.cases:,}", small(counted(group.units, _unit(shown)))),
-        tag("td", strip(drawn, scale), class_="strip-cell"),
+    cells = [
+        doc.DataCell([group.value, few], heads="row"),
+        cell("Images", [f"{group.cases:,}", small(counted(group.units, _unit(shown)))]),
+        doc.DataCell(strip(drawn, scale), "strip-cell"),
         _pair(capital(metric_name(metric)), metric, group),
-        cell(
-            "Change, points", tag("span", change_interval(group.changes.get(metric)), class_="line")
-        ),
-        [_pair(capital(_short(one)), one, group) for one in BESIDE],
-        class_="grey" if group.too_small else None,
-    )
+        cell("Change, points", lines([change_interval(group.changes.get(metric))])),
+        *(_pair(capital(_short(other)), other, group) for other in BESIDE),
+    ]
+    return doc.DataRow(cells, "grey" if group.too_small else None)
 
 
-def _unit(shown: Shown[Subgroups]) -> str:
+def _unit(shown: SectionView[Subgroups]) -> str:
     return "patient" if shown.view.result.split.by == "patient" else "cluster"
 
 
-def _pair(label: str, metric: str, group: Subgroup) -> Markup:
-    """The reference's figure above the candidate's."""
+def _pair(label: str, metric: str, group: Subgroup) -> doc.DataCell:
     if metric not in group.metrics and metric not in group.reference:
-        return cell(label, NOT_MEASURED, class_="pair")
-    above = tag("span", figure_interval(metric, group.reference.get(metric)), class_="of-reference")
-    below = tag("span", figure_interval(metric, group.metrics.get(metric)))
-    return cell(label, above, below, class_="pair")
+        return cell(label, NOT_MEASURED, "pair")
+    return pair_cell(label, metric, group.reference.get(metric), group.metrics.get(metric))
 
 
-def _by_class(shown: Shown[Subgroups], groups: Sequence[Subgroup]) -> Child:
+def _by_class(shown: SectionView[Subgroups], groups: Sequence[Subgroup]) -> doc.Content:
     """Sensitivity of every class in every group, behind a title."""
     classes = [
         name
@@ -206,52 +201,54 @@ def _by_class(shown: Shown[Subgroups], groups: Sequence[Subgroup]) -> Child:
     ]
     if not classes:
         return None
-    rows: list[list[Child]] = [
+    rows: list[list[doc.Content]] = [
         [group.value, *[_sensitivity(group, name) for name in classes]] for group in groups
     ]
-    return folded(
+    return doc.Details(
         "Sensitivity for each class",
-        grid(["Subgroup", *classes], rows, "cards rows"),
-        tag("p", "The reference above, the candidate below, the change last.", class_="note"),
+        [
+            grid(["Subgroup", *classes], rows, "cards rows"),
+            doc.Paragraph("The reference above, the candidate below, the change last.", "note"),
+        ],
     )
 
 
-def _sensitivity(group: Subgroup, name: str) -> Child:
+def _sensitivity(group: Subgroup, name: str) -> doc.Content:
     metric = f"sensitivity[{name}]"
     mine = group.metrics.get(metric)
     if not finite(mine):
         return "none there"
     return [
-        tag("span", figure_interval(metric, group.reference.get(metric)), class_="line soft"),
-        tag("span", figure_interval(metric, mine), class_="line"),
-        tag("span", change_interval(group.changes.get(metric)), class_="line small"),
+        doc.Text(figure_interval(metric, group.reference.get(metric)), "line", "line soft"),
+        doc.Text(figure_interval(metric, mine), "line", "line"),
+        doc.Text(change_interval(group.changes.get(metric)), "aside", "line small"),
     ]
 
 
-def _gaps(shown: Shown[Subgroups]) -> Child:
+def _gaps(shown: SectionView[Subgroups]) -> doc.Content:
     """Gaps before and after, and their change on one scale; those that widened most first."""
     gaps = sorted(shown.mine.gaps, key=lambda gap: -gap.change.value)
-    heading = tag("h3", "Gap between best and worst group, and its change, points")
+    heading = doc.Heading("Gap between best and worst group, and its change, points")
     if not gaps:
-        told = "No column has two groups that are large enough to compare."
-        return [heading, tag("p", told, class_="empty")]
+        reason = "No column has two groups that are large enough to compare."
+        return [heading, doc.Paragraph(reason, "empty")]
     first, rest = gaps[:MANY], gaps[MANY:]
-    more = folded(
+    more = doc.Details(
         f"{counted(len(rest), 'more gap')} that widened less, or narrowed",
         forest([_gap_row(shown, gap) for gap in rest]),
     )
     return [heading, forest([_gap_row(shown, gap) for gap in first]), more if rest else None]
 
 
-def _gap_row(shown: Shown[Subgroups], gap: Gap) -> Row:
+def _gap_row(shown: SectionView[Subgroups], gap: Gap) -> ForestRow:
     name = _short(gap.metric) if metric_class(gap.metric) is None else metric_name(gap.metric)
-    label = [
+    label: doc.Content = [
         f"{gap.column}, {name}",
-        tag("span", f"{gap.best} against {gap.worst}", class_="small line"),
-        tag("span", f"reference {_gap(gap.metric, gap.reference)}", class_="small line"),
-        tag("span", f"candidate {_gap(gap.metric, gap.candidate)}", class_="small line"),
+        doc.Text(f"{gap.best} against {gap.worst}", "aside", "small line"),
+        doc.Text(f"reference {_gap(gap.metric, gap.reference)}", "aside", "small line"),
+        doc.Text(f"candidate {_gap(gap.metric, gap.candidate)}", "aside", "small line"),
     ]
-    return Row(label, marks((shown.role, gap.change)), change_interval(gap.change))
+    return ForestRow(label, marks((shown.role, gap.change)), change_interval(gap.change))
 
 
 def _gap(metric: str, interval: Interval) -> str:
