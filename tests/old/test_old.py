@@ -100,7 +100,7 @@ def test_old_figures_are_kept_and_old_drops_change_sign(old):
 def test_old_sections_change_sign_where_they_compare(old):
     rows = {row["name"]: row for row in plain(old)["candidates"]}
     (row,) = (row for row in read_result(old / "run").candidates if row.name == "distilled")
-    for split, sections in row.findings.items():
+    for split, sections in row.judgements.items():
         before = rows[row.name]["findings"][split]
         for now, was in zip(sections.operating.rows, before["operating"]["rows"], strict=True):
             assert ends(now.sensitivity_change) == turned(was["sensitivity_drop"])
@@ -117,7 +117,7 @@ def test_old_sections_change_sign_where_they_compare(old):
     curves = before["stress"]["curves"]
     for now, was in zip(sections.stress.curves, curves, strict=True):
         for level, kept in zip(now.levels, was["levels"], strict=True):
-            assert ends(level.change) == turned(kept["changes"])
+            assert ends(level.change) == turned(kept["drop"])
             assert ends(level.added_change) == turned(kept["excess"])
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from clinipress.records.base import Interval, Record, Verdict
-from clinipress.records.judgement import Findings
+from clinipress.records.judgement import Judgements
 
 __all__ = [
     "BATCH",
@@ -258,8 +258,8 @@ class CandidateRecord(Record):
         because: Why it was tried although the study did not name it, or None.
         control: Name of the same network trained for as long without a teacher, if there is one.
         over_control: split -> metric -> this one minus its control, paired: what the teacher gave.
-        findings: split -> sections of the evidence; "external: NAME" is a set from elsewhere, here
-            and in `evidence`.
+        judgements: split -> sections of the evidence; "external: NAME" is a set from elsewhere,
+            here and in `evidence`.
     """
 
     name: str
@@ -286,4 +286,4 @@ class CandidateRecord(Record):
     per_image: dict[str, str] = Field(default_factory=dict)
     control: str | None = None
     over_control: dict[str, dict[str, Interval]] = Field(default_factory=dict)
-    findings: dict[str, Findings] = Field(default_factory=dict)
+    judgements: dict[str, Judgements] = Field(default_factory=dict)

@@ -53,7 +53,7 @@ def _candidate(row: Any) -> Any:
     return {
         **fields,
         "changes": _values(drops, _turned_all),
-        "findings": _values(row.get("findings", {}), _sections),
+        "judgements": _values(row.get("findings", {}), _sections),
         "verdict": _verdict(row.get("verdict")),
     }
 
@@ -65,7 +65,7 @@ def _external_row(row: Any) -> Any:
     return {
         **fields,
         "changes": _turned_all(row.get("drop", {})),
-        "findings": _sections(row.get("findings")),
+        "judgements": _sections(row.get("findings")),
         "verdict": _verdict(row.get("verdict")),
     }
 

@@ -44,7 +44,7 @@ from clinipress.models.randomized import (
 from clinipress.records.candidate import (
     Candidate,
 )
-from clinipress.records.judgement import Findings, OutOfScopeProbe, Saliency, Stress
+from clinipress.records.judgement import Judgements, OutOfScopeProbe, Saliency, Stress
 from clinipress.records.metrics import (
     least_loss,
 )
@@ -71,14 +71,14 @@ def inspect(card: Scorecard, choice: Choice) -> None:
     shipped = {one.shipped for one in choice.outcomes} | {choice.shipped}
     rows = [row for row in card.rows[1:] if row.name in shipped]
     for row in card.rows[1:]:
-        for name in row.findings:
-            row.findings[name] = _with_pictures(card, row.findings[name])
+        for name in row.judgements:
+            row.judgements[name] = _with_pictures(card, row.judgements[name])
     asked = card.runner.study.evidence
     stressed = _stress(card, rows, split) if rows and asked.stress else {}
     not_stressed = NOT_ASKED if rows or not asked.stress else NOT_SHIPPED
     rows = rows or _closest(card)
     for row in rows:
-        missing = dict(row.findings[split].not_measured)
+        missing = dict(row.judgements[split].not_measured)
         looks = _saliency(card, row, split) if asked.saliency else NOT_ASKED
         if isinstance(looks, str):
             missing["saliency"] = looks
@@ -89,7 +89,7 @@ def inspect(card: Scorecard, choice: Choice) -> None:
             "saliency": looks if isinstance(looks, Saliency) else None,
             "not_measured": missing,
         }
-        row.findings[split] = row.findings[split].model_copy(update=update)
+        row.judgements[split] = row.judgements[split].model_copy(update=update)
 
 
 def _closest(card: Scorecard) -> list[Row]:
@@ -263,7 +263,7 @@ def _explained(
     return Explanation.load(folder / "maps.npz")
 
 
-def _with_pictures(card: Scorecard, found: Findings) -> Findings:
+def _with_pictures(card: Scorecard, found: Judgements) -> Judgements:
     """Thumbnails of the flipped images, as the network sees them."""
     held = found.disagreement
     if held is None or not held.flips:

@@ -20,7 +20,7 @@ from clinipress.models.classifier import TorchCandidate
 from clinipress.records.candidate import (
     Card,
 )
-from clinipress.records.judgement import Findings
+from clinipress.records.judgement import Judgements
 from clinipress.records.result import (
     Interval,
     Rule,
@@ -32,7 +32,7 @@ from clinipress.study.workbench import Runner
 
 __all__ = ["Row", "Scorecard", "scores_path"]
 
-FINDINGS = "findings.json"
+JUDGEMENTS = "judgements.json"
 Kind = Literal["reference", "step", "export", "control"]
 
 
@@ -57,7 +57,7 @@ class Row:
     evidence: dict[str, dict[str, Interval]] = field(default_factory=dict)
     changes: dict[str, dict[str, Interval]] = field(default_factory=dict)
     confusion: dict[str, list[list[int]]] = field(default_factory=dict)
-    findings: dict[str, Findings] = field(default_factory=dict)
+    judgements: dict[str, Judgements] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
     rejected: str | None = None
@@ -122,9 +122,9 @@ class Scorecard:
 
     def _score(self, row: Row, split: str, rows: Rows, logits: NDArray[np.float32]) -> None:
         mine = row.scores[split] = self._answers(row, rows, logits)
-        row.findings[split] = self._findings(row, split)
+        row.judgements[split] = self._judgements(row, split)
         root = self.reference.scores[split]
-        found = judged(self.asked, self.rules, root, mine, row.findings[split])
+        found = judged(self.asked, self.rules, root, mine, row.judgements[split])
         row.evidence[split], row.confusion[split] = found.evidence, found.confusion
         accuracy = row.evidence[split]["accuracy"]
         span = f"{accuracy.low:.1%} to {accuracy.high:.1%}"
@@ -151,7 +151,7 @@ class Scorecard:
             groups=rows.groups,
         )
 
-    def _findings(self, row: Row, split: str) -> Findings:
+    def _judgements(self, row: Row, split: str) -> Judgements:
         """The sections of a row, or those that were made before of the same answers."""
         root = self.reference
         inputs = {
@@ -171,11 +171,11 @@ class Scorecard:
                 row.scores[split],
                 validation=(root.scores["validation"], row.scores["validation"]),
             )
-            write_atomically(folder / FINDINGS, found.model_dump_json(indent=1))
+            write_atomically(folder / JUDGEMENTS, found.model_dump_json(indent=1))
 
         with self.runner.phase("evidence"):
-            folder = self.runner.store.once("findings", inputs, make, packages=("numpy", "scipy"))
-        return Findings.model_validate(read_json(folder / FINDINGS))
+            folder = self.runner.store.once("judgements", inputs, make, packages=("numpy", "scipy"))
+        return Judgements.model_validate(read_json(folder / JUDGEMENTS))
 
     def measure(self) -> None:
         """Latency, memory, size and arithmetic of every file."""

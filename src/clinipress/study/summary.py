@@ -140,7 +140,7 @@ def _record(card: Scorecard, row: Row, out: Path) -> CandidateRecord:
         rejected=row.rejected,
         because=row.because,
         per_image={split: scores_path(row.name, split) for split in row.scores},
-        findings=row.findings,
+        judgements=row.judgements,
         control=control.name if control else None,
         over_control=card.over_control(row),
     )

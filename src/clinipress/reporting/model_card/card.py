@@ -9,7 +9,7 @@ import yaml
 from clinipress.records.candidate import (
     CandidateRecord,
 )
-from clinipress.records.judgement import Findings, OperatingRow
+from clinipress.records.judgement import Judgements, OperatingRow
 from clinipress.records.result import (
     Interval,
     Result,
@@ -17,7 +17,7 @@ from clinipress.records.result import (
 from clinipress.reporting.dossier.answers import TOPICS
 from clinipress.reporting.dossier.answers_study import (
     asked,
-    findings_of,
+    judgements_of,
     subject_or_reference,
     techniques_phrase,
     verdict_words,
@@ -185,7 +185,7 @@ def _evaluation(view: View) -> list[str]:
 
 
 def _calibration(view: View) -> list[str]:
-    found = findings_of(view)
+    found = judgements_of(view)
     parts = ["## Calibration and thresholds"]
     section = found.calibration
     if section is None:
@@ -207,7 +207,7 @@ def _calibration(view: View) -> list[str]:
     ]
 
 
-def _absent(found: Findings, section: str) -> str:
+def _absent(found: Judgements, section: str) -> str:
     reason = found.not_measured.get(section)
     return f"{NOT_MEASURED} ({escape(reason)})" if reason else NOT_MEASURED
 
@@ -242,7 +242,7 @@ def _thresholds(found: Iterable[OperatingRow]) -> str:
 
 
 def _groups(view: View) -> list[str]:
-    found = findings_of(view)
+    found = judgements_of(view)
     section = found.subgroups
     if section is None:
         return ["## Subgroups", f"Figures by group: {_absent(found, 'subgroups')}."]

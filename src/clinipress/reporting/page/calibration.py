@@ -18,7 +18,7 @@ from clinipress.reporting.drawing.figures import (
 )
 from clinipress.reporting.drawing.markup import Child, Markup, tag
 from clinipress.reporting.drawing.parts import grid, legend, small
-from clinipress.reporting.page.shown import Shown, finding_section
+from clinipress.reporting.page.shown import Shown, judgement_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -57,7 +57,9 @@ NOTE = (
 
 def calibration_section(view: View) -> Markup | None:
     """Errors of the stated confidence and reliability diagrams, reference and candidate."""
-    return finding_section(view, "calibration", lambda one: one.calibration, _sentence, _body, NOTE)
+    return judgement_section(
+        view, "calibration", lambda one: one.calibration, _sentence, _body, NOTE
+    )
 
 
 def _sentence(shown: Shown[Calibration]) -> str:

@@ -9,7 +9,7 @@ from clinipress.reporting.drawing.figures import Scale, place
 from clinipress.reporting.drawing.markup import Child, Markup, tag
 from clinipress.reporting.drawing.parts import MANY, facts, folded, grid, small, two_lines
 from clinipress.reporting.drawing.pictures import GALLERY, embedded
-from clinipress.reporting.page.shown import Shown, finding_section
+from clinipress.reporting.page.shown import Shown, judgement_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     counted,
@@ -41,7 +41,7 @@ NOTE = (
 
 def disagreement_section(view: View) -> Markup | None:
     """Agreement, flips by class, confidence and group, and a gallery of them."""
-    return finding_section(
+    return judgement_section(
         view, "disagreement", lambda one: one.disagreement, _sentence, _body, NOTE
     )
 

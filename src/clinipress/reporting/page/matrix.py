@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from clinipress.records.candidate import (
     CandidateRecord,
 )
-from clinipress.records.judgement import SECTIONS, Findings
+from clinipress.records.judgement import SECTIONS, Judgements
 from clinipress.records.result import (
     Verdict,
 )
@@ -27,12 +27,12 @@ from clinipress.text import (
 
 __all__ = ["matrix_section", "section_verdict"]
 
-Line = tuple[int, CandidateRecord, str, Findings]  # number, candidate, split, its sections there
+Line = tuple[int, CandidateRecord, str, Judgements]  # number, candidate, split, its sections there
 
 
-def section_verdict(findings: Findings, key: str) -> Verdict | None:
+def section_verdict(judgements: Judgements, key: str) -> Verdict | None:
     """The verdict of one section; None where it was not measured."""
-    found = getattr(findings, key)
+    found = getattr(judgements, key)
     return found.verdict if found is not None else None
 
 
@@ -49,7 +49,7 @@ def matrix_section(view: View) -> Markup:
     absent = [
         f"{number} {record.name}"
         for number, record in view.numbered()
-        if record is not view.reference and not record.findings
+        if record is not view.reference and not record.judgements
     ]
     failed = list(_failed(lines))
     return section(
@@ -68,18 +68,24 @@ def _lines(view: View) -> Iterator[Line]:
     for number, record in view.numbered():
         if record is view.reference:
             continue
-        own = view.own_findings(record)
+        own = view.own_judgements(record)
         if own is not None:
             yield number, record, *own
-        for split in sorted(set(record.findings) - set(SPLIT_ORDER) - {own[0] if own else ""}):
-            yield number, record, split, record.findings[split]
+        for split in sorted(set(record.judgements) - set(SPLIT_ORDER) - {own[0] if own else ""}):
+            yield number, record, split, record.judgements[split]
 
 
 def _row(
-    view: View, number: int, record: CandidateRecord, split: str, findings: Findings, *, again: bool
+    view: View,
+    number: int,
+    record: CandidateRecord,
+    split: str,
+    judgements: Judgements,
+    *,
+    again: bool,
 ) -> Markup:
     name = [role_mark(view.role(record)), f"{number} {record.name}"]
-    cells = [_cell(key, section_verdict(findings, key)) for key in SECTIONS]
+    cells = [_cell(key, section_verdict(judgements, key)) for key in SECTIONS]
     where = tag("td", split_name(split), class_="where")
     head = tag("th", None if again else name, small(split_name(split)), scope="row")
     return tag("tr", head, where, cells, class_="again" if again else view.role(record))
@@ -103,9 +109,9 @@ def _key() -> Markup:
 
 
 def _failed(lines: Sequence[Line]) -> Iterator[Child]:
-    for number, record, split, findings in lines:
+    for number, record, split, judgements in lines:
         for key in SECTIONS:
-            verdict = section_verdict(findings, key)
+            verdict = section_verdict(judgements, key)
             if verdict is not None and verdict.status == "fail":
                 told = " ".join(verdict.deciding) or "no reason is recorded"
                 name = tag("strong", f"{number} {record.name}, {TITLES[key].lower()}")
@@ -120,25 +126,25 @@ def _sentence(view: View, lines: Sequence[Line]) -> str:
     candidates = {record.name for _, record, _, _ in lines}
     failing = {
         record.name
-        for _, record, _, findings in lines
-        if any((v := section_verdict(findings, key)) and v.status == "fail" for key in SECTIONS)
+        for _, record, _, judgements in lines
+        if any((v := section_verdict(judgements, key)) and v.status == "fail" for key in SECTIONS)
     }
     many = f"{len(failing):,}" if failing else "none"
     told = (
         f"Of {counted(len(candidates), 'candidate')} with measured sections, {many} "
         f"{'fail' if len(failing) > 1 else 'fails'} at least one."
     )
-    own = view.own_findings(view.subject) if view.subject else None
+    own = view.own_judgements(view.subject) if view.subject else None
     if own is None or view.subject is None:
         return told
     return f"{view.subject.name} on the {split_name(own[0])} images: {_tally(own[1])}. {told}"
 
 
-def _tally(findings: Findings) -> str:
+def _tally(judgements: Judgements) -> str:
     """Sections by verdict: "PASS for calibration and stress; not measured for saliency"."""
     found: dict[str, list[str]] = {}
     for key in SECTIONS:
-        verdict = section_verdict(findings, key)
+        verdict = section_verdict(judgements, key)
         word = STATUS_WORDS[verdict.status] if verdict else NOT_MEASURED
         found.setdefault(word, []).append(TITLES[key].lower())
     order = [*STATUS_WORDS.values(), NOT_MEASURED]

@@ -9,7 +9,7 @@ from clinipress.records.result import Interval
 from clinipress.reporting.drawing.forest import Row, forest, marks
 from clinipress.reporting.drawing.markup import Child, Markup, tag
 from clinipress.reporting.drawing.parts import folded, grid, legend, small
-from clinipress.reporting.page.shown import Shown, finding_section
+from clinipress.reporting.page.shown import Shown, judgement_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     change_interval,
@@ -39,7 +39,7 @@ HEADS = (
 
 def operating_section(view: View) -> Markup | None:
     """Thresholds, what they find and miss, and what they would mean in use."""
-    return finding_section(view, "operating", lambda one: one.operating, _sentence, _body, NOTE)
+    return judgement_section(view, "operating", lambda one: one.operating, _sentence, _body, NOTE)
 
 
 def _by_point(rows: Sequence[OperatingRow]) -> dict[tuple[str, str], dict[bool, OperatingRow]]:

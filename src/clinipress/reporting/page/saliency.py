@@ -11,7 +11,7 @@ from clinipress.reporting.drawing.forest import marks
 from clinipress.reporting.drawing.markup import Child, Markup, tag
 from clinipress.reporting.drawing.parts import facts, grid, role_mark, small
 from clinipress.reporting.drawing.pictures import PANELS, embedded, maps_picture
-from clinipress.reporting.page.shown import Shown, finding_section
+from clinipress.reporting.page.shown import Shown, judgement_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -55,7 +55,7 @@ NOTE = (
 
 def saliency_section(view: View) -> Markup | None:
     """Similarity of the maps against their baselines, faithfulness, and the maps."""
-    return finding_section(view, "saliency", lambda one: one.saliency, _sentence, _body, NOTE)
+    return judgement_section(view, "saliency", lambda one: one.saliency, _sentence, _body, NOTE)
 
 
 def _row_of_candidate(shown: Shown[Saliency]) -> str | None:

@@ -18,7 +18,7 @@ from clinipress.reporting.drawing.figures import (
 )
 from clinipress.reporting.drawing.markup import Child, Markup, tag
 from clinipress.reporting.drawing.parts import folded, grid, legend, small
-from clinipress.reporting.page.shown import Shown, finding_section
+from clinipress.reporting.page.shown import Shown, judgement_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -55,7 +55,7 @@ NOTE = (
 
 def stress_section(view: View) -> Markup | None:
     """Drop curves for every kind of disturbance, and out-of-scope probes."""
-    return finding_section(view, "stress", lambda one: one.stress, _sentence, _body, NOTE)
+    return judgement_section(view, "stress", lambda one: one.stress, _sentence, _body, NOTE)
 
 
 def _name(kind: str) -> str:

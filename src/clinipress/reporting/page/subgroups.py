@@ -13,7 +13,7 @@ from clinipress.reporting.drawing.figures import Scale, nice_ticks, strip, strip
 from clinipress.reporting.drawing.forest import Row, forest, marks
 from clinipress.reporting.drawing.markup import Child, Markup, tag
 from clinipress.reporting.drawing.parts import MANY, cell, folded, grid, legend, small
-from clinipress.reporting.page.shown import Shown, finding_section
+from clinipress.reporting.page.shown import Shown, judgement_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -50,7 +50,7 @@ NOTE = (
 
 def subgroups_section(view: View) -> Markup | None:
     """Figures by group, gaps between groups, and how compression changed them."""
-    return finding_section(view, "subgroups", lambda one: one.subgroups, _sentence, _body, NOTE)
+    return judgement_section(view, "subgroups", lambda one: one.subgroups, _sentence, _body, NOTE)
 
 
 def _drawn(groups: Sequence[Subgroup]) -> str:
