@@ -184,7 +184,7 @@ class Lines:
 def line(row: str, result: Result, record: CandidateRecord) -> str:
     """A row of the table, as Markdown."""
     root = result.candidates[0]
-    split = record.drop_split or "validation"
+    split = "test" if "test" in record.changes else "validation"
     change, accuracy = record.changes[split]["accuracy"], record.evidence[split]["accuracy"]
     agreement = record.evidence[split].get("agreement")
     smaller = root.file_bytes / record.file_bytes

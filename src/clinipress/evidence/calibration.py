@@ -269,7 +269,8 @@ def _verdict(
     changes: dict[str, Interval],
     margin: float,
 ) -> Verdict:
-    plain = {name: changes[name] for name in ("ece", "ece_equal_mass") if name in changes}
+    judged: tuple[str, ...] = ("ece", "ece_equal_mass")
+    plain = {name: changes[name] for name in judged if name in changes}
     joint = {name: widened(change, JOINT) for name, change in plain.items()}
     rules = [
         Rule(metric="ece", margin=margin),
