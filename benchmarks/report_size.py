@@ -32,7 +32,7 @@ from clinipress.records.candidate import (
     CandidateRecord,
     Latency,
 )
-from clinipress.records.judgement import Findings, Saliency, SaliencyPanel
+from clinipress.records.judgement import Judgements, Saliency, SaliencyPanel
 from clinipress.records.result import (
     Audit,
     Environment,
@@ -80,7 +80,7 @@ def worse(random: np.random.Generator, root: Scores, noise: float) -> Scores:
     return replace(root, logits=shaken.astype(np.float32), temperature=0.31 + 0.1 * noise)
 
 
-def stressed(random: np.random.Generator, root: Scores, mine: Scores) -> Findings:
+def stressed(random: np.random.Generator, root: Scores, mine: Scores) -> Judgements:
     """Ten disturbances at five strengths, answers shaken more and more."""
     rows = stress_rows(root.labels, root.units, 200)
 
@@ -94,7 +94,7 @@ def stressed(random: np.random.Generator, root: Scores, mine: Scores) -> Finding
         for strength in range(1, 6)
     }
     section = stress_section(root, mine, rows, disturbed, margin=0.02, resamples=RESAMPLES)
-    return Findings(stress=section)
+    return Judgements(stress=section)
 
 
 def noise_picture(random: np.random.Generator, height: int, width: int) -> bytes:
@@ -137,7 +137,7 @@ def mapped(random: np.random.Generator, root: Scores, folder: Path, images: int 
     )
 
 
-def pictured(random: np.random.Generator, found: Findings, folder: Path) -> Findings:
+def pictured(random: np.random.Generator, found: Judgements, folder: Path) -> Judgements:
     """The same with a thumbnail on disk for every named flip."""
     if found.disagreement is None:
         return found
@@ -210,7 +210,7 @@ def records(
             changes=differences,
             verdict=verdict,
             rejected=None if finalist else "Drawn: another gains more.",
-            findings=found,
+            judgements=found,
         )
 
 

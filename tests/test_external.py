@@ -51,8 +51,8 @@ def test_thresholds_and_temperature_stay_those_of_validation(tested, finished):
     at_home = Scores.load(run / row.per_image["validation"])
     assert there.temperature == at_home.temperature
     assert not set(there.keys) & set(at_home.keys) or len(there.keys) != len(at_home.keys)
-    section = test.rows[name].findings.operating
-    inside = row.findings["validation"].operating
+    section = test.rows[name].judgements.operating
+    inside = row.judgements["validation"].operating
     assert [r.threshold for r in section.rows] == [r.threshold for r in inside.rows]
 
 
@@ -108,7 +108,7 @@ def test_scores_alone_give_the_same_verdict_as_the_models(finished, phantoms, tm
     by_scores = compare(*kept, resamples=100)
     assert by_scores["changes"] == by_models["changes"]
     assert by_scores["verdict"] == by_models["verdict"]
-    assert by_scores["findings"] == by_models["findings"]
+    assert by_scores["judgements"] == by_models["judgements"]
 
 
 def test_scores_of_other_images_are_refused(finished, tmp_path):

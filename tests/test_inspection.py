@@ -37,7 +37,7 @@ def shipped(made):
 
 
 def test_every_disturbance_at_every_strength_on_the_sealed_images(made):
-    stress = shipped(made).findings["test"].stress
+    stress = shipped(made).judgements["test"].stress
     assert stress.images == 30
     assert [curve.kind for curve in stress.curves] == list(DISTURBANCES)
     assert all([level.strength for level in c.levels] == [1, 2, 3, 4, 5] for c in stress.curves)
@@ -47,7 +47,7 @@ def test_every_disturbance_at_every_strength_on_the_sealed_images(made):
 def test_maps_of_the_reference_the_file_and_random_weights(made):
     run, _ = made
     row = shipped(made)
-    saliency = row.findings["test"].saliency
+    saliency = row.judgements["test"].saliency
     assert {row.name, "randomized"} <= set(saliency.similarity)
     assert set(saliency.faithfulness) >= {"reference", row.name}
     for panel in saliency.panels:
@@ -60,7 +60,7 @@ def test_flips_have_their_pictures(made):
     flips = [
         flip
         for row in result.candidates
-        for found in row.findings.values()
+        for found in row.judgements.values()
         if found.disagreement
         for flip in found.disagreement.flips
     ]
@@ -80,7 +80,7 @@ def test_a_second_run_computes_nothing_again(made, phantoms):
 def test_what_is_not_asked_for_is_said(made, phantoms):
     result = run_study(small(stress=0, saliency=0), phantoms, made[0])
     row = next(row for row in result.candidates if row.name == result.shipped)
-    found = row.findings["test"]
+    found = row.judgements["test"]
     assert found.stress is None
     assert found.saliency is None
     assert set(found.not_measured) == {"stress", "saliency"}
@@ -91,11 +91,11 @@ def test_where_nothing_is_shipped_the_closest_says_where_it_looks(phantoms, tmp_
     result = run_study(asked, phantoms, tmp_path / "run")
     assert result.shipped is None
     (row,) = result.candidates[1:]
-    found = row.findings["validation"]
+    found = row.judgements["validation"]
     assert found.saliency.images
     assert found.stress is None
     assert found.not_measured == {"stress": "nothing is shipped"}
-    assert "test" not in row.findings
+    assert "test" not in row.judgements
 
 
 def test_masks_are_found_by_the_images_names(tmp_path):

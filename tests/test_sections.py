@@ -7,7 +7,7 @@ from clinipress.evidence import gate
 from clinipress.evidence.evidence import changes
 from clinipress.evidence.judged import Declared, guarded, statistics
 from clinipress.recipe.study import GUARDS, EvidenceRecipe
-from clinipress.records.judgement import SECTIONS, Findings
+from clinipress.records.judgement import SECTIONS, Judgements
 from kit import planted
 from kit.verdicts import verdict_of
 
@@ -36,7 +36,7 @@ PLANTED = {
 }
 
 
-def found(root, mine) -> Findings:
+def found(root, mine) -> Judgements:
     return statistics(ASKED, root, mine, validation=(root, mine))
 
 
@@ -52,40 +52,40 @@ def test_a_planted_loss_is_caught_by_its_own_section(root, section):
     fall = changes(root.logits, mine.logits, root.labels, root.classes, resamples=300)
     accuracy = gate.judge(gate.rules_for("medium")[:1], fall)
     assert accuracy.status == "pass", "the planted loss must not show in accuracy"
-    findings = found(root, mine)
-    assert getattr(findings, section).verdict.status == "fail"
-    stopped = guarded(accuracy, findings, [section])
+    judgements = found(root, mine)
+    assert getattr(judgements, section).verdict.status == "fail"
+    stopped = guarded(accuracy, judgements, [section])
     assert stopped.status == "fail"
     assert {reason.section for reason in stopped.reasons} == {section, None}
-    assert stopped.texts[0] in getattr(findings, section).verdict.texts
-    assert set(stopped.deciding) == set(getattr(findings, section).verdict.deciding)
+    assert stopped.texts[0] in getattr(judgements, section).verdict.texts
+    assert set(stopped.deciding) == set(getattr(judgements, section).verdict.deciding)
 
 
 def test_an_honest_candidate_is_stopped_by_none(root):
-    findings = found(root, planted.rounded(root))
-    measured = [name for name in SECTIONS if getattr(findings, name) is not None]
+    judgements = found(root, planted.rounded(root))
+    measured = [name for name in SECTIONS if getattr(judgements, name) is not None]
     assert measured == ["operating", "calibration", "subgroups", "disagreement"]
-    assert guarded(PASSED, findings, measured) == PASSED
+    assert guarded(PASSED, judgements, measured) == PASSED
 
 
 def test_only_named_guards_stop(root):
-    findings = found(root, planted.miscalibrated(root))
-    assert findings.calibration.verdict.status == "fail"
-    assert guarded(PASSED, findings, ["disagreement"]) == PASSED
-    assert guarded(PASSED, findings, ["stress", "saliency"]) == PASSED  # not measured: no opinion
+    judgements = found(root, planted.miscalibrated(root))
+    assert judgements.calibration.verdict.status == "fail"
+    assert guarded(PASSED, judgements, ["disagreement"]) == PASSED
+    assert guarded(PASSED, judgements, ["stress", "saliency"]) == PASSED  # not measured: no opinion
 
 
 def test_without_validation_scores_there_are_no_operating_points(root):
-    findings = statistics(ASKED, root, planted.rounded(root), validation=None)
-    assert findings.operating is None
-    assert "thresholds" in findings.not_measured["operating"]
+    judgements = statistics(ASKED, root, planted.rounded(root), validation=None)
+    assert judgements.operating is None
+    assert "thresholds" in judgements.not_measured["operating"]
 
 
 def test_the_reference_has_no_drops_and_no_flips(root):
-    findings = statistics(ASKED, root, root, validation=(root, root))
-    assert findings.disagreement is None
-    assert not findings.calibration.changes
-    assert all(row.sensitivity_change is None for row in findings.operating.rows)
+    judgements = statistics(ASKED, root, root, validation=(root, root))
+    assert judgements.disagreement is None
+    assert not judgements.calibration.changes
+    assert all(row.sensitivity_change is None for row in judgements.operating.rows)
 
 
 def test_the_study_or_else_the_risk_names_the_guards():

@@ -9,7 +9,7 @@ from clinipress.study.flow import run_study
 from kit.studies import TRAIN, study
 
 NET = {"factory": "tiny_nets:make"}
-KINDS = {"audit", "train", "distill", "export", "scores", "latency", "findings", "test"}
+KINDS = {"audit", "train", "distill", "export", "scores", "latency", "judgements", "test"}
 KINDS |= {"stress", "saliency"}
 
 

@@ -174,7 +174,7 @@ def test_degenerate_splits():
 
 
 def test_flips_that_cancel_out_in_accuracy_are_caught():
-    """Findings newly missed, as many of the others newly right: agreement is high enough."""
+    """Judgements newly missed, as many of the others newly right: agreement is high enough."""
     before = reference(0, n=2000, classes=("healthy", "ill"), sharp=1.8)
     ill = before.labels == 1
     right, _ = wrong_and_right(before, ill)

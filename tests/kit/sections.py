@@ -1,4 +1,4 @@
-"""One section of the report as text, made from SYNTHETIC findings that a test changes."""
+"""One section of the report as text, made from SYNTHETIC judgements that a test changes."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Any
 
 from clinipress.records.result import Result
 from clinipress.reporting.page.build import render
-from kit.findings import pictures, with_findings
+from kit.judgements import pictures, with_judgements
 from kit.pages import Page
 
 SHIPPED = "pruned-int8"
 
 
 def with_part(study: Result, key: str, **changes: Any) -> Result:
-    """The study with drawn findings, one section of its shipped candidate changed."""
-    study = with_findings(study)
+    """The study with drawn judgements, one section of its shipped candidate changed."""
+    study = with_judgements(study)
     records = []
     for record in study.candidates:
         if record.name == SHIPPED:
-            found = record.findings["test"]
+            found = record.judgements["test"]
             part = getattr(found, key).model_copy(update=changes)
-            findings = {"test": found.model_copy(update={key: part})}
-            records.append(record.model_copy(update={"findings": findings}))
+            judgements = {"test": found.model_copy(update={key: part})}
+            records.append(record.model_copy(update={"judgements": judgements}))
         else:
             records.append(record)
     return study.model_copy(update={"candidates": tuple(records)})

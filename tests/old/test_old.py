@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import shutil
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from clinipress.cli.commands import app
 from clinipress.edge.bundle import load_bundle
 from clinipress.edge.predict import predict
+from clinipress.errors import InputError
 from clinipress.records.store import read_result
 from clinipress.records.version1 import external_of_version1, result_of_version1
 
@@ -100,7 +102,7 @@ def test_old_figures_are_kept_and_old_drops_change_sign(old):
 def test_old_sections_change_sign_where_they_compare(old):
     rows = {row["name"]: row for row in plain(old)["candidates"]}
     (row,) = (row for row in read_result(old / "run").candidates if row.name == "distilled")
-    for split, sections in row.findings.items():
+    for split, sections in row.judgements.items():
         before = rows[row.name]["findings"][split]
         for now, was in zip(sections.operating.rows, before["operating"]["rows"], strict=True):
             assert ends(now.sensitivity_change) == turned(was["sensitivity_drop"])
@@ -154,6 +156,37 @@ def test_an_old_external_test_and_old_seeds_change_sign():
     assert spread == {
         "values": [-0.1, -0.3], "mean": change, "deviation": 0.1, "low": -0.3, "high": -0.1,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("broken", [None, 3, "x", [], [None], {}, {"low": "x"}])
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("verdict",),
+        ("verdict", "reasons"),
+        ("candidates",),
+        ("candidates", 0),
+        ("candidates", 2, "drops"),
+        ("candidates", 2, "drops", "test"),
+        ("candidates", 2, "drops", "test", "accuracy"),
+        ("candidates", 2, "drop_split"),
+        ("candidates", 2, "findings"),
+        ("candidates", 2, "findings", "test", "subgroups"),
+        ("candidates", 2, "verdict", "reason_statuses"),
+        ("over_seeds",),
+        ("external_tests",),
+    ],
+    ids=lambda path: ".".join(map(str, path)) if isinstance(path, tuple) else str(path),
+)
+def test_a_broken_file_of_version_1_is_refused_or_read_and_never_a_traceback(old, path, broken):
+    tree = plain(old)
+    part = tree
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = broken
+    (old / "run" / "result.json").write_text(json.dumps(tree))
+    with contextlib.suppress(InputError):
+        read_result(old / "run")
 
 
 def test_an_old_result_is_written_again_as_version_2(old):

@@ -14,7 +14,7 @@ from clinipress.records.result import Result, Verdict
 from clinipress.reporting.page.build import render, write_report
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.sentences import verdict_sentence
-from kit.findings import pictures, with_findings
+from kit.judgements import pictures, with_judgements
 from kit.pages import Page
 
 Make = Callable[..., Result]
@@ -39,7 +39,7 @@ def html(request: pytest.FixtureRequest, make_study: Make) -> str:
     if request.param == "nothing shipped":
         study = study.model_copy(update={"shipped": None})
     if request.param == "every section":
-        return render(with_findings(study, external="external: hospital B"), PICTURES)
+        return render(with_judgements(study, external="external: hospital B"), PICTURES)
     return render(study)
 
 

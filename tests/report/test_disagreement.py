@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 
 from clinipress.records.result import Result
-from kit.findings import counts, share
+from kit.judgements import counts, share
 from kit.sections import lead, markup, with_part, words
 
 Make = Callable[..., Result]

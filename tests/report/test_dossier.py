@@ -27,7 +27,7 @@ from clinipress.reporting.dossier.plan import NOTICE, SIGNERS, YOURS, Dossier
 from clinipress.reporting.dossier.text import dossier_markdown
 from clinipress.reporting.model_card.card import model_card
 from clinipress.reporting.view import View
-from kit.findings import with_findings
+from kit.judgements import with_judgements
 
 Make = Callable[..., Result]
 CLAIMS = re.compile(
@@ -68,7 +68,7 @@ def test_a_denial_is_no_claim() -> None:
 def test_no_document_claims_anything(
     make_study: Make, write: Callable[[Result], str], status: str
 ) -> None:
-    assert claims(write(with_findings(make_study(status=status)))) == []
+    assert claims(write(with_judgements(make_study(status=status)))) == []
 
 
 def test_it_says_at_the_top_what_it_is_not(make_study: Make) -> None:
@@ -108,7 +108,7 @@ def test_every_topic_is_asked_for_and_every_item_has_its_topic() -> None:
 
 
 def test_an_item_is_answered_only_by_what_the_records_say(make_study: Make) -> None:
-    study = with_findings(make_study())
+    study = with_judgements(make_study())
     view, data = View(study), dossier(study)
     for items, answers in ((CLAIM, data.claim_2024), (TRIPOD_AI, data.tripod_ai)):
         for item, answer in zip(items, answers, strict=True):
@@ -129,7 +129,7 @@ HUMAN = {
 
 
 def test_what_no_record_can_know_is_left_to_people(make_study: Make) -> None:
-    data = dossier(with_findings(make_study()))
+    data = dossier(with_judgements(make_study()))
     assert {one.number for one in data.claim_2024 if one.state == "you"} >= HUMAN["claim"]
     assert {one.number for one in data.tripod_ai if one.state == "you"} >= HUMAN["tripod"]
 
@@ -145,8 +145,8 @@ def test_a_section_answers_its_item_only_where_it_was_measured(
         return next(one.state for one in dossier(study).claim_2024 if one.number == number)
 
     assert state(make_study()) == "you"
-    assert state(with_findings(make_study())) == "records"
-    assert state(with_findings(make_study(), missing={section: "left out"})) == "you"
+    assert state(with_judgements(make_study())) == "records"
+    assert state(with_judgements(make_study(), missing={section: "left out"})) == "you"
 
 
 def test_an_external_test_answers_its_item(make_study: Make) -> None:
@@ -154,13 +154,13 @@ def test_an_external_test_answers_its_item(make_study: Make) -> None:
         return next(one.said for one in dossier(study).claim_2024 if one.number == "33")
 
     assert external(make_study()) is None
-    said = external(with_findings(make_study(), external="external: elsewhere"))
+    said = external(with_judgements(make_study(), external="external: elsewhere"))
     assert said is not None
     assert "elsewhere" in said
 
 
 def test_sets_without_metadata_say_nothing_of_groups(make_study: Make) -> None:
-    data = dossier(with_findings(make_study(), metadata=False))
+    data = dossier(with_judgements(make_study(), metadata=False))
     fair = next(one for one in data.tripod_ai if one.number == "14")
     assert fair.state == "you"
 
@@ -241,7 +241,7 @@ def test_values_covered_are_those_that_were_tried(make_study: Make) -> None:
 
 
 def test_sections_are_judged_each_and_missing_ones_say_why(make_study: Make) -> None:
-    study = with_findings(make_study(), planted="subgroups", missing={"saliency": "no network"})
+    study = with_judgements(make_study(), planted="subgroups", missing={"saliency": "no network"})
     text = dossier_markdown(study).partition("### Risks, section by section")[2]
     assert "**Subgroups**: FAIL" in text
     assert "**Calibration**: PASS" in text
@@ -280,7 +280,7 @@ def test_versions_and_hashes_of_all_files(make_study: Make) -> None:
 
 
 def test_documents_are_written_whole_and_read_back(make_study: Make, tmp_path: Path) -> None:
-    study = with_findings(make_study())
+    study = with_judgements(make_study())
     paths = write_documents(study, tmp_path / "run")
     names = ["report.md", "model-card.md", "dossier.md", "dossier.json"]
     assert [path.name for path in paths] == names

@@ -3,14 +3,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from clinipress.records.result import Result
-from kit.findings import with_findings
+from kit.judgements import with_judgements
 from kit.sections import lead, markup, words
 
 Make = Callable[..., Result]
 
 
 def test_internal_and_external_figures_stand_side_by_side(make_study: Make) -> None:
-    study = with_findings(make_study(), external="external: hospital B")
+    study = with_judgements(make_study(), external="external: hospital B")
     html = markup(study, "external")
     assert lead(html) == (
         "pruned-int8 against the reference: on the external (hospital B) images accuracy fell by "
@@ -25,4 +25,4 @@ def test_internal_and_external_figures_stand_side_by_side(make_study: Make) -> N
 
 
 def test_there_is_no_section_without_images_from_elsewhere(make_study: Make) -> None:
-    assert markup(with_findings(make_study()), "external") == ""
+    assert markup(with_judgements(make_study()), "external") == ""

@@ -15,7 +15,7 @@ import pytest
 
 from clinipress.records.result import Result
 from clinipress.reporting.page.build import render
-from kit.findings import pictures, with_findings
+from kit.judgements import pictures, with_judgements
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 pytestmark = [
@@ -105,7 +105,7 @@ def printed(page: str) -> str:
 @pytest.fixture(scope="module")
 def whole(make_study: Callable[..., Result]) -> str:
     """Every section, with a failed one, a missing one, and a set from elsewhere."""
-    study = with_findings(
+    study = with_judgements(
         make_study(extra_candidates=6, synthetic=True),
         external="external: hospital B",
         planted="stress",
@@ -120,7 +120,7 @@ def test_nothing_sticks_out(
 ) -> None:
     names = tuple(f"a_rather_long_class_name_without_spaces_{n}" for n in range(classes))
     study = make_study(classes=names, extra_candidates=6, synthetic=True)
-    study = with_findings(study, external="external: a hospital with a rather long name")
+    study = with_judgements(study, external="external: a hospital with a rather long name")
     page = render(study, pictures(panels=2))
     measured = asked([(page, width) for width in WIDTHS], WIDE, tmp_path)
     assert [frame for frame, _, _ in measured] == list(WIDTHS)

@@ -33,7 +33,6 @@ from clinipress.reporting.html import html
 from clinipress.reporting.markdown import blocks, escape, inline, table
 from clinipress.reporting.page.build import render, report
 from clinipress.reporting.page.shown import TITLES
-from kit.findings import with_findings
 
 Make = Callable[..., Result]
 GITHUB = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
@@ -97,7 +96,7 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module", params=CASES)
 def study(request: pytest.FixtureRequest, make_study: Make) -> Result:
     made = make_study(**CASES[request.param])
-    return with_findings(made) if request.param == "usual" else made
+    return with_judgements(made) if request.param == "usual" else made
 
 
 def test_every_figure_of_the_page_is_in_the_text_and_no_other(study: Result) -> None:
@@ -129,7 +128,7 @@ def test_sections_are_those_of_the_page_in_its_order(study: Result) -> None:
 
 
 def test_findings_are_sections_of_the_text_too(make_study: Make) -> None:
-    text = markdown(with_findings(make_study()))
+    text = markdown(with_judgements(make_study()))
     for title in TITLES.values():
         assert f"\n## {title}\n" in text
 

@@ -11,7 +11,7 @@ from clinipress.reporting.html import html as to_html
 from clinipress.reporting.page.matrix import matrix_section
 from clinipress.reporting.page.shown import TITLES
 from clinipress.reporting.view import View
-from kit.findings import with_findings
+from kit.judgements import with_judgements
 from kit.pages import Page
 from kit.verdicts import spoken
 
@@ -30,7 +30,7 @@ def rows(study: Result) -> dict[str, list[str]]:
 
 
 def test_every_candidate_is_a_row_rejected_ones_too(make_study: Make) -> None:
-    study = with_findings(make_study(extra_candidates=2), missing={"saliency": "not asked"})
+    study = with_judgements(make_study(extra_candidates=2), missing={"saliency": "not asked"})
     found = rows(study)
     assert list(found) == [one.name for one in study.candidates if one.name != "reference"]
     last = "not measured"
@@ -41,7 +41,7 @@ def test_every_candidate_is_a_row_rejected_ones_too(make_study: Make) -> None:
 
 @pytest.mark.parametrize("planted", SECTIONS)
 def test_a_planted_loss_shows_in_its_own_column_alone(make_study: Make, planted: str) -> None:
-    study = with_findings(make_study(), planted=planted)
+    study = with_judgements(make_study(), planted=planted)
     words = rows(study)["pruned-int8"]
     assert [key for key, word in zip(SECTIONS, words, strict=True) if word == "FAIL"] == [planted]
     text = Page(to_html(matrix_section(View(study)))).text
@@ -50,7 +50,7 @@ def test_a_planted_loss_shows_in_its_own_column_alone(make_study: Make, planted:
 
 
 def test_what_failed_is_said_with_what_made_it_fail(make_study: Make) -> None:
-    study = with_findings(make_study(), planted="disagreement")
+    study = with_judgements(make_study(), planted="disagreement")
     verdict = Verdict(
         status="fail",
         reasons=(
@@ -64,13 +64,13 @@ def test_what_failed_is_said_with_what_made_it_fail(make_study: Make) -> None:
     def said(found: Verdict) -> str:
         records = []
         for one in study.candidates:
-            findings = {}
-            for split, sections in one.findings.items():
+            judgements = {}
+            for split, sections in one.judgements.items():
                 held = sections.disagreement
                 if held is not None and held.verdict.status == "fail":
                     held = held.model_copy(update={"verdict": found})
-                findings[split] = sections.model_copy(update={"disagreement": held})
-            records.append(one.model_copy(update={"findings": findings}))
+                judgements[split] = sections.model_copy(update={"disagreement": held})
+            records.append(one.model_copy(update={"judgements": judgements}))
         changed = study.model_copy(update={"candidates": tuple(records)})
         text = Page(to_html(matrix_section(View(changed)))).text
         return text.partition("What failed")[2].partition("images):")[2].strip()
@@ -82,16 +82,16 @@ def test_what_failed_is_said_with_what_made_it_fail(make_study: Make) -> None:
 
 
 def test_external_sets_are_rows_under_their_candidate(make_study: Make) -> None:
-    study = with_findings(make_study(), external="external: hospital B")
+    study = with_judgements(make_study(), external="external: hospital B")
     html = to_html(matrix_section(View(study)))
     assert html.count('class="again"') == 1
     assert rows(study)["again"] == ["PASS", "PASS", "INCONCLUSIVE", "PASS", "PASS", "PASS"]
 
 
 def test_candidates_without_sections_are_named(make_study: Make) -> None:
-    study = with_findings(make_study())
+    study = with_judgements(make_study())
     bare = tuple(
-        one.model_copy(update={"findings": {}}) if one.name == "pruned" else one
+        one.model_copy(update={"judgements": {}}) if one.name == "pruned" else one
         for one in study.candidates
     )
     text = Page(to_html(matrix_section(View(study.model_copy(update={"candidates": bare}))))).text

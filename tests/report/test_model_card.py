@@ -15,7 +15,7 @@ from clinipress.reporting.model_card.hub import metadata
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.limits import limits
 from clinipress.reporting.wording.sentences import verdict_sentence
-from kit.findings import with_findings
+from kit.judgements import with_judgements
 
 Make = Callable[..., Result]
 
@@ -84,9 +84,9 @@ def test_what_the_records_lack_is_said(make_study: Make) -> None:
 
 
 def test_measured_sections_are_shown_with_their_figures(make_study: Make) -> None:
-    study = with_findings(make_study(), missing={"operating": "no validation scores"})
+    study = with_judgements(make_study(), missing={"operating": "no validation scores"})
     card = model_card(study)
-    found = View(study).subject.findings["test"]  # type: ignore[union-attr]
+    found = View(study).subject.judgements["test"]  # type: ignore[union-attr]
     assert found.calibration is not None
     assert found.subgroups is not None
     assert f"Temperature {found.calibration.temperature:.3g}" in card
@@ -100,8 +100,8 @@ def test_measured_sections_are_shown_with_their_figures(make_study: Make) -> Non
 
 
 def test_thresholds_are_those_of_the_model_itself(make_study: Make) -> None:
-    study = with_findings(make_study())
-    section = View(study).subject.findings["test"].operating  # type: ignore[union-attr]
+    study = with_judgements(make_study())
+    section = View(study).subject.judgements["test"].operating  # type: ignore[union-attr]
     assert section is not None
     own = [row for row in section.rows if not row.kept]
     part = model_card(study).partition("## Calibration")[2].partition("## Subgroups")[0]

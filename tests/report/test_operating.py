@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from clinipress.records.judgement import OperatingRow
 from clinipress.records.result import Result
-from kit.findings import around, findings, said, share
+from kit.judgements import around, judgements, said, share
 from kit.sections import lead, markup, with_part, words
 
 Make = Callable[..., Result]
@@ -55,7 +55,7 @@ def test_missed_images_are_counted_and_listed(make_study: Make) -> None:
 
 def test_the_reference_stands_above_the_candidate(make_study: Make) -> None:
     text = words(markup(with_part(make_study(), "operating"), "operating"))
-    root = findings(make_study().classes, reference=True).operating
+    root = judgements(make_study().classes, reference=True).operating
     assert root is not None
     first = root.rows[0].sensitivity
     assert f"{100 * first.value:.1f} % ({100 * first.low:.1f}-{100 * first.high:.1f})" in text

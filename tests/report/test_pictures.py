@@ -18,7 +18,7 @@ from clinipress.reporting.drawing.pictures import (
 )
 from clinipress.reporting.page.build import render, write_report
 from clinipress.reporting.view import View
-from kit.findings import PICTURES, picture, pictures, with_findings
+from kit.judgements import PICTURES, picture, pictures, with_judgements
 
 Make = Callable[..., Result]
 
@@ -31,7 +31,7 @@ def on_disk(folder: Path, found: dict[str, bytes]) -> Path:
 
 
 def test_pictures_of_the_run_folder_are_in_the_page(make_study: Make, tmp_path: Path) -> None:
-    study = with_findings(make_study())
+    study = with_judgements(make_study())
     wanted = pictures()
     page = write_report(study, on_disk(tmp_path, wanted)).read_text(encoding="utf-8")
     held = re.findall(r'<img src="data:image/png;base64,([^"]+)"', page)
@@ -43,7 +43,7 @@ def test_pictures_of_the_run_folder_are_in_the_page(make_study: Make, tmp_path: 
 
 
 def test_a_missing_picture_is_said_and_is_no_error(make_study: Make, tmp_path: Path) -> None:
-    study = with_findings(make_study())
+    study = with_judgements(make_study())
     page = write_report(study, tmp_path).read_text(encoding="utf-8")
     assert "<img" not in page
     assert page.count(ABSENT) == 18 + 4
@@ -52,7 +52,7 @@ def test_a_missing_picture_is_said_and_is_no_error(make_study: Make, tmp_path: P
 
 @pytest.mark.parametrize("content", [b"", b"<svg onload='x'>", b"GIF89a"])
 def test_what_is_no_picture_is_left_out(make_study: Make, tmp_path: Path, content: bytes) -> None:
-    view = View(with_findings(make_study()))
+    view = View(with_judgements(make_study()))
     name = f"{PICTURES}/flip-00.png"
     assert read_pictures(view, on_disk(tmp_path, {name: content})) == {}
     assert "<img" not in embedded(View(view.result, {name: content}), name, "x")
@@ -64,20 +64,20 @@ def test_jpeg_is_told_by_its_content(make_study: Make) -> None:
 
 
 def test_no_file_from_outside_the_run_gets_into_a_report(make_study: Make, tmp_path: Path) -> None:
-    study = with_findings(make_study())
+    study = with_judgements(make_study())
     (tmp_path / "secret.png").write_bytes(picture(8, 8))
     run = tmp_path / "run"
     (run / PICTURES).mkdir(parents=True)
     (run / PICTURES / "flip-00.png").symlink_to(tmp_path / "secret.png")
     assert read_pictures(View(study), run) == {}
     record = next(one for one in study.candidates if one.name == "pruned-int8")
-    own = record.findings["test"]
+    own = record.judgements["test"]
     assert own.disagreement is not None
     for name in ("../secret.png", str(tmp_path / "secret.png"), "a\0b"):
         flips = tuple(f.model_copy(update={"picture": name}) for f in own.disagreement.flips)
         part = own.disagreement.model_copy(update={"flips": flips})
         changed = record.model_copy(
-            update={"findings": {"test": own.model_copy(update={"disagreement": part})}}
+            update={"judgements": {"test": own.model_copy(update={"disagreement": part})}}
         )
         records = tuple(changed if one is record else one for one in study.candidates)
         view = View(study.model_copy(update={"candidates": records}))
@@ -88,7 +88,7 @@ def test_no_file_from_outside_the_run_gets_into_a_report(make_study: Make, tmp_p
 def test_pictures_have_an_allowance(
     make_study: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    view = View(with_findings(make_study()))
+    view = View(with_judgements(make_study()))
     names = list(named_pictures(view))
     each = picture(64, 64, rough=True)
     on_disk(tmp_path, dict.fromkeys(names, each))
@@ -99,10 +99,10 @@ def test_pictures_have_an_allowance(
 
 
 def test_only_shown_pictures_are_read(make_study: Make) -> None:
-    many = with_findings(make_study(status="pass"), planted="disagreement", flips=99)
+    many = with_judgements(make_study(status="pass"), planted="disagreement", flips=99)
     view = View(many)
     flips = [name for name in named_pictures(view) if "flip" in name]
     assert len(flips) <= GALLERY
-    section = next(iter(view.shown_findings.values())).disagreement
+    section = next(iter(view.shown_judgements.values())).disagreement
     assert section is not None
     assert len(section.flips) > GALLERY

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from clinipress.records.result import Result
-from kit.findings import around, saliency
+from kit.judgements import around, saliency
 from kit.sections import lead, markup, with_part, words
 
 Make = Callable[..., Result]

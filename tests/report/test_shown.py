@@ -9,7 +9,7 @@ from clinipress.records.judgement import SECTIONS
 from clinipress.records.result import Result
 from clinipress.reporting.page.build import render
 from clinipress.reporting.page.shown import TITLES
-from kit.findings import pictures, with_findings
+from kit.judgements import pictures, with_judgements
 from kit.pages import Page
 
 Make = Callable[..., Result]
@@ -30,7 +30,7 @@ def test_every_section_of_the_findings_has_a_heading() -> None:
 
 
 def test_sections_open_with_their_sentence_and_their_verdict(make_study: Make) -> None:
-    html = render(with_findings(make_study(), planted="calibration"), pictures())
+    html = render(with_judgements(make_study(), planted="calibration"), pictures())
     for key in SECTIONS:
         section = part(html, key)
         assert f"<h2>{TITLES[key]}</h2>" in section
@@ -41,7 +41,7 @@ def test_sections_open_with_their_sentence_and_their_verdict(make_study: Make) -
 
 @pytest.mark.parametrize("key", SECTIONS)
 def test_what_was_not_measured_is_said_with_its_reason(make_study: Make, key: str) -> None:
-    study = with_findings(make_study(), missing={key: "the device was away"})
+    study = with_judgements(make_study(), missing={key: "the device was away"})
     section = part(render(study), key)
     assert text(section).strip() == (
         f"{TITLES[key]} {TITLES[key]}: not measured on the sealed test images "
@@ -50,7 +50,7 @@ def test_what_was_not_measured_is_said_with_its_reason(make_study: Make, key: st
 
 
 def test_a_section_without_any_reason_says_so(make_study: Make) -> None:
-    study = with_findings(make_study(), missing={"stress": ""})
+    study = with_judgements(make_study(), missing={"stress": ""})
     assert "not measured on the sealed test images (the record gives no reason)" in text(
         render(study)
     )
@@ -66,7 +66,7 @@ def test_without_any_findings_one_sentence_says_so_for_all(make_study: Make) -> 
 
 
 def test_sets_from_elsewhere_stand_in_the_same_sections(make_study: Make) -> None:
-    study = with_findings(make_study(), external="external: hospital B")
+    study = with_judgements(make_study(), external="external: hospital B")
     html = render(study)
     for key in SECTIONS:
         said = text(part(html, key))
@@ -75,6 +75,6 @@ def test_sets_from_elsewhere_stand_in_the_same_sections(make_study: Make) -> Non
 
 
 def test_the_closest_candidate_is_shown_where_none_is_shipped(make_study: Make) -> None:
-    study = with_findings(make_study(status="fail")).model_copy(update={"shipped": None})
+    study = with_judgements(make_study(status="fail")).model_copy(update={"shipped": None})
     html = render(study)
     assert "stated confidence of" in text(part(html, "calibration"))

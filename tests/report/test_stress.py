@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from clinipress.records.judgement import OutOfScopeProbe, StressCurve, StressLevel
 from clinipress.records.result import Result
-from kit.findings import around, share
+from kit.judgements import around, share
 from kit.sections import lead, markup, with_part, words
 
 Make = Callable[..., Result]

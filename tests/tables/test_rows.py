@@ -13,7 +13,7 @@ from clinipress.papers.papers import PAPERS
 from clinipress.papers.recipes import ImageFacts
 from clinipress.papers.rows import columns_for, rows_of
 from clinipress.records.base import Interval
-from clinipress.records.judgement import Findings, Saliency, SaliencyPanel
+from clinipress.records.judgement import Judgements, Saliency, SaliencyPanel
 from clinipress.records.result import Verdict
 from clinipress.stats.intervals import proportion
 from kit.each import each_seed
@@ -217,7 +217,7 @@ def test_panels_are_found_below_the_tables_folder(drawn):
         RowPlan("alone", {"row": "distilled-control"}, control=True),
     )
     entry = Entry("one", grid("s2", "small", ImageFacts(900))[0].study, plans)
-    found = {"findings": {"test": Findings(saliency=seen)}, "control": "distilled-control"}
+    found = {"judgements": {"test": Judgements(saliency=seen)}, "control": "distilled-control"}
     records = [drawn["record"]("reference", 0.9), drawn["record"]("distilled", 0.8, **found)]
     table = build(PAPERS["s2"], "small", [EntryOutcome(entry, drawn["result"](*records))], {})
     (panel,) = table.panels

@@ -197,9 +197,9 @@ def show_result(result: Result, out: Path) -> None:
         highlight=False,
     )
     shipped = next((row for row in result.candidates if row.name == result.shipped), None)
-    if shipped is not None and split in shipped.findings:
+    if shipped is not None and split in shipped.judgements:
         console.print(
-            _sections(shipped.findings[split].model_dump(mode="json")),
+            _sections(shipped.judgements[split].model_dump(mode="json")),
             highlight=False,
             soft_wrap=True,
         )
@@ -300,17 +300,17 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
             f"{signed(change['low'], 4)} to {signed(change['high'], 4)}",
         )
     console.print(table)
-    console.print(_sections(comparison["findings"]), highlight=False, soft_wrap=True)
+    console.print(_sections(comparison["judgements"]), highlight=False, soft_wrap=True)
     verdict = comparison["verdict"]
     console.print(f"[bold {COLOUR[verdict['status']]}]{STATUS_WORDS[verdict['status']]}[/]")
     for reason in verdict["reasons"]:
         console.print(reason["text"], highlight=False, soft_wrap=True)
 
 
-def _sections(findings: Mapping[str, Any]) -> str:
+def _sections(judgements: Mapping[str, Any]) -> str:
     parts = []
     for name in SECTIONS:
-        section = findings.get(name)
+        section = judgements.get(name)
         if section is None:
             continue
         status = section["verdict"]["status"]

@@ -18,7 +18,7 @@ from clinipress.evidence.operating import operating_section
 from clinipress.evidence.scores import Scores
 from clinipress.evidence.subgroups import subgroups_section
 from clinipress.recipe.study import GUARDS, EvidenceRecipe
-from clinipress.records.judgement import Findings
+from clinipress.records.judgement import Judgements
 from clinipress.records.result import Interval, Reason, RiskLevel, Rule, Verdict
 from clinipress.stats.metrics import confusion
 from clinipress.stats.paired import discordance
@@ -78,7 +78,7 @@ def judged(
     rules: Sequence[Rule],
     reference: Scores,
     candidate: Scores,
-    findings: Findings,
+    judgements: Judgements,
 ) -> SplitJudgement:
     """Everything that two sets of scores tell of the second.
 
@@ -88,7 +88,7 @@ def judged(
         reference: The reference's answers on a split.
         candidate: The candidate's on the same images in the same order; the reference's own
             again for the reference itself.
-        findings: The candidate's sections, of which those that are guards can stop it.
+        judgements: The candidate's sections, of which those that are guards can stop it.
     """
     labels, classes = candidate.labels, candidate.classes
     itself = candidate is reference
@@ -97,7 +97,7 @@ def judged(
     if not itself:
         shares = discordance(reference.logits, candidate.logits, labels, classes)
         verdict = guarded(
-            gate.judge(rules, differences, discordance=shares), findings, declared.guards
+            gate.judge(rules, differences, discordance=shares), judgements, declared.guards
         )
     return SplitJudgement(
         evidence=figures(declared, candidate, None if itself else reference),
@@ -147,7 +147,7 @@ def statistics(
     candidate: Scores,
     *,
     validation: tuple[Scores, Scores] | None,
-) -> Findings:
+) -> Judgements:
     """Every section that follows from per-image scores alone.
 
     Args:
@@ -181,7 +181,7 @@ def statistics(
             resamples=declared.resamples,
             seed=declared.seed,
         )
-    return Findings(
+    return Judgements(
         operating=operating,
         calibration=calibration_section(
             reference,
@@ -203,7 +203,7 @@ def statistics(
     )
 
 
-def guarded(verdict: Verdict, findings: Findings, guards: Sequence[str]) -> Verdict:
+def guarded(verdict: Verdict, judgements: Judgements, guards: Sequence[str]) -> Verdict:
     """A verdict of the rules, and of the sections named as guards.
 
     A guard can only stop: a section that shows a loss makes the verdict "fail", one that cannot
@@ -211,7 +211,7 @@ def guarded(verdict: Verdict, findings: Findings, guards: Sequence[str]) -> Verd
     """
     reasons: list[Reason] = []
     for name in guards:
-        section = getattr(findings, name)
+        section = getattr(judgements, name)
         if section is not None and section.verdict.status == "fail":
             reasons += [r.model_copy(update={"section": name}) for r in section.verdict.reasons]
     if not reasons:

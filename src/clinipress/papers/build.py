@@ -82,8 +82,8 @@ def _panels(outcomes: Sequence[EntryOutcome]) -> tuple[TablePanel, ...]:
         for candidate in outcome.result.candidates:
             control = names.get(candidate.control, "trained apart")
             titles = names | {INDEPENDENT: control, RANDOMIZED: "random weights"}
-            for findings in candidate.findings.values():
-                for panel in findings.saliency.panels if findings.saliency is not None else ():
+            for judgements in candidate.judgements.values():
+                for panel in judgements.saliency.panels if judgements.saliency is not None else ():
                     path = f"{outcome.entry.key}/{panel.picture}"
                     panels[path] = TablePanel(
                         entry=outcome.entry.key,

@@ -1,7 +1,7 @@
 """The steps of a study as frozen data: what each is told, every default in one place.
 
 Defaults of distillation (T = 4, alpha = 0.7) and pruning follow the clinical edge compression guide
-the project was born from; they are starting points, not findings.
+the project was born from; they are starting points, not judgements.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_che
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from clinipress.records.base import Interval, Record, Verdict
-from clinipress.records.judgement import Findings
+from clinipress.records.judgement import Judgements
 
 if TYPE_CHECKING:  # a report is drawn where numpy is not
     import numpy as np
@@ -314,8 +314,8 @@ class Judged(Measured):
         verdict: On the most decisive split that was measured; None for the reference.
         control: Name of the same network trained for as long without a teacher, if there is one.
         over_control: split -> metric -> this one minus its control, paired: what the teacher gave.
-        findings: split -> sections of the evidence; "external: NAME" is a set from elsewhere, here
-            and in `evidence`.
+        judgements: split -> sections of the evidence; "external: NAME" is a set from elsewhere,
+            here and in `evidence`.
     """
 
     evidence: dict[str, dict[str, Interval]]
@@ -324,7 +324,7 @@ class Judged(Measured):
     verdict: Verdict | None = None
     control: str | None = None
     over_control: dict[str, dict[str, Interval]] = Field(default_factory=dict)
-    findings: dict[str, Findings] = Field(default_factory=dict)
+    judgements: dict[str, Judgements] = Field(default_factory=dict)
 
 
 class CandidateRecord(Judged):

@@ -20,10 +20,10 @@ __all__ = [
     "Calibration",
     "Direction",
     "Disagreement",
-    "Findings",
     "Flip",
     "FlipCounts",
     "Gap",
+    "Judgements",
     "OperatingRow",
     "OperatingSection",
     "OutOfScopeProbe",
@@ -445,7 +445,7 @@ class Saliency(Record):
     verdict: Verdict
 
 
-class Findings(Record):
+class Judgements(Record):
     """All sections of one candidate on one split; None: not measured.
 
     Attributes:

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 
 from clinipress.records.base import Interval, Reason, Record, Status, Verdict
 from clinipress.records.candidate import CandidateRecord
-from clinipress.records.judgement import Findings
+from clinipress.records.judgement import Judgements
 
 __all__ = [
     "VNNI",
@@ -236,7 +236,7 @@ class ExternalRow(Record):
         evidence: metric -> figure.
         confusion: Rows true class, columns predicted.
         changes: metric -> candidate minus reference, paired; empty for the reference.
-        findings: Sections of the evidence.
+        judgements: Sections of the evidence.
         verdict: The study's rules on these images; None for the reference.
     """
 
@@ -245,7 +245,7 @@ class ExternalRow(Record):
     evidence: dict[str, Interval]
     confusion: list[list[int]]
     changes: dict[str, Interval] = Field(default_factory=dict)
-    findings: Findings
+    judgements: Judgements
     verdict: Verdict | None = None
 
 

@@ -47,13 +47,13 @@ def _candidate(row: Any) -> Any:
     if not isinstance(row, Mapping):
         return row
     fields = {k: v for k, v in row.items() if k not in ("drop", "drop_split", "drops", "findings")}
-    drops = dict(row.get("drops") or {})
-    if row.get("drop") and row.get("drop_split"):
-        drops.setdefault(row["drop_split"], row["drop"])
+    drops = row.get("drops", {})
+    if isinstance(drops, Mapping) and isinstance(row.get("drop_split"), str) and row.get("drop"):
+        drops = {row["drop_split"]: row["drop"], **drops}
     return {
         **fields,
         "changes": _values(drops, _turned_all),
-        "findings": _values(row.get("findings", {}), _sections),
+        "judgements": _values(row.get("findings", {}), _sections),
         "verdict": _verdict(row.get("verdict")),
     }
 
@@ -65,7 +65,7 @@ def _external_row(row: Any) -> Any:
     return {
         **fields,
         "changes": _turned_all(row.get("drop", {})),
-        "findings": _sections(row.get("findings")),
+        "judgements": _sections(row.get("findings")),
         "verdict": _verdict(row.get("verdict")),
     }
 
@@ -79,14 +79,10 @@ def _over_seeds(entry: Any) -> Any:
 
 def _turned_spread(spread: Any) -> Any:
     """Of one figure over several seeds."""
-    if not isinstance(spread, Mapping):
+    if not isinstance(spread, Mapping) or not _numbers(spread.get("values")):
         return spread
-    turned = _turned(spread)
-    return {
-        **turned,
-        "values": [0 - value for value in spread["values"]],
-        "mean": _turned(spread["mean"]),
-    }
+    values = [0 - value for value in spread["values"]]
+    return {**_turned(spread), "values": values, "mean": _turned(spread.get("mean"))}
 
 
 def _sections(sections: Any) -> Any:
@@ -124,10 +120,11 @@ _DIFFERENCES = {
 
 
 def _verdict(verdict: Any) -> Any:
-    if not isinstance(verdict, Mapping):
+    if not isinstance(verdict, Mapping) or not isinstance(verdict.get("reasons", []), list):
         return verdict
-    reasons = verdict.get("reasons", [])
-    statuses = verdict.get("reason_statuses") or [None] * len(reasons)
+    reasons, statuses = verdict.get("reasons", []), verdict.get("reason_statuses")
+    if not isinstance(statuses, list) or len(statuses) != len(reasons):
+        statuses = [None] * len(reasons)
     fields = {key: value for key, value in verdict.items() if key != "reason_statuses"}
     return {
         **fields,
@@ -144,12 +141,18 @@ def _turned_all(intervals: Any) -> Any:
 
 def _turned(interval: Any) -> Any:
     """The other sign; the ends change places."""
-    if not isinstance(interval, Mapping):
+    if not isinstance(interval, Mapping) or not _numbers(
+        [interval.get("low"), interval.get("high"), interval.get("value", 0)]
+    ):
         return interval
     # 0 - x, so that no "-0.0" comes to stand in a file
     ends = {"low": 0 - interval["high"], "high": 0 - interval["low"]}
     value = {"value": 0 - interval["value"]} if "value" in interval else {}
     return {**interval, **ends, **value}
+
+
+def _numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, int | float) for value in values)
 
 
 def _values(tree: Any, make: Any) -> Any:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from clinipress.records.candidate import CandidateRecord, Latency
-from clinipress.records.judgement import Findings
+from clinipress.records.judgement import Judgements
 from clinipress.records.metrics import least_loss
 from clinipress.records.result import Interval, Result, Rule
 from clinipress.reporting.wording.numbers import finite
@@ -171,25 +171,25 @@ class View:
         return next((split for split in self.splits if have[split] == best and best), None)
 
     @property
-    def shown_findings(self) -> dict[str, Findings]:
+    def shown_judgements(self) -> dict[str, Judgements]:
         """The subject's sections by split, in the order of the page."""
         if self.subject is None:
             return {}
-        return {split: self.subject.findings[split] for split in self.finding_splits}
+        return {split: self.subject.judgements[split] for split in self.judged_splits}
 
-    def own_findings(self, record: CandidateRecord) -> tuple[str, Findings] | None:
+    def own_judgements(self, record: CandidateRecord) -> tuple[str, Judgements] | None:
         """A candidate's sections on the study's own images, and which images these are."""
         wanted = (self.judged_split(record), self.compared_split, *SPLIT_ORDER)
-        split = next((split for split in wanted if split in record.findings), None)
-        return (split, record.findings[split]) if split is not None else None
+        split = next((split for split in wanted if split in record.judgements), None)
+        return (split, record.judgements[split]) if split is not None else None
 
     @cached_property
-    def finding_splits(self) -> tuple[str, ...]:
+    def judged_splits(self) -> tuple[str, ...]:
         """Where the subject's sections come from: its own images, then sets from elsewhere."""
         if self.subject is None:
             return ()
-        own = self.own_findings(self.subject)
-        elsewhere = sorted(set(self.subject.findings) - set(SPLIT_ORDER))
+        own = self.own_judgements(self.subject)
+        elsewhere = sorted(set(self.subject.judgements) - set(SPLIT_ORDER))
         return (*([own[0]] if own and own[0] not in elsewhere else []), *elsewhere)
 
     def size_ratio(self, record: CandidateRecord) -> float | None:

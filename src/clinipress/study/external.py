@@ -131,7 +131,7 @@ def evaluate(
         progress: The listener.
 
     Returns:
-        Plain data: name, images, evidence {metric: {value, low, high}}, confusion, findings by
+        Plain data: name, images, evidence {metric: {value, low, high}}, confusion, judgements by
         section, audit warnings.
 
     Raises:
@@ -154,7 +154,7 @@ def evaluate(
         "images": len(mine.labels),
         "unreadable": [u.model_dump() for u in audit.unreadable],
         "evidence": _plain(figures(asked, mine)),
-        "findings": found.model_dump(mode="json"),
+        "judgements": found.model_dump(mode="json"),
         "classes": list(mine.classes),
         "warnings": list(audit.warnings),
     }
@@ -187,7 +187,7 @@ def compare(
 
     Returns:
         Plain data: both evidences, the changes (candidate minus reference), the candidate's
-        findings by section, and the verdict.
+        judgements by section, and the verdict.
 
     Raises:
         InputError: A model, the data or the risk level cannot be used, or the classes differ.
@@ -213,7 +213,7 @@ def compare(
             {**facts[1], "evidence": {"data": _plain(second.evidence)}},
         ],
         "changes": _plain(second.changes),
-        "findings": found.model_dump(mode="json"),
+        "judgements": found.model_dump(mode="json"),
         "verdict": second.verdict.model_dump(mode="json") if second.verdict else None,
     }
 
@@ -268,7 +268,7 @@ def evaluate_run(
         tested[row.name] = ExternalRow(
             digest=row.digest,
             per_image=path.relative_to(run).as_posix(),
-            findings=found,
+            judgements=found,
             **vars(judged(asked, result.rules, root, one, found)),
         )
     test = ExternalTest(

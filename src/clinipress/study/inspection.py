@@ -49,7 +49,7 @@ from clinipress.records.candidate import (
     InputSpec,
     Judged,
 )
-from clinipress.records.judgement import Findings, OutOfScopeProbe, Saliency, Stress
+from clinipress.records.judgement import Judgements, OutOfScopeProbe, Saliency, Stress
 from clinipress.records.metrics import (
     least_loss,
 )
@@ -87,24 +87,24 @@ def inspect(
     done = {}
     for piece in looked_at:
         maps = _saliency(judged, piece, split, bench) if recipe.saliency else NOT_ASKED
-        missing = dict(piece.record.findings[split].not_measured)
+        missing = dict(piece.record.judgements[split].not_measured)
         if isinstance(maps, str):
             missing["saliency"] = maps
         if piece.name not in stressed:
             missing["stress"] = not_stressed
-        sections = piece.record.findings[split].model_copy(
+        sections = piece.record.judgements[split].model_copy(
             update={
                 "stress": stressed.get(piece.name),
                 "saliency": maps if isinstance(maps, Saliency) else None,
                 "not_measured": missing,
             }
         )
-        done[piece.name] = _with_sections(piece, {**piece.record.findings, split: sections})
+        done[piece.name] = _with_sections(piece, {**piece.record.judgements, split: sections})
     return (reference, *(done.get(piece.name, piece) for piece in pictured))
 
 
-def _with_sections(piece: Piece[Judged], findings: dict[str, Findings]) -> Piece[Judged]:
-    return replace(piece, record=piece.record.model_copy(update={"findings": findings}))
+def _with_sections(piece: Piece[Judged], judgements: dict[str, Judgements]) -> Piece[Judged]:
+    return replace(piece, record=piece.record.model_copy(update={"judgements": judgements}))
 
 
 def _closest(pieces: Sequence[Piece[Judged]], declared: Declared) -> list[Piece[Judged]]:
@@ -305,8 +305,8 @@ def _with_pictures(
     piece: Piece[Judged], reference: Piece[Judged], bench: Workbench
 ) -> Piece[Judged]:
     """Thumbnails of the flipped images, as the network sees them."""
-    findings = dict(piece.record.findings)
-    for split, sections in piece.record.findings.items():
+    judgements = dict(piece.record.judgements)
+    for split, sections in piece.record.judgements.items():
         disagreement = sections.disagreement
         if disagreement is None or not disagreement.flips:
             continue
@@ -316,8 +316,8 @@ def _with_pictures(
             for flip, image in zip(disagreement.flips, images, strict=True)
         )
         update = {"disagreement": disagreement.model_copy(update={"flips": flips})}
-        findings[split] = sections.model_copy(update=update)
-    return _with_sections(piece, findings)
+        judgements[split] = sections.model_copy(update=update)
+    return _with_sections(piece, judgements)
 
 
 def _pixels(piece: Piece[Judged], keys: Sequence[str], bench: Workbench) -> NDArray[np.uint8]:

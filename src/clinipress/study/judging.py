@@ -9,14 +9,14 @@ from pathlib import Path
 from clinipress.evidence.judged import Declared, judged, paired, statistics
 from clinipress.evidence.scores import Scores
 from clinipress.records.candidate import Judged, Measured
-from clinipress.records.judgement import Findings
+from clinipress.records.judgement import Judgements
 from clinipress.records.result import Interval, Rule
 from clinipress.records.store import digest_of, read_json, write_atomically
 from clinipress.study.workbench import Piece, Workbench
 
 __all__ = ["Judge"]
 
-FILE = "findings.json"
+FILE = "judgements.json"
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Judge:
     def _judge(
         self, piece: Piece[Measured], root: Piece[Measured], control: Piece[Measured] | None
     ) -> Piece[Judged]:
-        findings = {split: self._sections(piece, root, split) for split in piece.scores}
+        judgements = {split: self._sections(piece, root, split) for split in piece.scores}
         splits = {
-            split: judged(self.declared, self.rules, root.scores[split], scores, findings[split])
+            split: judged(self.declared, self.rules, root.scores[split], scores, judgements[split])
             for split, scores in piece.scores.items()
         }
         decisive = "test" if "test" in splits else "validation"
@@ -57,7 +57,7 @@ class Judge:
             verdict=splits[decisive].verdict,
             control=control.name if control else None,
             over_control=self._over(piece.scores, control.scores) if control else {},
-            findings=findings,
+            judgements=judgements,
         )
         return Piece(record, piece.file, piece.network, piece.scores)
 
@@ -71,7 +71,7 @@ class Judge:
             if split in control
         }
 
-    def _sections(self, piece: Piece[Measured], root: Piece[Measured], split: str) -> Findings:
+    def _sections(self, piece: Piece[Measured], root: Piece[Measured], split: str) -> Judgements:
         """The sections of a candidate, or those that were made before of the same answers."""
         declared, bench = self.declared, self.bench
         inputs = {
@@ -94,5 +94,5 @@ class Judge:
             write_atomically(folder / FILE, sections.model_dump_json(indent=1))
 
         with bench.times.phase("evidence"):
-            folder = bench.store.once("findings", inputs, make, packages=("numpy",))
-        return Findings.model_validate(read_json(folder / FILE))
+            folder = bench.store.once("judgements", inputs, make, packages=("numpy",))
+        return Judgements.model_validate(read_json(folder / FILE))

@@ -93,7 +93,7 @@ def _joined(row: CandidateRecord, split: str, found: ExternalRow) -> CandidateRe
     more = {
         "evidence": {**row.evidence, split: found.evidence},
         "confusion": {**row.confusion, split: found.confusion},
-        "findings": {**row.findings, split: found.findings},
+        "judgements": {**row.judgements, split: found.judgements},
         "per_image": {**row.per_image, split: found.per_image},
     }
     if found.changes:

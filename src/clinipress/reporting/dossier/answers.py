@@ -13,7 +13,7 @@ from clinipress.records.result import Interval
 from clinipress.reporting.dossier.answers_study import (
     STUDY_TOPICS,
     asked,
-    findings_of,
+    judgements_of,
     subject_or_reference,
     verdict_words,
 )
@@ -112,7 +112,7 @@ def _performance(view: View) -> str | None:
 
 
 def _performance_groups(view: View) -> str | None:
-    groups = findings_of(view).subgroups
+    groups = judgements_of(view).subgroups
     more = verdict_words(groups.verdict) if groups and groups.columns else "Groups: not measured."
     performance = _performance(view)
     return f"{performance} {more}" if performance else None
@@ -143,7 +143,7 @@ def _failures(view: View) -> str | None:
     told = joined(
         [f"{true} taken for {answer} {count:,} times" for count, true, answer in wrong[:3]]
     )
-    section = findings_of(view).disagreement
+    section = judgements_of(view).disagreement
     flips = f" {verdict_words(section.verdict)}" if section else ""
     return f"Commonest on {split_name(split)} images: {told}. {classes_sentence(view)}{flips}"
 
@@ -152,7 +152,7 @@ def _section(name: str) -> Callable[[View], str | None]:
     """The verdict of a section of the evidence; None where it was not measured."""
 
     def said(view: View) -> str | None:
-        section = getattr(findings_of(view), name)
+        section = getattr(judgements_of(view), name)
         if section is None or (name == "subgroups" and not section.columns):
             return None
         return verdict_words(section.verdict)
@@ -161,7 +161,7 @@ def _section(name: str) -> Callable[[View], str | None]:
 
 
 def _updating(view: View) -> str | None:
-    section = findings_of(view).calibration
+    section = judgements_of(view).calibration
     if section is None:
         return None
     return (

@@ -14,7 +14,7 @@ from clinipress.recipe.techniques import technique_of
 from clinipress.records.candidate import (
     CandidateRecord,
 )
-from clinipress.records.judgement import Findings
+from clinipress.records.judgement import Judgements
 from clinipress.records.result import (
     Verdict,
 )
@@ -37,7 +37,7 @@ __all__ = [
     "STUDY_TOPICS",
     "asked",
     "data_name",
-    "findings_of",
+    "judgements_of",
     "subject_or_reference",
     "techniques_phrase",
     "verdict_words",
@@ -60,14 +60,14 @@ def data_name(view: View) -> str:
     return PurePath(view.result.audit.path).name or "data"
 
 
-def findings_of(view: View, record: CandidateRecord | None = None) -> Findings:
+def judgements_of(view: View, record: CandidateRecord | None = None) -> Judgements:
     """The sections of a candidate (None: the subject) on the study's own images."""
     chosen = record or view.subject
     if chosen is None:
-        return Findings()
+        return Judgements()
     splits = (view.judged_split(chosen), view.compared_split, *view.splits)
-    found = (chosen.findings.get(split) for split in splits if split in OWN_SPLITS)
-    return next((one for one in found if one is not None), Findings())
+    found = (chosen.judgements.get(split) for split in splits if split in OWN_SPLITS)
+    return next((one for one in found if one is not None), Judgements())
 
 
 def verdict_words(verdict: Verdict) -> str:
@@ -232,7 +232,7 @@ def _model(view: View) -> str | None:
 def _output(view: View) -> str | None:
     classes = counted(len(view.result.classes), "class", "classes")
     text = f"One probability for each of {classes}; the largest is the answer."
-    section = findings_of(view).operating
+    section = judgements_of(view).operating
     if section is None:
         return text
     rows = len(section.rows)

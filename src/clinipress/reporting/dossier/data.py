@@ -23,7 +23,7 @@ from clinipress.records.result import (
     Verdict,
 )
 from clinipress.reporting.dossier.answers import TOPICS
-from clinipress.reporting.dossier.answers_study import asked, findings_of
+from clinipress.reporting.dossier.answers_study import asked, judgements_of
 from clinipress.reporting.dossier.checklists import CLAIM, TRIPOD_AI, Item
 from clinipress.reporting.dossier.plan import (
     Alone,
@@ -131,7 +131,7 @@ def _reasons(record: CandidateRecord) -> tuple[str, ...]:
 
 
 def _sections(view: View, record: CandidateRecord) -> dict[str, Verdict]:
-    found = findings_of(view, record)
+    found = judgements_of(view, record)
     measured = {name: getattr(found, name) for name in SECTIONS}
     return {name: one.verdict for name, one in measured.items() if one is not None}
 

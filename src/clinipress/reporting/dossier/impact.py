@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from clinipress.records.judgement import SECTIONS, Findings
+from clinipress.records.judgement import SECTIONS, Judgements
 from clinipress.records.result import Interval, Rule
-from clinipress.reporting.dossier.answers_study import findings_of, verdict_words
+from clinipress.reporting.dossier.answers_study import judgements_of, verdict_words
 from clinipress.reporting.dossier.plan import YOURS, Dossier, Modification
 from clinipress.reporting.markdown import bullet_list, escape, table
 from clinipress.reporting.page.shown import TITLES
@@ -166,7 +166,7 @@ def _alone(one: Modification, view: View) -> list[str]:
 
 def _sections(data: Dossier, view: View) -> list[str]:
     """Verdicts of all candidates, then the reasons and figures of the one that matters."""
-    subject, found = view.subject, findings_of(view)
+    subject, found = view.subject, judgements_of(view)
     if not any(one.sections for one in data.modifications):
         return [f"{capital(joined([TITLES[name].lower() for name in SECTIONS]))}: {NOT_MEASURED}."]
     rows = [
@@ -193,7 +193,7 @@ def _section_word(one: Modification, name: str) -> str:
     return STATUS_WORDS[verdict.status] if verdict else NOT_MEASURED
 
 
-def _why(found: Findings, name: str) -> str:
+def _why(found: Judgements, name: str) -> str:
     section, reason = getattr(found, name), found.not_measured.get(name)
     if section is not None:
         return verdict_words(section.verdict)

@@ -48,9 +48,9 @@ def named_pictures(view: View) -> Iterator[str]:
 
 def _pictured(view: View) -> Iterator[tuple[Sequence[Flip], Sequence[SaliencyPanel]]]:
     """What has a picture in each shown split, in the order of the page."""
-    for findings in view.shown_findings.values():
-        flips = findings.disagreement.flips[:GALLERY] if findings.disagreement else ()
-        yield flips, findings.saliency.panels[:PANELS] if findings.saliency else ()
+    for judgements in view.shown_judgements.values():
+        flips = judgements.disagreement.flips[:GALLERY] if judgements.disagreement else ()
+        yield flips, judgements.saliency.panels[:PANELS] if judgements.saliency else ()
 
 
 def read_pictures(view: View, folder: Path) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ from clinipress.recipe.formats import format_facts
 from clinipress.records.candidate import (
     CandidateRecord,
 )
-from clinipress.records.judgement import Findings, OperatingRow
+from clinipress.records.judgement import Judgements, OperatingRow
 from clinipress.records.result import (
     Interval,
     Result,
@@ -18,7 +18,7 @@ from clinipress.records.result import (
 from clinipress.reporting.dossier.answers import TOPICS
 from clinipress.reporting.dossier.answers_study import (
     asked,
-    findings_of,
+    judgements_of,
     subject_or_reference,
     techniques_phrase,
     verdict_words,
@@ -184,7 +184,7 @@ def _evaluation(view: View) -> list[str]:
 
 
 def _calibration(view: View) -> list[str]:
-    found = findings_of(view)
+    found = judgements_of(view)
     parts = ["## Calibration and thresholds"]
     section = found.calibration
     if section is None:
@@ -206,7 +206,7 @@ def _calibration(view: View) -> list[str]:
     ]
 
 
-def _absent(found: Findings, section: str) -> str:
+def _absent(found: Judgements, section: str) -> str:
     reason = found.not_measured.get(section)
     return f"{NOT_MEASURED} ({escape(reason)})" if reason else NOT_MEASURED
 
@@ -241,7 +241,7 @@ def _thresholds(found: Iterable[OperatingRow]) -> str:
 
 
 def _groups(view: View) -> list[str]:
-    found = findings_of(view)
+    found = judgements_of(view)
     section = found.subgroups
     if section is None:
         return ["## Subgroups", f"Figures by group: {_absent(found, 'subgroups')}."]

@@ -19,7 +19,7 @@ from clinipress.reporting.drawing.figures import (
 )
 from clinipress.reporting.drawing.markup import Markup, tag
 from clinipress.reporting.drawing.parts import grid, legend, small
-from clinipress.reporting.page.shown import SectionView, finding_section
+from clinipress.reporting.page.shown import SectionView, judgement_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -58,8 +58,8 @@ NOTE = (
 
 def calibration_section(view: View) -> doc.Section | None:
     """Errors of the stated confidence and reliability diagrams, reference and candidate."""
-    return finding_section(
-        view, "calibration", lambda findings: findings.calibration, _sentence, _body, NOTE
+    return judgement_section(
+        view, "calibration", lambda judgements: judgements.calibration, _sentence, _body, NOTE
     )
 
 

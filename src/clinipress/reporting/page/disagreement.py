@@ -10,7 +10,7 @@ from clinipress.reporting.drawing.figures import Scale, position
 from clinipress.reporting.drawing.markup import Markup, tag
 from clinipress.reporting.drawing.parts import MANY, grid, small, two_lines
 from clinipress.reporting.drawing.pictures import GALLERY, embedded
-from clinipress.reporting.page.shown import SectionView, finding_section
+from clinipress.reporting.page.shown import SectionView, judgement_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     counted,
@@ -40,8 +40,8 @@ NOTE = (
 
 def disagreement_section(view: View) -> doc.Section | None:
     """Agreement, flips by class, confidence and group, and a gallery of them."""
-    return finding_section(
-        view, "disagreement", lambda findings: findings.disagreement, _sentence, _body, NOTE
+    return judgement_section(
+        view, "disagreement", lambda judgements: judgements.disagreement, _sentence, _body, NOTE
     )
 
 

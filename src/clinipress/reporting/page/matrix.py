@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from clinipress.records.candidate import CandidateRecord
-from clinipress.records.judgement import SECTIONS, Findings
+from clinipress.records.judgement import SECTIONS, Judgements
 from clinipress.records.result import Status, Verdict
 from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.figures import icon
@@ -25,12 +25,12 @@ from clinipress.text import capital, joined
 
 __all__ = ["matrix_section", "section_verdict"]
 
-Line = tuple[int, CandidateRecord, str, Findings]  # number, candidate, split, its sections there
+Line = tuple[int, CandidateRecord, str, Judgements]  # number, candidate, split, its sections there
 
 
-def section_verdict(findings: Findings, key: str) -> Verdict | None:
+def section_verdict(judgements: Judgements, key: str) -> Verdict | None:
     """The verdict of one section; None where it was not measured."""
-    section: HasVerdict | None = getattr(findings, key)
+    section: HasVerdict | None = getattr(judgements, key)
     return section.verdict if section is not None else None
 
 
@@ -50,7 +50,7 @@ def matrix_section(view: View) -> doc.Section:
     absent = [
         f"{number} {record.name}"
         for number, record in view.numbered()
-        if record is not view.reference and not record.findings
+        if record is not view.reference and not record.judgements
     ]
     failed = list(_failed(lines))
     return doc.Section(
@@ -72,20 +72,20 @@ def _lines(view: View) -> Iterator[Line]:
     for number, record in view.numbered():
         if record is view.reference:
             continue
-        own = view.own_findings(record)
+        own = view.own_judgements(record)
         if own is not None:
             yield number, record, *own
-        for split in sorted(set(record.findings) - set(SPLIT_ORDER) - {own[0] if own else ""}):
-            yield number, record, split, record.findings[split]
+        for split in sorted(set(record.judgements) - set(SPLIT_ORDER) - {own[0] if own else ""}):
+            yield number, record, split, record.judgements[split]
 
 
 def _row(view: View, line: Line, *, again: bool) -> doc.DataRow:
-    number, record, split, findings = line
+    number, record, split, judgements = line
     name = None if again else [role_mark(view.role(record)), f"{number} {record.name}"]
     cells = [
         doc.DataCell([name, small(split_name(split))], heads="row"),
         doc.DataCell(split_name(split), "where"),
-        *(_cell(key, section_verdict(findings, key)) for key in SECTIONS),
+        *(_cell(key, section_verdict(judgements, key)) for key in SECTIONS),
     ]
     return doc.DataRow(cells, "again" if again else view.role(record))
 
@@ -112,9 +112,9 @@ def _key() -> Markup:
 
 
 def _failed(lines: Sequence[Line]) -> Iterator[doc.Content]:
-    for number, record, split, findings in lines:
+    for number, record, split, judgements in lines:
         for key in SECTIONS:
-            verdict = section_verdict(findings, key)
+            verdict = section_verdict(judgements, key)
             if verdict is not None and verdict.status == "fail":
                 why = " ".join(deciding_reasons(verdict)) or "no reason is recorded"
                 name = doc.Text(f"{number} {record.name}, {TITLES[key].lower()}", "strong")
@@ -129,25 +129,25 @@ def _sentence(view: View, lines: Sequence[Line]) -> str:
     candidates = {record.name for _, record, _, _ in lines}
     failing = {
         record.name
-        for _, record, _, findings in lines
-        if any((v := section_verdict(findings, key)) and v.status == "fail" for key in SECTIONS)
+        for _, record, _, judgements in lines
+        if any((v := section_verdict(judgements, key)) and v.status == "fail" for key in SECTIONS)
     }
     many = f"{len(failing):,}" if failing else "none"
     total = (
         f"Of {counted(len(candidates), 'candidate')} with measured sections, {many} "
         f"{'fail' if len(failing) > 1 else 'fails'} at least one."
     )
-    own = view.own_findings(view.subject) if view.subject else None
+    own = view.own_judgements(view.subject) if view.subject else None
     if own is None or view.subject is None:
         return total
     return f"{view.subject.name} on the {split_name(own[0])} images: {_tally(own[1])}. {total}"
 
 
-def _tally(findings: Findings) -> str:
+def _tally(judgements: Judgements) -> str:
     """Sections by verdict: "PASS for calibration and stress; not measured for saliency"."""
     titles: dict[str, list[str]] = {}
     for key in SECTIONS:
-        verdict = section_verdict(findings, key)
+        verdict = section_verdict(judgements, key)
         word = STATUS_WORDS[verdict.status] if verdict else NOT_MEASURED
         titles.setdefault(word, []).append(TITLES[key].lower())
     order = [*STATUS_WORDS.values(), NOT_MEASURED]

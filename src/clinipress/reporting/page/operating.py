@@ -9,7 +9,7 @@ from clinipress.records.result import Interval
 from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.forest import ForestRow, forest, marks
 from clinipress.reporting.drawing.parts import grid, legend, lines, small
-from clinipress.reporting.page.shown import SectionView, finding_section
+from clinipress.reporting.page.shown import SectionView, judgement_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     change_interval,
@@ -39,8 +39,8 @@ HEADS = (
 
 def operating_section(view: View) -> doc.Section | None:
     """Thresholds, what they find and miss, and what they would mean in use."""
-    return finding_section(
-        view, "operating", lambda findings: findings.operating, _sentence, _body, NOTE
+    return judgement_section(
+        view, "operating", lambda judgements: judgements.operating, _sentence, _body, NOTE
     )
 
 

@@ -11,7 +11,7 @@ from clinipress.reporting.drawing.figures import Scale, Shape, nice_ticks, strip
 from clinipress.reporting.drawing.forest import foot, marks
 from clinipress.reporting.drawing.parts import grid, role_mark, small
 from clinipress.reporting.drawing.pictures import PANELS, embedded, maps_picture
-from clinipress.reporting.page.shown import SectionView, finding_section
+from clinipress.reporting.page.shown import SectionView, judgement_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -53,8 +53,8 @@ NOTE = (
 
 def saliency_section(view: View) -> doc.Section | None:
     """Similarity of the maps against their baselines, faithfulness, and the maps."""
-    return finding_section(
-        view, "saliency", lambda findings: findings.saliency, _sentence, _body, NOTE
+    return judgement_section(
+        view, "saliency", lambda judgements: judgements.saliency, _sentence, _body, NOTE
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from clinipress.records.candidate import CandidateRecord
-from clinipress.records.judgement import Findings
+from clinipress.records.judgement import Judgements
 from clinipress.records.result import Verdict
 from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.parts import badge, reasons, shortened
@@ -16,7 +16,7 @@ from clinipress.reporting.wording.numbers import NOT_MEASURED
 from clinipress.reporting.wording.phrases import split_name
 from clinipress.text import capital
 
-__all__ = ["TITLES", "HasVerdict", "SectionView", "finding_section", "missing_sentence"]
+__all__ = ["TITLES", "HasVerdict", "SectionView", "judgement_section", "missing_sentence"]
 
 # section of the evidence -> its heading
 TITLES = {
@@ -75,16 +75,16 @@ class SectionView(Generic[S]):
         return split_name(self.split)
 
 
-def missing_sentence(key: str, split: str, findings: Findings) -> str:
+def missing_sentence(key: str, split: str, judgements: Judgements) -> str:
     """What was not measured, where, and why."""
-    reason = findings.not_measured.get(key, "").rstrip(".") or "the record gives no reason"
+    reason = judgements.not_measured.get(key, "").rstrip(".") or "the record gives no reason"
     return f"{TITLES[key]}: {NOT_MEASURED} on the {split_name(split)} images ({reason})."
 
 
-def finding_section(
+def judgement_section(
     view: View,
     key: str,
-    get: Callable[[Findings], S | None],
+    get: Callable[[Judgements], S | None],
     sentence: Callable[[SectionView[S]], str],
     body: Callable[[SectionView[S]], Sequence[doc.Content]],
     note: str,
@@ -94,25 +94,25 @@ def finding_section(
     Args:
         view: The whole result.
         key: Name of the section (`clinipress.records.judgement.SECTIONS`).
-        get: Its record among the findings, or None where it was not measured.
+        get: Its record among the judgements, or None where it was not measured.
         sentence: What the figures say, in one sentence or two.
         body: Tables and figures.
         note: How to read them.
 
     Returns:
-        None where the subject has no findings at all: one table says so for all sections.
+        None where the subject has no judgements at all: one table says so for all sections.
     """
-    subject, splits = view.subject, view.finding_splits
+    subject, splits = view.subject, view.judged_splits
     if subject is None or not splits:
         return None
     leads: list[str] = []
     blocks: list[doc.Content] = []
     for split in splits:
-        mine = get(subject.findings[split])
-        theirs = view.reference.findings.get(split) if view.reference else None
+        mine = get(subject.judgements[split])
+        theirs = view.reference.judgements.get(split) if view.reference else None
         heading = doc.Heading(f"{capital(split_name(split))} images", "split")
         if mine is None:
-            leads.append(missing_sentence(key, split, subject.findings[split]))
+            leads.append(missing_sentence(key, split, subject.judgements[split]))
             blocks += [heading, doc.Paragraph(leads[-1], "empty")] if leads[1:] else []
             continue
         shown = SectionView(view, split, subject, mine, get(theirs) if theirs else None)

@@ -19,7 +19,7 @@ from clinipress.reporting.drawing.figures import (
 )
 from clinipress.reporting.drawing.markup import Markup, tag
 from clinipress.reporting.drawing.parts import grid, legend, small
-from clinipress.reporting.page.shown import SectionView, finding_section
+from clinipress.reporting.page.shown import SectionView, judgement_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -51,7 +51,9 @@ NOTE = (
 
 def stress_section(view: View) -> doc.Section | None:
     """Curves of accuracy for every kind of disturbance, and out-of-scope probes."""
-    return finding_section(view, "stress", lambda findings: findings.stress, _sentence, _body, NOTE)
+    return judgement_section(
+        view, "stress", lambda judgements: judgements.stress, _sentence, _body, NOTE
+    )
 
 
 def _name(kind: str) -> str:

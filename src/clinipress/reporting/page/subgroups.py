@@ -20,7 +20,7 @@ from clinipress.reporting.drawing.parts import (
     pair_cell,
     small,
 )
-from clinipress.reporting.page.shown import SectionView, finding_section
+from clinipress.reporting.page.shown import SectionView, judgement_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -52,8 +52,8 @@ NOTE = (
 
 def subgroups_section(view: View) -> doc.Section | None:
     """Figures by group, gaps between groups, and how compression changed them."""
-    return finding_section(
-        view, "subgroups", lambda findings: findings.subgroups, _sentence, _body, NOTE
+    return judgement_section(
+        view, "subgroups", lambda judgements: judgements.subgroups, _sentence, _body, NOTE
     )
 
 

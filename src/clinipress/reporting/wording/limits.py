@@ -152,7 +152,7 @@ def _of_test(view: View) -> list[str]:
 
 def _groups(view: View) -> str:
     groups = view.result.audit.groups
-    judged = [one.subgroups for one in view.shown_findings.values() if one.subgroups]
+    judged = [one.subgroups for one in view.shown_judgements.values() if one.subgroups]
     columns = list(dict.fromkeys(column for one in judged for column in one.columns))
     if columns:
         few = sum(group.too_small for one in judged for group in one.groups)
@@ -244,7 +244,7 @@ def _names(records: list[CandidateRecord]) -> str:
 
 def _absent(view: View) -> list[str]:
     """Sections that were not measured; of calibration and groups more is said elsewhere."""
-    found = next(iter(view.shown_findings.values()), None)
+    found = next(iter(view.shown_judgements.values()), None)
     wanted = [key for key in SECTIONS if key not in ("calibration", "subgroups")]
     return [key for key in wanted if found is None or getattr(found, key) is None]
 

@@ -19,10 +19,10 @@ from clinipress.records.judgement import (
     Calibration,
     Direction,
     Disagreement,
-    Findings,
     Flip,
     FlipCounts,
     Gap,
+    Judgements,
     OperatingRow,
     OperatingSection,
     OutOfScopeProbe,
@@ -388,7 +388,7 @@ def saliency(classes: tuple[str, ...], status: str, *, apart: bool = True) -> Sa
     )
 
 
-def findings(
+def judgements(
     classes: tuple[str, ...],
     *,
     reference: bool = False,
@@ -397,7 +397,7 @@ def findings(
     flips: int = 30,
     missing: Mapping[str, str] | None = None,
     seed: int = 0,
-) -> Findings:
+) -> Judgements:
     """All sections of one candidate on one split.
 
     Args:
@@ -427,13 +427,13 @@ def findings(
             "saliency": saliency(classes, status("saliency")),
         }
     absent = dict(missing or {})
-    return Findings(
+    return Judgements(
         **{name: one for name, one in sections.items() if name not in absent},
         not_measured=absent,
     )
 
 
-def with_findings(
+def with_judgements(
     result: Result,
     *,
     metadata: bool = True,
@@ -447,7 +447,7 @@ def with_findings(
     for number, record in enumerate(result.candidates):
         is_reference = record.name == result.reference
         worst = "stress" if record.verdict and record.verdict.status == "fail" else planted
-        own = findings(
+        own = judgements(
             result.classes,
             reference=is_reference,
             metadata=metadata,
@@ -458,9 +458,9 @@ def with_findings(
         )
         split = "test" if "test" in record.changes or is_reference else "validation"
         found = {split: own}
-        update: dict[str, object] = {"findings": found}
+        update: dict[str, object] = {"judgements": found}
         if external and (is_reference or record.name == result.shipped):
-            found[external] = findings(
+            found[external] = judgements(
                 result.classes, reference=is_reference, metadata=False, seed=100 + number
             )
             update |= _elsewhere(record, external)
