@@ -31,11 +31,11 @@ def main(cases: int = 5000, classes: int = 7, resamples: int = 2000) -> None:
         found = evidence(
             candidate, labels, names, units=units, reference=reference, resamples=resamples
         )
-        change = changes(reference, candidate, labels, names, units=units, resamples=resamples)
+        differences = changes(reference, candidate, labels, names, units=units, resamples=resamples)
         shares = discordance(reference, candidate, labels, names)
-        verdict = gate.judge(gate.rules_for("medium"), change, discordance=shares)
+        verdict = gate.judge(gate.rules_for("medium"), differences, discordance=shares)
         show(
-            f"by {label}: {len(found)} figures, {len(change)} changes, {verdict.status}",
+            f"by {label}: {len(found)} figures, {len(differences)} changes, {verdict.status}",
             wall,
             processor,
         )

@@ -232,7 +232,7 @@ def report(bench: Bench, rows: dict[str, TorchCandidate]) -> None:
         line += f"test {told[1]}"
         if name != "alone":
             gain = changes(baseline.logits, sealed.logits, test.labels, bench.data.classes,
-                         units=test.units)["accuracy"]  # fmt: skip
+                           units=test.units)["accuracy"]  # fmt: skip
             line += f", over alone {_interval(gain.value, gain.low, gain.high, '+.1f')}"
         print(line, flush=True)
 

@@ -37,6 +37,7 @@ from clinipress.records.result import (
     Audit,
     Environment,
     Interval,
+    Reason,
     Result,
     SplitSummary,
     Verdict,
@@ -132,7 +133,7 @@ def mapped(random: np.random.Generator, root: Scores, folder: Path, images: int 
             for row, level in rows.items()
         },
         panels=tuple(panels),
-        verdict=Verdict(status="pass", reasons=("Drawn.",)),
+        verdict=Verdict(status="pass", reasons=(Reason(kind="drawn", text="Drawn."),)),
     )
 
 
@@ -181,7 +182,7 @@ def records(
     for number in range(candidates + 1):
         noise = 0.08 * number
         finalist = number <= 1
-        found, figures, falls, tables = {}, {}, {}, {}
+        found, figures, differences, tables = {}, {}, {}, {}
         mine = worse(random, chosen, noise) if number else chosen
         sets = {"test": test} | ({EXTERNAL: elsewhere} if finalist else {})
         for split, root in sets.items():
@@ -192,7 +193,7 @@ def records(
                 reference=root.logits if number else None,
             )  # fmt: skip
             if number:
-                falls[split] = changes(
+                differences[split] = changes(
                     root.logits, own.logits, root.labels, names, units=root.units,
                     resamples=RESAMPLES,
                 )  # fmt: skip
@@ -201,12 +202,12 @@ def records(
                 part = part.model_copy(update={"stress": inspected.stress, "saliency": maps})
             found[split] = pictured(random, part, folder)
             tables[split] = confusion(own.logits, own.labels, len(names)).tolist()
-        verdict = judge(rules_for("medium"), falls["test"]) if number else None
+        verdict = judge(rules_for("medium"), differences["test"]) if number else None
         yield record(
             number,
             evidence=figures,
             confusion=tables,
-            changes=falls,
+            changes=differences,
             verdict=verdict,
             rejected=None if finalist else "Drawn: another gains more.",
             findings=found,

@@ -3,7 +3,7 @@
 ``python benchmarks/simulation.py [studies] [processes]``: of made-up tasks whose true figures are
 known from millions of cases, that many small studies are drawn, and each is judged as clinipress
 judges. Printed are, per figure, the share of intervals that hold the truth (aim 93.5 to 96.5 %),
-and for drops the share of studies that pass a rule whose margin is the true drop (aim at most
+and for changes the share of studies that pass a rule whose margin is the true loss (aim at most
 5.5 %; the test is one-sided with 2.5 % by design). Figures outside an aim are marked. 2,000 studies
 know a share of 5 % to +- 1 point.
 """
@@ -98,19 +98,19 @@ def draw(design: Design, units: int, random: np.random.Generator) -> Study:
 
 
 def truth(design: Design) -> Known:
-    """The candidate's figures and the drops, from a population so large that they are known."""
+    """The candidate's figures and the changes, from a population so large that they are known."""
     whole = replace(design, size=1)
     reference, candidate, labels, _ = draw(whole, POPULATION, np.random.default_rng(0))
     before, after = (point_metrics(x, labels, design.classes) for x in (reference, candidate))
-    change = {name: before[name] - after[name] for name in before}
+    differences = {name: after[name] - before[name] for name in before}
     were, are = (_calibration(x, labels, design.classes) for x in (reference, candidate))
     for name in CALIBRATION:
         if name in RIGHT:
             errors = (abs(one[name] - RIGHT[name]) for one in (were, are))
-            change[f"{name}_error"] = next(errors) - next(errors)
+            differences[f"{name}_error"] = -next(errors) + next(errors)
         else:
-            change[name] = were[name] - are[name]
-    return after | are, change
+            differences[name] = are[name] - were[name]
+    return after | are, differences
 
 
 def _calibration(logits: Floats, labels: Integers, classes: tuple[str, ...]) -> Figures:
@@ -140,20 +140,20 @@ class Tally:
 
 
 def judged(name: str, interval: Interval, true: float) -> Tally:
-    """One study: is the true figure in the interval, would a drop as large as the margin pass?"""
+    """One study: is the true figure in the interval, would a loss as large as the margin pass?"""
     name = "ece" if name.startswith("ece") or name.endswith("_error") else name  # all are errors
-    sign = -1 if metric_facts(name).higher_is_better else 1  # a loss is a positive margin
+    sign = -1 if metric_facts(name).higher_is_better else 1
     verdict = gate.judge((Rule(metric=name, margin=sign * true),), {name: interval})
     covered = interval.low <= true <= interval.high
     return Tally(interval.method, 1, int(covered), int(verdict.status == "pass"))
 
 
 def study(design: Design, seed: int, known: Known) -> dict[str, Tally]:
-    """One simulated study: evidence of the candidate, and drops."""
+    """One simulated study: evidence of the candidate, and changes."""
     reference, candidate, labels, index = draw(design, design.units, np.random.default_rng(seed))
     units = index if design.size > 1 else None
     found = evidence(candidate, labels, design.classes, units=units, resamples=RESAMPLES, seed=seed)
-    change = changes(
+    differences = changes(
         reference, candidate, labels, design.classes, units=units, resamples=RESAMPLES, seed=seed
     )
     right, still = (x.argmax(axis=1) == labels for x in (reference, candidate))
@@ -165,11 +165,13 @@ def study(design: Design, seed: int, known: Known) -> dict[str, Tally]:
         seed=seed,
     )
     found |= {name: one for name, one in section.after.items() if name in CALIBRATION}
-    change |= {name: one for name, one in section.changes.items() if name not in change}
+    differences |= {name: x for name, x in section.changes.items() if name not in differences}
     tallies = {f"  {name}": judged(name, one, known[0][name]) for name, one in found.items()}
-    tallies |= {f"drop {name}": judged(name, one, known[1][name]) for name, one in change.items()}
+    tallies |= {
+        f"change {name}": judged(name, x, known[1][name]) for name, x in differences.items()
+    }
     if other is not None:
-        tallies["drop accuracy (Newcombe)"] = judged("accuracy", other, known[1]["accuracy"])
+        tallies["change accuracy (Newcombe)"] = judged("accuracy", other, known[1]["accuracy"])
     return tallies
 
 
@@ -206,12 +208,12 @@ def main(count: int = 2000, processes: int = 2) -> None:
 def show(name: str, tally: Tally, known: Known) -> None:
     """One row; what misses its aim is marked."""
     coverage, passed = tally.covered / tally.studies, tally.passed / tally.studies
-    drop, metric = name.startswith("drop "), name.split()[0 if name.startswith("  ") else 1]
+    change, metric = name.startswith("change "), name.split()[0 if name.startswith("  ") else 1]
     low, high = COVERAGE
     mark = "below" if coverage < low else "above" if coverage > high else ""
-    row = f"  {name:28} {tally.method:18} true {known[drop][metric]:7.4f}"
+    row = f"  {name:28} {tally.method:18} true {known[change][metric]:7.4f}"
     row += f"  holds {100 * coverage:5.1f} % {mark:5}"
-    if drop:
+    if change:
         row += f"  passes at the margin {100 * passed:4.1f} %"
         row += " TOO OFTEN" if passed > FALSE_PASS else ""
     print(row)

@@ -39,7 +39,7 @@ def test_what_was_shipped_is_judged_by_the_studys_own_rules(tested, finished):
     assert mine.verdict.status in ("pass", "fail", "inconclusive")
     assert mine.evidence["accuracy"].n == test.images
     assert mine.changes["accuracy"].value == pytest.approx(
-        root.evidence["accuracy"].value - mine.evidence["accuracy"].value
+        mine.evidence["accuracy"].value - root.evidence["accuracy"].value
     )
 
 

@@ -121,7 +121,7 @@ def test_the_exported_file_alone_gives_the_studys_figures(finished, phantoms):
         run / result.candidates[0].path, run / row.path, phantoms, risk="low", resamples=100
     )
     a, b = (c["evidence"]["data"]["accuracy"]["value"] for c in paired["candidates"])
-    assert paired["changes"]["accuracy"]["value"] == pytest.approx(a - b)
+    assert paired["changes"]["accuracy"]["value"] == pytest.approx(b - a)
 
 
 def test_figures_rerun_from_the_kept_answers_without_a_model(finished):
@@ -259,7 +259,7 @@ def test_a_study_can_leave_the_test_split_sealed(phantoms, tmp_path):
     assert result.test_openings == ()
     assert result.shipped is None
     assert not (tmp_path / "run" / "bundle").exists()
-    assert "leave the test split sealed" in result.verdict.texts[0]
+    assert "the test split stays sealed" in result.verdict.texts[0]
     assert result.verdict.status == "inconclusive"
     assert all("test" not in row.evidence for row in result.candidates)
 

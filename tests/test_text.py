@@ -7,9 +7,8 @@ import pytest
 
 from clinipress import text
 from clinipress.evidence import gate
-from clinipress.evidence.family import points, span
 from clinipress.records.result import Interval
-from clinipress.reporting.wording.numbers import GAP, figure_interval, points_interval
+from clinipress.reporting.wording.numbers import change_interval
 
 SOURCE = Path(text.__file__).parent
 
@@ -48,12 +47,8 @@ def test_one_minus_sign_and_one_dash():
         "0.0",
         "0.0",
     ]
-    drop = Interval(value=0.038, low=-0.074, high=0.15)
-    reason = gate.judge(gate.rules_for("medium")[:1], {"accuracy": drop}).reasons[0]
-    assert "interval \u22127.4 to 15.0" in reason
-    assert points_interval(drop) == "3.8 (\u22127.4 to 15.0)"  # as the page's tables have it
-    assert span(drop) == "3.8 points (95 % interval \u22127.4 to 15.0)"
-    share = Interval(value=0.852, low=0.819, high=0.884)
-    assert points(share).replace(" ", "") == figure_interval("accuracy", share).replace(
-        GAP, ""
-    ).replace(" ", "")
+    change = Interval(value=-0.038, low=-0.15, high=0.074)
+    (reason,) = gate.judge(gate.rules_for("medium")[:1], {"accuracy": change}).texts
+    assert "95% CI of the change \u221215.0 to +7.4" in reason
+    # as the page's tables have it
+    assert change_interval(change) == "\u22123.8 (\u221215.0 to +7.4)"

@@ -103,8 +103,8 @@ def test_old_sections_change_sign_where_they_compare(old):
     for split, sections in row.findings.items():
         before = rows[row.name]["findings"][split]
         for now, was in zip(sections.operating.rows, before["operating"]["rows"], strict=True):
-            assert ends(now.sensitivity_change) == turned(was["sensitivity_change"])
-            assert ends(now.specificity_change) == turned(was["specificity_change"])
+            assert ends(now.sensitivity_change) == turned(was["sensitivity_drop"])
+            assert ends(now.specificity_change) == turned(was["specificity_drop"])
             assert now.sensitivity.model_dump() == was["sensitivity"]
         for name, change in sections.calibration.changes.items():
             assert ends(change) == turned(before["calibration"]["drops"][name])
@@ -128,7 +128,7 @@ def test_old_reasons_are_read_as_their_sentences(old):
             before = rows[row.name]["verdict"]
             assert row.verdict.texts == tuple(before["reasons"])
             statuses = before.get("reason_statuses") or [None] * len(before["reasons"])
-            assert [reason.status for reason in row.verdict.texts] == list(statuses)
+            assert [reason.status for reason in row.verdict.reasons] == list(statuses)
             assert row.verdict.deciding
 
 

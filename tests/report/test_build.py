@@ -146,8 +146,9 @@ def test_figures_of_a_row_are_those_of_the_record(make_study: Make) -> None:
         interval = record.evidence[split]["accuracy"]
         low, high = f"{100 * interval.low:.1f}", f"{100 * interval.high:.1f}"
         assert f"{100 * interval.value:.1f} % ({low}\u2013{high})" in text
-    drop = record.changes["accuracy"]
-    assert f"{100 * drop.value:.1f} ({100 * drop.low:.1f} to {100 * drop.high:.1f})" in text
+    change = record.changes["test"]["accuracy"]
+    value, low, high = (f"{100 * x:+.1f}" for x in (change.value, change.low, change.high))
+    assert f"{value} ({low} to {high})" in text
     for shown in ("0.707 MB", "40\u00d7 smaller", "6.86 ms", "p95 3.88 ms", "12\u00d7 faster"):
         assert shown in text
     for shown in ("network alone 3.43 ms", "662 k", "58.3 M multiply-adds", "61.7 MB"):

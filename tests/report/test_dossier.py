@@ -202,12 +202,12 @@ def test_criteria_are_the_rules_and_the_sections_that_guard(make_study: Make) ->
     assert dossier(make_study()).protocol.guarding_sections == ()  # an older record declares none
 
 
-def test_cumulative_falls_are_those_of_the_record(make_study: Make) -> None:
+def test_cumulative_changes_are_those_of_the_record(make_study: Make) -> None:
     study = make_study()
     for made in dossier(study).modifications:
         record = next(one for one in study.candidates if one.name == made.name)
-        assert made.split == record.drop_split
-        assert made.falls == record.drop
+        assert made.split == "test" if "test" in record.changes else "validation"
+        assert made.differences == record.changes[made.split]
         assert made.verdict == record.verdict
 
 
@@ -219,8 +219,8 @@ def test_a_change_on_its_own_is_beside_its_parent(make_study: Make) -> None:
     child = next(one for one in study.candidates if one.name == "pruned-int8")
     assert alone is not None
     assert alone.parent == "pruned"
-    expected = parent.evidence["test"]["accuracy"].value - child.evidence["test"]["accuracy"].value
-    assert alone.falls["accuracy"] == pytest.approx(expected, abs=1e-12)
+    expected = child.evidence["test"]["accuracy"].value - parent.evidence["test"]["accuracy"].value
+    assert alone.differences["accuracy"] == pytest.approx(expected, abs=1e-12)
     assert alone.file_ratio == pytest.approx(parent.file_bytes / child.file_bytes)
     untimed = made["pruned-float16"].alone
     assert untimed is not None
@@ -261,8 +261,8 @@ def test_nothing_measured_is_never_a_pass(make_study: Make) -> None:
 def test_the_worst_class_stands_for_a_rule_over_classes(make_study: Make) -> None:
     study = make_study()
     made = next(one for one in dossier(study).modifications if one.name == study.shipped)
-    falls = {m: one.high for m, one in made.falls.items() if m.startswith("sensitivity[")}
-    worst = max(falls, key=lambda metric: falls[metric]).removeprefix("sensitivity[")[:-1]
+    lows = {m: one.low for m, one in made.differences.items() if m.startswith("sensitivity[")}
+    worst = min(lows, key=lambda metric: lows[metric]).removeprefix("sensitivity[")[:-1]
     part = dossier_markdown(study).partition("### Risks, cumulative")[2].partition("###")[0]
     row = next(line for line in part.splitlines() if f"| {study.shipped} |" in line)
     assert worst.replace("<", "&lt;").replace(">", "&gt;") in row
@@ -305,9 +305,7 @@ def test_a_bare_record_gives_documents_too(make_study: Make, tmp_path: Path) -> 
         one.model_copy(
             update={
                 "evidence": {},
-                "drop": {},
-                "drops": {},
-                "drop_split": None,
+                "changes": {},
                 "confusion": {},
                 "history": (),
                 "verdict": None,

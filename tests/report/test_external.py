@@ -14,7 +14,7 @@ def test_internal_and_external_figures_stand_side_by_side(make_study: Make) -> N
     html = markup(study, "external")
     assert lead(html) == (
         "pruned-int8 against the reference: on the external (hospital B) images accuracy fell by "
-        "1.1 points (95 % interval -1.9 to 4.1)."
+        "1.1 points (95% CI of the change -4.1 to +1.9)."
     )
     text = words(html)
     record = next(one for one in study.candidates if one.name == "pruned-int8")

@@ -35,12 +35,12 @@ def test_points_never_show_a_negative_zero() -> None:
 
 
 def test_decimals_grow_until_the_interval_and_the_limit_read_differently() -> None:
-    near = Interval(value=0.001, low=-0.01, high=0.02004)
-    assert formats.points_interval(near, 0.02) == "0.100 (\u22121.000 to 2.004)"
-    far = Interval(value=0.001, low=-0.01, high=0.018)
-    assert formats.points_interval(far, 0.02) == "0.1 (\u22121.0 to 1.8)"
-    equal = Interval(value=0.001, low=-0.01, high=0.02)
-    assert formats.points_interval(equal, 0.02) == "0.1 (\u22121.0 to 2.0)"
+    near = Interval(value=0.001, low=-0.02004, high=0.01)
+    assert formats.change_interval(near, 0.02) == "+0.100 (\u22122.004 to +1.000)"
+    far = Interval(value=0.001, low=-0.018, high=0.01)
+    assert formats.change_interval(far, 0.02) == "+0.1 (\u22121.8 to +1.0)"
+    equal = Interval(value=0.001, low=-0.02, high=0.01)
+    assert formats.change_interval(equal, 0.02) == "+0.1 (\u22122.0 to +1.0)"
 
 
 @pytest.mark.parametrize("end", ["value", "low", "high"])
@@ -48,6 +48,7 @@ def test_what_is_not_a_number_was_not_measured(end: str) -> None:
     broken = Interval(value=0.5, low=0.4, high=0.6).model_copy(update={end: math.nan})
     assert formats.figure_interval("accuracy", broken) == "not measured"
     assert formats.points_interval(broken) == "not measured"
+    assert formats.change_interval(broken) == "not measured"
     assert formats.figure_interval("accuracy", None) == "not measured"
 
 

@@ -80,12 +80,12 @@ def test_rules_and_calibration_that_were_not_measured(make_study: Make) -> None:
     keep = {"accuracy": Interval(value=0.9, low=0.8, high=0.95)}
     records = tuple(
         record.model_copy(
-            update={"drop": keep, "drops": {}, "evidence": {"test": keep, "validation": keep}}
+            update={"changes": {"test": keep}, "evidence": {"test": keep, "validation": keep}}
         )
         for record in study.candidates
     )
     found = said(study, candidates=records)
-    assert "fall in balanced accuracy" in found
+    assert "change in balanced accuracy" in found
     assert "sensitivity for a and sensitivity for b was not measured" in found
     assert "(calibration) was not measured" in found
 

@@ -13,6 +13,7 @@ from clinipress.reporting.page.shown import TITLES
 from clinipress.reporting.view import View
 from kit.findings import with_findings
 from kit.pages import Page
+from kit.verdicts import spoken
 
 Make = Callable[..., Result]
 
@@ -52,8 +53,12 @@ def test_what_failed_is_said_with_what_made_it_fail(make_study: Make) -> None:
     study = with_findings(make_study(), planted="disagreement")
     verdict = Verdict(
         status="fail",
-        reasons=("Too few cases to tell.", "A count.", "Flips lean to misses.", "More yet."),
-        reason_statuses=("inconclusive", None, "fail", "fail"),
+        reasons=(
+            spoken("Too few cases to tell.", "inconclusive"),
+            spoken("A count."),
+            spoken("Flips lean to misses.", "fail"),
+            spoken("More yet.", "fail"),
+        ),
     )
 
     def said(found: Verdict) -> str:
@@ -72,7 +77,7 @@ def test_what_failed_is_said_with_what_made_it_fail(make_study: Make) -> None:
 
     assert said(verdict).startswith("Flips lean to misses. More yet.")
     # of a record that was written before each reason had its status, all are shown
-    old = Verdict.model_validate({"status": "fail", "reasons": ["It fell.", "A count."]})
+    old = Verdict(status="fail", reasons=(spoken("It fell."), spoken("A count.")))
     assert said(old).startswith("It fell. A count.")
 
 

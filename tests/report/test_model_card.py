@@ -155,7 +155,7 @@ def test_running_it_needs_the_engine_of_its_format(
 def test_a_record_without_measurements_still_makes_a_card(make_study: Make) -> None:
     study = make_study()
     bare = tuple(
-        one.model_copy(update={"evidence": {}, "drop": {}, "drops": {}, "latency_ms": None})
+        one.model_copy(update={"evidence": {}, "changes": {}, "latency_ms": None})
         for one in study.candidates
     )
     card = model_card(study.model_copy(update={"candidates": bare}))

@@ -64,7 +64,7 @@ def test_the_reference_stands_above_the_candidate(make_study: Make) -> None:
 
 def test_many_classes_show_those_that_may_have_lost_most(make_study: Make) -> None:
     rows = tuple(
-        row(f"class {n}", 5, sensitivity_change=around(0.001 * n, 0.01)) for n in range(12)
+        row(f"class {n}", 5, sensitivity_change=around(-0.001 * n, 0.01)) for n in range(12)
     )
     html = markup(with_part(make_study(), "operating", rows=rows), "operating")
     shown, _, folded = html.partition("<summary>4 more classes</summary>")

@@ -11,17 +11,17 @@ from kit.sections import lead, markup, with_part, words
 Make = Callable[..., Result]
 
 
-def curve(kind: str, *excess: float) -> StressCurve:
+def curve(kind: str, *losses: float) -> StressCurve:
     levels = tuple(
         StressLevel(
             strength=n,
             amount=2.0 * n,
             reference=share(0.9, 200),
             candidate=share(0.9 - one, 200),
-            drop=around(one, 0.02),
-            excess=around(one, 0.02),
+            change=around(-one, 0.02),
+            added_change=around(-one, 0.02),
         )
-        for n, one in enumerate(excess, start=1)
+        for n, one in enumerate(losses, start=1)
     )
     return StressCurve(kind=kind, unit="pixels", levels=levels)
 
@@ -42,8 +42,8 @@ def test_the_sentence_names_what_is_shown_to_cost_more(make_study: Make) -> None
     html = markup(study, "stress")
     assert lead(html) == (
         "On 200 sealed test images disturbed in 3 ways at up to five strengths, pruned-int8 bears "
-        "blur and missing region worse than the reference; the most it adds to the fall is 5.0 "
-        "points (95 % interval 3.0 to 7.0), by blur at strength 2. Of the out-of-scope images "
+        "blur and missing region worse than the reference; the largest added loss is 5.0 "
+        "points (95% CI -7.0 to -3.0), by blur at strength 2. Of the out-of-scope images "
         "\u201cblank\u201d gets through most: 75 % are answered as if there were nothing wrong "
         "(reference 0 %)."
     )

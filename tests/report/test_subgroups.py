@@ -11,7 +11,7 @@ from kit.sections import lead, markup, with_part, words
 Make = Callable[..., Result]
 
 
-def group(value: str, cases: int, fall: float, **changes: object) -> Subgroup:
+def group(value: str, cases: int, loss: float, **other: object) -> Subgroup:
     return Subgroup(
         **{
             "column": "sex",
@@ -19,10 +19,10 @@ def group(value: str, cases: int, fall: float, **changes: object) -> Subgroup:
             "cases": cases,
             "units": cases,
             "too_small": cases < 30,
-            "metrics": {"accuracy": share(0.9 - fall, cases)},
+            "metrics": {"accuracy": share(0.9 - loss, cases)},
             "reference": {"accuracy": share(0.9, cases)},
-            "drops": {"accuracy": around(fall, 0.02)},
-            **changes,
+            "changes": {"accuracy": around(-loss, 0.02)},
+            **other,
         }
     )
 
@@ -46,9 +46,9 @@ def test_the_sentence_names_group_and_gap(make_study: Make) -> None:
     html = markup(study, "subgroups")
     assert lead(html) == (
         "3 groups by sex on the sealed test images, of which 1 has fewer than 30 and is not "
-        "judged. The group that lost most is sex: female, whose accuracy fell by 5.0 points (95 % "
-        "interval 3.0 to 7.0). The gap that widened most, between male and female (sex, "
-        "accuracy), grew by 4.0 points (95 % interval of the change 3.0 to 5.0)."
+        "judged. The group that lost most is sex: female, whose accuracy fell by 5.0 points (95% "
+        "CI -7.0 to -3.0). The gap that widened most, between male and female (sex, "
+        "accuracy), grew by 4.0 points (95% CI of the change +3.0 to +5.0)."
     )
     text = words(html)
     assert "reference 2.0 (0.0 to 4.0)" in text
@@ -82,7 +82,7 @@ def test_no_metadata_is_said(make_study: Make) -> None:
 
 
 def test_unknown_values_and_undefined_figures(make_study: Make) -> None:
-    bare = group("only", 40, 0.0, metrics={}, reference={}, drops={})
+    bare = group("only", 40, 0.0, metrics={}, reference={}, changes={})
     study = with_part(
         make_study(), "subgroups", columns=("sex",), groups=(bare,), gaps=(), unknown={"sex": 3}
     )

@@ -39,9 +39,9 @@ def with_shipped(study: Result, **changes: object) -> Result:
     return study.model_copy(update={"candidates": tuple(records)})
 
 
-def with_fall(study: Result, value: float, low: float, high: float) -> Result:
-    drop = {"accuracy": Interval(value=value, low=low, high=high, n=642)}
-    return with_shipped(study, drop=drop, drops={"test": drop})
+def with_loss(study: Result, value: float, low: float, high: float) -> Result:
+    change = {"accuracy": Interval(value=-value, low=-high, high=-low, n=642)}
+    return with_shipped(study, changes={"test": change})
 
 
 def numbers(sentence: str) -> list[float]:
@@ -57,17 +57,17 @@ def test_the_verdict_says_the_figures_of_the_record(make_study: Make) -> None:
     assert reference is not None
     assert shipped.latency_ms is not None
     assert reference.latency_ms is not None
-    drop = shipped.changes["test"]["accuracy"]
+    change = shipped.changes["test"]["accuracy"]
     sentence = words.verdict_sentence(view)
     said = numbers(sentence.replace("int8", ""))
     expected = [
         reference.file_bytes / shipped.file_bytes,
         reference.latency_ms.median / shipped.latency_ms.median,
         sum(study.split.counts["test"].values()),
-        abs(100 * drop.value),
+        abs(100 * change.value),
         95,
-        100 * drop.low,
-        100 * drop.high,
+        100 * change.low,
+        100 * change.high,
         100 * study.rules[0].margin,
     ]
     assert said == pytest.approx(expected, rel=0.03, abs=0.051)
@@ -76,19 +76,19 @@ def test_the_verdict_says_the_figures_of_the_record(make_study: Make) -> None:
 
 
 def test_the_example_of_the_design(make_study: Make) -> None:
-    study = with_fall(make_study(), 0.0031, -0.0121, 0.0182)
+    study = with_loss(make_study(), 0.0031, -0.0121, 0.0182)
     assert words.verdict_sentence(View(study)).replace("\u202f", " ").replace("\u2212", "-") == (
         "The shipped int8 model is 40 times smaller and 12 times faster than the reference; its "
-        "accuracy on 642 sealed test images fell by 0.3 points (95 % interval -1.2 to 1.8; limit "
-        "2.0): PASS."
+        "accuracy on 642 sealed test images fell by 0.3 points (95% CI of the change -1.8 to "
+        "+1.2; allowed fall 2.0): PASS."
     )
 
 
 @pytest.mark.parametrize(("value", "said"), [(-0.0072, "rose by 0.7"), (0.0001, "changed by 0.0")])
 def test_a_gain_is_not_called_a_fall(make_study: Make, value: float, said: str) -> None:
-    sentence = words.verdict_sentence(View(with_fall(make_study(), value, -0.03, 0.011)))
+    sentence = words.verdict_sentence(View(with_loss(make_study(), value, -0.03, 0.011)))
     assert f"{said} points" in sentence
-    assert "interval of the fall \u22123.0 to 1.1" in sentence
+    assert "95% CI of the change \u22121.1 to +3.0" in sentence
 
 
 @pytest.mark.parametrize(
@@ -103,10 +103,10 @@ def test_each_verdict_has_its_word(make_study: Make, status: str, word: str) -> 
 def test_what_was_not_measured_is_said(make_study: Make) -> None:
     untimed = View(with_shipped(make_study(), latency_ms=None))
     assert "(speed not measured)" in words.verdict_sentence(untimed)
-    unmeasured = View(with_shipped(make_study(), drop={}, drops={}))
-    assert "the fall in accuracy was not measured" in words.verdict_sentence(unmeasured)
-    broken = View(with_fall(make_study(), math.nan, -0.01, 0.01))
-    assert "the fall in accuracy was not measured" in words.verdict_sentence(broken)
+    unmeasured = View(with_shipped(make_study(), changes={}))
+    assert "the change in accuracy was not measured" in words.verdict_sentence(unmeasured)
+    broken = View(with_loss(make_study(), math.nan, -0.01, 0.01))
+    assert "the change in accuracy was not measured" in words.verdict_sentence(broken)
 
 
 @pytest.mark.parametrize(
@@ -140,32 +140,40 @@ def test_nothing_shipped_and_the_reference_shipped(make_study: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "fall", "said"),
+    ("status", "loss", "said"),
     [
         (
             "pass",
             (0.003, -0.01, 0.015),
-            "far end of the interval, 1.5, lies inside the limit of 2.0",
+            "whole interval (far end \u22121.5) stays within the limit of 2.0",
         ),
-        ("fail", (0.05, 0.03, 0.07), "near end of the interval, 3.0, is beyond the limit of 2.0"),
-        ("inconclusive", (0.01, -0.01, 0.03), "but the interval reaches 3.0. About 1,480 images"),
+        (
+            "fail",
+            (0.05, 0.03, 0.07),
+            "whole interval (near end \u22123.0) is at or beyond the limit of 2.0",
+        ),
+        (
+            "inconclusive",
+            (0.01, -0.01, 0.03),
+            "but the interval reaches \u22123.0. About 1,480 images",
+        ),
         ("fail", (0.003, -0.01, 0.015), "is not what decided; the reasons are below"),
     ],
 )
 def test_the_verdict_is_explained(
-    make_study: Make, status: str, fall: tuple[float, float, float], said: str
+    make_study: Make, status: str, loss: tuple[float, float, float], said: str
 ) -> None:
-    assert said in words.meaning_sentence(View(with_fall(make_study(status=status), *fall)))
+    assert said in words.meaning_sentence(View(with_loss(make_study(status=status), *loss)))
 
 
-def test_a_fall_as_a_count_of_wrong_answers(make_study: Make) -> None:
-    said = words.natural_sentence(View(with_fall(make_study(), 0.0031, -0.0121, 0.0182)))
+def test_a_change_as_a_count_of_errors(make_study: Make) -> None:
+    said = words.natural_sentence(View(with_loss(make_study(), 0.0031, -0.0121, 0.0182)))
     assert said is not None
-    assert "about 3 more wrong answers than" in said
-    assert "from 12 fewer to 18 more" in said
-    same = words.natural_sentence(View(with_fall(make_study(), 0.0, -0.01, 0.01)))
+    assert "about 3 more errors than" in said
+    assert "compatible with 12 fewer to 18 more" in said
+    same = words.natural_sentence(View(with_loss(make_study(), 0.0, -0.01, 0.01)))
     assert same is not None
-    assert "as many wrong answers as" in same
+    assert "as many errors as" in same
 
 
 def test_a_reference_no_better_than_file_statistics_is_called_out(make_study: Make) -> None:
@@ -183,7 +191,7 @@ def test_the_weakest_class_and_the_largest_loss(make_study: Make) -> None:
     shipped = View(study).shipped
     assert shipped is not None
     found = {name: shipped.evidence["test"][f"sensitivity[{name}]"].value for name in "abc"}
-    lost = {name: shipped.changes[f"sensitivity[{name}]"].value for name in "abc"}
+    lost = {name: -shipped.changes["test"][f"sensitivity[{name}]"].value for name in "abc"}
     sentence = words.classes_sentence(View(study))
     weakest = min(found, key=lambda name: found[name])
     assert f"the weakest class, {weakest}, in {100 * found[weakest]:.1f}" in sentence
@@ -194,11 +202,11 @@ def test_the_weakest_class_and_the_largest_loss(make_study: Make) -> None:
 
 def test_no_measured_loss_is_not_called_no_loss(make_study: Make) -> None:
     study = make_study(classes=("a", "b"))
-    drop = {
-        "sensitivity[a]": Interval(value=-0.01, low=-0.05, high=0.031),
+    change = {
+        "sensitivity[a]": Interval(value=0.01, low=-0.031, high=0.05),
         "sensitivity[b]": Interval(value=0.0, low=-0.147, high=0.147),
     }
-    said = words.classes_sentence(View(with_shipped(study, drop=drop, drops={"test": drop})))
+    said = words.classes_sentence(View(with_shipped(study, changes={"test": change})))
     assert said.endswith("a loss of up to 14.7 points is not excluded for b.")
 
 
@@ -240,8 +248,8 @@ def test_words_in_a_row() -> None:
 
 
 def test_a_metric_that_is_not_a_share_is_not_said_in_points() -> None:
-    drop = Interval(value=-0.25, low=-0.3, high=-0.2)
-    assert phrases.drop_phrase("log_loss", drop) == "log loss differs by \u22120.250"
+    change = Interval(value=-0.25, low=-0.3, high=-0.2)
+    assert phrases.change_phrase("log_loss", change) == "log loss differs by \u22120.250"
 
 
 def test_a_record_of_nothing_still_reads(make_study: Make) -> None:

@@ -105,7 +105,7 @@ def test_rows_without_notes_for_a_terminal():
     [
         (None, "not measured"),
         (Cell(unit="share"), "not measured"),
-        (Cell(unit="points", interval=FALL), "2.1 (\u22125.6 to 10.4)"),
+        (Cell(unit="points", interval=FALL), "+2.1 (\u22125.6 to +10.4)"),
         (Cell(unit="area", interval=AREA), "0.957 (0.940 to 0.970)"),
         (Cell(unit="ms", number=4.25), "4.25\u202fms"),
         (Cell(unit="ratio", number=6.136), "6.1\u00d7"),

@@ -9,6 +9,7 @@ from clinipress.reporting.wording.numbers import (
     DASH,
     NOT_MEASURED,
     TIMES,
+    change_interval,
     decimal_interval,
     figure_interval,
     finite,
@@ -16,7 +17,6 @@ from clinipress.reporting.wording.numbers import (
     megabytes,
     milliseconds,
     percent,
-    points_interval,
     times,
 )
 
@@ -93,7 +93,7 @@ def _with_interval(cell: Cell) -> str:
     if interval is None or not finite(interval):
         return NOT_MEASURED
     if cell.unit == "points":
-        return points_interval(interval)
+        return change_interval(interval)
     if cell.unit == "area":
         return decimal_interval(interval, 3)
     return figure_interval("accuracy", interval)

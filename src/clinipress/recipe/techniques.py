@@ -125,7 +125,7 @@ TECHNIQUES = (
         recipe=ShrinkStep,
         implementation="clinipress.steps.supernet.shrink:Shrink",
         verb="shrunk",
-        title="training of a supernet by progressive shrinking",
+        title="progressive shrinking",
     ),
     Technique(
         kind="search",

@@ -12,7 +12,7 @@ from typing import Any
 from clinipress import distributed
 from clinipress.edge.bundle import clearest, write_bundle
 from clinipress.formats.measure import environment
-from clinipress.records.base import Reason, Status
+from clinipress.records.base import Reason
 from clinipress.records.candidate import (
     Judged,
 )
@@ -88,12 +88,13 @@ def summarise(
     return result
 
 
-def _nothing_shipped(open_test: bool) -> Verdict:
-    """The verdict of a study that ships nothing."""
-    # sealed: nothing is decided; that nobody passed does not say that all failed
-    status: Status = "fail" if open_test else "inconclusive"
-    reason = Reason(kind="nothing shipped" if open_test else "test sealed", status=status)
-    return Verdict(status=status, reasons=worded([reason]))
+def _nothing_shipped(opened: bool) -> Verdict:
+    if opened:
+        reason = Reason(kind="none allowed", status="fail", rule="primary")
+        return Verdict(status="fail", reasons=worded([reason]))
+    # nothing is decided: that nobody passed does not say that all failed
+    reason = Reason(kind="test sealed", status="inconclusive", rule="primary")
+    return Verdict(status="inconclusive", reasons=worded([reason]))
 
 
 def write_result(result: Result, out: Path) -> None:

@@ -15,6 +15,7 @@ from clinipress.reporting.wording.limits import limits
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
     STATUS_WORDS,
+    change_interval,
     counted,
     figure,
     in_points,
@@ -23,7 +24,6 @@ from clinipress.reporting.wording.numbers import (
     metric_name,
     milliseconds,
     points,
-    points_interval,
 )
 from clinipress.reporting.wording.phrases import (
     size_phrase,
@@ -135,7 +135,7 @@ def _change(rule: Rule, one: Modification) -> str:
 
 def _interval(metric: str, change: Interval | None, margin: float) -> str:
     if change is None or in_points(metric):
-        return points_interval(change, margin)
+        return change_interval(change, margin)
     value, low, high = (
         figure(metric, number) for number in (change.value, change.low, change.high)
     )
@@ -150,7 +150,7 @@ def _alone(one: Modification, view: View) -> list[str]:
     if view.metric in alone.differences:
         change = signed(100 * alone.differences[view.metric], 1)
     if alone.parent == view.result.reference and alone.split == one.split:
-        change = points_interval(one.differences.get(view.metric), view.margin)
+        change = change_interval(one.differences.get(view.metric), view.margin)
     gain = one.over_control.get(view.metric)
     return [
         str(one.number),
@@ -160,7 +160,7 @@ def _alone(one: Modification, view: View) -> list[str]:
         change,
         size_phrase(alone.file_ratio) or NOT_MEASURED,
         speed_phrase(alone.time_ratio) or NOT_MEASURED,
-        points_interval(gain) if gain else NOT_MEASURED,
+        change_interval(gain) if gain else NOT_MEASURED,
     ]
 
 

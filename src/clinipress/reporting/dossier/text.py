@@ -12,11 +12,11 @@ from clinipress.reporting.markdown import bullet_list, escape, table
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
+    change_interval,
     counted,
     in_points,
     metric_name,
     moment,
-    points_interval,
     points_words,
 )
 from clinipress.reporting.wording.phrases import (
@@ -200,7 +200,7 @@ def _trace(one: Modification) -> list[str]:
 def _record(data: Dossier, view: View) -> list[str]:
     rows = [
         [str(one.number), escape(one.name),
-         points_interval(one.differences.get(view.metric), view.margin),
+         change_interval(one.differences.get(view.metric), view.margin),
          size_phrase(one.file_ratio) or NOT_MEASURED,
          speed_phrase(one.time_ratio) or NOT_MEASURED,
          status_word(one), _became(one), escape(" ".join(one.reasons))]

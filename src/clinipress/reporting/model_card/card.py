@@ -31,6 +31,7 @@ from clinipress.reporting.view import View
 from clinipress.reporting.wording.limits import limits
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
+    change_interval,
     counted,
     decimal_interval,
     figure_interval,
@@ -41,7 +42,6 @@ from clinipress.reporting.wording.numbers import (
     metric_name,
     milliseconds,
     percent,
-    points_interval,
 )
 from clinipress.reporting.wording.phrases import (
     split_name,
@@ -166,7 +166,7 @@ def _evaluation(view: View) -> list[str]:
             escape(capital(metric_name(metric))),
             figure_interval(metric, theirs.get(metric)),
             figure_interval(metric, mine.get(metric)),
-            points_interval(changes.get(metric)) if in_points(metric) else "",
+            change_interval(changes.get(metric)) if in_points(metric) else "",
         ]
         for metric, _ in overall_first({**theirs, **mine})
         if metric != "agreement"

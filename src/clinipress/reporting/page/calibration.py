@@ -23,6 +23,7 @@ from clinipress.reporting.page.shown import SectionView, finding_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
+    change_interval,
     counted,
     decimal,
     decimal_interval,
@@ -226,4 +227,4 @@ def _write(interval: Interval | None, *, share: bool) -> str:
 def _difference(change: Interval | None, *, share: bool) -> str:
     if change is None or not finite(change):
         return NOT_MEASURED
-    return f"{points_interval(change)} points" if share else decimal_interval(change, 3)
+    return f"{change_interval(change)} points" if share else decimal_interval(change, 3)

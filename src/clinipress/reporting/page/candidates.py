@@ -24,6 +24,7 @@ from clinipress.reporting.view import Role, View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
     TIMES,
+    change_interval,
     finite,
     in_points,
     large,
@@ -32,7 +33,6 @@ from clinipress.reporting.wording.numbers import (
     metric_name,
     milliseconds,
     points,
-    points_interval,
     points_words,
 )
 from clinipress.reporting.wording.phrases import (
@@ -154,7 +154,7 @@ def _change(view: View, record: CandidateRecord) -> doc.DataCell:
     change, split = view.change(record, view.metric)
     if change is None or not finite(change):
         return cell(label, NOT_MEASURED)
-    value, _, rest = points_interval(change, view.margin).partition(" (")
+    value, _, rest = change_interval(change, view.margin).partition(" (")
     return cell(label, [value, small(f"({rest}"), small(f"on {split_name(split)}")])
 
 
@@ -315,5 +315,5 @@ def _change_row(
     beside: doc.Content = None,
 ) -> ForestRow:
     zone = None if limit is None else -limit
-    text: doc.Content = [points_interval(change, limit), beside]
+    text: doc.Content = [change_interval(change, limit), beside]
     return ForestRow(label, marks((role, change)), text, zone)

@@ -10,11 +10,11 @@ from clinipress.reporting.drawing.parts import grid
 from clinipress.reporting.view import SPLIT_ORDER, View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
+    change_interval,
     decimal_interval,
     figure_interval,
     finite,
     metric_name,
-    points_interval,
 )
 from clinipress.reporting.wording.phrases import change_phrase, split_name
 from clinipress.text import capital, joined
@@ -87,4 +87,4 @@ def _change(metric: str, change: Interval | None) -> str | None:
     if change is None or not finite(change):
         return None
     shares = metric_facts(metric).unit == "points"
-    return f"change {points_interval(change) if shares else decimal_interval(change, 3)}"
+    return f"change {change_interval(change) if shares else decimal_interval(change, 3)}"

@@ -12,12 +12,12 @@ from clinipress.reporting.drawing.parts import grid, legend, lines, small
 from clinipress.reporting.page.shown import SectionView, finding_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
+    change_interval,
     counted,
     decimal,
     figure_interval,
     finite,
     percent,
-    points_interval,
 )
 
 __all__ = ["operating_section"]
@@ -146,7 +146,7 @@ def _change_rows(
             kept: row.sensitivity_change if metric == "sensitivity" else row.specificity_change
             for kept, row in pair.items()
         }
-        text = lines([points_interval(changes[kept]) for kept in sorted(changes)])
+        text = lines([change_interval(changes[kept]) for kept in sorted(changes)])
         drawn = marks((shown.role, changes.get(False)), ("kept", changes.get(True)))
         points.append(
             ForestRow([label, doc.Text(f"for {_aim(aim)}", "aside", "small line")], drawn, text)

@@ -8,10 +8,10 @@ from clinipress.reporting.drawing.parts import grid, small
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
+    change_interval,
     figure,
     figure_interval,
     points,
-    points_interval,
 )
 from clinipress.reporting.wording.phrases import split_name
 from clinipress.text import signed
@@ -83,4 +83,4 @@ def _change(spread: SeedSpread) -> doc.Content:
     if spread.mean is None:
         return NOT_MEASURED
     span = f"{signed(100 * spread.low, 1)} to {signed(100 * spread.high, 1)}"
-    return [points_interval(spread.mean), small(f"seeds from {span}")]
+    return [change_interval(spread.mean), small(f"seeds from {span}")]

@@ -23,11 +23,11 @@ from clinipress.reporting.page.shown import SectionView, finding_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
+    change_interval,
     counted,
     figure_interval,
     finite,
     percent,
-    points_interval,
     points_words,
 )
 from clinipress.reporting.wording.phrases import interval_phrase
@@ -184,8 +184,8 @@ def _table(section: Stress) -> doc.DataTable:
                     [f"{capital(_name(curve.kind))} {level.strength}", small(amount)],
                     figure_interval("accuracy", level.reference),
                     figure_interval("accuracy", level.candidate),
-                    points_interval(level.change),
-                    points_interval(level.added_change),
+                    change_interval(level.change),
+                    change_interval(level.added_change),
                 ]
             )
     heads = ["Disturbance", "Reference", "Candidate", "Change, points", "Added change, points"]

@@ -24,6 +24,7 @@ from clinipress.reporting.page.shown import SectionView, finding_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
+    change_interval,
     counted,
     figure,
     figure_interval,
@@ -108,7 +109,7 @@ def _widest(gaps: Sequence[Gap]) -> str:
         return ""
     gap = max(known, key=lambda gap: gap.change.value)
     proof = "" if gap.change.low > 0 or gap.change.high < 0 else ", which chance may explain"
-    ends = interval_phrase(gap.change).replace("interval", "interval of the change", 1)
+    ends = interval_phrase(gap.change).replace("CI", "CI of the change", 1)
     amount = f"{points_words(abs(gap.change.value))} ({ends}){proof}"
     which = f"between {gap.best} and {gap.worst} ({gap.column}, {metric_name(gap.metric)})"
     if gap.change.value > 0:
@@ -175,7 +176,7 @@ def _group_row(
         cell("Images", [f"{group.cases:,}", small(counted(group.units, _unit(shown)))]),
         doc.DataCell(strip(drawn, scale), "strip-cell"),
         _pair(capital(metric_name(metric)), metric, group),
-        cell("Change, points", lines([points_interval(group.changes.get(metric))])),
+        cell("Change, points", lines([change_interval(group.changes.get(metric))])),
         *(_pair(capital(_short(other)), other, group) for other in BESIDE),
     ]
     return doc.DataRow(cells, "grey" if group.too_small else None)
@@ -220,7 +221,7 @@ def _sensitivity(group: Subgroup, name: str) -> doc.Content:
     return [
         doc.Text(figure_interval(metric, group.reference.get(metric)), "line", "line soft"),
         doc.Text(figure_interval(metric, mine), "line", "line"),
-        doc.Text(points_interval(group.changes.get(metric)), "aside", "line small"),
+        doc.Text(change_interval(group.changes.get(metric)), "aside", "line small"),
     ]
 
 
@@ -247,7 +248,7 @@ def _gap_row(shown: SectionView[Subgroups], gap: Gap) -> ForestRow:
         doc.Text(f"reference {_gap(gap.metric, gap.reference)}", "aside", "small line"),
         doc.Text(f"candidate {_gap(gap.metric, gap.candidate)}", "aside", "small line"),
     ]
-    return ForestRow(label, marks((shown.role, gap.change)), points_interval(gap.change))
+    return ForestRow(label, marks((shown.role, gap.change)), change_interval(gap.change))
 
 
 def _gap(metric: str, interval: Interval) -> str:

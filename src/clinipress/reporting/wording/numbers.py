@@ -30,6 +30,7 @@ __all__ = [
     "NOT_MEASURED",
     "STATUS_WORDS",
     "TIMES",
+    "change_interval",
     "counted",
     "decimal",
     "decimal_interval",
@@ -177,13 +178,21 @@ def points_words(value: float, decimals: int = 1) -> str:
     return f"{points(value, decimals)} points"
 
 
-def points_interval(interval: Interval | None, margin: float | None = None) -> str:
-    """A difference with its interval, in points: "+0.3 (-1.2 to +1.8)"."""
+def points_interval(interval: Interval | None) -> str:
+    """A share with its interval, in points: "3.0 (2.0 to 4.0)"."""
     if interval is None or not finite(interval):
         return NOT_MEASURED
-    decimals = points_decimals(interval, margin)
+    value, low, high = (points(end) for end in (interval.value, interval.low, interval.high))
+    return f"{value} ({low} to {high})"
+
+
+def change_interval(change: Interval | None, margin: float | None = None) -> str:
+    """A change of a share with its interval, in points: "+0.3 (-1.2 to +1.8)"."""
+    if change is None or not finite(change):
+        return NOT_MEASURED
+    decimals = points_decimals(change, margin)
     value, low, high = (
-        signed(100 * number, decimals) for number in (interval.value, interval.low, interval.high)
+        signed(100 * end, decimals) for end in (change.value, change.low, change.high)
     )
     return f"{value} ({low} to {high})"
 

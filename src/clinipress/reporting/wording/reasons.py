@@ -140,18 +140,18 @@ def _no_primary_rule(_: Reason) -> str:
     return "No primary rule was declared, and what is not asked is not passed."
 
 
-def _nothing_shipped(_: Reason) -> str:
+def _itself(_: Reason) -> str:
+    return "This is the reference itself: nothing was changed, so there is no loss to judge."
+
+
+def _none_allowed(_: Reason) -> str:
     return (
         "Nothing is shipped: every candidate failed on validation or is barred by the risk policy."
     )
 
 
-def _sealed(_: Reason) -> str:
-    return "Nothing is shipped: the study asks to leave the test split sealed (open_test)."
-
-
-def _itself(_: Reason) -> str:
-    return "This is the reference itself: nothing was changed, so there is no loss to judge."
+def _test_sealed(_: Reason) -> str:
+    return "Nothing is shipped: the test split stays sealed (open_test: false)."
 
 
 # ------------------------------------------------------------------------------- operating points
@@ -389,9 +389,9 @@ _SENTENCES: Mapping[str, Callable[[Reason], str]] = {
     "margin": _margin,
     "unmeasured": _unmeasured,
     "no primary rule": _no_primary_rule,
-    "nothing shipped": _nothing_shipped,
-    "test sealed": _sealed,
     "itself": _itself,
+    "none allowed": _none_allowed,
+    "test sealed": _test_sealed,
     "no threshold": _no_threshold,
     "missed": _missed,
     "kept thresholds": _kept_thresholds,
