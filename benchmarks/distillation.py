@@ -31,10 +31,7 @@ from numpy.typing import NDArray
 from clinipress.data.cache import Cache, build_cache
 from clinipress.models.classifier import TorchCandidate, new_classifier
 from clinipress.recipe.steps import ModelRecipe, TrainOptions
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Card, InputSpec
 from clinipress.steps.distill.features import FeatureLoss, FeatureMethod, Tapped, choose_pairs
 from clinipress.steps.distill.loss import DistillationLoss
 from clinipress.steps.distill.teacher import CachedMaps, Views, teacher_logits, teacher_maps

@@ -31,11 +31,7 @@ from clinipress.formats.onnx.weight_only import to_int4, to_int8_dynamic
 from clinipress.formats.parity import parity
 from clinipress.formats.ranges import Batches, quiet
 from clinipress.models.classifier import TorchCandidate, build
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-    ModelSpec,
-)
+from clinipress.records.candidate import Card, InputSpec, ModelSpec
 
 MODELS = ("resnet50", "mobilenetv2_100", "mobilenetv3_small_100", "densenet121")
 CLASSES = ("a", "b", "c", "d")

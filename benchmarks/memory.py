@@ -16,9 +16,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from clinipress.data.cache import Cache, build_cache
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 from clinipress.records.item import ImageItem
 
 IMAGES, SIDE, BATCH, EPOCHS = 50_000, 128, 32, 2

@@ -33,12 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from clinipress.data.study import (
-    Rows,
-    StudyData,
-    open_study_data,
-    predict_rows,
-)
+from clinipress.data.study import Rows, StudyData, open_study_data, predict_rows
 from clinipress.evidence.evidence import changes, evidence
 from clinipress.evidence.scores import Scores
 from clinipress.models.classifier import TorchCandidate
@@ -46,17 +41,11 @@ from clinipress.models.cost import macs, parameters
 from clinipress.models.ofa import Architecture
 from clinipress.recipe.steps import DistillStep, FineTuneStep, ModelRecipe, SearchStep, ShrinkStep
 from clinipress.recipe.study import DataRecipe
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 from clinipress.records.store import Store, write_atomically
 from clinipress.steps.distill.step import Distill
 from clinipress.steps.fitting import fresh_candidate, step_seed
-from clinipress.steps.step import (
-    Context,
-    Step,
-    run,
-)
+from clinipress.steps.step import Context, Step, run
 from clinipress.steps.supernet.search import Search
 from clinipress.steps.supernet.shrink import Shrink
 from clinipress.steps.supernet.supernets import FACTORY
@@ -114,11 +103,7 @@ class Bench:
         return fresh_candidate(recipe, self.data, self.spec, seed=seed, name="fresh")
 
     def made(
-        self,
-        name: str,
-        step: Step,
-        parent: TorchCandidate,
-        reference: TorchCandidate | None = None,
+        self, name: str, step: Step, parent: TorchCandidate, reference: TorchCandidate | None = None
     ) -> TorchCandidate:
         """A step's child, kept in OUT."""
         folder = self.asked.out / name

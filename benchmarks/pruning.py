@@ -34,10 +34,7 @@ from clinipress.models.classifier import Classifier, TorchCandidate, new_classif
 from clinipress.models.pruning.cost import cost
 from clinipress.models.pruning.pruned import plan_pruning, prune
 from clinipress.recipe.steps import ModelRecipe
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Card, InputSpec
 
 MODELS = (
     "resnet18",

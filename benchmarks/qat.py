@@ -23,9 +23,7 @@ from torch import Tensor, nn
 
 from clinipress.models.classifier import Classifier, new_classifier
 from clinipress.recipe.steps import ModelRecipe, TrainOptions
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 from clinipress.steps.qat.network import Place, QuantizedNetwork, Schedule
 from clinipress.steps.qat.tracing import is_activation, trace
 from clinipress.train.numerics import out_of_place, tune_allocator

@@ -27,11 +27,7 @@ from clinipress.evidence.scores import Scores
 from clinipress.evidence.stress import stress_rows, stress_section
 from clinipress.kinds.image.disturb import DISTURBANCES
 from clinipress.recipe.study import EvidenceRecipe
-from clinipress.records.candidate import (
-    Applied,
-    CandidateRecord,
-    Latency,
-)
+from clinipress.records.candidate import Applied, CandidateRecord, Latency
 from clinipress.records.judgement import Judgements, Saliency, SaliencyPanel
 from clinipress.records.result import (
     Audit,

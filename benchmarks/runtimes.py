@@ -34,9 +34,7 @@ from clinipress.formats.parity import parity
 from clinipress.formats.ranges import quiet
 from clinipress.models.classifier import TorchCandidate
 from clinipress.recipe.study import PRECISIONS, ExportRecipe
-from clinipress.records.candidate import (
-    Candidate,
-)
+from clinipress.records.candidate import Candidate
 from export import onnxruntime_default, pictures, random_candidate, smooth_images
 
 MODELS = ("resnet50", "mobilenetv2_100", "densenet121")

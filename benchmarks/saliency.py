@@ -34,18 +34,12 @@ from clinipress.evidence.saliency.explained import fill_level
 from clinipress.evidence.saliency.score_cam import GROUPS, score_cam
 from clinipress.evidence.saliency.similarity import spearman
 from clinipress.formats.measure import environment
-from clinipress.formats.onnx.features import (
-    OnnxNetwork,
-)
+from clinipress.formats.onnx.features import OnnxNetwork
 from clinipress.formats.onnx.float import export_onnx
 from clinipress.formats.onnx.int8 import apply_int8, plan_int8
 from clinipress.models.classifier import TorchCandidate
-from clinipress.models.features import (
-    TorchNetwork,
-)
-from clinipress.records.candidate import (
-    FeatureNetwork,
-)
+from clinipress.models.features import TorchNetwork
+from clinipress.records.candidate import FeatureNetwork
 from export import pictures
 
 Images = NDArray[np.uint8]
@@ -82,9 +76,7 @@ def referee(candidate: TorchCandidate, channels: NDArray[np.int64], batch: int) 
         warnings.simplefilter("ignore")
         import pytorch_grad_cam  # type: ignore[import-untyped]
         from pytorch_grad_cam import score_cam as theirs
-        from pytorch_grad_cam.utils.model_targets import (  # type: ignore[import-untyped]
-            ClassifierOutputTarget,
-        )
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # type: ignore[import-untyped]
     theirs.tqdm = SimpleNamespace(tqdm=lambda each: each)  # their name for it, not the module
     module = candidate.module
     layer = module.backbone.get_submodule(TorchNetwork(candidate).layer)

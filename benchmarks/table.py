@@ -21,12 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from clinipress.models.classifier import TorchCandidate
-from clinipress.records.candidate import (
-    CandidateRecord,
-)
-from clinipress.records.result import (
-    Result,
-)
+from clinipress.records.candidate import CandidateRecord
+from clinipress.records.result import Result
 from clinipress.study.flow import run_study
 from clinipress.study.read import parse_study
 

@@ -34,9 +34,7 @@ from clinipress.data.sources import ImageItem, read_dataset
 from clinipress.kinds.image.read import decode
 from clinipress.models.classifier import new_classifier
 from clinipress.recipe.steps import ModelRecipe, TrainOptions
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 from clinipress.train import fit as fitting
 from clinipress.train.fit import Images, fit
 from clinipress.train.losses import HardLoss

@@ -13,18 +13,11 @@ import pytest
 from PIL import Image
 
 from clinipress.edge.bundle import write_bundle
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Card, InputSpec
 from kit.linear_model import clear_noise, weights, write_linear
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-FACTS = {
-    "cpu": "cortex-a76",
-    "emulator": "qemu 10.0.2",
-    "system": "Debian trixie, Python 3.13",
-}
+FACTS = {"cpu": "cortex-a76", "emulator": "qemu 10.0.2", "system": "Debian trixie, Python 3.13"}
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,7 @@ from torch import nn
 
 from clinipress.errors import RecipeError
 from clinipress.models.classifier import Classifier
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 from clinipress.study.budget import check_budget, largest_layer, smallest_weights
 from clinipress.study.devices import resolve_targets
 from clinipress.study.read import parse_study

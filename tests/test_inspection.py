@@ -9,9 +9,7 @@ from clinipress.data.named.tables import write_masks
 from clinipress.errors import DataError
 from clinipress.evidence.saliency.masks import image_masks
 from clinipress.kinds.image.disturb import DISTURBANCES
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 from clinipress.study.flow import run_study
 from kit.studies import TRAIN, study
 

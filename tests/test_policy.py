@@ -4,9 +4,7 @@ import itertools
 
 import pytest
 
-from clinipress.records.candidate import (
-    Applied,
-)
+from clinipress.records.candidate import Applied
 from clinipress.study import policy
 from clinipress.study.budget import check_budget
 from clinipress.study.devices import resolve_targets

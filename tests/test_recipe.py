@@ -150,10 +150,7 @@ def test_epochs_of_stages_are_added_up_and_survive_json():
         ({"stages": [{"epochs": "many"}]}, "epochs"),
         ({"stages": [{"epochs": 2, "train": "tail"}]}, "head"),
         ({"decay": "exponential", "final_learning_rate": 0}, "above 0"),
-        (
-            {"stages": [{"epochs": 2, "decay": "exponential"}], "final_learning_rate": 0},
-            "above 0",
-        ),
+        ({"stages": [{"epochs": 2, "decay": "exponential"}], "final_learning_rate": 0}, "above 0"),
         ({"layer_decay": 0}, "layer_decay"),
         ({"mixup": 0}, "mixup"),
     ],

@@ -13,9 +13,7 @@ from clinipress.data import cache as module
 from clinipress.data.cache import Cache, build_cache
 from clinipress.data.sources import decode_item
 from clinipress.errors import DataError, ImageError, StorageError
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 from clinipress.records.item import ImageItem
 
 SPEC = InputSpec(channels=1, height=8, width=12)

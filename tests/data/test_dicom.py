@@ -23,9 +23,7 @@ from clinipress.errors import ClinipressError, ImageError, MissingExtraError
 from clinipress.kinds.image import dicom
 from clinipress.kinds.image.pixels import quiet
 from clinipress.kinds.image.read import decode, facts
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 
 SIDE = 16
 SPEC = InputSpec(channels=1, height=SIDE, width=SIDE)

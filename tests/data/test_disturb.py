@@ -11,9 +11,7 @@ from scipy import ndimage
 from clinipress.errors import InputError
 from clinipress.kinds.image.disturb import DISTURBANCES, STRENGTHS, disturb, random_of
 from clinipress.kinds.image.read import decode
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 from kit.each import each_seed
 
 KINDS = sorted(DISTURBANCES)

@@ -5,13 +5,8 @@ import pytest
 from PIL import Image
 
 from clinipress.data.audit import duplicates
-from clinipress.data.audit.duplicates import (
-    find_duplicates,
-)
-from clinipress.kinds.image.twins import (
-    difference_hashes,
-    thumbnails_of,
-)
+from clinipress.data.audit.duplicates import find_duplicates
+from clinipress.kinds.image.twins import difference_hashes, thumbnails_of
 
 
 def pictures(n, seed=0):

@@ -6,13 +6,9 @@ import pytest
 from PIL import Image
 
 from clinipress.data.audit.fingerprints import read_all
-from clinipress.data.layouts.items import (
-    Dataset,
-)
+from clinipress.data.layouts.items import Dataset
 from clinipress.data.sources import read_dataset
-from clinipress.records.item import (
-    ImageItem,
-)
+from clinipress.records.item import ImageItem
 
 
 def of(*paths):

@@ -16,8 +16,7 @@ from clinipress.data.grouping import (
 
 edges = st.integers(1, 40).flatmap(
     lambda n: st.tuples(
-        st.just(n),
-        st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=60),
+        st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=60)
     )
 )
 

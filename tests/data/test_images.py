@@ -15,9 +15,7 @@ from PIL import Image, ImageOps
 
 from clinipress.errors import ClinipressError, ImageError
 from clinipress.kinds.image.read import decode, facts
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 
 GREY = InputSpec(channels=1, height=16, width=16)
 COLOUR = InputSpec(channels=3, height=16, width=16)

@@ -89,10 +89,7 @@ def test_what_is_missing_or_too_many_is_named_and_the_rest_used(tmp_path, as_pub
     as_published(trees.small("chest-ctscan", CHEST_COUNTS))
     (tmp_path / "Data/train/normal/im (0).png").unlink()
     got = prepare("chest-ctscan", tmp_path)
-    assert (got.status, got.differences) == (
-        "partial",
-        ("normal of train: 1 of 2, 1 missing",),
-    )
+    assert (got.status, got.differences) == ("partial", ("normal of train: 1 of 2, 1 missing",))
     assert len(got.dataset().items) == 11
     assert any("chest-ctscan-images" in step for step in got.steps)
     trees.picture(tmp_path / "Data/valid/normal/more.png", 99)

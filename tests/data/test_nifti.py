@@ -13,9 +13,7 @@ from clinipress.errors import ImageError, MissingExtraError
 from clinipress.kinds.image import nifti
 from clinipress.kinds.image.pixels import quiet
 from clinipress.kinds.image.read import decode, facts
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 
 SPEC = InputSpec(channels=1, height=10, width=8)
 VALUES = np.random.default_rng(2).integers(-500, 1500, (8, 10, 5)).astype(np.int16)

@@ -16,9 +16,7 @@ from clinipress.kinds.image.pixels import (
     quiet,
     to_uint8,
 )
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 
 
 def by_hand(values: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -13,16 +13,11 @@ from PIL import Image
 from pydicom.dataset import Dataset as Header
 from pydicom.dataset import FileMetaDataset
 
-from clinipress.data.layouts.items import (
-    natural,
-    split_name,
-)
+from clinipress.data.layouts.items import natural, split_name
 from clinipress.data.sources import decode_item, item_bytes, item_facts, read_dataset
 from clinipress.errors import DataError, ImageError
 from clinipress.kinds.image.read import decode
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 
 SPEC = InputSpec(channels=1, height=8, width=8)
 VALUES = np.random.default_rng(8).integers(0, 256, (8, 8)).astype(np.uint8)

@@ -7,15 +7,11 @@ import numpy as np
 import pytest
 
 from clinipress.data.audit.audit import Fingerprints
-from clinipress.data.layouts.items import (
-    Dataset,
-)
+from clinipress.data.layouts.items import Dataset
 from clinipress.data.splits import Split, make_split, units
 from clinipress.errors import DataError, StorageError
 from clinipress.recipe.study import SplitRecipe
-from clinipress.records.item import (
-    ImageItem,
-)
+from clinipress.records.item import ImageItem
 from clinipress.records.result import TestOpening
 
 

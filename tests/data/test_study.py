@@ -5,16 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from clinipress.data.layouts.items import (
-    Dataset,
-    drawn,
-)
+from clinipress.data.layouts.items import Dataset, drawn
 from clinipress.data.sources import read_dataset
 from clinipress.data.study import open_study_data
 from clinipress.recipe.study import DataRecipe
-from clinipress.records.item import (
-    ImageItem,
-)
+from clinipress.records.item import ImageItem
 from clinipress.records.store import Store
 
 COUNTS = {"common": 700, "rare": 290, "single": 10}

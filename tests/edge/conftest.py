@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 
 from clinipress.edge.bundle import write_bundle
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Card, InputSpec
 from kit.linear_model import clear_noise, weights, write_linear
 
 

@@ -13,10 +13,7 @@ from clinipress.edge.answers import Prediction
 from clinipress.edge.bundle import Bundle, load_bundle
 from clinipress.errors import MissingExtraError
 from clinipress.kinds.image.read import decode
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Card, InputSpec
 from clinipress.stats import metrics
 from kit.linear_model import logits_of, noise, weights
 

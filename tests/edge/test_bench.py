@@ -10,9 +10,7 @@ from clinipress.edge import bench as module
 from clinipress.edge.bench import bench, cold_start, process_peak
 from clinipress.edge.bundle import load_bundle
 from clinipress.errors import BundleError, InputError, ModelError
-from clinipress.records.candidate import (
-    Card,
-)
+from clinipress.records.candidate import Card
 from kit.linear_model import noise
 
 

@@ -14,10 +14,7 @@ from PIL import Image
 from clinipress.edge.bundle import clearest, load_bundle, open_bundle, write_bundle
 from clinipress.errors import BundleError, ImageError, StorageError
 from clinipress.kinds.image.read import decode
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Card, InputSpec
 from kit.linear_model import clear_noise, logits_of, noise, weights, write_linear
 
 FILES = {"model.onnx", "card.json", "sample.png", "LICENSE", "README.txt"}

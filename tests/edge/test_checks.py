@@ -16,10 +16,7 @@ from clinipress.kinds.image.refuse import (
     is_colourful,
     size_refusal,
 )
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Card, InputSpec
 from kit.linear_model import weights, write_linear
 
 SPEC = InputSpec(channels=1, height=128, width=128)

@@ -11,9 +11,7 @@ import pytest
 from clinipress.edge.bundle import load_bundle
 from clinipress.edge.manifest import digest_of_card, read_card, sha256_of
 from clinipress.errors import BundleError
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 from kit.linear_model import weights, write_linear
 
 

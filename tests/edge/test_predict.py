@@ -16,9 +16,7 @@ from clinipress.edge.bench import process_peak
 from clinipress.edge.bundle import Bundle, load_bundle
 from clinipress.edge.predict import predict, run_predict
 from clinipress.errors import BundleError, InputError
-from clinipress.records.candidate import (
-    Card,
-)
+from clinipress.records.candidate import Card
 from kit.linear_model import noise
 
 

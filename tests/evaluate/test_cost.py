@@ -9,9 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from clinipress.models.cost import evaluating, layer_macs, macs, parameters
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 
 COLOUR_224 = InputSpec(channels=3, height=224, width=224)
 

@@ -11,12 +11,8 @@ from scipy import stats
 
 from clinipress.errors import DataError
 from clinipress.evidence.evidence import changes, discordance, evidence
-from clinipress.evidence.gate import (
-    judge,
-)
-from clinipress.records.metrics import (
-    metric_facts,
-)
+from clinipress.evidence.gate import judge
+from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval, Rule
 from clinipress.stats.intervals import resample, unit_index
 from clinipress.stats.metrics import point_metrics

@@ -40,12 +40,7 @@ def test_a_group_of_all_images_has_the_intervals_of_evidence(seed):
     scores = replace(scores, temperature=1.0)
     ((found,),) = drawn(scores, {"all": np.arange(150)}, seed).values()
     expected = evidence(
-        scores.logits,
-        scores.labels,
-        scores.classes,
-        units=scores.units,
-        resamples=60,
-        seed=seed,
+        scores.logits, scores.labels, scores.classes, units=scores.units, resamples=60, seed=seed
     )
     for name in DRAWN:
         mine, theirs = drawn_interval(name, found[name], scores.units, 0.0), expected[name]
@@ -62,11 +57,7 @@ def test_a_group_has_about_the_intervals_of_its_images_alone(seed):
     others = np.setdiff1d(np.arange(600), rows)
     (found,) = drawn(scores, {"female": rows, "male": others}, seed, 600)["female"]
     alone = evidence(
-        scores.logits[rows],
-        scores.labels[rows],
-        scores.classes,
-        resamples=600,
-        seed=seed,
+        scores.logits[rows], scores.labels[rows], scores.classes, resamples=600, seed=seed
     )
     for name in DRAWN:
         mine, theirs = drawn_interval(name, found[name], scores.units[rows], 0.0), alone[name]

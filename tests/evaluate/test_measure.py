@@ -11,10 +11,7 @@ from onnx import helper, numpy_helper
 
 from clinipress.errors import ModelError
 from clinipress.formats import measure
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Card, InputSpec
 
 IMAGES = np.zeros((3, 1, 8, 8), np.uint8)
 

@@ -9,10 +9,7 @@ from scipy.special import softmax
 from clinipress.edge.answers import answer
 from clinipress.evidence.probes import probe_logits, probe_records
 from clinipress.kinds.image.probes import SCENE, probe_pictures
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Card, InputSpec
 
 
 @dataclass

@@ -9,11 +9,7 @@ from PIL import Image
 from scipy import stats
 
 from clinipress.errors import DataError
-from clinipress.evidence.saliency.explained import (
-    Explanation,
-    explain,
-    fill_level,
-)
+from clinipress.evidence.saliency.explained import Explanation, explain, fill_level
 from clinipress.evidence.saliency.faithfulness import Faithfulness, energy_inside, faithfulness
 from clinipress.evidence.saliency.panels import INFERNO, colours, overlay
 from clinipress.evidence.saliency.section import SalientImages, saliency_section
@@ -24,9 +20,7 @@ from clinipress.evidence.saliency.similarity import (
     spearman,
     ssim,
 )
-from clinipress.models.randomized import (
-    randomized,
-)
+from clinipress.models.randomized import randomized
 from clinipress.study.feature_networks import feature_network
 from kit.each import each_seed
 from kit.random_nets import candidate_of, pictures

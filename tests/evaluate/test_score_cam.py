@@ -11,17 +11,11 @@ from torch.nn import functional as F
 
 from clinipress.errors import DataError, ModelError
 from clinipress.evidence.saliency.score_cam import channel_masks, grouped, score_cam
-from clinipress.formats.onnx.features import (
-    OnnxNetwork,
-)
+from clinipress.formats.onnx.features import OnnxNetwork
 from clinipress.formats.onnx.float import export_onnx, to_float16
 from clinipress.formats.onnx.run import OnnxCandidate
-from clinipress.models.features import (
-    TorchNetwork,
-)
-from clinipress.study.feature_networks import (
-    feature_network,
-)
+from clinipress.models.features import TorchNetwork
+from clinipress.study.feature_networks import feature_network
 from kit.each import each_seed
 from kit.onnx_nets import to_int8
 from kit.random_nets import candidate_of, pictures

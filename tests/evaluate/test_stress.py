@@ -10,10 +10,7 @@ from clinipress.errors import DataError, InputError
 from clinipress.evidence.scores import Scores
 from clinipress.evidence.stress import JUDGED, disturbed_logits, stress_rows, stress_section
 from clinipress.kinds.image.disturb import DISTURBANCES, STRENGTHS, disturb
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Card, InputSpec
 from kit.each import each_seed
 from kit.tolerances import check_share
 

@@ -147,9 +147,7 @@ class _Times:
         self.real_memory: Any = None
 
     def latency(self, candidates: Any, *arguments: Any, **options: Any) -> Any:
-        from clinipress.records.candidate import (
-            Latency,
-        )
+        from clinipress.records.candidate import Latency
 
         if self.train:
             for name, taken in self.real(candidates, *arguments, **options).items():
@@ -175,9 +173,7 @@ class _Times:
 
     def placement(self, candidates: Any, *arguments: Any, **options: Any) -> Any:
         """Trials of mixed precision: each takes nine tenths of the time in float32."""
-        from clinipress.records.candidate import (
-            Latency,
-        )
+        from clinipress.records.candidate import Latency
 
         return {
             name: Latency(

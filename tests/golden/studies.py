@@ -28,10 +28,7 @@ def _common(side: int) -> dict[str, Any]:
         "threads": 1,
         "bootstrap": 200,
         "try_next": False,
-        "data": {
-            "modality": "chest-ct",
-            "input": {"channels": 1, "height": side, "width": side},
-        },
+        "data": {"modality": "chest-ct", "input": {"channels": 1, "height": side, "width": side}},
     }
 
 

@@ -12,11 +12,7 @@ from torch import nn
 from clinipress.formats.onnx.float import export_onnx
 from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.models.classifier import Classifier, TorchCandidate
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-    ModelSpec,
-)
+from clinipress.records.candidate import Card, InputSpec, ModelSpec
 
 SIZE = 16
 CLASSES = ("a", "b", "c")

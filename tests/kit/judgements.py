@@ -12,9 +12,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 
-from clinipress.records.candidate import (
-    CandidateRecord,
-)
+from clinipress.records.candidate import CandidateRecord
 from clinipress.records.judgement import (
     Calibration,
     Direction,
@@ -35,11 +33,7 @@ from clinipress.records.judgement import (
     Subgroup,
     Subgroups,
 )
-from clinipress.records.result import (
-    Interval,
-    Result,
-    Verdict,
-)
+from clinipress.records.result import Interval, Result, Verdict
 from kit.verdicts import verdict_of
 
 KINDS = {
@@ -428,8 +422,7 @@ def judgements(
         }
     absent = dict(missing or {})
     return Judgements(
-        **{name: one for name, one in sections.items() if name not in absent},
-        not_measured=absent,
+        **{name: one for name, one in sections.items() if name not in absent}, not_measured=absent
     )
 
 

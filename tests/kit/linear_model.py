@@ -9,9 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 
 
 def weights(spec: InputSpec, classes: int, seed: int = 0) -> NDArray[np.float32]:

@@ -7,10 +7,7 @@ import numpy as np
 from clinipress.formats.litert import graph as litert_graph
 from clinipress.formats.litert.graph import GraphEditor, schema
 from clinipress.formats.litert.make import quantized
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Card, InputSpec
 from kit.pixels import noise
 
 SIZE = 8

@@ -8,10 +8,7 @@ from onnx import helper, numpy_helper
 
 from clinipress.formats.onnx.int8 import apply_int8, plan_int8
 from clinipress.formats.onnx.write import write
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Card, InputSpec
 from kit.pixels import smooth
 
 SIZE = 16

@@ -6,11 +6,7 @@ import numpy as np
 import torch
 
 from clinipress.models.classifier import TorchCandidate, build
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-    ModelSpec,
-)
+from clinipress.records.candidate import Card, InputSpec, ModelSpec
 
 CLASSES = ("a", "b", "c")
 

@@ -7,10 +7,7 @@ import torch
 
 from clinipress.models.classifier import TorchCandidate, new_classifier
 from clinipress.recipe.steps import ModelRecipe, TrainOptions
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Card, InputSpec
 from kit import steps as step_kit
 from kit.steps import Data
 

@@ -20,9 +20,7 @@ from clinipress.models.cost import layer_macs, parameters
 from clinipress.models.pretrained import load_pretrained, take_shared
 from clinipress.models.zoo import create_backbone, list_models
 from clinipress.recipe.steps import ModelRecipe
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 
 IMAGENET_CLASSES = 1000
 # Independent of the catalogue: the sources' own tables, counted on torchvision, Keras and ports.

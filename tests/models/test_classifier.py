@@ -15,12 +15,7 @@ from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier, TorchCandidate, build, new_classifier
 from clinipress.models.pruning.pruned import plan_pruning, prune
 from clinipress.recipe.steps import ModelRecipe
-from clinipress.records.candidate import (
-    Candidate,
-    Card,
-    InputSpec,
-    ModelSpec,
-)
+from clinipress.records.candidate import Candidate, Card, InputSpec, ModelSpec
 
 GREY = InputSpec(channels=1, height=32, width=32)
 COLOUR = InputSpec(channels=3, height=32, width=32)

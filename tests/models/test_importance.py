@@ -17,9 +17,7 @@ from clinipress.models.pruning.coupling import hidden_from
 from clinipress.models.pruning.dependencies import dependency_graph, free_groups
 from clinipress.models.pruning.importance import score, taylor_scores
 from clinipress.recipe.steps import ModelRecipe
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 
 GREY = InputSpec(channels=1, height=32, width=32)
 

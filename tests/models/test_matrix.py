@@ -23,9 +23,7 @@ from clinipress.models.cost import macs, parameters
 from clinipress.models.recalibration import recalibrate_batch_norms
 from clinipress.recipe.steps import DistillStep, FineTuneStep, ModelRecipe, PruneStep
 from clinipress.recipe.study import DataRecipe
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 from clinipress.records.store import Store
 from clinipress.steps.distill.step import Distill
 from clinipress.steps.fitting import fresh_candidate, step_seed

@@ -15,9 +15,7 @@ from clinipress.models.cost import macs, parameters
 from clinipress.models.pruning.coupling import cut_equals_hidden, mixes_channels
 from clinipress.models.pruning.pruned import hidings, plan_pruning, prune, replay
 from clinipress.recipe.steps import ModelRecipe
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 
 GREY = InputSpec(channels=1, height=32, width=32)
 NAMES = [
@@ -70,8 +68,7 @@ BY_DAY = ("resnet18", "mobilenetv3_small_100", "densenet121", "convnext_atto")
 
 
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=() if n in BY_DAY else pytest.mark.nightly) for n in NAMES],
+    "name", [pytest.param(n, marks=() if n in BY_DAY else pytest.mark.nightly) for n in NAMES]
 )
 def test_ratio_is_reached_and_the_network_is_rebuilt_exactly(name):
     spec, module = make(name)

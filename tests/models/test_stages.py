@@ -10,9 +10,7 @@ from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier, new_classifier
 from clinipress.models.stages import Stage, named_stages, read_maps, stages
 from clinipress.recipe.steps import ModelRecipe
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 from tiny_nets import make
 
 

@@ -19,9 +19,7 @@ from clinipress.models.pretrained import load_checkpoint, load_pretrained
 from clinipress.models.weights import read_state
 from clinipress.models.zoo import create_backbone, list_models
 from clinipress.recipe.steps import ModelRecipe
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 
 GREY = InputSpec(channels=1, height=32, width=32)
 COLOUR = InputSpec(channels=3, height=32, width=32)

@@ -9,12 +9,7 @@ from typing import Any
 
 import pytest
 
-from clinipress.records.candidate import (
-    Applied,
-    CandidateRecord,
-    Latency,
-    Parity,
-)
+from clinipress.records.candidate import Applied, CandidateRecord, Latency, Parity
 from clinipress.records.result import (
     Audit,
     DuplicatePair,

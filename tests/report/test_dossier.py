@@ -12,12 +12,8 @@ from pathlib import Path
 import pytest
 
 from clinipress.errors import StorageError
-from clinipress.records.candidate import (
-    Applied,
-)
-from clinipress.records.result import (
-    Result,
-)
+from clinipress.records.candidate import Applied
+from clinipress.records.result import Result
 from clinipress.reporting.documents import report_markdown as markdown
 from clinipress.reporting.documents import write_documents
 from clinipress.reporting.dossier.answers import TOPICS

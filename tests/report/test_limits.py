@@ -3,14 +3,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from clinipress.records.candidate import (
-    Applied,
-)
-from clinipress.records.result import (
-    Interval,
-    Result,
-    TestOpening,
-)
+from clinipress.records.candidate import Applied
+from clinipress.records.result import Interval, Result, TestOpening
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.limits import limits
 

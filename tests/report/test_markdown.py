@@ -33,6 +33,7 @@ from clinipress.reporting.html import html
 from clinipress.reporting.markdown import blocks, escape, inline, table
 from clinipress.reporting.page.build import render, report
 from clinipress.reporting.page.shown import TITLES
+from kit.judgements import with_judgements
 
 Make = Callable[..., Result]
 GITHUB = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])

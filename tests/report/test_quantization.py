@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 
-from clinipress.records.candidate import (
-    Applied,
-)
+from clinipress.records.candidate import Applied
 from clinipress.reporting.html import html as to_html
 from clinipress.reporting.page.build import render
 from clinipress.reporting.page.quantization import quantization_section

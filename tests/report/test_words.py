@@ -6,15 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from clinipress.records.candidate import (
-    CandidateRecord,
-    Latency,
-)
-from clinipress.records.result import (
-    Interval,
-    Result,
-    Verdict,
-)
+from clinipress.records.candidate import CandidateRecord, Latency
+from clinipress.records.result import Interval, Result, Verdict
 from clinipress.reporting.drawing.plot import Point
 from clinipress.reporting.view import View
 from clinipress.reporting.wording import phrases

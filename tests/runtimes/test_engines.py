@@ -23,10 +23,7 @@ from clinipress.formats.open import (
     package_of,
 )
 from clinipress.recipe.formats import FORMATS
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Card, InputSpec
 from kit.onnx_nets import conv_net, pixels, saved
 
 

@@ -13,12 +13,7 @@ from clinipress.formats.executorch.run import ExecuTorchCandidate
 from clinipress.formats.open import open_file
 from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.recipe.study import ExportRecipe
-from clinipress.records.candidate import (
-    Candidate,
-    Card,
-    InputSpec,
-    ModelSpec,
-)
+from clinipress.records.candidate import Candidate, Card, InputSpec, ModelSpec
 from kit.pixels import noise
 from tiny_nets import make
 

@@ -10,10 +10,7 @@ import pytest
 
 from clinipress.errors import BundleError, ModelError, StorageError
 from clinipress.formats.file import FileCandidate, card_beside, digest_of_files, first_line
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Card, InputSpec
 
 SPEC = InputSpec(channels=1, height=8, width=8)
 CARD = Card(name="net", classes=("a", "b"), input=SPEC, format="openvino")

@@ -12,11 +12,7 @@ import pytest
 from clinipress.errors import BundleError, ModelError, StorageError
 from clinipress.formats.litert.run import LiteRtCandidate, as_input, logits_of, silence
 from clinipress.formats.open import open_file
-from clinipress.records.candidate import (
-    Candidate,
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Candidate, Card, InputSpec
 from kit.litert_nets import (
     CLASSES,
     SCALE,

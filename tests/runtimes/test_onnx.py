@@ -11,11 +11,7 @@ from onnx import helper, numpy_helper
 
 from clinipress.errors import BundleError, ModelError, StorageError
 from clinipress.formats.onnx.run import CARD_KEY, OnnxCandidate, runtime_name
-from clinipress.records.candidate import (
-    Candidate,
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Candidate, Card, InputSpec
 from kit.pixels import noise
 
 SIZE = 8

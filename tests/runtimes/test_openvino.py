@@ -10,11 +10,7 @@ from clinipress.errors import BundleError, ModelError
 from clinipress.formats.file import digest_of_files
 from clinipress.formats.open import open_file
 from clinipress.formats.openvino.run import OpenVinoCandidate, compiled, engine
-from clinipress.records.candidate import (
-    Candidate,
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Candidate, Card, InputSpec
 from kit.pixels import noise
 
 SIZE = 8

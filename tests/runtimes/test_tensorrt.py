@@ -34,10 +34,7 @@ from clinipress.formats.parity import parity
 from clinipress.formats.tensorrt import build_engine, cuda
 from clinipress.formats.tensorrt import run as ours
 from clinipress.recipe.study import ExportRecipe
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Card, InputSpec
 from clinipress.records.store import read_result
 from clinipress.reporting.page.build import write_report
 from clinipress.study.flow import run_study

@@ -12,10 +12,7 @@ from clinipress.formats.litert import graph as litert_graph
 from clinipress.formats.litert.graph import GraphEditor, schema
 from clinipress.formats.litert.run import LiteRtCandidate
 from clinipress.formats.tflite_micro.run import TfliteMicroCandidate, arena_bytes
-from clinipress.records.candidate import (
-    Candidate,
-    InputSpec,
-)
+from clinipress.records.candidate import Candidate, InputSpec
 from kit.litert_nets import SIZE, card_of, empty_model, finished, integers, linear, pixels
 
 CARD = card_of(format="tflite-micro", precision="int8")

@@ -13,9 +13,7 @@ from clinipress.formats.onnx.float import export_onnx
 from clinipress.formats.open import open_file
 from clinipress.formats.tensorrt import make as to_tensorrt
 from clinipress.recipe.study import ExportRecipe
-from clinipress.records.candidate import (
-    ModelSpec,
-)
+from clinipress.records.candidate import ModelSpec
 from kit.random_nets import candidate_of, pictures
 
 

@@ -16,9 +16,7 @@ from clinipress.models.classifier import TorchCandidate
 from clinipress.recipe.steps import DistillStep, ModelRecipe
 from clinipress.recipe.study import DataRecipe
 from clinipress.recipe.techniques import step_names
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 from clinipress.records.store import Store
 from clinipress.steps.distill import soft_targets
 from clinipress.steps.distill.step import Distill

@@ -19,11 +19,7 @@ from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.formats.onnx.write import stamp
 from clinipress.formats.parity import PARITY_TOLERANCE, parity
 from clinipress.models.classifier import TorchCandidate
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-    ModelSpec,
-)
+from clinipress.records.candidate import Card, InputSpec, ModelSpec
 from kit.candidates import INTEGER_MEAN, ODD_MEAN, SIZE, wrapped
 from kit.candidates import float_file as made_file
 from kit.onnx_nets import to_int8

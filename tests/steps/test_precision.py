@@ -6,11 +6,7 @@ HALF = {"Conv int8": 2, "Conv float32": 2, "Gemm int8": 1, "Gemm float32": 0, "L
 
 
 def test_layers_are_counted_by_kind():
-    assert quantized_layers(HALF) == {
-        "convolutions": (2, 4),
-        "linear": (1, 1),
-        "recurrent": (1, 1),
-    }
+    assert quantized_layers(HALF) == {"convolutions": (2, 4), "linear": (1, 1), "recurrent": (1, 1)}
 
 
 def test_more_than_half_must_compute_in_8_bits():

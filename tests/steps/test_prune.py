@@ -19,10 +19,7 @@ from clinipress.models.pruning.cost import cost
 from clinipress.models.pruning.pruned import prune
 from clinipress.models.recalibration import recalibrate_batch_norms
 from clinipress.recipe.steps import ModelRecipe, PruneStep, TrainOptions
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Card, InputSpec
 from clinipress.steps.prune import step as prune_step
 from clinipress.steps.prune.step import Prune
 from kit import steps as step_kit

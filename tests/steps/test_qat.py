@@ -17,24 +17,15 @@ from clinipress.formats.onnx.count import count_low_precision
 from clinipress.formats.onnx.float import export_onnx
 from clinipress.formats.onnx.int8 import rounding
 from clinipress.formats.onnx.run import OnnxCandidate
-from clinipress.formats.onnx.values import (
-    tensor_values,
-)
+from clinipress.formats.onnx.values import tensor_values
 from clinipress.models.classifier import Classifier, TorchCandidate, new_classifier
 from clinipress.models.pruning.pruned import plan_pruning, prune
 from clinipress.recipe.steps import ModelRecipe, QatStep
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-    ModelSpec,
-)
+from clinipress.records.candidate import Card, InputSpec, ModelSpec
 from clinipress.steps.fitting import torch_candidate
 from clinipress.steps.qat import places as learnt_ranges
 from clinipress.steps.qat.network import QuantizedNetwork, Schedule
-from clinipress.steps.qat.places import (
-    find_places,
-    match,
-)
+from clinipress.steps.qat.places import find_places, match
 from clinipress.steps.qat.rounding import Grid, grids
 from clinipress.steps.qat.step import QuantizationAware
 from clinipress.steps.qat.tracing import trace

@@ -8,10 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from clinipress.data.study import (
-    Rows,
-    predict_rows,
-)
+from clinipress.data.study import Rows, predict_rows
 from clinipress.errors import ModelError
 from clinipress.formats.onnx.float import export_onnx
 from clinipress.formats.onnx.run import OnnxCandidate

@@ -11,24 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from clinipress.errors import ModelError
-from clinipress.formats.litert import (
-    float as litert_float,
-)
-from clinipress.formats.litert import (
-    graph as litert_graph,
-)
-from clinipress.formats.litert import (
-    make as to_litert,
-)
-from clinipress.formats.litert import (
-    packing as litert_packing,
-)
-from clinipress.formats.litert import (
-    ranges as litert_ranges,
-)
-from clinipress.formats.litert import (
-    rewrites as litert_rewrites,
-)
+from clinipress.formats.litert import float as litert_float
+from clinipress.formats.litert import graph as litert_graph
+from clinipress.formats.litert import make as to_litert
+from clinipress.formats.litert import packing as litert_packing
+from clinipress.formats.litert import ranges as litert_ranges
+from clinipress.formats.litert import rewrites as litert_rewrites
 from clinipress.formats.litert.float import float_graph, levels_of
 from clinipress.formats.litert.graph import GraphEditor, schema
 from clinipress.formats.litert.make import apply_litert, count_operators, plan_litert, weight_bytes

@@ -12,9 +12,7 @@ from clinipress.data.study import open_study_data
 from clinipress.models.zoo import create_backbone
 from clinipress.recipe.steps import DistillStep, FineTuneStep, ModelRecipe
 from clinipress.recipe.study import DataRecipe
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 from clinipress.records.store import Store
 from clinipress.steps.distill.step import Distill
 from clinipress.steps.fitting import fresh_candidate

@@ -6,10 +6,7 @@ from typing import Any
 
 import pytest
 
-from clinipress.records.candidate import (
-    CandidateRecord,
-    Latency,
-)
+from clinipress.records.candidate import CandidateRecord, Latency
 from clinipress.records.result import (
     Audit,
     Environment,

@@ -43,10 +43,7 @@ def entries() -> tuple[Entry, ...]:
         Entry(
             "densenet121",
             pair,
-            (
-                RowPlan("pair", roles, beside="densenet121"),
-                RowPlan("control", alone, control=True),
-            ),
+            (RowPlan("pair", roles, beside="densenet121"), RowPlan("control", alone, control=True)),
             training_accuracy=True,
         ),
         Entry(

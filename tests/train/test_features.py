@@ -12,11 +12,7 @@ import torch
 from clinipress.errors import DataError, ModelError
 from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.models.stages import read_maps
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-    ModelSpec,
-)
+from clinipress.records.candidate import Card, InputSpec, ModelSpec
 from clinipress.steps.distill.features import (
     FeatureLoss,
     Tapped,

@@ -13,9 +13,7 @@ from torch import nn
 
 from clinipress.models.classifier import Classifier
 from clinipress.models.zoo import create_backbone
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 from clinipress.steps.distill.features import Tapped
 from clinipress.train.layers import frozen_names, layer_depths, never_trained
 from clinipress.train.optimizer import make_optimizer, set_rate

@@ -10,9 +10,7 @@ from torch import fx, nn
 
 from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 from clinipress.steps.qat.network import Place, QuantizedNetwork, Schedule
 from clinipress.steps.qat.rounding import grids
 from clinipress.steps.qat.tracing import trace

@@ -9,10 +9,7 @@ import pytest
 import torch
 
 from clinipress.errors import DataError
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Card, InputSpec
 from clinipress.steps.distill import teacher as module
 from clinipress.steps.distill.loss import DistillationLoss
 from clinipress.steps.distill.teacher import Views, teacher_logits

@@ -29,15 +29,8 @@ from clinipress.text import DASH, STATUS_WORDS, fixed, signed
 if TYPE_CHECKING:
     from clinipress.models.catalogue import NamedModel
     from clinipress.papers.records import Table as PaperTable
-    from clinipress.records.candidate import (
-        CandidateRecord,
-    )
-    from clinipress.records.result import (
-        Audit,
-        ExternalTest,
-        Interval,
-        Result,
-    )
+    from clinipress.records.candidate import CandidateRecord
+    from clinipress.records.result import Audit, ExternalTest, Interval, Result
     from clinipress.study.devices import Target
 
 __all__ = [

@@ -23,10 +23,7 @@ from clinipress.formats.measure import environment, latency, peak_memory
 from clinipress.formats.open import open_file
 from clinipress.kinds.image.read import decode, facts
 from clinipress.recipe.formats import format_facts
-from clinipress.records.candidate import (
-    Candidate,
-    Latency,
-)
+from clinipress.records.candidate import Candidate, Latency
 
 __all__ = ["bench", "cold_start", "process_peak"]
 

@@ -47,10 +47,7 @@ from clinipress.formats.open import open_file, package_of
 from clinipress.kinds.image.read import decode, facts
 from clinipress.kinds.image.refuse import is_colourful
 from clinipress.recipe.formats import format_facts
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Card, InputSpec
 from clinipress.text import sentence
 from clinipress.version import __version__
 

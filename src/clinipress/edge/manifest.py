@@ -18,12 +18,8 @@ from pydantic import Field, ValidationError
 from clinipress.edge.inputs import is_there
 from clinipress.errors import BundleError
 from clinipress.formats.file import FILES
-from clinipress.records.candidate import (
-    Card,
-)
-from clinipress.records.result import (
-    Record,
-)
+from clinipress.records.candidate import Card
+from clinipress.records.result import Record
 
 __all__ = [
     "CARD",

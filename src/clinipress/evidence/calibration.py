@@ -7,25 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.evidence.family import (
-    ITSELF,
-    check_pair,
-    joint_confidence,
-    judge_family,
-    widened,
-)
+from clinipress.evidence.family import ITSELF, check_pair, joint_confidence, judge_family, widened
 from clinipress.evidence.reliability import CalibrationStatistics, reliability
 from clinipress.evidence.scores import Scores
-from clinipress.records.candidate import (
-    OperatingPoint,
-)
+from clinipress.records.candidate import OperatingPoint
 from clinipress.records.judgement import Calibration
-from clinipress.records.result import (
-    Interval,
-    Reason,
-    Rule,
-    Verdict,
-)
+from clinipress.records.result import Interval, Reason, Rule, Verdict
 from clinipress.reporting.wording.reasons import worded
 from clinipress.stats.bootstrap import BootstrapSpread, bootstrap, spread_interval
 from clinipress.stats.intervals import wilson

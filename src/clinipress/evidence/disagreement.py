@@ -298,11 +298,7 @@ def _verdict(counts: FlipCounts, tested: Sequence[Direction], least: float) -> V
         ),
         Reason(
             kind="flips",
-            parameters={
-                "lost": counts.lost,
-                "gained": counts.gained,
-                "changed": counts.changed,
-            },
+            parameters={"lost": counts.lost, "gained": counts.gained, "changed": counts.changed},
         ),
     )
     agrees = Verdict(status=status, reasons=worded(reasons))

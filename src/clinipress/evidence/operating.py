@@ -16,12 +16,7 @@ from numpy.typing import NDArray
 
 from clinipress.errors import DataError
 from clinipress.evidence.calibration import thresholds
-from clinipress.evidence.family import (
-    ITSELF,
-    check_pair,
-    joint_confidence,
-    judge_family,
-)
+from clinipress.evidence.family import ITSELF, check_pair, joint_confidence, judge_family
 from clinipress.evidence.gate import CLASS_MARGIN_FACTOR
 from clinipress.evidence.scores import Scores
 from clinipress.records.judgement import OperatingRow, OperatingSection

@@ -9,10 +9,7 @@ from numpy.typing import NDArray
 
 from clinipress.kinds.image.probes import as_seen
 from clinipress.kinds.image.refuse import colour_refusal, contrast_refusal
-from clinipress.records.candidate import (
-    Candidate,
-    Card,
-)
+from clinipress.records.candidate import Candidate, Card
 from clinipress.records.judgement import OutOfScopeProbe
 from clinipress.stats.metrics import softmax
 

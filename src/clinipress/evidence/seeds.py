@@ -12,9 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from clinipress.errors import DataError
-from clinipress.records.metrics import (
-    metric_facts,
-)
+from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval, SeedSpread
 from clinipress.stats.intervals import t_value
 

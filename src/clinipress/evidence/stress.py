@@ -24,16 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.data.study import (
-    PREDICT_BATCH,
-)
+from clinipress.data.study import PREDICT_BATCH
 from clinipress.errors import DataError, InputError
 from clinipress.evidence.gate import CLASS_MARGIN_FACTOR, cases_to_decide
 from clinipress.evidence.scores import Scores
 from clinipress.kinds.image.disturb import DISTURBANCES, disturb
-from clinipress.records.candidate import (
-    Candidate,
-)
+from clinipress.records.candidate import Candidate
 from clinipress.records.judgement import OutOfScopeProbe, Stress, StressCurve, StressLevel
 from clinipress.records.result import Interval, Reason, Status, Verdict
 from clinipress.reporting.wording.reasons import worded
@@ -50,12 +46,7 @@ from clinipress.stats.intervals import (
 from clinipress.stats.metrics import check_cases, predictions
 from clinipress.stats.paired import paired_difference, tango
 
-__all__ = [
-    "JUDGED",
-    "disturbed_logits",
-    "stress_rows",
-    "stress_section",
-]
+__all__ = ["JUDGED", "disturbed_logits", "stress_rows", "stress_section"]
 
 Floats = NDArray[np.float64]
 Logits = NDArray[np.float32]

@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 
 from clinipress.evidence.columns import GroupColumn, divide
 from clinipress.evidence.family import ITSELF, Comparison, check_pair
-from clinipress.evidence.gate import (
-    CLASS_MARGIN_FACTOR,
-)
+from clinipress.evidence.gate import CLASS_MARGIN_FACTOR
 from clinipress.evidence.groups import (
     Answers,
     bootstrap_groups,
@@ -29,9 +27,7 @@ from clinipress.evidence.groups import (
 from clinipress.evidence.scores import Scores
 from clinipress.evidence.subgroup_verdict import judge_groups
 from clinipress.records.judgement import Gap, Subgroup, Subgroups
-from clinipress.records.metrics import (
-    metric_facts,
-)
+from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval, Reason, Verdict
 from clinipress.reporting.wording.reasons import worded
 from clinipress.stats.bootstrap import BootstrapSpread

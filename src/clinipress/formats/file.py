@@ -19,10 +19,7 @@ from pydantic import ValidationError
 
 from clinipress.errors import BundleError, ModelError, StorageError
 from clinipress.recipe.formats import FORMATS
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-)
+from clinipress.records.candidate import Card, InputSpec
 from clinipress.records.store import write_atomically
 
 __all__ = [

@@ -35,9 +35,7 @@ from clinipress.formats.open import check_toolchains, open_file
 from clinipress.formats.precision import not_quantized, quantized_layers
 from clinipress.recipe.formats import EXPORT_PRECISIONS, format_facts, precision_facts
 from clinipress.recipe.study import ExportRecipe
-from clinipress.records.candidate import (
-    Card,
-)
+from clinipress.records.candidate import Card
 from clinipress.records.store import digest_of
 
 if TYPE_CHECKING:

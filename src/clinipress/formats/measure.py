@@ -28,15 +28,8 @@ from numpy.typing import NDArray
 from clinipress import version
 from clinipress.errors import ModelError
 from clinipress.formats.open import format_of, format_packages, import_engine, open_file
-from clinipress.records.candidate import (
-    Candidate,
-    Card,
-    Latency,
-)
-from clinipress.records.result import (
-    VNNI,
-    Environment,
-)
+from clinipress.records.candidate import Candidate, Card, Latency
+from clinipress.records.result import VNNI, Environment
 
 __all__ = ["environment", "latency", "overflows_here", "peak_memory"]
 

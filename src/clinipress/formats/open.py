@@ -15,9 +15,7 @@ from clinipress.errors import ModelError
 from clinipress.extras import check_installed, is_installed, require
 from clinipress.formats.file import FileCandidate
 from clinipress.recipe.formats import FORMATS, FormatFacts, format_facts
-from clinipress.records.candidate import (
-    Card,
-)
+from clinipress.records.candidate import Card
 
 __all__ = [
     "TRAINING_PACKAGES",

@@ -8,10 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
-from clinipress.records.candidate import (
-    Candidate,
-    Parity,
-)
+from clinipress.records.candidate import Candidate, Parity
 
 if TYPE_CHECKING:
     from clinipress.models.classifier import TorchCandidate

@@ -26,12 +26,7 @@ from clinipress.models.pruning.pruned import replay
 from clinipress.models.weights import read_tensors, safetensors_bytes
 from clinipress.models.zoo import catalogued, create_backbone, first_line
 from clinipress.recipe.steps import ModelRecipe
-from clinipress.records.candidate import (
-    Card,
-    InputSpec,
-    ModelSpec,
-    PerChannel,
-)
+from clinipress.records.candidate import Card, InputSpec, ModelSpec, PerChannel
 from clinipress.records.store import digest_of, write_atomically
 
 __all__ = ["Classifier", "TorchCandidate", "build", "new_classifier"]
@@ -121,11 +116,7 @@ def _levels(value: PerChannel, in_channels: int) -> Tensor:
 
 
 def new_classifier(
-    recipe: ModelRecipe,
-    input_spec: InputSpec,
-    num_classes: int,
-    mean: PerChannel,
-    std: PerChannel,
+    recipe: ModelRecipe, input_spec: InputSpec, num_classes: int, mean: PerChannel, std: PerChannel
 ) -> tuple[ModelSpec, Classifier]:
     """A classifier as a recipe asks: fresh, from pretrained weights, or from a checkpoint.
 

@@ -11,23 +11,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from clinipress.recipe.formats import EXPORT_PRECISIONS, FORMATS, format_facts
 from clinipress.recipe.steps import Config, ModelRecipe, Share, Step, TrainOptions
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 from clinipress.records.judgement import Section
-from clinipress.records.result import (
-    RiskLevel,
-)
+from clinipress.records.result import RiskLevel
 
 __all__ = [
     "GUARDS",

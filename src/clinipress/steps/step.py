@@ -12,11 +12,7 @@ from clinipress.errors import RecipeError
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.steps import Config
 from clinipress.recipe.techniques import TECHNIQUES, Technique, technique_of
-from clinipress.records.candidate import (
-    Applied,
-    Candidate,
-    Card,
-)
+from clinipress.records.candidate import Applied, Candidate, Card
 
 __all__ = ["Child", "Context", "Params", "Step", "open_step", "run", "with_history"]
 

@@ -19,10 +19,7 @@ from clinipress.recipe.formats import precision_facts
 from clinipress.recipe.steps import ModelRecipe, Step
 from clinipress.recipe.study import Study
 from clinipress.recipe.techniques import next_network, remaining_weights, technique_of
-from clinipress.records.candidate import (
-    InputSpec,
-    ModelSpec,
-)
+from clinipress.records.candidate import InputSpec, ModelSpec
 from clinipress.study.devices import Target
 
 __all__ = ["check_budget", "largest_layer", "smallest_weights"]

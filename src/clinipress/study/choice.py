@@ -173,10 +173,7 @@ def float_candidate(record: Judged, judged: Sequence[Judged]) -> Judged:
 
 
 def objection_to(
-    record: Judged,
-    judged: Sequence[Judged],
-    risk: RiskLevel,
-    targets: Sequence[Target] = (),
+    record: Judged, judged: Sequence[Judged], risk: RiskLevel, targets: Sequence[Target] = ()
 ) -> str | None:
     """Why a candidate must not be shipped, whatever the others are; None where it may.
 

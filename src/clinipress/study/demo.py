@@ -37,10 +37,7 @@ def demo_study() -> Study:
                 {
                     "step": "distill",
                     # half as wide: depthwise students need more images than a demo can draw
-                    "student": {
-                        "name": "resnet10t",
-                        "arguments": {"channels": [32, 64, 128, 256]},
-                    },
+                    "student": {"name": "resnet10t", "arguments": {"channels": [32, 64, 128, 256]}},
                     "views": 4,
                     "train": {"epochs": 14, "warmup_epochs": 1, "ema_decay": 0.98},
                 },

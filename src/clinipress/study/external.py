@@ -14,10 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from clinipress.data.study import (
-    predict_rows,
-    whole_dataset,
-)
+from clinipress.data.study import predict_rows, whole_dataset
 from clinipress.edge.load import load_candidate
 from clinipress.errors import InputError, ModelError
 from clinipress.evidence import gate
@@ -25,18 +22,8 @@ from clinipress.evidence.judged import Declared, figures, judged, statistics
 from clinipress.evidence.scores import Scores
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import EvidenceRecipe, Study
-from clinipress.records.candidate import (
-    Candidate,
-    CandidateRecord,
-)
-from clinipress.records.result import (
-    Audit,
-    ExternalRow,
-    ExternalTest,
-    Interval,
-    Result,
-    RiskLevel,
-)
+from clinipress.records.candidate import Candidate, CandidateRecord
+from clinipress.records.result import Audit, ExternalRow, ExternalTest, Interval, Result, RiskLevel
 from clinipress.records.store import read_result, write_atomically
 from clinipress.stats.metrics import confusion
 from clinipress.study.redraw import EXTERNAL

@@ -18,10 +18,7 @@ from clinipress.formats.open import engine_facts
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.features import TorchNetwork
 from clinipress.recipe.formats import FORMATS
-from clinipress.records.candidate import (
-    Candidate,
-    FeatureNetwork,
-)
+from clinipress.records.candidate import Candidate, FeatureNetwork
 
 __all__ = ["feature_network"]
 

@@ -23,11 +23,7 @@ from clinipress.errors import ModelError
 from clinipress.evidence.gate import rules_for
 from clinipress.evidence.judged import Declared
 from clinipress.evidence.probes import probe_logits, probe_records
-from clinipress.evidence.saliency.explained import (
-    Explanation,
-    explain,
-    fill_level,
-)
+from clinipress.evidence.saliency.explained import Explanation, explain, fill_level
 from clinipress.evidence.saliency.masks import image_masks
 from clinipress.evidence.saliency.section import (
     INDEPENDENT,
@@ -41,18 +37,10 @@ from clinipress.formats.open import TRAINING_PACKAGES, engine_packages
 from clinipress.kinds.image.disturb import DISTURBANCES
 from clinipress.kinds.image.probes import probe_pictures
 from clinipress.kinds.image.refuse import is_colourful
-from clinipress.models.randomized import (
-    randomized,
-)
-from clinipress.records.candidate import (
-    Candidate,
-    InputSpec,
-    Judged,
-)
+from clinipress.models.randomized import randomized
+from clinipress.records.candidate import Candidate, InputSpec, Judged
 from clinipress.records.judgement import Judgements, OutOfScopeProbe, Saliency, Stress
-from clinipress.records.metrics import (
-    least_loss,
-)
+from clinipress.records.metrics import least_loss
 from clinipress.records.store import write_atomically
 from clinipress.study.choice import Choice, float_candidate
 from clinipress.study.feature_networks import feature_network
@@ -181,11 +169,7 @@ def _probes(
 
 
 def _disturbed(
-    files: dict[str, Candidate],
-    keys: tuple[str, ...],
-    kind: str,
-    spec: InputSpec,
-    bench: Workbench,
+    files: dict[str, Candidate], keys: tuple[str, ...], kind: str, spec: InputSpec, bench: Workbench
 ) -> dict[Level, dict[str, NDArray[np.float32]]]:
     """Answers to one kind of disturbance at every strength, or those that were kept."""
     inputs = {

@@ -20,13 +20,8 @@ from typing import Any
 from clinipress.formats.open import installed
 from clinipress.recipe.formats import format_facts, precision_facts
 from clinipress.recipe.techniques import POLICY_NAMES, technique_of
-from clinipress.records.candidate import (
-    Applied,
-)
-from clinipress.records.result import (
-    Record,
-    RiskLevel,
-)
+from clinipress.records.candidate import Applied
+from clinipress.records.result import Record, RiskLevel
 from clinipress.study.devices import Target
 
 __all__ = [

@@ -12,15 +12,8 @@ from pydantic import ValidationError
 
 from clinipress.edge.manifest import read_card
 from clinipress.errors import InputError
-from clinipress.records.candidate import (
-    CandidateRecord,
-)
-from clinipress.records.result import (
-    DeviceCheck,
-    ExternalRow,
-    ExternalTest,
-    Result,
-)
+from clinipress.records.candidate import CandidateRecord
+from clinipress.records.result import DeviceCheck, ExternalRow, ExternalTest, Result
 from clinipress.records.store import read_json, read_result
 from clinipress.records.version1 import external_of_version1
 from clinipress.reporting.documents import write_pages

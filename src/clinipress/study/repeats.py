@@ -7,13 +7,8 @@ from pathlib import Path
 
 from clinipress.evidence.seeds import over_seeds
 from clinipress.recipe.study import Study
-from clinipress.records.candidate import (
-    CandidateRecord,
-)
-from clinipress.records.result import (
-    OverSeeds,
-    Result,
-)
+from clinipress.records.candidate import CandidateRecord
+from clinipress.records.result import OverSeeds, Result
 
 __all__ = ["repeat", "spread"]
 

@@ -13,11 +13,7 @@ from numpy.typing import NDArray
 from clinipress import distributed
 from clinipress.data.cache import DECODERS
 from clinipress.data.study import Rows, predict_rows
-from clinipress.evidence.calibration import (
-    fit_temperature,
-    operating_points,
-    uncertain_threshold,
-)
+from clinipress.evidence.calibration import fit_temperature, operating_points, uncertain_threshold
 from clinipress.evidence.scores import Scores
 from clinipress.formats.open import engine_packages
 from clinipress.records.candidate import Candidate, Card, Made

@@ -13,17 +13,8 @@ from clinipress import distributed
 from clinipress.edge.bundle import clearest, write_bundle
 from clinipress.formats.measure import environment
 from clinipress.records.base import Reason
-from clinipress.records.candidate import (
-    Judged,
-)
-from clinipress.records.result import (
-    Interval,
-    Result,
-    Rule,
-    TargetOutcome,
-    TestOpening,
-    Verdict,
-)
+from clinipress.records.candidate import Judged
+from clinipress.records.result import Interval, Result, Rule, TargetOutcome, TestOpening, Verdict
 from clinipress.records.store import write_atomically
 from clinipress.reporting.documents import write_pages
 from clinipress.reporting.view import View

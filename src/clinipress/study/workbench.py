@@ -15,42 +15,24 @@ from numpy.typing import NDArray
 
 from clinipress import distributed
 from clinipress.data.cache import DECODERS
-from clinipress.data.study import (
-    StudyData,
-)
+from clinipress.data.study import StudyData
 from clinipress.errors import ModelError
 from clinipress.evidence.scores import Scores
 from clinipress.formats.file import FILES, FileCandidate
 from clinipress.formats.make import CALIBRATED, apply_export, file_facts, plan_export
 from clinipress.formats.onnx.float import export_onnx
 from clinipress.formats.onnx.write import card_for
-from clinipress.formats.open import (
-    TRAINING_PACKAGES,
-    open_file,
-    place_of,
-    toolchain_packages,
-)
+from clinipress.formats.open import TRAINING_PACKAGES, open_file, place_of, toolchain_packages
 from clinipress.formats.parity import parity
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.cost import macs, parameters
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import ExportRecipe, Study
-from clinipress.records.candidate import (
-    Applied,
-    Card,
-    Made,
-    Origin,
-    Parity,
-)
+from clinipress.records.candidate import Applied, Card, Made, Origin, Parity
 from clinipress.records.store import Store, read_json, write_atomically
 from clinipress.steps.distill.soft_targets import outside_teachers
 from clinipress.steps.fitting import calibration_rows, fresh_candidate, step_seed
-from clinipress.steps.step import (
-    Context,
-    Step,
-    run,
-    with_history,
-)
+from clinipress.steps.step import Context, Step, run, with_history
 
 __all__ = ["FLOAT32", "PhaseTimes", "Piece", "Workbench", "gpus"]
 
@@ -129,11 +111,7 @@ class Workbench:
         return fresh_candidate(recipe, self.data, spec, seed=seed, name="reference")
 
     def step(
-        self,
-        name: str,
-        step: Step,
-        parent: TorchCandidate,
-        reference: Piece[Made] | None,
+        self, name: str, step: Step, parent: TorchCandidate, reference: Piece[Made] | None
     ) -> tuple[TorchCandidate, str]:
         """Plan and apply a torch-side step, or read back what it made before.
 

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.records.candidate import (
-    FeatureNetwork,
-)
+from clinipress.records.candidate import FeatureNetwork
 from clinipress.stats.metrics import softmax
 
 __all__ = ["FAITHFULNESS", "Faithfulness", "energy_inside", "faithfulness"]

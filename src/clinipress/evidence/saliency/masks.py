@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from clinipress.data.named.tables import read_masks
 from clinipress.errors import DataError
 from clinipress.kinds.image.read import decode
-from clinipress.records.candidate import (
-    InputSpec,
-)
+from clinipress.records.candidate import InputSpec
 
 __all__ = ["image_masks"]
 

@@ -30,9 +30,7 @@ from numpy.typing import NDArray
 
 from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
-from clinipress.records.candidate import (
-    FeatureNetwork,
-)
+from clinipress.records.candidate import FeatureNetwork
 from clinipress.stats.metrics import softmax
 
 __all__ = ["GROUPS", "Masks", "Mode", "channel_masks", "grouped", "score_cam"]

@@ -35,15 +35,11 @@ from clinipress.errors import ModelError
 from clinipress.extras import require
 from clinipress.formats.file import first_line
 from clinipress.formats.matching import match_tensors
-from clinipress.formats.onnx.values import (
-    prepared_values,
-)
+from clinipress.formats.onnx.values import prepared_values
 from clinipress.formats.precision import zero_counts
 from clinipress.formats.ranges import quiet, with_zero
 from clinipress.recipe.study import ExportRecipe
-from clinipress.records.candidate import (
-    Card,
-)
+from clinipress.records.candidate import Card
 from clinipress.records.store import write_atomically
 
 if TYPE_CHECKING:

@@ -19,9 +19,7 @@ from numpy.typing import NDArray
 
 from clinipress.extras import require
 from clinipress.formats.file import FileCandidate, not_whole, unlike_card
-from clinipress.records.candidate import (
-    Card,
-)
+from clinipress.records.candidate import Card
 
 __all__ = ["ENGINE", "ExecuTorchCandidate"]
 

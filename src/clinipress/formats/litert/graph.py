@@ -209,11 +209,7 @@ class GraphEditor:
     def _tensor(self, shape: Any, buffer: int, kind: int) -> int:
         self.graph.tensors.append(
             schema.TensorT(
-                shape=np.array(shape, np.int32),
-                type=kind,
-                buffer=buffer,
-                name="",
-                hasRank=True,
+                shape=np.array(shape, np.int32), type=kind, buffer=buffer, name="", hasRank=True
             )
         )
         return len(self.graph.tensors) - 1

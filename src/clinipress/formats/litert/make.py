@@ -39,9 +39,7 @@ from clinipress.formats.litert.run import silence
 from clinipress.formats.precision import zero_counts
 from clinipress.formats.ranges import quiet
 from clinipress.recipe.study import ExportRecipe
-from clinipress.records.candidate import (
-    Card,
-)
+from clinipress.records.candidate import Card
 from clinipress.records.store import write_atomically
 
 if TYPE_CHECKING:
@@ -84,11 +82,7 @@ NAMES = {
     "GELU": "Gelu",
     "TANH": "Tanh",
 }
-CONVERSIONS = {
-    "CAST": "Cast",
-    "QUANTIZE": "QuantizeLinear",
-    "DEQUANTIZE": "DequantizeLinear",
-}
+CONVERSIONS = {"CAST": "Cast", "QUANTIZE": "QuantizeLinear", "DEQUANTIZE": "DequantizeLinear"}
 # Moving values about costs little in any type and says nothing about precision.
 MOVES = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "SHAPE"}
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}

@@ -17,9 +17,7 @@ from clinipress.formats.litert import graph as litert_graph
 from clinipress.formats.litert.float import GreyLevels
 from clinipress.formats.litert.run import interpreter, silence
 from clinipress.formats.matching import connected, match_tensors
-from clinipress.formats.onnx.values import (
-    prepared_values,
-)
+from clinipress.formats.onnx.values import prepared_values
 from clinipress.formats.ranges import quiet
 
 __all__ = ["calibrated", "extremes", "placed", "settled"]

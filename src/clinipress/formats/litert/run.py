@@ -23,9 +23,7 @@ from numpy.typing import NDArray
 
 from clinipress.extras import require
 from clinipress.formats.file import FileCandidate, first_line, not_whole, unlike_card
-from clinipress.records.candidate import (
-    Card,
-)
+from clinipress.records.candidate import Card
 
 __all__ = [
     "ENGINE",

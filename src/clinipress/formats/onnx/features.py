@@ -19,11 +19,7 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from clinipress.errors import ModelError
 from clinipress.formats.onnx.graph import constants, find_normalisation, replace_nodes
-from clinipress.records.candidate import (
-    BATCH,
-    Card,
-    Floats,
-)
+from clinipress.records.candidate import BATCH, Card, Floats
 
 __all__ = ["FEATURES", "GraphWithFeatures", "OnnxNetwork", "open_features", "show_features"]
 

@@ -30,9 +30,7 @@ from clinipress.formats.onnx.write import card_for, write
 from clinipress.formats.parity import check_images, check_logits
 from clinipress.formats.precision import check_float16
 from clinipress.formats.ranges import quiet
-from clinipress.records.candidate import (
-    Card,
-)
+from clinipress.records.candidate import Card
 
 if TYPE_CHECKING:
     from clinipress.models.classifier import TorchCandidate

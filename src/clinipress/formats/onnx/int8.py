@@ -21,23 +21,15 @@ import onnx
 from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
-from clinipress.formats.onnx import (
-    graph as onnx_graph,
-)
-from clinipress.formats.onnx import (
-    int8_rewrites as onnx_int8,
-)
-from clinipress.formats.onnx import (
-    packed_weights as onnx_weights,
-)
+from clinipress.formats.onnx import graph as onnx_graph
+from clinipress.formats.onnx import int8_rewrites as onnx_int8
+from clinipress.formats.onnx import packed_weights as onnx_weights
 from clinipress.formats.onnx.equalize import correct_biases, equalize, smooth
 from clinipress.formats.onnx.outliers import outliers
 from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.formats.onnx.write import card_for, write
 from clinipress.formats.ranges import Method, Ranges, find_ranges, quiet
-from clinipress.records.candidate import (
-    Card,
-)
+from clinipress.records.candidate import Card
 
 __all__ = [
     "OPERATORS",

@@ -36,9 +36,7 @@ from clinipress.formats.onnx.weight_only import to_int4, to_int8_dynamic
 from clinipress.formats.onnx.write import card_for, write
 from clinipress.formats.ranges import Method
 from clinipress.recipe.study import ExportRecipe
-from clinipress.records.candidate import (
-    Card,
-)
+from clinipress.records.candidate import Card
 from clinipress.records.store import digest_of
 
 __all__ = ["apply_onnx", "count_operators", "plan_facts", "plan_onnx", "weight_bytes"]
@@ -87,12 +85,7 @@ def plan_onnx(
     if recipe.precision == "int8":
         return made
     plan, placement = choose_placement(
-        source,
-        plan,
-        looked_at,
-        threads=threads,
-        agreement=recipe.agreement,
-        time=recipe.slowest,
+        source, plan, looked_at, threads=threads, agreement=recipe.agreement, time=recipe.slowest
     )
     return made | {"int8": plan.to_json(), "placement": placement}
 

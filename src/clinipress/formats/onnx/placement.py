@@ -24,14 +24,7 @@ from clinipress.formats.measure import latency
 from clinipress.formats.onnx.int8 import Int8Plan, apply_int8, prepare
 from clinipress.formats.onnx.run import OnnxCandidate
 
-__all__ = [
-    "Trial",
-    "agreement_images",
-    "choose_placement",
-    "groups",
-    "search",
-    "signal_to_noise",
-]
+__all__ = ["Trial", "agreement_images", "choose_placement", "groups", "search", "signal_to_noise"]
 
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 MOST_GROUPS = 8
@@ -191,8 +184,7 @@ def _worst_first(alone: Sequence[Trial], none: Trial) -> list[int]:
     saved = [none.time - trial.time for trial in alone]
     useless = sorted((g for g, s in enumerate(saved) if s <= 0), key=lambda g: (saved[g], g))
     useful = sorted(
-        (g for g, s in enumerate(saved) if s > 0),
-        key=lambda g: (-noise(alone[g]) / saved[g], g),
+        (g for g, s in enumerate(saved) if s > 0), key=lambda g: (-noise(alone[g]) / saved[g], g)
     )
     return useless + useful
 

@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
 from clinipress.formats.file import FileCandidate, card_of_text, first_line, not_whole, unlike_card
-from clinipress.records.candidate import (
-    Card,
-)
+from clinipress.records.candidate import Card
 
 __all__ = [
     "CARD_KEY",

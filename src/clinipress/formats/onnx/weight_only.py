@@ -17,9 +17,7 @@ from clinipress.formats.onnx.int8 import prepare_weights
 from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.formats.onnx.write import card_for, write
 from clinipress.formats.ranges import quiet
-from clinipress.records.candidate import (
-    Card,
-)
+from clinipress.records.candidate import Card
 
 __all__ = ["to_int4", "to_int8_dynamic"]
 
@@ -57,11 +55,7 @@ def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def to_int4(
-    source: Path,
-    target: Path,
-    *,
-    block: int = INT4_BLOCK,
-    card: Card | None = None,
+    source: Path, target: Path, *, block: int = INT4_BLOCK, card: Card | None = None
 ) -> OnnxCandidate:
     """Store weights in 4 bits with a scale per block; arithmetic stays in float32.
 

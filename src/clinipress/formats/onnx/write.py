@@ -8,9 +8,7 @@ import onnx
 
 from clinipress.formats.onnx import graph as onnx_graph
 from clinipress.formats.onnx.run import CARD_KEY
-from clinipress.records.candidate import (
-    Card,
-)
+from clinipress.records.candidate import Card
 from clinipress.records.store import write_atomically
 
 __all__ = ["card_for", "stamp", "write"]

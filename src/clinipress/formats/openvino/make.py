@@ -42,9 +42,7 @@ from clinipress.formats.openvino.run import TELEMETRY, compiled, engine, read
 from clinipress.formats.precision import check_float16, zero_counts
 from clinipress.formats.ranges import quiet, with_zero
 from clinipress.recipe.study import ExportRecipe
-from clinipress.records.candidate import (
-    Card,
-)
+from clinipress.records.candidate import Card
 from clinipress.records.store import write_atomically
 
 if TYPE_CHECKING:

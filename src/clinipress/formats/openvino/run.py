@@ -20,9 +20,7 @@ from numpy.typing import NDArray
 from clinipress.errors import ModelError
 from clinipress.extras import require
 from clinipress.formats.file import FileCandidate, unlike_card
-from clinipress.records.candidate import (
-    Card,
-)
+from clinipress.records.candidate import Card
 
 __all__ = [
     "ENGINE",

@@ -32,9 +32,7 @@ from clinipress.formats.onnx.int8 import plan_int8, symmetric_graph
 from clinipress.formats.onnx.write import write
 from clinipress.formats.precision import zero_counts
 from clinipress.recipe.study import ExportRecipe
-from clinipress.records.candidate import (
-    Card,
-)
+from clinipress.records.candidate import Card
 from clinipress.records.store import write_atomically
 
 if TYPE_CHECKING:

@@ -34,9 +34,7 @@ from clinipress.formats.file import FileCandidate, digest_of_files, first_line, 
 from clinipress.formats.onnx.run import INPUT_NAME, OUTPUT_NAME, OnnxCandidate
 from clinipress.formats.tensorrt import build_engine
 from clinipress.formats.tensorrt.cuda import CudaError, gpu
-from clinipress.records.candidate import (
-    Card,
-)
+from clinipress.records.candidate import Card
 from clinipress.records.store import digest_of, storage, write_atomically
 
 __all__ = ["ENGINE", "TensorRtCandidate", "engine_and_gpu", "start"]

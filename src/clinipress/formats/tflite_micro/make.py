@@ -31,9 +31,7 @@ from clinipress.formats.litert.make import (
 )
 from clinipress.formats.tflite_micro.run import DIGEST_WORD, arena_bytes
 from clinipress.recipe.study import ExportRecipe
-from clinipress.records.candidate import (
-    Card,
-)
+from clinipress.records.candidate import Card
 from clinipress.records.store import write_atomically
 
 if TYPE_CHECKING:

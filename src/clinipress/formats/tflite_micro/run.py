@@ -26,9 +26,7 @@ from clinipress.errors import ModelError
 from clinipress.extras import require
 from clinipress.formats.file import FILES, FileCandidate, first_line
 from clinipress.formats.litert.run import as_input, check_interface, logits_of, silence
-from clinipress.records.candidate import (
-    Card,
-)
+from clinipress.records.candidate import Card
 
 __all__ = ["DIGEST_WORD", "ENGINE", "TfliteMicroCandidate", "arena_bytes"]
 

@@ -37,10 +37,7 @@ from clinipress.reporting.wording.sentences import (
     meaning_sentence,
     verdict_sentence,
 )
-from clinipress.text import (
-    capital,
-    joined,
-)
+from clinipress.text import capital, joined
 
 __all__ = ["TOPICS"]
 

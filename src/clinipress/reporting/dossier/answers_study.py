@@ -11,27 +11,15 @@ from types import MappingProxyType
 from typing import Any
 
 from clinipress.recipe.techniques import technique_of
-from clinipress.records.candidate import (
-    CandidateRecord,
-)
+from clinipress.records.candidate import CandidateRecord
 from clinipress.records.judgement import Judgements
-from clinipress.records.result import (
-    Verdict,
-)
+from clinipress.records.result import Verdict
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.limits import OWN_SPLITS
 from clinipress.reporting.wording.numbers import STATUS_WORDS, counted, large
-from clinipress.reporting.wording.phrases import (
-    rule_phrase,
-    split_name,
-)
+from clinipress.reporting.wording.phrases import rule_phrase, split_name
 from clinipress.reporting.wording.sentences import audit_sentence, gate_sentence, split_sentence
-from clinipress.text import (
-    capital,
-    joined,
-    sentence,
-    tally,
-)
+from clinipress.text import capital, joined, sentence, tally
 
 __all__ = [
     "STUDY_TOPICS",

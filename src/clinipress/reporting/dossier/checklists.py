@@ -244,13 +244,7 @@ TRIPOD_AI: tuple[Item, ...] = (
         "counts",
         "distribution of demographics",
     ),
-    Item(
-        "21",
-        "Results: development",
-        "Numbers in each analysis",
-        "counts",
-        "participants",
-    ),
+    Item("21", "Results: development", "Numbers in each analysis", "counts", "participants"),
     Item("22", "Results: specification", "The full model", "availability", "restrictions of use"),
     Item(
         "23a",

@@ -12,16 +12,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from clinipress.recipe.study import GUARDS
-from clinipress.records.candidate import (
-    Applied,
-    CandidateRecord,
-    Latency,
-)
+from clinipress.records.candidate import Applied, CandidateRecord, Latency
 from clinipress.records.judgement import SECTIONS
-from clinipress.records.result import (
-    Result,
-    Verdict,
-)
+from clinipress.records.result import Result, Verdict
 from clinipress.reporting.dossier.answers import TOPICS
 from clinipress.reporting.dossier.answers_study import asked, judgements_of
 from clinipress.reporting.dossier.checklists import CLAIM, TRIPOD_AI, Item

@@ -25,17 +25,9 @@ from clinipress.reporting.wording.numbers import (
     milliseconds,
     points,
 )
-from clinipress.reporting.wording.phrases import (
-    size_phrase,
-    speed_phrase,
-    split_name,
-)
+from clinipress.reporting.wording.phrases import size_phrase, speed_phrase, split_name
 from clinipress.reporting.wording.sentences import limits_sentence
-from clinipress.text import (
-    capital,
-    joined,
-    signed,
-)
+from clinipress.text import capital, joined, signed
 
 __all__ = ["impact", "left", "status_word"]
 

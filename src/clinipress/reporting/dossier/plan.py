@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from clinipress.records.candidate import (
-    Latency,
-)
+from clinipress.records.candidate import Latency
 from clinipress.records.result import (
     Interval,
     Record,

@@ -19,21 +19,14 @@ from clinipress.reporting.wording.numbers import (
     moment,
     points_words,
 )
-from clinipress.reporting.wording.phrases import (
-    size_phrase,
-    speed_phrase,
-    split_name,
-)
+from clinipress.reporting.wording.phrases import size_phrase, speed_phrase, split_name
 from clinipress.reporting.wording.sentences import (
     caution_sentence,
     gate_sentence,
     meaning_sentence,
     verdict_sentence,
 )
-from clinipress.text import (
-    capital,
-    sentence,
-)
+from clinipress.text import capital, sentence
 
 __all__ = ["dossier_markdown"]
 

@@ -7,14 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import yaml
 
 from clinipress.recipe.formats import format_facts
-from clinipress.records.candidate import (
-    CandidateRecord,
-)
+from clinipress.records.candidate import CandidateRecord
 from clinipress.records.judgement import Judgements, OperatingRow
-from clinipress.records.result import (
-    Interval,
-    Result,
-)
+from clinipress.records.result import Interval, Result
 from clinipress.reporting.dossier.answers import TOPICS
 from clinipress.reporting.dossier.answers_study import (
     asked,
@@ -43,18 +38,13 @@ from clinipress.reporting.wording.numbers import (
     milliseconds,
     percent,
 )
-from clinipress.reporting.wording.phrases import (
-    split_name,
-)
+from clinipress.reporting.wording.phrases import split_name
 from clinipress.reporting.wording.sentences import (
     caution_sentence,
     meaning_sentence,
     verdict_sentence,
 )
-from clinipress.text import (
-    capital,
-    sentence,
-)
+from clinipress.text import capital, sentence
 
 __all__ = ["model_card"]
 

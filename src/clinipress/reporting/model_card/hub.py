@@ -12,22 +12,13 @@ from typing import Any
 
 from clinipress.recipe.formats import format_facts
 from clinipress.recipe.techniques import technique_of
-from clinipress.records.candidate import (
-    CandidateRecord,
-)
-from clinipress.records.result import (
-    Interval,
-    Result,
-)
+from clinipress.records.candidate import CandidateRecord
+from clinipress.records.result import Interval, Result
 from clinipress.reporting.dossier.answers_study import asked, data_name, subject_or_reference
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import figure, finite, metric_class, metric_name
-from clinipress.reporting.wording.phrases import (
-    split_name,
-)
-from clinipress.text import (
-    capital,
-)
+from clinipress.reporting.wording.phrases import split_name
+from clinipress.text import capital
 
 __all__ = ["metadata", "overall_first"]
 

@@ -207,12 +207,7 @@ def trade_off_section(view: View) -> doc.Section:
         _panel(sized, "MB of file", "Accuracy against file size"),
     ]
     names = [
-        tag(
-            "li",
-            tag("span", str(number), class_="n"),
-            role_mark(view.role(record)),
-            record.name,
-        )
+        tag("li", tag("span", str(number), class_="n"), role_mark(view.role(record)), record.name)
         for number, record in view.numbered()
     ]
     absent = [record.name for record in view.candidates if record.latency_ms is None]

@@ -56,7 +56,7 @@ def data_section(view: View) -> doc.Section:
             doc.Heading("How they were divided and sealed"),
             doc.Paragraph(split_sentence(view)),
             _openings(view),
-            doc.Heading("Judgements of the audit"),
+            doc.Heading("Findings of the audit"),
             _findings(view),
             doc.Heading("Can the classes be told apart without looking?"),
             _shortcuts(view),

@@ -36,11 +36,7 @@ from clinipress.text import capital, joined
 __all__ = ["stress_section"]
 
 HEIGHT, TOP, BOTTOM = 168, 12.0, 138.0  # of one small plot, pixels
-NAMES = {
-    "jpeg": "JPEG compression",
-    "missing": "missing region",
-    "resolution": "lower resolution",
-}
+NAMES = {"jpeg": "JPEG compression", "missing": "missing region", "resolution": "lower resolution"}
 NOTE = (
     "Accuracy against the strength of the disturbance, 0 (as it is) to 5; the lines up and down "
     "are the intervals. What matters is whether the two curves part: the added change is the "

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from clinipress.recipe.formats import FORMATS, format_facts
 from clinipress.recipe.techniques import technique_of
-from clinipress.records.candidate import (
-    CandidateRecord,
-)
+from clinipress.records.candidate import CandidateRecord
 from clinipress.records.judgement import SECTIONS
-from clinipress.records.result import (
-    VNNI,
-)
+from clinipress.records.result import VNNI
 from clinipress.reporting.page.shown import TITLES
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
@@ -23,15 +19,9 @@ from clinipress.reporting.wording.numbers import (
     percent,
     points_words,
 )
-from clinipress.reporting.wording.phrases import (
-    feature_name,
-    target_name,
-)
+from clinipress.reporting.wording.phrases import feature_name, target_name
 from clinipress.reporting.wording.sentences import caution_sentence
-from clinipress.text import (
-    capital,
-    joined,
-)
+from clinipress.text import capital, joined
 
 __all__ = ["limits"]
 

@@ -10,18 +10,9 @@ from __future__ import annotations
 import math
 from datetime import datetime
 
-from clinipress.records.metrics import (
-    metric_facts,
-)
+from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval
-from clinipress.text import (
-    DASH,
-    MINUS,
-    STATUS_WORDS,
-    counted,
-    fixed,
-    signed,
-)
+from clinipress.text import DASH, MINUS, STATUS_WORDS, counted, fixed, signed
 
 __all__ = [
     "DASH",

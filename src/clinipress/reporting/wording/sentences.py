@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clinipress.records.candidate import (
-    CandidateRecord,
-)
+from clinipress.records.candidate import CandidateRecord
 from clinipress.records.metrics import metric_facts
-from clinipress.records.result import (
-    Interval,
-)
+from clinipress.records.result import Interval
 from clinipress.reporting.drawing.plot import Point, pareto
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
@@ -35,11 +31,7 @@ from clinipress.reporting.wording.phrases import (
     speed_phrase,
     split_name,
 )
-from clinipress.text import (
-    capital,
-    joined,
-    signed,
-)
+from clinipress.text import capital, joined, signed
 
 __all__ = [
     "audit_sentence",
