@@ -99,8 +99,8 @@ def place_of(kind: str) -> str:
     facts = format_facts(kind)
     if not facts.runs_as or not is_installed(facts.engine):
         return ""
-    place: str = _room(facts).engine_and_gpu()
-    return place
+    engine: str = _room(facts).engine_and_gpu()
+    return engine
 
 
 def timed_here(kind: str) -> bool:

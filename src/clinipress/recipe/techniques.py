@@ -224,9 +224,9 @@ def remaining_weights(
     size = technique_of(step, techniques).size
     if size in ("same", "network"):
         return count
-    asked: Any = step
-    if size != "share" or asked.of not in ("macs", "parameters"):
+    pruning: Any = step
+    if size != "share" or pruning.of not in ("macs", "parameters"):
         return None
-    rest = 1 - asked.ratio
-    share: float = rest if asked.of == "parameters" else rest**2
+    rest = 1 - pruning.ratio
+    share: float = rest if pruning.of == "parameters" else rest**2
     return round(count * share)

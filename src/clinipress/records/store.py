@@ -76,11 +76,11 @@ def versions(packages: Iterable[str] = ()) -> dict[str, str]:
     Args:
         packages: Names of distributions; one that is not installed is left out.
     """
-    found = {"clinipress": version.__version__}
+    installed = {"clinipress": version.__version__}
     for name in sorted(set(packages)):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            installed[name] = metadata.version(name)
+    return installed
 
 
 @contextlib.contextmanager
@@ -193,14 +193,15 @@ class Store:
             "onnxruntime 1.30.0 then, 1.31.1 now"; None where no other version made such a piece.
         """
         wanted = digest_of(inputs)
-        for place in sorted((self.folder / "objects").glob(f"{kind}-*/{VERSIONS}")):
-            found: dict[str, str] = read_json(place)
-            if found != made_with and digest_of(read_json(place.with_name(INPUTS))) == wanted:
-                names = sorted({*found, *made_with})
+        for path in sorted((self.folder / "objects").glob(f"{kind}-*/{VERSIONS}")):
+            recorded: dict[str, str] = read_json(path)
+            if recorded != made_with and digest_of(read_json(path.with_name(INPUTS))) == wanted:
+                names = sorted({*recorded, *made_with})
                 return ", ".join(
-                    f"{name} {found.get(name, 'absent')} then, {made_with.get(name, 'absent')} now"
+                    f"{name} {recorded.get(name, 'absent')} then, "
+                    f"{made_with.get(name, 'absent')} now"
                     for name in names
-                    if found.get(name) != made_with.get(name)
+                    if recorded.get(name) != made_with.get(name)
                 )
         return None
 

@@ -73,7 +73,7 @@ class Elsewhere:
             DataError: The images or their classes do not suit.
         """
         first = next(iter(candidates.values())).card
-        found: dict[str, Scores] = {}
+        by_name: dict[str, Scores] = {}
         with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
             cache, rows, audit = whole_dataset(
                 self.data, first.input, first.classes, parse_class_map(self.class_map),
@@ -81,7 +81,7 @@ class Elsewhere:
                 progress=self.progress,
             )  # fmt: skip
             for name, candidate in candidates.items():
-                found[name] = Scores(
+                by_name[name] = Scores(
                     logits=predict_rows(candidate, cache, rows),
                     labels=rows.labels,
                     units=rows.units,
@@ -91,7 +91,7 @@ class Elsewhere:
                     temperature=candidate.card.temperature,
                     groups=rows.groups,
                 )
-        return found, audit
+        return by_name, audit
 
 
 def evaluate(
@@ -125,23 +125,23 @@ def evaluate(
         InputError: The model or the data cannot be used.
     """
     candidate = load_candidate(model, threads)
-    place = Elsewhere(data, class_map, split, threads, progress)
-    answers, audit = place.score({"model": candidate})
+    elsewhere = Elsewhere(data, class_map, split, threads, progress)
+    answers, audit = elsewhere.score({"model": candidate})
     mine = answers["model"]
     if scores is not None:
         mine.save(scores)
-    asked = Declared(
+    declared = Declared(
         "medium", EvidenceRecipe(), resamples
     )  # nothing is judged: the risk has no say
-    found = statistics(asked, mine, mine, validation=None)
+    judgements = statistics(declared, mine, mine, validation=None)
     return {
         **_facts(candidate, mine),
         "model": str(model),
         "data": str(data),
         "images": len(mine.labels),
         "unreadable": [u.model_dump() for u in audit.unreadable],
-        "evidence": _plain(figures(asked, mine)),
-        "judgements": found.model_dump(mode="json"),
+        "evidence": _plain(figures(declared, mine)),
+        "judgements": judgements.model_dump(mode="json"),
         "classes": list(mine.classes),
         "warnings": list(audit.warnings),
     }
@@ -184,11 +184,11 @@ def compare(
     if data is None:
         facts, (a, b) = _kept(reference, candidate)
     else:
-        place = Elsewhere(data, class_map, split, threads, progress)
-        facts, (a, b) = _run(reference, candidate, place)
-    asked = Declared(risk, EvidenceRecipe(), resamples)  # type: ignore[arg-type]
-    found = statistics(asked, a, b, validation=None)
-    second = judged(asked, gate.rules_for(asked.risk), a, b, found)
+        elsewhere = Elsewhere(data, class_map, split, threads, progress)
+        facts, (a, b) = _run(reference, candidate, elsewhere)
+    declared = Declared(risk, EvidenceRecipe(), resamples)  # type: ignore[arg-type]
+    judgements = statistics(declared, a, b, validation=None)
+    second = judged(declared, gate.rules_for(declared.risk), a, b, judgements)
     return {
         "reference": facts[0]["name"],
         "candidate": facts[1]["name"],
@@ -196,11 +196,11 @@ def compare(
         "risk": risk,
         "images": len(a.labels),
         "candidates": [
-            {**facts[0], "evidence": {"data": _plain(figures(asked, a))}},
+            {**facts[0], "evidence": {"data": _plain(figures(declared, a))}},
             {**facts[1], "evidence": {"data": _plain(second.evidence)}},
         ],
         "changes": _plain(second.changes),
-        "judgements": found.model_dump(mode="json"),
+        "judgements": judgements.model_dump(mode="json"),
         "verdict": second.verdict.model_dump(mode="json") if second.verdict else None,
     }
 
@@ -237,26 +237,26 @@ def evaluate_run(
     title = name or re.sub(r"[^A-Za-z0-9_.-]+", "-", data.resolve().stem) or "elsewhere"
     rows = _rows_to_test(result)
     kept = {row.name: Scores.load(run / row.per_image["validation"]) for row in rows}
-    place = Elsewhere(data, class_map, split, threads, progress)
-    answers, audit = place.score({r.name: load_candidate(run / r.path, threads) for r in rows})
+    elsewhere = Elsewhere(data, class_map, split, threads, progress)
+    answers, audit = elsewhere.score({r.name: load_candidate(run / r.path, threads) for r in rows})
     study = Study.model_validate(result.recipe)
-    asked = Declared(study.risk, study.evidence, study.bootstrap, study.seed)
+    declared = Declared(study.risk, study.evidence, study.bootstrap, study.seed)
     folder = run / EXTERNAL
     tested: dict[str, ExternalRow] = {}
     for row in rows:
-        one = replace(answers[row.name], temperature=kept[row.name].temperature,
+        scores = replace(answers[row.name], temperature=kept[row.name].temperature,
                       positive=study.data.positive)  # fmt: skip
-        root = one if row.name == result.reference else answers[result.reference]
-        answers[row.name] = one
+        root = scores if row.name == result.reference else answers[result.reference]
+        answers[row.name] = scores
         path = folder / f"{title}-{row.name}.npz"
-        one.save(path)
+        scores.save(path)
         chosen_on = kept[result.reference], kept[row.name]
-        found = statistics(asked, root, one, validation=chosen_on)
+        judgements = statistics(declared, root, scores, validation=chosen_on)
         tested[row.name] = ExternalRow(
             digest=row.digest,
             per_image=path.relative_to(run).as_posix(),
-            judgements=found,
-            **vars(judged(asked, result.rules, root, one, found)),
+            judgements=judgements,
+            **vars(judged(declared, result.rules, root, scores, judgements)),
         )
     test = ExternalTest(
         name=title,
@@ -277,28 +277,28 @@ def _rows_to_test(result: Result) -> list[CandidateRecord]:
     Raises:
         InputError: The study shipped nothing.
     """
-    shipped = {one.shipped for one in result.targets} | {result.shipped}
-    rows = [one for one in result.candidates if one.name in shipped - {result.reference}]
-    root = [one for one in result.candidates if one.name == result.reference]
+    shipped = {target.shipped for target in result.targets} | {result.shipped}
+    rows = [row for row in result.candidates if row.name in shipped - {result.reference}]
+    root = [row for row in result.candidates if row.name == result.reference]
     if not rows or not root:
         raise InputError("a run that shipped a candidate", f"'{result.study}', which shipped none")
     return [*root, *rows]
 
 
 def _run(
-    reference: Path, candidate: Path, place: Elsewhere
+    reference: Path, candidate: Path, elsewhere: Elsewhere
 ) -> tuple[list[dict[str, Any]], tuple[Scores, Scores]]:
     """Both models on the images; which files they are."""
-    a, b = (load_candidate(path, place.threads) for path in (reference, candidate))
+    a, b = (load_candidate(path, elsewhere.threads) for path in (reference, candidate))
     if a.card.classes != b.card.classes:
         raise ModelError(
             f"two models of one set of classes ({', '.join(a.card.classes)})",
             ", ".join(b.card.classes),
         )
     if a.card.input == b.card.input:
-        scores, _ = place.score({"a": a, "b": b})
+        scores, _ = elsewhere.score({"a": a, "b": b})
     else:
-        scores = {"a": place.score({"a": a})[0]["a"], "b": place.score({"b": b})[0]["b"]}
+        scores = {"a": elsewhere.score({"a": a})[0]["a"], "b": elsewhere.score({"b": b})[0]["b"]}
     mine, other = scores["a"], replace(scores["b"], positive=a.card.positive)
     return [_facts(a, mine), _facts(b, other)], (mine, other)
 

@@ -68,29 +68,29 @@ def _with_external(result: Result, folder: Path) -> Result:
         tree = external_of_version1(read_json(path))
         test = _read(ExternalTest, tree, path, "an external test")
         split = f"external: {test.name}"
-        for name, found in test.rows.items():
-            if name not in rows or rows[name].digest != found.digest:
+        for name, external in test.rows.items():
+            if name not in rows or rows[name].digest != external.digest:
                 raise InputError(
                     f"an external test of this run's files in '{path.name}'",
                     f"one of another '{name}'",
                     "remove the file, or evaluate the run again",
                 )
-            rows[name] = _joined(rows[name], split, found)
+            rows[name] = _joined(rows[name], split, external)
         tests.append(test.model_copy(update={"rows": {}}))
     return result.model_copy(
         update={"candidates": tuple(rows.values()), "external_tests": tuple(tests)}
     )
 
 
-def _joined(row: CandidateRecord, split: str, found: ExternalRow) -> CandidateRecord:
+def _joined(row: CandidateRecord, split: str, external: ExternalRow) -> CandidateRecord:
     more = {
-        "evidence": {**row.evidence, split: found.evidence},
-        "confusion": {**row.confusion, split: found.confusion},
-        "judgements": {**row.judgements, split: found.judgements},
-        "per_image": {**row.per_image, split: found.per_image},
+        "evidence": {**row.evidence, split: external.evidence},
+        "confusion": {**row.confusion, split: external.confusion},
+        "judgements": {**row.judgements, split: external.judgements},
+        "per_image": {**row.per_image, split: external.per_image},
     }
-    if found.changes:
-        more["changes"] = {**row.changes, split: found.changes}
+    if external.changes:
+        more["changes"] = {**row.changes, split: external.changes}
     return row.model_copy(update=more)
 
 
@@ -98,7 +98,7 @@ def _with_device_checks(result: Result, folder: Path) -> Result:
     files = sorted(folder.glob(PATTERN))
     if not files:
         return result
-    folders = {one.bundle for one in result.targets if one.bundle} | {result.bundle or ""}
+    folders = {target.bundle for target in result.targets if target.bundle} | {result.bundle or ""}
     digests = {read_card(folder / name).digest for name in sorted(folders) if name}
     checks = []
     for path in files:

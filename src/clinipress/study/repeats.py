@@ -43,19 +43,19 @@ def spread(results: Sequence[Result]) -> dict[str, OverSeeds]:
     Args:
         results: Runs of one study on one split, the first seed's first.
     """
-    found = {}
+    spreads = {}
     for first in results[0].candidates:
-        rows = [row for one in results for row in one.candidates if row.name == first.name]
+        rows = [row for result in results for row in result.candidates if row.name == first.name]
         split = _shared_split(rows)
         if len(rows) < len(results) or split is None:
             continue
         changes = [row.changes.get(split, {}) for row in rows]
-        found[first.name] = OverSeeds(
+        spreads[first.name] = OverSeeds(
             split=split,
             evidence=over_seeds([row.evidence[split] for row in rows]),
             changes=over_seeds(changes, changes=True) if all(changes) else {},
         )
-    return found
+    return spreads
 
 
 def _shared_split(rows: Sequence[CandidateRecord]) -> str | None:

@@ -104,8 +104,8 @@ def _bundles(choice: Choice) -> dict[str, str]:
         return {}
     if len(choice.outcomes) < 2:
         return {"bundle": choice.shipped}
-    found = {_folder_of(one, choice): one.shipped for one in choice.outcomes}
-    return {folder: name for folder, name in found.items() if folder and name}
+    shipped_by_folder = {_folder_of(target, choice): target.shipped for target in choice.outcomes}
+    return {folder: name for folder, name in shipped_by_folder.items() if folder and name}
 
 
 def _folder_of(outcome: TargetOutcome, choice: Choice) -> str | None:

@@ -12,8 +12,8 @@ from types import MappingProxyType
 from clinipress.records.result import Interval
 from clinipress.reporting.dossier.answers_study import (
     STUDY_TOPICS,
-    asked,
     judgements_of,
+    recipe_setting,
     subject_or_reference,
     verdict_words,
 )
@@ -51,18 +51,18 @@ def _evidence(view: View) -> dict[str, Interval]:
 def _metrics(view: View) -> str | None:
     names = [metric_name(metric) for metric in _evidence(view) if metric_class(metric) is None]
     families = {m.partition("[")[0] for m in _evidence(view) if metric_class(m) is not None}
-    each = f"; for each class {joined([metric_name(one) for one in sorted(families)])}"
+    each = f"; for each class {joined([metric_name(family) for family in sorted(families)])}"
     return f"{capital(joined(names))}{each if families else ''}." if names else None
 
 
 def _uncertainty(view: View) -> str | None:
     subject = subject_or_reference(view)
     changes = subject.changes.get(view.judged_split(subject) or "", {}) if subject else {}
-    found = chain(_evidence(view).values(), changes.values())
-    methods = sorted({one.method for one in found if one.method})
+    intervals = chain(_evidence(view).values(), changes.values())
+    methods = sorted({interval.method for interval in intervals if interval.method})
     if not methods:
         return None
-    resamples = asked(view, "bootstrap")
+    resamples = recipe_setting(view, "bootstrap")
     drawn = f", {resamples:,} resamples" if resamples else ""
     return (
         f"{coverage_phrase(view)} ({joined(methods)}{drawn}); differences are paired, on the same "
@@ -73,7 +73,7 @@ def _uncertainty(view: View) -> str | None:
 def _pair(view: View, metrics: list[str], split: str | None) -> str | None:
     """Reference and subject side by side on one split."""
     subject, reference = subject_or_reference(view), view.reference
-    told = []
+    figures = []
     for metric in metrics:
         mine = subject.evidence.get(split or "", {}).get(metric) if subject else None
         theirs = reference.evidence.get(split or "", {}).get(metric) if reference else None
@@ -81,10 +81,10 @@ def _pair(view: View, metrics: list[str], split: str | None) -> str | None:
             beside = (
                 f", reference {figure_interval(metric, theirs)}" if subject != reference else ""
             )
-            told.append(f"{metric_name(metric)} {figure_interval(metric, mine)}{beside}")
-    if not told or subject is None:
+            figures.append(f"{metric_name(metric)} {figure_interval(metric, mine)}{beside}")
+    if not figures or subject is None:
         return None
-    return f"{subject.name} on {split_name(split)} images: {'; '.join(told)}."
+    return f"{subject.name} on {split_name(split)} images: {'; '.join(figures)}."
 
 
 def _internal(view: View) -> str | None:
@@ -95,17 +95,19 @@ def _internal(view: View) -> str | None:
 
 def _external(view: View) -> str | None:
     others = [split for split in view.splits if split not in OWN_SPLITS]
-    told = (_pair(view, ["accuracy", "balanced_accuracy", "auroc_macro"], one) for one in others)
-    return " ".join(text for text in told if text) or None
+    texts = (
+        _pair(view, ["accuracy", "balanced_accuracy", "auroc_macro"], other) for other in others
+    )
+    return " ".join(text for text in texts if text) or None
 
 
 def _performance(view: View) -> str | None:
     subject = view.subject
     change = view.change(subject, view.metric)[0] if subject else None
     phrase = capital(change_phrase(view.metric, change, view.margin))
-    told = f" {phrase}." if finite(change) else ""
+    change_sentence = f" {phrase}." if finite(change) else ""
     internal = _internal(view)
-    return f"{internal}{told}" if internal else None
+    return f"{internal}{change_sentence}" if internal else None
 
 
 def _performance_groups(view: View) -> str | None:
@@ -137,24 +139,24 @@ def _failures(view: View) -> str | None:
     )
     if not wrong:
         return None
-    told = joined(
+    confusions = joined(
         [f"{true} taken for {answer} {count:,} times" for count, true, answer in wrong[:3]]
     )
     section = judgements_of(view).disagreement
     flips = f" {verdict_words(section.verdict)}" if section else ""
-    return f"Commonest on {split_name(split)} images: {told}. {classes_sentence(view)}{flips}"
+    return f"Commonest on {split_name(split)} images: {confusions}. {classes_sentence(view)}{flips}"
 
 
 def _section(name: str) -> Callable[[View], str | None]:
     """The verdict of a section of the evidence; None where it was not measured."""
 
-    def said(view: View) -> str | None:
+    def answer(view: View) -> str | None:
         section = getattr(judgements_of(view), name)
         if section is None or (name == "subgroups" and not section.columns):
             return None
         return verdict_words(section.verdict)
 
-    return said
+    return answer
 
 
 def _updating(view: View) -> str | None:
@@ -171,8 +173,8 @@ def _updating(view: View) -> str | None:
 
 
 def _limits(view: View) -> str | None:
-    found = counted(len(limits(view)), "reservation")
-    return f"{found}, listed in report.md under \u201cWhat this does not show\u201d."
+    reservations = counted(len(limits(view)), "reservation")
+    return f"{reservations}, listed in report.md under \u201cWhat this does not show\u201d."
 
 
 def _protocol(view: View) -> str | None:

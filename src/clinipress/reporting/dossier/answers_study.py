@@ -23,9 +23,9 @@ from clinipress.text import capital, joined, sentence, tally
 
 __all__ = [
     "STUDY_TOPICS",
-    "asked",
     "data_name",
     "judgements_of",
+    "recipe_setting",
     "subject_or_reference",
     "techniques_phrase",
     "verdict_words",
@@ -35,12 +35,12 @@ __all__ = [
 # ----------------------------------------------------------------------------- reading the records
 
 
-def asked(view: View, *path: str) -> Any:
+def recipe_setting(view: View, *path: str) -> Any:
     """A value of the study file by its path; None where it is not there."""
-    found: Any = view.result.recipe
+    value: Any = view.result.recipe
     for name in path:
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
 def data_name(view: View) -> str:
@@ -54,8 +54,8 @@ def judgements_of(view: View, record: CandidateRecord | None = None) -> Judgemen
     if chosen is None:
         return Judgements()
     splits = (view.judged_split(chosen), view.compared_split, *view.splits)
-    found = (chosen.judgements.get(split) for split in splits if split in OWN_SPLITS)
-    return next((one for one in found if one is not None), Judgements())
+    own = (chosen.judgements.get(split) for split in splits if split in OWN_SPLITS)
+    return next((judgements for judgements in own if judgements is not None), Judgements())
 
 
 def verdict_words(verdict: Verdict) -> str:
@@ -70,7 +70,7 @@ def step_words(kind: str) -> str:
 
 def techniques_phrase(record: CandidateRecord) -> str:
     """What was done to make a candidate, in order: "distillation, export to int8"."""
-    words = [step_words(one.step) for one in record.history if one.step != "export"]
+    words = [step_words(step.step) for step in record.history if step.step != "export"]
     return ", then ".join([*words, f"export as {record.format} in {record.precision}"])
 
 
@@ -81,9 +81,11 @@ def subject_or_reference(view: View) -> CandidateRecord | None:
 
 def _networks(view: View) -> list[str]:
     """The reference's network and the students', as the study names them."""
-    specs = [asked(view, "reference", "model")]
-    specs += [step.get("student") for step in asked(view, "steps") or () if step.get("student")]
-    names = [(one or {}).get("name") or (one or {}).get("factory") for one in specs]
+    specs = [recipe_setting(view, "reference", "model")]
+    specs += [
+        step.get("student") for step in recipe_setting(view, "steps") or () if step.get("student")
+    ]
+    names = [(spec or {}).get("name") or (spec or {}).get("factory") for spec in specs]
     return list(dict.fromkeys(name for name in names if name))
 
 
@@ -100,7 +102,7 @@ def _technology(view: View) -> str | None:
 
 
 def _purpose(view: View) -> str | None:
-    text = asked(view, "intended_use")
+    text = recipe_setting(view, "intended_use")
     return f"As the study file says: \u201c{sentence(text)}\u201d" if text else None
 
 
@@ -131,15 +133,16 @@ def _excluded(view: View) -> str | None:
 
 
 def _preprocessing(view: View) -> str | None:
-    found = asked(view, "data", "input")
-    if not found:
+    image_input = recipe_setting(view, "data", "input")
+    if not image_input:
         return None
-    kind = "grey" if found.get("channels") == 1 else "RGB"
-    window = found.get("window")
+    kind = "grey" if image_input.get("channels") == 1 else "RGB"
+    window = image_input.get("window")
     grey = f"window {window[0]:g} to {window[1]:g}" if window else "grey levels of the file"
     return (
-        f"Every image is brought to {found.get('height')} x {found.get('width')} pixels, {kind}, "
-        f"fitted by \u201c{found.get('fit')}\u201d; {grey}. Scaling is part of the network."
+        f"Every image is brought to {image_input.get('height')} x {image_input.get('width')} "
+        f"pixels, {kind}, fitted by \u201c{image_input.get('fit')}\u201d; {grey}. "
+        "Scaling is part of the network."
     )
 
 
@@ -159,9 +162,9 @@ def _labels(view: View) -> str | None:
 
 
 def _conflicts(view: View) -> str | None:
-    found = len(view.result.audit.conflicting_labels)
-    pairs = counted(found, "pair of copies carries", "pairs of copies carry")
-    return f"Of the same picture, {pairs} different labels." if found else None
+    conflicts = len(view.result.audit.conflicting_labels)
+    pairs = counted(conflicts, "pair of copies carries", "pairs of copies carry")
+    return f"Of the same picture, {pairs} different labels." if conflicts else None
 
 
 def _disjoint(view: View) -> str | None:
@@ -178,11 +181,11 @@ def _size(view: View) -> str | None:
 
 
 def _counts(view: View) -> str | None:
-    told = [
-        f"{split_name(split)}: {tally(found.items())}"
-        for split, found in view.result.split.counts.items()
+    texts = [
+        f"{split_name(split)}: {tally(by_class.items())}"
+        for split, by_class in view.result.split.counts.items()
     ]
-    return capital("; ".join(told)) + "." if told else None
+    return capital("; ".join(texts)) + "." if texts else None
 
 
 def _numbers(view: View) -> str | None:
@@ -191,8 +194,8 @@ def _numbers(view: View) -> str | None:
 
 def _groups(view: View) -> str | None:
     groups = view.result.audit.groups
-    told = [f"{column}: {tally(values.items())}" for column, values in groups.items()]
-    return "; ".join(told) + "." if told else None
+    texts = [f"{column}: {tally(values.items())}" for column, values in groups.items()]
+    return "; ".join(texts) + "." if texts else None
 
 
 def _difference(view: View) -> str | None:
@@ -206,15 +209,15 @@ def _difference(view: View) -> str | None:
 
 def _model(view: View) -> str | None:
     subject, reference = view.subject, view.reference
-    pair = [one for one in (reference, subject) if one is not None]
-    told = [
-        f"{one.name}: {large(one.parameters)} parameters, {large(one.macs)} multiply-adds, "
-        f"file {one.path} (sha256 {one.digest})"
-        for one in pair
+    pair = [candidate for candidate in (reference, subject) if candidate is not None]
+    texts = [
+        f"{candidate.name}: {large(candidate.parameters)} parameters, "
+        f"{large(candidate.macs)} multiply-adds, file {candidate.path} (sha256 {candidate.digest})"
+        for candidate in pair
     ]
     networks = _networks(view)
     named = f"{joined(networks)}. " if networks else ""
-    return f"{named}{'; '.join(told)}. {_output(view)}" if told else None
+    return f"{named}{'; '.join(texts)}. {_output(view)}" if texts else None
 
 
 def _output(view: View) -> str | None:
@@ -234,13 +237,13 @@ def _software(view: View) -> str | None:
 
 
 def _initial(view: View) -> str | None:
-    specs = {"the reference": asked(view, "reference", "model")}
+    specs = {"the reference": recipe_setting(view, "reference", "model")}
     specs |= {
         f"the student of step {number}": step.get("student")
-        for number, step in enumerate(asked(view, "steps") or (), start=1)
+        for number, step in enumerate(recipe_setting(view, "steps") or (), start=1)
     }
-    told = [f"{name} from {_origin(spec)}" for name, spec in specs.items() if _origin(spec)]
-    return f"{capital(joined(told))}." if told else None
+    origins = [f"{name} from {_origin(spec)}" for name, spec in specs.items() if _origin(spec)]
+    return f"{capital(joined(origins))}." if origins else None
 
 
 def _origin(spec: Mapping[str, Any] | None) -> str | None:
@@ -255,7 +258,7 @@ def _origin(spec: Mapping[str, Any] | None) -> str | None:
 def _training(view: View) -> str | None:
     """Every training step of the subject by its main options; the rest is in the study file."""
     subject = subject_or_reference(view)
-    told = []
+    texts = []
     for step in subject.history if subject else ():
         options = step.params.get("options") or step.params.get("train") or {}
         names: tuple[str, ...] = (
@@ -269,12 +272,12 @@ def _training(view: View) -> str | None:
         if staged:  # they have rates of their own
             names = tuple(name for name in names if name != "learning_rate")
         parts = [f"{name.replace('_', ' ')} {options[name]}" for name in names if name in options]
-        parts += [_stage(number, one, options) for number, one in enumerate(staged, start=1)]
+        parts += [_stage(number, stage, options) for number, stage in enumerate(staged, start=1)]
         if parts:
             seed = step.params.get("seed")
             seeded = [f"seed {seed}"] if seed is not None else []
-            told.append(f"{step_words(step.step)}: {', '.join([*parts, *seeded])}")
-    return capital("; ".join(told)) + "." if told else None
+            texts.append(f"{step_words(step.step)}: {', '.join([*parts, *seeded])}")
+    return capital("; ".join(texts)) + "." if texts else None
 
 
 def _stage(number: int, stage: Mapping[str, Any], options: Mapping[str, Any]) -> str:
@@ -319,9 +322,9 @@ def _predictions(view: View) -> str | None:
 
 
 def _imbalance(view: View) -> str | None:
-    parts = [asked(view, "reference"), *(asked(view, "steps") or ())]
+    parts = [recipe_setting(view, "reference"), *(recipe_setting(view, "steps") or ())]
     options: list[Any] = [(part or {}).get("train") or {} for part in parts]
-    weights = {str(one["class_weights"]) for one in options if "class_weights" in one}
+    weights = {str(option["class_weights"]) for option in options if "class_weights" in option}
     if not weights:
         return None
     if weights == {"none"}:

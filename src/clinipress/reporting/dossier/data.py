@@ -16,7 +16,7 @@ from clinipress.records.candidate import Applied, CandidateRecord, Latency
 from clinipress.records.judgement import SECTIONS
 from clinipress.records.result import Result, Verdict
 from clinipress.reporting.dossier.answers import TOPICS
-from clinipress.reporting.dossier.answers_study import asked, judgements_of
+from clinipress.reporting.dossier.answers_study import judgements_of, recipe_setting
 from clinipress.reporting.dossier.checklists import CLAIM, TRIPOD_AI, Item
 from clinipress.reporting.dossier.plan import (
     Alone,
@@ -73,7 +73,7 @@ def dossier(result: Result) -> Dossier:
         synthetic=result.synthetic,
         created=result.created,
         risk=result.risk,
-        intended_use=asked(view, "intended_use") or None,
+        intended_use=recipe_setting(view, "intended_use") or None,
         reference=result.reference,
         shipped=result.shipped,
         status=result.verdict.status,
@@ -98,7 +98,7 @@ def _modification(view: View, number: int, record: CandidateRecord) -> Modificat
         format=record.format,
         precision=record.precision,
         because=record.because,
-        control=any(record is one for one in view.controls),
+        control=any(record is control for control in view.controls),
         role=view.role(record),
         reasons=_reasons(record),
         verdict=record.verdict,
@@ -117,16 +117,16 @@ def _modification(view: View, number: int, record: CandidateRecord) -> Modificat
 
 
 def _reasons(record: CandidateRecord) -> tuple[str, ...]:
-    said = [record.rejected] if record.rejected else []
+    reasons = [record.rejected] if record.rejected else []
     if record.verdict is not None and record.verdict.status != "pass":
-        said += record.verdict.texts
-    return tuple(dict.fromkeys(said))
+        reasons += record.verdict.texts
+    return tuple(dict.fromkeys(reasons))
 
 
 def _sections(view: View, record: CandidateRecord) -> dict[str, Verdict]:
-    found = judgements_of(view, record)
-    measured = {name: getattr(found, name) for name in SECTIONS}
-    return {name: one.verdict for name, one in measured.items() if one is not None}
+    judgements = judgements_of(view, record)
+    measured = {name: getattr(judgements, name) for name in SECTIONS}
+    return {name: section.verdict for name, section in measured.items() if section is not None}
 
 
 def _changes(view: View, record: CandidateRecord) -> Iterable[Change]:
@@ -142,20 +142,20 @@ def _changes(view: View, record: CandidateRecord) -> Iterable[Change]:
 
 
 def _parameters(step: Applied) -> dict[str, str]:
-    found: dict[str, str] = {}
+    parameters: dict[str, str] = {}
     for path, value in flatten(step.params):
         name = path
         for wrapper in WRAPPERS:
             name = name.removeprefix(wrapper)
         if name.rpartition(".")[2] in TELLING and value != "none" and "teacher" not in name:
-            found.setdefault(name, value)
-    return found
+            parameters.setdefault(name, value)
+    return parameters
 
 
 def _tried(made: Sequence[Modification]) -> tuple[Tried, ...]:
     values: dict[tuple[str, str], list[str]] = {}
-    for one in made:
-        for change in one.changes:
+    for modification in made:
+        for change in modification.changes:
             for name, value in change.parameters.items():
                 seen = values.setdefault((change.step, name), [])
                 seen += [value] if value not in seen else []
@@ -168,7 +168,7 @@ def _alone(view: View, record: CandidateRecord, split: str | None) -> Alone | No
         return None
     both = [s for s in (split, *view.splits) if s in record.evidence and s in parent.evidence]
     shared = next(iter(both), None)
-    before, after = (one.evidence.get(shared or "", {}) for one in (parent, record))
+    before, after = (candidate.evidence.get(shared or "", {}) for candidate in (parent, record))
     mine, theirs = view.timing(record), view.timing(parent)
     alike = mine and theirs and _conditions(mine) == _conditions(theirs) and mine.median > 0
     return Alone(
@@ -194,8 +194,8 @@ def _said(view: View, *topics: str) -> tuple[str, ...]:
 
 def _protocol(view: View) -> Protocol:
     result = view.result
-    guards: Any = asked(view, "evidence", "guards")
-    if guards is None and asked(view, "evidence") is not None:
+    guards: Any = recipe_setting(view, "evidence", "guards")
+    if guards is None and recipe_setting(view, "evidence") is not None:
         guards = GUARDS[result.risk]
     return Protocol(
         rules=tuple(sorted(result.rules, key=lambda rule: not rule.primary)),
@@ -215,7 +215,10 @@ def _inventory(view: View) -> tuple[Part, ...]:
     return (
         *(Part(kind="software", name=name, version=v) for name, v in software.items()),
         Part(kind="file", name="split.json", sha256=split.digest),
-        *(Part(kind="file", name=one.path, sha256=one.digest) for one in view.candidates),
+        *(
+            Part(kind="file", name=candidate.path, sha256=candidate.digest)
+            for candidate in view.candidates
+        ),
     )
 
 
@@ -224,13 +227,13 @@ def _answers(view: View, items: Sequence[Item]) -> tuple[Answer, ...]:
 
 
 def _answer(view: View, item: Item) -> Answer:
-    said = TOPICS[item.topic](view) if item.topic else None
-    state: State = "you" if said is None else "part" if item.rest else "records"
+    text = TOPICS[item.topic](view) if item.topic else None
+    state: State = "you" if text is None else "part" if item.rest else "records"
     return Answer(
         number=item.number,
         section=item.section,
         asks=item.asks,
         state=state,
-        said=said,
-        rest=(item.rest or None) if said is not None else None,
+        said=text,
+        rest=(item.rest or None) if text is not None else None,
     )

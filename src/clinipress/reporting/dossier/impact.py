@@ -37,9 +37,9 @@ def left(items: Iterable[str]) -> str:
     return bullet_list(f"*{YOURS}*: {escape(item)}" for item in items)
 
 
-def status_word(one: Modification) -> str:
+def status_word(modification: Modification) -> str:
     """The verdict on its rules, by its word."""
-    return STATUS_WORDS[one.verdict.status] if one.verdict else "not judged"
+    return STATUS_WORDS[modification.verdict.status] if modification.verdict else "not judged"
 
 
 def impact(data: Dossier, view: View) -> list[str]:
@@ -53,16 +53,17 @@ def impact(data: Dossier, view: View) -> list[str]:
     ] if reference else []  # fmt: skip
     heads = ["", "Candidate", "File", "", "Time per image", "", "Peak memory"]
     changes = [
-        [str(one.number), escape(one.name), split_name(one.split) if one.split else NOT_MEASURED,
-         *[_change(rule, one) for rule in data.protocol.rules],
-         status_word(one)]
-        for one in data.modifications
+        [str(modification.number), escape(modification.name),
+         split_name(modification.split) if modification.split else NOT_MEASURED,
+         *[_change(rule, modification) for rule in data.protocol.rules],
+         status_word(modification)]
+        for modification in data.modifications
     ]  # fmt: skip
     named = [escape(_limit(rule)) for rule in data.protocol.rules]
     return [
         "## 3. Impact assessment",
         "### Benefits",
-        table(heads, [*root, *[_benefit(one) for one in data.modifications]]),
+        table(heads, [*root, *[_benefit(modification) for modification in data.modifications]]),
         "### Risks, cumulative: change from the root reference",
         "Candidate minus reference, in points with their intervals; below 0 is a loss.",
         table(["", "Candidate", "Images", *named, "Verdict"], changes),
@@ -74,7 +75,8 @@ def impact(data: Dossier, view: View) -> list[str]:
             ["", "Candidate", "Made from", "Images",
              f"Change in {metric_name(view.metric)}, points", "File", "Time",
              "Gain from the teacher, points"],
-            [_alone(one, view) for one in data.modifications if one.alone],
+            [_alone(modification, view)
+             for modification in data.modifications if modification.alone],
         ),
         "### Risks, section by section",
         *_sections(data, view),
@@ -96,27 +98,27 @@ def _limit(rule: Rule) -> str:
     return f"{capital(metric_name(rule.metric))}{worst} (limit {limit})"
 
 
-def _benefit(one: Modification) -> list[str]:
-    speed = speed_phrase(one.time_ratio)
+def _benefit(modification: Modification) -> list[str]:
+    speed = speed_phrase(modification.time_ratio)
     return [
-        str(one.number),
-        escape(one.name),
-        megabytes(one.file_bytes),
-        size_phrase(one.file_ratio) or NOT_MEASURED,
-        milliseconds(one.time.median if one.time else None),
-        speed or ("not comparable" if one.time else NOT_MEASURED),
-        megabytes(one.peak_memory_bytes),
+        str(modification.number),
+        escape(modification.name),
+        megabytes(modification.file_bytes),
+        size_phrase(modification.file_ratio) or NOT_MEASURED,
+        milliseconds(modification.time.median if modification.time else None),
+        speed or ("not comparable" if modification.time else NOT_MEASURED),
+        megabytes(modification.peak_memory_bytes),
     ]
 
 
-def _change(rule: Rule, one: Modification) -> str:
+def _change(rule: Rule, modification: Modification) -> str:
     """The change that a rule is about; of a rule for every class, the worst class by name."""
     family, every, _ = rule.metric.partition("[*]")
     if not every:
-        return _interval(rule.metric, one.differences.get(rule.metric), rule.margin)
+        return _interval(rule.metric, modification.differences.get(rule.metric), rule.margin)
     changes = {
         metric: change
-        for metric, change in one.differences.items()
+        for metric, change in modification.differences.items()
         if metric.startswith(f"{family}[")
     }
     worst = min(changes, key=lambda metric: changes[metric].low, default=None)
@@ -134,19 +136,19 @@ def _interval(metric: str, change: Interval | None, margin: float) -> str:
     return f"{value} ({low} to {high})"
 
 
-def _alone(one: Modification, view: View) -> list[str]:
-    alone = one.alone
+def _alone(modification: Modification, view: View) -> list[str]:
+    alone = modification.alone
     if alone is None:
         return []
     change = NOT_MEASURED
     if view.metric in alone.differences:
         change = signed(100 * alone.differences[view.metric], 1)
-    if alone.parent == view.result.reference and alone.split == one.split:
-        change = change_interval(one.differences.get(view.metric), view.margin)
-    gain = one.over_control.get(view.metric)
+    if alone.parent == view.result.reference and alone.split == modification.split:
+        change = change_interval(modification.differences.get(view.metric), view.margin)
+    gain = modification.over_control.get(view.metric)
     return [
-        str(one.number),
-        escape(one.name),
+        str(modification.number),
+        escape(modification.name),
         escape(alone.parent),
         split_name(alone.split) if alone.split else NOT_MEASURED,
         change,
@@ -158,35 +160,39 @@ def _alone(one: Modification, view: View) -> list[str]:
 
 def _sections(data: Dossier, view: View) -> list[str]:
     """Verdicts of all candidates, then the reasons and figures of the one that matters."""
-    subject, found = view.subject, judgements_of(view)
-    if not any(one.sections for one in data.modifications):
+    subject, judgements = view.subject, judgements_of(view)
+    if not any(modification.sections for modification in data.modifications):
         return [f"{capital(joined([TITLES[name].lower() for name in SECTIONS]))}: {NOT_MEASURED}."]
     rows = [
-        [str(one.number), escape(one.name), *(_section_word(one, name) for name in SECTIONS)]
-        for one in data.modifications
+        [
+            str(modification.number),
+            escape(modification.name),
+            *(_section_word(modification, name) for name in SECTIONS),
+        ]
+        for modification in data.modifications
     ]
     verdicts = table(["", "Candidate", *(TITLES[name] for name in SECTIONS)], rows)
     if subject is None:
         return [verdicts]
-    said = [f"**{TITLES[name]}**: {escape(_why(found, name))}" for name in SECTIONS]
-    flips = found.disagreement
+    reasons = [f"**{TITLES[name]}**: {escape(_why(judgements, name))}" for name in SECTIONS]
+    flips = judgements.disagreement
     if flips is not None:
-        said.append(
+        reasons.append(
             f"**Changed answers** among {counted(flips.cases, 'image')}: {flips.lost:,} right "
             f"before and wrong now, {flips.gained:,} wrong before and right now, "
             f"{flips.changed:,} wrong in another way"
         )
     where = f"Of {escape(subject.name)}, {split_name(view.compared_split)} images:"
-    return [verdicts, where, bullet_list(said)]
+    return [verdicts, where, bullet_list(reasons)]
 
 
-def _section_word(one: Modification, name: str) -> str:
-    verdict = one.sections.get(name)
+def _section_word(modification: Modification, name: str) -> str:
+    verdict = modification.sections.get(name)
     return STATUS_WORDS[verdict.status] if verdict else NOT_MEASURED
 
 
-def _why(found: Judgements, name: str) -> str:
-    section, reason = getattr(found, name), found.not_measured.get(name)
+def _why(judgements: Judgements, name: str) -> str:
+    section, reason = getattr(judgements, name), judgements.not_measured.get(name)
     if section is not None:
         return verdict_words(section.verdict)
     return f"{NOT_MEASURED}: {reason}" if reason else NOT_MEASURED

@@ -66,7 +66,7 @@ def _head(data: Dossier, view: View) -> list[str]:
     caution = caution_sentence(view)
     synthetic = "**SYNTHETIC**: drawn images, no patients." if data.synthetic else ""
     rows = [
-        [name, *(str(sum(one.state == state for one in answers)) for state in STATES)]
+        [name, *(str(sum(answer.state == state for answer in answers)) for state in STATES)]
         for name, answers in (
             ("CLAIM, 2024 update (44 items)", data.claim_2024),
             ("TRIPOD+AI (27 items, 52 lines)", data.tripod_ai),
@@ -92,11 +92,14 @@ def _or_yours(text: str | None) -> str:
 
 
 def _description(data: Dossier) -> list[str]:
-    rows = [[str(one.number), _name(one, data), _steps(one)] for one in data.modifications]
+    rows = [
+        [str(modification.number), _name(modification, data), _steps(modification)]
+        for modification in data.modifications
+    ]
     tried: dict[str, list[str]] = {}
-    for one in data.tried:
-        words = escape(f"{one.parameter}: {', '.join(one.values)}")
-        tried.setdefault(one.step, []).append(words)
+    for trial in data.tried:
+        words = escape(f"{trial.parameter}: {', '.join(trial.values)}")
+        tried.setdefault(trial.step, []).append(words)
     covered = [[escape(step), "; ".join(words)] for step, words in tried.items()]
     return [
         "## 1. Description of modifications",
@@ -110,19 +113,19 @@ def _description(data: Dossier) -> list[str]:
     ]
 
 
-def _name(one: Modification, data: Dossier) -> str:
-    origin = f" (from {escape(one.alone.parent)})" if one.alone else ""
-    name = escape(one.name)
-    return f"{f'**{name}**' if one.name == data.shipped else name}{origin}"
+def _name(modification: Modification, data: Dossier) -> str:
+    origin = f" (from {escape(modification.alone.parent)})" if modification.alone else ""
+    name = escape(modification.name)
+    return f"{f'**{name}**' if modification.name == data.shipped else name}{origin}"
 
 
-def _steps(one: Modification) -> str:
-    told = []
-    for change in one.changes:
+def _steps(modification: Modification) -> str:
+    lines = []
+    for change in modification.changes:
         pairs = ", ".join(f"{name} {value}" for name, value in change.parameters.items())
-        told.append(f"**{escape(change.step)}** {escape(pairs)}".rstrip())
-    told += [f"*tried because {escape(one.because)}*"] if one.because else []
-    return "<br>".join(told)
+        lines.append(f"**{escape(change.step)}** {escape(pairs)}".rstrip())
+    lines += [f"*tried because {escape(modification.because)}*"] if modification.because else []
+    return "<br>".join(lines)
 
 
 # -------------------------------------------------------------------------- 2 modification protocol
@@ -131,8 +134,8 @@ def _steps(one: Modification) -> str:
 def _protocol(data: Dossier, view: View) -> list[str]:
     protocol = data.protocol
     openings = [
-        f"{moment(one.when)}: {', '.join(one.candidates)} ({one.reason})"
-        for one in protocol.openings
+        f"{moment(opening.when)}: {', '.join(opening.candidates)} ({opening.reason})"
+        for opening in protocol.openings
     ]
     guards = ", ".join(protocol.guarding_sections) or "none declared"
     return [
@@ -163,7 +166,7 @@ def _protocol(data: Dossier, view: View) -> list[str]:
         escape(gate_sentence(view)),
         table(
             ["", "Modification", "Re-training", "Judged on", "Against the criteria"],
-            [_trace(one) for one in data.modifications],
+            [_trace(modification) for modification in data.modifications],
         ),
     ]
 
@@ -175,15 +178,15 @@ def _rule(rule: Rule) -> list[str]:
     return [escape(capital(metric_name(rule.metric))), limit, kind, coverage]
 
 
-def _trace(one: Modification) -> list[str]:
-    taught = [change.step for change in one.changes if "epochs" in change.parameters]
-    judged = f"{split_name(one.split)} images" if one.split else NOT_MEASURED
+def _trace(modification: Modification) -> list[str]:
+    taught = [change.step for change in modification.changes if "epochs" in change.parameters]
+    judged = f"{split_name(modification.split)} images" if modification.split else NOT_MEASURED
     return [
-        str(one.number),
-        escape(one.name),
+        str(modification.number),
+        escape(modification.name),
         escape(", ".join(taught) or "none"),
         judged,
-        status_word(one),
+        status_word(modification),
     ]
 
 
@@ -192,12 +195,12 @@ def _trace(one: Modification) -> list[str]:
 
 def _record(data: Dossier, view: View) -> list[str]:
     rows = [
-        [str(one.number), escape(one.name),
-         change_interval(one.differences.get(view.metric), view.margin),
-         size_phrase(one.file_ratio) or NOT_MEASURED,
-         speed_phrase(one.time_ratio) or NOT_MEASURED,
-         status_word(one), _became(one), escape(" ".join(one.reasons))]
-        for one in data.modifications
+        [str(modification.number), escape(modification.name),
+         change_interval(modification.differences.get(view.metric), view.margin),
+         size_phrase(modification.file_ratio) or NOT_MEASURED,
+         speed_phrase(modification.time_ratio) or NOT_MEASURED,
+         status_word(modification), _became(modification), escape(" ".join(modification.reasons))]
+        for modification in data.modifications
     ]  # fmt: skip
     rows.append(["", f"{escape(data.reference)}, unchanged", "", "", "", "", "considered", ""])
     proposed = escape(data.shipped) if data.shipped else "to ship none of them"
@@ -222,8 +225,12 @@ def _record(data: Dossier, view: View) -> list[str]:
     ]
 
 
-def _became(one: Modification) -> str:
-    return "a control, to compare with" if one.control else ROLES.get(one.role, one.role)
+def _became(modification: Modification) -> str:
+    return (
+        "a control, to compare with"
+        if modification.control
+        else ROLES.get(modification.role, modification.role)
+    )
 
 
 # ---------------------------------------------------------------------------- 5 versions and hashes
@@ -237,8 +244,8 @@ def _inventory(data: Dossier) -> list[str]:
         table(
             ["Kind", "Name", "Version", "sha256"],
             [
-                [one.kind, escape(one.name), escape(one.version or ""), _digest(one.sha256)]
-                for one in data.inventory
+                [part.kind, escape(part.name), escape(part.version or ""), _digest(part.sha256)]
+                for part in data.inventory
             ],
         ),
     ]
@@ -258,11 +265,11 @@ def _checklist(title: str, answers: Sequence[Answer]) -> list[str]:
         "as far as the records go.",
         table(
             ["Item", "Part", "Asks for", "What the records say", "For you to complete"],
-            [_row(one) for one in answers],
+            [_row(answer) for answer in answers],
         ),
     ]
 
 
-def _row(one: Answer) -> list[str]:
-    left = {"records": "", "part": escape(one.rest or ""), "you": f"*{YOURS}*"}[one.state]
-    return [one.number, one.section, one.asks, escape(one.said or ""), left]
+def _row(answer: Answer) -> list[str]:
+    left = {"records": "", "part": escape(answer.rest or ""), "you": f"*{YOURS}*"}[answer.state]
+    return [answer.number, answer.section, answer.asks, escape(answer.said or ""), left]

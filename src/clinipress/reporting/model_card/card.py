@@ -12,8 +12,8 @@ from clinipress.records.judgement import Judgements, OperatingRow
 from clinipress.records.result import Interval, Result
 from clinipress.reporting.dossier.answers import TOPICS
 from clinipress.reporting.dossier.answers_study import (
-    asked,
     judgements_of,
+    recipe_setting,
     subject_or_reference,
     techniques_phrase,
     verdict_words,
@@ -89,14 +89,14 @@ def _head(view: View) -> list[str]:
         marks.append(f"**Not shipped**: {escape(subject.name)} came closest to what was asked.")
     caution = caution_sentence(view)
     facts = []
-    one = subject_or_reference(view)
-    if one is not None:
+    candidate = subject_or_reference(view)
+    if candidate is not None:
         facts = [
-            f"Model: {escape(one.name)}, {escape(techniques_phrase(one))}",
+            f"Model: {escape(candidate.name)}, {escape(techniques_phrase(candidate))}",
             f"Classes: {escape(', '.join(result.classes))}",
-            f"Size: {megabytes(one.file_bytes)}, {large(one.parameters)} parameters",
-            f"Time per image: {_time(view, one)}",
-            f"sha256 of the file: `{one.digest}`",
+            f"Size: {megabytes(candidate.file_bytes)}, {large(candidate.parameters)} parameters",
+            f"Time per image: {_time(view, candidate)}",
+            f"sha256 of the file: `{candidate.digest}`",
             f"Licence: *{YOURS}* (the record holds none)",
             f"Developed by, contact: *{YOURS}*",
         ]
@@ -110,8 +110,8 @@ def _head(view: View) -> list[str]:
     ]
 
 
-def _time(view: View, one: CandidateRecord) -> str:
-    timing = view.timing(one)
+def _time(view: View, candidate: CandidateRecord) -> str:
+    timing = view.timing(candidate)
     if timing is None:
         return NOT_MEASURED
     read = ", reading the file included" if timing.preprocessing else ""
@@ -121,7 +121,7 @@ def _time(view: View, one: CandidateRecord) -> str:
 
 
 def _uses(view: View) -> list[str]:
-    purpose = asked(view, "intended_use")
+    purpose = recipe_setting(view, "intended_use")
     return [
         "## Intended use",
         escape(sentence(purpose)) if purpose else f"*{YOURS}*",
@@ -174,19 +174,19 @@ def _evaluation(view: View) -> list[str]:
 
 
 def _calibration(view: View) -> list[str]:
-    found = judgements_of(view)
+    judgements = judgements_of(view)
     parts = ["## Calibration and thresholds"]
-    section = found.calibration
+    section = judgements.calibration
     if section is None:
-        parts.append(f"Calibration after a temperature: {_absent(found, 'calibration')}.")
+        parts.append(f"Calibration after a temperature: {_absent(judgements, 'calibration')}.")
     else:
         parts += [
             escape(TOPICS["updating"](view) or ""),
             _before_after(section.before, section.after),
         ]
-    thresholds = found.operating
+    thresholds = judgements.operating
     if thresholds is None:
-        return [*parts, f"Operating points: {_absent(found, 'operating')}."]
+        return [*parts, f"Operating points: {_absent(judgements, 'operating')}."]
     declared = "declared by the study" if thresholds.declared else "that of the split"
     return [
         *parts,
@@ -196,8 +196,8 @@ def _calibration(view: View) -> list[str]:
     ]
 
 
-def _absent(found: Judgements, section: str) -> str:
-    reason = found.not_measured.get(section)
+def _absent(judgements: Judgements, section: str) -> str:
+    reason = judgements.not_measured.get(section)
     return f"{NOT_MEASURED} ({escape(reason)})" if reason else NOT_MEASURED
 
 
@@ -213,7 +213,7 @@ def _before_after(before: Mapping[str, Interval], after: Mapping[str, Interval])
     return table(["", "As trained", "With its temperature"], rows)
 
 
-def _thresholds(found: Iterable[OperatingRow]) -> str:
+def _thresholds(operating: Iterable[OperatingRow]) -> str:
     rows = [
         [
             escape(row.label),
@@ -224,34 +224,36 @@ def _thresholds(found: Iterable[OperatingRow]) -> str:
             f"{figure_interval('ppv', row.ppv)} at {percent(row.prevalence)}",
             f"{row.missed:,} of {row.positives:,}",
         ]
-        for row in found
+        for row in operating
     ]
     heads = ["Class", "Chosen for", "Threshold", "Sensitivity", "Specificity", "PPV", "Missed"]
     return table(heads, rows)
 
 
 def _groups(view: View) -> list[str]:
-    found = judgements_of(view)
-    section = found.subgroups
+    judgements = judgements_of(view)
+    section = judgements.subgroups
     if section is None:
-        return ["## Subgroups", f"Figures by group: {_absent(found, 'subgroups')}."]
-    told = ["## Subgroups", escape(verdict_words(section.verdict))]
+        return ["## Subgroups", f"Figures by group: {_absent(judgements, 'subgroups')}."]
+    blocks = ["## Subgroups", escape(verdict_words(section.verdict))]
     if not section.groups:
-        return told
-    metrics = list(dict.fromkeys(metric for one in section.groups for metric in one.metrics))
+        return blocks
+    metrics = list(dict.fromkeys(metric for group in section.groups for metric in group.metrics))
     shown = [metric for metric in metrics if metric_class(metric) is None]
     rows = [
         [
-            escape(f"{one.column}: {one.value}"),
-            f"{one.cases:,}",
+            escape(f"{group.column}: {group.value}"),
+            f"{group.cases:,}",
             *(
-                "too small" if one.too_small else figure_interval(metric, one.metrics.get(metric))
+                "too small"
+                if group.too_small
+                else figure_interval(metric, group.metrics.get(metric))
                 for metric in shown
             ),
         ]
-        for one in section.groups
+        for group in section.groups
     ]
-    return [*told, table(["Group", "Images", *(capital(metric_name(m)) for m in shown)], rows)]
+    return [*blocks, table(["Group", "Images", *(capital(metric_name(m)) for m in shown)], rows)]
 
 
 def _running(view: View) -> list[str]:

@@ -14,7 +14,11 @@ from clinipress.recipe.formats import format_facts
 from clinipress.recipe.techniques import technique_of
 from clinipress.records.candidate import CandidateRecord
 from clinipress.records.result import Interval, Result
-from clinipress.reporting.dossier.answers_study import asked, data_name, subject_or_reference
+from clinipress.reporting.dossier.answers_study import (
+    data_name,
+    recipe_setting,
+    subject_or_reference,
+)
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import figure, finite, metric_class, metric_name
 from clinipress.reporting.wording.phrases import split_name
@@ -41,7 +45,7 @@ def metadata(result: Result) -> dict[str, Any]:
     """The card's front matter as plain data."""
     view = View(result)
     subject = subject_or_reference(view)
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "license": "unknown",
         "library_name": "clinipress",
         "pipeline_tag": TASK,
@@ -50,10 +54,12 @@ def metadata(result: Result) -> dict[str, Any]:
     }
     measured = _reported(view, subject)
     if not measured or subject is None:
-        return found
+        return fields
     split = view.compared_split or view.plotted_split or ""
-    found["metrics"] = [hub for hub in dict.fromkeys(hub for _, hub, _ in measured) if hub in KNOWN]
-    found["model-index"] = [
+    fields["metrics"] = [
+        hub for hub in dict.fromkeys(hub for _, hub, _ in measured) if hub in KNOWN
+    ]
+    fields["model-index"] = [
         {
             "name": f"{result.study}-{subject.name}",
             "results": [
@@ -68,17 +74,19 @@ def metadata(result: Result) -> dict[str, Any]:
                             "split_sha256": result.split.digest,
                         },
                     },
-                    "metrics": [_entry(metric, hub, one) for metric, hub, one in measured],
+                    "metrics": [
+                        _entry(metric, hub, interval) for metric, hub, interval in measured
+                    ],
                 }
             ],
         }
     ]
-    return found
+    return fields
 
 
 def _tags(view: View, subject: CandidateRecord | None) -> list[str]:
     tags = ["medical-imaging", TASK, "model-compression"]
-    modality = asked(view, "data", "modality")
+    modality = recipe_setting(view, "data", "modality")
     tags += [modality] if modality and modality != "generic" else []
     if subject is not None:
         tags += [format_facts(subject.format).hub or subject.format, subject.precision]
@@ -93,9 +101,9 @@ def _reported(view: View, subject: CandidateRecord | None) -> list[tuple[str, st
     split = view.compared_split or view.plotted_split or ""
     evidence = subject.evidence.get(split, {}) if subject else {}
     return [
-        (metric, HUB_METRICS[metric.partition("[")[0]], one)
-        for metric, one in overall_first(evidence)
-        if metric.partition("[")[0] in HUB_METRICS and finite(one)
+        (metric, HUB_METRICS[metric.partition("[")[0]], interval)
+        for metric, interval in overall_first(evidence)
+        if metric.partition("[")[0] in HUB_METRICS and finite(interval)
     ]
 
 
@@ -104,19 +112,23 @@ def overall_first(evidence: Mapping[str, Interval]) -> list[tuple[str, Interval]
     return sorted(evidence.items(), key=lambda pair: metric_class(pair[0]) is not None)
 
 
-def _entry(metric: str, hub: str, one: Interval) -> dict[str, Any]:
+def _entry(metric: str, hub: str, interval: Interval) -> dict[str, Any]:
     """One result; its name and arguments carry the interval."""
-    coverage = f"{100 * one.confidence:g} % interval"
-    low, high = (figure(metric, end) for end in (one.low, one.high))
-    known = {"cases": one.n, "interval": one.method or None, "class": metric_class(metric)}
+    coverage = f"{100 * interval.confidence:g} % interval"
+    low, high = (figure(metric, end) for end in (interval.low, interval.high))
+    known = {
+        "cases": interval.n,
+        "interval": interval.method or None,
+        "class": metric_class(metric),
+    }
     return {
         "type": hub,
-        "value": one.value,
+        "value": interval.value,
         "name": f"{capital(metric_name(metric))} ({coverage} {low} to {high})",
         "args": {
-            "confidence": one.confidence,
-            "low": one.low,
-            "high": one.high,
+            "confidence": interval.confidence,
+            "low": interval.low,
+            "high": interval.high,
             **{key: value for key, value in known.items() if value is not None},
         },
     }

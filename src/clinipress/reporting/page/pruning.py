@@ -70,12 +70,12 @@ def _block(view: View, record: CandidateRecord, step: Applied) -> doc.Box:
 
 
 def _asked(step: Applied) -> str:
-    asked = step.params.get("asked", {})
-    rounds = int(asked.get("rounds", 1))
-    share = {"macs": "multiply-adds"}.get(asked.get("of", "cost"), asked.get("of", "cost"))
-    texts = [f"Asked: {percent(asked.get('ratio', 0.0))} of the {share}"]
-    texts.append(f"criterion {asked.get('criterion', NOT_MEASURED)}")
-    texts.append(f"ranked {asked.get('scope', NOT_MEASURED)}")
+    settings = step.params.get("asked", {})
+    rounds = int(settings.get("rounds", 1))
+    share = {"macs": "multiply-adds"}.get(settings.get("of", "cost"), settings.get("of", "cost"))
+    texts = [f"Asked: {percent(settings.get('ratio', 0.0))} of the {share}"]
+    texts.append(f"criterion {settings.get('criterion', NOT_MEASURED)}")
+    texts.append(f"ranked {settings.get('scope', NOT_MEASURED)}")
     texts.append(counted(rounds, "round"))
     return ", ".join(texts) + "."
 

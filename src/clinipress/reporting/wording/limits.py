@@ -31,43 +31,43 @@ FEW = 50  # images of a class in the test split below which its interval is wide
 
 def limits(view: View) -> list[str]:
     """All reservations: the study's own first, then those that follow from its facts."""
-    found = [
+    reservations = [
         *view.result.limits,
         *_of_data(view),
         *_of_reference(view),
         *_of_test(view),
         *_of_measurement(view),
     ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(reservations))
 
 
 def _of_data(view: View) -> list[str]:
     result, audit = view.result, view.result.audit
-    found: list[str] = []
+    reservations: list[str] = []
     if result.synthetic:
-        found.append(
+        reservations.append(
             "The images are drawn by a program. Nothing here says how any model does on patients."
         )
     if audit.patients is None:
-        found.append(_no_patients(result.split.by))
+        reservations.append(_no_patients(result.split.by))
     elif result.split.by not in ("patient", "published"):
-        found.append(
+        reservations.append(
             f"Patients are known, but the images were divided by {result.split.by}: images of one "
             "patient may be on both sides of the split."
         )
     crossing = sum(audit.leaks.values()) + sum(audit.patient_leaks.values())
     if crossing and result.split.by == "published":
-        found.append(
+        reservations.append(
             f"{counted(crossing, 'image or patient', 'images or patients')} cross the published "
             f"splits; {counted(result.split.dropped, 'image')} were left out."
         )
     caution = caution_sentence(view)
     if caution is not None:
-        found.append(capital(caution.removeprefix("Caution: ")))
+        reservations.append(capital(caution.removeprefix("Caution: ")))
     suspects = [s for s in audit.shortcuts if s.warning and finite(s.auroc)]
     if suspects:
         worst = max(suspects, key=lambda shortcut: shortcut.auroc.value)
-        found.append(
+        reservations.append(
             "Facts about the files tell classes apart without looking at the anatomy (strongest: "
             f"{feature_name(worst)} for {target_name(worst)}, AUROC "
             f"{figure('auroc', worst.auroc.value)}); a model may lean on them and fail on images "
@@ -75,16 +75,16 @@ def _of_data(view: View) -> list[str]:
         )
     if audit.conflicting_labels:
         pairs = counted(len(audit.conflicting_labels), "pair")
-        found.append(
+        reservations.append(
             f"{pairs} of copies carry different labels: the labels themselves hold errors."
         )
-    return found
+    return reservations
 
 
 def _of_reference(view: View) -> list[str]:
     """A checkpoint may have been trained on what it is judged on: another seed moves the split."""
-    asked = view.result.recipe.get("reference") or {}
-    if asked.get("train") is not None or not (asked.get("model") or {}).get("checkpoint"):
+    settings = view.result.recipe.get("reference") or {}
+    if settings.get("train") is not None or not (settings.get("model") or {}).get("checkpoint"):
         return []
     return [
         "The reference came already trained: which images it learned from is not known here. If "
@@ -105,47 +105,51 @@ def _no_patients(by: str) -> str:
 
 def _of_test(view: View) -> list[str]:
     result = view.result
-    found: list[str] = []
+    reservations: list[str] = []
     external = [split for split in view.splits if split not in OWN_SPLITS]
     if not external:
-        found.append(
+        reservations.append(
             "No external test: all images come from the one data set, so nothing is shown for "
             "other hospitals, scanners, protocols or times."
         )
     if not result.test_openings:
-        found.append(
+        reservations.append(
             "The sealed test images were not used: candidates were chosen on the validation images "
             "they are reported on, which flatters them."
         )
     elif len(result.test_openings) > 1:
-        found.append(
+        reservations.append(
             f"The sealed test images were opened {counted(len(result.test_openings), 'time')}; a "
             "choice made after the first opening flatters the later figures."
         )
-    found.append(_groups(view))
+    reservations.append(_groups(view))
     counts = result.split.counts.get("test", {})
     rare = [f"{name} ({number:,})" for name, number in counts.items() if number < FEW]
     if rare:
         shown = joined(rare[:6]) + (f" and {len(rare) - 6:,} more" if len(rare) > 6 else "")
-        found.append(
+        reservations.append(
             f"Few test images for {shown}: a fall of several points there would go unseen."
         )
     if counts:
         top = max(counts, key=lambda name: counts[name])
-        found.append(
+        reservations.append(
             f"The share of each class is that of the data set ({top} is "
             f"{percent(counts[top] / max(sum(counts.values()), 1))} of the test images), not of a "
             "clinic; precision will differ where findings are rarer."
         )
-    return found
+    return reservations
 
 
 def _groups(view: View) -> str:
     groups = view.result.audit.groups
-    judged = [one.subgroups for one in view.shown_judgements.values() if one.subgroups]
-    columns = list(dict.fromkeys(column for one in judged for column in one.columns))
+    judged = [
+        judgements.subgroups
+        for judgements in view.shown_judgements.values()
+        if judgements.subgroups
+    ]
+    columns = list(dict.fromkeys(column for section in judged for column in section.columns))
     if columns:
-        few = sum(group.too_small for one in judged for group in one.groups)
+        few = sum(group.too_small for section in judged for group in section.groups)
         more = f" {counted(few, 'group is', 'groups are')} too small to judge." if few else ""
         return (
             f"Groups are known by {joined(columns)} and by nothing else: a loss that falls on "
@@ -164,48 +168,52 @@ def _groups(view: View) -> str:
 
 def _of_measurement(view: View) -> list[str]:
     result, subject = view.result, view.subject
-    found: list[str] = []
+    reservations: list[str] = []
     timed = [record for record in view.candidates if record.latency_ms is not None]
     untimed = [record for record in view.candidates if record.latency_ms is None]
     if timed:
-        found.append(
+        reservations.append(
             f"Times were measured on this computer ({result.environment.cpu}), not on the device "
             "the model is meant for; both absolute times and their ratios will differ there."
         )
     if untimed:
-        found.append(
+        reservations.append(
             f"The time per image was {NOT_MEASURED} for {_names(untimed)}: their engine runs on "
             "another device."
         )
-    found.extend(_of_processors(view))
+    reservations.extend(_of_processors(view))
     if result.recipe.get("seed") is not None:
-        found.append(
+        reservations.append(
             "One training run with one seed: the intervals cover the choice of test images, not "
             "the luck of training."
         )
-    untaught = [one for one in view.candidates if _just_distilled(one) and one.control is None]
+    untaught = [
+        candidate
+        for candidate in view.candidates
+        if _just_distilled(candidate) and candidate.control is None
+    ]
     if untaught:
-        found.append(
+        reservations.append(
             f"What distillation gave is not shown for {_names(untaught)}: no control was trained, "
             "the same network without a teacher ('control: true')."
         )
     if subject is not None:
-        found.extend(_unproven(view, subject))
-    return found
+        reservations.extend(_unproven(view, subject))
+    return reservations
 
 
 def _of_processors(view: View) -> list[str]:
     """What holds for this processor's 8-bit instructions and may not for the device's."""
-    found = []
+    reservations = []
     flags = set(view.result.environment.cpu_flags)
     wide = [
-        one
-        for one in view.candidates
-        if one.precision in format_facts(one.format).saturates
-        and not (one.history and one.history[-1].facts.get("reduced_range"))
+        candidate
+        for candidate in view.candidates
+        if candidate.precision in format_facts(candidate.format).saturates
+        and not (candidate.history and candidate.history[-1].facts.get("reduced_range"))
     ]
     if wide and flags & VNNI:
-        found.append(
+        reservations.append(
             "8-bit files were measured on a processor with VNNI. On an x86 processor without it "
             "their sums may overflow: export with 'reduce_range: true' for such a computer. The "
             "bundle's self-test refuses to answer where the logits come out differently."
@@ -214,8 +222,8 @@ def _of_processors(view: View) -> list[str]:
     for row in FORMATS:
         untimed = [c for c in view.candidates if c.format == row.name and c.latency_ms is None]
         if row.accuracy_note and untimed:
-            found.append(f"The accuracy of {_names(untimed)} {row.accuracy_note}.")
-    return found
+            reservations.append(f"The accuracy of {_names(untimed)} {row.accuracy_note}.")
+    return reservations
 
 
 def _just_distilled(record: CandidateRecord) -> bool:
@@ -234,14 +242,14 @@ def _names(records: list[CandidateRecord]) -> str:
 
 def _absent(view: View) -> list[str]:
     """Sections that were not measured; of calibration and groups more is said elsewhere."""
-    found = next(iter(view.shown_judgements.values()), None)
+    judgements = next(iter(view.shown_judgements.values()), None)
     wanted = [key for key in SECTIONS if key not in ("calibration", "subgroups")]
-    return [key for key in wanted if found is None or getattr(found, key) is None]
+    return [key for key in wanted if judgements is None or getattr(judgements, key) is None]
 
 
 def _unproven(view: View, subject: CandidateRecord) -> list[str]:
     """Rules without a figure, confidence nobody checked, a class that may have lost much."""
-    found = [
+    reservations = [
         f"{joined([TITLES[key].lower() for key in absent]).capitalize()}: {NOT_MEASURED} for "
         f"{subject.name}."
         for absent in [_absent(view)]
@@ -253,10 +261,12 @@ def _unproven(view: View, subject: CandidateRecord) -> list[str]:
         if not finite(view.change(subject, metric)[0])
     ]
     if missing:
-        found.append(f"For {subject.name} the change in {joined(missing)} was {NOT_MEASURED}.")
+        reservations.append(
+            f"For {subject.name} the change in {joined(missing)} was {NOT_MEASURED}."
+        )
     metrics = {metric for split in subject.evidence.values() for metric in split}
     if not metrics & {"ece", "calibration_error", "brier", "log_loss"}:
-        found.append(
+        reservations.append(
             "Whether the stated confidence of an answer can be trusted (calibration) was "
             f"{NOT_MEASURED}."
         )
@@ -271,9 +281,11 @@ def _unproven(view: View, subject: CandidateRecord) -> list[str]:
     if wide and split:
         name = min(wide, key=lambda key: wide[key].low)
         value = subject.evidence.get(split, {}).get(f"sensitivity[{name}]")
-        told = f"; {figure_interval('sensitivity', value)} was measured" if finite(value) else ""
-        found.append(
-            f"Class by class the intervals are wider than over all images: for {name} a loss of "
-            f"{points_words(-wide[name].low)} in sensitivity cannot be excluded{told}."
+        measured_text = (
+            f"; {figure_interval('sensitivity', value)} was measured" if finite(value) else ""
         )
-    return found
+        reservations.append(
+            f"Class by class the intervals are wider than over all images: for {name} a loss of "
+            f"{points_words(-wide[name].low)} in sensitivity cannot be excluded{measured_text}."
+        )
+    return reservations

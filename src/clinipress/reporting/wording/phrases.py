@@ -69,13 +69,14 @@ def interval_phrase(change: Interval, margin: float | None = None) -> str:
 
 def coverage_phrase(view: View) -> str:
     """What the intervals of the record aim at: "95 % intervals"."""
-    found = {
+    confidences = {
         interval.confidence
         for record in view.candidates
         for split in record.evidence.values()
         for interval in split.values()
     }
-    return f"{joined([f'{100 * one:g}{GAP}%' for one in sorted(found)])} intervals".strip()
+    shares = [f"{100 * confidence:g}{GAP}%" for confidence in sorted(confidences)]
+    return f"{joined(shares)} intervals".strip()
 
 
 def change_phrase(metric: str, change: Interval | None, margin: float | None = None) -> str:

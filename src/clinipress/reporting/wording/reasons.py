@@ -128,8 +128,8 @@ def _unmeasured(reason: Reason) -> str:
         "outside": " (its interval does not contain it)",
     }.get(why)
     if because is None:
-        has, asked = (100 * reason.parameters[name] for name in ("confidence", "asked"))
-        because = f" (its interval is {has:g}%, the rule asks for {asked:g}%)"
+        has, required = (100 * reason.parameters[name] for name in ("confidence", "asked"))
+        because = f" (its interval is {has:g}%, the rule asks for {required:g}%)"
     effect = "so the candidate cannot pass"
     if reason.rule == "guard":
         effect = "so this guard was not evaluated"

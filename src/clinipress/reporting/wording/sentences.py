@@ -230,20 +230,20 @@ def trade_off_sentence(view: View, timed: list[Point]) -> str:
     names = joined([f"{point.number} {point.name}" for point in front[:5]])
     more = f" and {len(front) - 5:,} more" if len(front) > 5 else ""
     shipped = next((point for point in timed if point.role == "shipped"), None)
-    place = ""
+    position = ""
     if shipped is not None:
-        place = f" The shipped one is {'on' if shipped in front else 'not on'} the front."
+        position = f" The shipped one is {'on' if shipped in front else 'not on'} the front."
     return (
         f"Of {counted(len(timed), 'candidate')} with a measured time and an accuracy on the "
         f"{split_name(view.plotted_split)} images, leaving out those that failed, no other is both "
-        f"faster and more accurate than {names}{more}.{place}"
+        f"faster and more accurate than {names}{more}.{position}"
     )
 
 
 def _tally(records: Sequence[CandidateRecord]) -> str:
     """How many got which verdict: "3 PASS and 1 FAIL"."""
-    found = [record.verdict.status for record in records if record.verdict is not None]
-    numbers = {word: found.count(status) for status, word in STATUS_WORDS.items()}
+    statuses = [record.verdict.status for record in records if record.verdict is not None]
+    numbers = {word: statuses.count(status) for status, word in STATUS_WORDS.items()}
     return joined([f"{number:,} {word}" for word, number in numbers.items() if number])
 
 
@@ -263,18 +263,19 @@ def classes_sentence(view: View) -> str:
     split, subject = view.compared_split, view.subject
     if split is None or subject is None:
         return "No candidate can be set beside the reference class by class."
-    found = {
+    sensitivities = {
         name: interval
         for name in view.result.classes
         if finite(interval := subject.evidence[split].get(f"sensitivity[{name}]"))
         and interval is not None
     }
-    if not found:
+    if not sensitivities:
         return f"The sensitivity for each class was {NOT_MEASURED}."
-    weakest = min(found, key=lambda name: found[name].value)
+    weakest = min(sensitivities, key=lambda name: sensitivities[name].value)
     text = (
-        f"{subject.name} finds the weakest class, {weakest}, in {percent(found[weakest].value)} of "
-        f"its {split_name(split)} images, and every other class at least as often."
+        f"{subject.name} finds the weakest class, {weakest}, in "
+        f"{percent(sensitivities[weakest].value)} of its {split_name(split)} "
+        "images, and every other class at least as often."
     )
     changes = {
         metric: interval
