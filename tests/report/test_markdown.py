@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from clinipress.records.judgement import SECTION_TITLES
 from clinipress.records.result import Result
 from clinipress.reporting.document import (
     Bullets,
@@ -32,7 +33,6 @@ from clinipress.reporting.drawing.parts import legend, lines
 from clinipress.reporting.html import html
 from clinipress.reporting.markdown import blocks, escape, inline, table
 from clinipress.reporting.page.build import render, report
-from clinipress.reporting.page.shown import TITLES
 from kit.judgements import with_judgements
 
 Make = Callable[..., Result]
@@ -130,7 +130,7 @@ def test_sections_are_those_of_the_page_in_its_order(study: Result) -> None:
 
 def test_findings_are_sections_of_the_text_too(make_study: Make) -> None:
     text = markdown(with_judgements(make_study()))
-    for title in TITLES.values():
+    for title in SECTION_TITLES.values():
         assert f"\n## {title}\n" in text
 
 

@@ -5,11 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from clinipress.records.judgement import SECTIONS
+from clinipress.records.judgement import SECTION_TITLES, SECTIONS
 from clinipress.records.result import Result, Verdict
 from clinipress.reporting.html import html as to_html
 from clinipress.reporting.page.matrix import matrix_section
-from clinipress.reporting.page.shown import TITLES
 from clinipress.reporting.view import View
 from kit.judgements import with_judgements
 from kit.pages import Page
@@ -45,8 +44,8 @@ def test_a_planted_loss_shows_in_its_own_column_alone(make_study: Make, planted:
     words = rows(study)["pruned-int8"]
     assert [key for key, word in zip(SECTIONS, words, strict=True) if word == "FAIL"] == [planted]
     text = Page(to_html(matrix_section(View(study)))).text
-    assert f"5 pruned-int8, {TITLES[planted].lower()}" in text
-    assert f"FAIL for {TITLES[planted].lower()}" in text
+    assert f"5 pruned-int8, {SECTION_TITLES[planted].lower()}" in text
+    assert f"FAIL for {SECTION_TITLES[planted].lower()}" in text
 
 
 def test_what_failed_is_said_with_what_made_it_fail(make_study: Make) -> None:

@@ -5,10 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from clinipress.records.judgement import SECTIONS
+from clinipress.records.judgement import SECTION_TITLES, SECTIONS
 from clinipress.records.result import Result
 from clinipress.reporting.page.build import render
-from clinipress.reporting.page.shown import TITLES
 from kit.judgements import pictures, with_judgements
 from kit.pages import Page
 
@@ -26,14 +25,14 @@ def text(html: str) -> str:
 
 
 def test_every_section_of_the_findings_has_a_heading() -> None:
-    assert tuple(TITLES) == SECTIONS
+    assert tuple(SECTION_TITLES) == SECTIONS
 
 
 def test_sections_open_with_their_sentence_and_their_verdict(make_study: Make) -> None:
     html = render(with_judgements(make_study(), planted="calibration"), pictures())
     for key in SECTIONS:
         section = part(html, key)
-        assert f"<h2>{TITLES[key]}</h2>" in section
+        assert f"<h2>{SECTION_TITLES[key]}</h2>" in section
         status = "fail" if key == "calibration" else "pass"
         assert re.search(rf'class="judged"><span class="badge {status}">', section)
         assert f"the section's own sentence on {key}." in text(section)
@@ -44,7 +43,7 @@ def test_what_was_not_measured_is_said_with_its_reason(make_study: Make, key: st
     study = with_judgements(make_study(), missing={key: "the device was away"})
     section = part(render(study), key)
     assert text(section).strip() == (
-        f"{TITLES[key]} {TITLES[key]}: not measured on the sealed test images "
+        f"{SECTION_TITLES[key]} {SECTION_TITLES[key]}: not measured on the sealed test images "
         "(the device was away)."
     )
 

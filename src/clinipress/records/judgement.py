@@ -9,6 +9,8 @@ Changes are candidate minus reference (compressed minus original), as everywhere
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal, get_args
 
 from pydantic import Field
@@ -17,6 +19,7 @@ from clinipress.records.base import Interval, Record, Verdict
 
 __all__ = [
     "SECTIONS",
+    "SECTION_TITLES",
     "Calibration",
     "Direction",
     "Disagreement",
@@ -41,6 +44,16 @@ __all__ = [
 # Names of the sections, in the order of the report; a study may name some as guards.
 Section = Literal["operating", "calibration", "subgroups", "disagreement", "stress", "saliency"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
+SECTION_TITLES: Mapping[str, str] = MappingProxyType(
+    {
+        "operating": "Operating points",
+        "calibration": "Calibration",
+        "subgroups": "Subgroups",
+        "disagreement": "Disagreement",
+        "stress": "Stress",
+        "saliency": "Saliency",
+    }
+)
 
 
 class OperatingRow(Record):

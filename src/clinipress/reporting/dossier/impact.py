@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from clinipress.records.judgement import SECTIONS, Judgements
+from clinipress.records.judgement import SECTION_TITLES, SECTIONS, Judgements
 from clinipress.records.result import Interval, Rule
 from clinipress.reporting.dossier.answers_study import judgements_of, verdict_words
 from clinipress.reporting.dossier.plan import YOURS, Dossier, Modification
 from clinipress.reporting.markdown import bullet_list, escape, table
-from clinipress.reporting.page.shown import TITLES
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.limits import limits
 from clinipress.reporting.wording.numbers import (
@@ -162,7 +161,9 @@ def _sections(data: Dossier, view: View) -> list[str]:
     """Verdicts of all candidates, then the reasons and figures of the one that matters."""
     subject, judgements = view.subject, judgements_of(view)
     if not any(modification.sections for modification in data.modifications):
-        return [f"{capital(joined([TITLES[name].lower() for name in SECTIONS]))}: {NOT_MEASURED}."]
+        return [
+            f"{capital(joined([SECTION_TITLES[name].lower() for name in SECTIONS]))}: {NOT_MEASURED}."
+        ]
     rows = [
         [
             str(modification.number),
@@ -171,10 +172,10 @@ def _sections(data: Dossier, view: View) -> list[str]:
         ]
         for modification in data.modifications
     ]
-    verdicts = table(["", "Candidate", *(TITLES[name] for name in SECTIONS)], rows)
+    verdicts = table(["", "Candidate", *(SECTION_TITLES[name] for name in SECTIONS)], rows)
     if subject is None:
         return [verdicts]
-    reasons = [f"**{TITLES[name]}**: {escape(_why(judgements, name))}" for name in SECTIONS]
+    reasons = [f"**{SECTION_TITLES[name]}**: {escape(_why(judgements, name))}" for name in SECTIONS]
     flips = judgements.disagreement
     if flips is not None:
         reasons.append(

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 
 from clinipress.errors import StorageError
 from clinipress.records.candidate import CandidateRecord
+from clinipress.records.judgement import SECTIONS
 from clinipress.records.result import Result
 from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.figures import icon
 from clinipress.reporting.drawing.parts import reasons
 from clinipress.reporting.drawing.pictures import read_pictures
 from clinipress.reporting.html import write_html
-from clinipress.reporting.page.calibration import calibration_section
 from clinipress.reporting.page.candidates import candidates_section, gate_section, trade_off_section
 from clinipress.reporting.page.classes import classes_section
 from clinipress.reporting.page.devices import devices_section
-from clinipress.reporting.page.disagreement import disagreement_section
 from clinipress.reporting.page.external import external_section
 from clinipress.reporting.page.matrix import matrix_section
-from clinipress.reporting.page.operating import operating_section
 from clinipress.reporting.page.provenance import data_section, limits_section, trail_section
 from clinipress.reporting.page.pruning import pruning_section
 from clinipress.reporting.page.quantization import quantization_section
-from clinipress.reporting.page.saliency import saliency_section
 from clinipress.reporting.page.seeds import seeds_section
-from clinipress.reporting.page.stress import stress_section
-from clinipress.reporting.page.subgroups import subgroups_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -50,18 +46,15 @@ from clinipress.reporting.wording.sentences import (
 
 __all__ = ["render", "report", "write_page", "write_report"]
 
-SECTIONS = (
+Draw = Callable[[View], doc.Section | None]
+BEFORE_EVIDENCE: tuple[Draw, ...] = (
     candidates_section,
     trade_off_section,
     gate_section,
     matrix_section,
     classes_section,
-    operating_section,
-    calibration_section,
-    subgroups_section,
-    disagreement_section,
-    stress_section,
-    saliency_section,
+)
+AFTER_EVIDENCE: tuple[Draw, ...] = (
     external_section,
     seeds_section,
     devices_section,
@@ -71,6 +64,12 @@ SECTIONS = (
     limits_section,
     trail_section,
 )
+
+
+def evidence_sections() -> tuple[Draw, ...]:
+    """What draws the sections of the evidence, in their order: NAME_section in the module NAME."""
+    modules = ((key, import_module(f"clinipress.reporting.page.{key}")) for key in SECTIONS)
+    return tuple(getattr(module, f"{key}_section") for key, module in modules)
 
 
 def write_report(result: Result, folder: Path) -> Path:
@@ -121,7 +120,8 @@ def render(result: Result, pictures: Mapping[str, bytes] = MappingProxyType({}))
 def report(result: Result, pictures: Mapping[str, bytes] = MappingProxyType({})) -> doc.Document:
     """The report as a document, from which the page and report.md are written; see `render`."""
     view = View(result, pictures)
-    sections = [section for draw in SECTIONS if (section := draw(view)) is not None]
+    draws = (*BEFORE_EVIDENCE, *evidence_sections(), *AFTER_EVIDENCE)
+    sections = [section for draw in draws if (section := draw(view)) is not None]
     title = f"{'SYNTHETIC ' if result.synthetic else ''}{result.study}: compression report"
     return doc.Document(title, result.synthetic, _head(view), sections, _footer(result))
 

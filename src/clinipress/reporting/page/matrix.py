@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from clinipress.records.candidate import CandidateRecord
-from clinipress.records.judgement import SECTIONS, Judgements
+from clinipress.records.judgement import SECTION_TITLES, SECTIONS, Judgements
 from clinipress.records.result import Status, Verdict
 from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.figures import icon
@@ -17,7 +17,7 @@ from clinipress.reporting.drawing.parts import (
     shortened,
     small,
 )
-from clinipress.reporting.page.shown import TITLES, HasVerdict
+from clinipress.reporting.page.shown import HasVerdict
 from clinipress.reporting.view import SPLIT_ORDER, View
 from clinipress.reporting.wording.numbers import NOT_MEASURED, STATUS_WORDS, counted
 from clinipress.reporting.wording.phrases import split_name
@@ -41,7 +41,7 @@ def matrix_section(view: View) -> doc.Section:
     if not lines:
         return doc.Section("sections", "Every section of the evidence", lead, short="Every section")
     heads = column_heads(["Candidate", "Images"])
-    heads += [doc.DataCell(doc.Text(TITLES[key]), "turn", heads="col") for key in SECTIONS]
+    heads += [doc.DataCell(doc.Text(SECTION_TITLES[key]), "turn", heads="col") for key in SECTIONS]
     records = [None, *(record for _, record, _, _ in lines)]
     rows = [
         _row(view, line, again=before is line[1])
@@ -97,7 +97,7 @@ def _cell(key: str, verdict: Verdict | None) -> doc.DataCell:
         )
     word = STATUS_WORDS[verdict.status]
     content: doc.Content = [_mark(verdict.status), doc.Text(word, "word", verdict.status)]
-    return doc.DataCell(content, title=f"{TITLES[key]}: {word}")
+    return doc.DataCell(content, title=f"{SECTION_TITLES[key]}: {word}")
 
 
 def _mark(status: Status) -> Markup:
@@ -117,14 +117,14 @@ def _failed(lines: Sequence[Line]) -> Iterator[doc.Content]:
             verdict = section_verdict(judgements, key)
             if verdict is not None and verdict.status == "fail":
                 why = " ".join(deciding_reasons(verdict)) or "no reason is recorded"
-                name = doc.Text(f"{number} {record.name}, {TITLES[key].lower()}", "strong")
+                name = doc.Text(f"{number} {record.name}, {SECTION_TITLES[key].lower()}", "strong")
                 yield [name, f" ({split_name(split)} images): {why}"]
 
 
 def _sentence(view: View, lines: Sequence[Line]) -> str:
     """The subject's sections counted, and how many candidates fail one."""
     if not lines:
-        names = joined([title.lower() for title in TITLES.values()])
+        names = joined([title.lower() for title in SECTION_TITLES.values()])
         return f"{capital(names)}: {NOT_MEASURED} for any candidate of this study."
     candidates = {record.name for _, record, _, _ in lines}
     failing = {
@@ -149,6 +149,6 @@ def _tally(judgements: Judgements) -> str:
     for key in SECTIONS:
         verdict = section_verdict(judgements, key)
         word = STATUS_WORDS[verdict.status] if verdict else NOT_MEASURED
-        titles.setdefault(word, []).append(TITLES[key].lower())
+        titles.setdefault(word, []).append(SECTION_TITLES[key].lower())
     order = [*STATUS_WORDS.values(), NOT_MEASURED]
     return "; ".join(f"{word} for {joined(titles[word])}" for word in order if word in titles)

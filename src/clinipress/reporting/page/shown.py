@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from clinipress.records.candidate import CandidateRecord
-from clinipress.records.judgement import Judgements
+from clinipress.records.judgement import SECTION_TITLES, Judgements
 from clinipress.records.result import Verdict
 from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.parts import badge, reasons, shortened
@@ -16,17 +16,7 @@ from clinipress.reporting.wording.numbers import NOT_MEASURED
 from clinipress.reporting.wording.phrases import split_name
 from clinipress.text import capital
 
-__all__ = ["TITLES", "HasVerdict", "SectionView", "judgement_section", "missing_sentence"]
-
-# section of the evidence -> its heading
-TITLES = {
-    "operating": "Operating points",
-    "calibration": "Calibration",
-    "subgroups": "Subgroups",
-    "disagreement": "Disagreement",
-    "stress": "Stress",
-    "saliency": "Saliency",
-}
+__all__ = ["HasVerdict", "SectionView", "judgement_section", "missing_sentence"]
 
 
 class HasVerdict(Protocol):
@@ -78,7 +68,7 @@ class SectionView(Generic[S]):
 def missing_sentence(key: str, split: str, judgements: Judgements) -> str:
     """What was not measured, where, and why."""
     reason = judgements.not_measured.get(key, "").rstrip(".") or "the record gives no reason"
-    return f"{TITLES[key]}: {NOT_MEASURED} on the {split_name(split)} images ({reason})."
+    return f"{SECTION_TITLES[key]}: {NOT_MEASURED} on the {split_name(split)} images ({reason})."
 
 
 def judgement_section(
@@ -122,7 +112,7 @@ def judgement_section(
         blocks.append(body(shown))
     if blocks:
         blocks.append(doc.Paragraph(note, "note"))
-    return doc.Section(key, TITLES[key], leads[0], blocks)
+    return doc.Section(key, SECTION_TITLES[key], leads[0], blocks)
 
 
 def _judged(verdict: Verdict) -> doc.Box:

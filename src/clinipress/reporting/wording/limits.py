@@ -5,9 +5,8 @@ from __future__ import annotations
 from clinipress.recipe.formats import FORMATS, format_facts
 from clinipress.recipe.techniques import technique_of
 from clinipress.records.candidate import CandidateRecord
-from clinipress.records.judgement import SECTIONS
+from clinipress.records.judgement import SECTION_TITLES, SECTIONS
 from clinipress.records.result import VNNI
-from clinipress.reporting.page.shown import TITLES
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -250,7 +249,7 @@ def _absent(view: View) -> list[str]:
 def _unproven(view: View, subject: CandidateRecord) -> list[str]:
     """Rules without a figure, confidence nobody checked, a class that may have lost much."""
     reservations = [
-        f"{joined([TITLES[key].lower() for key in absent]).capitalize()}: {NOT_MEASURED} for "
+        f"{joined([SECTION_TITLES[key].lower() for key in absent]).capitalize()}: {NOT_MEASURED} for "
         f"{subject.name}."
         for absent in [_absent(view)]
         if absent
