@@ -161,9 +161,8 @@ def _sections(data: Dossier, view: View) -> list[str]:
     """Verdicts of all candidates, then the reasons and figures of the one that matters."""
     subject, judgements = view.subject, judgements_of(view)
     if not any(modification.sections for modification in data.modifications):
-        return [
-            f"{capital(joined([SECTION_TITLES[name].lower() for name in SECTIONS]))}: {NOT_MEASURED}."
-        ]
+        names = joined([SECTION_TITLES[name].lower() for name in SECTIONS])
+        return [f"{capital(names)}: {NOT_MEASURED}."]
     rows = [
         [
             str(modification.number),

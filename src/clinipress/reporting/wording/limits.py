@@ -249,8 +249,8 @@ def _absent(view: View) -> list[str]:
 def _unproven(view: View, subject: CandidateRecord) -> list[str]:
     """Rules without a figure, confidence nobody checked, a class that may have lost much."""
     reservations = [
-        f"{joined([SECTION_TITLES[key].lower() for key in absent]).capitalize()}: {NOT_MEASURED} for "
-        f"{subject.name}."
+        f"{joined([SECTION_TITLES[key].lower() for key in absent]).capitalize()}: "
+        f"{NOT_MEASURED} for {subject.name}."
         for absent in [_absent(view)]
         if absent
     ]
