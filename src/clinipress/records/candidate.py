@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -32,6 +32,7 @@ __all__ = [
     "Origin",
     "Parity",
     "PerChannel",
+    "extended",
 ]
 
 
@@ -112,6 +113,7 @@ class InputSpec(Record):
     window: tuple[float, float] | None = None
 
 
+StageT = TypeVar("StageT", bound="Made")
 Origin = Literal["reference", "step", "control", "export"]
 PerChannel = float | tuple[float, float, float]
 
@@ -325,6 +327,12 @@ class Judged(Measured):
     control: str | None = None
     over_control: dict[str, dict[str, Interval]] = Field(default_factory=dict)
     judgements: dict[str, Judgements] = Field(default_factory=dict)
+
+
+def extended(stage: type[StageT], record: Made, **facts: Any) -> StageT:
+    """The next stage of a candidate's record: what is known of it, and `facts` besides."""
+    known = {name: getattr(record, name) for name in type(record).model_fields}
+    return stage(**known, **facts)
 
 
 class CandidateRecord(Judged):

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from clinipress.recipe.study import PRECISIONS, ExportRecipe
-from clinipress.records.candidate import CandidateRecord, Judged
+from clinipress.records.candidate import CandidateRecord, Judged, extended
 from clinipress.records.result import RiskLevel, TargetOutcome
 from clinipress.study.devices import Target, fits, unknown
 from clinipress.study.policy import next_steps, objection
@@ -114,8 +114,9 @@ def choose(judged: Sequence[Judged], risk: RiskLevel, targets: Sequence[Target] 
 
 def chosen(record: Judged, choice: Choice) -> CandidateRecord:
     """The last stage of a record: what ``result.json`` holds of a candidate."""
-    return CandidateRecord(
-        **{name: getattr(record, name) for name in Judged.model_fields},
+    return extended(
+        CandidateRecord,
+        record,
         selected_for=choice.selected.get(record.name, ()),
         rejected=choice.rejected.get(record.name),
     )

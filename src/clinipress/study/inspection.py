@@ -149,18 +149,7 @@ def _probes(
     images = _pixels(pieces[0], some, bench)
     pictures = probe_pictures(images, some, study.seed)
     logits = probe_logits({piece.name: piece.file for piece in pieces}, pictures)
-    answers = [
-        (
-            calibrated(
-                piece,
-                positive=study.data.positive,
-                intended_use=study.intended_use,
-                synthetic=study.synthetic,
-            ),
-            logits[piece.name],
-        )
-        for piece in pieces
-    ]
+    answers = [(calibrated(piece, study), logits[piece.name]) for piece in pieces]
     colourful = any(is_colourful(image) for image in images)
     return {
         piece.name: probe_records(pictures, answers[0], mine, colourful=colourful)

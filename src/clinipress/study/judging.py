@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from clinipress.evidence.judged import Declared, judged, paired, statistics
+from clinipress.evidence.judged import Declared, SplitJudgement, judged, paired, statistics
 from clinipress.evidence.scores import Scores
-from clinipress.records.candidate import Judged, Measured
+from clinipress.records.candidate import Judged, Measured, extended
 from clinipress.records.judgement import Judgements
 from clinipress.records.result import Interval, Rule
 from clinipress.records.store import digest_of, read_json, write_atomically
 from clinipress.study.workbench import Piece, Workbench
+from clinipress.text import STATUS_WORDS
 
 __all__ = ["Judge"]
 
@@ -27,11 +28,13 @@ class Judge:
         declared: What the study declared of the evidence.
         rules: What must hold, declared before anything was measured.
         bench: Where sections are kept.
+        done: (candidate, split) -> what was worked out before; names are unique in a study.
     """
 
     declared: Declared
     rules: tuple[Rule, ...]
     bench: Workbench
+    done: dict[tuple[str, str], tuple[SplitJudgement, Judgements]] = field(default_factory=dict)
 
     def all(self, measured: Sequence[Piece[Measured]]) -> tuple[Piece[Judged], ...]:
         """Every candidate judged on every split it answered, the reference first."""
@@ -42,24 +45,36 @@ class Judge:
     def _judge(
         self, piece: Piece[Measured], root: Piece[Measured], control: Piece[Measured] | None
     ) -> Piece[Judged]:
-        judgements = {split: self._sections(piece, root, split) for split in piece.scores}
-        splits = {
-            split: judged(self.declared, self.rules, root.scores[split], scores, judgements[split])
-            for split, scores in piece.scores.items()
-        }
+        parts = {split: self._on_split(piece, root, split) for split in piece.scores}
+        splits = {split: part for split, (part, _) in parts.items()}
         decisive = "test" if "test" in splits else "validation"
-        facts = {name: getattr(piece.record, name) for name in Measured.model_fields}
-        record = Judged(
-            **facts,
+        record = extended(
+            Judged,
+            piece.record,
             evidence={split: part.evidence for split, part in splits.items()},
             confusion={split: part.confusion for split, part in splits.items()},
             changes={split: part.changes for split, part in splits.items() if part.verdict},
             verdict=splits[decisive].verdict,
             control=control.name if control else None,
             over_control=self._over(piece.scores, control.scores) if control else {},
-            judgements=judgements,
+            judgements={split: sections for split, (_, sections) in parts.items()},
         )
         return Piece(record, piece.file, piece.network, piece.scores)
+
+    def _on_split(
+        self, piece: Piece[Measured], root: Piece[Measured], split: str
+    ) -> tuple[SplitJudgement, Judgements]:
+        """Figures and verdict on one split; worked out and said once, however often asked for."""
+        key = piece.name, split
+        if key not in self.done:
+            sections = self._sections(piece, root, split)
+            scores = piece.scores[split]
+            part = judged(self.declared, self.rules, root.scores[split], scores, sections)
+            if part.verdict is not None:
+                word = STATUS_WORDS[part.verdict.status]
+                self.bench.progress.say(f"{piece.name}: {word} on {split}")
+            self.done[key] = part, sections
+        return self.done[key]
 
     def _over(
         self, mine: Mapping[str, Scores], control: Mapping[str, Scores]

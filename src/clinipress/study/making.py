@@ -9,10 +9,7 @@ from clinipress.recipe.steps import DistillStep, FineTuneStep, QatStep
 from clinipress.recipe.study import Study
 from clinipress.recipe.techniques import control_name, step_names
 from clinipress.records.candidate import Made
-from clinipress.steps.distill.step import Distill
-from clinipress.steps.qat.step import QuantizationAware
 from clinipress.steps.step import open_step
-from clinipress.steps.train import FineTune
 from clinipress.study.choice import Attempt
 from clinipress.study.workbench import FLOAT32, Piece, Workbench
 
@@ -48,7 +45,7 @@ def _reference(study: Study, bench: Workbench) -> Piece[Made]:
     """The reference, trained where the study says so."""
     network, folder = bench.fresh(), None
     if study.reference.train is not None:
-        step = FineTune(FineTuneStep(train=study.reference.train))
+        step = open_step(FineTuneStep(train=study.reference.train))
         network, folder = bench.step("reference", step, network, reference=None)
     return bench.piece(
         "reference", network, FLOAT32, origin="reference", parent=None, folder=folder
@@ -63,7 +60,7 @@ def _control(
     bench: Workbench,
 ) -> Piece[Made]:
     """The same student for as long without a teacher: to compare with, never to ship."""
-    alone = Distill(recipe.without_teacher(student.network.card.history[-1].params["numerics"]))
+    alone = open_step(recipe.without_teacher(student.network.card.history[-1].params["numerics"]))
     name = control_name(student.name)
     network, folder = bench.step(name, alone, before.network, reference)
     return bench.piece(
@@ -86,7 +83,7 @@ def make_attempt(
     name, folder = of.name, of.record.network
     if attempt.train:
         name = f"{name}-quantization-aware"
-        network, folder = bench.step(name, QuantizationAware(QatStep()), network, reference)
+        network, folder = bench.step(name, open_step(QatStep()), network, reference)
         yield bench.piece(
             name,
             network,

@@ -16,6 +16,7 @@ from clinipress.data.study import Rows, predict_rows
 from clinipress.evidence.calibration import fit_temperature, operating_points, uncertain_threshold
 from clinipress.evidence.scores import Scores
 from clinipress.formats.open import engine_packages
+from clinipress.recipe.study import Study
 from clinipress.records.candidate import Candidate, Card, Made
 from clinipress.records.store import versions
 from clinipress.stats.intervals import proportion, unit_index
@@ -125,9 +126,7 @@ class ScoreKeeper:
         _save(path, predict_rows(candidate, cache, rows), rows)
 
 
-def calibrated(
-    piece: Piece[Made], *, positive: str | None, intended_use: str, synthetic: bool
-) -> Card:
+def calibrated(piece: Piece[Made], study: Study) -> Card:
     """The card of a bundle: what validation says of temperature, thresholds and doubt."""
     seen = piece.scores["validation"]
     return piece.file.card.model_copy(
@@ -135,9 +134,9 @@ def calibrated(
             "temperature": seen.temperature,
             "operating_points": operating_points(seen.probabilities, seen.labels, seen.classes),
             "uncertain_below": uncertain_threshold(seen.logits / seen.temperature, seen.labels),
-            "intended_use": intended_use,
-            "positive": positive,
-            "synthetic": synthetic,
+            "intended_use": study.intended_use,
+            "positive": study.data.positive,
+            "synthetic": study.synthetic,
         }
     )
 

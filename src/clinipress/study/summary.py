@@ -126,12 +126,7 @@ def _ship(piece: Piece[Judged], folder: Path, result: Result, bench: Workbench) 
     """The bundle: the file, its card with calibration, a sample image, hashes."""
     data, study, record = bench.data, bench.study, piece.record
     rows = data.rows("validation", piece.file.card.input)
-    card = calibrated(
-        piece,
-        positive=study.data.positive,
-        intended_use=study.intended_use,
-        synthetic=study.synthetic,
-    )
+    card = calibrated(piece, study)
     # an image the file is sure of: a self-test must not hang on the last digit
     clear = clearest(piece.scores["validation"].logits)
     sample = data.cache(piece.file.card.input).take(rows.index[[clear]])[0]

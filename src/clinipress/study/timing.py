@@ -16,7 +16,7 @@ from clinipress.data.sources import decode_item
 from clinipress.formats.file import FileCandidate
 from clinipress.formats.measure import latency, peak_memory
 from clinipress.formats.open import engine_packages, open_file, timed_here
-from clinipress.records.candidate import Latency, Made, Measured
+from clinipress.records.candidate import Latency, Made, Measured, extended
 from clinipress.records.store import read_json, write_atomically
 from clinipress.study.scores import scores_path
 from clinipress.study.workbench import Piece, Workbench, gpus
@@ -49,9 +49,9 @@ def measure_all(pieces: Sequence[Piece[Made]], bench: Workbench) -> tuple[Piece[
 
 
 def _measured(piece: Piece[Made], cost: dict[str, Any]) -> Piece[Measured]:
-    made = {name: getattr(piece.record, name) for name in Made.model_fields}
-    record = Measured(
-        **made,
+    record = extended(
+        Measured,
+        piece.record,
         latency_ms=_latency(cost["latency"]),
         latency_with_preprocessing_ms=_latency(cost["with_preprocessing"]),
         peak_memory_bytes=cost["peak_memory"],
