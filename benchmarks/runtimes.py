@@ -33,7 +33,8 @@ from clinipress.formats.open import open_file
 from clinipress.formats.parity import parity
 from clinipress.formats.ranges import quiet
 from clinipress.models.classifier import TorchCandidate
-from clinipress.recipe.study import PRECISIONS, ExportRecipe
+from clinipress.recipe.formats import format_facts
+from clinipress.recipe.study import ExportRecipe
 from clinipress.records.candidate import Candidate
 from export import onnxruntime_default, pictures, random_candidate, smooth_images
 
@@ -178,7 +179,7 @@ def wanted(given: argparse.Namespace) -> list[ExportRecipe]:
     """Every format with every precision that is timed."""
     found = []
     for kind in given.formats:
-        for precision in sorted(PRECISIONS[kind]):
+        for precision in sorted(format_facts(kind).precisions):
             if precision not in ASIDE and (not given.precisions or precision in given.precisions):
                 found.append(ExportRecipe(format=kind, precision=precision))
     return found

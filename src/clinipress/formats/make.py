@@ -33,7 +33,7 @@ from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.formats.onnx.write import card_for
 from clinipress.formats.open import check_toolchains, open_file
 from clinipress.formats.precision import not_quantized, quantized_layers
-from clinipress.recipe.formats import EXPORT_PRECISIONS, format_facts, precision_facts
+from clinipress.recipe.formats import format_facts, precision_facts
 from clinipress.recipe.study import ExportRecipe
 from clinipress.records.candidate import Card
 from clinipress.records.store import digest_of
@@ -41,10 +41,9 @@ from clinipress.records.store import digest_of
 if TYPE_CHECKING:
     from clinipress.models.classifier import TorchCandidate
 
-__all__ = ["CALIBRATED", "apply_export", "file_facts", "plan_export"]
+__all__ = ["apply_export", "file_facts", "plan_export"]
 
 # Precisions that need calibration images.
-CALIBRATED = tuple(row.name for row in EXPORT_PRECISIONS if row.calibrated)
 GAIN = 0.5  # decibels that our own ranges must gain over the toolchain's
 
 

@@ -21,7 +21,6 @@ from clinipress.records.result import RiskLevel
 
 __all__ = [
     "GUARDS",
-    "PRECISIONS",
     "DataRecipe",
     "EvidenceRecipe",
     "ExportRecipe",
@@ -128,10 +127,6 @@ else:
     Precision = Literal[tuple(row.name for row in EXPORT_PRECISIONS)]
     Format = Literal[tuple(row.name for row in FORMATS)]
 
-# What each toolchain makes; the first is what a study gets that asks for more than there is.
-PRECISIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {row.name: row.precisions for row in FORMATS}
-)
 # Keys of quantization that some formats have and others do not.
 OPTIONS = tuple(dict.fromkeys(key for row in FORMATS for key in row.options or ()))
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from clinipress.recipe.study import PRECISIONS, ExportRecipe
+from clinipress.recipe.formats import format_facts
+from clinipress.recipe.study import ExportRecipe
 from clinipress.records.candidate import CandidateRecord, Judged, extended
 from clinipress.records.result import RiskLevel, TargetOutcome
 from clinipress.study.devices import Target, fits, unknown
@@ -151,7 +152,7 @@ def next_attempt(
     for rung in next_steps(risk, last.history, last.precision):
         train = rung == "qat"
         precision = "int8" if train else rung
-        if precision not in PRECISIONS[calibration.format]:
+        if precision not in format_facts(calibration.format).precisions:
             continue  # other toolchains have no "mixed", a microcontroller no float16
         plain = {"equalize": False, "smooth": None} if train else {}
         export = calibration.model_copy(update={"precision": precision} | plain)

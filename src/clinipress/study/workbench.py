@@ -19,7 +19,7 @@ from clinipress.data.study import StudyData
 from clinipress.errors import ModelError
 from clinipress.evidence.scores import Scores
 from clinipress.formats.file import FILES, FileCandidate
-from clinipress.formats.make import CALIBRATED, apply_export, file_facts, plan_export
+from clinipress.formats.make import apply_export, file_facts, plan_export
 from clinipress.formats.onnx.float import export_onnx
 from clinipress.formats.onnx.write import card_for
 from clinipress.formats.open import TRAINING_PACKAGES, open_file, place_of, toolchain_packages
@@ -27,6 +27,7 @@ from clinipress.formats.parity import parity
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.cost import macs, parameters
 from clinipress.progress import SILENT, Progress
+from clinipress.recipe.formats import precision_facts
 from clinipress.recipe.study import ExportRecipe, Study
 from clinipress.records.candidate import Applied, Card, Made, Origin, Parity
 from clinipress.records.store import Store, read_json, write_atomically
@@ -250,7 +251,7 @@ class Workbench:
     ) -> tuple[dict[str, Any], NDArray[np.int64]]:
         """What the history says of an export, and the calibration rows of the cache."""
         params: dict[str, Any] = recipe.model_dump(mode="json")
-        if recipe.precision not in CALIBRATED:
+        if not precision_facts(recipe.precision).calibrated:
             kept = {"format", "precision"}
             if recipe.precision == "int4-weights":
                 kept |= {"block"}
