@@ -85,6 +85,7 @@ class DataRecipe(Config):
         classes: Class order of the logits; None sorts the names found.
         class_map: Folder or label name -> class name, for sets that name one class in two ways.
         positive: The class that is the finding in a two-class task.
+        normal: The class without a finding in a task of more classes; None: there is none.
         input: Size, channels and window of the network's input.
         split: How the images are divided.
         sample: Only so many images, drawn by class: for a trial, and the report says so.
@@ -95,6 +96,7 @@ class DataRecipe(Config):
     classes: tuple[str, ...] | None = None
     class_map: dict[str, str] = Field(default_factory=dict)
     positive: str | None = None
+    normal: str | None = None
     input: InputSpec = Field(default_factory=InputSpec)
     split: SplitRecipe = SplitRecipe()
     sample: int | None = Field(None, ge=20)
@@ -286,6 +288,14 @@ class Study(Config):
         latency_threads: Threads of the latency measurement.
         bootstrap: Resamples behind the bootstrap intervals.
         evidence: What is asked of every candidate besides the rules of the risk level.
+        margins: Metric -> largest loss allowed, where it is not the risk level's; "sensitivity[x]"
+            sets the margin of one class.
+        floors: Metric -> least figure a candidate must be shown to have: the lower end of its
+            interval must lie above. `accuracy`, "sensitivity[x]", `auroc_macro` and the like.
+        privacy: What may stand in what is meant to be sent (bundle, card, dossier, summary):
+            "standard" leaves out pictures, file names, paths and identifying columns there and
+            keeps them in the run folder's report; "strict" leaves them out of the report, too;
+            "full" adds names, paths and columns, never pictures, to what is sent.
         seeds: Further seeds: the whole study is run again with each on the same split, and the
             report says how far its figures spread.
         intended_use: Free text for the card and report.
@@ -305,6 +315,9 @@ class Study(Config):
     latency_threads: int = Field(1, ge=1)
     bootstrap: int = Field(2000, ge=100)
     evidence: EvidenceRecipe = EvidenceRecipe()
+    margins: dict[str, Share] = Field(default_factory=dict)
+    floors: dict[str, Share] = Field(default_factory=dict)
+    privacy: Literal["standard", "strict", "full"] = "standard"
     seeds: tuple[int, ...] = ()
     intended_use: str = ""
     synthetic: bool = False

@@ -32,6 +32,7 @@ __all__ = [
     "Origin",
     "Parity",
     "PerChannel",
+    "Speed",
     "extended",
 ]
 
@@ -234,6 +235,8 @@ class Latency(Record):
         runtime: "onnxruntime 1.31.1", ...
         repeats: Calls measured, after warm-up.
         preprocessing: True when reading, decoding and resizing the image file is included.
+        processor: Median processor time of a call, milliseconds over all threads; None: not
+            measured.
     """
 
     median: float
@@ -243,6 +246,24 @@ class Latency(Record):
     runtime: str
     repeats: int
     preprocessing: bool = False
+    processor: float | None = None
+
+
+class Speed(Record):
+    """How many times faster than the reference, both timed in turn on this machine.
+
+    Attributes:
+        ratio: The reference's time over this candidate's, with its interval.
+        processor: The same of processor time; None: not measured.
+        reliable: False: the machine was too busy; then no ratio is told and no choice is made by
+            speed.
+        why: What showed that it was too busy, one sentence; "" when it was not.
+    """
+
+    ratio: Interval
+    processor: Interval | None = None
+    reliable: bool = True
+    why: str = ""
 
 
 class Parity(Record):
@@ -296,12 +317,15 @@ class Measured(Made):
 
     Attributes:
         latency_with_preprocessing_ms: Reading, decoding and resizing the image file included.
+        speed: Beside the reference, of the same kind of time that the report tells; None for the
+            reference, and where one of the two was not timed.
         per_image: split -> file of the per-image logits, labels, units and keys (npz), relative to
             the run: any statistic re-runs from it without the model.
     """
 
     latency_ms: Latency | None
     latency_with_preprocessing_ms: Latency | None = None
+    speed: Speed | None = None
     peak_memory_bytes: int | None
     per_image: dict[str, str] = Field(default_factory=dict)
 

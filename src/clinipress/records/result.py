@@ -23,11 +23,15 @@ __all__ = [
     "ExternalRow",
     "ExternalTest",
     "Interval",
+    "LeftOut",
     "OverSeeds",
+    "Overlap",
     "Reason",
     "Record",
     "Result",
     "Rule",
+    "RuleChange",
+    "SealedRules",
     "SeedSpread",
     "Shortcut",
     "SplitSummary",
@@ -60,6 +64,72 @@ class Rule(Record):
     margin: float
     primary: bool = True
     confidence: float = 0.95
+
+
+class SealedRules(Record):
+    """Everything a verdict hangs on, written down before the test split was first opened.
+
+    Attributes:
+        digest: sha256 of all fields below but `when`; each opening of the test split names it.
+        when: When it was written, UTC.
+        risk: Level that set the margins.
+        rules: What must hold.
+        floors: Metric -> least figure the lower end of the candidate's interval must lie above.
+        positive: The class that is the finding, in a two-class task.
+        normal: The class without a finding, in a task of more classes.
+        guards: Sections of the evidence that can stop a candidate.
+        prevalence: Class -> its share where the model will be used.
+        aims: Sensitivity or specificity at which operating points are set.
+        smallest_group: Images below which a subgroup is not judged.
+        bootstrap: Resamples behind the bootstrap intervals.
+        seed: Of everything random.
+    """
+
+    digest: str
+    when: str
+    risk: RiskLevel
+    rules: tuple[Rule, ...]
+    floors: dict[str, float] = Field(default_factory=dict)
+    positive: str | None = None
+    normal: str | None = None
+    guards: tuple[str, ...] = ()
+    prevalence: dict[str, float] = Field(default_factory=dict)
+    aims: tuple[float, ...] = ()
+    smallest_group: int = 20
+    bootstrap: int = 2000
+    seed: int = 0
+
+
+class RuleChange(Record):
+    """One thing that is not as it was when the test split was first opened.
+
+    Attributes:
+        what: Field of `SealedRules`: "risk", "positive", "floors", ...
+        before: As it was sealed, for people.
+        after: As it is now, for people.
+        when: When the change was first seen, UTC.
+    """
+
+    what: str
+    before: str
+    after: str
+    when: str
+
+
+class LeftOut(Record):
+    """Something in a data folder that is not used, and why.
+
+    Attributes:
+        path: Relative to the folder.
+        kind: "file", "folder", "table", "page", "mask", "link", "object" or "row".
+        reason: One sentence part: "no picture", "a mask beside an image", "not readable", ...
+        count: How many things this entry stands for, where one line speaks for several.
+    """
+
+    path: str
+    kind: str
+    reason: str
+    count: int = 1
 
 
 class Unreadable(Record):
@@ -120,6 +190,7 @@ class Audit(Record):
     shortcuts: tuple[Shortcut, ...] = ()
     baseline_accuracy: Interval | None = None
     majority_accuracy: float | None = None
+    left_out: tuple[LeftOut, ...] = ()
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
 
@@ -129,6 +200,9 @@ class SplitSummary(Record):
 
     Attributes:
         by: "patient", "near-duplicate cluster", "published" or "image".
+        unit: What one unit is, as a word that reads on: "patient", "lesion", "study", "series",
+            "near-duplicate cluster" or "image"; sentences of the report are made from it.
+        without_unit: Images that name no unit of that kind and stand by their cluster alone.
         reason: Why this unit was chosen, one sentence.
         seed: Seed of the assignment.
         counts: split -> class -> images.
@@ -138,6 +212,8 @@ class SplitSummary(Record):
     """
 
     by: str
+    unit: str | None = None
+    without_unit: int = 0
     reason: str
     seed: int
     counts: dict[str, dict[str, int]]
@@ -147,13 +223,23 @@ class SplitSummary(Record):
 
 
 class TestOpening(Record):
-    """One opening of the sealed test split."""
+    """One opening of the sealed test split.
+
+    Attributes:
+        when: UTC.
+        candidates: Whose answers were opened.
+        reason: Why.
+        kind: "scoring", or "judging" where answers of before were judged by other rules.
+        rules: Digest of the rules in force (`SealedRules`); None in runs of 0.1.0.
+    """
 
     __test__ = False  # not a test class, whatever pytest thinks of the name
 
     when: str
     candidates: tuple[str, ...]
     reason: str
+    kind: Literal["scoring", "judging"] = "scoring"
+    rules: str | None = None
 
 
 class TargetOutcome(Record):
@@ -249,6 +335,24 @@ class ExternalRow(Record):
     verdict: Verdict | None = None
 
 
+class Overlap(Record):
+    """Images of an external set that the study has, too; they are not counted as external.
+
+    Attributes:
+        exact: The same file or the same pixels.
+        near: Nearly the same picture.
+        left_out: Of the set, left out of the figures for it.
+        examples: Pairs (path in the set, path in the study), the first few.
+        compared_with: Images of the study that could be looked at; 0: none, and overlap is unknown.
+    """
+
+    exact: int = 0
+    near: int = 0
+    left_out: int = 0
+    examples: tuple[tuple[str, str], ...] = ()
+    compared_with: int = 0
+
+
 class ExternalTest(Record):
     """``RUN/external/NAME.json``: what a study shipped, on images from elsewhere.
 
@@ -259,6 +363,7 @@ class ExternalTest(Record):
         class_map: Its class names -> the study's.
         unreadable: Files set aside.
         warnings: Of the audit of the set.
+        overlap: With the study's own images; None in tests of 0.1.0, which did not look.
         rows: Candidate -> its figures, the reference first.
     """
 
@@ -268,6 +373,7 @@ class ExternalTest(Record):
     class_map: dict[str, str] = Field(default_factory=dict)
     unreadable: tuple[Unreadable, ...] = ()
     warnings: tuple[str, ...] = ()
+    overlap: Overlap | None = None
     rows: dict[str, ExternalRow]
 
 
@@ -314,7 +420,11 @@ class Result(Record):
     created: str
     recipe: dict[str, Any]
     classes: tuple[str, ...]
+    positive: str | None = None
+    normal: str | None = None
     rules: tuple[Rule, ...]
+    sealed: SealedRules | None = None
+    rule_changes: tuple[RuleChange, ...] = ()
     reference: str
     shipped: str | None
     bundle: str | None
