@@ -92,7 +92,10 @@ def audit(
         **_duplicate_facts(dataset, duplicates, fingerprints.clusters),
         **_patient_facts(dataset),
     )
-    update = {"warnings": (*dataset.notes, *_warnings(record)), "seconds": time.perf_counter() - start}
+    update = {
+        "warnings": (*dataset.notes, *_warnings(record)),
+        "seconds": time.perf_counter() - start,
+    }
     return record.model_copy(update=update), fingerprints
 
 
@@ -269,7 +272,9 @@ def _pages(dataset: Dataset, readings: Readings) -> Iterator[LeftOut]:
     """Pictures behind the first one of a file that counts as a single picture."""
     for item, frames in zip(dataset.items, readings.frames, strict=True):
         if item.index is None and frames > 1:
-            yield LeftOut(path=item.key, kind="page", reason="only the first is read",                 count=frames - 1)
+            yield LeftOut(
+                path=item.key, kind="page", reason="only the first is read", count=frames - 1
+            )
 
 
 def _listed(shortcuts: tuple[Shortcut, ...]) -> tuple[Shortcut, ...]:
@@ -345,9 +350,9 @@ def _shortcut_warnings(record: Audit) -> Iterator[str]:
     if accuracy and together:
         strong = any(s.auroc.low >= WARNING_FROM for s in together)
         yield (
-            f"{'strong' if strong else 'weak'} shortcut: facts of the files alone, without the "
-            f"picture, classify {_percent(accuracy)} right (always the largest class: "
-            f"{100 * majority:.1f} %)"
+            "facts of the files alone, without the picture, classify "
+            f"{_percent(accuracy)} right (always the largest class: {100 * majority:.1f} %): a "
+            f"{'strong' if strong else 'weak'} shortcut"
         )
     seen: set[str] = set()
     for shortcut in record.shortcuts:
