@@ -19,6 +19,8 @@ One grammar for all: what was expected, what came, how to mend it, on one line.
 
 from __future__ import annotations
 
+import re
+
 __all__ = [
     "BrokenExtraError",
     "BundleError",
@@ -54,6 +56,8 @@ class ClinipressError(Exception):
         text = f"expected {expected}, got {got}" + (f": {fix}" if fix else "")
         # names of files and classes may hold anything, a terminal's control characters too
         line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+        # a cell or an argument may be of any length, a path of some hundred letters
+        line = re.sub(r"(\S{300})\S{300,}(\S{100})", r"\1...\2", line)
         super().__init__(line)
 
     def __reduce__(self) -> tuple[object, ...]:
