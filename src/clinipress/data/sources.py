@@ -15,6 +15,7 @@ from clinipress.data.layouts import arrays
 from clinipress.data.layouts.folders import read_folders
 from clinipress.data.layouts.items import Dataset, Layout, natural
 from clinipress.data.layouts.manifests import find_table, read_table
+from clinipress.data.units import HEADER_PATIENT, checked_units
 from clinipress.errors import DataError, ImageError, MissingExtraError
 from clinipress.kinds.image.read import HeaderFacts, Reader, decode, facts, reader_of, render
 from clinipress.records.candidate import InputSpec
@@ -43,8 +44,8 @@ def read_dataset(
 
     Returns:
         The set, items sorted by key. A volume or a multi-frame file becomes one item per picture,
-        its patient the file unless the file or the manifest names one; empty slices of volumes
-        are left out. DICOM files bring the patient from their header, unless all name the same.
+        all of one unit, the file; empty slices of volumes are left out. DICOM files bring patient,
+        study and series from their header. Identifiers that name nobody are set aside.
 
     Raises:
         DataError: Nothing there, one class only, or a layout that cannot be told.
@@ -53,10 +54,11 @@ def read_dataset(
     mapping = dict(class_map or {})
     layout, root, items, columns = _listed(path, mapping)
     if layout != "npz":
-        items = _one_patient_is_none([opened for item in items for opened in _opened(item)])
+        items = [opened for item in items for opened in _opened(item)]
+    items, notes = checked_units(items)
     items.sort(key=lambda item: natural(item.key))
     names = _classes(path, items, classes, mapping)
-    return Dataset(root, layout, names, tuple(items), columns)
+    return Dataset(root, layout, names, tuple(items), columns, unit_notes=notes)
 
 
 def decode_item(item: ImageItem, spec: InputSpec) -> NDArray[np.uint8]:
@@ -143,24 +145,16 @@ def _opened(item: ImageItem) -> list[ImageItem]:
     if reader is None:
         return [item]
     try:
-        patient, numbers = reader.pictures(item.path)
+        named, numbers = reader.pictures(item.path)
     except MissingExtraError:
         raise
     except Exception:  # third-party parsers raise nearly anything on a damaged file
         return [item]
-    patient = item.patient or patient
+    units = {HEADER_PATIENT if kind == "patient" else kind: name for kind, name in named.items()}
+    units |= item.units if numbers is None else {**item.units, "file": item.key}
     if numbers is None:
-        return [replace(item, patient=patient)]
-    patient = patient or item.key
-    return [replace(item, key=f"{item.key}#{n}", index=n, patient=patient) for n in numbers]
-
-
-def _one_patient_is_none(items: list[ImageItem]) -> list[ImageItem]:
-    """A single identifier for all is a placeholder such as "ANONYMOUS", not one patient."""
-    patients = {item.patient for item in items}
-    if len(patients) == 1 and patients != {None} and len({item.path for item in items}) > 1:
-        return [replace(item, patient=None) for item in items]
-    return items
+        return [replace(item, units=units)]
+    return [replace(item, key=f"{item.key}#{n}", index=n, units=units) for n in numbers]
 
 
 def _classes(

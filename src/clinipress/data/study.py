@@ -45,7 +45,7 @@ class Rows:
     Attributes:
         index: int64 ``[n]`` row numbers in the cache.
         labels: int64 ``[n]`` class numbers.
-        units: int64 ``[n]`` patient or cluster of each image, for intervals.
+        units: int64 ``[n]`` unit of each image (patient, lesion, cluster), for intervals.
         keys: Names of the images.
         groups: Column -> what is known of each image, "" for nothing.
     """
@@ -192,7 +192,10 @@ def open_study_data(
 
 def listing(dataset: Dataset) -> list[list[str | int | None]]:
     """What the audit and the split depend on: names, labels, and each file's size and time."""
-    return [[i.key, i.label, i.split, i.patient, *_stamp(i)] for i in dataset.items]
+    return [
+        [i.key, i.label, i.split, i.patient, *(f"{k}={v}" for k, v in i.units.items()), *_stamp(i)]
+        for i in dataset.items
+    ]
 
 
 def _stamp(item: ImageItem) -> tuple[int, int]:
@@ -258,8 +261,7 @@ def whole_dataset(
         raise DataError(
             f"images of the split '{split}'", f"the splits {', '.join(there) or '(none)'}"
         )
-    patients = all(item.patient for item, _ in keep)
-    by = units(dataset, fingerprints, "patient" if patients else "near-duplicate cluster")
+    by = units(dataset, fingerprints, "patient")
     cache = build_cache(
         [item for item, _ in keep], classes, spec, folder, threads=threads, progress=progress
     )

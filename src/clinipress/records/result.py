@@ -169,7 +169,11 @@ class Shortcut(Record):
 
 
 class Audit(Record):
-    """What was found in a data folder, before any training."""
+    """What was found in a data folder, before any training.
+
+    `units` counts what is named of each kind ("patient", "lesion", "study"), `without_patient` the
+    images that name no patient.
+    """
 
     path: str
     layout: str
@@ -177,6 +181,8 @@ class Audit(Record):
     classes: dict[str, int]
     splits: dict[str, dict[str, int]] = Field(default_factory=dict)
     patients: int | None = None
+    units: dict[str, int] = Field(default_factory=dict)
+    without_patient: int = 0
     groups: dict[str, dict[str, int]] = Field(default_factory=dict)
     unreadable: tuple[Unreadable, ...] = ()
     exact_duplicates: int = 0
@@ -199,14 +205,15 @@ class SplitSummary(Record):
     """How the images were divided.
 
     Attributes:
-        by: "patient", "near-duplicate cluster", "published" or "image".
+        by: "patient" or another unit, "near-duplicate cluster", "published" or "image".
         unit: What one unit is, as a word that reads on: "patient", "lesion", "study", "series",
             "near-duplicate cluster" or "image"; sentences of the report are made from it.
-        without_unit: Images that name no unit of that kind and stand by their cluster alone.
+        without_unit: Images that name no unit of that kind and stand by what else is known of
+            them, at least their cluster.
         reason: Why this unit was chosen, one sentence.
         seed: Seed of the assignment.
         counts: split -> class -> images.
-        units: split -> number of patients or clusters.
+        units: split -> number of units.
         digest: sha256 of the split file.
         dropped: Images left out (unreadable, or a duplicate that crosses a published split).
     """

@@ -21,10 +21,12 @@ from clinipress.data.audit.fingerprints import Fingerprints, Readings, read_all
 from clinipress.data.audit.shortcuts import FeatureTable, feature_shortcuts, statistics_baseline
 from clinipress.data.grouping import merge, numbered
 from clinipress.data.sources import Dataset
+from clinipress.data.units import labelings, plural_of
 from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
+from clinipress.records.item import UNIT_KINDS
 from clinipress.records.result import Audit, DuplicatePair, Interval, Shortcut
-from clinipress.text import DASH
+from clinipress.text import DASH, joined
 
 __all__ = ["Fingerprints", "audit"]
 
@@ -81,9 +83,12 @@ def audit(
         baseline_accuracy=baseline.accuracy if baseline else None,
         majority_accuracy=baseline.majority if baseline else None,
         **_duplicate_facts(dataset, duplicates, fingerprints.clusters),
-        **_patient_facts(dataset),
+        **_unit_facts(dataset),
     )
-    update = {"warnings": tuple(_warnings(record)), "seconds": time.perf_counter() - start}
+    update = {
+        "warnings": (*dataset.unit_notes, *_warnings(record)),
+        "seconds": time.perf_counter() - start,
+    }
     return record.model_copy(update=update), fingerprints
 
 
@@ -111,7 +116,7 @@ def _facts(dataset: Dataset, fingerprints: Fingerprints) -> FeatureTable:
         names=fingerprints.feature_names,
         labels=np.asarray([number[item.label] for item in items], dtype=np.int64),
         classes=dataset.classes,
-        units=merge(fingerprints.clusters[rows], numbered([item.patient for item in items])),
+        units=merge(fingerprints.clusters[rows], *labelings(items)),
     )
 
 
@@ -229,16 +234,21 @@ def _directions(splits: set[str]) -> Iterator[tuple[str, str]]:
             yield here, there
 
 
-def _patient_facts(dataset: Dataset) -> dict[str, Any]:
-    patients = {item.patient for item in dataset.items if item.patient is not None}
-    if not patients:
-        return {"patients": None}
+def _unit_facts(dataset: Dataset) -> dict[str, Any]:
+    names = {kind: {item.unit(kind) for item in dataset.items} - {None} for kind in UNIT_KINDS}
+    facts = {
+        "units": {kind: len(known) for kind, known in names.items() if known},
+        "without_patient": sum(item.patient is None for item in dataset.items),
+    }
+    if not names["patient"]:
+        return {"patients": None, **facts}
     held: dict[str, set[str]] = {}
     for item in dataset.items:
         if item.split and item.patient is not None:
             held.setdefault(item.split, set()).add(item.patient)
     crossing = {f"{a}->{b}": len(held[a] & held[b]) for a, b in _directions(set(held))}
-    return {"patients": len(patients), "patient_leaks": {k: n for k, n in crossing.items() if n}}
+    leaks = {k: n for k, n in crossing.items() if n}
+    return {"patients": len(names["patient"]), "patient_leaks": leaks, **facts}
 
 
 def _listed(shortcuts: tuple[Shortcut, ...]) -> tuple[Shortcut, ...]:
@@ -258,7 +268,14 @@ def _warnings(record: Audit) -> Iterator[str]:
             f"{record.clusters} distinct pictures in {record.images} images"
         )
     if record.patients is None:
-        yield "no patient is named: images of one patient may stand on both sides of a split"
+        kept = joined([f"{count:,} {plural_of(kind)}" for kind, count in record.units.items()])
+        text = "no patient is named: images of one patient may stand on both sides of a split"
+        yield f"{text} ({kept} are kept whole)" if kept else text
+    elif record.without_patient:
+        yield (
+            f"{record.without_patient:,} of {record.images:,} images name no patient: those of one "
+            "patient may stand on both sides of a split"
+        )
     yield from _balance_warnings(record)
     yield from _shortcut_warnings(record)
 

@@ -168,4 +168,6 @@ def _splits(top: Path) -> dict[str, Path]:
 
 def _items(root: Path, folder: Path, label: str, split: str | None) -> Iterator[ImageItem]:
     for path in image_files(folder):
-        yield ImageItem(path.relative_to(root).as_posix(), path, label, split=split)
+        inside = path.relative_to(folder).parent.as_posix()
+        units = {"folder": inside} if inside != "." else {}
+        yield ImageItem(path.relative_to(root).as_posix(), path, label, split=split, units=units)

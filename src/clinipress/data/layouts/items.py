@@ -35,6 +35,7 @@ class Dataset:
         classes: Class names in the order of the logits.
         items: Sorted by key, numbers in names by value.
         group_columns: Names of the columns in `ImageItem.groups`.
+        unit_notes: What was noticed of the names of patients and other units, sentence parts.
     """
 
     root: Path
@@ -42,6 +43,7 @@ class Dataset:
     classes: tuple[str, ...]
     items: tuple[ImageItem, ...]
     group_columns: tuple[str, ...] = ()
+    unit_notes: tuple[str, ...] = ()
 
 
 def drawn(dataset: Dataset, count: int, seed: int) -> Dataset:

@@ -10,13 +10,13 @@ from pathlib import Path
 from clinipress.data.layouts.folders import image_files
 from clinipress.data.layouts.items import split_name
 from clinipress.errors import DataError
-from clinipress.records.item import ImageItem
+from clinipress.records.item import UNIT_COLUMNS, ImageItem, units_named
 
 __all__ = ["find_table", "is_table", "read_table"]
 
 _MANIFEST = ("path", "label")
 _HAM10000 = ("image_id", "dx", "lesion_id")
-_OWN = ("path", "label", "split", "patient_id")
+_OWN = ("path", "label", "split", "patient_id", *UNIT_COLUMNS)
 
 
 def find_table(folder: Path) -> Path | None:
@@ -46,8 +46,8 @@ def read_table(path: Path, class_map: Mapping[str, str]) -> tuple[list[ImageItem
     """Items and group columns of a table.
 
     A manifest has the columns ``path`` (relative to it) and ``label``, may have ``split`` and
-    ``patient_id``, and every other column is a group. HAM10000's has ``image_id``, ``dx`` (the
-    label) and ``lesion_id``, which stands for the patient: the set names no patients.
+    ``patient_id`` and the columns of other units (`UNIT_COLUMNS`), and every other column is a
+    group. HAM10000's has ``image_id``, ``dx`` (the label) and ``lesion_id``; it names no patients.
 
     Raises:
         DataError: Missing columns, empty cells, unknown splits, images that are not there.
@@ -57,7 +57,7 @@ def read_table(path: Path, class_map: Mapping[str, str]) -> tuple[list[ImageItem
         groups = tuple(c for c in columns if c not in _OWN)
         items = [_item(path, number, row, groups, class_map) for number, row in rows]
     else:
-        groups = tuple(c for c in columns if c not in _HAM10000)
+        groups = tuple(c for c in columns if c not in {*_HAM10000, *UNIT_COLUMNS})
         items = _ham10000(path, rows, groups, class_map)
     _check(path, items)
     return items, groups
@@ -117,6 +117,7 @@ def _item(
         split=split,
         patient=row.get("patient_id") or None,
         groups={c: row[c] for c in groups if row[c]},
+        units=units_named(row),
     )
 
 
@@ -136,8 +137,8 @@ def _ham10000(
                 key=path.relative_to(table.parent).as_posix(),
                 path=path,
                 label=class_map.get(row["dx"], row["dx"]),
-                patient=row["lesion_id"] or None,
                 groups={c: row[c] for c in groups if row[c]},
+                units=units_named(row),
             )
         )
     return items

@@ -30,6 +30,7 @@ _LARGE = 2**26  # bytes from which only the frame that is wanted is read
 _MOST_COMPONENTS = 4
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _SYNTAX = 0x00020010
+_UNITS = {"patient": "PatientID", "study": "StudyInstanceUID", "series": "SeriesInstanceUID"}
 _LARGEST = 1e30  # of a rescale, so that no stored value becomes infinite
 
 
@@ -50,13 +51,14 @@ def read_facts(stream: BinaryIO) -> HeaderFacts:
     return _facts(*_header(plain))
 
 
-def pictures(path: Path) -> tuple[str | None, range | None]:
-    """The patient's identifier (0010,0020), None when empty, and its frames, if several."""
+def pictures(path: Path) -> tuple[dict[str, str], range | None]:
+    """Identifiers of patient, study and series, those that are not empty; frames, if several."""
     with quiet(), path.open("rb") as stream:
         header, room = _header(_plain(stream))
         frames = _facts(header, room).frames
-    patient = str(header.get("PatientID") or "").strip() or None
-    return patient, None if frames == 1 else range(frames)
+    values = {kind: str(header.get(name) or "").strip() for kind, name in _UNITS.items()}
+    units = {kind: value for kind, value in values.items() if value}
+    return units, None if frames == 1 else range(frames)
 
 
 def stored_bytes(_path: Path, _index: int) -> None:
