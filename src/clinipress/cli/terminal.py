@@ -23,6 +23,7 @@ from rich.table import Table
 from clinipress.progress import SILENT
 from clinipress.progress import Progress as Listener
 from clinipress.recipe.formats import format_facts
+from clinipress.records.item import plural_of
 from clinipress.records.judgement import SECTIONS
 from clinipress.text import DASH, STATUS_WORDS, fixed, signed
 
@@ -242,6 +243,7 @@ def show_audit(audit: Audit) -> None:
         "near duplicates": audit.near_duplicates,
         "clusters": audit.clusters,
         "patients": "not known" if audit.patients is None else audit.patients,
+        **{plural_of(kind): n for kind, n in audit.units.items() if kind != "patient"},
         "images under two labels": len(audit.conflicting_labels),
     }
     for name, value in facts.items():

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from clinipress.data.audit.fingerprints import Fingerprints
 from clinipress.data.grouping import class_counts, deal, merge, numbered, shuffled_by_key
 from clinipress.data.sources import Dataset, ImageItem
-from clinipress.data.units import CLUSTER, best_unit, labelings, plural_of
+from clinipress.data.units import CLUSTER, best_unit, labelings
 from clinipress.errors import DataError
 from clinipress.recipe.study import SplitRecipe
-from clinipress.records.item import UNIT_KINDS
+from clinipress.records.item import UNIT_KINDS, plural_of
 from clinipress.records.result import SplitSummary, TestOpening
 from clinipress.records.store import digest_of, read_json, storage, write_atomically
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from clinipress.data.grouping import numbered
 from clinipress.records.item import UNIT_KINDS, ImageItem
 
-__all__ = ["CLUSTER", "HEADER_PATIENT", "best_unit", "checked_units", "labelings", "plural_of"]
+__all__ = ["CLUSTER", "HEADER_PATIENT", "best_unit", "checked_units", "labelings"]
 
 CLUSTER = "near-duplicate cluster"
 # The patient of a file's header, until `checked_units` has brought it together with the table's.
@@ -32,11 +32,6 @@ test xxx
 """
 _NOBODY = frozenset(_NOBODY_WORDS.split())
 _FEWEST_FOLDERS = 5  # in each class, from which on its folders are taken for units
-
-
-def plural_of(kind: str) -> str:
-    """The plural of what a unit is called: "studies", "near-duplicate clusters"."""
-    return UNIT_KINDS.get(kind, f"{kind}s")
 
 
 def labelings(items: Sequence[ImageItem]) -> list[NDArray[np.int64]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-__all__ = ["UNIT_COLUMNS", "UNIT_KINDS", "ImageItem", "units_named"]
+__all__ = ["UNIT_COLUMNS", "UNIT_KINDS", "ImageItem", "plural_of", "units_named"]
 
 # What images may be parts of, the best first: kind -> its plural. Images of one are never torn
 # apart, and sentences call a unit by its kind: a lesion is no patient.
@@ -64,6 +64,11 @@ class ImageItem:
     def unit(self, kind: str) -> str | None:
         """Identifier of the unit of that kind, or None."""
         return self.patient if kind == "patient" else self.units.get(kind)
+
+
+def plural_of(kind: str) -> str:
+    """The plural of what a unit is called: "studies", "near-duplicate clusters"."""
+    return UNIT_KINDS.get(kind, f"{kind}s")
 
 
 def units_named(row: Mapping[str, str]) -> dict[str, str]:

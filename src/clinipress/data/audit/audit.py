@@ -21,10 +21,10 @@ from clinipress.data.audit.fingerprints import Fingerprints, Readings, read_all
 from clinipress.data.audit.shortcuts import FeatureTable, feature_shortcuts, statistics_baseline
 from clinipress.data.grouping import merge, numbered
 from clinipress.data.sources import Dataset
-from clinipress.data.units import labelings, plural_of
+from clinipress.data.units import labelings
 from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
-from clinipress.records.item import UNIT_KINDS
+from clinipress.records.item import UNIT_KINDS, plural_of
 from clinipress.records.result import Audit, DuplicatePair, Interval, Shortcut
 from clinipress.text import DASH, joined
 
