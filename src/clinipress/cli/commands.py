@@ -112,7 +112,7 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Look at a data folder and write a study.yaml with comments."""
-    from clinipress.study.propose import write_study
+    from clinipress.study.propose import finding_words, write_study
 
     facts = write_study(data, out, force=force)
     if as_json:
@@ -122,6 +122,9 @@ def init(
             f"{facts['images']} images of {len(facts['classes'])} classes ({facts['layout']}); "
             f"wrote {out}. Next: clinipress run {out}"
         )
+        for line in (finding_words(facts), *facts["notes"]):
+            if line:
+                _write(f"Check: {line}.")
 
 
 @app.command()
@@ -377,6 +380,9 @@ def table(
     ray: Annotated[
         str | None, typer.Option("--ray", help="Address of a Ray cluster, or local.")
     ] = None,
+    positive: Annotated[
+        str | None, typer.Option("--positive", help="The finding, where there are two classes.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a paper's table again, beside the figures it prints; run it again to go on."""
@@ -392,6 +398,7 @@ def table(
         folder,
         scale=scale,  # type: ignore[arg-type]
         ray=ray,
+        positive=positive,
         progress=_progress(as_json),
     )
     if as_json:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from clinipress.data.audit.audit import Fingerprints, audit
 from clinipress.data.cache import DECODERS, Cache, build_cache
+from clinipress.data.finding import check_finding
 from clinipress.data.layouts.items import drawn
 from clinipress.data.sources import Dataset, ImageItem, read_dataset
 from clinipress.data.splits import Split, make_split, units
@@ -140,10 +141,7 @@ def open_study_data(
         DataError: The folder, a class or a split is not usable.
     """
     dataset = read_dataset(path, classes=recipe.classes, class_map=recipe.class_map)
-    if recipe.positive is not None and recipe.positive not in dataset.classes:
-        raise DataError(
-            f"'data.positive' to be one of {', '.join(dataset.classes)}", f"'{recipe.positive}'"
-        )
+    check_finding(recipe, dataset.classes)
     whole = len(dataset.items)
     if recipe.sample is not None:
         dataset = drawn(dataset, recipe.sample, seed)
