@@ -5,6 +5,7 @@
     │   ├── RecipeError         a study file or one of its values
     │   ├── DataError           a data set as a whole
     │   │   └── ImageError      one image: the audit sets it aside, `predict` refuses it
+    │   │       └── NoPictureError  a file that is whole and holds no picture, such as a dose
     │   ├── ModelError          a model name, a checkpoint, the number of classes
     │   ├── BundleError         a bundle that is incomplete, changed or foreign
     │   └── MissingExtraError   an optional part of clinipress is not installed
@@ -28,6 +29,7 @@ __all__ = [
     "InputError",
     "MissingExtraError",
     "ModelError",
+    "NoPictureError",
     "RecipeError",
     "StorageError",
     "StudyError",
@@ -73,6 +75,10 @@ class DataError(InputError):
 
 class ImageError(DataError):
     """One image cannot be read, or is not the kind of image that was asked for."""
+
+
+class NoPictureError(ImageError):
+    """A file of a known format that is whole, and whose content is no picture."""
 
 
 class ModelError(InputError):

@@ -27,7 +27,7 @@ def held(items, clusters=None):
     """A data set of checked items, and fingerprints of nothing but clusters."""
     items, notes = checked_units(items)
     n, classes = len(items), tuple(sorted({i.label for i in items}))
-    data = Dataset(Path(), "manifest", classes, tuple(items), unit_notes=notes)
+    data = Dataset(Path(), "manifest", classes, tuple(items), notes=notes)
     number = np.arange(n) if clusters is None else np.asarray(clusters)
     prints = Fingerprints(
         tuple(i.key for i in items), np.ones(n, bool), [""] * n, np.zeros(n, np.uint64),
@@ -169,14 +169,14 @@ def test_f9_one_name_for_all_of_a_class_is_no_patient():
     items = [item(i, patient=f"ANON_{CLASSES[i % 2].upper()}") for i in range(80)]
     data, prints = held(items)
     assert {i.patient for i in data.items} == {None}
-    assert "the patient 'ANON_A' of 40 images names nobody" in data.unit_notes[0]
+    assert "the patient 'ANON_A' of 40 images names nobody" in data.notes[0]
     assert make_split(data, prints, SplitRecipe(), 0).by == "near-duplicate cluster"
 
 
 def test_f9_two_people_who_may_be_two_names_are_not_torn_but_said():
     """Safety first: a real patient is never torn; the refusal names the cause."""
     data, prints = held([item(i, patient=("Smith", "Jones")[i % 2]) for i in range(80)])
-    assert "each class is of one patient, such as 'a' of 'Smith'" in data.unit_notes[0]
+    assert "each class is of one patient, such as 'a' of 'Smith'" in data.notes[0]
     with pytest.raises(
         DataError, match=r"1 separate patient of it.*no patient but a name for many"
     ):

@@ -19,13 +19,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from clinipress.progress import SILENT
 from clinipress.progress import Progress as Listener
 from clinipress.recipe.formats import format_facts
 from clinipress.records.item import plural_of
 from clinipress.records.judgement import SECTIONS
-from clinipress.text import DASH, STATUS_WORDS, fixed, signed
+from clinipress.text import DASH, STATUS_WORDS, counted, fixed, not_used, signed, tally
 
 if TYPE_CHECKING:
     from clinipress.models.catalogue import NamedModel
@@ -227,7 +228,12 @@ def _row(row: CandidateRecord, root: CandidateRecord, split: str, *, shipped: bo
 def show_audit(audit: Audit) -> None:
     """What the audit found, warnings last so that they are what is left on the screen."""
     console = _console()
-    console.print(f"{audit.path}: {audit.images} images, {audit.layout}", soft_wrap=True)
+
+    def line(text: str, style: str = "") -> None:
+        # names of files and classes may hold what rich takes for markup
+        console.print(Text(text, style=style), soft_wrap=True)
+
+    line(f"{audit.path}: {counted(audit.images, 'image')}, {audit.layout}")
     table = Table()
     splits = list(audit.splits)
     table.add_column("class")
@@ -235,7 +241,8 @@ def show_audit(audit: Audit) -> None:
     for split in splits:
         table.add_column(split, justify="right")
     for name, count in audit.classes.items():
-        table.add_row(name, str(count), *(str(audit.splits[s].get(name, 0)) for s in splits))
+        shown = (f"{audit.splits[s].get(name, 0):,}" for s in splits)
+        table.add_row(Text(name), f"{count:,}", *shown)
     console.print(table)
     facts = {
         "unreadable files": len(audit.unreadable),
@@ -247,20 +254,19 @@ def show_audit(audit: Audit) -> None:
         "images under two labels": len(audit.conflicting_labels),
     }
     for name, value in facts.items():
-        console.print(f"{name}: {value}", highlight=False)
+        line(f"{name}: {value}")
     for name, count in audit.leaks.items():
-        console.print(f"[yellow]leak[/] {name}: {count} images", highlight=False)
+        line(f"leak {name}: {counted(count, 'image')}")
     for column, counts in audit.groups.items():
-        shown = ", ".join(f"{k} {v}" for k, v in list(counts.items())[:12])
-        console.print(f"group {column}: {shown}", highlight=False, soft_wrap=True)
+        line(f"group {column}: {tally(list(counts.items())[:12])}")
     if audit.baseline_accuracy:
-        console.print(
-            f"statistics-only baseline accuracy: {_percent(audit.baseline_accuracy)}",
-            highlight=False,
-        )
+        line(f"statistics-only baseline accuracy: {_percent(audit.baseline_accuracy)}")
+    for text in not_used((x.path, x.kind, x.reason, x.count) for x in audit.left_out):
+        if text not in audit.warnings:
+            line(text)
     for warning in audit.warnings:
-        console.print(f"[yellow]warning[/] {warning}", highlight=False, soft_wrap=True)
-    console.print(f"{audit.seconds:.1f} s", highlight=False)
+        line(f"warning {warning}", "yellow")
+    line(f"{audit.seconds:.1f} s")
 
 
 def show_evidence(facts: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-__all__ = ["UNIT_COLUMNS", "UNIT_KINDS", "ImageItem", "plural_of", "units_named"]
+__all__ = ["UNIT_COLUMNS", "UNIT_KINDS", "ImageItem", "plural_of"]
 
 # What images may be parts of, the best first: kind -> its plural. Images of one are never torn
 # apart, and sentences call a unit by its kind: a lesion is no patient.
@@ -25,12 +25,11 @@ UNIT_KINDS: Mapping[str, str] = MappingProxyType(
         "folder": "folders",
     }
 )
-# Columns of a table that name one, beside "patient_id".
+# Columns of a table that name one, beside the patient's, without case and marks: "lesion_id".
 UNIT_COLUMNS: Mapping[str, str] = MappingProxyType(
     {
-        **{f"{kind}_id": kind for kind in UNIT_KINDS if kind not in {"patient", "file", "folder"}},
-        "StudyInstanceUID": "study",
-        "SeriesInstanceUID": "series",
+        **{f"{kind}id": kind for kind in UNIT_KINDS if kind not in {"patient", "file", "folder"}},
+        **{f"{kind}{uid}": kind for kind in ("study", "series") for uid in ("uid", "instanceuid")},
     }
 )
 
@@ -69,8 +68,3 @@ class ImageItem:
 def plural_of(kind: str) -> str:
     """The plural of what a unit is called: "studies", "near-duplicate clusters"."""
     return UNIT_KINDS.get(kind, f"{kind}s")
-
-
-def units_named(row: Mapping[str, str]) -> dict[str, str]:
-    """Kind -> identifier in a row of a table, without empty cells."""
-    return {kind: row[name] for name, kind in UNIT_COLUMNS.items() if row.get(name)}

@@ -121,7 +121,8 @@ class LeftOut(Record):
 
     Attributes:
         path: Relative to the folder.
-        kind: "file", "folder", "table", "page", "mask", "link", "object" or "row".
+        kind: "file", "folder", "table", "column", "page", "mask", "link", "object", "array" or
+            "row".
         reason: One sentence part: "no picture", "a mask beside an image", "not readable", ...
         count: How many things this entry stands for, where one line speaks for several.
     """

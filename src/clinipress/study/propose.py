@@ -76,7 +76,7 @@ def propose(dataset: Dataset) -> dict[str, Any]:
         "patients": unit == "patient" and not unnamed,
         "unit": unit,
         "without_unit": unnamed,
-        "notes": list(dataset.unit_notes),
+        "notes": list(dataset.notes),
         "published_splits": sorted({item.split for item in dataset.items if item.split}),
     }
 

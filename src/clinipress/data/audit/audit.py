@@ -18,26 +18,34 @@ from numpy.typing import NDArray
 
 from clinipress.data.audit.duplicates import Duplicates, find_duplicates
 from clinipress.data.audit.fingerprints import Fingerprints, Readings, read_all
-from clinipress.data.audit.shortcuts import FeatureTable, feature_shortcuts, statistics_baseline
+from clinipress.data.audit.shortcuts import (
+    WARNING_FROM,
+    FeatureTable,
+    feature_shortcuts,
+    statistics_baseline,
+)
 from clinipress.data.grouping import merge, numbered
 from clinipress.data.sources import Dataset
 from clinipress.data.units import labelings
 from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
 from clinipress.records.item import UNIT_KINDS, plural_of
-from clinipress.records.result import Audit, DuplicatePair, Interval, Shortcut
-from clinipress.text import DASH, joined
+from clinipress.records.result import Audit, DuplicatePair, Interval, LeftOut, Shortcut
+from clinipress.text import DASH, joined, not_used
 
 __all__ = ["Fingerprints", "audit"]
 
 MOST_PAIRS = 200
 MOST_LEAKED = 1000
+MOST_LEFT_OUT = 1000  # of one kind and reason
 MOST_SHORTCUTS = 20
 MOST_GROUPS = 20
 MOST_VALUES = 10
 # from these on a warning is given
 LOPSIDED = 3.0
 FEW_IMAGES = 50
+# what lies in most folders and is never missed
+_USUAL = ("hidden or made by a system", "is not read as an image")
 
 
 def audit(
@@ -82,13 +90,11 @@ def audit(
         shortcuts=(baseline.shortcuts if baseline else ()) + _listed(singles),
         baseline_accuracy=baseline.accuracy if baseline else None,
         majority_accuracy=baseline.majority if baseline else None,
+        left_out=tuple(_left_out(dataset, readings)),
         **_duplicate_facts(dataset, duplicates, fingerprints.clusters),
         **_unit_facts(dataset),
     )
-    update = {
-        "warnings": (*dataset.unit_notes, *_warnings(record)),
-        "seconds": time.perf_counter() - start,
-    }
+    update = {"warnings": (*dataset.notes, *_warnings(record)), "seconds": time.perf_counter() - start}
     return record.model_copy(update=update), fingerprints
 
 
@@ -251,6 +257,28 @@ def _unit_facts(dataset: Dataset) -> dict[str, Any]:
     return {"patients": len(names["patient"]), "patient_leaks": leaks, **facts}
 
 
+def _left_out(dataset: Dataset, readings: Readings) -> Iterator[LeftOut]:
+    """All that is not used; of one kind and reason 1,000 by name, and the number of the others."""
+    seen: Counter[tuple[str, str]] = Counter()
+    others: Counter[tuple[str, str]] = Counter()
+    for entry in (*dataset.left_out, *_pages(dataset, readings)):
+        why = entry.kind, entry.reason
+        seen[why] += 1
+        if seen[why] <= MOST_LEFT_OUT:
+            yield entry
+        else:
+            others[why] += entry.count
+    for (kind, reason), count in others.items():
+        yield LeftOut(path="...", kind=kind, reason=reason, count=count)
+
+
+def _pages(dataset: Dataset, readings: Readings) -> Iterator[LeftOut]:
+    """Pictures behind the first one of a file that counts as a single picture."""
+    for item, frames in zip(dataset.items, readings.frames, strict=True):
+        if item.index is None and frames > 1:
+            yield LeftOut(path=item.key, kind="page", reason="only the first is read",                 count=frames - 1)
+
+
 def _listed(shortcuts: tuple[Shortcut, ...]) -> tuple[Shortcut, ...]:
     """All that warn, and the strongest of the others up to 20 in all."""
     warning = sum(shortcut.warning for shortcut in shortcuts)
@@ -258,6 +286,11 @@ def _listed(shortcuts: tuple[Shortcut, ...]) -> tuple[Shortcut, ...]:
 
 
 def _warnings(record: Audit) -> Iterator[str]:
+    yield from not_used(
+        (entry.path, entry.kind, entry.reason, entry.count)
+        for entry in record.left_out
+        if not entry.reason.endswith(_USUAL) and entry.kind != "column"
+    )
     yield from _leak_warnings(record)
     yield from _label_warnings(record)
     if record.unreadable:
@@ -321,12 +354,14 @@ def _balance_warnings(record: Audit) -> Iterator[str]:
 
 
 def _shortcut_warnings(record: Audit) -> Iterator[str]:
-    largest = 100 * (record.majority_accuracy or 0)
-    if record.baseline_accuracy and any(s.warning for s in record.shortcuts if s.feature == "all"):
+    accuracy, majority = record.baseline_accuracy, record.majority_accuracy or 0
+    together = [s for s in record.shortcuts if s.feature == "all" and s.warning]
+    if accuracy and together:
+        strong = any(s.auroc.low >= WARNING_FROM for s in together)
         yield (
-            "facts of the files alone, without the picture, classify "
-            f"{_percent(record.baseline_accuracy)} right "
-            f"(always the largest class: {largest:.1f} %)"
+            f"{'strong' if strong else 'weak'} shortcut: facts of the files alone, without the "
+            f"picture, classify {_percent(accuracy)} right (always the largest class: "
+            f"{100 * majority:.1f} %)"
         )
     seen: set[str] = set()
     for shortcut in record.shortcuts:

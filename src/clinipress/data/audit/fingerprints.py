@@ -78,6 +78,7 @@ class Readings:
     thumbnails: NDArray[np.uint8]
     features: NDArray[np.float32]
     formats: list[str]
+    frames: NDArray[np.int64]
     unreadable: list[Unreadable]
 
     def table(self) -> tuple[NDArray[np.float32], tuple[str, ...]]:
@@ -103,6 +104,7 @@ def read_all(
         thumbnails=np.zeros((n, THUMBNAIL, THUMBNAIL), dtype=np.uint8),
         features=np.zeros((n, len(FEATURES)), dtype=np.float32),
         formats=[""] * n,
+        frames=np.ones(n, dtype=np.int64),
         unreadable=[],
     )
     task = "reading images"
@@ -133,7 +135,7 @@ def _read_chunk(readings: Readings, items: Sequence[ImageItem], rows: range) -> 
             readings.unreadable.append(Unreadable(path=item.key, reason=str(problem)))
             continue
         readings.sha256[row] = hashlib.sha256(data).hexdigest()
-        readings.formats[row] = what.format
+        readings.formats[row], readings.frames[row] = what.format, what.frames
         readings.features[row] = (*_file_facts(what, len(data)), *[0.0] * len(PICTURE_FEATURES))
         pictures.append(grey)
         good.append(row)
