@@ -22,7 +22,9 @@ def tree(root: Path, *names: str) -> Path:
 
 
 def found(root: Path, class_map: dict[str, str] | None = None) -> dict[str, tuple[str, str | None]]:
-    return {item.key: (item.label, item.split) for item in read_folders(root, class_map or {}).items}
+    return {
+        item.key: (item.label, item.split) for item in read_folders(root, class_map or {}).items
+    }
 
 
 def test_class_folders(tmp_path: Path) -> None:

@@ -111,5 +111,7 @@ def test_ham10000_is_read_with_lesions_that_are_no_patients(tmp_path: Path) -> N
     ]
     assert items[1].groups == {"dx_type": "histo", "sex": "female", "localization": "face"}
     table.write_text("\n".join([*lines, "HAM_9,ISIC_3,nv,histo,1,male,trunk"]))
-    with pytest.raises(DataError, match=r"1 of 3 not there, first 'ISIC_3'.*did you mean 'ISIC_\d.jpg'"):
+    with pytest.raises(
+        DataError, match=r"1 of 3 not there, first 'ISIC_3'.*did you mean 'ISIC_\d.jpg'"
+    ):
         read_table(table, {})

@@ -202,7 +202,7 @@ def test_f9_folders_inside_a_class_are_units_where_they_are_many(tmp_path):
 
 def test_f9_a_few_folders_inside_a_class_are_no_units(tmp_path):
     for i in range(40):
-        folder = tmp_path / CLASSES[i % 2] / ("left", "right")[i // 2 % 2]
+        folder = tmp_path / CLASSES[i % 2] / f"site {i // 2 % 3}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{i}.png").touch()
     assert best_unit(read_dataset(tmp_path).items)[0] == "near-duplicate cluster"

@@ -63,8 +63,7 @@ def read_dataset(
         raise DataError("data that can be read", f"'{path}' ({problem.strerror})") from None
     items = listed.items
     if listed.layout != "npz":
-        opened = [picture for item in items for picture in _opened(item, left_out)]
-        items = opened
+        items = [picture for item in items for picture in _opened(item, left_out)]
     items, named = checked_units(items)
     items, spellings = one_spelling(items, [*mapping.values(), *(classes or ())])
     items.sort(key=lambda item: natural(item.key))

@@ -94,7 +94,10 @@ def audit(
         **_duplicate_facts(dataset, duplicates, fingerprints.clusters),
         **_unit_facts(dataset),
     )
-    update = {"warnings": (*dataset.notes, *_warnings(record)), "seconds": time.perf_counter() - start}
+    update = {
+        "warnings": (*dataset.notes, *_warnings(record)),
+        "seconds": time.perf_counter() - start,
+    }
     return record.model_copy(update=update), fingerprints
 
 
@@ -276,7 +279,9 @@ def _pages(dataset: Dataset, readings: Readings) -> Iterator[LeftOut]:
     """Pictures behind the first one of a file that counts as a single picture."""
     for item, frames in zip(dataset.items, readings.frames, strict=True):
         if item.index is None and frames > 1:
-            yield LeftOut(path=item.key, kind="page", reason="only the first is read",                 count=frames - 1)
+            yield LeftOut(
+                path=item.key, kind="page", reason="only the first is read", count=frames - 1
+            )
 
 
 def _listed(shortcuts: tuple[Shortcut, ...]) -> tuple[Shortcut, ...]:
