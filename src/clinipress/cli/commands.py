@@ -470,6 +470,13 @@ def main() -> None:
         # the reader (head, less) has what it wanted; keep Python from complaining at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(PASSED)
+    except OSError as problem:  # of a path that nobody looked at before
+        from clinipress.errors import InputError
+
+        path = str(problem.filename or "a file")
+        _refuse(
+            InputError("files that can be read and written", f"'{path:.300}' ({problem.strerror})")
+        )
 
 
 if __name__ == "__main__":

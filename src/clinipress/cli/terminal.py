@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -229,44 +229,40 @@ def show_audit(audit: Audit) -> None:
     """What the audit found, warnings last so that they are what is left on the screen."""
     console = _console()
 
-    def line(text: str, style: str = "") -> None:
-        # names of files and classes may hold what rich takes for markup
-        console.print(Text(text, style=style), soft_wrap=True)
-
-    line(f"{audit.path}: {counted(audit.images, 'image')}, {audit.layout}")
-    table = Table()
     splits = list(audit.splits)
-    table.add_column("class")
-    table.add_column("images", justify="right")
-    for split in splits:
-        table.add_column(split, justify="right")
+    table = Table()
+    for name in ("class", "images", *splits):
+        table.add_column(name, justify="left" if name == "class" else "right")
     for name, count in audit.classes.items():
         shown = (f"{audit.splits[s].get(name, 0):,}" for s in splits)
         table.add_row(Text(name), f"{count:,}", *shown)
-    console.print(table)
-    facts = {
-        "unreadable files": len(audit.unreadable),
-        "exact duplicates": audit.exact_duplicates,
-        "near duplicates": audit.near_duplicates,
-        "clusters": audit.clusters,
-        "patients": "not known" if audit.patients is None else audit.patients,
-        **{plural_of(kind): n for kind, n in audit.units.items() if kind != "patient"},
-        "images under two labels": len(audit.conflicting_labels),
-    }
-    for name, value in facts.items():
-        line(f"{name}: {value}")
+    # names of files and classes may hold what rich takes for markup
+    head = f"{audit.path}: {counted(audit.images, 'image')}, {audit.layout}"
+    console.print(Text(head), table, sep="\n", soft_wrap=True)
+    console.print(Text("\n".join(_audit_lines(audit))), soft_wrap=True)
+    for warning in audit.warnings:
+        console.print(Text(f"warning {warning}", "yellow"), soft_wrap=True)
+    console.print(f"{audit.seconds:.1f} s", highlight=False)
+
+
+def _audit_lines(audit: Audit) -> Iterator[str]:
+    yield f"unreadable files: {len(audit.unreadable):,}"
+    yield f"exact duplicates: {audit.exact_duplicates:,}"
+    yield f"near duplicates: {audit.near_duplicates:,}"
+    yield f"clusters: {audit.clusters:,}"
+    yield f"patients: {'not known' if audit.patients is None else audit.patients}"
+    for kind in audit.units.keys() - {"patient"}:
+        yield f"{plural_of(kind)}: {audit.units[kind]:,}"
+    yield f"images under two labels: {len(audit.conflicting_labels):,}"
     for name, count in audit.leaks.items():
-        line(f"leak {name}: {counted(count, 'image')}")
+        yield f"leak {name}: {counted(count, 'image')}"
     for column, counts in audit.groups.items():
-        line(f"group {column}: {tally(list(counts.items())[:12])}")
+        yield f"group {column}: {tally(list(counts.items())[:12])}"
     if audit.baseline_accuracy:
-        line(f"statistics-only baseline accuracy: {_percent(audit.baseline_accuracy)}")
+        yield f"statistics-only baseline accuracy: {_percent(audit.baseline_accuracy)}"
     for text in not_used((x.path, x.kind, x.reason, x.count) for x in audit.left_out):
         if text not in audit.warnings:
-            line(text)
-    for warning in audit.warnings:
-        line(f"warning {warning}", "yellow")
-    line(f"{audit.seconds:.1f} s")
+            yield text
 
 
 def show_evidence(facts: Mapping[str, Any]) -> None:

@@ -56,9 +56,10 @@ def read_dataset(
         MissingExtraError: There are DICOM or NIfTI files and the extra is not installed.
     """
     mapping = dict(class_map or {})
-    left_out = LeftOuts(path if _is_dir(path) else path.parent)
+    root = path if _is_dir(path) else path.parent
+    left_out = LeftOuts(root, {*mapping, *(classes or ())})
     try:
-        listed = _listed(path, mapping, tuple(classes or ()), left_out)
+        listed = _listed(path, mapping, left_out)
     except OSError as problem:
         raise DataError("data that can be read", f"'{path}' ({problem.strerror})") from None
     items = listed.items
@@ -67,7 +68,10 @@ def read_dataset(
     items, named = checked_units(items)
     items, spellings = one_spelling(items, [*mapping.values(), *(classes or ())])
     items.sort(key=lambda item: natural(item.key))
-    names = _classes(path, items, classes, mapping)
+    try:
+        names = _classes(path, items, classes, mapping)
+    except DataError as problem:
+        raise _with_tables(problem, left_out) from None
     notes = (*listed.notes, *spellings, *named)
     return Dataset(
         listed.root,
@@ -126,9 +130,7 @@ def _in_archive(item: ImageItem) -> bool:
     return item.index is not None and item.path.suffix.casefold() == ".npz"
 
 
-def _listed(
-    path: Path, mapping: Mapping[str, str], classes: tuple[str, ...], left_out: LeftOuts
-) -> Listed:
+def _listed(path: Path, mapping: Mapping[str, str], left_out: LeftOuts) -> Listed:
     """What `path` is told to be, by its ending or by what lies in it."""
     wanted = "a folder, a manifest (.csv, .tsv) or an .npz"
     suffix = path.suffix.casefold()
@@ -139,7 +141,7 @@ def _listed(
         if tables:
             return _by_tables(tables, path, path, mapping, left_out)
         try:
-            return read_folders(path, mapping, left_out=left_out, classes=classes)
+            return read_folders(path, mapping, left_out)
         except DataError as problem:
             raise _with_tables(problem, left_out) from None
     if not _is_there(path):

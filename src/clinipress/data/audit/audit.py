@@ -364,9 +364,9 @@ def _shortcut_warnings(record: Audit) -> Iterator[str]:
     if accuracy and together:
         strong = any(s.auroc.low >= WARNING_FROM for s in together)
         yield (
-            f"{'strong' if strong else 'weak'} shortcut: facts of the files alone, without the "
-            f"picture, classify {_percent(accuracy)} right (always the largest class: "
-            f"{100 * majority:.1f} %)"
+            "facts of the files alone, without the picture, classify "
+            f"{_percent(accuracy)} right (always the largest class: {100 * majority:.1f} %): a "
+            f"{'strong' if strong else 'weak'} shortcut"
         )
     seen: set[str] = set()
     for shortcut in record.shortcuts:

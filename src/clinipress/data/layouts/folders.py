@@ -32,26 +32,16 @@ _MASK_FILE = re.compile(r"(.*?)[ _.-]*(mask|segmentation|seg|ground[ _-]?truth|g
 _IMAGE_FOLDERS = frozenset({"images", "image", "imgs", "img"})
 # Names of folders that speak of how files were put away, and not of what is to be seen on them
 _STORAGE = frozenset(
-    {
-        *SPLIT_NAMES, *_IMAGE_FOLDERS, *_MASK_WORDS.replace("?", "").split("|"),
-        "mask", "label", "annotation", "segmentation", "pictures", "photos", "pics", "files", "data",
-        "dataset",
-        "set", "sets", "part", "parts", "fold", "folds", "batch", "chunk", "folder", "dir", "split",
-        "holdout", "eval", "evaluation", "unlabeled", "unlabelled", "series", "ser", "se", "study",
-        "scan", "scans", "session", "ses", "sub", "subject", "subjects", "patient", "patients",
-        "pat", "case", "person", "volume", "vol", "disc", "archive", "dicom", "dcm", "png", "jpg",
-        "jpeg", "tif", "tiff", "nifti", "raw",
-    }
-)  # fmt: skip
+    "mask label annotation segmentation pictures photos pics files data dataset set sets part parts "
+    "fold folds batch chunk folder dir split holdout eval evaluation unlabeled unlabelled series "
+    "ser se study scan scans session ses sub subject subjects patient patients pat case person "
+    "volume vol disc archive dicom dcm png jpg jpeg tif tiff nifti raw".split()
+) | {*SPLIT_NAMES, *_IMAGE_FOLDERS, *_MASK_WORDS.replace("?", "").split("|")}
 IN_NO_CLASS = "in no class folder"
 
 
 def read_folders(
-    root: Path,
-    class_map: Mapping[str, str],
-    *,
-    left_out: LeftOuts | None = None,
-    classes: Iterable[str] = (),
+    root: Path, class_map: Mapping[str, str], left_out: LeftOuts | None = None
 ) -> Listed:
     """Items of class folders under `root`, before files with several pictures are opened.
 
@@ -63,21 +53,19 @@ def read_folders(
         root: The folder.
         class_map: Name of a folder -> name of its class.
         left_out: The account of what is passed over.
-        classes: Names that the user gave; folders of these names are classes, whatever they look
-            like.
 
     Raises:
         DataError: No class folders, a folder that fits neither reading, folders that look like
             parts of a set and not like classes, or names that cannot be matched across splits.
     """
-    account = left_out if left_out is not None else LeftOuts(root)
+    account = left_out if left_out is not None else LeftOuts(root, class_map)
     top = _descend(root, account)
     splits = _splits(top, account)
     for folder in {root, top, *(f for f in top.parents if root in f.parents)}:
         _account_for_files(folder, account)
     if not splits:
         folders = inner_folders(top, account)
-        _check_guess(top, folders, {*class_map, *classes}, account)
+        _check_guess(top, folders, account)
         inside = _splits_inside(folders, account)
         return Listed(
             "split/class folders" if inside else "class folders",
@@ -94,7 +82,7 @@ def read_folders(
     names: dict[str, list[str]] = {}
     for split, folder in splits.items():
         inner = inner_folders(folder, account)
-        _check_guess(folder, inner, {*class_map, *classes}, account)
+        _check_guess(folder, inner, account)
         _account_for_files(folder, account)
         names[split] = [class_map.get(f.name, f.name) for f in inner]
     renamed = one_name_per_class(names, frozenset(class_map.values()))
@@ -197,7 +185,8 @@ def _without_mask_folders(folders: list[Path], account: LeftOuts) -> list[Path]:
     for folder in folders:
         name = folder.name.casefold()
         bare = _ONLY_MASKS.sub("", name)
-        if (images and _MASK_FOLDER.search(name)) or (bare != name and bare in names):
+        masks = (images and _MASK_FOLDER.search(name)) or (bare != name and bare in names)
+        if masks and folder.name not in account.classes:
             account.add(folder, "folder", "masks beside images")
         else:
             kept.append(folder)
@@ -370,13 +359,13 @@ def _splits_inside(folders: list[Path], account: LeftOuts) -> dict[str, str]:
     return splits if all(splits.values()) and len(set(splits.values())) > 1 else {}
 
 
-def _check_guess(top: Path, folders: list[Path], named: set[str], account: LeftOuts) -> None:
+def _check_guess(top: Path, folders: list[Path], account: LeftOuts) -> None:
     """Refuse folders whose names, or what lies in them, say that they are no classes.
 
-    `named` are names that the user gave: these are classes because he says so.
+    Those that the user named are classes because the user says so.
     """
     names = [folder.name for folder in folders]
-    if len(names) < 2 or named.issuperset(names):
+    if len(names) < 2 or account.classes.issuperset(names):
         return
     words = [_words(name) for name in names]
     stems = {re.sub("[0-9]+", "", name).casefold() for name in names}

@@ -64,10 +64,13 @@ class Dataset:
 
 
 class LeftOuts:
-    """The account of what is passed over below `root`: each thing once, with its first reason."""
+    """The account of what is passed over below `root`: each thing once, with its first reason.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    Folders that bear one of the names in `classes` are not passed over, whatever they look like.
+    """
+
+    def __init__(self, root: Path, classes: Iterable[str] = ()) -> None:
+        self.root, self.classes = root, frozenset(classes)
         self._reasons: dict[str, tuple[str, str, int]] = {}
         self._used: set[str] = set()
 

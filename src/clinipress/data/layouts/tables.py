@@ -59,9 +59,9 @@ def read_header(path: Path) -> tuple[str, ...]:
     except OSError as problem:
         raise _unreadable(path, problem) from None
     text = head.decode(_encoding(head) or "utf-8", errors="replace")
-    if "\0" in text:
-        return ()
     lines, mark, quote = _dialect(text)
+    if "\0" in "".join(lines[:1]):
+        return ()
     try:
         return tuple(
             name.strip() for name in next(csv.reader(lines, delimiter=mark, quotechar=quote), [])
