@@ -37,7 +37,7 @@ def recognises(head: bytes) -> bool:
     return head[344:347] in (b"n+1", b"ni1") or head[4:7] in (b"n+2", b"ni2")
 
 
-def read_facts(stream: BinaryIO) -> HeaderFacts:
+def read_facts(stream: BinaryIO, _source: Path | bytes = b"") -> HeaderFacts:
     """Size, channels, bits and number of slices, from the header alone."""
     return _facts(_header(_plain(stream)))
 

@@ -22,9 +22,11 @@ __all__ = [
     "MAX_PIXELS",
     "HeaderFacts",
     "Raster",
+    "check_depth",
     "check_size",
     "eight_bits",
     "model_input",
+    "opaque",
     "quiet",
     "to_uint8",
     "value_range",
@@ -109,6 +111,33 @@ def check_size(width: int, height: int) -> None:
             f"{width} x {height}",
             "crop it or scale it down",
         )
+
+
+def check_depth(picture: Image.Image, bits: int) -> None:
+    """Refuse colour that Pillow has cut from 16 bits to 8 where at most 12 of them were used.
+
+    Raises:
+        ImageError: It would be shown all but black.
+    """
+    if bits > 8 and picture.mode == "RGB" and np.asarray(picture).max(initial=0) < 16:
+        raise ImageError(
+            f"colours that use the {bits} bits they are stored with",
+            "colours of at most 12 bits",
+            "save it with 8 bits for each colour",
+        )
+
+
+def opaque(picture: Image.Image) -> Image.Image:
+    """Any 8-bit mode to "L" or "RGB", transparent pixels over black."""
+    if picture.mode in ("L", "RGB") and "transparency" not in picture.info:
+        return picture
+    if picture.has_transparency_data:
+        grey = picture.mode in ("LA", "La", "L", "1")
+        layered = picture.convert("LA" if grey else "RGBA")
+        black = Image.new("L" if grey else "RGB", picture.size)
+        black.paste(layered.convert(black.mode), mask=layered.getchannel("A"))
+        return black
+    return picture.convert("L" if picture.mode == "1" else "RGB")
 
 
 def to_uint8(
