@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -73,16 +76,32 @@ def test_f11_colour_of_sixteen_bits(big_endian: bool, packed: bool, planes: bool
         decode(dark, COLOUR)
 
 
-def test_f11_dark_colours_of_sixteen_bits_in_other_formats_are_refused() -> None:
-    """Pillow writes no such PNG; PPM is read by the same rule."""
+def ppm(values: np.ndarray) -> bytes:
+    return b"P6 %d %d 65535\n" % (SIDE, SIDE) + values.astype(">u2").tobytes()
+
+
+def png(values: np.ndarray) -> bytes:
+    """Of 16 bits for each colour, which Pillow reads and does not write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", SIDE, SIDE, 16, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("made", [ppm, png])
+def test_f11_dark_colours_of_sixteen_bits_in_other_formats_are_refused(
+    made: Callable[[np.ndarray], bytes],
+) -> None:
     values = drawn("u2", (SIDE, SIDE, 3))
-    head = b"P6 %d %d 65535\n" % (SIDE, SIDE)
-    np.testing.assert_array_equal(
-        decode(head + values.astype(">u2").tobytes(), COLOUR) // 2,
-        np.moveaxis(values >> 8, 2, 0) // 2,
-    )
+    found = decode(made(values), COLOUR).astype(int)
+    assert np.abs(found - np.moveaxis(values >> 8, 2, 0)).max() <= 1
+    assert facts(made(values)).bits == 16
     with pytest.raises(ImageError, match="at most 12 bits"):
-        decode(head + (values >> 4).astype(">u2").tobytes(), COLOUR)
+        decode(made(values >> 4), COLOUR)
 
 
 @pytest.mark.parametrize("kind", ["f8", "f2"])

@@ -52,6 +52,7 @@ class HeaderFacts:
         bits: Bits per sample as stored.
         frames: Pictures in the file: TIFF pages, DICOM frames, NIfTI slices.
         format: "JPEG", "PNG", "TIFF", "DICOM", "NIFTI", ...
+        plane: "axial", "coronal" or "sagittal", of a volume's slices; "" where it is not known.
     """
 
     width: int
@@ -60,6 +61,7 @@ class HeaderFacts:
     bits: int
     frames: int
     format: str
+    plane: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def check_depth(picture: Image.Image, bits: int) -> None:
     Raises:
         ImageError: It would be shown all but black.
     """
-    if bits > 8 and picture.mode == "RGB" and np.asarray(picture).max(initial=0) < 16:
+    if bits > 8 and picture.mode == "RGB" and np.asarray(picture).max(initial=0) <= 16:
         raise ImageError(
             f"colours that use the {bits} bits they are stored with",
             "colours of at most 12 bits",

@@ -189,7 +189,8 @@ def _bits(picture: Image.Image) -> int:
     """Bits per sample; Pillow keeps 8 of 16-bit colour, and only its raw mode tells."""
     if picture.mode in _BITS:
         return _BITS[picture.mode]
-    wide = any(";16" in str(getattr(tile, "args", "")) for tile in getattr(picture, "tile", [])[:1])
+    stated = str([(tile.codec_name, tile.args) for tile in getattr(picture, "tile", [])[:1]])
+    wide = ";16" in stated or "'ppm', ('RGB', 65535)" in stated
     return 16 if wide else 8
 
 
