@@ -172,14 +172,14 @@ def _open(source: Path | bytes) -> BinaryIO:
 
 def _picture_facts(stream: BinaryIO) -> HeaderFacts:
     picture = Image.open(stream, formats=_FORMATS)
-    width, height = picture.size
+    (width, height), bits = picture.size, _bits(picture)  # a PNG is loaded for its EXIF
     if picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
         width, height = height, width
     return HeaderFacts(
         width=width,
         height=height,
         channels=len(picture.getbands()),
-        bits=_bits(picture),
+        bits=bits,
         frames=int(getattr(picture, "n_frames", 1)),
         format=picture.format or "",
     )
