@@ -34,7 +34,7 @@ __all__ = ["DECODERS", "Cache", "build_cache"]
 
 IMAGES, SIDECAR, PART, MARKS = "images.u8", "cache.json", "images.u8.part", "marks.json"
 TASK = "decoding images"
-FORMAT = "clinipress cache 1"
+FORMAT = "clinipress cache 2"
 # Distributions whose versions decide what a decoded pixel is.
 DECODERS = (
     *("nibabel", "numpy", "pillow", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg"),

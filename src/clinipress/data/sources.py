@@ -28,7 +28,7 @@ __all__ = ["Dataset", "ImageItem", "decode_item", "item_bytes", "item_facts", "r
 # Files with these endings are not opened while a set is listed: they hold one picture each.
 # fmt: off
 _SINGLE = frozenset({
-    ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".pgm", ".ppm",
+    ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".jp2", ".pgm", ".ppm",
 })
 # fmt: on
 

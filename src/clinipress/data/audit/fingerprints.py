@@ -155,7 +155,7 @@ def _look(item: ImageItem, data: bytes) -> tuple[NDArray[np.uint8], HeaderFacts]
     """
     if item.index is not None:
         return decode_item(item, LOOK)[0], item_facts(item)
-    return decode(data, LOOK)[0], facts(data)
+    return decode(data, LOOK, sketch=True)[0], facts(data)
 
 
 def _file_facts(what: HeaderFacts, size: int) -> tuple[float, ...]:
