@@ -23,7 +23,15 @@ from clinipress.kinds.image.read import HeaderFacts, Reader, decode, facts, read
 from clinipress.records.candidate import InputSpec
 from clinipress.records.item import ImageItem
 
-__all__ = ["Dataset", "ImageItem", "decode_item", "item_bytes", "item_facts", "read_dataset"]
+__all__ = [
+    "Dataset",
+    "ImageItem",
+    "decode_item",
+    "in_archive",
+    "item_bytes",
+    "item_facts",
+    "read_dataset",
+]
 
 # Files with these endings are not opened while a set is listed: they hold one picture each.
 # fmt: off
@@ -90,7 +98,7 @@ def decode_item(item: ImageItem, spec: InputSpec) -> NDArray[np.uint8]:
     Raises:
         ImageError: It cannot be read.
     """
-    if _in_archive(item):
+    if in_archive(item):
         return render(arrays.array_picture(item), spec)
     return decode(item.path, spec, index=item.index)
 
@@ -101,7 +109,7 @@ def item_bytes(item: ImageItem) -> bytes:
     Raises:
         ImageError: The file cannot be read.
     """
-    if _in_archive(item):
+    if in_archive(item):
         return arrays.array_picture(item).pixels.tobytes()
     try:
         if item.index is None:
@@ -120,13 +128,14 @@ def item_facts(item: ImageItem) -> HeaderFacts:
     Raises:
         ImageError: It cannot be read.
     """
-    if not _in_archive(item):
+    if not in_archive(item):
         return facts(item.path)
     shape = arrays.array_picture(item).pixels.shape
     return HeaderFacts(shape[1], shape[0], 3 if len(shape) == 3 else 1, 8, 1, "NPZ")
 
 
-def _in_archive(item: ImageItem) -> bool:
+def in_archive(item: ImageItem) -> bool:
+    """True for a picture that is an array in an .npz, not a file."""
     return item.index is not None and item.path.suffix.casefold() == ".npz"
 
 

@@ -16,9 +16,11 @@ from clinipress.data.audit.audit import Fingerprints, audit
 from clinipress.data.cache import DECODERS, Cache, build_cache
 from clinipress.data.finding import check_finding
 from clinipress.data.layouts.items import drawn
+from clinipress.data.refusals import check_refusals, refusal_words
 from clinipress.data.sources import Dataset, ImageItem, read_dataset
 from clinipress.data.splits import Split, make_split, units
 from clinipress.errors import DataError
+from clinipress.kinds.image.refuse import is_colourful
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import DataRecipe
 from clinipress.records.candidate import Candidate, InputSpec
@@ -102,6 +104,35 @@ class StudyData:
         """What else is known of some images: column -> a value for each, "" for none."""
         return _groups(self.dataset, keys)
 
+    def check_accepted(self) -> None:
+        """Stop where most of a class would be refused by the device; else say what would be.
+
+        Raises:
+            DataError: The finished model would answer next to nothing of a class.
+        """
+        labels = {i.key: i.label for i in self.dataset.items if i.key in self.split.assignment}
+        refused = [image for image in self.audit.refused if image.path in labels]
+        check_refusals(refused, labels)
+        if refused:
+            self.progress.say(f"warning: {refusal_words(refused, len(labels))}")
+
+    def accepted(self, rows: Rows, spec: InputSpec) -> NDArray[np.int64]:
+        """Which of some rows the finished model would not refuse, of the colour it was made for.
+
+        All of them, where it would refuse each.
+        """
+        refused = {image.path for image in self.audit.refused}
+        images, coloured = self.cache(spec), self.audit.colourful
+        good = [
+            number
+            for number, key in enumerate(rows.keys)
+            if key not in refused
+            and (
+                spec.channels == 1 or is_colourful(images.take(rows.index[[number]])[0]) == coloured
+            )
+        ]
+        return np.asarray(good or range(len(rows.keys)), dtype=np.int64)
+
     def rows(self, name: Literal["train", "validation"], spec: InputSpec) -> Rows:
         """Row numbers, labels and units of a split that may be looked at."""
         return self._rows(self.split.keys(name), spec)
@@ -150,7 +181,7 @@ def open_study_data(
 
     @functools.cache
     def examined() -> tuple[Audit, Fingerprints]:
-        return audit(dataset, seed=seed, progress=progress, threads=threads)
+        return audit(dataset, recipe.input, seed=seed, progress=progress, threads=threads)
 
     def divide(folder: Path) -> None:
         _, fingerprints = examined()
@@ -172,7 +203,8 @@ def open_study_data(
     # the split stays over upgrades: another one would put images that were trained on, or looked
     # at, into the test split
     done = store.once("data", inputs, divide, packages=None)
-    described = store.once("audit", inputs, describe, packages=DECODERS)
+    looked_at = inputs | {"input": recipe.input.model_dump()}
+    described = store.once("audit", looked_at, describe, packages=DECODERS)
     split = Split.load(done / "split.json")
     split.save(store.folder / "split.json")
     return StudyData(
@@ -248,7 +280,7 @@ def whole_dataset(
             f"{', '.join(foreign)} in '{path}'",
             f"map them with --class-map {foreign[0]}=...",
         )
-    record, fingerprints = audit(dataset, progress=progress, threads=threads)
+    record, fingerprints = audit(dataset, spec, progress=progress, threads=threads)
     keep = [
         (item, number)
         for number, item in enumerate(dataset.items)

@@ -173,7 +173,9 @@ class Audit(Record):
     """What was found in a data folder, before any training.
 
     `units` counts what is named of each kind ("patient", "lesion", "study"), `without_patient` the
-    images that name no patient.
+    images that name no patient. `refused` are images that can be read and that a device would
+    refuse of a model made from this set; `colourful` is true where that model takes colour and most
+    images have some.
     """
 
     path: str
@@ -186,6 +188,8 @@ class Audit(Record):
     without_patient: int = 0
     groups: dict[str, dict[str, int]] = Field(default_factory=dict)
     unreadable: tuple[Unreadable, ...] = ()
+    refused: tuple[Unreadable, ...] = ()
+    colourful: bool = False
     exact_duplicates: int = 0
     near_duplicates: int = 0
     clusters: int = 0
@@ -380,6 +384,8 @@ class ExternalTest(Record):
     images: int
     class_map: dict[str, str] = Field(default_factory=dict)
     unreadable: tuple[Unreadable, ...] = ()
+    refused: tuple[Unreadable, ...] = ()
+    colourful: bool = False
     warnings: tuple[str, ...] = ()
     overlap: Overlap | None = None
     rows: dict[str, ExternalRow]

@@ -78,6 +78,7 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
     data = open_study_data(
         path, study.data, store, seed=study.seed, threads=study.threads, progress=progress
     )
+    data.check_accepted()
     bench = Workbench(study, store, data, progress)
     keeper = ScoreKeeper(bench)
     declared = Declared(study.risk, study.evidence, study.bootstrap, study.seed)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.audit.duplicates import Duplicates, find_duplicates
-from clinipress.data.audit.fingerprints import Fingerprints, Readings, read_all
+from clinipress.data.audit.fingerprints import BLACK, Fingerprints, Readings, read_all
 from clinipress.data.audit.shortcuts import (
     WARNING_FROM,
     FeatureTable,
@@ -25,10 +25,12 @@ from clinipress.data.audit.shortcuts import (
     statistics_baseline,
 )
 from clinipress.data.grouping import merge, numbered
+from clinipress.data.refusals import find_refusals, refusal_words
 from clinipress.data.sources import Dataset
 from clinipress.data.units import labelings
 from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
+from clinipress.records.candidate import InputSpec
 from clinipress.records.item import UNIT_KINDS, plural_of
 from clinipress.records.result import Audit, DuplicatePair, Interval, LeftOut, Shortcut
 from clinipress.text import DASH, joined, not_used
@@ -49,7 +51,12 @@ _USUAL = ("hidden or made by a system", "is not read as an image")
 
 
 def audit(
-    dataset: Dataset, *, seed: int = 0, progress: Progress = SILENT, threads: int | None = None
+    dataset: Dataset,
+    spec: InputSpec | None = None,
+    *,
+    seed: int = 0,
+    progress: Progress = SILENT,
+    threads: int | None = None,
 ) -> tuple[Audit, Fingerprints]:
     """Look at every image of a data set once; the record, and the facts that `make_split` needs.
 
@@ -57,7 +64,8 @@ def audit(
     beyond the first of each cluster that are no exact ones, so that readable images = clusters +
     exact + near. `leaks["test->train"]` counts test images with a direct twin in train. All counts
     are full; lists are cut at 200 pairs and 1,000 leaked images. `seed` is that of the baseline's
-    folds; without `threads` every core reads.
+    folds; without `threads` every core reads. `spec` is the input of the model that is to be made,
+    for what a device would refuse.
 
     On the Bhuvaji brain MRI this finds 259 of the 394 Testing images in Training, on the copies
     at hand (grey, longest side 256). Two figures are known for the originals, both 259 of 394: by
@@ -79,6 +87,8 @@ def audit(
     fingerprints = _fingerprints(dataset, readings, duplicates)
     facts = _facts(dataset, fingerprints)
     singles, baseline = feature_shortcuts(facts), statistics_baseline(facts, seed)
+    readable = [item for item, ok in zip(dataset.items, readings.readable, strict=True) if ok]
+    refusals = find_refusals(readable, spec, threads=threads, progress=progress)
     record = Audit(
         path=str(dataset.root),
         layout=dataset.layout,
@@ -87,6 +97,8 @@ def audit(
         splits=_splits(dataset),
         groups=_groups(dataset),
         unreadable=tuple(readings.unreadable),
+        refused=refusals.images,
+        colourful=refusals.colourful,
         shortcuts=(baseline.shortcuts if baseline else ()) + _listed(singles),
         baseline_accuracy=baseline.accuracy if baseline else None,
         majority_accuracy=baseline.majority if baseline else None,
@@ -95,7 +107,7 @@ def audit(
         **_unit_facts(dataset),
     )
     update = {
-        "warnings": (*dataset.notes, *_warnings(record)),
+        "warnings": (*dataset.notes, *_dark(fingerprints), *_warnings(record)),
         "seconds": time.perf_counter() - start,
     }
     return record.model_copy(update=update), fingerprints
@@ -300,6 +312,8 @@ def _warnings(record: Audit) -> Iterator[str]:
     yield from _label_warnings(record)
     if record.unreadable:
         yield f"{_count(len(record.unreadable), 'file')} cannot be read: set aside"
+    if record.refused:
+        yield refusal_words(record.refused, record.images)
     if record.exact_duplicates + record.near_duplicates:
         yield (
             f"{record.exact_duplicates} exact and {record.near_duplicates} near duplicates: "
@@ -316,6 +330,17 @@ def _warnings(record: Audit) -> Iterator[str]:
         )
     yield from _balance_warnings(record)
     yield from _shortcut_warnings(record)
+
+
+def _dark(fingerprints: Fingerprints) -> Iterator[str]:
+    """A wrong window shows as little as a lens cap, and may yet hold enough not to be refused."""
+    share = fingerprints.features[:, fingerprints.feature_names.index("black share")]
+    dark = np.flatnonzero(fingerprints.readable & (share == 1))
+    if len(dark):
+        yield (
+            f"{_count(len(dark), 'image')} of {len(share):,} hold nothing brighter than {BLACK} of "
+            f"255, first '{fingerprints.keys[dark[0]]}': check their window or look-up table"
+        )
 
 
 def _leak_warnings(record: Audit) -> Iterator[str]:
