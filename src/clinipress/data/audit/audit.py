@@ -83,8 +83,19 @@ def audit(
         **_duplicate_facts(dataset, duplicates, fingerprints.clusters),
         **_patient_facts(dataset),
     )
-    update = {"warnings": tuple(_warnings(record)), "seconds": time.perf_counter() - start}
+    warnings = (*_warnings(record), *_planes(readings.mixed_planes()))
+    update = {"warnings": warnings, "seconds": time.perf_counter() - start}
     return record.model_copy(update=update), fingerprints
+
+
+def _planes(slices: dict[str, int]) -> Iterator[str]:
+    """Thick stacks are cut as they were acquired, and a network may learn the plane."""
+    if slices:
+        counts = ", ".join(f"{count:,} {plane}" for plane, count in sorted(slices.items()))
+        yield (
+            f"the volumes are cut in different planes ({counts} slices), since their voxels are "
+            "long in different directions: keep one plane, or give all the same voxels"
+        )
 
 
 def _fingerprints(dataset: Dataset, readings: Readings, duplicates: Duplicates) -> Fingerprints:
