@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from clinipress.data.sources import ImageItem, decode_item
 from clinipress.errors import DataError, InputError, StorageError
+from clinipress.kinds.image.pixels import READING
 from clinipress.progress import SILENT, Progress
 from clinipress.records.candidate import InputSpec
 from clinipress.records.store import digest_of, read_json, storage, versions, write_atomically
@@ -34,7 +35,7 @@ __all__ = ["DECODERS", "Cache", "build_cache"]
 
 IMAGES, SIDECAR, PART, MARKS = "images.u8", "cache.json", "images.u8.part", "marks.json"
 TASK = "decoding images"
-FORMAT = "clinipress cache 2"
+FORMAT = "clinipress cache 1"
 # Distributions whose versions decide what a decoded pixel is.
 DECODERS = (
     *("nibabel", "numpy", "pillow", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg"),
@@ -162,6 +163,7 @@ def _facts(items: Sequence[ImageItem], classes: tuple[str, ...], spec: InputSpec
     return {
         "format": FORMAT,
         "versions": versions(DECODERS),
+        "reading": READING,
         "keys": [item.key for item in items],
         "labels": [number[item.label] for item in items],
         "classes": list(classes),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import errno
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +106,7 @@ def decode_item(item: ImageItem, spec: InputSpec) -> NDArray[np.uint8]:
 
 
 def item_bytes(item: ImageItem) -> bytes:
-    """What a digest of the item is made of: the file, or one picture's values where it has several.
+    """What a digest of the item is made of: the file, or one picture of several; never large then.
 
     Raises:
         ImageError: The file cannot be read.
@@ -116,10 +118,20 @@ def item_bytes(item: ImageItem) -> bytes:
             return item.path.read_bytes()
         reader = _reader(item.path)
         stored = reader.stored_bytes(item.path, item.index) if reader else None
-        # where a picture has none of its own, the file's, and its number
-        return stored or item.path.read_bytes() + item.index.to_bytes(8, "little")
+        if stored is not None:
+            return stored
+        # where a picture has no bytes of its own, the file's digest, and its number
+        facts = item.path.stat()
+        whole = _digest(item.path, facts.st_size, facts.st_mtime_ns)
+        return whole + item.index.to_bytes(8, "little")
     except OSError as problem:
         raise ImageError("a file that can be read", f"'{item.key}' ({problem.strerror})") from None
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, _size: int, _time: int) -> bytes:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def item_facts(item: ImageItem) -> HeaderFacts:

@@ -107,10 +107,25 @@ def audit(
         **_unit_facts(dataset),
     )
     update = {
-        "warnings": (*dataset.notes, *_dark(fingerprints), *_warnings(record)),
+        "warnings": (
+            *dataset.notes,
+            *_dark(fingerprints),
+            *_warnings(record),
+            *_planes(readings.mixed_planes()),
+        ),
         "seconds": time.perf_counter() - start,
     }
     return record.model_copy(update=update), fingerprints
+
+
+def _planes(slices: dict[str, int]) -> Iterator[str]:
+    """Thick stacks are cut as they were acquired, and a network may learn the plane."""
+    if slices:
+        counts = ", ".join(f"{count:,} {plane}" for plane, count in sorted(slices.items()))
+        yield (
+            f"the volumes are cut in different planes ({counts} slices), since their voxels are "
+            "long in different directions: keep one plane, or give all the same voxels"
+        )
 
 
 def _fingerprints(dataset: Dataset, readings: Readings, duplicates: Duplicates) -> Fingerprints:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # pydantic is slow to import, and only the annotations need t
 
 __all__ = [
     "MAX_PIXELS",
+    "READING",
     "HeaderFacts",
     "Raster",
     "check_depth",
@@ -32,6 +33,8 @@ __all__ = [
     "value_range",
 ]
 
+READING = 2
+"""Goes up when a file gives other pixels than before, so that old ones are not taken for new."""
 MAX_PIXELS = 100_000_000
 """Largest picture that is opened: 10,000 x 10,000; a mammogram has about 24 million pixels."""
 
