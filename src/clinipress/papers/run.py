@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
+from clinipress.data.audit.fingerprints import content_digests
 from clinipress.data.cache import DECODERS
 from clinipress.data.finding import check_finding
 from clinipress.data.sources import read_dataset
@@ -120,7 +121,8 @@ def run_entries(
     """
     # absolute: workers of a cluster have another working folder, but must see the same files
     data, out = data.resolve(), out.resolve()
-    images = digest_of(listing(read_dataset(data)))
+    dataset = read_dataset(data)
+    images = digest_of(listing(dataset, content_digests(dataset)))
     outcomes: dict[str, EntryOutcome] = {}
     failed: dict[str, ClinipressError] = {}
     table = build(paper, scale, (), {})
