@@ -38,6 +38,9 @@ __all__ = [
 ]
 
 
+LONGEST = 600  # letters of a clause
+
+
 class ClinipressError(Exception):
     """Base of all errors raised on purpose; its text is one line, fit for a terminal.
 
@@ -53,6 +56,7 @@ class ClinipressError(Exception):
 
     def __init__(self, expected: str, got: str, fix: str | None = None) -> None:
         self.expected, self.got, self.fix = expected, got, fix
+        expected, got, fix = (clause and _cut(clause) for clause in (expected, got, fix))
         text = f"expected {expected}, got {got}" + (f": {fix}" if fix else "")
         # names of files and classes may hold anything, a terminal's control characters too
         line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
@@ -63,6 +67,13 @@ class ClinipressError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by the three clauses, so that an error crosses a process boundary whole."""
         return type(self), (self.expected, self.got, self.fix)
+
+
+def _cut(clause: str) -> str:
+    """A clause of a length that can be read, its end kept: what others wrote may fill a book."""
+    if len(clause) <= LONGEST:
+        return clause
+    return f"{clause[: LONGEST - 100]} [...] {clause[-90:]}"
 
 
 class InputError(ClinipressError):

@@ -93,7 +93,7 @@ def test_the_one_table_of_a_folder(tmp_path: Path) -> None:
         find_tables(tmp_path, left_out)
 
 
-def test_ham10000_is_read_with_lesions_as_patients(tmp_path: Path) -> None:
+def test_ham10000_is_read_with_lesions_that_are_no_patients(tmp_path: Path) -> None:
     for name in ("HAM10000_images_part_1/ISIC_1.jpg", "HAM10000_images_part_2/ISIC_2.jpg"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
@@ -104,7 +104,8 @@ def test_ham10000_is_read_with_lesions_as_patients(tmp_path: Path) -> None:
     listed = read_table(table, {"mel": "melanoma"})
     items = listed.items
     assert listed.group_columns == ("dx_type", "age", "sex", "localization")
-    assert [(i.key, i.label, i.patient) for i in items] == [
+    assert {i.patient for i in items} == {None}
+    assert [(i.key, i.label, i.unit("lesion")) for i in items] == [
         ("HAM10000_images_part_1/ISIC_1.jpg", "nv", "HAM_7"),
         ("HAM10000_images_part_2/ISIC_2.jpg", "melanoma", "HAM_8"),
     ]

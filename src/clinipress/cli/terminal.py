@@ -24,6 +24,7 @@ from rich.text import Text
 from clinipress.progress import SILENT
 from clinipress.progress import Progress as Listener
 from clinipress.recipe.formats import format_facts
+from clinipress.records.item import plural_of
 from clinipress.records.judgement import SECTIONS
 from clinipress.text import DASH, STATUS_WORDS, counted, fixed, not_used, signed, tally
 
@@ -250,6 +251,8 @@ def _audit_lines(audit: Audit) -> Iterator[str]:
     yield f"near duplicates: {audit.near_duplicates:,}"
     yield f"clusters: {audit.clusters:,}"
     yield f"patients: {'not known' if audit.patients is None else audit.patients}"
+    for kind in audit.units.keys() - {"patient"}:
+        yield f"{plural_of(kind)}: {audit.units[kind]:,}"
     yield f"images under two labels: {len(audit.conflicting_labels):,}"
     for name, count in audit.leaks.items():
         yield f"leak {name}: {counted(count, 'image')}"

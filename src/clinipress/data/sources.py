@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import errno
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +19,26 @@ from clinipress.data.layouts.folders import image_files, read_folders
 from clinipress.data.layouts.items import Dataset, LeftOuts, Listed, natural, one_spelling
 from clinipress.data.layouts.manifests import find_tables, read_tables
 from clinipress.data.layouts.tables import TABLE_SUFFIXES
+from clinipress.data.units import HEADER_PATIENT, checked_units
 from clinipress.errors import DataError, ImageError, MissingExtraError, NoPictureError
 from clinipress.kinds.image.read import HeaderFacts, Reader, decode, facts, reader_of, render
 from clinipress.records.candidate import InputSpec
 from clinipress.records.item import ImageItem
 
-__all__ = ["Dataset", "ImageItem", "decode_item", "item_bytes", "item_facts", "read_dataset"]
+__all__ = [
+    "Dataset",
+    "ImageItem",
+    "decode_item",
+    "in_archive",
+    "item_bytes",
+    "item_facts",
+    "read_dataset",
+]
 
 # Files with these endings are not opened while a set is listed: they hold one picture each.
 # fmt: off
 _SINGLE = frozenset({
-    ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".pgm", ".ppm",
+    ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".jp2", ".pgm", ".ppm",
 })
 # fmt: on
 
@@ -46,8 +57,8 @@ def read_dataset(
 
     Returns:
         The set, items sorted by key. A volume or a multi-frame file becomes one item per picture,
-        its patient the file unless the file or the manifest names one; empty slices of volumes
-        are left out. DICOM files bring the patient from their header, unless all name the same.
+        all of one unit, the file; empty slices of volumes are left out. DICOM files bring patient,
+        study and series from their header. Identifiers that name nobody are set aside.
         What lies there and is not used is in `left_out`, each thing with its reason.
 
     Raises:
@@ -63,15 +74,15 @@ def read_dataset(
         raise DataError("data that can be read", f"'{path}' ({problem.strerror})") from None
     items = listed.items
     if listed.layout != "npz":
-        opened = [picture for item in items for picture in _opened(item, left_out)]
-        items = _one_patient_is_none(opened)
+        items = [picture for item in items for picture in _opened(item, left_out)]
+    items, named = checked_units(items)
     items, spellings = one_spelling(items, [*mapping.values(), *(classes or ())])
     items.sort(key=lambda item: natural(item.key))
     try:
         names = _classes(path, items, classes, mapping)
     except DataError as problem:
         raise _with_tables(problem, left_out) from None
-    notes = (*listed.notes, *spellings)
+    notes = (*listed.notes, *spellings, *named)
     return Dataset(
         listed.root,
         listed.layout,
@@ -89,28 +100,38 @@ def decode_item(item: ImageItem, spec: InputSpec) -> NDArray[np.uint8]:
     Raises:
         ImageError: It cannot be read.
     """
-    if _in_archive(item):
+    if in_archive(item):
         return render(arrays.array_picture(item), spec)
     return decode(item.path, spec, index=item.index)
 
 
 def item_bytes(item: ImageItem) -> bytes:
-    """What a digest of the item is made of: the file, or one picture's values where it has several.
+    """What a digest of the item is made of: the file, or one picture of several; never large then.
 
     Raises:
         ImageError: The file cannot be read.
     """
-    if _in_archive(item):
+    if in_archive(item):
         return arrays.array_picture(item).pixels.tobytes()
     try:
         if item.index is None:
             return item.path.read_bytes()
         reader = _reader(item.path)
         stored = reader.stored_bytes(item.path, item.index) if reader else None
-        # where a picture has none of its own, the file's, and its number
-        return stored or item.path.read_bytes() + item.index.to_bytes(8, "little")
+        if stored is not None:
+            return stored
+        # where a picture has no bytes of its own, the file's digest, and its number
+        facts = item.path.stat()
+        whole = _digest(item.path, facts.st_size, facts.st_mtime_ns)
+        return whole + item.index.to_bytes(8, "little")
     except OSError as problem:
         raise ImageError("a file that can be read", f"'{item.key}' ({problem.strerror})") from None
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, _size: int, _time: int) -> bytes:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def item_facts(item: ImageItem) -> HeaderFacts:
@@ -119,13 +140,14 @@ def item_facts(item: ImageItem) -> HeaderFacts:
     Raises:
         ImageError: It cannot be read.
     """
-    if not _in_archive(item):
+    if not in_archive(item):
         return facts(item.path)
     shape = arrays.array_picture(item).pixels.shape
     return HeaderFacts(shape[1], shape[0], 3 if len(shape) == 3 else 1, 8, 1, "NPZ")
 
 
-def _in_archive(item: ImageItem) -> bool:
+def in_archive(item: ImageItem) -> bool:
+    """True for a picture that is an array in an .npz, not a file."""
     return item.index is not None and item.path.suffix.casefold() == ".npz"
 
 
@@ -223,7 +245,7 @@ def _opened(item: ImageItem, left_out: LeftOuts) -> list[ImageItem]:
     if reader is None:
         return [item]
     try:
-        patient, numbers = reader.pictures(item.path)
+        named, numbers = reader.pictures(item.path)
         pages = facts(item.path).frames if numbers is not None else 1
     except MissingExtraError:
         raise
@@ -232,23 +254,15 @@ def _opened(item: ImageItem, left_out: LeftOuts) -> list[ImageItem]:
         return []
     except Exception:  # third-party parsers raise nearly anything on a damaged file
         return [item]
-    patient = item.patient or patient
+    units = {HEADER_PATIENT if kind == "patient" else kind: name for kind, name in named.items()}
+    units |= item.units if numbers is None else {**item.units, "file": item.key}
     if numbers is None:
-        return [replace(item, patient=patient)]
+        return [replace(item, units=units)]
     if not len(numbers):
         left_out.reject(item.path, "file", "a volume of one single value")
     elif len(numbers) < pages:
         left_out.reject(item.path, "page", "of one single value", pages - len(numbers))
-    patient = patient or item.key
-    return [replace(item, key=f"{item.key}#{n}", index=n, patient=patient) for n in numbers]
-
-
-def _one_patient_is_none(items: list[ImageItem]) -> list[ImageItem]:
-    """A single identifier for all is a placeholder such as "ANONYMOUS", not one patient."""
-    patients = {item.patient for item in items}
-    if len(patients) == 1 and patients != {None} and len({item.path for item in items}) > 1:
-        return [replace(item, patient=None) for item in items]
-    return items
+    return [replace(item, key=f"{item.key}#{n}", index=n, units=units) for n in numbers]
 
 
 def _classes(

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from clinipress.errors import BundleError, ModelError, StorageError
 from clinipress.recipe.formats import FORMATS
 from clinipress.records.candidate import Card, InputSpec
-from clinipress.records.store import write_atomically
+from clinipress.records.store import sha256_of, write_atomically
 
 __all__ = [
     "FILES",
@@ -180,10 +180,7 @@ class FileCandidate:
 
 def digest_of_files(files: tuple[Path, ...]) -> str:
     """sha256 of a file; of several, sha256 of their digests one after the other."""
-    digests = []
-    for file in files:
-        with file.open("rb") as stream:
-            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    digests = [sha256_of(file) for file in files]
     return (
         digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     )

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.audit.duplicates import Duplicates, find_duplicates
-from clinipress.data.audit.fingerprints import Fingerprints, Readings, read_all
+from clinipress.data.audit.fingerprints import BLACK, Fingerprints, Readings, read_all
 from clinipress.data.audit.shortcuts import (
     WARNING_FROM,
     FeatureTable,
@@ -25,11 +25,15 @@ from clinipress.data.audit.shortcuts import (
     statistics_baseline,
 )
 from clinipress.data.grouping import merge, numbered
+from clinipress.data.refusals import find_refusals, refusal_words
 from clinipress.data.sources import Dataset
+from clinipress.data.units import labelings
 from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
+from clinipress.records.candidate import InputSpec
+from clinipress.records.item import UNIT_KINDS, plural_of
 from clinipress.records.result import Audit, DuplicatePair, Interval, LeftOut, Shortcut
-from clinipress.text import DASH, not_used
+from clinipress.text import DASH, joined, not_used
 
 __all__ = ["Fingerprints", "audit"]
 
@@ -47,7 +51,12 @@ _USUAL = ("hidden or made by a system", "is not read as an image")
 
 
 def audit(
-    dataset: Dataset, *, seed: int = 0, progress: Progress = SILENT, threads: int | None = None
+    dataset: Dataset,
+    spec: InputSpec | None = None,
+    *,
+    seed: int = 0,
+    progress: Progress = SILENT,
+    threads: int | None = None,
 ) -> tuple[Audit, Fingerprints]:
     """Look at every image of a data set once; the record, and the facts that `make_split` needs.
 
@@ -55,7 +64,8 @@ def audit(
     beyond the first of each cluster that are no exact ones, so that readable images = clusters +
     exact + near. `leaks["test->train"]` counts test images with a direct twin in train. All counts
     are full; lists are cut at 200 pairs and 1,000 leaked images. `seed` is that of the baseline's
-    folds; without `threads` every core reads.
+    folds; without `threads` every core reads. `spec` is the input of the model that is to be made,
+    for what a device would refuse.
 
     On the Bhuvaji brain MRI this finds 259 of the 394 Testing images in Training, on the copies
     at hand (grey, longest side 256). Two figures are known for the originals, both 259 of 394: by
@@ -77,6 +87,8 @@ def audit(
     fingerprints = _fingerprints(dataset, readings, duplicates)
     facts = _facts(dataset, fingerprints)
     singles, baseline = feature_shortcuts(facts), statistics_baseline(facts, seed)
+    readable = [item for item, ok in zip(dataset.items, readings.readable, strict=True) if ok]
+    refusals = find_refusals(readable, spec, threads=threads, progress=progress)
     record = Audit(
         path=str(dataset.root),
         layout=dataset.layout,
@@ -85,18 +97,35 @@ def audit(
         splits=_splits(dataset),
         groups=_groups(dataset),
         unreadable=tuple(readings.unreadable),
+        refused=refusals.images,
+        colourful=refusals.colourful,
         shortcuts=(baseline.shortcuts if baseline else ()) + _listed(singles),
         baseline_accuracy=baseline.accuracy if baseline else None,
         majority_accuracy=baseline.majority if baseline else None,
         left_out=tuple(_left_out(dataset, readings)),
         **_duplicate_facts(dataset, duplicates, fingerprints.clusters),
-        **_patient_facts(dataset),
+        **_unit_facts(dataset),
     )
     update = {
-        "warnings": (*dataset.notes, *_warnings(record)),
+        "warnings": (
+            *dataset.notes,
+            *_dark(fingerprints),
+            *_warnings(record),
+            *_planes(readings.mixed_planes()),
+        ),
         "seconds": time.perf_counter() - start,
     }
     return record.model_copy(update=update), fingerprints
+
+
+def _planes(slices: dict[str, int]) -> Iterator[str]:
+    """Thick stacks are cut as they were acquired, and a network may learn the plane."""
+    if slices:
+        counts = ", ".join(f"{count:,} {plane}" for plane, count in sorted(slices.items()))
+        yield (
+            f"the volumes are cut in different planes ({counts} slices), since their voxels are "
+            "long in different directions: keep one plane, or give all the same voxels"
+        )
 
 
 def _fingerprints(dataset: Dataset, readings: Readings, duplicates: Duplicates) -> Fingerprints:
@@ -123,7 +152,7 @@ def _facts(dataset: Dataset, fingerprints: Fingerprints) -> FeatureTable:
         names=fingerprints.feature_names,
         labels=np.asarray([number[item.label] for item in items], dtype=np.int64),
         classes=dataset.classes,
-        units=merge(fingerprints.clusters[rows], numbered([item.patient for item in items])),
+        units=merge(fingerprints.clusters[rows], *labelings(items)),
     )
 
 
@@ -241,16 +270,21 @@ def _directions(splits: set[str]) -> Iterator[tuple[str, str]]:
             yield here, there
 
 
-def _patient_facts(dataset: Dataset) -> dict[str, Any]:
-    patients = {item.patient for item in dataset.items if item.patient is not None}
-    if not patients:
-        return {"patients": None}
+def _unit_facts(dataset: Dataset) -> dict[str, Any]:
+    names = {kind: {item.unit(kind) for item in dataset.items} - {None} for kind in UNIT_KINDS}
+    facts = {
+        "units": {kind: len(known) for kind, known in names.items() if known},
+        "without_patient": sum(item.patient is None for item in dataset.items),
+    }
+    if not names["patient"]:
+        return {"patients": None, **facts}
     held: dict[str, set[str]] = {}
     for item in dataset.items:
         if item.split and item.patient is not None:
             held.setdefault(item.split, set()).add(item.patient)
     crossing = {f"{a}->{b}": len(held[a] & held[b]) for a, b in _directions(set(held))}
-    return {"patients": len(patients), "patient_leaks": {k: n for k, n in crossing.items() if n}}
+    leaks = {k: n for k, n in crossing.items() if n}
+    return {"patients": len(names["patient"]), "patient_leaks": leaks, **facts}
 
 
 def _left_out(dataset: Dataset, readings: Readings) -> Iterator[LeftOut]:
@@ -293,15 +327,35 @@ def _warnings(record: Audit) -> Iterator[str]:
     yield from _label_warnings(record)
     if record.unreadable:
         yield f"{_count(len(record.unreadable), 'file')} cannot be read: set aside"
+    if record.refused:
+        yield refusal_words(record.refused, record.images)
     if record.exact_duplicates + record.near_duplicates:
         yield (
             f"{record.exact_duplicates} exact and {record.near_duplicates} near duplicates: "
             f"{record.clusters} distinct pictures in {record.images} images"
         )
     if record.patients is None:
-        yield "no patient is named: images of one patient may stand on both sides of a split"
+        kept = joined([f"{count:,} {plural_of(kind)}" for kind, count in record.units.items()])
+        text = "no patient is named: images of one patient may stand on both sides of a split"
+        yield f"{text} ({kept} are kept whole)" if kept else text
+    elif record.without_patient:
+        yield (
+            f"{record.without_patient:,} of {record.images:,} images name no patient: those of one "
+            "patient may stand on both sides of a split"
+        )
     yield from _balance_warnings(record)
     yield from _shortcut_warnings(record)
+
+
+def _dark(fingerprints: Fingerprints) -> Iterator[str]:
+    """A wrong window shows as little as a lens cap, and may yet hold enough not to be refused."""
+    share = fingerprints.features[:, fingerprints.feature_names.index("black share")]
+    dark = np.flatnonzero(fingerprints.readable & (share == 1))
+    if len(dark):
+        yield (
+            f"{_count(len(dark), 'image')} of {len(share):,} hold nothing brighter than {BLACK} of "
+            f"255, first '{fingerprints.keys[dark[0]]}': check their window or look-up table"
+        )
 
 
 def _leak_warnings(record: Audit) -> Iterator[str]:

@@ -426,8 +426,11 @@ def _items(
     empty = True
     for path in image_files(folder, account):
         empty = False
-        inner = path.relative_to(folder).parts[0]
-        part = split[inner] if isinstance(split, Mapping) else split
-        yield ImageItem(path.relative_to(root).as_posix(), path, label, split=part)
+        inner = path.relative_to(folder).parts
+        part = split[inner[0]] if isinstance(split, Mapping) else split
+        # a folder inside that is a split's is no unit
+        inside = "/".join(inner[1 if isinstance(split, Mapping) else 0 : -1])
+        units = {"folder": inside} if inside else {}
+        yield ImageItem(path.relative_to(root).as_posix(), path, label, split=part, units=units)
     if empty:
         account.add(folder, "folder", "no images in it")

@@ -14,7 +14,7 @@ from clinipress.data.layouts.folders import image_files, inner_folders
 from clinipress.data.layouts.items import SPLIT_NAMES, LeftOuts, Listed, split_name
 from clinipress.data.layouts.tables import TABLE_SUFFIXES, TextTable, named, read_header, read_text
 from clinipress.errors import DataError
-from clinipress.records.item import ImageItem
+from clinipress.records.item import UNIT_COLUMNS, ImageItem
 from clinipress.text import counted, joined
 
 __all__ = ["find_tables", "is_table", "read_table", "read_tables"]
@@ -32,7 +32,7 @@ _LABELS = (
 )  # fmt: skip
 _SPLITS = ("split", "set", "subset", "partition", "phase", "datasplit")
 _PATIENTS = (
-    "patientid", "patient", "subjectid", "subject", "participantid", "pid", "patid", "lesionid",
+    "patientid", "patient", "subjectid", "subject", "participantid", "pid", "patid",
 )  # fmt: skip
 # what no group can be: a person, a study, the number of a row. A whole word: "thyroid" is none
 _IDENTIFIER = re.compile(
@@ -43,7 +43,6 @@ _IDENTIFIER = re.compile(
 )
 _IDENTIFIER_CASED = re.compile(r"[a-z](U?ID|U?Id)$")  # "StudyUID", and not "COVID"
 _NOT_GIVEN = frozenset({"nan", "n/a", "#n/a", "<na>", "null", "na"})
-_NOBODY = frozenset({"none", "unknown", "anonymous", "?", "-"})
 _YES, _NO = frozenset({"1", "1.0", "true"}), frozenset({"0", "0.0", "false", "", "-1", "-1.0"})
 _FEWEST_VALUES = 12  # from which a column with another value in every row identifies the row
 
@@ -123,7 +122,7 @@ def read_table(
     A manifest has the columns ``path`` (relative to it) and ``label``, may have ``split`` and
     ``patient_id``, and every other column is a group, unless it names each image or patient.
     Names that other tables have for these are read too, and one column of 0 and 1 per class.
-    HAM10000's ``lesion_id`` stands for the patient: the set names no patients.
+    Columns of other units than patients are read as what they are: HAM10000's ``lesion_id``.
 
     Raises:
         DataError: Missing columns, empty cells, several labels for an image, unknown splits,
@@ -140,6 +139,11 @@ def read_table(
     files = _Files(path.parent, root)
     column = _path_column(table, roles, files)
     patients = table.column(roles.patient) if roles.patient else [""] * len(table.rows)
+    units = {
+        kind: table.column(name)
+        for name in table.columns
+        if (kind := UNIT_COLUMNS.get(_plain(name))) and name not in {*roles.paths[:1], roles.label}
+    }
     splits = table.column(roles.split) if roles.split else [""] * len(table.rows)
     groups = {name: table.column(name) for name in _kept_groups(table, roles, labels, account)}
     items = []
@@ -159,7 +163,8 @@ def read_table(
                 path=image,
                 label=class_map.get(label, label),
                 split=part,
-                patient=patient if _is_given(patient, _NOBODY) else None,
+                patient=patient or None,
+                units={kind: cells[number] for kind, cells in units.items() if cells[number]},
                 groups={
                     c: cells[number] for c, cells in groups.items() if _is_given(cells[number])
                 },
@@ -242,8 +247,8 @@ def _is_identifier(column: str) -> bool:
     return _IDENTIFIER.search(column) is not None or bool(_IDENTIFIER_CASED.search(column))
 
 
-def _is_given(cell: str, also: frozenset[str] = frozenset()) -> bool:
-    return bool(cell) and cell.casefold() not in _NOT_GIVEN | also
+def _is_given(cell: str) -> bool:
+    return bool(cell) and cell.casefold() not in _NOT_GIVEN
 
 
 def _roles(table: TextTable) -> _Roles:
@@ -263,7 +268,9 @@ def _roles(table: TextTable) -> _Roles:
     free = [
         name
         for name in table.columns
-        if name not in taken and _plain(name) not in _PATIENTS and not _is_identifier(name)
+        if name not in taken
+        and _plain(name) not in {*_PATIENTS, *UNIT_COLUMNS}
+        and not _is_identifier(name)
     ]
     one_hot = [] if label else [name for name in free if _is_yes_or_no(table.column(name))]
     groups = [name for name in free if name not in {label, *one_hot}]
@@ -354,6 +361,7 @@ def _kept_groups(
             kept.append(name)
     for name in table.columns:
         used = {*roles.paths[:1], roles.label, roles.split, roles.patient, *roles.one_hot}
+        used |= {name for name in table.columns if _plain(name) in UNIT_COLUMNS}
         if name and name not in used and name not in roles.groups:
             left_out.add(f"{table.path.name}: {name}", "column", "an identifier: no group")
     return kept
