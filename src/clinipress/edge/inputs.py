@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import re
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import InputError
+from clinipress.records.item import SYSTEM_NAMES
 
 __all__ = ["STANDARD_INPUT", "Source", "expand", "is_there", "locate"]
 
@@ -81,7 +83,11 @@ def _walk(folder: str) -> Iterator[str]:
             except OSError:
                 yield path
             else:
-                waiting += [item for item in inside if not item.name.startswith(".")]
+                waiting += [
+                    item
+                    for item in inside
+                    if not item.name.startswith(".") and item.name.casefold() not in SYSTEM_NAMES
+                ]
         elif entry.is_file():
             yield path
 
@@ -95,6 +101,7 @@ def _from_stream(stream: BinaryIO) -> Iterator[tuple[str, Source]]:
     if not _is_text(head):
         yield STANDARD_INPUT, head + stream.read(STDIN_LIMIT)
         return
+    head = head.removeprefix(codecs.BOM_UTF8)  # of an editor, or of PowerShell
     for line in io.BufferedReader(_Joined(head, stream)):
         path = os.fsdecode(line.rstrip(b"\r\n"))
         if path:
