@@ -56,8 +56,7 @@ class ClinipressError(Exception):
 
     def __init__(self, expected: str, got: str, fix: str | None = None) -> None:
         self.expected, self.got, self.fix = expected, got, fix
-        expected, got, fix = (clause and _cut(clause) for clause in (expected, got, fix))
-        text = f"expected {expected}, got {got}" + (f": {fix}" if fix else "")
+        text = f"expected {_cut(expected)}, got {_cut(got)}" + (f": {_cut(fix)}" if fix else "")
         # names of files and classes may hold anything, a terminal's control characters too
         line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
         # a cell or an argument may be of any length, a path of some hundred letters
