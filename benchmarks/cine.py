@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -81,7 +82,8 @@ def tiff(path: Path, values: NDArray[np.uint16], way: str) -> None:
 
 def nifti(path: Path, values: NDArray[np.uint16], _way: str) -> None:
     """A volume; its pictures are slices."""
-    nibabel.save(nibabel.Nifti1Image(values.transpose(2, 1, 0), np.eye(4)), path)
+    image: Any = nibabel.Nifti1Image
+    nibabel.save(image(values.transpose(2, 1, 0), np.eye(4)), path)
 
 
 Writer = Callable[[Path, NDArray[np.uint16], str], None]

@@ -19,6 +19,8 @@ One grammar for all: what was expected, what came, how to mend it, on one line.
 
 from __future__ import annotations
 
+import re
+
 __all__ = [
     "BrokenExtraError",
     "BundleError",
@@ -54,10 +56,11 @@ class ClinipressError(Exception):
 
     def __init__(self, expected: str, got: str, fix: str | None = None) -> None:
         self.expected, self.got, self.fix = expected, got, fix
-        expected, got, fix = (clause and _cut(clause) for clause in (expected, got, fix))
-        text = f"expected {expected}, got {got}" + (f": {fix}" if fix else "")
+        text = f"expected {_cut(expected)}, got {_cut(got)}" + (f": {_cut(fix)}" if fix else "")
         # names of files and classes may hold anything, a terminal's control characters too
         line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+        # a cell or an argument may be of any length, a path of some hundred letters
+        line = re.sub(r"(\S{300})\S{300,}(\S{100})", r"\1...\2", line)
         super().__init__(line)
 
     def __reduce__(self) -> tuple[object, ...]:

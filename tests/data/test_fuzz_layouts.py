@@ -79,7 +79,7 @@ def path_style(draw: random.Random) -> Callable[[str], str]:
             lambda c: "./" + c,
             lambda c: "C:\\some where\\" + c.replace("/", "\\"),
             lambda c: "/srv/data/" + c,
-            lambda c: os.path.splitext(c)[0],
+            lambda c: c.rpartition(".")[0],
             lambda c: c.upper(),
             lambda c: c.replace("/", "\\"),
         ]
@@ -135,7 +135,8 @@ def damaged(data: bytes, draw: random.Random) -> bytes:
         at = draw.randrange(len(data) + 1)
         piece = draw.choice(
             [b"\0", b'"', b"'", b",", b";", b"\n", b"\r", b"\xff", b"\xfe\xff", b"\x1b[31m", b"\\",
-             b"../" * 90, b"x" * 5000, b'"' * 3, b"nan", draw.randbytes(9), b"\n" * 40, b"9" * 140000]
+             b"../" * 90, b"x" * 5000, b'"' * 3, b"nan", draw.randbytes(9),
+             b"\n" * 40, b"9" * 140000]
         )  # fmt: skip
         kind = draw.randrange(4)
         if kind == 0:
@@ -166,8 +167,9 @@ def looked_at(dataset: object) -> None:
         show_audit(found)
 
 
-ODD = ["a", "Z", "ü", "u\u0308", "[b]", "x\ny", "\x1b[31m", "日本", "-f", "é" * 100, "...", "a.b", " s ",
-       "%s", "{x}", "'", '"', "\\", "CON", "@eaDir", ".hidden", "masks", "images", "train", "Test",
+ODD = ["a", "Z", "ü", "u\u0308", "[b]", "x\ny", "\x1b[31m", "日本", "-f", "é" * 100, "...", "a.b",
+       " s ", "%s", "{x}", "'", '"', "\\", "CON", "@eaDir", ".hidden", "masks", "images", "train",
+       "Test",
        "part_1", "part_2", "fold1", "🫁"]  # fmt: skip
 
 
@@ -202,8 +204,9 @@ def wild_folder(root: Path, draw: random.Random) -> None:
             )
             table(where / f"{n}{draw.choice(['.csv', '.tsv'])}", [head, f"p{n},1", f"p{n + 1};2"])
     if draw.random() < 0.1:
-        os.mkdir(os.fsencode(root) + b"/\xff\xfe")
-        shutil.copy(__file__, os.fsencode(root) + b"/\xff\xfe/\xfd.png")
+        folder = root / os.fsdecode(b"\xff\xfe")
+        folder.mkdir()
+        shutil.copy(__file__, folder / os.fsdecode(b"\xfd.png"))
 
 
 def wild(root: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from benchmarks.cine import AIM, WAYS, ratio
+from tests.kit.dicoms import made, written
+
 from clinipress.data.audit.fingerprints import read_all
 from clinipress.data.sources import read_dataset
-from tests.kit.dicoms import made, written
 
 FRAMES = 60
 

@@ -221,13 +221,12 @@ def _leaves(part: Any, where: str = "") -> dict[str, Any]:
             if key not in PASSING and "seconds" not in key
         ]
     elif isinstance(part, list):
-        pairs = [(str(number), value) for number, value in enumerate(part)]
+        told = [value for value in part if where != ".limits" or OPENED not in value]
+        pairs = [(str(number), value) for number, value in enumerate(told)]
     else:
         return {where: part}
     leaves = {}
     for key, value in pairs:
-        if where == ".limits" and OPENED in value:
-            continue
         leaves |= _leaves(value, f"{where}.{key}")
     return leaves
 

@@ -26,7 +26,11 @@ from clinipress.stats.metrics import softmax
 __all__ = ["Scores"]
 
 _ARRAYS = ("logits", "labels", "units", "keys")
-_UNREADABLE = (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile, zlib.error)
+# a header may claim more than any memory holds
+_UNREADABLE = (
+    *(OSError, EOFError, KeyError, MemoryError, TypeError, ValueError),
+    *(BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)

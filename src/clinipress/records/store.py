@@ -367,7 +367,7 @@ def read_json(path: Path) -> Any:
         raise InputError(
             f"the file '{path.name}'", f"a folder without it: '{path.parent}'"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise InputError(f"JSON in '{path}'", str(problem)) from None
 
 

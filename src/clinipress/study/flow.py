@@ -16,7 +16,7 @@ from clinipress.evidence.judged import Declared
 from clinipress.formats.open import check_toolchains
 from clinipress.models.origins import outside
 from clinipress.progress import SILENT, Progress
-from clinipress.recipe.study import Study
+from clinipress.recipe.study import EvidenceRecipe, Study
 from clinipress.records.result import Result
 from clinipress.records.store import Store, locked, write_atomically
 from clinipress.study.budget import check_budget
@@ -82,6 +82,7 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
         path, study.data, store, seed=study.seed, threads=study.threads, progress=progress
     )
     data.check_accepted()
+    _check_evidence(study.evidence, data.classes)
     bench = Workbench(study, store, data, progress)
     keeper = ScoreKeeper(bench)
     declared = Declared(study.risk, study.evidence, study.bootstrap, study.seed)
@@ -113,3 +114,18 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
     # what is shipped, under worse images and by where it looks; then bundles and report
     inspected = inspect(judged, choice, declared, bench)
     return summarise(inspected, choice, judge.rules, bench)
+
+
+def _check_evidence(recipe: EvidenceRecipe, classes: tuple[str, ...]) -> None:
+    """What these classes cannot have is refused now: its turn comes when the test split is open."""
+    for key in ("stress", "saliency"):
+        if 0 < getattr(recipe, key) < len(classes):
+            raise RecipeError(
+                f"'evidence.{key}' of at least {len(classes)}, an image of each class, or 0",
+                f"{getattr(recipe, key)}",
+            )
+    strange = [name for name in recipe.prevalence if name not in classes]
+    if strange:
+        raise RecipeError(f"'evidence.prevalence' of {', '.join(classes)}", f"'{strange[0]}'")
+    if recipe.masks is not None and recipe.saliency and not Path(recipe.masks).exists():
+        raise RecipeError("'evidence.masks' to be there", f"nothing at '{recipe.masks}'")

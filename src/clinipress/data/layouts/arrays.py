@@ -20,6 +20,10 @@ from clinipress.records.item import ImageItem
 
 __all__ = ["array_picture", "read_arrays"]
 
+_UNREADABLE = (
+    *(OSError, ValueError, EOFError, IndexError, MemoryError),
+    *(zlib.error, zipfile.BadZipFile),
+)
 _PARTS = ("train", "val", "test")
 
 
@@ -35,7 +39,7 @@ def read_arrays(
     """
     try:
         labels, others = _read_labels(path)
-    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as problem:
+    except _UNREADABLE as problem:
         raise DataError("an .npz of arrays", f"'{path}' ({problem})") from None
     for name in others:
         (left_out or LeftOuts(path.parent)).add(
@@ -65,7 +69,7 @@ def array_picture(item: ImageItem) -> Raster:
         facts = item.path.stat()
         images = _images(item.path, f"{part}_images", facts.st_size, facts.st_mtime_ns)
         return Raster(images[item.index])
-    except (OSError, ValueError, EOFError, IndexError, zlib.error, zipfile.BadZipFile) as problem:
+    except _UNREADABLE as problem:
         raise ImageError("an undamaged .npz", f"'{item.key}' ({problem})") from None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from clinipress.data.layouts.items import SPLIT_NAMES, LeftOuts, Listed
+from clinipress.data.layouts.tables import TABLE_SUFFIXES
 from clinipress.errors import DataError
 from clinipress.records.item import ImageItem
 from clinipress.text import counted, joined
@@ -31,12 +32,15 @@ _ONLY_MASKS = re.compile(r"[ _.-]*(masks?|segmentations?)$")
 _MASK_FILE = re.compile(r"(.*?)[ _.-]*(mask|segmentation|seg|ground[ _-]?truth|gt)[ _.-]?[0-9]*$")
 _IMAGE_FOLDERS = frozenset({"images", "image", "imgs", "img"})
 # Names of folders that speak of how files were put away, and not of what is to be seen on them
-_STORAGE = frozenset(
-    "mask label annotation segmentation pictures photos pics files data dataset set sets part parts "
-    "fold folds batch chunk folder dir split holdout eval evaluation unlabeled unlabelled series "
-    "ser se study scan scans session ses sub subject subjects patient patients pat case person "
-    "volume vol disc archive dicom dcm png jpg jpeg tif tiff nifti raw".split()
-) | {*SPLIT_NAMES, *_IMAGE_FOLDERS, *_MASK_WORDS.replace("?", "").split("|")}
+_STORAGE = {*SPLIT_NAMES, *_IMAGE_FOLDERS, *_MASK_WORDS.replace("?", "").split("|")} | set(
+    re.findall(
+        "[a-z]+",
+        "mask label annotation segmentation pictures photos pics files data dataset set sets "
+        "part parts fold folds batch chunk folder dir split holdout eval evaluation unlabeled "
+        "unlabelled series ser se study scan scans session ses sub subject subjects patient patients "
+        "pat case person volume vol disc archive dicom dcm png jpg jpeg tif tiff nifti raw",
+    )
+)
 IN_NO_CLASS = "in no class folder"
 
 
@@ -172,7 +176,10 @@ def _look(folder: Path, account: LeftOuts) -> tuple[list[Path], list[Path]]:
                 "leads nowhere" if dangling else "no ordinary file",
             )
         elif suffix in _NOT_IMAGES:
-            account.add(path, "file", f"{suffix} is not read as an image")
+            if suffix in TABLE_SUFFIXES:
+                account.add(path, "table", "lies beside the images, not at the top")
+            else:
+                account.add(path, "file", f"{suffix} is not read as an image")
         else:
             files.append(path)
     return _without_mask_folders(folders, account), _without_mask_files(files, account)

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from clinipress.data.layouts.folders import image_files, inner_folders
 from clinipress.data.layouts.items import SPLIT_NAMES, LeftOuts, Listed, split_name
-from clinipress.data.layouts.tables import TABLE_SUFFIXES, TextTable, read_header, read_text
+from clinipress.data.layouts.tables import TABLE_SUFFIXES, TextTable, named, read_header, read_text
 from clinipress.errors import DataError
 from clinipress.records.item import UNIT_COLUMNS, ImageItem
 from clinipress.text import counted, joined
@@ -221,10 +221,8 @@ def _refusal(path: Path) -> str | None:
 
 
 def _columns_found(what: str, columns: Sequence[str]) -> str:
-    shown = ", ".join(name for name in columns[:8] if name)
     name = "path" if "paths" in what else "label"
-    more = ", ..." if len(columns) > 8 else ""
-    return f"{what} (columns: {shown or 'none'}{more}); call it '{name}'"
+    return f"{what} (columns: {named(columns)}); call it '{name}'"
 
 
 def _split_of(table: Path, folder: Path) -> str | None:
@@ -254,19 +252,19 @@ def _is_given(cell: str) -> bool:
 
 
 def _roles(table: TextTable) -> _Roles:
-    named = {_plain(name): name for name in reversed(table.columns) if name}
-    paths = tuple(named[name] for name in _PATHS if name in named)
-    patient = next((named[name] for name in _PATIENTS if name in named), None)
+    plain = {_plain(name): name for name in reversed(table.columns) if name}
+    paths = tuple(plain[name] for name in _PATHS if name in plain)
+    patient = next((plain[name] for name in _PATIENTS if name in plain), None)
     split = next(
         (
-            named[name]
+            plain[name]
             for name in _SPLITS
-            if name in named and (name == "split" or _all_splits(table.column(named[name])))
+            if name in plain and (name == "split" or _all_splits(table.column(plain[name])))
         ),
         None,
     )
     taken = {*paths, patient, split, ""}
-    label = _label_column(table, [named[name] for name in _LABELS if name in named])
+    label = _label_column(table, [plain[name] for name in _LABELS if name in plain])
     free = [
         name
         for name in table.columns
@@ -309,7 +307,7 @@ def _label_column(table: TextTable, candidates: Sequence[str]) -> str | None:
     if len(same) < len(candidates):
         raise DataError(
             f"one column of labels in '{table.path}'",
-            joined([f"'{name}'" for name in candidates]),
+            named(candidates),
             "call the one to use 'label'",
         )
     words = [name for name in same if not all(c.replace(".", "").isdigit() for c in cells[name])]
@@ -325,7 +323,7 @@ def _missing_columns(roles: _Roles, columns: Sequence[str]) -> tuple[str, str] |
         *([] if roles.label or roles.one_hot else ["'label'"]),
     ]
     fix = f"name the columns of files and classes in the first line: {joined(missing)} is missing"
-    return ", ".join(name for name in columns if name) or "(none)", fix
+    return named(columns), fix
 
 
 def _path_column(table: TextTable, roles: _Roles, files: _Files) -> str:
@@ -436,7 +434,7 @@ def _one_hot(table: TextTable, names: Sequence[str]) -> list[str]:
         given = [n for n, c in zip(names, columns, strict=True) if c[number].casefold() in _YES]
         if not given:
             raise DataError(
-                f"a 1 in one of the columns {joined(names, 'or')} in every row",
+                f"a 1 in one of the columns {named(names)} in every row",
                 f"none in line {line} of '{table.path}'",
                 "write one, or give a column 'label'",
             )
@@ -453,7 +451,7 @@ def _several_labels(number: int, of: int, shown: str, line: int, path: Path) -> 
     return DataError(
         "one label for each image",
         f"several for {number:,} of {counted(of, 'row')} of '{path}', the first in line {line} "
-        f"({shown})",
+        f"({shown:.100})",
         "several labels for one image cannot be learned yet: keep one, in a column 'label'",
     )
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from clinipress.errors import DataError
 
-__all__ = ["TABLE_SUFFIXES", "TextTable", "read_header", "read_text"]
+__all__ = ["TABLE_SUFFIXES", "TextTable", "named", "read_header", "read_text"]
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".tab"})
 _MARKS = ",;\t|"
@@ -45,6 +46,12 @@ class TextTable:
         """All cells of one column."""
         place = self.columns.index(name)
         return [cells[place] for _, cells in self.rows]
+
+
+def named(columns: Iterable[str], most: int = 8) -> str:
+    """Some names in a row, as short as a line can hold them."""
+    names = [name if len(name) <= 40 else f"{name[:40]}..." for name in columns if name]
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "") or "none"
 
 
 def read_header(path: Path) -> tuple[str, ...]:
@@ -103,7 +110,7 @@ def read_text(path: Path) -> TextTable:
     names = names or ()
     shown = [name for name in names if name]
     if len({name.casefold() for name in shown}) < len(shown):
-        raise DataError(f"columns of different names in '{path}'", ", ".join(names))
+        raise DataError(f"columns of different names in '{path}'", named(names))
     return TextTable(path, names, tuple(rows), encoding)
 
 

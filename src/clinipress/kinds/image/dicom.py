@@ -70,6 +70,7 @@ _SYNTAX = 0x00020010
 _UNITS = {"patient": "PatientID", "study": "StudyInstanceUID", "series": "SeriesInstanceUID"}
 _LARGEST = 1e30  # of a rescale, so that no stored value becomes infinite
 _PIXELS = {0x0010: "PixelData", 0x0008: "FloatPixelData", 0x0009: "DoubleFloatPixelData"}
+_PIXEL_KINDS = (b"OB", b"OW", b"OF", b"OD", b"UN")  # all odd as a length, which is even
 _PADDING = ("PixelPaddingValue", "FloatPixelPaddingValue", "DoubleFloatPixelPaddingValue")
 _KEPT = 4  # files with several frames whose headers are kept
 
@@ -216,11 +217,12 @@ def _element(stream: BinaryIO, header: Any, facts: HeaderFacts) -> _Element | No
     """Of the pixels, before which pydicom has stopped; None where there are none."""
     at = stream.tell()
     head = stream.read(12)
-    implicit, little = header.original_encoding
+    little = header.original_encoding[1]
     number = Struct("<HHHxxI" if little else ">HHHxxI")
     if len(head) < number.size:
         return None
     group, tag, _, size = number.unpack(head)
+    implicit = head[4:6] not in _PIXEL_KINDS  # some files are not written as they say
     if implicit:
         size = int.from_bytes(head[4:8], "little")
     if group != 0x7FE0 or tag not in _PIXELS:
