@@ -254,3 +254,14 @@ def test_f5_dividing_many_images_takes_linear_time():
     start = time.process_time()
     make_split(data, prints, SplitRecipe(), 0)
     assert time.process_time() - start < 8  # 27.9 s with a set made once per image
+
+
+def test_f9_published_splits_drop_what_shares_a_study_with_the_test_split():
+    items = [
+        item(i, units={"study": f"1.{i // 3}"}, split="test" if i % 21 == 0 else "train")
+        for i in range(240)
+    ]
+    split, summary = divided(items, by="published")
+    assert torn(split, lambda i: i // 3) == 0
+    assert (split.by, summary.unit) == ("published", "study")
+    assert "shares its study with the published test image" in next(iter(split.dropped.values()))
