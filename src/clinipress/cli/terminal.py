@@ -255,8 +255,7 @@ def _audit_lines(audit: Audit) -> Iterator[str]:
     yield f"near duplicates: {audit.near_duplicates:,}"
     yield f"clusters: {audit.clusters:,}"
     yield f"patients: {'not known' if audit.patients is None else audit.patients}"
-    for kind in audit.units.keys() - {"patient"}:
-        yield f"{plural_of(kind)}: {audit.units[kind]:,}"
+    yield from (f"{plural_of(k)}: {n:,}" for k, n in audit.units.items() if k != "patient")
     yield f"images under two labels: {len(audit.conflicting_labels):,}"
     for name, count in audit.leaks.items():
         yield f"leak {name}: {counted(count, 'image')}"

@@ -282,8 +282,7 @@ def open_study_data(
 def listing(dataset: Dataset, contents: Mapping[str, str]) -> list[list[str | None]]:
     """What the split depends on: each image's name, label, published split, units and content."""
     return [
-        [i.key, i.label, i.split, i.patient, *(f"{k}={v}" for k, v in i.units.items())]
-        + [contents[i.key]]
+        [i.key, i.label, i.split, i.patient, *map("=".join, i.units.items()), contents[i.key]]
         for i in dataset.items
     ]
 

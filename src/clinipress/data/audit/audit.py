@@ -334,9 +334,10 @@ def _warnings(record: Audit) -> Iterator[str]:
         text = "no patient is named: images of one patient may stand on both sides of a split"
         yield f"{text} ({kept} are kept whole)" if kept else text
     elif record.without_patient:
+        verb = "names" if record.without_patient == 1 else "name"
         yield (
-            f"{record.without_patient:,} of {record.images:,} images name no patient: those of one "
-            "patient may stand on both sides of a split"
+            f"{record.without_patient:,} of {record.images:,} images {verb} no patient: those of "
+            "one patient may stand on both sides of a split"
         )
     yield from _balance_warnings(record)
     yield from _shortcut_warnings(record)

@@ -35,6 +35,7 @@ class ListedImage:
         label: Its class.
         split: "train", "validation", "test" or None.
         unit: The patient, lesion or tile it is of, where that is known.
+        unit_kind: Which of these (`UNIT_KINDS`).
         groups: What else is known.
         masks: Kind -> the file of a mask of it, never an image of a class.
     """
@@ -43,6 +44,7 @@ class ListedImage:
     label: str
     split: str | None = None
     unit: str | None = None
+    unit_kind: str = "patient"
     groups: Mapping[str, str] = field(default_factory=dict)
     masks: Mapping[str, Path] = field(default_factory=dict)
 
