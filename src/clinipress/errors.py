@@ -5,6 +5,7 @@
     │   ├── RecipeError         a study file or one of its values
     │   ├── DataError           a data set as a whole
     │   │   └── ImageError      one image: the audit sets it aside, `predict` refuses it
+    │   │       └── NoPictureError  a file that is whole and holds no picture, such as a dose
     │   ├── ModelError          a model name, a checkpoint, the number of classes
     │   ├── BundleError         a bundle that is incomplete, changed or foreign
     │   └── MissingExtraError   an optional part of clinipress is not installed
@@ -18,6 +19,8 @@ One grammar for all: what was expected, what came, how to mend it, on one line.
 
 from __future__ import annotations
 
+import re
+
 __all__ = [
     "BrokenExtraError",
     "BundleError",
@@ -28,6 +31,7 @@ __all__ = [
     "InputError",
     "MissingExtraError",
     "ModelError",
+    "NoPictureError",
     "RecipeError",
     "StorageError",
     "StudyError",
@@ -55,6 +59,8 @@ class ClinipressError(Exception):
         text = f"expected {_cut(expected)}, got {_cut(got)}" + (f": {_cut(fix)}" if fix else "")
         # names of files and classes may hold anything, a terminal's control characters too
         line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+        # a cell or an argument may be of any length, a path of some hundred letters
+        line = re.sub(r"(\S{300})\S{300,}(\S{100})", r"\1...\2", line)
         super().__init__(line)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -83,6 +89,10 @@ class DataError(InputError):
 
 class ImageError(DataError):
     """One image cannot be read, or is not the kind of image that was asked for."""
+
+
+class NoPictureError(ImageError):
+    """A file of a known format that is whole, and whose content is no picture."""
 
 
 class ModelError(InputError):

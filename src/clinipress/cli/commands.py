@@ -37,6 +37,7 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/NAME.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")]
+ClassMap = Annotated[str, typer.Option("--class-map", help="theirs=ours, separated by commas.")]
 PASSED, NOT_PASSED, FAILED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 RESUME = "{}; run the same command again to go on"
 DEBUG = "CLINIPRESS_DEBUG"
@@ -118,7 +119,7 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Look at a data folder and write a study.yaml with comments."""
-    from clinipress.study.propose import write_study
+    from clinipress.study.propose import finding_words, write_study
 
     facts = write_study(data, out, force=force)
     if as_json:
@@ -128,26 +129,49 @@ def init(
             f"{facts['images']} images of {len(facts['classes'])} classes ({facts['layout']}); "
             f"wrote {out}. Next: clinipress run {out}"
         )
+        for line in (finding_words(facts), *facts["notes"]):
+            if line:
+                _write(f"Check: {line}.")
 
 
 @app.command()
 def audit(
     data: Annotated[Path, typer.Argument(help="A data folder, manifest or .npz.")],
+    class_map: ClassMap = "",
+    csv: Annotated[
+        Path | None, typer.Option("--csv", help="Table to write: every file that is named.")
+    ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Count, find unreadable files, duplicates, leaks across splits, shortcuts and groups."""
+    """Count, find unreadable files, duplicates, leaks, shortcuts and what is not used."""
     from clinipress.data.audit.audit import audit as run_audit
     from clinipress.data.sources import read_dataset
+    from clinipress.errors import DataError
+    from clinipress.study.external import parse_class_map
 
     facts: Audit
-    facts, _ = run_audit(read_dataset(data), progress=_progress(as_json), threads=threads)
+    dataset = read_dataset(data, class_map=parse_class_map(class_map))
+    facts, _ = run_audit(dataset, progress=_progress(as_json), threads=threads)
+    if csv is not None:
+        from clinipress.data.audit.listing import write_listing
+
+        write_listing(facts, csv)
     if as_json:
         _write(facts.model_dump_json(indent=1))
     else:
         from clinipress.cli.terminal import show_audit
 
         show_audit(facts)
+    if 2 * len(facts.unreadable) > facts.images:
+        bad = facts.unreadable[0]
+        raise DataError(
+            "images most of which can be read",
+            f"{len(facts.unreadable):,} of {facts.images:,} that cannot, first '{bad.path}'",
+            "check that this is the folder you mean",
+        )
+    if not as_json:
+        _write(f"next: clinipress init {data}")
 
 
 @app.command("data")
@@ -182,7 +206,6 @@ def named_data(
         raise typer.Exit(FAILED if prepared.status == "absent" else NOT_PASSED)
 
 
-ClassMap = Annotated[str, typer.Option("--class-map", help="theirs=ours, separated by commas.")]
 SplitName = Annotated[
     str | None, typer.Option("--split", help="Only images published under this split.")
 ]
@@ -383,6 +406,9 @@ def table(
     ray: Annotated[
         str | None, typer.Option("--ray", help="Address of a Ray cluster, or local.")
     ] = None,
+    positive: Annotated[
+        str | None, typer.Option("--positive", help="The finding, where there are two classes.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a paper's table again, beside the figures it prints; run it again to go on."""
@@ -398,6 +424,7 @@ def table(
         folder,
         scale=scale,  # type: ignore[arg-type]
         ray=ray,
+        positive=positive,
         progress=_progress(as_json),
     )
     if as_json:

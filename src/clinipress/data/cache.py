@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from clinipress.data.sources import ImageItem, decode_item
 from clinipress.distributed import usable_cores
 from clinipress.errors import DataError, InputError, StorageError
+from clinipress.kinds.image.pixels import READING
 from clinipress.progress import SILENT, Progress
 from clinipress.records.candidate import InputSpec
 from clinipress.records.store import (
@@ -186,6 +187,7 @@ def _facts(
     return {
         "format": FORMAT,
         "versions": versions(DECODERS),
+        "reading": READING,
         "keys": [item.key for item in items],
         "labels": [number[item.label] for item in items],
         "classes": list(classes),

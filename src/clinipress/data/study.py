@@ -16,10 +16,13 @@ from clinipress import distributed
 from clinipress.data.audit.audit import Fingerprints, audit
 from clinipress.data.audit.fingerprints import content_digests
 from clinipress.data.cache import DECODERS, Cache, build_cache
+from clinipress.data.finding import check_finding
 from clinipress.data.layouts.items import drawn
+from clinipress.data.refusals import check_refusals, refusal_words
 from clinipress.data.sources import Dataset, read_dataset
 from clinipress.data.splits import SPLITS, Split, make_split, units
 from clinipress.errors import DataError
+from clinipress.kinds.image.refuse import is_colourful
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import DataRecipe
 from clinipress.records.candidate import Candidate, InputSpec
@@ -47,7 +50,7 @@ class Rows:
     Attributes:
         index: int64 ``[n]`` row numbers in the cache.
         labels: int64 ``[n]`` class numbers.
-        units: int64 ``[n]`` patient or cluster of each image, for intervals.
+        units: int64 ``[n]`` unit of each image (patient, lesion, cluster), for intervals.
         keys: Names of the images.
         groups: Column -> what is known of each image, "" for nothing.
     """
@@ -131,6 +134,35 @@ class StudyData:
         """What else is known of some images: column -> a value for each, "" for none."""
         return _groups(self.dataset, keys)
 
+    def check_accepted(self) -> None:
+        """Stop where most of a class would be refused by the device; else say what would be.
+
+        Raises:
+            DataError: The finished model would answer next to nothing of a class.
+        """
+        labels = {i.key: i.label for i in self.dataset.items if i.key in self.split.assignment}
+        refused = [image for image in self.audit.refused if image.path in labels]
+        check_refusals(refused, labels)
+        if refused:
+            self.progress.say(f"warning: {refusal_words(refused, len(labels))}")
+
+    def accepted(self, rows: Rows, spec: InputSpec) -> NDArray[np.int64]:
+        """Which of some rows the finished model would not refuse, of the colour it was made for.
+
+        All of them, where it would refuse each.
+        """
+        refused = {image.path for image in self.audit.refused}
+        images, coloured = self.cache(spec), self.audit.colourful
+        good = [
+            number
+            for number, key in enumerate(rows.keys)
+            if key not in refused
+            and (
+                spec.channels == 1 or is_colourful(images.take(rows.index[[number]])[0]) == coloured
+            )
+        ]
+        return np.asarray(good or range(len(rows.keys)), dtype=np.int64)
+
     def rows(self, name: Literal["train", "validation"], spec: InputSpec) -> Rows:
         """Row numbers, labels and units of a split that may be looked at."""
         return self._rows(self.split.keys(name), spec)
@@ -175,17 +207,14 @@ def open_study_data(
         DataError: The folder, a class or a split is not usable.
     """
     dataset = read_dataset(path, classes=recipe.classes, class_map=recipe.class_map)
-    if recipe.positive is not None and recipe.positive not in dataset.classes:
-        raise DataError(
-            f"'data.positive' to be one of {', '.join(dataset.classes)}", f"'{recipe.positive}'"
-        )
+    check_finding(recipe, dataset.classes)
     whole = len(dataset.items)
     if recipe.sample is not None:
         dataset = drawn(dataset, recipe.sample, seed)
 
     @functools.cache
     def examined() -> tuple[Audit, Fingerprints]:
-        return audit(dataset, seed=seed, progress=progress, threads=threads)
+        return audit(dataset, recipe.input, seed=seed, progress=progress, threads=threads)
 
     # the audit hashes every file it reads; a folder that was audited before may do without it, and
     # then files are hashed alone: sizes and times do not tell whether it is still the same image
@@ -223,7 +252,13 @@ def open_study_data(
     # at, into the test split
     done = store.once("data", about | {"split": asked}, divide, packages=None)
     groups = digest_of([dict(item.groups) for item in dataset.items])
-    also = {"layout": dataset.layout, "groups": groups}
+    also = {
+        "layout": dataset.layout,
+        "groups": groups,
+        "notes": dataset.notes,
+        "left_out": digest_of([row.model_dump() for row in dataset.left_out]),
+        "input": recipe.input.model_dump(),
+    }
     described = store.once("audit", about | also, describe, packages=DECODERS)
     split = Split.load(done / "split.json")
     split.save(store.folder / "split.json")
@@ -243,8 +278,12 @@ def open_study_data(
 
 
 def listing(dataset: Dataset, contents: Mapping[str, str]) -> list[list[str | None]]:
-    """What the split depends on: each image's name, label, published split, patient and content."""
-    return [[i.key, i.label, i.split, i.patient, contents[i.key]] for i in dataset.items]
+    """What the split depends on: each image's name, label, published split, units and content."""
+    return [
+        [i.key, i.label, i.split, i.patient, *(f"{k}={v}" for k, v in i.units.items())]
+        + [contents[i.key]]
+        for i in dataset.items
+    ]
 
 
 def pixel_statistics(cache: Cache, rows: NDArray[np.int64]) -> tuple[float, float]:
@@ -294,7 +333,7 @@ def whole_dataset(
             f"{', '.join(foreign)} in '{path}'",
             f"map them with --class-map {foreign[0]}=...",
         )
-    record, fingerprints = audit(dataset, progress=progress, threads=threads)
+    record, fingerprints = audit(dataset, spec, progress=progress, threads=threads)
     keep = [
         (item, number)
         for number, item in enumerate(dataset.items)
@@ -305,8 +344,7 @@ def whole_dataset(
         raise DataError(
             f"images of the split '{split}'", f"the splits {', '.join(there) or '(none)'}"
         )
-    patients = all(item.patient for item, _ in keep)
-    by = units(dataset, fingerprints, "patient" if patients else "near-duplicate cluster")
+    by = units(dataset, fingerprints, "patient")
     cache = build_cache(
         [item for item, _ in keep], classes, spec, folder, threads=threads, progress=progress
     )

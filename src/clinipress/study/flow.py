@@ -81,6 +81,7 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
     data = open_study_data(
         path, study.data, store, seed=study.seed, threads=study.threads, progress=progress
     )
+    data.check_accepted()
     _check_evidence(study.evidence, data.classes)
     bench = Workbench(study, store, data, progress)
     keeper = ScoreKeeper(bench)

@@ -136,8 +136,10 @@ def _ship(piece: Piece[Judged], folder: Path, result: Result, bench: Workbench) 
     data, study, record = bench.data, bench.study, piece.record
     rows = data.rows("validation", piece.file.card.input)
     card = calibrated(piece, study)
-    # an image the file is sure of: a self-test must not hang on the last digit
-    clear = clearest(piece.scores["validation"].logits)
+    # one that is not refused, and that the file is sure of: a self-test must not hang on the last
+    # digit
+    good = data.accepted(rows, piece.file.card.input)
+    clear = int(good[clearest(piece.scores["validation"].logits[good])])
     sample = data.cache(piece.file.card.input).take(rows.index[[clear]])[0]
     summary = {
         "study": study.name,
