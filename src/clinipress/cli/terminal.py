@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich import console as rich_console
+from rich import table as rich_table
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,13 +19,13 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.text import Text
 
 from clinipress.progress import SILENT
 from clinipress.progress import Progress as Listener
 from clinipress.recipe.formats import format_facts
 from clinipress.records.judgement import SECTIONS
-from clinipress.text import DASH, STATUS_WORDS, fixed, signed
+from clinipress.text import DASH, STATUS_WORDS, fixed, plain, signed
 
 if TYPE_CHECKING:
     from clinipress.models.catalogue import NamedModel
@@ -52,6 +53,45 @@ NAME_WIDTH = 40  # of a row of a table; longer names are folded
 COLOUR = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
+class Console(rich_console.Console):
+    """A console to which a string is text: it holds no markup and cannot steer the terminal."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """What rich prints, strings made plain first; colours come as `Text`."""
+        super().print(*(_text(entry) for entry in objects), **options)
+
+
+class Table(rich_table.Table):
+    """A table of such strings: names of classes keep their brackets."""
+
+    def __init__(self, *heads: Any, title: Any = None, **options: Any) -> None:
+        super().__init__(*map(_text, heads), title=_text(title), **options)
+
+    def add_column(self, header: Any = "", *arguments: Any, **options: Any) -> None:
+        super().add_column(_text(header), *arguments, **options)
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*map(_text, cells), **options)
+
+
+def _text(content: Any) -> Any:
+    return Text(plain(content)) if isinstance(content, str) else content
+
+
+def _coloured(*parts: str | tuple[str, str]) -> Text:
+    """Words, some of them with a style: ("PASS", "bold green")."""
+    whole = Text()
+    for part in parts:
+        words, style = (part, "") if isinstance(part, str) else part
+        whole.append(plain(words), style)
+    return whole
+
+
+def _word(status: str, style: str = "") -> tuple[str, str]:
+    """A verdict's word in its colour."""
+    return STATUS_WORDS[status], f"{style} {COLOUR[status]}".strip()  # type: ignore[index]
+
+
 def listener(quiet: bool) -> Listener:
     """Bars on a terminal, plain lines in a log, nothing when asked to be quiet."""
     if quiet:
@@ -65,13 +105,13 @@ class _Bars:
 
     def __init__(self, console: Console) -> None:
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=False,
         )
@@ -80,25 +120,25 @@ class _Bars:
     def start(self, what: str, total: int) -> None:
         if not self._tasks:
             self._bars.start()
-        self._tasks[what] = self._bars.add_task(what, total=total, note="")
+        self._tasks[what] = self._bars.add_task(plain(what), total=total, note="")
 
     def advance(self, what: str, units: int = 1, note: str = "") -> None:
         """Move it."""
         if what in self._tasks:
             self._bars.update(self._tasks[what], advance=units)
             if note:
-                self._bars.update(self._tasks[what], note=note)
+                self._bars.update(self._tasks[what], note=plain(note))
 
     def finish(self, what: str, note: str = "") -> None:
         task = self._tasks.pop(what, None)
         if task is not None and note:
-            self._bars.update(task, note=note)
+            self._bars.update(task, note=plain(note))
         if not self._tasks:
             self._bars.stop()
 
     def say(self, text: str) -> None:
         """Print above the bars."""
-        self._bars.console.print(text, highlight=False)
+        self._bars.console.print(_text(text), highlight=False)
 
 
 class _Lines:
@@ -131,7 +171,7 @@ class _Lines:
 
     def say(self, text: str) -> None:
         """Print to stderr, so that stdout stays the answer."""
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(plain(text) + "\n")
         sys.stderr.flush()
 
 
@@ -186,8 +226,7 @@ def show_result(result: Result, out: Path) -> None:
     console.print(table)
     status = result.verdict.status
     console.print(
-        f"[bold {COLOUR[status]}]{STATUS_WORDS[status]}[/] {verdict_sentence(View(result))}",
-        highlight=False,
+        _coloured(_word(status, "bold"), f" {verdict_sentence(View(result))}"), highlight=False
     )
     shipped = next((row for row in result.candidates if row.name == result.shipped), None)
     if shipped is not None and split in shipped.judgements:
@@ -197,7 +236,7 @@ def show_result(result: Result, out: Path) -> None:
             soft_wrap=True,
         )
     for sentence in distillation_sentences(View(result)):
-        console.print(sentence, highlight=False, markup=False)
+        console.print(sentence, highlight=False)
     console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
     if result.bundle:
         console.print(f"bundle: {out / result.bundle}", highlight=False, soft_wrap=True)
@@ -247,7 +286,7 @@ def show_audit(audit: Audit) -> None:
     for name, value in facts.items():
         console.print(f"{name}: {value}", highlight=False)
     for name, count in audit.leaks.items():
-        console.print(f"[yellow]leak[/] {name}: {count} images", highlight=False)
+        console.print(_coloured(("leak", "yellow"), f" {name}: {count} images"), highlight=False)
     for column, counts in audit.groups.items():
         shown = ", ".join(f"{k} {v}" for k, v in list(counts.items())[:12])
         console.print(f"group {column}: {shown}", highlight=False, soft_wrap=True)
@@ -257,7 +296,9 @@ def show_audit(audit: Audit) -> None:
             highlight=False,
         )
     for warning in audit.warnings:
-        console.print(f"[yellow]warning[/] {warning}", highlight=False, soft_wrap=True)
+        console.print(
+            _coloured(("warning", "yellow"), f" {warning}"), highlight=False, soft_wrap=True
+        )
     console.print(f"{audit.seconds:.1f} s", highlight=False)
 
 
@@ -295,23 +336,22 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
     console.print(table)
     console.print(_sections(comparison["judgements"]), highlight=False, soft_wrap=True)
     verdict = comparison["verdict"]
-    console.print(f"[bold {COLOUR[verdict['status']]}]{STATUS_WORDS[verdict['status']]}[/]")
+    console.print(_coloured(_word(verdict["status"], "bold")))
     for reason in verdict["reasons"]:
         console.print(reason["text"], highlight=False, soft_wrap=True)
 
 
-def _sections(judgements: Mapping[str, Any]) -> str:
-    parts = []
+def _sections(judgements: Mapping[str, Any]) -> Text:
+    line = Text()
     for name in SECTIONS:
         section = judgements.get(name)
         if section is None:
             continue
-        status = section["verdict"]["status"]
-        word = f"[{COLOUR[status]}]{STATUS_WORDS[status]}[/]"
+        word: str | tuple[str, str] = _word(section["verdict"]["status"])
         if name == "subgroups" and not section["columns"]:
             word = "no metadata"
-        parts.append(f"{name} {word}")
-    return ", ".join(parts)
+        line.append(", " if line else "").append(f"{name} ").append_text(_coloured(word))
+    return line
 
 
 def show_external(test: ExternalTest, result: Result, report: Path) -> None:
@@ -336,7 +376,7 @@ def show_external(test: ExternalTest, result: Result, report: Path) -> None:
             _percent(here.get("accuracy")),
             _percent(row.evidence.get("accuracy")),
             _points(row.changes.get("accuracy")) if row.changes else "",
-            f"[{COLOUR[verdict]}]{STATUS_WORDS[verdict]}[/]" if verdict else "reference",
+            _coloured(_word(verdict)) if verdict else "reference",
         )
     console.print(table)
     for name, row in test.rows.items():
