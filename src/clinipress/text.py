@@ -54,7 +54,7 @@ _STEERING = frozenset(("Cc", "Cf", "Cs", "Cn", "Zl", "Zp"))
 
 
 def plain(text: str) -> str:
-    """Text that cannot steer a terminal: control and direction characters become "?".
+    r"""Text that cannot steer a terminal: control and direction characters become "?".
 
     For names that come with data or from a file: classes, steps, groups, paths. Spaces of every
     width stay, line ends do not.

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from clinipress.papers.records import Table as PaperTable
     from clinipress.records.candidate import CandidateRecord
     from clinipress.records.result import Audit, ExternalTest, Interval, Result
+    from clinipress.reporting.measures import Measure
+    from clinipress.reporting.view import View
     from clinipress.study.devices import Target
 
 __all__ = [
@@ -53,7 +55,7 @@ NAME_WIDTH = 40  # of a row of a table; longer names are folded
 COLOUR = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
-class Console(rich_console.Console):
+class _PlainConsole(rich_console.Console):
     """A console to which a string is text: it holds no markup and cannot steer the terminal."""
 
     def print(self, *objects: Any, **options: Any) -> None:
@@ -61,7 +63,7 @@ class Console(rich_console.Console):
         super().print(*(_text(entry) for entry in objects), **options)
 
 
-class Table(rich_table.Table):
+class _PlainTable(rich_table.Table):
     """A table of such strings: names of classes keep their brackets."""
 
     def __init__(self, *heads: Any, title: Any = None, **options: Any) -> None:
@@ -72,6 +74,10 @@ class Table(rich_table.Table):
 
     def add_row(self, *cells: Any, **options: Any) -> None:
         super().add_row(*map(_text, cells), **options)
+
+
+Console = _PlainConsole
+Table = _PlainTable
 
 
 def _text(content: Any) -> Any:
@@ -204,7 +210,8 @@ def _points(interval: Interval | None) -> str:
 def show_result(result: Result, out: Path) -> None:
     """A study's table, its verdict and where the files are."""
     from clinipress.reporting.view import View
-    from clinipress.reporting.wording.sentences import distillation_sentences, verdict_sentence
+    from clinipress.reporting.wording.lead import selection_words
+    from clinipress.reporting.wording.sentences import distillation_sentences
 
     console = _console()
     split = "test" if any("test" in c.evidence for c in result.candidates) else "validation"
@@ -222,27 +229,70 @@ def show_result(result: Result, out: Path) -> None:
         table.add_column(column, justify="left" if column in ("candidate", "verdict") else "right")
     root = next(c for c in result.candidates if c.name == result.reference)
     for row in result.candidates:
-        table.add_row(*_row(row, root, split, shipped=row.name == result.shipped))
+        table.add_row(*_row(row, root, split, selection_words(View(result), row)))
     console.print(table)
-    status = result.verdict.status
-    console.print(
-        _coloured(_word(status, "bold"), f" {verdict_sentence(View(result))}"), highlight=False
-    )
-    shipped = next((row for row in result.candidates if row.name == result.shipped), None)
-    if shipped is not None and split in shipped.judgements:
-        console.print(
-            _sections(shipped.judgements[split].model_dump(mode="json")),
-            highlight=False,
-            soft_wrap=True,
-        )
-    for sentence in distillation_sentences(View(result)):
-        console.print(sentence, highlight=False)
+    view = View(result)
+    _show_lead(console, view)
+    for sentence in distillation_sentences(view):
+        console.print(sentence, highlight=False, soft_wrap=True)
     console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
     if result.bundle:
         console.print(f"bundle: {out / result.bundle}", highlight=False, soft_wrap=True)
 
 
-def _row(row: CandidateRecord, root: CandidateRecord, split: str, *, shipped: bool) -> list[str]:
+def _show_lead(console: Console, view: View) -> None:
+    """The report's first screen in lines."""
+    from clinipress.reporting.wording.lead import lead, release_sentence
+
+    first, released = lead(view), release_sentence(view)
+    word = (first.word, f"bold {COLOUR[first.tone]}")
+    marks = Text()
+    for mark in first.sections:
+        guard = " (can stop the model)" if mark.guard else ""
+        shown = (mark.word, COLOUR.get(mark.status or "", ""))
+        marks.append(", " if marks else "")
+        marks.append_text(_coloured(f"{mark.title.lower()}{guard} ", shown))
+    _print_lines(
+        console,
+        *first.facts,
+        *(_coloured((text, "bold red")) for text in first.changed),
+        _coloured(word, f" {first.headline} ({'; '.join(first.beside)})"),
+        *first.lines,
+        *(f"  {text}" for text in view.result.verdict.texts if first.tone != "pass"),
+    )
+    if first.changes:
+        console.print(_changes_table(first.changes))
+    _print_lines(
+        console,
+        *([f"answers changed: {first.flips}"] if first.flips else []),
+        marks,
+        f"external test: {' '.join(first.external)}",
+        *([released] if released else []),
+        *(f"next: {text}" for text in first.steps),
+    )
+
+
+def _print_lines(console: Console, *texts: str | Text) -> None:
+    for text in texts:
+        console.print(text, highlight=False, soft_wrap=True)
+
+
+def _changes_table(changes: Iterable[Measure]) -> Table:
+    from clinipress.reporting.wording.lead import change_words, measure_name, reading
+
+    table = Table(title="what changed most, compressed minus original")
+    for head in ("measure", "change, 95% CI", "reads as"):
+        table.add_column(head)
+    for measure in changes:
+        change = change_words(measure.metric, measure.change, measure.limit)
+        colour = {"worse": "red", "better": "green", None: ""}[measure.shown]
+        table.add_row(measure_name(measure), change, _coloured((reading(measure), colour)))
+    return table
+
+
+def _row(
+    row: CandidateRecord, root: CandidateRecord, split: str, selected: str | None
+) -> list[str]:
     mine, theirs = row.latency_with_preprocessing_ms, root.latency_with_preprocessing_ms
     times = f"{theirs.median / mine.median:.1f}x" if mine and theirs else "not measured"
     accuracy = row.evidence.get(split, {}).get("accuracy")
@@ -251,7 +301,7 @@ def _row(row: CandidateRecord, root: CandidateRecord, split: str, *, shipped: bo
         "reference" if row is root else STATUS_WORDS[row.verdict.status] if row.verdict else ""
     )
     return [
-        f"{row.name}{'  <- shipped' if shipped else ''}",
+        f"{row.name}{f'  <- {selected}' if selected else ''}",
         f"{row.file_bytes / 1e6:.2f}",
         f"{root.file_bytes / row.file_bytes:.1f}x",
         f"{mine.median:.2f}" if mine else "not measured",
@@ -319,10 +369,12 @@ def show_evidence(facts: Mapping[str, Any]) -> None:
 
 def show_comparison(comparison: Mapping[str, Any]) -> None:
     """The paired changes and the verdict."""
+    from clinipress.records.metrics import way
+
     console = _console()
     models = f"{comparison['candidate']} against {comparison['reference']}"
     table = Table(title=f"{models}: {comparison['images']} images")
-    for column in ("metric", "reference", "candidate", "change", "95% CI"):
+    for column in ("metric", "reference", "candidate", "change", "95% CI", ""):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, change in comparison["changes"].items():
         both = [comparison["candidates"][i]["evidence"]["data"].get(name) for i in (0, 1)]
@@ -332,6 +384,7 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
             *shown,
             signed(change["value"], 4),
             f"{signed(change['low'], 4)} to {signed(change['high'], 4)}",
+            way(name, change["value"]),
         )
     console.print(table)
     console.print(_sections(comparison["judgements"]), highlight=False, soft_wrap=True)

@@ -9,9 +9,7 @@ supports a plan and claims nothing; what the records do not hold is left to the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from clinipress.recipe.study import GUARDS
 from clinipress.records.candidate import Applied, CandidateRecord, Latency
 from clinipress.records.judgement import SECTIONS
 from clinipress.records.result import Result, Verdict
@@ -194,12 +192,9 @@ def _said(view: View, *topics: str) -> tuple[str, ...]:
 
 def _protocol(view: View) -> Protocol:
     result = view.result
-    guards: Any = recipe_setting(view, "evidence", "guards")
-    if guards is None and recipe_setting(view, "evidence") is not None:
-        guards = GUARDS[result.risk]
     return Protocol(
         rules=tuple(sorted(result.rules, key=lambda rule: not rule.primary)),
-        guarding_sections=tuple(guards or ()),
+        guarding_sections=view.guards,
         divided_by=result.split.by,
         split_sha256=result.split.digest,
         openings=result.test_openings,

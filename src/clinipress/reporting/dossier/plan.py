@@ -83,9 +83,9 @@ class Modification(Record):
         format: Of its file.
         precision: Of its file.
         because: Why it was tried although the study does not name it, or None.
-        control: Trained without a teacher, to compare with; never shipped.
+        control: Trained without a teacher, to compare with; never selected.
         role: What became of it.
-        reasons: Why it is not shipped, and what its verdict said against it.
+        reasons: Why it was not selected, and what its verdict said against it.
         verdict: On the rules.
         file_bytes: Size of the file.
         sha256: Of the file.
@@ -135,7 +135,7 @@ class Protocol(Record):
     """How a modification is made and judged.
 
     Attributes:
-        rules: Declared before anything was measured, the primary first.
+        rules: Declared beforehand, the primary first.
         guarding_sections: Sections of the evidence that stop a candidate where they show a loss.
         divided_by: What the images were divided by.
         split_sha256: Of the split file.

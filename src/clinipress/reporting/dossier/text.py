@@ -10,6 +10,7 @@ from clinipress.reporting.dossier.impact import impact, left, status_word
 from clinipress.reporting.dossier.plan import SIGNERS, YOURS, Answer, Dossier, Modification
 from clinipress.reporting.markdown import bullet_list, escape, table
 from clinipress.reporting.view import View
+from clinipress.reporting.wording.lead import lead, lead_sentences, privacy_sentence
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
     change_interval,
@@ -20,17 +21,12 @@ from clinipress.reporting.wording.numbers import (
     points_words,
 )
 from clinipress.reporting.wording.phrases import size_phrase, speed_phrase, split_name
-from clinipress.reporting.wording.sentences import (
-    caution_sentence,
-    gate_sentence,
-    meaning_sentence,
-    verdict_sentence,
-)
+from clinipress.reporting.wording.sentences import caution_sentence, gate_sentence, rules_when
 from clinipress.text import capital, sentence
 
 __all__ = ["dossier_markdown"]
 
-ROLES = {"shipped": "shipped", "candidate": "not chosen", "rejected": "rejected"}
+ROLES = {"shipped": "selected", "candidate": "not chosen", "rejected": "rejected"}
 STATES = {"records": "answered by the records", "part": "answered in part", "you": YOURS}
 # What the guidance asks of update procedures; a study of one model cannot hold any of it.
 UPDATES = (
@@ -58,11 +54,13 @@ def dossier_markdown(result: Result) -> str:
         *_inventory(data),
         *_checklist("6. CLAIM, 2024 update, item by item", data.claim_2024),
         *_checklist("7. TRIPOD+AI, item by item", data.tripod_ai),
+        escape(privacy_sentence(view, sent=True)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _head(data: Dossier, view: View) -> list[str]:
+    first = lead(view)
     caution = caution_sentence(view)
     synthetic = "**SYNTHETIC**: drawn images, no patients." if data.synthetic else ""
     rows = [
@@ -76,8 +74,9 @@ def _head(data: Dossier, view: View) -> list[str]:
         f"# Dossier: {escape(data.study)}",
         f"> {escape(data.notice)}",
         synthetic,
-        f"Risk class {data.risk}, {escape(moment(data.created))}. {escape(verdict_sentence(view))}",
-        escape(meaning_sentence(view)),
+        f"Risk class {data.risk}, {escape(moment(data.created))}.",
+        f"**{first.word}**: {escape(first.headline)}",
+        bullet_list(map(escape, lead_sentences(view))),
         escape(caution) if caution else "",
         f"Intended use, as the study file says: {_or_yours(data.intended_use)}",
         table(["Checklist", *STATES.values()], rows),
@@ -140,7 +139,7 @@ def _protocol(data: Dossier, view: View) -> list[str]:
     guards = ", ".join(protocol.guarding_sections) or "none declared"
     return [
         "## 2. Modification protocol",
-        "### Acceptance criteria, declared before anything was measured",
+        f"### Acceptance criteria{rules_when(view)}",
         table(
             ["Figure", "May fall by at most", "Decides or guards", "Interval"],
             [_rule(rule) for rule in protocol.rules],

@@ -1,4 +1,4 @@
-"""model-card.md: the shipped model in the form of the Hugging Face Hub."""
+"""model-card.md: the selected model in the form of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ from clinipress.reporting.markdown import bullet_list, escape, table
 from clinipress.reporting.model_card.hub import metadata, overall_first
 from clinipress.reporting.page.calibration import NAMES
 from clinipress.reporting.view import View
+from clinipress.reporting.wording.lead import change_words, lead, lead_sentences, privacy_sentence
 from clinipress.reporting.wording.limits import limits
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
-    change_interval,
     counted,
     decimal_interval,
     figure_interval,
-    in_points,
     large,
     megabytes,
     metric_class,
@@ -39,11 +38,7 @@ from clinipress.reporting.wording.numbers import (
     percent,
 )
 from clinipress.reporting.wording.phrases import split_name
-from clinipress.reporting.wording.sentences import (
-    caution_sentence,
-    meaning_sentence,
-    verdict_sentence,
-)
+from clinipress.reporting.wording.sentences import caution_sentence
 from clinipress.text import capital, sentence
 
 __all__ = ["model_card"]
@@ -57,7 +52,7 @@ OUT_OF_SCOPE = (
 
 
 def model_card(result: Result) -> str:
-    """The card of the shipped model; of the closest candidate, and so marked, where none is.
+    """The card of the selected model; of the closest candidate, and so marked, where none is.
 
     Args:
         result: The record of a study; the only source of what is said.
@@ -75,6 +70,7 @@ def model_card(result: Result) -> str:
         "## Limitations",
         bullet_list(escape(text) for text in limits(view)),
         *_running(view),
+        escape(privacy_sentence(view, sent=True)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -83,10 +79,10 @@ def model_card(result: Result) -> str:
 
 
 def _head(view: View) -> list[str]:
-    result, subject = view.result, view.subject
+    result, subject, first = view.result, view.subject, lead(view)
     marks = ["**SYNTHETIC**: drawn images, no patients."] if result.synthetic else []
     if subject is not None and subject is not view.shipped:
-        marks.append(f"**Not shipped**: {escape(subject.name)} came closest to what was asked.")
+        marks.append(f"**Not selected**: {escape(subject.name)} came closest to what was asked.")
     caution = caution_sentence(view)
     facts = []
     candidate = subject_or_reference(view)
@@ -103,8 +99,8 @@ def _head(view: View) -> list[str]:
     return [
         f"# {escape(result.study)}",
         *marks,
-        escape(verdict_sentence(view)),
-        escape(meaning_sentence(view)),
+        f"**{first.word}**: {escape(first.headline)}",
+        bullet_list(map(escape, lead_sentences(view))),
         escape(caution) if caution else "",
         bullet_list(facts),
     ]
@@ -156,7 +152,7 @@ def _evaluation(view: View) -> list[str]:
             escape(capital(metric_name(metric))),
             figure_interval(metric, theirs.get(metric)),
             figure_interval(metric, mine.get(metric)),
-            change_interval(changes.get(metric)) if in_points(metric) else "",
+            change_words(metric, changes.get(metric)),
         ]
         for metric, _ in overall_first({**theirs, **mine})
         if metric != "agreement"
@@ -165,7 +161,7 @@ def _evaluation(view: View) -> list[str]:
         f"{capital(split_name(split))} images",
         f"Reference ({escape(reference.name)})",
         f"This model ({escape(subject.name)})",
-        "Change, points (negative: a loss)",
+        "Change (shares in percentage points)",
     ]
     return ["## Evaluation", *_said(view, ("uncertainty",)), table(heads, rows)]
 
@@ -260,7 +256,7 @@ def _running(view: View) -> list[str]:
     bundle = view.result.bundle
     heading = "## How to run it"
     if bundle is None:
-        return [heading, "No bundle was written, since nothing is shipped."]
+        return [heading, "No bundle was written, since nothing was selected."]
     shipped = view.shipped
     extra = format_facts(shipped.format).extra if shipped is not None else ""
     package = f"'clinipress[{extra}]'" if extra else "clinipress"

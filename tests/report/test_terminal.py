@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from clinipress.cli import commands, terminal
-from clinipress.records.result import Audit
+from clinipress.records.result import Audit, Result
+from clinipress.reporting.view import View
+from clinipress.reporting.wording.lead import lead, reading
 from clinipress.text import plain
+from kit.judgements import with_judgements
 
 NASTY = "glioma\x1b[2J\u202e [/x]"  # erases the screen, turns the line around, breaks markup
 
@@ -104,5 +108,45 @@ def test_f9_what_init_and_report_say_is_text(capsys: pytest.CaptureFixture[str])
 
 
 def test_names_of_every_script_stay() -> None:
-    for name in ("Lungenentz\u00fcndung", "\u80ba\u708e", "\u0645\u06cc\u200c\u062e", "95\u202f%", "a\u00a0b"):
+    for name in (
+        "Lungenentz\u00fcndung",
+        "\u80ba\u708e",
+        "\u0645\u06cc\u200c\u062e",
+        "95\u202f%",
+        "a\u00a0b",
+    ):
         assert plain(name) == name
+
+
+def test_the_summary_says_what_the_first_screen_says(
+    printed: io.StringIO, make_study: Callable[..., Result]
+) -> None:
+    study = with_judgements(make_study(classes=("mel", "nv [x]", "bcc")), planted="stress")
+    terminal.show_result(study, Path("runs/x"))
+    text, first = " ".join(printed.getvalue().split()), lead(View(study))
+    assert first.word == "PASS, with losses"
+    words = (first.word, first.headline, *first.beside, *first.facts, *first.lines, *first.steps)
+    for piece in (*words, *first.external, str(first.flips)):
+        assert " ".join(piece.split()) in text, piece
+    for measure in first.changes:
+        assert reading(measure) in text
+    for section in first.sections:
+        assert f"{section.title.lower()} {section.word}" in text.replace(
+            " (can stop the model)", ""
+        )
+    assert "<- selected, released" in text
+
+
+def test_a9_compare_says_which_way_a_change_points(printed: io.StringIO) -> None:
+    change = {"value": 0.025, "low": 0.01, "high": 0.04}
+    terminal.show_comparison(
+        {
+            "candidate": "a", "reference": "b", "images": 3,
+            "changes": {"log_loss": change, "accuracy": change},
+            "candidates": [{"evidence": {"data": {}}}] * 2,
+            "judgements": {}, "verdict": {"status": "pass", "reasons": []},
+        }
+    )  # fmt: skip
+    lines = printed.getvalue().splitlines()
+    assert any("log_loss" in line and "worse" in line for line in lines)
+    assert any("accuracy" in line and "better" in line for line in lines)
