@@ -26,7 +26,7 @@ from clinipress.study.judging import Judge
 from clinipress.study.making import make_all, make_attempt
 from clinipress.study.repeats import repeat
 from clinipress.study.scores import ScoreKeeper
-from clinipress.study.summary import summarise, write_result
+from clinipress.study.summary import check_sample, summarise, write_result
 from clinipress.study.timing import measure_all
 from clinipress.study.workbench import Workbench
 from clinipress.train.setup import prepare
@@ -71,6 +71,7 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
     targets = resolve_targets(study.target)
     check_toolchains(export.format for export in study.exports)
     check_budget(study, targets)
+    check_sample(study)
     prepare(study.threads, study.seed)
     store = Store(out, progress)
     if distributed.is_main():

@@ -182,26 +182,29 @@ def _rules_fixed(view: View) -> str:
 
 def rule_change_sentences(view: View) -> list[str]:
     """What of the rules is not as it was when the test set was first opened, and since when."""
+    words = {"seal": "The sealed rules, or the log of openings, are not as they were written"}
     return [
-        f"{capital(change.what.replace('_', ' '))} changed after the test set was first opened: "
-        f"{change.before} → {change.after} (seen {moment(change.when)})."
+        f"{words.get(change.what) or _changed(change.what)}: {change.before} \u2192 {change.after} "
+        f"(first seen {moment(change.when)})."
         for change in view.result.rule_changes
     ]
+
+
+def _changed(what: str) -> str:
+    return f"{capital(what.replace('_', ' '))} changed after the test set was first opened"
 
 
 def privacy_sentence(view: View, *, sent: bool) -> str:
     """What a page leaves out of what would name a patient; `sent`: a page that is meant to go."""
     mode = view.result.recipe.get("privacy", "standard")
-    without = "patients' images, file names, paths and identifying columns are left out"
+    without = "images of patients, file names, paths and identifying columns are left out"
     if mode == "strict" or (sent and mode != "full"):
         return f"Privacy ({mode}): {without}."
     if sent:
-        return (
-            f"Privacy ({mode}): file names, paths and columns may stand here; no patient's image."
-        )
+        return f"Privacy ({mode}): names, paths and columns may stand here; no image of a patient."
     return (
-        f"Privacy ({mode}): this page may hold patients' images, file names and paths, so it stays "
-        "with the data. Bundle, model card and dossier are made to be sent."
+        f"Privacy ({mode}): this page may hold images of patients, file names and paths, so it "
+        "stays with the data. Bundle, model card and dossier are made to be sent."
     )
 
 
