@@ -227,7 +227,7 @@ def test_changed_rules_stand_in_plain_sight(make_study: Make) -> None:
     study = make_study(status="inconclusive").model_copy(
         update={"sealed": sealed(), "rule_changes": (moved,)}
     )
-    words = "Risk changed after the test set was first opened: medium \u2192 low (first seen 28 November"
+    words = "Risk changed after the test set was first opened: medium \u2192 low (first seen"
     html = render(study)
     top = first_screen(html)
     assert words in top

@@ -18,6 +18,7 @@ from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import Study
 from clinipress.records.result import Result
 from clinipress.records.store import Store, write_atomically
+from clinipress.reporting.dossier.people import read_answers
 from clinipress.study.budget import check_budget
 from clinipress.study.choice import NOTHING, choose, next_attempt
 from clinipress.study.devices import resolve_targets
@@ -72,6 +73,7 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
     check_toolchains(export.format for export in study.exports)
     check_budget(study, targets)
     check_sample(study)
+    read_answers(out)  # what cannot be read is refused now, not at the end
     prepare(study.threads, study.seed)
     store = Store(out, progress)
     if distributed.is_main():

@@ -16,6 +16,7 @@ from clinipress.records.result import Result, Verdict
 from clinipress.reporting.dossier.answers import TOPICS
 from clinipress.reporting.dossier.answers_study import judgements_of, recipe_setting
 from clinipress.reporting.dossier.checklists import CLAIM, TRIPOD_AI, Item
+from clinipress.reporting.dossier.people import NOTHING_SAID, Answers
 from clinipress.reporting.dossier.plan import (
     Alone,
     Answer,
@@ -54,11 +55,12 @@ TELLING = frozenset(
 WRAPPERS = ("asked.train.", "asked.", "options.", "train.")  # who asks; the parameter is the same
 
 
-def dossier(result: Result) -> Dossier:
-    """All that the records hold for the dossier.
+def dossier(result: Result, answers: Answers = NOTHING_SAID) -> Dossier:
+    """All that the records hold for the dossier, and what people said to it.
 
     Args:
-        result: The record of a study; the only source of what is said.
+        result: The record of a study; the only source of what is said of it.
+        answers: What people said.
     """
     view = View(result)
     made = tuple(
@@ -81,8 +83,10 @@ def dossier(result: Result) -> Dossier:
         protocol=_protocol(view),
         limits=tuple(limits(view)),
         inventory=_inventory(view),
-        claim_2024=_answers(view, CLAIM),
-        tripod_ai=_answers(view, TRIPOD_AI),
+        claim_2024=_answers(view, CLAIM, answers, "claim_2024"),
+        tripod_ai=_answers(view, TRIPOD_AI, answers, "tripod_ai"),
+        answers={key: text for key, text in answers.answers.items() if text},
+        signatures=answers.signatures,
     )
 
 
@@ -217,11 +221,13 @@ def _inventory(view: View) -> tuple[Part, ...]:
     )
 
 
-def _answers(view: View, items: Sequence[Item]) -> tuple[Answer, ...]:
-    return tuple(_answer(view, item) for item in items)
+def _answers(
+    view: View, items: Sequence[Item], people: Answers, checklist: str
+) -> tuple[Answer, ...]:
+    return tuple(_answer(view, item, people.of_item(checklist, item.number)) for item in items)
 
 
-def _answer(view: View, item: Item) -> Answer:
+def _answer(view: View, item: Item, maker: str) -> Answer:
     text = TOPICS[item.topic](view) if item.topic else None
     state: State = "you" if text is None else "part" if item.rest else "records"
     return Answer(
@@ -231,4 +237,5 @@ def _answer(view: View, item: Item) -> Answer:
         state=state,
         said=text,
         rest=(item.rest or None) if text is not None else None,
+        maker=maker or None,
     )

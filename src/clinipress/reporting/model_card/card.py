@@ -18,6 +18,7 @@ from clinipress.reporting.dossier.answers_study import (
     techniques_phrase,
     verdict_words,
 )
+from clinipress.reporting.dossier.people import NOTHING_SAID, Answers
 from clinipress.reporting.dossier.plan import YOURS
 from clinipress.reporting.markdown import bullet_list, escape, table
 from clinipress.reporting.model_card.hub import metadata, overall_first
@@ -51,19 +52,20 @@ OUT_OF_SCOPE = (
 )
 
 
-def model_card(result: Result) -> str:
+def model_card(result: Result, answers: Answers = NOTHING_SAID) -> str:
     """The card of the selected model; of the closest candidate, and so marked, where none is.
 
     Args:
-        result: The record of a study; the only source of what is said.
+        result: The record of a study; the only source of what is said of it.
+        answers: What people said: licence, maker, users, data.
     """
     view = View(result)
     front = yaml.safe_dump(metadata(result), sort_keys=False, allow_unicode=True, width=100)
     parts = [
         f"---\n{front}---",
-        *_head(view),
-        *_uses(view),
-        *_training(view),
+        *_head(view, answers),
+        *_uses(view, answers),
+        *_training(view, answers),
         *_evaluation(view),
         *_calibration(view),
         *_groups(view),
@@ -78,7 +80,7 @@ def model_card(result: Result) -> str:
 # -------------------------------------------------------------------------------------------- text
 
 
-def _head(view: View) -> list[str]:
+def _head(view: View, answers: Answers) -> list[str]:
     result, subject, first = view.result, view.subject, lead(view)
     marks = ["**SYNTHETIC**: drawn images, no patients."] if result.synthetic else []
     if subject is not None and subject is not view.shipped:
@@ -93,8 +95,8 @@ def _head(view: View) -> list[str]:
             f"Size: {megabytes(candidate.file_bytes)}, {large(candidate.parameters)} parameters",
             f"Time per image: {_time(view, candidate)}",
             f"sha256 of the file: `{candidate.digest}`",
-            f"Licence: *{YOURS}* (the record holds none)",
-            f"Developed by, contact: *{YOURS}*",
+            f"Licence: {_said_or_open(answers, 'licence')}",
+            f"Developed by, contact: {_said_or_open(answers, 'developer')}",
         ]
     return [
         f"# {escape(result.study)}",
@@ -104,6 +106,11 @@ def _head(view: View) -> list[str]:
         escape(caution) if caution else "",
         bullet_list(facts),
     ]
+
+
+def _said_or_open(answers: Answers, *keys: str) -> str:
+    said = " ".join(answers[key] for key in keys if answers[key])
+    return escape(said) if said else f"*{YOURS}*"
 
 
 def _time(view: View, candidate: CandidateRecord) -> str:
@@ -116,12 +123,12 @@ def _time(view: View, candidate: CandidateRecord) -> str:
     return f"{milliseconds(timing.median)} ({timing.runtime}, {threads}, {cpu}{read})"
 
 
-def _uses(view: View) -> list[str]:
+def _uses(view: View, answers: Answers) -> list[str]:
     purpose = recipe_setting(view, "intended_use")
     return [
         "## Intended use",
         escape(sentence(purpose)) if purpose else f"*{YOURS}*",
-        f"Users, patients, place in the care pathway: *{YOURS}*",
+        f"Users, patients, place in the care pathway: {_said_or_open(answers, 'users')}",
         "## Out of scope",
         bullet_list(OUT_OF_SCOPE),
     ]
@@ -131,11 +138,14 @@ def _said(view: View, topics: Sequence[str]) -> list[str]:
     return [escape(text) for topic in topics if (text := TOPICS[topic](view))]
 
 
-def _training(view: View) -> list[str]:
-    origin = f"Origin, dates, consent and licence of the images: *{YOURS}*"
+def _training(view: View, answers: Answers) -> list[str]:
+    origin = [
+        f"Origin, dates and licence of the images: {_said_or_open(answers, 'data_origin')}",
+        f"Ethics and consent: {_said_or_open(answers, 'ethics', 'consent')}",
+    ]
     return [
         "## Training data",
-        bullet_list([*_said(view, ("source", "partitions", "counts")), origin]),
+        bullet_list([*_said(view, ("source", "partitions", "counts")), *origin]),
         "## Training",
         bullet_list(_said(view, ("technology", "preprocessing", "training", "initial"))),
     ]
