@@ -281,10 +281,10 @@ def test_documents_are_written_whole_and_read_back(make_study: Make, tmp_path: P
     names = ["report.md", "model-card.md", "dossier.md", "dossier.json", "dossier-answers.yaml"]
     assert [path.name for path in paths] == names
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(names)
-    text = paths[-1].read_text(encoding="utf-8")
+    text = paths[3].read_text(encoding="utf-8")
     assert Dossier.model_validate_json(text) == dossier(study)
     assert json.loads(text)["shipped"] == study.shipped
-    assert paths[0].read_text(encoding="utf-8") == markdown(study)
+    assert paths[0].read_text(encoding="utf-8").startswith(markdown(study))
 
 
 def test_a_folder_that_is_a_file_is_said_in_one_line(make_study: Make, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ Make = Callable[..., Result]
 PEOPLE = ("Anna Muster", "Bo Beispiel")
 SECRETS = (
     "/home/anna/hospital/covid", "anna", "0012.jpg", "0931.jpg", "broken.jpg", "0000.png",
-    "0003.png", "notes_of_Muster.txt", "AC-4711", *PEOPLE, "trained_at_home.pt",
+    "0003.png", "blank_Muster.png", "notes_of_Muster.txt", "AC-4711", *PEOPLE, "trained_at_home.pt",
 )  # fmt: skip
 
 
@@ -45,6 +45,7 @@ def study(make_study: Make) -> Result:
                        "sex": {"female": 3, "male": 3}},
             "left_out": (LeftOut(path="x/notes_of_Muster.txt", kind="file", reason="no picture"),),
             "unreadable": (Unreadable(path="a/broken.jpg", reason="cannot read a/broken.jpg"),),
+            "refused": (Unreadable(path="a/blank_Muster.png", reason="a blank one"),),
             "warnings": (*study.audit.warnings, "'Training/a/0012.jpg' (a) and 'x' differ"),
         }
     )  # fmt: skip

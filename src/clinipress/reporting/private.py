@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from clinipress.records.judgement import Judgements
-from clinipress.records.result import Audit, ExternalTest, Result
+from clinipress.records.result import Audit, ExternalTest, LeftOut, Result, Unreadable
 
 __all__ = ["LEFT_OUT", "identifies", "kept", "sent", "without_names", "without_paths"]
 
@@ -71,8 +71,8 @@ class _Names:
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
 
-    def __call__(self, name: str) -> str:
-        return self._names.setdefault(name, f"image {len(self._names) + 1}")
+    def __call__(self, name: str, kind: str = "image") -> str:
+        return self._names.setdefault(name, f"{kind} {len(self._names) + 1}")
 
     def cleaned(self, texts: Iterable[str]) -> tuple[str, ...]:
         """Texts in which each name known by now is replaced."""
@@ -132,25 +132,25 @@ def _audit(audit: Audit, names: _Names, columns: Mapping[str, Any]) -> Audit:
         "leaked_images": {
             where: tuple(map(names, keys)) for where, keys in audit.leaked_images.items()
         },
-        "unreadable": _unreadable(audit, names),
-        "left_out": tuple(
-            entry.model_copy(update={"path": names(entry.path)}) for entry in audit.left_out
-        ),
+        "unreadable": _files(audit.unreadable, names),
+        "refused": _files(audit.refused, names),
+        "left_out": tuple(_left_out(entry, names) for entry in audit.left_out),
     }
     return audit.model_copy(update=update | {"warnings": names.cleaned(audit.warnings)})
 
 
-def _unreadable(record: Audit | ExternalTest, names: _Names) -> tuple[Any, ...]:
-    entries = []
-    for entry in record.unreadable:
-        plain = names(entry.path)
-        (reason,) = names.cleaned([entry.reason])
-        entries.append(entry.model_copy(update={"path": plain, "reason": reason}))
-    return tuple(entries)
+def _files(entries: Iterable[Unreadable], names: _Names) -> tuple[Unreadable, ...]:
+    plain = [(names(entry.path), entry.reason) for entry in entries]
+    return tuple(Unreadable(path=path, reason=names.cleaned([why])[0]) for path, why in plain)
+
+
+def _left_out(entry: LeftOut, names: _Names) -> LeftOut:
+    path = entry.path if entry.kind == "column" else names(entry.path, entry.kind)
+    return entry.model_copy(update={"path": path, "reason": names.cleaned([entry.reason])[0]})
 
 
 def _external(test: ExternalTest, names: _Names) -> ExternalTest:
-    update: dict[str, Any] = {"unreadable": _unreadable(test, names)}
+    update: dict[str, Any] = {"unreadable": _files(test.unreadable, names)}
     if test.overlap is not None:
         examples = tuple((names(a), names(b)) for a, b in test.overlap.examples)
         update["overlap"] = test.overlap.model_copy(update={"examples": examples})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from clinipress.errors import InputError
 from clinipress.formats.measure import environment
 from clinipress.formats.open import open_file
 from clinipress.kinds.image.read import decode
-from clinipress.kinds.image.refuse import is_colourful
 from clinipress.recipe.study import Study
 from clinipress.records.base import Reason
 from clinipress.records.candidate import Judged
@@ -37,7 +36,6 @@ from clinipress.study.workbench import Piece, Workbench
 
 __all__ = ["check_sample", "summarise", "write_result"]
 
-LOOKED_AT = 64  # validation images that say whether a set is colourful
 CONSENTED = "an image named in the study as one that may be given away"
 
 
@@ -84,13 +82,22 @@ def summarise(
     )
     result = result.model_copy(update={"limits": tuple(limits(View(result)))})
     if distributed.is_main():
-        for name in ("bundle", "bundles"):  # of an earlier recipe in this folder
-            shutil.rmtree(out / name, ignore_errors=True)
         pieces = {piece.name: piece for piece in judged}
-        for folder, name in bundles.items():
+        for folder, name in bundles.items():  # each takes the place of the one before it
             _ship(pieces[name], out / folder, result, bench)
+        _remove_others(out, bundles)
         write_result(result, out)
     return result
+
+
+def _remove_others(out: Path, bundles: Iterable[str]) -> None:
+    """Bundles of an earlier recipe in this folder, and what writers that were killed left."""
+    shipped = {out / folder for folder in bundles}
+    for path in (out / "bundle", *(out / "bundles").glob("*"), *out.glob(".bundle.*")):
+        if path not in shipped:
+            shutil.rmtree(path, ignore_errors=True)
+    if not any(folder.startswith("bundles/") for folder in bundles):
+        shutil.rmtree(out / "bundles", ignore_errors=True)
 
 
 def _nothing_shipped(opened: bool) -> Verdict:
@@ -182,13 +189,9 @@ def check_sample(study: Study) -> None:
 
 def _drawn(piece: Piece[Judged], bench: Workbench) -> NDArray[np.uint8]:
     """The SYNTHETIC picture that the file is surest of; a self-test hangs on no last digit."""
-    spec, seed = piece.file.card.input, bench.study.seed
-    index = bench.data.rows("validation", spec).index[:LOOKED_AT]
-    colourful = False
-    if spec.channels == 3:  # what the model was made for, by most of the images
-        images = bench.data.cache(spec).take(index)
-        colourful = 2 * sum(map(is_colourful, images)) > len(images)
-    pictures = drawn_samples(spec, colourful=colourful, seed=seed)
+    spec = piece.file.card.input
+    colourful = spec.channels == 3 and bool(bench.data.audit.colourful)
+    pictures = drawn_samples(spec, colourful=colourful, seed=bench.study.seed)
     file = open_file(piece.file.path, piece.file.card, 1)
     logits = np.concatenate([file.predict(picture[None]) for picture in pictures])
     sample: NDArray[np.uint8] = pictures[clearest(logits)]
