@@ -66,6 +66,12 @@ def _of_data(view: View) -> list[str]:
             f"{counted(crossing, 'image or patient', 'images or patients')} cross the published "
             f"splits; {counted(result.split.dropped, 'image')} were left out."
         )
+    if audit.refused:
+        number = counted(len(audit.refused), "image")
+        reservations.append(
+            f"{number} of {audit.images:,} would be refused on the device, as blank or of another "
+            "kind; the figures here count them all the same."
+        )
     caution = caution_sentence(view)
     if caution is not None:
         reservations.append(capital(caution.removeprefix("Caution: ")))
