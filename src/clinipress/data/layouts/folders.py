@@ -265,7 +265,7 @@ def one_name_per_class(
                 raise DataError(
                     "one folder per class in every split",
                     f"{' and '.join(same)} in {split}, which both fit '{root}'",
-                    "rename one, or say which is which with class_map",
+                    "rename one, or say which is which with class_map (--class-map)",
                 )
     return renamed
 
@@ -392,7 +392,7 @@ def _check_guess(top: Path, folders: list[Path], account: LeftOuts) -> None:
             f"one folder for each class in '{top}'",
             f"the folders {shown}, {reason}",
             "give a manifest (.csv) with the columns path and label, or, if they are the classes, "
-            "name them in class_map",
+            "name them in class_map (--class-map)",
         )
 
 
