@@ -41,6 +41,7 @@ _STORAGE = {*SPLIT_NAMES, *_IMAGE_FOLDERS, *_MASK_WORDS.replace("?", "").split("
         "nifti raw ",
     )
 )
+_OTHERWISE = "or give a manifest (.csv) or .npz"
 IN_NO_CLASS = "in no class folder"
 
 
@@ -326,7 +327,8 @@ def _splits(top: Path, account: LeftOuts) -> dict[str, Path]:
     """
     inner = inner_folders(top, account)
     if not inner:
-        fix = "or give a manifest (.csv) or .npz"
+        archive = next((f for f in sorted(top.iterdir()) if f.suffix.casefold() == ".npz"), None)
+        fix = f"give the archive itself: '{archive}'" if archive else _OTHERWISE
         raise DataError("a folder with one sub-folder per class", f"no sub-folders in '{top}'", fix)
     alike = [f for f in inner if f.name.casefold() in SPLIT_NAMES]
     named = [f for f in alike if inner_folders(f, account)]
