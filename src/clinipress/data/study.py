@@ -22,7 +22,6 @@ from clinipress.data.refusals import check_refusals, refusal_words
 from clinipress.data.sources import Dataset, read_dataset
 from clinipress.data.splits import SPLITS, Split, make_split, units
 from clinipress.errors import DataError
-from clinipress.kinds.image.refuse import is_colourful
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import DataRecipe
 from clinipress.records.candidate import Candidate, InputSpec
@@ -145,23 +144,6 @@ class StudyData:
         check_refusals(refused, labels)
         if refused:
             self.progress.say(f"warning: {refusal_words(refused, len(labels))}")
-
-    def accepted(self, rows: Rows, spec: InputSpec) -> NDArray[np.int64]:
-        """Which of some rows the finished model would not refuse, of the colour it was made for.
-
-        All of them, where it would refuse each.
-        """
-        refused = {image.path for image in self.audit.refused}
-        images, coloured = self.cache(spec), self.audit.colourful
-        good = [
-            number
-            for number, key in enumerate(rows.keys)
-            if key not in refused
-            and (
-                spec.channels == 1 or is_colourful(images.take(rows.index[[number]])[0]) == coloured
-            )
-        ]
-        return np.asarray(good or range(len(rows.keys)), dtype=np.int64)
 
     def rows(self, name: Literal["train", "validation"], spec: InputSpec) -> Rows:
         """Row numbers, labels and units of a split that may be looked at."""

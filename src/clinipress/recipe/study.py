@@ -313,6 +313,8 @@ class Study(Config):
             "standard" leaves out pictures, file names, paths and identifying columns there and
             keeps them in the run folder's report; "strict" leaves them out of the report, too;
             "full" adds names, paths and columns, never pictures, to what is sent.
+        sample: An image that travels in the bundle for its self-test: name only one whose person
+            consented. None: a SYNTHETIC one is drawn; no image of the set is ever taken.
         seeds: Further seeds: the whole study is run again with each on the same split, and the
             report says how far its figures spread.
         intended_use: Free text for the card and report.
@@ -335,6 +337,7 @@ class Study(Config):
     margins: dict[str, Share] = Field(default_factory=dict)
     floors: dict[str, Share] = Field(default_factory=dict)
     privacy: Literal["standard", "strict", "full"] = "standard"
+    sample: str | None = None
     seeds: tuple[int, ...] = ()
     intended_use: str = ""
     synthetic: bool = False

@@ -59,7 +59,7 @@ def data_section(view: View) -> doc.Section:
             _openings(view),
             doc.Heading("Findings of the audit"),
             _findings(view),
-            doc.Heading("Can the classes be told apart without looking?"),
+            doc.Heading("Can file properties alone predict the class?"),
             _shortcuts(view),
         ],
         short="Data",
@@ -214,7 +214,7 @@ def limits_section(view: View) -> doc.Section:
     reservations = limits(view)
     content = doc.Bullets(reservations, "limits")
     lead = limits_sentence(len(reservations))
-    return doc.Section("limits", "What this does not show", lead, content, short="Not shown")
+    return doc.Section("limits", "Limitations", lead, content, short="Limitations")
 
 
 # ---------------------------------------------------------------------------------- to do it again
@@ -224,7 +224,7 @@ def trail_section(view: View) -> doc.Section:
     """Recipe, versions, digests, machine, durations, history of each candidate."""
     return doc.Section(
         "trail",
-        "How to do it again",
+        "Reproduce this report",
         trail_sentence(view),
         [
             doc.Heading("How each candidate was made"),
@@ -234,7 +234,7 @@ def trail_section(view: View) -> doc.Section:
             doc.Heading("The study file"),
             doc.Details("Recipe", doc.CodeBlock(_recipe(view.result.recipe))),
         ],
-        short="Do it again",
+        short="Reproduce",
     )
 
 
