@@ -178,7 +178,7 @@ def test_nothing_to_ship_leaves_the_test_split_sealed(phantoms, tmp_path):
     assert (result.shipped, result.bundle, result.test_openings) == (None, None, ())
     assert result.verdict.status == "fail"
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "No model is shipped" in page
+    assert "No compressed model" in page
     assert not (tmp_path / "run" / "bundle").exists()
 
 

@@ -5,6 +5,7 @@ One word for one verdict, one minus sign, one dash. Needs nothing beyond the sta
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -17,6 +18,7 @@ __all__ = [
     "fixed",
     "joined",
     "not_used",
+    "plain",
     "sentence",
     "signed",
     "tally",
@@ -45,6 +47,26 @@ def signed(value: float, decimals: int) -> str:
     """The same with a plus before what is above zero."""
     text = fixed(value, decimals)
     return text if text.startswith(MINUS) or not text.strip("0.,") else f"+{text}"
+
+
+# Joiners that some scripts are written with; nothing else of their kind is let through.
+JOINERS = "\u200c\u200d"
+_STEERING = frozenset(("Cc", "Cf", "Cs", "Cn", "Zl", "Zp"))
+
+
+def plain(text: str) -> str:
+    r"""Text that cannot steer a terminal: control and direction characters become "?".
+
+    For names that come with data or from a file: classes, steps, groups, paths. Spaces of every
+    width stay, line ends do not.
+
+    Example:
+        >>> plain("glioma\x1b[2J"), plain("a\u202eb\nc")
+        ('glioma?[2J', 'a?b?c')
+    """
+    return "".join(
+        "?" if c not in JOINERS and unicodedata.category(c) in _STEERING else c for c in text
+    )
 
 
 def sentence(words: str) -> str:

@@ -120,7 +120,7 @@ def test_a_distilled_student_without_a_control_is_a_reservation(make_study: Make
             for record in study.candidates
         ]
         found = said(study, candidates=tuple(records))
-        assert ("no control was trained" in found) == expected
+        assert ("was trained ('control: true')" in found) == expected
 
 
 def test_a_reference_that_came_trained_may_have_seen_the_test(make_study: Make) -> None:

@@ -10,7 +10,7 @@ import yaml
 
 from clinipress.records.candidate import Applied, CandidateRecord
 from clinipress.records.item import plural_of
-from clinipress.records.result import DuplicatePair
+from clinipress.records.result import DuplicatePair, LeftOut
 from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.parts import MANY, badge, grid, shortened, small
 from clinipress.reporting.view import View
@@ -59,7 +59,7 @@ def data_section(view: View) -> doc.Section:
             _openings(view),
             doc.Heading("Findings of the audit"),
             _findings(view),
-            doc.Heading("Can the classes be told apart without looking?"),
+            doc.Heading("Can file properties alone predict the class?"),
             _shortcuts(view),
         ],
         short="Data",
@@ -128,6 +128,7 @@ def _findings(view: View) -> doc.Box:
         ("Patients that leak across published splits", _crossing(audit.patient_leaks, {})),
         ("Groups in the metadata", _groups(audit.groups)),
         ("Duplicate pairs", [_pair(pair) for pair in audit.duplicate_pairs]),
+        ("Found in the folder and not used", [_left_out(entry) for entry in audit.left_out]),
     ]
     numbers = doc.Facts(
         [
@@ -140,6 +141,7 @@ def _findings(view: View) -> doc.Box:
             ("Clusters of look-alikes", f"{audit.clusters:,}"),
             ("Unreadable files", f"{len(audit.unreadable):,}"),
             ("Copies with different labels", f"{len(audit.conflicting_labels):,}"),
+            ("Found and not used", f"{sum(entry.count for entry in audit.left_out):,}"),
         ],
         "facts short",
     )
@@ -149,6 +151,11 @@ def _findings(view: View) -> doc.Box:
         if items
     ]
     return doc.Box([numbers, lists])
+
+
+def _left_out(entry: LeftOut) -> str:
+    several = f", {entry.count:,} in all" if entry.count > 1 else ""
+    return f"{entry.path} ({entry.kind}{several}): {entry.reason}"
 
 
 def _crossing(counts: Mapping[str, int], names: Mapping[str, Sequence[str]]) -> list[doc.Content]:
@@ -207,7 +214,7 @@ def limits_section(view: View) -> doc.Section:
     reservations = limits(view)
     content = doc.Bullets(reservations, "limits")
     lead = limits_sentence(len(reservations))
-    return doc.Section("limits", "What this does not show", lead, content, short="Not shown")
+    return doc.Section("limits", "Limitations", lead, content, short="Limitations")
 
 
 # ---------------------------------------------------------------------------------- to do it again
@@ -217,7 +224,7 @@ def trail_section(view: View) -> doc.Section:
     """Recipe, versions, digests, machine, durations, history of each candidate."""
     return doc.Section(
         "trail",
-        "How to do it again",
+        "Reproduce this report",
         trail_sentence(view),
         [
             doc.Heading("How each candidate was made"),
@@ -227,7 +234,7 @@ def trail_section(view: View) -> doc.Section:
             doc.Heading("The study file"),
             doc.Details("Recipe", doc.CodeBlock(_recipe(view.result.recipe))),
         ],
-        short="Do it again",
+        short="Reproduce",
     )
 
 
