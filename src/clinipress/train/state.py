@@ -158,10 +158,8 @@ class TrainState:
         tensors = {} if done else dict(self._tensors())
         checkpoint.write(work / CHECKPOINT, tensors, asdict(self.journal))
         keep = best_file(work, self.journal)
-        for old in (
-            *work.glob("best-*"),
-            *work.glob(".best-*.part"),
-        ):  # earlier ones, and what a kill left half written
+        # earlier ones, and what a kill left half written
+        for old in (*work.glob("best-*"), *work.glob(".best-*.part")):
             if old != keep:
                 old.unlink(missing_ok=True)
 
