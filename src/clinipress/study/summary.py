@@ -167,7 +167,10 @@ def _ship(piece: Piece[Judged], folder: Path, result: Result, bench: Workbench) 
     }
     sample = Path(study.sample) if study.sample else _drawn(piece, bench)
     about = CONSENTED if study.sample else MARK
-    write_bundle(folder, piece.file.path, card, sample=sample, sample_note=about, evidence=summary)
+    write_bundle(
+        folder, piece.file.path, card, sample=sample, sample_note=about, evidence=summary,
+        replace=True,
+    )  # fmt: skip
 
 
 def check_sample(study: Study) -> None:
