@@ -27,7 +27,7 @@ from clinipress.reporting.wording.numbers import (
     percent,
     points,
 )
-from clinipress.reporting.wording.phrases import size_phrase, speed_phrase, split_name
+from clinipress.reporting.wording.phrases import size_phrase, speed_phrase, split_name, unit_words
 from clinipress.text import capital, joined, sentence, signed
 
 __all__ = [
@@ -160,11 +160,8 @@ def _cases(view: View) -> str:
 
 def unit_nouns(view: View) -> tuple[str, str] | None:
     """What one unit of the split is called, singular and plural; None for single images."""
-    summary = view.result.split
-    unit = summary.unit or (summary.by if summary.by != "published" else "unit")
-    if unit == "image":
-        return None
-    return unit, unit if unit == "series" else unit[:-1] + "ies" if unit == "study" else f"{unit}s"
+    words = unit_words(view.result.split)
+    return None if words[0] == "image" else words
 
 
 def _rules_fixed(view: View) -> str:
