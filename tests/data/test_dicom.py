@@ -198,7 +198,8 @@ def test_the_header_alone_gives_facts_and_patient(tmp_path: Path) -> None:
     )  # fmt: skip
     for content, patient in ((data, "P7"), (cut, "P7"), (written(made(VALUES)), None)):
         (tmp_path / "slice").write_bytes(content)
-        assert dicom.pictures(tmp_path / "slice") == (patient, None)
+        named, frames = dicom.pictures(tmp_path / "slice")
+        assert (named.get("patient"), frames) == (patient, None)
     with pytest.raises(ImageError):
         decode(cut, SPEC)
 

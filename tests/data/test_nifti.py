@@ -132,7 +132,7 @@ def test_slices_of_a_single_value_are_left_out(tmp_path: Path) -> None:
     values[:, :, 0], values[:, :, 4] = 0, 37
     path = tmp_path / "volume.nii"
     path.write_bytes(written(values))
-    assert nifti.pictures(path) == (None, [1, 2, 3])
+    assert nifti.pictures(path) == ({}, [1, 2, 3])
     assert nifti.stored_bytes(path, 2) == VALUES[:, :, 2].tobytes()
 
 

@@ -150,7 +150,7 @@ def test_f17_a_folder_of_page_files_lists_every_page(tmp_path: Path) -> None:
     assert [item.key for item in dataset.items if item.label == "a"] == [
         "a/pile.tif#0", "a/pile.tif#1", "a/pile.tif#2", "a/preview.tif", "a/single.tiff"
     ]  # fmt: skip
-    assert {item.patient for item in dataset.items} == {"a/pile.tif", "b/pile.tif", None}
+    assert {i.unit("file") for i in dataset.items} == {"a/pile.tif", "b/pile.tif", None}
     shown = [int(decode_item(item, GREY).max()) for item in dataset.items if item.label == "b"]
     assert shown == [140, 141, 142, 140, 140]
 

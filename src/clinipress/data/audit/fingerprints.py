@@ -8,16 +8,17 @@ per image.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.sources import Dataset, ImageItem, decode_item, item_bytes, item_facts
+from clinipress.distributed import usable_cores
 from clinipress.errors import ImageError
 from clinipress.kinds.image.pixels import check_size
 from clinipress.kinds.image.read import HeaderFacts, decode, facts
@@ -25,8 +26,9 @@ from clinipress.kinds.image.twins import THUMBNAIL, difference_hashes, thumbnail
 from clinipress.progress import SILENT, Progress
 from clinipress.records.candidate import InputSpec
 from clinipress.records.result import Unreadable
+from clinipress.records.store import sha256_of
 
-__all__ = ["FEATURES", "Fingerprints", "Readings", "read_all"]
+__all__ = ["FEATURES", "Fingerprints", "Readings", "content_digests", "read_all"]
 
 # twice the thumbnail: enough for border and contrast, and JPEG files decode at reduced size
 SIDE = 2 * THUMBNAIL
@@ -53,7 +55,7 @@ class Fingerprints:
     Attributes:
         keys: Image keys.
         readable: bool ``[n]``; where False, the other facts are zeros.
-        sha256: Hex digests of the bytes, "" for unreadable.
+        sha256: Hex digests of the bytes, "" where they cannot be read.
         dhash: uint64 ``[n]``.
         thumbnails: uint8 ``[n, 32, 32]``, grey.
         features: float32 ``[n, f]``: facts of file and picture that say nothing of its content.
@@ -81,6 +83,7 @@ class Readings:
     thumbnails: NDArray[np.uint8]
     features: NDArray[np.float32]
     formats: list[str]
+    frames: NDArray[np.int64]
     planes: list[str]
     unreadable: list[Unreadable]
 
@@ -112,6 +115,7 @@ def read_all(
         thumbnails=np.zeros((n, THUMBNAIL, THUMBNAIL), dtype=np.uint8),
         features=np.zeros((n, len(FEATURES)), dtype=np.float32),
         formats=[""] * n,
+        frames=np.ones(n, dtype=np.int64),
         planes=[""] * n,
         unreadable=[],
     )
@@ -123,12 +127,39 @@ def read_all(
         _read_chunk(readings, dataset.items, rows)
         return len(rows)
 
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(threads or usable_cores()) as pool:
         for done in pool.map(read, chunks):
             progress.advance(task, done)
     readings.unreadable.sort(key=lambda image: image.path)
     progress.finish(task)
     return readings
+
+
+def content_digests(
+    dataset: Dataset, known: Fingerprints | None = None, *, threads: int | None = None
+) -> dict[str, str]:
+    """Image key -> sha256 of its whole file; "" where it cannot be read.
+
+    Args:
+        dataset: The data set.
+        known: Of its items, in the same order: files hashed there are not read again.
+        threads: Reading threads; None: one per core.
+    """
+    hashed = dict.fromkeys((item.path for item in dataset.items), "")
+    if known is not None:  # the hash of one picture of several is not that of the file
+        pairs = zip(dataset.items, known.sha256, strict=True)
+        hashed |= {item.path: sha256 for item, sha256 in pairs if item.index is None}
+    unknown = [path for path, sha256 in hashed.items() if not sha256]
+    with ThreadPoolExecutor(threads or usable_cores()) as pool:
+        hashed |= zip(unknown, pool.map(_file_digest, unknown), strict=True)
+    return {item.key: hashed[item.path] for item in dataset.items}
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError:  # the audit says what is the matter with it
+        return ""
 
 
 def _read_chunk(readings: Readings, items: Sequence[ImageItem], rows: range) -> None:
@@ -142,7 +173,7 @@ def _read_chunk(readings: Readings, items: Sequence[ImageItem], rows: range) -> 
             readings.unreadable.append(Unreadable(path=item.key, reason=str(problem)))
             continue
         readings.sha256[row] = digest
-        readings.formats[row] = what.format
+        readings.formats[row], readings.frames[row] = what.format, what.frames
         readings.planes[row] = what.plane
         readings.features[row] = (*_file_facts(what, size), *[0.0] * len(PICTURE_FEATURES))
         pictures.append(grey)

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.errors import ImageError, MissingExtraError
+from clinipress.errors import ImageError, MissingExtraError, NoPictureError
 from clinipress.extras import require
 from clinipress.kinds.image.pixels import (
     HeaderFacts,
@@ -38,8 +38,36 @@ from clinipress.kinds.image.unpacking import (
 __all__ = ["pictures", "read_facts", "read_raster", "recognises", "stored_bytes"]
 
 _MOST_COMPONENTS = 4
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+# Part 4, table B.5-1: the beginning of the number of a storage class -> what it holds
+_NO_PICTURES = {
+    "481.2.": "a radiotherapy dose",
+    "481.3.": "radiotherapy structures",
+    **{f"481.{n}.": "a radiotherapy plan or record" for n in (*range(4, 10), *range(10, 25))},
+    "66.": "raw data",
+    "66.1.": "a registration",
+    "66.2.": "fiducials",
+    "66.3.": "a registration",
+    "66.4.": "a segmentation",
+    "66.5.": "a segmentation",
+    "66.6.": "tractography",
+    "66.7.": "a segmentation",
+    "67.": "a mapping of values",
+    "68.": "a surface",
+    "88.": "a report",
+    "11.": "a presentation state",
+    "9.": "a waveform",
+    "104.": "a document",
+    "4.2.": "spectroscopy",
+}
+_NO_PICTURE_MODALITIES = {
+    "RTDOSE": "a radiotherapy dose", "RTSTRUCT": "radiotherapy structures",
+    "RTPLAN": "a radiotherapy plan or record", "SEG": "a segmentation", "SR": "a report",
+    "PR": "a presentation state", "KO": "a report", "REG": "a registration",
+}  # fmt: skip
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _SYNTAX = 0x00020010
+_UNITS = {"patient": "PatientID", "study": "StudyInstanceUID", "series": "SeriesInstanceUID"}
 _LARGEST = 1e30  # of a rescale, so that no stored value becomes infinite
 _PIXELS = {0x0010: "PixelData", 0x0008: "FloatPixelData", 0x0009: "DoubleFloatPixelData"}
 _PIXEL_KINDS = (b"OB", b"OW", b"OF", b"OD", b"UN")  # all odd as a length, which is even
@@ -89,12 +117,29 @@ def read_facts(stream: BinaryIO, source: Path | bytes = b"") -> HeaderFacts:
     return _file(stream, source).facts
 
 
-def pictures(path: Path) -> tuple[str | None, range | None]:
-    """The patient's identifier (0010,0020), None when empty, and its frames, if several."""
+def pictures(path: Path) -> tuple[dict[str, str], range | None]:
+    """Identifiers of patient, study and series, those that are not empty; frames, if several."""
     with quiet(), path.open("rb") as stream:
         file = _file(stream, path)
-    patient = str(file.header.get("PatientID") or "").strip() or None
-    return patient, None if file.facts.frames == 1 else range(file.facts.frames)
+    _check_picture(file.header)
+    values = {kind: str(file.header.get(name) or "").strip() for kind, name in _UNITS.items()}
+    units = {kind: value for kind, value in values.items() if value}
+    return units, None if file.facts.frames == 1 else range(file.facts.frames)
+
+
+def _check_picture(header: Any) -> None:
+    """Refuse objects that lie in the folders of a series and are no pictures of the patient.
+
+    A dose and a segmentation have pixels as well, and would be read as images of the class.
+    """
+    uid = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
+    number = f"{uid.removeprefix(_STORAGE)}."
+    starts = sorted((start for start in _NO_PICTURES if number.startswith(start)), key=len)
+    kind = (
+        _NO_PICTURES[starts[-1]] if starts else _NO_PICTURE_MODALITIES.get(header.get("Modality"))
+    )
+    if kind:
+        raise NoPictureError("a DICOM image", f"DICOM, {kind}")
 
 
 def stored_bytes(_path: Path, _index: int) -> None:

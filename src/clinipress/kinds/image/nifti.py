@@ -80,7 +80,7 @@ def stored_bytes(path: Path, index: int) -> bytes:
         return np.ascontiguousarray(_kept(path)[0][:, :, index]).tobytes()
 
 
-def pictures(path: Path) -> tuple[None, list[int]]:
+def pictures(path: Path) -> tuple[dict[str, str], list[int]]:
     """Numbers of the slices that are not one single value; the header names no patient.
 
     Empty slices are alike in all volumes and would tie all patients together as duplicates.
@@ -88,7 +88,7 @@ def pictures(path: Path) -> tuple[None, list[int]]:
     with quiet():
         volume = _kept(path)[0]
     flat = volume.reshape(-1, volume.shape[2], *volume.shape[3:])
-    return None, [k for k in range(volume.shape[2]) if (flat[:, k] != flat[:1, k]).any()]
+    return {}, [k for k in range(volume.shape[2]) if (flat[:, k] != flat[:1, k]).any()]
 
 
 def _kept(path: Path) -> _Volume:

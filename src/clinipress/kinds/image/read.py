@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
@@ -67,8 +67,8 @@ class Reader(Protocol):
     def read_raster(self, stream: BinaryIO, index: int | None, source: Path | bytes) -> Raster:
         """Picture `index` of `source`, from 0; None: the one that stands for the file."""
 
-    def pictures(self, path: Path) -> tuple[str | None, Sequence[int] | None]:
-        """The patient that the file names, and its pictures; None: it is a single one."""
+    def pictures(self, path: Path) -> tuple[Mapping[str, str], Sequence[int] | None]:
+        """Kind -> identifier of "patient", "study", "series", and its pictures; None: one."""
 
     def stored_bytes(self, path: Path, index: int) -> bytes | None:
         """For a digest: what is stored of one picture; None: the whole file stands for it."""

@@ -55,11 +55,11 @@ def read_facts(stream: BinaryIO, source: Path | bytes = b"") -> HeaderFacts:
         return HeaderFacts(width, height, len(picture.getbands()), bits, len(pages), "TIFF")
 
 
-def pictures(path: Path) -> tuple[None, range | None]:
+def pictures(path: Path) -> tuple[dict[str, str], range | None]:
     """The pages, if several; no patient is named."""
     with path.open("rb") as stream:
         count = len(_pages(stream, path))
-    return None, range(count) if count > 1 else None
+    return {}, range(count) if count > 1 else None
 
 
 def stored_bytes(_path: Path, _index: int) -> None:
