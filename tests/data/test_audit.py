@@ -216,9 +216,8 @@ def test_f8_slices_in_different_planes_are_said(tmp_path):
     record, _ = audit(read_dataset(tmp_path))
     assert any("(3 axial, 1 sagittal)" in warning for warning in record.warnings)
     (tmp_path / "b" / "1.dcm").unlink()
-    volume = nibabel.Nifti1Image(
-        random.integers(0, 99, (16, 16, 3)).astype("i2"), np.diag([1, 1, 5, 1])
-    )
+    values = random.integers(0, 99, (16, 16, 3)).astype("i2")
+    volume = nibabel.Nifti1Image(values, np.diag([1, 1, 5, 1]))
     for name in ("b/x.nii", "a/x.nii"):
         nibabel.save(volume, tmp_path / name)
     record, _ = audit(read_dataset(tmp_path))
