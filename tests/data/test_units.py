@@ -188,7 +188,7 @@ def test_f9_two_people_who_may_be_two_names_are_not_torn_but_said():
 def test_f9_placeholders_of_other_kinds_are_noticed(kind):
     items, notes = checked_units([item(i, units={kind: "1.2.3"}) for i in range(80)])
     assert best_unit(items)[0] == "near-duplicate cluster"
-    assert notes == (f"all 80 images name the same {kind}: taken for not known",)
+    assert notes == (f"all 80 images name the same {kind}: treated as unknown",)
 
 
 def test_f9_folders_inside_a_class_are_units_where_they_are_many(tmp_path):

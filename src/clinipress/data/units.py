@@ -78,7 +78,7 @@ def checked_units(items: Sequence[ImageItem]) -> tuple[list[ImageItem], tuple[st
         if shared and kind != "folder":
             notes.append(
                 f"{counted(shared, f'{kind} is', f'{plural_of(kind)} are')} of several "
-                "patients each: taken for not known"
+                "patients each: treated as unknown"
             )
     return items, (*notes, *_owners(items))
 
@@ -123,7 +123,7 @@ def _without_placeholders(
             nobody[value] = f"the {what} '{value:.60}' of {count:,} images names nobody"
     if not nobody:
         return items, ()
-    notes = (f"{text}: taken for not known" for text in list(nobody.values())[:5])
+    notes = (f"{text}: treated as unknown" for text in list(nobody.values())[:5])
     return [_without(item, kind) if item.unit(kind) in nobody else item for item in items], notes
 
 
