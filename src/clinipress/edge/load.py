@@ -6,15 +6,23 @@ from pathlib import Path
 
 from clinipress.errors import ModelError
 from clinipress.extras import require
+from clinipress.recipe.code import Permission
 from clinipress.records.candidate import Candidate
 
 __all__ = ["load_candidate"]
 
 
-def load_candidate(path: Path, threads: int | None = None) -> Candidate:
+def load_candidate(
+    path: Path, threads: int | None = None, *, allow_code: Permission = False
+) -> Candidate:
     """Any classifier that can be run: a bundle, a model file, or a candidate folder.
 
     A model file of a format that cannot hold its card has it as ``card.json`` beside it.
+
+    Args:
+        path: The file or folder.
+        threads: CPU threads of one call; None: as many as there are cores.
+        allow_code: Whether a user's function that a candidate folder names may build the network.
 
     Raises:
         MissingExtraError: Its format needs packages that are not installed.
@@ -25,7 +33,7 @@ def load_candidate(path: Path, threads: int | None = None) -> Candidate:
         require("torch", extra="compress", what="opening a trained network's folder")
         from clinipress.models.classifier import TorchCandidate
 
-        return TorchCandidate.load(path)
+        return TorchCandidate.load(path, allow_code=allow_code)
     if path.is_dir() and (path / "card.json").is_file():
         from clinipress.edge.bundle import load_bundle
 

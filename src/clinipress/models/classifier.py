@@ -25,6 +25,7 @@ from clinipress.models.pretrained import load_checkpoint, load_pretrained
 from clinipress.models.pruning.pruned import replay
 from clinipress.models.weights import read_tensors, safetensors_bytes
 from clinipress.models.zoo import catalogued, create_backbone, first_line
+from clinipress.recipe.code import Permission, check_code
 from clinipress.recipe.steps import ModelRecipe
 from clinipress.records.candidate import Card, InputSpec, ModelSpec, PerChannel
 from clinipress.records.store import digest_of, write_atomically
@@ -306,19 +307,28 @@ class TorchCandidate:
         write_atomically(folder / CARD_FILE, self.card.model_dump_json(indent=1))
 
     @classmethod
-    def load(cls, folder: Path, device: str | torch.device | None = None) -> TorchCandidate:
+    def load(
+        cls,
+        folder: Path,
+        device: str | torch.device | None = None,
+        *,
+        allow_code: Permission = False,
+    ) -> TorchCandidate:
         """Read what `save` wrote.
 
         Args:
             folder: Holds card.json and weights.safetensors.
             device: Where to put the network; None: the CPU.
+            allow_code: Whether a user's function that the card names may build the network.
 
         Raises:
-            ModelError: A file is missing, damaged, or the two do not belong together.
+            ModelError: A file is missing, damaged, or the two do not belong together; or the card
+                names a function that nobody permitted.
         """
         card = _read_card(folder / CARD_FILE)
         if card.model is None:
             raise ModelError("a card with 'model'", f"'{folder / CARD_FILE}' without it")
+        check_code([card.model.factory], f"a card in '{folder}'", allow_code)
         state, facts = read_tensors(folder / WEIGHTS_FILE)
         if facts.get(DIGEST_KEY) != _digest(state, card.model, card.input):
             raise ModelError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +97,7 @@ class Workbench:
         data: The images; the test split sealed.
         progress: The listener.
         times: Wall time per phase.
+        code: The users' functions that may build networks read back from folders.
     """
 
     study: Study
@@ -104,6 +105,7 @@ class Workbench:
     data: StudyData
     progress: Progress = SILENT
     times: PhaseTimes = field(default_factory=PhaseTimes)
+    code: Collection[str] = ()
 
     def fresh(self) -> TorchCandidate:
         """The reference before training."""
@@ -127,7 +129,7 @@ class Workbench:
             "data": self.data.digest,
             "seed": self.study.seed,
         }
-        outside = outside_teachers(step.recipe)
+        outside = outside_teachers(step.recipe, self.code)
         if outside:  # files may change behind an unchanged path
             inputs["teachers"] = [teacher.digest for teacher in outside]
 
@@ -141,6 +143,7 @@ class Workbench:
                 threads=self.study.threads,
                 progress=self.progress,
                 root=reference.network if reference else None,
+                code=self.code,
             )
             applied, child = run(step, parent, _plan_once(step, parent, context), context)
             card = with_history(child.card, parent if step.inherits else None, applied, name)
@@ -153,7 +156,8 @@ class Workbench:
             folder = self.store.once(
                 step.kind, inputs, make, packages=(*TRAINING_PACKAGES, *DECODERS), together=True
             )
-        return TorchCandidate.load(folder), folder.relative_to(self.store.folder).as_posix()
+        network = TorchCandidate.load(folder, allow_code=self.code)
+        return network, folder.relative_to(self.store.folder).as_posix()
 
     def export(self, name: str, parent: TorchCandidate, recipe: ExportRecipe) -> FileCandidate:
         """Write a file for a runtime, or find the one written before; load it by its runtime.
