@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from clinipress.errors import ModelError
+from clinipress.models.contract import check_contract
 from clinipress.models.cost import evaluating
 from clinipress.models.pretrained import load_checkpoint, load_pretrained
 from clinipress.models.pruning.pruned import replay
@@ -30,7 +31,7 @@ from clinipress.recipe.steps import ModelRecipe
 from clinipress.records.candidate import Card, InputSpec, ModelSpec, PerChannel
 from clinipress.records.store import digest_of, write_atomically
 
-__all__ = ["Classifier", "TorchCandidate", "build", "new_classifier"]
+__all__ = ["Classifier", "TorchCandidate", "build", "check_network", "new_classifier"]
 
 CARD_FILE, WEIGHTS_FILE = "card.json", "weights.safetensors"
 DIGEST_KEY = "clinipress.digest"
@@ -163,7 +164,19 @@ def new_classifier(
         load_checkpoint(backbone, Path(recipe.checkpoint))
     module = Classifier(backbone, input_spec, in_channels, mean, std)
     _check_output(module, recipe, num_classes)
+    check_network(module, f"a network '{recipe.name or recipe.factory}'")
     return spec, module
+
+
+def check_network(module: Classifier, what: str) -> None:
+    """Refuse a network that `clinipress.models.contract` refuses.
+
+    Raises:
+        ModelError: Its answers depend on the batch, are drawn by chance, or are no logits.
+    """
+    spec = module.input_spec
+    channels = module.repeats * spec.channels
+    check_contract(module.backbone, channels, (spec.height, spec.width), what)
 
 
 def _check_output(module: Classifier, recipe: ModelRecipe, num_classes: int) -> None:

@@ -20,7 +20,7 @@ from clinipress.recipe.code import check_code, code_behind, code_of
 from clinipress.recipe.study import Study
 from clinipress.records.result import Result
 from clinipress.records.store import Store, write_atomically
-from clinipress.study.budget import check_budget
+from clinipress.study.budget import check_budget, check_networks
 from clinipress.study.choice import NOTHING, choose, next_attempt
 from clinipress.study.devices import resolve_targets
 from clinipress.study.inspection import inspect
@@ -85,6 +85,7 @@ def run_once(
     check_toolchains(export.format for export in study.exports)
     check_budget(study, targets)
     prepare(study.threads, study.seed)
+    check_networks(study)
     store = Store(out, progress)
     if distributed.is_main():
         write_atomically(out / "study.json", study.model_dump_json(indent=1))

@@ -62,6 +62,8 @@ class OnnxCandidate(FileCandidate):
     def __init__(self, path: Path, card: Card, opened: Any, threads: int | None) -> None:
         super().__init__(path, card, opened, threads)
         self._pixels = np.float32 if opened.get_inputs()[0].type == "tensor(float)" else np.uint8
+        if card.precision == "int8-dynamic":  # one grid for all images of a call
+            self.largest_batch = 1
 
     @classmethod
     def _open(cls, path: Path, threads: int | None) -> Any:
