@@ -85,13 +85,13 @@ def test_f3_the_table_beside_train_and_test_is_used(tmp_path: Path) -> None:
 
 def test_f3_roboflow_and_hugging_face_tables_in_split_folders(tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
-        folder_of(tmp_path, names(2, f"{split}/{split}{{}}.png"))
-        lines = ["filename, sick, well", f"{split}0.png, 1, 0", f"{split}1.png, 0, 1"]
+        folder_of(tmp_path, names(2, f"{split}/{{}}.png"))
+        lines = ["image id, sick, well", "0, 1, 0", "1.png, 0, 1"]
         table(tmp_path / split / "_classes.csv", lines)
     found = read_dataset(tmp_path)
     assert found.classes == ("sick", "well")
     assert Counter(item.split for item in found.items) == {"train": 2, "validation": 2, "test": 2}
-    table(tmp_path / "test" / "_classes.csv", ["filename,sick,well", "test0.png,1,1"])
+    table(tmp_path / "test" / "_classes.csv", ["filename,sick,well", "0.png,1,1"])
     with pytest.raises(DataError, match="several labels for one image"):
         read_dataset(tmp_path)
 

@@ -197,8 +197,8 @@ def _by_tables(
         for path in image_files(folder, left_out):
             if path not in named:
                 left_out.add(path, "file", "not in the table")
-    for path in named:
-        left_out.use(path)
+    for item in listed.items:
+        left_out.use(item.key)
     return listed
 
 
