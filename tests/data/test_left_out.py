@@ -151,6 +151,15 @@ def test_f25_a_class_that_one_split_lacks_is_no_dead_end(tmp_path: Path) -> None
     assert written == {"lesion": "lesion_left", "pneumonia_viral": "pneumonia"}
 
 
+def test_f25_names_of_class_map_that_are_not_there_are_said(tmp_path: Path) -> None:
+    folder_of(tmp_path, CLASSES)
+    found = read_dataset(tmp_path, class_map={"benign": "calm", "bening": "calm"})
+    assert found.notes == ("class_map has names that no folder or label has: bening",)
+    table(tmp_path / "m.csv", ["path,label", "benign/0.png,a", "benign/1.png,b"])
+    found = read_dataset(tmp_path, class_map={"a": "calm", "A": "calm"})
+    assert found.notes == ("class_map has names that no folder or label has: A",)
+
+
 def test_f15_accents_do_not_part_a_class_across_splits(tmp_path: Path) -> None:
     folder_of(
         tmp_path,

@@ -82,6 +82,11 @@ def read_dataset(
         names = _classes(path, items, classes, mapping)
     except DataError as problem:
         raise _with_tables(problem, left_out) from None
+    unknown = [name for name in mapping if listed.names and name not in listed.names]
+    if unknown:
+        listed.notes.append(
+            f"class_map has names that no folder or label has: {', '.join(unknown)}"
+        )
     notes = (*listed.notes, *spellings, *named)
     return Dataset(
         listed.root,

@@ -91,13 +91,16 @@ def read_folders(
                 )
             ],
             notes=[*_alike_inside(folders, account)],
+            names=frozenset(folder.name for folder in folders),
         )
     names: dict[str, list[str]] = {}
+    folders = []
     for split, folder in splits.items():
         inner = inner_folders(folder, account)
         _check_guess(folder, inner, account)
         _account_for_files(folder, account)
         names[split] = [class_map.get(f.name, f.name) for f in inner]
+        folders += inner
     renamed = one_name_per_class(names, frozenset(class_map.values()))
     return Listed(
         "split/class folders",
@@ -110,6 +113,7 @@ def read_folders(
                 root, inner, renamed[class_map.get(inner.name, inner.name)], split, account
             )
         ],
+        names=frozenset(folder.name for folder in folders),
     )
 
 

@@ -133,13 +133,17 @@ class LeftOuts:
 
 @dataclass
 class Listed:
-    """The items of one layout before files with several pictures are opened."""
+    """The items of one layout before files with several pictures are opened.
+
+    `names` are those of folders and labels as they are there, before `class_map`.
+    """
 
     layout: Layout
     root: Path
     items: list[ImageItem]
     group_columns: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+    names: frozenset[str] = frozenset()
 
 
 def left_out_lines(left_out: Iterable[LeftOut]) -> list[str]:

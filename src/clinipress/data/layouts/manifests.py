@@ -114,7 +114,8 @@ def read_tables(
     items = _distinct([item for part in listed for item in part.items], str(root), left_out)
     columns = tuple(dict.fromkeys(name for part in listed for name in part.group_columns))
     notes = list(dict.fromkeys(note for part in listed for note in part.notes))
-    return Listed("manifest", root, items, columns, notes)
+    names = frozenset().union(*(part.names for part in listed))
+    return Listed("manifest", root, items, columns, notes, names)
 
 
 def read_table(
@@ -183,7 +184,8 @@ def read_table(
         raise DataError("rows in the manifest", f"none in '{path}'")
     _check_there(path, items, files)
     notes = [*_reading_notes(table, roles, column)]
-    return Listed("manifest", root, _distinct(items, str(path), account), tuple(groups), notes)
+    items = _distinct(items, str(path), account)
+    return Listed("manifest", root, items, tuple(groups), notes, frozenset(labels))
 
 
 # ------------------------------------------------------------------------------ which table
