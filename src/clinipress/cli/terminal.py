@@ -322,8 +322,7 @@ def show_audit(audit: Audit) -> None:
     console = _console()
 
     def line(text: str, style: str | None = None) -> None:
-        # names of files and classes may hold what rich takes for markup
-        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        console.print(text, style=style, highlight=False, soft_wrap=True)
 
     splits = list(audit.splits)
     table = Table()
@@ -331,7 +330,7 @@ def show_audit(audit: Audit) -> None:
         table.add_column(name, justify="left" if name == "class" else "right")
     for name, count in audit.classes.items():
         shown = (f"{audit.splits[s].get(name, 0):,}" for s in splits)
-        table.add_row(Text(name), f"{count:,}", *shown)
+        table.add_row(name, f"{count:,}", *shown)
     line(f"{audit.path}: {counted(audit.images, 'image')}, {audit.layout}")
     console.print(table)
     for text in _audit_lines(audit):
