@@ -196,6 +196,11 @@ def _of_measurement(view: View) -> list[str]:
             f"What distillation gave is not shown for {_names(untaught)}: no control was trained, "
             "the same network without a teacher ('control: true')."
         )
+    reservations.extend(
+        f"{candidate.name}: {lost}."
+        for candidate in view.candidates
+        if candidate.history and (lost := candidate.history[-1].facts.get("lost"))
+    )
     if subject is not None:
         reservations.extend(_unproven(view, subject))
     return reservations
