@@ -222,6 +222,11 @@ def _of_measurement(view: View) -> list[str]:
             f"The effect of distillation on {_names(untaught)} is unknown: no control, the same "
             "network without a teacher, was trained ('control: true')."
         )
+    reservations.extend(
+        f"{candidate.name}: {lost}."
+        for candidate in view.candidates
+        if candidate.history and (lost := candidate.history[-1].facts.get("lost"))
+    )
     if subject is not None:
         reservations.extend(_unproven(view, subject))
     return reservations
