@@ -22,7 +22,7 @@ from kit.dicoms import EIGHT, VALUES, made, written
 from kit.tiffs import tiff
 
 SPEC = InputSpec(channels=3, height=16, width=16)
-BY_DAY, AT_NIGHT = 4, 80  # of each of some 30 kinds
+BY_DAY, AT_NIGHT = 2, 80  # of each of some 30 kinds
 FRAMES = np.stack([VALUES, VALUES[::-1], VALUES.T])
 
 
