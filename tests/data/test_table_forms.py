@@ -227,11 +227,11 @@ def test_f14_columns_that_nearly_are_ours(tmp_path: Path) -> None:
     found = read_dataset(tmp_path)
     assert found.group_columns == ("site", "age")
     assert len({item.patient for item in found.items}) == 15
+    assert len({item.units["study"] for item in found.items}) == 15
     assert {item.split for item in found.items} == {"train", "test"}
     columns = {entry.path: entry.reason for entry in found.left_out if entry.kind == "column"}
     assert columns == {
         "m.csv: Unnamed: 0": "an identifier: no group",
-        "m.csv: StudyUID": "an identifier: no group",
         "m.csv: remark": "another value in every row: no group",
         "m.csv: target": "the label again: no group",
     }

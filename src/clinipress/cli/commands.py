@@ -542,6 +542,9 @@ def _failure(problem: BaseException) -> tuple[int, str]:
         return PASSED, ""  # the reader (head, less) has what it wanted
     if isinstance(problem, ClinipressError):
         return FAILED, str(problem)
+    if isinstance(problem, OSError) and problem.filename is not None:  # a path nobody looked at
+        what = f"'{problem.filename}' ({problem.strerror})"
+        return FAILED, str(ClinipressError("files that can be read and written", what))
     frames = traceback.extract_tb(problem.__traceback__)
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     text = f"{type(problem).__name__}: {problem}".strip(": ").partition("\n")[0]

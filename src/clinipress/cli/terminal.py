@@ -321,6 +321,10 @@ def show_audit(audit: Audit) -> None:
     """What the audit found, warnings last so that they are what is left on the screen."""
     console = _console()
 
+    def line(text: str, style: str | None = None) -> None:
+        # names of files and classes may hold what rich takes for markup
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
     splits = list(audit.splits)
     table = Table()
     for name in ("class", "images", *splits):
@@ -328,13 +332,13 @@ def show_audit(audit: Audit) -> None:
     for name, count in audit.classes.items():
         shown = (f"{audit.splits[s].get(name, 0):,}" for s in splits)
         table.add_row(Text(name), f"{count:,}", *shown)
-    # names of files and classes may hold what rich takes for markup
-    head = f"{audit.path}: {counted(audit.images, 'image')}, {audit.layout}"
-    console.print(Text(head), table, sep="\n", soft_wrap=True)
-    console.print(Text("\n".join(_audit_lines(audit))), soft_wrap=True)
+    line(f"{audit.path}: {counted(audit.images, 'image')}, {audit.layout}")
+    console.print(table)
+    for text in _audit_lines(audit):
+        line(text)
     for warning in audit.warnings:
-        console.print(Text(f"warning {warning}", "yellow"), soft_wrap=True)
-    console.print(f"{audit.seconds:.1f} s", highlight=False)
+        line(f"warning {warning}", "yellow")
+    line(f"{audit.seconds:.1f} s")
 
 
 def _audit_lines(audit: Audit) -> Iterator[str]:
@@ -343,8 +347,7 @@ def _audit_lines(audit: Audit) -> Iterator[str]:
     yield f"near duplicates: {audit.near_duplicates:,}"
     yield f"clusters: {audit.clusters:,}"
     yield f"patients: {'not known' if audit.patients is None else audit.patients}"
-    for kind in audit.units.keys() - {"patient"}:
-        yield f"{plural_of(kind)}: {audit.units[kind]:,}"
+    yield from (f"{plural_of(k)}: {n:,}" for k, n in audit.units.items() if k != "patient")
     yield f"images under two labels: {len(audit.conflicting_labels):,}"
     for name, count in audit.leaks.items():
         yield f"leak {name}: {counted(count, 'image')}"

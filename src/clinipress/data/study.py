@@ -17,7 +17,7 @@ from clinipress.data.audit.audit import Fingerprints, audit
 from clinipress.data.audit.fingerprints import content_digests
 from clinipress.data.cache import DECODERS, Cache, build_cache
 from clinipress.data.finding import check_finding
-from clinipress.data.layouts.items import drawn
+from clinipress.data.layouts.items import drawn, left_out_lines
 from clinipress.data.refusals import check_refusals, refusal_words
 from clinipress.data.sources import Dataset, read_dataset
 from clinipress.data.splits import SPLITS, Split, make_split, units
@@ -189,6 +189,8 @@ def open_study_data(
         DataError: The folder, a class or a split is not usable.
     """
     dataset = read_dataset(path, classes=recipe.classes, class_map=recipe.class_map)
+    for line in (*dataset.notes, *left_out_lines(dataset.left_out)):
+        progress.say(line)
     check_finding(recipe, dataset.classes)
     whole = len(dataset.items)
     if recipe.sample is not None:
@@ -262,8 +264,7 @@ def open_study_data(
 def listing(dataset: Dataset, contents: Mapping[str, str]) -> list[list[str | None]]:
     """What the split depends on: each image's name, label, published split, units and content."""
     return [
-        [i.key, i.label, i.split, i.patient, *(f"{k}={v}" for k, v in i.units.items())]
-        + [contents[i.key]]
+        [i.key, i.label, i.split, i.patient, *map("=".join, i.units.items()), contents[i.key]]
         for i in dataset.items
     ]
 

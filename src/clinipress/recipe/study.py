@@ -109,6 +109,15 @@ class DataRecipe(Config):
     split: SplitRecipe = SplitRecipe()
     sample: int | None = Field(None, ge=20)
 
+    @model_validator(mode="after")
+    def _classes_that_are_there(self) -> DataRecipe:
+        for key, name in (("positive", self.positive), ("normal", self.normal)):
+            if name is not None and self.classes is not None and name not in self.classes:
+                raise ValueError(f"'{key}' must be one of {', '.join(self.classes)}, not '{name}'")
+        if self.positive is not None and self.positive == self.normal:
+            raise ValueError(f"'{self.positive}' cannot be 'positive' and 'normal'")
+        return self
+
 
 class ReferenceRecipe(Config):
     """The classifier everything else is judged against.

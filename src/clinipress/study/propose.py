@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from clinipress.data.finding import propose_normal, propose_positive, words_of
-from clinipress.data.layouts.items import Dataset
+from clinipress.data.layouts.items import Dataset, left_out_lines
 from clinipress.data.sources import decode_item, item_facts, read_dataset
 from clinipress.data.units import CLUSTER, best_unit
 from clinipress.errors import ClinipressError, DataError, InputError
@@ -76,7 +76,8 @@ def propose(dataset: Dataset) -> dict[str, Any]:
         "patients": unit == "patient" and not unnamed,
         "unit": unit,
         "without_unit": unnamed,
-        "notes": list(dataset.notes),
+        "notes": [*dataset.notes, *left_out_lines(dataset.left_out)],
+        "left_out": [entry.model_dump() for entry in dataset.left_out],
         "published_splits": sorted({item.split for item in dataset.items if item.split}),
     }
 

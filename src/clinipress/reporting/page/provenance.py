@@ -10,7 +10,7 @@ import yaml
 
 from clinipress.records.candidate import Applied, CandidateRecord
 from clinipress.records.item import plural_of
-from clinipress.records.result import DuplicatePair
+from clinipress.records.result import DuplicatePair, LeftOut
 from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.parts import MANY, badge, grid, shortened, small
 from clinipress.reporting.view import View
@@ -128,6 +128,7 @@ def _findings(view: View) -> doc.Box:
         ("Patients that leak across published splits", _crossing(audit.patient_leaks, {})),
         ("Groups in the metadata", _groups(audit.groups)),
         ("Duplicate pairs", [_pair(pair) for pair in audit.duplicate_pairs]),
+        ("Found in the folder and not used", [_left_out(entry) for entry in audit.left_out]),
     ]
     numbers = doc.Facts(
         [
@@ -140,6 +141,7 @@ def _findings(view: View) -> doc.Box:
             ("Clusters of look-alikes", f"{audit.clusters:,}"),
             ("Unreadable files", f"{len(audit.unreadable):,}"),
             ("Copies with different labels", f"{len(audit.conflicting_labels):,}"),
+            ("Found and not used", f"{sum(entry.count for entry in audit.left_out):,}"),
         ],
         "facts short",
     )
@@ -149,6 +151,11 @@ def _findings(view: View) -> doc.Box:
         if items
     ]
     return doc.Box([numbers, lists])
+
+
+def _left_out(entry: LeftOut) -> str:
+    several = f", {entry.count:,} in all" if entry.count > 1 else ""
+    return f"{entry.path} ({entry.kind}{several}): {entry.reason}"
 
 
 def _crossing(counts: Mapping[str, int], names: Mapping[str, Sequence[str]]) -> list[doc.Content]:
