@@ -328,3 +328,18 @@ def test_f16_weights_that_are_not_there_are_missed_before_training(phantoms, tmp
     with pytest.raises(ModelError, match=r"nowhere\.pt"):
         run_study(study(steps=steps), phantoms, tmp_path / "run")
     assert not list((tmp_path / "run").glob("objects/*"))
+
+
+def test_f11_a_damaged_bundle_of_a_run_is_replaced_and_what_was_left_goes(finished, phantoms):
+    run, result = finished
+    (run / "bundle" / "model.onnx").write_bytes(b"damaged")
+    (run / "bundle" / "notes.txt").write_text("of somebody")
+    for left in (".bundle.0a1b.part", ".bundle.0a1b.old", "bundles/of-a-recipe-before"):
+        (run / left).mkdir(parents=True)
+        (run / left / "model.onnx").write_bytes(b"half")
+    again = run_study(study(), phantoms, run)
+    assert load_bundle(run / again.bundle).candidate.digest == next(
+        c.digest for c in result.candidates if c.name == result.shipped
+    )
+    assert not (run / "bundles").exists()
+    assert not list(run.glob(".bundle.*"))
