@@ -208,6 +208,8 @@ def _times(
     phrase = speed_phrase(view.speed_ratio(subject))
     if phrase is None and mine is not None and theirs is not None:
         phrase = "timed under other conditions than the reference"
+        if subject.speed is not None and not subject.speed.reliable:
+            phrase = "not compared: the machine was too busy"
     return (
         milliseconds(mine.median if mine else None),
         phrase,
