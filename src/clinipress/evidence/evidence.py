@@ -10,8 +10,13 @@ Which method serves which figure:
 - balanced accuracy, macro AUROC, macro F1, kappa, log loss, Brier score: percentile bootstrap over
   units, stratified by class, with the tails of Student's t; expected calibration error, which is
   biased upwards: the same resamples with their bias taken off;
-- changes of accuracy, sensitivity and specificity: Tango, effective number as above; of precision:
-  Newcombe's square-and-add; all other changes: the same bootstrap, both on the same resamples.
+- changes of accuracy, sensitivity, specificity and precision: Tango, effective number as above; all
+  other changes: the same bootstrap, both on the same resamples, and figures of counts no surer than
+  a split without a changed answer would leave them.
+
+Where few cases are wrong or change, those that come nearest to it tell how the cases of a unit go
+together (`clinipress.stats.paired.nearest`). Two models of equal logits are identical: their
+changes are 0, and nothing is left to chance.
 
 A bootstrap in which nothing varies (no error at all) has no width; then the ends come from the
 score intervals of the parts (`_without_width`), never from the bootstrap.
@@ -290,7 +295,7 @@ def _name_two_classes(intervals: Intervals, cases: Cases) -> None:
 
 
 def _paired_proportions(before: Cases, after: Cases, index: Integers) -> Intervals:
-    """Changes of accuracy and sensitivity, by Tango, and of precision, by square-and-add."""
+    """Changes of accuracy, sensitivity and precision, by Tango."""
     labels = before.labels
     right = predictions(before.logits) == labels
     still = predictions(after.logits) == labels

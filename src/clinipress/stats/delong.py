@@ -22,8 +22,9 @@ Deviations, said aloud:
   Newcombe's score limits, two differing areas combine theirs by square-and-add as if independent
   (Zou and Donner 2008), and equal areas of equal placements are taken for a paired proportion with
   no discordant case (Tango 1998): ``z^2 / (m + z^2)`` for the m units of the smaller side. Where
-  not even two cases of one side changed places, a difference as small as one pair's is left open:
-  ``t sqrt(2) / (p q)``, t on one degree of freedom, as one pair that changed places would give.
+  some pairs are out of order, the same ones for both, the first to change places would have been
+  seen: a difference such as one pair gives is left open, ``t sqrt(2) / (p q)``, t on one degree of
+  freedom.
 """
 
 from __future__ import annotations
@@ -211,7 +212,7 @@ def auroc_difference(
     if abs(value) < 1e-12:
         z2, smaller = z_value(confidence) ** 2, min(_units_by_side(positive, index))
         half = z2 / (smaller + z2)
-        if _same_order(first, second):
+        if 0 < own.area < 1:
             pairs = len(own.positives) * len(own.negatives)
             half = min(half, t_value(1, confidence) * math.sqrt(2) / pairs)
         return _interval(value, -half, half, "tango", index, confidence)
@@ -220,11 +221,6 @@ def auroc_difference(
     low = value - math.hypot(own.area - low_1, high_2 - other.area)
     high = value + math.hypot(high_1 - own.area, other.area - low_2)
     return _interval(value, low, high, "newcombe", index, confidence)
-
-
-def _same_order(first: NDArray[np.floating], second: NDArray[np.floating]) -> bool:
-    ranks, others = (np.unique(scores, return_inverse=True)[1] for scores in (first, second))
-    return np.array_equal(ranks, others)
 
 
 def _unskewed(quantile: float, skewness: float) -> float:
