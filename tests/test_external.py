@@ -1,6 +1,8 @@
 """A finished study on images from elsewhere, and two sets of scores without any model."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -133,3 +135,24 @@ def test_groups_of_the_manifest_reach_the_scores(finished):
     assert {"sex", "age", "scanner"} <= set(scores.groups)
     assert set(scores.groups["sex"]) <= {"M", "F"}
     assert np.isfinite(scores.probabilities).all()
+
+
+@pytest.mark.parametrize("changed", ["rules", "positive", "validation"])
+def test_f1_an_external_test_of_the_run_as_it_was_is_not_shown(tested, tmp_path, changed):
+    """The files are the same, but not what they were judged by: a stale piece like any other."""
+    run = tmp_path / "run"
+    shutil.copytree(tested[0], run)
+    result = read_result(run)
+    assert len(with_checks(result, run).external_tests) == 1
+    if changed == "rules":
+        rules = [rule.model_copy(update={"margin": rule.margin * 2}) for rule in result.rules]
+        result = result.model_copy(update={"rules": tuple(rules)})
+    elif changed == "positive":
+        data = {**result.recipe["data"], "positive": "normal"}
+        result = result.model_copy(update={"recipe": {**result.recipe, "data": data}})
+    else:
+        path = run / result.candidates[0].per_image["validation"]
+        scores = Scores.load(path)
+        dataclasses.replace(scores, labels=scores.labels[::-1]).save(path)
+    with pytest.raises(InputError, match="other validation images"):
+        with_checks(result, run)

@@ -5,6 +5,7 @@
     │   ├── RecipeError         a study file or one of its values
     │   ├── DataError           a data set as a whole
     │   │   └── ImageError      one image: the audit sets it aside, `predict` refuses it
+    │   │       └── NoPictureError  a file that is whole and holds no picture, such as a dose
     │   ├── ModelError          a model name, a checkpoint, the number of classes
     │   ├── BundleError         a bundle that is incomplete, changed or foreign
     │   └── MissingExtraError   an optional part of clinipress is not installed
@@ -28,10 +29,14 @@ __all__ = [
     "InputError",
     "MissingExtraError",
     "ModelError",
+    "NoPictureError",
     "RecipeError",
     "StorageError",
     "StudyError",
 ]
+
+
+LONGEST = 600  # letters of a clause
 
 
 class ClinipressError(Exception):
@@ -49,7 +54,7 @@ class ClinipressError(Exception):
 
     def __init__(self, expected: str, got: str, fix: str | None = None) -> None:
         self.expected, self.got, self.fix = expected, got, fix
-        text = f"expected {expected}, got {got}" + (f": {fix}" if fix else "")
+        text = f"expected {_cut(expected)}, got {_cut(got)}" + (f": {_cut(fix)}" if fix else "")
         # names of files and classes may hold anything, a terminal's control characters too
         line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
         super().__init__(line)
@@ -57,6 +62,13 @@ class ClinipressError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by the three clauses, so that an error crosses a process boundary whole."""
         return type(self), (self.expected, self.got, self.fix)
+
+
+def _cut(clause: str) -> str:
+    """A clause of a length that can be read, its end kept: what others wrote may fill a book."""
+    if len(clause) <= LONGEST:
+        return clause
+    return f"{clause[: LONGEST - 100]} [...] {clause[-90:]}"
 
 
 class InputError(ClinipressError):
@@ -73,6 +85,10 @@ class DataError(InputError):
 
 class ImageError(DataError):
     """One image cannot be read, or is not the kind of image that was asked for."""
+
+
+class NoPictureError(ImageError):
+    """A file of a known format that is whole, and whose content is no picture."""
 
 
 class ModelError(InputError):

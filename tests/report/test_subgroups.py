@@ -45,7 +45,7 @@ def test_the_sentence_names_group_and_gap(make_study: Make) -> None:
     )
     html = markup(study, "subgroups")
     assert lead(html) == (
-        "3 groups by sex on the sealed test images, of which 1 has fewer than 30 and is not "
+        "3 groups by sex on the held-out test images, of which 1 has fewer than 30 and is not "
         "judged. The group that lost most is sex: female, whose accuracy fell by 5.0 points (95% "
         "CI -7.0 to -3.0). The gap that widened most, between male and female (sex, "
         "accuracy), grew by 4.0 points (95% CI of the change +3.0 to +5.0)."
@@ -72,7 +72,7 @@ def test_small_groups_are_greyed_and_not_hidden(make_study: Make) -> None:
     rows = re.findall(r"<tr(?: class=\"grey\")?><th scope=\"row\">(?:few|many).*?</tr>", html)
     assert ["grey" in one[:20] for one in rows] == [True, False]
     assert "too few: at least 30 are needed" in words(rows[0])
-    assert "9 clusters" in words(html)
+    assert "9 near-duplicate clusters" in words(html)
     assert "No column has two groups that are large enough to compare." in words(html)
 
 

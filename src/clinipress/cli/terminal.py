@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich import console as rich_console
+from rich import table as rich_table
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,19 +19,22 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.text import Text
 
 from clinipress.progress import SILENT
 from clinipress.progress import Progress as Listener
 from clinipress.recipe.formats import format_facts
+from clinipress.records.item import plural_of
 from clinipress.records.judgement import SECTIONS
-from clinipress.text import DASH, STATUS_WORDS, fixed, signed
+from clinipress.text import DASH, STATUS_WORDS, counted, fixed, not_used, plain, signed, tally
 
 if TYPE_CHECKING:
     from clinipress.models.catalogue import NamedModel
     from clinipress.papers.records import Table as PaperTable
     from clinipress.records.candidate import CandidateRecord
     from clinipress.records.result import Audit, ExternalTest, Interval, Result
+    from clinipress.reporting.measures import Measure
+    from clinipress.reporting.view import View
     from clinipress.study.devices import Target
 
 __all__ = [
@@ -52,6 +56,53 @@ NAME_WIDTH = 40  # of a row of a table; longer names are folded
 COLOUR = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
+class _PlainConsole(rich_console.Console):
+    """A console to which a string is text: it holds no markup and cannot steer the terminal."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """What rich prints, strings made plain first; colours come as `Text`."""
+        super().print(*(_text(entry) for entry in objects), **options)
+
+
+class _PlainTable(rich_table.Table):
+    """A table of such strings: names of classes keep their brackets."""
+
+    def __init__(self, *heads: Any, title: Any = None, **options: Any) -> None:
+        super().__init__(*map(_text, heads), title=_text(title), **options)
+
+    def add_column(self, header: Any = "", *arguments: Any, **options: Any) -> None:
+        super().add_column(_text(header), *arguments, **options)
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*map(_text, cells), **options)
+
+
+Console = _PlainConsole
+Table = _PlainTable
+
+
+def _text(content: Any) -> Any:
+    if isinstance(content, str):
+        return Text(plain(content))
+    if isinstance(content, Text):  # of several lines, perhaps
+        content.plain = "\n".join(map(plain, content.plain.split("\n")))
+    return content
+
+
+def _coloured(*parts: str | tuple[str, str]) -> Text:
+    """Words, some of them with a style: ("warning", "yellow")."""
+    whole = Text()
+    for part in parts:
+        words, style = (part, "") if isinstance(part, str) else part
+        whole.append(plain(words), style)
+    return whole
+
+
+def _word(status: str, style: str = "") -> tuple[str, str]:
+    """A verdict's word in its colour."""
+    return STATUS_WORDS[status], f"{style} {COLOUR[status]}".strip()  # type: ignore[index]
+
+
 def listener(quiet: bool) -> Listener:
     """Bars on a terminal, plain lines in a log, nothing when asked to be quiet."""
     if quiet:
@@ -65,13 +116,13 @@ class _Bars:
 
     def __init__(self, console: Console) -> None:
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=False,
         )
@@ -80,25 +131,25 @@ class _Bars:
     def start(self, what: str, total: int) -> None:
         if not self._tasks:
             self._bars.start()
-        self._tasks[what] = self._bars.add_task(what, total=total, note="")
+        self._tasks[what] = self._bars.add_task(plain(what), total=total, note="")
 
     def advance(self, what: str, units: int = 1, note: str = "") -> None:
         """Move it."""
         if what in self._tasks:
             self._bars.update(self._tasks[what], advance=units)
             if note:
-                self._bars.update(self._tasks[what], note=note)
+                self._bars.update(self._tasks[what], note=plain(note))
 
     def finish(self, what: str, note: str = "") -> None:
         task = self._tasks.pop(what, None)
         if task is not None and note:
-            self._bars.update(task, note=note)
+            self._bars.update(task, note=plain(note))
         if not self._tasks:
             self._bars.stop()
 
     def say(self, text: str) -> None:
         """Print above the bars."""
-        self._bars.console.print(text, highlight=False)
+        self._bars.console.print(_text(text), highlight=False)
 
 
 class _Lines:
@@ -131,7 +182,7 @@ class _Lines:
 
     def say(self, text: str) -> None:
         """Print to stderr, so that stdout stays the answer."""
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(plain(text) + "\n")
         sys.stderr.flush()
 
 
@@ -151,7 +202,7 @@ def _percent(interval: Interval | None) -> str:
     if interval is None:
         return "not measured"
     value, low, high = (fixed(100 * x, 1) for x in (interval.value, interval.low, interval.high))
-    return f"{value} % ({low}{DASH}{high})"
+    return f"{value}% ({low}{DASH}{high})"
 
 
 def _points(interval: Interval | None) -> str:
@@ -164,7 +215,8 @@ def _points(interval: Interval | None) -> str:
 def show_result(result: Result, out: Path) -> None:
     """A study's table, its verdict and where the files are."""
     from clinipress.reporting.view import View
-    from clinipress.reporting.wording.sentences import distillation_sentences, verdict_sentence
+    from clinipress.reporting.wording.lead import selection_words
+    from clinipress.reporting.wording.sentences import distillation_sentences
 
     console = _console()
     split = "test" if any("test" in c.evidence for c in result.candidates) else "validation"
@@ -182,28 +234,70 @@ def show_result(result: Result, out: Path) -> None:
         table.add_column(column, justify="left" if column in ("candidate", "verdict") else "right")
     root = next(c for c in result.candidates if c.name == result.reference)
     for row in result.candidates:
-        table.add_row(*_row(row, root, split, shipped=row.name == result.shipped))
+        table.add_row(*_row(row, root, split, selection_words(View(result), row)))
     console.print(table)
-    status = result.verdict.status
-    console.print(
-        f"[bold {COLOUR[status]}]{STATUS_WORDS[status]}[/] {verdict_sentence(View(result))}",
-        highlight=False,
-    )
-    shipped = next((row for row in result.candidates if row.name == result.shipped), None)
-    if shipped is not None and split in shipped.judgements:
-        console.print(
-            _sections(shipped.judgements[split].model_dump(mode="json")),
-            highlight=False,
-            soft_wrap=True,
-        )
-    for sentence in distillation_sentences(View(result)):
-        console.print(sentence, highlight=False, markup=False)
+    view = View(result)
+    _show_lead(console, view)
+    for sentence in distillation_sentences(view):
+        console.print(sentence, highlight=False, soft_wrap=True)
     console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
     if result.bundle:
         console.print(f"bundle: {out / result.bundle}", highlight=False, soft_wrap=True)
 
 
-def _row(row: CandidateRecord, root: CandidateRecord, split: str, *, shipped: bool) -> list[str]:
+def _show_lead(console: Console, view: View) -> None:
+    """The report's first screen in lines."""
+    from clinipress.reporting.wording.lead import lead, release_sentence
+
+    first, released = lead(view), release_sentence(view)
+    word = (first.word, f"bold {COLOUR[first.tone]}")
+    marks = Text()
+    for mark in first.sections:
+        guard = " (can stop the model)" if mark.guard else ""
+        shown = (mark.word, COLOUR.get(mark.status or "", ""))
+        marks.append(", " if marks else "")
+        marks.append_text(_coloured(f"{mark.title.lower()}{guard} ", shown))
+    _print_lines(
+        console,
+        *first.facts,
+        *(_coloured((text, "bold red")) for text in first.changed),
+        _coloured(word, f" {first.headline} ({'; '.join(first.beside)})"),
+        *first.lines,
+        *(f"  {text}" for text in view.result.verdict.texts if first.tone != "pass"),
+    )
+    if first.changes:
+        console.print(_changes_table(first.changes))
+    _print_lines(
+        console,
+        *([f"answers changed: {first.flips}"] if first.flips else []),
+        marks,
+        f"external test: {' '.join(first.external)}",
+        *([released] if released else []),
+        *(f"next: {text}" for text in first.steps),
+    )
+
+
+def _print_lines(console: Console, *texts: str | Text) -> None:
+    for text in texts:
+        console.print(text, highlight=False, soft_wrap=True)
+
+
+def _changes_table(changes: Iterable[Measure]) -> Table:
+    from clinipress.reporting.wording.lead import change_words, measure_name, reading
+
+    table = Table(title="what changed most, compressed minus original")
+    for head in ("measure", "change, 95% CI", "reads as"):
+        table.add_column(head)
+    for measure in changes:
+        change = change_words(measure.metric, measure.change, measure.limit)
+        colour = {"worse": "red", "better": "green", None: ""}[measure.shown]
+        table.add_row(measure_name(measure), change, _coloured((reading(measure), colour)))
+    return table
+
+
+def _row(
+    row: CandidateRecord, root: CandidateRecord, split: str, selected: str | None
+) -> list[str]:
     mine, theirs = row.latency_with_preprocessing_ms, root.latency_with_preprocessing_ms
     times = f"{theirs.median / mine.median:.1f}x" if mine and theirs else "not measured"
     if row.speed is not None:
@@ -214,7 +308,7 @@ def _row(row: CandidateRecord, root: CandidateRecord, split: str, *, shipped: bo
         "reference" if row is root else STATUS_WORDS[row.verdict.status] if row.verdict else ""
     )
     return [
-        f"{row.name}{'  <- shipped' if shipped else ''}",
+        f"{row.name}{f'  <- {selected}' if selected else ''}",
         f"{row.file_bytes / 1e6:.2f}",
         f"{root.file_bytes / row.file_bytes:.1f}x",
         f"{mine.median:.2f}" if mine else "not measured",
@@ -228,39 +322,44 @@ def _row(row: CandidateRecord, root: CandidateRecord, split: str, *, shipped: bo
 def show_audit(audit: Audit) -> None:
     """What the audit found, warnings last so that they are what is left on the screen."""
     console = _console()
-    console.print(f"{audit.path}: {audit.images} images, {audit.layout}", soft_wrap=True)
-    table = Table()
+
+    def line(text: str, style: str | None = None) -> None:
+        # names of files and classes may hold what rich takes for markup
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
     splits = list(audit.splits)
-    table.add_column("class")
-    table.add_column("images", justify="right")
-    for split in splits:
-        table.add_column(split, justify="right")
+    table = Table()
+    for name in ("class", "images", *splits):
+        table.add_column(name, justify="left" if name == "class" else "right")
     for name, count in audit.classes.items():
-        table.add_row(name, str(count), *(str(audit.splits[s].get(name, 0)) for s in splits))
+        shown = (f"{audit.splits[s].get(name, 0):,}" for s in splits)
+        table.add_row(Text(name), f"{count:,}", *shown)
+    line(f"{audit.path}: {counted(audit.images, 'image')}, {audit.layout}")
     console.print(table)
-    facts = {
-        "unreadable files": len(audit.unreadable),
-        "exact duplicates": audit.exact_duplicates,
-        "near duplicates": audit.near_duplicates,
-        "clusters": audit.clusters,
-        "patients": "not known" if audit.patients is None else audit.patients,
-        "images under two labels": len(audit.conflicting_labels),
-    }
-    for name, value in facts.items():
-        console.print(f"{name}: {value}", highlight=False)
-    for name, count in audit.leaks.items():
-        console.print(f"[yellow]leak[/] {name}: {count} images", highlight=False)
-    for column, counts in audit.groups.items():
-        shown = ", ".join(f"{k} {v}" for k, v in list(counts.items())[:12])
-        console.print(f"group {column}: {shown}", highlight=False, soft_wrap=True)
-    if audit.baseline_accuracy:
-        console.print(
-            f"statistics-only baseline accuracy: {_percent(audit.baseline_accuracy)}",
-            highlight=False,
-        )
+    for text in _audit_lines(audit):
+        line(text)
     for warning in audit.warnings:
-        console.print(f"[yellow]warning[/] {warning}", highlight=False, soft_wrap=True)
-    console.print(f"{audit.seconds:.1f} s", highlight=False)
+        line(f"warning {warning}", "yellow")
+    line(f"{audit.seconds:.1f} s")
+
+
+def _audit_lines(audit: Audit) -> Iterator[str]:
+    yield f"unreadable files: {len(audit.unreadable):,}"
+    yield f"exact duplicates: {audit.exact_duplicates:,}"
+    yield f"near duplicates: {audit.near_duplicates:,}"
+    yield f"clusters: {audit.clusters:,}"
+    yield f"patients: {'not known' if audit.patients is None else audit.patients}"
+    yield from (f"{plural_of(k)}: {n:,}" for k, n in audit.units.items() if k != "patient")
+    yield f"images under two labels: {len(audit.conflicting_labels):,}"
+    for name, count in audit.leaks.items():
+        yield f"leak {name}: {counted(count, 'image')}"
+    for column, counts in audit.groups.items():
+        yield f"group {column}: {tally(list(counts.items())[:12])}"
+    if audit.baseline_accuracy:
+        yield f"statistics-only baseline accuracy: {_percent(audit.baseline_accuracy)}"
+    for text in not_used((x.path, x.kind, x.reason, x.count) for x in audit.left_out):
+        if text not in audit.warnings:
+            yield text
 
 
 def show_evidence(facts: Mapping[str, Any]) -> None:
@@ -280,10 +379,12 @@ def show_evidence(facts: Mapping[str, Any]) -> None:
 
 def show_comparison(comparison: Mapping[str, Any]) -> None:
     """The paired changes and the verdict."""
+    from clinipress.records.metrics import way
+
     console = _console()
     models = f"{comparison['candidate']} against {comparison['reference']}"
     table = Table(title=f"{models}: {comparison['images']} images")
-    for column in ("metric", "reference", "candidate", "change", "95% CI"):
+    for column in ("metric", "reference", "candidate", "change", "95% CI", ""):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, change in comparison["changes"].items():
         both = [comparison["candidates"][i]["evidence"]["data"].get(name) for i in (0, 1)]
@@ -293,27 +394,27 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
             *shown,
             signed(change["value"], 4),
             f"{signed(change['low'], 4)} to {signed(change['high'], 4)}",
+            way(name, change["value"]),
         )
     console.print(table)
     console.print(_sections(comparison["judgements"]), highlight=False, soft_wrap=True)
     verdict = comparison["verdict"]
-    console.print(f"[bold {COLOUR[verdict['status']]}]{STATUS_WORDS[verdict['status']]}[/]")
+    console.print(_coloured(_word(verdict["status"], "bold")))
     for reason in verdict["reasons"]:
         console.print(reason["text"], highlight=False, soft_wrap=True)
 
 
-def _sections(judgements: Mapping[str, Any]) -> str:
-    parts = []
+def _sections(judgements: Mapping[str, Any]) -> Text:
+    line = Text()
     for name in SECTIONS:
         section = judgements.get(name)
         if section is None:
             continue
-        status = section["verdict"]["status"]
-        word = f"[{COLOUR[status]}]{STATUS_WORDS[status]}[/]"
+        word: str | tuple[str, str] = _word(section["verdict"]["status"])
         if name == "subgroups" and not section["columns"]:
             word = "no metadata"
-        parts.append(f"{name} {word}")
-    return ", ".join(parts)
+        line.append(", " if line else "").append(f"{name} ").append_text(_coloured(word))
+    return line
 
 
 def show_external(test: ExternalTest, result: Result, report: Path) -> None:
@@ -338,7 +439,7 @@ def show_external(test: ExternalTest, result: Result, report: Path) -> None:
             _percent(here.get("accuracy")),
             _percent(row.evidence.get("accuracy")),
             _points(row.changes.get("accuracy")) if row.changes else "",
-            f"[{COLOUR[verdict]}]{STATUS_WORDS[verdict]}[/]" if verdict else "reference",
+            _coloured(_word(verdict)) if verdict else "reference",
         )
     console.print(table)
     for name, row in test.rows.items():

@@ -39,7 +39,7 @@ from clinipress.edge.manifest import (
     check_file,
     digest_of_card,
     read_card,
-    sha256_of,
+    refuse_unlisted,
 )
 from clinipress.errors import BundleError, ImageError, MissingExtraError, ModelError, StorageError
 from clinipress.formats.file import FILES, FileCandidate
@@ -48,6 +48,7 @@ from clinipress.kinds.image.read import decode, facts
 from clinipress.kinds.image.refuse import is_colourful
 from clinipress.recipe.formats import format_facts
 from clinipress.records.candidate import Card, InputSpec
+from clinipress.records.store import sha256_of
 from clinipress.text import sentence
 from clinipress.version import __version__
 
@@ -128,13 +129,16 @@ def write_bundle(
     *,
     sample: NDArray[np.uint8] | Path,
     evidence: Mapping[str, Any],
+    sample_note: str = "",
     licence: str | None = None,
     tolerance: float | None = None,
+    replace: bool = False,
 ) -> Path:
     """Write a bundle: all of it or nothing.
 
     Args:
-        folder: Where; a bundle that is there is replaced, anything else is left alone.
+        folder: Where; a bundle that is there is replaced once the new one is whole, anything else
+            is left alone.
         model_path: The model file; of a format with several, the first, the others beside it.
         card: Its card; its format says which files there are and which engine runs them.
         sample: An image for the self-test. It travels with the model, so it must be one that may be
@@ -142,8 +146,10 @@ def write_bundle(
             Stored as PNG without metadata: an 8-bit picture in its own size, so that reading and
             resizing are tested too, anything else (DICOM, a windowed input) as the model sees it.
         evidence: A JSON-able summary of what was measured.
+        sample_note: What the sample is, for README.txt: "SYNTHETIC: drawn", ...
         licence: Text of the model's licence; None: a file that says that none was given.
         tolerance: Of the self-test, in logits; None: one hundredth of the sample's logit range.
+        replace: Whatever is there: the folder is the writer's own.
 
     Returns:
         `folder`.
@@ -163,7 +169,8 @@ def write_bundle(
     for part in parts:
         if not part.is_file():
             raise BundleError("a model file for the bundle", f"nothing at '{part}'")
-    _refuse_foreign(folder)
+    if not replace:
+        _refuse_foreign(folder)
     work = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.part"
     try:
         work.mkdir(parents=True)
@@ -171,7 +178,7 @@ def write_bundle(
             shutil.copyfile(part, work / name)
         (work / SAMPLE).write_bytes(_sample_png(sample, card))
         (work / LICENCE).write_text((licence or NO_LICENCE).rstrip() + "\n", encoding="utf-8")
-        (work / README).write_text(_readme(card), encoding="utf-8")
+        (work / README).write_text(_readme(card, sample_note), encoding="utf-8")
         test = _measure(work, card, tolerance)
         _write_card(work, card, evidence, test)
         read_card(work)
@@ -190,15 +197,17 @@ def clearest(logits: NDArray[np.floating]) -> int:
         logits: Float ``[n, classes]``.
 
     Returns:
-        The row whose best two logits are furthest apart, measured in the spread of that row.
+        The row whose best two logits are furthest apart, measured in the spread of that row; of
+        equals, as all are with two classes, the one with the widest spread.
     """
     ordered = np.sort(np.asarray(logits, np.float64), axis=1)
     spread = np.maximum(ordered[:, -1] - ordered[:, 0], np.finfo(np.float64).tiny)
-    return int(np.argmax((ordered[:, -1] - ordered[:, -2]) / spread))
+    apart = np.round((ordered[:, -1] - ordered[:, -2]) / spread, 6)
+    return int(np.lexsort((-spread, -apart))[0])
 
 
 def open_bundle(folder: str | Path, *, threads: int | None = None) -> Bundle:
-    """Open a bundle and check every hash, without the self-test.
+    """Open a bundle and check every hash, without the self-test; files without one are refused.
 
     Args:
         folder: The bundle.
@@ -211,6 +220,7 @@ def open_bundle(folder: str | Path, *, threads: int | None = None) -> Bundle:
     manifest = read_card(folder)
     for name, expected in manifest.files.items():
         check_file(folder, name, expected)
+    refuse_unlisted(folder, manifest)
     return Bundle(
         folder,
         manifest,
@@ -315,7 +325,7 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _readme(card: Card) -> str:
+def _readme(card: Card, sample_note: str) -> str:
     """A few lines for whoever finds the folder."""
     note = format_facts(card.format).bundle_note
     lines = [
@@ -331,6 +341,7 @@ def _readme(card: Card) -> str:
         "    clinipress predict THIS_FOLDER IMAGE",
         *(("", *note) if note else ()),
         "",
+        *([sentence(f"{SAMPLE}, for the self-test: {sample_note}")] if sample_note else []),
         "card.json says what it takes, what was measured of it and the sha256 of every file here.",
         "Not a medical device. Do not edit these files: a changed bundle does not open.",
         "",

@@ -45,6 +45,14 @@ def _bytes(value: Any) -> Any:
 
 Size = Annotated[int, Field(gt=0), BeforeValidator(_bytes)]
 
+
+def _as_text(value: Any) -> Any:
+    """A class named 1 is written as a number in YAML."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+ClassName = Annotated[str, BeforeValidator(_as_text)]
+
 Modality = Literal[
     "generic", "brain-mri", "chest-ct", "chest-xray", "dermoscopy", "histology", "retina"
 ]
@@ -95,11 +103,20 @@ class DataRecipe(Config):
     modality: Modality = "generic"
     classes: tuple[str, ...] | None = None
     class_map: dict[str, str] = Field(default_factory=dict)
-    positive: str | None = None
-    normal: str | None = None
+    positive: ClassName | None = None
+    normal: ClassName | None = None
     input: InputSpec = Field(default_factory=InputSpec)
     split: SplitRecipe = SplitRecipe()
     sample: int | None = Field(None, ge=20)
+
+    @model_validator(mode="after")
+    def _classes_that_are_there(self) -> DataRecipe:
+        for key, name in (("positive", self.positive), ("normal", self.normal)):
+            if name is not None and self.classes is not None and name not in self.classes:
+                raise ValueError(f"'{key}' must be one of {', '.join(self.classes)}, not '{name}'")
+        if self.positive is not None and self.positive == self.normal:
+            raise ValueError(f"'{self.positive}' cannot be 'positive' and 'normal'")
+        return self
 
 
 class ReferenceRecipe(Config):
@@ -296,6 +313,8 @@ class Study(Config):
             "standard" leaves out pictures, file names, paths and identifying columns there and
             keeps them in the run folder's report; "strict" leaves them out of the report, too;
             "full" adds names, paths and columns, never pictures, to what is sent.
+        sample: An image that travels in the bundle for its self-test: name only one whose person
+            consented. None: a SYNTHETIC one is drawn; no image of the set is ever taken.
         seeds: Further seeds: the whole study is run again with each on the same split, and the
             report says how far its figures spread.
         intended_use: Free text for the card and report.
@@ -318,6 +337,7 @@ class Study(Config):
     margins: dict[str, Share] = Field(default_factory=dict)
     floors: dict[str, Share] = Field(default_factory=dict)
     privacy: Literal["standard", "strict", "full"] = "standard"
+    sample: str | None = None
     seeds: tuple[int, ...] = ()
     intended_use: str = ""
     synthetic: bool = False

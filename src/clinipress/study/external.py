@@ -26,7 +26,7 @@ from clinipress.records.candidate import Candidate, CandidateRecord
 from clinipress.records.result import Audit, ExternalRow, ExternalTest, Interval, Result, RiskLevel
 from clinipress.records.store import read_result, write_atomically
 from clinipress.stats.metrics import confusion
-from clinipress.study.redraw import EXTERNAL
+from clinipress.study.redraw import EXTERNAL, judged_by
 
 __all__ = ["compare", "evaluate", "evaluate_run", "load_candidate", "parse_class_map"]
 
@@ -265,6 +265,7 @@ def evaluate_run(
         class_map=parse_class_map(class_map),
         unreadable=audit.unreadable,
         warnings=audit.warnings,
+        judged_by=judged_by(result, run),
         rows=tested,
     )
     write_atomically(folder / f"{title}.json", test.model_dump_json(indent=1))

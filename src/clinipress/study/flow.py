@@ -14,10 +14,12 @@ from clinipress.errors import RecipeError
 from clinipress.evidence.gate import rules_for
 from clinipress.evidence.judged import Declared
 from clinipress.formats.open import check_toolchains
+from clinipress.models.origins import outside
 from clinipress.progress import SILENT, Progress
-from clinipress.recipe.study import Study
+from clinipress.recipe.study import EvidenceRecipe, Study
 from clinipress.records.result import Result
-from clinipress.records.store import Store, write_atomically
+from clinipress.records.store import Store, locked, write_atomically
+from clinipress.reporting.dossier.people import read_answers
 from clinipress.study.budget import check_budget
 from clinipress.study.choice import NOTHING, choose, next_attempt
 from clinipress.study.devices import resolve_targets
@@ -26,7 +28,7 @@ from clinipress.study.judging import Judge
 from clinipress.study.making import make_all, make_attempt
 from clinipress.study.repeats import repeat
 from clinipress.study.scores import ScoreKeeper
-from clinipress.study.summary import summarise, write_result
+from clinipress.study.summary import check_sample, summarise, write_result
 from clinipress.study.timing import measure_all
 from clinipress.study.workbench import Workbench
 from clinipress.train.setup import prepare
@@ -49,20 +51,21 @@ def run_study(
         What was measured; also written to ``result.json``, ``report.html`` and ``bundle/``.
 
     Raises:
-        InputError: The study or the data is wrong.
+        InputError: The study or the data is wrong, or another run is at work in the folder.
         StudyError: Training diverged or the disk is full; the run can be resumed.
     """
     path = data_path or (Path(study.data.path) if study.data.path else None)
     if path is None:
         raise RecipeError("images", "a study without 'data.path'", "give --data DIR")
-    result = run_once(study, path, out, progress)
-    if study.seeds:
+    with locked(out):
+        result = run_once(study, path, out, progress)
+        if study.seeds:
 
-        def again(other: Study, folder: Path) -> Result:
-            return run_once(other, path, folder, progress)
+            def again(other: Study, folder: Path) -> Result:
+                return run_once(other, path, folder, progress)
 
-        result = repeat(study, result, out, again)
-        write_result(result, out)
+            result = repeat(study, result, out, again)
+            write_result(result, out)
     return result
 
 
@@ -71,6 +74,9 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
     targets = resolve_targets(study.target)
     check_toolchains(export.format for export in study.exports)
     check_budget(study, targets)
+    check_sample(study)
+    read_answers(out)  # what cannot be read is refused now, not at the end
+    outside(study)  # files that are not there are missed now, not after hours of training
     prepare(study.threads, study.seed)
     store = Store(out, progress)
     if distributed.is_main():
@@ -78,6 +84,8 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
     data = open_study_data(
         path, study.data, store, seed=study.seed, threads=study.threads, progress=progress
     )
+    data.check_accepted()
+    _check_evidence(study.evidence, data.classes)
     bench = Workbench(study, store, data, progress)
     keeper = ScoreKeeper(bench)
     declared = Declared(study.risk, study.evidence, study.bootstrap, study.seed)
@@ -109,3 +117,18 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
     # what is shipped, under worse images and by where it looks; then bundles and report
     inspected = inspect(judged, choice, declared, bench)
     return summarise(inspected, choice, judge.rules, bench)
+
+
+def _check_evidence(recipe: EvidenceRecipe, classes: tuple[str, ...]) -> None:
+    """What these classes cannot have is refused now: its turn comes when the test split is open."""
+    for key in ("stress", "saliency"):
+        if 0 < getattr(recipe, key) < len(classes):
+            raise RecipeError(
+                f"'evidence.{key}' of at least {len(classes)}, an image of each class, or 0",
+                f"{getattr(recipe, key)}",
+            )
+    strange = [name for name in recipe.prevalence if name not in classes]
+    if strange:
+        raise RecipeError(f"'evidence.prevalence' of {', '.join(classes)}", f"'{strange[0]}'")
+    if recipe.masks is not None and recipe.saliency and not Path(recipe.masks).exists():
+        raise RecipeError("'evidence.masks' to be there", f"nothing at '{recipe.masks}'")

@@ -11,7 +11,7 @@ from clinipress.evidence.scores import Scores
 from clinipress.records.candidate import Judged, Measured, extended
 from clinipress.records.judgement import Judgements
 from clinipress.records.result import Interval, Rule
-from clinipress.records.store import digest_of, read_json, write_atomically
+from clinipress.records.store import read_json, write_atomically
 from clinipress.study.workbench import Piece, Workbench
 from clinipress.text import STATUS_WORDS
 
@@ -89,14 +89,12 @@ class Judge:
     def _sections(self, piece: Piece[Measured], root: Piece[Measured], split: str) -> Judgements:
         """The sections of a candidate, or those that were made before of the same answers."""
         declared, bench = self.declared, self.bench
+        # all that `statistics` is given, so that nothing it reads can change unnoticed
         inputs = {
-            "reference": root.file.digest,
-            "candidate": piece.file.digest,
             "split": split,
-            "data": bench.data.digest,
-            "groups": digest_of(dict(piece.scores[split].groups)),
-            "asked": [declared.risk, str(declared.resamples), str(declared.seed)],
-            "recipe": declared.recipe.model_dump(mode="json"),
+            "reference": {name: scores.digest for name, scores in root.scores.items()},
+            "candidate": {name: scores.digest for name, scores in piece.scores.items()},
+            "declared": vars(declared) | {"recipe": declared.recipe.model_dump(mode="json")},
         }
 
         def make(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +19,14 @@ from clinipress.evidence.scores import Scores
 from clinipress.formats.open import engine_packages
 from clinipress.recipe.study import Study
 from clinipress.records.candidate import Candidate, Card, Made
-from clinipress.records.store import versions
+from clinipress.records.store import versions, write_atomically
 from clinipress.stats.intervals import proportion, unit_index
 from clinipress.stats.metrics import predictions
 from clinipress.study.workbench import Piece, Workbench, gpus
 
 __all__ = ["ScoreKeeper", "calibrated", "scores_path"]
+
+OPENED = "opened.json"
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class ScoreKeeper:
         bench, data = self.bench, self.bench.data
         files = {piece.name: piece.file for piece in pieces if piece.name in finalists}
         digests = {name: file.digest for name, file in files.items()}
-        inputs = {"candidates": digests, "data": data.digest}
+        inputs = {"candidates": digests, "data": data.test_digest}
         inputs |= gpus(file.card.format for file in files.values())
         packages = (*engine_packages(f.card.format for f in files.values()), *DECODERS)
 
@@ -80,7 +83,10 @@ class ScoreKeeper:
             spec = next(iter(files.values())).card.input
             changed = bench.store.older("test", inputs, versions(packages))
             why = f"{reason}; again, with other versions: {changed}" if changed else reason
-            rows = data.open_test(spec, tuple(files), why)
+            # a scoring that was interrupted, its figures unseen, goes on with the same opening
+            mark = folder / OPENED
+            rows = data.open_test(spec, tuple(files), why, known=mark.is_file())
+            write_atomically(mark, json.dumps(why))
             for name, file in files.items():
                 self._predict(file, rows, folder / f"{name}.npz")
 
@@ -90,7 +96,8 @@ class ScoreKeeper:
         for piece in pieces:
             if piece.name in files:
                 logits, rows = _load(folder / f"{piece.name}.npz")
-                rows = replace(rows, groups=data.groups(rows.keys))
+                # numbers of units and groups as this run has them
+                rows = replace(rows, units=data.units(rows.keys), groups=data.groups(rows.keys))
                 opened.append(self._with(piece, "test", rows, logits))
             else:
                 opened.append(piece)

@@ -5,18 +5,28 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from clinipress import distributed
+from clinipress.data.drawn.phantom import MARK
+from clinipress.data.drawn.samples import drawn_samples
 from clinipress.edge.bundle import clearest, write_bundle
+from clinipress.errors import InputError
 from clinipress.formats.measure import environment
+from clinipress.formats.open import open_file
+from clinipress.kinds.image.accept import accept_file
+from clinipress.recipe.study import Study
 from clinipress.records.base import Reason
 from clinipress.records.candidate import Judged
 from clinipress.records.result import Interval, Result, Rule, TargetOutcome, TestOpening, Verdict
 from clinipress.records.store import write_atomically
 from clinipress.reporting.documents import write_pages
+from clinipress.reporting.private import kept, sent, without_paths
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.limits import limits
 from clinipress.reporting.wording.reasons import worded
@@ -24,7 +34,9 @@ from clinipress.study.choice import Choice, chosen
 from clinipress.study.scores import calibrated
 from clinipress.study.workbench import Piece, Workbench
 
-__all__ = ["summarise", "write_result"]
+__all__ = ["check_sample", "summarise", "write_result"]
+
+CONSENTED = "an image named in the study as one that may be given away"
 
 
 def summarise(
@@ -70,13 +82,22 @@ def summarise(
     )
     result = result.model_copy(update={"limits": tuple(limits(View(result)))})
     if distributed.is_main():
-        for name in ("bundle", "bundles"):  # of an earlier recipe in this folder
-            shutil.rmtree(out / name, ignore_errors=True)
         pieces = {piece.name: piece for piece in judged}
-        for folder, name in bundles.items():
+        for folder, name in bundles.items():  # each takes the place of the one before it
             _ship(pieces[name], out / folder, result, bench)
+        _remove_others(out, bundles)
         write_result(result, out)
     return result
+
+
+def _remove_others(out: Path, bundles: Iterable[str]) -> None:
+    """Bundles of an earlier recipe in this folder, and what writers that were killed left."""
+    shipped = {out / folder for folder in bundles}
+    for path in (out / "bundle", *(out / "bundles").glob("*"), *out.glob(".bundle.*")):
+        if path not in shipped:
+            shutil.rmtree(path, ignore_errors=True)
+    if not any(folder.startswith("bundles/") for folder in bundles):
+        shutil.rmtree(out / "bundles", ignore_errors=True)
 
 
 def _nothing_shipped(opened: bool) -> Verdict:
@@ -92,7 +113,7 @@ def write_result(result: Result, out: Path) -> None:
     """``result.json`` with its schema, the report and what lies beside it."""
     if not distributed.is_main():
         return
-    write_atomically(out / "result.json", result.model_dump_json(indent=1))
+    write_atomically(out / "result.json", kept(result).model_dump_json(indent=1))
     schema = json.dumps(Result.model_json_schema(), indent=1)
     write_atomically(out / "result.schema.json", schema)
     write_pages(result, out)
@@ -123,22 +144,61 @@ def _openings(out: Path) -> tuple[TestOpening, ...]:
 
 
 def _ship(piece: Piece[Judged], folder: Path, result: Result, bench: Workbench) -> None:
-    """The bundle: the file, its card with calibration, a sample image, hashes."""
-    data, study, record = bench.data, bench.study, piece.record
-    rows = data.rows("validation", piece.file.card.input)
+    """The bundle: the file, its card with calibration, a sample image, hashes; no patient in it."""
+    study = bench.study
+    private = sent(result)
+    record = next(row for row in private.candidates if row.name == piece.name)
     card = calibrated(piece, study)
-    # an image the file is sure of: a self-test must not hang on the last digit
-    clear = clearest(piece.scores["validation"].logits)
-    sample = data.cache(piece.file.card.input).take(rows.index[[clear]])[0]
+    if study.privacy != "full":
+        history = tuple(
+            step.model_copy(
+                update={"params": without_paths(step.params), "facts": without_paths(step.facts)}
+            )
+            for step in card.history
+        )
+        card = card.model_copy(update={"history": history})
     summary = {
         "study": study.name,
         "risk": study.risk,
-        "verdict": (record.verdict or result.verdict).model_dump(mode="json"),
+        "verdict": (record.verdict or private.verdict).model_dump(mode="json"),
         "measured_on": {"cpu": result.environment.cpu, "flags": result.environment.cpu_flags},
         "evidence": _plain(record.evidence),
         "changes": _plain(record.changes),
     }
-    write_bundle(folder, piece.file.path, card, sample=sample, evidence=summary)
+    sample = Path(study.sample) if study.sample else _drawn(piece, bench)
+    about = CONSENTED if study.sample else MARK
+    write_bundle(
+        folder, piece.file.path, card, sample=sample, sample_note=about, evidence=summary,
+        replace=True,
+    )  # fmt: skip
+
+
+def check_sample(study: Study) -> None:
+    """Refuse a sample that a bundle would refuse, before anything is trained.
+
+    Raises:
+        InputError: There is no such file.
+        ImageError: It is no picture of the kind that the study is about.
+    """
+    if study.sample is not None:
+        if not Path(study.sample).is_file():
+            raise InputError(
+                "an image that may travel in the bundle as 'sample'",
+                f"no file at '{study.sample}'",
+                "name one whose person consented, or leave 'sample' out: then one is drawn",
+            )
+        accept_file(Path(study.sample), None, study.data.input, colourful=False)
+
+
+def _drawn(piece: Piece[Judged], bench: Workbench) -> NDArray[np.uint8]:
+    """The SYNTHETIC picture that the file is surest of; a self-test hangs on no last digit."""
+    spec = piece.file.card.input
+    colourful = spec.channels == 3 and bool(bench.data.audit.colourful)
+    pictures = drawn_samples(spec, colourful=colourful, seed=bench.study.seed)
+    file = open_file(piece.file.path, piece.file.card, 1)
+    logits = np.concatenate([file.predict(picture[None]) for picture in pictures])
+    sample: NDArray[np.uint8] = pictures[clearest(logits)]
+    return sample
 
 
 def _plain(figures: Mapping[str, Mapping[str, Interval]]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from clinipress.data.layouts.tables import read_text
 from clinipress.errors import DataError
+from clinipress.records.item import SYSTEM_NAMES
 
 __all__ = [
     "ListedImage",
@@ -23,7 +24,6 @@ __all__ = [
 ]
 
 _DEEPEST = 8
-_NOT_FOLDERS = frozenset({"__macosx", "__pycache__"})
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class ListedImage:
         label: Its class.
         split: "train", "validation", "test" or None.
         unit: The patient, lesion or tile it is of, where that is known.
+        unit_kind: Which of these (`UNIT_KINDS`).
         groups: What else is known.
         masks: Kind -> the file of a mask of it, never an image of a class.
     """
@@ -43,6 +44,7 @@ class ListedImage:
     label: str
     split: str | None = None
     unit: str | None = None
+    unit_kind: str = "patient"
     groups: Mapping[str, str] = field(default_factory=dict)
     masks: Mapping[str, Path] = field(default_factory=dict)
 
@@ -61,7 +63,7 @@ def walk(where: Path) -> Iterator[Path]:
         here = Path(top)
         deep = len(here.relative_to(where).parts)
         names[:] = sorted(
-            n for n in names if not n.startswith(".") and n.casefold() not in _NOT_FOLDERS
+            n for n in names if not n.startswith(".") and n.casefold() not in SYSTEM_NAMES
         )
         if deep >= _DEEPEST:
             names.clear()
@@ -119,14 +121,5 @@ def read_text_table(path: Path) -> list[dict[str, str]]:
     Raises:
         DataError: It cannot be read.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            tab = "\t" in stream.readline()
-            stream.seek(0)
-            rows = csv.DictReader(stream, delimiter="\t" if tab else ",", restval="")
-            return [
-                {(k or "").strip(): (v or "").strip() for k, v in row.items() if isinstance(v, str)}
-                for row in rows
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as problem:
-        raise DataError("a table in UTF-8", f"'{path}' ({problem})") from None
+    table = read_text(path)
+    return [dict(zip(table.columns, cells, strict=True)) for _, cells in table.rows]

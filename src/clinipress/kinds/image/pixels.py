@@ -18,11 +18,32 @@ from clinipress.errors import ImageError
 if TYPE_CHECKING:  # pydantic is slow to import, and only the annotations need this name
     from clinipress.records.candidate import InputSpec
 
-__all__ = ["MAX_PIXELS", "HeaderFacts", "Raster", "check_size", "model_input", "quiet", "to_uint8"]
+__all__ = [
+    "MAX_PIXELS",
+    "PLANES",
+    "READING",
+    "HeaderFacts",
+    "Raster",
+    "check_depth",
+    "check_size",
+    "eight_bits",
+    "model_input",
+    "opaque",
+    "quiet",
+    "to_uint8",
+    "value_range",
+]
 
+READING = 2
+"""Goes up when a file gives other pixels than before, so that old ones are not taken for new."""
 MAX_PIXELS = 100_000_000
 """Largest picture that is opened: 10,000 x 10,000; a mammogram has about 24 million pixels."""
 
+PLANES = ("sagittal", "coronal", "axial")
+"""Of slices that follow one another from right to left, to the front, to the head."""
+
+_HALF_RANGE = 8e307  # beyond it the width of a range is no float64, beyond the other no float32
+_WIDE = 1e38
 _NOISY = r"(PIL|pydicom|pylibjpeg|libjpeg|openjpeg|nibabel)\b"
 _lock = threading.Lock()
 _depth = 0
@@ -40,6 +61,7 @@ class HeaderFacts:
         bits: Bits per sample as stored.
         frames: Pictures in the file: TIFF pages, DICOM frames, NIfTI slices.
         format: "JPEG", "PNG", "TIFF", "DICOM", "NIFTI", ...
+        plane: One of `PLANES` for a slice of a body; "" where it is not known.
     """
 
     width: int
@@ -48,6 +70,7 @@ class HeaderFacts:
     bits: int
     frames: int
     format: str
+    plane: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,7 +100,12 @@ class Raster:
             grey = self.display
         else:
             grey = to_uint8(self.pixels, self.bits, window or self.window)
-        return np.subtract(255, grey, dtype=np.uint8) if self.inverted else grey
+        if not self.inverted:
+            return grey
+        grey = np.subtract(255, grey, dtype=np.uint8)
+        if self.pixels.dtype.kind == "f":
+            grey[np.isnan(self.pixels)] = 0
+        return grey
 
 
 def check_size(width: int, height: int) -> None:
@@ -94,6 +122,33 @@ def check_size(width: int, height: int) -> None:
             f"{width} x {height}",
             "crop it or scale it down",
         )
+
+
+def check_depth(picture: Image.Image, bits: int) -> None:
+    """Refuse colour that Pillow has cut from 16 bits to 8 where at most 12 of them were used.
+
+    Raises:
+        ImageError: It would be shown all but black.
+    """
+    if bits > 8 and picture.mode == "RGB" and np.asarray(picture).max(initial=0) <= 16:
+        raise ImageError(
+            f"colours that use the {bits} bits they are stored with",
+            "colours of at most 12 bits",
+            "save it with 8 bits for each colour",
+        )
+
+
+def opaque(picture: Image.Image) -> Image.Image:
+    """Any 8-bit mode to "L" or "RGB", transparent pixels over black."""
+    if picture.mode in ("L", "RGB") and "transparency" not in picture.info:
+        return picture
+    if picture.has_transparency_data:
+        grey = picture.mode in ("LA", "La", "L", "1")
+        layered = picture.convert("LA" if grey else "RGBA")
+        black = Image.new("L" if grey else "RGB", picture.size)
+        black.paste(layered.convert(black.mode), mask=layered.getchannel("A"))
+        return black
+    return picture.convert("L" if picture.mode == "1" else "RGB")
 
 
 def to_uint8(
@@ -115,8 +170,10 @@ def to_uint8(
     low, high = window if window is not None else _range(pixels, bits)
     if high <= low:
         return np.where(pixels > low, np.uint8(255), np.uint8(0))
+    if high / 2 - low / 2 > _HALF_RANGE:
+        pixels, low, high = pixels / 2, low / 2, high / 2
     # float32 holds every 16-bit value exactly; larger integers need the other one
-    small = pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32
+    small = pixels.dtype.itemsize <= 2 or (pixels.dtype == np.float32 and high - low < _WIDE)
     with np.errstate(over="ignore", invalid="ignore"):  # a file may hold signalling NaN
         values: NDArray[Any] = np.array(pixels, dtype=np.float32 if small else np.float64)
         np.subtract(values, low, out=values)
@@ -129,15 +186,30 @@ def to_uint8(
 
 def _range(pixels: NDArray[Any], bits: int) -> tuple[float, float]:
     """The nominal range of few bits when the values respect it, else that of the values."""
-    if pixels.dtype.kind == "f":
-        pixels = pixels[np.isfinite(pixels)]
-        if not pixels.size:
-            return 0.0, 0.0
-    low, high = float(pixels.min()), float(pixels.max())
+    low, high = value_range(pixels) or (0.0, 0.0)
     nominal = float(2**bits - 1)
     if bits <= 8 and pixels.dtype.kind in "biu" and low >= 0 and high <= nominal:
         return 0.0, nominal
     return low, high
+
+
+def value_range(pixels: NDArray[Any]) -> tuple[float, float] | None:
+    """Smallest and largest finite value; None where there is none."""
+    real = pixels[np.isfinite(pixels)] if pixels.dtype.kind == "f" else pixels
+    return (float(real.min()), float(real.max())) if real.size else None
+
+
+def eight_bits(colours: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    """Colours of any depth to 8 bits, by a range that their values confirm.
+
+    Files with 8 or 12 bits used often say 16, and would be shown black. No other depths are
+    guessed, so that a dark picture stays dark.
+    """
+    largest = int(colours.max(initial=0))
+    depth = next((d for d in (8, 12, 16) if d < bits and largest < 2**d), bits)
+    depth = max(depth, largest.bit_length())
+    colours = np.clip(colours, 0, None)
+    return (colours >> (depth - 8) if depth > 8 else colours).astype(np.uint8)
 
 
 def model_input(

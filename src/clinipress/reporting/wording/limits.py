@@ -5,8 +5,9 @@ from __future__ import annotations
 from clinipress.recipe.formats import FORMATS, format_facts
 from clinipress.recipe.techniques import technique_of
 from clinipress.records.candidate import CandidateRecord
+from clinipress.records.item import UNIT_KINDS
 from clinipress.records.judgement import SECTION_TITLES, SECTIONS
-from clinipress.records.result import VNNI
+from clinipress.records.result import VNNI, SplitSummary
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -43,12 +44,22 @@ def limits(view: View) -> list[str]:
 def _of_data(view: View) -> list[str]:
     result, audit = view.result, view.result.audit
     reservations: list[str] = []
+    if any(reason.kind == "version 1" for reason in result.verdict.reasons):
+        reservations.append(
+            "This run was made by release 0.1.0, whose sentences are kept as they were: they count "
+            "a loss as positive. All tables here are compressed minus original."
+        )
     if result.synthetic:
         reservations.append(
             "The images are drawn by a program. Nothing here says how any model does on patients."
         )
     if audit.patients is None:
-        reservations.append(_no_patients(result.split.by))
+        reservations.append(_no_patients(result.split))
+    elif audit.without_patient:
+        without = counted(audit.without_patient, "image names", "images name")
+        reservations.append(
+            f"{without} no patient: those of one patient may be on both sides of the split."
+        )
     elif result.split.by not in ("patient", "published"):
         reservations.append(
             f"Patients are known, but the images were divided by {result.split.by}: images of one "
@@ -67,7 +78,7 @@ def _of_data(view: View) -> list[str]:
     if suspects:
         worst = max(suspects, key=lambda shortcut: shortcut.auroc.value)
         reservations.append(
-            "Facts about the files tell classes apart without looking at the anatomy (strongest: "
+            "File properties alone separate the classes (shortcut risk; strongest: "
             f"{feature_name(worst)} for {target_name(worst)}, AUROC "
             f"{figure('auroc', worst.auroc.value)}); a model may lean on them and fail on images "
             "from elsewhere."
@@ -92,14 +103,18 @@ def _of_reference(view: View) -> list[str]:
     ]
 
 
-def _no_patients(by: str) -> str:
+def _no_patients(split: SplitSummary) -> str:
     text = (
         "No patient identifiers: neighbouring slices or repeated images of one patient may be on "
         "both sides of the split, which makes every accuracy here look better than it is."
     )
-    if by == "image":
+    if split.by == "image":
         return f"{text} The images were divided one by one, without any grouping."
-    return f"{text} The images were divided by {by}, which only catches copies that look alike."
+    if split.unit in UNIT_KINDS:
+        return f"{text} What is kept whole is each {split.unit}, not each patient."
+    return (
+        f"{text} The images were divided by {split.by}, which only catches copies that look alike."
+    )
 
 
 def _of_test(view: View) -> list[str]:
@@ -183,8 +198,8 @@ def _of_measurement(view: View) -> list[str]:
     reservations.extend(_of_processors(view))
     if result.recipe.get("seed") is not None:
         reservations.append(
-            "One training run with one seed: the intervals cover the choice of test images, not "
-            "the luck of training."
+            "One training run with one seed: the intervals reflect sampling of test images, not "
+            "variation between training runs."
         )
     untaught = [
         candidate
@@ -193,8 +208,8 @@ def _of_measurement(view: View) -> list[str]:
     ]
     if untaught:
         reservations.append(
-            f"What distillation gave is not shown for {_names(untaught)}: no control was trained, "
-            "the same network without a teacher ('control: true')."
+            f"The effect of distillation on {_names(untaught)} is unknown: no control, the same "
+            "network without a teacher, was trained ('control: true')."
         )
     if subject is not None:
         reservations.extend(_unproven(view, subject))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from clinipress.records.result import Interval, Rule, Shortcut
+from clinipress.records.item import plural_of
+from clinipress.records.result import Interval, Rule, Shortcut, SplitSummary
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
-    GAP,
     NOT_MEASURED,
     figure,
     finite,
@@ -21,6 +21,7 @@ from clinipress.text import joined, signed
 __all__ = [
     "change_phrase",
     "coverage_phrase",
+    "divided",
     "feature_name",
     "interval_phrase",
     "rule_phrase",
@@ -28,9 +29,10 @@ __all__ = [
     "speed_phrase",
     "split_name",
     "target_name",
+    "unit_words",
 ]
 
-SPLIT_NAMES = {"test": "sealed test", "validation": "validation", "train": "training"}
+SPLIT_NAMES = {"test": "held-out test", "validation": "validation", "train": "training"}
 NEAR = 0.05  # ratios closer to one than this are called equal
 
 
@@ -40,6 +42,17 @@ def split_name(split: str | None) -> str:
     if external and not kind:
         return f"external ({name})"
     return SPLIT_NAMES.get(split or "", split or "unnamed")
+
+
+def divided(split: SplitSummary) -> str:
+    """How the images were divided: "by lesion", "as published"."""
+    return "as published" if split.by == "published" else f"by {split.by}"
+
+
+def unit_words(split: SplitSummary) -> tuple[str, str]:
+    """What one unit of the split is called, and several: "lesion", "lesions"."""
+    unit = split.unit or ("unit" if split.by == "published" else split.by)
+    return unit, plural_of(unit)
 
 
 def size_phrase(ratio: float | None) -> str | None:
@@ -68,14 +81,14 @@ def interval_phrase(change: Interval, margin: float | None = None) -> str:
 
 
 def coverage_phrase(view: View) -> str:
-    """What the intervals of the record aim at: "95 % intervals"."""
+    """What the intervals of the record aim at: "95% intervals"."""
     confidences = {
         interval.confidence
         for record in view.candidates
         for split in record.evidence.values()
         for interval in split.values()
     }
-    shares = [f"{100 * confidence:g}{GAP}%" for confidence in sorted(confidences)]
+    shares = [f"{100 * confidence:g}%" for confidence in sorted(confidences)]
     return f"{joined(shares)} intervals".strip()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clinipress.records.candidate import CandidateRecord
+from clinipress.records.item import plural_of
 from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval
 from clinipress.reporting.drawing.plot import Point, pareto
@@ -26,6 +27,7 @@ from clinipress.reporting.wording.numbers import (
 )
 from clinipress.reporting.wording.phrases import (
     change_phrase,
+    divided,
     interval_phrase,
     size_phrase,
     speed_phrase,
@@ -43,6 +45,7 @@ __all__ = [
     "limits_sentence",
     "meaning_sentence",
     "natural_sentence",
+    "rules_when",
     "split_sentence",
     "trade_off_sentence",
     "trail_sentence",
@@ -79,19 +82,19 @@ def verdict_sentence(view: View) -> str:
     if shipped is None:
         limit = f", limit {points_words(view.margin)}" if view.margin is not None else ""
         return (
-            f"No model is shipped: of {counted(len(others), 'compressed candidate')}, "
+            f"No model was selected: of {counted(len(others), 'compressed candidate')}, "
             f"{_tally(others) or 'none judged'} ({metric_name(view.metric)}{limit}): {word}."
         )
     if shipped is view.reference:
         tried = counted(len(others), "compressed candidate")
-        return f"The reference itself is shipped, after {tried}: {word}."
+        return f"The reference itself was selected, after {tried}: {word}."
     change, split = view.change(shipped, view.metric)
     cases = view.cases(change, split)
     where = f" on {counted(cases, f'{split_name(split)} image')}" if cases and change else ""
     phrase = change_phrase(view.metric, change, view.margin)
     name = metric_name(view.metric)
     outcome = f"its {name}{where}{phrase.removeprefix(name)}" if phrase.startswith(name) else phrase
-    model = f"The shipped {shipped.precision} model {_model_phrase(view, shipped)}"
+    model = f"The selected {shipped.precision} model {_model_phrase(view, shipped)}"
     return f"{model}; {outcome}: {STATUS_WORDS[result.verdict.status]}."
 
 
@@ -100,7 +103,7 @@ def meaning_sentence(view: View) -> str:
     status, shipped = view.result.verdict.status, view.shipped
     change = view.change(shipped, view.metric)[0] if shipped else None
     word = STATUS_WORDS[status]
-    risk = f"set for risk class \u201c{view.result.risk}\u201d before anything was measured"
+    risk = f"set for risk class \u201c{view.result.risk}\u201d{rules_when(view)}"
     if change is None or view.margin is None or not finite(change):
         return (
             f"{word}: "
@@ -111,6 +114,13 @@ def meaning_sentence(view: View) -> str:
             }[status]
         )
     return f"{word}: {_meaning(view, change, view.margin, risk)}"
+
+
+def rules_when(view: View) -> str:
+    """When the rules were fixed, as far as the record can tell."""
+    if view.result.rule_changes:
+        return ", changed after the test set was first opened"
+    return " before the test set was opened" if view.result.sealed else ""
 
 
 def _meaning(view: View, change: Interval, margin: float, risk: str) -> str:
@@ -163,10 +173,10 @@ def caution_sentence(view: View) -> str | None:
     if accuracy is None or not finite(accuracy) or accuracy.low > baseline.high:
         return None
     return (
-        f"Caution: facts about the files alone (such as width and brightness) give "
-        f"{figure_interval('accuracy', baseline)} right answers, the reference "
-        f"{figure_interval('accuracy', accuracy)}; it is not shown that it reads the picture, and "
-        "losing little of it says little."
+        f"Caution: file properties alone (such as width and brightness) predict the class in "
+        f"{figure_interval('accuracy', baseline)} of images, the reference in "
+        f"{figure_interval('accuracy', accuracy)}; it is not shown to read the image itself, so "
+        "keeping its accuracy proves little."
     )
 
 
@@ -180,13 +190,13 @@ def candidates_sentence(view: View) -> str:
         f"; the reference is {megabytes(view.reference.file_bytes)}." if view.reference else "."
     )
     timed = sum(record.latency_ms is not None for record in made)
-    chosen = "one is" if view.shipped not in (None, view.reference) else "none is"
+    chosen = "one was" if view.shipped not in (None, view.reference) else "none was"
     controls = len(view.controls)
     beyond = f" {counted(controls, 'control')} without a teacher: to compare with." * bool(controls)
     return (
-        f"Beside the reference: {counted(len(made), 'candidate')}, of which {chosen} shipped; "
-        f"{len(passed_over):,} were passed over for the reason given, and the speed of {timed:,} "
-        f"was measured.{spread}{beside if spread else ''}{beyond}"
+        f"Beside the reference: {counted(len(made), 'compressed version')}; {chosen} selected, "
+        f"{len(passed_over):,} {'was' if len(passed_over) == 1 else 'were'} not (reasons in the "
+        f"table). Speed was measured for {timed:,}.{spread}{beside if spread else ''}{beyond}"
     )
 
 
@@ -232,7 +242,7 @@ def trade_off_sentence(view: View, timed: list[Point]) -> str:
     shipped = next((point for point in timed if point.role == "shipped"), None)
     position = ""
     if shipped is not None:
-        position = f" The shipped one is {'on' if shipped in front else 'not on'} the front."
+        position = f" The selected one is {'' if shipped in front else 'not '}among them."
     return (
         f"Of {counted(len(timed), 'candidate')} with a measured time and an accuracy on the "
         f"{split_name(view.plotted_split)} images, leaving out those that failed, no other is both "
@@ -302,11 +312,14 @@ def classes_sentence(view: View) -> str:
 def audit_sentence(view: View) -> str:
     """What was found in the data."""
     audit = view.result.audit
-    known = (
-        f"{counted(audit.patients, 'patient')} known"
-        if audit.patients is not None
-        else "patients unknown"
-    )
+    known = "patients unknown"
+    if audit.patients is not None:
+        known = f"{counted(audit.patients, 'patient')} known"
+        if audit.without_patient:
+            known += f", {counted(audit.without_patient, 'image')} without one"
+    elif audit.units:
+        kind = next(iter(audit.units))
+        known = f"{counted(audit.units[kind], kind, plural_of(kind))} known, {known}"
     leaks = sum(audit.leaks.values())
     parts = [
         counted(len(audit.unreadable), "unreadable file"),
@@ -337,14 +350,14 @@ def split_sentence(view: View) -> str:
     opened = {0: "never opened", 1: "opened once", 2: "opened twice"}
     reason = f" {capital(split.reason.rstrip('.'))}." if split.reason else ""
     return (
-        f"Divided by {split.by}.{reason} {capital(joined(sizes))}; the sealed test images were "
+        f"Divided {divided(split)}.{reason} {capital(joined(sizes))}; the sealed test images were "
         f"{opened.get(openings, f'opened {openings:,} times')}."
     )
 
 
 def limits_sentence(count: int) -> str:
     """How many reservations follow."""
-    return f"{counted(count, 'reservation')} that the figures above do not remove:"
+    return f"{counted(count, 'limitation')} to the figures above:"
 
 
 def trail_sentence(view: View) -> str:
