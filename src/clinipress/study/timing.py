@@ -14,15 +14,7 @@ from numpy.typing import NDArray
 from clinipress.data.cache import DECODERS
 from clinipress.data.sources import decode_item
 from clinipress.formats.file import FileCandidate
-from clinipress.formats.measure import (
-    Timing,
-    busy,
-    environment,
-    load,
-    peak_memory,
-    speed,
-    timings,
-)
+from clinipress.formats.measure import Timing, busy, environment, load, peak_memory, speed, timings
 from clinipress.formats.open import engine_packages, open_file, timed_here
 from clinipress.records.candidate import Latency, Made, Measured, Speed, extended
 from clinipress.records.store import read_json, write_atomically

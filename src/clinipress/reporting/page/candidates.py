@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from clinipress.records.candidate import CandidateRecord
 from clinipress.records.metrics import metric_facts
+from clinipress.records.result import Interval
 from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.forest import ForestRow, forest, marks
 from clinipress.reporting.drawing.markup import tag
