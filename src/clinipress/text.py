@@ -5,6 +5,7 @@ One word for one verdict, one minus sign, one dash. Needs nothing beyond the sta
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
@@ -22,6 +23,7 @@ __all__ = [
     "sentence",
     "signed",
     "tally",
+    "true_minus",
 ]
 
 MINUS, DASH = "\u2212", "\u2013"
@@ -41,6 +43,16 @@ def fixed(value: float, decimals: int) -> str:
     """
     text = f"{value:,.{decimals}f}"
     return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", MINUS)
+
+
+def true_minus(text: str) -> str:
+    """A sentence whose negative numbers have the minus sign that all others have.
+
+    Example:
+        >>> true_minus("-0.5 to 1.0 on 2026-02-03"), true_minus("--data, a-1")
+        ('\u22120.5 to 1.0 on 2026-02-03', '--data, a-1')
+    """
+    return re.sub(r"(?<![\w.\u2013-])-(?=\d)", MINUS, text)
 
 
 def signed(value: float, decimals: int) -> str:

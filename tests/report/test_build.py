@@ -147,7 +147,7 @@ def test_figures_of_a_row_are_those_of_the_record(make_study: Make) -> None:
     for split in ("test", "validation"):
         interval = record.evidence[split]["accuracy"]
         low, high = f"{100 * interval.low:.1f}", f"{100 * interval.high:.1f}"
-        assert f"{100 * interval.value:.1f} % ({low}\u2013{high})" in text
+        assert f"{100 * interval.value:.1f}% ({low}\u2013{high})" in text
     change = record.changes["test"]["accuracy"]
     value, low, high = (f"{100 * x:+.1f}" for x in (change.value, change.low, change.high))
     assert f"{value} ({low} to {high})" in text
@@ -160,7 +160,7 @@ def test_figures_of_a_row_are_those_of_the_record(make_study: Make) -> None:
 def test_none_reads_not_measured(make_study: Make) -> None:
     html = render(make_study())
     cells = re.findall(r'<td data-label="([^"]+)">not measured</td>', html)
-    assert {"Time per image", "Peak memory", "Accuracy, sealed test"} <= set(cells)
+    assert {"Time per image", "Peak memory", "Accuracy, held-out test"} <= set(cells)
     body = row(html, "pruned-float16").text
     assert body.count("not measured") == 3
 
@@ -185,7 +185,7 @@ def test_per_class_figures_are_shown_for_both(make_study: Make) -> None:
                 for metric in ("sensitivity", "precision", "f1"):
                     interval = record.evidence["test"][f"{metric}[{name}]"]
                     low, high = f"{100 * interval.low:.1f}", f"{100 * interval.high:.1f}"
-                    assert f"{100 * interval.value:.1f} % ({low}\u2013{high})" in text
+                    assert f"{100 * interval.value:.1f}% ({low}\u2013{high})" in text
 
 
 def test_every_fall_stands_against_its_limit(make_study: Make) -> None:

@@ -22,6 +22,7 @@ from clinipress.reporting.dossier.data import dossier
 from clinipress.reporting.dossier.plan import NOTICE, SIGNERS, YOURS, Dossier
 from clinipress.reporting.dossier.text import dossier_markdown
 from clinipress.reporting.model_card.card import model_card
+from clinipress.reporting.private import sent
 from clinipress.reporting.view import View
 from kit.judgements import with_judgements
 
@@ -282,7 +283,7 @@ def test_documents_are_written_whole_and_read_back(make_study: Make, tmp_path: P
     assert [path.name for path in paths] == names
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(names)
     text = paths[3].read_text(encoding="utf-8")
-    assert Dossier.model_validate_json(text) == dossier(study)
+    assert Dossier.model_validate_json(text) == dossier(sent(study))
     assert json.loads(text)["shipped"] == study.shipped
     assert paths[0].read_text(encoding="utf-8").startswith(markdown(study))
 

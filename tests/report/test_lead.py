@@ -17,6 +17,7 @@ from clinipress.records.result import (
     Result,
     RuleChange,
     SealedRules,
+    Verdict,
 )
 from clinipress.reporting.documents import report_markdown
 from clinipress.reporting.measures import finding, main_changes, measures
@@ -26,7 +27,7 @@ from clinipress.reporting.wording.lead import change_words, lead, reading, relea
 from clinipress.reporting.wording.numbers import MINUS
 from kit.judgements import with_judgements
 from kit.pages import Page
-from kit.verdicts import verdict_of
+from kit.verdicts import spoken, verdict_of
 
 Make = Callable[..., Result]
 
@@ -180,7 +181,7 @@ def test_a9_an_external_table_says_worse_and_better(make_study: Make) -> None:
         (-0.06, 0.05, None, "loss shown, no limit set"),
         (-0.06, 0.01, 0.02, "loss shown, beyond its limit of 2.0"),
         (-0.03, 0.025, 0.02, "loss shown, limit of 2.0 not settled"),
-        (0.06, 0.01, 0.02, "gain shown, within its limit of 2.0"),
+        (0.06, 0.01, 0.02, "gain shown"),
         (0.0, 0.05, 0.02, "no change shown, limit of 2.0 not settled"),
         (0.0, 0.05, None, "no change shown"),
     ],
@@ -241,10 +242,10 @@ def test_floors_are_shown_with_what_was_measured(make_study: Make) -> None:
         update={"sealed": sealed(floors={"accuracy": 0.5, "kappa": 0.999, "sensitivity[d]": 0.9})}
     )
     text = " ".join(lead(View(study)).lines)
-    assert "Accuracy: at least 50.0\u202f% is required; " in text
+    assert "Accuracy: at least 50.0% is required; " in text
     assert "was measured: shown." in text
     assert "Cohen's kappa: at least 0.999 is required" in text
-    assert "Sensitivity for d: at least 90.0\u202f% is required; not measured." in text
+    assert "Sensitivity for d: at least 90.0% is required; not measured." in text
 
 
 def test_sections_that_can_stop_the_model_are_marked(make_study: Make) -> None:
@@ -295,3 +296,34 @@ def test_the_page_and_the_text_begin_alike(demo: Result) -> None:
     for words in (first.word, first.headline, *first.beside, *first.steps, *first.external):
         assert words.split("[")[0] in text.replace("\\", "")
     assert report(demo).head
+
+
+def test_a8_every_reason_stands_behind_its_own_status(make_study: Make) -> None:
+    reasons = (
+        spoken("Too few to tell.", "inconclusive"),
+        spoken("A note."),
+        spoken("Lost.", "fail"),
+    )
+    failed = Verdict(status="fail", reasons=reasons)
+    study = with_judgements(make_study(), planted="disagreement")
+    records = tuple(
+        record.model_copy(
+            update={
+                "judgements": {
+                    split: sections.model_copy(
+                        update={
+                            "disagreement": sections.disagreement
+                            and sections.disagreement.model_copy(update={"verdict": failed})
+                        }
+                    )
+                    for split, sections in record.judgements.items()
+                }
+            }
+        )
+        for record in study.candidates
+    )
+    text = report_markdown(study.model_copy(update={"candidates": records}))
+    assert "- INCONCLUSIVE: Too few to tell.\n- A note.\n- FAIL: Lost." in text
+    what_failed = text[text.index("### What failed") :].partition("\n#")[0]
+    assert "Lost." in what_failed
+    assert "Too few to tell." not in what_failed

@@ -40,7 +40,7 @@ def test_the_hub_reads_every_result_as_it_was_measured(make_study: Make) -> None
     assert accuracy.metric_args["low"] == shipped.evidence["test"]["accuracy"].low
     assert accuracy.metric_args["high"] == shipped.evidence["test"]["accuracy"].high
     assert accuracy.metric_args["cases"] == shipped.evidence["test"]["accuracy"].n
-    assert "95 % interval" in accuracy.metric_name
+    assert "95% interval" in accuracy.metric_name
     recalls = [one for one in data.eval_results if one.metric_type == "recall"]
     assert [one.metric_args["class"] for one in recalls] == list(study.classes)
     assert data.pipeline_tag == "image-classification"

@@ -72,7 +72,7 @@ def test_the_example_of_the_design(make_study: Make) -> None:
     study = with_loss(make_study(), 0.0031, -0.0121, 0.0182)
     assert words.verdict_sentence(View(study)).replace("\u202f", " ").replace("\u2212", "-") == (
         "The selected int8 model is 40 times smaller and 12 times faster than the reference; its "
-        "accuracy on 642 sealed test images fell by 0.3 points (95% CI of the change -1.8 to "
+        "accuracy on 642 held-out test images fell by 0.3 points (95% CI of the change -1.8 to "
         "+1.2; allowed fall 2.0): PASS."
     )
 
@@ -176,7 +176,7 @@ def test_a_reference_no_better_than_file_statistics_is_called_out(make_study: Ma
     audit = study.audit.model_copy(update={"baseline_accuracy": high})
     said = words.caution_sentence(View(study.model_copy(update={"audit": audit})))
     assert said is not None
-    assert "95.0\u202f% (93.0\u201397.0)" in said
+    assert "95.0% (93.0\u201397.0)" in said
 
 
 def test_the_weakest_class_and_the_largest_loss(make_study: Make) -> None:
@@ -285,7 +285,7 @@ def test_what_distillation_gave_is_said_plainly(
     (sentence,) = words.distillation_sentences(with_control(make_study(), *gain))
     assert end in sentence
     assert "distilled minus pruned" in sentence
-    assert "642 sealed test images" in sentence
+    assert "642 held-out test images" in sentence
     for number in gain:
         assert round(100 * number, 1) in numbers(sentence)
 

@@ -157,12 +157,14 @@ def init(
     data: Annotated[Path, typer.Argument(help="A data folder.")],
     out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("study.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    class_map: ClassMap = "",
     as_json: Json = False,
 ) -> None:
     """Look at a data folder and write a study.yaml with comments."""
+    from clinipress.study.external import parse_class_map
     from clinipress.study.propose import finding_words, write_study
 
-    facts = write_study(data, out, force=force)
+    facts = write_study(data, out, force=force, class_map=parse_class_map(class_map))
     if as_json:
         _write_json(facts)
     else:

@@ -90,7 +90,7 @@ def _text(content: Any) -> Any:
 
 
 def _coloured(*parts: str | tuple[str, str]) -> Text:
-    """Words, some of them with a style: ("PASS", "bold green")."""
+    """Words, some of them with a style: ("warning", "yellow")."""
     whole = Text()
     for part in parts:
         words, style = (part, "") if isinstance(part, str) else part
@@ -202,7 +202,7 @@ def _percent(interval: Interval | None) -> str:
     if interval is None:
         return "not measured"
     value, low, high = (fixed(100 * x, 1) for x in (interval.value, interval.low, interval.high))
-    return f"{value} % ({low}{DASH}{high})"
+    return f"{value}% ({low}{DASH}{high})"
 
 
 def _points(interval: Interval | None) -> str:

@@ -140,13 +140,21 @@ def _audit(audit: Audit, names: _Names, columns: Mapping[str, Any]) -> Audit:
 
 
 def _files(entries: Iterable[Unreadable], names: _Names) -> tuple[Unreadable, ...]:
-    plain = [(names(entry.path), entry.reason) for entry in entries]
-    return tuple(Unreadable(path=path, reason=names.cleaned([why])[0]) for path, why in plain)
+    return tuple(
+        Unreadable(path=names(entry.path), reason=_unnamed(entry, names(entry.path)))
+        for entry in entries
+    )
 
 
 def _left_out(entry: LeftOut, names: _Names) -> LeftOut:
     path = entry.path if entry.kind == "column" else names(entry.path, entry.kind)
-    return entry.model_copy(update={"path": path, "reason": names.cleaned([entry.reason])[0]})
+    return entry.model_copy(update={"path": path, "reason": _unnamed(entry, path)})
+
+
+def _unnamed(entry: Unreadable | LeftOut, instead: str) -> str:
+    """Its reason, which may hold its own path or name."""
+    last = entry.path.replace("\\", "/").rpartition("/")[2]
+    return _replaced(entry.reason, ((entry.path, instead), (last, instead)))
 
 
 def _external(test: ExternalTest, names: _Names) -> ExternalTest:

@@ -19,7 +19,7 @@ from clinipress.edge.bundle import clearest, write_bundle
 from clinipress.errors import InputError
 from clinipress.formats.measure import environment
 from clinipress.formats.open import open_file
-from clinipress.kinds.image.read import decode
+from clinipress.kinds.image.accept import accept_file
 from clinipress.recipe.study import Study
 from clinipress.records.base import Reason
 from clinipress.records.candidate import Judged
@@ -174,11 +174,11 @@ def _ship(piece: Piece[Judged], folder: Path, result: Result, bench: Workbench) 
 
 
 def check_sample(study: Study) -> None:
-    """Refuse a sample that cannot be read before anything is trained.
+    """Refuse a sample that a bundle would refuse, before anything is trained.
 
     Raises:
         InputError: There is no such file.
-        ImageError: It is no picture.
+        ImageError: It is no picture of the kind that the study is about.
     """
     if study.sample is not None:
         if not Path(study.sample).is_file():
@@ -187,7 +187,7 @@ def check_sample(study: Study) -> None:
                 f"no file at '{study.sample}'",
                 "name one whose person consented, or leave 'sample' out: then one is drawn",
             )
-        decode(Path(study.sample), study.data.input)
+        accept_file(Path(study.sample), None, study.data.input, colourful=False)
 
 
 def _drawn(piece: Piece[Judged], bench: Workbench) -> NDArray[np.uint8]:

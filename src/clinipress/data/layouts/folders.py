@@ -41,6 +41,7 @@ _STORAGE = {*SPLIT_NAMES, *_IMAGE_FOLDERS, *_MASK_WORDS.replace("?", "").split("
         "nifti raw ",
     )
 )
+_OTHERWISE = "or give a manifest (.csv) or .npz"
 IN_NO_CLASS = "in no class folder"
 
 
@@ -265,7 +266,7 @@ def one_name_per_class(
                 raise DataError(
                     "one folder per class in every split",
                     f"{' and '.join(same)} in {split}, which both fit '{root}'",
-                    "rename one, or say which is which with class_map",
+                    "rename one, or say which is which with class_map (--class-map)",
                 )
     return renamed
 
@@ -326,7 +327,8 @@ def _splits(top: Path, account: LeftOuts) -> dict[str, Path]:
     """
     inner = inner_folders(top, account)
     if not inner:
-        fix = "or give a manifest (.csv) or .npz"
+        archive = next((f for f in sorted(top.iterdir()) if f.suffix.casefold() == ".npz"), None)
+        fix = f"give the archive itself: '{archive}'" if archive else _OTHERWISE
         raise DataError("a folder with one sub-folder per class", f"no sub-folders in '{top}'", fix)
     alike = [f for f in inner if f.name.casefold() in SPLIT_NAMES]
     named = [f for f in alike if inner_folders(f, account)]
@@ -392,7 +394,7 @@ def _check_guess(top: Path, folders: list[Path], account: LeftOuts) -> None:
             f"one folder for each class in '{top}'",
             f"the folders {shown}, {reason}",
             "give a manifest (.csv) with the columns path and label, or, if they are the classes, "
-            "name them in class_map",
+            "name them in class_map (--class-map)",
         )
 
 

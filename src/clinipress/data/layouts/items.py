@@ -221,7 +221,7 @@ def one_spelling(
         shown = joined([f"'{label}' ({counts[label]:,})" for label in sorted(near)])
         notes.append(
             f"the classes {shown} differ in spelling only: if they are one, join them with "
-            "class_map"
+            "class_map (--class-map)"
         )
     return items, notes
 

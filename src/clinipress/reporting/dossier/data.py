@@ -16,7 +16,7 @@ from clinipress.records.result import Result, Verdict
 from clinipress.reporting.dossier.answers import TOPICS
 from clinipress.reporting.dossier.answers_study import judgements_of, recipe_setting
 from clinipress.reporting.dossier.checklists import CLAIM, TRIPOD_AI, Item
-from clinipress.reporting.dossier.people import NOTHING_SAID, Answers
+from clinipress.reporting.dossier.people import NOTHING_SAID, MakerAnswers
 from clinipress.reporting.dossier.plan import (
     Alone,
     Answer,
@@ -55,7 +55,7 @@ TELLING = frozenset(
 WRAPPERS = ("asked.train.", "asked.", "options.", "train.")  # who asks; the parameter is the same
 
 
-def dossier(result: Result, answers: Answers = NOTHING_SAID) -> Dossier:
+def dossier(result: Result, answers: MakerAnswers = NOTHING_SAID) -> Dossier:
     """All that the records hold for the dossier, and what people said to it.
 
     Args:
@@ -222,7 +222,7 @@ def _inventory(view: View) -> tuple[Part, ...]:
 
 
 def _answers(
-    view: View, items: Sequence[Item], people: Answers, checklist: str
+    view: View, items: Sequence[Item], people: MakerAnswers, checklist: str
 ) -> tuple[Answer, ...]:
     return tuple(_answer(view, item, people.of_item(checklist, item.number)) for item in items)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from clinipress.records.judgement import SECTION_TITLES, SECTIONS, Judgements
 from clinipress.records.result import Interval, Rule
 from clinipress.reporting.dossier.answers_study import judgements_of, verdict_words
-from clinipress.reporting.dossier.people import RISKS, Answers, left
+from clinipress.reporting.dossier.people import RISKS, MakerAnswers, left
 from clinipress.reporting.dossier.plan import Dossier, Modification
 from clinipress.reporting.markdown import bullet_list, escape, table
 from clinipress.reporting.view import View
@@ -35,7 +35,7 @@ def status_word(modification: Modification) -> str:
     return STATUS_WORDS[modification.verdict.status] if modification.verdict else "not judged"
 
 
-def impact(data: Dossier, view: View, answers: Answers) -> list[str]:
+def impact(data: Dossier, view: View, answers: MakerAnswers) -> list[str]:
     """Part 3 of the dossier: benefits, and risks of each change and of all together."""
     reference = view.reference
     timing = view.timing(reference) if reference else None

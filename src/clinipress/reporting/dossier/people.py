@@ -30,7 +30,7 @@ __all__ = [
     "QUESTIONS",
     "RISKS",
     "UPDATES",
-    "Answers",
+    "MakerAnswers",
     "cells",
     "left",
     "read_answers",
@@ -92,7 +92,7 @@ ITEMS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 
 
-class Answers(Record):
+class MakerAnswers(Record):
     """The file's content.
 
     Attributes:
@@ -117,10 +117,10 @@ class Answers(Record):
         return " ".join(text for text in own if text)
 
 
-NOTHING_SAID = Answers()
+NOTHING_SAID = MakerAnswers()
 
 
-def left(answers: Answers, keys: Iterable[str]) -> str:
+def left(answers: MakerAnswers, keys: Iterable[str]) -> str:
     """What the maker has to say, or has said, one line each."""
     lines = []
     for key in keys:
@@ -163,7 +163,7 @@ def _asked(item: Item) -> str:
     return f"  '{item.number}': \"\"  # {item.asks}{rest}"
 
 
-def read_answers(folder: Path) -> Answers:
+def read_answers(folder: Path) -> MakerAnswers:
     """The answers in a run folder; none where there is no such file.
 
     Raises:
@@ -177,7 +177,7 @@ def read_answers(folder: Path) -> Answers:
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as problem:
         where = str(problem).splitlines()[-1].strip()
         raise InputError(f"YAML in '{path}'", where, "put texts in quotes") from None
-    parts = _mapping(tree, Answers.model_fields, path)
+    parts = _mapping(tree, MakerAnswers.model_fields, path)
     known = {
         "answers": tuple(QUESTIONS),
         "claim_2024": tuple(item.number for item in CLAIM),
@@ -200,7 +200,7 @@ def read_answers(folder: Path) -> Answers:
             )
             for row in rows
         )
-    return Answers(**update)
+    return MakerAnswers(**update)
 
 
 def _mapping(tree: Any, keys: Iterable[str], path: Path) -> dict[str, Any]:

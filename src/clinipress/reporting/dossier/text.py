@@ -14,7 +14,7 @@ from clinipress.reporting.dossier.people import (
     NOTHING_SAID,
     PLANNED,
     UPDATES,
-    Answers,
+    MakerAnswers,
     cells,
     left,
 )
@@ -41,7 +41,7 @@ ROLES = {"shipped": "selected", "candidate": "not chosen", "rejected": "rejected
 STATES = {"records": "answered by the records", "part": "answered in part", "you": YOURS}
 
 
-def dossier_markdown(result: Result, answers: Answers = NOTHING_SAID) -> str:
+def dossier_markdown(result: Result, answers: MakerAnswers = NOTHING_SAID) -> str:
     """The dossier as Markdown, each part from the data of `reporting.dossier.data.dossier`.
 
     Args:
@@ -63,7 +63,7 @@ def dossier_markdown(result: Result, answers: Answers = NOTHING_SAID) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _head(data: Dossier, view: View, answers: Answers) -> list[str]:
+def _head(data: Dossier, view: View, answers: MakerAnswers) -> list[str]:
     first = lead(view)
     caution = caution_sentence(view)
     synthetic = "**SYNTHETIC**: drawn images, no patients." if data.synthetic else ""
@@ -96,7 +96,7 @@ def _or_yours(text: str | None) -> str:
 # ------------------------------------------------------------------- 1 description of modifications
 
 
-def _description(data: Dossier, answers: Answers) -> list[str]:
+def _description(data: Dossier, answers: MakerAnswers) -> list[str]:
     rows = [
         [str(modification.number), _name(modification, data), _steps(modification)]
         for modification in data.modifications
@@ -136,7 +136,7 @@ def _steps(modification: Modification) -> str:
 # -------------------------------------------------------------------------- 2 modification protocol
 
 
-def _protocol(data: Dossier, view: View, answers: Answers) -> list[str]:
+def _protocol(data: Dossier, view: View, answers: MakerAnswers) -> list[str]:
     protocol = data.protocol
     openings = [
         f"{moment(opening.when)}: {', '.join(opening.candidates)} ({opening.reason})"
@@ -179,7 +179,7 @@ def _protocol(data: Dossier, view: View, answers: Answers) -> list[str]:
 def _rule(rule: Rule) -> list[str]:
     limit = points_words(rule.margin) if in_points(rule.metric) else f"{rule.margin:g}"
     kind = "main rule" if rule.primary else "guard"
-    coverage = f"{100 * rule.confidence:g} %, two-sided"
+    coverage = f"{100 * rule.confidence:g}%, two-sided"
     return [escape(capital(metric_name(rule.metric))), limit, kind, coverage]
 
 
@@ -198,7 +198,7 @@ def _trace(modification: Modification) -> list[str]:
 # ------------------------------------------------------------------------------ 4 trade-off record
 
 
-def _record(data: Dossier, view: View, answers: Answers) -> list[str]:
+def _record(data: Dossier, view: View, answers: MakerAnswers) -> list[str]:
     rows = [
         [str(modification.number), escape(modification.name),
          change_interval(modification.differences.get(view.metric), view.margin),

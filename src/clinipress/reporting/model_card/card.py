@@ -18,7 +18,7 @@ from clinipress.reporting.dossier.answers_study import (
     techniques_phrase,
     verdict_words,
 )
-from clinipress.reporting.dossier.people import NOTHING_SAID, Answers
+from clinipress.reporting.dossier.people import NOTHING_SAID, MakerAnswers
 from clinipress.reporting.dossier.plan import YOURS
 from clinipress.reporting.markdown import bullet_list, escape, table
 from clinipress.reporting.model_card.hub import metadata, overall_first
@@ -52,7 +52,7 @@ OUT_OF_SCOPE = (
 )
 
 
-def model_card(result: Result, answers: Answers = NOTHING_SAID) -> str:
+def model_card(result: Result, answers: MakerAnswers = NOTHING_SAID) -> str:
     """The card of the selected model; of the closest candidate, and so marked, where none is.
 
     Args:
@@ -80,7 +80,7 @@ def model_card(result: Result, answers: Answers = NOTHING_SAID) -> str:
 # -------------------------------------------------------------------------------------------- text
 
 
-def _head(view: View, answers: Answers) -> list[str]:
+def _head(view: View, answers: MakerAnswers) -> list[str]:
     result, subject, first = view.result, view.subject, lead(view)
     marks = ["**SYNTHETIC**: drawn images, no patients."] if result.synthetic else []
     if subject is not None and subject is not view.shipped:
@@ -108,7 +108,7 @@ def _head(view: View, answers: Answers) -> list[str]:
     ]
 
 
-def _said_or_open(answers: Answers, *keys: str) -> str:
+def _said_or_open(answers: MakerAnswers, *keys: str) -> str:
     said = " ".join(answers[key] for key in keys if answers[key])
     return escape(said) if said else f"*{YOURS}*"
 
@@ -123,7 +123,7 @@ def _time(view: View, candidate: CandidateRecord) -> str:
     return f"{milliseconds(timing.median)} ({timing.runtime}, {threads}, {cpu}{read})"
 
 
-def _uses(view: View, answers: Answers) -> list[str]:
+def _uses(view: View, answers: MakerAnswers) -> list[str]:
     purpose = recipe_setting(view, "intended_use")
     return [
         "## Intended use",
@@ -138,7 +138,7 @@ def _said(view: View, topics: Sequence[str]) -> list[str]:
     return [escape(text) for topic in topics if (text := TOPICS[topic](view))]
 
 
-def _training(view: View, answers: Answers) -> list[str]:
+def _training(view: View, answers: MakerAnswers) -> list[str]:
     origin = [
         f"Origin, dates and licence of the images: {_said_or_open(answers, 'data_origin')}",
         f"Ethics and consent: {_said_or_open(answers, 'ethics', 'consent')}",

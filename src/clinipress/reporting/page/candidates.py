@@ -17,6 +17,7 @@ from clinipress.reporting.drawing.parts import (
     reasons,
     role_mark,
     small,
+    stated_reasons,
     two_lines,
 )
 from clinipress.reporting.drawing.plot import Point, trade_off
@@ -274,7 +275,7 @@ def gate_section(view: View) -> doc.Section:
         "stops a candidate whose whole interval lies in it. Several measures are looked at: where "
         "nothing was lost, about one in forty still shows a loss by chance."
     )
-    verdict = reasons(view.result.verdict)
+    verdict = stated_reasons(view.result.verdict)
     return doc.Section(
         "gate",
         "Change in performance",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.figures import icon
-from clinipress.reporting.drawing.parts import cell, column_heads, reasons
+from clinipress.reporting.drawing.parts import cell, column_heads, stated_reasons
 from clinipress.reporting.measures import Measure
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.lead import (
@@ -55,7 +55,7 @@ def _changed(first: Lead) -> doc.Content:
 def _banner(view: View, first: Lead) -> doc.Box:
     natural, caution = natural_sentence(view), caution_sentence(view)
     passed = view.result.verdict.status == "pass"
-    texts = [] if passed else reasons(view.result.verdict)
+    texts = [] if passed else stated_reasons(view.result.verdict)
     released = release_sentence(view)
     return doc.Box(
         [

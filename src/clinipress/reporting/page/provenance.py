@@ -34,7 +34,7 @@ from clinipress.reporting.wording.sentences import (
     split_sentence,
     trail_sentence,
 )
-from clinipress.text import capital, tally
+from clinipress.text import capital, tally, true_minus
 
 __all__ = ["data_section", "limits_section", "trail_section"]
 
@@ -323,7 +323,7 @@ def _file_facts(record: CandidateRecord) -> doc.Facts:
             ("With reading and decoding the file", milliseconds(whole.median if whole else None)),
             ("File against its parent", equal),
             ("Operators in low precision", operators or NOT_MEASURED),
-            ("Answers per image", ", ".join(record.per_image.values()) or NOT_MEASURED),
+            ("MakerAnswers per image", ", ".join(record.per_image.values()) or NOT_MEASURED),
         ]
     )
 
@@ -347,5 +347,5 @@ def _value(value: Any) -> str:
         return shown + (f", \u2026 ({len(value):,} in all)" if len(value) > MANY else "") or "none"
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = true_minus(f"{value:.6g}") if isinstance(value, float) else str(value)
     return text if len(text) <= LONG else f"{text[:LONG]}\u2026"

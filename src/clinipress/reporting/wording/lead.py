@@ -80,7 +80,7 @@ class Lead:
     Attributes:
         facts: What it is for, cases and units, when the rules were fixed, openings.
         changed: What of the rules is not as it was at the first opening.
-        word: "PASS", "PASS, with losses", "FAIL", "INCONCLUSIVE".
+        word: The verdict in capitals; a pass where a loss is shown says so.
         tone: Colour of the verdict: its status, "inconclusive" for a pass with losses.
         beside: What stands below the word: rule, losses shown, sections failed.
         headline: The verdict about loss in one sentence.
@@ -269,11 +269,12 @@ def _headline(
         return "No compressed model could be judged against the original."
     if view.shipped is view.reference:
         return "The original itself was selected: nothing was compressed."
+    opening = ""
     if view.shipped is None:
-        return f"No compressed model was selected; {view.subject.name} came closest."
+        opening = f"No compressed model was selected; {view.subject.name} came closest. "
     main = next((measure for measure in every if measure.metric == view.metric), None)
     others = [measure for measure in losses if measure is not main]
-    kept = _kept(view, main)
+    kept = f"{opening}{_kept(view, main)}"
     if others:
         worst = max(others, key=lambda measure: (measure.size, measure.loss.value))
         first = lost_most(others) or worst
@@ -335,6 +336,8 @@ def reading(measure: Measure) -> str:
     """How a change reads beside its limit: "loss shown, within its limit of 20.0"."""
     shown = {"worse": "loss shown", "better": "gain shown", None: "no change shown"}
     word = shown[measure.shown]
+    if measure.shown == "better":
+        return word
     if measure.limit is None:
         return f"{word}, no limit set" if measure.shown == "worse" else word
     limit = points(measure.limit) if in_points(measure.metric) else f"{measure.limit:g}"

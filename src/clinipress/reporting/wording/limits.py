@@ -44,6 +44,11 @@ def limits(view: View) -> list[str]:
 def _of_data(view: View) -> list[str]:
     result, audit = view.result, view.result.audit
     reservations: list[str] = []
+    if any(reason.kind == "version 1" for reason in result.verdict.reasons):
+        reservations.append(
+            "This run was made by release 0.1.0, whose sentences are kept as they were: they count "
+            "a loss as positive. All tables here are compressed minus original."
+        )
     if result.synthetic:
         reservations.append(
             "The images are drawn by a program. Nothing here says how any model does on patients."
