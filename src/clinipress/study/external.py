@@ -24,7 +24,7 @@ from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import EvidenceRecipe, Study
 from clinipress.records.candidate import Candidate, CandidateRecord
 from clinipress.records.result import Audit, ExternalRow, ExternalTest, Interval, Result, RiskLevel
-from clinipress.records.store import read_result, write_atomically
+from clinipress.records.store import below, read_result, write_atomically
 from clinipress.stats.metrics import confusion
 from clinipress.study.redraw import EXTERNAL, judged_by
 
@@ -104,6 +104,7 @@ def evaluate(
     resamples: int = 2000,
     scores: Path | None = None,
     progress: Progress = SILENT,
+    allow_code: bool = False,
 ) -> dict[str, Any]:
     """Evidence of one model on labelled images.
 
@@ -116,6 +117,7 @@ def evaluate(
         resamples: Of the bootstrap.
         scores: Where to keep the per-image scores (.npz), for `compare`; None: nowhere.
         progress: The listener.
+        allow_code: Whether a user's function that a candidate folder names may build its network.
 
     Returns:
         Plain data: name, images, evidence {metric: {value, low, high}}, confusion, judgements by
@@ -124,7 +126,7 @@ def evaluate(
     Raises:
         InputError: The model or the data cannot be used.
     """
-    candidate = load_candidate(model, threads)
+    candidate = load_candidate(model, threads, allow_code=allow_code)
     elsewhere = Elsewhere(data, class_map, split, threads, progress)
     answers, audit = elsewhere.score({"model": candidate})
     mine = answers["model"]
@@ -158,6 +160,7 @@ def compare(
     threads: int | None = None,
     resamples: int = 2000,
     progress: Progress = SILENT,
+    allow_code: bool = False,
 ) -> dict[str, Any]:
     """Two models on the same images, paired, with a verdict at a risk level.
 
@@ -171,6 +174,7 @@ def compare(
         threads: CPU threads.
         resamples: Of the bootstrap.
         progress: The listener.
+        allow_code: Whether a user's function that a candidate folder names may build its network.
 
     Returns:
         Plain data: both evidences, the changes (candidate minus reference), the candidate's
@@ -185,7 +189,7 @@ def compare(
         facts, (a, b) = _kept(reference, candidate)
     else:
         elsewhere = Elsewhere(data, class_map, split, threads, progress)
-        facts, (a, b) = _run(reference, candidate, elsewhere)
+        facts, (a, b) = _run(reference, candidate, elsewhere, allow_code)
     declared = Declared(risk, EvidenceRecipe(), resamples)  # type: ignore[arg-type]
     judgements = statistics(declared, a, b, validation=None)
     second = judged(declared, gate.rules_for(declared.risk), a, b, judgements)
@@ -236,9 +240,11 @@ def evaluate_run(
     result = read_result(run)
     title = name or re.sub(r"[^A-Za-z0-9_.-]+", "-", data.resolve().stem) or "elsewhere"
     rows = _rows_to_test(result)
-    kept = {row.name: Scores.load(run / row.per_image["validation"]) for row in rows}
+    kept = {row.name: Scores.load(below(run, row.per_image["validation"])) for row in rows}
     elsewhere = Elsewhere(data, class_map, split, threads, progress)
-    answers, audit = elsewhere.score({r.name: load_candidate(run / r.path, threads) for r in rows})
+    answers, audit = elsewhere.score(
+        {r.name: load_candidate(below(run, r.path), threads) for r in rows}
+    )
     study = Study.model_validate(result.recipe)
     declared = Declared(study.risk, study.evidence, study.bootstrap, study.seed)
     folder = run / EXTERNAL
@@ -248,7 +254,7 @@ def evaluate_run(
                       positive=study.data.positive)  # fmt: skip
         root = scores if row.name == result.reference else answers[result.reference]
         answers[row.name] = scores
-        path = folder / f"{title}-{row.name}.npz"
+        path = below(folder, f"{title}-{row.name}.npz")
         scores.save(path)
         chosen_on = kept[result.reference], kept[row.name]
         judgements = statistics(declared, root, scores, validation=chosen_on)
@@ -268,7 +274,7 @@ def evaluate_run(
         judged_by=judged_by(result, run),
         rows=tested,
     )
-    write_atomically(folder / f"{title}.json", test.model_dump_json(indent=1))
+    write_atomically(below(folder, f"{title}.json"), test.model_dump_json(indent=1))
     return test
 
 
@@ -287,10 +293,13 @@ def _rows_to_test(result: Result) -> list[CandidateRecord]:
 
 
 def _run(
-    reference: Path, candidate: Path, elsewhere: Elsewhere
+    reference: Path, candidate: Path, elsewhere: Elsewhere, allow_code: bool
 ) -> tuple[list[dict[str, Any]], tuple[Scores, Scores]]:
     """Both models on the images; which files they are."""
-    a, b = (load_candidate(path, elsewhere.threads) for path in (reference, candidate))
+    a, b = (
+        load_candidate(path, elsewhere.threads, allow_code=allow_code)
+        for path in (reference, candidate)
+    )
     if a.card.classes != b.card.classes:
         raise ModelError(
             f"two models of one set of classes ({', '.join(a.card.classes)})",

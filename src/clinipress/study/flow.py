@@ -6,6 +6,7 @@ each losing the margin. The test split is opened once, for what was chosen on va
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from clinipress import distributed
@@ -16,11 +17,12 @@ from clinipress.evidence.judged import Declared
 from clinipress.formats.open import check_toolchains
 from clinipress.models.origins import outside
 from clinipress.progress import SILENT, Progress
+from clinipress.recipe.code import check_code, code_behind, code_of
 from clinipress.recipe.study import EvidenceRecipe, Study
 from clinipress.records.result import Result
 from clinipress.records.store import Store, locked, write_atomically
 from clinipress.reporting.dossier.people import read_answers
-from clinipress.study.budget import check_budget
+from clinipress.study.budget import check_budget, check_networks
 from clinipress.study.choice import NOTHING, choose, next_attempt
 from clinipress.study.devices import resolve_targets
 from clinipress.study.inspection import inspect
@@ -37,7 +39,12 @@ __all__ = ["run_study"]
 
 
 def run_study(
-    study: Study, data_path: Path | None, out: Path, *, progress: Progress = SILENT
+    study: Study,
+    data_path: Path | None,
+    out: Path,
+    *,
+    progress: Progress = SILENT,
+    allow_code: bool = False,
 ) -> Result:
     """Run a study, or go on with one that was interrupted.
 
@@ -46,6 +53,8 @@ def run_study(
         data_path: The images; None takes the study's own `data.path`.
         out: The run folder; finished pieces found in it are kept.
         progress: The listener.
+        allow_code: Whether functions may run that candidate folders name which the study learns
+            from; what the study names itself was permitted when it was read or written.
 
     Returns:
         What was measured; also written to ``result.json``, ``report.html`` and ``bundle/``.
@@ -57,20 +66,24 @@ def run_study(
     path = data_path or (Path(study.data.path) if study.data.path else None)
     if path is None:
         raise RecipeError("images", "a study without 'data.path'", "give --data DIR")
+    code = code_behind(study)
+    check_code(code, "a study", allow_code or code_of(study))
     with locked(out):
-        result = run_once(study, path, out, progress)
+        result = run_once(study, path, out, progress, code)
         if study.seeds:
 
             def again(other: Study, folder: Path) -> Result:
-                return run_once(other, path, folder, progress)
+                return run_once(other, path, folder, progress, code)
 
             result = repeat(study, result, out, again)
             write_result(result, out)
     return result
 
 
-def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
-    """The flow itself, with the study's own seed; arguments as for `run_study`."""
+def run_once(
+    study: Study, path: Path, out: Path, progress: Progress, code: Collection[str] = ()
+) -> Result:
+    """The flow itself, with the study's own seed; arguments as for `run_study`, and who may run."""
     targets = resolve_targets(study.target)
     check_toolchains(export.format for export in study.exports)
     check_budget(study, targets)
@@ -78,6 +91,7 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
     read_answers(out)  # what cannot be read is refused now, not at the end
     outside(study)  # files that are not there are missed now, not after hours of training
     prepare(study.threads, study.seed)
+    check_networks(study)
     store = Store(out, progress)
     if distributed.is_main():
         write_atomically(out / "study.json", study.model_dump_json(indent=1))
@@ -86,7 +100,7 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
     )
     data.check_accepted()
     _check_evidence(study.evidence, data.classes)
-    bench = Workbench(study, store, data, progress)
+    bench = Workbench(study, store, data, progress, code=code)
     keeper = ScoreKeeper(bench)
     declared = Declared(study.risk, study.evidence, study.bootstrap, study.seed)
     judge = Judge(declared, rules_for(study.risk), bench)
