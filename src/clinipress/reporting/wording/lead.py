@@ -208,7 +208,7 @@ def selection_words(view: View, record: CandidateRecord) -> str | None:
         return None
     if record is view.reference:
         return "selected"
-    verdict = record.verdict or (view.result.verdict if record is view.shipped else None)
+    verdict = view.result.verdict if record is view.shipped else record.verdict
     passed = verdict is not None and verdict.status == "pass"
     return "selected, released" if passed else "selected, not released"
 
