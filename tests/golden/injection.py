@@ -149,7 +149,7 @@ class _Times:
         self.real_memory: Any = None
 
     def timings(self, candidates: Any, *arguments: Any, **options: Any) -> Any:
-        """A hundred calls of which six are as slow as the 95th percentile, the others the median."""
+        """A hundred calls: six as slow as the 95th percentile, the others as the median."""
         from clinipress.formats.measure import TURN, Timing
 
         if self.train:
