@@ -26,8 +26,9 @@ from clinipress.reporting.wording.numbers import (
     moment,
     percent,
     points,
+    times,
 )
-from clinipress.reporting.wording.phrases import size_phrase, speed_phrase, split_name
+from clinipress.reporting.wording.phrases import size_phrase, speed_phrase, split_name, unit_words
 from clinipress.text import capital, joined, sentence, signed
 
 __all__ = [
@@ -141,7 +142,7 @@ def _facts(view: View) -> list[str]:
     result = view.result
     purpose = str(result.recipe.get("intended_use") or "").strip()
     return [
-        f"Intended use: {sentence(purpose)[:-1] if purpose else 'not stated in the study'}",
+        f"Intended use: {purpose.removesuffix('.') or 'not stated in the study'}",
         _cases(view),
         _rules_fixed(view),
     ]
@@ -151,20 +152,11 @@ def _cases(view: View) -> str:
     """Cases, their units and how many sets they come from."""
     split = view.compared_split or view.plotted_split or "test"
     cases = sum(view.result.split.counts.get(split, {}).values())
-    units, nouns = view.result.split.units.get(split), unit_nouns(view)
-    of = f" of {counted(units, *nouns)}" if units and nouns else ""
+    units, nouns = view.result.split.units.get(split), unit_words(view.result.split)
+    of = f" of {counted(units, *nouns)}" if units and nouns[0] != "image" else ""
     sets = len(view.result.external_tests)
     sources = f"one data set and {counted(sets, 'external set')}" if sets else "one data set"
     return f"{counted(cases, f'{split_name(split)} image')}{of}, {sources}"
-
-
-def unit_nouns(view: View) -> tuple[str, str] | None:
-    """What one unit of the split is called, singular and plural; None for single images."""
-    summary = view.result.split
-    unit = summary.unit or (summary.by if summary.by != "published" else "unit")
-    if unit == "image":
-        return None
-    return unit, unit if unit == "series" else unit[:-1] + "ies" if unit == "study" else f"{unit}s"
 
 
 def _rules_fixed(view: View) -> str:
@@ -217,7 +209,7 @@ def selection_words(view: View, record: CandidateRecord) -> str | None:
         return None
     if record is view.reference:
         return "selected"
-    verdict = record.verdict or (view.result.verdict if record is view.shipped else None)
+    verdict = view.result.verdict if record is view.shipped else record.verdict
     passed = verdict is not None and verdict.status == "pass"
     return "selected, released" if passed else "selected, not released"
 
@@ -402,19 +394,21 @@ def floor_sentences(view: View, record: CandidateRecord | None) -> list[str]:
 
 
 def _cost(view: View, record: CandidateRecord) -> str:
-    """Size and speed; no ratio of times where the machine was too busy."""
-    parts = [f"{size_phrase(view.size_ratio(record)) or 'size not compared'} "
-             f"({megabytes(record.file_bytes)})"]  # fmt: skip
-    timing, ratio = view.timing(record), speed_phrase(view.speed_ratio(record))
-    busy = record.speed is not None and not record.speed.reliable
+    """Size and speed with its interval; no ratio of times where the machine was too busy."""
+    size = size_phrase(view.size_ratio(record)) or "size not compared"
+    timing, speed, ratio = view.timing(record), record.speed, speed_phrase(view.speed_ratio(record))
+    busy = speed is not None and not speed.reliable
+    took = f"{milliseconds(timing.median if timing else None)} per image on this computer"
     if timing is None:
-        parts.append("speed not measured")
-    elif busy or ratio is None:
-        parts.append(f"{milliseconds(timing.median)} per image on this computer")
-    else:
-        parts.append(f"{ratio} ({milliseconds(timing.median)} per image on this computer)")
-    why = f" No speed ratio: {record.speed.why.rstrip('.')}." if busy and record.speed else ""
-    return f"{capital(parts[0])}, {parts[1]}.{why}"
+        took = "speed not measured"
+    elif ratio is not None:
+        ends = ""
+        if speed is not None:
+            low, high = times(speed.ratio.low), times(speed.ratio.high)
+            ends = f"{100 * speed.ratio.confidence:g}% CI {low} to {high}; "
+        took = f"{ratio} ({ends}{took})"
+    why = f" {speed.why}" if busy and speed is not None else ""
+    return f"{capital(size)} ({megabytes(record.file_bytes)}), {took}.{why}"
 
 
 def lead_sentences(view: View) -> list[str]:
@@ -437,7 +431,7 @@ def lead_sentences(view: View) -> list[str]:
         *([f"Answers changed: {first.flips}."] if first.flips else []),
         f"Sections: {'; '.join(marks)}.",
         f"External test: {' '.join(first.external)}",
-        *(f"{fact}." for fact in first.facts),
+        *map(sentence, first.facts),
     ]
 
 
@@ -561,7 +555,7 @@ def _steps(view: View, every: Sequence[Measure]) -> list[str]:
         steps.append(f"About {counted(needed, 'image')} would be needed to decide.")
     elif open_limits and result.verdict.status != "fail":
         names = joined([_spoken(measure) for measure in open_limits[:3]])
-        steps.append(f"More cases are needed to settle {names}.")
+        steps.append(sentence(f"More cases are needed to settle {names}"))
     if not any(split not in SPLIT_ORDER for split in view.splits):
         steps.append("No external test yet: clinipress evaluate RUN OTHER_SITE.")
     if not str(result.recipe.get("intended_use") or "").strip():
