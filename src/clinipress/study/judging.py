@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic_core import to_jsonable_python
+
 from clinipress.evidence.judged import Declared, SplitJudgement, judged, paired, statistics
 from clinipress.evidence.scores import Scores
 from clinipress.records.candidate import Judged, Measured, extended
@@ -94,7 +96,7 @@ class Judge:
             "split": split,
             "reference": {name: scores.digest for name, scores in root.scores.items()},
             "candidate": {name: scores.digest for name, scores in piece.scores.items()},
-            "declared": vars(declared) | {"recipe": declared.recipe.model_dump(mode="json")},
+            "declared": to_jsonable_python(vars(declared)),
         }
 
         def make(folder: Path) -> None:
