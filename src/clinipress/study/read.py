@@ -54,12 +54,10 @@ def load_study(path: Path, overrides: tuple[str, ...] = (), *, allow_code: bool 
         raise RecipeError(
             f"a mapping of keys in '{path}'", type(tree).__name__, "start with 'name: my-study'"
         )
-    typed: set[str] = set()
-    for override in overrides:
-        typed |= _texts(_override(tree, override))
+    typed = [_override(tree, override) for override in overrides]
     _check_plain(tree, str(path))
     study = parse_study(tree, where=str(path))
-    check_code(code_behind(study), f"a study '{path}'", allow_code or typed)
+    check_code(code_behind(study), f"a study '{path}'", allow_code or _texts(typed))
     return study
 
 
