@@ -26,13 +26,26 @@ from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval, Reason, RiskLevel, Rule, Status, Verdict
 from clinipress.reporting.wording.reasons import worded
 
-__all__ = ["MARGINS", "cases_to_decide", "judge", "relative_change", "rules_for"]
+__all__ = [
+    "FEWEST_UNITS",
+    "IDENTICAL",
+    "MARGINS",
+    "cases_to_decide",
+    "judge",
+    "relative_change",
+    "rules_for",
+]
 
 MARGINS: Mapping[RiskLevel, float] = {"critical": 0.005, "high": 0.01, "medium": 0.02, "low": 0.05}
 # a loss of m over all classes may lie in one of them; 4 m is where it is a matter of its own
 CLASS_MARGIN_FACTOR = 4
+FEWEST_UNITS = 5  # what fewer patients carry gets no verdict
 POWER = 0.8
 MOST_CASES = 10_000_000  # beyond this a number of cases is no advice
+
+
+# of two models whose answers are the same to the last digit
+IDENTICAL = Verdict(status="pass", reasons=worded([Reason(kind="identical", status="pass")]))
 
 
 def rules_for(risk: RiskLevel) -> tuple[Rule, ...]:
@@ -73,6 +86,7 @@ def judge(
     changes: Mapping[str, Interval],
     *,
     discordance: Mapping[str, float] | None = None,
+    units: Mapping[str, float] | None = None,
 ) -> Verdict:
     """Apply rules to paired changes.
 
@@ -82,14 +96,17 @@ def judge(
         discordance: Metric -> share of cases that only one of the two gets right
             (`clinipress.stats.paired.discordance`), for the number of cases needed; without it
             the width of the interval is used alone.
+        units: Metric -> effective number of units that carry it
+            (`clinipress.evidence.evidence.carried_by`); below `FEWEST_UNITS` nothing is shown
+            either way. What is not named has enough.
 
     Returns:
         "fail" when any rule shows its loss; else "inconclusive" when a primary rule cannot tell,
         was not measured or does not exist; else "pass". A reason per rule.
     """
     shares = discordance or {}
-    applied = [_apply(rule, changes, shares) for rule in rules]
-    deciding = [each for rule, each in zip(rules, applied, strict=True) if rule.primary]
+    applied = [each for rule in rules for each in _apply(rule, changes, shares, units or {})]
+    deciding = [each for each in applied if each.reason.rule == "primary"]
     reasons = [each.reason for each in applied]
     open_questions = [each for each in deciding if each.outcome == "inconclusive"]
     status: Status = "pass"
@@ -124,18 +141,41 @@ def relative_change(change: Interval, reference: Interval) -> float | None:
     return change.value / reference.value if reference.value else None
 
 
-def _apply(rule: Rule, changes: Mapping[str, Interval], shares: Mapping[str, float]) -> _Applied:
-    """A rule applied; one for every class, to its worst."""
+def _apply(
+    rule: Rule,
+    changes: Mapping[str, Interval],
+    shares: Mapping[str, float],
+    units: Mapping[str, float],
+) -> list[_Applied]:
+    """A rule applied; one for every class, to its worst, after those that too few units carry."""
     family, star, _ = rule.metric.partition("[*]")
-    if not star:
-        return _apply_to(rule, rule.metric, changes.get(rule.metric), shares.get(rule.metric))
-    names = [name for name in changes if name.startswith(f"{family}[")]
-    if not names:
-        return _apply_to(rule, rule.metric, None, None)
-    every = [_apply_to(rule, name, changes[name], shares.get(name)) for name in names]
+    names = [rule.metric]
+    if star:
+        names = [name for name in changes if name.startswith(f"{family}[")] or names
+    few = {name: units[name] for name in names if units.get(name, FEWEST_UNITS) < FEWEST_UNITS}
+    every = [
+        _apply_to(rule, name, changes.get(name), shares.get(name))
+        for name in names
+        if name not in few
+    ]
     failed = [each for each in every if each.outcome == "fail"]
     unsure = [each for each in every if each.outcome == "inconclusive"]
-    return max(failed or unsure or every, key=lambda each: each.loss or 0.0)
+    worst = [max(failed or unsure or every, key=lambda each: each.loss or 0.0)] if every else []
+    return [*([_few_units(rule, family, few)] if few else []), *worst]
+
+
+def _few_units(rule: Rule, family: str, few: Mapping[str, float]) -> _Applied:
+    places = {name.partition("[")[2].removesuffix("]"): round(n, 1) for name, n in few.items()}
+    reason = Reason(
+        kind="few units",
+        status="inconclusive" if rule.primary else None,
+        rule="primary" if rule.primary else "guard",
+        metric=family.partition("[")[0],
+        where=next(iter(places)) or None,
+        limit=rule.margin,
+        parameters={"units": places},
+    )
+    return _Applied("inconclusive", None, reason)
 
 
 def _apply_to(rule: Rule, name: str, change: Interval | None, discordant: float | None) -> _Applied:

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from clinipress.errors import DataError
 from clinipress.evidence.calibration import thresholds
-from clinipress.evidence.family import ITSELF, check_pair, joint_confidence, judge_family
-from clinipress.evidence.gate import CLASS_MARGIN_FACTOR
+from clinipress.evidence.evidence import unchanged
+from clinipress.evidence.family import ITSELF, check_pair, identical, joint_confidence, judge_family
+from clinipress.evidence.gate import CLASS_MARGIN_FACTOR, IDENTICAL
 from clinipress.evidence.scores import Scores
 from clinipress.records.judgement import OperatingRow, OperatingSection
 from clinipress.records.result import Interval, Reason, Rule, Verdict
 from clinipress.reporting.wording.reasons import worded
-from clinipress.stats.intervals import proportion, resample, unit_index, z_value
+from clinipress.stats.intervals import effective_units, proportion, resample, unit_index, z_value
 from clinipress.stats.paired import paired_difference
 
 __all__ = ["operating_section", "predictive_value"]
@@ -88,6 +89,7 @@ def operating_section(
     class_numbers = range(len(cases.classes)) if cases.positive is None else [cases.positive]
     itself = candidate is reference
     lines: list[_Line] = []
+    same = identical(reference, candidate) and identical(reference_validation, candidate_validation)
     for number in class_numbers:
         pair = _Pair.of(number, reference, candidate)
         share = shares.get(cases.classes[number], float(pair.mine.mean()))
@@ -95,12 +97,16 @@ def operating_section(
         if pair.two_sided and validation.two_sided:
             for aim in aims:
                 lines += _lines(pair, validation, aim, share, seed, itself=itself)
-    verdict = ITSELF if itself else _verdict(lines, margin)
-    return OperatingSection(
-        chosen_on=chosen_on,
-        declared=bool(shares),
-        rows=tuple(line.row for line in lines),
-        verdict=verdict,
+    rows = tuple(_unchanged(line.row) if same and not itself else line.row for line in lines)
+    verdict = ITSELF if itself else IDENTICAL if same else _verdict(lines, margin)
+    return OperatingSection(chosen_on=chosen_on, declared=bool(shares), rows=rows, verdict=verdict)
+
+
+def _unchanged(row: OperatingRow) -> OperatingRow:
+    ends = ("sensitivity_change", "specificity_change")
+    known = {name: getattr(row, name) for name in ends}
+    return row.model_copy(
+        update={name: change and unchanged(change) for name, change in known.items()}
     )
 
 
@@ -158,6 +164,17 @@ class _Line:
     known: NDArray[np.bool_]
     called: NDArray[np.bool_]
     moved: Mapping[str, float]
+
+    @property
+    def fixed(self) -> str:
+        """What the threshold was chosen for: "sensitivity" or "specificity"."""
+        return self.row.aim.partition(" ")[0]
+
+    @property
+    def carried(self) -> float:
+        """Effective units of the images that what it may cost is a share of."""
+        mine = self.pair.mine if _OTHER[self.fixed] == "sensitivity" else ~self.pair.mine
+        return effective_units(self.pair.units[mine])
 
     def change(self, what: str, confidence: float = 0.95) -> Interval | None:
         """Of the class's own images called, or of the others not called."""
@@ -346,7 +363,8 @@ def _verdict(lines: Sequence[_Line], margin: float) -> Verdict:
         return Verdict(status="inconclusive", reasons=worded([reason]))
     limit = CLASS_MARGIN_FACTOR * margin
     rules = [Rule(metric=f"{what}[*]", margin=limit) for what in _OTHER.values()]
-    verdict = judge_family(rules, _judged(own, 0.95), _judged(own, joint_confidence(len(own))))
+    plain, joint = (_judged(own, each) for each in (0.95, joint_confidence(len(own))))
+    verdict = judge_family(rules, plain, joint, {_judged_name(x): x.carried for x in own})
     kept = [line for line in lines if line.row.kept]
     notes = worded([_missed(own), *_kept_note(kept, rules)])
     return verdict.model_copy(update={"reasons": (*verdict.reasons, *notes)})
@@ -358,14 +376,14 @@ _OTHER = {"specificity": "sensitivity", "sensitivity": "specificity"}
 
 def _judged(lines: Sequence[_Line], confidence: float) -> dict[str, Interval]:
     """The changes that are judged, by a name that reads well in a sentence."""
-    changes = {}
-    for line in lines:
-        fixed, _, aim = line.row.aim.partition(" ")
-        where = f"{line.row.label} at the threshold for {100 * float(aim):g}% {fixed}"
-        change = line.change(_OTHER[fixed], confidence)
-        if change is not None:
-            changes[f"{_OTHER[fixed]}[{where}]"] = change
-    return changes
+    changes = {_judged_name(x): x.change(_OTHER[x.fixed], confidence) for x in lines}
+    return {name: change for name, change in changes.items() if change is not None}
+
+
+def _judged_name(line: _Line) -> str:
+    aim = float(line.row.aim.partition(" ")[2])
+    where = f"{line.row.label} at the threshold for {100 * aim:g}% {line.fixed}"
+    return f"{_OTHER[line.fixed]}[{where}]"
 
 
 def _missed(own: Sequence[_Line]) -> Reason:
