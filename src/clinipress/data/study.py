@@ -25,6 +25,7 @@ from clinipress.records.result import Audit, SplitSummary
 from clinipress.records.store import Store, digest_of, read_json, write_atomically
 
 __all__ = [
+    "OPENINGS",
     "PREDICT_BATCH",
     "Rows",
     "StudyData",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 STATISTICS_IMAGES = 2000
+OPENINGS = "test_openings.jsonl"
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Rows:
 
 @dataclass
 class StudyData:
-    """Everything a study knows of its images."""
+    """Everything a study knows of its images; `baseline` is that of `Fingerprints`."""
 
     dataset: Dataset
     audit: Audit
@@ -68,6 +70,7 @@ class StudyData:
     modality: str
     folder: Path
     unit_of: Mapping[str, int]
+    baseline: Mapping[str, bool] = field(default_factory=dict)
     threads: int | None = None
     progress: Progress = SILENT
     _caches: dict[str, Cache] = field(default_factory=dict)
@@ -105,10 +108,20 @@ class StudyData:
         """Row numbers, labels and units of a split that may be looked at."""
         return self._rows(self.split.keys(name), spec)
 
-    def open_test(self, spec: InputSpec, candidates: tuple[str, ...], reason: str) -> Rows:
+    def open_test(
+        self,
+        spec: InputSpec,
+        candidates: tuple[str, ...],
+        reason: str,
+        *,
+        rules: str | None = None,
+        kept: Path | None = None,
+    ) -> Rows:
         """Open the sealed test split; the opening is logged before anything is read."""
-        log = self.folder / "test_openings.jsonl"
-        return self._rows(self.split.open_test(log, candidates=candidates, reason=reason), spec)
+        keys = self.split.open_test(
+            self.folder / OPENINGS, candidates=candidates, reason=reason, rules=rules, kept=kept
+        )
+        return self._rows(keys, spec)
 
     def _rows(self, keys: tuple[str, ...], spec: InputSpec) -> Rows:
         cache = self.cache(spec)
@@ -165,7 +178,8 @@ def open_study_data(
         write_atomically(folder / "split-summary.json", summary.model_dump_json(indent=1))
 
     def describe(folder: Path) -> None:
-        record, _ = examined()
+        record, fingerprints = examined()
+        write_atomically(folder / "baseline.json", json.dumps(dict(fingerprints.baseline)))
         if len(dataset.items) < whole:
             trial = f"A trial: {len(dataset.items):,} of {whole:,} images, drawn by class"
             record = record.model_copy(update={"warnings": (trial, *record.warnings)})
@@ -185,6 +199,7 @@ def open_study_data(
         modality=recipe.modality,
         folder=store.folder,
         unit_of=read_json(done / "units.json"),
+        baseline=read_json(described / "baseline.json"),
         threads=threads,
         progress=progress,
     )

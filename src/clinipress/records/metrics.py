@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from clinipress.records.result import Interval
 
-__all__ = ["MetricFacts", "least_loss", "metric_facts"]
+__all__ = ["METRICS", "MetricFacts", "least_loss", "metric_facts"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,16 @@ _FACTS: Mapping[str, MetricFacts] = {
         "expected calibration error (bins of equal mass)", higher_is_better=False
     ),
 }
+
+# Of one number for all cases, and of each class ("sensitivity[CLASS]"), as the evidence names them.
+METRICS: Mapping[str, tuple[str, ...]] = {
+    "all": (
+        "accuracy", "balanced_accuracy", "auroc_macro", "f1_macro", "kappa", "log_loss", "brier",
+        "ece",
+    ),
+    "class": ("sensitivity", "precision", "f1", "auroc"),
+    "two classes": ("sensitivity", "specificity"),
+}  # fmt: skip
 
 
 def metric_facts(metric: str) -> MetricFacts:

@@ -11,13 +11,12 @@ from pathlib import Path
 from clinipress import distributed
 from clinipress.data.study import open_study_data
 from clinipress.errors import RecipeError
-from clinipress.evidence.gate import rules_for
-from clinipress.evidence.judged import Declared
 from clinipress.formats.open import check_toolchains
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import Study
 from clinipress.records.result import Result
 from clinipress.records.store import Store, write_atomically
+from clinipress.reporting.wording.reasons import changes_phrase
 from clinipress.study.budget import check_budget
 from clinipress.study.choice import NOTHING, choose, next_attempt
 from clinipress.study.devices import resolve_targets
@@ -26,9 +25,11 @@ from clinipress.study.judging import Judge
 from clinipress.study.making import make_all, make_attempt
 from clinipress.study.repeats import repeat
 from clinipress.study.scores import ScoreKeeper
+from clinipress.study.sealing import check_names, rules_of, seal
 from clinipress.study.summary import summarise, write_result
 from clinipress.study.timing import measure_all
 from clinipress.study.workbench import Workbench
+from clinipress.text import capital
 from clinipress.train.setup import prepare
 
 __all__ = ["run_study"]
@@ -69,6 +70,7 @@ def run_study(
 def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
     """The flow itself, with the study's own seed; arguments as for `run_study`."""
     targets = resolve_targets(study.target)
+    check_names(study)
     check_toolchains(export.format for export in study.exports)
     check_budget(study, targets)
     prepare(study.threads, study.seed)
@@ -78,10 +80,14 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
     data = open_study_data(
         path, study.data, store, seed=study.seed, threads=study.threads, progress=progress
     )
+    # the rules are on the disk before anything is trained, and stay once the test split is opened
+    sealed = seal(rules_of(study, data.classes), out)
+    if sealed.changes:
+        progress.say(f"{capital(changes_phrase(sealed.changes))}.")
     bench = Workbench(study, store, data, progress)
-    keeper = ScoreKeeper(bench)
-    declared = Declared(study.risk, study.evidence, study.bootstrap, study.seed)
-    judge = Judge(declared, rules_for(study.risk), bench)
+    keeper = ScoreKeeper(bench, sealed)
+    declared = sealed.declared(study)
+    judge = Judge(declared, sealed.rules.rules, bench)
 
     # made, each answering the validation images at once; all files timed interleaved; judged
     made = tuple(keeper.on_validation(piece) for piece in make_all(study, bench))
@@ -108,4 +114,4 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
 
     # what is shipped, under worse images and by where it looks; then bundles and report
     inspected = inspect(judged, choice, declared, bench)
-    return summarise(inspected, choice, judge.rules, bench)
+    return summarise(inspected, choice, sealed, bench)

@@ -14,7 +14,7 @@ from clinipress.edge.bundle import clearest, write_bundle
 from clinipress.formats.measure import environment
 from clinipress.records.base import Reason
 from clinipress.records.candidate import Judged
-from clinipress.records.result import Interval, Result, Rule, TargetOutcome, TestOpening, Verdict
+from clinipress.records.result import Interval, Result, TargetOutcome, Verdict
 from clinipress.records.store import write_atomically
 from clinipress.reporting.documents import write_pages
 from clinipress.reporting.view import View
@@ -22,20 +22,21 @@ from clinipress.reporting.wording.limits import limits
 from clinipress.reporting.wording.reasons import worded
 from clinipress.study.choice import Choice, chosen
 from clinipress.study.scores import calibrated
+from clinipress.study.sealing import Seal, openings
 from clinipress.study.workbench import Piece, Workbench
 
 __all__ = ["summarise", "write_result"]
 
 
 def summarise(
-    judged: Sequence[Piece[Judged]], choice: Choice, rules: tuple[Rule, ...], bench: Workbench
+    judged: Sequence[Piece[Judged]], choice: Choice, sealed: Seal, bench: Workbench
 ) -> Result:
     """Write the bundles, result.json with its schema, and the report.
 
     Args:
         judged: Every candidate, the reference first.
         choice: What is shipped.
-        rules: They were judged by.
+        sealed: The rules they were judged by, and what changed in them.
         bench: Of the study.
 
     Returns:
@@ -52,7 +53,11 @@ def summarise(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         recipe=study.model_dump(mode="json"),
         classes=data.classes,
-        rules=rules,
+        positive=study.data.positive,
+        normal=study.data.normal,
+        rules=sealed.rules.rules,
+        sealed=sealed.sealed,
+        rule_changes=sealed.changes,
         reference=records[0].name,
         shipped=choice.shipped,
         bundle=next(iter(bundles), None),
@@ -64,7 +69,7 @@ def summarise(
         candidates=records,
         audit=data.audit,
         split=data.summary,
-        test_openings=_openings(out),
+        test_openings=openings(out),
         environment=environment(),
         seconds=bench.times.seconds,
     )
@@ -112,14 +117,6 @@ def _folder_of(outcome: TargetOutcome, choice: Choice) -> str | None:
     if outcome.shipped is None:
         return None
     return "bundle" if len(choice.outcomes) < 2 else f"bundles/{outcome.name}"
-
-
-def _openings(out: Path) -> tuple[TestOpening, ...]:
-    log = out / "test_openings.jsonl"
-    if not log.is_file():
-        return ()
-    lines = log.read_text(encoding="utf-8").splitlines()
-    return tuple(TestOpening.model_validate_json(line) for line in lines if line.strip())
 
 
 def _ship(piece: Piece[Judged], folder: Path, result: Result, bench: Workbench) -> None:

@@ -11,6 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,8 @@ def audit(
         **_patient_facts(dataset),
     )
     update = {"warnings": tuple(_warnings(record)), "seconds": time.perf_counter() - start}
-    return record.model_copy(update=update), fingerprints
+    by_image = baseline.right if baseline else {}
+    return record.model_copy(update=update), replace(fingerprints, baseline=by_image)
 
 
 def _fingerprints(dataset: Dataset, readings: Readings, duplicates: Duplicates) -> Fingerprints:

@@ -12,6 +12,7 @@ counted, not images.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,11 +79,13 @@ class Baseline:
         majority: Share of the most frequent class.
         shortcuts: AUROC, feature "all": the mean of the classes ("macro") and, of three classes or
             more, each.
+        right: Image -> whether it was classified right, by a fold that did not see its unit.
     """
 
     accuracy: Interval
     majority: float
     shortcuts: tuple[Shortcut, ...]
+    right: Mapping[str, bool]
 
 
 def feature_shortcuts(facts: FeatureTable) -> tuple[Shortcut, ...]:
@@ -130,7 +133,12 @@ def statistics_baseline(facts: FeatureTable, seed: int = 0) -> Baseline | None:
     counts = np.bincount(facts.labels)
     # of two classes the one mirrors the other, and both their mean
     singles = shortcuts if len(facts.classes) > 2 else []
-    return Baseline(accuracy, float(counts.max() / counts.sum()), (_macro(shortcuts), *singles))
+    return Baseline(
+        accuracy,
+        float(counts.max() / counts.sum()),
+        (_macro(shortcuts), *singles),
+        dict(zip(facts.keys, hits.tolist(), strict=True)),
+    )
 
 
 def cross_validated(facts: FeatureTable, seed: int) -> NDArray[np.float64]:
