@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -177,6 +177,11 @@ def named_data(
 
 
 ClassMap = Annotated[str, typer.Option("--class-map", help="theirs=ours, separated by commas.")]
+Overlap = Literal["refuse", "leave-out", "keep"]
+Positive = Annotated[
+    str | None,
+    typer.Option("--positive", help="The finding of two classes, where the card names none."),
+]
 SplitName = Annotated[
     str | None, typer.Option("--split", help="Only images published under this split.")
 ]
@@ -190,6 +195,15 @@ def evaluate(
     data: Annotated[Path, typer.Argument(help="Labelled images.")],
     class_map: ClassMap = "",
     split: SplitName = None,
+    positive: Positive = None,
+    overlap: Annotated[
+        Overlap,
+        typer.Option(
+            "--overlap",
+            help="Images that the study has, too: refuse them, leave them "
+            "out, or keep them (not with a run: they are not from elsewhere).",
+        ),
+    ] = "refuse",
     name: Annotated[
         str | None, typer.Option("--name", help="Of the set, with a run; default its folder's.")
     ] = None,
@@ -205,12 +219,15 @@ def evaluate(
     judged by the study's own rules, and shown in its report beside the internal figures.
     """
     if (model / "result.json").is_file():
-        _external_test(model, data, name, class_map, split, threads, as_json)
+        _external_test(
+            model, data, threads, as_json,
+            name=name, class_map=class_map, split=split, positive=positive, overlap=overlap,
+        )  # fmt: skip
     from clinipress.study.external import evaluate as run_evaluate
 
     facts = run_evaluate(
-        model, data, class_map=class_map, split=split, threads=threads, scores=scores,
-        progress=_progress(as_json),
+        model, data, class_map=class_map, split=split, positive=positive, overlap=overlap,
+        threads=threads, scores=scores, progress=_progress(as_json),
     )  # fmt: skip
     if as_json:
         _write_json(facts)
@@ -221,22 +238,13 @@ def evaluate(
 
 
 def _external_test(
-    run: Path,
-    data: Path,
-    name: str | None,
-    class_map: str,
-    split: str | None,
-    threads: int | None,
-    as_json: bool,
+    run: Path, data: Path, threads: int | None, as_json: bool, **options: Any
 ) -> NoReturn:
     """Measure a run elsewhere, draw its report again, and leave with the verdict's exit code."""
     from clinipress.study.external import evaluate_run
     from clinipress.study.redraw import redraw
 
-    test = evaluate_run(
-        run, data, name=name, class_map=class_map, split=split, threads=threads,
-        progress=_progress(as_json),
-    )  # fmt: skip
+    test = evaluate_run(run, data, threads=threads, progress=_progress(as_json), **options)
     result, pages = redraw(run)
     if as_json:
         _write(test.model_dump_json(indent=1))
@@ -256,8 +264,13 @@ def compare(
         Path | None, typer.Argument(help="Labelled images; none where A and B are scores.")
     ] = None,
     risk: Annotated[str, typer.Option(help="critical, high, medium or low.")] = "medium",
+    floor: Annotated[
+        list[str] | None,
+        typer.Option("--floor", help="metric=least figure to be shown; may be repeated."),
+    ] = None,
     class_map: ClassMap = "",
     split: SplitName = None,
+    positive: Positive = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -267,10 +280,11 @@ def compare(
     images.
     """
     from clinipress.study.external import compare as run_compare
+    from clinipress.study.external import parse_floors
 
     comparison = run_compare(
-        a, b, data, risk=risk, class_map=class_map, split=split, threads=threads,
-        progress=_progress(as_json),
+        a, b, data, risk=risk, floors=parse_floors(floor or ()), class_map=class_map, split=split,
+        positive=positive, threads=threads, progress=_progress(as_json),
     )  # fmt: skip
     if as_json:
         _write_json(comparison)

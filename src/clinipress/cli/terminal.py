@@ -164,7 +164,12 @@ def _points(interval: Interval | None) -> str:
 def show_result(result: Result, out: Path) -> None:
     """A study's table, its verdict and where the files are."""
     from clinipress.reporting.view import View
-    from clinipress.reporting.wording.sentences import distillation_sentences, verdict_sentence
+    from clinipress.reporting.wording.sentences import (
+        distillation_sentences,
+        release_sentences,
+        rules_sentence,
+        verdict_sentence,
+    )
 
     console = _console()
     split = "test" if any("test" in c.evidence for c in result.candidates) else "validation"
@@ -182,7 +187,7 @@ def show_result(result: Result, out: Path) -> None:
         table.add_column(column, justify="left" if column in ("candidate", "verdict") else "right")
     root = next(c for c in result.candidates if c.name == result.reference)
     for row in result.candidates:
-        table.add_row(*_row(row, root, split, shipped=row.name == result.shipped))
+        table.add_row(*_row(row, root, split))
     console.print(table)
     status = result.verdict.status
     console.print(
@@ -198,12 +203,14 @@ def show_result(result: Result, out: Path) -> None:
         )
     for sentence in distillation_sentences(View(result)):
         console.print(sentence, highlight=False, markup=False)
+    for sentence in (*release_sentences(View(result)), rules_sentence(View(result))):
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
     if result.bundle:
         console.print(f"bundle: {out / result.bundle}", highlight=False, soft_wrap=True)
 
 
-def _row(row: CandidateRecord, root: CandidateRecord, split: str, *, shipped: bool) -> list[str]:
+def _row(row: CandidateRecord, root: CandidateRecord, split: str) -> list[str]:
     mine, theirs = row.latency_with_preprocessing_ms, root.latency_with_preprocessing_ms
     times = f"{theirs.median / mine.median:.1f}x" if mine and theirs else "not measured"
     accuracy = row.evidence.get(split, {}).get("accuracy")
@@ -211,8 +218,9 @@ def _row(row: CandidateRecord, root: CandidateRecord, split: str, *, shipped: bo
     verdict = (
         "reference" if row is root else STATUS_WORDS[row.verdict.status] if row.verdict else ""
     )
+    mark = "  <- released" if row.released else "  <- selected" if row.selected_for else ""
     return [
-        f"{row.name}{'  <- shipped' if shipped else ''}",
+        f"{row.name}{mark}",
         f"{row.file_bytes / 1e6:.2f}",
         f"{root.file_bytes / row.file_bytes:.1f}x",
         f"{mine.median:.2f}" if mine else "not measured",
@@ -263,6 +271,9 @@ def show_audit(audit: Audit) -> None:
 
 def show_evidence(facts: Mapping[str, Any]) -> None:
     """The metrics of one model on one data set."""
+    from clinipress.records.result import Overlap
+    from clinipress.reporting.wording.sentences import overlap_sentence
+
     console = _console()
     table = Table(title=f"{facts['name']} on {facts['data']}: {facts['images']} images")
     for column in ("metric", "value", "95% CI"):
@@ -274,6 +285,9 @@ def show_evidence(facts: Mapping[str, Any]) -> None:
             f"{fixed(figure['low'], 4)} to {fixed(figure['high'], 4)}",
         )
     console.print(table)
+    lines = [f"sensitivity is that of {facts['positive']}"] if facts["positive"] else []
+    for line in (*lines, overlap_sentence(Overlap.model_validate(facts["overlap"]))):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def show_comparison(comparison: Mapping[str, Any]) -> None:
@@ -293,11 +307,19 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
             f"{signed(change['low'], 4)} to {signed(change['high'], 4)}",
         )
     console.print(table)
+    if comparison["positive"]:
+        line = f"sensitivity is that of {comparison['positive']}"
+        console.print(line, highlight=False, markup=False)
     console.print(_sections(comparison["judgements"]), highlight=False, soft_wrap=True)
     verdict = comparison["verdict"]
     console.print(f"[bold {COLOUR[verdict['status']]}]{STATUS_WORDS[verdict['status']]}[/]")
     for reason in verdict["reasons"]:
-        console.print(reason["text"], highlight=False, soft_wrap=True)
+        console.print(reason["text"], highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        "These rules came with the command; nothing shows that they were fixed before the answers "
+        "were seen.",
+        highlight=False,
+    )
 
 
 def _sections(judgements: Mapping[str, Any]) -> str:
@@ -316,6 +338,8 @@ def _sections(judgements: Mapping[str, Any]) -> str:
 
 def show_external(test: ExternalTest, result: Result, report: Path) -> None:
     """A run on images from elsewhere: each candidate's accuracy beside the internal one."""
+    from clinipress.reporting.wording.sentences import overlap_sentence
+
     console = _console()
     table = Table(title=f"{result.study} on {test.name}: {test.images} images from elsewhere")
     for column in (
@@ -339,9 +363,10 @@ def show_external(test: ExternalTest, result: Result, report: Path) -> None:
             f"[{COLOUR[verdict]}]{STATUS_WORDS[verdict]}[/]" if verdict else "reference",
         )
     console.print(table)
+    console.print(overlap_sentence(test.overlap), highlight=False, markup=False, soft_wrap=True)
     for name, row in test.rows.items():
         for text in row.verdict.texts if row.verdict else ():
-            console.print(f"{name}: {text}", highlight=False, soft_wrap=True)
+            console.print(f"{name}: {text}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
 
 

@@ -12,7 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from clinipress import distributed
 from clinipress.data.audit.audit import Fingerprints, audit
+from clinipress.data.audit.overlap import Seen
 from clinipress.data.cache import DECODERS, Cache, build_cache
 from clinipress.data.layouts.items import drawn
 from clinipress.data.sources import Dataset, ImageItem, read_dataset
@@ -21,12 +23,14 @@ from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import DataRecipe
 from clinipress.records.candidate import Candidate, InputSpec
-from clinipress.records.result import Audit, SplitSummary
+from clinipress.records.result import Audit, Overlap, SplitSummary
 from clinipress.records.store import Store, digest_of, read_json, write_atomically
 
 __all__ = [
+    "FINGERPRINTS",
     "OPENINGS",
     "PREDICT_BATCH",
+    "OverlapPolicy",
     "Rows",
     "StudyData",
     "listing",
@@ -38,6 +42,8 @@ __all__ = [
 
 STATISTICS_IMAGES = 2000
 OPENINGS = "test_openings.jsonl"
+FINGERPRINTS = "fingerprints.npz"
+OverlapPolicy = Literal["refuse", "leave-out", "keep"]
 
 
 @dataclass(frozen=True)
@@ -180,6 +186,7 @@ def open_study_data(
     def describe(folder: Path) -> None:
         record, fingerprints = examined()
         write_atomically(folder / "baseline.json", json.dumps(dict(fingerprints.baseline)))
+        write_atomically(folder / FINGERPRINTS, Seen.of(fingerprints).to_bytes())
         if len(dataset.items) < whole:
             trial = f"A trial: {len(dataset.items):,} of {whole:,} images, drawn by class"
             record = record.model_copy(update={"warnings": (trial, *record.warnings)})
@@ -188,9 +195,13 @@ def open_study_data(
     # the split stays over upgrades: another one would put images that were trained on, or looked
     # at, into the test split
     done = store.once("data", inputs, divide, packages=None)
-    described = store.once("audit", inputs, describe, packages=DECODERS)
+    kept = ["audit", "baseline", "fingerprints"]  # by what it holds: earlier versions kept less
+    described = store.once("audit", inputs | {"kept": kept}, describe, packages=DECODERS)
     split = Split.load(done / "split.json")
     split.save(store.folder / "split.json")
+    if distributed.is_main():
+        content = (described / FINGERPRINTS).read_bytes()
+        write_atomically(store.folder / FINGERPRINTS, content)
     return StudyData(
         dataset=dataset,
         audit=Audit.model_validate(read_json(described / "audit.json")),
@@ -242,17 +253,21 @@ def whole_dataset(
     folder: Path,
     *,
     split: str | None = None,
+    seen: Seen | None = None,
+    overlap: OverlapPolicy = "refuse",
     threads: int | None = None,
     progress: Progress = SILENT,
-) -> tuple[Cache, Rows, Audit]:
+) -> tuple[Cache, Rows, Audit, Known]:
     """All readable images of a data set, for `evaluate` and `compare`: nothing is trained on them.
 
     `path` is a folder, manifest or .npz whose classes are among `classes`, the classifier's, after
     `class_map` (the data set's name -> the classifier's). With `split`, only images the data set
-    itself publishes under it. Decoded images go into `folder`.
+    itself publishes under it. Decoded images go into `folder`. With `seen`, images that the study
+    behind the classifier has, too, are refused, left out or kept, as `overlap` says.
 
     Raises:
-        DataError: A class of the data set is unknown to the classifier, or nothing is left.
+        DataError: A class of the data set is unknown to the classifier, images are the study's own,
+            or nothing is left.
     """
     dataset = read_dataset(path, classes=None, class_map=dict(class_map))
     foreign = [name for name in dataset.classes if name not in classes]
@@ -273,6 +288,7 @@ def whole_dataset(
         raise DataError(
             f"images of the split '{split}'", f"the splits {', '.join(there) or '(none)'}"
         )
+    keep, shared = _without_overlap(keep, fingerprints, seen, overlap)
     patients = all(item.patient for item, _ in keep)
     by = units(dataset, fingerprints, "patient" if patients else "near-duplicate cluster")
     cache = build_cache(
@@ -282,9 +298,62 @@ def whole_dataset(
     unit = np.asarray([by[number] for _, number in keep], dtype=np.int64)
     keys = tuple(item.key for item, _ in keep)
     rows = Rows(index, cache.labels[index], unit, keys, _groups(dataset, keys))
-    return cache, rows, record
+    return cache, rows, record, Known(shared, fingerprints.baseline)
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of a set from elsewhere besides its audit.
+
+    Attributes:
+        overlap: With the study behind the classifier.
+        baseline: As in `Fingerprints`.
+    """
+
+    overlap: Overlap
+    baseline: Mapping[str, bool]
+
+
+def _without_overlap(
+    keep: list[tuple[ImageItem, int]],
+    fingerprints: Fingerprints,
+    seen: Seen | None,
+    policy: OverlapPolicy,
+) -> tuple[list[tuple[ImageItem, int]], Overlap]:
+    """The images that are measured, and which of all are the study's own."""
+    if seen is None:
+        return keep, Overlap()
+    twins = seen.twins(fingerprints)
+    shared = [(item, number) for item, number in keep if twins.twin[number] >= 0]
+    pairs = [(item.key, int(twins.twin[number])) for item, number in shared]
+    examples = tuple((key, seen.keys[twin]) for key, twin in pairs[:EXAMPLES] if seen.keys)
+    exact = sum(bool(twins.exact[number]) for _, number in shared)
+    overlap = Overlap(
+        exact=exact,
+        near=len(shared) - exact,
+        left_out=len(shared) if policy == "leave-out" else 0,
+        examples=examples,
+        compared_with=len(seen),
+    )
+    if not shared or policy == "keep":
+        return keep, overlap
+    facts = (
+        f"{len(shared)} of {len(keep)} that the study has, too ({exact} the same file or pixels, "
+        f"{len(shared) - exact} nearly the same picture), such as '{pairs[0][0]}'"
+    )
+    if policy == "refuse":
+        raise DataError(
+            "images that the study has not seen",
+            facts,
+            "add --overlap leave-out to measure the others",
+        )
+    rest = [(item, number) for item, number in keep if twins.twin[number] < 0]
+    if not rest:
+        raise DataError("images that the study has not seen", facts, "nothing would be left")
+    return rest, overlap
+
+
+EXAMPLES = 20
 PREDICT_BATCH = 64
 
 

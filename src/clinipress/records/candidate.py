@@ -385,3 +385,9 @@ class CandidateRecord(Judged):
 
     selected_for: tuple[str, ...] = ()
     rejected: str | None = None
+
+    @property
+    def released(self) -> bool:
+        """Selected on validation, and passed on the test images."""
+        passed = self.verdict is not None and self.verdict.status == "pass"
+        return passed and bool(self.selected_for) and "test" in self.changes

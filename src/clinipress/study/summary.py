@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from clinipress import distributed
+from clinipress.data.audit.overlap import Seen
+from clinipress.data.study import FINGERPRINTS
 from clinipress.edge.bundle import clearest, write_bundle
 from clinipress.formats.measure import environment
 from clinipress.records.base import Reason
-from clinipress.records.candidate import Judged
+from clinipress.records.candidate import CandidateRecord, Judged
 from clinipress.records.result import Interval, Result, TargetOutcome, Verdict
 from clinipress.records.store import write_atomically
 from clinipress.reporting.documents import write_pages
@@ -78,8 +80,9 @@ def summarise(
         for name in ("bundle", "bundles"):  # of an earlier recipe in this folder
             shutil.rmtree(out / name, ignore_errors=True)
         pieces = {piece.name: piece for piece in judged}
+        named = {record.name: record for record in records}
         for folder, name in bundles.items():
-            _ship(pieces[name], out / folder, result, bench)
+            _ship(pieces[name], named[name], out / folder, result, bench)
         write_result(result, out)
     return result
 
@@ -119,9 +122,11 @@ def _folder_of(outcome: TargetOutcome, choice: Choice) -> str | None:
     return "bundle" if len(choice.outcomes) < 2 else f"bundles/{outcome.name}"
 
 
-def _ship(piece: Piece[Judged], folder: Path, result: Result, bench: Workbench) -> None:
+def _ship(
+    piece: Piece[Judged], record: CandidateRecord, folder: Path, result: Result, bench: Workbench
+) -> None:
     """The bundle: the file, its card with calibration, a sample image, hashes."""
-    data, study, record = bench.data, bench.study, piece.record
+    data, study = bench.data, bench.study
     rows = data.rows("validation", piece.file.card.input)
     card = calibrated(piece, study)
     # an image the file is sure of: a self-test must not hang on the last digit
@@ -130,12 +135,18 @@ def _ship(piece: Piece[Judged], folder: Path, result: Result, bench: Workbench) 
     summary = {
         "study": study.name,
         "risk": study.risk,
+        "selected_on": "validation",
+        "released": record.released,
         "verdict": (record.verdict or result.verdict).model_dump(mode="json"),
         "measured_on": {"cpu": result.environment.cpu, "flags": result.environment.cpu_flags},
         "evidence": _plain(record.evidence),
         "changes": _plain(record.changes),
     }
-    write_bundle(folder, piece.file.path, card, sample=sample, evidence=summary)
+    seen = Seen.load(bench.store.folder / FINGERPRINTS)
+    fingerprints = seen.anonymous().to_bytes() if seen else None
+    write_bundle(
+        folder, piece.file.path, card, sample=sample, evidence=summary, fingerprints=fingerprints
+    )
 
 
 def _plain(figures: Mapping[str, Mapping[str, Interval]]) -> dict[str, Any]:

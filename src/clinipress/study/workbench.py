@@ -165,6 +165,10 @@ class Workbench:
         params, chosen = self._export_params(parent, recipe)
         inputs = {"export": params, "parent": parent.digest, "data": self.data.digest}
         inputs |= gpus([recipe.format])
+        # beside the file, not in it: its bytes depend on what it computes alone
+        data = self.study.data
+        finding = {"positive": data.positive, "normal": data.normal}
+        inputs |= {name: label for name, label in finding.items() if label is not None}
         source = None
         if recipe != FLOAT32:
             source = self.export(parent.card.name, parent, FLOAT32).path
@@ -190,7 +194,7 @@ class Workbench:
             facts["seconds"] = round(time.monotonic() - began, 3)
             applied = Applied(step="export", params=params, parent=parent.digest, facts=facts)
             card = with_history(parent.card, parent, applied, name)
-            card = card_for(card, recipe.precision, recipe.format)
+            card = card_for(card, recipe.precision, recipe.format).model_copy(update=finding)
             write_atomically(folder / "card.json", card.model_dump_json(indent=1))
 
         with self.times.phase(f"export {name}"):

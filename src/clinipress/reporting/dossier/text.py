@@ -14,6 +14,7 @@ from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
     change_interval,
     counted,
+    figure,
     in_points,
     metric_name,
     moment,
@@ -24,9 +25,10 @@ from clinipress.reporting.wording.sentences import (
     caution_sentence,
     gate_sentence,
     meaning_sentence,
+    rules_sentence,
     verdict_sentence,
 )
-from clinipress.text import capital, sentence
+from clinipress.text import capital, joined, sentence
 
 __all__ = ["dossier_markdown"]
 
@@ -140,11 +142,13 @@ def _protocol(data: Dossier, view: View) -> list[str]:
     guards = ", ".join(protocol.guarding_sections) or "none declared"
     return [
         "## 2. Modification protocol",
-        "### Acceptance criteria, declared before anything was measured",
+        "### Acceptance criteria",
+        escape(rules_sentence(view)),
         table(
             ["Figure", "May fall by at most", "Decides or guards", "Interval"],
             [_rule(rule) for rule in protocol.rules],
         ),
+        *_floors(view),
         "Changes are candidate minus reference on the same images. The main rule passes when the "
         "whole interval lies inside the limit, fails when the whole interval lies outside, and is "
         "inconclusive in between; a guard stops a candidate only where the whole interval lies "
@@ -169,6 +173,14 @@ def _protocol(data: Dossier, view: View) -> list[str]:
             [_trace(modification) for modification in data.modifications],
         ),
     ]
+
+
+def _floors(view: View) -> list[str]:
+    """Least figures, where the study sets any."""
+    floors = view.result.recipe.get("floors") or {}
+    named = joined([f"{metric_name(metric)} {figure(metric, x)}" for metric, x in floors.items()])
+    text = f"Least figures, above which the whole interval must lie: {named}."
+    return [escape(text)] if floors else []
 
 
 def _rule(rule: Rule) -> list[str]:

@@ -17,6 +17,7 @@ from clinipress.reporting.wording.numbers import (
     metric_name,
 )
 from clinipress.reporting.wording.phrases import change_phrase, split_name
+from clinipress.reporting.wording.sentences import overlap_sentence
 from clinipress.text import capital, joined
 
 __all__ = ["external_section"]
@@ -55,17 +56,25 @@ def external_section(view: View) -> doc.Section | None:
     return doc.Section(
         "external",
         "Images from elsewhere",
-        _sentence(view, subject, elsewhere),
+        _sentence(view, subject, own, elsewhere),
         [grid(heads, rows, "cards rows"), doc.Paragraph(NOTE, "note")],
     )
 
 
-def _sentence(view: View, subject: CandidateRecord, elsewhere: list[str]) -> str:
-    changes = []
+def _sentence(view: View, subject: CandidateRecord, own: str, elsewhere: list[str]) -> str:
+    """What the model reaches inside and outside, what compression costs there, and overlap."""
+    inside = figure_interval(view.metric, subject.evidence[own].get(view.metric))
+    outside, changes = [], []
     for split in elsewhere:
+        figure = figure_interval(view.metric, subject.evidence[split].get(view.metric))
+        outside.append(f"{figure} on the {split_name(split)} images")
         change = subject.changes.get(split, {}).get(view.metric)
         changes.append(f"on the {split_name(split)} images {change_phrase(view.metric, change)}")
-    return f"{subject.name} against the reference: {joined(changes)}."
+    overlaps = " ".join(overlap_sentence(test.overlap) for test in view.result.external_tests)
+    return (
+        f"{subject.name}: {metric_name(view.metric)} {inside} on the {split_name(own)} images, "
+        f"{joined(outside)}. Against the reference: {joined(changes)}. {overlaps}"
+    ).rstrip()
 
 
 def _cell(

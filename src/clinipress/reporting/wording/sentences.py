@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from clinipress.records.candidate import CandidateRecord
 from clinipress.records.metrics import metric_facts
-from clinipress.records.result import Interval
+from clinipress.records.result import Interval, Overlap
 from clinipress.reporting.drawing.plot import Point, pareto
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
@@ -31,6 +31,7 @@ from clinipress.reporting.wording.phrases import (
     speed_phrase,
     split_name,
 )
+from clinipress.reporting.wording.reasons import changes_phrase
 from clinipress.text import capital, joined, signed
 
 __all__ = [
@@ -43,6 +44,9 @@ __all__ = [
     "limits_sentence",
     "meaning_sentence",
     "natural_sentence",
+    "overlap_sentence",
+    "release_sentences",
+    "rules_sentence",
     "split_sentence",
     "trade_off_sentence",
     "trail_sentence",
@@ -95,12 +99,54 @@ def verdict_sentence(view: View) -> str:
     return f"{model}; {outcome}: {STATUS_WORDS[result.verdict.status]}."
 
 
+def release_sentences(view: View) -> list[str]:
+    """What was selected on validation, whether it was released, and why it was the choice."""
+    selected = view.shipped
+    if selected is None:
+        return [f"Selected on validation: none. {' '.join(view.result.verdict.deciding[:1])}"]
+    if selected.released:
+        return [f"Selected on validation: {selected.name}. Released: it passed on the test images."]
+    status = STATUS_WORDS[view.result.verdict.status]
+    why = " ".join(view.result.verdict.deciding[:1])
+    sentences = [f"Selected on validation: {selected.name}. Not released: {status}. {why}".rstrip()]
+    passed = [
+        record.name
+        for record in view.compressed
+        if record is not selected
+        and record.verdict is not None
+        and record.verdict.status == "pass"
+        and "test" in record.changes
+    ]
+    if passed:
+        sentences.append(
+            "The choice is fixed on validation, so that the test images stay an honest test: "
+            f"{joined(passed)} passed on them, but {'was' if len(passed) == 1 else 'were'} not the "
+            "choice."
+        )
+    return sentences
+
+
+def rules_sentence(view: View) -> str:
+    """When the rules were fixed, and what was changed in them since."""
+    result = view.result
+    if result.rule_changes:
+        return f"{capital(changes_phrase(result.rule_changes))}."
+    if result.sealed is None:
+        return "When the rules were fixed is not recorded."
+    read = (
+        "before the test images were first read"
+        if result.test_openings
+        else ("and the test images were never read")
+    )
+    return f"The rules were fixed on {moment(result.sealed.when)}, {read}."
+
+
 def meaning_sentence(view: View) -> str:
     """What the verdict's word means here."""
     status, shipped = view.result.verdict.status, view.shipped
     change = view.change(shipped, view.metric)[0] if shipped else None
     word = STATUS_WORDS[status]
-    risk = f"set for risk class \u201c{view.result.risk}\u201d before anything was measured"
+    risk = f"set for risk class \u201c{view.result.risk}\u201d{_fixed(view)}"
     if change is None or view.margin is None or not finite(change):
         return (
             f"{word}: "
@@ -111,6 +157,13 @@ def meaning_sentence(view: View) -> str:
             }[status]
         )
     return f"{word}: {_meaning(view, change, view.margin, risk)}"
+
+
+def _fixed(view: View) -> str:
+    """What the seal shows of the time at which limits were set, to follow them."""
+    if view.result.rule_changes:
+        return ", changed after the test images were read"
+    return " before the test images were read" if view.result.sealed is not None else ""
 
 
 def _meaning(view: View, change: Interval, margin: float, risk: str) -> str:
@@ -345,6 +398,25 @@ def split_sentence(view: View) -> str:
 def limits_sentence(count: int) -> str:
     """How many reservations follow."""
     return f"{counted(count, 'reservation')} that the figures above do not remove:"
+
+
+def overlap_sentence(overlap: Overlap | None) -> str:
+    """Whether a set that is called external was looked through for the study's own images."""
+    if overlap is None or not overlap.compared_with:
+        return (
+            "It was not looked whether images of this set are the study's own: what the study has "
+            "seen is not recorded."
+        )
+    shared = overlap.exact + overlap.near
+    images = f"{counted(overlap.compared_with, 'image')} of the study"
+    if not shared:
+        return f"None of these images is among the {images}, nor nearly the same as one."
+    done = "were left out" if overlap.left_out else "are counted here"
+    return (
+        f"{counted(shared, 'image')} of this set {'is' if shared == 1 else 'are'} among the "
+        f"{images} ({overlap.exact:,} the same file or pixels, {overlap.near:,} nearly the same "
+        f"picture) and {done}."
+    )
 
 
 def trail_sentence(view: View) -> str:
