@@ -1,13 +1,18 @@
+import contextlib
 import errno
 import json
+import os
+import subprocess
+import sys
 from importlib import metadata
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 
 import clinipress
 from clinipress.errors import InputError, StorageError
-from clinipress.records.store import Store, digest_of, read_json, storage, write_atomically
+from clinipress.records.store import Store, digest_of, locked, read_json, storage, write_atomically
 
 
 def test_digest_depends_on_content_and_not_on_order():
@@ -112,3 +117,129 @@ def test_read_json(tmp_path):
     for name in ("b.json", "c.json"):
         with pytest.raises(InputError):
             store.read(name)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from clinipress.records.store import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextlib.contextmanager
+def holder(folder):
+    """Another process that works in the folder."""
+    source = str(Path(clinipress.__file__).parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, folder], env=os.environ | {"PYTHONPATH": source},
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("disk", ["with locks", "without locks"])
+def test_f7_a_folder_is_worked_in_by_one_process_and_taken_over_when_it_is_gone(
+    tmp_path, monkeypatch, disk
+):
+    if disk == "without locks":  # some network disks
+
+        def refuse(*_):
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr("fcntl.flock", refuse)
+    run = tmp_path / "run"
+    with holder(run) as process:
+        with pytest.raises(InputError, match=f"in use by process {process.pid} since"), locked(run):
+            pass
+        process.kill()  # nothing of its own says that it has ended
+        process.wait()
+        with locked(run):
+            assert json.loads((run / ".lock").read_text())["process"] == os.getpid()
+    assert (run / ".lock").read_text() == ""
+    with locked(run):
+        pass
+
+
+def test_f7_without_locks_another_computer_is_not_taken_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.ENOLCK, "none")))
+    held = {"host": "elsewhere", "process": 1, "since": "2026-01-01"}
+    (tmp_path / ".lock").write_text(json.dumps(held))
+    with pytest.raises(InputError, match="process 1 since 2026-01-01"), locked(tmp_path):
+        pass
+    (tmp_path / ".lock").write_text("{")  # damaged: of nobody
+    with locked(tmp_path):
+        pass
+
+
+def test_f7_an_error_frees_the_folder(tmp_path):
+    with pytest.raises(ZeroDivisionError), locked(tmp_path):
+        raise ZeroDivisionError
+    with locked(tmp_path):
+        pass
+
+
+def test_f7_a_second_run_is_refused_in_one_line(tmp_path):
+    from clinipress.study.flow import run_study
+    from kit.studies import study
+
+    with locked(tmp_path / "run"), pytest.raises(InputError, match="nothing else is at work"):
+        run_study(study(), tmp_path / "data", tmp_path / "run")
+
+
+def test_f11_what_killed_writers_left_goes_with_the_next_run_and_never_into_a_piece(tmp_path):
+    run = tmp_path / "run"
+    store = Store(run)
+
+    def make(folder):
+        (folder / ".plan.json.123.part").write_text("half")
+        (folder / "deep").mkdir()
+        (folder / "deep" / ".x.1.part").write_text("half")
+        (folder / "plan.json").write_text("whole")
+
+    done = store.once("piece", {}, make)
+    names = {path.name for path in done.rglob("*") if path.is_file()}
+    assert names == {"plan.json", "inputs.json", "versions.json", "sha256.json"}
+    for name in (".result.json.7.part", "scores/.a.npz.8.part"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text("half")
+    with locked(run):
+        pass
+    assert not list(run.rglob(".*.part"))
+
+
+@pytest.mark.parametrize("damage", ["changed", "gone", "cut", "hashes gone", "hashes no JSON"])
+def test_f1_a_damaged_piece_is_noticed_and_made_again(tmp_path, damage):
+    heard, calls = Mock(), []
+
+    def make(folder):
+        calls.append(folder)
+        (folder / "deep").mkdir()
+        (folder / "deep" / "answer").write_text("42")
+
+    def once():
+        return Store(tmp_path / "run", heard).once("piece", {"a": 1}, make)
+
+    done = once()
+    assert once() == done
+    assert len(calls) == 1
+    answer, hashes = done / "deep" / "answer", done / "sha256.json"
+    {
+        "changed": lambda: answer.write_text("43"),
+        "gone": answer.unlink,
+        "cut": lambda: answer.write_text(""),
+        "hashes gone": hashes.unlink,
+        "hashes no JSON": lambda: hashes.write_text("[]"),
+    }[damage]()
+    assert once() == done
+    assert len(calls) == 2
+    assert answer.read_text() == "42"
+    assert "is not as it was made" in heard.say.call_args.args[0]

@@ -11,10 +11,17 @@ import os
 
 from clinipress.extras import require
 
-__all__ = ["agree", "barrier", "is_main", "join", "leave", "rank", "world_size"]
+__all__ = ["agree", "barrier", "is_main", "join", "leave", "rank", "usable_cores", "world_size"]
 
 # a first process may measure or quantize for an hour while the others wait for it
 PATIENCE = datetime.timedelta(hours=24)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: a container or `taskset` may allow fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def world_size() -> int:

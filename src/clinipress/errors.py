@@ -5,6 +5,7 @@
     │   ├── RecipeError         a study file or one of its values
     │   ├── DataError           a data set as a whole
     │   │   └── ImageError      one image: the audit sets it aside, `predict` refuses it
+    │   │       └── NoPictureError  a file that is whole and holds no picture, such as a dose
     │   ├── ModelError          a model name, a checkpoint, the number of classes
     │   ├── BundleError         a bundle that is incomplete, changed or foreign
     │   └── MissingExtraError   an optional part of clinipress is not installed
@@ -18,6 +19,8 @@ One grammar for all: what was expected, what came, how to mend it, on one line.
 
 from __future__ import annotations
 
+import re
+
 __all__ = [
     "BrokenExtraError",
     "BundleError",
@@ -28,10 +31,14 @@ __all__ = [
     "InputError",
     "MissingExtraError",
     "ModelError",
+    "NoPictureError",
     "RecipeError",
     "StorageError",
     "StudyError",
 ]
+
+
+LONGEST = 600  # letters of a clause
 
 
 class ClinipressError(Exception):
@@ -49,14 +56,23 @@ class ClinipressError(Exception):
 
     def __init__(self, expected: str, got: str, fix: str | None = None) -> None:
         self.expected, self.got, self.fix = expected, got, fix
-        text = f"expected {expected}, got {got}" + (f": {fix}" if fix else "")
+        text = f"expected {_cut(expected)}, got {_cut(got)}" + (f": {_cut(fix)}" if fix else "")
         # names of files and classes may hold anything, a terminal's control characters too
         line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+        # a cell or an argument may be of any length, a path of some hundred letters
+        line = re.sub(r"(\S{300})\S{300,}(\S{100})", r"\1...\2", line)
         super().__init__(line)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by the three clauses, so that an error crosses a process boundary whole."""
         return type(self), (self.expected, self.got, self.fix)
+
+
+def _cut(clause: str) -> str:
+    """A clause of a length that can be read, its end kept: what others wrote may fill a book."""
+    if len(clause) <= LONGEST:
+        return clause
+    return f"{clause[: LONGEST - 100]} [...] {clause[-90:]}"
 
 
 class InputError(ClinipressError):
@@ -73,6 +89,10 @@ class DataError(InputError):
 
 class ImageError(DataError):
     """One image cannot be read, or is not the kind of image that was asked for."""
+
+
+class NoPictureError(ImageError):
+    """A file of a known format that is whole, and whose content is no picture."""
 
 
 class ModelError(InputError):

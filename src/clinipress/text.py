@@ -16,6 +16,7 @@ __all__ = [
     "counted",
     "fixed",
     "joined",
+    "not_used",
     "sentence",
     "signed",
     "tally",
@@ -81,6 +82,28 @@ def counted(number: int, singular: str, plural: str | None = None) -> str:
 def joined(words: Sequence[str], last: str = "and") -> str:
     """Words in a row: "a", "a and b", "a, b and c"."""
     return f" {last} ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), *words[-1:]])
+
+
+def not_used(things: Iterable[tuple[str, str, str, int]], most: int = 3) -> list[str]:
+    """A line for each kind and reason of what was found and left alone.
+
+    Args:
+        things: Name, kind (a noun in the singular), reason and count of each.
+        most: Names in a line.
+
+    Example:
+        >>> not_used([("a.csv", "table", "no column of labels", 1)])
+        ["1 table not used: no column of labels ('a.csv')"]
+    """
+    groups: dict[tuple[str, str], dict[str, int]] = {}
+    for name, kind, reason, count in things:
+        groups.setdefault((kind, reason), {})[name] = count
+    lines = []
+    for (kind, reason), counts in groups.items():
+        names = ", ".join(f"'{name}'" for name in list(counts)[:most])
+        more = ", ..." if len(counts) > most else ""
+        lines.append(f"{counted(sum(counts.values()), kind)} not used: {reason} ({names}{more})")
+    return lines
 
 
 def capital(text: str) -> str:

@@ -189,3 +189,13 @@ def test_chest_ctscan(realdata):
     )
     assert deviation.warning
     assert deviation.auroc.value > 0.95
+
+
+@pytest.mark.parametrize(("darker", "grade"), [(10, "weak"), (40, "strong")])
+def test_a13_the_warning_says_how_strong_the_shortcut_is(tmp_path, darker, grade):
+    for i in range(120):
+        save(tmp_path / "ab"[i % 2] / f"{i}.png", i, darker=darker * (i % 2))
+    found = of(tmp_path)
+    assert found.baseline_accuracy.low > found.majority_accuracy
+    said = [w for w in found.warnings if w.startswith("facts of the files alone")]
+    assert [w.endswith(f": a {grade} shortcut") for w in said] == [True]

@@ -6,71 +6,19 @@ import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import (
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    RLELossless,
-)
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
+from tests.kit.dicoms import COLOUR, EIGHT, SIDE, SPEC, VALUES, close, levels, made, written
 
 from clinipress.errors import ClinipressError, ImageError, MissingExtraError
 from clinipress.kinds.image import dicom
 from clinipress.kinds.image.pixels import quiet
 from clinipress.kinds.image.read import decode, facts
 from clinipress.records.candidate import InputSpec
-
-SIDE = 16
-SPEC = InputSpec(channels=1, height=SIDE, width=SIDE)
-COLOUR = InputSpec(channels=3, height=SIDE, width=SIDE)
-VALUES = np.random.default_rng(3).integers(0, 4096, (SIDE, SIDE)).astype(np.uint16)
-EIGHT = (VALUES % 256).astype(np.uint8)
-
-
-def made(pixels: np.ndarray, bits: int = 12, **attributes: Any) -> Dataset:
-    """A small file; `pixels` are [h, w], [frames, h, w] or [h, w, 3]."""
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
-    dataset.SOPInstanceUID = "1.2.3.4"
-    colour = pixels.ndim == 3 and pixels.shape[-1] == 3
-    dataset.Rows, dataset.Columns = pixels.shape[0:2] if colour else pixels.shape[-2:]
-    dataset.SamplesPerPixel = 3 if colour else 1
-    if colour:
-        dataset.PlanarConfiguration = 0
-    if pixels.ndim == 3 and not colour:
-        dataset.NumberOfFrames = pixels.shape[0]
-    dataset.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
-    dataset.BitsAllocated = 8 * pixels.dtype.itemsize
-    dataset.BitsStored, dataset.HighBit = bits, bits - 1
-    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
-    dataset.PixelData = pixels.tobytes()
-    for name, value in attributes.items():
-        setattr(dataset, name, value)
-    return dataset
-
-
-def written(dataset: Dataset) -> bytes:
-    stream = io.BytesIO()
-    dataset.save_as(stream, enforce_file_format=True)
-    return stream.getvalue()
-
-
-def levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    return np.rint(np.clip((values.astype(np.float64) - low) / (high - low), 0, 1) * 255)
-
-
-def close(found: np.ndarray, expected: np.ndarray) -> None:
-    """Equal but for ties that 32 bits round the other way."""
-    difference = np.abs(found.astype(int) - expected)
-    assert difference.max() <= 1
-    assert (difference > 0).mean() < 0.02
 
 
 def test_twelve_bits_without_a_window_use_their_own_range() -> None:
@@ -208,17 +156,20 @@ def test_palette_colour() -> None:
     np.testing.assert_array_equal(decode(written(dataset), COLOUR), expected)
 
 
-def test_frames_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("large", [False, True])
+def test_frames_by_number(tmp_path: Path, large: bool) -> None:
+    """Of bytes, and of a file, whose header is kept between frames."""
     frames = np.stack([np.full((SIDE, SIDE), level, np.uint8) for level in (10, 90, 170)])
-    data = written(made(frames, 8))
-    assert facts(data).frames == 3
-    for large in (2**26, 0):  # read whole, and frame by frame
-        monkeypatch.setattr(dicom, "_LARGE", large)
-        found = [int(decode(data, SPEC, index=i).max()) for i in (None, 0, 1, 2)]
-        assert found == [10, 10, 90, 170]
-        for index in (3, -1):
-            with pytest.raises(ImageError, match="from 0 to 2"):
-                decode(data, SPEC, index=index)
+    data = source = written(made(frames, 8))
+    if large:
+        source = tmp_path / "cine"
+        source.write_bytes(data)
+    assert facts(source).frames == 3
+    found = [int(decode(source, SPEC, index=i).max()) for i in (None, 0, 1, 2)]
+    assert found == [10, 10, 90, 170]
+    for index in (3, -1):
+        with pytest.raises(ImageError, match="from 0 to 2"):
+            decode(source, SPEC, index=index)
 
 
 def test_enhanced_files_keep_rescale_and_window_per_frame() -> None:
@@ -247,7 +198,8 @@ def test_the_header_alone_gives_facts_and_patient(tmp_path: Path) -> None:
     )  # fmt: skip
     for content, patient in ((data, "P7"), (cut, "P7"), (written(made(VALUES)), None)):
         (tmp_path / "slice").write_bytes(content)
-        assert dicom.pictures(tmp_path / "slice") == (patient, None)
+        named, frames = dicom.pictures(tmp_path / "slice")
+        assert (named.get("patient"), frames) == (patient, None)
     with pytest.raises(ImageError):
         decode(cut, SPEC)
 
@@ -256,7 +208,7 @@ def test_the_header_alone_gives_facts_and_patient(tmp_path: Path) -> None:
     ("spoil", "what"),
     [
         (lambda d: delattr(d, "Rows"), "rows and columns"),
-        (lambda d: delattr(d, "PixelData"), "undamaged"),
+        (lambda d: delattr(d, "PixelData"), "without pixels"),
         (lambda d: setattr(d, "PixelData", d.PixelData[:100]), "undamaged"),
         (lambda d: setattr(d, "Rows", 60000) or setattr(d, "Columns", 60000), "at most"),
         (lambda d: setattr(d, "Rows", 0), "pixels"),

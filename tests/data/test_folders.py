@@ -22,12 +22,14 @@ def tree(root: Path, *names: str) -> Path:
 
 
 def found(root: Path, class_map: dict[str, str] | None = None) -> dict[str, tuple[str, str | None]]:
-    return {item.key: (item.label, item.split) for item in read_folders(root, class_map or {})[1]}
+    return {
+        item.key: (item.label, item.split) for item in read_folders(root, class_map or {}).items
+    }
 
 
 def test_class_folders(tmp_path: Path) -> None:
     tree(tmp_path, "cat/1.png", "cat/deeper/2.png", "dog/1.png", "readme.png")
-    assert read_folders(tmp_path, {})[0] == "class folders"
+    assert read_folders(tmp_path, {}).layout == "class folders"
     assert found(tmp_path) == {
         "cat/1.png": ("cat", None),
         "cat/deeper/2.png": ("cat", None),
@@ -45,7 +47,7 @@ def test_class_folders(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_names_of_splits(tmp_path: Path, name: str, split: str) -> None:
     tree(tmp_path, f"{name}/a/1.png", f"{name}/b/1.png")
-    assert read_folders(tmp_path, {})[0] == "split/class folders"
+    assert read_folders(tmp_path, {}).layout == "split/class folders"
     assert set(found(tmp_path).values()) == {("a", split), ("b", split)}
 
 
@@ -146,6 +148,6 @@ def test_a_folder_without_images_may_stand_beside_splits(tmp_path: Path) -> None
     ],
 )  # fmt: skip
 def test_published_folders(realdata: Path, name: str, check: Callable[[set[str]], bool]) -> None:
-    layout, items = read_folders(realdata / name, {})
-    assert layout == "split/class folders"
-    assert check({item.label for item in items})
+    listed = read_folders(realdata / name, {})
+    assert listed.layout == "split/class folders"
+    assert check({item.label for item in listed.items})

@@ -163,16 +163,33 @@ def test_a_path_and_its_bytes_give_the_same(tmp_path: Path, kind: str) -> None:
     assert (facts(path).width, facts(path).height, facts(path).frames) == (64, 64, 1)
 
 
-def test_jpeg_is_shrunk_early_but_stays_close_to_the_full_way() -> None:
+def plain(data: bytes, spec: InputSpec) -> np.ndarray:
+    """As anybody would read it."""
+    picture = Image.open(io.BytesIO(data)).convert("L" if spec.channels == 1 else "RGB")
+    resized = np.asarray(picture.resize((spec.width, spec.height), Image.Resampling.BILINEAR))
+    return resized[None] if spec.channels == 1 else np.moveaxis(resized, 2, 0)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "JPEG2000", "BMP", "TIFF"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("side", [17, 63, 256])
+def test_networks_f13_pixels_are_those_of_a_plain_reading(kind: str, mode: str, side: int) -> None:
+    """Of grey as colour and colour as grey too: a network trained elsewhere sees what it knows."""
+    if mode == "CMYK" and kind not in ("JPEG", "TIFF"):
+        kind = "JPEG"
+    colours = np.random.default_rng(side).integers(0, 256, (side, side, 3)).astype(np.uint8)
+    data = saved(Image.fromarray(colours).convert(mode), kind)
+    for spec in (GREY, COLOUR):
+        np.testing.assert_array_equal(decode(data, spec), plain(data, spec))
+
+
+def test_a_sketch_stays_close_and_is_never_drafted_below_twice_the_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     data = saved(smooth(256), "JPEG", quality=95)
-    full = Image.open(io.BytesIO(data))
-    expected = np.asarray(full.convert("L").resize((16, 16), Image.Resampling.BILINEAR), int)
-    assert np.abs(decode(data, GREY)[0] - expected).max() <= 2
-    expected = np.asarray(full.resize((16, 16), Image.Resampling.BILINEAR), int)
-    assert np.abs(decode(data, COLOUR) - np.moveaxis(expected, 2, 0)).max() <= 3
-
-
-def test_jpeg_is_never_drafted_below_twice_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    for spec in (GREY, COLOUR):
+        difference = decode(data, spec, sketch=True).astype(int) - plain(data, spec)
+        assert 0 < np.abs(difference).max() <= 3
     sizes = []
     load = Image.Image.resize
 
@@ -182,18 +199,8 @@ def test_jpeg_is_never_drafted_below_twice_the_size(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Image.Image, "resize", spy)
     for side in (40, 63, 64, 65, 127, 128, 200, 256):
-        decode(saved(smooth(side).convert("L"), "JPEG"), GREY)
+        decode(saved(smooth(side).convert("L"), "JPEG"), GREY, sketch=True)
     assert sizes == [(n, n) for n in (40, 63, 32, 33, 64, 32, 50, 32)]
-
-
-def test_pages_of_a_tiff() -> None:
-    pages = [Image.new("L", (16, 16), level) for level in (10, 20, 30)]
-    data = saved(pages[0], "TIFF", save_all=True, append_images=pages[1:])
-    assert facts(data).frames == 3
-    assert [int(decode(data, GREY, index=i).max()) for i in (None, 0, 1, 2)] == [10, 10, 20, 30]
-    for index in (3, -1):
-        with pytest.raises(ImageError, match="from 0 to 2"):
-            decode(data, GREY, index=index)
 
 
 def png_claiming(width: int, height: int) -> bytes:
@@ -285,9 +292,7 @@ def test_every_native_image_decodes_like_pillow(realdata: Path) -> None:
         expected = np.asarray(flat.resize((64, 64), Image.Resampling.BILINEAR), int)
         found = decode(path, spec)
         difference = np.abs(found - np.moveaxis(expected, 2, 0))
-        jpeg = about[3] in ("JPEG", "MPO")  # shrunk by libjpeg first
-        assert difference.max() <= (20 if jpeg else 0), path.name
-        assert difference.mean() < 1.0, path.name
+        assert difference.max() == 0, path.name
         header = facts(path)
         assert (header.width, header.height, header.channels, header.format) == about
 

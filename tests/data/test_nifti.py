@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import itertools
 import sys
 from pathlib import Path
 
@@ -131,7 +132,7 @@ def test_slices_of_a_single_value_are_left_out(tmp_path: Path) -> None:
     values[:, :, 0], values[:, :, 4] = 0, 37
     path = tmp_path / "volume.nii"
     path.write_bytes(written(values))
-    assert nifti.pictures(path) == (None, [1, 2, 3])
+    assert nifti.pictures(path) == ({}, [1, 2, 3])
     assert nifti.stored_bytes(path, 2) == VALUES[:, :, 2].tobytes()
 
 
@@ -178,24 +179,137 @@ def test_without_nibabel_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         decode(data, SPEC)
 
 
+ISOTROPIC = np.zeros((8, 10, 6), np.int16)
+ISOTROPIC[1:3, 2:9, 1:4] = 500
+ISOTROPIC[5, 1:4, 2] = 900
+EVERY_ORDER = [
+    "".join(axes)
+    for order in itertools.permutations(("RL", "AP", "SI"))
+    for axes in itertools.product(*order)
+]
+ACROSS = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}
+
+
+def reoriented(
+    values: np.ndarray, codes: str, spacing: tuple[float, ...] = (1, 1, 1)
+) -> nibabel.Nifti1Image:
+    """The same anatomy, given in RAS, as another program stores it."""
+    image = nibabel.Nifti1Image(values, np.diag([*spacing, 1.0]))
+    ornt = nibabel.orientations.axcodes2ornt
+    return image.as_reoriented(nibabel.orientations.ornt_transform(ornt("RAS"), ornt(codes)))
+
+
+def slices_of(data: bytes) -> list[np.ndarray]:
+    about = facts(data)
+    spec = InputSpec(channels=1, height=max(8, about.height), width=max(8, about.width))
+    return [decode(data, spec, index=n)[0] for n in range(about.frames)]
+
+
+@pytest.mark.parametrize("spacing", [(1, 1, 1), (1, 1, 5), (4, 1, 1), (1, 3, 1)])
+def test_f8_a_volume_gives_the_same_slices_however_it_is_stored(spacing: tuple[float, ...]) -> None:
+    """All 48 orders of the axes; a thick stack is cut as it was acquired."""
+    plane = ("sagittal", "coronal", "axial")[int(np.argmax(spacing)) if max(spacing) > 1 else 2]
+    canonical = ISOTROPIC.transpose(ACROSS[plane])
+    expected = [levels(np.rot90(canonical[:, :, n]), 0, 900) for n in range(canonical.shape[2])]
+    for codes in EVERY_ORDER:
+        data = reoriented(ISOTROPIC, codes, spacing).to_bytes()
+        assert facts(data).plane == plane
+        assert (facts(data).width, facts(data).height) == canonical.shape[:2]
+        if min(canonical.shape[:2]) >= 8:
+            np.testing.assert_array_equal(slices_of(data), expected)
+    assert len(EVERY_ORDER) == 48
+
+
+@pytest.mark.parametrize("codes", ["LPS", "PSR", "SPL"])
+def test_f8_colour_and_further_axes_are_turned_too(codes: str) -> None:
+    """Time stays time; a photograph of each voxel stays whole."""
+    moving = np.stack([ISOTROPIC, ISOTROPIC[::-1] * 2], axis=-1).astype(np.int16)
+    expected = slices_of(nibabel.Nifti1Image(moving, np.eye(4)).to_bytes())
+    np.testing.assert_array_equal(slices_of(reoriented(moving, codes).to_bytes()), expected)
+    rgb = np.zeros(ISOTROPIC.shape, [(name, "u1") for name in "RGB"])
+    rgb["G"] = ISOTROPIC // 4
+    data = reoriented(rgb, codes).to_bytes()
+    colour = InputSpec(channels=3, height=10, width=8)
+    shown = decode(data, colour, index=2)
+    np.testing.assert_array_equal(shown[1], np.rot90(rgb["G"][:, :, 2]))
+    assert shown[0].max() == 0
+
+
+@pytest.mark.parametrize(("codes", "plane"), [("RSA", "coronal"), ("PSR", "sagittal")])
+def test_f8_a_single_picture_is_turned_in_its_own_plane(codes: str, plane: str) -> None:
+    """Cut anew it would be lines."""
+    shape = {"coronal": (8, 1, 6), "sagittal": (1, 10, 6)}[plane]
+    values = np.random.default_rng(3).integers(0, 900, shape).astype(np.int16)
+    data = reoriented(values, codes).to_bytes()
+    assert (facts(data).frames, facts(data).plane) == (1, plane)
+    picture = values.transpose(ACROSS[plane])[:, :, 0]
+    spec = InputSpec(channels=1, height=8, width=max(picture.shape[0], 8))
+    found = decode(data, spec)[0]
+    # six rows stand for eight: the corners say which way up it is
+    corners = levels(np.rot90(picture), values.min(), values.max())[[0, 0, -1, -1], [0, -1, 0, -1]]
+    assert np.abs(found[[0, 0, -1, -1], [0, -1, 0, -1]] - corners).max() <= 1
+
+
+def test_f8_an_affine_that_says_nothing_leaves_the_stored_order() -> None:
+    image = nibabel.Nifti1Image(ISOTROPIC, np.eye(4))
+    image.header["sform_code"], image.header["vox_offset"] = 1, 352
+    for spoilt in (np.nan, 0.0):
+        for row in ("srow_x", "srow_y", "srow_z"):
+            image.header[row] = spoilt
+        data = bytes(image.header.binaryblock) + bytes(4) + ISOTROPIC.tobytes(order="F")
+        assert facts(data).plane == ""
+        expected = levels(np.rot90(ISOTROPIC[:, :, 2]), 0, 900)
+        np.testing.assert_array_equal(decode(data, SPEC, index=2)[0], expected)
+
+
+BRIGHT = np.random.default_rng(0).normal(4000, 1500, (8, 10, 6)).clip(700)
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high", "believed"),
+    [
+        (BRIGHT, 0, 255, False),  # left behind by another program
+        (BRIGHT, 8000, 90_000, False),  # above all values
+        (BRIGHT - 9000, 0, 255, False),
+        (np.where(np.arange(6) < 3, 0, BRIGHT * 10), 0, 255, False),  # background only is inside
+        (BRIGHT, 0, 900_000, False),  # far too wide: black
+        (BRIGHT, 2000, 6000, True),
+        (np.where(np.arange(6) < 4, -1000, BRIGHT / 100), 0, 80, True),  # brain window, much air
+        (BRIGHT, 0, 65_535, True),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_f12_a_display_range_is_believed_where_it_fits(
+    values: np.ndarray, low: float, high: float, believed: bool, kind: type
+) -> None:
+    values = values.astype(kind)
+    data = written(values, cal_min=low, cal_max=high)
+    if not believed:
+        low, high = float(values.min()), float(values.max())
+    close(decode(data, SPEC, index=4)[0], levels(np.rot90(values[:, :, 4]), low, high))
+
+
 @pytest.mark.realdata
 def test_real_volumes_agree_with_nibabel(realdata: Path) -> None:
     folder = realdata / "readers" / "nifti-dicom-nibabel"
     checked = 0
     for path in sorted([*folder.glob("*.nii"), *folder.glob("*.nii.gz")]):
-        with quiet():
-            values = nibabel.load(path).get_fdata()
-            header = nibabel.load(path).header
-        pile = values.reshape(*values.shape[:2], -1, order="F")
-        if min(pile.shape[:2]) < 4 or ".dconn." in path.name:  # no pictures, but a matrix
+        if ".dconn." in path.name:  # no pictures, but a matrix
             continue
+        with quiet():
+            values = nibabel.as_closest_canonical(nibabel.load(path)).get_fdata()
+            header = nibabel.load(path).header
+        about = facts(path)
+        rest = range(3, values.ndim)
+        values = values.transpose(*ACROSS[about.plane or "axial"], *rest)
+        pile = values.reshape(*values.shape[:2], -1, order="F")
         spec = InputSpec(
             channels=1, height=max(8, pile.shape[1]), width=max(8, pile.shape[0]), window=(
                 float(np.nanmin(pile)), float(np.nanmax(pile))
             )
         )  # fmt: skip
         index = pile.shape[2] // 2
-        assert facts(path).frames == pile.shape[2], header
+        assert about.frames == pile.shape[2], header
         if (spec.height, spec.width) == (pile.shape[1], pile.shape[0]):
             expected = levels(np.rot90(pile[:, :, index]), *spec.window)
             close(decode(path, spec, index=index)[0], np.nan_to_num(expected))

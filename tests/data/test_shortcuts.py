@@ -130,3 +130,15 @@ def test_two_classes_are_one_shortcut_not_three(classes, listed):
     found = statistics_baseline(facts(strength=1.0, classes=classes)).shortcuts
     assert found[0].target == "macro"
     assert len({one.target for one in found}) == len(found) == listed
+
+
+def test_a13_right_answers_beyond_the_largest_class_are_a_warning_however_low_the_area():
+    given = facts(strength=0.9, classes=2, n=400)
+    baseline = statistics_baseline(given)
+    [overall] = baseline.shortcuts
+    assert overall.auroc.low < shortcuts.WARNING_FROM
+    assert baseline.accuracy.low > baseline.majority
+    assert overall.warning
+    uneven = statistics_baseline(facts(classes=2, n=400))
+    assert uneven.accuracy.low <= uneven.majority
+    assert not uneven.shortcuts[0].warning

@@ -15,6 +15,7 @@ from pydicom.dataset import FileMetaDataset
 
 from clinipress.data.layouts.items import natural, split_name
 from clinipress.data.sources import decode_item, item_bytes, item_facts, read_dataset
+from clinipress.data.units import best_unit
 from clinipress.errors import DataError, ImageError
 from clinipress.kinds.image.read import decode
 from clinipress.records.candidate import InputSpec
@@ -170,11 +171,12 @@ def test_an_archive(tmp_path: Path) -> None:
     assert (item_facts(item).width, item_facts(item).channels) == (8, 1)
 
 
-def test_volumes_become_slices_and_the_file_is_the_patient(tmp_path: Path) -> None:
+def test_volumes_become_slices_and_the_file_is_their_unit(tmp_path: Path) -> None:
     nifti(tmp_path / "a" / "v.nii.gz")
     nifti(tmp_path / "b" / "w.nii", 2)
     dataset = read_dataset(tmp_path)
-    assert [(i.key, i.index, i.patient) for i in dataset.items] == [
+    assert {i.patient for i in dataset.items} == {None}  # the header names none
+    assert [(i.key, i.index, i.unit("file")) for i in dataset.items] == [
         ("a/v.nii.gz#1", 1, "a/v.nii.gz"),
         ("a/v.nii.gz#2", 2, "a/v.nii.gz"),
         ("b/w.nii#1", 1, "b/w.nii"),
@@ -193,9 +195,10 @@ def test_dicom_files_bring_their_patient_and_frames(tmp_path: Path) -> None:
     assert [(i.key, i.index, i.patient) for i in dataset.items] == [
         ("a/one.dcm", None, "P1"),
         ("a/two", None, "P2"),
-        ("b/cine.dcm#0", 0, "b/cine.dcm"),
-        ("b/cine.dcm#1", 1, "b/cine.dcm"),
+        ("b/cine.dcm#0", 0, None),
+        ("b/cine.dcm#1", 1, None),
     ]
+    assert {i.unit("file") for i in dataset.items} == {None, "b/cine.dcm"}
     np.testing.assert_array_equal(decode_item(dataset.items[3], SPEC)[0], VALUES // 2 + 1)
     assert item_bytes(dataset.items[2]) != item_bytes(dataset.items[3])
 
@@ -251,7 +254,8 @@ def test_published_sets(
     for item in dataset.items[:: len(dataset.items) // 20]:
         np.testing.assert_array_equal(decode_item(item, SPEC), decode(item_bytes(item), SPEC))
     if name in ("covid-ct", "ham10000"):
-        assert all(item.patient for item in dataset.items)
+        kind = {"covid-ct": "patient", "ham10000": "lesion"}[name]
+        assert best_unit(dataset.items) == (kind, 0)
         assert "sex" in dataset.group_columns
 
 

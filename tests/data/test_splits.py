@@ -94,8 +94,8 @@ def test_patients_that_are_not_all_known():
     with pytest.raises(DataError, match="1 of 120 images without one"):
         split_of(data, by="patient")
     split = split_of(data)
-    assert split.by == "near-duplicate cluster"
-    assert "1 of 120" in split.reason
+    assert split.by == "patient"
+    assert "119 of 120 images name their patient" in split.reason
 
 
 def test_a_cluster_split_does_not_use_patients():
@@ -291,5 +291,5 @@ def test_summary_counts():
 
 
 def test_unknown_unit():
-    with pytest.raises(DataError, match="'lesion'"):
-        units(dataset(), prints(dataset()), "lesion")
+    with pytest.raises(DataError, match="'scanner'"):
+        units(dataset(), prints(dataset()), "scanner")

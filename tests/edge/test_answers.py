@@ -194,7 +194,7 @@ def test_a_missing_reader_is_a_reason_not_a_crash(bundle: Bundle, tmp_path: Path
     def missing(_source: object) -> None:
         raise MissingExtraError("reading DICOM", "dicom")
 
-    monkeypatch.setattr("clinipress.edge.answers.facts", missing)
+    monkeypatch.setattr("clinipress.kinds.image.accept.facts", missing)
     (tmp_path / "a.dcm").write_bytes(b"x")
     assert "clinipress[dicom]" in str(bundle.classify(tmp_path / "a.dcm").refused)
 

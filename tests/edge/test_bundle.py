@@ -76,7 +76,51 @@ def test_a_foreign_folder_is_left_alone(folder: Path, card: Card, make_bundle, s
     with pytest.raises(BundleError, match=stray):
         make_bundle(card.model_copy(update={"name": "newer"}))
     assert (folder / stray).read_text() == "mine"
+    (folder / stray).unlink()
     assert load_bundle(folder).card.name == "tiny"
+
+
+@pytest.mark.parametrize("stray", ["weights.bin", ".hidden", "folder/"])
+def test_f6_a_file_that_the_card_does_not_list_is_refused(folder: Path, stray: str):
+    if stray.endswith("/"):
+        (folder / stray).mkdir()
+    else:
+        (folder / stray).write_bytes(b"weights that a graph may point to")
+    with pytest.raises(BundleError, match=stray.strip("/")):
+        open_bundle(folder)
+
+
+def test_f6_weights_beside_the_model_cannot_be_exchanged(tmp_path: Path, card: Card):
+    """Two bundles of one digest would answer differently: the graph's weights lie in a file."""
+    import onnx
+
+    model = write_linear(tmp_path / "model.onnx", card.input, weights(card.input, 3))
+    graph = onnx.load(model)
+    onnx.save(graph, model, save_as_external_data=True, location="w.bin", size_threshold=0)
+    assert (tmp_path / "w.bin").is_file()
+    bundle = tmp_path / "bundle"
+    with pytest.raises(BundleError):
+        write_bundle(bundle, model, card, sample=clear_noise(card.input, weights(card.input, 3)),
+                     evidence={})  # fmt: skip
+    assert not bundle.exists()
+
+
+def test_f11_the_old_bundle_stands_until_the_new_one_does(
+    folder: Path, card: Card, make_bundle, monkeypatch
+):
+    """Also where the writer owns the folder and may replace anything."""
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("clinipress.edge.bundle._measure", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make_bundle(card.model_copy(update={"name": "newer"}), replace=True)
+    assert load_bundle(folder).card.name == "tiny"
+    monkeypatch.undo()
+    (folder / "model.onnx").write_bytes(b"damaged")
+    make_bundle(card.model_copy(update={"name": "newer"}), replace=True)
+    assert load_bundle(folder).card.name == "newer"
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "no card", "foreign card"])

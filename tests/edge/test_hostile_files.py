@@ -34,10 +34,11 @@ from pydicom.uid import (
 
 from clinipress.edge.bundle import clearest, write_bundle
 from clinipress.edge.inputs import expand
-from clinipress.edge.manifest import digest_of_card, sha256_of
+from clinipress.edge.manifest import digest_of_card
 from clinipress.edge.predict import NONE_ANSWERED, SOME_REFUSED, run_predict
 from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.records.candidate import InputSpec
+from clinipress.records.store import sha256_of
 from kit.linear_model import weights, write_linear
 from kit.onnx_nets import conv_net, pixels, saved
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from clinipress.edge.bundle import load_bundle
-from clinipress.edge.manifest import digest_of_card, read_card, sha256_of
+from clinipress.edge.manifest import digest_of_card, read_card
 from clinipress.errors import BundleError
 from clinipress.records.candidate import InputSpec
+from clinipress.records.store import sha256_of
 from kit.linear_model import weights, write_linear
 
 

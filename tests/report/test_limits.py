@@ -131,3 +131,20 @@ def test_a_reference_that_came_trained_may_have_seen_the_test(make_study: Make) 
     assert "came already trained" not in said(study, recipe=trained)
     scratch = {"reference": {"model": {"name": "resnet18"}, "train": {"epochs": 3}}}
     assert "came already trained" not in said(study, recipe=scratch)
+
+
+def test_a3_lesions_kept_whole_are_not_called_patients(make_study: Make) -> None:
+    study = make_study()
+    split = study.split.model_copy(update={"by": "lesion", "unit": "lesion"})
+    audit = study.audit.model_copy(update={"patients": None, "units": {"lesion": 384}})
+    found = limits(View(study.model_copy(update={"split": split, "audit": audit})))
+    (said,) = [text for text in found if text.startswith("No patient identifiers")]
+    assert said.endswith("What is kept whole is each lesion, not each patient.")
+
+
+def test_f1_images_without_a_patient_are_a_limit(make_study: Make) -> None:
+    study = make_study()
+    split = study.split.model_copy(update={"by": "patient", "unit": "patient", "without_unit": 3})
+    audit = study.audit.model_copy(update={"patients": 384, "without_patient": 3})
+    found = limits(View(study.model_copy(update={"split": split, "audit": audit})))
+    assert any(text.startswith("3 images name no patient") for text in found)

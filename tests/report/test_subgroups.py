@@ -72,7 +72,7 @@ def test_small_groups_are_greyed_and_not_hidden(make_study: Make) -> None:
     rows = re.findall(r"<tr(?: class=\"grey\")?><th scope=\"row\">(?:few|many).*?</tr>", html)
     assert ["grey" in one[:20] for one in rows] == [True, False]
     assert "too few: at least 30 are needed" in words(rows[0])
-    assert "9 clusters" in words(html)
+    assert "9 near-duplicate clusters" in words(html)
     assert "No column has two groups that are large enough to compare." in words(html)
 
 

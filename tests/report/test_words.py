@@ -292,3 +292,37 @@ def test_what_distillation_gave_is_said_plainly(
 
 def test_without_a_control_nothing_is_said_of_it(make_study: Make) -> None:
     assert words.distillation_sentences(View(make_study())) == []
+
+
+@pytest.mark.parametrize(
+    ("audit", "split", "known", "start"),
+    [
+        (
+            {"patients": None, "units": {"lesion": 1200}},
+            {"by": "lesion", "unit": "lesion"},
+            "1,200 lesions known, patients unknown: ",
+            "Divided by lesion. ",
+        ),
+        (
+            {"patients": 40, "units": {"patient": 40}, "without_patient": 1},
+            {"by": "patient", "unit": "patient"},
+            "40 patients known, 1 image without one: ",
+            "Divided by patient. ",
+        ),
+        (
+            {"patients": None, "units": {"study": 7}},
+            {"by": "published", "unit": "study"},
+            "7 studies known, patients unknown: ",
+            "Divided as published. ",
+        ),
+    ],
+)
+def test_a3_units_are_called_what_they_are(make_study, audit, split, known, start) -> None:
+    study = make_study()
+    changed = {
+        "audit": study.audit.model_copy(update=audit),
+        "split": study.split.model_copy(update=split),
+    }
+    view = View(study.model_copy(update=changed))
+    assert known in words.audit_sentence(view)
+    assert words.split_sentence(view).startswith(start)

@@ -1,15 +1,19 @@
 """The command line: a thin skin. One command, one public function; ``--json`` on every one.
 
-Exit codes: 0 done and passed; 1 done, but a gate failed or was inconclusive; 2 the input or the
-call is wrong (one line on stderr); 130 interrupted. Nothing heavy is imported before a command
-runs, so that ``--help`` and ``predict`` start at once.
+Exit codes: 0 done and passed, or the reader of the output left; 1 done, but a gate failed or was
+inconclusive; 2 the input or the call is wrong, or memory, disk or an engine gave out; 130 and 143
+interrupted, to be resumed. What is not 0 or 1 comes with one line on stderr. Nothing heavy is
+imported before a command runs, so that ``--help`` and ``predict`` start at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -33,7 +37,10 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/NAME.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")]
-PASSED, NOT_PASSED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+ClassMap = Annotated[str, typer.Option("--class-map", help="theirs=ours, separated by commas.")]
+PASSED, NOT_PASSED, FAILED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+RESUME = "{}; run the same command again to go on"
+DEBUG = "CLINIPRESS_DEBUG"
 
 
 def _write(text: str) -> None:
@@ -112,7 +119,7 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Look at a data folder and write a study.yaml with comments."""
-    from clinipress.study.propose import write_study
+    from clinipress.study.propose import finding_words, write_study
 
     facts = write_study(data, out, force=force)
     if as_json:
@@ -122,26 +129,49 @@ def init(
             f"{facts['images']} images of {len(facts['classes'])} classes ({facts['layout']}); "
             f"wrote {out}. Next: clinipress run {out}"
         )
+        for line in (finding_words(facts), *facts["notes"]):
+            if line:
+                _write(f"Check: {line}.")
 
 
 @app.command()
 def audit(
     data: Annotated[Path, typer.Argument(help="A data folder, manifest or .npz.")],
+    class_map: ClassMap = "",
+    csv: Annotated[
+        Path | None, typer.Option("--csv", help="Table to write: every file that is named.")
+    ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Count, find unreadable files, duplicates, leaks across splits, shortcuts and groups."""
+    """Count, find unreadable files, duplicates, leaks, shortcuts and what is not used."""
     from clinipress.data.audit.audit import audit as run_audit
     from clinipress.data.sources import read_dataset
+    from clinipress.errors import DataError
+    from clinipress.study.external import parse_class_map
 
     facts: Audit
-    facts, _ = run_audit(read_dataset(data), progress=_progress(as_json), threads=threads)
+    dataset = read_dataset(data, class_map=parse_class_map(class_map))
+    facts, _ = run_audit(dataset, progress=_progress(as_json), threads=threads)
+    if csv is not None:
+        from clinipress.data.audit.listing import write_listing
+
+        write_listing(facts, csv)
     if as_json:
         _write(facts.model_dump_json(indent=1))
     else:
         from clinipress.cli.terminal import show_audit
 
         show_audit(facts)
+    if 2 * len(facts.unreadable) > facts.images:
+        bad = facts.unreadable[0]
+        raise DataError(
+            "images most of which can be read",
+            f"{len(facts.unreadable):,} of {facts.images:,} that cannot, first '{bad.path}'",
+            "check that this is the folder you mean",
+        )
+    if not as_json:
+        _write(f"next: clinipress init {data}")
 
 
 @app.command("data")
@@ -173,10 +203,9 @@ def named_data(
     else:
         _write("\n".join(show_prepared(prepared)))
     if prepared.status != "complete":
-        raise typer.Exit(WRONG_INPUT if prepared.status == "absent" else NOT_PASSED)
+        raise typer.Exit(FAILED if prepared.status == "absent" else NOT_PASSED)
 
 
-ClassMap = Annotated[str, typer.Option("--class-map", help="theirs=ours, separated by commas.")]
 Overlap = Literal["refuse", "leave-out", "keep"]
 Positive = Annotated[
     str | None,
@@ -391,6 +420,9 @@ def table(
     ray: Annotated[
         str | None, typer.Option("--ray", help="Address of a Ray cluster, or local.")
     ] = None,
+    positive: Annotated[
+        str | None, typer.Option("--positive", help="The finding, where there are two classes.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a paper's table again, beside the figures it prints; run it again to go on."""
@@ -406,6 +438,7 @@ def table(
         folder,
         scale=scale,  # type: ignore[arg-type]
         ray=ray,
+        positive=positive,
         progress=_progress(as_json),
     )
     if as_json:
@@ -430,33 +463,101 @@ def targets(as_json: Json = False) -> None:
         show_targets(TARGETS)
 
 
-def _refuse(problem: Exception) -> NoReturn:
-    sys.stderr.write(f"clinipress: {problem}\n")
-    sys.exit(WRONG_INPUT)
+@app.callback()
+def _before(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar=DEBUG, help="Show where an error came from.")
+    ] = False,
+) -> None:
+    if debug:
+        os.environ[DEBUG] = "1"  # `main` reads it, whatever fails
 
 
 def main() -> None:
-    """Entry point: every error raised on purpose becomes one line and exit code 2."""
-    from clinipress.errors import ClinipressError
-
+    """Entry point: whatever goes wrong is one line, and the exit code says of what kind it is."""
+    _steady_streams()
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
-    except ClinipressError as problem:
-        _refuse(problem)
-    except ModuleNotFoundError as problem:  # a door without its guard
-        from clinipress.extras import missing_extra
+    except SystemExit as end:
+        code, line = _end_of(end)
+    except BaseException as problem:
+        code, line = _failure(problem)
+        if code == FAILED and os.environ.get(DEBUG):
+            traceback.print_exc()
+    try:
+        sys.stdout.flush()
+    except OSError as problem:  # also what Python would say at exit, with a code of its own
+        if code == PASSED or isinstance(problem, BrokenPipeError):
+            code, line = _failure(problem)
+    if code == PASSED or line:
+        _forget_stdout_if_closed()
+    if line:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"clinipress: {line}\n")
+    sys.exit(code)
 
-        missing = missing_extra(problem)
-        if missing is None:
-            raise
-        _refuse(missing)
-    except KeyboardInterrupt:
-        sys.stderr.write("clinipress: interrupted; run the same command again to go on\n")
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        # the reader (head, less) has what it wanted; keep Python from complaining at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(PASSED)
+
+def _steady_streams() -> None:
+    """Streams that can be written to: a closed one swallows, no letter is refused."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _terminate(number: int, _: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # what is being left cleans up in peace
+    sys.exit(TERMINATED)
+
+
+def _end_of(end: SystemExit) -> tuple[int, str]:
+    """Exit code and line of a command that ended by itself, or was ended inside typer.
+
+    Typer turns interruptions and closed pipes into codes that differ from version to version.
+    """
+    cause: BaseException | None = end
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt | BrokenPipeError):
+            return _failure(cause)
+        cause = cause.__cause__ or cause.__context__
+    if end.code == TERMINATED:
+        return TERMINATED, RESUME.format("terminated")
+    return (end.code if isinstance(end.code, int) else FAILED if end.code else PASSED), ""
+
+
+def _failure(problem: BaseException) -> tuple[int, str]:
+    """Exit code and line of an exception."""
+    from clinipress.errors import ClinipressError
+    from clinipress.extras import missing_extra
+
+    if isinstance(problem, ModuleNotFoundError):  # a door without its guard
+        problem = missing_extra(problem) or problem
+    if isinstance(problem, KeyboardInterrupt):
+        return INTERRUPTED, RESUME.format("interrupted")
+    if isinstance(problem, BrokenPipeError):
+        return PASSED, ""  # the reader (head, less) has what it wanted
+    if isinstance(problem, ClinipressError):
+        return FAILED, str(problem)
+    frames = traceback.extract_tb(problem.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    text = f"{type(problem).__name__}: {problem}".strip(": ").partition("\n")[0]
+    if isinstance(problem, MemoryError) or "allocate memory" in text or "out of memory" in text:
+        what, fix = "memory for the work", "close other programs, or make the batches smaller"
+    else:
+        what, fix = "the work to go on", "'clinipress --debug COMMAND ...' shows where it came from"
+    return FAILED, str(ClinipressError(what, text + where, f"{fix}; finished work is kept"))
+
+
+def _forget_stdout_if_closed() -> None:
+    """Let Python flush into nothing at exit where nobody reads any more."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

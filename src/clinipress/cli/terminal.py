@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from clinipress.progress import SILENT
 from clinipress.progress import Progress as Listener
 from clinipress.recipe.formats import format_facts
+from clinipress.records.item import plural_of
 from clinipress.records.judgement import SECTIONS
-from clinipress.text import DASH, STATUS_WORDS, fixed, signed
+from clinipress.text import DASH, STATUS_WORDS, counted, fixed, not_used, signed, tally
 
 if TYPE_CHECKING:
     from clinipress.models.catalogue import NamedModel
@@ -234,39 +236,41 @@ def _row(row: CandidateRecord, root: CandidateRecord, split: str) -> list[str]:
 def show_audit(audit: Audit) -> None:
     """What the audit found, warnings last so that they are what is left on the screen."""
     console = _console()
-    console.print(f"{audit.path}: {audit.images} images, {audit.layout}", soft_wrap=True)
-    table = Table()
+
     splits = list(audit.splits)
-    table.add_column("class")
-    table.add_column("images", justify="right")
-    for split in splits:
-        table.add_column(split, justify="right")
+    table = Table()
+    for name in ("class", "images", *splits):
+        table.add_column(name, justify="left" if name == "class" else "right")
     for name, count in audit.classes.items():
-        table.add_row(name, str(count), *(str(audit.splits[s].get(name, 0)) for s in splits))
-    console.print(table)
-    facts = {
-        "unreadable files": len(audit.unreadable),
-        "exact duplicates": audit.exact_duplicates,
-        "near duplicates": audit.near_duplicates,
-        "clusters": audit.clusters,
-        "patients": "not known" if audit.patients is None else audit.patients,
-        "images under two labels": len(audit.conflicting_labels),
-    }
-    for name, value in facts.items():
-        console.print(f"{name}: {value}", highlight=False)
-    for name, count in audit.leaks.items():
-        console.print(f"[yellow]leak[/] {name}: {count} images", highlight=False)
-    for column, counts in audit.groups.items():
-        shown = ", ".join(f"{k} {v}" for k, v in list(counts.items())[:12])
-        console.print(f"group {column}: {shown}", highlight=False, soft_wrap=True)
-    if audit.baseline_accuracy:
-        console.print(
-            f"statistics-only baseline accuracy: {_percent(audit.baseline_accuracy)}",
-            highlight=False,
-        )
+        shown = (f"{audit.splits[s].get(name, 0):,}" for s in splits)
+        table.add_row(Text(name), f"{count:,}", *shown)
+    # names of files and classes may hold what rich takes for markup
+    head = f"{audit.path}: {counted(audit.images, 'image')}, {audit.layout}"
+    console.print(Text(head), table, sep="\n", soft_wrap=True)
+    console.print(Text("\n".join(_audit_lines(audit))), soft_wrap=True)
     for warning in audit.warnings:
-        console.print(f"[yellow]warning[/] {warning}", highlight=False, soft_wrap=True)
+        console.print(Text(f"warning {warning}", "yellow"), soft_wrap=True)
     console.print(f"{audit.seconds:.1f} s", highlight=False)
+
+
+def _audit_lines(audit: Audit) -> Iterator[str]:
+    yield f"unreadable files: {len(audit.unreadable):,}"
+    yield f"exact duplicates: {audit.exact_duplicates:,}"
+    yield f"near duplicates: {audit.near_duplicates:,}"
+    yield f"clusters: {audit.clusters:,}"
+    yield f"patients: {'not known' if audit.patients is None else audit.patients}"
+    for kind in audit.units.keys() - {"patient"}:
+        yield f"{plural_of(kind)}: {audit.units[kind]:,}"
+    yield f"images under two labels: {len(audit.conflicting_labels):,}"
+    for name, count in audit.leaks.items():
+        yield f"leak {name}: {counted(count, 'image')}"
+    for column, counts in audit.groups.items():
+        yield f"group {column}: {tally(list(counts.items())[:12])}"
+    if audit.baseline_accuracy:
+        yield f"statistics-only baseline accuracy: {_percent(audit.baseline_accuracy)}"
+    for text in not_used((x.path, x.kind, x.reason, x.count) for x in audit.left_out):
+        if text not in audit.warnings:
+            yield text
 
 
 def show_evidence(facts: Mapping[str, Any]) -> None:

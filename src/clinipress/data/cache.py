@@ -2,7 +2,8 @@
 
     FOLDER/
       images.u8        uint8 [n, channels, height, width], nothing else
-      cache.json       keys, labels, classes, input, and size and time of each source file
+      cache.json       keys, labels, classes, input, the digest of each source file (else its size
+                       and time), and that of images.u8
       images.u8.part   an unfinished build; marks.json says how far it is whole
 
 The file is written with plain writes and mapped only when it is whole: a full disk met through a
@@ -16,7 +17,7 @@ import json
 import mmap
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
@@ -25,16 +26,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.sources import ImageItem, decode_item
+from clinipress.distributed import usable_cores
 from clinipress.errors import DataError, InputError, StorageError
+from clinipress.kinds.image.pixels import READING
 from clinipress.progress import SILENT, Progress
 from clinipress.records.candidate import InputSpec
-from clinipress.records.store import digest_of, read_json, storage, versions, write_atomically
+from clinipress.records.store import (
+    digest_of,
+    read_json,
+    sha256_of,
+    storage,
+    versions,
+    write_atomically,
+)
 
 __all__ = ["DECODERS", "Cache", "build_cache"]
 
 IMAGES, SIDECAR, PART, MARKS = "images.u8", "cache.json", "images.u8.part", "marks.json"
 TASK = "decoding images"
-FORMAT = "clinipress cache 1"
+SHA256 = "sha256"
+FORMAT = "clinipress cache 2"
 # Distributions whose versions decide what a decoded pixel is.
 DECODERS = (
     *("nibabel", "numpy", "pillow", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg"),
@@ -129,10 +140,14 @@ def build_cache(
     spec: InputSpec,
     path: Path,
     *,
+    contents: Mapping[str, str] | None = None,
     threads: int | None = None,
     progress: Progress = SILENT,
 ) -> Cache:
     """Decode images into a cache, or reopen it when it was made of the same files before.
+
+    The same are files of the same `contents` (image key -> sha256); without these, of the same
+    size and time. What was damaged on the disk since is decoded again.
 
     Rows are in the order of `items`, labels in that of `classes`. A build that was killed goes on
     from its last mark (every 32 MB). Several processes may call this at once: one builds, the
@@ -143,30 +158,41 @@ def build_cache(
         DataError: There is no image, or a label is no class.
         StorageError: The disk is full; nothing of the unfinished cache is left on it.
     """
-    facts = _facts(items, classes, spec)
+    facts = _facts(items, classes, spec, contents)
     with storage(f"the decoded images in '{path}'"):
         path.mkdir(parents=True, exist_ok=True)
     with _lock(path / "lock"):
         if not _is_whole(path, facts):
-            _build(items, spec, path, facts, threads or os.cpu_count() or 1, progress)
+            _build(items, spec, path, facts, threads or usable_cores(), progress)
     return Cache(path)
 
 
-def _facts(items: Sequence[ImageItem], classes: tuple[str, ...], spec: InputSpec) -> dict[str, Any]:
+def _facts(
+    items: Sequence[ImageItem],
+    classes: tuple[str, ...],
+    spec: InputSpec,
+    contents: Mapping[str, str] | None,
+) -> dict[str, Any]:
     number = {name: i for i, name in enumerate(classes)}
     foreign = [item for item in items if item.label not in number]
     if not items or foreign:
         got = f"'{foreign[0].label}' at '{foreign[0].key}'" if foreign else "no image at all"
         raise DataError(f"images of the classes {', '.join(classes)}", got)
-    stats = {path: path.stat() for path in {item.path for item in items}}
+    files: list[Any]
+    if contents is not None:
+        files = [contents[item.key] for item in items]
+    else:
+        stats = {path: path.stat() for path in {item.path for item in items}}
+        files = [[stats[i.path].st_size, stats[i.path].st_mtime_ns] for i in items]
     return {
         "format": FORMAT,
         "versions": versions(DECODERS),
+        "reading": READING,
         "keys": [item.key for item in items],
         "labels": [number[item.label] for item in items],
         "classes": list(classes),
         "spec": spec.model_dump(mode="json"),
-        "files": [[stats[i.path].st_size, stats[i.path].st_mtime_ns] for i in items],
+        "files": files,
     }
 
 
@@ -176,7 +202,9 @@ def _is_whole(path: Path, facts: dict[str, Any]) -> bool:
     if not (path / SIDECAR).is_file() or not images.is_file() or images.stat().st_size != size:
         return False
     with contextlib.suppress(InputError):
-        return digest_of(read_json(path / SIDECAR)) == digest_of(facts)
+        kept = read_json(path / SIDECAR)
+        sha256 = kept.pop(SHA256, None) if isinstance(kept, dict) else None
+        return digest_of(kept) == digest_of(facts) and sha256 == sha256_of(images)
     return False
 
 
@@ -209,7 +237,8 @@ def _build(
                     _write_rows(file, some, spec, threads, progress)
                     _mark(file, path, digest, first + len(some))
             (path / PART).replace(path / IMAGES)
-            write_atomically(path / SIDECAR, json.dumps(facts))
+            kept = facts | {SHA256: sha256_of(path / IMAGES)}
+            write_atomically(path / SIDECAR, json.dumps(kept))
     except StorageError:
         for name in (PART, MARKS):
             (path / name).unlink(missing_ok=True)

@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.layouts import arrays
-from clinipress.data.layouts.folders import read_folders
-from clinipress.data.layouts.items import Dataset, Layout, natural
-from clinipress.data.layouts.manifests import find_table, read_table
-from clinipress.errors import DataError, ImageError, MissingExtraError
+from clinipress.data.layouts.folders import image_files, read_folders
+from clinipress.data.layouts.items import Dataset, LeftOuts, Listed, natural, one_spelling
+from clinipress.data.layouts.manifests import find_tables, read_tables
+from clinipress.data.layouts.tables import TABLE_SUFFIXES
+from clinipress.data.units import HEADER_PATIENT, checked_units
+from clinipress.errors import DataError, ImageError, MissingExtraError, NoPictureError
 from clinipress.kinds.image.read import HeaderFacts, Reader, decode, facts, reader_of, render
 from clinipress.records.candidate import InputSpec
 from clinipress.records.item import ImageItem
 
-__all__ = ["Dataset", "ImageItem", "decode_item", "item_bytes", "item_facts", "read_dataset"]
+__all__ = [
+    "Dataset",
+    "ImageItem",
+    "decode_item",
+    "in_archive",
+    "item_bytes",
+    "item_facts",
+    "read_dataset",
+]
 
 # Files with these endings are not opened while a set is listed: they hold one picture each.
 # fmt: off
 _SINGLE = frozenset({
-    ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".pgm", ".ppm",
+    ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".jp2", ".pgm", ".ppm",
 })
 # fmt: on
 
@@ -37,26 +50,48 @@ def read_dataset(
 
     Args:
         path: A folder of class folders (with or without split folders above them), a manifest
-            (.csv) or a folder with one, HAM10000's folder, or an .npz in MedMNIST's layout.
+            (.csv, .tsv) or a folder with one, or with one for each split, HAM10000's folder, or an
+            .npz in MedMNIST's layout.
         classes: Class names in the order of the logits; None sorts the names found.
         class_map: Name of a folder or label -> name of the class.
 
     Returns:
         The set, items sorted by key. A volume or a multi-frame file becomes one item per picture,
-        its patient the file unless the file or the manifest names one; empty slices of volumes
-        are left out. DICOM files bring the patient from their header, unless all name the same.
+        all of one unit, the file; empty slices of volumes are left out. DICOM files bring patient,
+        study and series from their header. Identifiers that name nobody are set aside.
+        What lies there and is not used is in `left_out`, each thing with its reason.
 
     Raises:
         DataError: Nothing there, one class only, or a layout that cannot be told.
         MissingExtraError: There are DICOM or NIfTI files and the extra is not installed.
     """
     mapping = dict(class_map or {})
-    layout, root, items, columns = _listed(path, mapping)
-    if layout != "npz":
-        items = _one_patient_is_none([opened for item in items for opened in _opened(item)])
+    root = path if _is_dir(path) else path.parent
+    left_out = LeftOuts(root, {*mapping, *(classes or ())})
+    try:
+        listed = _listed(path, mapping, left_out)
+    except OSError as problem:
+        raise DataError("data that can be read", f"'{path}' ({problem.strerror})") from None
+    items = listed.items
+    if listed.layout != "npz":
+        items = [picture for item in items for picture in _opened(item, left_out)]
+    items, named = checked_units(items)
+    items, spellings = one_spelling(items, [*mapping.values(), *(classes or ())])
     items.sort(key=lambda item: natural(item.key))
-    names = _classes(path, items, classes, mapping)
-    return Dataset(root, layout, names, tuple(items), columns)
+    try:
+        names = _classes(path, items, classes, mapping)
+    except DataError as problem:
+        raise _with_tables(problem, left_out) from None
+    notes = (*listed.notes, *spellings, *named)
+    return Dataset(
+        listed.root,
+        listed.layout,
+        names,
+        tuple(items),
+        listed.group_columns,
+        left_out.records(),
+        notes,
+    )
 
 
 def decode_item(item: ImageItem, spec: InputSpec) -> NDArray[np.uint8]:
@@ -65,28 +100,38 @@ def decode_item(item: ImageItem, spec: InputSpec) -> NDArray[np.uint8]:
     Raises:
         ImageError: It cannot be read.
     """
-    if _in_archive(item):
+    if in_archive(item):
         return render(arrays.array_picture(item), spec)
     return decode(item.path, spec, index=item.index)
 
 
 def item_bytes(item: ImageItem) -> bytes:
-    """What a digest of the item is made of: the file, or one picture's values where it has several.
+    """What a digest of the item is made of: the file, or one picture of several; never large then.
 
     Raises:
         ImageError: The file cannot be read.
     """
-    if _in_archive(item):
+    if in_archive(item):
         return arrays.array_picture(item).pixels.tobytes()
     try:
         if item.index is None:
             return item.path.read_bytes()
         reader = _reader(item.path)
         stored = reader.stored_bytes(item.path, item.index) if reader else None
-        # where a picture has none of its own, the file's, and its number
-        return stored or item.path.read_bytes() + item.index.to_bytes(8, "little")
+        if stored is not None:
+            return stored
+        # where a picture has no bytes of its own, the file's digest, and its number
+        facts = item.path.stat()
+        whole = _digest(item.path, facts.st_size, facts.st_mtime_ns)
+        return whole + item.index.to_bytes(8, "little")
     except OSError as problem:
         raise ImageError("a file that can be read", f"'{item.key}' ({problem.strerror})") from None
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, _size: int, _time: int) -> bytes:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def item_facts(item: ImageItem) -> HeaderFacts:
@@ -95,35 +140,92 @@ def item_facts(item: ImageItem) -> HeaderFacts:
     Raises:
         ImageError: It cannot be read.
     """
-    if not _in_archive(item):
+    if not in_archive(item):
         return facts(item.path)
     shape = arrays.array_picture(item).pixels.shape
     return HeaderFacts(shape[1], shape[0], 3 if len(shape) == 3 else 1, 8, 1, "NPZ")
 
 
-def _in_archive(item: ImageItem) -> bool:
+def in_archive(item: ImageItem) -> bool:
+    """True for a picture that is an array in an .npz, not a file."""
     return item.index is not None and item.path.suffix.casefold() == ".npz"
 
 
-def _listed(
-    path: Path, mapping: Mapping[str, str]
-) -> tuple[Layout, Path, list[ImageItem], tuple[str, ...]]:
-    """Layout, root, items and group columns, by what `path` is."""
-    if path.is_file():
-        if path.suffix.casefold() == ".npz":
-            return "npz", path.parent, arrays.read_arrays(path, mapping), ()
-        if path.suffix.casefold() == ".csv":
-            return "manifest", path.parent, *read_table(path, mapping)
-        raise DataError("a folder, a manifest (.csv) or an .npz", f"the file '{path}'")
-    if not path.is_dir():
-        raise DataError("a folder, a manifest (.csv) or an .npz", f"nothing at '{path}'")
-    if not any(path.iterdir()):
-        raise DataError("a folder of images", f"the empty folder '{path}'")
-    table = find_table(path)
-    if table is not None:
-        return "manifest", path, *read_table(table, mapping)
-    layout, items = read_folders(path, mapping)
-    return layout, path, items, ()
+def _listed(path: Path, mapping: Mapping[str, str], left_out: LeftOuts) -> Listed:
+    """What `path` is told to be, by its ending or by what lies in it."""
+    wanted = "a folder, a manifest (.csv, .tsv) or an .npz"
+    suffix = path.suffix.casefold()
+    if _is_dir(path):
+        if not any(path.iterdir()):
+            raise DataError("a folder of images", f"the empty folder '{path}'")
+        tables = find_tables(path, left_out)
+        if tables:
+            return _by_tables(tables, path, path, mapping, left_out)
+        try:
+            return read_folders(path, mapping, left_out)
+        except DataError as problem:
+            raise _with_tables(problem, left_out) from None
+    if not _is_there(path):
+        raise DataError(wanted, f"nothing at '{path!s:.300}'")
+    if suffix == ".npz":
+        items = arrays.read_arrays(path, mapping, left_out)
+        return Listed("npz", path.parent, items)
+    if suffix in TABLE_SUFFIXES or suffix == ".txt":
+        return _by_tables([path], path.parent, None, mapping, left_out)
+    raise DataError(wanted, f"the file '{path}'")
+
+
+def _by_tables(
+    tables: list[Path],
+    root: Path,
+    whole: Path | None,
+    mapping: Mapping[str, str],
+    left_out: LeftOuts,
+) -> Listed:
+    """The items of tables; images beside those they name are left out.
+
+    A table that was named itself may lie in a folder of many things: there only the folders that it
+    speaks of are looked at.
+    """
+    listed = read_tables(tables, root, mapping, left_out)
+    named = {item.path for item in listed.items}
+    folders = [whole] if whole else sorted({path.parent for path in named} - {root})
+    folders = [f for f in folders if not any(other in f.parents for other in folders)]
+    for table in tables:
+        left_out.use(table)
+    for folder in folders:
+        for path in image_files(folder, left_out):
+            if path not in named:
+                left_out.add(path, "file", "not in the table")
+    for path in named:
+        left_out.use(path)
+    return listed
+
+
+def _with_tables(problem: DataError, left_out: LeftOuts) -> DataError:
+    """The same, and why the tables that lie there were not used instead."""
+    tables = [entry for entry in left_out.records() if entry.kind == "table"]
+    if not tables:
+        return problem
+    first = f"the table '{tables[0].path}' is not used: {tables[0].reason}"
+    return DataError(problem.expected, problem.got, first)
+
+
+def _is_dir(path: Path) -> bool:
+    """False for a name that is too long, or lies where nobody may look, as well."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as problem:
+        if problem.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def _reader(path: Path) -> Reader | None:
@@ -137,30 +239,30 @@ def _reader(path: Path) -> Reader | None:
         return None
 
 
-def _opened(item: ImageItem) -> list[ImageItem]:
+def _opened(item: ImageItem, left_out: LeftOuts) -> list[ImageItem]:
     """One item per picture of a file with several; an unreadable file stays one item."""
     reader = _reader(item.path)
     if reader is None:
         return [item]
     try:
-        patient, numbers = reader.pictures(item.path)
+        named, numbers = reader.pictures(item.path)
+        pages = facts(item.path).frames if numbers is not None else 1
     except MissingExtraError:
         raise
+    except NoPictureError as problem:
+        left_out.reject(item.path, "object", problem.got)
+        return []
     except Exception:  # third-party parsers raise nearly anything on a damaged file
         return [item]
-    patient = item.patient or patient
+    units = {HEADER_PATIENT if kind == "patient" else kind: name for kind, name in named.items()}
+    units |= item.units if numbers is None else {**item.units, "file": item.key}
     if numbers is None:
-        return [replace(item, patient=patient)]
-    patient = patient or item.key
-    return [replace(item, key=f"{item.key}#{n}", index=n, patient=patient) for n in numbers]
-
-
-def _one_patient_is_none(items: list[ImageItem]) -> list[ImageItem]:
-    """A single identifier for all is a placeholder such as "ANONYMOUS", not one patient."""
-    patients = {item.patient for item in items}
-    if len(patients) == 1 and patients != {None} and len({item.path for item in items}) > 1:
-        return [replace(item, patient=None) for item in items]
-    return items
+        return [replace(item, units=units)]
+    if not len(numbers):
+        left_out.reject(item.path, "file", "a volume of one single value")
+    elif len(numbers) < pages:
+        left_out.reject(item.path, "page", "of one single value", pages - len(numbers))
+    return [replace(item, key=f"{item.key}#{n}", index=n, units=units) for n in numbers]
 
 
 def _classes(

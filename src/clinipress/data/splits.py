@@ -1,9 +1,10 @@
 """Dividing images into train, validation and a sealed test split, without tearing units apart.
 
-By patient where every image has one, else by cluster of near-duplicates; a cluster that spans two
-patients keeps them together. "published" keeps the splits a data set came with, and drops the
-training images that leak into them. "image" must be asked for by name, and its reason says what
-that means: Yagis et al. (2021) found slice-level splits to add 29 to 55 points of accuracy.
+Whatever is known to hold images together does: patients where they are named, lesions, studies,
+series, files, and clusters of near-duplicates; an image of which nothing is known never undoes the
+others' units. "published" keeps the splits a data set came with, and drops the training images that
+leak into them. "image" must be asked for by name, and its reason says what that means: Yagis et al.
+(2021) found slice-level splits to add 29 to 55 points of accuracy.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from numpy.typing import NDArray
 from clinipress.data.audit.fingerprints import Fingerprints
 from clinipress.data.grouping import class_counts, deal, merge, numbered, shuffled_by_key
 from clinipress.data.sources import Dataset, ImageItem
+from clinipress.data.units import CLUSTER, best_unit, labelings
 from clinipress.errors import DataError
 from clinipress.recipe.study import SplitRecipe
+from clinipress.records.item import UNIT_KINDS, plural_of
 from clinipress.records.result import SplitSummary, TestOpening
 from clinipress.records.store import digest_of, read_json, storage, write_atomically
 
@@ -39,7 +42,7 @@ class Split:
     """Which image belongs where; the test split is sealed.
 
     Attributes:
-        by: "patient", "near-duplicate cluster", "published" or "image".
+        by: "patient" or another of `UNIT_KINDS`, "near-duplicate cluster", "published" or "image".
         reason: Why this unit was chosen, one sentence.
         seed: Seed of the assignment.
         assignment: Image key -> "train", "validation" or "test".
@@ -84,6 +87,7 @@ class Split:
 
         Args:
             log: File with one JSON line (a `TestOpening`) per opening; made if it is not there.
+                None: the opening is in it already.
             candidates: Names of the candidates that will be measured on it.
             reason: Why it is opened.
             rules: Digest of the rules in force (`SealedRules`).
@@ -136,16 +140,22 @@ class Split:
         return split
 
     def summary(self, dataset: Dataset, units: NDArray[np.int64]) -> SplitSummary:
-        """Counts for the record; `units` are the patient or cluster of each item of `dataset`."""
+        """Counts for the record; `units` are those of the items of `dataset`, in their order."""
+        used = [item for item in dataset.items if item.key in self.assignment]
+        unit, unnamed = best_unit(used)
+        if self.by in {"image", CLUSTER}:
+            unit, unnamed = self.by, 0
         counts = {name: dict.fromkeys(dataset.classes, 0) for name in SPLITS}
         members: dict[str, set[int]] = {name: set() for name in SPLITS}
-        for item, unit in zip(dataset.items, units.tolist(), strict=True):
+        for item, number in zip(dataset.items, units.tolist(), strict=True):
             name = self.assignment.get(item.key)
             if name is not None:
                 counts[name][item.label] += 1
-                members[name].add(unit)
+                members[name].add(number)
         return SplitSummary(
             by=self.by,
+            unit=unit,
+            without_unit=unnamed,
             reason=self.reason,
             seed=self.seed,
             counts=counts,
@@ -190,8 +200,8 @@ def units(dataset: Dataset, fingerprints: Fingerprints, by: str) -> NDArray[np.i
     Args:
         dataset: The data set.
         fingerprints: Of its items, in the same order.
-        by: "patient" (merged with the clusters), "near-duplicate cluster" or "cluster", "image",
-            or "published" (patients where known, merged with the clusters).
+        by: "near-duplicate cluster" or "cluster", "image", or anything else that a `Split` may be
+            divided by: all units that are known, merged with the clusters.
 
     Returns:
         int64 ``[items]``, numbered from 0; -1 for unreadable items.
@@ -199,16 +209,17 @@ def units(dataset: Dataset, fingerprints: Fingerprints, by: str) -> NDArray[np.i
     Raises:
         DataError: `by` is no such unit.
     """
+    if by not in {*UNIT_KINDS, CLUSTER, "cluster", "image", "published"}:
+        known = ", ".join((*UNIT_KINDS, CLUSTER, "published", "image"))
+        raise DataError(f"a unit: {known}", f"'{by}'")
     readable = np.asarray(fingerprints.readable)
     clusters = np.where(readable, fingerprints.clusters, -1)
     if by == "image":
         merged = np.arange(len(dataset.items), dtype=np.int64)
-    elif by in {"patient", "published"}:
-        merged = merge(clusters, numbered([item.patient for item in dataset.items]))
-    elif by in {"near-duplicate cluster", "cluster"}:
+    elif by in {CLUSTER, "cluster"}:
         merged = clusters
     else:
-        raise DataError("a unit: patient, near-duplicate cluster, published or image", f"'{by}'")
+        merged = merge(clusters, *labelings(dataset.items))
     names = [int(u) if r else None for u, r in zip(merged, readable, strict=True)]
     return numbered(names)
 
@@ -234,7 +245,8 @@ def make_split(
     # from here on everything is in the order of the keys, so the order of listing cannot matter
     table = _Table(dataset.classes, [items[key] for key in sorted(usable)], unit)
     chosen = recipe.seed + seed
-    dropped = {k: "could not be read" for k in fingerprints.keys if k not in set(usable)}
+    readable = set(usable)
+    dropped = {k: "could not be read" for k in fingerprints.keys if k not in readable}
     if by == "published":
         assignment, leaking, note = _published(table, recipe, chosen)
         dropped |= leaking
@@ -264,7 +276,7 @@ class _Table:
 
 
 def _unit_and_reason(items: list[ImageItem], recipe: SplitRecipe) -> tuple[str, str]:
-    lacking = sum(item.patient is None for item in items)
+    unpatient = sum(item.patient is None for item in items)
     if recipe.by == "published":
         return "published", "the data set's own splits were asked for"
     if recipe.by == "image":
@@ -272,26 +284,30 @@ def _unit_and_reason(items: list[ImageItem], recipe: SplitRecipe) -> tuple[str, 
             "split by image because the study asks for it: images of one patient or near-copies "
             "may stand on both sides and flatter every figure"
         )
-    if recipe.by == "patient" and lacking:
+    if recipe.by == "patient" and unpatient:
         raise DataError(
             "a patient for every image",
-            f"{lacking} of {len(items)} images without one",
-            "complete the manifest's patient column, or split by 'cluster'",
+            f"{unpatient} of {len(items)} images without one",
+            "complete the manifest's patient column, or split by 'auto', which keeps whole what is "
+            "known",
         )
-    if recipe.by == "patient" or (recipe.by == "auto" and not lacking):
-        return "patient", (
-            "every image names its patient; patients who share a near-duplicate stay together"
+    kind, unnamed = best_unit(items)
+    if recipe.by == "cluster" or kind == CLUSTER:
+        asked = "near-duplicate clusters were asked for"
+        cause = asked if recipe.by == "cluster" else "no image names its patient"
+        return CLUSTER, (
+            f"{cause}: near-duplicates stay together, but neighbouring slices of one patient "
+            "cannot be recognised"
         )
-    known = (
-        "no image names its patient"
-        if lacking == len(items)
-        else (f"{lacking} of {len(items)} images name no patient")
-    )
-    cause = "near-duplicate clusters were asked for" if recipe.by == "cluster" else known
-    return "near-duplicate cluster", (
-        f"{cause}: near-duplicates stay together, but neighbouring slices of one patient "
-        "cannot be recognised"
-    )
+    named = f"{len(items) - unnamed:,} of {len(items):,} images name their {kind}"
+    known = f"{named}, and the others stay with " if unnamed else f"every image names its {kind}; "
+    if unnamed:
+        known += "what else is known of them, at least their near-duplicates; "
+    known += f"{'patients who' if kind == 'patient' else f'{plural_of(kind)} that'} share a "
+    known += "near-duplicate stay together"
+    if kind != "patient" and unpatient:
+        known += "; patients are not named, so images of one may stand on both sides"
+    return kind, known
 
 
 def _published(
@@ -307,7 +323,9 @@ def _published(
             del assignment[key]
             dropped[key] = why
     images = "1 image that shares" if len(dropped) == 1 else f"{len(dropped)} images that share"
-    note = f"; {images} a patient or near-duplicate across them left out"
+    kind, _ = best_unit(table.items)
+    either = "" if kind == CLUSTER else f"{kind} or "
+    note = f"; {images} a {either}near-duplicate across them left out"
     if "validation" not in assignment.values():
         train = [item for item in table.items if assignment.get(item.key) == "train"]
         share = recipe.fractions[1] / (recipe.fractions[0] + recipe.fractions[1])
@@ -328,8 +346,10 @@ def _leaking(
     for item in table.items:
         other = held.get(table.unit[item.key])
         if other is not None and assignment.get(item.key) == weak:
-            same = item.patient is not None and item.patient == other.patient
-            what = "shares its patient with" if same else "is a near-duplicate of, or linked with,"
+            same = next(
+                (k for k in UNIT_KINDS if item.unit(k) and item.unit(k) == other.unit(k)), ""
+            )
+            what = f"shares its {same} with" if same else "is a near-duplicate of, or linked with,"
             reasons[item.key] = f"{what} the published {strong} image '{other.key}'"
     return reasons
 
@@ -358,11 +378,19 @@ def _check_classes(assignment: Mapping[str, str], table: _Table) -> None:
         for class_name in table.classes:
             if not counts[class_name, name]:
                 shown = ", ".join(f"{counts[class_name, s]} in {s}" for s in SPLITS)
-                whole = len({table.unit[i.key] for i in table.items if i.label == class_name})
+                own = [item for item in table.items if item.label == class_name]
+                whole = len({table.unit[item.key] for item in own})
+                kind, _ = best_unit(own)
+                parts = f"{whole} separate {kind if whole == 1 else plural_of(kind)} of it"
+                fix = (
+                    "add images of that class, merge it with another by class_map, or leave it out"
+                )
+                if whole < len(SPLITS) <= len(own) and kind != CLUSTER:
+                    fix += f"; or, where that is no {kind} but a name for many, take the name out"
                 raise DataError(
                     f"every class in every split, '{class_name}' in {name} too",
-                    f"{shown} ({whole} separate patients or clusters of it)",
-                    "add images of that class, merge it with another by class_map, or leave it out",
+                    f"{shown} ({parts})",
+                    fix,
                 )
 
 
@@ -387,5 +415,7 @@ def _from_file(path: Path, dataset: Dataset, fingerprints: Fingerprints) -> Spli
     _check_classes(split.assignment, _Table(dataset.classes, list(dataset.items), unit))
     held = {(unit[key], name) for key, name in split.assignment.items()}
     torn = sum(count > 1 for count in Counter(unit_number for unit_number, _ in held).values())
-    note = f"; {torn} patients or clusters stand in more than one split of the file"
+    kind, _ = best_unit(dataset.items)
+    noun, verb = (kind, "stands") if torn == 1 else (plural_of(kind), "stand")
+    note = f"; {torn} {noun} {verb} in more than one split of the file"
     return replace(split, reason=split.reason + note) if torn else split

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clinipress import distributed
 from clinipress.data.audit.audit import Fingerprints, audit
+from clinipress.data.audit.fingerprints import content_digests
 from clinipress.data.audit.overlap import Seen
 from clinipress.data.cache import DECODERS, Cache, build_cache
+from clinipress.data.finding import check_finding
 from clinipress.data.layouts.items import drawn
+from clinipress.data.refusals import check_refusals, refusal_words
 from clinipress.data.sources import Dataset, ImageItem, read_dataset
-from clinipress.data.splits import Split, make_split, units
+from clinipress.data.splits import SPLITS, Split, make_split, units
 from clinipress.errors import DataError
+from clinipress.kinds.image.refuse import is_colourful
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import DataRecipe
 from clinipress.records.candidate import Candidate, InputSpec
@@ -53,7 +57,7 @@ class Rows:
     Attributes:
         index: int64 ``[n]`` row numbers in the cache.
         labels: int64 ``[n]`` class numbers.
-        units: int64 ``[n]`` patient or cluster of each image, for intervals.
+        units: int64 ``[n]`` unit of each image (patient, lesion, cluster), for intervals.
         keys: Names of the images.
         groups: Column -> what is known of each image, "" for nothing.
     """
@@ -67,7 +71,13 @@ class Rows:
 
 @dataclass
 class StudyData:
-    """Everything a study knows of its images; `baseline` is that of `Fingerprints`."""
+    """Everything a study knows of its images.
+
+    Attributes:
+        unit_of: Image key -> number of its patient or cluster.
+        contents: Image key -> sha256 of its file.
+        baseline: As in `Fingerprints`.
+    """
 
     dataset: Dataset
     audit: Audit
@@ -76,6 +86,7 @@ class StudyData:
     modality: str
     folder: Path
     unit_of: Mapping[str, int]
+    contents: Mapping[str, str]
     baseline: Mapping[str, bool] = field(default_factory=dict)
     threads: int | None = None
     progress: Progress = SILENT
@@ -86,10 +97,27 @@ class StudyData:
         """Class names in the order of the logits."""
         return self.dataset.classes
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
-        """Changes with the images, their labels or the split."""
-        return digest_of({"split": self.split.digest, "classes": self.classes})
+        """Changes with the split, and the files and labels of train and validation."""
+        return digest_of(self._facts(SPLITS[:2]))
+
+    @functools.cached_property
+    def test_digest(self) -> str:
+        """Changes with the same of all images, the sealed ones too, and with their units."""
+        together: dict[int, list[str]] = {}
+        for key in self.split.assignment:  # units by their members: their numbers say nothing
+            together.setdefault(self.unit_of[key], []).append(key)
+        units = sorted(sorted(keys) for keys in together.values())
+        return digest_of(self._facts(SPLITS) | {"units": units})
+
+    def _facts(self, splits: Container[str]) -> dict[str, Any]:
+        images = [
+            [item.key, item.label, self.contents[item.key]]
+            for item in self.dataset.items
+            if self.split.assignment.get(item.key) in splits
+        ]
+        return {"split": self.split.digest, "classes": self.classes, "images": images}
 
     def cache(self, spec: InputSpec) -> Cache:
         """All images of the split, decoded once for this input and kept on disk."""
@@ -101,14 +129,48 @@ class StudyData:
                 self.classes,
                 spec,
                 self.folder / "cache" / name,
+                contents=self.contents,
                 threads=self.threads,
                 progress=self.progress,
             )
         return self._caches[name]
 
+    def units(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        """Number of the patient or cluster of some images: int64 ``[n]``."""
+        return np.asarray([self.unit_of[key] for key in keys], dtype=np.int64)
+
     def groups(self, keys: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """What else is known of some images: column -> a value for each, "" for none."""
         return _groups(self.dataset, keys)
+
+    def check_accepted(self) -> None:
+        """Stop where most of a class would be refused by the device; else say what would be.
+
+        Raises:
+            DataError: The finished model would answer next to nothing of a class.
+        """
+        labels = {i.key: i.label for i in self.dataset.items if i.key in self.split.assignment}
+        refused = [image for image in self.audit.refused if image.path in labels]
+        check_refusals(refused, labels)
+        if refused:
+            self.progress.say(f"warning: {refusal_words(refused, len(labels))}")
+
+    def accepted(self, rows: Rows, spec: InputSpec) -> NDArray[np.int64]:
+        """Which of some rows the finished model would not refuse, of the colour it was made for.
+
+        All of them, where it would refuse each.
+        """
+        refused = {image.path for image in self.audit.refused}
+        images, coloured = self.cache(spec), self.audit.colourful
+        good = [
+            number
+            for number, key in enumerate(rows.keys)
+            if key not in refused
+            and (
+                spec.channels == 1 or is_colourful(images.take(rows.index[[number]])[0]) == coloured
+            )
+        ]
+        return np.asarray(good or range(len(rows.keys)), dtype=np.int64)
 
     def rows(self, name: Literal["train", "validation"], spec: InputSpec) -> Rows:
         """Row numbers, labels and units of a split that may be looked at."""
@@ -132,8 +194,8 @@ class StudyData:
     def _rows(self, keys: tuple[str, ...], spec: InputSpec) -> Rows:
         cache = self.cache(spec)
         index = cache.where(keys)
-        unit = np.asarray([self.unit_of[key] for key in keys], dtype=np.int64)
-        return Rows(index, cache.labels[index], unit, tuple(keys), self.groups(keys))
+        units = self.units(keys)
+        return Rows(index, cache.labels[index], units, tuple(keys), self.groups(keys))
 
 
 def _groups(dataset: Dataset, keys: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -159,19 +221,29 @@ def open_study_data(
         DataError: The folder, a class or a split is not usable.
     """
     dataset = read_dataset(path, classes=recipe.classes, class_map=recipe.class_map)
-    if recipe.positive is not None and recipe.positive not in dataset.classes:
-        raise DataError(
-            f"'data.positive' to be one of {', '.join(dataset.classes)}", f"'{recipe.positive}'"
-        )
+    check_finding(recipe, dataset.classes)
     whole = len(dataset.items)
     if recipe.sample is not None:
         dataset = drawn(dataset, recipe.sample, seed)
-    inputs = {"items": listing(dataset), "split": recipe.split.model_dump(), "seed": seed}
-    inputs |= {"of": whole} if len(dataset.items) < whole else {}
 
     @functools.cache
     def examined() -> tuple[Audit, Fingerprints]:
-        return audit(dataset, seed=seed, progress=progress, threads=threads)
+        return audit(dataset, recipe.input, seed=seed, progress=progress, threads=threads)
+
+    # the audit hashes every file it reads; a folder that was audited before may do without it, and
+    # then files are hashed alone: sizes and times do not tell whether it is still the same image
+    audited = any((store.folder / "objects").glob("audit-*"))
+    new = distributed.is_main() and not audited
+    contents = content_digests(dataset, examined()[1] if new else None, threads=threads)
+    about = {
+        # a digest: names and patients are no business of whoever is sent a piece
+        "items": digest_of(listing(dataset, contents)),
+        "classes": dataset.classes,
+        "seed": seed,
+        "of": whole,
+    }
+    split_file = recipe.split.file and Split.load(Path(recipe.split.file)).digest
+    asked = recipe.split.model_dump() | {"file": split_file}
 
     def divide(folder: Path) -> None:
         _, fingerprints = examined()
@@ -194,36 +266,45 @@ def open_study_data(
 
     # the split stays over upgrades: another one would put images that were trained on, or looked
     # at, into the test split
-    done = store.once("data", inputs, divide, packages=None)
-    kept = ["audit", "baseline", "fingerprints"]  # by what it holds: earlier versions kept less
-    described = store.once("audit", inputs | {"kept": kept}, describe, packages=DECODERS)
+    done = store.once("data", about | {"split": asked}, divide, packages=None)
+    groups = digest_of([dict(item.groups) for item in dataset.items])
+    also = {
+        "layout": dataset.layout,
+        "groups": groups,
+        "notes": dataset.notes,
+        "left_out": digest_of([row.model_dump() for row in dataset.left_out]),
+        "input": recipe.input.model_dump(),
+        "kept": ["audit", "baseline", "fingerprints"],  # earlier versions kept less
+    }
+    described = store.once("audit", about | also, describe, packages=DECODERS)
     split = Split.load(done / "split.json")
     split.save(store.folder / "split.json")
     if distributed.is_main():
         content = (described / FINGERPRINTS).read_bytes()
         write_atomically(store.folder / FINGERPRINTS, content)
+    record = Audit.model_validate(read_json(described / "audit.json"))
     return StudyData(
         dataset=dataset,
-        audit=Audit.model_validate(read_json(described / "audit.json")),
+        audit=record.model_copy(update={"path": str(dataset.root)}),
         split=split,
         summary=SplitSummary.model_validate(read_json(done / "split-summary.json")),
         modality=recipe.modality,
         folder=store.folder,
         unit_of=read_json(done / "units.json"),
+        contents=contents,
         baseline=read_json(described / "baseline.json"),
         threads=threads,
         progress=progress,
     )
 
 
-def listing(dataset: Dataset) -> list[list[str | int | None]]:
-    """What the audit and the split depend on: names, labels, and each file's size and time."""
-    return [[i.key, i.label, i.split, i.patient, *_stamp(i)] for i in dataset.items]
-
-
-def _stamp(item: ImageItem) -> tuple[int, int]:
-    facts = item.path.stat()
-    return facts.st_size, facts.st_mtime_ns
+def listing(dataset: Dataset, contents: Mapping[str, str]) -> list[list[str | None]]:
+    """What the split depends on: each image's name, label, published split, units and content."""
+    return [
+        [i.key, i.label, i.split, i.patient, *(f"{k}={v}" for k, v in i.units.items())]
+        + [contents[i.key]]
+        for i in dataset.items
+    ]
 
 
 def pixel_statistics(cache: Cache, rows: NDArray[np.int64]) -> tuple[float, float]:
@@ -277,7 +358,7 @@ def whole_dataset(
             f"{', '.join(foreign)} in '{path}'",
             f"map them with --class-map {foreign[0]}=...",
         )
-    record, fingerprints = audit(dataset, progress=progress, threads=threads)
+    record, fingerprints = audit(dataset, spec, progress=progress, threads=threads)
     keep = [
         (item, number)
         for number, item in enumerate(dataset.items)
@@ -289,8 +370,7 @@ def whole_dataset(
             f"images of the split '{split}'", f"the splits {', '.join(there) or '(none)'}"
         )
     keep, shared = _without_overlap(keep, fingerprints, seen, overlap)
-    patients = all(item.patient for item, _ in keep)
-    by = units(dataset, fingerprints, "patient" if patients else "near-duplicate cluster")
+    by = units(dataset, fingerprints, "patient")
     cache = build_cache(
         [item for item, _ in keep], classes, spec, folder, threads=threads, progress=progress
     )

@@ -18,15 +18,12 @@ from PIL import Image
 
 from clinipress.edge.inputs import Source, is_there, locate
 from clinipress.errors import ImageError, MissingExtraError, ModelError
-from clinipress.kinds.image.read import HeaderFacts, decode, facts, has_palette
-from clinipress.kinds.image.refuse import colour_refusal, contrast_refusal, size_refusal
+from clinipress.kinds.image.accept import accept_file, refuse
+from clinipress.kinds.image.refuse import contrast_refusal
 from clinipress.records.candidate import Candidate, Card, InputSpec
 from clinipress.stats.metrics import softmax
 
 __all__ = ["Prediction", "answer"]
-
-# Files whose further pictures are smaller previews of the first, as telephones write them.
-WITH_PREVIEWS = frozenset({"JPEG", "MPO"})
 
 
 @dataclass(frozen=True)
@@ -116,43 +113,15 @@ def answer(
 def _pixels(source: Source, spec: InputSpec, colourful: bool) -> NDArray[np.uint8]:
     if isinstance(source, np.ndarray):
         if source.shape == (spec.channels, spec.height, spec.width) and source.dtype == np.uint8:
-            _refuse(contrast_refusal(source))
+            refuse(contrast_refusal(source))
             return source
-        return _checked(_picture_bytes(source), None, spec, colourful)
+        return accept_file(_picture_bytes(source), None, spec, colourful=colourful)
     if isinstance(source, bytes):
-        return _checked(source, None, spec, colourful)
+        return accept_file(source, None, spec, colourful=colourful)
     path, index = locate(source)
     if not (is_there(path) and path.is_file()):  # opening a pipe could wait for ever
         raise ImageError("an image file", f"no regular file at '{path!s:.300}'")
-    return _checked(path, index, spec, colourful)
-
-
-def _checked(
-    source: Path | bytes, index: int | None, spec: InputSpec, colourful: bool
-) -> NDArray[np.uint8]:
-    about = facts(source)
-    if about.frames > 1 and index is None and about.format not in WITH_PREVIEWS:
-        got = f"a file of {about.frames}"
-        raise ImageError("one picture", got, "name one as FILE#NUMBER, counted from 0")
-    _refuse(size_refusal(about.width, about.height, spec))
-    pixels = decode(source, spec, index=index)
-    _refuse(contrast_refusal(pixels))
-    if spec.channels == 1 and _may_have_colour(source, about):
-        colours = decode(source, spec.model_copy(update={"channels": 3}), index=index)
-        _refuse(colour_refusal(colours, model_sees_colour=False))
-    elif spec.channels == 3 and colourful:
-        _refuse(colour_refusal(pixels, model_sees_colour=True))
-    return pixels
-
-
-def _may_have_colour(source: Path | bytes, about: HeaderFacts) -> bool:
-    """True when a file stores colours: three samples per pixel, or one that points to a palette."""
-    return about.channels >= 3 or has_palette(source)
-
-
-def _refuse(reason: str | None) -> None:
-    if reason is not None:
-        raise ImageError("an image of the kind the model was made for", reason)
+    return accept_file(path, index, spec, colourful=colourful)
 
 
 def _picture_bytes(pixels: NDArray[Any]) -> bytes:

@@ -41,7 +41,7 @@ from clinipress.edge.manifest import (
     check_file,
     digest_of_card,
     read_card,
-    sha256_of,
+    refuse_unlisted,
 )
 from clinipress.errors import BundleError, ImageError, MissingExtraError, ModelError, StorageError
 from clinipress.formats.file import FILES, FileCandidate
@@ -50,6 +50,7 @@ from clinipress.kinds.image.read import decode, facts
 from clinipress.kinds.image.refuse import is_colourful
 from clinipress.recipe.formats import format_facts
 from clinipress.records.candidate import Card, InputSpec
+from clinipress.records.store import sha256_of
 from clinipress.text import STATUS_WORDS, sentence
 from clinipress.version import __version__
 
@@ -156,11 +157,13 @@ def write_bundle(
     licence: str | None = None,
     tolerance: float | None = None,
     fingerprints: bytes | None = None,
+    replace: bool = False,
 ) -> Path:
     """Write a bundle: all of it or nothing.
 
     Args:
-        folder: Where; a bundle that is there is replaced, anything else is left alone.
+        folder: Where; a bundle that is there is replaced once the new one is whole, anything else
+            is left alone.
         model_path: The model file; of a format with several, the first, the others beside it.
         card: Its card; its format says which files there are and which engine runs them.
         sample: An image for the self-test. It travels with the model, so it must be one that may be
@@ -172,6 +175,7 @@ def write_bundle(
         tolerance: Of the self-test, in logits; None: one hundredth of the sample's logit range.
         fingerprints: Of the study's images (`clinipress.data.audit.overlap.Seen.anonymous`); None:
             what the model has seen cannot be told.
+        replace: Whatever is there: the folder is the writer's own.
 
     Returns:
         `folder`.
@@ -191,7 +195,8 @@ def write_bundle(
     for part in parts:
         if not part.is_file():
             raise BundleError("a model file for the bundle", f"nothing at '{part}'")
-    _refuse_foreign(folder)
+    if not replace:
+        _refuse_foreign(folder)
     work = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.part"
     try:
         work.mkdir(parents=True)
@@ -228,7 +233,7 @@ def clearest(logits: NDArray[np.floating]) -> int:
 
 
 def open_bundle(folder: str | Path, *, threads: int | None = None) -> Bundle:
-    """Open a bundle and check every hash, without the self-test.
+    """Open a bundle and check every hash, without the self-test; files without one are refused.
 
     Args:
         folder: The bundle.
@@ -241,6 +246,7 @@ def open_bundle(folder: str | Path, *, threads: int | None = None) -> Bundle:
     manifest = read_card(folder)
     for name, expected in manifest.files.items():
         check_file(folder, name, expected)
+    refuse_unlisted(folder, manifest)
     return Bundle(
         folder,
         manifest,

@@ -20,6 +20,7 @@ from clinipress.errors import BundleError
 from clinipress.formats.file import FILES
 from clinipress.records.candidate import Card
 from clinipress.records.result import Record
+from clinipress.records.store import sha256_of
 
 __all__ = [
     "CARD",
@@ -30,7 +31,7 @@ __all__ = [
     "check_file",
     "digest_of_card",
     "read_card",
-    "sha256_of",
+    "refuse_unlisted",
 ]
 
 CARD = "card.json"
@@ -178,14 +179,22 @@ def check_file(folder: Path, name: str, expected: str) -> None:
         raise BundleError(f"'{name}' as it was written", "other content", "copy the bundle again")
 
 
+def refuse_unlisted(folder: Path, manifest: Manifest) -> None:
+    """Nothing but what card.json lists: an engine may read weights from a file beside the model."""
+    try:
+        unlisted = {path.name for path in folder.iterdir()} - {CARD, *manifest.files}
+    except OSError as problem:
+        raise BundleError(f"to list '{folder}'", str(problem)) from None
+    if unlisted:
+        raise BundleError(
+            f"nothing in '{folder}' but what card.json lists",
+            f"{min(unlisted)!a:.80} too",
+            "remove what is not the bundle's, or copy the bundle again",
+        )
+
+
 def digest_of_card(tree: Mapping[str, Any]) -> str:
     """sha256 of everything but "digest", as canonical JSON."""
     rest = {key: value for key, value in tree.items() if key != "digest"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file, read piece by piece."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -25,6 +25,7 @@ from clinipress.stats.paired import discordance
 
 __all__ = ["Declared", "SplitJudgement", "figures", "guarded", "judged", "paired", "statistics"]
 
+_CAPPING = ("floors", "rule_changes")
 NO_THRESHOLDS = "no validation scores to choose thresholds on"
 
 
@@ -64,6 +65,12 @@ class Declared:
             for family, bracket, name, margin in own
             if family == "sensitivity" and bracket and name != "*]"
         }
+
+    def of_sections(self) -> dict[str, Any]:
+        """What sections hang on, as plain data: floors and changed rules cap verdicts alone."""
+        facts = {name: value for name, value in vars(self).items() if name not in _CAPPING}
+        margins = dict(sorted(self.margins.items()))
+        return facts | {"recipe": self.recipe.model_dump(mode="json"), "margins": margins}
 
     @property
     def guards(self) -> Sequence[str]:

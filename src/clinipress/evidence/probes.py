@@ -99,7 +99,7 @@ def _confidence(
 
 
 def _is_refused(colours: Pixels, pixels: Pixels, colourful: bool) -> bool:
-    """The checks of `clinipress.edge.answers` on a picture that has been decoded already."""
+    """The checks of `clinipress.kinds.image.accept` on a picture that has been decoded already."""
     refusal = contrast_refusal(pixels)
     if refusal is None and (len(pixels) == 1 or colourful):
         refusal = colour_refusal(colours, model_sees_colour=len(pixels) == 3)

@@ -5,6 +5,7 @@ Kept as ``.npz`` without pickles, so that any figure can be worked out again wit
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zlib
@@ -12,19 +13,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import DataError
-from clinipress.records.store import write_atomically
+from clinipress.records.store import digest_of, write_atomically
 from clinipress.stats.metrics import softmax
 
 __all__ = ["Scores"]
 
 _ARRAYS = ("logits", "labels", "units", "keys")
-_UNREADABLE = (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile, zlib.error)
+# a header may claim more than any memory holds
+_UNREADABLE = (
+    *(OSError, EOFError, KeyError, MemoryError, TypeError, ValueError),
+    *(BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -68,19 +74,28 @@ class Scores:
         """Calibrated probabilities, float64 ``[n, k]``: softmax of logits over the temperature."""
         return softmax(self.logits.astype(np.float64) / self.temperature)
 
-    def save(self, path: Path) -> None:
-        """Write one ``.npz``.
+    @property
+    def digest(self) -> str:
+        """sha256, 64 hexadecimal digits, of all of it."""
+        arrays = (self.logits, self.labels, self.units)
+        hashes = [hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest() for a in arrays]
+        return digest_of([hashes, self.keys, self._facts()])
 
-        Raises:
-            StorageError: It cannot be written.
-        """
-        facts = {
+    def _facts(self) -> dict[str, Any]:
+        return {
             "classes": self.classes,
             "positive": self.positive,
             "normal": self.normal,
             "temperature": self.temperature,
             "groups": {column: list(values) for column, values in self.groups.items()},
         }
+
+    def save(self, path: Path) -> None:
+        """Write one ``.npz``.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
@@ -88,7 +103,7 @@ class Scores:
             labels=self.labels,
             units=self.units,
             keys=np.asarray(self.keys, dtype=np.str_),
-            facts=np.asarray(json.dumps(facts)),
+            facts=np.asarray(json.dumps(self._facts())),
         )
         write_atomically(path, buffer.getvalue())
 

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from clinipress.errors import BundleError, ModelError, StorageError
+from clinipress.errors import BundleError, ClinipressError, ModelError, StorageError
 from clinipress.recipe.formats import FORMATS
 from clinipress.records.candidate import Card, InputSpec
-from clinipress.records.store import write_atomically
+from clinipress.records.store import sha256_of, write_atomically
 
 __all__ = [
     "FILES",
@@ -146,12 +146,12 @@ class FileCandidate:
 
         Raises:
             BundleError: The array is not what the card asks for.
-            ModelError: The file answered with NaN or infinity.
+            ModelError: The engine failed, or answered with NaN, infinity or another shape.
         """
         _check_images(images, self._card.input)
         logits = np.empty((len(images), len(self._card.classes)), np.float32)
         for rows in _batches(self._card.input, len(images), self.largest_batch):
-            logits[rows] = self._run(np.ascontiguousarray(images[rows]))
+            logits[rows] = self._answers(np.ascontiguousarray(images[rows]))
         if not np.isfinite(logits).all():
             bad = int((~np.isfinite(logits)).any(axis=1).sum())
             raise ModelError(
@@ -160,6 +160,24 @@ class FileCandidate:
                 "the file is damaged or its precision too low for this network: export it again",
             )
         return logits
+
+    def _answers(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """What the engine answers; whatever it raises instead, and what is no answer, is a line."""
+        try:
+            answers = self._run(images)
+        except (ClinipressError, MemoryError):
+            raise
+        except Exception as problem:  # engines' exceptions share no base but Exception
+            raise ModelError(
+                f"answers from '{self.path.name}'",
+                f"an engine that gave up ({first_line(problem)})",
+                "the file is damaged or not made for this engine: export it again",
+            ) from problem
+        expected = (len(images), len(self._card.classes))
+        if np.shape(answers) != expected:
+            raise unlike_card(f"logits {list(expected)} from '{self.path.name}'",
+                              f"the shape {list(np.shape(answers))}")  # fmt: skip
+        return answers
 
     def save(self, folder: Path) -> None:
         """Copy the files under their usual names into `folder`, with ``card.json`` beside them.
@@ -180,10 +198,7 @@ class FileCandidate:
 
 def digest_of_files(files: tuple[Path, ...]) -> str:
     """sha256 of a file; of several, sha256 of their digests one after the other."""
-    digests = []
-    for file in files:
-        with file.open("rb") as stream:
-            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    digests = [sha256_of(file) for file in files]
     return (
         digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     )

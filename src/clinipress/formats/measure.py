@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress import version
+from clinipress.distributed import usable_cores
 from clinipress.errors import ModelError
 from clinipress.formats.open import format_of, format_packages, import_engine, open_file
 from clinipress.records.candidate import Candidate, Card, Latency
@@ -247,7 +248,7 @@ def environment() -> Environment:
         platform=f"{platform.system()} {platform.machine()}",
         cpu=processor,
         cpu_flags=tuple(sorted(flags & FLAGS)),
-        cores=_cores(),
+        cores=usable_cores(),
         memory_bytes=_installed_memory(),
         packages=_packages(),
     )
@@ -266,13 +267,6 @@ def _processor() -> tuple[str, set[str]]:
     flags = facts.get("flags", facts.get("Features", ""))
     name = facts.get("model name") or facts.get("Model") or platform.machine()
     return name, set(flags.split())
-
-
-def _cores() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _installed_memory() -> int:

@@ -53,12 +53,14 @@ class ImageFacts:
         modality: For the augmentation.
         channels: 1 or 3.
         synthetic: They were drawn.
+        positive: The class that is the finding, of two.
     """
 
     count: int
     modality: str = "generic"
     channels: int = 1
     synthetic: bool = False
+    positive: str | None = None
 
 
 FRACTIONS = (0.6, 0.2, 0.2)  # a fifth for validation, as in S1
@@ -175,6 +177,7 @@ class Maker:
             "intended_use": "A paper's table, run again for comparison. Not a medical device.",
             "data": {
                 "modality": self.images.modality,
+                "positive": self.images.positive,
                 "input": side,
                 "split": {"by": "auto", "fractions": list(FRACTIONS)},
                 "sample": SMALL_IMAGES if self.small else None,

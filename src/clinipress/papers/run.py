@@ -16,7 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
+from clinipress.data.audit.fingerprints import content_digests
 from clinipress.data.cache import DECODERS
+from clinipress.data.finding import check_finding
 from clinipress.data.sources import read_dataset
 from clinipress.data.study import listing, open_study_data
 from clinipress.errors import ClinipressError, InputError, ModelError
@@ -31,7 +33,7 @@ from clinipress.papers.recipes import ImageFacts, Scale
 from clinipress.papers.records import Table
 from clinipress.papers.render import markdown
 from clinipress.progress import SILENT, Progress
-from clinipress.recipe.study import ReferenceRecipe, Study
+from clinipress.recipe.study import DataRecipe, ReferenceRecipe, Study
 from clinipress.records.candidate import Card
 from clinipress.records.result import Interval, Result
 from clinipress.records.store import (
@@ -63,6 +65,7 @@ def run_table(
     *,
     scale: Scale = "small",
     ray: str | None = None,
+    positive: str | None = None,
     progress: Progress = SILENT,
 ) -> Table:
     """Run a paper's table, or go on with one that was interrupted.
@@ -74,6 +77,7 @@ def run_table(
         scale: "small", "moderate" or "full".
         ray: Address of a Ray cluster that runs the studies, or "local" for one on this machine;
             None: one after the other, here.
+        positive: The class that is the finding, where the images have two; None: told by words.
         progress: The listener.
 
     Returns:
@@ -90,7 +94,9 @@ def run_table(
         raise InputError(f"a scale: {', '.join(SCALES)}", f"'{scale}'")
     dataset = read_dataset(data)
     seen = propose(dataset)
-    images = ImageFacts(seen["images"], seen["modality"], seen["channels"])
+    finding = positive or seen["positive"]
+    check_finding(DataRecipe(positive=finding), dataset.classes)
+    images = ImageFacts(seen["images"], seen["modality"], seen["channels"], positive=finding)
     entries = grid(source, scale, images)
     return run_entries(paper, scale, entries, data, out, ray=ray, progress=progress)
 
@@ -115,7 +121,8 @@ def run_entries(
     """
     # absolute: workers of a cluster have another working folder, but must see the same files
     data, out = data.resolve(), out.resolve()
-    images = digest_of(listing(read_dataset(data)))
+    dataset = read_dataset(data)
+    images = digest_of(listing(dataset, content_digests(dataset)))
     outcomes: dict[str, EntryOutcome] = {}
     failed: dict[str, ClinipressError] = {}
     table = build(paper, scale, (), {})

@@ -45,6 +45,14 @@ def _bytes(value: Any) -> Any:
 
 Size = Annotated[int, Field(gt=0), BeforeValidator(_bytes)]
 
+
+def _as_text(value: Any) -> Any:
+    """A class named 1 is written as a number in YAML."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+ClassName = Annotated[str, BeforeValidator(_as_text)]
+
 Modality = Literal[
     "generic", "brain-mri", "chest-ct", "chest-xray", "dermoscopy", "histology", "retina"
 ]
@@ -95,8 +103,8 @@ class DataRecipe(Config):
     modality: Modality = "generic"
     classes: tuple[str, ...] | None = None
     class_map: dict[str, str] = Field(default_factory=dict)
-    positive: str | None = None
-    normal: str | None = None
+    positive: ClassName | None = None
+    normal: ClassName | None = None
     input: InputSpec = Field(default_factory=InputSpec)
     split: SplitRecipe = SplitRecipe()
     sample: int | None = Field(None, ge=20)

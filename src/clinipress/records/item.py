@@ -5,8 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
-__all__ = ["ImageItem"]
+__all__ = ["UNIT_COLUMNS", "UNIT_KINDS", "ImageItem", "plural_of"]
+
+# What images may be parts of, the best first: kind -> its plural. Images of one are never torn
+# apart, and sentences call a unit by its kind: a lesion is no patient.
+UNIT_KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        "patient": "patients",
+        "lesion": "lesions",
+        "record": "records",
+        "study": "studies",
+        "series": "series",
+        "slide": "slides",
+        "tile": "tiles",
+        "figure": "figures",
+        "file": "files",
+        "folder": "folders",
+    }
+)
+# Columns of a table that name one, beside the patient's, without case and marks: "lesion_id".
+UNIT_COLUMNS: Mapping[str, str] = MappingProxyType(
+    {
+        **{f"{kind}id": kind for kind in UNIT_KINDS if kind not in {"patient", "file", "folder"}},
+        **{f"{kind}{uid}": kind for kind in ("study", "series") for uid in ("uid", "instanceuid")},
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +47,8 @@ class ImageItem:
         split: "train", "validation" or "test" where the data set itself says so.
         patient: Who it is of, where that is known.
         groups: Column -> value of what else is known, such as sex or scanner, without empty cells.
+        units: Kind -> identifier of what else it is a part of, where that is known: `UNIT_KINDS`
+            without the patient.
     """
 
     key: str
@@ -31,3 +58,13 @@ class ImageItem:
     split: str | None = None
     patient: str | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+
+    def unit(self, kind: str) -> str | None:
+        """Identifier of the unit of that kind, or None."""
+        return self.patient if kind == "patient" else self.units.get(kind)
+
+
+def plural_of(kind: str) -> str:
+    """The plural of what a unit is called: "studies", "near-duplicate clusters"."""
+    return UNIT_KINDS.get(kind, f"{kind}s")

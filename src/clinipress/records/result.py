@@ -125,7 +125,8 @@ class LeftOut(Record):
 
     Attributes:
         path: Relative to the folder.
-        kind: "file", "folder", "table", "page", "mask", "link", "object" or "row".
+        kind: "file", "folder", "table", "column", "page", "mask", "link", "object", "array" or
+            "row".
         reason: One sentence part: "no picture", "a mask beside an image", "not readable", ...
         count: How many things this entry stands for, where one line speaks for several.
     """
@@ -173,7 +174,13 @@ class Shortcut(Record):
 
 
 class Audit(Record):
-    """What was found in a data folder, before any training."""
+    """What was found in a data folder, before any training.
+
+    `units` counts what is named of each kind ("patient", "lesion", "study"), `without_patient` the
+    images that name no patient. `refused` are images that can be read and that a device would
+    refuse of a model made from this set; `colourful` is true where that model takes colour and most
+    images have some.
+    """
 
     path: str
     layout: str
@@ -181,8 +188,12 @@ class Audit(Record):
     classes: dict[str, int]
     splits: dict[str, dict[str, int]] = Field(default_factory=dict)
     patients: int | None = None
+    units: dict[str, int] = Field(default_factory=dict)
+    without_patient: int = 0
     groups: dict[str, dict[str, int]] = Field(default_factory=dict)
     unreadable: tuple[Unreadable, ...] = ()
+    refused: tuple[Unreadable, ...] = ()
+    colourful: bool = False
     exact_duplicates: int = 0
     near_duplicates: int = 0
     clusters: int = 0
@@ -203,14 +214,15 @@ class SplitSummary(Record):
     """How the images were divided.
 
     Attributes:
-        by: "patient", "near-duplicate cluster", "published" or "image".
+        by: "patient" or another unit, "near-duplicate cluster", "published" or "image".
         unit: What one unit is, as a word that reads on: "patient", "lesion", "study", "series",
             "near-duplicate cluster" or "image"; sentences of the report are made from it.
-        without_unit: Images that name no unit of that kind and stand by their cluster alone.
+        without_unit: Images that name no unit of that kind and stand by what else is known of
+            them, at least their cluster.
         reason: Why this unit was chosen, one sentence.
         seed: Seed of the assignment.
         counts: split -> class -> images.
-        units: split -> number of patients or clusters.
+        units: split -> number of units.
         digest: sha256 of the split file.
         dropped: Images left out (unreadable, or a duplicate that crosses a published split).
     """
@@ -376,6 +388,8 @@ class ExternalTest(Record):
     images: int
     class_map: dict[str, str] = Field(default_factory=dict)
     unreadable: tuple[Unreadable, ...] = ()
+    refused: tuple[Unreadable, ...] = ()
+    colourful: bool = False
     warnings: tuple[str, ...] = ()
     overlap: Overlap | None = None
     rows: dict[str, ExternalRow]

@@ -10,6 +10,7 @@
       teacher/              the reference's outputs on the augmented views, computed once
       objects/KIND-KEY/     finished pieces, never changed again
       work/KIND-KEY/        unfinished pieces with their checkpoints
+      .lock                 held by the run that works here
       scores/               every answer of every candidate (npz): statistics re-run from these
       pictures/             thumbnails and saliency panels that the report shows
       external/             what was measured on images from elsewhere
@@ -20,24 +21,27 @@ The key of a piece holds its kind, what it was made from, and the versions of cl
 the packages that made it: after an upgrade it is made anew, and the older one is left where it
 lies. The split alone is kept whatever the version, so that no upgrade draws the test split again.
 
-A piece is made in ``work/`` and moved to ``objects/`` in one rename, so what stands in ``objects/``
-is whole. A run that was killed finds the finished pieces by their keys and the unfinished one by
-its checkpoints. Under torchrun every process walks the same flow: the first makes a piece while the
-others wait, then all read it.
+A piece is made in ``work/`` and moved to ``objects/`` in one rename, with the sha256 of each of its
+files: one that was damaged on the disk since is noticed when it is asked for, and made again. A run
+that was killed finds the finished pieces by their keys and the unfinished one by its checkpoints.
+One run at a time works in a folder (`locked`). Under torchrun every process walks the same flow:
+the first makes a piece while the others wait, then all read it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
 import hashlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import ValidationError
 
@@ -50,15 +54,18 @@ from clinipress.records.version1 import result_of_version1
 __all__ = [
     "Store",
     "digest_of",
+    "locked",
     "read_json",
     "read_result",
+    "sha256_of",
     "storage",
     "versions",
     "write_atomically",
 ]
 
 KEY_DIGITS = 16
-INPUTS, VERSIONS = "inputs.json", "versions.json"
+INPUTS, VERSIONS, HASHES, LOCK = "inputs.json", "versions.json", "sha256.json", ".lock"
+PARTS = ".*.part"  # what a process that was killed left of a file
 
 
 def digest_of(value: Any) -> str:
@@ -70,6 +77,12 @@ def digest_of(value: Any) -> str:
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, 64 hexadecimal digits, read piece by piece."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def versions(packages: Iterable[str] = ()) -> dict[str, str]:
@@ -126,6 +139,95 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             part.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep every other process from working in a run folder, which is made if it is not there.
+
+    The system frees the lock when the process ends, however it ends. Where a network disk has no
+    locks, the file says which process of which computer works here; one that is gone from this
+    computer is taken over.
+
+    Raises:
+        InputError: Another process works there, or the folder is a file.
+        StorageError: The folder cannot be written.
+    """
+    if not distributed.is_main():  # of several processes of one run, the first answers for all
+        yield
+        return
+    _refuse_file(folder)
+    with storage(f"the run in '{folder}'"):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+", encoding="utf-8")
+    with file:
+        if not _take(file):
+            raise InputError(
+                "a run folder in which nothing else is at work",
+                f"'{folder}', in use by {_holder(file).get('named', 'another process')}",
+                "wait until that has ended, or choose another --out",
+            )
+        _note(file, {"host": platform.node(), "process": os.getpid()})
+        try:
+            for part in folder.rglob(PARTS):
+                if part.is_file():
+                    part.unlink(missing_ok=True)
+            yield
+        finally:
+            _note(file, None)
+
+
+def _take(file: IO[str]) -> bool:
+    """Lock an open file until it is closed; False where another process has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return not _at_work(_holder(file))
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        if problem.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        return not _at_work(_holder(file))  # a disk without locks
+    return True
+
+
+def _holder(file: IO[str]) -> dict[str, Any]:
+    """Who wrote into a lock's file; {} for nobody."""
+    file.seek(0)
+    try:
+        holder = json.loads(file.read())
+        named = f"process {holder['process']} since {holder['since']}"
+        return {**holder, "named": named} if holder["host"] else {}
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def _at_work(holder: dict[str, Any]) -> bool:
+    """True unless it is known that the process is gone; of another computer nothing is known."""
+    if not holder or holder["host"] != platform.node() or os.name == "nt":
+        return bool(holder)
+    try:
+        os.kill(holder["process"], 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return bool(holder["process"] != os.getpid())
+
+
+def _note(file: IO[str], holder: dict[str, Any] | None) -> None:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    with contextlib.suppress(OSError):  # a full disk: the lock holds without its note
+        file.seek(0)
+        file.truncate()
+        file.write(json.dumps({**holder, "since": now}) if holder else "")
+        file.flush()
+
+
+def _refuse_file(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError("a folder for the run", f"the file '{folder}'", "choose another --out")
+
+
 class Store:
     """One run folder.
 
@@ -138,9 +240,9 @@ class Store:
     """
 
     def __init__(self, folder: Path, progress: Progress = SILENT) -> None:
-        if folder.exists() and not folder.is_dir():
-            raise InputError("a folder for the run", f"the file '{folder}'", "choose another --out")
+        _refuse_file(folder)
         self.folder, self.progress = folder, progress
+        self._whole: set[Path] = set()  # looked through by this process
         with storage(f"the run in '{folder}'"):
             for name in ("objects", "work"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
@@ -155,6 +257,8 @@ class Store:
         together: bool = False,
     ) -> Path:
         """The folder of a finished piece of work, made now if it was not made before.
+
+        One whose files are no longer what they were is made again.
 
         Args:
             kind: What it is, for people: "train", "export", "scores".
@@ -174,7 +278,7 @@ class Store:
         key = digest_of(what | ({"versions": made_with} if made_with else {}))[:KEY_DIGITS]
         done = self.folder / "objects" / f"{kind}-{key}"
         work = self.folder / "work" / f"{kind}-{key}"
-        finished = distributed.agree(done.is_dir())
+        finished = distributed.agree(distributed.is_main() and self._is_whole(done))
         if not finished:
             if made_with and distributed.is_main():
                 self._say_older(kind, inputs, made_with)
@@ -196,8 +300,12 @@ class Store:
         """
         wanted = digest_of(inputs)
         for path in sorted((self.folder / "objects").glob(f"{kind}-*/{VERSIONS}")):
-            recorded: dict[str, str] = read_json(path)
-            if recorded != made_with and digest_of(read_json(path.with_name(INPUTS))) == wanted:
+            try:
+                recorded: dict[str, str] = read_json(path)
+                same = digest_of(read_json(path.with_name(INPUTS))) == wanted
+            except InputError:  # damaged
+                continue
+            if recorded != made_with and same:
                 names = sorted({*recorded, *made_with})
                 return ", ".join(
                     f"{name} {recorded.get(name, 'absent')} then, "
@@ -212,14 +320,33 @@ class Store:
         if changed is not None:
             self.progress.say(f"a finished '{kind}' of other versions is left aside: {changed}")
 
+    def _is_whole(self, done: Path) -> bool:
+        """True for a finished piece as it was made; another is removed, and that is said."""
+        if done in self._whole or not done.is_dir():
+            return done in self._whole
+        damaged = _damaged(done)
+        if damaged is None:
+            self._whole.add(done)
+            return True
+        self.progress.say(f"'{done.name}' is not as it was made ({damaged}): it is made again")
+        with storage(f"a new '{done.name}'"):
+            shutil.rmtree(done)
+        return False
+
     def _publish(
         self, work: Path, done: Path, inputs: dict[str, Any], made_with: dict[str, str]
     ) -> None:
         write_atomically(work / INPUTS, json.dumps(inputs, indent=1, sort_keys=True))
         write_atomically(work / VERSIONS, json.dumps(made_with, indent=1, sort_keys=True))
         shutil.rmtree(work / "checkpoint", ignore_errors=True)
+        for part in work.rglob(PARTS):
+            part.unlink(missing_ok=True)
+        files = (path for path in sorted(work.rglob("*")) if path.is_file())
+        hashes = {path.relative_to(work).as_posix(): sha256_of(path) for path in files}
+        write_atomically(work / HASHES, json.dumps(hashes, indent=1))
         work.rename(done)
         _sync_folder(done.parent)
+        self._whole.add(done)
 
     def read(self, name: str) -> Any:
         """Plain data of a JSON file in the run folder.
@@ -242,7 +369,7 @@ def read_json(path: Path) -> Any:
         raise InputError(
             f"the file '{path.name}'", f"a folder without it: '{path.parent}'"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise InputError(f"JSON in '{path}'", str(problem)) from None
 
 
@@ -264,6 +391,18 @@ def read_result(folder: Path) -> Result:
             f"one where '{where}' does not fit ({first['msg']})",
             "run the study again",
         ) from None
+
+
+def _damaged(done: Path) -> str | None:
+    """A file of a finished piece that is missing or changed; None where all are as they were."""
+    try:
+        hashes: dict[str, str] = read_json(done / HASHES)
+        for name, expected in hashes.items():
+            if not (done / name).is_file() or sha256_of(done / name) != expected:
+                return name
+    except (InputError, AttributeError, OSError):
+        return HASHES
+    return None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -26,6 +26,7 @@ def demo_study() -> Study:
             "intended_use": "Demonstration on SYNTHETIC images. Not for any clinical use.",
             "data": {
                 "modality": "chest-ct",
+                "normal": "normal",
                 "input": {"channels": 1, "height": PIXELS, "width": PIXELS},
                 "split": {"fractions": [0.5, 0.15, 0.35]},
             },

@@ -12,10 +12,11 @@ from clinipress import distributed
 from clinipress.data.study import open_study_data
 from clinipress.errors import RecipeError
 from clinipress.formats.open import check_toolchains
+from clinipress.models.origins import outside
 from clinipress.progress import SILENT, Progress
-from clinipress.recipe.study import Study
+from clinipress.recipe.study import EvidenceRecipe, Study
 from clinipress.records.result import Result
-from clinipress.records.store import Store, write_atomically
+from clinipress.records.store import Store, locked, write_atomically
 from clinipress.reporting.wording.reasons import changes_phrase
 from clinipress.study.budget import check_budget
 from clinipress.study.choice import NOTHING, choose, next_attempt
@@ -50,20 +51,21 @@ def run_study(
         What was measured; also written to ``result.json``, ``report.html`` and ``bundle/``.
 
     Raises:
-        InputError: The study or the data is wrong.
+        InputError: The study or the data is wrong, or another run is at work in the folder.
         StudyError: Training diverged or the disk is full; the run can be resumed.
     """
     path = data_path or (Path(study.data.path) if study.data.path else None)
     if path is None:
         raise RecipeError("images", "a study without 'data.path'", "give --data DIR")
-    result = run_once(study, path, out, progress)
-    if study.seeds:
+    with locked(out):
+        result = run_once(study, path, out, progress)
+        if study.seeds:
 
-        def again(other: Study, folder: Path) -> Result:
-            return run_once(other, path, folder, progress)
+            def again(other: Study, folder: Path) -> Result:
+                return run_once(other, path, folder, progress)
 
-        result = repeat(study, result, out, again)
-        write_result(result, out)
+            result = repeat(study, result, out, again)
+            write_result(result, out)
     return result
 
 
@@ -73,6 +75,7 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
     check_names(study)
     check_toolchains(export.format for export in study.exports)
     check_budget(study, targets)
+    outside(study)  # files that are not there are missed now, not after hours of training
     prepare(study.threads, study.seed)
     store = Store(out, progress)
     if distributed.is_main():
@@ -80,6 +83,8 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
     data = open_study_data(
         path, study.data, store, seed=study.seed, threads=study.threads, progress=progress
     )
+    data.check_accepted()
+    _check_evidence(study.evidence, data.classes)
     # the rules are on the disk before anything is trained, and stay once the test split is opened
     sealed = seal(rules_of(study, data.classes), out)
     if sealed.changes:
@@ -115,3 +120,15 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
     # what is shipped, under worse images and by where it looks; then bundles and report
     inspected = inspect(judged, choice, declared, bench)
     return summarise(inspected, choice, sealed, bench)
+
+
+def _check_evidence(recipe: EvidenceRecipe, classes: tuple[str, ...]) -> None:
+    """What these classes cannot have is refused now: its turn comes when the test split is open."""
+    for key in ("stress", "saliency"):
+        if 0 < getattr(recipe, key) < len(classes):
+            raise RecipeError(
+                f"'evidence.{key}' of at least {len(classes)}, an image of each class, or 0",
+                f"{getattr(recipe, key)}",
+            )
+    if recipe.masks is not None and recipe.saliency and not Path(recipe.masks).exists():
+        raise RecipeError("'evidence.masks' to be there", f"nothing at '{recipe.masks}'")

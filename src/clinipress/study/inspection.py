@@ -166,7 +166,7 @@ def _disturbed(
         "kind": kind,
         "amounts": DISTURBANCES[kind].amounts,
         "keys": keys,
-        "data": bench.data.digest,
+        "data": bench.data.test_digest,
         "seed": bench.study.seed,
     }
 
@@ -251,7 +251,7 @@ def _explained(
         "candidate": candidate.digest,
         "answers": answers.tolist(),
         "keys": images.keys,
-        "data": bench.data.digest,
+        "data": bench.data.test_digest,
         "mode": study.evidence.saliency_mode,
         "seed": study.seed,
     }

@@ -12,7 +12,7 @@ from clinipress.evidence.worth import caps
 from clinipress.records.candidate import Judged, Measured, extended
 from clinipress.records.judgement import Judgements
 from clinipress.records.result import Interval, Reason, Rule
-from clinipress.records.store import digest_of, read_json, write_atomically
+from clinipress.records.store import read_json, write_atomically
 from clinipress.study.workbench import Piece, Workbench
 from clinipress.text import STATUS_WORDS
 
@@ -104,16 +104,12 @@ class Judge:
     def _sections(self, piece: Piece[Measured], root: Piece[Measured], split: str) -> Judgements:
         """The sections of a candidate, or those that were made before of the same answers."""
         declared, bench = self.declared, self.bench
+        # all that `statistics` is given, so that nothing it reads can change unnoticed
         inputs = {
-            "reference": root.file.digest,
-            "candidate": piece.file.digest,
             "split": split,
-            "data": bench.data.digest,
-            "groups": digest_of(dict(piece.scores[split].groups)),
-            "asked": [declared.risk, str(declared.resamples), str(declared.seed)],
-            "recipe": declared.recipe.model_dump(mode="json"),
-            "finding": [piece.scores[split].positive, piece.scores[split].normal],
-            "margins": [declared.margin, declared.class_margins],
+            "reference": {name: scores.digest for name, scores in root.scores.items()},
+            "candidate": {name: scores.digest for name, scores in piece.scores.items()},
+            "declared": declared.of_sections(),
         }
 
         def make(folder: Path) -> None:

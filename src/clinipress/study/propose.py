@@ -2,67 +2,93 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clinipress.data.sources import Dataset, read_dataset
-from clinipress.errors import ClinipressError, InputError
-from clinipress.kinds.image.read import facts
+import numpy as np
+
+from clinipress.data.finding import propose_normal, propose_positive, words_of
+from clinipress.data.layouts.items import Dataset
+from clinipress.data.sources import decode_item, item_facts, read_dataset
+from clinipress.data.units import CLUSTER, best_unit
+from clinipress.errors import ClinipressError, DataError, InputError
+from clinipress.kinds.image.refuse import is_colourful
+from clinipress.records.candidate import InputSpec
+from clinipress.records.item import plural_of
 from clinipress.records.store import write_atomically
 
-__all__ = ["propose", "write_study"]
+__all__ = ["finding_words", "propose", "write_study"]
 
 LOOKED_AT = 64
-SIZES = (64, 96, 128, 160, 192, 224)
-MODALITY_WORDS = {
-    "brain-mri": ("glioma", "meningioma", "pituitary", "tumor", "mri"),
-    "chest-xray": ("xray", "x-ray", "cxr", "pneumonia"),
-    "chest-ct": ("covid", "carcinoma", "ct_", "lung"),
-    "dermoscopy": ("melanoma", "nevus", "akiec", "bkl", "skin", "lesion"),
-    "histology": ("aca", "scc", "histo"),
-    "retina": ("retin", "fundus", "_dr"),
-}
+SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224)
+LOOK = InputSpec(channels=3, height=64, width=64)
+# Modality, whether its pictures have colour, and words of which one decides. The first that fits.
+_MODALITIES = (
+    ("brain-mri", False, "glioma meningioma pituitary glioblastoma brain demented alzheimer"),
+    ("chest-xray", False, "xray xrays cxr pneumonia tuberculosis cardiomegaly radiograph"),
+    ("chest-ct", False, "covid ct ctscan hrct lung lungs"),
+    ("dermoscopy", True, "melanoma nevus naevus nevi akiec bkl skin dermoscopy dermatoscopy ham"),
+    ("histology", True, "aca scc histo histology histopathology pathology pcam mitosis stroma"),
+    ("retina", True, "retina retinal retinopathy fundus dr glaucoma drusen"),
+)
 
 
 def propose(dataset: Dataset) -> dict[str, Any]:
-    """What the images suggest, from headers alone.
+    """What some of the images, and the names of the classes, suggest.
 
     Returns:
-        Counts, channels, size, modality and how to split, each as plain data.
+        Counts, channels, size, modality, the finding and how to split, each as plain data.
+
+    Raises:
+        DataError: None of the images looked at can be read.
     """
     step = max(1, len(dataset.items) // LOOKED_AT)
-    seen = []
+    sides, colours = [], []
     for item in dataset.items[::step]:
         try:
-            seen.append(facts(item.path))
-        except ClinipressError:
-            continue  # the audit counts what cannot be read
-    shorter = sorted(min(f.width, f.height) for f in seen) or [128]
-    typical = shorter[len(shorter) // 2]
-    size = max((s for s in SIZES if s <= typical), default=SIZES[0])
-    text = " ".join([*dataset.classes, str(dataset.root.name)]).lower()
-    modality = next(
-        (m for m, words in MODALITY_WORDS.items() if any(w in text for w in words)), "generic"
-    )
-    colour = sum(f.channels >= 3 for f in seen) > len(seen) / 2 and modality in (
-        "dermoscopy",
-        "histology",
-        "retina",
-    )
-    patients = all(item.patient for item in dataset.items)
+            about, picture = item_facts(item), decode_item(item, LOOK)
+        except ClinipressError as problem:
+            trouble = problem  # the audit counts what cannot be read
+            continue
+        sides.append(min(about.width, about.height))
+        colours.append(is_colourful(picture))
+    if not sides:
+        raise DataError("readable images", f"none of {len(dataset.items[::step])}", str(trouble))
+    typical = sorted(sides)[len(sides) // 2]
+    colour = float(np.mean(colours)) > 0.5
+    unit, unnamed = best_unit(dataset.items)
     return {
         "layout": dataset.layout,
         "images": len(dataset.items),
         "classes": dict(Counter(item.label for item in dataset.items)),
         "channels": 3 if colour else 1,
-        "size": size,
+        "in_colour": round(float(np.mean(colours)), 3),
+        "size": max((s for s in SIZES if s <= typical), default=SIZES[0]),
         "typical_side": typical,
-        "modality": modality,
-        "patients": patients,
+        "modality": _modality([*dataset.classes, dataset.root.resolve().name], colour),
+        # numbers in an array name nothing: of 0 and 1, either is the finding in published sets
+        "positive": None if dataset.layout == "npz" else propose_positive(dataset.classes),
+        "normal": propose_normal(dataset.classes),
+        "patients": unit == "patient" and not unnamed,
+        "unit": unit,
+        "without_unit": unnamed,
+        "notes": list(dataset.notes),
         "published_splits": sorted({item.split for item in dataset.items if item.split}),
     }
+
+
+def _modality(names: Sequence[str], colour: bool) -> str:
+    words = [word for name in names for word in words_of(name)]
+    # "x-ray" is two words
+    known = {*words, *map("".join, itertools.pairwise(words))}
+    return next(
+        (name for name, has, own in _MODALITIES if has == colour and known & {*own.split()}),
+        "generic",
+    )
 
 
 def write_study(data: Path, out: Path, *, force: bool = False) -> dict[str, Any]:
@@ -83,12 +109,63 @@ def write_study(data: Path, out: Path, *, force: bool = False) -> dict[str, Any]
     return seen
 
 
-def _text(data: Path, seen: dict[str, Any]) -> str:
-    unit = (
-        "patients are named, so no patient stands on two sides"
-        if seen["patients"]
-        else "no patient ids: near-duplicate images are kept on one side"
+def _one_line(text: str) -> str:
+    """For a comment, which a line end in a class's name would end."""
+    return " ".join(text.split())
+
+
+def _quoted(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False)
+
+
+def finding_words(seen: dict[str, Any]) -> str:
+    """What a person must check or fill in about the finding; "" where there is nothing."""
+    classes = [str(name) for name in seen["classes"]]
+    if len(classes) == 2:
+        if seen["positive"] is None:
+            return f"which class is the finding, {' or '.join(classes)}? Fill in 'positive'"
+        other = next(name for name in classes if name != seen["positive"])
+        return f"'{seen['positive']}' is taken for the finding, for '{other}' names none: check it"
+    if seen["normal"] is None:
+        return ""
+    return f"'{seen['normal']}' is taken for the class without a finding: check it"
+
+
+def _finding_line(seen: dict[str, Any]) -> str:
+    words = _one_line(finding_words(seen))
+    if len(seen["classes"]) == 2:
+        if seen["positive"] is None:
+            two = " or ".join(_quoted(name) for name in seen["classes"])
+            return f"positive:   # which class is the finding? {two}: sensitivity is its"
+        return f"positive: {_quoted(seen['positive'])}   # {words}"
+    if seen["normal"] is None:
+        return "# normal: NAME   # the class without a finding, if there is one"
+    return f"normal: {_quoted(seen['normal'])}   # {words}"
+
+
+def _channels_words(seen: dict[str, Any]) -> str:
+    share = seen["in_colour"]
+    if share in (0, 1):
+        return f"1 grey, 3 colour; the images are {'in colour' if share else 'grey'}"
+    return (
+        f"1 grey, 3 colour; {100 * share:.0f} % of the images are in colour: the others are refused"
     )
+
+
+def _unit_words(seen: dict[str, Any]) -> str:
+    kind, unnamed, images = seen["unit"], seen["without_unit"], seen["images"]
+    if kind == CLUSTER:
+        return "no patient is named: near-duplicate images are kept on one side"
+    whole = f"no {kind} stands on two sides"
+    if unnamed:
+        whole = f"{images - unnamed} of {images} images name their {kind}: {whole}"
+    else:
+        whole = f"{plural_of(kind)} are named, so {whole}"
+    return whole if kind == "patient" else f"{whole}; patients are not named"
+
+
+def _text(data: Path, seen: dict[str, Any]) -> str:
+    unit = _unit_words(seen)
     published = ""
     if seen["published_splits"]:
         names = ", ".join(seen["published_splits"])
@@ -100,7 +177,7 @@ def _text(data: Path, seen: dict[str, Any]) -> str:
         "".join(c if c.isalnum() or c in "-_." else "-" for c in data.resolve().stem).strip("-.")
         or "study"
     )
-    counts = ", ".join(f"{k} {v}" for k, v in seen["classes"].items())
+    counts = _one_line(", ".join(f"{k} {v}" for k, v in seen["classes"].items()))
     return f"""# A clinipress study, proposed for {seen["images"]} images ({counts}).
 # Run it:  clinipress run THIS_FILE     Most keys have a default; unknown keys are refused.
 name: {name}
@@ -113,8 +190,9 @@ data:
   # chooses the augmentation: generic, brain-mri, chest-ct, chest-xray, dermoscopy, histology,
   # retina
   modality: {seen["modality"]}
+  {_finding_line(seen)}
   input:
-    channels: {seen["channels"]}   # 1 grey, 3 colour
+    channels: {seen["channels"]}   # {_channels_words(seen)}
     height: {seen["size"]}   # typical shorter side {seen["typical_side"]} pixels; smaller is faster
     width: {seen["size"]}
   split:

@@ -19,6 +19,8 @@ from clinipress.study.policy import recommended_exports, recommended_steps
 
 __all__ = ["load_study", "parse_study"]
 
+LARGEST_FILE = 10**6  # bytes
+DEEPEST, MOST_VALUES = 30, 100_000
 KINDS = frozenset(row.kind for row in TECHNIQUES)
 
 
@@ -36,9 +38,11 @@ def load_study(path: Path, overrides: tuple[str, ...] = ()) -> Study:
         raise RecipeError(
             "a study file (.yaml)", f"no file at '{path}'", "make one with 'clinipress init DATA'"
         )
+    if path.stat().st_size > LARGEST_FILE:
+        raise RecipeError("a study file under 1 MB", f"{path.stat().st_size:,} bytes in '{path}'")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:
         raise RecipeError(
             f"YAML in '{path}'", _where_not_yaml(problem), "check the indentation"
         ) from None
@@ -48,11 +52,56 @@ def load_study(path: Path, overrides: tuple[str, ...] = ()) -> Study:
         )
     for override in overrides:
         _override(tree, override)
+    _check_plain(tree, str(path))
     return parse_study(tree, where=str(path))
 
 
-def _where_not_yaml(problem: yaml.YAMLError | UnicodeDecodeError) -> str:
+class _Loader(yaml.SafeLoader):
+    """PyYAML takes the last of several equal keys; which `risk` was meant, nobody would know."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"'{key.value:.80}' is given twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _check_plain(tree: Any, where: str) -> None:
+    """Refuse what fits into memory once and no second time, or into no file that is written.
+
+    Anchors make a few lines mean billions, or a list that holds itself.
+    """
+    waiting: list[tuple[Any, int]] = [(tree, 0)]
+    count = 0
+    while waiting:
+        value, depth = waiting.pop()
+        count += 1
+        if depth > DEEPEST or count > MOST_VALUES:
+            got = f"more than {DEEPEST} levels" if depth > DEEPEST else f"more than {MOST_VALUES:,}"
+            raise RecipeError(
+                f"at most {MOST_VALUES:,} values and {DEEPEST} levels in {where}",
+                f"{got}, as anchors (&, *) can make",
+                "write them out",
+            )
+        if isinstance(value, dict):
+            waiting += [(part, depth + 1) for pair in value.items() for part in pair]
+        elif isinstance(value, list | tuple | set):
+            waiting += [(part, depth + 1) for part in value]
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise RecipeError(f"numbers below 2^63 in {where}", f"one of {value.bit_length()} bits")
+        elif isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise RecipeError(f"letters that UTF-8 can hold in {where}", f"{value!a:.80}")
+
+
+def _where_not_yaml(problem: Exception) -> str:
     """Line, column and complaint, without the parser's picture of the place."""
+    if isinstance(problem, RecursionError):
+        return "one that is nested too deeply"
     if isinstance(problem, yaml.MarkedYAMLError) and problem.problem_mark is not None:
         mark = problem.problem_mark
         return f"{problem.problem} in line {mark.line + 1}, column {mark.column + 1}"
@@ -101,12 +150,12 @@ def _override(tree: dict[str, Any], override: str) -> None:
                 if not isinstance(node.get(part), dict | list):
                     node[part] = {}
                 node = node[part]
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
         if isinstance(node, list):
             node[int(last)] = value
         else:
             node[last] = value
-    except (ValueError, IndexError, AttributeError, yaml.YAMLError):
+    except (ValueError, IndexError, AttributeError, RecursionError, yaml.YAMLError):
         raise RecipeError(
             f"a key of the study in --set {key}",
             "a path that is not there",

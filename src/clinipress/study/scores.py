@@ -76,7 +76,7 @@ class ScoreKeeper:
         bench, data = self.bench, self.bench.data
         files = {piece.name: piece.file for piece in pieces if piece.name in finalists}
         digests = {name: file.digest for name, file in files.items()}
-        inputs = {"candidates": digests, "data": data.digest}
+        inputs = {"candidates": digests, "data": data.test_digest}
         inputs |= gpus(file.card.format for file in files.values())
         packages = (*engine_packages(f.card.format for f in files.values()), *DECODERS)
 
@@ -85,6 +85,7 @@ class ScoreKeeper:
             changed = bench.store.older("test", inputs, versions(packages))
             why = f"{reason}; again, with other versions: {changed}" if changed else reason
             rules = self.seal.rules.digest if self.seal else None
+            # a scoring that was interrupted, its figures unseen, goes on with the same opening
             kept = folder / KEPT_OPENING
             rows = data.open_test(spec, tuple(files), why, rules=rules, kept=kept)
             for name, file in files.items():
@@ -98,7 +99,8 @@ class ScoreKeeper:
         for piece in pieces:
             if piece.name in files:
                 logits, rows = _load(folder / f"{piece.name}.npz")
-                rows = replace(rows, groups=data.groups(rows.keys))
+                # numbers of units and groups as this run has them
+                rows = replace(rows, units=data.units(rows.keys), groups=data.groups(rows.keys))
                 opened.append(self._with(piece, "test", rows, logits))
             else:
                 opened.append(piece)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +77,23 @@ def summarise(
     )
     result = result.model_copy(update={"limits": tuple(limits(View(result)))})
     if distributed.is_main():
-        for name in ("bundle", "bundles"):  # of an earlier recipe in this folder
-            shutil.rmtree(out / name, ignore_errors=True)
         pieces = {piece.name: piece for piece in judged}
         named = {record.name: record for record in records}
-        for folder, name in bundles.items():
+        for folder, name in bundles.items():  # each takes the place of the one before it
             _ship(pieces[name], named[name], out / folder, result, bench)
+        _remove_others(out, bundles)
         write_result(result, out)
     return result
+
+
+def _remove_others(out: Path, bundles: Iterable[str]) -> None:
+    """Bundles of an earlier recipe in this folder, and what writers that were killed left."""
+    shipped = {out / folder for folder in bundles}
+    for path in (out / "bundle", *(out / "bundles").glob("*"), *out.glob(".bundle.*")):
+        if path not in shipped:
+            shutil.rmtree(path, ignore_errors=True)
+    if not any(folder.startswith("bundles/") for folder in bundles):
+        shutil.rmtree(out / "bundles", ignore_errors=True)
 
 
 def _nothing_shipped(opened: bool) -> Verdict:
@@ -129,8 +138,10 @@ def _ship(
     data, study = bench.data, bench.study
     rows = data.rows("validation", piece.file.card.input)
     card = calibrated(piece, study)
-    # an image the file is sure of: a self-test must not hang on the last digit
-    clear = clearest(piece.scores["validation"].logits)
+    # one that is not refused, and that the file is sure of: a self-test must not hang on the last
+    # digit
+    good = data.accepted(rows, piece.file.card.input)
+    clear = int(good[clearest(piece.scores["validation"].logits[good])])
     sample = data.cache(piece.file.card.input).take(rows.index[[clear]])[0]
     summary = {
         "study": study.name,
@@ -145,8 +156,9 @@ def _ship(
     seen = Seen.load(bench.store.folder / FINGERPRINTS)
     fingerprints = seen.anonymous().to_bytes() if seen else None
     write_bundle(
-        folder, piece.file.path, card, sample=sample, evidence=summary, fingerprints=fingerprints
-    )
+        folder, piece.file.path, card, sample=sample, evidence=summary, fingerprints=fingerprints,
+        replace=True,
+    )  # fmt: skip
 
 
 def _plain(figures: Mapping[str, Mapping[str, Interval]]) -> dict[str, Any]:

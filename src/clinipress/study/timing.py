@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from clinipress.data.cache import DECODERS
 from clinipress.data.sources import decode_item
 from clinipress.formats.file import FileCandidate
-from clinipress.formats.measure import latency, peak_memory
+from clinipress.formats.measure import environment, latency, peak_memory
 from clinipress.formats.open import engine_packages, open_file, timed_here
 from clinipress.records.candidate import Latency, Made, Measured, extended
 from clinipress.records.store import read_json, write_atomically
@@ -31,10 +31,13 @@ def measure_all(pieces: Sequence[Piece[Made]], bench: Workbench) -> tuple[Piece[
 
     Files of other devices' engines are not timed here: their figures are None.
     """
-    files = [piece.file for piece in pieces]
+    files, here = [piece.file for piece in pieces], environment()
     inputs = {
         "candidates": {file.card.name: file.digest for file in files},
         "threads": bench.study.latency_threads,
+        "data": bench.data.digest,
+        # times are signed with the processor: those of another are not this one's
+        "processor": [here.cpu, *here.cpu_flags],
     } | gpus(file.card.format for file in files)
 
     def make(folder: Path) -> None:

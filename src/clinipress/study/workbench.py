@@ -20,12 +20,14 @@ from clinipress.errors import ModelError
 from clinipress.evidence.scores import Scores
 from clinipress.formats.file import FILES, FileCandidate
 from clinipress.formats.make import apply_export, file_facts, plan_export
+from clinipress.formats.measure import overflows_here
 from clinipress.formats.onnx.float import export_onnx
 from clinipress.formats.onnx.write import card_for
 from clinipress.formats.open import TRAINING_PACKAGES, open_file, place_of, toolchain_packages
 from clinipress.formats.parity import parity
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.cost import macs, parameters
+from clinipress.models.origins import outside, source_digest
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.formats import precision_facts
 from clinipress.recipe.study import ExportRecipe, Study
@@ -125,11 +127,14 @@ class Workbench:
             "parent": parent.digest,
             "reference": reference.file.digest if reference else None,
             "data": self.data.digest,
+            "modality": self.data.modality,
             "seed": self.study.seed,
+            "threads": self.study.threads,
+            # what stands behind an unchanged path or name may change
+            "outside": outside(step.recipe),
+            "source": source_digest(parent.spec.factory),
+            "teachers": [teacher.digest for teacher in outside_teachers(step.recipe)],
         }
-        outside = outside_teachers(step.recipe)
-        if outside:  # files may change behind an unchanged path
-            inputs["teachers"] = [teacher.digest for teacher in outside]
 
         def make(folder: Path) -> None:
             context = Context(
@@ -163,8 +168,15 @@ class Workbench:
             ModelError: The network cannot be exported so.
         """
         params, chosen = self._export_params(parent, recipe)
-        inputs = {"export": params, "parent": parent.digest, "data": self.data.digest}
-        inputs |= gpus([recipe.format])
+        inputs: dict[str, Any] = {
+            "export": params,
+            "parent": parent.digest,
+            "source": source_digest(parent.spec.factory),
+            "data": self.data.digest,
+            "threads": self.study.threads,
+        } | gpus([recipe.format])
+        if params.get("reduce_range", False) is None:  # then the processor decides
+            inputs["overflows_here"] = overflows_here()
         # beside the file, not in it: its bytes depend on what it computes alone
         data = self.study.data
         finding = {"positive": data.positive, "normal": data.normal}

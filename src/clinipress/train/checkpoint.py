@@ -44,7 +44,7 @@ def write(path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, A
     Raises:
         StorageError: The disk is full or the folder cannot be written; the old file is untouched.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with storage(f"the checkpoint '{path}'"):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

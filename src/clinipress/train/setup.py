@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
+
+from clinipress.distributed import usable_cores
 
 __all__ = ["prepare"]
 
@@ -15,7 +15,7 @@ def prepare(threads: int | None, seed: int) -> None:
     Sums change in their last bits with the number of threads, so a resumed study must use the
     number it began with: it is part of the recipe, and None means all cores of this machine.
     """
-    torch.set_num_threads(threads or max(1, os.cpu_count() or 1))
+    torch.set_num_threads(threads or usable_cores())
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # deterministic mode would also fill every new tensor, for nothing but debugging

@@ -18,29 +18,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.audit.duplicates import Duplicates, find_duplicates
-from clinipress.data.audit.fingerprints import Fingerprints, Readings, read_all
-from clinipress.data.audit.shortcuts import FeatureTable, feature_shortcuts, statistics_baseline
+from clinipress.data.audit.fingerprints import BLACK, Fingerprints, Readings, read_all
+from clinipress.data.audit.shortcuts import (
+    WARNING_FROM,
+    FeatureTable,
+    feature_shortcuts,
+    statistics_baseline,
+)
 from clinipress.data.grouping import merge, numbered
+from clinipress.data.refusals import find_refusals, refusal_words
 from clinipress.data.sources import Dataset
+from clinipress.data.units import labelings
 from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
-from clinipress.records.result import Audit, DuplicatePair, Interval, Shortcut
-from clinipress.text import DASH
+from clinipress.records.candidate import InputSpec
+from clinipress.records.item import UNIT_KINDS, plural_of
+from clinipress.records.result import Audit, DuplicatePair, Interval, LeftOut, Shortcut
+from clinipress.text import DASH, joined, not_used
 
 __all__ = ["Fingerprints", "audit"]
 
 MOST_PAIRS = 200
 MOST_LEAKED = 1000
+MOST_LEFT_OUT = 1000  # of one kind and reason
 MOST_SHORTCUTS = 20
 MOST_GROUPS = 20
 MOST_VALUES = 10
 # from these on a warning is given
 LOPSIDED = 3.0
 FEW_IMAGES = 50
+# what lies in most folders and is never missed
+_USUAL = ("hidden or made by a system", "is not read as an image")
 
 
 def audit(
-    dataset: Dataset, *, seed: int = 0, progress: Progress = SILENT, threads: int | None = None
+    dataset: Dataset,
+    spec: InputSpec | None = None,
+    *,
+    seed: int = 0,
+    progress: Progress = SILENT,
+    threads: int | None = None,
 ) -> tuple[Audit, Fingerprints]:
     """Look at every image of a data set once; the record, and the facts that `make_split` needs.
 
@@ -48,7 +65,8 @@ def audit(
     beyond the first of each cluster that are no exact ones, so that readable images = clusters +
     exact + near. `leaks["test->train"]` counts test images with a direct twin in train. All counts
     are full; lists are cut at 200 pairs and 1,000 leaked images. `seed` is that of the baseline's
-    folds; without `threads` every core reads.
+    folds; without `threads` every core reads. `spec` is the input of the model that is to be made,
+    for what a device would refuse.
 
     On the Bhuvaji brain MRI this finds 259 of the 394 Testing images in Training, on the copies
     at hand (grey, longest side 256). Two figures are known for the originals, both 259 of 394: by
@@ -70,6 +88,8 @@ def audit(
     fingerprints = _fingerprints(dataset, readings, duplicates)
     facts = _facts(dataset, fingerprints)
     singles, baseline = feature_shortcuts(facts), statistics_baseline(facts, seed)
+    readable = [item for item, ok in zip(dataset.items, readings.readable, strict=True) if ok]
+    refusals = find_refusals(readable, spec, threads=threads, progress=progress)
     record = Audit(
         path=str(dataset.root),
         layout=dataset.layout,
@@ -78,15 +98,36 @@ def audit(
         splits=_splits(dataset),
         groups=_groups(dataset),
         unreadable=tuple(readings.unreadable),
+        refused=refusals.images,
+        colourful=refusals.colourful,
         shortcuts=(baseline.shortcuts if baseline else ()) + _listed(singles),
         baseline_accuracy=baseline.accuracy if baseline else None,
         majority_accuracy=baseline.majority if baseline else None,
+        left_out=tuple(_left_out(dataset, readings)),
         **_duplicate_facts(dataset, duplicates, fingerprints.clusters),
-        **_patient_facts(dataset),
+        **_unit_facts(dataset),
     )
-    update = {"warnings": tuple(_warnings(record)), "seconds": time.perf_counter() - start}
+    update = {
+        "warnings": (
+            *dataset.notes,
+            *_dark(fingerprints),
+            *_warnings(record),
+            *_planes(readings.mixed_planes()),
+        ),
+        "seconds": time.perf_counter() - start,
+    }
     by_image = baseline.right if baseline else {}
     return record.model_copy(update=update), replace(fingerprints, baseline=by_image)
+
+
+def _planes(slices: dict[str, int]) -> Iterator[str]:
+    """Thick stacks are cut as they were acquired, and a network may learn the plane."""
+    if slices:
+        counts = ", ".join(f"{count:,} {plane}" for plane, count in sorted(slices.items()))
+        yield (
+            f"the volumes are cut in different planes ({counts} slices), since their voxels are "
+            "long in different directions: keep one plane, or give all the same voxels"
+        )
 
 
 def _fingerprints(dataset: Dataset, readings: Readings, duplicates: Duplicates) -> Fingerprints:
@@ -113,7 +154,7 @@ def _facts(dataset: Dataset, fingerprints: Fingerprints) -> FeatureTable:
         names=fingerprints.feature_names,
         labels=np.asarray([number[item.label] for item in items], dtype=np.int64),
         classes=dataset.classes,
-        units=merge(fingerprints.clusters[rows], numbered([item.patient for item in items])),
+        units=merge(fingerprints.clusters[rows], *labelings(items)),
     )
 
 
@@ -231,16 +272,45 @@ def _directions(splits: set[str]) -> Iterator[tuple[str, str]]:
             yield here, there
 
 
-def _patient_facts(dataset: Dataset) -> dict[str, Any]:
-    patients = {item.patient for item in dataset.items if item.patient is not None}
-    if not patients:
-        return {"patients": None}
+def _unit_facts(dataset: Dataset) -> dict[str, Any]:
+    names = {kind: {item.unit(kind) for item in dataset.items} - {None} for kind in UNIT_KINDS}
+    facts = {
+        "units": {kind: len(known) for kind, known in names.items() if known},
+        "without_patient": sum(item.patient is None for item in dataset.items),
+    }
+    if not names["patient"]:
+        return {"patients": None, **facts}
     held: dict[str, set[str]] = {}
     for item in dataset.items:
         if item.split and item.patient is not None:
             held.setdefault(item.split, set()).add(item.patient)
     crossing = {f"{a}->{b}": len(held[a] & held[b]) for a, b in _directions(set(held))}
-    return {"patients": len(patients), "patient_leaks": {k: n for k, n in crossing.items() if n}}
+    leaks = {k: n for k, n in crossing.items() if n}
+    return {"patients": len(names["patient"]), "patient_leaks": leaks, **facts}
+
+
+def _left_out(dataset: Dataset, readings: Readings) -> Iterator[LeftOut]:
+    """All that is not used; of one kind and reason 1,000 by name, and the number of the others."""
+    seen: Counter[tuple[str, str]] = Counter()
+    others: Counter[tuple[str, str]] = Counter()
+    for entry in (*dataset.left_out, *_pages(dataset, readings)):
+        why = entry.kind, entry.reason
+        seen[why] += 1
+        if seen[why] <= MOST_LEFT_OUT:
+            yield entry
+        else:
+            others[why] += entry.count
+    for (kind, reason), count in others.items():
+        yield LeftOut(path="...", kind=kind, reason=reason, count=count)
+
+
+def _pages(dataset: Dataset, readings: Readings) -> Iterator[LeftOut]:
+    """Pictures behind the first one of a file that counts as a single picture."""
+    for item, frames in zip(dataset.items, readings.frames, strict=True):
+        if item.index is None and frames > 1:
+            yield LeftOut(
+                path=item.key, kind="page", reason="only the first is read", count=frames - 1
+            )
 
 
 def _listed(shortcuts: tuple[Shortcut, ...]) -> tuple[Shortcut, ...]:
@@ -250,19 +320,44 @@ def _listed(shortcuts: tuple[Shortcut, ...]) -> tuple[Shortcut, ...]:
 
 
 def _warnings(record: Audit) -> Iterator[str]:
+    yield from not_used(
+        (entry.path, entry.kind, entry.reason, entry.count)
+        for entry in record.left_out
+        if not entry.reason.endswith(_USUAL) and entry.kind != "column"
+    )
     yield from _leak_warnings(record)
     yield from _label_warnings(record)
     if record.unreadable:
         yield f"{_count(len(record.unreadable), 'file')} cannot be read: set aside"
+    if record.refused:
+        yield refusal_words(record.refused, record.images)
     if record.exact_duplicates + record.near_duplicates:
         yield (
             f"{record.exact_duplicates} exact and {record.near_duplicates} near duplicates: "
             f"{record.clusters} distinct pictures in {record.images} images"
         )
     if record.patients is None:
-        yield "no patient is named: images of one patient may stand on both sides of a split"
+        kept = joined([f"{count:,} {plural_of(kind)}" for kind, count in record.units.items()])
+        text = "no patient is named: images of one patient may stand on both sides of a split"
+        yield f"{text} ({kept} are kept whole)" if kept else text
+    elif record.without_patient:
+        yield (
+            f"{record.without_patient:,} of {record.images:,} images name no patient: those of one "
+            "patient may stand on both sides of a split"
+        )
     yield from _balance_warnings(record)
     yield from _shortcut_warnings(record)
+
+
+def _dark(fingerprints: Fingerprints) -> Iterator[str]:
+    """A wrong window shows as little as a lens cap, and may yet hold enough not to be refused."""
+    share = fingerprints.features[:, fingerprints.feature_names.index("black share")]
+    dark = np.flatnonzero(fingerprints.readable & (share == 1))
+    if len(dark):
+        yield (
+            f"{_count(len(dark), 'image')} of {len(share):,} hold nothing brighter than {BLACK} of "
+            f"255, first '{fingerprints.keys[dark[0]]}': check their window or look-up table"
+        )
 
 
 def _leak_warnings(record: Audit) -> Iterator[str]:
@@ -306,12 +401,14 @@ def _balance_warnings(record: Audit) -> Iterator[str]:
 
 
 def _shortcut_warnings(record: Audit) -> Iterator[str]:
-    largest = 100 * (record.majority_accuracy or 0)
-    if record.baseline_accuracy and any(s.warning for s in record.shortcuts if s.feature == "all"):
+    accuracy, majority = record.baseline_accuracy, record.majority_accuracy or 0
+    together = [s for s in record.shortcuts if s.feature == "all" and s.warning]
+    if accuracy and together:
+        strong = any(s.auroc.low >= WARNING_FROM for s in together)
         yield (
             "facts of the files alone, without the picture, classify "
-            f"{_percent(record.baseline_accuracy)} right "
-            f"(always the largest class: {largest:.1f} %)"
+            f"{_percent(accuracy)} right (always the largest class: {100 * majority:.1f} %): a "
+            f"{'strong' if strong else 'weak'} shortcut"
         )
     seen: set[str] = set()
     for shortcut in record.shortcuts:

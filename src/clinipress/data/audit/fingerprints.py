@@ -8,23 +8,27 @@ per image.
 from __future__ import annotations
 
 import hashlib
-import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.sources import Dataset, ImageItem, decode_item, item_bytes, item_facts
+from clinipress.distributed import usable_cores
 from clinipress.errors import ImageError
+from clinipress.kinds.image.pixels import check_size
 from clinipress.kinds.image.read import HeaderFacts, decode, facts
 from clinipress.kinds.image.twins import THUMBNAIL, difference_hashes, thumbnails_of
 from clinipress.progress import SILENT, Progress
 from clinipress.records.candidate import InputSpec
 from clinipress.records.result import Unreadable
+from clinipress.records.store import sha256_of
 
-__all__ = ["FEATURES", "Fingerprints", "Readings", "read_all"]
+__all__ = ["FEATURES", "Fingerprints", "Readings", "content_digests", "read_all"]
 
 # twice the thumbnail: enough for border and contrast, and JPEG files decode at reduced size
 SIDE = 2 * THUMBNAIL
@@ -32,6 +36,7 @@ LOOK = InputSpec(channels=1, height=SIDE, width=SIDE)
 BORDER = 2
 BLACK, WHITE = 8, 247
 CHUNK = 32
+IN_ONE_PIECE = 2**26  # bytes
 FILE_FEATURES = ("width", "height", "aspect ratio", "file bytes", "channels", "bits per value")
 PICTURE_FEATURES = (
     "mean intensity",
@@ -50,7 +55,7 @@ class Fingerprints:
     Attributes:
         keys: Image keys.
         readable: bool ``[n]``; where False, the other facts are zeros.
-        sha256: Hex digests of the bytes, "" for unreadable.
+        sha256: Hex digests of the bytes, "" where they cannot be read.
         dhash: uint64 ``[n]``.
         thumbnails: uint8 ``[n, 32, 32]``, grey.
         features: float32 ``[n, f]``: facts of file and picture that say nothing of its content.
@@ -81,6 +86,8 @@ class Readings:
     thumbnails: NDArray[np.uint8]
     features: NDArray[np.float32]
     formats: list[str]
+    frames: NDArray[np.int64]
+    planes: list[str]
     unreadable: list[Unreadable]
 
     def table(self) -> tuple[NDArray[np.float32], tuple[str, ...]]:
@@ -92,6 +99,11 @@ class Readings:
         columns = np.stack([formats == name for name in present], axis=1).astype(np.float32)
         names = tuple(f"format {name}" for name in present)
         return np.concatenate([self.features, columns], axis=1), FEATURES + names
+
+    def mixed_planes(self) -> dict[str, int]:
+        """Plane -> slices, where volumes were cut in several; else empty."""
+        counts = Counter(plane for plane in self.planes if plane)
+        return dict(counts) if len(counts) > 1 else {}
 
 
 def read_all(
@@ -106,6 +118,8 @@ def read_all(
         thumbnails=np.zeros((n, THUMBNAIL, THUMBNAIL), dtype=np.uint8),
         features=np.zeros((n, len(FEATURES)), dtype=np.float32),
         formats=[""] * n,
+        frames=np.ones(n, dtype=np.int64),
+        planes=[""] * n,
         unreadable=[],
     )
     task = "reading images"
@@ -116,12 +130,39 @@ def read_all(
         _read_chunk(readings, dataset.items, rows)
         return len(rows)
 
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(threads or usable_cores()) as pool:
         for done in pool.map(read, chunks):
             progress.advance(task, done)
     readings.unreadable.sort(key=lambda image: image.path)
     progress.finish(task)
     return readings
+
+
+def content_digests(
+    dataset: Dataset, known: Fingerprints | None = None, *, threads: int | None = None
+) -> dict[str, str]:
+    """Image key -> sha256 of its whole file; "" where it cannot be read.
+
+    Args:
+        dataset: The data set.
+        known: Of its items, in the same order: files hashed there are not read again.
+        threads: Reading threads; None: one per core.
+    """
+    hashed = dict.fromkeys((item.path for item in dataset.items), "")
+    if known is not None:  # the hash of one picture of several is not that of the file
+        pairs = zip(dataset.items, known.sha256, strict=True)
+        hashed |= {item.path: sha256 for item, sha256 in pairs if item.index is None}
+    unknown = [path for path, sha256 in hashed.items() if not sha256]
+    with ThreadPoolExecutor(threads or usable_cores()) as pool:
+        hashed |= zip(unknown, pool.map(_file_digest, unknown), strict=True)
+    return {item.key: hashed[item.path] for item in dataset.items}
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError:  # the audit says what is the matter with it
+        return ""
 
 
 def _read_chunk(readings: Readings, items: Sequence[ImageItem], rows: range) -> None:
@@ -130,14 +171,14 @@ def _read_chunk(readings: Readings, items: Sequence[ImageItem], rows: range) -> 
     for row in rows:
         item = items[row]
         try:
-            data = item_bytes(item)
-            grey, what = _look(item, data)
+            grey, what, digest, size = _look(item)
         except ImageError as problem:
             readings.unreadable.append(Unreadable(path=item.key, reason=str(problem)))
             continue
-        readings.sha256[row] = hashlib.sha256(data).hexdigest()
-        readings.formats[row] = what.format
-        readings.features[row] = (*_file_facts(what, len(data)), *[0.0] * len(PICTURE_FEATURES))
+        readings.sha256[row] = digest
+        readings.formats[row], readings.frames[row] = what.format, what.frames
+        readings.planes[row] = what.plane
+        readings.features[row] = (*_file_facts(what, size), *[0.0] * len(PICTURE_FEATURES))
         pictures.append(grey)
         good.append(row)
     if good:
@@ -148,15 +189,29 @@ def _read_chunk(readings: Readings, items: Sequence[ImageItem], rows: range) -> 
         readings.readable[good] = True
 
 
-def _look(item: ImageItem, data: bytes) -> tuple[NDArray[np.uint8], HeaderFacts]:
-    """The image in grey at 64x64, and its file's facts.
+def _look(item: ImageItem) -> tuple[NDArray[np.uint8], HeaderFacts, str, int]:
+    """The image in grey at 64x64, its header's facts, its digest and its bytes.
 
-    Members of a larger file go through their own reader; the bytes at hand are all there is of
-    every other image, so that no file is read twice.
+    The header first, so that no file is read whole before it is known to be an image; then the
+    file once, in one piece while it is small. Pictures of a larger file go through its reader.
     """
     if item.index is not None:
-        return decode_item(item, LOOK)[0], item_facts(item)
-    return decode(data, LOOK)[0], facts(data)
+        grey, what, data = decode_item(item, LOOK)[0], item_facts(item), item_bytes(item)
+        share = item.path.stat().st_size // what.frames
+        return grey, what, hashlib.sha256(data).hexdigest(), share
+    what = facts(item.path)
+    check_size(what.width, what.height)
+    try:
+        size = item.path.stat().st_size
+        if size <= IN_ONE_PIECE:
+            data = item.path.read_bytes()
+            grey = decode(data, LOOK, sketch=True)[0]
+            return grey, what, hashlib.sha256(data).hexdigest(), size
+        with item.path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as problem:
+        raise ImageError("a file that can be read", f"'{item.key}' ({problem.strerror})") from None
+    return decode(item.path, LOOK, sketch=True)[0], what, digest, size
 
 
 def _file_facts(what: HeaderFacts, size: int) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.data.layouts.items import SPLIT_NAMES
+from clinipress.data.layouts.items import SPLIT_NAMES, LeftOuts
 from clinipress.errors import DataError, ImageError
 from clinipress.kinds.image.pixels import Raster
 from clinipress.kinds.image.unpacking import limit
@@ -20,10 +20,16 @@ from clinipress.records.item import ImageItem
 
 __all__ = ["array_picture", "read_arrays"]
 
+_UNREADABLE = (
+    *(OSError, ValueError, EOFError, IndexError, MemoryError),
+    *(zlib.error, zipfile.BadZipFile),
+)
 _PARTS = ("train", "val", "test")
 
 
-def read_arrays(path: Path, class_map: Mapping[str, str]) -> list[ImageItem]:
+def read_arrays(
+    path: Path, class_map: Mapping[str, str], left_out: LeftOuts | None = None
+) -> list[ImageItem]:
     """Items of an archive: uint8 images ``[n, h, w]`` or ``[n, h, w, 3]``, whole-number labels.
 
     Labels are named by their number, "0", "1", ...; `class_map` gives them names.
@@ -32,9 +38,13 @@ def read_arrays(path: Path, class_map: Mapping[str, str]) -> list[ImageItem]:
         DataError: It is no such archive, or labels and images do not fit together.
     """
     try:
-        labels = _read_labels(path)
-    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as problem:
+        labels, others = _read_labels(path)
+    except _UNREADABLE as problem:
         raise DataError("an .npz of arrays", f"'{path}' ({problem})") from None
+    for name in others:
+        (left_out or LeftOuts(path.parent)).add(
+            f"{path.name}#{name}", "array", "not images with labels"
+        )
     return [
         ImageItem(
             key=f"{path.name}#{part}#{number}",
@@ -59,7 +69,7 @@ def array_picture(item: ImageItem) -> Raster:
         facts = item.path.stat()
         images = _images(item.path, f"{part}_images", facts.st_size, facts.st_mtime_ns)
         return Raster(images[item.index])
-    except (OSError, ValueError, EOFError, IndexError, zlib.error, zipfile.BadZipFile) as problem:
+    except _UNREADABLE as problem:
         raise ImageError("an undamaged .npz", f"'{item.key}' ({problem})") from None
 
 
@@ -82,8 +92,8 @@ def _check_packing(path: Path, name: str) -> None:
         )
 
 
-def _read_labels(path: Path) -> dict[str, list[int]]:
-    """Part -> its labels, each part's images checked by their header."""
+def _read_labels(path: Path) -> tuple[dict[str, list[int]], list[str]]:
+    """Part -> its labels, each part's images checked by their header; and the arrays not used."""
     # np.load leaves a file open that it opened itself and could not read
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
         names = archive.files
@@ -100,7 +110,8 @@ def _read_labels(path: Path) -> dict[str, list[int]]:
         raise DataError("train_images and train_labels, or val_ or test_", got)
     for part, part_labels in labels.items():
         _check_shape(_shape(path, f"{part}_images"), len(part_labels), part, path)
-    return labels
+    used = {f"{part}_{what}" for part in labels for what in ("images", "labels")}
+    return labels, [name for name in names if name not in used]
 
 
 def _labels(labels: NDArray[Any], part: str, path: Path) -> list[int]:
@@ -110,7 +121,7 @@ def _labels(labels: NDArray[Any], part: str, path: Path) -> list[int]:
         raise DataError(
             f"one whole number per image in {part}_labels",
             f"{labels.dtype} {list(labels.shape)} in '{path}'",
-            "several labels per image are not supported",
+            "several labels for one image cannot be learned yet",
         )
     return [int(label) for label in labels]
 

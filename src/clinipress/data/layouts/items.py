@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Literal
 
 from clinipress.errors import DataError
 from clinipress.records.item import ImageItem
+from clinipress.records.result import LeftOut
+from clinipress.text import joined
 
-__all__ = ["SPLIT_NAMES", "Dataset", "Layout", "drawn", "natural", "split_name"]
+__all__ = [
+    "SPLIT_NAMES",
+    "Dataset",
+    "Layout",
+    "LeftOuts",
+    "Listed",
+    "drawn",
+    "natural",
+    "one_spelling",
+    "spelling",
+    "split_name",
+]
 
 
 Layout = Literal["class folders", "split/class folders", "manifest", "npz"]
@@ -35,6 +50,8 @@ class Dataset:
         classes: Class names in the order of the logits.
         items: Sorted by key, numbers in names by value.
         group_columns: Names of the columns in `ImageItem.groups`.
+        left_out: What lies there and is not used.
+        notes: What a reader of the set should know about how it was read, one sentence each.
     """
 
     root: Path
@@ -42,6 +59,61 @@ class Dataset:
     classes: tuple[str, ...]
     items: tuple[ImageItem, ...]
     group_columns: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class LeftOuts:
+    """The account of what is passed over below `root`: each thing once, with its first reason.
+
+    Folders that bear one of the names in `classes` are not passed over, whatever they look like.
+    """
+
+    def __init__(self, root: Path, classes: Iterable[str] = ()) -> None:
+        self.root, self.classes = root, frozenset(classes)
+        self._reasons: dict[str, tuple[str, str, int]] = {}
+        self._used: set[str] = set()
+
+    def add(self, path: Path | str, kind: str, reason: str, count: int = 1) -> None:
+        """`path` is below the root or relative to it; see `LeftOut` for the rest."""
+        self._reasons.setdefault(self._name(path), (kind, reason, count))
+
+    def use(self, path: Path) -> None:
+        """It is used after all."""
+        self._used.add(self._name(path))
+
+    def reject(self, path: Path, kind: str, reason: str, count: int = 1) -> None:
+        """What was taken for an image is none, or not all of it is."""
+        self._used.discard(self._name(path))
+        self._reasons[self._name(path)] = (kind, reason, count)
+
+    def records(self) -> tuple[LeftOut, ...]:
+        """In order of kind, reason and name."""
+        rows = [(*why, path) for path, why in self._reasons.items() if path not in self._used]
+        return tuple(
+            LeftOut(path=path, kind=kind, reason=reason, count=count)
+            for kind, reason, count, path in sorted(
+                rows, key=lambda row: (row[0], row[1], natural(row[3]))
+            )
+        )
+
+    def _name(self, path: Path | str) -> str:
+        if isinstance(path, Path):
+            inside = path.is_relative_to(self.root)
+            path = (path.relative_to(self.root) if inside else path).as_posix()
+        # records are written as JSON, which has no place for a name that is not UTF-8
+        return path.encode(errors="backslashreplace").decode()
+
+
+@dataclass
+class Listed:
+    """The items of one layout before files with several pictures are opened."""
+
+    layout: Layout
+    root: Path
+    items: list[ImageItem]
+    group_columns: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
 
 
 def drawn(dataset: Dataset, count: int, seed: int) -> Dataset:
@@ -85,3 +157,62 @@ def split_name(text: str) -> str | None:
     if text.casefold() not in SPLIT_NAMES:
         raise DataError(f"a split named {', '.join(SPLIT_NAMES)} or nothing", f"'{text}'")
     return SPLIT_NAMES[text.casefold()]
+
+
+def spelling(name: str) -> str:
+    """A name as everyone writes it: composed letters, single spaces, "1.0" as "1".
+
+    Two names that are the same here are the same to the eye, whatever made them differ on disk.
+    """
+    name = " ".join(unicodedata.normalize("NFC", name).split())
+    return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", name)
+
+
+def _loosely(name: str) -> str:
+    """What is left without case, accents, leading zeros and the marks between words.
+
+    A sign at the end or the beginning stays: "ER+" is not "ER-", and "-1" is not "1".
+    """
+    plain = unicodedata.normalize("NFKD", spelling(name)).casefold()
+    plain = "".join(c for c in plain if not unicodedata.combining(c))
+    plain = re.sub(r"(?<=[^\W_])[\s_.\-]+(?=[^\W_])", "", plain)
+    return re.sub(r"(?<![0-9])0+(?=[0-9])", "", plain)
+
+
+def one_spelling(
+    items: list[ImageItem], chosen: Iterable[str] = ()
+) -> tuple[list[ImageItem], list[str]]:
+    """Join labels that look the same, and name those that differ in little.
+
+    Args:
+        items: Their labels are looked at.
+        chosen: Labels that the user named, which are left as they are.
+
+    Returns:
+        The items, and a sentence for each class that has several spellings.
+    """
+    counts = Counter(item.label for item in items)
+    notes: list[str] = []
+    renamed: dict[str, str] = {}
+    for same in _alike([label for label in counts if label not in set(chosen)], spelling):
+        best = max(same, key=lambda label: (counts[label], label == spelling(label), label))
+        renamed |= dict.fromkeys(same, best)
+        shown = joined([f"{label!a}" for label in sorted(same)])
+        notes.append(f"{shown} are one class, spelled in {len(same)} ways: read as '{best}'")
+    if renamed:
+        items = [replace(i, label=renamed.get(i.label, i.label)) for i in items]
+    counts = Counter(item.label for item in items)
+    for near in _alike(list(counts), _loosely):
+        shown = joined([f"'{label}' ({counts[label]:,})" for label in sorted(near)])
+        notes.append(
+            f"the classes {shown} differ in spelling only: if they are one, join them with "
+            "class_map"
+        )
+    return items, notes
+
+
+def _alike(labels: list[str], key: Callable[[str], str]) -> list[list[str]]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for label in labels:
+        groups[key(label)].append(label)
+    return [group for group in groups.values() if len(group) > 1]

@@ -1,158 +1,576 @@
-"""Tables that name the images: a manifest (.csv), and the metadata table of HAM10000."""
+"""Tables that name the images: which column says what, and which file a cell means."""
 
 from __future__ import annotations
 
-import csv
-from collections import Counter
-from collections.abc import Mapping
-from pathlib import Path
+import difflib
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
-from clinipress.data.layouts.folders import image_files
-from clinipress.data.layouts.items import split_name
+from clinipress.data.layouts.folders import image_files, inner_folders
+from clinipress.data.layouts.items import SPLIT_NAMES, LeftOuts, Listed, split_name
+from clinipress.data.layouts.tables import TABLE_SUFFIXES, TextTable, named, read_header, read_text
 from clinipress.errors import DataError
-from clinipress.records.item import ImageItem
+from clinipress.records.item import UNIT_COLUMNS, ImageItem
+from clinipress.text import counted, joined
 
-__all__ = ["find_table", "is_table", "read_table"]
+__all__ = ["find_tables", "is_table", "read_table", "read_tables"]
 
-_MANIFEST = ("path", "label")
-_HAM10000 = ("image_id", "dx", "lesion_id")
-_OWN = ("path", "label", "split", "patient_id")
+# Names of columns without case and marks, the clearest first
+_PATHS = (
+    "path", "filepath", "imagepath", "imgpath", "filename", "imagefilename", "imagefile", "file",
+    "files", "image", "images", "img", "imagename", "imgname", "imageid", "imgid", "imageindex",
+    "isicid", "dicomid", "sopinstanceuid", "idcode", "id",
+)  # fmt: skip
+_LABELS = (
+    "label", "labels", "class", "classes", "classname", "classlabel", "labelname", "category",
+    "target", "diagnosis", "dx", "finding", "findings", "findinglabels", "pathology", "disease",
+    "benignmalignant", "groundtruth", "grade", "level", "severity", "y",
+)  # fmt: skip
+_SPLITS = ("split", "set", "subset", "partition", "phase", "datasplit")
+_PATIENTS = (
+    "patientid", "patient", "subjectid", "subject", "participantid", "pid", "patid",
+)  # fmt: skip
+# what no group can be: a person, a study, the number of a row. A whole word: "thyroid" is none
+_IDENTIFIER = re.compile(
+    r"(^|[\W_])(u?u?id|guid|idx|mrn)$"
+    r"|^(patient|subject|study|series|scan|exam|visit|case|record|sample|row|sop|lesion)"
+    r"[\W_]?(instance)?[\W_]?(u?id|number|name)$|^(index|unnamed: [0-9]+|name)$|accession",
+    re.IGNORECASE,
+)
+_IDENTIFIER_CASED = re.compile(r"[a-z](U?ID|U?Id)$")  # "StudyUID", and not "COVID"
+_NOT_GIVEN = frozenset({"nan", "n/a", "#n/a", "<na>", "null", "na"})
+_YES, _NO = frozenset({"1", "1.0", "true"}), frozenset({"0", "0.0", "false", "", "-1", "-1.0"})
+_FEWEST_VALUES = 12  # from which a column with another value in every row identifies the row
 
 
-def find_table(folder: Path) -> Path | None:
-    """The one table in `folder` that names images, or None.
+@dataclass(frozen=True)
+class _Roles:
+    """The columns by what they say; `one_hot` are classes with 1 or 0 for each image."""
+
+    paths: tuple[str, ...]
+    label: str | None
+    one_hot: tuple[str, ...]
+    split: str | None
+    patient: str | None
+    groups: tuple[str, ...]
+
+
+def find_tables(folder: Path, left_out: LeftOuts) -> list[Path]:
+    """The tables that name the images of `folder`: one, or one for each split.
+
+    They lie in the folder, or in folders named like splits. What looks like a table and cannot be
+    used is left out with its reason.
 
     Raises:
-        DataError: There are several.
+        DataError: There are several and none is a split's.
     """
-    tables = sorted(f for f in folder.iterdir() if f.suffix.casefold() == ".csv" and is_table(f))
-    if len(tables) > 1:
-        names = " and ".join(f.name for f in tables)
-        raise DataError("one manifest", f"{names} in '{folder}'", "name the one to use")
-    return tables[0] if tables else None
+    usable = _usable(folder, left_out) or [
+        table
+        for inner in inner_folders(folder, left_out)
+        if inner.name.casefold() in SPLIT_NAMES
+        for table in _usable(inner, left_out)
+    ]
+    if len(usable) > 1 and None in (splits := [_split_of(table, folder) for table in usable]):
+        names = joined([table.name for table in usable])
+        raise DataError(
+            "one manifest, or one for each split (train.csv, test.csv)",
+            f"{names} in '{folder}'",
+            "name the one to use",
+        )
+    if len(usable) > 1 and len(set(splits)) < len(splits):
+        names = joined([table.relative_to(folder).as_posix() for table in usable])
+        raise DataError("one manifest for each split", f"{names} in '{folder}'")
+    return usable
 
 
 def is_table(path: Path) -> bool:
-    """True when the columns are those of a manifest or of HAM10000's metadata."""
+    """True when the columns name images and their classes."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            columns = next(csv.reader(stream), [])
-    except (OSError, UnicodeDecodeError, csv.Error):
+        return _refusal(path) is None
+    except DataError:
         return False
-    return set(_MANIFEST) <= set(columns) or set(_HAM10000) <= set(columns)
 
 
-def read_table(path: Path, class_map: Mapping[str, str]) -> tuple[list[ImageItem], tuple[str, ...]]:
+def read_tables(
+    paths: Sequence[Path], root: Path, class_map: Mapping[str, str], left_out: LeftOuts
+) -> Listed:
+    """Items of the tables of one folder; those of several bring their split by their names."""
+    listed = [read_table(path, class_map, root=root, left_out=left_out) for path in paths]
+    if len(paths) > 1:
+        for path, part in zip(paths, listed, strict=True):
+            split = _split_of(path, root)
+            part.items = [replace(item, split=item.split or split) for item in part.items]
+    items = _distinct([item for part in listed for item in part.items], str(root), left_out)
+    columns = tuple(dict.fromkeys(name for part in listed for name in part.group_columns))
+    notes = list(dict.fromkeys(note for part in listed for note in part.notes))
+    return Listed("manifest", root, items, columns, notes)
+
+
+def read_table(
+    path: Path,
+    class_map: Mapping[str, str],
+    *,
+    root: Path | None = None,
+    left_out: LeftOuts | None = None,
+) -> Listed:
     """Items and group columns of a table.
 
     A manifest has the columns ``path`` (relative to it) and ``label``, may have ``split`` and
-    ``patient_id``, and every other column is a group. HAM10000's has ``image_id``, ``dx`` (the
-    label) and ``lesion_id``, which stands for the patient: the set names no patients.
+    ``patient_id``, and every other column is a group, unless it names each image or patient.
+    Names that other tables have for these are read too, and one column of 0 and 1 per class.
+    Columns of other units than patients are read as what they are: HAM10000's ``lesion_id``.
 
     Raises:
-        DataError: Missing columns, empty cells, unknown splits, images that are not there.
+        DataError: Missing columns, empty cells, several labels for an image, unknown splits,
+            images that are not there.
     """
-    rows, columns = _rows(path)
-    if set(_MANIFEST) <= set(columns):
-        groups = tuple(c for c in columns if c not in _OWN)
-        items = [_item(path, number, row, groups, class_map) for number, row in rows]
-    else:
-        groups = tuple(c for c in columns if c not in _HAM10000)
-        items = _ham10000(path, rows, groups, class_map)
-    _check(path, items)
-    return items, groups
-
-
-def _rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
-    """(line, cells) of every row that is not blank, and the columns."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream)
-            columns = [name.strip() for name in next(reader, [])]
-            cells = [(reader.line_num, row) for row in reader if any(row)]
-    except OSError as problem:
-        raise DataError("a table that can be read", f"'{path}' ({problem.strerror})") from None
-    except (UnicodeDecodeError, csv.Error) as problem:
-        raise DataError(f"a table in UTF-8 at '{path}'", str(problem)) from None
-    if not (set(_MANIFEST) <= set(columns) or set(_HAM10000) <= set(columns)):
-        got = ", ".join(columns) or "(none)"
-        raise DataError(
-            f"the columns path and label in '{path}'", got, "cells are parted by commas"
+    root = root or path.parent
+    account = left_out if left_out is not None else LeftOuts(root)
+    table = read_text(path)
+    roles = _roles(table)
+    refusal = _missing_columns(roles, table.columns)
+    if refusal:
+        raise DataError(f"the columns path and label in '{path}'", *refusal)
+    labels = _labels(table, roles, class_map)
+    files = _Files(path.parent, root)
+    column = _path_column(table, roles, files)
+    patients = table.column(roles.patient) if roles.patient else [""] * len(table.rows)
+    units = {
+        kind: table.column(name)
+        for name in table.columns
+        if (kind := UNIT_COLUMNS.get(_plain(name))) and name not in {*roles.paths[:1], roles.label}
+    }
+    splits = table.column(roles.split) if roles.split else [""] * len(table.rows)
+    groups = {name: table.column(name) for name in _kept_groups(table, roles, labels, account)}
+    items = []
+    rows = zip(table.rows, table.column(column), labels, splits, patients, strict=True)
+    for number, ((line, _), cell, label, split, patient) in enumerate(rows):
+        where = f"in line {line} of '{path}'"
+        if not cell:
+            raise DataError("a path in every row", f"none {where}")
+        try:
+            part = split_name(split)
+        except DataError as problem:
+            raise DataError(problem.expected, f"{problem.got} {where}") from None
+        image = files.named(cell) or path.parent / cell.replace("\\", "/")
+        items.append(
+            ImageItem(
+                key=(image.relative_to(root) if image.is_relative_to(root) else image).as_posix(),
+                path=image,
+                label=class_map.get(label, label),
+                split=part,
+                patient=patient or None,
+                units={kind: cells[number] for kind, cells in units.items() if cells[number]},
+                groups={
+                    c: cells[number] for c, cells in groups.items() if _is_given(cells[number])
+                },
+            )
         )
-    if len(set(columns)) < len(columns):
-        raise DataError(f"columns of different names in '{path}'", ", ".join(columns))
-    for line, row in cells:
-        if len(row) > len(columns):  # an unquoted comma would shift the label
-            got = f"{len(row)} in line {line} of '{path}'"
-            raise DataError(f"{len(columns)} cells", got, "put texts with commas in quotes")
-    padding = [""] * len(columns)
-    return [
-        (line, {name: cell.strip() for name, cell in zip(columns, row + padding, strict=False)})
-        for line, row in cells
-    ], columns
+    if not items:
+        raise DataError("rows in the manifest", f"none in '{path}'")
+    _check_there(path, items, files)
+    notes = [*_reading_notes(table, roles, column)]
+    return Listed("manifest", root, _distinct(items, str(path), account), tuple(groups), notes)
 
 
-def _item(
-    table: Path,
-    line: int,
-    row: Mapping[str, str],
-    groups: tuple[str, ...],
-    class_map: Mapping[str, str],
-) -> ImageItem:
-    for column in _MANIFEST:
-        if not row[column]:
-            raise DataError(f"a {column} in every row", f"none in line {line} of '{table}'")
-    try:
-        split = split_name(row.get("split", ""))
-    except DataError as problem:
-        raise DataError(problem.expected, f"{problem.got} in line {line} of '{table}'") from None
-    path = table.parent / row["path"]
-    if "\\" in row["path"] and not path.exists():  # written on Windows
-        path = table.parent / row["path"].replace("\\", "/")
-    inside = path.is_relative_to(table.parent)
-    return ImageItem(
-        key=(path.relative_to(table.parent) if inside else path).as_posix(),
-        path=path,
-        label=class_map.get(row["label"], row["label"]),
-        split=split,
-        patient=row.get("patient_id") or None,
-        groups={c: row[c] for c in groups if row[c]},
+# ------------------------------------------------------------------------------ which table
+
+
+def _usable(folder: Path, left_out: LeftOuts) -> list[Path]:
+    usable = []
+    for path in sorted(folder.iterdir()):
+        suffix = path.suffix.casefold()
+        if path.name.startswith(".") or not path.is_file():
+            continue
+        if suffix in (".xlsx", ".xls", ".ods", ".parquet", ".jsonl"):
+            left_out.add(path, "table", f"{suffix} is not read: save it as .csv")
+        elif suffix in TABLE_SUFFIXES:
+            reason = _refusal(path)
+            if reason is None:
+                usable.append(path)
+            else:
+                left_out.add(path, "table", reason)
+    return usable
+
+
+def _refusal(path: Path) -> str | None:
+    """Why a table is none that names images and classes; None for one that does.
+
+    Raises:
+        DataError: Its columns say that it does, and its rows cannot be read.
+    """
+    header = read_header(path)
+    names = [_plain(name) for name in header]
+    if not any(name in names for name in _PATHS):
+        return _columns_found("no column of paths", header)
+    table = read_text(path)
+    paths = [name for name in table.columns if _plain(name) in _PATHS]
+    files = _Files(path.parent, path.parent)
+    # an "id" is anything's: a table that names no file here is about something else
+    if table.rows and not any(_plain(name) == "path" for name in paths):
+        cells = (cell for name in paths for cell in table.column(name) if cell)
+        if all(files.named(cell) is None for cell in cells):
+            return f"none of the files it names is there ({counted(len(table.rows), 'row')})"
+    if any(name in names for name in _LABELS) or _roles(table).one_hot:
+        return None
+    return _columns_found("no column of labels", header)
+
+
+def _columns_found(what: str, columns: Sequence[str]) -> str:
+    name = "path" if "paths" in what else "label"
+    return f"{what} (columns: {named(columns)}); call it '{name}'"
+
+
+def _split_of(table: Path, folder: Path) -> str | None:
+    """The split that a table's name or folder speaks of."""
+    if table.parent != folder:
+        return SPLIT_NAMES.get(table.parent.name.casefold())
+    words = {
+        SPLIT_NAMES[w] for w in re.findall("[a-z]+", table.stem.casefold()) if w in SPLIT_NAMES
+    }
+    return words.pop() if len(words) == 1 else None
+
+
+# ----------------------------------------------------------------------------- which column
+
+
+def _plain(name: str) -> str:
+    """Without case, blanks and marks: "Patient ID", "patient_id" and "PatientID" are one."""
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name)).casefold()
+
+
+def _is_identifier(column: str) -> bool:
+    return _IDENTIFIER.search(column) is not None or bool(_IDENTIFIER_CASED.search(column))
+
+
+def _is_given(cell: str) -> bool:
+    return bool(cell) and cell.casefold() not in _NOT_GIVEN
+
+
+def _roles(table: TextTable) -> _Roles:
+    plain = {_plain(name): name for name in reversed(table.columns) if name}
+    paths = tuple(plain[name] for name in _PATHS if name in plain)
+    patient = next((plain[name] for name in _PATIENTS if name in plain), None)
+    split = next(
+        (
+            plain[name]
+            for name in _SPLITS
+            if name in plain and (name == "split" or _all_splits(table.column(plain[name])))
+        ),
+        None,
+    )
+    taken = {*paths, patient, split, ""}
+    label = _label_column(table, [plain[name] for name in _LABELS if name in plain])
+    free = [
+        name
+        for name in table.columns
+        if name not in taken
+        and _plain(name) not in {*_PATIENTS, *UNIT_COLUMNS}
+        and not _is_identifier(name)
+    ]
+    one_hot = [] if label else [name for name in free if _is_yes_or_no(table.column(name))]
+    groups = [name for name in free if name not in {label, *one_hot}]
+    return _Roles(
+        paths, label, tuple(one_hot) if len(one_hot) > 1 else (), split, patient, tuple(groups)
     )
 
 
-def _ham10000(
-    table: Path,
-    rows: list[tuple[int, dict[str, str]]],
-    groups: tuple[str, ...],
-    class_map: Mapping[str, str],
-) -> list[ImageItem]:
-    """Images lie in one folder or several beside the table, named by their image_id."""
-    by_name = {path.stem: path for path in image_files(table.parent)}
-    items = []
-    for _, row in rows:
-        path = by_name.get(row["image_id"], table.parent / "images" / f"{row['image_id']}.jpg")
-        items.append(
-            ImageItem(
-                key=path.relative_to(table.parent).as_posix(),
-                path=path,
-                label=class_map.get(row["dx"], row["dx"]),
-                patient=row["lesion_id"] or None,
-                groups={c: row[c] for c in groups if row[c]},
-            )
-        )
-    return items
+def _all_splits(cells: Sequence[str]) -> bool:
+    return any(cells) and all(cell.casefold() in SPLIT_NAMES for cell in cells if cell)
 
 
-def _check(table: Path, items: list[ImageItem]) -> None:
-    if not items:
-        raise DataError("rows in the manifest", f"none in '{table}'")
-    key, count = Counter(item.key for item in items).most_common(1)[0]
-    if count > 1:
-        raise DataError("one row per image", f"'{key}' in {count} rows of '{table}'")
-    missing = [item for item in items if not item.path.is_file()]
-    if missing:
+def _is_yes_or_no(cells: Sequence[str]) -> bool:
+    values = {cell.casefold() for cell in cells}
+    return bool(values & _YES) and values <= _YES | _NO
+
+
+def _label_column(table: TextTable, candidates: Sequence[str]) -> str | None:
+    """The clearest name; of several that are as clear, the one all others follow from.
+
+    Raises:
+        DataError: Several that say different things.
+    """
+    if not candidates or _plain(candidates[0]) == "label":
+        return candidates[0] if candidates else None
+    cells = {name: table.column(name) for name in candidates}
+    same = [
+        name
+        for name in candidates
+        if len({*zip(cells[candidates[0]], cells[name], strict=True)})
+        == len({*cells[name]})
+        == len({*cells[candidates[0]]})
+    ]
+    if len(same) < len(candidates):
         raise DataError(
-            f"the images that '{table}' names",
-            f"{len(missing)} of {len(items)} not there, first '{missing[0].key}'",
-            "paths are relative to the manifest",
+            f"one column of labels in '{table.path}'",
+            named(candidates),
+            "call the one to use 'label'",
         )
+    words = [name for name in same if not all(c.replace(".", "").isdigit() for c in cells[name])]
+    return (words or same)[0]
+
+
+def _missing_columns(roles: _Roles, columns: Sequence[str]) -> tuple[str, str] | None:
+    """What was found instead, and what to do; None where nothing is missing."""
+    if roles.paths and (roles.label or roles.one_hot):
+        return None
+    missing = [
+        *([] if roles.paths else ["'path'"]),
+        *([] if roles.label or roles.one_hot else ["'label'"]),
+    ]
+    fix = f"name the columns of files and classes in the first line: {joined(missing)} is missing"
+    return named(columns), fix
+
+
+def _path_column(table: TextTable, roles: _Roles, files: _Files) -> str:
+    """The clearest column that names files which are there; else the clearest."""
+    for name in roles.paths:
+        cells = table.column(name)
+        if cells and sum(files.named(cell) is not None for cell in cells) > len(cells) / 2:
+            return name
+    return roles.paths[0]
+
+
+def _kept_groups(
+    table: TextTable, roles: _Roles, labels: Sequence[str], left_out: LeftOuts
+) -> list[str]:
+    """Columns to look at results by; no identifiers, which are as many as there are patients."""
+    patients = table.column(roles.patient) if roles.patient else []
+    kept = []
+    for name in roles.groups:
+        cells = table.column(name)
+        values = {cell for cell in cells if _is_given(cell)}
+        where = f"{table.path.name}: {name}"
+        follows = len({*zip(cells, labels, strict=True)}) == len({*cells}) == len({*labels}) > 1
+        numbers = all(re.fullmatch(r"-?[0-9]*[.,]?[0-9]+", value) for value in values)
+        if len(values) >= _FEWEST_VALUES and not numbers and len(values) == len(cells):
+            left_out.add(where, "column", "another value in every row: no group")
+        elif (
+            len(values) >= _FEWEST_VALUES
+            and not numbers
+            and len(values) == len({*zip(cells, patients, strict=False)}) == len({*patients})
+        ):
+            left_out.add(where, "column", "another value for every patient: no group")
+        elif follows and _plain(name) in _LABELS:
+            left_out.add(where, "column", "the label again: no group")
+        else:
+            kept.append(name)
+    for name in table.columns:
+        used = {*roles.paths[:1], roles.label, roles.split, roles.patient, *roles.one_hot}
+        used |= {name for name in table.columns if _plain(name) in UNIT_COLUMNS}
+        if name and name not in used and name not in roles.groups:
+            left_out.add(f"{table.path.name}: {name}", "column", "an identifier: no group")
+    return kept
+
+
+def _reading_notes(table: TextTable, roles: _Roles, path: str) -> Iterator[str]:
+    """What was taken for what, where a name is not ours."""
+    own = {"path", "label", "split", "patientid"}
+    pairs = [
+        (name, role)
+        for name, role in (
+            (path, "path"),
+            (roles.label, "label"),
+            (roles.split, "split"),
+            (roles.patient, "patient_id"),
+        )
+        if name and _plain(name) not in own
+    ]
+    if roles.one_hot:
+        pairs.append((f"{roles.one_hot[0]} to {roles.one_hot[-1]}", "classes"))
+    if pairs:
+        shown = joined([f"'{name}' as {role}" for name, role in pairs])
+        yield f"'{table.path.name}' is read with the column {shown}"
+    if table.encoding == "cp1252":
+        yield f"'{table.path.name}' is not UTF-8: read as Windows-1252; check names with accents"
+
+
+# ---------------------------------------------------------------------------------- labels
+
+
+def _labels(table: TextTable, roles: _Roles, class_map: Mapping[str, str]) -> list[str]:
+    """One for each row.
+
+    Raises:
+        DataError: A row without one, or rows with several.
+    """
+    if roles.label is None:
+        return _one_hot(table, roles.one_hot)
+    labels = table.column(roles.label)
+    for (line, _), label in zip(table.rows, labels, strict=True):
+        if label not in class_map and not _is_given(label):
+            raise DataError(
+                "a label in every row",
+                f"{label or 'none'} in line {line} of '{table.path}'",
+                "write one, or take the row out",
+            )
+    several = _joint_labels({*labels}, class_map)
+    if several:
+        rows = [(line, x) for (line, _), x in zip(table.rows, labels, strict=True) if x in several]
+        raise _several_labels(len(rows), len(labels), f"'{rows[0][1]}'", rows[0][0], table.path)
+    return labels
+
+
+def _joint_labels(labels: set[str], class_map: Mapping[str, str]) -> set[str]:
+    """Labels such as "Effusion|Mass", of parts that are labels elsewhere too."""
+    parts = {label: re.split(r"\s*[|;]\s*", label) for label in labels - {*class_map}}
+    counts = Counter(part for label in labels for part in parts.get(label, [label]))
+    return {
+        label
+        for label, names in parts.items()
+        if (len(names) > 1 and max(counts[name] for name in names) > 1)
+        or ("," in label and {*re.split(r"\s*,\s*", label)} <= labels)
+    }
+
+
+def _one_hot(table: TextTable, names: Sequence[str]) -> list[str]:
+    columns = [table.column(name) for name in names]
+    labels, several = [], []
+    for number, (line, _) in enumerate(table.rows):
+        given = [n for n, c in zip(names, columns, strict=True) if c[number].casefold() in _YES]
+        if not given:
+            raise DataError(
+                f"a 1 in one of the columns {named(names)} in every row",
+                f"none in line {line} of '{table.path}'",
+                "write one, or give a column 'label'",
+            )
+        if len(given) > 1:
+            several.append((line, joined(given)))
+        labels.append(given[0])
+    if several:
+        line, shown = several[0]
+        raise _several_labels(len(several), len(labels), shown, line, table.path)
+    return labels
+
+
+def _several_labels(number: int, of: int, shown: str, line: int, path: Path) -> DataError:
+    return DataError(
+        "one label for each image",
+        f"several for {number:,} of {counted(of, 'row')} of '{path}', the first in line {line} "
+        f"({shown:.100})",
+        "several labels for one image cannot be learned yet: keep one, in a column 'label'",
+    )
+
+
+def _distinct(items: list[ImageItem], where: str, left_out: LeftOuts) -> list[ImageItem]:
+    """Each image once; rows that say the same twice count as one.
+
+    Raises:
+        DataError: Two rows of one image say different things.
+    """
+    seen: dict[str, ImageItem] = {}
+    again: Counter[str] = Counter()
+    for item in items:
+        first = seen.setdefault(item.key, item)
+        if first is item:
+            continue
+        if first.label != item.label:
+            count = sum(other.key == item.key for other in items)
+            raise DataError(
+                "one label for each image",
+                f"'{item.key}' in {count} rows of '{where}', as {first.label} and {item.label}",
+                "several labels for one image cannot be learned yet: keep one row",
+            )
+        if first != item:
+            raise DataError(
+                "one row per image",
+                f"'{item.key}' in several rows of '{where}' that differ",
+                "keep one of them",
+            )
+        again[item.key] += 1
+    for key, count in again.items():
+        left_out.add(key, "row", "says the same as another row", count)
+    return list(seen.values())
+
+
+# ----------------------------------------------------------------------------------- files
+
+
+class _Files:
+    """The image that a cell means: its path, or the end of it, with or without its suffix."""
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        self._folder, self._root = folder, root
+        self._known: dict[str, Path | None] = {}
+        self._by_name: dict[str, list[tuple[tuple[str, ...], Path]]] | None = None
+
+    def named(self, cell: str) -> Path | None:
+        """None where no file, or more than one, is meant."""
+        if cell not in self._known:
+            self._known[cell] = self._find(cell)
+        return self._known[cell]
+
+    def candidates(self, cell: str) -> list[Path]:
+        """All that a cell may mean, the best alone where there is a best."""
+        parts = tuple(self._folded(part) for part in PurePosixPath(cell.replace("\\", "/")).parts)
+        parts = tuple(part for part in parts if part not in ("/", ".", "..") and part[-1:] != ":")
+        if not parts or not cell:
+            return []
+        ranked = defaultdict(list)
+        for place, path in self._index().get(parts[-1], ()):
+            inner = min(len(place), len(parts)) - 1
+            if place[-1 - inner : -1] == parts[-1 - inner : -1]:
+                # the name as it stands goes before the name without its suffix
+                ranked[inner, place[-1] == parts[-1]].append(path)
+        return ranked[max(ranked)] if ranked else []
+
+    def nearest(self, cell: str) -> str | None:
+        """A name that is there and much alike."""
+        name = self._folded(PurePosixPath(cell.replace("\\", "/")).name)
+        names = difflib.get_close_matches(name, list(self._index())[:5000], n=1, cutoff=0.75)
+        return self._index()[names[0]][0][1].name if names else None
+
+    def _find(self, cell: str) -> Path | None:
+        for name in dict.fromkeys((cell, cell.replace("\\", "/"))):
+            if name and _is_file(self._folder / name):
+                return self._folder / name
+        several = self.candidates(cell)
+        return several[0] if len(several) == 1 else None
+
+    def _index(self) -> dict[str, list[tuple[tuple[str, ...], Path]]]:
+        """Name of a file, with its suffix and without -> where such files are."""
+        if self._by_name is None:
+            self._by_name = defaultdict(list)
+            for folder in dict.fromkeys((self._folder, self._root)):
+                for path in image_files(folder):
+                    place = tuple(self._folded(part) for part in path.relative_to(folder).parts)
+                    bare = re.sub(r"(\.nii)?\.[^.]*$", "", place[-1]) or place[-1]
+                    for name in {place[-1], bare}:
+                        if all(path != other for _, other in self._by_name[name]):
+                            self._by_name[name].append((place, path))
+        return self._by_name
+
+    @staticmethod
+    def _folded(name: str) -> str:
+        return unicodedata.normalize("NFC", name).casefold()
+
+
+def _is_file(path: Path) -> bool:
+    """False for a name that is too long, or that nobody may look at, as well."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _check_there(table: Path, items: Sequence[ImageItem], files: _Files) -> None:
+    missing = [item for item in items if not _is_file(item.path)]
+    if not missing:
+        return
+    first = missing[0].key
+    several = [p.relative_to(table.parent).as_posix() for p in files.candidates(first)]
+    near = files.nearest(first)
+    fix = "paths are relative to the manifest"
+    if len(several) > 1:
+        fix = f"it may be {joined(several[:3], 'or')}: write the folder too"
+    elif near:
+        fix += f"; did you mean '{near}'?"
+    raise DataError(
+        f"the images that '{table}' names",
+        f"{len(missing)} of {len(items)} not there, first '{first:.200}'",
+        fix,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import stat
@@ -19,6 +20,10 @@ __all__ = ["unpack"]
 _MOST_FILES = 1_000_000
 _CHUNK = 2**20
 _DRIVE = re.compile(r"^[A-Za-z]:")
+# too long a name, and a file that another one has for its folder
+_IMPOSSIBLE = frozenset(
+    {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ}
+)
 _NOISE = frozenset({"__MACOSX", ".DS_Store", "Thumbs.db"})
 
 
@@ -43,6 +48,15 @@ def unpack(archive: Path, folder: Path, *, progress: Progress = SILENT) -> Path:
                     _write(content, member, staging)
                     progress.advance(archive.name)
                 progress.finish(archive.name)
+        except OSError as problem:
+            shutil.rmtree(staging, ignore_errors=True)
+            if problem.errno not in _IMPOSSIBLE:
+                raise
+            raise DataError(
+                f"names in '{archive}' that a folder can hold",
+                f"'{_named(problem)}' ({problem.strerror})",
+                "unpack it by hand, and give the names that do not fit others",
+            ) from None
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as problem:
             shutil.rmtree(staging, ignore_errors=True)
             raise DataError(
@@ -50,6 +64,10 @@ def unpack(archive: Path, folder: Path, *, progress: Progress = SILENT) -> Path:
             ) from None
         staging.rename(folder)
     return folder
+
+
+def _named(problem: OSError) -> str:
+    return Path(str(problem.filename or "")).name
 
 
 def _safe(content: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInfo]:

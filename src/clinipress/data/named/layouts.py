@@ -70,7 +70,7 @@ def _covid_ct(_: NamedSet, where: Path) -> Listing:
     """By a manifest where one lies beside the folders, else by the published lists and workbook."""
     table = where / "manifest.csv"
     if table.is_file() and is_table(table):
-        items, _columns = read_table(table, {})
+        items = read_table(table, {}).items
         return Listing(
             tuple(ListedImage(i.path, i.label, i.split, i.patient, i.groups) for i in items)
         )

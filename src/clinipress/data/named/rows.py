@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from clinipress.data.layouts.tables import read_text
 from clinipress.errors import DataError
 
 __all__ = [
@@ -119,14 +119,5 @@ def read_text_table(path: Path) -> list[dict[str, str]]:
     Raises:
         DataError: It cannot be read.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            tab = "\t" in stream.readline()
-            stream.seek(0)
-            rows = csv.DictReader(stream, delimiter="\t" if tab else ",", restval="")
-            return [
-                {(k or "").strip(): (v or "").strip() for k, v in row.items() if isinstance(v, str)}
-                for row in rows
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as problem:
-        raise DataError("a table in UTF-8", f"'{path}' ({problem})") from None
+    table = read_text(path)
+    return [dict(zip(table.columns, cells, strict=True)) for _, cells in table.rows]

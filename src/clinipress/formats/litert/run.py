@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clinipress.distributed import usable_cores
 from clinipress.extras import require
 from clinipress.formats.file import FileCandidate, first_line, not_whole, unlike_card
 from clinipress.records.candidate import Card
@@ -108,7 +109,7 @@ def interpreter(model: Path | bytes, threads: int | None = None, **options: Any)
     with silence():  # the engine's C++ part says once per process that XNNPACK is there
         engine = require("ai_edge_litert.interpreter", extra="litert")
         what = {"model_content": model} if isinstance(model, bytes) else {"model_path": str(model)}
-        opened = engine.Interpreter(**what, num_threads=threads or os.cpu_count() or 1, **options)
+        opened = engine.Interpreter(**what, num_threads=threads or usable_cores(), **options)
         opened.allocate_tensors()
     return opened
 

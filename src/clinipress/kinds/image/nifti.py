@@ -1,8 +1,11 @@
 """NIfTI volumes to slices; nibabel does the parsing and is loaded when first used.
 
-A volume ``[x, y, z, ...]`` is a pile of pictures along its last axis; axes beyond the third are
-laid end to end, the third running fastest. A picture has x across and y upwards, so that anterior
-is up in the usual RAS and LAS orders: ``numpy.rot90(volume[:, :, index])``.
+A volume is turned to its canonical axes, right, anterior and superior, as nibabel's
+``as_closest_canonical`` does it, however it was stored: its slices are axial, x across, y upwards
+(``numpy.rot90(volume[:, :, index])``). Where the voxels are at least `THICK` times as long along
+another axis, or there is one slice only, it is cut as it was acquired, coronal or sagittal, since
+slices across thick ones would be strips. Axes beyond the third are laid end to end, the third
+running fastest.
 """
 
 from __future__ import annotations
@@ -18,10 +21,26 @@ from numpy.typing import NDArray
 
 from clinipress.errors import ImageError
 from clinipress.extras import require
-from clinipress.kinds.image.pixels import HeaderFacts, Raster, check_size, quiet
+from clinipress.kinds.image.pixels import HeaderFacts, Raster, check_size, quiet, value_range
 from clinipress.kinds.image.unpacking import MAX_BYTES, MAX_PICTURES, length, limit
 
+THICK = 2.0
+"""A slice is thick where its voxels are so many times as long across it as within it."""
+_PLANES = ("sagittal", "coronal", "axial")
+# A display range is believed where it holds this share of the values, and is not so many times
+# narrower than most of them, or wider than all of them.
+_LEAST_INSIDE, _NARROWEST, _WIDEST = 0.01, 0.02, 16
+_SAMPLE = 1_000_000
+
 __all__ = ["pictures", "read_facts", "read_raster", "recognises", "stored_bytes"]
+
+
+class _Axes(NamedTuple):
+    """Which stored axes run across, upwards and through the slices; which are turned; the plane."""
+
+    order: tuple[int, ...]
+    turned: tuple[int, ...]
+    plane: str
 
 
 class _Volume(NamedTuple):
@@ -37,7 +56,7 @@ def recognises(head: bytes) -> bool:
     return head[344:347] in (b"n+1", b"ni1") or head[4:7] in (b"n+2", b"ni2")
 
 
-def read_facts(stream: BinaryIO) -> HeaderFacts:
+def read_facts(stream: BinaryIO, _source: Path | bytes = b"") -> HeaderFacts:
     """Size, channels, bits and number of slices, from the header alone."""
     return _facts(_header(_plain(stream)))
 
@@ -61,7 +80,7 @@ def stored_bytes(path: Path, index: int) -> bytes:
         return np.ascontiguousarray(_kept(path)[0][:, :, index]).tobytes()
 
 
-def pictures(path: Path) -> tuple[None, list[int]]:
+def pictures(path: Path) -> tuple[dict[str, str], list[int]]:
     """Numbers of the slices that are not one single value; the header names no patient.
 
     Empty slices are alike in all volumes and would tie all patients together as duplicates.
@@ -69,7 +88,7 @@ def pictures(path: Path) -> tuple[None, list[int]]:
     with quiet():
         volume = _kept(path)[0]
     flat = volume.reshape(-1, volume.shape[2], *volume.shape[3:])
-    return None, [k for k in range(volume.shape[2]) if (flat[:, k] != flat[:1, k]).any()]
+    return {}, [k for k in range(volume.shape[2]) if (flat[:, k] != flat[:1, k]).any()]
 
 
 def _kept(path: Path) -> _Volume:
@@ -101,20 +120,57 @@ def _header(stream: BinaryIO) -> Any:
     return kind(head[: kind.sizeof_hdr], check=False)
 
 
-def _facts(header: Any) -> HeaderFacts:
+def _shape(header: Any) -> tuple[int, ...]:
+    """Three axes or more."""
     shape = tuple(int(n) for n in header.get_data_shape())
     if len(shape) < 2 or min(shape) < 1:
         raise ImageError("a NIfTI volume of two dimensions or more", f"the shape {shape}")
-    if math.prod(shape[2:]) > MAX_PICTURES:
+    if math.prod(shape[2:]) > MAX_PICTURES or max(shape[:2]) > MAX_PICTURES:
+        raise ImageError(f"a volume of at most {MAX_PICTURES:,} slices", f"the shape {shape}")
+    return shape if len(shape) > 2 else (*shape, 1)
+
+
+def _axes(header: Any, shape: tuple[int, ...]) -> _Axes:
+    """By the header's affine; as stored where that says nothing."""
+    with np.errstate(all="ignore"):
+        try:
+            affine = header.get_best_affine()
+            world, directions = _nibabel().orientations.io_orientation(affine).T
+        except (ValueError, np.linalg.LinAlgError, _nibabel().spatialimages.HeaderDataError):
+            return _Axes((0, 1, 2), (), "")
+    if not np.isfinite(world).all():
+        return _Axes((0, 1, 2), (), "")
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    single = [axis for axis in range(3) if shape[axis] == 1]
+    longest = int(np.argmax(lengths))
+    if len(single) == 1:
+        through = single[0]
+    elif lengths[longest] >= THICK * np.delete(lengths, longest).max():
+        through = longest
+    else:
+        through = int(np.argmax(world))
+    within = sorted({0, 1, 2} - {through}, key=lambda axis: float(world[axis]))
+    order = (*within, through)
+    turned = tuple(place for place, axis in enumerate(order) if directions[axis] < 0)
+    return _Axes(order, turned, _PLANES[int(world[through])])
+
+
+def _facts(header: Any) -> HeaderFacts:
+    shape = _shape(header)
+    axes = _axes(header, shape)
+    width, height, depth = (shape[axis] for axis in axes.order)
+    frames = depth * math.prod(shape[3:])
+    if frames > MAX_PICTURES:
         raise ImageError(f"a volume of at most {MAX_PICTURES:,} slices", f"the shape {shape}")
     dtype = header.get_data_dtype()
     return HeaderFacts(
-        width=shape[0],
-        height=shape[1],
+        width=width,
+        height=height,
         channels=len(dtype.names) if dtype.names else 1,
         bits=8 if dtype.names else 8 * dtype.itemsize,
-        frames=math.prod(shape[2:]),
+        frames=frames,
         format="NIFTI",
+        plane=axes.plane,
     )
 
 
@@ -137,7 +193,11 @@ def _volume(stream: BinaryIO) -> _Volume:
     content = plain.read(size)
     if len(content) < size:
         raise ImageError(f"{size:,} bytes of voxels", f"{len(content):,}")
-    volume = np.frombuffer(content, dtype).reshape((facts.width, facts.height, -1), order="F")
+    shape = _shape(header)
+    axes = _axes(header, shape)
+    volume = np.frombuffer(content, dtype).reshape(shape, order="F")
+    volume = np.flip(volume.transpose(*axes.order, *range(3, len(shape))), axes.turned)
+    volume = volume.reshape((facts.width, facts.height, -1), order="F")
     if dtype.names:
         return _Volume(np.stack([volume[name] for name in dtype.names[:3]], axis=-1), 8, None)
     return _scaled(volume, header, facts.bits)
@@ -152,10 +212,24 @@ def _scaled(volume: NDArray[Any], header: Any, bits: int) -> _Volume:
         with np.errstate(over="ignore", invalid="ignore"):
             volume = volume * np.float32(slope) + np.float32(intercept)
     low, high = float(header["cal_min"]), float(header["cal_max"])
-    if -math.inf < low < high < math.inf:
+    if -math.inf < low < high < math.inf and _believable(volume, low, high):
         return _Volume(volume, bits, (low, high))
     if volume.dtype == np.uint8:
         return _Volume(volume, bits, None)
-    real = volume[np.isfinite(volume)] if volume.dtype.kind == "f" else volume
-    full = (float(real.min()), float(real.max())) if real.size else (0.0, 0.0)
-    return _Volume(volume, bits, full)
+    return _Volume(volume, bits, value_range(volume) or (0.0, 0.0))
+
+
+def _believable(volume: NDArray[Any], low: float, high: float) -> bool:
+    """Whether a stated display range fits the values; other programs leave stale ones behind.
+
+    What has the smallest value is background and does not count.
+    """
+    values = volume.ravel(order="K")[:: max(1, volume.size // _SAMPLE)]
+    values = values[np.isfinite(values)].astype(np.float64)
+    inner = values[values > values.min(initial=0)]
+    if not inner.size:
+        return False
+    first, last = np.percentile(inner, (1, 99))
+    inside = float(np.mean((inner > low) & (inner < high)))
+    wide = (high - low) <= _WIDEST * (values.max() - values.min())
+    return inside >= _LEAST_INSIDE and (high - low) >= _NARROWEST * (last - first) and bool(wide)

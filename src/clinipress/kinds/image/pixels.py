@@ -18,8 +18,23 @@ from clinipress.errors import ImageError
 if TYPE_CHECKING:  # pydantic is slow to import, and only the annotations need this name
     from clinipress.records.candidate import InputSpec
 
-__all__ = ["MAX_PIXELS", "HeaderFacts", "Raster", "check_size", "model_input", "quiet", "to_uint8"]
+__all__ = [
+    "MAX_PIXELS",
+    "READING",
+    "HeaderFacts",
+    "Raster",
+    "check_depth",
+    "check_size",
+    "eight_bits",
+    "model_input",
+    "opaque",
+    "quiet",
+    "to_uint8",
+    "value_range",
+]
 
+READING = 2
+"""Goes up when a file gives other pixels than before, so that old ones are not taken for new."""
 MAX_PIXELS = 100_000_000
 """Largest picture that is opened: 10,000 x 10,000; a mammogram has about 24 million pixels."""
 
@@ -40,6 +55,7 @@ class HeaderFacts:
         bits: Bits per sample as stored.
         frames: Pictures in the file: TIFF pages, DICOM frames, NIfTI slices.
         format: "JPEG", "PNG", "TIFF", "DICOM", "NIFTI", ...
+        plane: "axial", "coronal" or "sagittal", of a volume's slices; "" where it is not known.
     """
 
     width: int
@@ -48,6 +64,7 @@ class HeaderFacts:
     bits: int
     frames: int
     format: str
+    plane: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,7 +94,12 @@ class Raster:
             grey = self.display
         else:
             grey = to_uint8(self.pixels, self.bits, window or self.window)
-        return np.subtract(255, grey, dtype=np.uint8) if self.inverted else grey
+        if not self.inverted:
+            return grey
+        grey = np.subtract(255, grey, dtype=np.uint8)
+        if self.pixels.dtype.kind == "f":
+            grey[np.isnan(self.pixels)] = 0
+        return grey
 
 
 def check_size(width: int, height: int) -> None:
@@ -94,6 +116,33 @@ def check_size(width: int, height: int) -> None:
             f"{width} x {height}",
             "crop it or scale it down",
         )
+
+
+def check_depth(picture: Image.Image, bits: int) -> None:
+    """Refuse colour that Pillow has cut from 16 bits to 8 where at most 12 of them were used.
+
+    Raises:
+        ImageError: It would be shown all but black.
+    """
+    if bits > 8 and picture.mode == "RGB" and np.asarray(picture).max(initial=0) <= 16:
+        raise ImageError(
+            f"colours that use the {bits} bits they are stored with",
+            "colours of at most 12 bits",
+            "save it with 8 bits for each colour",
+        )
+
+
+def opaque(picture: Image.Image) -> Image.Image:
+    """Any 8-bit mode to "L" or "RGB", transparent pixels over black."""
+    if picture.mode in ("L", "RGB") and "transparency" not in picture.info:
+        return picture
+    if picture.has_transparency_data:
+        grey = picture.mode in ("LA", "La", "L", "1")
+        layered = picture.convert("LA" if grey else "RGBA")
+        black = Image.new("L" if grey else "RGB", picture.size)
+        black.paste(layered.convert(black.mode), mask=layered.getchannel("A"))
+        return black
+    return picture.convert("L" if picture.mode == "1" else "RGB")
 
 
 def to_uint8(
@@ -129,15 +178,30 @@ def to_uint8(
 
 def _range(pixels: NDArray[Any], bits: int) -> tuple[float, float]:
     """The nominal range of few bits when the values respect it, else that of the values."""
-    if pixels.dtype.kind == "f":
-        pixels = pixels[np.isfinite(pixels)]
-        if not pixels.size:
-            return 0.0, 0.0
-    low, high = float(pixels.min()), float(pixels.max())
+    low, high = value_range(pixels) or (0.0, 0.0)
     nominal = float(2**bits - 1)
     if bits <= 8 and pixels.dtype.kind in "biu" and low >= 0 and high <= nominal:
         return 0.0, nominal
     return low, high
+
+
+def value_range(pixels: NDArray[Any]) -> tuple[float, float] | None:
+    """Smallest and largest finite value; None where there is none."""
+    real = pixels[np.isfinite(pixels)] if pixels.dtype.kind == "f" else pixels
+    return (float(real.min()), float(real.max())) if real.size else None
+
+
+def eight_bits(colours: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    """Colours of any depth to 8 bits, by a range that their values confirm.
+
+    Files with 8 or 12 bits used often say 16, and would be shown black. No other depths are
+    guessed, so that a dark picture stays dark.
+    """
+    largest = int(colours.max(initial=0))
+    depth = next((d for d in (8, 12, 16) if d < bits and largest < 2**d), bits)
+    depth = max(depth, largest.bit_length())
+    colours = np.clip(colours, 0, None)
+    return (colours >> (depth - 8) if depth > 8 else colours).astype(np.uint8)
 
 
 def model_input(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
@@ -18,17 +18,20 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clinipress.errors import ClinipressError, ImageError
-from clinipress.kinds.image import dicom, nifti
+from clinipress.kinds.image import dicom, nifti, tiff
 from clinipress.kinds.image.pixels import (
     MAX_PIXELS,
     HeaderFacts,
     Raster,
+    check_depth,
     check_size,
     inner_size,
     model_input,
+    opaque,
     quiet,
     to_uint8,
 )
+from clinipress.kinds.image.unknown import described
 
 if TYPE_CHECKING:  # pydantic is slow to import, and only the annotations need this name
     from clinipress.records.candidate import InputSpec
@@ -57,23 +60,23 @@ class Reader(Protocol):
     def recognises(self, head: bytes) -> bool:
         """Whether a file begins like this format; `head` is free of gzip and may be short."""
 
-    def read_facts(self, stream: BinaryIO) -> HeaderFacts:
-        """What the header alone says."""
+    def read_facts(self, stream: BinaryIO, source: Path | bytes) -> HeaderFacts:
+        """What the header alone of `source` says, at whose beginning the stream stands."""
 
     def read_raster(self, stream: BinaryIO, index: int | None, source: Path | bytes) -> Raster:
         """Picture `index` of `source`, from 0; None: the one that stands for the file."""
 
-    def pictures(self, path: Path) -> tuple[str | None, Sequence[int] | None]:
-        """The patient that the file names, and its pictures; None: it is a single one."""
+    def pictures(self, path: Path) -> tuple[Mapping[str, str], Sequence[int] | None]:
+        """Kind -> identifier of "patient", "study", "series", and its pictures; None: one."""
 
     def stored_bytes(self, path: Path, index: int) -> bytes | None:
         """For a digest: what is stored of one picture; None: the whole file stands for it."""
 
 
-READERS: tuple[Reader, ...] = (dicom, nifti)
+READERS: tuple[Reader, ...] = (dicom, nifti, tiff)
 # JPEG and PNG first: Pillow loads its other plug-ins only when neither accepts. Formats that start
 # a program (EPS) or have no signature (TGA) are left out on purpose.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
 _HEAD = 544  # the longest signature: a NIfTI-2 header's first 12 bytes, NIfTI-1's magic at 344
 _ORIENTATION = 0x0112
 _GREY_WIDE = {"I;16": 16, "I;16L": 16, "I;16B": 16, "I;16N": 16, "I": 32, "F": 32}
@@ -90,7 +93,7 @@ def facts(source: Path | bytes) -> HeaderFacts:
     try:
         with quiet(), _open(source) as stream:
             reader = reader_of(stream)
-            return reader.read_facts(stream) if reader else _picture_facts(stream)
+            return reader.read_facts(stream, source) if reader else _picture_facts(stream)
     except ClinipressError as problem:
         raise _named(problem, source) from None
     except Exception as problem:  # third-party parsers raise nearly anything on a damaged file
@@ -100,12 +103,15 @@ def facts(source: Path | bytes) -> HeaderFacts:
 def has_palette(source: Path | bytes) -> bool:
     """True for a picture whose pixels point to colours; of a file that `facts` has read."""
     with quiet(), _open(source) as stream:
-        if reader_of(stream):
-            return False
+        reader = reader_of(stream)
+        if reader:
+            return reader is tiff and tiff.has_palette(stream)
         return Image.open(stream, formats=_FORMATS).mode in {"P", "PA"}
 
 
-def decode(source: Path | bytes, spec: InputSpec, *, index: int | None = None) -> NDArray[np.uint8]:
+def decode(
+    source: Path | bytes, spec: InputSpec, *, index: int | None = None, sketch: bool = False
+) -> NDArray[np.uint8]:
     """Read one image as a classifier takes it.
 
     Args:
@@ -113,6 +119,9 @@ def decode(source: Path | bytes, spec: InputSpec, *, index: int | None = None) -
         spec: Size, channels, fit and window. The window is for grey images; colour has none.
         index: Which picture of a file with several (TIFF page, DICOM frame, NIfTI slice). None:
             the first, and of a NIfTI volume the middle one.
+        sketch: For thumbnails, not for a classifier: large JPEG files are shrunk by libjpeg, up to
+            five times as fast and up to 20 grey levels off. Otherwise pixels are those of Pillow's
+            ``open``, ``convert`` and bilinear ``resize``, to the last bit.
 
     Returns:
         uint8 ``[channels, height, width]`` in [0, 255], RGB order.
@@ -126,7 +135,7 @@ def decode(source: Path | bytes, spec: InputSpec, *, index: int | None = None) -
             reader = reader_of(stream)
             if reader:
                 return render(reader.read_raster(stream, index, source), spec)
-            return _picture(stream, spec, index or 0)
+            return _picture(stream, spec, index or 0, sketch=sketch)
     except ClinipressError as problem:
         raise _named(problem, source) from None
     except Exception as problem:  # third-party parsers raise nearly anything on a damaged file
@@ -163,14 +172,14 @@ def _open(source: Path | bytes) -> BinaryIO:
 
 def _picture_facts(stream: BinaryIO) -> HeaderFacts:
     picture = Image.open(stream, formats=_FORMATS)
-    width, height = picture.size
-    if picture.format != "TIFF" and picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
+    (width, height), bits = picture.size, _bits(picture)  # a PNG is loaded for its EXIF
+    if picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
         width, height = height, width
     return HeaderFacts(
         width=width,
         height=height,
         channels=len(picture.getbands()),
-        bits=_bits(picture),
+        bits=bits,
         frames=int(getattr(picture, "n_frames", 1)),
         format=picture.format or "",
     )
@@ -180,23 +189,25 @@ def _bits(picture: Image.Image) -> int:
     """Bits per sample; Pillow keeps 8 of 16-bit colour, and only its raw mode tells."""
     if picture.mode in _BITS:
         return _BITS[picture.mode]
-    wide = any(";16" in str(getattr(tile, "args", "")) for tile in getattr(picture, "tile", [])[:1])
+    stated = str([(tile.codec_name, tile.args) for tile in getattr(picture, "tile", [])[:1]])
+    wide = ";16" in stated or "'ppm', ('RGB', 65535)" in stated
     return 16 if wide else 8
 
 
-def _picture(stream: BinaryIO, spec: InputSpec, index: int) -> NDArray[np.uint8]:
+def _picture(stream: BinaryIO, spec: InputSpec, index: int, *, sketch: bool) -> NDArray[np.uint8]:
     picture = Image.open(stream, formats=_FORMATS)
     check_size(*picture.size)
-    box = None
+    box, bits = None, _bits(picture)
     if index:
         _seek(picture, index)
-    elif picture.format == "JPEG":
+    elif sketch and picture.format == "JPEG":
         box = _draft(picture, spec)
     picture.load()
     upright = ImageOps.exif_transpose(picture)
     if upright.mode in _GREY_WIDE:
         return render(Raster(np.asarray(upright), _GREY_WIDE[upright.mode]), spec)
-    shown = _opaque(upright)
+    shown = opaque(upright)
+    check_depth(shown, bits)
     if spec.window is not None and shown.mode == "L":
         return render(Raster(np.asarray(shown)), spec)
     return model_input(shown, spec, box)
@@ -213,30 +224,15 @@ def _seek(picture: Image.Image, index: int) -> None:
 def _draft(picture: Image.Image, spec: InputSpec) -> tuple[float, float, float, float] | None:
     """Let libjpeg do part of the shrinking, never below twice the size that is wanted.
 
-    Colour asked for as grey is read as its Y channel, which is ITU-R 601 luma by definition.
     Gives the part of the shrunk picture that holds the original: 630 pixels at a quarter are 157.5,
     and libjpeg hands out 158. None where nothing is shrunk, turned pictures among them.
     """
     mode = "L" if spec.channels == 1 and picture.mode == "RGB" else picture.mode
-    if picture.getexif().get(_ORIENTATION, 1) != 1 or spec.window is not None:
-        picture.draft(mode, picture.size)
+    if picture.getexif().get(_ORIENTATION, 1) != 1:
         return None
     width, height = inner_size(picture.size, spec)
     drafted = picture.draft(mode, (2 * width, 2 * height))
     return drafted[1] if drafted else None
-
-
-def _opaque(picture: Image.Image) -> Image.Image:
-    """Any 8-bit mode to "L" or "RGB", transparent pixels over black."""
-    if picture.mode in ("L", "RGB") and "transparency" not in picture.info:
-        return picture
-    if picture.has_transparency_data:
-        grey = picture.mode in ("LA", "La", "L", "1")
-        layered = picture.convert("LA" if grey else "RGBA")
-        black = Image.new("L" if grey else "RGB", picture.size)
-        black.paste(layered.convert(black.mode), mask=layered.getchannel("A"))
-        return black
-    return picture.convert("L" if picture.mode == "1" else "RGB")
 
 
 def _name(source: Path | bytes) -> str:
@@ -254,7 +250,11 @@ def _unreadable(problem: Exception, source: Path | bytes) -> ImageError:
     if isinstance(problem, FileNotFoundError):
         return ImageError("an image file", f"no file at '{source!s:.300}'")
     if isinstance(problem, UnidentifiedImageError):
-        return ImageError("an image", f"{_name(source)}, which is of no known format")
+        what = described(source)
+        if what is None:
+            return ImageError("an image", f"{_name(source)}, which is of no known format")
+        known = "an image (JPEG, PNG, TIFF, BMP, GIF, WebP, JPEG 2000, PPM, DICOM or NIfTI)"
+        return ImageError(known, f"{what[0]} in {_name(source)}", what[1])
     if isinstance(problem, Image.DecompressionBombError | Image.DecompressionBombWarning):
         limit = f"an image of at most {MAX_PIXELS:,} pixels"
         return ImageError(limit, f"a larger one in {_name(source)}")

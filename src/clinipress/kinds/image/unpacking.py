@@ -20,6 +20,7 @@ __all__ = [
     "BoundedStream",
     "Claim",
     "claim",
+    "colours_mixed",
     "gunzip",
     "inflated",
     "length",
@@ -59,8 +60,10 @@ class BoundedStream:
     A length field that claims gigabytes would else take their memory, just to find the end.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, *, rewind: bool = True) -> None:
+        start = 0 if rewind else stream.tell()
         self._stream, self._size = stream, length(stream)
+        stream.seek(start)
 
     def read(self, count: int = -1) -> bytes:
         """At most `count` bytes; all that is left when below 0."""
@@ -86,7 +89,7 @@ def limit(packed: int) -> int:
     return max(ALWAYS_ALLOWED, LARGEST_RATIO * packed)
 
 
-def gunzip(stream: BinaryIO) -> BinaryIO:
+def gunzip(stream: BinaryIO) -> io.BytesIO:
     """All of a gzip file, in memory.
 
     Raises:
@@ -141,6 +144,20 @@ def claim(frame: bytes) -> Claim | None:
         return None
     claims = _jpeg_claims(frame)
     return max(claims, key=lambda size: size[0] * size[1] * size[2]) if claims else None
+
+
+def colours_mixed(frame: bytes) -> bool:
+    """True for JPEG 2000 whose red, green and blue were mixed by its own transform.
+
+    Its decoders hand out RGB then. The flag stands in the default coding style (A.6.1).
+    """
+    at = frame.find(_CODESTREAM, 0, 4096)
+    if at < 0:
+        return False
+    at += 2
+    while frame[at : at + 1] == b"\xff" and frame[at + 1 : at + 2] not in (b"\x52", b"\x90"):
+        at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    return frame[at : at + 2] == b"\xff\x52" and frame[at + 8 : at + 9] == b"\x01"
 
 
 def _jpeg_claims(frame: bytes) -> list[Claim]:

@@ -17,7 +17,7 @@ from clinipress.records.result import Verdict
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.limits import OWN_SPLITS
 from clinipress.reporting.wording.numbers import STATUS_WORDS, counted, large
-from clinipress.reporting.wording.phrases import rule_phrase, split_name
+from clinipress.reporting.wording.phrases import divided, rule_phrase, split_name
 from clinipress.reporting.wording.sentences import audit_sentence, gate_sentence, split_sentence
 from clinipress.text import capital, joined, sentence, tally
 
@@ -169,7 +169,7 @@ def _conflicts(view: View) -> str | None:
 
 def _disjoint(view: View) -> str | None:
     split = view.result.split
-    return f"By {split.by}: {split.reason.rstrip('.')}."
+    return f"{capital(divided(split))}: {split.reason.rstrip('.')}."
 
 
 def _size(view: View) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from clinipress.records.candidate import Applied, CandidateRecord
+from clinipress.records.item import plural_of
 from clinipress.records.result import DuplicatePair
 from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.parts import MANY, badge, grid, shortened, small
@@ -26,7 +27,7 @@ from clinipress.reporting.wording.numbers import (
     percent,
     significant,
 )
-from clinipress.reporting.wording.phrases import SPLIT_NAMES, feature_name, target_name
+from clinipress.reporting.wording.phrases import SPLIT_NAMES, feature_name, target_name, unit_words
 from clinipress.reporting.wording.sentences import (
     audit_sentence,
     limits_sentence,
@@ -88,7 +89,7 @@ def _counts(view: View) -> doc.DataTable:
     units = view.result.split.units
     if units:
         by_column = {capital(SPLIT_NAMES.get(name, name)): number for name, number in units.items()}
-        kind = "Patients" if view.result.split.by == "patient" else "Clusters or units"
+        kind = capital(unit_words(view.result.split)[1])
         rows.append([kind, *[f"{by_column[c]:,}" if c in by_column else "" for c in columns]])
     return grid(["Class", *columns], rows, "plain counts")
 
@@ -133,6 +134,7 @@ def _findings(view: View) -> doc.Box:
             ("Images", f"{audit.images:,}"),
             ("Layout", audit.layout),
             ("Patients", f"{audit.patients:,}" if audit.patients is not None else "not known"),
+            *((capital(plural_of(k)), f"{n:,}") for k, n in audit.units.items() if k != "patient"),
             ("Exact copies", f"{audit.exact_duplicates:,}"),
             ("Near-duplicates", f"{audit.near_duplicates:,}"),
             ("Clusters of look-alikes", f"{audit.clusters:,}"),

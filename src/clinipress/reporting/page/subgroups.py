@@ -35,7 +35,7 @@ from clinipress.reporting.wording.numbers import (
     points_interval,
     points_words,
 )
-from clinipress.reporting.wording.phrases import interval_phrase
+from clinipress.reporting.wording.phrases import interval_phrase, unit_words
 from clinipress.text import capital, joined
 
 __all__ = ["subgroups_section"]
@@ -173,17 +173,16 @@ def _group_row(
     few = small(f"too few: at least {shown.mine.minimum:,} are needed") if group.too_small else None
     cells = [
         doc.DataCell([group.value, few], heads="row"),
-        cell("Images", [f"{group.cases:,}", small(counted(group.units, _unit(shown)))]),
+        cell(
+            "Images",
+            [f"{group.cases:,}", small(counted(group.units, *unit_words(shown.view.result.split)))],
+        ),
         doc.DataCell(strip(drawn, scale), "strip-cell"),
         _pair(capital(metric_name(metric)), metric, group),
         cell("Change, points", lines([change_interval(group.changes.get(metric))])),
         *(_pair(capital(_short(other)), other, group) for other in BESIDE),
     ]
     return doc.DataRow(cells, "grey" if group.too_small else None)
-
-
-def _unit(shown: SectionView[Subgroups]) -> str:
-    return "patient" if shown.view.result.split.by == "patient" else "cluster"
 
 
 def _pair(label: str, metric: str, group: Subgroup) -> doc.DataCell:

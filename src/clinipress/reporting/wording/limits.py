@@ -5,8 +5,9 @@ from __future__ import annotations
 from clinipress.recipe.formats import FORMATS, format_facts
 from clinipress.recipe.techniques import technique_of
 from clinipress.records.candidate import CandidateRecord
+from clinipress.records.item import UNIT_KINDS
 from clinipress.records.judgement import SECTION_TITLES, SECTIONS
-from clinipress.records.result import VNNI
+from clinipress.records.result import VNNI, SplitSummary
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -48,7 +49,12 @@ def _of_data(view: View) -> list[str]:
             "The images are drawn by a program. Nothing here says how any model does on patients."
         )
     if audit.patients is None:
-        reservations.append(_no_patients(result.split.by))
+        reservations.append(_no_patients(result.split))
+    elif audit.without_patient:
+        without = counted(audit.without_patient, "image names", "images name")
+        reservations.append(
+            f"{without} no patient: those of one patient may be on both sides of the split."
+        )
     elif result.split.by not in ("patient", "published"):
         reservations.append(
             f"Patients are known, but the images were divided by {result.split.by}: images of one "
@@ -92,14 +98,18 @@ def _of_reference(view: View) -> list[str]:
     ]
 
 
-def _no_patients(by: str) -> str:
+def _no_patients(split: SplitSummary) -> str:
     text = (
         "No patient identifiers: neighbouring slices or repeated images of one patient may be on "
         "both sides of the split, which makes every accuracy here look better than it is."
     )
-    if by == "image":
+    if split.by == "image":
         return f"{text} The images were divided one by one, without any grouping."
-    return f"{text} The images were divided by {by}, which only catches copies that look alike."
+    if split.unit in UNIT_KINDS:
+        return f"{text} What is kept whole is each {split.unit}, not each patient."
+    return (
+        f"{text} The images were divided by {split.by}, which only catches copies that look alike."
+    )
 
 
 def _of_test(view: View) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from clinipress.records.result import Interval, Rule, Shortcut
+from clinipress.records.item import plural_of
+from clinipress.records.result import Interval, Rule, Shortcut, SplitSummary
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     GAP,
@@ -21,6 +22,7 @@ from clinipress.text import joined, signed
 __all__ = [
     "change_phrase",
     "coverage_phrase",
+    "divided",
     "feature_name",
     "interval_phrase",
     "rule_phrase",
@@ -28,6 +30,7 @@ __all__ = [
     "speed_phrase",
     "split_name",
     "target_name",
+    "unit_words",
 ]
 
 SPLIT_NAMES = {"test": "sealed test", "validation": "validation", "train": "training"}
@@ -40,6 +43,17 @@ def split_name(split: str | None) -> str:
     if external and not kind:
         return f"external ({name})"
     return SPLIT_NAMES.get(split or "", split or "unnamed")
+
+
+def divided(split: SplitSummary) -> str:
+    """How the images were divided: "by lesion", "as published"."""
+    return "as published" if split.by == "published" else f"by {split.by}"
+
+
+def unit_words(split: SplitSummary) -> tuple[str, str]:
+    """What one unit of the split is called, and several: "lesion", "lesions"."""
+    unit = split.unit or ("unit" if split.by == "published" else split.by)
+    return unit, plural_of(unit)
 
 
 def size_phrase(ratio: float | None) -> str | None:

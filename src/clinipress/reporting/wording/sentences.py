@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clinipress.records.candidate import CandidateRecord
+from clinipress.records.item import plural_of
 from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval, Overlap
 from clinipress.reporting.drawing.plot import Point, pareto
@@ -26,6 +27,7 @@ from clinipress.reporting.wording.numbers import (
 )
 from clinipress.reporting.wording.phrases import (
     change_phrase,
+    divided,
     interval_phrase,
     size_phrase,
     speed_phrase,
@@ -355,11 +357,14 @@ def classes_sentence(view: View) -> str:
 def audit_sentence(view: View) -> str:
     """What was found in the data."""
     audit = view.result.audit
-    known = (
-        f"{counted(audit.patients, 'patient')} known"
-        if audit.patients is not None
-        else "patients unknown"
-    )
+    known = "patients unknown"
+    if audit.patients is not None:
+        known = f"{counted(audit.patients, 'patient')} known"
+        if audit.without_patient:
+            known += f", {counted(audit.without_patient, 'image')} without one"
+    elif audit.units:
+        kind = next(iter(audit.units))
+        known = f"{counted(audit.units[kind], kind, plural_of(kind))} known, {known}"
     leaks = sum(audit.leaks.values())
     parts = [
         counted(len(audit.unreadable), "unreadable file"),
@@ -390,7 +395,7 @@ def split_sentence(view: View) -> str:
     opened = {0: "never opened", 1: "opened once", 2: "opened twice"}
     reason = f" {capital(split.reason.rstrip('.'))}." if split.reason else ""
     return (
-        f"Divided by {split.by}.{reason} {capital(joined(sizes))}; the sealed test images were "
+        f"Divided {divided(split)}.{reason} {capital(joined(sizes))}; the sealed test images were "
         f"{opened.get(openings, f'opened {openings:,} times')}."
     )
 

@@ -1,0 +1,195 @@
+"""A table of text to its cells, in any usual encoding, with any usual mark between cells."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from clinipress.errors import DataError
+
+__all__ = ["TABLE_SUFFIXES", "TextTable", "named", "read_header", "read_text"]
+
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".tab"})
+_MARKS = ",;\t|"
+_HEAD = 2**16
+# the longer mark first: UTF-32's begins with UTF-16's
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """Cells without the blanks around them.
+
+    Attributes:
+        path: The file.
+        columns: Their names as they are written, "" for none.
+        rows: The line that each begins in, from 1, and one cell per column; no blank rows.
+        encoding: As which it was read.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: tuple[tuple[int, tuple[str, ...]], ...]
+    encoding: str
+
+    def column(self, name: str) -> list[str]:
+        """All cells of one column."""
+        place = self.columns.index(name)
+        return [cells[place] for _, cells in self.rows]
+
+
+def named(columns: Iterable[str], most: int = 8) -> str:
+    """Some names in a row, as short as a line can hold them."""
+    names = [name if len(name) <= 40 else f"{name[:40]}..." for name in columns if name]
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "") or "none"
+
+
+def read_header(path: Path) -> tuple[str, ...]:
+    """Names of the columns, from the beginning of the file; none where it is no text.
+
+    Raises:
+        DataError: It cannot be opened.
+    """
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD)
+    except OSError as problem:
+        raise _unreadable(path, problem) from None
+    text = head.decode(_encoding(head) or "utf-8", errors="replace")
+    lines, mark, quote = _dialect(text)
+    if "\0" in "".join(lines[:1]):
+        return ()
+    try:
+        return tuple(
+            name.strip() for name in next(csv.reader(lines, delimiter=mark, quotechar=quote), [])
+        )
+    except csv.Error:
+        return ()
+
+
+def read_text(path: Path) -> TextTable:
+    """The whole table.
+
+    Raises:
+        DataError: It cannot be opened, is no text in UTF-8, UTF-16 or cp1252, or its quotes or
+            rows do not fit together; with the line.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as problem:
+        raise _unreadable(path, problem) from None
+    text, encoding = _decoded(path, data)
+    lines, mark, quote = _dialect(text)
+    skipped = len(list(io.StringIO(text, newline=""))) - len(lines)
+    reader = csv.reader(lines, delimiter=mark, quotechar=quote, strict=True, skipinitialspace=True)
+    names: tuple[str, ...] | None = None
+    rows = []
+    line = 1
+    try:
+        for cells in reader:
+            stripped = [cell.strip() for cell in cells]
+            if names is None:
+                names = tuple(stripped)
+            elif any(stripped):
+                rows.append((line + skipped, _fitted(path, line + skipped, stripped, names, mark)))
+            line = reader.line_num + 1
+    except csv.Error as problem:
+        if "limit" in str(problem):
+            raise DataError(f"a table of short cells at '{path}'", str(problem)) from None
+        raise _open_quote(path, line + skipped) from None
+    names = names or ()
+    shown = [name for name in names if name]
+    if len({name.casefold() for name in shown}) < len(shown):
+        raise DataError(f"columns of different names in '{path}'", named(names))
+    return TextTable(path, names, tuple(rows), encoding)
+
+
+def _unreadable(path: Path, problem: OSError) -> DataError:
+    return DataError("a table that can be read", f"'{path}' ({problem.strerror})")
+
+
+def _open_quote(path: Path, line: int) -> DataError:
+    return DataError(
+        f"cells that can be told apart in '{path}'",
+        f"a quote that is not closed in the row that begins in line {line}",
+        "close it, or write a quote inside a cell twice",
+    )
+
+
+def _encoding(data: bytes) -> str | None:
+    """By its byte order mark, or by the zeros that Latin letters leave in UTF-16; None: neither."""
+    for mark, encoding in _BYTE_ORDER_MARKS:
+        if data.startswith(mark):
+            return encoding
+    head = data[: 2 * (len(data[:4096]) // 2)]
+    for name, first in (("utf-16-le", 1), ("utf-16-be", 0)):
+        zeros = head[first::2].count(0)
+        if head and zeros > 0.4 * len(head) / 2 > 2.5 * head[1 - first :: 2].count(0):
+            return name
+    return None
+
+
+def _decoded(path: Path, data: bytes) -> tuple[str, str]:
+    known = _encoding(data)
+    for encoding in (known,) if known else ("utf-8", "cp1252"):
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if "\0" in text:
+            break
+        return text, encoding
+    raise DataError(
+        f"a table in UTF-8, UTF-16 or Windows-1252 at '{path}'",
+        "bytes that are no text",
+        "save it as 'CSV UTF-8'",
+    )
+
+
+def _dialect(text: str) -> tuple[list[str], str, str]:
+    """Lines from the names of the columns on, the mark between cells, and the quote."""
+    lines = list(io.StringIO(text, newline=""))
+    while lines and not lines[0].strip():
+        del lines[0]
+    first = lines[0].strip() if lines else ""
+    if first.casefold().startswith("sep=") and len(first) == 5:  # Excel's
+        return lines[1:], first[4], '"'
+    quote = "'" if first[:1] == "'" == first[-1:] else '"'
+    mark = max(_MARKS, key=lambda mark: len(_first(lines, mark, quote)))
+    return lines, mark, quote
+
+
+def _first(lines: list[str], mark: str, quote: str) -> list[str]:
+    try:
+        return next(csv.reader(lines, delimiter=mark, quotechar=quote), [])
+    except csv.Error:
+        return []
+
+
+def _fitted(
+    path: Path, line: int, cells: list[str], columns: tuple[str, ...], mark: str
+) -> tuple[str, ...]:
+    """As many cells as columns; spreadsheets leave empty ones at the end, or none."""
+    if any(cells[len(columns) :]):  # an unquoted comma would shift the label
+        raise DataError(
+            f"{len(columns)} cells",
+            f"{len(cells)} in line {line} of '{path}'",
+            f"put texts with '{mark}' in quotes",
+        )
+    for cell in cells:
+        # an open quote swallows whole rows up to the next one
+        inside = cell.splitlines()[1:]
+        if inside and all(text.count(mark) >= len(columns) - 1 for text in inside):
+            raise _open_quote(path, line)
+    cells += [""] * (len(columns) - len(cells))
+    return tuple(cells[: len(columns)])

@@ -1,0 +1,165 @@
+"""What images are parts of: patients, lesions, studies, files; what names none; what unit is known.
+
+Everything that is known of an image keeps it with its like, whatever is known of the others. An
+identifier that names nobody ("ANON", "nan", one for the whole set) would tie strangers together,
+and hides that nobody is named: it is set aside, and said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.data.grouping import numbered
+from clinipress.records.item import UNIT_KINDS, ImageItem
+
+__all__ = ["CLUSTER", "HEADER_PATIENT", "best_unit", "checked_units", "labelings"]
+
+CLUSTER = "near-duplicate cluster"
+# The patient of a file's header, until `checked_units` has brought it together with the table's.
+HEADER_PATIENT = "PatientID"
+_NOBODY_WORDS = """
+anon anonym anonymous anonymus anonymize anonymized anonymise anonymised anonyme anonimo deid
+anonymisiert deidentified pseudonym pseudonymized pseudonymised unknown unbekannt inconnu
+desconocido sconosciuto none null nil nan na notavailable notapplicable noid noname unnamed removed
+deleted masked hidden redacted dummy default missing empty undefined unspecified patient patientid
+test xxx
+"""
+_NOBODY = frozenset(_NOBODY_WORDS.split())
+_FEWEST_FOLDERS = 5  # in each class, from which on its folders are taken for units
+
+
+def labelings(items: Sequence[ImageItem]) -> list[NDArray[np.int64]]:
+    """For each kind of unit that is known at all, int64 ``[items]``: numbers, -1 for unknown."""
+    kinds = [kind for kind in UNIT_KINDS if any(item.unit(kind) for item in items)]
+    return [numbered([item.unit(kind) for item in items]) for kind in kinds]
+
+
+def best_unit(items: Sequence[ImageItem]) -> tuple[str, int]:
+    """What the units are called, and how many images name none of that kind.
+
+    The first kind of `UNIT_KINDS` that half of the images name, else the one that most do; where
+    none is known, the near-duplicate cluster.
+    """
+    known = {kind: sum(item.unit(kind) is not None for item in items) for kind in UNIT_KINDS}
+    most = max(known, key=lambda kind: known[kind])
+    if not known[most]:
+        return CLUSTER, 0
+    best = next((kind for kind, count in known.items() if 2 * count >= len(items)), most)
+    return best, len(items) - known[best]
+
+
+def checked_units(items: Sequence[ImageItem]) -> tuple[list[ImageItem], tuple[str, ...]]:
+    """Items without identifiers that name nobody, and a sentence for each of these.
+
+    A patient of a file's header goes by the table's name where one image has both. Folders inside
+    those of the classes are units where every class has at least five.
+    """
+    items = _folders(items)
+    notes: list[str] = []
+    for kind in (*UNIT_KINDS, HEADER_PATIENT):
+        items, more = _without_placeholders(items, kind)
+        notes += more
+    items = _one_name_each(items)
+    return items, (*notes, *_owners(items))
+
+
+def _folders(items: Sequence[ImageItem]) -> list[ImageItem]:
+    """The outermost folders that are many enough: class/patient/study/x.png goes by the patient."""
+    deepest = max((item.units.get("folder", "").count("/") for item in items), default=0)
+    for depth in range(1, deepest + 2):
+        names = ["/".join(item.units.get("folder", "").split("/")[:depth]) for item in items]
+        held: dict[str, set[str]] = {item.label: set() for item in items}
+        for item, name in zip(items, names, strict=True):
+            held[item.label].add(name)
+        if all(len(inside - {""}) >= _FEWEST_FOLDERS for inside in held.values()):
+            return [
+                replace(item, units={**item.units, "folder": name}) if name else item
+                for item, name in zip(items, names, strict=True)
+            ]
+    return [_without(item, "folder") if "folder" in item.units else item for item in items]
+
+
+def _without_placeholders(
+    items: list[ImageItem], kind: str
+) -> tuple[list[ImageItem], Iterable[str]]:
+    counts = Counter(value for item in items if (value := item.unit(kind)) is not None)
+    of_class: dict[str, set[str | None]] = {}
+    for item in items:
+        of_class.setdefault(item.label, set()).add(item.unit(kind))
+    files = len({item.path for item in items})
+    single = {value for value in counts if len(counts) == 1 and counts[value] == len(items)}
+    whole = {value for values in of_class.values() if len(values) == 1 for value in values}
+    nobody = {
+        value: "is the same for all images" if value in single else "names nobody"
+        for value in counts
+        if (value in single and files > 1)
+        or _is_placeholder(value, counts)
+        or (value in whole and kind != "folder" and _NOBODY & set(_words(value)))
+    }
+    if not nobody:
+        return items, ()
+    what = "patient" if kind == HEADER_PATIENT else kind
+    notes = (
+        f"the {what} '{value:.60}' of {counts[value]:,} images {why}: taken for not known"
+        for value, why in list(nobody.items())[:5]
+    )
+    return [_without(item, kind) if item.unit(kind) in nobody else item for item in items], notes
+
+
+def _without(item: ImageItem, kind: str) -> ImageItem:
+    if kind == "patient":
+        return replace(item, patient=None)
+    return replace(item, units={k: v for k, v in item.units.items() if k != kind})
+
+
+def _words(value: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", value.casefold())
+
+
+def _is_placeholder(value: str, counts: Mapping[str, int]) -> bool:
+    plain = "".join(re.findall(r"[^\W_]+", value.casefold()))
+    if not plain or plain in _NOBODY:
+        return True
+    if plain.strip("0"):
+        return False
+    # 0 may be a number like others, where patients are numbered from 0
+    others = [count for name, count in counts.items() if name.strip().isdigit() and name != value]
+    return len(others) < 2 or counts[value] > 2 * max(others)
+
+
+def _one_name_each(items: Sequence[ImageItem]) -> list[ImageItem]:
+    """The header's name for a patient gives way to the table's; both of one person are one."""
+    names: dict[str, set[str]] = {}
+    for item in items:
+        header = item.unit(HEADER_PATIENT)
+        if header is not None and item.patient is not None:
+            names.setdefault(header, set()).add(item.patient)
+    result = []
+    for item in items:
+        header = item.unit(HEADER_PATIENT)
+        if header is not None:
+            known = names.get(header, set())
+            name = min(known) if len(known) == 1 else header
+            item = replace(_without(item, HEADER_PATIENT), patient=item.patient or name)
+        result.append(item)
+    return result
+
+
+def _owners(items: Sequence[ImageItem]) -> list[str]:
+    """Patients who own a whole class, where each class has one: more often a name than a person."""
+    patients: dict[str, set[str | None]] = {}
+    for item in items:
+        patients.setdefault(item.label, set()).add(item.patient)
+    if len(patients) < 2 or any(len(p) > 1 or None in p for p in patients.values()):
+        return []
+    label, (name,) = min(patients.items())
+    return [
+        f"each class is of one patient, such as '{label}' of '{name}': if that is a name for the "
+        "class and not a person, take it out of the table or the headers"
+    ]

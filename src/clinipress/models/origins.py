@@ -1,0 +1,128 @@
+"""What a recipe takes from outside the study file, by content: weights, and a user's own source.
+
+A path says where something is, not what: the file behind it may change between two runs. Nothing
+here runs the code that it reads.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+import sysconfig
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from clinipress.errors import ModelError
+from clinipress.recipe.steps import ModelRecipe
+from clinipress.records.store import digest_of, sha256_of
+
+__all__ = ["outside", "source_digest"]
+
+# factory -> digest of its source when this process first asked: what is imported stays as it was
+_FIRST: dict[str, str] = {}
+
+
+def outside(recipe: Any) -> dict[str, str]:
+    """Path or "module:function" -> sha256, of every network in a recipe or a part of one.
+
+    Raises:
+        ModelError: A file is not there, or source was changed after it had been imported.
+    """
+    contents = {}
+    for model in _networks(recipe):
+        for path in (model.pretrained, model.checkpoint):
+            if isinstance(path, str):
+                if not Path(path).is_file():
+                    raise ModelError(
+                        "a file with weights", f"nothing at '{path}'", "check the path"
+                    )
+                contents[path] = sha256_of(Path(path))
+        if model.factory is not None:
+            contents[model.factory] = source_digest(model.factory)
+    return contents
+
+
+def source_digest(factory: str | None) -> str:
+    """sha256 over the source of "module:function": its package or file, and what that imports.
+
+    What is installed counts where the factory itself is in it; else its version does.
+
+    Raises:
+        ModelError: The source was changed after this process had imported it.
+    """
+    if factory is None:
+        return ""
+    top = factory.partition(":")[0].partition(".")[0]
+    hashes: dict[str, dict[str, str]] = {}
+    waiting = [top]
+    while waiting:
+        name = waiting.pop()
+        spec = _spec(name)
+        if name in hashes or spec is None or (name != top and _is_installed(spec)):
+            continue
+        files = list(_files(spec))
+        hashes[name] = {path.as_posix(): sha256_of(path) for path in files}
+        if not _is_installed(spec):
+            waiting += sorted({n for path in files for n in _imports(path)})
+    # by name and content: a folder that was moved holds the same source
+    digest = digest_of({name: sorted(files.values()) for name, files in hashes.items()})
+    if top not in sys.modules:
+        _FIRST[factory] = digest
+    elif _FIRST.setdefault(factory, digest) != digest:
+        raise ModelError(
+            f"the source of '{factory}' as this process imported it",
+            "files that were changed since",
+            "start a new process (in a notebook: restart the kernel)",
+        )
+    return digest
+
+
+def _networks(part: Any) -> Iterator[ModelRecipe]:
+    if isinstance(part, ModelRecipe):
+        yield part
+    elif isinstance(part, BaseModel):
+        for name in type(part).model_fields:
+            yield from _networks(getattr(part, name))
+    elif isinstance(part, list | tuple):
+        for member in part:
+            yield from _networks(member)
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Where a module would be imported from: the current folder first, as factories are."""
+    if name in sys.stdlib_module_names or name == "clinipress":
+        return None
+    try:
+        return PathFinder.find_spec(name, [str(Path.cwd()), *sys.path])
+    except (ImportError, ValueError):
+        return None
+
+
+def _is_installed(spec: ModuleSpec) -> bool:
+    homes = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}
+    where = next(iter(spec.submodule_search_locations or ()), spec.origin)
+    return where is not None and any(home in Path(where).resolve().parents for home in homes)
+
+
+def _files(spec: ModuleSpec) -> Iterator[Path]:
+    for folder in spec.submodule_search_locations or ():
+        yield from sorted(path for path in Path(folder).rglob("*.py") if path.is_file())
+    if not spec.submodule_search_locations and spec.origin and Path(spec.origin).is_file():
+        yield Path(spec.origin)
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Top-level names that a source file imports; none of what is no Python."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]

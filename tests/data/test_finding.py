@@ -1,0 +1,97 @@
+"""Which class is the finding, by its name; a wrong guess would turn sensitivity round."""
+
+import pytest
+
+from clinipress.data.finding import check_finding, propose_normal, propose_positive
+from clinipress.errors import DataError
+from clinipress.recipe.study import DataRecipe
+
+
+def pairs(table: str) -> list[tuple[str, ...]]:
+    cells = table.replace("\n", ";").split(";")
+    return [tuple(name.strip() for name in cell.split(" | ")) for cell in cells if cell.strip()]
+
+
+# The finding first, then what is none; in many languages and habits.
+FINDING = pairs("""
+CT_COVID | CT_NonCOVID; COVID | non-COVID; covid | noncovid; COVID | Normal; tumor | no_tumor
+tumour | notumour; yes | no; 1 | 0; class1 | class0; abnormal | normal; malignant | benign
+disease | healthy; PNEUMONIA | NORMAL; positive | negative; pos | neg; case | control
+patients | controls; Infected | Uninfected; Parasitized | Uninfected; Present | Absent
+true | false; Abnormality | No abnormality; Finding | No Finding; DR | No_DR
+glaucoma | nonGlaucoma; AD | HealthyControl; effusion | clear; polyp | without polyp
+krank | gesund; Befund | ohne Befund; auffällig | unauffällig; bösartig | gutartig
+positiv | negativ; malade | sain; maligne | bénigne; avec tumeur | sans tumeur; enfermo | sano
+con lesión | sin lesión; maligno | benigno; malato | sana; con nodulo | senza nodulo
+doente | saudável; com tumor | sem tumor; ziek | gezond; met tumor | zonder tumor
+kwaadaardig | goedaardig; syk | frisk; chory | zdrowy; guz | bez guza; sjuk | utan fynd
+больной | здоровый; опухоль | без опухоли; sairas | terve; not normal | normal
+non_healthy | healthy; unhealthy | healthy; COVID+ | COVID-; HER2+ | HER2-; 1_tumor | 0_normal
+glioma | brain_normal; Cancerous | Non-Cancerous; stroke | NoStroke; fractured | not fractured
+melanoma | nonmelanoma; TB | Normal CXR; covid_yes | covid_no; Malignant cases | Normal cases
+referable | nonreferable; osteoporosis | normal (no findings); uncontrolled | control group
+hasta | saglikli
+""")
+UNDECIDED = pairs("""
+A | B; COVID | pneumonia; left | right; cat | dog; 2 | 1; benign | normal
+non_small_cell | small_cell; Non-Hodgkin | Hodgkin; clear cell | papillary
+triple_negative | luminal; adenoma | serrated; male | female; normal_left | normal_right
+no_1 | no_2; NSCLC | SCLC; nodule | opacity; nevus | melanoma; early | late; typical | atypical
+gram_negative | gram_positive; node | nocardia; N | T; universal | local; negligible | large
+control | healthy; interstitial | indirect; NORMOCYTE | macrocyte; MSI | MSS; neuroma | glioma
+hippocampal_sclerosis | mTLE
+""")
+
+
+@pytest.mark.parametrize(("finding", "none"), FINDING)
+def test_a2_the_finding_is_told_by_words(finding, none):
+    assert propose_positive([finding, none]) == propose_positive([none, finding]) == finding
+
+
+@pytest.mark.parametrize(("one", "other"), UNDECIDED)
+def test_a2_no_guess_where_no_word_decides(one, other):
+    assert propose_positive([one, other]) is propose_positive([other, one]) is None
+
+
+@pytest.mark.parametrize(
+    ("classes", "normal"),
+    [
+        (["glioma_tumor", "meningioma_tumor", "no_tumor", "pituitary_tumor"], "no_tumor"),
+        (["glioma", "meningioma", "notumor", "pituitary"], "notumor"),
+        (["adenocarcinoma", "large.cell.carcinoma", "normal", "squamous"], "normal"),
+        (["COVID", "Lung_Opacity", "Normal", "Viral Pneumonia"], "Normal"),
+        (["benign", "malignant", "normal"], "normal"),
+        (["nodule", "normal", "opacity"], "normal"),
+        (["CN", "MCI", "AD"], None),
+        (["No_DR", "Mild", "Moderate", "Severe", "Proliferate_DR"], "No_DR"),
+        (["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"], None),
+        (["0", "1", "2", "3", "4"], None),
+        (["benign", "insitu", "invasive"], None),
+        (["normal_a", "normal_b", "tumor"], None),
+        (["NonDemented", "MildDemented", "ModerateDemented"], "NonDemented"),
+        (["non small cell", "small cell", "other"], None),
+        (["Kein Befund", "Infiltrat", "Erguss"], "Kein Befund"),
+    ],
+)
+def test_a2_the_class_without_a_finding_among_more(classes, normal):
+    assert propose_normal(classes) == normal
+    assert propose_positive(classes) is None
+
+
+def test_a2_two_classes_without_a_finding_are_refused():
+    with pytest.raises(DataError, match=r"say which class is the finding.*positive: covid"):
+        check_finding(DataRecipe(), ["covid", "normal"])
+    with pytest.raises(DataError, match="positive: A or B"):
+        check_finding(DataRecipe(), ["A", "B"])
+    with pytest.raises(DataError, match="positive: B"):
+        check_finding(DataRecipe(normal="A"), ["A", "B"])
+    check_finding(DataRecipe(positive="covid"), ["covid", "normal"])
+    check_finding(DataRecipe(), ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("key", ["positive", "normal"])
+def test_a2_the_finding_is_one_of_the_classes(key):
+    with pytest.raises(DataError, match=f"'data.{key}' to be one of a, b"):
+        check_finding(DataRecipe(**{"positive": "a", key: "c"}), ["a", "b"])
+    with pytest.raises(DataError, match="another class"):
+        check_finding(DataRecipe(positive="a", normal="a"), ["a", "b"])
