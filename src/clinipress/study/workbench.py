@@ -177,10 +177,6 @@ class Workbench:
         } | gpus([recipe.format])
         if params.get("reduce_range", False) is None:  # then the processor decides
             inputs["overflows_here"] = overflows_here()
-        # beside the file, not in it: its bytes depend on what it computes alone
-        data = self.study.data
-        finding = {"positive": data.positive, "normal": data.normal}
-        inputs |= {name: label for name, label in finding.items() if label is not None}
         source = None
         if recipe != FLOAT32:
             source = self.export(parent.card.name, parent, FLOAT32).path
@@ -206,14 +202,16 @@ class Workbench:
             facts["seconds"] = round(time.monotonic() - began, 3)
             applied = Applied(step="export", params=params, parent=parent.digest, facts=facts)
             card = with_history(parent.card, parent, applied, name)
-            card = card_for(card, recipe.precision, recipe.format).model_copy(update=finding)
+            card = card_for(card, recipe.precision, recipe.format)
             write_atomically(folder / "card.json", card.model_dump_json(indent=1))
 
         with self.times.phase(f"export {name}"):
             packages = (*toolchain_packages(recipe.format), *DECODERS)
             folder = self.store.once("export", inputs, make, packages=packages)
         card = Card.model_validate(read_json(folder / "card.json"))
-        card = card.model_copy(update={"name": name})
+        # not in the file, whose bytes depend on what it computes alone
+        finding = {"positive": self.study.data.positive, "normal": self.study.data.normal}
+        card = card.model_copy(update={"name": name} | finding)
         return open_file(folder / FILES[recipe.format][0], card, self.study.threads)
 
     def piece(
