@@ -1,6 +1,7 @@
 """The whole flow on a small SYNTHETIC set: what comes out, and what it says of itself."""
 
 import json
+import shutil
 
 import jsonschema
 import numpy as np
@@ -10,11 +11,12 @@ import torch
 from PIL import Image
 
 from clinipress.edge.bundle import load_bundle
-from clinipress.errors import DataError, DivergedError, RecipeError
+from clinipress.errors import DataError, DivergedError, ModelError, RecipeError
 from clinipress.recipe.techniques import step_names
 from clinipress.records.result import Result
 from clinipress.study.external import compare, evaluate
 from clinipress.study.flow import run_study
+from clinipress.study.scores import ScoreKeeper
 from kit.studies import TRAIN, study
 from tiny_nets import make
 
@@ -176,7 +178,7 @@ def test_nothing_to_ship_leaves_the_test_split_sealed(phantoms, tmp_path):
     assert (result.shipped, result.bundle, result.test_openings) == (None, None, ())
     assert result.verdict.status == "fail"
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "No model is shipped" in page
+    assert "No compressed model" in page
     assert not (tmp_path / "run" / "bundle").exists()
 
 
@@ -273,3 +275,71 @@ def test_a_candidates_weights_are_a_checkpoint(finished, phantoms, tmp_path):
     again = run_study(asked, phantoms, tmp_path / "run")
     first, other = (one.candidates[0].evidence["validation"] for one in (result, again))
     assert first["accuracy"].value == other["accuracy"].value
+
+
+def test_f10_a_scoring_that_was_interrupted_is_one_opening(finished, phantoms, monkeypatch):
+    """Killed while the test images were scored, nobody saw a figure: it was opened once."""
+    run, result = finished
+    for path in run.glob("objects/test-*"):
+        shutil.rmtree(path)
+    (run / "test_openings.jsonl").unlink()
+    predict = ScoreKeeper._predict
+
+    def killed(keeper, candidate, rows, path):
+        predict(keeper, candidate, rows, path)
+        if path.parent.name.startswith("test-"):
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(ScoreKeeper, "_predict", killed)
+            with pytest.raises(KeyboardInterrupt):
+                run_study(study(), phantoms, run)
+    again = run_study(study(), phantoms, run)
+    assert len(again.test_openings) == 1
+    assert not any("opened" in limit for limit in again.limits)
+    assert [c.digest for c in again.candidates] == [c.digest for c in result.candidates]
+    # what somebody saw, and then changed something, is another
+    for path in run.glob("objects/test-*"):
+        shutil.rmtree(path)
+    assert len(run_study(study(), phantoms, run).test_openings) == 2
+
+
+@pytest.mark.parametrize(
+    ("evidence", "said"),
+    [
+        ({"saliency": 2}, "'evidence.saliency' of at least 3"),
+        ({"stress": 1, "saliency": 0}, "'evidence.stress' of at least 3"),
+        ({"prevalence": {"nodules": 0.1}}, "'evidence.prevalence'"),
+        ({"masks": "nowhere"}, "'evidence.masks'"),
+    ],
+)
+def test_f16_evidence_that_cannot_be_had_is_refused_before_training(
+    phantoms, tmp_path, evidence, said
+):
+    with pytest.raises(RecipeError, match=said):
+        run_study(study(evidence=evidence), phantoms, tmp_path / "run")
+    assert {p.name.split("-")[0] for p in (tmp_path / "run/objects").iterdir()} == {"data", "audit"}
+
+
+def test_f16_weights_that_are_not_there_are_missed_before_training(phantoms, tmp_path):
+    student = {"factory": "tiny_nets:make", "pretrained": "nowhere.pt"}
+    steps = [{"step": "distill", "student": student, "views": 2, "train": TRAIN}]
+    with pytest.raises(ModelError, match=r"nowhere\.pt"):
+        run_study(study(steps=steps), phantoms, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("objects/*"))
+
+
+def test_f11_a_damaged_bundle_of_a_run_is_replaced_and_what_was_left_goes(finished, phantoms):
+    run, result = finished
+    (run / "bundle" / "model.onnx").write_bytes(b"damaged")
+    (run / "bundle" / "notes.txt").write_text("of somebody")
+    for left in (".bundle.0a1b.part", ".bundle.0a1b.old", "bundles/of-a-recipe-before"):
+        (run / left).mkdir(parents=True)
+        (run / left / "model.onnx").write_bytes(b"half")
+    again = run_study(study(), phantoms, run)
+    assert load_bundle(run / again.bundle).candidate.digest == next(
+        c.digest for c in result.candidates if c.name == result.shipped
+    )
+    assert not (run / "bundles").exists()
+    assert not list(run.glob(".bundle.*"))

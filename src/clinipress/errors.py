@@ -19,8 +19,6 @@ One grammar for all: what was expected, what came, how to mend it, on one line.
 
 from __future__ import annotations
 
-import re
-
 __all__ = [
     "BrokenExtraError",
     "BundleError",
@@ -59,8 +57,6 @@ class ClinipressError(Exception):
         text = f"expected {_cut(expected)}, got {_cut(got)}" + (f": {_cut(fix)}" if fix else "")
         # names of files and classes may hold anything, a terminal's control characters too
         line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
-        # a cell or an argument may be of any length, a path of some hundred letters
-        line = re.sub(r"(\S{300})\S{300,}(\S{100})", r"\1...\2", line)
         super().__init__(line)
 
     def __reduce__(self) -> tuple[object, ...]:

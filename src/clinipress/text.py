@@ -5,6 +5,8 @@ One word for one verdict, one minus sign, one dash. Needs nothing beyond the sta
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -17,9 +19,11 @@ __all__ = [
     "fixed",
     "joined",
     "not_used",
+    "plain",
     "sentence",
     "signed",
     "tally",
+    "true_minus",
 ]
 
 MINUS, DASH = "\u2212", "\u2013"
@@ -41,10 +45,40 @@ def fixed(value: float, decimals: int) -> str:
     return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", MINUS)
 
 
+def true_minus(text: str) -> str:
+    """A sentence whose negative numbers have the minus sign that all others have.
+
+    Example:
+        >>> true_minus("-0.5 to 1.0 on 2026-02-03"), true_minus("--data, a-1")
+        ('\u22120.5 to 1.0 on 2026-02-03', '--data, a-1')
+    """
+    return re.sub(r"(?<![\w.\u2013-])-(?=\d)", MINUS, text)
+
+
 def signed(value: float, decimals: int) -> str:
     """The same with a plus before what is above zero."""
     text = fixed(value, decimals)
     return text if text.startswith(MINUS) or not text.strip("0.,") else f"+{text}"
+
+
+# Joiners that some scripts are written with; nothing else of their kind is let through.
+JOINERS = "\u200c\u200d"
+_STEERING = frozenset(("Cc", "Cf", "Cs", "Cn", "Zl", "Zp"))
+
+
+def plain(text: str) -> str:
+    r"""Text that cannot steer a terminal: control and direction characters become "?".
+
+    For names that come with data or from a file: classes, steps, groups, paths. Spaces of every
+    width stay, line ends do not.
+
+    Example:
+        >>> plain("glioma\x1b[2J"), plain("a\u202eb\nc")
+        ('glioma?[2J', 'a?b?c')
+    """
+    return "".join(
+        "?" if c not in JOINERS and unicodedata.category(c) in _STEERING else c for c in text
+    )
 
 
 def sentence(words: str) -> str:

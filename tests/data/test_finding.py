@@ -3,8 +3,9 @@
 import pytest
 
 from clinipress.data.finding import check_finding, propose_normal, propose_positive
-from clinipress.errors import DataError
+from clinipress.errors import DataError, RecipeError
 from clinipress.recipe.study import DataRecipe
+from clinipress.study.read import parse_study
 
 
 def pairs(table: str) -> list[tuple[str, ...]]:
@@ -93,5 +94,11 @@ def test_a2_two_classes_without_a_finding_are_refused():
 def test_a2_the_finding_is_one_of_the_classes(key):
     with pytest.raises(DataError, match=f"'data.{key}' to be one of a, b"):
         check_finding(DataRecipe(**{"positive": "a", key: "c"}), ["a", "b"])
-    with pytest.raises(DataError, match="another class"):
-        check_finding(DataRecipe(positive="a", normal="a"), ["a", "b"])
+    with pytest.raises(DataError, match="in a study of two classes"):
+        check_finding(DataRecipe(positive="a"), ["a", "b", "c"])
+
+
+def test_a2_a_study_file_that_contradicts_itself_is_refused():
+    for data in ({"positive": "a", "normal": "a"}, {"classes": ["a", "b"], "positive": "c"}):
+        with pytest.raises(RecipeError, match="'data'"):
+            parse_study({"name": "x", "reference": {"model": "resnet18"}, "data": data})

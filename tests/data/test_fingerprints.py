@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clinipress.data.audit.fingerprints import read_all
+from clinipress.data.audit.fingerprints import content_digests, read_all
 from clinipress.data.layouts.items import Dataset
 from clinipress.data.sources import read_dataset
 from clinipress.records.item import ImageItem
@@ -60,7 +60,9 @@ def test_what_cannot_be_read_is_set_aside(picture, tmp_path):
     assert [one.path for one in found.unreadable] == ["cut.png", "gone.png", "text.png"]
     assert all(one.reason.startswith("expected") for one in found.unreadable)
     # what is no picture has content all the same: a study must notice when it changes
-    assert [bool(digest) for digest in found.sha256] == [True, True, True, False]
+    listed = of(tmp_path / "text.png", picture, tmp_path / "cut.png", missing)
+    digests = content_digests(listed, threads=1)
+    assert [bool(digests[item.key]) for item in listed.items] == [True, True, True, False]
     assert found.features[0].tolist() == [0] * 11
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
@@ -136,12 +137,18 @@ def test_f25_a_class_that_one_split_lacks_is_no_dead_end(tmp_path: Path) -> None
     )
     result = CliRunner().invoke(app, ["audit", str(tmp_path)])
     assert "class_map" in str(result.exception)
+    study = tmp_path / "study.yaml"
     mapping = "lesion=lesion_left,pneumonia_viral=pneumonia"
     result = CliRunner().invoke(app, ["audit", str(tmp_path), "--json", "--class-map", mapping])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["classes"] == {
         "lesion_left": 2, "lesion_right": 1, "pneumonia": 3
     }  # fmt: skip
+    options = ["--class-map", mapping, "--out", str(study)]
+    result = CliRunner().invoke(app, ["init", str(tmp_path), *options])
+    assert result.exit_code == 0, result.output
+    written = yaml.safe_load(study.read_text())["data"]["class_map"]
+    assert written == {"lesion": "lesion_left", "pneumonia_viral": "pneumonia"}
 
 
 def test_f15_accents_do_not_part_a_class_across_splits(tmp_path: Path) -> None:

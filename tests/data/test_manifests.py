@@ -52,8 +52,8 @@ def test_paths_outside_the_folder_and_from_windows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["path,kind", "a/1.png,x"], "columns path and label.*path, kind: .*'label' is missing"),
-        (["name;label", "a/1.png;x"], "name, label: .*'path' is missing"),
+        (["path,kind", "a/1.png,x"], "columns path and label.*path, kind: .*missing: 'label'"),
+        (["name;label", "a/1.png;x"], "name, label: .*missing: 'path'"),
         (["path,label", "a/1.png,x", "c/9.png,y", "c/8.png,y"], "2 of 3 not there.*c/9.png"),
         (["path,label", "a/1.png,x", "a/1.png,y"], "'a/1.png' in 2 rows"),
         (["path,label", "a/1.png,x", "b/1.png,"], "label in every row.*line 3"),

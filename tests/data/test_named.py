@@ -58,14 +58,14 @@ def as_published(monkeypatch):
     return use
 
 
-def kept_together(dataset, unit=None):
+def kept_together(dataset, kind, unit=None):
     """Split the set as a study would, for several seeds; no unit may lie on two sides."""
     keys = tuple(item.key for item in dataset.items)
     prints = SimpleNamespace(keys=keys, readable=[True] * len(keys), clusters=np.arange(len(keys)))
-    unit = unit or {item.key: item.patient for item in dataset.items}
+    unit = unit or {item.key: item.unit(kind) for item in dataset.items}
     for seed in range(5):
         split = make_split(dataset, prints, SplitRecipe(), seed)
-        assert split.by == "patient"
+        assert split.by == kind
         sides = {}
         for key, side in split.assignment.items():
             sides.setdefault(unit[key], set()).add(side)
@@ -161,7 +161,8 @@ def test_lc25000_siblings_never_cross(tmp_path, as_published):
     got = prepare("lc25000", tmp_path)
     assert got.status == "complete"
     dataset = got.dataset()
-    assert len({item.patient for item in dataset.items}) == 10
+    assert len({item.unit("tile") for item in dataset.items}) == 10
+    assert {item.patient for item in dataset.items} == {None}
     assert dataset.group_columns == ("tissue",)
 
 
@@ -176,10 +177,10 @@ def test_lc25000_is_dealt_by_tile(tmp_path):
         regrouped.append(",".join([*cells[:5], str(n // 4)]))
     table.write_text("\n".join(regrouped) + "\n")
     dataset = prepare("lc25000", tmp_path).dataset()
-    assert len({item.patient for item in dataset.items}) == 15
-    kept_together(dataset)
+    assert len({item.unit("tile") for item in dataset.items}) == 15
+    kept_together(dataset, "tile")
     with pytest.raises(AssertionError):  # the checker can fail: a tile larger than what is kept
-        kept_together(dataset, dict.fromkeys((item.key for item in dataset.items), "one"))
+        kept_together(dataset, "tile", dict.fromkeys((item.key for item in dataset.items), "one"))
 
 
 def test_lc25000_without_groups_is_not_used(tmp_path):
@@ -222,7 +223,8 @@ def test_ham10000_with_its_lesions(tmp_path, as_published, name):
     assert got.status == "complete"
     assert got.notes == (f"1 rows of {name} have no image",)
     items = {item.path.stem: item for item in got.dataset().items}
-    assert items["ISIC_1"].patient == items["ISIC_2"].patient == "HAM_1"
+    assert items["ISIC_1"].unit("lesion") == items["ISIC_2"].unit("lesion") == "HAM_1"
+    assert items["ISIC_1"].patient is None
     assert items["ISIC_3"].groups == {"dx_type": "histo", "sex": "female", "localization": "face"}
 
 
@@ -243,7 +245,7 @@ def test_covid_ct_as_published(tmp_path):
     assert len(items) == 7
     assert items["2020.02.13-p13-77%0.png"].patient == "Patient 12"
     assert items["2020.02.13-p13-77%1.png"].groups == {"age": "36", "sex": "F"}
-    assert items["1%0.jpg"].patient == items["1%1.jpg"].patient == "figure 1"
+    assert items["1%0.jpg"].unit("figure") == items["1%1.jpg"].unit("figure") == "1"
     assert items["b.png"].split == "validation"
     assert items["2.jpg"].split == "test"
     assert items["unlisted.jpg"].split is None
@@ -638,4 +640,4 @@ def test_the_real_ham10000_says_how_much_is_missing(realdata, tmp_path):
 def test_the_real_covid_ct_keeps_patients_whole(realdata, tmp_path):
     dataset = prepare("covid-ct", realdata / "covid-ct", manifest=tmp_path / "m.csv").dataset()
     assert len({item.patient for item in dataset.items}) == 384
-    kept_together(dataset)
+    kept_together(dataset, "patient")

@@ -182,3 +182,11 @@ def test_f6_a_study_with_some_blank_pictures_says_so_and_ends_in_a_bundle(tmp_pa
     assert any("20 images of 120 would be refused" in text for text in listener.said)
     assert len(result.audit.refused) == 20
     assert result.positive in (None, "finding")
+
+
+def test_f6_a_sample_that_the_bundle_would_refuse_stops_before_training(tmp_path):
+    root = folders(tmp_path / "d", 60, marked)
+    blank = save(tmp_path / "blank.png", np.full((48, 48), 90, np.uint8))
+    with pytest.raises(ImageError, match="a blank one"):
+        run_study(study(sample=str(blank)), root, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("objects/*"))

@@ -175,6 +175,8 @@ def test_f2_train_and_test_tables_bring_the_split(tmp_path: Path) -> None:
         (["path,label", 'im/0.png,"a', "im/1.png,b", "im/2.png,a"], "not closed.*line 2"),
         (["path,label", 'im/0.png,"a', 'im/1.png,b"', "im/2.png,a"], "not closed.*line 2"),
         (["path,label,n", 'im/0.png,a,"x', 'im/1.png,b,"y', "im/2.png,a,"], "not closed.*line 2"),
+        (["path,label,n", 'im/0.png,a,"x', 'im/1.png,b,y"', "im/2.png,a,"], "not closed.*line 2"),
+        (["label,path", 'a,im/0.png', 'b,"im/1.png', 'a,im/2.png"'], "not closed.*line 3"),
         (["image,diagnosis,target", "0,a,1", "1,b,1", "2,a,0"],
          "one column of labels.*target, diagnosis.*'label'"),
         (["path,label", "im/0.png,a", "im/1.png,nan", "im/2.png,b"], "nan in line 3.*take the row"),
@@ -193,6 +195,19 @@ def test_f2_f22_f25_what_is_wrong_is_said_with_the_line_and_the_fix(
             read_dataset(given)
         assert "\n" not in str(problem.value)
         assert len(str(problem.value)) < 800
+
+
+def test_f25_texts_of_several_lines_are_no_open_quote(tmp_path: Path) -> None:
+    folder_of(tmp_path, [f"im/{n}.png" for n in range(3)])
+    rows = [f'im/{n}.png,{"ab"[n % 2]},"text {n},\nof, several, lines\n,,,"' for n in range(3)]
+    table(tmp_path / "m.csv", ["path,label,report", *rows])
+    assert len(read_dataset(tmp_path).items) == 3
+
+
+def test_f25_a_folder_with_an_archive_names_it(tmp_path: Path) -> None:
+    (tmp_path / "set.npz").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"give the archive itself: '.*set\.npz'"):
+        read_dataset(tmp_path)
 
 
 def test_f25_two_files_of_one_name_are_not_guessed_between(tmp_path: Path) -> None:
@@ -227,11 +242,11 @@ def test_f14_columns_that_nearly_are_ours(tmp_path: Path) -> None:
     found = read_dataset(tmp_path)
     assert found.group_columns == ("site", "age")
     assert len({item.patient for item in found.items}) == 15
+    assert len({item.units["study"] for item in found.items}) == 15
     assert {item.split for item in found.items} == {"train", "test"}
     columns = {entry.path: entry.reason for entry in found.left_out if entry.kind == "column"}
     assert columns == {
         "m.csv: Unnamed: 0": "an identifier: no group",
-        "m.csv: StudyUID": "an identifier: no group",
         "m.csv: remark": "another value in every row: no group",
         "m.csv: target": "the label again: no group",
     }
@@ -251,6 +266,9 @@ def test_f15_several_labels_for_one_image_get_one_line(tmp_path: Path) -> None:
         ["Image Index,Finding Labels", "0.png,Effusion|Mass", "1.png,Mass", "2.png,Effusion"],
     )
     with pytest.raises(DataError, match=r"several for 1 of 3 rows.*line 2 \('Effusion\|Mass'\)"):
+        read_dataset(tmp_path)
+    table(tmp_path / "m.csv", ["path,labels", "0.png,", "1.png,A|B", "2.png,C"])
+    with pytest.raises(DataError, match=r"several for 1 of 3 rows.*line 3 \('A\|B'\)"):
         read_dataset(tmp_path)
     table(tmp_path / "m.csv", ["filename,Effusion,Mass", "0.png,1,1", "1.png,0,1", "2.png,1,0"])
     with pytest.raises(DataError, match=r"several for 1 of 3 rows.*line 2 \(Effusion and Mass\)"):

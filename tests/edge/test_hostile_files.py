@@ -35,7 +35,7 @@ from pydicom.uid import (
 from clinipress.edge.bundle import clearest, write_bundle
 from clinipress.edge.inputs import expand
 from clinipress.edge.manifest import digest_of_card
-from clinipress.edge.predict import NONE_ANSWERED, SOME_REFUSED, run_predict
+from clinipress.edge.predict import SOME_REFUSED, run_predict
 from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.records.candidate import InputSpec
 from clinipress.records.store import sha256_of
@@ -520,7 +520,7 @@ def test_names_no_system_can_bear_are_refused_in_their_place(good, tmp_path, mon
     stream = io.BytesIO("\n".join(names).encode())
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(stream))
     lines: list[str] = []
-    assert run_predict(good, ["-"], write=lines.append, complain=lines.append) == NONE_ANSWERED
+    assert run_predict(good, ["-"], write=lines.append, complain=lines.append) == SOME_REFUSED
     assert len(lines) == len(names)
     assert all("refused" in line and line.isprintable() for line in lines)
 

@@ -32,6 +32,34 @@ def test_a_folder_is_walked_in_order_without_hidden_files_or_circles(tmp_path: P
     assert found == ["a.png", "b/1.png", "b/2.png", "c.txt", "linked.png"]
 
 
+def test_f16_linked_folders_are_followed_once(tmp_path: Path):
+    for name in ("set/a/1.png", "store/p1/2.png", "store/p2/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"x")
+    for link, target in (("p1", "store/p1"), ("p2", "store/p2"), ("again", "store/p1")):
+        (tmp_path / "set" / link).symlink_to(tmp_path / target)
+    (tmp_path / "store" / "p2" / "up").symlink_to(tmp_path / "set")
+    root = tmp_path / "set"
+    found = [os.path.relpath(p, root) for p in names(str(root))]
+    assert found == ["a/1.png", "again/2.png", "p2/3.png"]
+
+
+def test_f26_thumbnails_of_a_disk_station_are_no_images(tmp_path: Path):
+    for name in (
+        "a/1.png",
+        "a/@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg",
+        "a/Thumbs.db",
+        "#recycle/2.png",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert [os.path.relpath(p, tmp_path) for p in names(str(tmp_path))] == ["a/1.png"]
+
+
+def test_f25_a_list_with_a_byte_order_mark(tmp_path: Path):
+    assert names("-", "a.png\r\nü.png\r\n".encode("utf-8-sig")) == ["a.png", "ü.png"]
+
+
 def test_a_folder_is_walked_lazily(tmp_path: Path):
     for folder in "ab":
         (tmp_path / folder).mkdir()

@@ -101,12 +101,12 @@ def test_exit_codes_and_lines(folder: Path, images: Path):
     assert run(images / "0.png") == 0
     assert lines[0].startswith(f"{images / '0.png'}: ")
     assert complaints == []
-    assert run(images) == 1
+    assert run(images) == 2
     assert (len(lines), len(complaints)) == (3, 1)
     assert "notes.txt: refused" in complaints[0]
     assert run(images / "notes.txt") == 2
     assert (len(lines), len(complaints)) == (0, 1)
-    assert run(images, as_json=True) == 1
+    assert run(images, as_json=True) == 2
     parsed = [json.loads(line) for line in lines]
     assert [tree["refused"] is None for tree in parsed] == [True, True, True, False]
     assert all(len(tree) == 6 for tree in parsed)

@@ -18,6 +18,7 @@ from clinipress.edge.predict import predict
 from clinipress.errors import InputError
 from clinipress.records.store import read_result
 from clinipress.records.version1 import external_of_version1, result_of_version1
+from clinipress.text import true_minus
 
 HERE = Path(__file__).resolve().parent
 RELEASES = ("0.1.0",)
@@ -128,7 +129,7 @@ def test_old_reasons_are_read_as_their_sentences(old):
     for row in read_result(old / "run").candidates:
         if row.verdict is not None:
             before = rows[row.name]["verdict"]
-            assert row.verdict.texts == tuple(before["reasons"])
+            assert row.verdict.texts == tuple(map(true_minus, before["reasons"]))
             statuses = before.get("reason_statuses") or [None] * len(before["reasons"])
             assert [reason.status for reason in row.verdict.reasons] == list(statuses)
             assert row.verdict.deciding
@@ -198,14 +199,16 @@ def test_an_old_result_is_written_again_as_version_2(old):
 
 def test_an_old_report_is_drawn_again_with_the_same_verdicts(old):
     run = old / "run"
-    before = (run / "report.md").read_text(encoding="utf-8")
+    before = true_minus((run / "report.md").read_text(encoding="utf-8"))
     for page in ("report.md", "dossier.md", "model-card.md"):
         (run / page).unlink()
     said = command("report", run)
     assert said.exit_code == 0, said.output
     after = (run / "report.md").read_text(encoding="utf-8")
+    # below the first screen, which says more today
+    parts = [text[text.index("\n## ") :] for text in (before, after)]
     for word in ("PASS", "FAIL"):
-        assert after.count(word) == before.count(word) > 0
+        assert parts[1].count(word) == parts[0].count(word) > 0
     for row in read_result(run).candidates:
         assert row.name in after
         for text in row.verdict.texts if row.verdict else ():

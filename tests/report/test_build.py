@@ -13,7 +13,7 @@ from clinipress.errors import StorageError
 from clinipress.records.result import Result, Verdict
 from clinipress.reporting.page.build import render, write_report
 from clinipress.reporting.view import View
-from clinipress.reporting.wording.sentences import verdict_sentence
+from clinipress.reporting.wording.lead import lead
 from kit.judgements import pictures, with_judgements
 from kit.pages import Page
 
@@ -103,11 +103,13 @@ def test_the_verdict_stands_on_top_by_word_and_shape(make_study: Make) -> None:
     for status, word in (("pass", "PASS"), ("fail", "FAIL"), ("inconclusive", "INCONCLUSIVE")):
         study = make_study(status=status)
         html = render(study)
-        assert verdict_sentence(View(study)) in Page(html).text
+        first = lead(View(study))
+        assert first.headline in Page(html).text
         top = html[html.index("<h1") : html.index('id="candidates"')]
-        assert f'class="verdict {status}"' in top
-        assert f'href="#i-{status}"' in top
-        assert f"{word}</p>" in top
+        assert f'class="verdict {first.tone}"' in top
+        assert f'href="#i-{first.tone}"' in top
+        assert f"{first.word}</p>" in top
+        assert first.word.startswith(word)
 
 
 def test_the_banner_only_on_drawn_images(make_study: Make) -> None:
@@ -132,9 +134,9 @@ def test_every_candidate_is_a_row_with_its_reason(make_study: Make) -> None:
         text = row(html, record.name).text
         assert f"{record.format}, {record.precision}" in text
         if record.rejected:
-            assert f"Not shipped: {record.rejected}" in text
-    assert "shipped" in row(html, "pruned-int8").text
-    assert "Not shipped" not in row(html, "pruned-int8").text
+            assert f"Not selected: {record.rejected}" in text
+    assert "selected, released" in row(html, "pruned-int8").text
+    assert "Not selected" not in row(html, "pruned-int8").text
     assert "The gate's own sentence on pruned-int8-minmax." in row(html, "pruned-int8-minmax").text
 
 
@@ -145,7 +147,7 @@ def test_figures_of_a_row_are_those_of_the_record(make_study: Make) -> None:
     for split in ("test", "validation"):
         interval = record.evidence[split]["accuracy"]
         low, high = f"{100 * interval.low:.1f}", f"{100 * interval.high:.1f}"
-        assert f"{100 * interval.value:.1f} % ({low}\u2013{high})" in text
+        assert f"{100 * interval.value:.1f}% ({low}\u2013{high})" in text
     change = record.changes["test"]["accuracy"]
     value, low, high = (f"{100 * x:+.1f}" for x in (change.value, change.low, change.high))
     assert f"{value} ({low} to {high})" in text
@@ -158,7 +160,7 @@ def test_figures_of_a_row_are_those_of_the_record(make_study: Make) -> None:
 def test_none_reads_not_measured(make_study: Make) -> None:
     html = render(make_study())
     cells = re.findall(r'<td data-label="([^"]+)">not measured</td>', html)
-    assert {"Time per image", "Peak memory", "Accuracy, sealed test"} <= set(cells)
+    assert {"Time per image", "Peak memory", "Accuracy, held-out test"} <= set(cells)
     body = row(html, "pruned-float16").text
     assert body.count("not measured") == 3
 
@@ -183,7 +185,7 @@ def test_per_class_figures_are_shown_for_both(make_study: Make) -> None:
                 for metric in ("sensitivity", "precision", "f1"):
                     interval = record.evidence["test"][f"{metric}[{name}]"]
                     low, high = f"{100 * interval.low:.1f}", f"{100 * interval.high:.1f}"
-                    assert f"{100 * interval.value:.1f} % ({low}\u2013{high})" in text
+                    assert f"{100 * interval.value:.1f}% ({low}\u2013{high})" in text
 
 
 def test_every_fall_stands_against_its_limit(make_study: Make) -> None:
@@ -194,7 +196,7 @@ def test_every_fall_stands_against_its_limit(make_study: Make) -> None:
     limited = 'class="strip-cell zero limit"'
     assert forests[0].count(limited) == 5
     assert forests[1].count(limited) == 3 + len(study.classes)
-    assert "limit 8.0" in Page(forests[1]).text
+    assert "within its limit of 8.0" in Page(forests[1]).text
 
 
 def test_the_data_section_counts_and_warns_first(make_study: Make) -> None:
@@ -275,7 +277,7 @@ def test_a_record_with_next_to_nothing_can_be_shown(make_study: Make) -> None:
     assert "fewer than two candidates have both figures" in text
     assert "Shortcuts: not measured." in text
     nobody = Page(render(empty.model_copy(update={"candidates": ()}))).text
-    assert "No model is shipped" in nobody
+    assert "No compressed model could be judged" in nobody
 
 
 def test_the_same_record_gives_the_same_page(make_study: Make) -> None:

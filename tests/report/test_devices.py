@@ -53,7 +53,7 @@ def test_each_device_has_a_row_and_what_nobody_measured_is_said(result):
     assert "bundles/pi" in page
     assert "LiteRT would run there too and was not made" in page
     assert "NVIDIA Jetson Nano 4 GB: time: not measured on the device." in page
-    assert "Nothing is shipped to Our cart." in page
+    assert "Nothing was selected for Our cart." in page
 
 
 def test_every_file_is_set_against_its_network(result):

@@ -22,7 +22,7 @@ def test_the_sentence_counts_both_ways(make_study: Make) -> None:
         p_value=0.0043,
     )
     assert lead(markup(study, "disagreement")) == (
-        "pruned-int8 answers as the reference does on 94.0 % (91.7-96.3) of 400 sealed test "
+        "pruned-int8 answers as the reference does on 94.0% (91.7-96.3) of 400 held-out test "
         "images; 18 answers were right before and wrong now, 4 the other way round, 2 wrong both "
         "times: flips lean to losses (exact McNemar test, p = 0.004)."
     )
@@ -62,7 +62,7 @@ def test_the_gallery_keeps_the_order_and_names_the_rest(make_study: Make) -> Non
     cards = re.findall(r'<figure>.*?<b class="kind (\w+)">', html)
     assert cards == ["lost"] * 9 + ["changed"] * 3 + ["gained"] * 8
     text = words(html)
-    assert "truth glioma before glioma, 97 % after meningioma" in text
+    assert "truth glioma before glioma, 97% after meningioma" in text
     assert "sex female, site A" in text
     assert "31 more flips are counted above and not listed." in text
     assert "no picture was kept" in text

@@ -22,6 +22,7 @@ from clinipress.reporting.dossier.data import dossier
 from clinipress.reporting.dossier.plan import NOTICE, SIGNERS, YOURS, Dossier
 from clinipress.reporting.dossier.text import dossier_markdown
 from clinipress.reporting.model_card.card import model_card
+from clinipress.reporting.private import sent
 from clinipress.reporting.view import View
 from kit.judgements import with_judgements
 
@@ -278,13 +279,13 @@ def test_versions_and_hashes_of_all_files(make_study: Make) -> None:
 def test_documents_are_written_whole_and_read_back(make_study: Make, tmp_path: Path) -> None:
     study = with_judgements(make_study())
     paths = write_documents(study, tmp_path / "run")
-    names = ["report.md", "model-card.md", "dossier.md", "dossier.json"]
+    names = ["report.md", "model-card.md", "dossier.md", "dossier.json", "dossier-answers.yaml"]
     assert [path.name for path in paths] == names
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(names)
-    text = paths[-1].read_text(encoding="utf-8")
-    assert Dossier.model_validate_json(text) == dossier(study)
+    text = paths[3].read_text(encoding="utf-8")
+    assert Dossier.model_validate_json(text) == dossier(sent(study))
     assert json.loads(text)["shipped"] == study.shipped
-    assert paths[0].read_text(encoding="utf-8") == markdown(study)
+    assert paths[0].read_text(encoding="utf-8").startswith(markdown(study))
 
 
 def test_a_folder_that_is_a_file_is_said_in_one_line(make_study: Make, tmp_path: Path) -> None:
@@ -314,9 +315,9 @@ def test_a_bare_record_gives_documents_too(make_study: Make, tmp_path: Path) -> 
     empty = study.model_copy(
         update={"candidates": bare, "shipped": None, "bundle": None, "recipe": {}, "rules": ()}
     )
-    assert len(write_documents(empty, tmp_path / "a")) == 4
+    assert len(write_documents(empty, tmp_path / "a")) == 5
     alone = empty.model_copy(update={"candidates": (), "test_openings": ()})
-    assert len(write_documents(alone, tmp_path / "b")) == 4
+    assert len(write_documents(alone, tmp_path / "b")) == 5
 
 
 def test_a_training_in_stages_is_told_stage_by_stage(make_study: Make) -> None:

@@ -54,10 +54,10 @@ def test_what_is_not_a_number_was_not_measured(end: str) -> None:
 
 def test_each_metric_in_its_own_manner() -> None:
     interval = Interval(value=0.9456, low=0.931, high=0.9601)
-    assert formats.figure_interval("accuracy", interval) == "94.6\u202f% (93.1\u201396.0)"
+    assert formats.figure_interval("accuracy", interval) == "94.6% (93.1\u201396.0)"
     assert formats.figure_interval("auroc_macro", interval) == "0.946 (0.931\u20130.960)"
     assert formats.figure_interval("log_loss", interval) == "0.946 (0.931\u20130.960)"
-    assert formats.figure("sensitivity[a]", 1.0) == "100.0\u202f%"
+    assert formats.figure("sensitivity[a]", 1.0) == "100.0%"
 
 
 def test_names_of_metrics() -> None:

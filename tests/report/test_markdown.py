@@ -111,7 +111,7 @@ def test_a_figure_that_is_lost_or_made_up_is_noticed(make_study: Make) -> None:
     assert accuracy is not None
     assert missing_numbers(page, text.replace(accuracy[0], "", 1))
     assert missing_numbers(page, text.replace(accuracy[0], "12.34", 1))
-    assert missing_numbers(page, f"{text}\n99.87 %")
+    assert missing_numbers(page, f"{text}\n99.87%")
 
 
 def test_every_sentence_of_every_section_is_there(study: Result) -> None:

@@ -13,8 +13,8 @@ from clinipress.records.result import Result
 from clinipress.reporting.model_card.card import model_card
 from clinipress.reporting.model_card.hub import metadata
 from clinipress.reporting.view import View
+from clinipress.reporting.wording.lead import lead
 from clinipress.reporting.wording.limits import limits
-from clinipress.reporting.wording.sentences import verdict_sentence
 from kit.judgements import with_judgements
 
 Make = Callable[..., Result]
@@ -40,7 +40,7 @@ def test_the_hub_reads_every_result_as_it_was_measured(make_study: Make) -> None
     assert accuracy.metric_args["low"] == shipped.evidence["test"]["accuracy"].low
     assert accuracy.metric_args["high"] == shipped.evidence["test"]["accuracy"].high
     assert accuracy.metric_args["cases"] == shipped.evidence["test"]["accuracy"].n
-    assert "95 % interval" in accuracy.metric_name
+    assert "95% interval" in accuracy.metric_name
     recalls = [one for one in data.eval_results if one.metric_type == "recall"]
     assert [one.metric_args["class"] for one in recalls] == list(study.classes)
     assert data.pipeline_tag == "image-classification"
@@ -111,14 +111,14 @@ def test_thresholds_are_those_of_the_model_itself(make_study: Make) -> None:
 def test_verdict_and_limitations_are_the_report_s_own(make_study: Make) -> None:
     study = make_study()
     card, view = model_card(study), View(study)
-    assert verdict_sentence(view) in card
+    assert lead(view).headline in card
     assert len(re.findall(r"^- ", card.partition("## Limitations")[2], re.M)) == len(limits(view))
 
 
 def test_a_model_that_is_not_shipped_is_marked(make_study: Make) -> None:
     study = make_study(status="fail").model_copy(update={"shipped": None, "bundle": None})
     card = model_card(study)
-    assert "**Not shipped**" in card
+    assert "**Not selected**" in card
     assert "clinipress predict" not in card
     assert "No bundle was written" in card
 

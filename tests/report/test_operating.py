@@ -34,9 +34,9 @@ def test_the_sentence_counts_what_is_missed(make_study: Make) -> None:
     rows = (row("a", 5), row("b", 9), row("a", 6, kept=True), row("b", 11, kept=True))
     html = markup(with_part(make_study(), "operating", rows=rows), "operating")
     assert lead(html) == (
-        "With thresholds chosen for 95 % sensitivity on the validation images, pruned-int8 misses "
-        "14 of 200 positives among the sealed test images, the reference 8; with the reference's "
-        "thresholds kept it would miss 17 (weakest for b: sensitivity 91.0 % (85.4-96.6))."
+        "With thresholds chosen for 95% sensitivity on the validation images, pruned-int8 misses "
+        "14 of 200 positives among the held-out test images, the reference 8; with the reference's "
+        "thresholds kept it would miss 17 (weakest for b: sensitivity 91.0% (85.4-96.6))."
     )
 
 
@@ -58,8 +58,8 @@ def test_the_reference_stands_above_the_candidate(make_study: Make) -> None:
     root = judgements(make_study().classes, reference=True).operating
     assert root is not None
     first = root.rows[0].sensitivity
-    assert f"{100 * first.value:.1f} % ({100 * first.low:.1f}-{100 * first.high:.1f})" in text
-    assert "PPV, NPV at 3.0 % (declared)" in text
+    assert f"{100 * first.value:.1f}% ({100 * first.low:.1f}-{100 * first.high:.1f})" in text
+    assert "PPV, NPV at 3.0% (declared)" in text
 
 
 def test_many_classes_show_those_that_may_have_lost_most(make_study: Make) -> None:
@@ -79,4 +79,6 @@ def test_figures_that_are_not_defined_are_no_numbers(make_study: Make) -> None:
     assert text.count("not defined") == 2
     assert "Positives that the reference finds and the candidate misses No image." in text
     empty = with_part(make_study(), "operating", rows=(), verdict=said("inconclusive", "operating"))
-    assert "No class of the sealed test images could be called" in lead(markup(empty, "operating"))
+    assert "No class of the held-out test images could be called" in lead(
+        markup(empty, "operating")
+    )

@@ -47,7 +47,7 @@ def words(markup):
 
 def test_costs_before_and_after_come_from_the_records(make_study):
     text = words(to_html(pruning_section(pruned_study(make_study))))
-    for expected in ("8.00 M", "2.00 M", "400 M", "100 M", "40.0 MB", "10.0 MB", "75.0 %"):
+    for expected in ("8.00 M", "2.00 M", "400 M", "100 M", "40.0 MB", "10.0 MB", "75.0%"):
         assert expected.replace(" ", "") in re.sub(r"[\s\u00a0]", "", text), (expected, text)
     assert "criterion taylor" in text
     assert "2 rounds" in text

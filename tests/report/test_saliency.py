@@ -44,7 +44,7 @@ def test_similarity_is_read_between_its_baselines(
 ) -> None:
     study = with_part(make_study(), "saliency", similarity=similar(**levels))
     said = lead(markup(study, "saliency"))
-    assert said.startswith("Score-CAM maps of 60 sealed test images (fast): those of pruned-int8")
+    assert said.startswith("Score-CAM maps of 60 held-out test images (fast): those of pruned-int8")
     assert said.endswith(f"{reading}.")
 
 

@@ -43,14 +43,14 @@ def test_what_was_not_measured_is_said_with_its_reason(make_study: Make, key: st
     study = with_judgements(make_study(), missing={key: "the device was away"})
     section = part(render(study), key)
     assert text(section).strip() == (
-        f"{SECTION_TITLES[key]} {SECTION_TITLES[key]}: not measured on the sealed test images "
+        f"{SECTION_TITLES[key]} {SECTION_TITLES[key]}: not measured on the held-out test images "
         "(the device was away)."
     )
 
 
 def test_a_section_without_any_reason_says_so(make_study: Make) -> None:
     study = with_judgements(make_study(), missing={"stress": ""})
-    assert "not measured on the sealed test images (the record gives no reason)" in text(
+    assert "not measured on the held-out test images (the record gives no reason)" in text(
         render(study)
     )
 
@@ -69,7 +69,7 @@ def test_sets_from_elsewhere_stand_in_the_same_sections(make_study: Make) -> Non
     html = render(study)
     for key in SECTIONS:
         said = text(part(html, key))
-        assert said.index("Sealed test images") < said.index("External (hospital B) images")
+        assert said.index("Held-out test images") < said.index("External (hospital B) images")
     assert "No metadata" in text(part(html, "subgroups"))
 
 

@@ -41,11 +41,11 @@ def test_the_sentence_names_what_is_shown_to_cost_more(make_study: Make) -> None
     study = with_part(make_study(), "stress", images=200, curves=curves, probes=(PROBE,))
     html = markup(study, "stress")
     assert lead(html) == (
-        "On 200 sealed test images disturbed in 3 ways at up to five strengths, pruned-int8 bears "
-        "blur and missing region worse than the reference; the largest added loss is 5.0 "
+        "On 200 held-out test images disturbed in 3 ways at up to five strengths, pruned-int8 "
+        "bears blur and missing region worse than the reference; the largest added loss is 5.0 "
         "points (95% CI -7.0 to -3.0), by blur at strength 2. Of the out-of-scope images "
-        "\u201cblank\u201d gets through most: 75 % are answered as if there were nothing wrong "
-        "(reference 0 %)."
+        "\u201cblank\u201d gets through most: 75% are answered as if there were nothing wrong "
+        "(reference 0%)."
     )
     starred = re.findall(r"<figcaption>([\w ]+)<span[^>]*>[^<]*\u2217", html)
     assert starred == ["Blur", "Missing region"]

@@ -45,7 +45,7 @@ def test_the_sentence_names_group_and_gap(make_study: Make) -> None:
     )
     html = markup(study, "subgroups")
     assert lead(html) == (
-        "3 groups by sex on the sealed test images, of which 1 has fewer than 30 and is not "
+        "3 groups by sex on the held-out test images, of which 1 has fewer than 30 and is not "
         "judged. The group that lost most is sex: female, whose accuracy fell by 5.0 points (95% "
         "CI -7.0 to -3.0). The gap that widened most, between male and female (sex, "
         "accuracy), grew by 4.0 points (95% CI of the change +3.0 to +5.0)."

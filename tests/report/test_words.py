@@ -64,15 +64,15 @@ def test_the_verdict_says_the_figures_of_the_record(make_study: Make) -> None:
         100 * study.rules[0].margin,
     ]
     assert said == pytest.approx(expected, rel=0.03, abs=0.051)
-    assert sentence.startswith("The shipped int8 model is ")
+    assert sentence.startswith("The selected int8 model is ")
     assert sentence.endswith(": PASS.")
 
 
 def test_the_example_of_the_design(make_study: Make) -> None:
     study = with_loss(make_study(), 0.0031, -0.0121, 0.0182)
     assert words.verdict_sentence(View(study)).replace("\u202f", " ").replace("\u2212", "-") == (
-        "The shipped int8 model is 40 times smaller and 12 times faster than the reference; its "
-        "accuracy on 642 sealed test images fell by 0.3 points (95% CI of the change -1.8 to "
+        "The selected int8 model is 40 times smaller and 12 times faster than the reference; its "
+        "accuracy on 642 held-out test images fell by 0.3 points (95% CI of the change -1.8 to "
         "+1.2; allowed fall 2.0): PASS."
     )
 
@@ -126,10 +126,10 @@ def test_comparisons_of_size_and_speed(
 def test_nothing_shipped_and_the_reference_shipped(make_study: Make) -> None:
     study = make_study(status="fail")
     sentence = words.verdict_sentence(View(study.model_copy(update={"shipped": None})))
-    assert sentence.startswith("No model is shipped: of 5 compressed candidates, 3 PASS, 1 FAIL")
+    assert sentence.startswith("No model was selected: of 5 compressed candidates, 3 PASS, 1 FAIL")
     assert "limit 2.0 points" in sentence
     same = View(study.model_copy(update={"shipped": "reference"}))
-    assert words.verdict_sentence(same).startswith("The reference itself is shipped")
+    assert words.verdict_sentence(same).startswith("The reference itself was selected")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_a_reference_no_better_than_file_statistics_is_called_out(make_study: Ma
     audit = study.audit.model_copy(update={"baseline_accuracy": high})
     said = words.caution_sentence(View(study.model_copy(update={"audit": audit})))
     assert said is not None
-    assert "95.0\u202f% (93.0\u201397.0)" in said
+    assert "95.0% (93.0\u201397.0)" in said
 
 
 def test_the_weakest_class_and_the_largest_loss(make_study: Make) -> None:
@@ -225,7 +225,7 @@ def test_the_front_is_named(make_study: Make) -> None:
     ]
     said = words.trade_off_sentence(view, timed)
     assert "than 2 fast." in said
-    assert said.endswith("The shipped one is on the front.")
+    assert said.endswith("The selected one is among them.")
     assert "Fewer than two" in words.trade_off_sentence(view, timed[:1])
 
 
@@ -285,7 +285,7 @@ def test_what_distillation_gave_is_said_plainly(
     (sentence,) = words.distillation_sentences(with_control(make_study(), *gain))
     assert end in sentence
     assert "distilled minus pruned" in sentence
-    assert "642 sealed test images" in sentence
+    assert "642 held-out test images" in sentence
     for number in gain:
         assert round(100 * number, 1) in numbers(sentence)
 

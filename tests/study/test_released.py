@@ -11,7 +11,7 @@ from clinipress.edge.predict import run_predict
 from clinipress.records.base import Verdict
 from clinipress.records.result import Result
 from clinipress.reporting.view import View
-from clinipress.reporting.wording.sentences import release_sentences, rules_sentence
+from clinipress.reporting.wording.lead import release_sentence
 from clinipress.study.flow import run_study
 from kit.studies import study
 from kit.verdicts import verdict_of
@@ -47,10 +47,10 @@ def test_a11_the_last_lines_of_a_run_say_what_was_selected_and_why_not_released(
     run, result = not_passed
     show_result(result, run)
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"Selected on validation: {result.shipped}. Not released: INCONCLUSIVE" in shown
-    assert "The rules were changed after the test images were read: aims from 0.95 to 0.9" in shown
-    assert f"{result.shipped} <- selected" in shown
-    assert "shipped" not in shown.split("<-")[1].split("\n")[0].split()[:2]
+    assert f"{result.shipped} was selected, not released" in shown
+    assert "Aims changed after the test set was first opened: 0.95 → 0.9 (first seen" in shown
+    assert f"{result.shipped} <- selected, not released" in shown
+    assert "the rules were changed after the test images were read: aims from 0.95" in shown.lower()
 
 
 def passed(result: Result, *names: str) -> Result:
@@ -75,38 +75,30 @@ def passed(result: Result, *names: str) -> Result:
 def test_a11_the_choice_is_explained_where_another_candidate_passed(not_passed):
     result = not_passed[1]
     other = next(r.name for r in result.candidates[1:] if r.name != result.shipped)
-    sentences = release_sentences(View(passed(result, other)))
-    assert sentences[1] == (
-        "The choice is fixed on validation, so that the test images stay an honest test: "
-        f"{other} passed on them, but was not the choice."
-    )
-    assert len(release_sentences(View(result))) == 1
+    sentence = release_sentence(View(passed(result, other)))
+    assert f"{other} passed on the test images but was not the choice." in sentence
+    assert "not the choice" not in release_sentence(View(result))
 
 
 def test_a11_what_passed_is_released(not_passed):
     result = passed(not_passed[1], not_passed[1].shipped)
-    (sentence,) = release_sentences(View(result))
-    assert sentence.endswith("Released: it passed on the test images.")
-    nothing = not_passed[1].model_copy(
-        update={"shipped": None, "verdict": verdict_of("fail", "Nothing is good enough.")}
-    )
-    assert release_sentences(View(nothing)) == [
-        "Selected on validation: none. Nothing is good enough."
-    ]
+    assert release_sentence(View(result)).endswith("passed: released.")
+    name = result.shipped
+    assert [row.released for row in result.candidates if row.name == name] == [True]
+    assert not any(row.released for row in not_passed[1].candidates)
 
 
 def test_a1_when_the_rules_were_fixed_is_said_from_the_seal(finished, not_passed):
-    result = finished[1]
-    said = rules_sentence(View(result))
-    assert said.startswith("The rules were fixed on ")
-    assert said.endswith("UTC, before the test images were first read.")
-    old = result.model_copy(update={"sealed": None})
-    assert rules_sentence(View(old)) == "When the rules were fixed is not recorded."
-    for folder, text in ((finished[0], said), (not_passed[0], rules_sentence(View(not_passed[1])))):
+    for folder, words in (
+        (finished[0], "Acceptance criteria before the test set was opened"),
+        (not_passed[0], "Aims changed after the test set was first opened: 0.95"),
+    ):
         page = (folder / "dossier.md").read_text()
-        assert text.split(" (first")[0].split(":")[0] in page
-        assert "before anything was measured" not in page
-        assert "before anything was measured" not in (folder / "report.md").read_text()
+        assert words in page
+        for name in ("dossier.md", "report.md", "model-card.md"):
+            assert "before anything was measured" not in (folder / name).read_text()
+    page = (not_passed[0] / "report.md").read_text()
+    assert "Aims changed after the test set was first opened: 0.95" in page
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,12 @@ def test_what_is_not_ours_is_no_checkpoint(tmp_path):
     write(torn, tensors(), {})
     torn.write_bytes(torn.read_bytes()[:-5])
     assert read(torn) is None
+    flipped = tmp_path / "flipped"
+    write(flipped, tensors(), {})
+    content = bytearray(flipped.read_bytes())
+    content[-3] ^= 1  # of the last tensor: sizes and header stay as they were
+    flipped.write_bytes(content)
+    assert read(flipped) is None
     foreign = tmp_path / "foreign"
     save_file({"x": torch.zeros(2)}, foreign)
     assert read(foreign) is None

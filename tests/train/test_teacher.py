@@ -77,6 +77,17 @@ def test_computed_once(tmp_path):
     np.testing.assert_allclose(logits, expected(), rtol=0, atol=1e-6)
 
 
+def test_f1_a_table_that_was_damaged_is_computed_anew(tmp_path):
+    path = tmp_path / "t.npy"
+    teacher_logits(Teacher(), views(), path=path)
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 64
+    path.write_bytes(content)
+    again = Teacher()
+    np.testing.assert_allclose(teacher_logits(again, views(), path=path), expected(), atol=1e-6)
+    assert again.calls == 12
+
+
 def test_killed_in_the_middle_goes_on_from_its_mark(tmp_path):
     path = tmp_path / "t.npy"
     with pytest.raises(KeyboardInterrupt):

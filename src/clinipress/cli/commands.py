@@ -11,13 +11,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
+
+from clinipress.text import plain
 
 if TYPE_CHECKING:
     from clinipress.progress import Progress
@@ -37,6 +41,8 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/NAME.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")]
+# what is above ASCII and steers a terminal; JSON escapes what is below by itself
+STEERING = re.compile("[\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 ClassMap = Annotated[str, typer.Option("--class-map", help="theirs=ours, separated by commas.")]
 PASSED, NOT_PASSED, FAILED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 RESUME = "{}; run the same command again to go on"
@@ -48,8 +54,16 @@ def _write(text: str) -> None:
     sys.stdout.flush()  # an answer is there as soon as it is known, in a pipe too
 
 
+def _write_lines(lines: Iterable[str]) -> None:
+    """Lines for people; what names hold cannot steer the terminal."""
+    _write("\n".join(map(plain, lines)))
+
+
 def _write_json(value: Any) -> None:
-    _write(json.dumps(value, indent=1, allow_nan=False))
+    """Plain data or a record as JSON; what would steer a terminal is written as an escape."""
+    record = getattr(value, "model_dump_json", None)
+    text = record(indent=1) if record else json.dumps(value, indent=1, allow_nan=False)
+    _write(STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def _progress(quiet: bool) -> Progress:
@@ -60,7 +74,7 @@ def _progress(quiet: bool) -> Progress:
 
 def _finish(result: Result, out: Path, as_json: bool) -> None:
     if as_json:
-        _write(result.model_dump_json(indent=1))
+        _write_json(result)
     else:
         from clinipress.cli.terminal import show_result
 
@@ -116,22 +130,25 @@ def init(
     data: Annotated[Path, typer.Argument(help="A data folder.")],
     out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("study.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    class_map: ClassMap = "",
     as_json: Json = False,
 ) -> None:
     """Look at a data folder and write a study.yaml with comments."""
+    from clinipress.study.external import parse_class_map
     from clinipress.study.propose import finding_words, write_study
 
-    facts = write_study(data, out, force=force)
+    facts = write_study(data, out, force=force, class_map=parse_class_map(class_map))
     if as_json:
         _write_json(facts)
     else:
-        _write(
-            f"{facts['images']} images of {len(facts['classes'])} classes ({facts['layout']}); "
-            f"wrote {out}. Next: clinipress run {out}"
+        _write_lines(
+            [
+                f"{facts['images']} images of {len(facts['classes'])} classes ({facts['layout']}); "
+                f"wrote {out}. Next: clinipress run {out}"
+            ]
         )
-        for line in (finding_words(facts), *facts["notes"]):
-            if line:
-                _write(f"Check: {line}.")
+        notes = (finding_words(facts), *facts["notes"])
+        _write_lines(f"Check: {line}." for line in notes if line)
 
 
 @app.command()
@@ -158,7 +175,7 @@ def audit(
 
         write_listing(facts, csv)
     if as_json:
-        _write(facts.model_dump_json(indent=1))
+        _write_json(facts)
     else:
         from clinipress.cli.terminal import show_audit
 
@@ -201,7 +218,7 @@ def named_data(
     if as_json:
         _write_json(prepared.as_facts())
     else:
-        _write("\n".join(show_prepared(prepared)))
+        _write_lines(show_prepared(prepared))
     if prepared.status != "complete":
         raise typer.Exit(FAILED if prepared.status == "absent" else NOT_PASSED)
 
@@ -276,7 +293,7 @@ def _external_test(
     test = evaluate_run(run, data, threads=threads, progress=_progress(as_json), **options)
     result, pages = redraw(run)
     if as_json:
-        _write(test.model_dump_json(indent=1))
+        _write_json(test)
     else:
         from clinipress.cli.terminal import show_external
 
@@ -378,7 +395,7 @@ def report(
     if as_json:
         _write_json({"report": str(paths[0]), "documents": [str(path) for path in paths[1:]]})
     else:
-        _write("\n".join(f"wrote {path}" for path in paths))
+        _write_lines(f"wrote {path}" for path in paths)
 
 
 @app.command()
@@ -442,7 +459,7 @@ def table(
         progress=_progress(as_json),
     )
     if as_json:
-        _write(paper_table.model_dump_json(indent=1))
+        _write_json(paper_table)
     else:
         from clinipress.cli.terminal import show_table
 
@@ -541,6 +558,9 @@ def _failure(problem: BaseException) -> tuple[int, str]:
         return PASSED, ""  # the reader (head, less) has what it wanted
     if isinstance(problem, ClinipressError):
         return FAILED, str(problem)
+    if isinstance(problem, OSError) and problem.filename is not None:  # a path nobody looked at
+        what = f"'{problem.filename}' ({problem.strerror})"
+        return FAILED, str(ClinipressError("files that can be read and written", what))
     frames = traceback.extract_tb(problem.__traceback__)
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     text = f"{type(problem).__name__}: {problem}".strip(": ").partition("\n")[0]

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich import console as rich_console
+from rich import table as rich_table
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,7 +19,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
 from clinipress.progress import SILENT
@@ -26,13 +26,15 @@ from clinipress.progress import Progress as Listener
 from clinipress.recipe.formats import format_facts
 from clinipress.records.item import plural_of
 from clinipress.records.judgement import SECTIONS
-from clinipress.text import DASH, STATUS_WORDS, counted, fixed, not_used, signed, tally
+from clinipress.text import DASH, STATUS_WORDS, counted, fixed, not_used, plain, signed, tally
 
 if TYPE_CHECKING:
     from clinipress.models.catalogue import NamedModel
     from clinipress.papers.records import Table as PaperTable
     from clinipress.records.candidate import CandidateRecord
     from clinipress.records.result import Audit, ExternalTest, Interval, Result
+    from clinipress.reporting.measures import Measure
+    from clinipress.reporting.view import View
     from clinipress.study.devices import Target
 
 __all__ = [
@@ -54,6 +56,53 @@ NAME_WIDTH = 40  # of a row of a table; longer names are folded
 COLOUR = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
+class _PlainConsole(rich_console.Console):
+    """A console to which a string is text: it holds no markup and cannot steer the terminal."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """What rich prints, strings made plain first; colours come as `Text`."""
+        super().print(*(_text(entry) for entry in objects), **options)
+
+
+class _PlainTable(rich_table.Table):
+    """A table of such strings: names of classes keep their brackets."""
+
+    def __init__(self, *heads: Any, title: Any = None, **options: Any) -> None:
+        super().__init__(*map(_text, heads), title=_text(title), **options)
+
+    def add_column(self, header: Any = "", *arguments: Any, **options: Any) -> None:
+        super().add_column(_text(header), *arguments, **options)
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*map(_text, cells), **options)
+
+
+Console = _PlainConsole
+Table = _PlainTable
+
+
+def _text(content: Any) -> Any:
+    if isinstance(content, str):
+        return Text(plain(content))
+    if isinstance(content, Text):  # of several lines, perhaps
+        content.plain = "\n".join(map(plain, content.plain.split("\n")))
+    return content
+
+
+def _coloured(*parts: str | tuple[str, str]) -> Text:
+    """Words, some of them with a style: ("warning", "yellow")."""
+    whole = Text()
+    for part in parts:
+        words, style = (part, "") if isinstance(part, str) else part
+        whole.append(plain(words), style)
+    return whole
+
+
+def _word(status: str, style: str = "") -> tuple[str, str]:
+    """A verdict's word in its colour."""
+    return STATUS_WORDS[status], f"{style} {COLOUR[status]}".strip()  # type: ignore[index]
+
+
 def listener(quiet: bool) -> Listener:
     """Bars on a terminal, plain lines in a log, nothing when asked to be quiet."""
     if quiet:
@@ -67,13 +116,13 @@ class _Bars:
 
     def __init__(self, console: Console) -> None:
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=False,
         )
@@ -82,25 +131,25 @@ class _Bars:
     def start(self, what: str, total: int) -> None:
         if not self._tasks:
             self._bars.start()
-        self._tasks[what] = self._bars.add_task(what, total=total, note="")
+        self._tasks[what] = self._bars.add_task(plain(what), total=total, note="")
 
     def advance(self, what: str, units: int = 1, note: str = "") -> None:
         """Move it."""
         if what in self._tasks:
             self._bars.update(self._tasks[what], advance=units)
             if note:
-                self._bars.update(self._tasks[what], note=note)
+                self._bars.update(self._tasks[what], note=plain(note))
 
     def finish(self, what: str, note: str = "") -> None:
         task = self._tasks.pop(what, None)
         if task is not None and note:
-            self._bars.update(task, note=note)
+            self._bars.update(task, note=plain(note))
         if not self._tasks:
             self._bars.stop()
 
     def say(self, text: str) -> None:
         """Print above the bars."""
-        self._bars.console.print(text, highlight=False)
+        self._bars.console.print(_text(text), highlight=False)
 
 
 class _Lines:
@@ -133,7 +182,7 @@ class _Lines:
 
     def say(self, text: str) -> None:
         """Print to stderr, so that stdout stays the answer."""
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(plain(text) + "\n")
         sys.stderr.flush()
 
 
@@ -153,7 +202,7 @@ def _percent(interval: Interval | None) -> str:
     if interval is None:
         return "not measured"
     value, low, high = (fixed(100 * x, 1) for x in (interval.value, interval.low, interval.high))
-    return f"{value} % ({low}{DASH}{high})"
+    return f"{value}% ({low}{DASH}{high})"
 
 
 def _points(interval: Interval | None) -> str:
@@ -166,12 +215,8 @@ def _points(interval: Interval | None) -> str:
 def show_result(result: Result, out: Path) -> None:
     """A study's table, its verdict and where the files are."""
     from clinipress.reporting.view import View
-    from clinipress.reporting.wording.sentences import (
-        distillation_sentences,
-        release_sentences,
-        rules_sentence,
-        verdict_sentence,
-    )
+    from clinipress.reporting.wording.lead import selection_words
+    from clinipress.reporting.wording.sentences import distillation_sentences
 
     console = _console()
     split = "test" if any("test" in c.evidence for c in result.candidates) else "validation"
@@ -189,30 +234,70 @@ def show_result(result: Result, out: Path) -> None:
         table.add_column(column, justify="left" if column in ("candidate", "verdict") else "right")
     root = next(c for c in result.candidates if c.name == result.reference)
     for row in result.candidates:
-        table.add_row(*_row(row, root, split))
+        table.add_row(*_row(row, root, split, selection_words(View(result), row)))
     console.print(table)
-    status = result.verdict.status
-    console.print(
-        f"[bold {COLOUR[status]}]{STATUS_WORDS[status]}[/] {verdict_sentence(View(result))}",
-        highlight=False,
-    )
-    shipped = next((row for row in result.candidates if row.name == result.shipped), None)
-    if shipped is not None and split in shipped.judgements:
-        console.print(
-            _sections(shipped.judgements[split].model_dump(mode="json")),
-            highlight=False,
-            soft_wrap=True,
-        )
-    for sentence in distillation_sentences(View(result)):
-        console.print(sentence, highlight=False, markup=False)
-    for sentence in (*release_sentences(View(result)), rules_sentence(View(result))):
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+    view = View(result)
+    _show_lead(console, view)
+    for sentence in distillation_sentences(view):
+        console.print(sentence, highlight=False, soft_wrap=True)
     console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
     if result.bundle:
         console.print(f"bundle: {out / result.bundle}", highlight=False, soft_wrap=True)
 
 
-def _row(row: CandidateRecord, root: CandidateRecord, split: str) -> list[str]:
+def _show_lead(console: Console, view: View) -> None:
+    """The report's first screen in lines."""
+    from clinipress.reporting.wording.lead import lead, release_sentence
+
+    first, released = lead(view), release_sentence(view)
+    word = (first.word, f"bold {COLOUR[first.tone]}")
+    marks = Text()
+    for mark in first.sections:
+        guard = " (can stop the model)" if mark.guard else ""
+        shown = (mark.word, COLOUR.get(mark.status or "", ""))
+        marks.append(", " if marks else "")
+        marks.append_text(_coloured(f"{mark.title.lower()}{guard} ", shown))
+    _print_lines(
+        console,
+        *first.facts,
+        *(_coloured((text, "bold red")) for text in first.changed),
+        _coloured(word, f" {first.headline} ({'; '.join(first.beside)})"),
+        *first.lines,
+        *(f"  {text}" for text in view.result.verdict.texts if first.tone != "pass"),
+    )
+    if first.changes:
+        console.print(_changes_table(first.changes))
+    _print_lines(
+        console,
+        *([f"answers changed: {first.flips}"] if first.flips else []),
+        marks,
+        f"external test: {' '.join(first.external)}",
+        *([released] if released else []),
+        *(f"next: {text}" for text in first.steps),
+    )
+
+
+def _print_lines(console: Console, *texts: str | Text) -> None:
+    for text in texts:
+        console.print(text, highlight=False, soft_wrap=True)
+
+
+def _changes_table(changes: Iterable[Measure]) -> Table:
+    from clinipress.reporting.wording.lead import change_words, measure_name, reading
+
+    table = Table(title="what changed most, compressed minus original")
+    for head in ("measure", "change, 95% CI", "reads as"):
+        table.add_column(head)
+    for measure in changes:
+        change = change_words(measure.metric, measure.change, measure.limit)
+        colour = {"worse": "red", "better": "green", None: ""}[measure.shown]
+        table.add_row(measure_name(measure), change, _coloured((reading(measure), colour)))
+    return table
+
+
+def _row(
+    row: CandidateRecord, root: CandidateRecord, split: str, selected: str | None
+) -> list[str]:
     mine, theirs = row.latency_with_preprocessing_ms, root.latency_with_preprocessing_ms
     times = f"{theirs.median / mine.median:.1f}x" if mine and theirs else "not measured"
     accuracy = row.evidence.get(split, {}).get("accuracy")
@@ -220,9 +305,8 @@ def _row(row: CandidateRecord, root: CandidateRecord, split: str) -> list[str]:
     verdict = (
         "reference" if row is root else STATUS_WORDS[row.verdict.status] if row.verdict else ""
     )
-    mark = "  <- released" if row.released else "  <- selected" if row.selected_for else ""
     return [
-        f"{row.name}{mark}",
+        f"{row.name}{f'  <- {selected}' if selected else ''}",
         f"{row.file_bytes / 1e6:.2f}",
         f"{root.file_bytes / row.file_bytes:.1f}x",
         f"{mine.median:.2f}" if mine else "not measured",
@@ -237,6 +321,10 @@ def show_audit(audit: Audit) -> None:
     """What the audit found, warnings last so that they are what is left on the screen."""
     console = _console()
 
+    def line(text: str, style: str | None = None) -> None:
+        # names of files and classes may hold what rich takes for markup
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
     splits = list(audit.splits)
     table = Table()
     for name in ("class", "images", *splits):
@@ -244,13 +332,13 @@ def show_audit(audit: Audit) -> None:
     for name, count in audit.classes.items():
         shown = (f"{audit.splits[s].get(name, 0):,}" for s in splits)
         table.add_row(Text(name), f"{count:,}", *shown)
-    # names of files and classes may hold what rich takes for markup
-    head = f"{audit.path}: {counted(audit.images, 'image')}, {audit.layout}"
-    console.print(Text(head), table, sep="\n", soft_wrap=True)
-    console.print(Text("\n".join(_audit_lines(audit))), soft_wrap=True)
+    line(f"{audit.path}: {counted(audit.images, 'image')}, {audit.layout}")
+    console.print(table)
+    for text in _audit_lines(audit):
+        line(text)
     for warning in audit.warnings:
-        console.print(Text(f"warning {warning}", "yellow"), soft_wrap=True)
-    console.print(f"{audit.seconds:.1f} s", highlight=False)
+        line(f"warning {warning}", "yellow")
+    line(f"{audit.seconds:.1f} s")
 
 
 def _audit_lines(audit: Audit) -> Iterator[str]:
@@ -259,8 +347,7 @@ def _audit_lines(audit: Audit) -> Iterator[str]:
     yield f"near duplicates: {audit.near_duplicates:,}"
     yield f"clusters: {audit.clusters:,}"
     yield f"patients: {'not known' if audit.patients is None else audit.patients}"
-    for kind in audit.units.keys() - {"patient"}:
-        yield f"{plural_of(kind)}: {audit.units[kind]:,}"
+    yield from (f"{plural_of(k)}: {n:,}" for k, n in audit.units.items() if k != "patient")
     yield f"images under two labels: {len(audit.conflicting_labels):,}"
     for name, count in audit.leaks.items():
         yield f"leak {name}: {counted(count, 'image')}"
@@ -296,10 +383,12 @@ def show_evidence(facts: Mapping[str, Any]) -> None:
 
 def show_comparison(comparison: Mapping[str, Any]) -> None:
     """The paired changes and the verdict."""
+    from clinipress.records.metrics import way
+
     console = _console()
     models = f"{comparison['candidate']} against {comparison['reference']}"
     table = Table(title=f"{models}: {comparison['images']} images")
-    for column in ("metric", "reference", "candidate", "change", "95% CI"):
+    for column in ("metric", "reference", "candidate", "change", "95% CI", ""):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, change in comparison["changes"].items():
         both = [comparison["candidates"][i]["evidence"]["data"].get(name) for i in (0, 1)]
@@ -309,6 +398,7 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
             *shown,
             signed(change["value"], 4),
             f"{signed(change['low'], 4)} to {signed(change['high'], 4)}",
+            way(name, change["value"]),
         )
     console.print(table)
     if comparison["positive"]:
@@ -316,7 +406,7 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
         console.print(line, highlight=False, markup=False)
     console.print(_sections(comparison["judgements"]), highlight=False, soft_wrap=True)
     verdict = comparison["verdict"]
-    console.print(f"[bold {COLOUR[verdict['status']]}]{STATUS_WORDS[verdict['status']]}[/]")
+    console.print(_coloured(_word(verdict["status"], "bold")))
     for reason in verdict["reasons"]:
         console.print(reason["text"], highlight=False, markup=False, soft_wrap=True)
     console.print(
@@ -326,18 +416,17 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
     )
 
 
-def _sections(judgements: Mapping[str, Any]) -> str:
-    parts = []
+def _sections(judgements: Mapping[str, Any]) -> Text:
+    line = Text()
     for name in SECTIONS:
         section = judgements.get(name)
         if section is None:
             continue
-        status = section["verdict"]["status"]
-        word = f"[{COLOUR[status]}]{STATUS_WORDS[status]}[/]"
+        word: str | tuple[str, str] = _word(section["verdict"]["status"])
         if name == "subgroups" and not section["columns"]:
             word = "no metadata"
-        parts.append(f"{name} {word}")
-    return ", ".join(parts)
+        line.append(", " if line else "").append(f"{name} ").append_text(_coloured(word))
+    return line
 
 
 def show_external(test: ExternalTest, result: Result, report: Path) -> None:
@@ -364,7 +453,7 @@ def show_external(test: ExternalTest, result: Result, report: Path) -> None:
             _percent(here.get("accuracy")),
             _percent(row.evidence.get("accuracy")),
             _points(row.changes.get("accuracy")) if row.changes else "",
-            f"[{COLOUR[verdict]}]{STATUS_WORDS[verdict]}[/]" if verdict else "reference",
+            _coloured(_word(verdict)) if verdict else "reference",
         )
     console.print(table)
     console.print(overlap_sentence(test.overlap), highlight=False, markup=False, soft_wrap=True)

@@ -133,9 +133,6 @@ def check_finding(recipe: DataRecipe, classes: Sequence[str]) -> None:
     for key, name in (("positive", recipe.positive), ("normal", recipe.normal)):
         if name is not None and name not in classes:
             raise DataError(f"'data.{key}' to be one of {', '.join(classes)}", f"'{name}'")
-    if recipe.positive is not None and recipe.positive == recipe.normal:
-        both = f"'{recipe.normal}' for both"
-        raise DataError("another class for 'data.normal' than for 'data.positive'", both)
     if len(classes) > 2 and recipe.positive is not None:
         raise DataError(
             "'data.positive' in a study of two classes",

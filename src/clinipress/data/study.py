@@ -18,12 +18,11 @@ from clinipress.data.audit.fingerprints import content_digests
 from clinipress.data.audit.overlap import Seen
 from clinipress.data.cache import DECODERS, Cache, build_cache
 from clinipress.data.finding import check_finding
-from clinipress.data.layouts.items import drawn
+from clinipress.data.layouts.items import drawn, left_out_lines
 from clinipress.data.refusals import check_refusals, refusal_words
 from clinipress.data.sources import Dataset, ImageItem, read_dataset
 from clinipress.data.splits import SPLITS, Split, make_split, units
 from clinipress.errors import DataError
-from clinipress.kinds.image.refuse import is_colourful
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import DataRecipe
 from clinipress.records.candidate import Candidate, InputSpec
@@ -155,23 +154,6 @@ class StudyData:
         if refused:
             self.progress.say(f"warning: {refusal_words(refused, len(labels))}")
 
-    def accepted(self, rows: Rows, spec: InputSpec) -> NDArray[np.int64]:
-        """Which of some rows the finished model would not refuse, of the colour it was made for.
-
-        All of them, where it would refuse each.
-        """
-        refused = {image.path for image in self.audit.refused}
-        images, coloured = self.cache(spec), self.audit.colourful
-        good = [
-            number
-            for number, key in enumerate(rows.keys)
-            if key not in refused
-            and (
-                spec.channels == 1 or is_colourful(images.take(rows.index[[number]])[0]) == coloured
-            )
-        ]
-        return np.asarray(good or range(len(rows.keys)), dtype=np.int64)
-
     def rows(self, name: Literal["train", "validation"], spec: InputSpec) -> Rows:
         """Row numbers, labels and units of a split that may be looked at."""
         return self._rows(self.split.keys(name), spec)
@@ -221,6 +203,8 @@ def open_study_data(
         DataError: The folder, a class or a split is not usable.
     """
     dataset = read_dataset(path, classes=recipe.classes, class_map=recipe.class_map)
+    for line in (*dataset.notes, *left_out_lines(dataset.left_out)):
+        progress.say(line)
     check_finding(recipe, dataset.classes)
     whole = len(dataset.items)
     if recipe.sample is not None:
@@ -301,8 +285,7 @@ def open_study_data(
 def listing(dataset: Dataset, contents: Mapping[str, str]) -> list[list[str | None]]:
     """What the split depends on: each image's name, label, published split, units and content."""
     return [
-        [i.key, i.label, i.split, i.patient, *(f"{k}={v}" for k, v in i.units.items())]
-        + [contents[i.key]]
+        [i.key, i.label, i.split, i.patient, *map("=".join, i.units.items()), contents[i.key]]
         for i in dataset.items
     ]
 

@@ -92,23 +92,24 @@ def _without_placeholders(
     of_class: dict[str, set[str | None]] = {}
     for item in items:
         of_class.setdefault(item.label, set()).add(item.unit(kind))
-    files = len({item.path for item in items})
-    single = {value for value in counts if len(counts) == 1 and counts[value] == len(items)}
-    whole = {value for values in of_class.values() if len(values) == 1 for value in values}
-    nobody = {
-        value: "is the same for all images" if value in single else "names nobody"
-        for value in counts
-        if (value in single and files > 1)
-        or _is_placeholder(value, counts)
-        or (value in whole and kind != "folder" and _NOBODY & set(_words(value)))
-    }
+    what = "patient" if kind == HEADER_PATIENT else kind
+    nobody: dict[str, str] = {}
+    # identifiers are written out only where they are known to be none: others are people's
+    for label, values in of_class.items():
+        value = next(iter(values))
+        if len(values) == 1 and value and kind != "folder" and _NOBODY & {*_words(value)}:
+            text = (
+                f"all {counts[value]:,} images of class '{label}' name one {what}, an anonymous one"
+            )
+            nobody[value] = text
+    for value, count in counts.items():
+        if count == len(items) and len({item.path for item in items}) > 1:
+            nobody[value] = f"all {count:,} images name the same {what}"
+        elif _is_placeholder(value, counts):
+            nobody[value] = f"the {what} '{value:.60}' of {count:,} images names nobody"
     if not nobody:
         return items, ()
-    what = "patient" if kind == HEADER_PATIENT else kind
-    notes = (
-        f"the {what} '{value:.60}' of {counts[value]:,} images {why}: taken for not known"
-        for value, why in list(nobody.items())[:5]
-    )
+    notes = (f"{text}: taken for not known" for text in list(nobody.values())[:5])
     return [_without(item, kind) if item.unit(kind) in nobody else item for item in items], notes
 
 
@@ -158,8 +159,7 @@ def _owners(items: Sequence[ImageItem]) -> list[str]:
         patients.setdefault(item.label, set()).add(item.patient)
     if len(patients) < 2 or any(len(p) > 1 or None in p for p in patients.values()):
         return []
-    label, (name,) = min(patients.items())
     return [
-        f"each class is of one patient, such as '{label}' of '{name}': if that is a name for the "
-        "class and not a person, take it out of the table or the headers"
+        f"each class is of one patient, such as '{min(patients)}': if its identifier is a name for "
+        "the class and not for a person, take it out of the table or the headers"
     ]

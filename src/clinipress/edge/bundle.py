@@ -154,6 +154,7 @@ def write_bundle(
     *,
     sample: NDArray[np.uint8] | Path,
     evidence: Mapping[str, Any],
+    sample_note: str = "",
     licence: str | None = None,
     tolerance: float | None = None,
     fingerprints: bytes | None = None,
@@ -171,6 +172,7 @@ def write_bundle(
             Stored as PNG without metadata: an 8-bit picture in its own size, so that reading and
             resizing are tested too, anything else (DICOM, a windowed input) as the model sees it.
         evidence: A JSON-able summary of what was measured.
+        sample_note: What the sample is, for README.txt: "SYNTHETIC: drawn", ...
         licence: Text of the model's licence; None: a file that says that none was given.
         tolerance: Of the self-test, in logits; None: one hundredth of the sample's logit range.
         fingerprints: Of the study's images (`clinipress.data.audit.overlap.Seen.anonymous`); None:
@@ -204,7 +206,7 @@ def write_bundle(
             shutil.copyfile(part, work / name)
         (work / SAMPLE).write_bytes(_sample_png(sample, card))
         (work / LICENCE).write_text((licence or NO_LICENCE).rstrip() + "\n", encoding="utf-8")
-        (work / README).write_text(_readme(card, evidence), encoding="utf-8")
+        (work / README).write_text(_readme(card, evidence, sample_note), encoding="utf-8")
         if fingerprints is not None:
             (work / FINGERPRINTS).write_bytes(fingerprints)
         test = _measure(work, card, tolerance)
@@ -225,11 +227,13 @@ def clearest(logits: NDArray[np.floating]) -> int:
         logits: Float ``[n, classes]``.
 
     Returns:
-        The row whose best two logits are furthest apart, measured in the spread of that row.
+        The row whose best two logits are furthest apart, measured in the spread of that row; of
+        equals, as all are with two classes, the one with the widest spread.
     """
     ordered = np.sort(np.asarray(logits, np.float64), axis=1)
     spread = np.maximum(ordered[:, -1] - ordered[:, 0], np.finfo(np.float64).tiny)
-    return int(np.argmax((ordered[:, -1] - ordered[:, -2]) / spread))
+    apart = np.round((ordered[:, -1] - ordered[:, -2]) / spread, 6)
+    return int(np.lexsort((-spread, -apart))[0])
 
 
 def open_bundle(folder: str | Path, *, threads: int | None = None) -> Bundle:
@@ -351,7 +355,7 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _readme(card: Card, evidence: Mapping[str, Any]) -> str:
+def _readme(card: Card, evidence: Mapping[str, Any], sample_note: str) -> str:
     """A few lines for whoever finds the folder."""
     not_released = caution(evidence)
     note = format_facts(card.format).bundle_note
@@ -369,6 +373,7 @@ def _readme(card: Card, evidence: Mapping[str, Any]) -> str:
         "    clinipress predict THIS_FOLDER IMAGE",
         *(("", *note) if note else ()),
         "",
+        *([sentence(f"{SAMPLE}, for the self-test: {sample_note}")] if sample_note else []),
         "card.json says what it takes, what was measured of it and the sha256 of every file here.",
         "Not a medical device. Do not edit these files: a changed bundle does not open.",
         "",

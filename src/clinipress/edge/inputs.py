@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import re
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import InputError
+from clinipress.records.item import SYSTEM_NAMES
 
 __all__ = ["STANDARD_INPUT", "Source", "expand", "is_there", "locate"]
 
@@ -65,24 +67,33 @@ def expand(name: str, stdin: BinaryIO | None) -> Iterator[tuple[str, Source]]:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """Files below `folder`, sorted; links to folders are not followed, they can go in circles.
+    """Files below `folder`, sorted; links to folders are followed, but into no folder twice.
 
     A folder that cannot be read is handed out itself, so that it is refused in its place. One
     inside the other may be nested deeper than functions can call themselves.
     """
     waiting: list[os.DirEntry[str] | str] = [folder]
+    visited: set[tuple[int, int]] = set()
     while waiting:
         entry = waiting.pop()
         path = entry if isinstance(entry, str) else entry.path
-        if isinstance(entry, str) or entry.is_dir(follow_symlinks=False):
-            try:
-                with os.scandir(path) as entries:
-                    inside = sorted(entries, key=lambda item: item.name, reverse=True)
-            except OSError:
+        try:
+            if isinstance(entry, str) or entry.is_dir():
+                facts = Path(path).stat()
+                identity = facts.st_dev, facts.st_ino
+                if identity not in visited:  # links may go in circles
+                    visited.add(identity)
+                    with os.scandir(path) as entries:
+                        inside = sorted(entries, key=lambda item: item.name, reverse=True)
+                    waiting += [
+                        item
+                        for item in inside
+                        if not item.name.startswith(".")
+                        and item.name.casefold() not in SYSTEM_NAMES
+                    ]
+            elif entry.is_file():
                 yield path
-            else:
-                waiting += [item for item in inside if not item.name.startswith(".")]
-        elif entry.is_file():
+        except OSError:
             yield path
 
 
@@ -95,6 +106,7 @@ def _from_stream(stream: BinaryIO) -> Iterator[tuple[str, Source]]:
     if not _is_text(head):
         yield STANDARD_INPUT, head + stream.read(STDIN_LIMIT)
         return
+    head = head.removeprefix(codecs.BOM_UTF8)  # of an editor, or of PowerShell
     for line in io.BufferedReader(_Joined(head, stream)):
         path = os.fsdecode(line.rstrip(b"\r\n"))
         if path:

@@ -15,7 +15,7 @@ from clinipress.errors import InputError
 
 __all__ = ["Prediction", "predict", "run_predict"]
 
-ALL_ANSWERED, SOME_REFUSED, NONE_ANSWERED = 0, 1, 2
+ALL_ANSWERED, SOME_REFUSED = 0, 2
 
 
 def predict(
@@ -73,7 +73,7 @@ def run_predict(
             mostly wait for each other, and on a busy machine for their turn; None: all cores.
 
     Returns:
-        Exit code: 0 when every image was answered, 1 when some were refused, 2 when all were.
+        Exit code: 0 when every image was answered, 2 when some were refused or all.
     """
     complain = complain or _to_standard_error
     opened = load_bundle(bundle, threads=threads)
@@ -81,21 +81,16 @@ def run_predict(
         complain(f"{opened.card.name} was trained on drawn images: never use it for patients")
     if opened.caution is not None:
         complain(f"{opened.card.name}: {opened.caution}")
-    answered = refused = 0
+    refused = 0
     for response in predict(opened, sources):
-        if response.refused is None:
-            answered += 1
-        else:
-            refused += 1
+        refused += response.refused is not None
         if as_json:
             write(json.dumps(response.to_dict(), allow_nan=False))
         elif response.refused is None:
             write(response.to_text())
         else:
             complain(response.to_text())
-    if not refused:
-        return ALL_ANSWERED
-    return SOME_REFUSED if answered else NONE_ANSWERED
+    return SOME_REFUSED if refused else ALL_ANSWERED
 
 
 def _to_standard_error(line: str) -> None:

@@ -170,7 +170,7 @@ def settled(verdict: Verdict, floors: Sequence[Reason], caps: Sequence[Reason]) 
     unsettled = caps or any(reason.status == "inconclusive" for reason in floors)
     return Verdict(
         status=next(status for status in grave if status in statuses),
-        reasons=(*worded(caps), *verdict.reasons, *worded(floors)),
+        reasons=(*verdict.reasons, *worded(floors), *worded(caps)),
         cases_needed=None if unsettled else verdict.cases_needed,
     )
 

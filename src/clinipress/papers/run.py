@@ -23,6 +23,7 @@ from clinipress.data.sources import read_dataset
 from clinipress.data.study import listing, open_study_data
 from clinipress.errors import ClinipressError, InputError, ModelError
 from clinipress.formats.open import TRAINING_PACKAGES, open_file
+from clinipress.models.origins import outside
 from clinipress.papers.build import build
 from clinipress.papers.cluster import run_jobs
 from clinipress.papers.columns import EntryOutcome
@@ -173,6 +174,7 @@ def _one(
     stamp = {
         "recipe": study.model_dump(mode="json"),
         "images": images,
+        "outside": outside(study),
         "versions": versions((*TRAINING_PACKAGES, *DECODERS)),
     }
     if _finished(folder, stamp):

@@ -109,6 +109,15 @@ class DataRecipe(Config):
     split: SplitRecipe = SplitRecipe()
     sample: int | None = Field(None, ge=20)
 
+    @model_validator(mode="after")
+    def _classes_that_are_there(self) -> DataRecipe:
+        for key, name in (("positive", self.positive), ("normal", self.normal)):
+            if name is not None and self.classes is not None and name not in self.classes:
+                raise ValueError(f"'{key}' must be one of {', '.join(self.classes)}, not '{name}'")
+        if self.positive is not None and self.positive == self.normal:
+            raise ValueError(f"'{self.positive}' cannot be 'positive' and 'normal'")
+        return self
+
 
 class ReferenceRecipe(Config):
     """The classifier everything else is judged against.
@@ -304,6 +313,8 @@ class Study(Config):
             "standard" leaves out pictures, file names, paths and identifying columns there and
             keeps them in the run folder's report; "strict" leaves them out of the report, too;
             "full" adds names, paths and columns, never pictures, to what is sent.
+        sample: An image that travels in the bundle for its self-test: name only one whose person
+            consented. None: a SYNTHETIC one is drawn; no image of the set is ever taken.
         seeds: Further seeds: the whole study is run again with each on the same split, and the
             report says how far its figures spread.
         intended_use: Free text for the card and report.
@@ -326,6 +337,7 @@ class Study(Config):
     margins: dict[str, Share] = Field(default_factory=dict)
     floors: dict[str, Share] = Field(default_factory=dict)
     privacy: Literal["standard", "strict", "full"] = "standard"
+    sample: str | None = None
     seeds: tuple[int, ...] = ()
     intended_use: str = ""
     synthetic: bool = False

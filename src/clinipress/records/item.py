@@ -7,7 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-__all__ = ["UNIT_COLUMNS", "UNIT_KINDS", "ImageItem", "plural_of"]
+__all__ = ["SYSTEM_NAMES", "UNIT_COLUMNS", "UNIT_KINDS", "ImageItem", "plural_of"]
+
+# What systems leave in folders, in small letters: thumbnails, bins and the like are no images.
+SYSTEM_NAMES = frozenset(
+    {"__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin", "thumbs.db", "desktop.ini"}
+)
 
 # What images may be parts of, the best first: kind -> its plural. Images of one are never torn
 # apart, and sentences call a unit by its kind: a lesion is no patient.

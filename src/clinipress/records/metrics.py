@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from clinipress.records.result import Interval
 
-__all__ = ["METRICS", "MetricFacts", "least_loss", "metric_facts"]
+__all__ = ["METRICS", "MetricFacts", "least_loss", "metric_facts", "way"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,13 @@ def metric_facts(metric: str) -> MetricFacts:
         return known
     label = f"{known.label} for {name.removesuffix(']')}"
     return MetricFacts(label, known.higher_is_better, known.unit, known.low, known.high)
+
+
+def way(metric: str, change: float) -> Literal["worse", "better", "unchanged"]:
+    """Which way a change, compressed minus original, points."""
+    if change == 0:
+        return "unchanged"
+    return "better" if (change > 0) == metric_facts(metric).higher_is_better else "worse"
 
 
 def least_loss(metric: str, changes: Sequence[Interval | None]) -> int | None:

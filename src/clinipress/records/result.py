@@ -380,12 +380,14 @@ class ExternalTest(Record):
         unreadable: Files set aside.
         warnings: Of the audit of the set.
         overlap: With the study's own images; None in tests of 0.1.0, which did not look.
+        judged_by: Digest of what it was judged by; "" in tests of 0.1.0, which did not say.
         rows: Candidate -> its figures, the reference first.
     """
 
     name: str
     created: str
     images: int
+    judged_by: str = ""
     class_map: dict[str, str] = Field(default_factory=dict)
     unreadable: tuple[Unreadable, ...] = ()
     refused: tuple[Unreadable, ...] = ()

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from clinipress.text import true_minus
+
 __all__ = ["external_of_version1", "result_of_version1"]
 
 Plain = Mapping[str, Any]
@@ -129,10 +131,14 @@ def _verdict(verdict: Any) -> Any:
     return {
         **fields,
         "reasons": [
-            {"kind": "version 1", "status": status, "text": text}
+            {"kind": "version 1", "status": status, "text": _words(text)}
             for text, status in zip(reasons, statuses, strict=True)
         ],
     }
+
+
+def _words(text: Any) -> Any:
+    return true_minus(text) if isinstance(text, str) else text
 
 
 def _turned_all(intervals: Any) -> Any:

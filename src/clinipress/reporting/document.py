@@ -12,8 +12,11 @@ from typing import Literal
 
 from clinipress.reporting.drawing.markup import Markup
 
-# "aside" and "line" are lines of their own, of lesser and of equal weight; "badge" is a verdict
-Kind = Literal["span", "strong", "bold", "word", "code", "emphasis", "aside", "line", "badge"]
+# "aside" and "line" are lines of their own, of lesser and of equal weight; "badge" is a verdict;
+# "link" leads to an address of the page
+Kind = Literal[
+    "span", "strong", "bold", "word", "code", "emphasis", "aside", "line", "badge", "link"
+]
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Text:
     content: Content
     kind: Kind = "span"
     class_: str | None = None
+    address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -145,23 +149,6 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Tile:
-    """One main figure of a model beside the reference's."""
-
-    title: Content
-    value: str
-    detail: str | None
-    reference: str
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """The main figures side by side."""
-
-    tiles: Sequence[Tile]
-
-
-@dataclass(frozen=True)
 class Section:
     """A section: its address, heading and opening sentence, what it holds, its name in contents."""
 
@@ -190,7 +177,7 @@ SYNTHETIC = (
 
 Line = str | Text
 Prose = Heading | Paragraph | Bullets | Facts | CodeBlock
-Layout = Details | Drawing | Figure | DataTable | Box | Tiles | Section
+Layout = Details | Drawing | Figure | DataTable | Box | Section
 Node = Line | Prose | Layout
 Content = Node | None | Iterable["Content"]
 

@@ -12,7 +12,14 @@ __all__ = ["html", "skeleton", "write_html"]
 
 # No script runs and nothing is fetched, whatever a class name or a file name may hold.
 SECURITY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-ELEMENTS = {"strong": "strong", "bold": "b", "word": "i", "code": "code", "emphasis": "em"}
+ELEMENTS = {
+    "strong": "strong",
+    "bold": "b",
+    "word": "i",
+    "code": "code",
+    "emphasis": "em",
+    "link": "a",
+}
 
 
 def write_html(document: doc.Document) -> str:
@@ -62,8 +69,8 @@ def _written(node: doc.Node) -> Markup:
     match node:
         case str():
             return join(node)
-        case doc.Text(content, kind, class_):
-            return tag(ELEMENTS.get(kind, "span"), html(content), class_=class_)
+        case doc.Text(content, kind, class_, address):
+            return tag(ELEMENTS.get(kind, "span"), html(content), class_=class_, href=address)
         case doc.Heading(content, class_, level):
             return tag(f"h{level}", html(content), class_=class_)
         case doc.Paragraph(content, class_):
@@ -94,22 +101,9 @@ def _laid_out(node: doc.Layout) -> Markup:
             return tag("div", table, class_="scroll", tabindex="0") if node.scroll else table
         case doc.Box(content, class_):
             return tag("div", html(content), class_=class_)
-        case doc.Tiles(tiles):
-            return tag("div", [_tile(tile) for tile in tiles], class_="tiles")
         case doc.Section():
             head = tag("h2", node.title), tag("p", node.lead, class_="lead")
             return tag("section", head, html(node.content), id=node.identity)
-
-
-def _tile(tile: doc.Tile) -> Markup:
-    return tag(
-        "div",
-        tag("p", html(tile.title), class_="title"),
-        tag("p", tile.value, class_="value"),
-        tag("p", tile.detail, class_="detail") if tile.detail else None,
-        tag("p", "reference ", tile.reference, class_="of"),
-        class_="tile",
-    )
 
 
 def _table(table: doc.DataTable) -> Markup:

@@ -89,7 +89,7 @@ def _joint(before: str | doc.Text, after: str | doc.Text, text: str) -> str:
         return " " if text.startswith("(") else ", "
     if "line" in kinds:
         return "<br>"
-    if kinds[0] == "badge":
+    if kinds[0] == "badge" or kinds == ["link", "badge"]:
         return ": "
     return ", " if all(kind in {"bold", "span", "aside", "badge"} for kind in kinds) else ""
 
@@ -165,8 +165,6 @@ def _laid_out(node: doc.Layout) -> list[str]:
             return _table(node)
         case doc.Box(content):
             return blocks(content)
-        case doc.Tiles(tiles):
-            return [table(["", "This model", "Reference"], [_tile(tile) for tile in tiles])]
         case doc.Section():
             return [f"## {inline(node.title)}", *blocks([doc.Paragraph(node.lead), node.content])]
 
@@ -176,13 +174,6 @@ def _item(item: doc.Content) -> str:
     first, *rest = [*blocks(item), ""]
     lines = "\n".join(text for text in rest if text).splitlines()
     return "\n".join([first, *(f"  {line}" for line in lines)])
-
-
-def _tile(tile: doc.Tile) -> list[str]:
-    detail = tile.detail or ""
-    joint = " " if detail.startswith("(") else ", "
-    figures = joint.join(escape(text) for text in (tile.value, detail) if text)
-    return [inline(tile.title), figures, escape(tile.reference)]
 
 
 def _table(node: doc.DataTable) -> list[str]:

@@ -8,6 +8,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Literal
 
+from clinipress.recipe.study import GUARDS
 from clinipress.records.candidate import CandidateRecord, Latency
 from clinipress.records.judgement import Judgements
 from clinipress.records.metrics import least_loss
@@ -104,10 +105,37 @@ class View:
         """Metric -> limit; a rule for every class, "sensitivity[*]", becomes one per class."""
         margins: dict[str, float] = {}
         for rule in self.result.rules:
-            base, every, _ = rule.metric.partition("[*]")
-            names = [f"{base}[{name}]" for name in self.result.classes] if every else [base]
-            margins |= dict.fromkeys(names, rule.margin)
+            for name in self._each_class(rule.metric):
+                if (
+                    "[*]" not in rule.metric or name not in margins
+                ):  # one class's own rule goes first
+                    margins[name] = rule.margin
         return margins
+
+    @cached_property
+    def floors(self) -> dict[str, float]:
+        """Metric -> least figure that must be shown; as sealed, else as the study file has it."""
+        sealed, recipe = self.result.sealed, self.result.recipe.get("floors")
+        floors = sealed.floors if sealed else recipe if isinstance(recipe, dict) else {}
+        return {name: floor for key, floor in floors.items() for name in self._each_class(key)}
+
+    def _each_class(self, metric: str) -> list[str]:
+        base, every, _ = metric.partition("[*]")
+        return [f"{base}[{name}]" for name in self.result.classes] if every else [metric]
+
+    @cached_property
+    def guards(self) -> tuple[str, ...]:
+        """Sections of the evidence that can stop a candidate."""
+        evidence = self.result.recipe.get("evidence")
+        named = evidence.get("guards") if isinstance(evidence, dict) else ()
+        if self.result.sealed is not None:
+            return self.result.sealed.guards
+        return tuple(GUARDS[self.result.risk] if named is None else named)
+
+    @property
+    def released(self) -> bool:
+        """Whether what was selected passed; selected on validation is not released."""
+        return self.shipped is not None and self.result.verdict.status == "pass"
 
     def role(self, record: CandidateRecord) -> Role:
         """What became of a candidate; one that did not fail but was not chosen is a "candidate"."""

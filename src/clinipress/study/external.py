@@ -39,7 +39,7 @@ from clinipress.records.result import (
 )
 from clinipress.records.store import read_result, write_atomically
 from clinipress.stats.metrics import confusion
-from clinipress.study.redraw import EXTERNAL
+from clinipress.study.redraw import EXTERNAL, judged_by
 from clinipress.study.sealing import Seal, check_floors, rules_of
 
 __all__ = [
@@ -388,6 +388,7 @@ def evaluate_run(
         unreadable=audit.unreadable,
         warnings=audit.warnings,
         overlap=known.overlap,
+        judged_by=judged_by(result, run),
         rows=tested,
     )
     write_atomically(folder / f"{title}.json", test.model_dump_json(indent=1))

@@ -17,6 +17,7 @@ from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import EvidenceRecipe, Study
 from clinipress.records.result import Result
 from clinipress.records.store import Store, locked, write_atomically
+from clinipress.reporting.dossier.people import read_answers
 from clinipress.reporting.wording.reasons import changes_phrase
 from clinipress.study.budget import check_budget
 from clinipress.study.choice import NOTHING, choose, next_attempt
@@ -27,7 +28,7 @@ from clinipress.study.making import make_all, make_attempt
 from clinipress.study.repeats import repeat
 from clinipress.study.scores import ScoreKeeper
 from clinipress.study.sealing import check_names, rules_of, seal
-from clinipress.study.summary import summarise, write_result
+from clinipress.study.summary import check_sample, summarise, write_result
 from clinipress.study.timing import measure_all
 from clinipress.study.workbench import Workbench
 from clinipress.text import capital
@@ -75,6 +76,8 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
     check_names(study)
     check_toolchains(export.format for export in study.exports)
     check_budget(study, targets)
+    check_sample(study)
+    read_answers(out)  # what cannot be read is refused now, not at the end
     outside(study)  # files that are not there are missed now, not after hours of training
     prepare(study.threads, study.seed)
     store = Store(out, progress)

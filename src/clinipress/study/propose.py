@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clinipress.data.finding import propose_normal, propose_positive, words_of
-from clinipress.data.layouts.items import Dataset
+from clinipress.data.layouts.items import Dataset, left_out_lines
 from clinipress.data.sources import decode_item, item_facts, read_dataset
 from clinipress.data.units import CLUSTER, best_unit
 from clinipress.errors import ClinipressError, DataError, InputError
@@ -76,7 +76,8 @@ def propose(dataset: Dataset) -> dict[str, Any]:
         "patients": unit == "patient" and not unnamed,
         "unit": unit,
         "without_unit": unnamed,
-        "notes": list(dataset.notes),
+        "notes": [*dataset.notes, *left_out_lines(dataset.left_out)],
+        "left_out": [entry.model_dump() for entry in dataset.left_out],
         "published_splits": sorted({item.split for item in dataset.items if item.split}),
     }
 
@@ -91,8 +92,12 @@ def _modality(names: Sequence[str], colour: bool) -> str:
     )
 
 
-def write_study(data: Path, out: Path, *, force: bool = False) -> dict[str, Any]:
+def write_study(
+    data: Path, out: Path, *, force: bool = False, class_map: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Write a commented study.yaml for a data folder.
+
+    `class_map` names classes that folders or labels do not: it is read by, and written too.
 
     Returns:
         What was seen and proposed.
@@ -103,9 +108,8 @@ def write_study(data: Path, out: Path, *, force: bool = False) -> dict[str, Any]
     """
     if out.exists() and not force:
         raise InputError("a new file", f"'{out}', which exists", "choose another --out, or --force")
-    dataset = read_dataset(data)
-    seen = propose(dataset)
-    write_atomically(out, _text(data, seen))
+    seen = propose(read_dataset(data, class_map=class_map))
+    write_atomically(out, _text(data, seen, class_map or {}))
     return seen
 
 
@@ -129,6 +133,11 @@ def finding_words(seen: dict[str, Any]) -> str:
     if seen["normal"] is None:
         return ""
     return f"'{seen['normal']}' is taken for the class without a finding: check it"
+
+
+def _class_map_line(class_map: Mapping[str, str]) -> str:
+    pairs = ", ".join(f"{_quoted(theirs)}: {_quoted(ours)}" for theirs, ours in class_map.items())
+    return f"\n  class_map: {{{pairs}}}" if pairs else ""
 
 
 def _finding_line(seen: dict[str, Any]) -> str:
@@ -164,7 +173,7 @@ def _unit_words(seen: dict[str, Any]) -> str:
     return whole if kind == "patient" else f"{whole}; patients are not named"
 
 
-def _text(data: Path, seen: dict[str, Any]) -> str:
+def _text(data: Path, seen: dict[str, Any], class_map: Mapping[str, str]) -> str:
     unit = _unit_words(seen)
     published = ""
     if seen["published_splits"]:
@@ -186,7 +195,7 @@ risk: medium
 seed: 0
 intended_use: ""   # one sentence for the card and the report
 data:
-  path: {json.dumps(str(data))}
+  path: {json.dumps(str(data))}{_class_map_line(class_map)}
   # chooses the augmentation: generic, brain-mri, chest-ct, chest-xray, dermoscopy, histology,
   # retina
   modality: {seen["modality"]}

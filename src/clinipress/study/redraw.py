@@ -12,13 +12,14 @@ from pydantic import ValidationError
 
 from clinipress.edge.manifest import read_card
 from clinipress.errors import InputError
+from clinipress.evidence.scores import Scores
 from clinipress.records.candidate import CandidateRecord
 from clinipress.records.result import DeviceCheck, ExternalRow, ExternalTest, Result
-from clinipress.records.store import read_json, read_result
+from clinipress.records.store import digest_of, locked, read_json, read_result
 from clinipress.records.version1 import external_of_version1
 from clinipress.reporting.documents import write_pages
 
-__all__ = ["EXTERNAL", "redraw", "with_checks"]
+__all__ = ["EXTERNAL", "judged_by", "redraw", "with_checks"]
 
 PATTERN = "arm_check*.json"
 EXTERNAL = "external"
@@ -39,7 +40,21 @@ def redraw(run: Path) -> tuple[Result, tuple[Path, ...]]:
         StorageError: A page cannot be written.
     """
     result = with_checks(read_result(run), run)
-    return result, write_pages(result, run)
+    with locked(run):
+        return result, write_pages(result, run)
+
+
+def judged_by(result: Result, run: Path) -> str:
+    """Digest of what an external test takes from the run: rules, and what validation decided."""
+    rules = [rule.model_dump(mode="json") for rule in result.rules]
+    asked = {key: result.recipe.get(key) for key in ("risk", "evidence", "bootstrap", "seed")}
+    finding = {key: result.recipe.get("data", {}).get(key) for key in ("positive", "normal")}
+    validation = {
+        row.name: Scores.load(run / row.per_image["validation"]).digest
+        for row in result.candidates
+        if row.selected_for or row.name in (result.reference, result.shipped)
+    }
+    return digest_of({"rules": rules, **asked, **finding, "validation": validation})
 
 
 def with_checks(result: Result, folder: Path) -> Result:
@@ -76,6 +91,12 @@ def _with_external(result: Result, folder: Path) -> Result:
                     "remove the file, or evaluate the run again",
                 )
             rows[name] = _joined(rows[name], split, external)
+        if test.judged_by and test.judged_by != judged_by(result, folder):
+            raise InputError(
+                f"an external test judged as this run is in '{path.name}'",
+                "one by other rules, another finding or other validation images",
+                "remove the file, or evaluate the run again",
+            )
         tests.append(test.model_copy(update={"rows": {}}))
     return result.model_copy(
         update={"candidates": tuple(rows.values()), "external_tests": tuple(tests)}

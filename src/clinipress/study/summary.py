@@ -9,16 +9,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from clinipress import distributed
 from clinipress.data.audit.overlap import Seen
+from clinipress.data.drawn.phantom import MARK
+from clinipress.data.drawn.samples import drawn_samples
 from clinipress.data.study import FINGERPRINTS
 from clinipress.edge.bundle import clearest, write_bundle
+from clinipress.errors import InputError
 from clinipress.formats.measure import environment
+from clinipress.formats.open import open_file
+from clinipress.kinds.image.accept import accept_file
+from clinipress.recipe.study import Study
 from clinipress.records.base import Reason
 from clinipress.records.candidate import CandidateRecord, Judged
 from clinipress.records.result import Interval, Result, TargetOutcome, Verdict
 from clinipress.records.store import write_atomically
 from clinipress.reporting.documents import write_pages
+from clinipress.reporting.private import kept, sent, without_paths
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.limits import limits
 from clinipress.reporting.wording.reasons import worded
@@ -27,7 +37,9 @@ from clinipress.study.scores import calibrated
 from clinipress.study.sealing import Seal, openings
 from clinipress.study.workbench import Piece, Workbench
 
-__all__ = ["summarise", "write_result"]
+__all__ = ["check_sample", "summarise", "write_result"]
+
+CONSENTED = "an image named in the study as one that may be given away"
 
 
 def summarise(
@@ -109,7 +121,7 @@ def write_result(result: Result, out: Path) -> None:
     """``result.json`` with its schema, the report and what lies beside it."""
     if not distributed.is_main():
         return
-    write_atomically(out / "result.json", result.model_dump_json(indent=1))
+    write_atomically(out / "result.json", kept(result).model_dump_json(indent=1))
     schema = json.dumps(Result.model_json_schema(), indent=1)
     write_atomically(out / "result.schema.json", schema)
     write_pages(result, out)
@@ -132,33 +144,66 @@ def _folder_of(outcome: TargetOutcome, choice: Choice) -> str | None:
 
 
 def _ship(
-    piece: Piece[Judged], record: CandidateRecord, folder: Path, result: Result, bench: Workbench
+    piece: Piece[Judged], selected: CandidateRecord, folder: Path, result: Result, bench: Workbench
 ) -> None:
-    """The bundle: the file, its card with calibration, a sample image, hashes."""
-    data, study = bench.data, bench.study
-    rows = data.rows("validation", piece.file.card.input)
+    """The bundle: the file, its card with calibration, a sample image, hashes; no patient in it."""
+    study = bench.study
+    private = sent(result)
+    record = next(row for row in private.candidates if row.name == piece.name)
     card = calibrated(piece, study)
-    # one that is not refused, and that the file is sure of: a self-test must not hang on the last
-    # digit
-    good = data.accepted(rows, piece.file.card.input)
-    clear = int(good[clearest(piece.scores["validation"].logits[good])])
-    sample = data.cache(piece.file.card.input).take(rows.index[[clear]])[0]
+    if study.privacy != "full":
+        history = tuple(
+            step.model_copy(
+                update={"params": without_paths(step.params), "facts": without_paths(step.facts)}
+            )
+            for step in card.history
+        )
+        card = card.model_copy(update={"history": history})
     summary = {
         "study": study.name,
         "risk": study.risk,
         "selected_on": "validation",
-        "released": record.released,
-        "verdict": (record.verdict or result.verdict).model_dump(mode="json"),
+        "released": selected.released,
+        "verdict": (record.verdict or private.verdict).model_dump(mode="json"),
         "measured_on": {"cpu": result.environment.cpu, "flags": result.environment.cpu_flags},
         "evidence": _plain(record.evidence),
         "changes": _plain(record.changes),
     }
     seen = Seen.load(bench.store.folder / FINGERPRINTS)
-    fingerprints = seen.anonymous().to_bytes() if seen else None
+    sample = Path(study.sample) if study.sample else _drawn(piece, bench)
+    about = CONSENTED if study.sample else MARK
     write_bundle(
-        folder, piece.file.path, card, sample=sample, evidence=summary, fingerprints=fingerprints,
-        replace=True,
+        folder, piece.file.path, card, sample=sample, sample_note=about, evidence=summary,
+        fingerprints=seen.anonymous().to_bytes() if seen else None, replace=True,
     )  # fmt: skip
+
+
+def check_sample(study: Study) -> None:
+    """Refuse a sample that a bundle would refuse, before anything is trained.
+
+    Raises:
+        InputError: There is no such file.
+        ImageError: It is no picture of the kind that the study is about.
+    """
+    if study.sample is not None:
+        if not Path(study.sample).is_file():
+            raise InputError(
+                "an image that may travel in the bundle as 'sample'",
+                f"no file at '{study.sample}'",
+                "name one whose person consented, or leave 'sample' out: then one is drawn",
+            )
+        accept_file(Path(study.sample), None, study.data.input, colourful=False)
+
+
+def _drawn(piece: Piece[Judged], bench: Workbench) -> NDArray[np.uint8]:
+    """The SYNTHETIC picture that the file is surest of; a self-test hangs on no last digit."""
+    spec = piece.file.card.input
+    colourful = spec.channels == 3 and bool(bench.data.audit.colourful)
+    pictures = drawn_samples(spec, colourful=colourful, seed=bench.study.seed)
+    file = open_file(piece.file.path, piece.file.card, 1)
+    logits = np.concatenate([file.predict(picture[None]) for picture in pictures])
+    sample: NDArray[np.uint8] = pictures[clearest(logits)]
+    return sample
 
 
 def _plain(figures: Mapping[str, Mapping[str, Interval]]) -> dict[str, Any]:

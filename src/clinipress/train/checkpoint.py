@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-KEY = "clinipress"
+KEY, SUMS = "clinipress", "clinipress.crc32"
 
 
 def write(path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
@@ -65,7 +66,9 @@ def raw_bytes(tensor: torch.Tensor) -> Any:
 
 
 def _header(tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> bytes:
-    entries: dict[str, Any] = {"__metadata__": {KEY: json.dumps(facts)}}
+    sums = {name: zlib.crc32(raw_bytes(tensor)) for name, tensor in tensors.items()}
+    about = {KEY: json.dumps(facts), SUMS: json.dumps(sums)}
+    entries: dict[str, Any] = {"__metadata__": about}
     start = 0
     for name, tensor in tensors.items():
         end = start + tensor.numel() * tensor.element_size()
@@ -96,6 +99,9 @@ class Checkpoint:
         self._file = _opened(path)
         self.facts: dict[str, Any] = json.loads(self._file.metadata()[KEY])
         self.names: frozenset[str] = frozenset(self._file.keys())
+        sums = json.loads(self._file.metadata().get(SUMS, "{}"))
+        if any(zlib.crc32(raw_bytes(self.tensor(name))) != sums.get(name) for name in self.names):
+            raise ValueError("a tensor is not what was written")
 
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor, on the CPU, contiguous."""
@@ -110,7 +116,7 @@ class Checkpoint:
 
 
 def read(path: Path) -> Checkpoint | None:
-    """The checkpoint at `path`, or None when there is none or it is not one of ours."""
+    """The checkpoint at `path`; None when there is none, or it is damaged or not one of ours."""
     if not path.is_file():
         return None
     try:

@@ -158,7 +158,8 @@ class TrainState:
         tensors = {} if done else dict(self._tensors())
         checkpoint.write(work / CHECKPOINT, tensors, asdict(self.journal))
         keep = best_file(work, self.journal)
-        for old in work.glob("best-*"):  # earlier ones, and what a kill left half written
+        # earlier ones, and what a kill left half written
+        for old in (*work.glob("best-*"), *work.glob(".best-*.part")):
             if old != keep:
                 old.unlink(missing_ok=True)
 
@@ -200,7 +201,7 @@ class TrainState:
         journal = Journal(**kept.facts)
         if journal.numerics != self.journal.numerics:
             return None
-        if journal.best_epoch is not None and not best_file(work, journal).is_file():
+        if journal.best_epoch is not None and checkpoint.read(best_file(work, journal)) is None:
             return None
         return kept
 

@@ -26,6 +26,7 @@ from clinipress.data.audit.shortcuts import (
     statistics_baseline,
 )
 from clinipress.data.grouping import merge, numbered
+from clinipress.data.layouts.items import left_out_lines
 from clinipress.data.refusals import find_refusals, refusal_words
 from clinipress.data.sources import Dataset
 from clinipress.data.units import labelings
@@ -34,7 +35,7 @@ from clinipress.progress import SILENT, Progress
 from clinipress.records.candidate import InputSpec
 from clinipress.records.item import UNIT_KINDS, plural_of
 from clinipress.records.result import Audit, DuplicatePair, Interval, LeftOut, Shortcut
-from clinipress.text import DASH, joined, not_used
+from clinipress.text import DASH, joined
 
 __all__ = ["Fingerprints", "audit"]
 
@@ -47,8 +48,6 @@ MOST_VALUES = 10
 # from these on a warning is given
 LOPSIDED = 3.0
 FEW_IMAGES = 50
-# what lies in most folders and is never missed
-_USUAL = ("hidden or made by a system", "is not read as an image")
 
 
 def audit(
@@ -320,11 +319,7 @@ def _listed(shortcuts: tuple[Shortcut, ...]) -> tuple[Shortcut, ...]:
 
 
 def _warnings(record: Audit) -> Iterator[str]:
-    yield from not_used(
-        (entry.path, entry.kind, entry.reason, entry.count)
-        for entry in record.left_out
-        if not entry.reason.endswith(_USUAL) and entry.kind != "column"
-    )
+    yield from left_out_lines(record.left_out)
     yield from _leak_warnings(record)
     yield from _label_warnings(record)
     if record.unreadable:
@@ -341,9 +336,10 @@ def _warnings(record: Audit) -> Iterator[str]:
         text = "no patient is named: images of one patient may stand on both sides of a split"
         yield f"{text} ({kept} are kept whole)" if kept else text
     elif record.without_patient:
+        verb = "names" if record.without_patient == 1 else "name"
         yield (
-            f"{record.without_patient:,} of {record.images:,} images name no patient: those of one "
-            "patient may stand on both sides of a split"
+            f"{record.without_patient:,} of {record.images:,} images {verb} no patient: those of "
+            "one patient may stand on both sides of a split"
         )
     yield from _balance_warnings(record)
     yield from _shortcut_warnings(record)

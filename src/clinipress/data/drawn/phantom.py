@@ -28,7 +28,15 @@ from PIL import Image, PngImagePlugin
 from clinipress.errors import InputError
 from clinipress.records.store import storage, write_atomically
 
-__all__ = ["CLASSES", "MARK", "draw_phantoms"]
+__all__ = [
+    "CLASSES",
+    "MARK",
+    "SCANNERS",
+    "SMALLEST_SIZE",
+    "draw_body",
+    "draw_phantoms",
+    "draw_slice",
+]
 
 CLASSES = ("normal", "nodule", "opacity")
 MARK = "SYNTHETIC: drawn by clinipress, not a patient's image"
@@ -180,6 +188,11 @@ def _body(sex: str, draw: Draw) -> Body:
         radius=draw.uniform(0.048, 0.095),
         contrast=draw.uniform(0.0, 1.0),
     )
+
+
+def draw_body(draw: Draw) -> Body:
+    """A patient's anatomy of either sex."""
+    return _body("M" if draw.random() < 0.5 else "F", draw)
 
 
 def draw_slice(label: str, body: Body, scanner: str, size: int, draw: Draw) -> NDArray[np.uint8]:

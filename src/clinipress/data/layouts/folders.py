@@ -8,10 +8,10 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from clinipress.data.layouts.items import SPLIT_NAMES, LeftOuts, Listed
+from clinipress.data.layouts.items import HIDDEN, NOT_READ, SPLIT_NAMES, LeftOuts, Listed
 from clinipress.data.layouts.tables import TABLE_SUFFIXES
 from clinipress.errors import DataError
-from clinipress.records.item import ImageItem
+from clinipress.records.item import SYSTEM_NAMES, ImageItem
 from clinipress.text import counted, joined
 
 __all__ = ["image_files", "inner_folders", "one_name_per_class", "read_folders"]
@@ -24,7 +24,6 @@ _NOT_IMAGES = frozenset({
     ".py", ".ipynb", ".sh", ".npy", ".npz", ".zip", ".tar", ".7z", ".rar", ".pt", ".pth", ".onnx",
 })
 # fmt: on
-_SYSTEM = frozenset({"__macosx", "__pycache__", "@eadir", "#recycle", "thumbs.db", "desktop.ini"})
 _MASK_WORDS = r"masks?|segmentations?|segs?|ground[ _-]?truths?|gts?|annotations?|labels?|contours?"
 _MASK_FOLDER = re.compile(rf"(^|[^a-z])({_MASK_WORDS})($|[^a-z])")
 _ONLY_MASKS = re.compile(r"[ _.-]*(masks?|segmentations?)$")
@@ -37,10 +36,12 @@ _STORAGE = {*SPLIT_NAMES, *_IMAGE_FOLDERS, *_MASK_WORDS.replace("?", "").split("
         "[a-z]+",
         "mask label annotation segmentation pictures photos pics files data dataset set sets "
         "part parts fold folds batch chunk folder dir split holdout eval evaluation unlabeled "
-        "unlabelled series ser se study scan scans session ses sub subject subjects patient patients "
-        "pat case person volume vol disc archive dicom dcm png jpg jpeg tif tiff nifti raw",
+        "unlabelled series ser se study scan scans session ses sub subject subjects patient "
+        "patients pat case person volume vol disc archive dicom dcm png jpg jpeg tif tiff "
+        "nifti raw ",
     )
 )
+_OTHERWISE = "or give a manifest (.csv) or .npz"
 IN_NO_CLASS = "in no class folder"
 
 
@@ -164,8 +165,8 @@ def _look(folder: Path, account: LeftOuts) -> tuple[list[Path], list[Path]]:
         except OSError:  # a chain of links that never ends
             is_folder = is_file = False
         suffix = path.suffix.casefold()
-        if name.startswith(".") or name in _SYSTEM:
-            account.add(path, "folder" if is_folder else "file", "hidden or made by a system")
+        if name.startswith(".") or name in SYSTEM_NAMES:
+            account.add(path, "folder" if is_folder else "file", HIDDEN)
         elif is_folder:
             folders.append(path)
         elif not is_file:
@@ -179,7 +180,7 @@ def _look(folder: Path, account: LeftOuts) -> tuple[list[Path], list[Path]]:
             if suffix in TABLE_SUFFIXES:
                 account.add(path, "table", "lies beside the images, not at the top")
             else:
-                account.add(path, "file", f"{suffix} is not read as an image")
+                account.add(path, "file", f"{suffix} {NOT_READ}")
         else:
             files.append(path)
     return _without_mask_folders(folders, account), _without_mask_files(files, account)
@@ -265,7 +266,7 @@ def one_name_per_class(
                 raise DataError(
                     "one folder per class in every split",
                     f"{' and '.join(same)} in {split}, which both fit '{root}'",
-                    "rename one, or say which is which with class_map",
+                    "rename one, or say which is which with class_map (--class-map)",
                 )
     return renamed
 
@@ -326,7 +327,8 @@ def _splits(top: Path, account: LeftOuts) -> dict[str, Path]:
     """
     inner = inner_folders(top, account)
     if not inner:
-        fix = "or give a manifest (.csv) or .npz"
+        archive = next((f for f in sorted(top.iterdir()) if f.suffix.casefold() == ".npz"), None)
+        fix = f"give the archive itself: '{archive}'" if archive else _OTHERWISE
         raise DataError("a folder with one sub-folder per class", f"no sub-folders in '{top}'", fix)
     alike = [f for f in inner if f.name.casefold() in SPLIT_NAMES]
     named = [f for f in alike if inner_folders(f, account)]
@@ -392,7 +394,7 @@ def _check_guess(top: Path, folders: list[Path], account: LeftOuts) -> None:
             f"one folder for each class in '{top}'",
             f"the folders {shown}, {reason}",
             "give a manifest (.csv) with the columns path and label, or, if they are the classes, "
-            "name them in class_map",
+            "name them in class_map (--class-map)",
         )
 
 

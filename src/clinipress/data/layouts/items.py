@@ -14,15 +14,18 @@ from typing import Literal
 from clinipress.errors import DataError
 from clinipress.records.item import ImageItem
 from clinipress.records.result import LeftOut
-from clinipress.text import joined
+from clinipress.text import joined, not_used
 
 __all__ = [
+    "HIDDEN",
+    "NOT_READ",
     "SPLIT_NAMES",
     "Dataset",
     "Layout",
     "LeftOuts",
     "Listed",
     "drawn",
+    "left_out_lines",
     "natural",
     "one_spelling",
     "spelling",
@@ -32,6 +35,9 @@ __all__ = [
 
 Layout = Literal["class folders", "split/class folders", "manifest", "npz"]
 
+
+# Reasons of what lies in most folders and is never missed
+HIDDEN, NOT_READ = "hidden or made by a system", "is not read as an image"
 
 SPLIT_NAMES: Mapping[str, str] = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -114,6 +120,15 @@ class Listed:
     items: list[ImageItem]
     group_columns: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+
+
+def left_out_lines(left_out: Iterable[LeftOut]) -> list[str]:
+    """What is not used and may be missed: a sentence for each kind and reason."""
+    return not_used(
+        (entry.path, entry.kind, entry.reason, entry.count)
+        for entry in left_out
+        if entry.kind != "column" and not entry.reason.endswith((HIDDEN, NOT_READ))
+    )
 
 
 def drawn(dataset: Dataset, count: int, seed: int) -> Dataset:
@@ -206,7 +221,7 @@ def one_spelling(
         shown = joined([f"'{label}' ({counts[label]:,})" for label in sorted(near)])
         notes.append(
             f"the classes {shown} differ in spelling only: if they are one, join them with "
-            "class_map"
+            "class_map (--class-map)"
         )
     return items, notes
 

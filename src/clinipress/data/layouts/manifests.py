@@ -12,7 +12,14 @@ from pathlib import Path, PurePosixPath
 
 from clinipress.data.layouts.folders import image_files, inner_folders
 from clinipress.data.layouts.items import SPLIT_NAMES, LeftOuts, Listed, split_name
-from clinipress.data.layouts.tables import TABLE_SUFFIXES, TextTable, named, read_header, read_text
+from clinipress.data.layouts.tables import (
+    TABLE_SUFFIXES,
+    TextTable,
+    named,
+    open_quote,
+    read_header,
+    read_text,
+)
 from clinipress.errors import DataError
 from clinipress.records.item import UNIT_COLUMNS, ImageItem
 from clinipress.text import counted, joined
@@ -138,6 +145,7 @@ def read_table(
     labels = _labels(table, roles, class_map)
     files = _Files(path.parent, root)
     column = _path_column(table, roles, files)
+    _check_quotes(table, column, files)
     patients = table.column(roles.patient) if roles.patient else [""] * len(table.rows)
     units = {
         kind: table.column(name)
@@ -322,7 +330,7 @@ def _missing_columns(roles: _Roles, columns: Sequence[str]) -> tuple[str, str] |
         *([] if roles.paths else ["'path'"]),
         *([] if roles.label or roles.one_hot else ["'label'"]),
     ]
-    fix = f"name the columns of files and classes in the first line: {joined(missing)} is missing"
+    fix = f"name the columns of files and classes in the first line; missing: {joined(missing)}"
     return named(columns), fix
 
 
@@ -333,6 +341,21 @@ def _path_column(table: TextTable, roles: _Roles, files: _Files) -> str:
         if cells and sum(files.named(cell) is not None for cell in cells) > len(cells) / 2:
             return name
     return roles.paths[0]
+
+
+def _check_quotes(table: TextTable, column: str, files: _Files) -> None:
+    """Refuse cells that hold whole rows: a quote was left open, and the next one closed it.
+
+    Texts of several lines are right; lines of as many cells as columns that name a file are none.
+    """
+    place = table.columns.index(column)
+    for line, cells in table.rows:
+        for text in (text for cell in cells if "\n" in cell for text in cell.splitlines()[1:]):
+            parts = [part.strip(" '\"") for part in text.split(table.mark)]
+            if len(parts) >= min(len(table.columns), place + 2) and files.named(parts[place]):
+                raise open_quote(table.path, line)
+        if "\n" in cells[place]:
+            raise open_quote(table.path, line)
 
 
 def _kept_groups(
@@ -401,6 +424,10 @@ def _labels(table: TextTable, roles: _Roles, class_map: Mapping[str, str]) -> li
     if roles.label is None:
         return _one_hot(table, roles.one_hot)
     labels = table.column(roles.label)
+    several = _joint_labels({*labels}, class_map, plural=_plain(roles.label) == "labels")
+    if several:
+        rows = [(line, x) for (line, _), x in zip(table.rows, labels, strict=True) if x in several]
+        raise _several_labels(len(rows), len(labels), f"'{rows[0][1]}'", rows[0][0], table.path)
     for (line, _), label in zip(table.rows, labels, strict=True):
         if label not in class_map and not _is_given(label):
             raise DataError(
@@ -408,21 +435,21 @@ def _labels(table: TextTable, roles: _Roles, class_map: Mapping[str, str]) -> li
                 f"{label or 'none'} in line {line} of '{table.path}'",
                 "write one, or take the row out",
             )
-    several = _joint_labels({*labels}, class_map)
-    if several:
-        rows = [(line, x) for (line, _), x in zip(table.rows, labels, strict=True) if x in several]
-        raise _several_labels(len(rows), len(labels), f"'{rows[0][1]}'", rows[0][0], table.path)
     return labels
 
 
-def _joint_labels(labels: set[str], class_map: Mapping[str, str]) -> set[str]:
-    """Labels such as "Effusion|Mass", of parts that are labels elsewhere too."""
+def _joint_labels(labels: set[str], class_map: Mapping[str, str], *, plural: bool) -> set[str]:
+    """Labels such as "Effusion|Mass", of parts that are labels elsewhere too.
+
+    In a column whose name is `plural` they need not be.
+    """
     parts = {label: re.split(r"\s*[|;]\s*", label) for label in labels - {*class_map}}
     counts = Counter(part for label in labels for part in parts.get(label, [label]))
     return {
         label
         for label, names in parts.items()
-        if (len(names) > 1 and max(counts[name] for name in names) > 1)
+        if (plural and "|" in label)
+        or (len(names) > 1 and max(counts[name] for name in names) > 1)
         or ("," in label and {*re.split(r"\s*,\s*", label)} <= labels)
     }
 

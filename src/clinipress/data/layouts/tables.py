@@ -11,7 +11,7 @@ from pathlib import Path
 
 from clinipress.errors import DataError
 
-__all__ = ["TABLE_SUFFIXES", "TextTable", "named", "read_header", "read_text"]
+__all__ = ["TABLE_SUFFIXES", "TextTable", "named", "open_quote", "read_header", "read_text"]
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".tab"})
 _MARKS = ",;\t|"
@@ -34,12 +34,14 @@ class TextTable:
         path: The file.
         columns: Their names as they are written, "" for none.
         rows: The line that each begins in, from 1, and one cell per column; no blank rows.
+        mark: What parts the cells.
         encoding: As which it was read.
     """
 
     path: Path
     columns: tuple[str, ...]
     rows: tuple[tuple[int, tuple[str, ...]], ...]
+    mark: str
     encoding: str
 
     def column(self, name: str) -> list[str]:
@@ -106,19 +108,20 @@ def read_text(path: Path) -> TextTable:
     except csv.Error as problem:
         if "limit" in str(problem):
             raise DataError(f"a table of short cells at '{path}'", str(problem)) from None
-        raise _open_quote(path, line + skipped) from None
+        raise open_quote(path, line + skipped) from None
     names = names or ()
     shown = [name for name in names if name]
     if len({name.casefold() for name in shown}) < len(shown):
         raise DataError(f"columns of different names in '{path}'", named(names))
-    return TextTable(path, names, tuple(rows), encoding)
+    return TextTable(path, names, tuple(rows), mark, encoding)
 
 
 def _unreadable(path: Path, problem: OSError) -> DataError:
     return DataError("a table that can be read", f"'{path}' ({problem.strerror})")
 
 
-def _open_quote(path: Path, line: int) -> DataError:
+def open_quote(path: Path, line: int) -> DataError:
+    """The refusal of a row that a quote runs out of."""
     return DataError(
         f"cells that can be told apart in '{path}'",
         f"a quote that is not closed in the row that begins in line {line}",
@@ -186,10 +189,5 @@ def _fitted(
             f"{len(cells)} in line {line} of '{path}'",
             f"put texts with '{mark}' in quotes",
         )
-    for cell in cells:
-        # an open quote swallows whole rows up to the next one
-        inside = cell.splitlines()[1:]
-        if inside and all(text.count(mark) >= len(columns) - 1 for text in inside):
-            raise _open_quote(path, line)
     cells += [""] * (len(columns) - len(cells))
     return tuple(cells[: len(columns)])

@@ -285,7 +285,7 @@ _OWN_SETS: tuple[NamedSet, ...] = (
         ),
         defects=(
             "25,000 rotations and flips of 1,250 tiles: divided at random, about 99 % of the images"
-            " have a sibling on the other side; each image's tile stands for the patient here",
+            " have a sibling on the other side; what is kept whole here is each image's tile",
             "tiles are not patients, and no patients are known",
             "colour alone nearly solves it (a histogram has 91 %): test on images from elsewhere",
         ),
@@ -322,7 +322,7 @@ _OWN_SETS: tuple[NamedSet, ...] = (
             "P. Tschandl, C. Rosendahl, H. Kittler, The HAM10000 dataset, Sci. Data 5, 180161, 2018"
         ),
         defects=(
-            "10,015 images of 7,470 lesions: lesions stand for patients, who are not named",
+            "10,015 images of 7,470 lesions: lesions are kept whole; patients are not named",
             "mostly fair skin; about half of the lesions have no histology (dx_type)",
         ),
         unit="lesion",

@@ -72,7 +72,7 @@ def _covid_ct(_: NamedSet, where: Path) -> Listing:
     if table.is_file() and is_table(table):
         items = read_table(table, {}).items
         return Listing(
-            tuple(ListedImage(i.path, i.label, i.split, i.patient, i.groups) for i in items)
+            tuple(ListedImage(i.path, i.label, i.split, i.patient, groups=i.groups) for i in items)
         )
     splits = {
         (f"CT_{kind}", name.strip()): split
@@ -103,9 +103,10 @@ def _covid_ct(_: NamedSet, where: Path) -> Listing:
 
 def _ct_row(path: Path, label: str, facts: Mapping[str, str]) -> ListedImage:
     figure = path.stem.rpartition("%")[0] or path.stem
-    unit = facts.get("patient") or f"figure {figure}"
+    patient = facts.get("patient")
     groups = {name: facts[name] for name in ("age", "sex") if facts.get(name)}
-    return ListedImage(path, label, unit=unit, groups=groups)
+    kind = "patient" if patient else "figure"
+    return ListedImage(path, label, unit=patient or figure, unit_kind=kind, groups=groups)
 
 
 def _patients(book: Path) -> dict[str, dict[str, str]]:
@@ -196,7 +197,7 @@ def _lc25000(wanted: NamedSet, where: Path) -> Listing:
                 f"one class per tile in '{table}'", f"tile {tile} in {row.label} and another"
             )
         tissue = row.label.split("_")[0]
-        rows.append(replace(row, unit=f"tile {tile}", groups={"tissue": tissue}))
+        rows.append(replace(row, unit=tile, unit_kind="tile", groups={"tissue": tissue}))
     lost = len(plain.rows) - len(rows)
     note = f"{lost} images left out: their tile is not known, so a sibling could be anywhere"
     return Listing(tuple(rows), (note,) if lost else ())
@@ -223,9 +224,8 @@ def _ham10000(_: NamedSet, where: Path) -> Listing:
             missing += 1
             continue
         groups = {k: v for k, v in facts.items() if k and k not in _HAM_OWN and v}
-        rows.append(
-            ListedImage(image, facts["dx"], unit=facts.get("lesion_id") or None, groups=groups)
-        )
+        lesion = facts.get("lesion_id") or None
+        rows.append(ListedImage(image, facts["dx"], unit=lesion, unit_kind="lesion", groups=groups))
     notes = [f"{missing} rows of {table.name} have no image"] if missing else []
     if twice:
         notes.append(f"{twice} images lie in two folders; one of each is used")

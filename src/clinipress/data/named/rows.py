@@ -11,6 +11,7 @@ from pathlib import Path
 
 from clinipress.data.layouts.tables import read_text
 from clinipress.errors import DataError
+from clinipress.records.item import SYSTEM_NAMES
 
 __all__ = [
     "ListedImage",
@@ -23,7 +24,6 @@ __all__ = [
 ]
 
 _DEEPEST = 8
-_NOT_FOLDERS = frozenset({"__macosx", "__pycache__"})
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class ListedImage:
         label: Its class.
         split: "train", "validation", "test" or None.
         unit: The patient, lesion or tile it is of, where that is known.
+        unit_kind: Which of these (`UNIT_KINDS`).
         groups: What else is known.
         masks: Kind -> the file of a mask of it, never an image of a class.
     """
@@ -43,6 +44,7 @@ class ListedImage:
     label: str
     split: str | None = None
     unit: str | None = None
+    unit_kind: str = "patient"
     groups: Mapping[str, str] = field(default_factory=dict)
     masks: Mapping[str, Path] = field(default_factory=dict)
 
@@ -61,7 +63,7 @@ def walk(where: Path) -> Iterator[Path]:
         here = Path(top)
         deep = len(here.relative_to(where).parts)
         names[:] = sorted(
-            n for n in names if not n.startswith(".") and n.casefold() not in _NOT_FOLDERS
+            n for n in names if not n.startswith(".") and n.casefold() not in SYSTEM_NAMES
         )
         if deep >= _DEEPEST:
             names.clear()

@@ -24,7 +24,7 @@ def write_manifest(rows: Sequence[ListedImage], table: Path) -> Path:
     """
     columns = ["path", "label"]
     columns += ["split"] if any(row.split for row in rows) else []
-    columns += ["patient_id"] if any(row.unit for row in rows) else []
+    columns += sorted({_column(row) for row in rows if row.unit})
     columns += dict.fromkeys(name for row in rows for name in row.groups)
     cells: Iterable[Mapping[str, str]] = (
         {
@@ -32,11 +32,15 @@ def write_manifest(rows: Sequence[ListedImage], table: Path) -> Path:
             "path": _key(row.path, table.parent),
             "label": row.label,
             "split": row.split or "",
-            "patient_id": row.unit or "",
+            _column(row): row.unit or "",
         }
         for row in rows
     )
     return _write(table, columns, ([record.get(name, "") for name in columns] for record in cells))
+
+
+def _column(row: ListedImage) -> str:
+    return f"{row.unit_kind}_id"
 
 
 def write_masks(rows: Sequence[ListedImage], manifest: Path, name: str) -> Path | None:

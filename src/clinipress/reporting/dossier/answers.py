@@ -174,7 +174,7 @@ def _updating(view: View) -> str | None:
 
 def _limits(view: View) -> str | None:
     reservations = counted(len(limits(view)), "reservation")
-    return f"{reservations}, listed in report.md under \u201cWhat this does not show\u201d."
+    return f"{reservations}, listed in report.md under \u201cLimitations\u201d."
 
 
 def _protocol(view: View) -> str | None:

@@ -19,7 +19,7 @@ from clinipress.reporting.wording.limits import OWN_SPLITS
 from clinipress.reporting.wording.numbers import STATUS_WORDS, counted, large
 from clinipress.reporting.wording.phrases import divided, rule_phrase, split_name
 from clinipress.reporting.wording.sentences import audit_sentence, gate_sentence, split_sentence
-from clinipress.text import capital, joined, sentence, tally
+from clinipress.text import capital, joined, sentence, tally, true_minus
 
 __all__ = [
     "STUDY_TOPICS",
@@ -138,7 +138,11 @@ def _preprocessing(view: View) -> str | None:
         return None
     kind = "grey" if image_input.get("channels") == 1 else "RGB"
     window = image_input.get("window")
-    grey = f"window {window[0]:g} to {window[1]:g}" if window else "grey levels of the file"
+    grey = (
+        true_minus(f"window {window[0]:g} to {window[1]:g}")
+        if window
+        else "grey levels of the file"
+    )
     return (
         f"Every image is brought to {image_input.get('height')} x {image_input.get('width')} "
         f"pixels, {kind}, fitted by \u201c{image_input.get('fit')}\u201d; {grey}. "

@@ -9,15 +9,14 @@ supports a plan and claims nothing; what the records do not hold is left to the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from clinipress.recipe.study import GUARDS
 from clinipress.records.candidate import Applied, CandidateRecord, Latency
 from clinipress.records.judgement import SECTIONS
 from clinipress.records.result import Result, Verdict
 from clinipress.reporting.dossier.answers import TOPICS
 from clinipress.reporting.dossier.answers_study import judgements_of, recipe_setting
 from clinipress.reporting.dossier.checklists import CLAIM, TRIPOD_AI, Item
+from clinipress.reporting.dossier.people import NOTHING_SAID, MakerAnswers
 from clinipress.reporting.dossier.plan import (
     Alone,
     Answer,
@@ -56,11 +55,12 @@ TELLING = frozenset(
 WRAPPERS = ("asked.train.", "asked.", "options.", "train.")  # who asks; the parameter is the same
 
 
-def dossier(result: Result) -> Dossier:
-    """All that the records hold for the dossier.
+def dossier(result: Result, answers: MakerAnswers = NOTHING_SAID) -> Dossier:
+    """All that the records hold for the dossier, and what people said to it.
 
     Args:
-        result: The record of a study; the only source of what is said.
+        result: The record of a study; the only source of what is said of it.
+        answers: What people said.
     """
     view = View(result)
     made = tuple(
@@ -83,8 +83,10 @@ def dossier(result: Result) -> Dossier:
         protocol=_protocol(view),
         limits=tuple(limits(view)),
         inventory=_inventory(view),
-        claim_2024=_answers(view, CLAIM),
-        tripod_ai=_answers(view, TRIPOD_AI),
+        claim_2024=_answers(view, CLAIM, answers, "claim_2024"),
+        tripod_ai=_answers(view, TRIPOD_AI, answers, "tripod_ai"),
+        answers={key: text for key, text in answers.answers.items() if text},
+        signatures=answers.signatures,
     )
 
 
@@ -194,12 +196,9 @@ def _said(view: View, *topics: str) -> tuple[str, ...]:
 
 def _protocol(view: View) -> Protocol:
     result = view.result
-    guards: Any = recipe_setting(view, "evidence", "guards")
-    if guards is None and recipe_setting(view, "evidence") is not None:
-        guards = GUARDS[result.risk]
     return Protocol(
         rules=tuple(sorted(result.rules, key=lambda rule: not rule.primary)),
-        guarding_sections=tuple(guards or ()),
+        guarding_sections=view.guards,
         divided_by=result.split.by,
         split_sha256=result.split.digest,
         openings=result.test_openings,
@@ -222,11 +221,13 @@ def _inventory(view: View) -> tuple[Part, ...]:
     )
 
 
-def _answers(view: View, items: Sequence[Item]) -> tuple[Answer, ...]:
-    return tuple(_answer(view, item) for item in items)
+def _answers(
+    view: View, items: Sequence[Item], people: MakerAnswers, checklist: str
+) -> tuple[Answer, ...]:
+    return tuple(_answer(view, item, people.of_item(checklist, item.number)) for item in items)
 
 
-def _answer(view: View, item: Item) -> Answer:
+def _answer(view: View, item: Item, maker: str) -> Answer:
     text = TOPICS[item.topic](view) if item.topic else None
     state: State = "you" if text is None else "part" if item.rest else "records"
     return Answer(
@@ -236,4 +237,5 @@ def _answer(view: View, item: Item) -> Answer:
         state=state,
         said=text,
         rest=(item.rest or None) if text is not None else None,
+        maker=maker or None,
     )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from clinipress.records.judgement import SECTION_TITLES, SECTIONS, Judgements
 from clinipress.records.result import Interval, Rule
 from clinipress.reporting.dossier.answers_study import judgements_of, verdict_words
-from clinipress.reporting.dossier.plan import YOURS, Dossier, Modification
+from clinipress.reporting.dossier.people import RISKS, MakerAnswers, left
+from clinipress.reporting.dossier.plan import Dossier, Modification
 from clinipress.reporting.markdown import bullet_list, escape, table
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.limits import limits
@@ -28,12 +27,7 @@ from clinipress.reporting.wording.phrases import size_phrase, speed_phrase, spli
 from clinipress.reporting.wording.sentences import limits_sentence
 from clinipress.text import capital, joined, signed
 
-__all__ = ["impact", "left", "status_word"]
-
-
-def left(items: Iterable[str]) -> str:
-    """What the maker has to say, one line each."""
-    return bullet_list(f"*{YOURS}*: {escape(item)}" for item in items)
+__all__ = ["impact", "status_word"]
 
 
 def status_word(modification: Modification) -> str:
@@ -41,7 +35,7 @@ def status_word(modification: Modification) -> str:
     return STATUS_WORDS[modification.verdict.status] if modification.verdict else "not judged"
 
 
-def impact(data: Dossier, view: View) -> list[str]:
+def impact(data: Dossier, view: View, answers: MakerAnswers) -> list[str]:
     """Part 3 of the dossier: benefits, and risks of each change and of all together."""
     reference = view.reference
     timing = view.timing(reference) if reference else None
@@ -64,7 +58,7 @@ def impact(data: Dossier, view: View) -> list[str]:
         "### Benefits",
         table(heads, [*root, *[_benefit(modification) for modification in data.modifications]]),
         "### Risks, cumulative: change from the root reference",
-        "Candidate minus reference, in points with their intervals; below 0 is a loss.",
+        "Compressed minus original with their intervals, shares in percentage points.",
         table(["", "Candidate", "Images", *named, "Verdict"], changes),
         "### Risks, each change on its own: beside the candidate it was made from",
         "The records pair every candidate with the root reference: a change made on another "
@@ -82,12 +76,7 @@ def impact(data: Dossier, view: View) -> list[str]:
         "### What remains",
         escape(limits_sentence(len(data.limits))),
         bullet_list(map(escape, limits(view))),
-        left(
-            (
-                "risk of harm to patients of each way to be wrong, and how it is controlled",
-                "effects of a modification on other parts of the device",
-            )
-        ),
+        left(answers, RISKS),
     ]  # fmt: skip
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from clinipress.records.candidate import Latency
 from clinipress.records.result import (
     Interval,
@@ -27,6 +29,7 @@ __all__ = [
     "Modification",
     "Part",
     "Protocol",
+    "Signature",
     "State",
     "Tried",
 ]
@@ -83,9 +86,9 @@ class Modification(Record):
         format: Of its file.
         precision: Of its file.
         because: Why it was tried although the study does not name it, or None.
-        control: Trained without a teacher, to compare with; never shipped.
+        control: Trained without a teacher, to compare with; never selected.
         role: What became of it.
-        reasons: Why it is not shipped, and what its verdict said against it.
+        reasons: Why it was not selected, and what its verdict said against it.
         verdict: On the rules.
         file_bytes: Size of the file.
         sha256: Of the file.
@@ -167,6 +170,7 @@ class Answer(Record):
         state: "records": the records answer it; "part": in part; "you": they hold nothing of it.
         said: What they say, or None.
         rest: What is left to complete, or None.
+        maker: What people said to it, or None.
     """
 
     number: str
@@ -175,6 +179,7 @@ class Answer(Record):
     state: State
     said: str | None
     rest: str | None
+    maker: str | None = None
 
 
 class Part(Record):
@@ -184,6 +189,16 @@ class Part(Record):
     name: str
     version: str | None = None
     sha256: str | None = None
+
+
+class Signature(Record):
+    """Who accepts or declines what is lost; empty until somebody signs."""
+
+    role: str
+    name: str = ""
+    decision: str = ""
+    date: str = ""
+    signature: str = ""
 
 
 class Dossier(Record):
@@ -207,3 +222,5 @@ class Dossier(Record):
     inventory: tuple[Part, ...]
     claim_2024: tuple[Answer, ...]
     tripod_ai: tuple[Answer, ...]
+    answers: dict[str, str] = Field(default_factory=dict)
+    signatures: tuple[Signature, ...] = ()

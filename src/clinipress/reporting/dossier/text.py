@@ -6,10 +6,22 @@ from collections.abc import Sequence
 
 from clinipress.records.result import Result, Rule
 from clinipress.reporting.dossier.data import dossier
-from clinipress.reporting.dossier.impact import impact, left, status_word
-from clinipress.reporting.dossier.plan import SIGNERS, YOURS, Answer, Dossier, Modification
+from clinipress.reporting.dossier.impact import impact, status_word
+from clinipress.reporting.dossier.people import (
+    ANSWERS,
+    CHOICE,
+    MADE,
+    NOTHING_SAID,
+    PLANNED,
+    UPDATES,
+    MakerAnswers,
+    cells,
+    left,
+)
+from clinipress.reporting.dossier.plan import YOURS, Answer, Dossier, Modification
 from clinipress.reporting.markdown import bullet_list, escape, table
 from clinipress.reporting.view import View
+from clinipress.reporting.wording.lead import lead, lead_sentences, privacy_sentence
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
     change_interval,
@@ -21,50 +33,39 @@ from clinipress.reporting.wording.numbers import (
     points_words,
 )
 from clinipress.reporting.wording.phrases import size_phrase, speed_phrase, split_name
-from clinipress.reporting.wording.sentences import (
-    caution_sentence,
-    gate_sentence,
-    meaning_sentence,
-    rules_sentence,
-    verdict_sentence,
-)
+from clinipress.reporting.wording.sentences import caution_sentence, gate_sentence, rules_when
 from clinipress.text import capital, joined, sentence
 
 __all__ = ["dossier_markdown"]
 
-ROLES = {"shipped": "shipped", "candidate": "not chosen", "rejected": "rejected"}
+ROLES = {"shipped": "selected", "candidate": "not chosen", "rejected": "rejected"}
 STATES = {"records": "answered by the records", "part": "answered in part", "you": YOURS}
-# What the guidance asks of update procedures; a study of one model cannot hold any of it.
-UPDATES = (
-    "how a modification is verified and validated on the device before it is released",
-    "how it is distributed, and whether automatically or by hand, to all or to some",
-    "how users are told: labelling, version, what changed",
-    "how its performance is monitored in use, and what triggers a return to the version before",
-)
-PLANNED = (
-    "which of these modifications are planned for the device, how often, and why",
-    "that each keeps the device within its intended use",
-    "whether they apply to all devices alike or differ by site",
-)
 
 
-def dossier_markdown(result: Result) -> str:
-    """The dossier as Markdown, each part from the data of `reporting.dossier.data.dossier`."""
-    data, view = dossier(result), View(result)
+def dossier_markdown(result: Result, answers: MakerAnswers = NOTHING_SAID) -> str:
+    """The dossier as Markdown, each part from the data of `reporting.dossier.data.dossier`.
+
+    Args:
+        result: The record of a study.
+        answers: What people said to it.
+    """
+    data, view = dossier(result, answers), View(result)
     parts = [
-        *_head(data, view),
-        *_description(data),
-        *_protocol(data, view),
-        *impact(data, view),
-        *_record(data, view),
+        *_head(data, view, answers),
+        *_description(data, answers),
+        *_protocol(data, view, answers),
+        *impact(data, view, answers),
+        *_record(data, view, answers),
         *_inventory(data),
         *_checklist("6. CLAIM, 2024 update, item by item", data.claim_2024),
         *_checklist("7. TRIPOD+AI, item by item", data.tripod_ai),
+        escape(privacy_sentence(view, sent=True)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _head(data: Dossier, view: View) -> list[str]:
+def _head(data: Dossier, view: View, answers: MakerAnswers) -> list[str]:
+    first = lead(view)
     caution = caution_sentence(view)
     synthetic = "**SYNTHETIC**: drawn images, no patients." if data.synthetic else ""
     rows = [
@@ -78,10 +79,13 @@ def _head(data: Dossier, view: View) -> list[str]:
         f"# Dossier: {escape(data.study)}",
         f"> {escape(data.notice)}",
         synthetic,
-        f"Risk class {data.risk}, {escape(moment(data.created))}. {escape(verdict_sentence(view))}",
-        escape(meaning_sentence(view)),
+        f"Risk class {data.risk}, {escape(moment(data.created))}.",
+        f"**{first.word}**: {escape(first.headline)}",
+        bullet_list(map(escape, lead_sentences(view))),
         escape(caution) if caution else "",
         f"Intended use, as the study file says: {_or_yours(data.intended_use)}",
+        f"What people have to say stands in {ANSWERS} beside this file; write there, not here.",
+        left(answers, MADE),
         table(["Checklist", *STATES.values()], rows),
     ]
 
@@ -93,7 +97,7 @@ def _or_yours(text: str | None) -> str:
 # ------------------------------------------------------------------- 1 description of modifications
 
 
-def _description(data: Dossier) -> list[str]:
+def _description(data: Dossier, answers: MakerAnswers) -> list[str]:
     rows = [
         [str(modification.number), _name(modification, data), _steps(modification)]
         for modification in data.modifications
@@ -111,7 +115,7 @@ def _description(data: Dossier) -> list[str]:
         "### Values that this evidence covers",
         table(["Step", "Values"], covered) if covered else NOT_MEASURED,
         "Outside these values nothing was measured.",
-        left(PLANNED),
+        left(answers, PLANNED),
     ]
 
 
@@ -133,7 +137,7 @@ def _steps(modification: Modification) -> str:
 # -------------------------------------------------------------------------- 2 modification protocol
 
 
-def _protocol(data: Dossier, view: View) -> list[str]:
+def _protocol(data: Dossier, view: View, answers: MakerAnswers) -> list[str]:
     protocol = data.protocol
     openings = [
         f"{moment(opening.when)}: {', '.join(opening.candidates)} ({opening.reason})"
@@ -142,8 +146,7 @@ def _protocol(data: Dossier, view: View) -> list[str]:
     guards = ", ".join(protocol.guarding_sections) or "none declared"
     return [
         "## 2. Modification protocol",
-        "### Acceptance criteria",
-        escape(rules_sentence(view)),
+        f"### Acceptance criteria{rules_when(view)}",
         table(
             ["Figure", "May fall by at most", "Decides or guards", "Interval"],
             [_rule(rule) for rule in protocol.rules],
@@ -165,7 +168,7 @@ def _protocol(data: Dossier, view: View) -> list[str]:
         "### Performance evaluation",
         bullet_list(map(escape, protocol.performance_evaluation)) or NOT_MEASURED,
         "### Update procedures",
-        left(UPDATES),
+        left(answers, UPDATES),
         "### From modification to criterion",
         escape(gate_sentence(view)),
         table(
@@ -186,7 +189,7 @@ def _floors(view: View) -> list[str]:
 def _rule(rule: Rule) -> list[str]:
     limit = points_words(rule.margin) if in_points(rule.metric) else f"{rule.margin:g}"
     kind = "main rule" if rule.primary else "guard"
-    coverage = f"{100 * rule.confidence:g} %, two-sided"
+    coverage = f"{100 * rule.confidence:g}%, two-sided"
     return [escape(capital(metric_name(rule.metric))), limit, kind, coverage]
 
 
@@ -205,7 +208,7 @@ def _trace(modification: Modification) -> list[str]:
 # ------------------------------------------------------------------------------ 4 trade-off record
 
 
-def _record(data: Dossier, view: View) -> list[str]:
+def _record(data: Dossier, view: View, answers: MakerAnswers) -> list[str]:
     rows = [
         [str(modification.number), escape(modification.name),
          change_interval(modification.differences.get(view.metric), view.margin),
@@ -216,23 +219,16 @@ def _record(data: Dossier, view: View) -> list[str]:
     ]  # fmt: skip
     rows.append(["", f"{escape(data.reference)}, unchanged", "", "", "", "", "considered", ""])
     proposed = escape(data.shipped) if data.shipped else "to ship none of them"
-    blank = ["", "", "", ""]
     change = f"Change in {escape(metric_name(view.metric))}, points"
     return [
         "## 4. Trade-off record, to be signed",
         f"Options considered: all {counted(len(rows), 'option')}, the rejected ones included. The "
         f"study's own rules chose: {proposed}.",
         table(["", "Option", change, "Size", "Speed", "Verdict", "What became of it", "Why"], rows),
-        left(
-            (
-                "the option chosen",
-                "why what is lost is acceptable for this use, in the clinician's words",
-                "conditions (sites, devices, monitoring, until when)",
-            )
-        ),
+        left(answers, CHOICE),
         table(
             ["Role", "Name", "Accepts or declines", "Date", "Signature"],
-            [[role, *blank] for role in SIGNERS],
+            [[escape(signed.role), *map(escape, cells(signed))] for signed in answers.signatures],
         ),
     ]
 
@@ -283,5 +279,8 @@ def _checklist(title: str, answers: Sequence[Answer]) -> list[str]:
 
 
 def _row(answer: Answer) -> list[str]:
+    if answer.maker:
+        told = escape(answer.maker)
+        return [answer.number, answer.section, answer.asks, escape(answer.said or ""), told]
     left = {"records": "", "part": escape(answer.rest or ""), "you": f"*{YOURS}*"}[answer.state]
     return [answer.number, answer.section, answer.asks, escape(answer.said or ""), left]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from clinipress.records.result import Interval, Verdict
+from clinipress.records.result import Interval, Status, Verdict
 from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.figures import Shape, icon, marker
 from clinipress.reporting.drawing.markup import Markup, tag
@@ -25,6 +25,7 @@ __all__ = [
     "role_mark",
     "shortened",
     "small",
+    "stated_reasons",
     "two_lines",
 ]
 
@@ -36,6 +37,14 @@ def reasons(verdict: Verdict) -> list[str]:
     return list(verdict.texts)
 
 
+def stated_reasons(verdict: Verdict) -> list[doc.Content]:
+    """The same, each behind its own status: a failure is not told by a reason that is open."""
+    return [
+        reason.text if reason.status is None else [_badge(reason.status), " ", reason.text]
+        for reason in verdict.reasons
+    ]
+
+
 def deciding_reasons(verdict: Verdict) -> list[str]:
     """Those of its reasons that made it what it is."""
     return list(verdict.deciding)
@@ -45,8 +54,11 @@ def badge(verdict: Verdict | None) -> doc.Text:
     """A verdict by word, shape and colour."""
     if verdict is None:
         return doc.Text("not judged", "badge", "badge none")
-    word = STATUS_WORDS[verdict.status]
-    return doc.Text([icon(verdict.status), word], "badge", f"badge {verdict.status}")
+    return _badge(verdict.status)
+
+
+def _badge(status: Status) -> doc.Text:
+    return doc.Text([icon(status), STATUS_WORDS[status]], "badge", f"badge {status}")
 
 
 def small(content: doc.Content) -> doc.Text:

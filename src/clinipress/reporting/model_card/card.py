@@ -1,4 +1,4 @@
-"""model-card.md: the shipped model in the form of the Hugging Face Hub."""
+"""model-card.md: the selected model in the form of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from clinipress.reporting.dossier.answers_study import (
     techniques_phrase,
     verdict_words,
 )
+from clinipress.reporting.dossier.people import NOTHING_SAID, MakerAnswers
 from clinipress.reporting.dossier.plan import YOURS
 from clinipress.reporting.markdown import bullet_list, escape, table
 from clinipress.reporting.model_card.hub import metadata, overall_first
 from clinipress.reporting.page.calibration import NAMES
 from clinipress.reporting.view import View
+from clinipress.reporting.wording.lead import change_words, lead, lead_sentences, privacy_sentence
 from clinipress.reporting.wording.limits import limits
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
-    change_interval,
     counted,
     decimal_interval,
     figure_interval,
-    in_points,
     large,
     megabytes,
     metric_class,
@@ -39,11 +39,7 @@ from clinipress.reporting.wording.numbers import (
     percent,
 )
 from clinipress.reporting.wording.phrases import split_name
-from clinipress.reporting.wording.sentences import (
-    caution_sentence,
-    meaning_sentence,
-    verdict_sentence,
-)
+from clinipress.reporting.wording.sentences import caution_sentence
 from clinipress.text import capital, sentence
 
 __all__ = ["model_card"]
@@ -56,25 +52,27 @@ OUT_OF_SCOPE = (
 )
 
 
-def model_card(result: Result) -> str:
-    """The card of the shipped model; of the closest candidate, and so marked, where none is.
+def model_card(result: Result, answers: MakerAnswers = NOTHING_SAID) -> str:
+    """The card of the selected model; of the closest candidate, and so marked, where none is.
 
     Args:
-        result: The record of a study; the only source of what is said.
+        result: The record of a study; the only source of what is said of it.
+        answers: What people said: licence, maker, users, data.
     """
     view = View(result)
     front = yaml.safe_dump(metadata(result), sort_keys=False, allow_unicode=True, width=100)
     parts = [
         f"---\n{front}---",
-        *_head(view),
-        *_uses(view),
-        *_training(view),
+        *_head(view, answers),
+        *_uses(view, answers),
+        *_training(view, answers),
         *_evaluation(view),
         *_calibration(view),
         *_groups(view),
         "## Limitations",
         bullet_list(escape(text) for text in limits(view)),
         *_running(view),
+        escape(privacy_sentence(view, sent=True)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -82,11 +80,11 @@ def model_card(result: Result) -> str:
 # -------------------------------------------------------------------------------------------- text
 
 
-def _head(view: View) -> list[str]:
-    result, subject = view.result, view.subject
+def _head(view: View, answers: MakerAnswers) -> list[str]:
+    result, subject, first = view.result, view.subject, lead(view)
     marks = ["**SYNTHETIC**: drawn images, no patients."] if result.synthetic else []
     if subject is not None and subject is not view.shipped:
-        marks.append(f"**Not shipped**: {escape(subject.name)} came closest to what was asked.")
+        marks.append(f"**Not selected**: {escape(subject.name)} came closest to what was asked.")
     caution = caution_sentence(view)
     facts = []
     candidate = subject_or_reference(view)
@@ -97,17 +95,22 @@ def _head(view: View) -> list[str]:
             f"Size: {megabytes(candidate.file_bytes)}, {large(candidate.parameters)} parameters",
             f"Time per image: {_time(view, candidate)}",
             f"sha256 of the file: `{candidate.digest}`",
-            f"Licence: *{YOURS}* (the record holds none)",
-            f"Developed by, contact: *{YOURS}*",
+            f"Licence: {_said_or_open(answers, 'licence')}",
+            f"Developed by, contact: {_said_or_open(answers, 'developer')}",
         ]
     return [
         f"# {escape(result.study)}",
         *marks,
-        escape(verdict_sentence(view)),
-        escape(meaning_sentence(view)),
+        f"**{first.word}**: {escape(first.headline)}",
+        bullet_list(map(escape, lead_sentences(view))),
         escape(caution) if caution else "",
         bullet_list(facts),
     ]
+
+
+def _said_or_open(answers: MakerAnswers, *keys: str) -> str:
+    said = " ".join(answers[key] for key in keys if answers[key])
+    return escape(said) if said else f"*{YOURS}*"
 
 
 def _time(view: View, candidate: CandidateRecord) -> str:
@@ -120,12 +123,12 @@ def _time(view: View, candidate: CandidateRecord) -> str:
     return f"{milliseconds(timing.median)} ({timing.runtime}, {threads}, {cpu}{read})"
 
 
-def _uses(view: View) -> list[str]:
+def _uses(view: View, answers: MakerAnswers) -> list[str]:
     purpose = recipe_setting(view, "intended_use")
     return [
         "## Intended use",
         escape(sentence(purpose)) if purpose else f"*{YOURS}*",
-        f"Users, patients, place in the care pathway: *{YOURS}*",
+        f"Users, patients, place in the care pathway: {_said_or_open(answers, 'users')}",
         "## Out of scope",
         bullet_list(OUT_OF_SCOPE),
     ]
@@ -135,11 +138,14 @@ def _said(view: View, topics: Sequence[str]) -> list[str]:
     return [escape(text) for topic in topics if (text := TOPICS[topic](view))]
 
 
-def _training(view: View) -> list[str]:
-    origin = f"Origin, dates, consent and licence of the images: *{YOURS}*"
+def _training(view: View, answers: MakerAnswers) -> list[str]:
+    origin = [
+        f"Origin, dates and licence of the images: {_said_or_open(answers, 'data_origin')}",
+        f"Ethics and consent: {_said_or_open(answers, 'ethics', 'consent')}",
+    ]
     return [
         "## Training data",
-        bullet_list([*_said(view, ("source", "partitions", "counts")), origin]),
+        bullet_list([*_said(view, ("source", "partitions", "counts")), *origin]),
         "## Training",
         bullet_list(_said(view, ("technology", "preprocessing", "training", "initial"))),
     ]
@@ -156,7 +162,7 @@ def _evaluation(view: View) -> list[str]:
             escape(capital(metric_name(metric))),
             figure_interval(metric, theirs.get(metric)),
             figure_interval(metric, mine.get(metric)),
-            change_interval(changes.get(metric)) if in_points(metric) else "",
+            change_words(metric, changes.get(metric)),
         ]
         for metric, _ in overall_first({**theirs, **mine})
         if metric != "agreement"
@@ -165,7 +171,7 @@ def _evaluation(view: View) -> list[str]:
         f"{capital(split_name(split))} images",
         f"Reference ({escape(reference.name)})",
         f"This model ({escape(subject.name)})",
-        "Change, points (negative: a loss)",
+        "Change (shares in percentage points)",
     ]
     return ["## Evaluation", *_said(view, ("uncertainty",)), table(heads, rows)]
 
@@ -260,7 +266,7 @@ def _running(view: View) -> list[str]:
     bundle = view.result.bundle
     heading = "## How to run it"
     if bundle is None:
-        return [heading, "No bundle was written, since nothing is shipped."]
+        return [heading, "No bundle was written, since nothing was selected."]
     shipped = view.shipped
     extra = format_facts(shipped.format).extra if shipped is not None else ""
     package = f"'clinipress[{extra}]'" if extra else "clinipress"

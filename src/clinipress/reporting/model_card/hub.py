@@ -114,7 +114,7 @@ def overall_first(evidence: Mapping[str, Interval]) -> list[tuple[str, Interval]
 
 def _entry(metric: str, hub: str, interval: Interval) -> dict[str, Any]:
     """One result; its name and arguments carry the interval."""
-    coverage = f"{100 * interval.confidence:g} % interval"
+    coverage = f"{100 * interval.confidence:g}% interval"
     low, high = (figure(metric, end) for end in (interval.low, interval.high))
     known = {
         "cases": interval.n,

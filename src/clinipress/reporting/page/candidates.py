@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from clinipress.records.candidate import CandidateRecord
-from clinipress.records.result import Interval
+from clinipress.records.metrics import metric_facts
 from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.forest import ForestRow, forest, marks
 from clinipress.reporting.drawing.markup import tag
@@ -17,22 +17,24 @@ from clinipress.reporting.drawing.parts import (
     reasons,
     role_mark,
     small,
+    stated_reasons,
     two_lines,
 )
 from clinipress.reporting.drawing.plot import Point, trade_off
+from clinipress.reporting.measures import Measure, measures
+from clinipress.reporting.page.first_screen import TONES, both_figures
 from clinipress.reporting.view import Role, View
+from clinipress.reporting.wording.lead import change_words, measure_name, reading, selection_words
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
     TIMES,
     change_interval,
+    counted,
     finite,
-    in_points,
     large,
     megabytes,
-    metric_class,
     metric_name,
     milliseconds,
-    points,
     points_words,
 )
 from clinipress.reporting.wording.phrases import (
@@ -54,7 +56,7 @@ __all__ = ["candidates_section", "gate_section", "trade_off_section"]
 
 ROLE_WORDS: dict[Role, str] = {
     "reference": "reference",
-    "shipped": "shipped",
+    "shipped": "selected",
     "rejected": "rejected",
     "candidate": "not chosen",
 }
@@ -92,7 +94,8 @@ def candidates_section(view: View) -> doc.Section:
 
 def _candidate_rows(view: View, number: int, record: CandidateRecord) -> doc.RowGroup:
     role = view.role(record)
-    word = doc.Text(ROLE_WORDS[role], "aside", f"role {role}") if role != "candidate" else None
+    words = selection_words(view, record) or ROLE_WORDS[role]
+    word = doc.Text(words, "aside", f"role {role}") if role != "candidate" else None
     size, speed = size_phrase(view.size_ratio(record)), speed_phrase(view.speed_ratio(record))
     verdict = doc.Text("\u2014") if role == "reference" else badge(record.verdict)
     cells = [
@@ -166,8 +169,8 @@ def _agreement(view: View, record: CandidateRecord) -> doc.DataCell:
 
 
 def _remarks(record: CandidateRecord) -> list[doc.Content]:
-    """Why a candidate is not shipped and what the gate said of it, each once."""
-    texts = [f"Not shipped: {record.rejected}"] if record.rejected is not None else []
+    """Why a candidate was not selected and what the gate said of it, each once."""
+    texts = [f"Not selected: {record.rejected}"] if record.rejected is not None else []
     if record.because is not None:
         texts.append(f"Tried because {record.because}")
     if record.verdict is not None and record.verdict.status != "pass":
@@ -220,13 +223,13 @@ def trade_off_section(view: View) -> doc.Section:
         note += f" Time {NOT_MEASURED}: {joined(absent)}."
     shapes: list[tuple[Role, str]] = [
         ("reference", "reference"),
-        ("shipped", "shipped"),
+        ("shipped", "selected"),
         ("candidate", "not chosen"),
         ("rejected", "rejected"),
     ]
     return doc.Section(
         "trade-off",
-        "What accuracy costs",
+        "Accuracy versus speed and size",
         trade_off_sentence(view, timed),
         [
             legend(shapes),
@@ -250,30 +253,29 @@ def _panel(drawn: list[Point], unit: str, title: str) -> doc.Figure:
 
 
 def gate_section(view: View) -> doc.Section:
-    """Every candidate against the main limit, then the shipped one against every limit."""
+    """Every candidate against the main limit, then the selected one against every limit."""
     name, margin = metric_name(view.metric), view.margin
-    rows: list[ForestRow] = []
-    for number, record in view.numbered():
-        if record is not view.reference:
-            change, split = view.change(record, view.metric)
-            where = small(split_name(split) if split else None)
-            label: doc.Content = [f"{number} {record.name} ", where]
-            rows.append(_change_row(label, change, margin, view.role(record)))
+    rows = [
+        _change_row(view, number, record)
+        for number, record in view.numbered()
+        if record is not view.reference
+    ]
     limit = f" (limit {points_words(margin)})" if margin is not None else ""
     blocks: list[doc.Content] = [
         doc.Heading(f"Change in {name}, all candidates{limit}"),
         forest(rows),
     ]
     if view.subject is not None:
-        blocks.append(doc.Heading(f"Every measured change of {view.subject.name}"))
-        blocks.append(forest(_subject_rows(view, view.subject)))
+        blocks.append(_all_measures(view, view.subject))
     note = (
-        "Candidate minus reference on the same images, in points (1 point = 0.01); right of the "
-        "zero line the candidate is better. The line across is the interval; the shaded zone "
+        "Differences are compressed minus original on the same images, of shares in percentage "
+        "points. The words worse and better say which way the figure points; a loss or a gain is "
+        "shown where the whole interval does. The line across is the interval; the shaded zone "
         "ends at the limit. The main rule needs the whole interval right of the zone; a guard "
-        "stops a candidate whose whole interval lies in it."
+        "stops a candidate whose whole interval lies in it. Several measures are looked at: where "
+        "nothing was lost, about one in forty still shows a loss by chance."
     )
-    verdict = reasons(view.result.verdict)
+    verdict = stated_reasons(view.result.verdict)
     return doc.Section(
         "gate",
         "Change in performance",
@@ -287,28 +289,34 @@ def gate_section(view: View) -> doc.Section:
     )
 
 
-def _subject_rows(view: View, subject: CandidateRecord) -> list[ForestRow]:
-    """Rules first, then every other change that was measured, classes last."""
-    margins = view.margins
-    measured = subject.changes.get(view.compared_split or "", {})
-    others = [metric for metric in measured if metric not in margins and in_points(metric)]
-    others.sort(key=lambda metric: metric_class(metric) is not None)
-    rows: list[ForestRow] = []
-    for metric in [*margins, *[m for m in others if not m.startswith(("precision[", "f1["))]]:
-        change = view.change(subject, metric)[0] or measured.get(metric)
-        name, limit = capital(metric_name(metric)), margins.get(metric)
-        beside = small(f"limit {points(limit)}") if limit is not None else None
-        rows.append(_change_row(name, change, limit, view.role(subject), beside))
-    return rows
+def _all_measures(view: View, subject: CandidateRecord) -> list[doc.Content]:
+    """Every measured change with both figures; shares are drawn on one scale."""
+    every = measures(view, subject)
+    rows = [_measure_row(view.role(subject), measure) for measure in every]
+    title = f"All {counted(len(every), 'measure')} of {subject.name}"
+    return [doc.Heading(title), forest(rows)]
 
 
-def _change_row(
-    label: doc.Content,
-    change: Interval | None,
-    limit: float | None,
-    role: Role,
-    beside: doc.Content = None,
-) -> ForestRow:
+def _measure_row(role: Role, measure: Measure) -> ForestRow:
+    """A measure; what is better when lower is drawn turned, so that right is always better."""
+    before, after = both_figures(measure)
+    drawn = measure.loss.turned if metric_facts(measure.metric).unit == "points" else None
+    words = doc.Text(reading(measure), "line", f"reading {TONES[measure.shown] or ''}".strip())
+    return ForestRow(
+        [capital(measure_name(measure)), small(f"{before} \u2192 {after}")],
+        marks((role, drawn)),
+        [doc.Text(change_words(measure.metric, measure.change, measure.limit), "line"), words],
+        None if measure.limit is None else -measure.limit,
+    )
+
+
+def _change_row(view: View, number: int, record: CandidateRecord) -> ForestRow:
+    """A candidate's change of the main metric."""
+    metric, limit = view.metric, view.margin
+    change, split = view.change(record, metric)
+    label: doc.Content = [f"{number} {record.name} ", small(split_name(split) if split else None)]
+    drawn = metric_facts(metric).loss(change).turned if change is not None else None
     zone = None if limit is None else -limit
-    text: doc.Content = [change_interval(change, limit), beside]
-    return ForestRow(label, marks((role, change)), text, zone)
+    return ForestRow(
+        label, marks((view.role(record), drawn)), change_words(metric, change, limit), zone
+    )

@@ -39,7 +39,7 @@ __all__ = ["classes_section"]
 
 
 def classes_section(view: View) -> doc.Section:
-    """Per-class figures and confusion matrices of reference and shipped candidate, side by side."""
+    """Per-class figures and confusion matrices of reference and candidate, side by side."""
     split, subject, reference = view.compared_split, view.subject, view.reference
     lead = classes_sentence(view)
     if split is None or subject is None or reference is None:
@@ -67,7 +67,7 @@ def classes_section(view: View) -> doc.Section:
             doc.Heading(f"Each class, {split_name(split)} images"),
             legend(pair, stacked=True),
             _class_table(view, split, mine, theirs),
-            doc.Heading("Which class is taken for which"),
+            doc.Heading("Confusion matrices"),
             doc.Box(matrices, "panels" if len(view.result.classes) <= FEW else "panels stacked")
             if matrices
             else doc.Paragraph(NOT_MEASURED, "empty"),
@@ -111,7 +111,7 @@ def _class_table(
     heads = column_heads(["Class", "Images", axis, "Sensitivity", "Precision", "F1"])
     rows = [_class_row(view, split, name, mine, theirs, scale) for name in view.result.classes]
     table = doc.DataTable(heads, [doc.RowGroup(rows)], "cards classes")
-    note = "In each cell the reference stands above, the candidate below."
+    note = "Upper line: original. Lower line: compressed."
     return doc.Box([table, doc.Paragraph(note, "note")])
 
 

@@ -59,7 +59,7 @@ def _lead(view: View, exports: Sequence[CandidateRecord]) -> str:
     if served:
         lead += f" Shipped to {joined(served)}."
     if missed:
-        lead += f" Nothing is shipped to {joined(missed)}."
+        lead += f" Nothing was selected for {joined(missed)}."
     return lead
 
 
@@ -157,7 +157,7 @@ def _low(record: CandidateRecord) -> str:
 
 
 def _checks(checks: Sequence[DeviceCheck]) -> doc.Box:
-    """Answers on another processor's instructions."""
+    """MakerAnswers on another processor's instructions."""
     rows: list[list[doc.Content]] = [
         [
             check.cpu,
@@ -174,5 +174,5 @@ def _checks(checks: Sequence[DeviceCheck]) -> doc.Box:
         "Largest difference of a logit",
     ]
     sentences = [doc.Paragraph(check.sentence, "note") for check in checks]
-    title = doc.Heading("The shipped bundle on another processor")
+    title = doc.Heading("The bundle on another processor")
     return doc.Box([title, grid(heads, rows), sentences])

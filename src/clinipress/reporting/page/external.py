@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from clinipress.records.candidate import CandidateRecord
-from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval
 from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.parts import grid
 from clinipress.reporting.view import SPLIT_ORDER, View
-from clinipress.reporting.wording.numbers import (
-    NOT_MEASURED,
-    change_interval,
-    decimal_interval,
-    figure_interval,
-    finite,
-    metric_name,
-)
-from clinipress.reporting.wording.phrases import change_phrase, split_name
-from clinipress.reporting.wording.sentences import overlap_sentence
+from clinipress.reporting.wording.lead import change_words
+from clinipress.reporting.wording.numbers import NOT_MEASURED, figure_interval, finite, metric_name
+from clinipress.reporting.wording.phrases import split_name
 from clinipress.text import capital, joined
 
 __all__ = ["external_section"]
 
 METRICS = ("accuracy", "balanced_accuracy", "auroc_macro", "ece", "brier")
 NOTE = (
-    "In each cell the reference stands above, the candidate below, then the change (candidate "
-    "minus reference, in points where it is a share). What the model loses between the two "
-    "columns is the price of a new place; the change is the price of compression there."
+    "Upper line: original. Lower line: compressed, then the change (compressed minus original, of "
+    "shares in percentage points). What is lost between the columns is the price of a new place; "
+    "the change is the price of compression there."
 )
 
 
@@ -55,26 +47,22 @@ def external_section(view: View) -> doc.Section | None:
     heads = ["", *[capital(split_name(split)) for split in splits]]
     return doc.Section(
         "external",
-        "Images from elsewhere",
-        _sentence(view, subject, own, elsewhere),
+        "External test set",
+        _sentence(view, subject, elsewhere),
         [grid(heads, rows, "cards rows"), doc.Paragraph(NOTE, "note")],
     )
 
 
-def _sentence(view: View, subject: CandidateRecord, own: str, elsewhere: list[str]) -> str:
-    """What the model reaches inside and outside, what compression costs there, and overlap."""
-    inside = figure_interval(view.metric, subject.evidence[own].get(view.metric))
-    outside, changes = [], []
+def _sentence(view: View, subject: CandidateRecord, elsewhere: list[str]) -> str:
+    """The deciding figure inside and outside, then its change outside."""
+    metric, own = view.metric, view.compared_split or ""
+    inside = figure_interval(metric, subject.evidence[own].get(metric))
+    parts = []
     for split in elsewhere:
-        figure = figure_interval(view.metric, subject.evidence[split].get(view.metric))
-        outside.append(f"{figure} on the {split_name(split)} images")
-        change = subject.changes.get(split, {}).get(view.metric)
-        changes.append(f"on the {split_name(split)} images {change_phrase(view.metric, change)}")
-    overlaps = " ".join(overlap_sentence(test.overlap) for test in view.result.external_tests)
-    return (
-        f"{subject.name}: {metric_name(view.metric)} {inside} on the {split_name(own)} images, "
-        f"{joined(outside)}. Against the reference: {joined(changes)}. {overlaps}"
-    ).rstrip()
+        outside = figure_interval(metric, subject.evidence[split].get(metric))
+        change = change_words(metric, subject.changes.get(split, {}).get(metric))
+        parts.append(f"{outside} on the {split_name(split)} images (change there {change})")
+    return f"{subject.name}, {metric_name(metric)}: {inside} inside, {joined(parts)}."
 
 
 def _cell(
@@ -93,7 +81,4 @@ def _cell(
 
 
 def _change(metric: str, change: Interval | None) -> str | None:
-    if change is None or not finite(change):
-        return None
-    shares = metric_facts(metric).unit == "points"
-    return f"change {change_interval(change) if shares else decimal_interval(change, 3)}"
+    return f"change {change_words(metric, change)}" if finite(change) else None

@@ -39,7 +39,7 @@ def matrix_section(view: View) -> doc.Section:
     lines = list(_lines(view))
     lead = _sentence(view, lines)
     if not lines:
-        return doc.Section("sections", "Every section of the evidence", lead, short="Every section")
+        return doc.Section("sections", "All checks at a glance", lead, short="All checks")
     heads = column_heads(["Candidate", "Images"])
     heads += [doc.DataCell(doc.Text(SECTION_TITLES[key]), "turn", heads="col") for key in SECTIONS]
     records = [None, *(record for _, record, _, _ in lines)]
@@ -55,7 +55,7 @@ def matrix_section(view: View) -> doc.Section:
     failed = list(_failed(lines))
     return doc.Section(
         "sections",
-        "Every section of the evidence",
+        "All checks at a glance",
         lead,
         [
             doc.DataTable(heads, [doc.RowGroup(rows)], "matrix", scroll=False),
@@ -63,7 +63,7 @@ def matrix_section(view: View) -> doc.Section:
             doc.Paragraph(f"No section was measured for {joined(absent)}.") if absent else None,
             [doc.Heading("What failed"), doc.Bullets(shortened(failed))] if failed else None,
         ],
-        short="Every section",
+        short="All checks",
     )
 
 

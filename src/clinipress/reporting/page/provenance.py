@@ -10,7 +10,7 @@ import yaml
 
 from clinipress.records.candidate import Applied, CandidateRecord
 from clinipress.records.item import plural_of
-from clinipress.records.result import DuplicatePair
+from clinipress.records.result import DuplicatePair, LeftOut
 from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.parts import MANY, badge, grid, shortened, small
 from clinipress.reporting.view import View
@@ -34,7 +34,7 @@ from clinipress.reporting.wording.sentences import (
     split_sentence,
     trail_sentence,
 )
-from clinipress.text import capital, tally
+from clinipress.text import capital, tally, true_minus
 
 __all__ = ["data_section", "limits_section", "trail_section"]
 
@@ -59,7 +59,7 @@ def data_section(view: View) -> doc.Section:
             _openings(view),
             doc.Heading("Findings of the audit"),
             _findings(view),
-            doc.Heading("Can the classes be told apart without looking?"),
+            doc.Heading("Can file properties alone predict the class?"),
             _shortcuts(view),
         ],
         short="Data",
@@ -128,6 +128,7 @@ def _findings(view: View) -> doc.Box:
         ("Patients that leak across published splits", _crossing(audit.patient_leaks, {})),
         ("Groups in the metadata", _groups(audit.groups)),
         ("Duplicate pairs", [_pair(pair) for pair in audit.duplicate_pairs]),
+        ("Found in the folder and not used", [_left_out(entry) for entry in audit.left_out]),
     ]
     numbers = doc.Facts(
         [
@@ -140,6 +141,7 @@ def _findings(view: View) -> doc.Box:
             ("Clusters of look-alikes", f"{audit.clusters:,}"),
             ("Unreadable files", f"{len(audit.unreadable):,}"),
             ("Copies with different labels", f"{len(audit.conflicting_labels):,}"),
+            ("Found and not used", f"{sum(entry.count for entry in audit.left_out):,}"),
         ],
         "facts short",
     )
@@ -149,6 +151,11 @@ def _findings(view: View) -> doc.Box:
         if items
     ]
     return doc.Box([numbers, lists])
+
+
+def _left_out(entry: LeftOut) -> str:
+    several = f", {entry.count:,} in all" if entry.count > 1 else ""
+    return f"{entry.path} ({entry.kind}{several}): {entry.reason}"
 
 
 def _crossing(counts: Mapping[str, int], names: Mapping[str, Sequence[str]]) -> list[doc.Content]:
@@ -207,7 +214,7 @@ def limits_section(view: View) -> doc.Section:
     reservations = limits(view)
     content = doc.Bullets(reservations, "limits")
     lead = limits_sentence(len(reservations))
-    return doc.Section("limits", "What this does not show", lead, content, short="Not shown")
+    return doc.Section("limits", "Limitations", lead, content, short="Limitations")
 
 
 # ---------------------------------------------------------------------------------- to do it again
@@ -217,7 +224,7 @@ def trail_section(view: View) -> doc.Section:
     """Recipe, versions, digests, machine, durations, history of each candidate."""
     return doc.Section(
         "trail",
-        "How to do it again",
+        "Reproduce this report",
         trail_sentence(view),
         [
             doc.Heading("How each candidate was made"),
@@ -227,7 +234,7 @@ def trail_section(view: View) -> doc.Section:
             doc.Heading("The study file"),
             doc.Details("Recipe", doc.CodeBlock(_recipe(view.result.recipe))),
         ],
-        short="Do it again",
+        short="Reproduce",
     )
 
 
@@ -316,7 +323,7 @@ def _file_facts(record: CandidateRecord) -> doc.Facts:
             ("With reading and decoding the file", milliseconds(whole.median if whole else None)),
             ("File against its parent", equal),
             ("Operators in low precision", operators or NOT_MEASURED),
-            ("Answers per image", ", ".join(record.per_image.values()) or NOT_MEASURED),
+            ("MakerAnswers per image", ", ".join(record.per_image.values()) or NOT_MEASURED),
         ]
     )
 
@@ -340,5 +347,5 @@ def _value(value: Any) -> str:
         return shown + (f", \u2026 ({len(value):,} in all)" if len(value) > MANY else "") or "none"
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = true_minus(f"{value:.6g}") if isinstance(value, float) else str(value)
     return text if len(text) <= LONG else f"{text[:LONG]}\u2026"

@@ -10,6 +10,7 @@ from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.parts import grid, shortened
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import NOT_MEASURED, counted, percent
+from clinipress.text import fixed
 
 __all__ = ["quantization_section"]
 
@@ -100,7 +101,7 @@ def _trials(trials: Sequence[Mapping[str, Any]]) -> doc.Details | None:
             METHODS.get(trial["method"], trial["method"]),
             _choice(trial.get("equalize")),
             _choice(trial.get("bias_correction")),
-            f"{trial['decibels']:.1f} dB",
+            f"{fixed(trial['decibels'], 1)} dB",
             percent(trial["agreement"]),
         ]
         for trial in trials
@@ -124,7 +125,7 @@ def _placement(placement: Mapping[str, Any] | None) -> doc.Box | None:
         [
             f"{len(trial['low'])} of {groups}",
             percent(trial["agreement"]),
-            f"{trial['decibels']:.1f} dB",
+            f"{fixed(trial['decibels'], 1)} dB",
             f"{trial['time']:.2f}",
             f"{trial['file_bytes'] / 1e6:.2f} MB",
         ]

@@ -47,7 +47,7 @@ def seeds_section(view: View) -> doc.Section | None:
     split = split_name(next(iter(spreads.values())).split)
     return doc.Section(
         "seeds",
-        "Trained again",
+        "Repeated with other seeds",
         _sentence(view, split),
         [
             grid(["Candidate", f"Accuracy, {split} images", "Change, points"], rows, "cards rows"),

@@ -10,7 +10,7 @@ from clinipress.records.candidate import CandidateRecord
 from clinipress.records.judgement import SECTION_TITLES, Judgements
 from clinipress.records.result import Verdict
 from clinipress.reporting import document as doc
-from clinipress.reporting.drawing.parts import badge, reasons, shortened
+from clinipress.reporting.drawing.parts import badge, reasons, shortened, stated_reasons
 from clinipress.reporting.view import Role, View
 from clinipress.reporting.wording.numbers import NOT_MEASURED
 from clinipress.reporting.wording.phrases import split_name
@@ -117,6 +117,8 @@ def judgement_section(
 
 def _judged(verdict: Verdict) -> doc.Box:
     """The section's verdict with its reasons."""
-    texts = reasons(verdict)
-    why = doc.Bullets(shortened(texts)) if len(texts) > 1 else doc.Text(texts, "span", "soft")
-    return doc.Box([badge(verdict), why if texts else None], "judged")
+    texts = stated_reasons(verdict)
+    why: doc.Content = doc.Text(reasons(verdict), "span", "soft") if texts else None
+    if len(texts) > 1:
+        why = doc.Bullets(shortened(texts))
+    return doc.Box([badge(verdict), why], "judged")

@@ -44,6 +44,11 @@ def limits(view: View) -> list[str]:
 def _of_data(view: View) -> list[str]:
     result, audit = view.result, view.result.audit
     reservations: list[str] = []
+    if any(reason.kind == "version 1" for reason in result.verdict.reasons):
+        reservations.append(
+            "This run was made by release 0.1.0, whose sentences are kept as they were: they count "
+            "a loss as positive. All tables here are compressed minus original."
+        )
     if result.synthetic:
         reservations.append(
             "The images are drawn by a program. Nothing here says how any model does on patients."
@@ -73,7 +78,7 @@ def _of_data(view: View) -> list[str]:
     if suspects:
         worst = max(suspects, key=lambda shortcut: shortcut.auroc.value)
         reservations.append(
-            "Facts about the files tell classes apart without looking at the anatomy (strongest: "
+            "File properties alone separate the classes (shortcut risk; strongest: "
             f"{feature_name(worst)} for {target_name(worst)}, AUROC "
             f"{figure('auroc', worst.auroc.value)}); a model may lean on them and fail on images "
             "from elsewhere."
@@ -193,8 +198,8 @@ def _of_measurement(view: View) -> list[str]:
     reservations.extend(_of_processors(view))
     if result.recipe.get("seed") is not None:
         reservations.append(
-            "One training run with one seed: the intervals cover the choice of test images, not "
-            "the luck of training."
+            "One training run with one seed: the intervals reflect sampling of test images, not "
+            "variation between training runs."
         )
     untaught = [
         candidate
@@ -203,8 +208,8 @@ def _of_measurement(view: View) -> list[str]:
     ]
     if untaught:
         reservations.append(
-            f"What distillation gave is not shown for {_names(untaught)}: no control was trained, "
-            "the same network without a teacher ('control: true')."
+            f"The effect of distillation on {_names(untaught)} is unknown: no control, the same "
+            "network without a teacher, was trained ('control: true')."
         )
     if subject is not None:
         reservations.extend(_unproven(view, subject))

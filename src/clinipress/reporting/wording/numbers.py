@@ -108,7 +108,7 @@ def significant(value: float, digits: int = 3) -> str:
 
 def percent(value: float, decimals: int = 1) -> str:
     """A proportion in [0, 1] as a percentage."""
-    return f"{fixed(100 * value, decimals)}{GAP}%"
+    return f"{fixed(100 * value, decimals)}%"
 
 
 def figure(metric: str, value: float | None) -> str:
@@ -119,7 +119,7 @@ def figure(metric: str, value: float | None) -> str:
 
 
 def figure_interval(metric: str, interval: Interval | None) -> str:
-    """A metric with its interval: "94.6 % (93.1-96.0)"."""
+    """A metric with its interval: "94.6% (93.1-96.0)"."""
     if interval is None or not finite(interval):
         return NOT_MEASURED
     scale, decimals = (100, 1) if _as_percent(metric) else (1, 3)

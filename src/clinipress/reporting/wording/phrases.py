@@ -6,7 +6,6 @@ from clinipress.records.item import plural_of
 from clinipress.records.result import Interval, Rule, Shortcut, SplitSummary
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
-    GAP,
     NOT_MEASURED,
     figure,
     finite,
@@ -33,7 +32,7 @@ __all__ = [
     "unit_words",
 ]
 
-SPLIT_NAMES = {"test": "sealed test", "validation": "validation", "train": "training"}
+SPLIT_NAMES = {"test": "held-out test", "validation": "validation", "train": "training"}
 NEAR = 0.05  # ratios closer to one than this are called equal
 
 
@@ -82,14 +81,14 @@ def interval_phrase(change: Interval, margin: float | None = None) -> str:
 
 
 def coverage_phrase(view: View) -> str:
-    """What the intervals of the record aim at: "95 % intervals"."""
+    """What the intervals of the record aim at: "95% intervals"."""
     confidences = {
         interval.confidence
         for record in view.candidates
         for split in record.evidence.values()
         for interval in split.values()
     }
-    shares = [f"{100 * confidence:g}{GAP}%" for confidence in sorted(confidences)]
+    shares = [f"{100 * confidence:g}%" for confidence in sorted(confidences)]
     return f"{joined(shares)} intervals".strip()
 
 

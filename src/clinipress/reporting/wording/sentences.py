@@ -33,7 +33,6 @@ from clinipress.reporting.wording.phrases import (
     speed_phrase,
     split_name,
 )
-from clinipress.reporting.wording.reasons import changes_phrase
 from clinipress.text import capital, joined, signed
 
 __all__ = [
@@ -47,8 +46,7 @@ __all__ = [
     "meaning_sentence",
     "natural_sentence",
     "overlap_sentence",
-    "release_sentences",
-    "rules_sentence",
+    "rules_when",
     "split_sentence",
     "trade_off_sentence",
     "trail_sentence",
@@ -85,62 +83,20 @@ def verdict_sentence(view: View) -> str:
     if shipped is None:
         limit = f", limit {points_words(view.margin)}" if view.margin is not None else ""
         return (
-            f"No model is shipped: of {counted(len(others), 'compressed candidate')}, "
+            f"No model was selected: of {counted(len(others), 'compressed candidate')}, "
             f"{_tally(others) or 'none judged'} ({metric_name(view.metric)}{limit}): {word}."
         )
     if shipped is view.reference:
         tried = counted(len(others), "compressed candidate")
-        return f"The reference itself is shipped, after {tried}: {word}."
+        return f"The reference itself was selected, after {tried}: {word}."
     change, split = view.change(shipped, view.metric)
     cases = view.cases(change, split)
     where = f" on {counted(cases, f'{split_name(split)} image')}" if cases and change else ""
     phrase = change_phrase(view.metric, change, view.margin)
     name = metric_name(view.metric)
     outcome = f"its {name}{where}{phrase.removeprefix(name)}" if phrase.startswith(name) else phrase
-    model = f"The shipped {shipped.precision} model {_model_phrase(view, shipped)}"
+    model = f"The selected {shipped.precision} model {_model_phrase(view, shipped)}"
     return f"{model}; {outcome}: {STATUS_WORDS[result.verdict.status]}."
-
-
-def release_sentences(view: View) -> list[str]:
-    """What was selected on validation, whether it was released, and why it was the choice."""
-    selected = view.shipped
-    if selected is None:
-        return [f"Selected on validation: none. {' '.join(view.result.verdict.deciding[:1])}"]
-    if selected.released:
-        return [f"Selected on validation: {selected.name}. Released: it passed on the test images."]
-    status = STATUS_WORDS[view.result.verdict.status]
-    why = " ".join(view.result.verdict.deciding[:1])
-    sentences = [f"Selected on validation: {selected.name}. Not released: {status}. {why}".rstrip()]
-    passed = [
-        record.name
-        for record in view.compressed
-        if record is not selected
-        and record.verdict is not None
-        and record.verdict.status == "pass"
-        and "test" in record.changes
-    ]
-    if passed:
-        sentences.append(
-            "The choice is fixed on validation, so that the test images stay an honest test: "
-            f"{joined(passed)} passed on them, but {'was' if len(passed) == 1 else 'were'} not the "
-            "choice."
-        )
-    return sentences
-
-
-def rules_sentence(view: View) -> str:
-    """When the rules were fixed, and what was changed in them since."""
-    result = view.result
-    if result.rule_changes:
-        return f"{capital(changes_phrase(result.rule_changes))}."
-    if result.sealed is None:
-        return "When the rules were fixed is not recorded."
-    read = (
-        "before the test images were first read"
-        if result.test_openings
-        else ("and the test images were never read")
-    )
-    return f"The rules were fixed on {moment(result.sealed.when)}, {read}."
 
 
 def meaning_sentence(view: View) -> str:
@@ -148,7 +104,7 @@ def meaning_sentence(view: View) -> str:
     status, shipped = view.result.verdict.status, view.shipped
     change = view.change(shipped, view.metric)[0] if shipped else None
     word = STATUS_WORDS[status]
-    risk = f"set for risk class \u201c{view.result.risk}\u201d{_fixed(view)}"
+    risk = f"set for risk class \u201c{view.result.risk}\u201d{rules_when(view)}"
     if change is None or view.margin is None or not finite(change):
         return (
             f"{word}: "
@@ -161,11 +117,11 @@ def meaning_sentence(view: View) -> str:
     return f"{word}: {_meaning(view, change, view.margin, risk)}"
 
 
-def _fixed(view: View) -> str:
-    """What the seal shows of the time at which limits were set, to follow them."""
+def rules_when(view: View) -> str:
+    """When the rules were fixed, as far as the record can tell."""
     if view.result.rule_changes:
-        return ", changed after the test images were read"
-    return " before the test images were read" if view.result.sealed is not None else ""
+        return ", changed after the test set was first opened"
+    return " before the test set was opened" if view.result.sealed else ""
 
 
 def _meaning(view: View, change: Interval, margin: float, risk: str) -> str:
@@ -218,10 +174,10 @@ def caution_sentence(view: View) -> str | None:
     if accuracy is None or not finite(accuracy) or accuracy.low > baseline.high:
         return None
     return (
-        f"Caution: facts about the files alone (such as width and brightness) give "
-        f"{figure_interval('accuracy', baseline)} right answers, the reference "
-        f"{figure_interval('accuracy', accuracy)}; it is not shown that it reads the picture, and "
-        "losing little of it says little."
+        f"Caution: file properties alone (such as width and brightness) predict the class in "
+        f"{figure_interval('accuracy', baseline)} of images, the reference in "
+        f"{figure_interval('accuracy', accuracy)}; it is not shown to read the image itself, so "
+        "keeping its accuracy proves little."
     )
 
 
@@ -235,13 +191,13 @@ def candidates_sentence(view: View) -> str:
         f"; the reference is {megabytes(view.reference.file_bytes)}." if view.reference else "."
     )
     timed = sum(record.latency_ms is not None for record in made)
-    chosen = "one is" if view.shipped not in (None, view.reference) else "none is"
+    chosen = "one was" if view.shipped not in (None, view.reference) else "none was"
     controls = len(view.controls)
     beyond = f" {counted(controls, 'control')} without a teacher: to compare with." * bool(controls)
     return (
-        f"Beside the reference: {counted(len(made), 'candidate')}, of which {chosen} shipped; "
-        f"{len(passed_over):,} were passed over for the reason given, and the speed of {timed:,} "
-        f"was measured.{spread}{beside if spread else ''}{beyond}"
+        f"Beside the reference: {counted(len(made), 'compressed version')}; {chosen} selected, "
+        f"{len(passed_over):,} {'was' if len(passed_over) == 1 else 'were'} not (reasons in the "
+        f"table). Speed was measured for {timed:,}.{spread}{beside if spread else ''}{beyond}"
     )
 
 
@@ -287,7 +243,7 @@ def trade_off_sentence(view: View, timed: list[Point]) -> str:
     shipped = next((point for point in timed if point.role == "shipped"), None)
     position = ""
     if shipped is not None:
-        position = f" The shipped one is {'on' if shipped in front else 'not on'} the front."
+        position = f" The selected one is {'' if shipped in front else 'not '}among them."
     return (
         f"Of {counted(len(timed), 'candidate')} with a measured time and an accuracy on the "
         f"{split_name(view.plotted_split)} images, leaving out those that failed, no other is both "
@@ -402,7 +358,7 @@ def split_sentence(view: View) -> str:
 
 def limits_sentence(count: int) -> str:
     """How many reservations follow."""
-    return f"{counted(count, 'reservation')} that the figures above do not remove:"
+    return f"{counted(count, 'limitation')} to the figures above:"
 
 
 def overlap_sentence(overlap: Overlap | None) -> str:

@@ -24,7 +24,7 @@ from clinipress.formats.open import TRAINING_PACKAGES
 from clinipress.models.classifier import TorchCandidate
 from clinipress.progress import SILENT, Progress
 from clinipress.records.candidate import Candidate
-from clinipress.records.store import storage, versions, write_atomically
+from clinipress.records.store import sha256_of, storage, versions, write_atomically
 from clinipress.steps.distill.features import FeatureMethod, read_of_teacher
 from clinipress.train import distributed
 from clinipress.train.augment import augment, draw
@@ -182,6 +182,7 @@ class _Job:
         self.path, self.marks = path, path.with_name(path.name + ".json")
         self.shape = (views.count, len(views.rows), width)
         self.facts = {**facts, **views.facts(), "shape": list(self.shape), "type": kind}
+        self._kept: dict[str, Any] = {}
         self.facts["versions"] = versions((*TRAINING_PACKAGES, *DECODERS))
 
     def run(self) -> None:
@@ -189,7 +190,9 @@ class _Job:
         total = self.shape[0] * per_view
         done = self._done()
         if done == total:
-            return
+            if self._kept.get("sha256") == sha256_of(self.path):
+                return
+            done = 0  # damaged since
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.progress.start(TASK, total)
         self.progress.advance(TASK, done)
@@ -201,7 +204,9 @@ class _Job:
                 if (number + 1) % MARK_EVERY == 0 or number + 1 == total:
                     file.flush()
                     os.fsync(file.fileno())
-                    self._mark(number + 1)
+                    if number + 1 < total:
+                        self._mark(number + 1)
+        self._mark(total, sha256=sha256_of(self.path))
         self.progress.finish(TASK)
 
     def _opened(self, *, fresh: bool) -> IO[bytes]:
@@ -244,10 +249,11 @@ class _Job:
             return 0
         if not self.path.is_file() or kept.get("facts") != self.facts:
             return 0
+        self._kept = kept
         return int(kept["done"])
 
-    def _mark(self, done: int) -> None:
-        write_atomically(self.marks, json.dumps({"done": done, "facts": self.facts}))
+    def _mark(self, done: int, **more: str) -> None:
+        write_atomically(self.marks, json.dumps({"done": done, "facts": self.facts, **more}))
 
 
 class CachedMaps:

@@ -1,0 +1,238 @@
+"""What is sent names no patient: no picture, file name, path or identifying column."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clinipress.data.drawn.samples import drawn_samples
+from clinipress.errors import ImageError, InputError
+from clinipress.kinds.image.refuse import contrast_refusal, is_colourful
+from clinipress.records.candidate import InputSpec
+from clinipress.records.judgement import Subgroup
+from clinipress.records.result import ExternalTest, LeftOut, Overlap, Result, Unreadable
+from clinipress.reporting.documents import write_pages
+from clinipress.reporting.private import LEFT_OUT, identifies, kept, sent, without_paths
+from clinipress.study.summary import check_sample
+from kit.judgements import pictures, with_judgements
+from kit.studies import study as small_study
+from kit.verdicts import verdict_of
+
+Make = Callable[..., Result]
+PEOPLE = ("Anna Muster", "Bo Beispiel")
+SECRETS = (
+    "/home/anna/hospital/covid", "anna", "0012.jpg", "0931.jpg", "broken.jpg", "0000.png",
+    "0003.png", "blank_Muster.png", "notes_of_Muster.txt", "AC-4711", *PEOPLE, "trained_at_home.pt",
+)  # fmt: skip
+
+
+@pytest.fixture
+def study(make_study: Make) -> Result:
+    """A result in which names stand wherever a record can hold one."""
+    study = with_judgements(make_study(classes=("a", "b", "c")), external="external: B")
+    audit = study.audit.model_copy(
+        update={
+            "path": "/home/anna/hospital/covid",
+            "groups": {"patient_name": dict.fromkeys(PEOPLE, 3), "Accession": {"AC-4711": 6},
+                       "sex": {"female": 3, "male": 3}},
+            "left_out": (LeftOut(path="x/notes_of_Muster.txt", kind="file", reason="no picture"),),
+            "unreadable": (Unreadable(path="a/broken.jpg", reason="cannot read a/broken.jpg"),),
+            "refused": (Unreadable(path="a/blank_Muster.png", reason="a blank one"),),
+            "warnings": (*study.audit.warnings, "'Training/a/0012.jpg' (a) and 'x' differ"),
+        }
+    )  # fmt: skip
+    records = []
+    for record in study.candidates:
+        judgements = {}
+        for split, sections in record.judgements.items():
+            if sections.subgroups is None:
+                judgements[split] = sections
+                continue
+            group = Subgroup(
+                column="patient_name", value=PEOPLE[0], cases=6, units=3, too_small=False
+            )
+            said = verdict_of("fail", f"Worst: the group {PEOPLE[0]} of patient_name.")
+            groups = sections.subgroups.model_copy(
+                update={
+                    "columns": (*sections.subgroups.columns, "patient_name"),
+                    "groups": (*sections.subgroups.groups, group),
+                    "verdict": said,
+                }
+            )
+            judgements[split] = sections.model_copy(update={"subgroups": groups})
+        step = record.history[0].model_copy(
+            update={"params": {"model": {"checkpoint": "/home/anna/trained_at_home.pt"}}}
+        )
+        records.append(
+            record.model_copy(
+                update={"judgements": judgements, "history": (step, *record.history[1:])}
+            )
+        )
+    test = ExternalTest(
+        name="B", created="2026-02-03T10:11:12+00:00", images=9, rows={},
+        unreadable=(Unreadable(path="e/broken.jpg", reason="not an image"),),
+        overlap=Overlap(exact=1, left_out=1, examples=(("e/0012.jpg", "Training/a/0012.jpg"),)),
+    )  # fmt: skip
+    recipe = {"intended_use": "CT/MR triage", "data": {"path": "/home/anna/hospital/covid"},
+              "reference": {"model": {"checkpoint": "/home/anna/trained_at_home.pt"}}}  # fmt: skip
+    update = {
+        "audit": audit, "candidates": tuple(records), "external_tests": (test,), "recipe": recipe,
+    }  # fmt: skip
+    return study.model_copy(update=update)
+
+
+def written(study: Result, folder: Path, privacy: str | None = None) -> dict[str, str]:
+    """The pages of a run folder that holds the pictures, as text."""
+    if privacy is not None:
+        study = study.model_copy(update={"recipe": study.recipe | {"privacy": privacy}})
+    for name, data in pictures().items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return {path.name: path.read_text(encoding="utf-8") for path in write_pages(study, folder)}
+
+
+def embedded(text: str) -> list[bytes]:
+    """Pictures that stand in a page as text, decoded."""
+    return [
+        base64.b64decode(code)
+        for code in re.findall(r"data:image/\w+;base64,([A-Za-z0-9+/=]+)", text)
+    ]
+
+
+def found(text: str) -> list[str]:
+    return [secret for secret in SECRETS if secret in text]
+
+
+SENT = ("model-card.md", "dossier.md", "dossier.json")
+STAYING = ("report.html", "report.md")
+
+
+def test_f4_what_is_sent_is_strict_and_what_stays_is_full(study: Result, tmp_path: Path) -> None:
+    pages = written(study, tmp_path)
+    for name in SENT:
+        assert found(pages[name]) == [], name
+        assert "Privacy (standard): images of patients, file names, paths and identifying" in (
+            pages[name] if name.endswith(".md") else pages["dossier.md"]
+        )
+    for name in STAYING:
+        assert {"0012.jpg", "broken.jpg", *PEOPLE, "AC-4711"} <= set(found(pages[name])), name
+    assert set(embedded(pages["report.html"])) <= set(pictures().values())
+    assert embedded(pages["report.html"])
+    assert "stays with the data" in pages["report.html"]
+
+
+def test_f4_strict_is_strict_everywhere(study: Result, tmp_path: Path) -> None:
+    pages = written(study, tmp_path, "strict")
+    for name in (*SENT, *STAYING):
+        assert found(pages[name]) == [], name
+    assert embedded(pages["report.html"]) == []
+    assert "<img" not in pages["report.html"]
+    assert "Privacy (strict): images of patients" in pages["report.html"]
+    strict = study.model_copy(update={"recipe": study.recipe | {"privacy": "strict"}})
+    assert found(kept(strict).model_dump_json()) == []
+
+
+def test_f4_full_adds_names_and_never_pictures(study: Result, tmp_path: Path) -> None:
+    pages = written(study, tmp_path, "full")
+    assert PEOPLE[0] in pages["dossier.md"]
+    for name in SENT:
+        assert "data:image" not in pages[name]
+        assert "<img" not in pages[name]
+
+
+def test_figures_and_counts_are_not_touched(study: Result) -> None:
+    private = sent(study)
+    assert [row.evidence for row in private.candidates] == [r.evidence for r in study.candidates]
+    assert [row.changes for row in private.candidates] == [row.changes for row in study.candidates]
+    assert len(private.audit.duplicate_pairs) == len(study.audit.duplicate_pairs)
+    assert len(private.audit.unreadable) == len(study.audit.unreadable)
+    assert private.audit.groups == {"sex": {"female": 3, "male": 3}}
+    assert private.recipe["intended_use"] == "CT/MR triage"
+    assert private.recipe["data"]["path"] == LEFT_OUT
+    # the same image has the same plain name everywhere
+    pair = private.audit.duplicate_pairs[0]
+    assert (pair.a, pair.b) != (pair.b, pair.a)
+    assert private.audit.conflicting_labels[0].a == pair.a
+    assert private.audit.leaked_images["Testing->Training"] == (pair.b,)
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["patient_name", "PatientName", "accession", "StudyInstanceUID", "MRN", "patient", "birth date",
+     "PatientBirthDate", "file", "case_id", "zip-code", "E-Mail"],
+)  # fmt: skip
+def test_columns_that_identify(column: str) -> None:
+    assert identifies(column)
+
+
+@pytest.mark.parametrize(
+    "column", ["sex", "PatientAge", "age", "site", "scanner", "modality", "valid"]
+)
+def test_columns_of_groups(column: str) -> None:
+    assert not identifies(column)
+    assert identifies(column, map(str, range(21)))
+
+
+def test_paths_are_known_by_their_key_and_by_their_look() -> None:
+    tree = {
+        "a": ["/data/x", "../x", "C:\\x", "~/x", "w.safetensors"],
+        "path": "x",
+        "b": "CT/MR, 1.5",
+    }
+    assert without_paths(tree) == {"a": [LEFT_OUT] * 5, "path": LEFT_OUT, "b": "CT/MR, 1.5"}
+
+
+def test_f4_a_bundle_holds_no_image_of_the_set(
+    finished: tuple[Path, Result], phantoms: Path
+) -> None:
+    folder, result = finished
+    bundle = folder / (result.bundle or "")
+    with Image.open(bundle / "sample.png") as picture:
+        mine = np.asarray(picture)
+    decoded = [np.asarray(Image.open(path)) for path in phantoms.parent.rglob("*.png")]
+    assert len(decoded) > 100
+    for other in decoded:
+        same = (
+            np.asarray(Image.fromarray(other).resize(mine.shape[::-1]))
+            if other.shape != mine.shape
+            else other
+        )
+        assert np.corrcoef(same.ravel(), mine.ravel())[0, 1] < 0.999
+    names = {path.name for path in phantoms.parent.rglob("*.png")} | {str(phantoms.parent)}
+    for path in (*bundle.iterdir(), *(folder / name for name in SENT)):
+        text = path.read_bytes().decode("latin-1")
+        assert [name for name in names if name in text] == [], path.name
+    readme = (bundle / "README.txt").read_text(encoding="utf-8")
+    assert "sample.png, for the self-test: SYNTHETIC: drawn by clinipress, not a patient" in readme
+    assert json.loads((bundle / "card.json").read_text())["self_test"]["label"]
+
+
+def test_f4_a_named_sample_is_looked_at_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="whose person consented"):
+        check_sample(small_study(sample=str(tmp_path / "none.png")))
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(ImageError):
+        check_sample(small_study(sample=str(tmp_path / "text.png")))
+    check_sample(small_study())
+
+
+@pytest.mark.parametrize("colourful", [True, False])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_drawn_samples_are_of_the_kind_that_a_bundle_takes(channels: Any, colourful: bool) -> None:
+    spec = InputSpec(channels=channels, height=24, width=40)
+    drawn = drawn_samples(spec, colourful=colourful)
+    assert drawn.shape[1:] == (channels, 24, 40)
+    assert np.array_equal(drawn, drawn_samples(spec, colourful=colourful))
+    for picture in drawn:
+        assert contrast_refusal(picture) is None
+        if channels == 3:
+            assert is_colourful(picture) == colourful
