@@ -171,7 +171,7 @@ def main() -> None:
     print(
         f"{'':40}{'1 thread: ms, p95':>17}{'2 threads: ms, p95':>17}{'MB':>7}{'peak MB':>9}  agree"
     )
-    candidates = [TorchCandidate.load(folder) for folder in options.weights]
+    candidates = [TorchCandidate.load(folder, allow_code=True) for folder in options.weights]
     names = [] if options.weights else options.models
     for name in names:
         candidates.append(random_candidate(name, options.size))

@@ -293,7 +293,7 @@ def main() -> None:
     made: list[dict[str, Any]] = []
     for name in [str(given.weights)] if given.weights else given.models:
         if given.weights:
-            candidate = TorchCandidate.load(given.weights)
+            candidate = TorchCandidate.load(given.weights, allow_code=True)
         else:
             candidate = random_candidate(name, given.size)
         rows = rows_of(candidate, given)

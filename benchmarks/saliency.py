@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    candidate = resized(TorchCandidate.load(arguments.weights), arguments.size)
+    candidate = resized(TorchCandidate.load(arguments.weights, allow_code=True), arguments.size)
     found = pictures(arguments.pictures, CALIBRATION + arguments.images, candidate.card.input)
     calibration, images = found[:CALIBRATION], found[CALIBRATION:]
     explained = candidate.predict(images).argmax(1).astype(np.int64)

@@ -83,7 +83,7 @@ def test_a_class_absent_from_a_split(call, study, tmp_path):
     data = folder(tmp_path / "data", images=20)
     for path in sorted((data / "b").iterdir())[2:]:
         path.unlink()
-    one_line(call("run", study(), "--data", data, "--out", tmp_path / "run"), "b")
+    one_line(call("run", study(), "--allow-code", "--data", data, "--out", tmp_path / "run"), "b")
 
 
 def test_truncated_and_bomb_sized_images_are_set_aside(call, tmp_path):
@@ -113,14 +113,18 @@ def test_set_aside_files_are_named(tmp_path):
 def test_wrong_yaml_key(call, study, phantoms, tmp_path):
     path = study(referense={"model": "resnet18"})
     one_line(
-        call("run", path, "--data", phantoms, "--out", tmp_path / "run"), "referense", "reference"
+        call("run", path, "--allow-code", "--data", phantoms, "--out", tmp_path / "run"),
+        "referense",
+        "reference",
     )
 
 
 def test_wrong_model_name(call, study, phantoms, tmp_path):
     path = study(reference={"model": "resnet19"})
     one_line(
-        call("run", path, "--data", phantoms, "--out", tmp_path / "run"), "resnet19", "resnet18"
+        call("run", path, "--allow-code", "--data", phantoms, "--out", tmp_path / "run"),
+        "resnet19",
+        "resnet18",
     )
 
 
@@ -136,10 +140,14 @@ def test_a_checkpoint_that_is_a_pickle_with_code_is_never_run(call, study, phant
     target, checkpoint = tmp_path / "was-run", tmp_path / "evil.pt"
     torch.save({"state_dict": Evil(target)}, checkpoint)
     path = study(reference={"model": {"factory": "tiny_nets:make", "checkpoint": str(checkpoint)}})
-    one_line(call("run", path, "--data", phantoms, "--out", tmp_path / "run"), "evil.pt")
+    one_line(
+        call("run", path, "--allow-code", "--data", phantoms, "--out", tmp_path / "run"), "evil.pt"
+    )
     assert not target.exists()
     checkpoint.write_bytes(pickle.dumps(Evil(target)))
-    one_line(call("run", path, "--data", phantoms, "--out", tmp_path / "run"), "evil.pt")
+    one_line(
+        call("run", path, "--allow-code", "--data", phantoms, "--out", tmp_path / "run"), "evil.pt"
+    )
     assert not target.exists()
 
 
@@ -149,7 +157,9 @@ def test_wrong_number_of_classes(call, study, phantoms, tmp_path):
     checkpoint = tmp_path / "five.pt"
     torch.save(make(num_classes=5, in_chans=1).state_dict(), checkpoint)
     path = study(reference={"model": {"factory": "tiny_nets:make", "checkpoint": str(checkpoint)}})
-    one_line(call("run", path, "--data", phantoms, "--out", tmp_path / "run"), "5", "3")
+    one_line(
+        call("run", path, "--allow-code", "--data", phantoms, "--out", tmp_path / "run"), "5", "3"
+    )
 
 
 def test_a_full_disk_keeps_what_was_finished(call, study, phantoms, tmp_path, monkeypatch):
@@ -165,11 +175,15 @@ def test_a_full_disk_keeps_what_was_finished(call, study, phantoms, tmp_path, mo
         real(handle)
 
     monkeypatch.setattr("os.fsync", full_later)
-    one_line(call("run", study(), "--data", phantoms, "--out", tmp_path / "run"), "disk")
+    one_line(
+        call("run", study(), "--allow-code", "--data", phantoms, "--out", tmp_path / "run"), "disk"
+    )
     finished = sorted(p.name for p in (tmp_path / "run" / "objects").iterdir())
     assert finished
     monkeypatch.setattr("os.fsync", real)
-    code, _ = call("run", study(), "--data", phantoms, "--out", tmp_path / "run", "--json")
+    code, _ = call(
+        "run", study(), "--allow-code", "--data", phantoms, "--out", tmp_path / "run", "--json"
+    )
     assert code in (0, 1)
     assert set(finished) <= {p.name for p in (tmp_path / "run" / "objects").iterdir()}
 
@@ -182,7 +196,10 @@ def test_a_nan_loss(call, study, phantoms, tmp_path):
         "warmup_epochs": 0,
     }
     path = study(reference={"model": {"factory": "tiny_nets:make"}, "train": wild})
-    one_line(call("run", path, "--data", phantoms, "--out", tmp_path / "run"), "learning_rate")
+    one_line(
+        call("run", path, "--allow-code", "--data", phantoms, "--out", tmp_path / "run"),
+        "learning_rate",
+    )
 
 
 @pytest.fixture

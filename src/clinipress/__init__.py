@@ -5,14 +5,18 @@
     >>> bundle.classify("image.png").label                   # doctest: +SKIP
     'no_tumor'
 
-Nothing heavy is imported before a name is used: the device needs no torch.
+Nothing heavy is imported before a name is used: the device needs no torch. Nothing reports to
+anybody: what engines ask for that is answered here, before one can be imported.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from clinipress.extras import refuse_reports
 from clinipress.version import __version__
+
+refuse_reports()
 
 if TYPE_CHECKING:
     from clinipress.edge.bundle import load_bundle

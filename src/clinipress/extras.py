@@ -3,6 +3,10 @@
 Every import of such a package inside a function goes through `require`, or stands behind one; a
 package that is not installed is one line that says which extra brings it, and one that is
 installed and broken is another.
+
+Some of those packages, and ONNX Runtime, which the base install brings, report their use to their
+makers unless told not to. `clinipress` itself calls `refuse_reports` before anything else of ours
+can import one of them.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import os
 import re
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -18,7 +23,14 @@ from typing import Any
 
 from clinipress.errors import BrokenExtraError, MissingExtraError
 
-__all__ = ["check_installed", "extra_of_package", "is_installed", "missing_extra", "require"]
+__all__ = [
+    "check_installed",
+    "extra_of_package",
+    "is_installed",
+    "missing_extra",
+    "refuse_reports",
+    "require",
+]
 
 # What an extra is for, where the caller has nothing closer to say; any other brings a format.
 PURPOSES = MappingProxyType(
@@ -30,9 +42,24 @@ PURPOSES = MappingProxyType(
         "ray": "running a table on a cluster",
     }
 )
+# What each asks before it reports; read when it is imported, and by the processes it starts.
+NO_REPORTS = MappingProxyType(
+    {
+        # ONNX Runtime 1.29 and newer: no uploader, no event, no number for this device under HOME
+        # (its Privacy.md). `disable_telemetry_events` comes too late for the first event.
+        "ORT_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",  # in the headers of downloads that were asked for
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+)
 GATHERED = frozenset(("all", "test"))  # they repeat the others', and bring what is no part of it
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
+
+
+def refuse_reports() -> None:
+    """See to it that no package reports its use, whatever the environment says."""
+    os.environ.update(NO_REPORTS)
 
 
 def require(module: str, *, extra: str, what: str = "") -> Any:

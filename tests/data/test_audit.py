@@ -1,8 +1,10 @@
 import shutil
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from tests.kit.dicoms import made, written
 
 from clinipress.data.audit import audit as module
 from clinipress.data.audit.audit import audit
@@ -199,3 +201,28 @@ def test_a13_the_warning_says_how_strong_the_shortcut_is(tmp_path, darker, grade
     assert found.baseline_accuracy.low > found.majority_accuracy
     said = [w for w in found.warnings if w.startswith("facts of the files alone")]
     assert [w.endswith(f": a {grade} shortcut") for w in said] == [True]
+
+
+def test_f8_slices_in_different_planes_are_said(tmp_path):
+    """DICOM by its orientation, thick NIfTI stacks by how they were acquired."""
+    directions = {"axial": [1, 0, 0, 0, 1, 0], "sagittal": [0, 1, 0, 0, 0, -1]}
+    random = np.random.default_rng(0)
+    for label, planes in (("a", ("axial", "axial")), ("b", ("axial", "sagittal"))):
+        (tmp_path / label).mkdir()
+        for number, plane in enumerate(planes):
+            values = random.integers(0, 4096, (16, 16)).astype("u2")
+            dataset = made(values, ImageOrientationPatient=directions[plane])
+            (tmp_path / label / f"{number}.dcm").write_bytes(written(dataset))
+    record, _ = audit(read_dataset(tmp_path))
+    assert any("(3 axial, 1 sagittal)" in warning for warning in record.warnings)
+    (tmp_path / "b" / "1.dcm").unlink()
+    values = random.integers(0, 99, (16, 16, 3)).astype("i2")
+    volume = nibabel.Nifti1Image(values, np.diag([1, 1, 5, 1]))
+    for name in ("b/x.nii", "a/x.nii"):
+        nibabel.save(volume, tmp_path / name)
+    record, _ = audit(read_dataset(tmp_path))
+    assert not any("different planes" in warning for warning in record.warnings)
+    turned = nibabel.Nifti1Image(values.transpose(2, 0, 1), np.diag([5, 1, 1, 1]))
+    nibabel.save(turned, tmp_path / "b" / "y.nii")
+    record, _ = audit(read_dataset(tmp_path))
+    assert any("different planes" in warning for warning in record.warnings)

@@ -59,6 +59,8 @@ def test_what_cannot_be_read_is_set_aside(picture, tmp_path):
     assert found.readable.tolist() == [False, True, False, False]
     assert [one.path for one in found.unreadable] == ["cut.png", "gone.png", "text.png"]
     assert all(one.reason.startswith("expected") for one in found.unreadable)
+    # what is no picture is not read whole here; `content_digests` notices when it changes
+    assert [bool(digest) for digest in found.sha256] == [False, True, False, False]
     # what is no picture has content all the same: a study must notice when it changes
     listed = of(tmp_path / "text.png", picture, tmp_path / "cut.png", missing)
     digests = content_digests(listed, threads=1)

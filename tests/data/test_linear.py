@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks.cine import AIM, WAYS, ratio
-from tests.kit.dicoms import made, written
+from PIL import Image
+from tests.kit.dicoms import EIGHT, made, written
 
 from clinipress.data.audit.fingerprints import read_all
 from clinipress.data.sources import read_dataset
@@ -39,12 +40,17 @@ class Counted(io.FileIO):
         return content
 
 
+def whole(path: Path) -> bytes:
+    with Counted(path) as stream:
+        return stream.read()
+
+
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> type[Counted]:
     """Every binary file is opened so; unbuffered, as no reading ahead is to be counted."""
     Counted.read_bytes = 0
     monkeypatch.setattr(Path, "open", lambda path, mode="r", *_args, **_more: Counted(path))
-    monkeypatch.setattr(Path, "read_bytes", lambda path: Counted(path).read())
+    monkeypatch.setattr(Path, "read_bytes", whole)
     return Counted
 
 
@@ -67,11 +73,14 @@ def test_f21_no_file_is_read_whole_before_its_kind_is_known(
 ) -> None:
     """Of a gigabyte of nothing, and of one behind a header of too many pixels."""
     head = {"clip.mp4": b"\0\0\0\x18ftypisom", "slide.svs": b"II*\0\x10\0\0\0"}.get(name, b"")
+    good = io.BytesIO()
+    Image.fromarray(EIGHT).save(good, "PNG")
     for label in ("a", "b"):
         (tmp_path / label).mkdir()
-        with io.FileIO(tmp_path / label / name, "wb") as file:
-            file.write(head)
-            file.truncate(2**30)
+        for file, content, size in ((name, head, 2**30), ("good.png", good.getvalue(), None)):
+            with io.FileIO(tmp_path / label / file, "wb") as stream:
+                stream.write(content)
+                stream.truncate(size)
     readings = read_all(read_dataset(tmp_path), threads=1)
-    assert not readings.readable.any()
+    assert readings.readable.sum() == 2
     assert counted.read_bytes < 2**20

@@ -136,3 +136,11 @@ def test_quiet_holds_for_all_threads_until_the_last_leaves() -> None:
     leave.set()
     thread.join()
     assert warnings.filters == before
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_the_widest_ranges_keep_their_middle(kind: type) -> None:
+    """Their width itself is too large for the type."""
+    largest = float(np.finfo(kind).max)
+    values = np.array([[-largest, 0, largest / 2, largest, np.inf, np.nan]], kind)
+    assert to_uint8(values, 8 * np.dtype(kind).itemsize).tolist() == [[0, 128, 191, 255, 255, 0]]

@@ -133,6 +133,7 @@ def test_f17_pages_are_pictures(tmp_path: Path, packed: bool, big_endian: bool) 
         assert facts(source).frames == 3
         found = [int(decode(source, GREY, index=i).max()) for i in (None, 0, 1, 2)]
         assert found == [10, 10, 20, 30]
+        assert decode(tiff(*pages[:2], kinds=(1, 0)), GREY).max() == 99  # the copy stands first
         for index in (3, -1):
             with pytest.raises(ImageError, match="from 0 to 2"):
                 decode(source, GREY, index=index)
@@ -160,8 +161,9 @@ def test_pages_of_pillows_own_files() -> None:
         stream = io.BytesIO()
         pages[0].save(stream, "TIFF", save_all=True, append_images=pages[1:], compression=how)
         assert facts(stream.getvalue()).frames == 3
-        shown = decode(stream.getvalue(), COLOUR, index=2).max(axis=(1, 2)).astype(int)
-        assert np.abs(shown - [30, 0, 30]).max() <= 3
+        for index, level in enumerate((10, 20, 30)):
+            shown = decode(stream.getvalue(), COLOUR, index=index).max(axis=(1, 2)).astype(int)
+            assert np.abs(shown - [level, 0, level]).max() <= 3
     stream = io.BytesIO()
     pages[0].quantize(4).save(stream, "TIFF")
     assert has_palette(stream.getvalue())

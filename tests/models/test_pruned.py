@@ -7,12 +7,14 @@ import json
 
 import pytest
 import torch
+from timm.layers import EcaModule
+from timm.layers.cbam import SpatialAttn
 from torch import nn
 
 from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier, build, new_classifier
 from clinipress.models.cost import macs, parameters
-from clinipress.models.pruning.coupling import cut_equals_hidden, mixes_channels
+from clinipress.models.pruning.coupling import cut_equals_hidden, mixers
 from clinipress.models.pruning.pruned import hidings, plan_pruning, prune, replay
 from clinipress.recipe.steps import ModelRecipe
 from clinipress.records.candidate import InputSpec
@@ -334,11 +336,85 @@ def test_checker_of_couplings_can_fail():
     assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
 
 
-def test_which_networks_mix_channels():
-    assert mixes_channels(nn.Sequential(nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2)))
-    assert not mixes_channels(make("convnext_atto")[1])  # layer norms only
-    assert not mixes_channels(make("regnety_002")[1])
-    assert not mixes_channels(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)))
+class Recalibration(nn.Module):
+    """A harmless layer whose name holds "eca"."""
+
+    def forward(self, values):
+        return 1.5 * values
+
+
+class ChannelRoot(nn.Module):
+    """A root mean square over channels, and a gain, under a name that says nothing."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(width) + 0.5)
+
+    def forward(self, values):
+        root = values.square().mean(1, keepdim=True).sqrt() + 1e-5
+        return values / root * self.weight[:, None, None]
+
+
+class Standardised(nn.Conv2d):
+    """Weights standardised over the inputs of each output."""
+
+    def forward(self, values):
+        axes = (1, 2, 3)
+        centred = self.weight - self.weight.mean(axes, keepdim=True)
+        weight = centred / (self.weight.std(axes, keepdim=True) + 1e-5)
+        return nn.functional.conv2d(values, weight, self.bias, self.stride, self.padding)
+
+
+def halves(layer, *, shuffle, conv=nn.Conv2d):
+    """Two convolutions with a layer of the first one's width between them, shuffled or not."""
+    parts = [nn.Conv2d(1, 32, 3, 2, 1, bias=False), layer(32), nn.ReLU()]
+    parts += [nn.ChannelShuffle(2)] * shuffle
+    parts += [conv(32, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return wrap(nn.Sequential(*parts, nn.Linear(64, 3)))
+
+
+LAYERS_BETWEEN = {
+    "batch norm": nn.BatchNorm2d,
+    "instance norm": lambda width: nn.InstanceNorm2d(width, affine=True),
+    "group norm": lambda width: nn.GroupNorm(1, width),
+    "root": ChannelRoot,
+    "across channels": EcaModule,
+    "over places": lambda _: SpatialAttn(),
+    "a name": lambda _: Recalibration(),
+}
+MIXING = {"group norm", "root", "across channels", "over places"}
+
+
+# the two attentions' own convolutions are beyond Torch-Pruning in so small a network
+@pytest.mark.parametrize("name", sorted(LAYERS_BETWEEN.keys() - {"across channels", "over places"}))
+def test_f6_a_shuffle_is_refused_whatever_else_the_network_holds(name):
+    asked = {"ratio": 0.45, "round_to": 2, "criterion": "random", "scope": "uniform"}
+    torch.manual_seed(0)
+    assert plan_pruning(halves(LAYERS_BETWEEN[name], shuffle=False), **asked)
+    with pytest.raises(ModelError, match="as after a shuffle"):
+        plan_pruning(halves(LAYERS_BETWEEN[name], shuffle=True), **asked)
+
+
+def test_f6_standardised_weights_do_not_switch_it_off():
+    asked = {"ratio": 0.45, "round_to": 2, "criterion": "random", "scope": "uniform"}
+    plain, shuffled = (
+        halves(nn.BatchNorm2d, shuffle=shuffle, conv=Standardised) for shuffle in (False, True)
+    )
+    assert plan_pruning(plain, **asked)
+    with pytest.raises(ModelError, match="as after a shuffle"):
+        plan_pruning(shuffled, **asked)
+
+
+@pytest.mark.parametrize("name", sorted(LAYERS_BETWEEN))
+def test_f6_mixers_are_found_by_what_they_compute(name):
+    wide = halves(LAYERS_BETWEEN[name], shuffle=True).backbone.eval()
+    narrow = copy.deepcopy(wide)
+    narrow[0] = nn.Conv2d(1, 16, 3, 2, 1, bias=False)
+    narrow[1] = LAYERS_BETWEEN[name](16)
+    narrow[4] = nn.Conv2d(16, 64, 3, padding=1)
+    with torch.inference_mode():
+        found = mixers(wide, narrow, torch.randn(4, 1, 16, 16))
+    assert found == ({"1": 1} if name in MIXING else {})
 
 
 # small transformers: the families' own code, few blocks

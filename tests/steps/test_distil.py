@@ -77,7 +77,7 @@ def context(data, work, *, root=True, **changes):
     torch.set_num_threads(1)
     one = teacher(data)
     keys = {"data": data, "reference": one, "work": work, "shared": work, "threads": 1}
-    return Context(**(keys | {"root": one if root else None} | changes))
+    return Context(**(keys | {"root": one if root else None, "code": (TINY["factory"],)} | changes))
 
 
 def step(**changes):
@@ -130,7 +130,7 @@ def test_student_ends_without_hooks_and_without_regressors(data, tmp_path):
     assert not [name for name in student.module.state_dict() if "regressor" in name]
     assert all(not part._forward_hooks for part in student.module.modules())
     student.save(tmp_path / "student")
-    assert TorchCandidate.load(tmp_path / "student").digest == student.digest
+    assert TorchCandidate.load(tmp_path / "student", allow_code=True).digest == student.digest
 
 
 @pytest.mark.parametrize("method", ["fitnet", "attention"])
@@ -191,10 +191,14 @@ def test_teachers_that_cannot_teach_are_refused_in_one_line(data, tmp_path):
 def test_a_teacher_changed_since_the_plan_is_noticed(data, tmp_path):
     folder, where = saved(data, tmp_path / "teacher"), context(data, tmp_path / "run")
     one = step(teachers=[folder])
-    before = [found.digest for found in soft_targets.outside_teachers(one.recipe)]
+    before = [
+        found.digest for found in soft_targets.outside_teachers(one.recipe, (TINY["factory"],))
+    ]
     params = one.plan(None, where)
     saved(data, tmp_path / "teacher", seed=9)
-    assert [found.digest for found in soft_targets.outside_teachers(one.recipe)] != before
+    assert [
+        found.digest for found in soft_targets.outside_teachers(one.recipe, (TINY["factory"],))
+    ] != before
     with pytest.raises(ModelError, match="as it was when the step was planned"):
         one.apply(None, params, where)
 

@@ -73,7 +73,7 @@ def test_all_rounds_together_reach_the_ratio(of, rounds, tmp_path):
     for before, after in itertools.pairwise(counts):  # equal shares of what is found
         assert after / before == pytest.approx(0.4 ** (1 / rounds), abs=0.03)
     child.save(tmp_path / "saved")
-    again = TorchCandidate.load(tmp_path / "saved")
+    again = TorchCandidate.load(tmp_path / "saved", allow_code=True)
     images = Data().pixels.pixels
     assert again.digest == child.digest
     assert np.array_equal(again.predict(images), child.predict(images))

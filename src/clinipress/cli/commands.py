@@ -40,6 +40,10 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/NAME.")]
+AllowCode = Annotated[
+    bool,
+    typer.Option("--allow-code", help="Run the functions of yours that files name as a factory."),
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")]
 # what is above ASCII and steers a terminal; JSON escapes what is below by itself
 STEERING = re.compile("[\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
@@ -64,6 +68,24 @@ def _write_json(value: Any) -> None:
     record = getattr(value, "model_dump_json", None)
     text = record(indent=1) if record else json.dumps(value, indent=1, allow_nan=False)
     _write(STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def _say_what_runs(names: Iterable[str]) -> None:
+    """Name the users' functions on stderr before the first of them runs."""
+    from clinipress.recipe.code import what_runs
+
+    if words := what_runs(tuple(names)):
+        sys.stderr.write(f"{words}\n")
+        sys.stderr.flush()
+
+
+def _allowed_in(allow_code: bool, *paths: Path | None) -> bool:
+    """The same, having said what will run of what these candidate folders name."""
+    from clinipress.recipe.code import code_in
+
+    if allow_code:
+        _say_what_runs(dict.fromkeys(name for path in paths if path for name in code_in(path)))
+    return allow_code
 
 
 def _progress(quiet: bool) -> Progress:
@@ -103,21 +125,25 @@ def run(
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, dotted; may be repeated.")
     ] = None,
+    allow_code: AllowCode = False,
     as_json: Json = False,
 ) -> None:
     """Run a whole study; run it again to go on where it stopped."""
     from clinipress import distributed
     from clinipress.extras import require
+    from clinipress.recipe.code import code_behind
     from clinipress.study.read import load_study
 
-    recipe = load_study(study, tuple(changes or ()))
+    recipe = load_study(study, tuple(changes or ()), allow_code=allow_code)
     folder = out or Path("runs") / recipe.name
     require("torch", extra="compress", what="running a study")
     from clinipress.study.flow import run_study
 
     quiet = as_json or not distributed.is_main()
+    if distributed.is_main():
+        _say_what_runs(code_behind(recipe))
     try:
-        result = run_study(recipe, data, folder, progress=_progress(quiet))
+        result = run_study(recipe, data, folder, progress=_progress(quiet), allow_code=allow_code)
     finally:
         distributed.leave()
     if not distributed.is_main():
@@ -257,6 +283,7 @@ def evaluate(
         Path | None, typer.Option("--scores", help="Keep the per-image scores (.npz).")
     ] = None,
     threads: Threads = None,
+    allow_code: AllowCode = False,
     as_json: Json = False,
 ) -> None:
     """Measure a model or a whole run on a data set, with 95 % intervals.
@@ -274,6 +301,7 @@ def evaluate(
     facts = run_evaluate(
         model, data, class_map=class_map, split=split, positive=positive, overlap=overlap,
         threads=threads, scores=scores, progress=_progress(as_json),
+        allow_code=_allowed_in(allow_code, model),
     )  # fmt: skip
     if as_json:
         _write_json(facts)
@@ -318,6 +346,7 @@ def compare(
     split: SplitName = None,
     positive: Positive = None,
     threads: Threads = None,
+    allow_code: AllowCode = False,
     as_json: Json = False,
 ) -> None:
     """Compare two models on the same images, paired, with a verdict.
@@ -331,6 +360,7 @@ def compare(
     comparison = run_compare(
         a, b, data, risk=risk, floors=parse_floors(floor or ()), class_map=class_map, split=split,
         positive=positive, threads=threads, progress=_progress(as_json),
+        allow_code=_allowed_in(allow_code, a, b),
     )  # fmt: skip
     if as_json:
         _write_json(comparison)
@@ -367,14 +397,16 @@ def bench(
     against: Annotated[
         Path | None, typer.Option("--against", help="Another bundle or model file, timed in turn.")
     ] = None,
+    allow_code: AllowCode = False,
     as_json: Json = False,
 ) -> None:
     """Measure a bundle on this device: latency, throughput, cold start, memory."""
     from clinipress.edge.bench import bench as run_bench
 
     facts = run_bench(
-        bundle, threads=threads, batches=batches or (1, 8), seconds=seconds, against=against
-    )
+        bundle, threads=threads, batches=batches or (1, 8), seconds=seconds, against=against,
+        allow_code=_allowed_in(allow_code, against),
+    )  # fmt: skip
     if as_json:
         _write_json(facts)
     else:

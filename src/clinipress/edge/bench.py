@@ -38,6 +38,7 @@ def bench(
     batches: Sequence[int] = (1, 8),
     seconds: float = 1.0,
     against: str | Path | None = None,
+    allow_code: bool = False,
 ) -> dict[str, Any]:
     """Measure a bundle on this machine.
 
@@ -48,6 +49,7 @@ def bench(
         seconds: Time to spend per row, warm-up aside.
         against: Another bundle or model file, timed in turn with this one, call by call: ratios
             hold on a busy machine where times do not.
+        allow_code: Whether a user's function that a candidate folder names may build its network.
 
     Returns:
         JSON-able: ``cold_start_ms`` (``python -m clinipress predict`` from start to end),
@@ -76,7 +78,9 @@ def bench(
     difference = opened.self_test()
     tested = time.perf_counter()
     other = Path(against) if against is not None else None
-    rows = [row for count in counts for row in _rows(opened, other, count, batches, seconds)]
+    rows = [
+        row for count in counts for row in _rows(opened, other, count, batches, seconds, allow_code)
+    ]
     sample = facts(image)
     return {
         "bundle": opened.card.name,
@@ -102,7 +106,12 @@ def _doubling(cores: int) -> list[int]:
 
 
 def _rows(
-    bundle: Bundle, against: Path | None, threads: int, batches: Sequence[int], seconds: float
+    bundle: Bundle,
+    against: Path | None,
+    threads: int,
+    batches: Sequence[int],
+    seconds: float,
+    allow_code: bool,
 ) -> list[dict[str, Any]]:
     """Latencies for one number of threads: with the image file, then for each batch without."""
     spec, path = bundle.card.input, bundle.path / bundle.manifest.self_test.file
@@ -110,7 +119,7 @@ def _rows(
         bundle.card.name: open_file(bundle.candidate.path, bundle.card, threads)
     }
     if against is not None:
-        other = _comparable(bundle, against, threads)
+        other = _comparable(bundle, against, threads, allow_code)
         name = other.card.name
         models[name if name != bundle.card.name else f"{name} ({against})"] = other
     options: dict[str, Any] = {"threads": threads, "repeats": MOST_REPEATS, "seconds": seconds}
@@ -128,8 +137,8 @@ def _per_second(row: Latency) -> float:
     return 1000 * row.batch / row.median
 
 
-def _comparable(bundle: Bundle, against: Path, threads: int) -> Candidate:
-    other = load_candidate(against, threads)
+def _comparable(bundle: Bundle, against: Path, threads: int, allow_code: bool) -> Candidate:
+    other = load_candidate(against, threads, allow_code=allow_code)
     mine, theirs = (
         (spec.channels, spec.height, spec.width) for spec in (bundle.card.input, other.card.input)
     )

@@ -6,26 +6,44 @@ from pathlib import Path
 
 from clinipress.errors import ModelError
 from clinipress.extras import require
+from clinipress.formats.parity import check_candidate
+from clinipress.recipe.code import Permission
 from clinipress.records.candidate import Candidate
 
 __all__ = ["load_candidate"]
 
 
-def load_candidate(path: Path, threads: int | None = None) -> Candidate:
+def load_candidate(
+    path: Path, threads: int | None = None, *, allow_code: Permission = False
+) -> Candidate:
     """Any classifier that can be run: a bundle, a model file, or a candidate folder.
 
     A model file of a format that cannot hold its card has it as ``card.json`` beside it.
 
+    Args:
+        path: The file or folder.
+        threads: CPU threads of one call; None: as many as there are cores.
+        allow_code: Whether a user's function that a candidate folder names may build the network.
+
     Raises:
         MissingExtraError: Its format needs packages that are not installed.
-        ModelError: It is none of these, or cannot be loaded.
+        ModelError: It is none of these, or cannot be loaded; or its answers are no function of the
+            image alone, or no logits.
         BundleError: It is a bundle that is incomplete or was changed.
     """
+    candidate = _opened(path, threads, allow_code)
+    check_candidate(candidate)
+    return candidate
+
+
+def _opened(path: Path, threads: int | None, allow_code: Permission) -> Candidate:
     if path.is_dir() and (path / "weights.safetensors").is_file():
         require("torch", extra="compress", what="opening a trained network's folder")
-        from clinipress.models.classifier import TorchCandidate
+        from clinipress.models.classifier import TorchCandidate, check_network
 
-        return TorchCandidate.load(path)
+        network = TorchCandidate.load(path, allow_code=allow_code)
+        check_network(network.module, f"a network in '{path}'")
+        return network
     if path.is_dir() and (path / "card.json").is_file():
         from clinipress.edge.bundle import load_bundle
 

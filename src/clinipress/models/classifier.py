@@ -20,16 +20,18 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from clinipress.errors import ModelError
+from clinipress.models.contract import check_contract
 from clinipress.models.cost import evaluating
 from clinipress.models.pretrained import load_checkpoint, load_pretrained
 from clinipress.models.pruning.pruned import replay
 from clinipress.models.weights import read_tensors, safetensors_bytes
 from clinipress.models.zoo import catalogued, create_backbone, first_line
+from clinipress.recipe.code import Permission, check_code
 from clinipress.recipe.steps import ModelRecipe
 from clinipress.records.candidate import Card, InputSpec, ModelSpec, PerChannel
 from clinipress.records.store import digest_of, write_atomically
 
-__all__ = ["Classifier", "TorchCandidate", "build", "new_classifier"]
+__all__ = ["Classifier", "TorchCandidate", "build", "check_network", "new_classifier"]
 
 CARD_FILE, WEIGHTS_FILE = "card.json", "weights.safetensors"
 DIGEST_KEY = "clinipress.digest"
@@ -162,7 +164,19 @@ def new_classifier(
         load_checkpoint(backbone, Path(recipe.checkpoint))
     module = Classifier(backbone, input_spec, in_channels, mean, std)
     _check_output(module, recipe, num_classes)
+    check_network(module, f"a network '{recipe.name or recipe.factory}'")
     return spec, module
+
+
+def check_network(module: Classifier, what: str) -> None:
+    """Refuse a network that `clinipress.models.contract` refuses.
+
+    Raises:
+        ModelError: Its answers depend on the batch, are drawn by chance, or are no logits.
+    """
+    spec = module.input_spec
+    channels = module.repeats * spec.channels
+    check_contract(module.backbone, channels, (spec.height, spec.width), what)
 
 
 def _check_output(module: Classifier, recipe: ModelRecipe, num_classes: int) -> None:
@@ -306,19 +320,28 @@ class TorchCandidate:
         write_atomically(folder / CARD_FILE, self.card.model_dump_json(indent=1))
 
     @classmethod
-    def load(cls, folder: Path, device: str | torch.device | None = None) -> TorchCandidate:
+    def load(
+        cls,
+        folder: Path,
+        device: str | torch.device | None = None,
+        *,
+        allow_code: Permission = False,
+    ) -> TorchCandidate:
         """Read what `save` wrote.
 
         Args:
             folder: Holds card.json and weights.safetensors.
             device: Where to put the network; None: the CPU.
+            allow_code: Whether a user's function that the card names may build the network.
 
         Raises:
-            ModelError: A file is missing, damaged, or the two do not belong together.
+            ModelError: A file is missing, damaged, or the two do not belong together; or the card
+                names a function that nobody permitted.
         """
         card = _read_card(folder / CARD_FILE)
         if card.model is None:
             raise ModelError("a card with 'model'", f"'{folder / CARD_FILE}' without it")
+        check_code([card.model.factory], f"a card in '{folder}'", allow_code)
         state, facts = read_tensors(folder / WEIGHTS_FILE)
         if facts.get(DIGEST_KEY) != _digest(state, card.model, card.input):
             raise ModelError(

@@ -22,10 +22,21 @@ from torch import nn
 from clinipress.errors import ModelError
 from clinipress.models.catalogue import HUB, NamedModel, model_named, named_models
 from clinipress.models.pretrained import take_shared
+from clinipress.recipe.code import check_code, check_function
 
 __all__ = ["catalogued", "create_backbone", "first_line", "list_models"]
 
 NAMES_SHOWN = 3
+# arguments of timm's that open files: its older releases unpickle whatever such a file holds
+READ_BY_TIMM = frozenset(
+    (
+        "cache_dir",
+        "checkpoint_path",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "pretrained_strict",
+    )
+)
 
 
 def list_models(pattern: str = "") -> list[str]:
@@ -82,6 +93,12 @@ def create_backbone(
         return _from_catalogue(named, options, size, from_hub)
     if not timm.is_model(name):
         raise _unknown(name)
+    if foreign := sorted(READ_BY_TIMM & options.keys()):
+        raise ModelError(
+            "arguments of the network itself",
+            f"'{foreign[0]}', by which timm reads a file",
+            "give the file as model.pretrained or model.checkpoint",
+        )
     return _from_timm(name, options, size, from_hub)
 
 
@@ -151,7 +168,8 @@ def _first_accepted(name: str, attempts: list[dict[str, Any]], from_hub: bool) -
 
 
 def _from_factory(factory: str, options: dict[str, Any]) -> nn.Module:
-    """Call "module:function"; anything it raises becomes one line."""
+    """Call "module:function", which somebody permitted; anything it raises becomes one line."""
+    check_code([factory], "a study", True)
     with _current_folder_importable():
         function = _find_function(factory)
         try:
@@ -181,6 +199,7 @@ def _find_function(factory: str) -> Callable[..., Any]:
         ) from problem
     if not callable(function):
         raise ModelError(f"a function '{what}' in '{where}'", f"{function!r}")
+    check_function(factory, function)
     return function  # type: ignore[no-any-return]
 
 

@@ -5,7 +5,6 @@ The only module that names Ray, and only when it is asked for.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
@@ -56,8 +55,6 @@ def _on_ray(
     ours = not ray.is_initialized()
     try:
         if ours:
-            # Ray reports its use to its makers unless told not to; nothing is sent unasked
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             where = {} if address == LOCAL else {"address": address}
             ray.init(**where, include_dashboard=False, log_to_driver=False)
         # one try each: a study that was cut off goes on when the table is run again

@@ -154,6 +154,10 @@ FORMATS = (
         ),
         own_ranges=False,
         saturates=("int8", "mixed"),
+        bundle_note=(
+            "clinipress sends nothing. ONNX Runtime 1.29 and newer, where another program runs",
+            "model.onnx with it, reports to its maker unless ORT_DISABLE_TELEMETRY=1 is set.",
+        ),
     ),
     FormatFacts(
         name="openvino",
@@ -167,6 +171,10 @@ FORMATS = (
         timed_here=True,
         features=True,
         options=("equalize", "smooth"),
+        bundle_note=(
+            "clinipress sends nothing. The openvino package, where another program runs model.xml",
+            "with it, reports to its maker unless openvino-telemetry is uninstalled.",
+        ),
     ),
     FormatFacts(
         name="litert",

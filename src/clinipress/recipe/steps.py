@@ -29,6 +29,9 @@ __all__ = [
     "TrainStage",
 ]
 
+# Names become those of files, and words in a line of a terminal: no path, no control character.
+StepName = Annotated[str, Field(pattern=r"^\w[\w .+()-]*$", max_length=64)]
+
 Decay = Literal["cosine", "exponential"]
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -267,7 +270,7 @@ class DistillStep(Config):
     """
 
     step: Literal["distill"] = "distill"
-    name: str | None = None
+    name: StepName | None = None
     student: ModelRecipe | None = None
     method: Literal["soft", "dkd", "dist", "fitnet", "attention"] = "soft"
     temperature: float = Field(4.0, gt=0)
@@ -338,7 +341,7 @@ class PruneStep(Config):
     """
 
     step: Literal["prune"] = "prune"
-    name: str | None = None
+    name: StepName | None = None
     ratio: float = Field(0.3, gt=0, lt=0.95)
     of: Literal["macs", "parameters", "filters", "latency"] = "macs"
     criterion: Literal["l1", "l2", "taylor", "batch-norm", "fpgm", "random"] = "l2"
@@ -375,7 +378,7 @@ class FineTuneStep(Config):
     """
 
     step: Literal["train"] = "train"
-    name: str | None = None
+    name: StepName | None = None
     train: Annotated[TrainOptions, _over(LABELS_ALONE)] = TrainOptions(**LABELS_ALONE)
 
 
@@ -401,7 +404,7 @@ class QatStep(Config):
     """
 
     step: Literal["qat"] = "qat"
-    name: str | None = None
+    name: StepName | None = None
     weight_bits: Literal[8] = 8
     activation_bits: Literal[8] = 8
     freeze_batch_norm: float = Field(0.4, ge=0, le=1)
@@ -437,7 +440,7 @@ class Phase(Config):
         sampled: Sub-nets drawn for every step, besides the ends.
     """
 
-    name: str
+    name: StepName
     kernels: tuple[Literal[3, 5, 7], ...] = (3, 5, 7)
     depths: tuple[Literal[2, 3, 4], ...] = (2, 3, 4)
     expansions: tuple[Literal[3, 4, 6], ...] = (3, 4, 6)
@@ -474,7 +477,7 @@ class ShrinkStep(Config):
     """
 
     step: Literal["shrink"] = "shrink"
-    name: str | None = None
+    name: StepName | None = None
     phases: tuple[Phase, ...] = Field(PHASES, min_length=1)
     sandwich: bool = True
     alpha: float = Field(0.5, ge=0, le=1)
@@ -525,7 +528,7 @@ class SearchStep(Config):
     """
 
     step: Literal["search"] = "search"
-    name: str | None = None
+    name: StepName | None = None
     macs: int | None = Field(None, gt=0)
     parameters: int | None = Field(None, gt=0)
     latency_ms: float | None = Field(None, gt=0)

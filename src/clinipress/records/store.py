@@ -40,7 +40,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, Any
 
 from pydantic import ValidationError
@@ -53,6 +53,7 @@ from clinipress.records.version1 import result_of_version1
 
 __all__ = [
     "Store",
+    "below",
     "digest_of",
     "locked",
     "read_json",
@@ -66,6 +67,22 @@ __all__ = [
 KEY_DIGITS = 16
 INPUTS, VERSIONS, HASHES, LOCK = "inputs.json", "versions.json", "sha256.json", ".lock"
 PARTS = ".*.part"  # what a process that was killed left of a file
+
+
+def below(folder: Path, name: str) -> Path:
+    """A path that a record or a user names, inside a folder.
+
+    Raises:
+        InputError: It leads out of it.
+
+    Example:
+        >>> below(Path("run"), "external/there.npz").as_posix()
+        'run/external/there.npz'
+    """
+    path = PurePath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable():
+        raise InputError(f"a name of something inside '{folder}'", f"'{name}'", "choose another")
+    return folder / path
 
 
 def digest_of(value: Any) -> str:

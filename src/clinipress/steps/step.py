@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +34,7 @@ class Context:
         threads: CPU threads to use.
         progress: The listener.
         root: The network that `reference` was exported from: its feature maps can be read.
+        code: The users' functions that may build the networks of candidate folders.
     """
 
     data: Any
@@ -43,6 +45,7 @@ class Context:
     threads: int | None = None
     progress: Progress = SILENT
     root: Candidate | None = None
+    code: Collection[str] = ()
 
 
 class Step(Protocol):

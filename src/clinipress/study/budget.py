@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from clinipress.errors import RecipeError
-from clinipress.models.classifier import build
+from clinipress.models.classifier import Classifier, build, check_network
 from clinipress.models.cost import evaluating, parameters
 from clinipress.recipe.formats import precision_facts
 from clinipress.recipe.steps import ModelRecipe, Step
@@ -175,7 +175,21 @@ def _last_model(study: Study) -> tuple[ModelRecipe, tuple[Step, ...]]:
     return study.reference.model, study.steps
 
 
-def _built(recipe: ModelRecipe, spec: InputSpec) -> nn.Module:
+def check_networks(study: Study) -> None:
+    """Refuse, before anything is trained, a student that no figure of the study would be true of.
+
+    The reference is looked at when it is built, which is at once.
+
+    Raises:
+        ModelError: One cannot be built, or breaks the contract of `clinipress.models.contract`.
+    """
+    for recipe in filter(None, map(next_network, study.steps)):
+        check_network(
+            _built(recipe, study.data.input), f"a network '{recipe.name or recipe.factory}'"
+        )
+
+
+def _built(recipe: ModelRecipe, spec: InputSpec) -> Classifier:
     """The network with random weights; how many classes it tells apart matters little."""
     channels = recipe.in_channels or (3 if recipe.pretrained else spec.channels)
     model = ModelSpec(

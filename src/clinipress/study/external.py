@@ -37,7 +37,7 @@ from clinipress.records.result import (
     Result,
     RiskLevel,
 )
-from clinipress.records.store import read_result, write_atomically
+from clinipress.records.store import below, read_result, write_atomically
 from clinipress.stats.metrics import confusion
 from clinipress.study.redraw import EXTERNAL, judged_by
 from clinipress.study.sealing import Seal, check_floors, rules_of
@@ -183,6 +183,7 @@ def evaluate(
     resamples: int = 2000,
     scores: Path | None = None,
     progress: Progress = SILENT,
+    allow_code: bool = False,
 ) -> dict[str, Any]:
     """Evidence of one model on labelled images.
 
@@ -198,6 +199,7 @@ def evaluate(
         resamples: Of the bootstrap.
         scores: Where to keep the per-image scores (.npz), for `compare`; None: nowhere.
         progress: The listener.
+        allow_code: Whether a user's function that a candidate folder names may build its network.
 
     Returns:
         Plain data: name, images, positive, evidence {metric: {value, low, high}}, confusion,
@@ -206,7 +208,7 @@ def evaluate(
     Raises:
         InputError: The model or the data cannot be used.
     """
-    candidate = load_candidate(model, threads)
+    candidate = load_candidate(model, threads, allow_code=allow_code)
     seen = Seen.load(model / FINGERPRINTS)
     elsewhere = Elsewhere(data, class_map, split, positive, seen, overlap, threads, progress)
     answers, audit, known = elsewhere.score({"model": candidate})
@@ -245,6 +247,7 @@ def compare(
     threads: int | None = None,
     resamples: int = 2000,
     progress: Progress = SILENT,
+    allow_code: bool = False,
 ) -> dict[str, Any]:
     """Two models on the same images, paired, with a verdict at a risk level.
 
@@ -261,6 +264,7 @@ def compare(
         threads: CPU threads.
         resamples: Of the bootstrap.
         progress: The listener.
+        allow_code: Whether a user's function that a candidate folder names may build its network.
 
     Returns:
         Plain data: both evidences, the changes (candidate minus reference), the candidate's
@@ -278,7 +282,7 @@ def compare(
         accuracy, baseline = None, no_baseline
     else:
         elsewhere = Elsewhere(data, class_map, split, positive, None, "keep", threads, progress)
-        facts, (a, b), accuracy, baseline = _run(reference, candidate, elsewhere)
+        facts, (a, b), accuracy, baseline = _run(reference, candidate, elsewhere, allow_code)
     check_floors(floors or {}, a.classes)
     level: RiskLevel = risk  # type: ignore[assignment]
     declared = Declared(level, EvidenceRecipe(), resamples, floors=floors or {})
@@ -347,12 +351,12 @@ def evaluate_run(
     study = Study.model_validate(result.recipe)
     finding = _finding(result.classes, study.data.positive, positive)
     kept = {
-        row.name: replace(Scores.load(run / row.per_image["validation"]), positive=finding)
+        row.name: replace(Scores.load(below(run, row.per_image["validation"])), positive=finding)
         for row in rows
     }
     seen = Seen.load(run / FINGERPRINTS)
     elsewhere = Elsewhere(data, class_map, split, finding, seen, overlap, threads, progress)
-    candidates = {row.name: load_candidate(run / row.path, threads) for row in rows}
+    candidates = {row.name: load_candidate(below(run, row.path), threads) for row in rows}
     answers, audit, known = elsewhere.score(candidates)
     rules = rules_of(study, result.classes)
     declared = Seal(rules, result.sealed, result.rule_changes).declared(study)
@@ -364,7 +368,7 @@ def evaluate_run(
                          normal=study.data.normal)  # fmt: skip
         root = scores if row.name == result.reference else answers[result.reference]
         answers[row.name] = scores
-        path = folder / f"{title}-{row.name}.npz"
+        path = below(folder, f"{title}-{row.name}.npz")
         scores.save(path)
         chosen_on = kept[result.reference], kept[row.name]
         judgements = statistics(declared, root, scores, validation=chosen_on)
@@ -391,7 +395,7 @@ def evaluate_run(
         judged_by=judged_by(result, run),
         rows=tested,
     )
-    write_atomically(folder / f"{title}.json", test.model_dump_json(indent=1))
+    write_atomically(below(folder, f"{title}.json"), test.model_dump_json(indent=1))
     return test
 
 
@@ -410,10 +414,13 @@ def _rows_to_test(result: Result) -> list[CandidateRecord]:
 
 
 def _run(
-    reference: Path, candidate: Path, elsewhere: Elsewhere
+    reference: Path, candidate: Path, elsewhere: Elsewhere, allow_code: bool
 ) -> tuple[list[dict[str, Any]], tuple[Scores, Scores], Interval | None, Mapping[str, bool]]:
     """Both models on the images; which files they are; what facts of the files alone give."""
-    a, b = (load_candidate(path, elsewhere.threads) for path in (reference, candidate))
+    a, b = (
+        load_candidate(path, elsewhere.threads, allow_code=allow_code)
+        for path in (reference, candidate)
+    )
     if a.card.classes != b.card.classes:
         raise ModelError(
             f"two models of one set of classes ({', '.join(a.card.classes)})",

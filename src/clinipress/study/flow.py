@@ -6,6 +6,7 @@ each losing the margin. The test split is opened once, for what was chosen on va
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from clinipress import distributed
@@ -14,12 +15,13 @@ from clinipress.errors import RecipeError
 from clinipress.formats.open import check_toolchains
 from clinipress.models.origins import outside
 from clinipress.progress import SILENT, Progress
+from clinipress.recipe.code import check_code, code_behind, code_of
 from clinipress.recipe.study import EvidenceRecipe, Study
 from clinipress.records.result import Result
 from clinipress.records.store import Store, locked, write_atomically
 from clinipress.reporting.dossier.people import read_answers
 from clinipress.reporting.wording.reasons import changes_phrase
-from clinipress.study.budget import check_budget
+from clinipress.study.budget import check_budget, check_networks
 from clinipress.study.choice import NOTHING, choose, next_attempt
 from clinipress.study.devices import resolve_targets
 from clinipress.study.inspection import inspect
@@ -38,7 +40,12 @@ __all__ = ["run_study"]
 
 
 def run_study(
-    study: Study, data_path: Path | None, out: Path, *, progress: Progress = SILENT
+    study: Study,
+    data_path: Path | None,
+    out: Path,
+    *,
+    progress: Progress = SILENT,
+    allow_code: bool = False,
 ) -> Result:
     """Run a study, or go on with one that was interrupted.
 
@@ -47,6 +54,8 @@ def run_study(
         data_path: The images; None takes the study's own `data.path`.
         out: The run folder; finished pieces found in it are kept.
         progress: The listener.
+        allow_code: Whether functions may run that candidate folders name which the study learns
+            from; what the study names itself was permitted when it was read or written.
 
     Returns:
         What was measured; also written to ``result.json``, ``report.html`` and ``bundle/``.
@@ -58,20 +67,24 @@ def run_study(
     path = data_path or (Path(study.data.path) if study.data.path else None)
     if path is None:
         raise RecipeError("images", "a study without 'data.path'", "give --data DIR")
+    code = code_behind(study)
+    check_code(code, "a study", allow_code or code_of(study))
     with locked(out):
-        result = run_once(study, path, out, progress)
+        result = run_once(study, path, out, progress, code)
         if study.seeds:
 
             def again(other: Study, folder: Path) -> Result:
-                return run_once(other, path, folder, progress)
+                return run_once(other, path, folder, progress, code)
 
             result = repeat(study, result, out, again)
             write_result(result, out)
     return result
 
 
-def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
-    """The flow itself, with the study's own seed; arguments as for `run_study`."""
+def run_once(
+    study: Study, path: Path, out: Path, progress: Progress, code: Collection[str] = ()
+) -> Result:
+    """The flow itself, with the study's own seed; arguments as for `run_study`, and who may run."""
     targets = resolve_targets(study.target)
     check_names(study)
     check_toolchains(export.format for export in study.exports)
@@ -80,6 +93,7 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
     read_answers(out)  # what cannot be read is refused now, not at the end
     outside(study)  # files that are not there are missed now, not after hours of training
     prepare(study.threads, study.seed)
+    check_networks(study)
     store = Store(out, progress)
     if distributed.is_main():
         write_atomically(out / "study.json", study.model_dump_json(indent=1))
@@ -92,7 +106,7 @@ def run_once(study: Study, path: Path, out: Path, progress: Progress) -> Result:
     sealed = seal(rules_of(study, data.classes), out)
     if sealed.changes:
         progress.say(f"{capital(changes_phrase(sealed.changes))}.")
-    bench = Workbench(study, store, data, progress)
+    bench = Workbench(study, store, data, progress, code=code)
     keeper = ScoreKeeper(bench, sealed)
     declared = sealed.declared(study)
     judge = Judge(declared, sealed.rules.rules, bench)

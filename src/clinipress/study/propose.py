@@ -208,7 +208,7 @@ data:
     by: auto   # {unit}{published}
     fractions: [0.65, 0.15, 0.2]   # train, validation, test (sealed until the end)
 reference:
-  model: resnet50   # any timm name, or {{factory: "module:function"}}
+  model: resnet50   # any timm name, or {{factory: "module:function"}} (run it with --allow-code)
   # as long as all steps of a student together, or the comparison flatters the student
   train: {{epochs: 60, batch_size: 32, learning_rate: 0.001}}
 steps:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from clinipress.errors import RecipeError
+from clinipress.recipe.code import check_code, code_behind
 from clinipress.recipe.study import Study
 from clinipress.recipe.techniques import TECHNIQUES
 from clinipress.study.devices import resolve_targets
@@ -24,15 +25,18 @@ DEEPEST, MOST_VALUES = 30, 100_000
 KINDS = frozenset(row.kind for row in TECHNIQUES)
 
 
-def load_study(path: Path, overrides: tuple[str, ...] = ()) -> Study:
+def load_study(path: Path, overrides: tuple[str, ...] = (), *, allow_code: bool = False) -> Study:
     """Read a study from YAML.
 
     Args:
         path: The YAML file.
         overrides: "dotted.key=value" pairs; values are read as YAML, list items by number.
+        allow_code: Whether the study may run a user's function that it names as a `factory`; one
+            that an override names may.
 
     Raises:
         RecipeError: The file is missing, is not YAML, or holds a wrong key or value.
+        ModelError: It names a user's function, and nobody permitted it.
     """
     if not path.is_file():
         raise RecipeError(
@@ -50,10 +54,13 @@ def load_study(path: Path, overrides: tuple[str, ...] = ()) -> Study:
         raise RecipeError(
             f"a mapping of keys in '{path}'", type(tree).__name__, "start with 'name: my-study'"
         )
+    typed: set[str] = set()
     for override in overrides:
-        _override(tree, override)
+        typed |= _texts(_override(tree, override))
     _check_plain(tree, str(path))
-    return parse_study(tree, where=str(path))
+    study = parse_study(tree, where=str(path))
+    check_code(code_behind(study), f"a study '{path}'", allow_code or typed)
+    return study
 
 
 class _Loader(yaml.SafeLoader):
@@ -134,7 +141,16 @@ def parse_study(tree: dict[str, Any], where: str = "the study") -> Study:
     return Study.model_validate(filled)
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
+def _texts(value: Any) -> set[str]:
+    """All texts in plain data."""
+    if isinstance(value, dict | list):
+        parts = value.values() if isinstance(value, dict) else value
+        return {text for part in parts for text in _texts(part)}
+    return {value} if isinstance(value, str) else set()
+
+
+def _override(tree: dict[str, Any], override: str) -> Any:
+    """Lay one over the tree, in place; the value."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise RecipeError(
@@ -161,6 +177,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
             "a path that is not there",
             "list items go by number, from 0",
         ) from None
+    return value
 
 
 def _recipe_error(problem: ValidationError, where: str) -> RecipeError:

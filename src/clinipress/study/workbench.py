@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,6 +99,7 @@ class Workbench:
         data: The images; the test split sealed.
         progress: The listener.
         times: Wall time per phase.
+        code: The users' functions that may build networks read back from folders.
     """
 
     study: Study
@@ -106,6 +107,7 @@ class Workbench:
     data: StudyData
     progress: Progress = SILENT
     times: PhaseTimes = field(default_factory=PhaseTimes)
+    code: Collection[str] = ()
 
     def fresh(self) -> TorchCandidate:
         """The reference before training."""
@@ -133,7 +135,7 @@ class Workbench:
             # what stands behind an unchanged path or name may change
             "outside": outside(step.recipe),
             "source": source_digest(parent.spec.factory),
-            "teachers": [teacher.digest for teacher in outside_teachers(step.recipe)],
+            "teachers": [teacher.digest for teacher in outside_teachers(step.recipe, self.code)],
         }
 
         def make(folder: Path) -> None:
@@ -146,6 +148,7 @@ class Workbench:
                 threads=self.study.threads,
                 progress=self.progress,
                 root=reference.network if reference else None,
+                code=self.code,
             )
             applied, child = run(step, parent, _plan_once(step, parent, context), context)
             card = with_history(child.card, parent if step.inherits else None, applied, name)
@@ -158,7 +161,8 @@ class Workbench:
             folder = self.store.once(
                 step.kind, inputs, make, packages=(*TRAINING_PACKAGES, *DECODERS), together=True
             )
-        return TorchCandidate.load(folder), folder.relative_to(self.store.folder).as_posix()
+        network = TorchCandidate.load(folder, allow_code=self.code)
+        return network, folder.relative_to(self.store.folder).as_posix()
 
     def export(self, name: str, parent: TorchCandidate, recipe: ExportRecipe) -> FileCandidate:
         """Write a file for a runtime, or find the one written before; load it by its runtime.

@@ -120,12 +120,12 @@ def audit(
 
 
 def _planes(slices: dict[str, int]) -> Iterator[str]:
-    """Thick stacks are cut as they were acquired, and a network may learn the plane."""
+    """Volumes of thick slices are cut as they were acquired, and DICOM is never cut anew."""
     if slices:
         counts = ", ".join(f"{count:,} {plane}" for plane, count in sorted(slices.items()))
         yield (
-            f"the volumes are cut in different planes ({counts} slices), since their voxels are "
-            "long in different directions: keep one plane, or give all the same voxels"
+            f"the slices lie in different planes ({counts}): a network may learn the plane instead "
+            "of the disease; keep one plane, or make sure that every class has all alike"
         )
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from clinipress.errors import ImageError, MissingExtraError, NoPictureError
 from clinipress.extras import require
 from clinipress.kinds.image.pixels import (
+    PLANES,
     HeaderFacts,
     Raster,
     check_size,
@@ -365,7 +366,22 @@ def _stated_facts(header: Any) -> HeaderFacts:
         bits=int(header.get("BitsStored") or header.get("BitsAllocated") or 8),
         frames=max(1, int(header.get("NumberOfFrames") or 1)),
         format="DICOM",
+        plane=_plane(header),
     )
+
+
+def _plane(header: Any) -> str:
+    """By the directions of rows and columns, of all frames in an enhanced file; "" unknown."""
+    directions = header.get("ImageOrientationPatient")
+    for group in (header.get("SharedFunctionalGroupsSequence") or [])[:1]:
+        for values in group.get("PlaneOrientationSequence") or []:
+            directions = values.get("ImageOrientationPatient") or directions
+    try:
+        across, down = np.reshape([float(value) for value in directions or ()], (2, 3))
+    except (TypeError, ValueError):
+        return ""
+    normal = np.abs(np.cross(across, down))
+    return PLANES[int(np.argmax(normal))] if np.isfinite(normal).all() and normal.any() else ""
 
 
 def _check_frame(frame: bytes, facts: HeaderFacts) -> None:

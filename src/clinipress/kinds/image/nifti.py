@@ -21,12 +21,18 @@ from numpy.typing import NDArray
 
 from clinipress.errors import ImageError
 from clinipress.extras import require
-from clinipress.kinds.image.pixels import HeaderFacts, Raster, check_size, quiet, value_range
+from clinipress.kinds.image.pixels import (
+    PLANES,
+    HeaderFacts,
+    Raster,
+    check_size,
+    quiet,
+    value_range,
+)
 from clinipress.kinds.image.unpacking import MAX_BYTES, MAX_PICTURES, length, limit
 
 THICK = 2.0
 """A slice is thick where its voxels are so many times as long across it as within it."""
-_PLANES = ("sagittal", "coronal", "axial")
 # A display range is believed where it holds this share of the values, and is not so many times
 # narrower than most of them, or wider than all of them.
 _LEAST_INSIDE, _NARROWEST, _WIDEST = 0.01, 0.02, 16
@@ -152,7 +158,7 @@ def _axes(header: Any, shape: tuple[int, ...]) -> _Axes:
     within = sorted({0, 1, 2} - {through}, key=lambda axis: float(world[axis]))
     order = (*within, through)
     turned = tuple(place for place, axis in enumerate(order) if directions[axis] < 0)
-    return _Axes(order, turned, _PLANES[int(world[through])])
+    return _Axes(order, turned, PLANES[int(world[through])])
 
 
 def _facts(header: Any) -> HeaderFacts:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # pydantic is slow to import, and only the annotations need t
 
 __all__ = [
     "MAX_PIXELS",
+    "PLANES",
     "READING",
     "HeaderFacts",
     "Raster",
@@ -38,6 +39,11 @@ READING = 2
 MAX_PIXELS = 100_000_000
 """Largest picture that is opened: 10,000 x 10,000; a mammogram has about 24 million pixels."""
 
+PLANES = ("sagittal", "coronal", "axial")
+"""Of slices that follow one another from right to left, to the front, to the head."""
+
+_HALF_RANGE = 8e307  # beyond it the width of a range is no float64, beyond the other no float32
+_WIDE = 1e38
 _NOISY = r"(PIL|pydicom|pylibjpeg|libjpeg|openjpeg|nibabel)\b"
 _lock = threading.Lock()
 _depth = 0
@@ -55,7 +61,7 @@ class HeaderFacts:
         bits: Bits per sample as stored.
         frames: Pictures in the file: TIFF pages, DICOM frames, NIfTI slices.
         format: "JPEG", "PNG", "TIFF", "DICOM", "NIFTI", ...
-        plane: "axial", "coronal" or "sagittal", of a volume's slices; "" where it is not known.
+        plane: One of `PLANES` for a slice of a body; "" where it is not known.
     """
 
     width: int
@@ -164,8 +170,10 @@ def to_uint8(
     low, high = window if window is not None else _range(pixels, bits)
     if high <= low:
         return np.where(pixels > low, np.uint8(255), np.uint8(0))
+    if high / 2 - low / 2 > _HALF_RANGE:
+        pixels, low, high = pixels / 2, low / 2, high / 2
     # float32 holds every 16-bit value exactly; larger integers need the other one
-    small = pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32
+    small = pixels.dtype.itemsize <= 2 or (pixels.dtype == np.float32 and high - low < _WIDE)
     with np.errstate(over="ignore", invalid="ignore"):  # a file may hold signalling NaN
         values: NDArray[Any] = np.array(pixels, dtype=np.float32 if small else np.float64)
         np.subtract(values, low, out=values)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
@@ -90,19 +91,14 @@ def facts(source: Path | bytes) -> HeaderFacts:
         ImageError: It is no image, or its header is broken.
         MissingExtraError: It is DICOM or NIfTI and the extra for it is not installed.
     """
-    try:
-        with quiet(), _open(source) as stream:
-            reader = reader_of(stream)
-            return reader.read_facts(stream, source) if reader else _picture_facts(stream)
-    except ClinipressError as problem:
-        raise _named(problem, source) from None
-    except Exception as problem:  # third-party parsers raise nearly anything on a damaged file
-        raise _unreadable(problem, source) from None
+    with _reading(source) as stream:
+        reader = reader_of(stream)
+        return reader.read_facts(stream, source) if reader else _picture_facts(stream)
 
 
 def has_palette(source: Path | bytes) -> bool:
     """True for a picture whose pixels point to colours; of a file that `facts` has read."""
-    with quiet(), _open(source) as stream:
+    with _reading(source) as stream:
         reader = reader_of(stream)
         if reader:
             return reader is tiff and tiff.has_palette(stream)
@@ -130,16 +126,11 @@ def decode(
         ImageError: It is no image, is damaged or truncated, is too large, or has no such picture.
         MissingExtraError: It is DICOM or NIfTI and the extra for it is not installed.
     """
-    try:
-        with quiet(), _open(source) as stream:
-            reader = reader_of(stream)
-            if reader:
-                return render(reader.read_raster(stream, index, source), spec)
-            return _picture(stream, spec, index or 0, sketch=sketch)
-    except ClinipressError as problem:
-        raise _named(problem, source) from None
-    except Exception as problem:  # third-party parsers raise nearly anything on a damaged file
-        raise _unreadable(problem, source) from None
+    with _reading(source) as stream:
+        reader = reader_of(stream)
+        if reader:
+            return render(reader.read_raster(stream, index, source), spec)
+        return _picture(stream, spec, index or 0, sketch=sketch)
 
 
 def render(raster: Raster, spec: InputSpec) -> NDArray[np.uint8]:
@@ -164,10 +155,19 @@ def reader_of(stream: BinaryIO) -> Reader | None:
     return next((reader for reader in READERS if reader.recognises(head)), None)
 
 
-def _open(source: Path | bytes) -> BinaryIO:
-    if isinstance(source, bytes):
-        return io.BytesIO(source)
-    return source.open("rb")
+@contextmanager
+def _reading(source: Path | bytes) -> Iterator[BinaryIO]:
+    """Open a file or its bytes; whatever goes wrong is an image error that names it."""
+    try:
+        with (
+            quiet(),
+            io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream,
+        ):
+            yield stream
+    except ClinipressError as problem:
+        raise _named(problem, source) from None
+    except Exception as problem:  # third-party parsers raise nearly anything on a damaged file
+        raise _unreadable(problem, source) from None
 
 
 def _picture_facts(stream: BinaryIO) -> HeaderFacts:

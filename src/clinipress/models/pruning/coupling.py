@@ -3,52 +3,37 @@
 A dependency graph that misreads a network (a channel shuffle, say) still gives layers whose shapes
 fit, but whose weights meet the wrong channels; accuracy is lost and nothing says why. Removing a
 channel must do what hiding it from all its readers does, so both are run and compared.
+
+Where an answer for one channel takes in the number of the others, the two differ although nothing
+is wrong: group norms, attention across channels, convolutions that standardise their weights. Such
+layers are found by what they compute, and pass their input on, in both networks alike, while these
+are compared; all other layers stay under the check. Layer norms are no such layers: `hidden_from`
+makes them leave the hidden channels out of their statistics.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
-__all__ = ["cut_equals_hidden", "hidden_from", "mixes_channels"]
+__all__ = ["cut_equals_hidden", "hidden_from", "mixers"]
 
 IMAGES = 4
 # Both sides compute the same sums in another order; batch norms over few values can blow rounding
 # up to some 1e-4 of the largest output. Weights that meet wrong channels differ by 0.1 and more.
 TOLERANCE = 0.01
 SEED = 0
-MIXERS = ("norm", "stdconv", "eca", "cbam")
 BatchNorm = nn.modules.batchnorm._BatchNorm
-
-
-def mixes_channels(network: nn.Module) -> bool:
-    """Whether a layer's answer for one channel depends on the number of the others.
-
-    Group norms, standardised convolutions and attention across channels do; there, removing is
-    not hiding, and `cut_equals_hidden` says nothing. Layer norms do too, but `hidden_from` makes
-    them leave the hidden channels out of their statistics.
-    """
-    kinds = {
-        type(module).__name__.lower()
-        for module in network.modules()
-        if not isinstance(module, BatchNorm | nn.LayerNorm) and _computes(module)
-    }
-    return any(mixer in kind for mixer in MIXERS for kind in kinds)
-
-
-def _computes(module: nn.Module) -> bool:
-    """Whether it is more than a box: a ``ConvNormAct`` is no norm."""
-    own = next(module.parameters(recurse=False), None)
-    return (
-        own is not None
-        or next(module.children(), None) is None
-        or "Norm" not in type(module).__name__
-    )
+LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+PROBED = 16  # channels of a layer that are changed, one at a time
+FELT = 1e-6  # of the largest change, by other channels
 
 
 def cut_equals_hidden(
@@ -65,9 +50,157 @@ def cut_equals_hidden(
     """
     noise = torch.randn(IMAGES, channels, *size, generator=torch.Generator().manual_seed(SEED))
     masked, kept = _lively(network), _lively(small)
-    with torch.inference_mode(), hidden_from(masked, hidden):
-        expected, got = masked(noise), kept(noise)
+    with torch.inference_mode(), ExitStack() as changed:
+        passed_by = mixers(masked, kept, noise)
+        for side in (masked, kept):
+            changed.enter_context(_passing_by(side, passed_by))
+        with _RawWeights(masked), hidden_from(masked, hidden):
+            expected = masked(noise)
+        with _RawWeights(kept):
+            got = kept(noise)
     return bool((expected - got).abs().max() <= TOLERANCE * expected.abs().max())
+
+
+def mixers(network: nn.Module, small: nn.Module, noise: Tensor) -> dict[str, int]:
+    """Layers whose answer for one channel takes in other channels, by what they compute.
+
+    Only where the cut changes the number of channels, only layers that keep the shape of what they
+    take and hold no convolution or linear layer that was cut, and none that moves channels about,
+    as a shuffle does: there each channel's own answer changes most where that channel is changed.
+
+    Args:
+        network: Before the cut; in evaluation mode, but for batch norms.
+        small: After it.
+        noise: Float32 ``[n, channels, height, width]``, what both take.
+
+    Returns:
+        Name -> axis of the channels.
+    """
+    before, after = _taken(network, noise), _taken(small, noise)
+    inner: dict[str, int] = {}
+    for name in sorted(before.keys() & after.keys(), key=lambda key: -key.count(".")):
+        layer, taken = network.get_submodule(name), before[name]
+        sides = zip(taken.shape, after[name].shape, strict=False)
+        axes = [axis for axis, (wide, narrow) in enumerate(sides) if wide != narrow]
+        holds_one = any(other.startswith(f"{name}.") for other in inner)
+        if len(axes) != 1 or holds_one or isinstance(layer, BatchNorm | nn.LayerNorm):
+            continue
+        if not _was_cut(layer, small.get_submodule(name)) and _mixes(layer, taken, axes[0]):
+            inner[name] = axes[0]
+    return inner
+
+
+def _taken(network: nn.Module, noise: Tensor) -> dict[str, Tensor]:
+    """What each layer takes, of those that give a tensor of the same shape for one tensor."""
+    taken: dict[str, Tensor] = {}
+
+    def note(name: str, inputs: tuple[Any, ...], output: Any) -> None:
+        one = len(inputs) == 1 and isinstance(inputs[0], Tensor) and isinstance(output, Tensor)
+        if one and output.shape == inputs[0].shape and output.dim() > 1:
+            taken[name] = inputs[0].clone()  # what comes next may write into it
+
+    named = [(name, part) for name, part in network.named_modules() if name]
+    hooks = [
+        part.register_forward_hook(lambda _, i, o, name=name: note(name, i, o))
+        for name, part in named
+    ]
+    try:
+        network(noise)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return taken
+
+
+def _was_cut(layer: nn.Module, small: nn.Module) -> bool:
+    """Whether a convolution or linear layer within has another shape now."""
+    parts, others = dict(layer.named_modules()), dict(small.named_modules())
+    return any(
+        isinstance(part, LAYERS) and part.weight.shape != others[name].weight.shape
+        for name, part in parts.items()
+    )
+
+
+def _mixes(layer: nn.Module, taken: Tensor, axis: int) -> bool:
+    """Whether other channels feel it where one value of a channel is changed, and less than it."""
+    values, width = copy.deepcopy(layer).eval(), taken.shape[axis]
+    channels = torch.tensor(sorted({*range(0, width, -(-width // PROBED)), width - 1}))
+    changed = taken[:1].movedim(axis, 1).flatten(2 if taken.dim() > 2 else 1)
+    changed = changed.repeat(len(channels), *([1] * (changed.dim() - 1)))
+    rows = torch.arange(len(channels))
+    where = (rows, channels, 0) if changed.dim() > 2 else (rows, channels)
+    changed[where] += 3 * taken.std() + 1
+    shape = taken[:1].movedim(axis, 1).shape[1:]
+    changed = changed.reshape(len(channels), *shape).movedim(1, axis)
+    try:
+        answer, other = values(taken[:1].clone()), values(changed)
+    except Exception:  # it takes no batch of this size: nothing is known of it, and it stays
+        return False
+    felt = (other - answer).abs().movedim(axis, 1).flatten(2 if taken.dim() > 2 else 1)
+    felt = felt.amax(2) if felt.dim() > 2 else felt
+    own = felt[rows, channels]
+    if not bool((own >= felt.amax(1)).all()) or not bool((own > 0).any()):
+        return False
+    felt[rows, channels] = 0
+    return bool(felt.max() > FELT * own.max())
+
+
+@contextmanager
+def _passing_by(network: nn.Module, names: Mapping[str, int]) -> Iterator[None]:
+    """Let layers pass their input on for a while, times their own gain of each channel if any."""
+
+    def passes(layer: Any, inputs: tuple[Tensor, ...], _: Tensor, axis: int) -> Tensor:
+        values = inputs[0]
+        gain = getattr(layer, "weight", None)
+        if isinstance(gain, Tensor) and gain.shape == values.shape[axis : axis + 1]:
+            sides = [1] * values.dim()
+            sides[axis] = -1
+            values = values * gain.reshape(sides)
+        return values
+
+    hooks = [
+        network.get_submodule(name).register_forward_hook(
+            lambda layer, i, o, axis=axis: passes(layer, i, o, axis)
+        )
+        for name, axis in names.items()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _RawWeights(TorchFunctionMode):
+    """Convolutions and linear layers compute with their weights as they are stored.
+
+    One that standardises them over its inputs computes with others once an input is gone.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._layers = [part for part in network.modules() if isinstance(part, LAYERS)]
+        self._now: list[Any] = []
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> _RawWeights:
+        for layer in self._layers:
+            self._hooks.append(layer.register_forward_pre_hook(lambda m, _: self._now.append(m)))
+            self._hooks.append(layer.register_forward_hook(lambda *_: self._now.pop() and None))
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *problem: Any) -> None:
+        super().__exit__(*problem)  # type: ignore[no-untyped-call]
+        for hook in self._hooks:
+            hook.remove()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._now and func in (functional.conv2d, functional.linear) and len(args) > 1:
+            raw = self._now[-1].weight
+            if args[1].shape == raw.shape:
+                args = (args[0], raw, *args[2:])
+        return func(*args, **(kwargs or {}))
 
 
 def _lively(network: nn.Module) -> nn.Module:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from clinipress.errors import ModelError
 from clinipress.models.cost import macs
 from clinipress.models.pruning.cost import Of, cost, costs, outputs
-from clinipress.models.pruning.coupling import cut_equals_hidden, mixes_channels
+from clinipress.models.pruning.coupling import cut_equals_hidden
 from clinipress.models.pruning.dependencies import cannot, cut, dependency_graph, free_groups
 from clinipress.models.pruning.importance import (
     Batch,
@@ -236,8 +236,6 @@ def _checked_cut(network: Any, history: History, hidden: dict[str, Tensor]) -> A
     except Exception as problem:
         raise cannot(problem) from problem
     channels, size = spec.channels * network.repeats, (spec.height, spec.width)
-    if not mixes_channels(network) and not cut_equals_hidden(
-        network.backbone, small.backbone, hidden, channels, size
-    ):
+    if not cut_equals_hidden(network.backbone, small.backbone, hidden, channels, size):
         raise cannot("the layers it cuts meet other channels than before, as after a shuffle")
     return small

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,14 +68,14 @@ def root_teacher(context: Context) -> Candidate:
     return context.reference
 
 
-def outside_teachers(recipe: Any) -> list[Candidate]:
+def outside_teachers(recipe: Any, code: Collection[str] = ()) -> list[Candidate]:
     """The teachers a recipe names by path; none where it learns from the study's reference.
 
     Raises:
         ModelError: One of them is no classifier that can be run.
     """
     paths = recipe.teachers if isinstance(recipe, DistillStep) else None
-    return [load_candidate(Path(path)) for path in paths or ()]
+    return [load_candidate(Path(path), allow_code=code) for path in paths or ()]
 
 
 def find_teachers(paths: Sequence[str] | None, context: Context) -> list[Candidate]:
@@ -86,7 +86,9 @@ def find_teachers(paths: Sequence[str] | None, context: Context) -> list[Candida
     """
     if paths is None:
         return [root_teacher(context)]
-    teachers = [load_candidate(Path(path), context.threads) for path in paths]
+    teachers = [
+        load_candidate(Path(path), context.threads, allow_code=context.code) for path in paths
+    ]
     classes = context.data.classes
     for path, teacher in zip(paths, teachers, strict=True):
         if teacher.card.classes != classes:
