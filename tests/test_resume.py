@@ -40,6 +40,7 @@ def start(run: Path, study: Path, data: Path) -> subprocess.Popen[bytes]:
         "-m",
         "clinipress",
         "run",
+        "--allow-code",
         str(study),
         "--data",
         str(data),

@@ -33,7 +33,7 @@ def test_two_processes_finish_a_study_together(tmp_path, count, names):
     run = tmp_path / "run"
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-        *("-m", "clinipress", "run", study, "--data", data, "--out", run),
+        *("-m", "clinipress", "run", study, "--allow-code", "--data", data, "--out", run),
     ]
     path = os.pathsep.join([str(HERE / "nets"), *sys.path])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

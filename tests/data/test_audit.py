@@ -4,13 +4,13 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
-from tests.kit.dicoms import made, written
 
 from clinipress.data.audit import audit as module
 from clinipress.data.audit.audit import audit
 from clinipress.data.sources import read_dataset
 from clinipress.errors import DataError
 from clinipress.records.result import Audit
+from kit.dicoms import made, written
 
 
 def save(path, seed, *, side=32, darker=0):

@@ -20,11 +20,11 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     RLELossless,
 )
-from tests.kit.dicoms import COLOUR, SIDE, SPEC, VALUES, close, levels, made, written
 
 from clinipress.errors import ImageError
 from clinipress.kinds.image.pixels import Raster, eight_bits
 from clinipress.kinds.image.read import decode, facts
+from kit.dicoms import COLOUR, SIDE, SPEC, VALUES, close, levels, made, written
 
 RAMP = np.mgrid[0:SIDE, 0:SIDE][1].astype("u2") * 270
 

@@ -12,13 +12,13 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
-from tests.kit.dicoms import COLOUR, EIGHT, SIDE, SPEC, VALUES, close, levels, made, written
 
 from clinipress.errors import ClinipressError, ImageError, MissingExtraError
 from clinipress.kinds.image import dicom
 from clinipress.kinds.image.pixels import quiet
 from clinipress.kinds.image.read import decode, facts
 from clinipress.records.candidate import InputSpec
+from kit.dicoms import COLOUR, EIGHT, SIDE, SPEC, VALUES, close, levels, made, written
 
 
 def test_twelve_bits_without_a_window_use_their_own_range() -> None:

@@ -12,17 +12,17 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from tests.kit.dicoms import EIGHT, VALUES, made, written
-from tests.kit.tiffs import tiff
 
 from clinipress.data.audit.audit import audit
 from clinipress.data.sources import decode_item, read_dataset
 from clinipress.errors import ClinipressError
 from clinipress.kinds.image.read import decode, facts, has_palette
 from clinipress.records.candidate import InputSpec
+from kit.dicoms import EIGHT, VALUES, made, written
+from kit.tiffs import tiff
 
 SPEC = InputSpec(channels=3, height=16, width=16)
-BY_DAY, AT_NIGHT = 4, 80  # of each of some 30 kinds
+BY_DAY, AT_NIGHT = 2, 80  # of each of some 30 kinds
 FRAMES = np.stack([VALUES, VALUES[::-1], VALUES.T])
 
 

@@ -85,13 +85,13 @@ def test_f3_the_table_beside_train_and_test_is_used(tmp_path: Path) -> None:
 
 def test_f3_roboflow_and_hugging_face_tables_in_split_folders(tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
-        folder_of(tmp_path, names(2, f"{split}/{split}{{}}.png"))
-        lines = ["filename, sick, well", f"{split}0.png, 1, 0", f"{split}1.png, 0, 1"]
+        folder_of(tmp_path, names(2, f"{split}/{{}}.png"))
+        lines = ["image id, sick, well", "0, 1, 0", "1.png, 0, 1"]
         table(tmp_path / split / "_classes.csv", lines)
     found = read_dataset(tmp_path)
     assert found.classes == ("sick", "well")
     assert Counter(item.split for item in found.items) == {"train": 2, "validation": 2, "test": 2}
-    table(tmp_path / "test" / "_classes.csv", ["filename,sick,well", "test0.png,1,1"])
+    table(tmp_path / "test" / "_classes.csv", ["filename,sick,well", "0.png,1,1"])
     with pytest.raises(DataError, match="several labels for one image"):
         read_dataset(tmp_path)
 
@@ -149,6 +149,15 @@ def test_f25_a_class_that_one_split_lacks_is_no_dead_end(tmp_path: Path) -> None
     assert result.exit_code == 0, result.output
     written = yaml.safe_load(study.read_text())["data"]["class_map"]
     assert written == {"lesion": "lesion_left", "pneumonia_viral": "pneumonia"}
+
+
+def test_f25_names_of_class_map_that_are_not_there_are_said(tmp_path: Path) -> None:
+    folder_of(tmp_path, CLASSES)
+    found = read_dataset(tmp_path, class_map={"benign": "calm", "bening": "calm"})
+    assert found.notes == ("class_map has names that no folder or label has: bening",)
+    table(tmp_path / "m.csv", ["path,label", "benign/0.png,a", "benign/1.png,b"])
+    found = read_dataset(tmp_path, class_map={"a": "calm", "A": "calm"})
+    assert found.notes == ("class_map has names that no folder or label has: A",)
 
 
 def test_f15_accents_do_not_part_a_class_across_splits(tmp_path: Path) -> None:

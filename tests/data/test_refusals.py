@@ -117,7 +117,10 @@ def test_f6_the_audit_names_blank_and_nearly_black_pictures(tmp_path):
         text.startswith("6 images of 41 would be refused by the finished model: 6 as a blank one")
         for text in record.warnings
     )
-    assert any("4 images of 41 hold nothing brighter than 8 of 255" in t for t in record.warnings)
+    assert any("4 images of 41 with nothing brighter than 8 of 255" in t for t in record.warnings)
+    assert {image.path for image in record.dark} == {
+        *("finding/000.png", "finding/002.png", "finding/004.png", "none/dark.png")
+    }
 
 
 def test_f6_pictures_that_are_transparent_all_over_are_blank(tmp_path):

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.kit.dicoms import close, levels
-from tests.kit.tiffs import tiff
 
 from clinipress.data.sources import decode_item, read_dataset
 from clinipress.errors import ImageError
 from clinipress.kinds.image.read import decode, facts, has_palette
 from clinipress.records.candidate import InputSpec
+from kit.dicoms import close, levels
+from kit.tiffs import tiff
 
 SIDE = 24
 GREY = InputSpec(channels=1, height=SIDE, width=SIDE)

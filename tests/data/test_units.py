@@ -188,7 +188,7 @@ def test_f9_two_people_who_may_be_two_names_are_not_torn_but_said():
 def test_f9_placeholders_of_other_kinds_are_noticed(kind):
     items, notes = checked_units([item(i, units={kind: "1.2.3"}) for i in range(80)])
     assert best_unit(items)[0] == "near-duplicate cluster"
-    assert notes == (f"all 80 images name the same {kind}: taken for not known",)
+    assert notes == (f"all 80 images name the same {kind}: treated as unknown",)
 
 
 def test_f9_folders_inside_a_class_are_units_where_they_are_many(tmp_path):
@@ -199,6 +199,39 @@ def test_f9_folders_inside_a_class_are_units_where_they_are_many(tmp_path):
     items = read_dataset(tmp_path).items
     assert best_unit(items) == ("folder", 0)
     assert {i.unit("folder") for i in items} == {f"patient_{n:03d}" for n in range(10)}
+
+
+def test_f9_a_folder_of_several_patients_is_no_unit():
+    """Five sites in each class: what is known of patients is not given up for them."""
+    items = [
+        item(i, patient=f"P{person(i)}", units={"folder": f"site {person(i) % 5}"})
+        for i in range(120)
+    ]
+    checked, _ = checked_units(items)
+    assert best_unit(checked) == ("patient", 0)
+    data, prints = held(items)
+    assert units(data, prints, "patient").max() + 1 == 30
+
+
+@pytest.mark.parametrize(("patients", "kept"), [(2, True), (12, False)])
+def test_f9_a_study_of_many_patients_has_no_name_of_its_own(patients, kept):
+    """Two names of one study are one person's, as far as one can know; twelve are not."""
+    items = [
+        item(i, patient=f"P{person(i)}", units={"study": f"1.{person(i) // patients}"})
+        for i in range(24 * 4)
+    ]
+    data, prints = held(items)
+    assert units(data, prints, "patient").max() + 1 == (24 // patients if kept else 24)
+    assert bool(data.notes) is not kept
+
+
+def test_f9_the_folder_of_one_patient_holds_an_image_that_names_none():
+    items = [
+        item(i, patient=None if i % 4 == 1 else f"P{person(i)}", units={"folder": f"f{person(i)}"})
+        for i in range(120)
+    ]
+    split, summary = divided(items)
+    assert (torn(split, person), summary.unit, summary.without_unit) == (0, "patient", 30)
 
 
 def test_f9_a_few_folders_inside_a_class_are_no_units(tmp_path):

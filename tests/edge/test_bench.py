@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from clinipress.cli.terminal import show_bench
 from clinipress.edge import bench as module
 from clinipress.edge.bench import bench, cold_start, process_peak
 from clinipress.edge.bundle import load_bundle
 from clinipress.errors import BundleError, InputError, ModelError
-from clinipress.records.candidate import Card
+from clinipress.records.candidate import Card, Speed
 from kit.linear_model import noise
 
 
@@ -87,6 +88,32 @@ def test_another_model_is_timed_in_turn(card: Card, make_bundle, folder: Path, m
     found = bench(folder, threads=[1], batches=[1], seconds=0.02, against=other)
     assert [row["model"] for row in found["latency_ms"]] == [card.name, "other"] * 2
     assert len({row["repeats"] for row in found["latency_ms"][:2]}) == 1
+    mine, theirs = found["latency_ms"][:2]
+    speed = Speed.model_validate(mine["speed"])
+    assert speed.ratio.low <= speed.ratio.value <= speed.ratio.high
+    assert speed.reliable == (not speed.why)
+    assert theirs["speed"] is None
+    assert mine["processor"] > 0
+
+
+def test_a10_a_busy_machine_is_told(card: Card, make_bundle, folder: Path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "COLD_STARTS", 1)
+    monkeypatch.setattr(module, "load", lambda: 3.0)
+    other = make_bundle(card.model_copy(update={"name": "other"}), name="second")
+    found = bench(folder, threads=[1], batches=[1], seconds=0.02, against=other)
+    assert found["busy"].startswith("The machine was too busy to compare times: 3.0 other threads")
+    assert not found["latency_ms"][0]["speed"]["reliable"]
+    show_bench(found)
+    shown = capsys.readouterr().out
+    assert "machine busy" in shown
+    assert "too busy to compare times" in " ".join(shown.split())
+    assert "x (" not in shown  # no ratio
+    monkeypatch.setattr(module, "load", lambda: 0.0)
+    monkeypatch.setattr(module, "busy", lambda timed, before: "")
+    show_bench(bench(folder, threads=[1], batches=[1], seconds=0.02, against=other))
+    shown = capsys.readouterr().out
+    assert "x (" in shown
+    assert "busy" not in shown
 
 
 def test_a_model_for_other_images_is_not_compared(card: Card, make_bundle, folder, monkeypatch):

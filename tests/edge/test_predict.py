@@ -14,8 +14,10 @@ from PIL import Image
 
 from clinipress.edge.bench import process_peak
 from clinipress.edge.bundle import Bundle, load_bundle
+from clinipress.edge.manifest import CARD, digest_of_card
 from clinipress.edge.predict import predict, run_predict
 from clinipress.errors import BundleError, InputError
+from clinipress.kinds.image.pixels import READING
 from clinipress.records.candidate import Card
 from kit.linear_model import noise
 
@@ -119,6 +121,18 @@ def test_a_model_of_drawn_images_says_so(card: Card, make_bundle, images: Path, 
     captured = capsys.readouterr()
     assert "never use it for patients" in captured.err
     assert captured.out == ""
+
+
+def test_networks_f13_a_bundle_measured_with_another_reading_says_so(
+    folder: Path, images: Path, capsys
+):
+    tree = json.loads((folder / CARD).read_text())
+    assert tree.pop("reading") == READING
+    assert run_predict(folder, [images / "0.png"], write=lambda _line: None) == 0
+    assert "read otherwise" not in capsys.readouterr().err
+    (folder / CARD).write_text(json.dumps(tree | {"digest": digest_of_card(tree)}))
+    assert run_predict(folder, [images / "0.png"], write=lambda _line: None) == 0
+    assert "read otherwise than when this bundle was measured" in capsys.readouterr().err
 
 
 def test_the_command_itself(folder: Path, images: Path):

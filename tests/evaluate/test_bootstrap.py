@@ -111,11 +111,13 @@ def test_calibration_is_corrected_and_all_else_is_not() -> None:
     for name in ("ece", "ece_equal_mass", "ece[nodule]"):
         found = bootstrap.spread_interval(name, spread, pairs, 0.0)
         assert found == bootstrap.corrected_interval(
-            spread, method="cluster-bootstrap", n=40, limits=(0.0, 1.0)
+            spread, method="cluster-bootstrap", n=40, limits=(0.0, 1.0), units=20.0
         )
     for name in ("slope", "intercept"):
         found = bootstrap.spread_interval(name, spread, pairs, 0.0)
-        assert found == bootstrap.corrected_interval(spread, method="cluster-bootstrap", n=40)
+        assert found == bootstrap.corrected_interval(
+            spread, method="cluster-bootstrap", n=40, units=20.0
+        )
     found = bootstrap.spread_interval("brier", spread, np.arange(40), 0.0)
     assert found == bootstrap.expanded_interval(spread, method="bootstrap", n=40)
 

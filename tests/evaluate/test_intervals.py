@@ -34,15 +34,32 @@ def clustered(seed, units=40, size=10, share=0.85, correlation=0.3):
     return random.random((units, size)) < own[:, None], np.repeat(np.arange(units), size)
 
 
+def test_design_effect_of_equal_units_is_the_cluster_variance_of_statsmodels() -> None:
+    hits, units = (x.ravel() for x in clustered(3, units=25, size=8, share=0.7))
+    fit = sm.OLS(hits.astype(float), np.ones(200)).fit(
+        cov_type="cluster", cov_kwds={"groups": units, "use_correction": False}
+    )
+    sums = np.bincount(units, hits - hits.mean()) ** 2
+    further = 1 + 10 / 25 * sums.max() / sums.sum()
+    plain = further * 25 / 24 * float(fit.bse[0] ** 2 / (hits.var() / 200))
+    pairs = 7 * int((~hits).sum())
+    found = intervals.design_effect(hits, units)
+    assert found == pytest.approx((pairs * plain + 8) / (pairs + 1), abs=1e-8)
+
+
 @each_seed(range(20))
-def test_design_effect_is_the_cluster_variance_of_statsmodels(seed) -> None:
+def test_design_effect_is_that_of_means_without_each_unit(seed) -> None:
     random = np.random.default_rng(seed)
     units = np.sort(random.integers(0, 25, size=200))
     hits = random.random(200) < random.random(25)[units]
-    fit = sm.OLS(hits.astype(float), np.ones(200)).fit(
-        cov_type="cluster", cov_kwds={"groups": units}
-    )
-    plain = max(float(fit.bse[0] ** 2 / (hits.var() / 200)), 1.0)
+    names = np.unique(units)
+    without = np.array([hits[units != name].mean() for name in names])
+    m = len(names)
+    jackknife = (m - 1) / m * float(((without - hits.mean()) ** 2).sum())
+    squares = (without - hits.mean()) ** 2
+    carried = 200**2 / (np.bincount(units) ** 2).sum()
+    further = 1 + 10 / carried * squares.max() / squares.sum()
+    plain = max(further * jackknife / (hits.var() / 200), 1.0)
     sizes = np.bincount(units)[units]
     pairs = float((sizes[hits == (hits.mean() < 0.5)] - 1).sum())
     worst = sizes.mean()

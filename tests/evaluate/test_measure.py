@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from scipy import stats
 
 from clinipress.errors import ModelError
 from clinipress.formats import measure
@@ -200,3 +201,84 @@ def test_measuring_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def timing(wall, processor=None, runtime="x"):
+    """Turns of one call each."""
+    own = wall if processor is None else processor
+    facts = {"batch": 1, "threads": 1, "runtime": runtime, "preprocessing": False}
+    return measure.Timing(tuple((x,) for x in wall), tuple((x,) for x in own), facts)
+
+
+def test_a10_ratio_is_that_of_turns_side_by_side():
+    """The machine slows down by half in the middle: both are slower, the ratio is not."""
+    random = np.random.default_rng(0)
+    slowed = np.where(np.arange(40) < 20, 1.0, 1.5)
+    theirs, mine = 8.0 * slowed, 2.0 * slowed * random.uniform(0.99, 1.01, 40)
+    found = measure.speed(timing(theirs), timing(mine, processor=mine / 2))
+    assert found.ratio.value == pytest.approx(np.median(theirs / mine))
+    assert 3.95 < found.ratio.low < found.ratio.value < found.ratio.high < 4.05
+    assert found.processor.value == pytest.approx(2 * found.ratio.value, rel=1e-9)
+    assert (found.reliable, found.why, found.ratio.n) == (True, "", 40)
+
+
+@pytest.mark.parametrize("turns", [6, 9, 25, 60])
+def test_a10_interval_of_the_ratio_is_the_sign_tests(turns):
+    ratios = np.random.default_rng(turns).lognormal(1, 0.4, turns)
+    found = measure.speed(timing(ratios), timing(np.ones(turns))).ratio
+    # the medians that the exact sign test does not reject, by scipy
+    inside = [
+        middle
+        for middle in (np.sort(ratios)[:-1] + np.sort(ratios)[1:]) / 2
+        if stats.binomtest(int((ratios > middle).sum()), turns).pvalue > 0.05
+    ]
+    assert found.low < min(inside)
+    assert found.high > max(inside)
+    assert sum(found.low < ratio < min(inside) for ratio in ratios) == 0
+    assert sum(max(inside) < ratio < found.high for ratio in ratios) == 0
+    assert found.confidence == 0.95
+
+
+def test_a10_few_turns_say_how_sure_they_are():
+    found = measure.speed(timing([3.0, 4.0, 5.0]), timing([1.0, 1.0, 1.0])).ratio
+    assert (found.low, found.value, found.high) == (3, 4, 5)
+    assert found.confidence == pytest.approx(0.75)
+    assert measure.speed(timing([3.0]), timing([1.0])).ratio.confidence == 0
+    assert measure.speed(timing([3.0]), timing([1.0], processor=[0.0])).processor is None
+
+
+def test_a10_a_busy_machine_is_noticed():
+    steady = timing([1.0] * 40)
+    assert measure.busy({"a": steady}, 0.5) == measure.busy({"a": steady}, None) == ""
+    assert "2.5 other threads wanted each core" in measure.busy({"a": steady}, 2.5)
+    spiky = timing([1.0] * 36 + [3.0] * 4)
+    assert "95th percentile of 'b' is 3.0 times its median" in measure.busy({"b": spiky}, 0.0)
+    waiting = timing([1.0] * 40, processor=[0.6] * 40)
+    assert "'c' had a processor for 60% of its time" in measure.busy({"c": waiting}, 0.0)
+    on_gpu = timing([1.0] * 40, processor=[0.1] * 40, runtime="tensorrt 10.1")
+    assert measure.busy({"d": on_gpu}, 0.0) == ""
+    found = measure.speed(steady, spiky, measure.busy({"a": steady, "b": spiky}, 0.0))
+    assert not found.reliable
+    assert found.why.startswith("The machine was too busy to compare times: the 95th percentile")
+
+
+def test_a10_processor_time_stands_beside_the_clocks(monkeypatch):
+    now, own = iter(range(0, 10**9, 5_000_000)), iter(range(0, 10**9, 2_000_000))
+    monkeypatch.setattr(measure.time, "perf_counter_ns", lambda: next(now))
+    monkeypatch.setattr(measure.time, "process_time_ns", lambda: next(own))
+    found = measure.latency({"a": lambda _: None}, IMAGES, threads=1, repeats=8, warmup=0)["a"]
+    assert (found.median, found.processor) == (5, 2)
+
+
+def test_a10_load_counts_the_other_threads(monkeypatch, tmp_path):
+    running = iter(["1", "5", "9", "9", "1"])
+    monkeypatch.setattr(measure.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(measure.time, "sleep", lambda _: None)
+    monkeypatch.setattr(measure.Path, "is_file", lambda _: True)
+    monkeypatch.setattr(
+        measure.Path, "read_text", lambda _: f"0.1 0.2 0.3 {next(running)}/200 4711"
+    )
+    assert measure.load() == 2  # the middle of 0, 4, 8, 8, 0 on two cores
+    monkeypatch.setattr(measure.Path, "is_file", lambda _: False)
+    monkeypatch.setattr(measure.os, "getloadavg", lambda: (3.0, 2.0, 1.0))
+    assert measure.load() == 1.5

@@ -151,3 +151,10 @@ def test_a_class_of_its_own_margin_leaves_the_rule_for_the_others():
     # every class with its own: the rule for each has nothing left to judge
     both = gate.rules_for("low", {"sensitivity[mel]": 0.1, "sensitivity[nv]": 0.1})
     assert len(gate.judge(both, falls).reasons) == len(both) - 1
+
+
+def test_a_floor_of_a_class_that_few_patients_carry_is_neither_met_nor_missed():
+    figure = {"sensitivity[ill]": interval(0.97, 0.95, 0.99)}
+    for units, status in ((4.9, "inconclusive"), (5.0, "pass")):
+        (reason,) = gate.floored({"sensitivity[ill]": 0.9}, figure, {"sensitivity[ill]": units})
+        assert reason.status == status

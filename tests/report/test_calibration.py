@@ -66,7 +66,7 @@ def test_the_diagram_puts_each_bin_in_its_place(make_study: Make) -> None:
 def test_a_rise_of_an_error_is_shown_as_a_rise(make_study: Make) -> None:
     changes = {"ece": around(0.02, 0.005), "brier": around(-0.01, 0.004)}
     text = words(markup(with_part(make_study(), "calibration", changes=changes), "calibration"))
-    assert "+2.0 (+1.5 to +2.5) points" in text
+    assert "+2.0 (+1.5 to +2.5), worse" in text
     assert "-0.010 (-0.014 to -0.006)" in text
 
 

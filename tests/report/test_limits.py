@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from clinipress.records.candidate import Applied
-from clinipress.records.result import Interval, Result, TestOpening
+from clinipress.records.result import Interval, Result, TestOpening, Unreadable
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.limits import limits
 
@@ -148,3 +148,11 @@ def test_f1_images_without_a_patient_are_a_limit(make_study: Make) -> None:
     audit = study.audit.model_copy(update={"patients": 384, "without_patient": 3})
     found = limits(View(study.model_copy(update={"split": split, "audit": audit})))
     assert any(text.startswith("3 images name no patient") for text in found)
+
+
+def test_f4_images_that_the_device_would_refuse_are_a_limit(make_study: Make) -> None:
+    study = make_study()
+    refused = (Unreadable(path="a.png", reason="a blank one"),)
+    audit = study.audit.model_copy(update={"refused": refused})
+    found = limits(View(study.model_copy(update={"audit": audit})))
+    assert any(text.startswith("1 image of ") and "refused on the device" in text for text in found)

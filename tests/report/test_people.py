@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from clinipress.reporting.documents import write_pages
 from clinipress.reporting.dossier.checklists import CLAIM, TRIPOD_AI
 from clinipress.reporting.dossier.people import ANSWERS, QUESTIONS, read_answers, template
 from clinipress.reporting.dossier.plan import SIGNERS, YOURS
+from kit.judgements import with_judgements
 
 Make = Callable[..., Result]
 
@@ -130,3 +132,15 @@ def test_an_empty_file_and_plain_values_are_answers(tmp_path: Path) -> None:
     (tmp_path / ANSWERS).write_text("answers: {funding: 2026-11-28, ethics: }\n", encoding="utf-8")
     assert read_answers(tmp_path)["funding"] == "2026-11-28"
     assert read_answers(tmp_path)["ethics"] == ""
+
+
+def test_g_no_full_stop_is_doubled(make_study: Make, tmp_path: Path) -> None:
+    study = with_judgements(
+        make_study(classes=("mass.", "nodule n.o.s.", "normal")), planted="stress"
+    )
+    study = study.model_copy(update={"recipe": study.recipe | {"intended_use": "Triage only."}})
+    answered(tmp_path, answers={"ethics": "Board 7."})
+    for path in write_pages(study, tmp_path):
+        text = path.read_text(encoding="utf-8")
+        found = re.findall(r".{40}(?<!\.)\.\.(?!\.).{10}", text)
+        assert found == [], path.name

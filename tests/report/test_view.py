@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from clinipress.records.result import Result
+from clinipress.records.candidate import Speed
+from clinipress.records.result import Interval, Result
+from clinipress.reporting.page.candidates import candidates_section
 from clinipress.reporting.view import View
 
 
@@ -45,6 +47,29 @@ def test_ratios_only_between_like_and_like(make_study: Callable[..., Result]) ->
     alone = View(study.model_copy(update={"candidates": tuple(bare)}))
     assert alone.shipped is not None
     assert alone.speed_ratio(alone.shipped) == 41.2 / 3.43
+
+
+def test_a10_ratio_is_that_of_paired_turns_and_none_where_the_machine_was_busy(
+    make_study: Callable[..., Result],
+) -> None:
+    study = make_study()
+    speed = Speed(ratio=Interval(value=9.0, low=8.5, high=9.6))
+    believed = [one.model_copy(update={"speed": speed}) for one in study.candidates]
+    view = View(study.model_copy(update={"candidates": tuple(believed)}))
+    assert view.shipped is not None
+    assert view.speed_ratio(view.shipped) == 9.0
+    assert view.too_busy == ""
+    page = repr(candidates_section(view))
+    assert "95% CI 8.5 to 9.6" in page
+    noisy = speed.model_copy(update={"reliable": False, "why": "The machine was too busy."})
+    busy = [one.model_copy(update={"speed": noisy}) for one in study.candidates]
+    view = View(study.model_copy(update={"candidates": tuple(busy)}))
+    assert view.shipped is not None
+    assert view.speed_ratio(view.shipped) is None
+    page = repr(candidates_section(view))
+    assert "The machine was too busy." in page
+    assert "faster" not in page.replace("How many times faster is the median", "")
+    assert "CI 8.5" not in page
 
 
 def test_without_a_shipped_one_the_closest_is_compared(make_study: Callable[..., Result]) -> None:

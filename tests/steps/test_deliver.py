@@ -78,6 +78,41 @@ def test_learnt_ranges_are_taken_as_they_are(parent, tmp_path):
     assert facts["layers"]["convolutions"][0] > 0
 
 
+@pytest.mark.parametrize("better", ["learnt", "runtime"])
+def test_f4_learnt_ranges_without_a_place_are_tried_and_told(parent, monkeypatch, better):
+    real = to_tensorrt.plan_tensorrt
+
+    def lossy(*arguments, ranges=None, **options):
+        made = real(*arguments, ranges=ranges, **options)
+        if (ranges is None) != (better == "runtime"):
+            ends = made["ranges"].items()
+            made["ranges"] = {name: [low / 10, high / 10] for name, (low, high) in ends}
+        return made if ranges is None else made | {"given": 61, "found": 0}
+
+    candidate, source = parent
+    _, first = plan(parent, calibration_method="minmax")
+    learnt = {name: tuple(ends) for name, ends in first["file"]["ranges"].items()}
+    spec = candidate.spec.model_copy(update={"ranges": learnt})
+    aware = type(candidate)(candidate.card.model_copy(update={"model": spec}), candidate.module)
+    monkeypatch.setattr(to_tensorrt, "plan_tensorrt", lossy)
+    _, made = plan((aware, source))
+    assert made["ranges"] == better
+    assert [trial["method"] for trial in made["trials"]] == ["learnt", "runtime"]
+    stand_in = "the others" if better == "learnt" else "all of them"
+    assert "of 61 ranges of activations learnt in quantization-aware training, 0" in made["lost"]
+    assert f"stand in for {stand_in}" in made["lost"]
+
+
+def test_f4_ranges_asked_for_by_name_that_have_no_place_are_told(parent, monkeypatch):
+    real = to_tensorrt.plan_tensorrt
+    few = {"given": 10, "found": 4}
+    monkeypatch.setattr(to_tensorrt, "plan_tensorrt", lambda *a, **k: real(*a, **k) | few)
+    _, made = plan(parent, calibration_method="minmax")
+    assert "of 10 ranges of activations found (minmax), 4 have a place" in made["lost"]
+    few["found"] = 5
+    assert "lost" not in plan(parent, calibration_method="minmax")[1]
+
+
 def test_a_missing_toolchain_is_one_line(parent, monkeypatch):
     monkeypatch.setitem(sys.modules, "nncf", None)
     recipe = ExportRecipe(format="openvino", precision="float32")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from clinipress.formats.executorch.make import (
 from clinipress.formats.executorch.run import ExecuTorchCandidate
 from clinipress.formats.onnx.int8 import rounding
 from clinipress.formats.parity import parity
+from clinipress.formats.ranges import with_zero
 from clinipress.recipe.study import ExportRecipe
 from kit.candidates import INTEGER_MEAN, ODD_MEAN, PER_CHANNEL, float_file, wrapped
 from kit.pixels import smooth
@@ -160,6 +162,46 @@ def test_ranges_find_their_places_by_value(tmp_path, parent, small):
     wide = {round(high - low, 4) for low, high in plan["ranges"].values()}
     assert len(wide - {round(high - low, 4) for low, high in given.values()}) == 1
     assert file.digest != small[0].digest
+
+
+class Joined(nn.Module):
+    """Two branches of unlike ranges, joined, and a number that the program holds."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.first = nn.Conv2d(channels, 8, 3, 2, 1)
+        self.second = nn.Conv2d(8, 8, 3, 1, 1)
+        self.third = nn.Conv2d(16, 16, 3, 1, 1)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        x = torch.cat([x, self.second(x) * 4], 1)
+        return self.head(self.third(x).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("mean", [INTEGER_MEAN, ODD_MEAN])
+def test_f3_f4_a_grid_holds_all_that_it_joins_whatever_the_mean(tmp_path, mean):
+    network, source = wrapped(Joined, 1, 1, mean), tmp_path / "float.onnx"
+    float_file(network, source)
+    given = rounding(source, smooth()).ranges
+    # as if learnt, each of its own width, so that a grid says whose it is
+    given = {name: (-1.0 - n, 2.0 + n) for n, name in enumerate(given)}
+    plan = plan_executorch(INT8, network, source, smooth(), ranges=given)
+    assert plan["given"] == plan["found"] == len(given), "a zero between grey levels hides nothing"
+    joined = [given[name] for name in ("Relu_2.out", "Mul_4.out", "Concat_5.out")]
+    grids = Counter(tuple(grid) for grid in plan["ranges"].values())
+    lows, highs = zip(*joined, strict=True)
+    assert grids[with_zero(min(lows), max(highs))] == len(joined)
+
+
+def test_f3_what_is_joined_with_the_one_that_is_known_fits_too(tmp_path):
+    network, source = wrapped(Joined, 1, 1), tmp_path / "float.onnx"
+    float_file(network, source)
+    plan = plan_executorch(INT8, network, source, smooth(), ranges={"Relu_2.out": (0.0, 0.01)})
+    assert plan["found"] == 1
+    assert min(high - low for low, high in plan["ranges"].values()) > 0.1
+    assert plan["calibrated"] == len({tuple(grid) for grid in plan["ranges"].values()})
 
 
 def test_small_weights_keep_all_their_bits(tmp_path):

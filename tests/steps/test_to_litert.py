@@ -376,6 +376,29 @@ def test_what_shares_a_grid_has_the_range_that_is_known_better():
     assert wider["image"] == wider[pad] == (-9.0, 9.0)
 
 
+def test_f3_what_is_joined_with_what_is_known_fits_too():
+    model = empty_model([1, 2, 2, 3], schema.TensorType.FLOAT32)
+    maker = GraphEditor(model)
+    sum_, joined = maker.computed([1, 2, 2, 3]), maker.computed([1, 2, 2, 6])
+    one = maker.constant(np.ones(1, np.float32))
+    options = schema.ConcatenationOptionsT()
+    options.axis = 3
+    model.subgraphs[0].operators += [
+        maker.operator("ADD", [0, one], sum_, schema.AddOptionsT()),
+        maker.operator("CONCATENATION", [0, sum_], joined, options),
+    ]
+    graph = finished(model, joined)
+    written = litert_graph.read(graph)
+    (group,) = litert_ranges._groups(written)
+    first, second, both = (written.subgraphs[0].tensors[n].name.decode() for n in group)
+    measured = {first: (0.0, 1.0), second: (-9.0, 9.0), both: (-9.0, 9.0)}
+    settled = litert_ranges.settled(graph, measured, {first: (0.0, 0.5)})
+    assert set(settled.values()) == {(-9.0, 9.0)}
+    # a range that was given for all that is joined says enough
+    settled = litert_ranges.settled(graph, measured, {both: (-3.0, 3.0)})
+    assert set(settled.values()) == {(-3.0, 3.0)}
+
+
 def test_extremes_are_those_of_all_images():
     graph, levels = float_graph(candidate(Plain), levels=True), levels_of(candidate(Plain).module)
     found = litert_ranges.extremes(graph, levels, smooth())

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from clinipress.recipe.study import ExportRecipe
-from clinipress.records.candidate import Applied, Judged, Latency
-from clinipress.records.result import Verdict
+from clinipress.records.candidate import Applied, Judged, Latency, Speed
+from clinipress.records.result import Interval, Verdict
 from clinipress.study import choice as rules
 from clinipress.study.devices import resolve_targets
 from clinipress.study.making import make_attempt
@@ -256,3 +256,44 @@ def test_nothing_able_opens_nothing():
     assert (choice.shipped, choice.finalists) == (None, ())
     assert choice.outcomes[0].shipped is None
     assert "Failed its gate" in choice.rejected["x-int8"]
+
+
+def busy(record, ratio=2.0):
+    """Timed beside the reference on a machine that did other work."""
+    ends = Interval(value=ratio, low=ratio / 2, high=2 * ratio)
+    return record.model_copy(update={"speed": Speed(ratio=ends, reliable=False, why="Busy.")})
+
+
+def test_a10_nothing_is_chosen_by_times_of_a_busy_machine():
+    card = board()
+    whole = card.rows[0]
+    fast = add(card, "fast-float16", torch=whole, ms=0.01, size=5 * 10**5)
+    small = add(card, "small-float16", torch=whole, ms=0.9, size=10**5)
+    assert choose(card).shipped == fast.name
+    card.rows[1:] = [busy(fast), busy(small)]
+    choice = choose(card)
+    assert choice.shipped == small.name
+    assert choice.rejected[fast.name] == (
+        "'small-float16' comes first by its size and precision; times were not compared, since "
+        "this machine was too busy when they were measured."
+    )
+    card.rows[1:] = [fast, busy(small)]  # one is enough: they were timed in turn
+    assert choose(card).shipped == small.name
+
+
+def test_a10_a_busy_machine_speaks_against_no_precision():
+    card = board()
+    slow = add(card, "x-int8", torch=card.rows[0], ms=3.0)
+    assert blocked(card, slow).startswith("Slower than 'reference' in float32")
+    card.rows[-1] = busy(slow)
+    assert blocked(card, card.rows[-1]) is None
+
+
+def test_a10_on_a_busy_machine_a_device_gets_the_smaller_file():
+    card = board(target="raspberry-pi-5")
+    whole = card.rows[0]
+    fast = add(card, "fast-int8", torch=whole, ms=0.1, size=5 * 10**5)
+    small = add(card, "small-int8", torch=whole, ms=0.9, size=10**5)
+    assert choose(card).shipped == fast.name
+    card.rows[1:] = [busy(fast), busy(small)]
+    assert choose(card).shipped == small.name

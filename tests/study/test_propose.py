@@ -82,7 +82,7 @@ def test_f10_nothing_is_measured_of_files_that_cannot_be_read(tmp_path):
 def test_a2_init_writes_its_guess_and_says_why(tmp_path):
     write_study(folders(tmp_path / "d", "CT_COVID CT_NonCOVID"), tmp_path / "study.yaml")
     text = (tmp_path / "study.yaml").read_text()
-    assert "positive: \"CT_COVID\"   # 'CT_COVID' is taken for the finding" in text
+    assert "positive: \"CT_COVID\"   # 'CT_COVID' is taken as the finding" in text
     assert load_study(tmp_path / "study.yaml").data.positive == "CT_COVID"
 
 

@@ -300,6 +300,8 @@ def _row(
 ) -> list[str]:
     mine, theirs = row.latency_with_preprocessing_ms, root.latency_with_preprocessing_ms
     times = f"{theirs.median / mine.median:.1f}x" if mine and theirs else "not measured"
+    if row.speed is not None:
+        times = f"{row.speed.ratio.value:.1f}x" if row.speed.reliable else "machine busy"
     accuracy = row.evidence.get(split, {}).get("accuracy")
     change = "" if row is root else _points(row.changes.get(split, {}).get("accuracy"))
     verdict = (
@@ -322,8 +324,7 @@ def show_audit(audit: Audit) -> None:
     console = _console()
 
     def line(text: str, style: str | None = None) -> None:
-        # names of files and classes may hold what rich takes for markup
-        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        console.print(text, style=style, highlight=False, soft_wrap=True)
 
     splits = list(audit.splits)
     table = Table()
@@ -331,7 +332,7 @@ def show_audit(audit: Audit) -> None:
         table.add_column(name, justify="left" if name == "class" else "right")
     for name, count in audit.classes.items():
         shown = (f"{audit.splits[s].get(name, 0):,}" for s in splits)
-        table.add_row(Text(name), f"{count:,}", *shown)
+        table.add_row(name, f"{count:,}", *shown)
     line(f"{audit.path}: {counted(audit.images, 'image')}, {audit.layout}")
     console.print(table)
     for text in _audit_lines(audit):
@@ -497,6 +498,8 @@ def show_bench(facts: Mapping[str, Any]) -> None:
     if note and not _on_gpu(facts):
         scope = f"{note}: on the device nothing was measured."
     console.print(scope, highlight=False)
+    if facts["busy"]:
+        console.print(facts["busy"], highlight=False, markup=False, soft_wrap=True)
 
 
 def _on_gpu(facts: Mapping[str, Any]) -> bool:
@@ -506,10 +509,15 @@ def _on_gpu(facts: Mapping[str, Any]) -> bool:
 
 
 def _beside(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> tuple[str, str]:
-    """The model's name, and how much faster it is than the slowest in the same setting."""
+    """The model's name, and how much faster the bundle is than the other, with its interval."""
     setting = ("threads", "batch", "preprocessing")
     same = [other for other in rows if all(other[key] == row[key] for key in setting)]
-    return row["model"], f"{max(other['median'] for other in same) / row['median']:.2f}x"
+    speed = next(other["speed"] for other in same if other["speed"])
+    if not speed["reliable"]:
+        return row["model"], "machine busy"
+    ratio = speed["ratio"]
+    faster = f"{ratio['value']:.2f}x ({ratio['low']:.2f}-{ratio['high']:.2f})"
+    return row["model"], faster if row["speed"] else ""
 
 
 def _megabytes(count: int | None) -> str:

@@ -82,6 +82,11 @@ def read_dataset(
         names = _classes(path, items, classes, mapping)
     except DataError as problem:
         raise _with_tables(problem, left_out) from None
+    unknown = [name for name in mapping if listed.names and name not in listed.names]
+    if unknown:
+        listed.notes.append(
+            f"class_map has names that no folder or label has: {', '.join(unknown)}"
+        )
     notes = (*listed.notes, *spellings, *named)
     return Dataset(
         listed.root,
@@ -197,8 +202,8 @@ def _by_tables(
         for path in image_files(folder, left_out):
             if path not in named:
                 left_out.add(path, "file", "not in the table")
-    for path in named:
-        left_out.use(path)
+    for item in listed.items:
+        left_out.use(item.key)
     return listed
 
 

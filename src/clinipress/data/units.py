@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.grouping import numbered
-from clinipress.records.item import UNIT_KINDS, ImageItem
+from clinipress.records.item import UNIT_KINDS, ImageItem, plural_of
+from clinipress.text import counted
 
 __all__ = ["CLUSTER", "HEADER_PATIENT", "best_unit", "checked_units", "labelings"]
 
@@ -31,6 +32,12 @@ deleted masked hidden redacted dummy default missing empty undefined unspecified
 test xxx
 """
 _NOBODY = frozenset(_NOBODY_WORDS.split())
+# How much a unit may hold of better ones.
+_MOST_INSIDE: Mapping[str, Mapping[str, int]] = {
+    "study": {"patient": 3},
+    "series": {"patient": 3},
+    "folder": {"patient": 1, "lesion": 10, "record": 10, "study": 10},
+}
 _FEWEST_FOLDERS = 5  # in each class, from which on its folders are taken for units
 
 
@@ -66,6 +73,13 @@ def checked_units(items: Sequence[ImageItem]) -> tuple[list[ImageItem], tuple[st
         items, more = _without_placeholders(items, kind)
         notes += more
     items = _one_name_each(items)
+    for kind, limits in _MOST_INSIDE.items():
+        items, shared = _without_shared(items, kind, limits)
+        if shared and kind != "folder":
+            notes.append(
+                f"{counted(shared, f'{kind} is', f'{plural_of(kind)} are')} of several "
+                "patients each: treated as unknown"
+            )
     return items, (*notes, *_owners(items))
 
 
@@ -109,7 +123,7 @@ def _without_placeholders(
             nobody[value] = f"the {what} '{value:.60}' of {count:,} images names nobody"
     if not nobody:
         return items, ()
-    notes = (f"{text}: taken for not known" for text in list(nobody.values())[:5])
+    notes = (f"{text}: treated as unknown" for text in list(nobody.values())[:5])
     return [_without(item, kind) if item.unit(kind) in nobody else item for item in items], notes
 
 
@@ -150,6 +164,24 @@ def _one_name_each(items: Sequence[ImageItem]) -> list[ImageItem]:
             item = replace(_without(item, HEADER_PATIENT), patient=item.patient or name)
         result.append(item)
     return result
+
+
+def _without_shared(
+    items: Sequence[ImageItem], kind: str, limits: Mapping[str, int]
+) -> tuple[list[ImageItem], int]:
+    """Without units that hold too much to be one, and how many these are.
+
+    A folder of several patients is a site or a shelf; a study of more than a misspelt patient or
+    two has a placeholder for its identifier.
+    """
+    held: dict[tuple[str, str], set[str]] = {}
+    for item in items:
+        for inner in limits:
+            unit, name = item.units.get(kind), item.unit(inner)
+            if unit is not None and name is not None:
+                held.setdefault((unit, inner), set()).add(name)
+    shared = {unit for (unit, inner), names in held.items() if len(names) > limits[inner]}
+    return [_without(i, kind) if i.units.get(kind) in shared else i for i in items], len(shared)
 
 
 def _owners(items: Sequence[ImageItem]) -> list[str]:

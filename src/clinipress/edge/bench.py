@@ -19,7 +19,7 @@ from clinipress.edge.bundle import Bundle, open_bundle
 from clinipress.edge.load import load_candidate
 from clinipress.edge.manifest import read_card
 from clinipress.errors import BundleError, InputError, ModelError
-from clinipress.formats.measure import environment, latency, peak_memory
+from clinipress.formats.measure import busy, environment, load, peak_memory, speed, timings
 from clinipress.formats.open import open_file
 from clinipress.kinds.image.read import decode, facts
 from clinipress.recipe.formats import format_facts
@@ -54,8 +54,10 @@ def bench(
     Returns:
         JSON-able: ``cold_start_ms`` (``python -m clinipress predict`` from start to end),
         ``load_ms`` (hashes and runtime), ``self_test_ms`` (with the first, cold answer),
-        ``latency_ms`` (rows of `Latency` with ``model`` and ``images_per_second``, first with batch
-        1 and the reading of the sample image included, then without), ``peak_memory_bytes`` of this
+        ``latency_ms`` (rows of `Latency` with ``model``, ``images_per_second`` and, for the bundle
+        beside another, ``speed`` as `Speed`; first with batch 1 and the reading of the sample image
+        included, then without), ``busy`` (why these times cannot be relied on, "" where nothing
+        speaks against them), ``peak_memory_bytes`` of this
         whole process, ``model_memory_bytes`` of a process that does nothing else, above its idle
         runtime (a microcontroller's model: its arena), and ``environment``.
 
@@ -71,6 +73,7 @@ def bench(
         raise InputError("threads and batches of at least 1 and a time above 0", got)
     folder = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
     image = folder / read_card(folder).self_test.file
+    before = load()
     starts = [cold_start(folder, image) for _ in range(COLD_STARTS)]
     began = time.perf_counter()
     opened = open_bundle(folder, threads=counts[0])
@@ -78,9 +81,10 @@ def bench(
     difference = opened.self_test()
     tested = time.perf_counter()
     other = Path(against) if against is not None else None
-    rows = [
-        row for count in counts for row in _rows(opened, other, count, batches, seconds, allow_code)
+    measured = [
+        _rows(opened, other, count, batches, seconds, before, allow_code) for count in counts
     ]
+    rows = [row for timed, _ in measured for row in timed]
     sample = facts(image)
     return {
         "bundle": opened.card.name,
@@ -94,6 +98,7 @@ def bench(
         "self_test_difference": difference,
         "sample_pixels": [sample.width, sample.height],
         "latency_ms": rows,
+        "busy": next((why for _, reasons in measured for why in reasons if why), ""),
         "peak_memory_bytes": process_peak(),
         "model_memory_bytes": _model_memory(opened),
         "environment": machine.model_dump(mode="json"),
@@ -111,9 +116,13 @@ def _rows(
     threads: int,
     batches: Sequence[int],
     seconds: float,
+    before: float | None,
     allow_code: bool,
-) -> list[dict[str, Any]]:
-    """Latencies for one number of threads: with the image file, then for each batch without."""
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Latencies for one number of threads: with the image file, then for each batch without.
+
+    And what `busy` says of each of them.
+    """
     spec, path = bundle.card.input, bundle.path / bundle.manifest.self_test.file
     models: dict[str, Candidate] = {
         bundle.card.name: open_file(bundle.candidate.path, bundle.card, threads)
@@ -123,14 +132,24 @@ def _rows(
         name = other.card.name
         models[name if name != bundle.card.name else f"{name} ({against})"] = other
     options: dict[str, Any] = {"threads": threads, "repeats": MOST_REPEATS, "seconds": seconds}
-    latencies = [latency(models, preprocess=lambda: decode(path, spec)[None], **options)]
+    measured = [timings(models, preprocess=lambda: decode(path, spec)[None], **options)]
     image = decode(path, spec)[None]
-    latencies += [latency(models, image, batch=batch, **options) for batch in batches]
-    return [
-        {"model": name, **row.model_dump(mode="json"), "images_per_second": _per_second(row)}
-        for rows in latencies
-        for name, row in rows.items()
-    ]
+    measured += [timings(models, image, batch=batch, **options) for batch in batches]
+    reasons, rows = [busy(timed, before) for timed in measured], []
+    for timed, why in zip(measured, reasons, strict=True):
+        mine, *others = timed.values()
+        for name, timing in timed.items():
+            row = timing.latency
+            faster = speed(others[0], mine, why) if others and timing is mine else None
+            rows.append(
+                {
+                    "model": name,
+                    **row.model_dump(mode="json"),
+                    "images_per_second": _per_second(row),
+                    "speed": faster and faster.model_dump(mode="json"),
+                }
+            )
+    return rows, reasons
 
 
 def _per_second(row: Latency) -> float:

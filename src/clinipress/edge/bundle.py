@@ -46,6 +46,7 @@ from clinipress.edge.manifest import (
 from clinipress.errors import BundleError, ImageError, MissingExtraError, ModelError, StorageError
 from clinipress.formats.file import FILES, FileCandidate
 from clinipress.formats.open import open_file, package_of
+from clinipress.kinds.image.pixels import READING
 from clinipress.kinds.image.read import decode, facts
 from clinipress.kinds.image.refuse import is_colourful
 from clinipress.recipe.formats import format_facts
@@ -387,6 +388,7 @@ def _write_card(work: Path, card: Card, evidence: Mapping[str, Any], test: SelfT
         "kind": KIND,
         "schema_version": VERSION,
         "clinipress": __version__,
+        "reading": READING,
         "card": card.model_dump(mode="json"),
         "evidence": dict(evidence),
         "self_test": test.model_dump(mode="json"),

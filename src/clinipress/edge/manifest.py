@@ -67,6 +67,7 @@ class Manifest(Record):
 
     Attributes:
         files: Name -> sha256 (64 hexadecimal digits) of every other file of the bundle.
+        reading: Which way of reading files, `READING`, it was measured with.
         digest: sha256 of this very record without `digest`, as canonical JSON.
     """
 
@@ -77,6 +78,7 @@ class Manifest(Record):
     evidence: dict[str, Any]
     self_test: SelfTest
     files: dict[str, str]
+    reading: int = 1
     digest: str
 
 

@@ -12,6 +12,7 @@ from clinipress.edge.answers import Prediction, answer
 from clinipress.edge.bundle import Bundle, load_bundle
 from clinipress.edge.inputs import STANDARD_INPUT, expand, is_there, locate
 from clinipress.errors import InputError
+from clinipress.kinds.image.pixels import READING
 
 __all__ = ["Prediction", "predict", "run_predict"]
 
@@ -81,6 +82,11 @@ def run_predict(
         complain(f"{opened.card.name} was trained on drawn images: never use it for patients")
     if opened.caution is not None:
         complain(f"{opened.card.name}: {opened.caution}")
+    if opened.manifest.reading != READING and not as_json:
+        complain(
+            "large JPEG files, NIfTI and some DICOM and TIFF are read otherwise than when this "
+            "bundle was measured: 'clinipress evaluate' it again, or write it again"
+        )
     refused = 0
     for response in predict(opened, sources):
         refused += response.refused is not None

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.evidence.family import ITSELF, check_pair, joint_confidence, judge_family, widened
+from clinipress.evidence.evidence import unchanged
+from clinipress.evidence.family import (
+    ITSELF,
+    check_pair,
+    identical,
+    joint_confidence,
+    judge_family,
+    widened,
+)
+from clinipress.evidence.gate import IDENTICAL
 from clinipress.evidence.reliability import CalibrationStatistics, reliability
 from clinipress.evidence.scores import Scores
 from clinipress.records.candidate import ANY_FINDING, OperatingPoint
@@ -15,7 +24,7 @@ from clinipress.records.judgement import Calibration
 from clinipress.records.result import Interval, Reason, Rule, Verdict
 from clinipress.reporting.wording.reasons import worded
 from clinipress.stats.bootstrap import BootstrapSpread, bootstrap, spread_interval
-from clinipress.stats.intervals import wilson
+from clinipress.stats.intervals import effective_units, wilson
 from clinipress.stats.metrics import log_losses, softmax
 
 __all__ = [
@@ -201,7 +210,7 @@ def calibration_section(
         DataError: Answers that do not belong together.
     """
     before, after, index = check_pair(reference, candidate)
-    itself = candidate is reference
+    itself, same = candidate is reference, False
     classifiers = [
         CalibrationStatistics.of(after, 1.0, index),
         CalibrationStatistics.of(after, candidate.temperature, index),
@@ -220,7 +229,9 @@ def calibration_section(
         ours, theirs = (_errors(figures) for figures in spreads[1:])
         apart = {name: ours[name] - theirs[name] for name in ours if name in theirs}
         intervals = _intervals(apart, index, floor=-1.0)
-        changes = {n: c for n, c in intervals.items() if c.low < c.high or c.value == 0}
+        changes = {n: c for n, c in intervals.items() if c.low < c.high}
+        if same := identical(reference, candidate):
+            changes = {name: unchanged(change) for name, change in intervals.items()}
     return Calibration(
         temperature=candidate.temperature,
         chosen_on=chosen_on,
@@ -229,7 +240,11 @@ def calibration_section(
         changes=changes,
         bins=reliability(candidate, index, 1.0),
         bins_after=reliability(candidate, index, candidate.temperature),
-        verdict=ITSELF if itself else _verdict(raw, calibrated, changes, margin),
+        verdict=ITSELF
+        if itself
+        else IDENTICAL
+        if same
+        else _verdict(raw, calibrated, changes, margin, effective_units(index)),
     )
 
 
@@ -261,6 +276,7 @@ def _verdict(
     calibrated: dict[str, Interval],
     changes: dict[str, Interval],
     margin: float,
+    units: float,
 ) -> Verdict:
     plain: dict[str, Interval] = {
         name: changes[name] for name in ("ece", "ece_equal_mass") if name in changes
@@ -270,7 +286,7 @@ def _verdict(
         Rule(metric="ece", margin=margin),
         Rule(metric="ece_equal_mass", margin=margin, primary=False),
     ]
-    verdict = judge_family(rules, plain, joint)
+    verdict = judge_family(rules, plain, joint, dict.fromkeys(plain, units))
     reasons = list(verdict.reasons) or [
         Reason(kind="unmeasured", status="inconclusive", rule="primary", metric="calibration")
     ]

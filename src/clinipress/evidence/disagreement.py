@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.evidence.columns import GroupColumn, divide
-from clinipress.evidence.family import check_pair, combine
+from clinipress.evidence.family import check_pair, combine, identical
+from clinipress.evidence.gate import IDENTICAL
 from clinipress.evidence.scores import Scores
 from clinipress.records.judgement import Direction, Disagreement, Flip, FlipCounts
 from clinipress.records.result import Interval, Reason, RiskLevel, Status, Verdict
@@ -76,6 +77,13 @@ def disagreement_section(
     counts = pair.count("all", np.arange(len(pair.labels)))
     directions = tuple(pair.direction(i) for i in range(len(pair.classes)))
     tested = directions if cases.positive is None else (directions[cases.positive],)
+    adjusted = holm([direction.p_value for direction in tested])
+    tested = tuple(
+        direction.model_copy(update={"adjusted_p_value": p})
+        for direction, p in zip(tested, adjusted, strict=True)
+    )
+    directions = tested if cases.positive is None else directions
+    lost, gained = units_changed(pair.was, pair.now, index)
     return Disagreement(
         cases=counts.cases,
         agreement=counts.agreement,
@@ -84,7 +92,7 @@ def disagreement_section(
         lost=counts.lost,
         gained=counts.gained,
         changed=counts.changed,
-        p_value=mcnemar_by_unit(pair.was, pair.now, index),
+        p_value=mcnemar_exact(lost, gained),
         directions=directions,
         by_class=tuple(pair.count(name, rows) for name, rows in _by_class(pair) if len(rows)),
         by_confidence=tuple(
@@ -96,7 +104,11 @@ def disagreement_section(
             for number, value in enumerate(column.values)
         ),
         flips=_worst(pair, candidate.keys, columns, flips),
-        verdict=_verdict(counts, tested, least_agreement),
+        units_lost=lost,
+        units_gained=gained,
+        verdict=IDENTICAL
+        if identical(reference, candidate)
+        else _verdict(counts, tested, least_agreement),
     )
 
 
@@ -113,10 +125,15 @@ def mcnemar_by_unit(before: NDArray[np.bool_], after: NDArray[np.bool_], index: 
         after: bool ``[n]``, on the same cases.
         index: Unit of each case, int64 ``[n]``, numbered from 0.
     """
-    if not len(index):
-        return 1.0
+    return mcnemar_exact(*units_changed(before, after, index))
+
+
+def units_changed(
+    before: NDArray[np.bool_], after: NDArray[np.bool_], index: Integers
+) -> tuple[int, int]:
+    """Units with more cases lost than gained, and with more gained than lost."""
     net = np.bincount(index, before.astype(np.float64) - after)
-    return mcnemar_exact(int((net > 0).sum()), int((net < 0).sum()))
+    return int((net > 0).sum()), int((net < 0).sum())
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -186,14 +203,16 @@ class _Pair:
         """Calls of one class that were dropped and added."""
         before, after, mine = self.before == number, self.after == number, self.labels == number
         dropped, added = before & ~after, ~before & after
-        units = np.unique(self.index[mine], return_inverse=True)[1].reshape(-1)
+        changed = units_changed(before[mine], after[mine], self.index[mine])
         return Direction(
             label=self.classes[number],
             to_negative=int(dropped.sum()),
             to_positive=int(added.sum()),
             missed=int((dropped & mine).sum()),
             found=int((added & mine).sum()),
-            p_value=mcnemar_by_unit(before[mine], after[mine], units),
+            p_value=mcnemar_exact(*changed),
+            units_missed=changed[0],
+            units_found=changed[1],
         )
 
 
@@ -307,25 +326,33 @@ def _verdict(counts: FlipCounts, tested: Sequence[Direction], least: float) -> V
 
 def _leaning(tested: Sequence[Direction]) -> Verdict:
     """Whether new misses are shown to outnumber new finds; the class that says most."""
-    adjusted = holm([direction.p_value for direction in tested])
     reasons = [
-        _direction_reason("new misses", "fail", direction, p_value=p, classes=len(tested))
-        for p, direction in zip(adjusted, tested, strict=True)
-        if p < SIGNIFICANT and direction.missed > direction.found
+        _direction_reason("new misses", "fail", direction, len(tested))
+        for direction in tested
+        if (direction.adjusted_p_value or 0.0) < SIGNIFICANT and direction.missed > direction.found
     ]
     if reasons:
         return Verdict(status="fail", reasons=worded(reasons))
     most = max(tested, key=lambda direction: direction.missed - direction.found)
     return Verdict(
-        status="pass", reasons=worded([_direction_reason("no new misses", "pass", most)])
+        status="pass",
+        reasons=worded([_direction_reason("no new misses", "pass", most, len(tested))]),
     )
 
 
-def _direction_reason(kind: str, status: Status, direction: Direction, **more: float) -> Reason:
+def _direction_reason(kind: str, status: Status, direction: Direction, classes: int) -> Reason:
     return Reason(
         kind=kind,
         status=status,
         rule="primary",
         where=direction.label,
-        parameters={"missed": direction.missed, "found": direction.found, **more},
+        parameters={
+            "missed": direction.missed,
+            "found": direction.found,
+            "units_missed": direction.units_missed,
+            "units_found": direction.units_found,
+            "raw_p_value": direction.p_value,
+            "p_value": direction.adjusted_p_value,
+            "classes": classes,
+        },
     )

@@ -10,8 +10,13 @@ Which method serves which figure:
 - balanced accuracy, macro AUROC, macro F1, kappa, log loss, Brier score: percentile bootstrap over
   units, stratified by class, with the tails of Student's t; expected calibration error, which is
   biased upwards: the same resamples with their bias taken off;
-- changes of accuracy, sensitivity and specificity: Tango, effective number as above; of precision:
-  Newcombe's square-and-add; all other changes: the same bootstrap, both on the same resamples.
+- changes of accuracy, sensitivity, specificity and precision: Tango, effective number as above; all
+  other changes: the same bootstrap, both on the same resamples, and figures of counts no surer than
+  a split without a changed answer would leave them.
+
+Where few cases are wrong or change, those that come nearest to it tell how the cases of a unit go
+together (`clinipress.stats.paired.nearest`). Two models of equal logits are identical: their
+changes are 0, and nothing is left to chance.
 
 A bootstrap in which nothing varies (no error at all) has no width; then the ends come from the
 score intervals of the parts (`_without_width`), never from the bootstrap.
@@ -19,6 +24,7 @@ score intervals of the parts (`_without_width`), never from the bootstrap.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,7 +35,15 @@ from clinipress.errors import DataError
 from clinipress.records.result import Interval
 from clinipress.stats.bootstrap import BootstrapSpread, bootstrap, spread_interval, weighted_sums
 from clinipress.stats.delong import auroc_difference, auroc_interval
-from clinipress.stats.intervals import f1_of_jaccard, proportion, unit_index, with_ends
+from clinipress.stats.intervals import (
+    effective_size,
+    effective_units,
+    f1_of_jaccard,
+    proportion,
+    unit_index,
+    with_ends,
+    z_value,
+)
 from clinipress.stats.metrics import (
     CALIBRATION_BINS,
     Cases,
@@ -46,15 +60,22 @@ from clinipress.stats.metrics import (
     softmax,
     weighted_auroc,
 )
-from clinipress.stats.paired import discordance, paired_difference, precision_difference
+from clinipress.stats.paired import (
+    discordance,
+    margins,
+    nearest,
+    paired_difference,
+    precision_difference,
+)
 
-__all__ = ["changes", "discordance", "evidence"]
+__all__ = ["carried_by", "changes", "discordance", "evidence", "unchanged"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Intervals = dict[str, Interval]
 _MACRO = ("balanced_accuracy", "auroc_macro", "f1_macro", "kappa", "log_loss", "brier", "ece")
 _UNBOUNDED_BY_PARTS = ("log_loss", "brier", "ece")
+_COUNTED = ("balanced_accuracy", "f1", "kappa")
 _PARTS = {"balanced_accuracy": "sensitivity[", "f1_macro": "f1[", "auroc_macro": "auroc["}
 
 
@@ -115,10 +136,11 @@ def evidence(
     for name, column in _ranked_classes(cases):
         put(intervals, name, auroc_interval(scores[:, column], cases.labels == column, index))
     (spreads,) = _bootstrap([cases], index, resamples, seed)
+    least = carried_by(cases.labels, classes, units=index)
     for name in _MACRO:
         if name not in spreads:
             continue
-        interval = spread_interval(name, spreads[name], index, floor=0)
+        interval = spread_interval(name, spreads[name], index, 0, least.get(name, math.inf))
         if interval is not None and interval.low == interval.high:
             interval = _without_width(name, interval, intervals, cases, index)
         put(intervals, name, interval)
@@ -152,7 +174,8 @@ def changes(
         seed: Same seed, same interval.
 
     Returns:
-        The names of `evidence` without "agreement"; what is undefined for either is absent, and
+        The names of `evidence` without "agreement", all 0 by method "identical" where the logits
+        are equal; what is undefined for either is absent, and
         so is a bootstrapped change where too few units vary to give it an interval.
 
     Raises:
@@ -167,12 +190,51 @@ def changes(
         mine = before.labels == column
         put(intervals, name, auroc_difference(others[:, column], scores[:, column], mine, index))
     spreads, others_spreads = _bootstrap([before, after], index, resamples, seed)
+    least = carried_by(before.labels, classes, units=index)
     for name, spread in spreads.items():
-        interval = spread_interval(name, others_spreads[name] - spread, index, floor=-1)
-        if interval is not None and interval.low == interval.high:
+        apart = others_spreads[name] - spread
+        interval = spread_interval(name, apart, index, -1, least.get(name, math.inf))
+        if interval is not None and name.startswith(_COUNTED):
+            interval = _at_least(interval, _none_changed(name, before, after, index))
+        elif interval is not None and interval.low == interval.high:
             interval = _change_without_width(name, interval, intervals)
         put(intervals, name, interval)
+    if np.array_equal(before.logits, after.logits):
+        return {name: unchanged(interval) for name, interval in intervals.items()}
     return intervals
+
+
+def carried_by(
+    labels: NDArray[np.integer],
+    classes: Sequence[str],
+    *,
+    units: NDArray[np.integer] | None = None,
+    positive: str | None = None,
+) -> dict[str, float]:
+    """How many units of one size would carry each figure as these do (`effective_units`).
+
+    Args:
+        labels: Integer ``[n]`` in ``[0, k)``.
+        classes: k names.
+        units: Integer ``[n]``, the patient or cluster of each case; None: each its own.
+        positive: The finding of a two-class task; None takes the second class.
+
+    Returns:
+        Metric -> number; of a figure of one class that of its cases, of a mean over classes the
+        least of them. Figures of all cases alike are under "accuracy" alone.
+    """
+    index = check_units(units, len(labels))
+    mine = [effective_units(index[labels == number]) for number in range(len(classes))]
+    carried = {"accuracy": effective_units(index)}
+    carried |= dict.fromkeys(
+        ("balanced_accuracy", "auroc_macro", "f1_macro"), min(filter(None, mine))
+    )
+    for name, number in zip(classes, mine, strict=True):
+        carried |= {f"{metric}[{name}]": number for metric in ("sensitivity", "f1", "auroc")}
+    if len(classes) == 2:
+        finding = 1 if positive is None else list(classes).index(positive)
+        carried |= {"sensitivity": mine[finding], "specificity": mine[1 - finding]}
+    return carried
 
 
 def _ranked_classes(cases: Cases) -> list[tuple[str, int]]:
@@ -189,6 +251,12 @@ def check_units(units: NDArray[np.integer] | None, n: int) -> Integers:
     return unit_index(units, n)
 
 
+def unchanged(interval: Interval) -> Interval:
+    """The change between two identical sets of answers: none, and nothing left to chance."""
+    none = {"value": 0.0, "low": 0.0, "high": 0.0, "method": "identical"}
+    return interval.model_copy(update=none)
+
+
 def put(intervals: Intervals, name: str, interval: Interval | None) -> None:
     """What is undefined is absent."""
     if interval is not None:
@@ -199,14 +267,19 @@ def _proportions(cases: Cases, index: Integers) -> Intervals:
     """Accuracy and the rates of each class, by Wilson."""
     called, labels = predictions(cases.logits), cases.labels
     hits = called == labels
+    right, still = margins(cases.logits, labels), np.zeros(len(labels))
+
+    def share(rows: NDArray[np.bool_]) -> Interval | None:
+        likely = nearest(hits[rows] - 1, right[rows], still[rows], index[rows]) == 0
+        return proportion(hits[rows], index[rows], likely=likely)
+
     intervals: Intervals = {}
-    put(intervals, "accuracy", proportion(hits, index))
+    put(intervals, "accuracy", share(np.ones(len(labels), np.bool_)))
     for number, name in enumerate(cases.classes):
         actual, predicted = labels == number, called == number
-        put(intervals, f"sensitivity[{name}]", proportion(hits[actual], index[actual]))
+        put(intervals, f"sensitivity[{name}]", share(actual))
         put(intervals, f"precision[{name}]", proportion(hits[predicted], index[predicted]))
-        either = actual | predicted
-        jaccard = proportion(hits[either], index[either])
+        jaccard = share(actual | predicted)
         put(intervals, f"f1[{name}]", jaccard and f1_of_jaccard(jaccard))
     _name_two_classes(intervals, cases)
     return intervals
@@ -222,20 +295,34 @@ def _name_two_classes(intervals: Intervals, cases: Cases) -> None:
 
 
 def _paired_proportions(before: Cases, after: Cases, index: Integers) -> Intervals:
-    """Changes of accuracy and sensitivity, by Tango, and of precision, by square-and-add."""
+    """Changes of accuracy, sensitivity and precision, by Tango."""
     labels = before.labels
     right = predictions(before.logits) == labels
     still = predictions(after.logits) == labels
+    was, now = (margins(cases.logits, labels) for cases in (before, after))
+
+    def change(rows: NDArray[np.bool_]) -> Interval | None:
+        events = still[rows].astype(np.int64) - right[rows]
+        likely = nearest(events, now[rows], (now - was)[rows], index[rows])
+        return paired_difference(still[rows], right[rows], index[rows], likely=likely)
+
     intervals: Intervals = {}
-    put(intervals, "accuracy", paired_difference(still, right, index))
+    put(intervals, "accuracy", change(np.ones(len(labels), np.bool_)))
     for number, name in enumerate(before.classes):
         mine = labels == number
-        change = paired_difference(still[mine], right[mine], index[mine])
-        put(intervals, f"sensitivity[{name}]", change)
-        called = [predictions(cases.logits) == number for cases in (before, after)]
-        put(
-            intervals, f"precision[{name}]", precision_difference(mine, called[1], called[0], index)
+        put(intervals, f"sensitivity[{name}]", change(mine))
+        called, recalled = (predictions(cases.logits) == number for cases in (before, after))
+        class_was, class_now = (margins(cases.logits, number) for cases in (before, after))
+        rows = called | recalled
+        likely = np.zeros(len(labels), np.int64)
+        likely[rows] = nearest(
+            recalled[rows].astype(np.int64) - called[rows],
+            class_now[rows],
+            (class_now - class_was)[rows],
+            index[rows],
         )
+        precision = precision_difference(mine, recalled, called, index, likely=likely)
+        put(intervals, f"precision[{name}]", precision)
     _name_two_classes(intervals, before)
     return intervals
 
@@ -335,12 +422,46 @@ def _chance_agreement(cases: Cases) -> float:
     return float((actual * predicted).sum() / n**2)
 
 
+def _none_changed(name: str, before: Cases, after: Cases, index: Integers) -> float:
+    """Largest change of a figure of counts that a split without a changed answer leaves open.
+
+    Tango's ``z^2 / (n + z^2)`` of as many cases as the figure is made of, on the effective number:
+    for a mean over classes those whose share would vary as much, ``k^2 / sum 1 / n_class``.
+    """
+    labels, k = before.labels, len(before.classes)
+    called = predictions(before.logits)
+    still = (predictions(after.logits) == labels).astype(np.int64)
+    was, now = (margins(cases.logits, labels) for cases in (before, after))
+    likely = nearest(still - (called == labels), now, now - was, index)
+    actual, named = (np.bincount(rows, minlength=k) for rows in (labels, called))
+    n, stretch = float(len(labels)), 1.0
+    if name == "kappa":
+        stretch = 1 / (1 - _chance_agreement(before))
+    elif name == "balanced_accuracy":
+        n = np.count_nonzero(actual) ** 2 / float((1 / actual[actual > 0]).sum())
+    else:  # one answer moves an F1 by no more than 1 - F1 / 2 cases of (actual + called) / 2
+        f1 = 2 * np.bincount(labels[called == labels], minlength=k) / np.maximum(actual + named, 1)
+        sizes = (actual + named) / 2 / np.maximum(1 - f1 / 2, 0.5)
+        c = np.flatnonzero([name == f"f1[{label}]" for label in before.classes])
+        sizes = sizes[c] if len(c) else sizes[sizes > 0]
+        n = len(sizes) ** 2 / float((1 / sizes).sum())
+    z2 = z_value(0.95) ** 2
+    return stretch * z2 / (n * effective_size(likely, index) / len(labels) + z2)
+
+
+def _at_least(interval: Interval, half: float) -> Interval:
+    """An interval whose ends lie no nearer to the value, as far as a change can go."""
+    low, high = interval.value - half, interval.value + half
+    ends = {"low": min(interval.low, max(low, -1.0)), "high": max(interval.high, min(high, 1.0))}
+    return interval.model_copy(update={name: float(end) for name, end in ends.items()})
+
+
 def _change_without_width(name: str, interval: Interval, intervals: Intervals) -> Interval | None:
     """Where no resample differs: the parts where they have ends, else zero stays, the rest goes.
 
     A change of exactly zero in every resample is two classifiers with the same answers. Any other
     change without width comes from too few units to say how sure it is.
     """
-    if name in ("balanced_accuracy", "auroc_macro"):
+    if name == "auroc_macro":
         return with_ends(interval, _part_ends(name, intervals))
     return interval if interval.value == 0 else None

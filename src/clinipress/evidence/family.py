@@ -29,6 +29,7 @@ __all__ = [
     "Comparison",
     "check_pair",
     "combine",
+    "identical",
     "joint_confidence",
     "judge_family",
     "tango_changes",
@@ -69,6 +70,13 @@ def check_pair(reference: Scores, candidate: Scores) -> tuple[Cases, Cases, NDAr
     return before, after, unit_index(candidate.units, len(candidate.labels))
 
 
+def identical(reference: Scores, candidate: Scores) -> bool:
+    """Whether all probabilities are the same to the last digit, as of a copy of the file."""
+    return reference.temperature == candidate.temperature and np.array_equal(
+        reference.logits, candidate.logits
+    )
+
+
 def joint_confidence(comparisons: int) -> float:
     """Confidence at which m intervals hold together with 95 %, ``1 - 0.05 / m`` (Bonferroni).
 
@@ -93,7 +101,10 @@ def widened(interval: Interval, confidence: float) -> Interval:
 
 
 def judge_family(
-    rules: Sequence[Rule], plain: Mapping[str, Interval], joint: Mapping[str, Interval]
+    rules: Sequence[Rule],
+    plain: Mapping[str, Interval],
+    joint: Mapping[str, Interval],
+    units: Mapping[str, float] | None = None,
 ) -> Verdict:
     """Apply rules such as "sensitivity[*]" to many paired changes.
 
@@ -101,6 +112,7 @@ def judge_family(
         rules: What must hold. Those without ``primary`` can fail, and need not be shown to hold.
         plain: Name of the comparison -> change, each with its own 95 % interval.
         joint: The same names -> change at the `joint_confidence`.
+        units: The same names -> effective units that carry them, as `gate.judge` takes them.
 
     Returns:
         "fail" when a rule's loss is shown jointly; "pass" when every primary rule holds in every
@@ -114,7 +126,9 @@ def judge_family(
             sum(name.startswith(f"{family}[") for name in plain) if "[*]" in rule.metric else 1
         )
         if several and (rule.metric in plain or "[*]" in rule.metric):
-            verdict = _worst_comparison(rule.model_copy(update={"primary": True}), plain, joint)
+            verdict = _worst_comparison(
+                rule.model_copy(update={"primary": True}), plain, joint, units or {}
+            )
             reasons = tuple(
                 reason.model_copy(update={"parameters": {"comparisons": several}})
                 if reason.kind == "margin"
@@ -167,9 +181,12 @@ def _as_guard(reason: Reason) -> Reason:
 
 
 def _worst_comparison(
-    rule: Rule, plain: Mapping[str, Interval], joint: Mapping[str, Interval]
+    rule: Rule,
+    plain: Mapping[str, Interval],
+    joint: Mapping[str, Interval],
+    units: Mapping[str, float],
 ) -> Verdict:
-    together, alone = gate.judge([rule], joint), gate.judge([rule], plain)
+    together, alone = (gate.judge([rule], each, units=units) for each in (joint, plain))
     if together.status == "fail" or alone.status == "pass":
         return together if together.status == "fail" else alone
     # by itself the loss would be shown, but not as the worst of so many

@@ -27,6 +27,8 @@ from clinipress.records.result import Interval, Reason, RiskLevel, Rule, Status,
 from clinipress.reporting.wording.reasons import worded
 
 __all__ = [
+    "FEWEST_UNITS",
+    "IDENTICAL",
     "MARGINS",
     "cases_to_decide",
     "floored",
@@ -42,8 +44,13 @@ MARGINS: Mapping[RiskLevel, float] = {"critical": 0.005, "high": 0.01, "medium":
 CLASS_MARGIN_FACTOR = 4
 # Kinds of reasons for which no verdict is better than inconclusive, whatever the rules show.
 CAPS = frozenset(("rules changed", "no floor", "weak reference"))
+FEWEST_UNITS = 5  # what fewer patients carry gets no verdict
 POWER = 0.8
 MOST_CASES = 10_000_000  # beyond this a number of cases is no advice
+
+
+# of two models whose answers are the same to the last digit
+IDENTICAL = Verdict(status="pass", reasons=worded([Reason(kind="identical", status="pass")]))
 
 
 def rules_for(risk: RiskLevel, margins: Mapping[str, float] | None = None) -> tuple[Rule, ...]:
@@ -89,6 +96,7 @@ def judge(
     changes: Mapping[str, Interval],
     *,
     discordance: Mapping[str, float] | None = None,
+    units: Mapping[str, float] | None = None,
 ) -> Verdict:
     """Apply rules to paired changes.
 
@@ -98,6 +106,9 @@ def judge(
         discordance: Metric -> share of cases that only one of the two gets right
             (`clinipress.stats.paired.discordance`), for the number of cases needed; without it
             the width of the interval is used alone.
+        units: Metric -> effective number of units that carry it
+            (`clinipress.evidence.evidence.carried_by`); below `FEWEST_UNITS` nothing is shown
+            either way. What is not named has enough.
 
     Returns:
         "fail" when any rule shows its loss; else "inconclusive" when a primary rule cannot tell,
@@ -106,8 +117,8 @@ def judge(
     shares = discordance or {}
     own = {rule.metric for rule in rules}
     rules = [rule for rule in rules if not _replaced(rule, changes, own)]
-    applied = [_apply(rule, changes, shares, own) for rule in rules]
-    deciding = [each for rule, each in zip(rules, applied, strict=True) if rule.primary]
+    applied = [each for rule in rules for each in _apply(rule, changes, shares, units or {}, own)]
+    deciding = [each for each in applied if each.reason.rule == "primary"]
     reasons = [each.reason for each in applied]
     open_questions = [each for each in deciding if each.outcome == "inconclusive"]
     status: Status = "pass"
@@ -127,21 +138,31 @@ def judge(
     )
 
 
-def floored(floors: Mapping[str, float], figures: Mapping[str, Interval]) -> list[Reason]:
+def floored(
+    floors: Mapping[str, float],
+    figures: Mapping[str, Interval],
+    units: Mapping[str, float] | None = None,
+) -> list[Reason]:
     """What the figures of a candidate say of floors, each of which has to be met.
 
     Args:
         floors: Metric -> least figure, which the lower end of the interval must lie above.
         figures: Metric -> the candidate's figure.
+        units: As `judge` takes them: what too few carry meets no floor and misses none.
     """
-    return [_on_floor(metric, least, figures.get(metric)) for metric, least in floors.items()]
+    carried = units or {}
+    return [
+        _on_floor(metric, least, figures.get(metric), carried.get(metric, FEWEST_UNITS))
+        for metric, least in floors.items()
+    ]
 
 
-def _on_floor(metric: str, least: float, figure: Interval | None) -> Reason:
+def _on_floor(metric: str, least: float, figure: Interval | None, units: float) -> Reason:
     family, _, where = metric.partition("[")
     status: Status = "inconclusive"
     if figure is not None and all(map(math.isfinite, (figure.value, figure.low, figure.high))):
-        status = "pass" if figure.low > least else "fail" if figure.high < least else status
+        if units >= FEWEST_UNITS:
+            status = "pass" if figure.low > least else "fail" if figure.high < least else status
     else:
         figure = None
     return Reason(
@@ -152,6 +173,7 @@ def _on_floor(metric: str, least: float, figure: Interval | None) -> Reason:
         where=where.removesuffix("]") or None,
         interval=figure,
         limit=least,
+        parameters={"units": round(units, 1)} if units < FEWEST_UNITS else {},
     )
 
 
@@ -206,19 +228,42 @@ def _replaced(rule: Rule, changes: Mapping[str, Interval], own: Collection[str])
 
 
 def _apply(
-    rule: Rule, changes: Mapping[str, Interval], shares: Mapping[str, float], own: Collection[str]
-) -> _Applied:
-    """A rule applied; one for every class, to the worst of those without a rule of their own."""
+    rule: Rule,
+    changes: Mapping[str, Interval],
+    shares: Mapping[str, float],
+    units: Mapping[str, float],
+    own: Collection[str],
+) -> list[_Applied]:
+    """A rule applied; one for every class without its own, after those that too few units carry."""
     family, star, _ = rule.metric.partition("[*]")
-    if not star:
-        return _apply_to(rule, rule.metric, changes.get(rule.metric), shares.get(rule.metric))
-    names = [name for name in changes if name.startswith(f"{family}[") and name not in own]
-    if not names:
-        return _apply_to(rule, rule.metric, None, None)
-    every = [_apply_to(rule, name, changes[name], shares.get(name)) for name in names]
+    names = [rule.metric]
+    if star:
+        every_class = [name for name in changes if name.startswith(f"{family}[")]
+        names = [name for name in every_class if name not in own] or names
+    few = {name: units[name] for name in names if units.get(name, FEWEST_UNITS) < FEWEST_UNITS}
+    every = [
+        _apply_to(rule, name, changes.get(name), shares.get(name))
+        for name in names
+        if name not in few
+    ]
     failed = [each for each in every if each.outcome == "fail"]
     unsure = [each for each in every if each.outcome == "inconclusive"]
-    return max(failed or unsure or every, key=lambda each: each.loss or 0.0)
+    worst = [max(failed or unsure or every, key=lambda each: each.loss or 0.0)] if every else []
+    return [*([_few_units(rule, family, few)] if few else []), *worst]
+
+
+def _few_units(rule: Rule, family: str, few: Mapping[str, float]) -> _Applied:
+    places = {name.partition("[")[2].removesuffix("]"): round(n, 1) for name, n in few.items()}
+    reason = Reason(
+        kind="few units",
+        status="inconclusive" if rule.primary else None,
+        rule="primary" if rule.primary else "guard",
+        metric=family.partition("[")[0],
+        where=next(iter(places)) or None,
+        limit=rule.margin,
+        parameters={"units": places},
+    )
+    return _Applied("inconclusive", None, reason)
 
 
 def _apply_to(rule: Rule, name: str, change: Interval | None, discordant: float | None) -> _Applied:

@@ -13,7 +13,8 @@ from typing import Any
 from clinipress.evidence import gate
 from clinipress.evidence.calibration import calibration_section
 from clinipress.evidence.disagreement import AGREEMENT, disagreement_section
-from clinipress.evidence.evidence import changes, evidence
+from clinipress.evidence.evidence import carried_by, changes, evidence
+from clinipress.evidence.family import identical
 from clinipress.evidence.operating import operating_section
 from clinipress.evidence.scores import Scores
 from clinipress.evidence.subgroups import subgroups_section
@@ -122,10 +123,16 @@ def judged(
     verdict = None
     if not itself:
         shares = discordance(reference.logits, candidate.logits, labels, classes)
+        units = carried_by(labels, classes, units=candidate.units, positive=candidate.positive)
+        same = identical(reference, candidate)
         verdict = guarded(
-            gate.judge(rules, differences, discordance=shares), judgements, declared.guards
+            gate.IDENTICAL
+            if same
+            else gate.judge(rules, differences, discordance=shares, units=units),
+            judgements,
+            declared.guards,
         )
-        verdict = gate.settled(verdict, gate.floored(declared.floors, mine), caps)
+        verdict = gate.settled(verdict, gate.floored(declared.floors, mine, units), caps)
     return SplitJudgement(
         evidence=mine,
         confusion=confusion(candidate.logits, labels, len(classes)).tolist(),

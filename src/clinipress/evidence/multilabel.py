@@ -4,7 +4,7 @@ Every label is a two-sided question of its own: its probability is the sigmoid o
 is called at or above a threshold. The methods are those of `clinipress.evidence.evidence`:
 
 - per label sensitivity, specificity, precision: Wilson; f1: Wilson of the Jaccard index; AUROC:
-  DeLong; changes of sensitivity and specificity: Tango, of precision: square-and-add;
+  DeLong; changes of sensitivity, specificity and precision: Tango;
 - micro figures and Hamming accuracy pool all (image, label) pairs: the same intervals, the pairs of
   an image being one unit (or of a patient, where units hold several images);
 - exact match: Wilson, its change Tango;
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import DataError
-from clinipress.evidence.evidence import check_units, put
+from clinipress.evidence.evidence import check_units, put, unchanged
 from clinipress.records.result import Interval
 from clinipress.stats.bootstrap import BootstrapSpread, bootstrap, spread_interval, weighted_sums
 from clinipress.stats.delong import auroc_difference, auroc_interval
@@ -200,6 +200,8 @@ def multilabel_changes(
         if name not in intervals:
             interval = spread_interval(name, second[name] - spread, index, floor=-1)
             put(intervals, name, _with_width(name, interval, intervals))
+    if np.array_equal(before.logits, after.logits):
+        return {name: unchanged(interval) for name, interval in intervals.items()}
     return intervals
 
 
@@ -211,9 +213,12 @@ def _with_width(name: str, interval: Interval | None, intervals: Intervals) -> I
     """
     if interval is None or interval.low < interval.high:
         return interval
-    family = name.removesuffix("_macro")
-    parts = [part for key, part in intervals.items() if key.startswith(f"{family}[")]
-    if family != name and parts:
+    family, macro, _ = name.partition("_macro")
+    parts = [part for key, part in intervals.items() if key.startswith(f"{family}[") and macro]
+    if family.startswith("f1") and not macro:  # lies between its two parts, and so do its ends
+        halves = (name.replace("f1", half, 1) for half in ("sensitivity", "precision"))
+        parts = [intervals[half] for half in halves if half in intervals]
+    if parts:
         return with_ends(interval, [(part.low, part.high) for part in parts])
     return interval if interval.value == 0 else None
 

@@ -17,14 +17,22 @@ from numpy.typing import NDArray
 
 from clinipress.errors import DataError
 from clinipress.evidence.calibration import thresholds
-from clinipress.evidence.family import ITSELF, check_pair, combine, joint_confidence, judge_family
-from clinipress.evidence.gate import CLASS_MARGIN_FACTOR
+from clinipress.evidence.evidence import unchanged
+from clinipress.evidence.family import (
+    ITSELF,
+    check_pair,
+    combine,
+    identical,
+    joint_confidence,
+    judge_family,
+)
+from clinipress.evidence.gate import CLASS_MARGIN_FACTOR, IDENTICAL
 from clinipress.evidence.scores import Scores
 from clinipress.records.candidate import ANY_FINDING
 from clinipress.records.judgement import OperatingRow, OperatingSection
 from clinipress.records.result import Interval, Reason, Rule, Verdict
 from clinipress.reporting.wording.reasons import worded
-from clinipress.stats.intervals import proportion, resample, unit_index, z_value
+from clinipress.stats.intervals import effective_units, proportion, resample, unit_index, z_value
 from clinipress.stats.paired import paired_difference
 
 __all__ = ["operating_section", "predictive_value"]
@@ -93,6 +101,7 @@ def operating_section(
     normal = reference.normal if len(cases.classes) > 2 else None
     itself = candidate is reference
     lines: list[_Line] = []
+    same = identical(reference, candidate) and identical(reference_validation, candidate_validation)
     for number in class_numbers:
         pair, validation = (
             _Pair.of(number, *answers, against=cases.classes[number] == normal)
@@ -105,12 +114,18 @@ def operating_section(
         if pair.two_sided and validation.two_sided:
             for aim in aims:
                 lines += _lines(pair, validation, aim, share, seed, itself=itself)
-    verdict = ITSELF if itself else _verdict(lines, margin, class_margins or {})
-    return OperatingSection(
-        chosen_on=chosen_on,
-        declared=bool(shares),
-        rows=tuple(line.row for line in lines),
-        verdict=verdict,
+    rows = tuple(_unchanged(line.row) if same and not itself else line.row for line in lines)
+    verdict = (
+        ITSELF if itself else IDENTICAL if same else _verdict(lines, margin, class_margins or {})
+    )
+    return OperatingSection(chosen_on=chosen_on, declared=bool(shares), rows=rows, verdict=verdict)
+
+
+def _unchanged(row: OperatingRow) -> OperatingRow:
+    ends = ("sensitivity_change", "specificity_change")
+    known = {name: getattr(row, name) for name in ends}
+    return row.model_copy(
+        update={name: change and unchanged(change) for name, change in known.items()}
     )
 
 
@@ -170,6 +185,17 @@ class _Line:
     known: NDArray[np.bool_]
     called: NDArray[np.bool_]
     moved: Mapping[str, float]
+
+    @property
+    def fixed(self) -> str:
+        """What the threshold was chosen for: "sensitivity" or "specificity"."""
+        return self.row.aim.partition(" ")[0]
+
+    @property
+    def carried(self) -> float:
+        """Effective units of the images that what it may cost is a share of."""
+        mine = self.pair.mine if _OTHER[self.fixed] == "sensitivity" else ~self.pair.mine
+        return effective_units(self.pair.units[mine])
 
     def change(self, what: str, confidence: float = 0.95) -> Interval | None:
         """Of the class's own images called, or of the others not called."""
@@ -368,21 +394,20 @@ def _verdict(lines: Sequence[_Line], margin: float, class_margins: Mapping[str, 
 def _family(lines: Sequence[_Line], limit: float, class_margins: Mapping[str, float]) -> Verdict:
     """One verdict of all lines; a class with a margin of its own has a rule of its own."""
     plain, joint = _judged(lines, 0.95), _judged(lines, joint_confidence(len(lines)))
+    carried = {_judged_name(line): line.carried for line in lines}
     apart = {
-        name: class_margins[line.row.label]
+        _judged_name(line): class_margins[line.row.label]
         for line in lines
-        if line.row.label in class_margins
-        for name in _judged([line], 0.95)
-        if name.startswith("sensitivity[")
+        if line.row.label in class_margins and _OTHER[line.fixed] == "sensitivity"
     }
     rest, rest_joint = (
         {name: change for name, change in changes.items() if name not in apart}
         for changes in (plain, joint)
     )
     rules = [Rule(metric=f"{what}[*]", margin=limit) for what in _OTHER.values()]
-    verdicts = [judge_family(rules, rest, rest_joint)] if rest else []
+    verdicts = [judge_family(rules, rest, rest_joint, carried)] if rest else []
     verdicts += [
-        judge_family([Rule(metric=name, margin=least)], plain, joint)
+        judge_family([Rule(metric=name, margin=least)], plain, joint, carried)
         for name, least in apart.items()
     ]
     return combine([(verdict, True) for verdict in verdicts])
@@ -394,14 +419,14 @@ _OTHER = {"specificity": "sensitivity", "sensitivity": "specificity"}
 
 def _judged(lines: Sequence[_Line], confidence: float) -> dict[str, Interval]:
     """The changes that are judged, by a name that reads well in a sentence."""
-    changes = {}
-    for line in lines:
-        fixed, _, aim = line.row.aim.partition(" ")
-        where = f"{line.row.label} at the threshold for {100 * float(aim):g}% {fixed}"
-        change = line.change(_OTHER[fixed], confidence)
-        if change is not None:
-            changes[f"{_OTHER[fixed]}[{where}]"] = change
-    return changes
+    changes = {_judged_name(x): x.change(_OTHER[x.fixed], confidence) for x in lines}
+    return {name: change for name, change in changes.items() if change is not None}
+
+
+def _judged_name(line: _Line) -> str:
+    aim = float(line.row.aim.partition(" ")[2])
+    where = f"{line.row.label} at the threshold for {100 * aim:g}% {line.fixed}"
+    return f"{_OTHER[line.fixed]}[{where}]"
 
 
 def _missed(own: Sequence[_Line]) -> Reason:

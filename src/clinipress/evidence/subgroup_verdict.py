@@ -15,6 +15,7 @@ from clinipress.evidence.family import (
 from clinipress.records.judgement import Gap
 from clinipress.records.result import Interval, Reason, Rule, Status, Verdict
 from clinipress.reporting.wording.reasons import worded
+from clinipress.stats.intervals import effective_units
 
 __all__ = ["judge_groups"]
 
@@ -51,10 +52,13 @@ def judge_groups(
     plain = tango_changes(compared, 0.95) | dict(areas)
     joint = tango_changes(compared, confidence)
     joint |= {name: widened(area, confidence) for name, area in areas.items()}
+    units = {name: effective_units(index) for name, (_, _, index) in compared.items()}
+    for name in areas:  # the group's own, which its accuracy has
+        units[name] = units[f"accuracy[{name.partition('[')[2]}"]
     accuracy = [gap for gap in judged if gap.metric == "accuracy"]
     others = [gap for gap in judged if gap.metric != "accuracy"]
     verdicts = [
-        (judge_family(rules, plain, joint), True),
+        (judge_family(rules, plain, joint, units), True),
         (_judge_gaps(accuracy, limit, confidence), True),
     ]
     if others:

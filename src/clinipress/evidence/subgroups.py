@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.evidence.columns import GroupColumn, divide
-from clinipress.evidence.family import ITSELF, Comparison, check_pair
-from clinipress.evidence.gate import CLASS_MARGIN_FACTOR
+from clinipress.evidence.evidence import unchanged
+from clinipress.evidence.family import ITSELF, Comparison, check_pair, identical
+from clinipress.evidence.gate import CLASS_MARGIN_FACTOR, IDENTICAL
 from clinipress.evidence.groups import (
     Answers,
     bootstrap_groups,
@@ -95,7 +97,11 @@ def subgroups_section(
         left_out=left_out,
         groups=tuple(group for measured in looked for group in measured.groups()),
         gaps=tuple(gap for measured in looked for gap in measured.gaps()),
-        verdict=ITSELF if split.itself and columns else _verdict(looked, left_out, margin),
+        verdict=ITSELF
+        if split.itself and columns
+        else IDENTICAL
+        if split.same and columns
+        else _verdict(looked, left_out, margin),
     )
 
 
@@ -111,6 +117,10 @@ class _Split:
     @property
     def itself(self) -> bool:
         return self.candidate is self.reference
+
+    @cached_property
+    def same(self) -> bool:
+        return not self.itself and identical(self.reference, self.candidate)
 
     def look(self, column: GroupColumn, resamples: int, seed: int) -> _ColumnFigures:
         """Measure the groups of a column that are large enough."""
@@ -161,6 +171,8 @@ class _ColumnFigures:
                     {n: paired_difference(after[p], before[p], u) for n, (p, u) in parts.items()}
                 )
                 changes |= self._drawn_changes(units, both)
+            if self.split.same:
+                changes = {name: unchanged(change) for name, change in changes.items()}
             yield Subgroup(
                 column=self.name,
                 value=value,
@@ -251,6 +263,8 @@ class _ColumnFigures:
         was, now = ([figures[name] for figures in side] for side in sides)
         before, after = (gap_interval(gap_of(side), units) for side in (was, now))
         moved = change_interval(was, now, units)
+        if moved is not None and self.split.same:
+            moved = unchanged(moved)
         if before is None or after is None or moved is None:
             return
         values = np.array([figures.value for figures in now])

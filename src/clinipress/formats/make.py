@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,9 @@ __all__ = ["apply_export", "file_facts", "plan_export"]
 
 # Precisions that need calibration images.
 GAIN = 0.5  # decibels that our own ranges must gain over the toolchain's
+# Share of the given ranges that a file must find places for to be taken without a trial. It has
+# fewer places than an ONNX file has tensors (a layer and its clamp are one): never all are found.
+PLACED = 0.5
 
 
 def plan_export(
@@ -94,29 +97,33 @@ def _calibrated(
 ) -> dict[str, Any]:
     """The plan whose file disturbs the logits least: the toolchain's own ranges, or ours.
 
-    Learnt ranges leave nothing to choose.
+    Learnt ranges that have their places leave nothing to choose.
     """
     strange = outliers(prepare(source), images)
     usual = np.delete(images, strange, axis=0)
     common = {"left_out": [int(number) for number in strange]}
-    if parent.spec.ranges:
-        made = _call(recipe, "plan", recipe, parent, source, usual, ranges=parent.spec.ranges)
-        return {"file": made, "trials": [], "ranges": "learnt", **common}
-    calibration_method = recipe.calibration_method
+    method = recipe.calibration_method
     options: dict[str, Mapping[str, tuple[float, float]] | None] = {}
-    if calibration_method in ("auto", "runtime"):
+    plans: dict[str, Any] = {}
+    if learnt := parent.spec.ranges:
+        made = _call(recipe, "plan", recipe, parent, source, usual, ranges=learnt)
+        if not _short_of_places(made):
+            return {"file": made, "trials": [], "ranges": "learnt", **common}
+        # what was learnt is kept unless the toolchain's own gain
+        plans["learnt"], options = made, {"learnt": learnt, "runtime": None}
+    elif method in ("auto", "runtime"):
         options["runtime"] = None
     # ours are of the weights as they are
     changed = recipe.equalize or recipe.smooth is not None
-    if calibration_method != "runtime" and not (calibration_method == "auto" and changed):
-        method = "percentile" if calibration_method == "auto" else calibration_method
-        options[method] = plan_each(source, usual, (method,))[method].ranges
+    if not learnt and method != "runtime" and not (method == "auto" and changed):
+        ours = "percentile" if method == "auto" else method
+        options[ours] = plan_each(source, usual, (ours,))[ours].ranges
     looked_at = agreement_images(usual, seed)
     exact = OnnxCandidate.load(source, threads=threads).predict(looked_at)
-    plans: dict[str, Any] = {}
     trials: list[dict[str, Any]] = []
     for name, ranges in options.items():
-        plans[name] = _call(recipe, "plan", recipe, parent, source, usual, ranges=ranges)
+        if name not in plans:
+            plans[name] = _call(recipe, "plan", recipe, parent, source, usual, ranges=ranges)
         with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
             target = Path(folder) / format_facts(recipe.format).files[0]
             card = card_for(parent.card, recipe.precision, recipe.format)
@@ -133,12 +140,42 @@ def _calibrated(
     for trial in trials[1:]:
         if trial["decibels"] > chosen["decibels"] + GAIN:
             chosen = trial
+    wanted = "learnt" if learnt else chosen["method"]
+    short = options[wanted] and _short_of_places(plans[wanted])
+    lost = {"lost": _lost(wanted, plans[wanted], trials, chosen["method"])} if short else {}
     return {
         "file": plans[chosen["method"]],
         "trials": trials if len(trials) > 1 else [],
         "ranges": chosen["method"],
+        **lost,
         **common,
     }
+
+
+def _placed(made: Mapping[str, Any]) -> tuple[int, int]:
+    """How many ranges a plan was given, and how many of them have a place in its file."""
+    facts = {**made, **made.get("facts", {})}
+    given = facts.get("given", facts.get("given_ranges", 0))
+    return int(given), int(facts.get("found", facts.get("given_ranges_used", given)))
+
+
+def _short_of_places(made: Mapping[str, Any]) -> bool:
+    given, placed = _placed(made)
+    return placed < PLACED * given
+
+
+def _lost(
+    wanted: str, made: Mapping[str, Any], trials: Sequence[Mapping[str, Any]], chosen: str
+) -> str:
+    """What became of ranges that have no place in a file."""
+    given, placed = _placed(made)
+    origin = "learnt in quantization-aware training" if wanted == "learnt" else f"found ({wanted})"
+    kept = "the others" if chosen == wanted else "all of them"
+    compared = ", ".join(f"{trial['decibels']:.1f} dB ({trial['method']})" for trial in trials)
+    return (
+        f"of {given} ranges of activations {origin}, {placed} have a place in this file, and the "
+        f"toolchain's own stand in for {kept} (signal to noise on training images: {compared})"
+    )
 
 
 def apply_export(
@@ -185,7 +222,9 @@ def file_facts(recipe: ExportRecipe, path: Path, plan: dict[str, Any]) -> dict[s
         planned = plan_facts(plan)
     else:
         planned = {"plan": digest_of(plan)} if plan else {}
-        planned |= {k: v for k, v in plan.items() if k in ("left_out", "trials", "ranges") and v}
+        planned |= {
+            k: v for k, v in plan.items() if k in ("left_out", "trials", "ranges", "lost") and v
+        }
         inner = plan.get("file", plan)
         # of the ranges that were given: how many found a place, and how many places are the
         # toolchain's own

@@ -17,7 +17,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,21 @@ from clinipress import version
 from clinipress.distributed import usable_cores
 from clinipress.errors import ModelError
 from clinipress.formats.open import format_of, format_packages, import_engine, open_file
-from clinipress.records.candidate import Candidate, Card, Latency
-from clinipress.records.result import VNNI, Environment
+from clinipress.records.candidate import Candidate, Card, Latency, Speed
+from clinipress.records.result import VNNI, Environment, Interval
+from clinipress.stats.distributions import binomial_cdf
 
-__all__ = ["environment", "latency", "overflows_here", "peak_memory"]
+__all__ = [
+    "Timing",
+    "busy",
+    "environment",
+    "latency",
+    "load",
+    "overflows_here",
+    "peak_memory",
+    "speed",
+    "timings",
+]
 
 Images = NDArray[np.uint8]
 
@@ -51,9 +63,133 @@ WORKER_SECONDS = 600
 MEGABYTE = 2**20
 # Calls of one candidate in a row that count, after one that does not.
 TURN = 4
+# What shows that a machine does other work: the far end of the times against their middle, and
+# the share of the clock's time in which the processor worked for this process.
+TAIL, OWN, LOOKS = 2.0, 0.8, 5
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Counted calls of one candidate, turn by turn.
+
+    Attributes:
+        wall: Milliseconds by the clock of each call, in turns of `TURN`.
+        processor: Milliseconds of processor time of each call, over all threads of the process.
+        facts: What else a `Latency` records: batch, threads, runtime, preprocessing.
+    """
+
+    wall: tuple[tuple[float, ...], ...]
+    processor: tuple[tuple[float, ...], ...]
+    facts: Mapping[str, Any]
+
+    @property
+    def latency(self) -> Latency:
+        """Median and 95th percentile over the counted calls."""
+        wall, own = (np.concatenate(turns) for turns in (self.wall, self.processor))
+        return Latency(
+            median=float(np.median(wall)),
+            p95=float(np.percentile(wall, 95)),
+            repeats=len(wall),
+            processor=float(np.median(own)),
+            **self.facts,
+        )
+
+    @property
+    def own(self) -> float | None:
+        """Share of the clock's time that the process had a processor; None for work of a GPU."""
+        if self.facts["runtime"].startswith("tensorrt "):
+            return None
+        wall, own = (sum(map(sum, turns)) for turns in (self.wall, self.processor))
+        return own / wall if wall else None
+
+
+def load() -> float | None:
+    """How many others want each core now: threads that run or wait to; None where unknown.
+
+    The load average would count the training that has just ended. Where the kernel does not tell
+    what runs now (not Linux), it has to do.
+    """
+    running, cores = Path("/proc/loadavg"), os.cpu_count() or 1
+    if not running.is_file():
+        return os.getloadavg()[0] / cores if hasattr(os, "getloadavg") else None
+    seen = []
+    for _ in range(LOOKS):
+        seen.append(int(running.read_text().split()[3].partition("/")[0]) - 1)  # without this one
+        time.sleep(0.02)
+    return float(np.median(seen)) / cores
+
+
+def busy(timed: Mapping[str, Timing], before: float | None) -> str:
+    """What shows that the machine did other work meanwhile, one sentence; "" where nothing does.
+
+    Args:
+        timed: Name -> its calls.
+        before: `load` as it was before them.
+    """
+    signs = []
+    if before is not None and before > 1:
+        signs.append(f"{before:.1f} other threads wanted each core before it began")
+    for name, timing in timed.items():
+        latency = timing.latency
+        if latency.p95 > TAIL * latency.median:
+            signs.append(
+                f"the 95th percentile of '{name}' is {latency.p95 / latency.median:.1f} times its "
+                "median"
+            )
+        if timing.own is not None and timing.own < OWN:
+            signs.append(f"'{name}' had a processor for {100 * timing.own:.0f}% of its time")
+    return f"The machine was too busy to compare times: {'; '.join(signs)}." if signs else ""
+
+
+def speed(reference: Timing, candidate: Timing, why: str = "") -> Speed:
+    """How many times faster a candidate is, from turns that followed one another.
+
+    The median over turns of the reference's time over the candidate's, each the median of the
+    turn's calls: what slows the machine for longer than a turn slows both. Its interval lies
+    between two order statistics, ``P(low < median < high) = 1 - 2 P(B <= r)`` with B binomial
+    (turns, 1/2), whatever the distribution (Hettmansperger and McKean 2011, section 1.3). Below
+    six turns there is none of 95 %; then it is the whole range, with the confidence it has.
+
+    Args:
+        reference: Its calls.
+        candidate: The candidate's, from the same `timings`.
+        why: What `busy` says of the two.
+    """
+    # a processor clock may be too coarse to see a turn; the wall's has nanoseconds
+    seen = min(min(map(np.median, each.processor)) for each in (reference, candidate)) > 0
+    return Speed(
+        ratio=_ratio(reference.wall, candidate.wall),
+        processor=_ratio(reference.processor, candidate.processor) if seen else None,
+        reliable=not why,
+        why=why,
+    )
+
+
+def _ratio(above: Sequence[Sequence[float]], below: Sequence[Sequence[float]]) -> Interval:
+    """Median over turns of the paired ratio of the turns' medians."""
+    ratios = sorted(float(np.median(a) / np.median(b)) for a, b in zip(above, below, strict=True))
+    turns = len(ratios)
+    rank = max(sum(binomial_cdf(r, turns, 0.5) <= 0.025 for r in range(turns // 2)) - 1, 0)
+    return Interval(
+        value=float(np.median(ratios)),
+        low=ratios[rank],
+        high=ratios[-1 - rank],
+        confidence=min(0.95, 1 - 2 * binomial_cdf(rank, turns, 0.5)) if turns > 1 else 0.0,
+        method="order statistics of paired turns",
+        n=turns,
+    )
 
 
 def latency(
+    candidates: Mapping[str, Candidate | Callable[[Images], Any]],
+    images: Images | Mapping[str, Images] | None = None,
+    **options: Any,
+) -> dict[str, Latency]:
+    """Name -> median and 95th percentile of a call; arguments as `timings`."""
+    return {name: timing.latency for name, timing in timings(candidates, images, **options).items()}
+
+
+def timings(
     candidates: Mapping[str, Candidate | Callable[[Images], Any]],
     images: Images | Mapping[str, Images] | None = None,
     *,
@@ -64,8 +200,8 @@ def latency(
     warmup: int = 10,
     preprocess: Callable[[], Images] | None = None,
     runtime: str = "",
-) -> dict[str, Latency]:
-    """Wall time per call of several candidates, in turns of `TURN` counted calls each.
+) -> dict[str, Timing]:
+    """Time per call of several candidates, in turns of `TURN` counted calls each.
 
     Args:
         candidates: Name -> candidate, or a function of the images. Each must already have been
@@ -81,7 +217,7 @@ def latency(
         runtime: Name and version of the runtime; empty: taken from the candidate.
 
     Returns:
-        Name -> median and 95th percentile over the counted calls, in milliseconds.
+        Name -> the counted calls, by the clock and in processor time.
 
     Raises:
         ValueError: There are neither images nor `preprocess`, or no candidates.
@@ -97,16 +233,17 @@ def latency(
             call()
     times = _interleave(calls, repeats, seconds)
     return {
-        name: Latency(
-            median=float(np.median(taken)),
-            p95=float(np.percentile(taken, 95)),
-            batch=batch,
-            threads=threads,
-            runtime=runtime or getattr(candidates[name], "runtime", ""),
-            repeats=len(taken),
-            preprocessing=preprocess is not None,
+        name: Timing(
+            tuple(tuple(wall for wall, _ in turn) for turn in turns),
+            tuple(tuple(own for _, own in turn) for turn in turns),
+            {
+                "batch": batch,
+                "threads": threads,
+                "runtime": runtime or getattr(candidates[name], "runtime", ""),
+                "preprocessing": preprocess is not None,
+            },
         )
-        for name, taken in times.items()
+        for name, turns in times.items()
     }
 
 
@@ -136,12 +273,12 @@ def _call(
 
 def _interleave(
     calls: Mapping[str, Callable[[], Any]], repeats: int, seconds: float | None
-) -> dict[str, list[float]]:
-    """Milliseconds of each counted call, round robin.
+) -> dict[str, list[list[tuple[float, float]]]]:
+    """Milliseconds by the clock and of the processor of each counted call, turn by turn.
 
     The order turns each round, so that none is always behind the same neighbour.
     """
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[str, list[list[tuple[float, float]]]] = {name: [] for name in calls}
     names = list(calls)
     end = time.perf_counter() + seconds if seconds is not None else None
     for done in range(math.ceil(repeats / TURN)):
@@ -151,11 +288,17 @@ def _interleave(
         counted = min(TURN, repeats - done * TURN)
         for name in (*names[first:], *names[:first]):
             calls[name]()
-            for _ in range(counted):
-                began = time.perf_counter_ns()
-                calls[name]()
-                times[name].append((time.perf_counter_ns() - began) / 1e6)
+            times[name].append([_timed(calls[name]) for _ in range(counted)])
     return times
+
+
+def _timed(call: Callable[[], Any]) -> tuple[float, float]:
+    """The clock outermost is the processor's, whose reading costs more."""
+    own = time.process_time_ns()
+    began = time.perf_counter_ns()
+    call()
+    wall = time.perf_counter_ns() - began
+    return max(wall, 1) / 1e6, (time.process_time_ns() - own) / 1e6
 
 
 def peak_memory(path: Path, *, threads: int = 1, card: Card | None = None) -> int:

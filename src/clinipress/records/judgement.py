@@ -283,6 +283,10 @@ class Direction(Record):
         missed: Of `to_negative`, those that are of the class: new misses.
         found: Of `to_positive`, those that are of the class: new finds.
         p_value: Exact McNemar test of `missed` = `found`, one patient or cluster counting once.
+        adjusted_p_value: The same made larger for the number of classes tested (Holm); None: the
+            class is not tested.
+        units_missed: Patients or clusters with more new misses than new finds, which it counts.
+        units_found: With more new finds than new misses.
     """
 
     label: str
@@ -291,6 +295,9 @@ class Direction(Record):
     missed: int
     found: int
     p_value: float
+    adjusted_p_value: float | None = None
+    units_missed: int | None = None
+    units_found: int | None = None
 
 
 class Disagreement(Record):
@@ -305,7 +312,9 @@ class Disagreement(Record):
         lost: Right before, wrong now.
         gained: Wrong before, right now.
         changed: Wrong before and now, but differently.
-        p_value: Exact McNemar test of lost = gained.
+        p_value: Exact McNemar test of lost = gained, one patient or cluster counting once.
+        units_lost: Patients or clusters with more lost than gained: what the test counts.
+        units_gained: With more gained than lost.
         directions: Class by class.
         by_class: By true class.
         by_confidence: By the reference's calibrated confidence.
@@ -322,6 +331,8 @@ class Disagreement(Record):
     gained: int
     changed: int
     p_value: float
+    units_lost: int | None = None
+    units_gained: int | None = None
     directions: tuple[Direction, ...] = ()
     by_class: tuple[FlipCounts, ...] = ()
     by_confidence: tuple[FlipCounts, ...] = ()

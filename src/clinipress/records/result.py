@@ -179,7 +179,7 @@ class Audit(Record):
     `units` counts what is named of each kind ("patient", "lesion", "study"), `without_patient` the
     images that name no patient. `refused` are images that can be read and that a device would
     refuse of a model made from this set; `colourful` is true where that model takes colour and most
-    images have some.
+    images have some; `dark` are images that show next to nothing.
     """
 
     path: str
@@ -194,6 +194,7 @@ class Audit(Record):
     unreadable: tuple[Unreadable, ...] = ()
     refused: tuple[Unreadable, ...] = ()
     colourful: bool = False
+    dark: tuple[Unreadable, ...] = ()
     exact_duplicates: int = 0
     near_duplicates: int = 0
     clusters: int = 0

@@ -134,6 +134,7 @@ def _audit(audit: Audit, names: _Names, columns: Mapping[str, Any]) -> Audit:
         },
         "unreadable": _files(audit.unreadable, names),
         "refused": _files(audit.refused, names),
+        "dark": _files(audit.dark, names),
         "left_out": tuple(_left_out(entry, names) for entry in audit.left_out),
     }
     return audit.model_copy(update=update | {"warnings": names.cleaned(audit.warnings)})

@@ -232,8 +232,16 @@ class View:
         whole = root is None or root.latency_with_preprocessing_ms is not None
         return (record.latency_with_preprocessing_ms if whole else None) or record.latency_ms
 
+    @property
+    def too_busy(self) -> str:
+        """Why times were not compared, as the first candidate has it; "" where they were."""
+        speeds = (record.speed for record in self.candidates if record.speed is not None)
+        return next((speed.why for speed in speeds if not speed.reliable), "")
+
     def speed_ratio(self, record: CandidateRecord) -> float | None:
-        """Times faster than the reference; None unless both were timed in the same way."""
+        """Times faster than the reference; None unless both were timed alike, and reliably."""
+        if record.speed is not None:
+            return record.speed.ratio.value if record.speed.reliable else None
         mine = self.timing(record)
         theirs = self.timing(self.reference) if self.reference else None
         if mine is None or theirs is None or mine.median <= 0:

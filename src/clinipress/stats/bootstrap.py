@@ -6,12 +6,15 @@ percentile"), with degrees of freedom from the kurtosis of the jackknife's value
 Hesterberg takes n - 1, because of a rare error's few cases and not of all n comes the uncertainty.
 What chance pushes one way (the expected calibration error upwards, a calibration slope away from
 0) has its bias, as the resamples show it, taken off, and the jackknife's standard error
-(`corrected_interval`; Efron and Tibshirani 1993, chapters 10 and 11). How often these intervals
+(`corrected_interval`; Efron and Tibshirani 1993, chapters 10 and 11). Where units hold several
+cases, intervals are no narrower than the jackknife's standard error, with a further unit, asks for
+(`spread_interval`). How often these intervals
 hold the truth is measured in ``benchmarks/simulation.py``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,6 +24,8 @@ from numpy.typing import NDArray
 from clinipress.records.result import Interval
 from clinipress.stats.intervals import (
     degrees_of_freedom,
+    effective_units,
+    further_unit,
     is_clustered,
     percentile_interval,
     resample,
@@ -71,8 +76,10 @@ class BootstrapSpread:
             abs(self.value - right), np.abs(self.resampled - right), np.abs(self.left_out - right)
         )
 
-    def jackknife(self) -> tuple[float, float]:
+    def jackknife(self, units: float = math.inf) -> tuple[float, float]:
         """Standard error and its degrees of freedom; 0 and 1 where nothing varies.
+
+        With a `further_unit` where a finite effective number of units is given.
 
         ``sqrt((g - 1) / g sum_i (value without i - their mean)^2)`` (Efron and Tibshirani 1993,
         chapter 11).
@@ -81,7 +88,8 @@ class BootstrapSpread:
         if len(known) < 2:
             return 0.0, 1.0
         apart, g = known - known.mean(), len(known)
-        return float((apart @ apart * (g - 1) / g) ** 0.5), degrees_of_freedom(apart)
+        more = further_unit(apart, units) if apart.any() else 1.0
+        return float((more * (apart @ apart) * (g - 1) / g) ** 0.5), degrees_of_freedom(apart)
 
 
 def bootstrap(
@@ -151,7 +159,7 @@ def weighted_sums(rows: Floats, counts: Floats) -> Floats:
 
 
 def spread_interval(
-    name: str, spread: BootstrapSpread, index: Integers, floor: float
+    name: str, spread: BootstrapSpread, index: Integers, floor: float, carried: float = math.inf
 ) -> Interval | None:
     """The interval of what is bootstrapped: `corrected_interval` or `expanded_interval`.
 
@@ -164,15 +172,37 @@ def spread_interval(
         name: The figure; "ece" and what begins with it are calibration errors.
         spread: How it varies.
         index: Unit of each case, int64 ``[n]``.
-        floor: Smallest value possible of a calibration error, or of a change of it.
+        floor: Smallest value possible of a calibration error, or of a change of it: 0 and -1.
+        carried: Effective units of the class that fewest carry, of a mean over classes.
     """
-    method = "cluster-bootstrap" if is_clustered(index) else "bootstrap"
+    clustered, n = is_clustered(index), len(index)
+    method = "cluster-bootstrap" if clustered else "bootstrap"
+    units = min(effective_units(index), carried) if clustered else math.inf
     if name.startswith("ece"):
         limits = floor, 1.0
-        return corrected_interval(spread, method=method, n=len(index), limits=limits)
+        return corrected_interval(spread, method=method, n=n, limits=limits, units=units)
     if name in ("slope", "intercept"):
-        return corrected_interval(spread, method=method, n=len(index))
-    return expanded_interval(spread, method=method, n=len(index))
+        return corrected_interval(spread, method=method, n=n, units=units)
+    interval = expanded_interval(spread, method=method, n=n)
+    if interval is None or interval.low == interval.high or not clustered:
+        return interval
+    # resamples of few units, of unequal size, vary less than other patients would
+    stretch = max(spread.jackknife(units)[0] / float(np.nanstd(spread.resampled)), 1.0)
+    low, high = (spread.value + stretch * (e - spread.value) for e in (interval.low, interval.high))
+    if floor == 0 and spread.value > 0:
+        # a figure near its bound is skewed where few units carry it: no nearer than on a scale
+        # without that bound, log odds for an area (Pepe 2003, section 5.2.4), logs for a loss
+        error, freedom = spread.jackknife(units)
+        apart = t_value(freedom) * error / spread.value
+        if name.startswith("auroc") and spread.value < 1:
+            odds = math.log(spread.value / (1 - spread.value))
+            apart /= 1 - spread.value
+            low = min(low, 1 / (1 + math.exp(min(apart - odds, 700.0))))
+        elif name in ("log_loss", "brier"):
+            high = max(high, spread.value * math.exp(min(apart, 700.0)))
+    if name not in ("log_loss", "brier"):
+        low, high = max(low, min(interval.low, -1.0)), min(high, max(interval.high, 1.0))
+    return interval.model_copy(update={"low": low, "high": high})
 
 
 def expanded_interval(
@@ -203,6 +233,7 @@ def corrected_interval(
     n: int,
     limits: tuple[float, float] = (-np.inf, np.inf),
     confidence: float = 0.95,
+    units: float = math.inf,
 ) -> Interval | None:
     """``value - bias +- t se``: bias from the resamples, standard error from the jackknife.
 
@@ -212,6 +243,7 @@ def corrected_interval(
         n: Number of cases.
         limits: Smallest and largest possible value.
         confidence: Two-sided coverage aimed at.
+        units: Effective number of units, where they are few.
 
     Returns:
         As `expanded_interval`.
@@ -219,7 +251,7 @@ def corrected_interval(
     plain = expanded_interval(spread, method=method, n=n, confidence=confidence)
     if plain is None or plain.low == plain.high:
         return plain
-    error, freedom = spread.jackknife()
+    error, freedom = spread.jackknife(units)
     middle = 2 * spread.value - float(np.nanmean(spread.resampled))
     half = t_value(freedom, confidence) * error
     low, high = max(middle - half, limits[0]), min(middle + half, limits[1])

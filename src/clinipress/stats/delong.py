@@ -21,7 +21,10 @@ Deviations, said aloud:
 - Where the variance is 0 or unknown (no case out of order, one unit on a side), one area has
   Newcombe's score limits, two differing areas combine theirs by square-and-add as if independent
   (Zou and Donner 2008), and equal areas of equal placements are taken for a paired proportion with
-  no discordant case (Tango 1998): ``z^2 / (m + z^2)`` for the m units of the smaller side.
+  no discordant case (Tango 1998): ``z^2 / (m + z^2)`` for the m units of the smaller side. Where
+  some pairs are out of order, the same ones for both, the first to change places would have been
+  seen: a difference such as one pair gives is left open, ``t sqrt(2) / (p q)``, t on one degree of
+  freedom.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ from clinipress.records.result import Interval
 from clinipress.stats.intervals import (
     auroc_score_limits,
     degrees_of_freedom,
+    effective_units,
+    further_unit,
     is_clustered,
     t_value,
     z_value,
@@ -98,6 +103,9 @@ def delong_variance(
     ``a_u`` over unit u's p_u positives of (placement - area) and ``b_u`` over its negatives,
     ``c_p / (c_p - 1) sum a_u^2 / p^2 + c_q / (c_q - 1) sum b_u^2 / q^2
     + 2 c / (c - 1) sum a_u b_u / (p q)``: c units, of which c_p have positives, c_q negatives.
+    Where units hold several images, the p below a unit's sum is that of the other units, times
+    ``c_p / (c_p - 1)``, and likewise q (the jackknife, as in `design_effect`; the same where units
+    are of one size), and the variance is that with a `further_unit`.
 
     Args:
         placement: Placements, or differences of placements.
@@ -114,8 +122,12 @@ def delong_variance(
     if min(counts) < 2:
         return math.nan, math.inf, 0.0
     own, other = (
-        np.bincount(dense[side], values - values.mean(), minlength=len(units)) / side.sum()
-        for side, values in ((positive, placement.positives), (~positive, placement.negatives))
+        np.bincount(dense[side], values - values.mean(), minlength=len(units))
+        / (side.sum() - np.bincount(dense[side], minlength=len(units)))
+        * ((c - 1) / c)
+        for c, side, values in zip(
+            counts, (positive, ~positive), (placement.positives, placement.negatives), strict=True
+        )
     )
     variance = sum(
         c / (c - 1) * float(share @ share) for c, share in zip(counts, (own, other), strict=True)
@@ -124,6 +136,8 @@ def delong_variance(
     together = own + other
     size = float(together @ together)
     skewness = float((together**3).sum()) / size**1.5 if size > _ROUNDING else 0.0
+    if size > _ROUNDING and is_clustered(index):
+        variance *= further_unit(together, min(map(effective_units, sides)))
     return max(variance, 0.0), degrees_of_freedom(together), skewness
 
 
@@ -192,10 +206,15 @@ def auroc_difference(
     if variance > _ROUNDING:
         error, t = math.sqrt(variance), t_value(freedom, confidence)
         low, high = (value - error * _unskewed(end, skewness) for end in (t, -t))
+        if is_clustered(index):  # few units: the longer of both at each end
+            low, high = min(low, value - error * t), max(high, value + error * t)
         return _interval(value, low, high, "delong", index, confidence)
     if abs(value) < 1e-12:
         z2, smaller = z_value(confidence) ** 2, min(_units_by_side(positive, index))
         half = z2 / (smaller + z2)
+        if 0 < own.area < 1:
+            pairs = len(own.positives) * len(own.negatives)
+            half = min(half, t_value(1, confidence) * math.sqrt(2) / pairs)
         return _interval(value, -half, half, "tango", index, confidence)
     low_1, high_1 = _score_limits(own.area, positive, index, confidence)
     low_2, high_2 = _score_limits(other.area, positive, index, confidence)

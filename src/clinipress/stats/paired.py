@@ -15,19 +15,14 @@ from numpy.typing import NDArray
 
 from clinipress.records.result import Interval
 from clinipress.stats.distributions import binomial_cdf
-from clinipress.stats.intervals import (
-    effective_size,
-    is_clustered,
-    proportion,
-    unit_index,
-    wilson,
-    z_value,
-)
+from clinipress.stats.intervals import effective_size, is_clustered, unit_index, wilson, z_value
 from clinipress.stats.metrics import predictions
 
 __all__ = [
     "discordance",
+    "margins",
     "mcnemar_exact",
+    "nearest",
     "newcombe",
     "paired_difference",
     "precision_difference",
@@ -35,7 +30,9 @@ __all__ = [
     "tango_score",
 ]
 
+Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+ENOUGH = 20  # events that tell whether those of a unit go together
 _HALVINGS = 60  # an interval of length 2 halved 60 times is below one rounding of float64
 
 
@@ -73,6 +70,52 @@ def discordance(
         if mine.any():
             shares[f"sensitivity[{name}]"] = float(differs[mine].mean())
     return shares
+
+
+def margins(logits: NDArray[np.floating], column: NDArray[np.integer] | int) -> Floats:
+    """How far a class's logit stands above the best of the others, float64 ``[n]``.
+
+    Args:
+        logits: Floating ``[n, k]``.
+        column: The class, one or one per case.
+    """
+    values, rows = np.array(logits, np.float64), np.arange(len(logits))
+    own = values[rows, column].copy()
+    values[rows, column] = -np.inf
+    return np.asarray(own - values.max(axis=1))
+
+
+def nearest(
+    events: NDArray[np.integer], margin: Floats, moved: Floats, index: Integers
+) -> NDArray[np.int64]:
+    """Events, and those that would come next until there are 20.
+
+    Few changed answers do not say whether a patient's cases change together; the answers that came
+    nearest to changing do. What would change next is what the same movement, a little larger, takes
+    across the boundary, then what lies nearest to it. So the interval does not grow again as the
+    last changes go, and ends at the bound for none changed. The idea is ours.
+
+    Args:
+        events: What happened to each case, in {-1, 0, 1}, ``[n]``.
+        margin: How far on the right side each case is, negative on the wrong one, float64 ``[n]``.
+        moved: How far the candidate moved it, float64 ``[n]``; 0 for one classifier's own errors.
+        index: Unit of each case, int64 ``[n]``.
+
+    Returns:
+        int64 ``[n]`` in {-1, 0, 1}.
+    """
+    missing = ENOUGH - int(np.count_nonzero(events))
+    likely = np.array(events, np.int64)
+    if missing <= 0 or not is_clustered(index):
+        return likely
+    towards = margin * moved < 0
+    ratio = np.divide(-margin, moved, out=np.full(len(margin), np.inf), where=towards)
+    order = np.lexsort((np.abs(margin), ratio, likely != 0))[
+        : len(likely) - np.count_nonzero(events)
+    ]
+    chosen = order[:missing]
+    likely[chosen] = np.where(towards[chosen] & (margin[chosen] < 0), 1, -1)
+    return likely
 
 
 def tango_score(lost: float, gained: float, n: float, difference: float) -> float:
@@ -179,14 +222,16 @@ def precision_difference(
     second: NDArray[np.bool_],
     index: Integers,
     confidence: float = 0.95,
+    likely: Integers | None = None,
 ) -> Interval | None:
     """Difference of two precisions, first minus second, whose cases differ between the two.
 
-    Square-and-add (Newcombe 1998; Zou and Donner 2008, Stat Med 27:1693) of the two Wilson
-    intervals, on the effective number of cases, with the correlation of the two estimates:
-    of their linearised shares by unit, ``sum_{i called} (y_i - precision) / called``. Where a class
-    is called nearly always rightly, resamples know too little: the bootstrap held the truth in
-    90 % of simulated studies, this in 99 %.
+    With p the mean of both precisions, ``sum first (y - p) / n_1 - sum second (y - p) / n_2`` is
+    their difference exactly: each case adds its part, and one called by both next to nothing. These
+    parts are taken for events of a paired proportion among the cases that either calls and have
+    Tango's interval, on the effective number of cases; an event smaller than a whole one counts by
+    the mean size of the events, one whole event more taken as seen. With no call changed the ends
+    are those of an accuracy with none changed.
 
     Args:
         actual: Cases of the class, bool ``[n]``.
@@ -194,34 +239,34 @@ def precision_difference(
         second: Cases that the other calls so.
         index: Unit of each case, int64 ``[n]``.
         confidence: Two-sided coverage aimed at.
+        likely: Calls added (1) and dropped (-1), and those that would come next (`nearest`),
+            int64 ``[n]``.
 
     Returns:
         The difference, or None where either never calls the class.
     """
-    share, subtracted = (
-        proportion(actual[called], index[called], confidence) for called in (first, second)
-    )
-    if share is None or subtracted is None:
+    calls = int(first.sum()), int(second.sum())
+    if not min(calls):
         return None
-    own, other = (
-        np.bincount(index, called * (actual - precision.value))
-        for called, precision in ((first, share), (second, subtracted))
-    )
-    scale = math.sqrt(float(own @ own) * float(other @ other))
-    low, high = _square_and_add(
-        share.value,
-        (share.low, share.high),
-        subtracted.value,
-        (subtracted.low, subtracted.high),
-        float(own @ other) / scale if scale > 0 else 0.0,
-    )
-    value = share.value - subtracted.value
+    rows = first | second
+    right, units, mean = actual[rows], index[rows], sum(calls) / 2
+    shares = [float(actual[called].mean()) for called in (first, second)]
+    apart = right - sum(shares) / 2
+    parts = mean * apart * (first[rows] / calls[0] - second[rows] / calls[1])
+    told = apart * ((first[rows] * 1 - second[rows]) if likely is None else likely[rows])
+    size = float((parts @ parts + 1) / (np.abs(parts).sum() + 1))
+    effective = effective_size(told, units, confidence)
+    scale = effective / len(parts)
+    more, fewer = (float(np.maximum(side, 0).sum()) / size * scale for side in (parts, -parts))
+    stretch = size * len(parts) / mean
+    low, high = (stretch * end for end in tango(more, fewer, effective, confidence))
+    value = shares[0] - shares[1]
     return Interval(
         value=value,
-        low=min(low, value),
-        high=max(high, value),
+        low=max(min(low, value), -1.0),
+        high=min(max(high, value), 1.0),
         confidence=confidence,
-        method="newcombe-cluster" if is_clustered(index) else "newcombe",
+        method="tango-cluster" if is_clustered(index) else "tango",
         n=len(index),
     )
 
@@ -232,6 +277,7 @@ def paired_difference(
     index: Integers | None = None,
     confidence: float = 0.95,
     method: Literal["tango", "newcombe"] = "tango",
+    likely: Integers | None = None,
 ) -> Interval | None:
     """Difference of two proportions on a fixed set of cases, first minus second.
 
@@ -245,6 +291,8 @@ def paired_difference(
         confidence: Two-sided coverage aimed at.
         method: "tango" has the better coverage with few discordant cases, and is what every rule
             is judged by; "newcombe" needs no iteration and is what many papers report.
+        likely: The differences and those that would come next (`nearest`), to tell how units go
+            together where few differ.
 
     Returns:
         The difference with its interval, or None without a case.
@@ -256,7 +304,7 @@ def paired_difference(
     more = int(np.count_nonzero(first & ~second))
     fewer = int(np.count_nonzero(~first & second))
     differences = first.astype(np.int64) - second.astype(np.int64)
-    effective = effective_size(differences, units, confidence)
+    effective = effective_size(differences if likely is None else likely, units, confidence)
     scale = effective / n
     if method == "tango":
         low, high = tango(more * scale, fewer * scale, effective, confidence)

@@ -4,6 +4,7 @@ Among the files whose verdict is best (pass before inconclusive; a failed file i
 that fit the device, the fastest here is taken, and the smallest of those that are equally fast; for
 a device whose engine is not on this machine, the precision that is listed first for it, then the
 smallest file. Without a device: the largest product of size and speed gains over the reference.
+Where this machine was too busy to measure times, nothing is chosen or passed over by them.
 
 Where no low-precision file may be shipped, the policy's ladder is climbed rung by rung: int8 after
 training -> the worst layers in float -> quantization-aware training -> float16. Each rung is
@@ -29,6 +30,7 @@ __all__ = ["NOTHING", "Attempt", "Choice", "choose", "chosen", "next_attempt", "
 
 RANK = {"pass": 0, "inconclusive": 1, "fail": 2}
 FASTER = ("int8", "int8-dynamic", "mixed")  # precisions that promise time
+TOO_BUSY = "times were not compared, since this machine was too busy when they were measured"
 NOISE = 0.05  # of a median of interleaved calls, between one run and the next
 
 
@@ -95,10 +97,11 @@ def choose(judged: Sequence[Judged], risk: RiskLevel, targets: Sequence[Target] 
     shipped = [record for _, record in best if record is not None]
     if not shipped:  # nothing to decide: the test split stays sealed
         return Choice(outcomes=outcomes, rejected=rejected)
+    believed = _reliable(*able)
     for record in able:
         if record not in shipped:
             reasons = (
-                _why_not(reference, record, better, device, len(targets))
+                _why_not(reference, record, better, device, len(targets), believed)
                 for device, better in best
                 if better is not None and not _misfits(record, device)
             )
@@ -202,6 +205,8 @@ def _slow(record: Judged, whole: Judged) -> str | None:
     mine, other = _median(record), _median(whole)
     if record.precision not in FASTER or mine is None or other is None:
         return None
+    if not (_reliable(record) and _reliable(whole)):
+        return None
     if mine <= other * (1 + NOISE):
         return None
     return f"Slower than '{whole.name}' in float32: {mine:.2f} against {other:.2f} ms."
@@ -221,12 +226,17 @@ def _misfits(record: Judged, target: Target | None) -> tuple[str, ...]:
         return ()
     return fits(
         target, record.file_bytes, record.peak_memory_bytes, record.format, record.precision,
-        _median(record),
+        _median(record) if _reliable(record) else None,
     )  # fmt: skip
 
 
 def _median(record: Judged) -> float | None:
     return record.latency_ms.median if record.latency_ms else None
+
+
+def _reliable(*records: Judged) -> bool:
+    """False where the machine was too busy when some of them were timed."""
+    return all(record.speed is None or record.speed.reliable for record in records)
 
 
 def _best(reference: Judged, able: Sequence[Judged], target: Target | None) -> Judged | None:
@@ -236,10 +246,11 @@ def _best(reference: Judged, able: Sequence[Judged], target: Target | None) -> J
         return None
     rank = min(_rank(record) for record in fit)
     fit = [record for record in fit if _rank(record) == rank]
+    believed = _reliable(*fit)
     if target is None:
-        return max(fit, key=lambda record: gain(reference, record))
+        return max(fit, key=lambda record: gain(reference, record, by_time=believed))
     timed = [(median, record) for record in fit if (median := _median(record)) is not None]
-    if not timed:
+    if not timed or not believed:
         order = target.precisions.index
         return min(fit, key=lambda record: (order(record.precision), record.file_bytes))
     limit = min(median for median, _ in timed) * (1 + NOISE)
@@ -251,19 +262,26 @@ def _rank(record: Judged) -> int:
     return RANK[loss_status(record.verdict) if record.verdict else "inconclusive"]
 
 
-def gain(reference: Judged, record: Judged) -> float:
+def gain(reference: Judged, record: Judged, *, by_time: bool = True) -> float:
     """Product of size and speed gains over the reference; of size alone where it is untimed."""
     size = reference.file_bytes / record.file_bytes
     theirs, mine = reference.latency_with_preprocessing_ms, record.latency_with_preprocessing_ms
-    return size * (theirs.median / mine.median if theirs and mine else 1.0)
+    return size * (theirs.median / mine.median if theirs and mine and by_time else 1.0)
 
 
 def _why_not(
-    reference: Judged, record: Judged, better: Judged, target: Target | None, devices: int
+    reference: Judged,
+    record: Judged,
+    better: Judged,
+    target: Target | None,
+    devices: int,
+    believed: bool,
 ) -> str:
     where = f" for {target.title}" if target and devices > 1 else ""
     if _rank(record) > _rank(better):
         return f"'{better.name}' passed on validation; here the cases were too few to tell."
+    if not believed:
+        return f"'{better.name}' comes first{where} by its size and precision; {TOO_BUSY}."
     if target is None:
         return (
             f"'{better.name}' gains more: size times speed {gain(reference, better):.0f}-fold over "
@@ -286,6 +304,6 @@ def _outcome(judged: Sequence[Judged], target: Target, best: Judged | None) -> T
     return TargetOutcome(
         **facts,
         shipped=best.name,
-        unknown=unknown(target, best.peak_memory_bytes, _median(best)),
+        unknown=unknown(target, best.peak_memory_bytes, _median(best) if _reliable(best) else None),
         formats_not_tried=rest,
     )

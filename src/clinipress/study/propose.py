@@ -129,10 +129,11 @@ def finding_words(seen: dict[str, Any]) -> str:
         if seen["positive"] is None:
             return f"which class is the finding, {' or '.join(classes)}? Fill in 'positive'"
         other = next(name for name in classes if name != seen["positive"])
-        return f"'{seen['positive']}' is taken for the finding, for '{other}' names none: check it"
+        taken = f"'{seen['positive']}' is taken as the finding"
+        return f"{taken} because '{other}' reads as none: check it"
     if seen["normal"] is None:
         return ""
-    return f"'{seen['normal']}' is taken for the class without a finding: check it"
+    return f"'{seen['normal']}' is taken as the class without a finding: check it"
 
 
 def _class_map_line(class_map: Mapping[str, str]) -> str:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from clinipress.data.cache import DECODERS
 from clinipress.data.sources import decode_item
 from clinipress.formats.file import FileCandidate
-from clinipress.formats.measure import environment, latency, peak_memory
+from clinipress.formats.measure import Timing, busy, environment, load, peak_memory, speed, timings
 from clinipress.formats.open import engine_packages, open_file, timed_here
-from clinipress.records.candidate import Latency, Made, Measured, extended
+from clinipress.records.candidate import Latency, Made, Measured, Speed, extended
 from clinipress.records.store import read_json, write_atomically
 from clinipress.study.scores import scores_path
 from clinipress.study.workbench import Piece, Workbench, gpus
@@ -57,6 +57,7 @@ def _measured(piece: Piece[Made], cost: dict[str, Any]) -> Piece[Measured]:
         piece.record,
         latency_ms=_latency(cost["latency"]),
         latency_with_preprocessing_ms=_latency(cost["with_preprocessing"]),
+        speed=Speed.model_validate(cost["speed"]) if cost.get("speed") else None,
         peak_memory_bytes=cost["peak_memory"],
         per_image={split: scores_path(piece.name, split) for split in piece.scores},
     )
@@ -84,7 +85,8 @@ def _measure(candidates: Sequence[FileCandidate], bench: Workbench) -> dict[str,
 
     # with and without reading the file in one go: drift between two runs would hide reading
     whole = {f"{name} from file": from_file(file) for name, file in loaded.items()}
-    timed = latency({**loaded, **whole}, image, threads=threads)
+    before = load()
+    timed = timings({**loaded, **whole}, image, threads=threads)
     costs: dict[str, dict[str, Any]] = {}
     for candidate in candidates:
         name = candidate.card.name
@@ -92,11 +94,22 @@ def _measure(candidates: Sequence[FileCandidate], bench: Workbench) -> dict[str,
             arena = candidate.card.history[-1].facts.get("arena_bytes")
             costs[name] = {"latency": None, "with_preprocessing": None, "peak_memory": arena}
             continue
-        read = timed[f"{name} from file"].model_dump()
+        read = timed[f"{name} from file"].latency.model_dump()
         runtime = {"runtime": candidate.runtime}
         costs[name] = {
-            "latency": timed[name].model_dump(),
+            "latency": timed[name].latency.model_dump(),
             "with_preprocessing": read | runtime | {"preprocessing": True},
+            "speed": _speed(timed, candidates[0].card.name, name, before),
             "peak_memory": peak_memory(candidate.path, threads=threads, card=candidate.card),
         }
     return costs
+
+
+def _speed(
+    timed: dict[str, Timing], reference: str, name: str, before: float | None
+) -> dict[str, Any] | None:
+    """Beside the reference, the first candidate, both with reading of the file."""
+    theirs, mine = (timed.get(f"{each} from file") for each in (reference, name))
+    if name == reference or theirs is None or mine is None:
+        return None
+    return speed(theirs, mine, busy({reference: theirs, name: mine}, before)).model_dump()

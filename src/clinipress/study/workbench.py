@@ -201,8 +201,9 @@ class Workbench:
             if facts.get("left_out"):
                 facts["left_out"] = self._keys(parent, np.sort(chosen)[facts["left_out"]])
                 self.progress.say(f"{name}: {_strange(facts['left_out'])}")
-            if "warning" in facts:
-                self.progress.say(f"{name}: {facts['warning']}")
+            for key in ("warning", "lost"):
+                if key in facts:
+                    self.progress.say(f"{name}: {facts[key]}")
             facts["seconds"] = round(time.monotonic() - began, 3)
             applied = Applied(step="export", params=params, parent=parent.digest, facts=facts)
             card = with_history(parent.card, parent, applied, name)

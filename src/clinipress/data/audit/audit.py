@@ -34,7 +34,7 @@ from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
 from clinipress.records.candidate import InputSpec
 from clinipress.records.item import UNIT_KINDS, plural_of
-from clinipress.records.result import Audit, DuplicatePair, Interval, LeftOut, Shortcut
+from clinipress.records.result import Audit, DuplicatePair, Interval, LeftOut, Shortcut, Unreadable
 from clinipress.text import DASH, joined
 
 __all__ = ["Fingerprints", "audit"]
@@ -99,6 +99,7 @@ def audit(
         unreadable=tuple(readings.unreadable),
         refused=refusals.images,
         colourful=refusals.colourful,
+        dark=_dark(fingerprints),
         shortcuts=(baseline.shortcuts if baseline else ()) + _listed(singles),
         baseline_accuracy=baseline.accuracy if baseline else None,
         majority_accuracy=baseline.majority if baseline else None,
@@ -107,12 +108,7 @@ def audit(
         **_unit_facts(dataset),
     )
     update = {
-        "warnings": (
-            *dataset.notes,
-            *_dark(fingerprints),
-            *_warnings(record),
-            *_planes(readings.mixed_planes()),
-        ),
+        "warnings": (*dataset.notes, *_warnings(record), *_planes(readings.mixed_planes())),
         "seconds": time.perf_counter() - start,
     }
     by_image = baseline.right if baseline else {}
@@ -326,6 +322,11 @@ def _warnings(record: Audit) -> Iterator[str]:
         yield f"{_count(len(record.unreadable), 'file')} cannot be read: set aside"
     if record.refused:
         yield refusal_words(record.refused, record.images)
+    if record.dark:
+        yield (
+            f"{_count(len(record.dark), 'image')} of {record.images:,} with nothing brighter than "
+            f"{BLACK} of 255, first '{record.dark[0].path}': check window and look-up table"
+        )
     if record.exact_duplicates + record.near_duplicates:
         yield (
             f"{record.exact_duplicates} exact and {record.near_duplicates} near duplicates: "
@@ -345,15 +346,12 @@ def _warnings(record: Audit) -> Iterator[str]:
     yield from _shortcut_warnings(record)
 
 
-def _dark(fingerprints: Fingerprints) -> Iterator[str]:
+def _dark(fingerprints: Fingerprints) -> tuple[Unreadable, ...]:
     """A wrong window shows as little as a lens cap, and may yet hold enough not to be refused."""
     share = fingerprints.features[:, fingerprints.feature_names.index("black share")]
     dark = np.flatnonzero(fingerprints.readable & (share == 1))
-    if len(dark):
-        yield (
-            f"{_count(len(dark), 'image')} of {len(share):,} hold nothing brighter than {BLACK} of "
-            f"255, first '{fingerprints.keys[dark[0]]}': check their window or look-up table"
-        )
+    reason = f"nothing brighter than {BLACK} of 255"
+    return tuple(Unreadable(path=fingerprints.keys[row], reason=reason) for row in dark)
 
 
 def _leak_warnings(record: Audit) -> Iterator[str]:

@@ -33,6 +33,8 @@ def _rows(record: Audit) -> Iterator[tuple[str, str, str, int, str]]:
         yield f"{entry.kind} not used", entry.path, "", entry.count, entry.reason
     for file in record.unreadable:
         yield "unreadable", file.path, "", 1, file.reason
+    for what, images in (("refused", record.refused), ("dark", record.dark)):
+        yield from ((what, image.path, "", 1, image.reason) for image in images)
     for pair in record.conflicting_labels:
         yield "two labels", pair.a, pair.b, 1, f"{pair.label_a} and {pair.label_b}"
     for pair in record.duplicate_pairs:

@@ -8,11 +8,18 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from clinipress.data.layouts.items import HIDDEN, NOT_READ, SPLIT_NAMES, LeftOuts, Listed
-from clinipress.data.layouts.tables import TABLE_SUFFIXES
+from clinipress.data.layouts.items import (
+    HIDDEN,
+    NOT_READ,
+    SPLIT_NAMES,
+    FolderLook,
+    LeftOuts,
+    Listed,
+)
+from clinipress.data.layouts.tables import TABLE_SUFFIXES, named
 from clinipress.errors import DataError
 from clinipress.records.item import SYSTEM_NAMES, ImageItem
-from clinipress.text import counted, joined
+from clinipress.text import counted
 
 __all__ = ["image_files", "inner_folders", "one_name_per_class", "read_folders"]
 
@@ -29,6 +36,7 @@ _MASK_FOLDER = re.compile(rf"(^|[^a-z])({_MASK_WORDS})($|[^a-z])")
 _ONLY_MASKS = re.compile(r"[ _.-]*(masks?|segmentations?)$")
 # "x_mask.png" beside "x.png", and "x_mask_1.png" where there are several
 _MASK_FILE = re.compile(r"(.*?)[ _.-]*(mask|segmentation|seg|ground[ _-]?truth|gt)[ _.-]?[0-9]*$")
+_MASK_WORD = re.compile("mask|seg|truth|gt", re.IGNORECASE)
 _IMAGE_FOLDERS = frozenset({"images", "image", "imgs", "img"})
 # Names of folders that speak of how files were put away, and not of what is to be seen on them
 _STORAGE = {*SPLIT_NAMES, *_IMAGE_FOLDERS, *_MASK_WORDS.replace("?", "").split("|")} | set(
@@ -83,13 +91,16 @@ def read_folders(
                 )
             ],
             notes=[*_alike_inside(folders, account)],
+            names=frozenset(folder.name for folder in folders),
         )
     names: dict[str, list[str]] = {}
+    folders = []
     for split, folder in splits.items():
         inner = inner_folders(folder, account)
         _check_guess(folder, inner, account)
         _account_for_files(folder, account)
         names[split] = [class_map.get(f.name, f.name) for f in inner]
+        folders += inner
     renamed = one_name_per_class(names, frozenset(class_map.values()))
     return Listed(
         "split/class folders",
@@ -102,6 +113,7 @@ def read_folders(
                 root, inner, renamed[class_map.get(inner.name, inner.name)], split, account
             )
         ],
+        names=frozenset(folder.name for folder in folders),
     )
 
 
@@ -147,6 +159,15 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def _look(folder: Path, account: LeftOuts) -> tuple[list[Path], list[Path]]:
     """Folders and possible images directly inside, both sorted; the account gets the rest."""
+    if folder not in account.looked:
+        account.looked[folder] = _listed(folder, account)
+    folders, files, passed_over = account.looked[folder]
+    for entry in passed_over:
+        account.add(*entry)
+    return folders, files
+
+
+def _listed(folder: Path, account: LeftOuts) -> FolderLook:
     try:
         with os.scandir(folder) as entries:
             there = sorted(entries, key=lambda entry: entry.name)
@@ -155,77 +176,77 @@ def _look(folder: Path, account: LeftOuts) -> tuple[list[Path], list[Path]]:
             raise DataError(
                 "a folder that can be opened", f"'{folder}' ({problem.strerror})"
             ) from None
-        account.add(folder, "folder", f"cannot be opened ({problem.strerror})")
-        return [], []
-    folders, files = [], []
+        reason = f"cannot be opened ({problem.strerror})"
+        return FolderLook([], [], [(folder, "folder", reason)])
+    folders: list[Path] = []
+    files: list[Path] = []
+    passed_over: list[tuple[Path, str, str]] = []
     for entry in there:
-        path, name = folder / entry.name, entry.name.casefold()
-        try:
-            is_folder, is_file = entry.is_dir(), entry.is_file()
-        except OSError:  # a chain of links that never ends
-            is_folder = is_file = False
-        suffix = path.suffix.casefold()
-        if name.startswith(".") or name in SYSTEM_NAMES:
-            account.add(path, "folder" if is_folder else "file", HIDDEN)
-        elif is_folder:
-            folders.append(path)
-        elif not is_file:
-            dangling = entry.is_symlink()
-            account.add(
-                path,
-                "link" if dangling else "file",
-                "leads nowhere" if dangling else "no ordinary file",
-            )
-        elif suffix in _NOT_IMAGES:
-            if suffix in TABLE_SUFFIXES:
-                account.add(path, "table", "lies beside the images, not at the top")
-            else:
-                account.add(path, "file", f"{suffix} {NOT_READ}")
+        path, why = folder / entry.name, _passed_over(entry)
+        if why:
+            passed_over.append((path, *why))
         else:
-            files.append(path)
-    return _without_mask_folders(folders, account), _without_mask_files(files, account)
+            (folders if entry.is_dir() else files).append(path)
+    masks = _mask_folders(folders, account.classes)
+    passed_over += [(path, "folder", "masks beside images") for path in masks]
+    mask_files = _mask_files(files)
+    passed_over += [(path, "mask", "a mask beside its image") for path in mask_files]
+    return FolderLook(
+        [path for path in folders if path not in masks],
+        [path for path in files if path not in mask_files],
+        passed_over,
+    )
 
 
-def _without_mask_folders(folders: list[Path], account: LeftOuts) -> list[Path]:
+def _passed_over(entry: os.DirEntry[str]) -> tuple[str, str] | None:
+    """Kind and reason of what is neither a folder nor a possible image; None for what is."""
+    name = entry.name.casefold()
+    try:
+        is_folder, is_file = entry.is_dir(), entry.is_file()
+    except OSError:  # a chain of links that never ends
+        is_folder = is_file = False
+    if name.startswith(".") or name in SYSTEM_NAMES:
+        return "folder" if is_folder else "file", HIDDEN
+    if is_folder:
+        return None
+    if not is_file:
+        return ("link", "leads nowhere") if entry.is_symlink() else ("file", "no ordinary file")
+    suffix = f".{name.rpartition('.')[2]}"
+    if suffix in TABLE_SUFFIXES:
+        return "table", "lies beside the images, not at the top"
+    return ("file", f"{suffix} {NOT_READ}") if suffix in _NOT_IMAGES else None
+
+
+def _mask_folders(folders: list[Path], classes: frozenset[str]) -> set[Path]:
     names = {folder.name.casefold() for folder in folders}
-    images = not names.isdisjoint(_IMAGE_FOLDERS)
-    kept = []
-    for folder in folders:
-        name = folder.name.casefold()
-        bare = _ONLY_MASKS.sub("", name)
-        masks = (images and _MASK_FOLDER.search(name)) or (bare != name and bare in names)
-        if masks and folder.name not in account.classes:
-            account.add(folder, "folder", "masks beside images")
-        else:
-            kept.append(folder)
-    return kept
-
-
-def _without_mask_files(files: list[Path], account: LeftOuts) -> list[Path]:
-    stems = {_stem(path) for path in files}
-    if not any("mask" in s or "seg" in s or "gt" in s or "truth" in s for s in stems):
-        return files
-    bare = sorted(stem for stem in stems if not _MASK_FILE.fullmatch(stem))
-    known = frozenset(bare)
-    kept = []
-    for path in files:
-        match = _MASK_FILE.fullmatch(_stem(path))
-        base = match[1] if match else ""
-        beside = (
-            base in known
-            or any(stem.startswith(base) and not stem[len(base)].isalnum() for stem in bare)
-            if base
-            else not known.isdisjoint({*_IMAGE_FOLDERS, "scan", "picture", "original"})
+    images = not _IMAGE_FOLDERS.isdisjoint(names)
+    return {
+        folder
+        for folder, name in ((folder, folder.name.casefold()) for folder in folders)
+        if folder.name not in classes
+        and (
+            (images and _MASK_FOLDER.search(name))
+            or (_ONLY_MASKS.search(name) and _ONLY_MASKS.sub("", name) in names)
         )
-        if match and beside:
-            account.add(path, "mask", "a mask beside its image")
-        else:
-            kept.append(path)
-    return kept
+    }
+
+
+def _mask_files(files: list[Path]) -> set[Path]:
+    candidates = {}
+    for path in files:
+        if _MASK_WORD.search(path.name) and (match := _MASK_FILE.fullmatch(_stem(path))):
+            candidates[path] = match[1]
+    if not candidates:
+        return set()
+    bare = {_stem(path) for path in files if path not in candidates}
+    # "BraTS_1_seg" lies beside "BraTS_1_t1": what comes before a mark is a beginning
+    begun = {stem[: mark.start()] for stem in bare for mark in re.finditer(r"[\W_]", stem)}
+    alone = not bare.isdisjoint({*_IMAGE_FOLDERS, "scan", "picture", "original"})
+    return {path for path, base in candidates.items() if (base in bare | begun if base else alone)}
 
 
 def _stem(path: Path) -> str:
-    return re.sub(r"(\.nii)?\.[^.]*$", "", path.name.casefold())
+    return path.name.casefold().rpartition(".")[0].removesuffix(".nii") or path.name.casefold()
 
 
 def one_name_per_class(
@@ -383,11 +404,8 @@ def _check_guess(top: Path, folders: list[Path], account: LeftOuts) -> None:
         reason = "whose names speak of storage, not of classes"
     elif len(stems) == 1 and words[0] and words[0][-1] in _STORAGE:
         reason = "which are numbered parts"
-    elif _same_inside(folders, account) and not any(
-        re.search("[0-9]", name) for name in _same_inside(folders, account)
-    ):
-        inside = joined([f"'{name}'" for name in sorted(_same_inside(folders, account))[:3]])
-        reason = f"which all hold the same folders ({inside})"
+    elif (same := sorted(_same_inside(folders, account))) and not re.search("[0-9]", "".join(same)):
+        reason = f"which all hold the same folders ({named(same, 3)})"
     if reason:
         shown = ", ".join(names[:3]) + (f", ... ({len(names)} in all)" if len(names) > 3 else "")
         raise DataError(
@@ -402,8 +420,8 @@ def _alike_inside(folders: list[Path], account: LeftOuts) -> Iterator[str]:
     inside = sorted(_same_inside(folders, account))
     if len(folders) > 1 and inside:
         yield (
-            f"every class folder holds the same folders ({', '.join(inside[:4])}"
-            f"{', ...' if len(inside) > 4 else ''}): taken for parts of it, not for classes"
+            f"every class folder holds the same folders ({named(inside, 4)}): taken for parts of "
+            "it, not for classes"
         )
 
 

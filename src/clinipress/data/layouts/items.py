@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from clinipress.errors import DataError
 from clinipress.records.item import ImageItem
@@ -21,6 +21,7 @@ __all__ = [
     "NOT_READ",
     "SPLIT_NAMES",
     "Dataset",
+    "FolderLook",
     "Layout",
     "LeftOuts",
     "Listed",
@@ -69,6 +70,14 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
 
+class FolderLook(NamedTuple):
+    """Folders and possible images directly in a folder, and what is passed over there."""
+
+    folders: list[Path]
+    files: list[Path]
+    passed_over: list[tuple[Path, str, str]]
+
+
 class LeftOuts:
     """The account of what is passed over below `root`: each thing once, with its first reason.
 
@@ -77,14 +86,23 @@ class LeftOuts:
 
     def __init__(self, root: Path, classes: Iterable[str] = ()) -> None:
         self.root, self.classes = root, frozenset(classes)
+        # what was listed is not listed again: folders, and files by their names
+        self.looked: dict[Path, FolderLook] = {}
+        self.by_name: dict[str, list[tuple[tuple[str, ...], Path]]] = {}
         self._reasons: dict[str, tuple[str, str, int]] = {}
         self._used: set[str] = set()
+
+    def aside(self) -> LeftOuts:
+        """Another account of the same folder, for a look that counts for nothing."""
+        other = LeftOuts(self.root, self.classes)
+        other.looked, other.by_name = self.looked, self.by_name
+        return other
 
     def add(self, path: Path | str, kind: str, reason: str, count: int = 1) -> None:
         """`path` is below the root or relative to it; see `LeftOut` for the rest."""
         self._reasons.setdefault(self._name(path), (kind, reason, count))
 
-    def use(self, path: Path) -> None:
+    def use(self, path: Path | str) -> None:
         """It is used after all."""
         self._used.add(self._name(path))
 
@@ -103,23 +121,29 @@ class LeftOuts:
             )
         )
 
+    def name(self, path: Path) -> str:
+        """Relative to the root where it is below it, with forward slashes."""
+        return path.as_posix().removeprefix(f"{self.root.as_posix()}/")
+
     def _name(self, path: Path | str) -> str:
-        if isinstance(path, Path):
-            inside = path.is_relative_to(self.root)
-            path = (path.relative_to(self.root) if inside else path).as_posix()
         # records are written as JSON, which has no place for a name that is not UTF-8
-        return path.encode(errors="backslashreplace").decode()
+        name = path if isinstance(path, str) else self.name(path)
+        return name.encode(errors="backslashreplace").decode()
 
 
 @dataclass
 class Listed:
-    """The items of one layout before files with several pictures are opened."""
+    """The items of one layout before files with several pictures are opened.
+
+    `names` are those of folders and labels as they are there, before `class_map`.
+    """
 
     layout: Layout
     root: Path
     items: list[ImageItem]
     group_columns: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+    names: frozenset[str] = frozenset()
 
 
 def left_out_lines(left_out: Iterable[LeftOut]) -> list[str]:

@@ -97,7 +97,7 @@ def find_tables(folder: Path, left_out: LeftOuts) -> list[Path]:
 def is_table(path: Path) -> bool:
     """True when the columns name images and their classes."""
     try:
-        return _refusal(path) is None
+        return _refusal(path, LeftOuts(path.parent)) is None
     except DataError:
         return False
 
@@ -114,7 +114,8 @@ def read_tables(
     items = _distinct([item for part in listed for item in part.items], str(root), left_out)
     columns = tuple(dict.fromkeys(name for part in listed for name in part.group_columns))
     notes = list(dict.fromkeys(note for part in listed for note in part.notes))
-    return Listed("manifest", root, items, columns, notes)
+    names = frozenset().union(*(part.names for part in listed))
+    return Listed("manifest", root, items, columns, notes, names)
 
 
 def read_table(
@@ -143,7 +144,7 @@ def read_table(
     if refusal:
         raise DataError(f"the columns path and label in '{path}'", *refusal)
     labels = _labels(table, roles, class_map)
-    files = _Files(path.parent, root)
+    files = _Files(path.parent, account.aside())
     column = _path_column(table, roles, files)
     _check_quotes(table, column, files)
     patients = table.column(roles.patient) if roles.patient else [""] * len(table.rows)
@@ -163,11 +164,12 @@ def read_table(
         try:
             part = split_name(split)
         except DataError as problem:
-            raise DataError(problem.expected, f"{problem.got} {where}") from None
+            fix = f"or give the column '{roles.split}' another name"
+            raise DataError(problem.expected, f"{problem.got} {where}", fix) from None
         image = files.named(cell) or path.parent / cell.replace("\\", "/")
         items.append(
             ImageItem(
-                key=(image.relative_to(root) if image.is_relative_to(root) else image).as_posix(),
+                key=account.name(image),
                 path=image,
                 label=class_map.get(label, label),
                 split=part,
@@ -182,7 +184,8 @@ def read_table(
         raise DataError("rows in the manifest", f"none in '{path}'")
     _check_there(path, items, files)
     notes = [*_reading_notes(table, roles, column)]
-    return Listed("manifest", root, _distinct(items, str(path), account), tuple(groups), notes)
+    items = _distinct(items, str(path), account)
+    return Listed("manifest", root, items, tuple(groups), notes, frozenset(labels))
 
 
 # ------------------------------------------------------------------------------ which table
@@ -197,7 +200,7 @@ def _usable(folder: Path, left_out: LeftOuts) -> list[Path]:
         if suffix in (".xlsx", ".xls", ".ods", ".parquet", ".jsonl"):
             left_out.add(path, "table", f"{suffix} is not read: save it as .csv")
         elif suffix in TABLE_SUFFIXES:
-            reason = _refusal(path)
+            reason = _refusal(path, left_out)
             if reason is None:
                 usable.append(path)
             else:
@@ -205,7 +208,7 @@ def _usable(folder: Path, left_out: LeftOuts) -> list[Path]:
     return usable
 
 
-def _refusal(path: Path) -> str | None:
+def _refusal(path: Path, left_out: LeftOuts) -> str | None:
     """Why a table is none that names images and classes; None for one that does.
 
     Raises:
@@ -217,7 +220,7 @@ def _refusal(path: Path) -> str | None:
         return _columns_found("no column of paths", header)
     table = read_text(path)
     paths = [name for name in table.columns if _plain(name) in _PATHS]
-    files = _Files(path.parent, path.parent)
+    files = _Files(path.parent, left_out.aside())
     # an "id" is anything's: a table that names no file here is about something else
     if table.rows and not any(_plain(name) == "path" for name in paths):
         cells = (cell for name in paths for cell in table.column(name) if cell)
@@ -520,10 +523,9 @@ def _distinct(items: list[ImageItem], where: str, left_out: LeftOuts) -> list[Im
 class _Files:
     """The image that a cell means: its path, or the end of it, with or without its suffix."""
 
-    def __init__(self, folder: Path, root: Path) -> None:
-        self._folder, self._root = folder, root
+    def __init__(self, folder: Path, account: LeftOuts) -> None:
+        self._folder, self._account = folder, account
         self._known: dict[str, Path | None] = {}
-        self._by_name: dict[str, list[tuple[tuple[str, ...], Path]]] | None = None
 
     def named(self, cell: str) -> Path | None:
         """None where no file, or more than one, is meant."""
@@ -541,8 +543,10 @@ class _Files:
         for place, path in self._index().get(parts[-1], ()):
             inner = min(len(place), len(parts)) - 1
             if place[-1 - inner : -1] == parts[-1 - inner : -1]:
-                # the name as it stands goes before the name without its suffix
-                ranked[inner, place[-1] == parts[-1]].append(path)
+                # the name as it stands goes before the name without its suffix, what lies beside
+                # the table before what lies elsewhere
+                beside = self._folder == self._account.root or path.is_relative_to(self._folder)
+                ranked[inner, place[-1] == parts[-1], beside].append(path)
         return ranked[max(ranked)] if ranked else []
 
     def nearest(self, cell: str) -> str | None:
@@ -560,20 +564,17 @@ class _Files:
 
     def _index(self) -> dict[str, list[tuple[tuple[str, ...], Path]]]:
         """Name of a file, with its suffix and without -> where such files are."""
-        if self._by_name is None:
-            self._by_name = defaultdict(list)
-            for folder in dict.fromkeys((self._folder, self._root)):
-                for path in image_files(folder):
-                    place = tuple(self._folded(part) for part in path.relative_to(folder).parts)
-                    bare = re.sub(r"(\.nii)?\.[^.]*$", "", place[-1]) or place[-1]
-                    for name in {place[-1], bare}:
-                        if all(path != other for _, other in self._by_name[name]):
-                            self._by_name[name].append((place, path))
-        return self._by_name
+        index = self._account.by_name
+        for path in image_files(self._account.root, self._account) if not index else ():
+            place = tuple(map(self._folded, self._account.name(path).split("/")))
+            bare = place[-1].rpartition(".")[0].removesuffix(".nii")
+            for name in {place[-1], bare or place[-1]}:
+                index.setdefault(name, []).append((place, path))
+        return index
 
     @staticmethod
     def _folded(name: str) -> str:
-        return unicodedata.normalize("NFC", name).casefold()
+        return (name if name.isascii() else unicodedata.normalize("NFC", name)).casefold()
 
 
 def _is_file(path: Path) -> bool:
@@ -589,7 +590,7 @@ def _check_there(table: Path, items: Sequence[ImageItem], files: _Files) -> None
     if not missing:
         return
     first = missing[0].key
-    several = [p.relative_to(table.parent).as_posix() for p in files.candidates(first)]
+    several = [LeftOuts(table.parent).name(path) for path in files.candidates(first)]
     near = files.nearest(first)
     fix = "paths are relative to the manifest"
     if len(several) > 1:

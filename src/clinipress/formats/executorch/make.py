@@ -81,20 +81,23 @@ def plan_executorch(
     with _calm():
         program = _prepared(parent)
         groups = _groups(program)
-        named = _find(program, groups, source, images[:PROBES], ranges or {}, parent)
+        named = _find(program, source, images[:PROBES], ranges or {}, parent)
+        whole = [_covered(program, observers, named) for observers in groups]
         # weights are looked at by the way; histograms take most of the time of a plan
-        for image in images if len(named) < len(groups) else images[:1]:
+        for image in images[:1] if all(whole) else images:
             _run(program, image[None], parent)
         grids: dict[str, list[float]] = {}
-        for number, observers in enumerate(groups):
-            pair = (ranges or {})[named[number]] if number in named else None
-            pair = pair or _calibrated(program, observers)
-            grids |= {observer: list(with_zero(*pair)) for observer in observers}
+        for observers, covered in zip(groups, whole, strict=True):
+            # one grid for all that is joined: it has to hold every member's values
+            ends = [(ranges or {})[named[name]] for name in observers if name in named]
+            ends += [] if covered else [_calibrated(program, observers)]
+            lows, highs = zip(*ends, strict=True)
+            grids |= {name: list(with_zero(min(lows), max(highs))) for name in observers}
     return {
         "ranges": grids,
         "given": len(ranges or {}),
         "found": len(set(named.values())),
-        "calibrated": len(groups) - len(named),
+        "calibrated": len(groups) - sum(whole),
     }
 
 
@@ -299,27 +302,43 @@ def _read_by(node: Any) -> set[Any]:
 
 def _find(
     program: Any,
-    groups: list[list[str]],
     source: Path,
     images: NDArray[np.uint8],
     ranges: Mapping[str, tuple[float, float]],
     parent: TorchCandidate,
-) -> dict[int, str]:
-    """Group of observers -> the tensor of the ONNX file that it rounds, of those with a range."""
+) -> dict[str, str]:
+    """Observer -> the tensor of the ONNX file that it rounds, of those with a range.
+
+    A layer is left out whose one reader, a clamp, is found: what that cuts off needs no levels.
+    """
     if not ranges:
         return {}
     wanted, clamped = prepared_values(source, ranges, images)
     values, clamps = _values(program, images, parent)
     pairs = match_tensors(values, wanted)
-    tensors: dict[int, str] = {}
-    for number, observers in enumerate(groups):
-        for observer in observers:
-            # a clamp that does nothing on these images gives what it takes
-            same = [(name in clamped, name) for name in pairs.get(observer, ())]
-            right = [name for clamp, name in same if clamp == (observer in clamps)]
-            if right or same:
-                tensors.setdefault(number, (right or [name for _, name in same])[0])
+    tensors: dict[str, str] = {}
+    for observer in values:
+        # a clamp that does nothing on these images gives what it takes
+        same = [(name in clamped, name) for name in pairs.get(observer, ())]
+        right = [name for clamp, name in same if clamp == (observer in clamps)]
+        if right or same:
+            tensors[observer] = (right or [name for _, name in same])[0]
+    observers = dict(_observed(program))
+    for node, observer in observers.items():
+        readers = [observers.get(reader, "") for reader in _read_by(node)]
+        if len(readers) == 1 and readers[0] in clamps & tensors.keys():
+            tensors.pop(observer, None)
     return tensors
+
+
+def _covered(program: Any, observers: list[str], named: Mapping[str, str]) -> bool:
+    """Whether every member of a group has a range, itself or in what it is handed on to."""
+    nodes = {node: observer for node, observer in _observed(program) if observer in observers}
+
+    def covered(node: Any) -> bool:
+        return nodes[node] in named or any(covered(r) for r in _read_by(node) if r in nodes)
+
+    return all(covered(node) for node in nodes)
 
 
 def _values(
@@ -328,17 +347,24 @@ def _values(
     """What each observer sees for the images, and those that see the result of a clamp."""
     looked_at = _observed(program)
     parts: dict[str, list[NDArray[np.float32]]] = {observer: [] for _, observer in looked_at}
+    shift, scale = parent.module.shift.cpu(), parent.module.scale.cpu()
+    reading = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 
     class Reader(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             value = super().run_node(n)
+            if n.target is reading:
+                value = (image - shift) / scale  # exactly: the bytes' grid rounds its zero
             for node, observer in looked_at:
                 if node is n:
-                    parts[observer].append(value.detach().numpy().copy())
+                    parts[observer].append(np.atleast_1d(value.detach().numpy().copy()))
             return value
 
-    for image in images:
-        Reader(program).run(_example(parent, image[None], _bytes_grid(parent) is not None))
+    for number in range(len(images)):
+        image = torch.from_numpy(images[number : number + 1].astype(np.float32))
+        Reader(program).run(
+            _example(parent, images[number : number + 1], _bytes_grid(parent) is not None)
+        )
     clamps = {observer for node, observer in looked_at if CLAMPS.match(str(node.target))}
     return {observer: np.concatenate(seen) for observer, seen in parts.items()}, clamps
 

@@ -76,20 +76,50 @@ def settled(graph: bytes, measured: Ranges, fixed: Ranges) -> Ranges:
         fixed: The same, known better.
 
     Returns:
-        `measured` with, for each such group, the range that spans its fixed ones, or all where none
-        is.
+        `measured` with, for each such group, the range that spans its fixed ones, and of the others
+        those whose values are handed on to none of these; or all where none is fixed.
     """
     model = litert_graph.read(graph)
     tensors = model.subgraphs[0].tensors
     settled = measured | fixed
     for numbers in _groups(model):
         names = [tensors[number].name.decode() for number in numbers]
-        known = [name for name in names if name in fixed] or [n for n in names if n in settled]
+        handed_on = _handed_on(model, numbers)
+        sources = set(numbers).difference(*handed_on.values())
+        known = [name for name in names if name in fixed]
+        if known:  # what is joined with them must fit, too
+            known += [
+                tensors[number].name.decode()
+                for number in sorted(sources)
+                if not any(tensors[n].name.decode() in fixed for n in _behind(number, handed_on))
+            ]
+        known = [name for name in known or names if name in settled]
         ends = [settled[name] for name in known]
         if ends:
             span = min(low for low, _ in ends), max(high for _, high in ends)
             settled.update(dict.fromkeys(names, span))
     return settled
+
+
+def _handed_on(model: Any, numbers: list[int]) -> dict[int, set[int]]:
+    """Tensor of a group -> those that an operator hands its values on to."""
+    edges: dict[int, set[int]] = {}
+    for item in model.subgraphs[0].operators:
+        if litert_graph.operator_name(model, item) in HANDS_ON:
+            outputs = {int(n) for n in item.outputs} & set(numbers)
+            for number in {int(n) for n in item.inputs} & set(numbers):
+                edges.setdefault(number, set()).update(outputs)
+    return edges
+
+
+def _behind(number: int, handed_on: Mapping[int, set[int]]) -> set[int]:
+    """A tensor and all that its values end up in."""
+    reached, left = set(), [number]
+    while left:
+        if (last := left.pop()) not in reached:
+            reached.add(last)
+            left += handed_on.get(last, ())
+    return reached
 
 
 def _groups(model: Any) -> list[list[int]]:

@@ -5,6 +5,7 @@ References are to the DICOM standard, part 3: modality look-up table C.11.1, dis
 
 from __future__ import annotations
 
+import io
 import math
 import threading
 from pathlib import Path
@@ -270,7 +271,7 @@ def _one_frame(stream: BinaryIO, file: _File, index: int) -> Any:
     one.update(header.group_dataset(0x0028))
     one.file_meta = header.file_meta
     one.NumberOfFrames = 1
-    plain = cast(BinaryIO, pydicom.filebase.DicomBytesIO(file.plain)) if file.plain else stream
+    plain = io.BytesIO(file.plain) if file.plain else stream
     if header.file_meta.TransferSyntaxUID.is_encapsulated:
         plain.seek(element.start)
         options = {"number_of_frames": facts.frames, "extended_offsets": element.offsets}

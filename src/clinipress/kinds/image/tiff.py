@@ -263,7 +263,7 @@ def _size(form: _Form) -> int:
 
 
 def _entries(stream: BinaryIO, form: _Form, at: int) -> list[_Entry]:
-    """Of the directory at an offset, those of known types; none where it is damaged."""
+    """Of the directory at an offset; none where it is damaged."""
     count = _number(stream, form, at, form.counter)
     raw = stream.read(count * _size(form)) if 0 < count <= _MOST_ENTRIES else b""
     if not raw or len(raw) < count * _size(form):

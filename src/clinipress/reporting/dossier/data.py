@@ -173,6 +173,7 @@ def _alone(view: View, record: CandidateRecord, split: str | None) -> Alone | No
     before, after = (candidate.evidence.get(shared or "", {}) for candidate in (parent, record))
     mine, theirs = view.timing(record), view.timing(parent)
     alike = mine and theirs and _conditions(mine) == _conditions(theirs) and mine.median > 0
+    alike = alike and all(x.speed is None or x.speed.reliable for x in (parent, record))
     return Alone(
         parent=parent.name,
         split=shared,

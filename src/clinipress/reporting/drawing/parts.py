@@ -40,7 +40,7 @@ def reasons(verdict: Verdict) -> list[str]:
 def stated_reasons(verdict: Verdict) -> list[doc.Content]:
     """The same, each behind its own status: a failure is not told by a reason that is open."""
     return [
-        reason.text if reason.status is None else [_badge(reason.status), " ", reason.text]
+        reason.text if reason.status is None else [_badge(reason.status), reason.text]
         for reason in verdict.reasons
     ]
 

@@ -21,9 +21,9 @@ from clinipress.reporting.drawing.markup import Markup, tag
 from clinipress.reporting.drawing.parts import grid, legend, small
 from clinipress.reporting.page.shown import SectionView, judgement_section
 from clinipress.reporting.view import View
+from clinipress.reporting.wording.lead import change_words
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
-    change_interval,
     counted,
     decimal,
     decimal_interval,
@@ -193,7 +193,7 @@ def _table(shown: SectionView[Calibration]) -> doc.DataTable:
         "Reference, after",
         f"{shown.name}, before",
         f"{shown.name}, after",
-        "Candidate minus reference, after",
+        "Compressed minus original, after (shares in percentage points)",
     ]
     rows: list[list[doc.Content]] = [
         [
@@ -225,6 +225,5 @@ def _write(interval: Interval | None, *, share: bool) -> str:
 
 
 def _difference(change: Interval | None, *, share: bool) -> str:
-    if change is None or not finite(change):
-        return NOT_MEASURED
-    return f"{change_interval(change)} points" if share else decimal_interval(change, 3)
+    # of errors: a rise is worse
+    return change_words("ece" if share else "log_loss", change)

@@ -57,7 +57,7 @@ def _lead(view: View, exports: Sequence[CandidateRecord]) -> str:
     served = [target.title for target in view.result.targets if target.shipped]
     missed = [target.title for target in view.result.targets if not target.shipped]
     if served:
-        lead += f" Shipped to {joined(served)}."
+        lead += f" Selected for {joined(served)}."
     if missed:
         lead += f" Nothing was selected for {joined(missed)}."
     return lead

@@ -33,8 +33,9 @@ KINDS = {
 NOTE = (
     "Lost: the reference was right and the candidate is wrong; gained: the other way round; "
     "changed: both wrong, differently. Losses and gains may cancel out in the accuracy, not for "
-    "the patient. The test of asymmetry is McNemar's, exact. Confidence is the reference's, "
-    "calibrated."
+    "the patient. The test of asymmetry is McNemar's, exact: each patient or cluster counts once, "
+    "on the side to which more of its images went. Where several classes are tested, the verdict "
+    "goes by the p-value adjusted by Holm's method. Confidence is the reference's, calibrated."
 )
 
 
@@ -54,18 +55,25 @@ def _sentence(shown: SectionView[Disagreement]) -> str:
         f"{figure_interval('agreement', section.agreement)} of "
         f"{counted(section.cases, f'{shown.where} image')}; {answers} right before and wrong now, "
         f"{section.gained:,} the other way round, {section.changed:,} wrong both times: "
-        f"{_leaning(section.lost, section.gained, section.p_value)}."
+        f"{_leaning(section)}."
     )
 
 
-def _leaning(lost: int, gained: int, p_value: float) -> str:
-    tested = f"exact McNemar test, {probability(p_value)}"
+def _leaning(section: Disagreement) -> str:
+    lost, gained, p_value = section.lost, section.gained, section.p_value
+    sides = _sides(section.units_lost, section.units_gained)
+    tested = f"exact McNemar test{f' of {sides}' if sides else ''}, {probability(p_value)}"
     if lost == gained:
         return f"as many lost as gained ({tested})"
     way = "losses" if lost > gained else "gains"
     if p_value < SHOWN:
         return f"flips lean to {way} ({tested})"
     return f"that flips lean to {way} is not shown ({tested})"
+
+
+def _sides(more: int | None, fewer: int | None) -> str:
+    """What a test counted; records of earlier versions do not say it."""
+    return "" if more is None else f"{more:,} against {fewer:,} patients or clusters"
 
 
 def _body(shown: SectionView[Disagreement]) -> list[doc.Content]:
@@ -151,7 +159,11 @@ def _directions(directions: Sequence[Direction]) -> list[doc.Content]:
             row.label,
             [f"{row.to_negative:,}", small(f"{row.missed:,} new misses")],
             [f"{row.to_positive:,}", small(f"{row.found:,} new finds")],
-            [probability(row.p_value), small(_direction(row))],
+            [
+                _probabilities(row),
+                small(_sides(row.units_missed, row.units_found)),
+                small(_direction(row)),
+            ],
         ]
         for row in directions
     ]
@@ -159,8 +171,17 @@ def _directions(directions: Sequence[Direction]) -> list[doc.Content]:
     return [doc.Heading("From positive to negative, and back"), grid(heads, rows, "cards rows")]
 
 
+def _probabilities(row: Direction) -> str:
+    """'p = 0.022; adjusted p = 0.045': the second where several classes were tested."""
+    raw, adjusted = row.p_value, row.adjusted_p_value
+    if adjusted is None or adjusted == raw:
+        return probability(raw)
+    return f"{probability(raw)}; adjusted {probability(adjusted)}"
+
+
 def _direction(row: Direction) -> str:
-    if row.p_value >= SHOWN or row.missed == row.found:
+    p_value = row.p_value if row.adjusted_p_value is None else row.adjusted_p_value
+    if p_value >= SHOWN or row.missed == row.found:
         return "no leaning shown"
     return "leans to misses" if row.missed > row.found else "leans to finds"
 

@@ -65,7 +65,9 @@ def _layers(record: CandidateRecord, facts: Mapping[str, Any]) -> str:
 def _ranges(record: CandidateRecord, step: Applied) -> str:
     """Where the ranges of the activations come from."""
     if any(past.step == "qat" for past in record.history) and step.params.get("calibration_images"):
-        return "The ranges of the activations were learnt in quantization-aware training."
+        lost = step.facts.get("lost")
+        learnt = "The ranges of the activations were learnt in quantization-aware training"
+        return f"{learnt}; {lost}." if lost else f"{learnt}."
     count = step.params.get("calibration_images")
     if not count:
         return "No calibration: the activations stay in float, or find their ranges as they run."

@@ -6,13 +6,8 @@ from clinipress.records.result import SeedSpread
 from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.parts import grid, small
 from clinipress.reporting.view import View
-from clinipress.reporting.wording.numbers import (
-    NOT_MEASURED,
-    change_interval,
-    figure,
-    figure_interval,
-    points,
-)
+from clinipress.reporting.wording.lead import change_words
+from clinipress.reporting.wording.numbers import NOT_MEASURED, figure, figure_interval, points
 from clinipress.reporting.wording.phrases import split_name
 from clinipress.text import signed
 
@@ -37,7 +32,7 @@ def seeds_section(view: View) -> doc.Section | None:
             [
                 name,
                 _figure(metric, over.evidence.get(metric)),
-                _change(change)
+                _change(view.metric, change)
                 if change
                 else "reference"
                 if name == view.result.reference
@@ -79,8 +74,8 @@ def _figure(metric: str, spread: SeedSpread | None) -> doc.Content:
     return [figure_interval(metric, spread.mean), small(f"seeds from {span}")]
 
 
-def _change(spread: SeedSpread) -> doc.Content:
+def _change(metric: str, spread: SeedSpread) -> doc.Content:
     if spread.mean is None:
         return NOT_MEASURED
     span = f"{signed(100 * spread.low, 1)} to {signed(100 * spread.high, 1)}"
-    return [change_interval(spread.mean), small(f"seeds from {span}")]
+    return [change_words(metric, spread.mean), small(f"seeds from {span}")]

@@ -22,9 +22,9 @@ from clinipress.reporting.drawing.parts import (
 )
 from clinipress.reporting.page.shown import SectionView, judgement_section
 from clinipress.reporting.view import View
+from clinipress.reporting.wording.lead import change_words
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
-    change_interval,
     counted,
     figure,
     figure_interval,
@@ -179,7 +179,7 @@ def _group_row(
         ),
         doc.DataCell(strip(drawn, scale), "strip-cell"),
         _pair(capital(metric_name(metric)), metric, group),
-        cell("Change, points", lines([change_interval(group.changes.get(metric))])),
+        cell("Change, points", lines([change_words(metric, group.changes.get(metric))])),
         *(_pair(capital(_short(other)), other, group) for other in BESIDE),
     ]
     return doc.DataRow(cells, "grey" if group.too_small else None)
@@ -207,7 +207,7 @@ def _by_class(shown: SectionView[Subgroups], groups: Sequence[Subgroup]) -> doc.
         "Sensitivity for each class",
         [
             grid(["Subgroup", *classes], rows, "cards rows"),
-            doc.Paragraph("The reference above, the candidate below, the change last.", "note"),
+            doc.Paragraph("Upper line: original. Lower line: compressed, then the change.", "note"),
         ],
     )
 
@@ -220,7 +220,7 @@ def _sensitivity(group: Subgroup, name: str) -> doc.Content:
     return [
         doc.Text(figure_interval(metric, group.reference.get(metric)), "line", "line soft"),
         doc.Text(figure_interval(metric, mine), "line", "line"),
-        doc.Text(change_interval(group.changes.get(metric)), "aside", "line small"),
+        doc.Text(change_words(metric, group.changes.get(metric)), "aside", "line small"),
     ]
 
 
@@ -247,7 +247,8 @@ def _gap_row(shown: SectionView[Subgroups], gap: Gap) -> ForestRow:
         doc.Text(f"reference {_gap(gap.metric, gap.reference)}", "aside", "small line"),
         doc.Text(f"candidate {_gap(gap.metric, gap.candidate)}", "aside", "small line"),
     ]
-    return ForestRow(label, marks((shown.role, gap.change)), change_interval(gap.change))
+    # a gap is worse when it is larger, as an error is
+    return ForestRow(label, marks((shown.role, gap.change)), change_words("ece", gap.change))
 
 
 def _gap(metric: str, interval: Interval) -> str:

@@ -27,7 +27,7 @@ from clinipress.reporting.wording.numbers import (
     percent,
     points,
 )
-from clinipress.reporting.wording.phrases import size_phrase, speed_phrase, split_name
+from clinipress.reporting.wording.phrases import size_phrase, speed_phrase, split_name, unit_words
 from clinipress.text import capital, joined, sentence, signed
 
 __all__ = [
@@ -141,7 +141,7 @@ def _facts(view: View) -> list[str]:
     result = view.result
     purpose = str(result.recipe.get("intended_use") or "").strip()
     return [
-        f"Intended use: {sentence(purpose)[:-1] if purpose else 'not stated in the study'}",
+        f"Intended use: {purpose.removesuffix('.') or 'not stated in the study'}",
         _cases(view),
         _rules_fixed(view),
     ]
@@ -151,20 +151,11 @@ def _cases(view: View) -> str:
     """Cases, their units and how many sets they come from."""
     split = view.compared_split or view.plotted_split or "test"
     cases = sum(view.result.split.counts.get(split, {}).values())
-    units, nouns = view.result.split.units.get(split), unit_nouns(view)
-    of = f" of {counted(units, *nouns)}" if units and nouns else ""
+    units, nouns = view.result.split.units.get(split), unit_words(view.result.split)
+    of = f" of {counted(units, *nouns)}" if units and nouns[0] != "image" else ""
     sets = len(view.result.external_tests)
     sources = f"one data set and {counted(sets, 'external set')}" if sets else "one data set"
     return f"{counted(cases, f'{split_name(split)} image')}{of}, {sources}"
-
-
-def unit_nouns(view: View) -> tuple[str, str] | None:
-    """What one unit of the split is called, singular and plural; None for single images."""
-    summary = view.result.split
-    unit = summary.unit or (summary.by if summary.by != "published" else "unit")
-    if unit == "image":
-        return None
-    return unit, unit if unit == "series" else unit[:-1] + "ies" if unit == "study" else f"{unit}s"
 
 
 def _rules_fixed(view: View) -> str:
@@ -437,7 +428,7 @@ def lead_sentences(view: View) -> list[str]:
         *([f"Answers changed: {first.flips}."] if first.flips else []),
         f"Sections: {'; '.join(marks)}.",
         f"External test: {' '.join(first.external)}",
-        *(f"{fact}." for fact in first.facts),
+        *map(sentence, first.facts),
     ]
 
 
@@ -561,7 +552,7 @@ def _steps(view: View, every: Sequence[Measure]) -> list[str]:
         steps.append(f"About {counted(needed, 'image')} would be needed to decide.")
     elif open_limits and result.verdict.status != "fail":
         names = joined([_spoken(measure) for measure in open_limits[:3]])
-        steps.append(f"More cases are needed to settle {names}.")
+        steps.append(sentence(f"More cases are needed to settle {names}"))
     if not any(split not in SPLIT_ORDER for split in view.splits):
         steps.append("No external test yet: clinipress evaluate RUN OTHER_SITE.")
     if not str(result.recipe.get("intended_use") or "").strip():

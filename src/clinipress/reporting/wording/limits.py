@@ -53,23 +53,18 @@ def _of_data(view: View) -> list[str]:
         reservations.append(
             "The images are drawn by a program. Nothing here says how any model does on patients."
         )
-    if audit.patients is None:
-        reservations.append(_no_patients(result.split))
-    elif audit.without_patient:
-        without = counted(audit.without_patient, "image names", "images name")
-        reservations.append(
-            f"{without} no patient: those of one patient may be on both sides of the split."
-        )
-    elif result.split.by not in ("patient", "published"):
-        reservations.append(
-            f"Patients are known, but the images were divided by {result.split.by}: images of one "
-            "patient may be on both sides of the split."
-        )
+    reservations += _of_units(view)
     crossing = sum(audit.leaks.values()) + sum(audit.patient_leaks.values())
     if crossing and result.split.by == "published":
         reservations.append(
             f"{counted(crossing, 'image or patient', 'images or patients')} cross the published "
             f"splits; {counted(result.split.dropped, 'image')} were left out."
+        )
+    if audit.refused:
+        number = counted(len(audit.refused), "image")
+        reservations.append(
+            f"{number} of {audit.images:,} would be refused on the device, as blank or of another "
+            "kind; the figures here count them all the same."
         )
     caution = caution_sentence(view)
     if caution is not None:
@@ -89,6 +84,22 @@ def _of_data(view: View) -> list[str]:
             f"{pairs} of copies carry different labels: the labels themselves hold errors."
         )
     return reservations
+
+
+def _of_units(view: View) -> list[str]:
+    """What is not kept on one side of the split."""
+    result, audit = view.result, view.result.audit
+    if audit.patients is None:
+        return [_no_patients(result.split)]
+    if result.split.by not in {*UNIT_KINDS, "published"}:
+        return [
+            f"Patients are known, but the images were divided by {result.split.by}: images of one "
+            "patient may be on both sides of the split."
+        ]
+    if audit.without_patient:
+        without = counted(audit.without_patient, "image names", "images name")
+        return [f"{without} no patient: those of one patient may be on both sides of the split."]
+    return []
 
 
 def _of_reference(view: View) -> list[str]:
@@ -211,6 +222,11 @@ def _of_measurement(view: View) -> list[str]:
             f"The effect of distillation on {_names(untaught)} is unknown: no control, the same "
             "network without a teacher, was trained ('control: true')."
         )
+    reservations.extend(
+        f"{candidate.name}: {lost}."
+        for candidate in view.candidates
+        if candidate.history and (lost := candidate.history[-1].facts.get("lost"))
+    )
     if subject is not None:
         reservations.extend(_unproven(view, subject))
     return reservations

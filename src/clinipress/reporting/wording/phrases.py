@@ -37,7 +37,7 @@ NEAR = 0.05  # ratios closer to one than this are called equal
 
 
 def split_name(split: str | None) -> str:
-    """A split as an adjective: "sealed test", "external (hospital B)"."""
+    """A split as an adjective: "held-out test", "external (hospital B)"."""
     kind, external, name = (split or "").partition("external: ")
     if external and not kind:
         return f"external ({name})"

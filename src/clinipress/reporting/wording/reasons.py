@@ -7,6 +7,7 @@ sentence, which is stored with it for readers that do not have this code.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from clinipress.records.base import Interval, Reason
 from clinipress.records.metrics import MetricFacts, metric_facts
@@ -151,7 +152,9 @@ def _floor(reason: Reason) -> str:
     end = {
         "pass": "the whole interval is above the floor",
         "fail": "the whole interval is below the floor",
-    }.get(reason.status or "", f"{INCONCLUSIVE}: the interval reaches below the floor")
+    }.get(reason.status or "", f"{INCONCLUSIVE}: the interval holds the floor")
+    if "units" in reason.parameters:
+        end = f"{INCONCLUSIVE}: too few patients or clusters carry it"
     return f"{_label(reason)} is {shown}; {floor} is required: {end}."
 
 
@@ -193,6 +196,23 @@ def changes_phrase(changes: Sequence[RuleChange]) -> str:
 
 def _itself(_: Reason) -> str:
     return "This is the reference itself: nothing was changed, so there is no loss to judge."
+
+
+def _identical(_: Reason) -> str:
+    return (
+        "The answers are identical to the reference's, to the last digit of every probability: "
+        "nothing can have been lost."
+    )
+
+
+def _few_units(reason: Reason) -> str:
+    """Patients are counted by what they carry: one with most of the cases is little more than 1."""
+    units: Mapping[str, float] = reason.parameters["units"]
+    places = ", ".join(f"{name or 'all images'} ({count:g})" for name, count in units.items())
+    return (
+        f"{capital(_facts(reason).label)}: {INCONCLUSIVE} where fewer than five patients or "
+        f"clusters, counted by their share of the images, carry it: {places}."
+    )
 
 
 def _none_allowed(_: Reason) -> str:
@@ -301,12 +321,27 @@ def _flips(reason: Reason) -> str:
 
 def _new_misses(reason: Reason) -> str:
     counts = reason.parameters
-    adjusted = ", adjusted for all classes" if counts["classes"] > 1 else ""
     return (
         f"Flips are biased towards new misses of {reason.where}: {counts['missed']} newly missed, "
-        f"{counts['found']} newly found (exact McNemar test, {probability(counts['p_value'])}"
-        f"{adjusted})."
+        f"{counts['found']} newly found ({_mcnemar(counts)})."
     )
+
+
+def _mcnemar(counts: Mapping[str, Any]) -> str:
+    """'exact McNemar test of 11 against 2 patients or clusters, p = 0.022; p = 0.045 after ...'."""
+    tested = "exact McNemar test"
+    if "units_missed" in counts:
+        tested += (
+            f" of {counts['units_missed']} against {counts['units_found']} patients or clusters, "
+            f"{probability(counts['raw_p_value'])}"
+        )
+        if counts["classes"] == 1:
+            return tested
+        tested += "; "
+    else:
+        tested += ", "
+    adjusted = f" after Holm's adjustment for {counts['classes']} classes"
+    return f"{tested}{probability(counts['p_value'])}{adjusted if counts['classes'] > 1 else ''}"
 
 
 def _no_new_misses(reason: Reason) -> str:
@@ -445,6 +480,8 @@ _SENTENCES: Mapping[str, Callable[[Reason], str]] = {
     "weak reference": _weak_reference,
     "rules changed": _rules_changed,
     "itself": _itself,
+    "identical": _identical,
+    "few units": _few_units,
     "none allowed": _none_allowed,
     "test sealed": _test_sealed,
     "no threshold": _no_threshold,

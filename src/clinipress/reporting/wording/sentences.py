@@ -33,7 +33,7 @@ from clinipress.reporting.wording.phrases import (
     speed_phrase,
     split_name,
 )
-from clinipress.text import capital, joined, signed
+from clinipress.text import capital, joined, sentence, signed
 
 __all__ = [
     "audit_sentence",
@@ -299,14 +299,14 @@ def classes_sentence(view: View) -> str:
     change = changes[worst]
     if change.value >= 0:
         widest = min(changes, key=lambda metric: changes[metric].low)
-        return (
+        return sentence(
             f"{text} No class was found less often than by the reference, but a loss of up to "
             f"{points_words(max(-changes[widest].low, 0.0))} is not excluded for "
-            f"{metric_class(widest)}."
+            f"{metric_class(widest)}"
         )
-    return (
+    return sentence(
         f"{text} The largest loss of sensitivity is {points_words(-change.value)} "
-        f"({interval_phrase(change)}), for {metric_class(worst)}."
+        f"({interval_phrase(change)}), for {metric_class(worst)}"
     )
 
 
