@@ -139,7 +139,8 @@ def worlds(tmp_path_factory):
     """The two finished studies, made once for all processes of a run of the suite."""
     root = base(tmp_path_factory)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clinipress.study.timing.latency", fixed_times)
+        patch.setattr("clinipress.study.timing.timings", fixed_times)
+        patch.setattr("clinipress.study.timing.load", lambda: None)
         patch.setattr("clinipress.study.timing.peak_memory", lambda *_, **__: 10**6)
         patch.setattr(Store, "once", noted(Store.once))
         auto = shared(root, "stale-auto", lambda folder: build(folder, None))
@@ -149,7 +150,8 @@ def worlds(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def same_times(monkeypatch):
-    monkeypatch.setattr("clinipress.study.timing.latency", fixed_times)
+    monkeypatch.setattr("clinipress.study.timing.timings", fixed_times)
+    monkeypatch.setattr("clinipress.study.timing.load", lambda: None)
     monkeypatch.setattr("clinipress.study.timing.peak_memory", lambda *_, **__: 10**6)
 
 
