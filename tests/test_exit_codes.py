@@ -57,6 +57,16 @@ def talk(lines: int = 100_000, text: str = "line"):
     for number in range(lines):
         commands._write(f"{text} {number}")
 
+@commands.app.command()
+def verdict(status: str):
+    progress = commands._progress(False)
+    for number in range(20_000):
+        progress.say(f"work {number}")
+    Judged = type("Judged", (), {"status": status})
+    Result = type("Result", (), {"verdict": Judged})
+    commands._write_json = lambda _: commands._write("x" * 10**6)
+    commands._finish(Result, None, True)
+
 commands.main()
 """
 
@@ -131,6 +141,17 @@ def test_f8_a_reader_that_leaves_ends_nothing():
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize(("status", "code"), [("pass", 0), ("fail", 1), ("inconclusive", 1)])
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_f8_a_verdict_stands_whoever_listens(stream, status, code):
+    """Nor does the work end where nobody reads its progress."""
+    with start("verdict", status) as process:
+        getattr(process, stream).close()
+        left = process.stderr.read() if stream == "stdout" else len(process.stdout.read())
+    assert process.returncode == code
+    assert left == 10**6 + 1 if stream == "stderr" else left.endswith("work 19999\n")
 
 
 def test_f8_closed_and_full_output():

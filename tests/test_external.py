@@ -12,8 +12,11 @@ from clinipress.errors import DataError, InputError
 from clinipress.evidence.scores import Scores
 from clinipress.records.store import read_result
 from clinipress.reporting.page.build import write_report
+from clinipress.reporting.view import View
+from clinipress.reporting.wording.lead import lead
 from clinipress.study.external import compare, evaluate, evaluate_run, parse_floors
 from clinipress.study.redraw import with_checks
+from clinipress.text import STATUS_WORDS
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,10 @@ def test_the_report_shows_it_beside_the_internal_figures(tested):
     assert '<section id="external"' in page
     assert "external (there)" in page
     assert result.external_tests[0].images == test.images
+    (words,) = lead(View(result)).external
+    assert words.startswith("there: accuracy ")
+    verdict = test.rows[result.shipped].verdict
+    assert f": {STATUS_WORDS[verdict.status]}. " in words
 
 
 def test_a_test_of_other_files_is_refused(tested, tmp_path):

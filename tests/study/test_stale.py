@@ -41,6 +41,7 @@ class Row:
     remade: str
     kept: str = ""
     by: str = "file"
+    ruled: bool = False
 
 
 def relabel(split: str, count: int | None = None) -> Callable[[World, Any], None]:
@@ -115,7 +116,8 @@ ROWS = [
     Row("class_map swapped", setting("data", "class_map", to=SWAPPED), f"data test {TRAINED}"),
     Row("modality", setting("data", "modality", to="dermoscopy"), "train distill", "data audit"),
     Row("another split file in its place", lambda w, _: resplit(w), f"data test {TRAINED}"),
-    Row("positive", setting("data", "positive", to="normal"), "judgements", f"data test {TRAINED}"),
+    Row("positive", setting("data", "positive", to="normal"), "judgements", f"data test {TRAINED}",
+        ruled=True),
     Row("pretrained file of the student", lambda w, _: write_weights(w, 7), "distill", "train"),
     Row("source of the factory", lambda w, _: write_source(w, relu="tanh"), "train distill export"),
     Row("source that the factory imports", lambda w, _: write_source(w, "amax"),
@@ -154,6 +156,7 @@ def same_times(monkeypatch):
 def remade(world: World, first: World, patch: pytest.MonkeyPatch) -> set[str]:
     dry = Dry(Store.once, first.run)
     patch.setattr(Store, "once", lambda *a, **k: dry(*a, **k))
+    patch.setattr("clinipress.study.flow.summarise", lambda *_: None)  # pages are always written
     world.go()
     return dry.remade
 
@@ -188,7 +191,10 @@ def test_f1_a_study_run_again_says_what_a_fresh_one_says(worlds, row, tmp_path, 
     before = read_result(world.run)
     row.change(world, monkeypatch)
     again, fresh = world.go(), world.go("fresh")
-    assert differences(again, fresh)[:3] == []
+    said = differences(again, fresh)
+    if row.ruled:  # sealed when the test split was opened: what another rule says is inconclusive
+        said = [line for line in said if ".verdict" not in line and ".limits" not in line]
+    assert said[:3] == []
     if "damaged" in row.name:  # a repair gives back what was there
         assert differences(again, before) == []
     elif row.name in BY_DAY:  # the comparison can fail

@@ -15,9 +15,9 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
 import typer
 
@@ -70,6 +70,32 @@ def _write_json(value: Any) -> None:
     _write(STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
+@contextlib.contextmanager
+def _reader() -> Iterator[None]:
+    """Whoever reads the output may leave (head, less): that changes no verdict."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_stdout_if_closed()
+
+
+class _Unheard:
+    """A listener that goes on where nobody reads standard error any more: the work counts."""
+
+    def __init__(self, listener: Progress) -> None:
+        self._listener = listener
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        heard = getattr(self._listener, name)
+
+        def call(*arguments: Any, **named: Any) -> None:
+            with contextlib.suppress(BrokenPipeError):
+                heard(*arguments, **named)
+
+        return call
+
+
 def _say_what_runs(names: Iterable[str]) -> None:
     """Name the users' functions on stderr before the first of them runs."""
     from clinipress.recipe.code import what_runs
@@ -91,16 +117,17 @@ def _allowed_in(allow_code: bool, *paths: Path | None) -> bool:
 def _progress(quiet: bool) -> Progress:
     from clinipress.cli.terminal import listener
 
-    return listener(quiet)
+    return cast("Progress", _Unheard(listener(quiet)))
 
 
 def _finish(result: Result, out: Path, as_json: bool) -> None:
-    if as_json:
-        _write_json(result)
-    else:
-        from clinipress.cli.terminal import show_result
+    with _reader():
+        if as_json:
+            _write_json(result)
+        else:
+            from clinipress.cli.terminal import show_result
 
-        show_result(result, out)
+            show_result(result, out)
     raise typer.Exit(PASSED if result.verdict.status == "pass" else NOT_PASSED)
 
 
@@ -320,12 +347,13 @@ def _external_test(
 
     test = evaluate_run(run, data, threads=threads, progress=_progress(as_json), **options)
     result, pages = redraw(run)
-    if as_json:
-        _write_json(test)
-    else:
-        from clinipress.cli.terminal import show_external
+    with _reader():
+        if as_json:
+            _write_json(test)
+        else:
+            from clinipress.cli.terminal import show_external
 
-        show_external(test, result, pages[0])
+            show_external(test, result, pages[0])
     verdicts = [row.verdict.status for row in test.rows.values() if row.verdict]
     raise typer.Exit(PASSED if set(verdicts) == {"pass"} else NOT_PASSED)
 
@@ -362,12 +390,13 @@ def compare(
         positive=positive, threads=threads, progress=_progress(as_json),
         allow_code=_allowed_in(allow_code, a, b),
     )  # fmt: skip
-    if as_json:
-        _write_json(comparison)
-    else:
-        from clinipress.cli.terminal import show_comparison
+    with _reader():
+        if as_json:
+            _write_json(comparison)
+        else:
+            from clinipress.cli.terminal import show_comparison
 
-        show_comparison(comparison)
+            show_comparison(comparison)
     passed = comparison["verdict"]["status"] == "pass"
     raise typer.Exit(PASSED if passed else NOT_PASSED)
 
@@ -490,12 +519,13 @@ def table(
         positive=positive,
         progress=_progress(as_json),
     )
-    if as_json:
-        _write_json(paper_table)
-    else:
-        from clinipress.cli.terminal import show_table
+    with _reader():
+        if as_json:
+            _write_json(paper_table)
+        else:
+            from clinipress.cli.terminal import show_table
 
-        show_table(paper_table, folder)
+            show_table(paper_table, folder)
     raise typer.Exit(NOT_PASSED if paper_table.failed else PASSED)
 
 

@@ -23,6 +23,7 @@ from clinipress.data.refusals import check_refusals, refusal_words
 from clinipress.data.sources import Dataset, ImageItem, read_dataset
 from clinipress.data.splits import SPLITS, Split, make_split, units
 from clinipress.errors import DataError
+from clinipress.kinds.image.pixels import READING
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import DataRecipe
 from clinipress.records.candidate import Candidate, InputSpec
@@ -116,7 +117,12 @@ class StudyData:
             for item in self.dataset.items
             if self.split.assignment.get(item.key) in splits
         ]
-        return {"split": self.split.digest, "classes": self.classes, "images": images}
+        return {
+            "split": self.split.digest,
+            "classes": self.classes,
+            "images": images,
+            "reading": READING,
+        }
 
     def cache(self, spec: InputSpec) -> Cache:
         """All images of the split, decoded once for this input and kept on disk."""
@@ -259,6 +265,7 @@ def open_study_data(
         "left_out": digest_of([row.model_dump() for row in dataset.left_out]),
         "input": recipe.input.model_dump(),
         "kept": ["audit", "baseline", "fingerprints"],  # earlier versions kept less
+        "reading": READING,
     }
     described = store.once("audit", about | also, describe, packages=DECODERS)
     split = Split.load(done / "split.json")

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic_core import to_jsonable_python
+
 from clinipress.evidence.judged import Declared, SplitJudgement, judged, paired, statistics
 from clinipress.evidence.scores import Scores
 from clinipress.evidence.worth import caps
@@ -109,7 +111,7 @@ class Judge:
             "split": split,
             "reference": {name: scores.digest for name, scores in root.scores.items()},
             "candidate": {name: scores.digest for name, scores in piece.scores.items()},
-            "declared": declared.of_sections(),
+            "declared": to_jsonable_python(declared.of_sections()),
         }
 
         def make(folder: Path) -> None:

@@ -55,9 +55,11 @@ def load_study(path: Path, overrides: tuple[str, ...] = (), *, allow_code: bool 
             f"a mapping of keys in '{path}'", type(tree).__name__, "start with 'name: my-study'"
         )
     typed: set[str] = set()
-    for override in overrides:
-        typed |= _texts(_override(tree, override))
     _check_plain(tree, str(path))
+    for override in overrides:
+        value = _override(tree, override)
+        _check_plain(value, "--set")
+        typed |= _texts(value)
     study = parse_study(tree, where=str(path))
     check_code(code_behind(study), f"a study '{path}'", allow_code or typed)
     return study

@@ -108,6 +108,14 @@ class Workbench:
     progress: Progress = SILENT
     times: PhaseTimes = field(default_factory=PhaseTimes)
     code: Collection[str] = ()
+    _sources: dict[str | None, str] = field(default_factory=dict)
+
+    def _source(self, network: TorchCandidate) -> str:
+        """Digest of the source that a network is built by, read once: it is imported by now."""
+        factory = network.spec.factory
+        if factory not in self._sources:
+            self._sources[factory] = source_digest(factory)
+        return self._sources[factory]
 
     def fresh(self) -> TorchCandidate:
         """The reference before training."""
@@ -134,7 +142,7 @@ class Workbench:
             "threads": self.study.threads,
             # what stands behind an unchanged path or name may change
             "outside": outside(step.recipe),
-            "source": source_digest(parent.spec.factory),
+            "source": self._source(parent),
             "teachers": [teacher.digest for teacher in outside_teachers(step.recipe, self.code)],
         }
 
@@ -175,7 +183,7 @@ class Workbench:
         inputs: dict[str, Any] = {
             "export": params,
             "parent": parent.digest,
-            "source": source_digest(parent.spec.factory),
+            "source": self._source(parent),
             "data": self.data.digest,
             "threads": self.study.threads,
         } | gpus([recipe.format])

@@ -26,6 +26,7 @@ from clinipress.reporting.wording.numbers import (
     moment,
     percent,
     points,
+    times,
 )
 from clinipress.reporting.wording.phrases import size_phrase, speed_phrase, split_name, unit_words
 from clinipress.text import capital, joined, sentence, signed
@@ -208,7 +209,7 @@ def selection_words(view: View, record: CandidateRecord) -> str | None:
         return None
     if record is view.reference:
         return "selected"
-    verdict = record.verdict or (view.result.verdict if record is view.shipped else None)
+    verdict = view.result.verdict if record is view.shipped else record.verdict
     passed = verdict is not None and verdict.status == "pass"
     return "selected, released" if passed else "selected, not released"
 
@@ -393,19 +394,21 @@ def floor_sentences(view: View, record: CandidateRecord | None) -> list[str]:
 
 
 def _cost(view: View, record: CandidateRecord) -> str:
-    """Size and speed; no ratio of times where the machine was too busy."""
-    parts = [f"{size_phrase(view.size_ratio(record)) or 'size not compared'} "
-             f"({megabytes(record.file_bytes)})"]  # fmt: skip
-    timing, ratio = view.timing(record), speed_phrase(view.speed_ratio(record))
-    busy = record.speed is not None and not record.speed.reliable
+    """Size and speed with its interval; no ratio of times where the machine was too busy."""
+    size = size_phrase(view.size_ratio(record)) or "size not compared"
+    timing, speed, ratio = view.timing(record), record.speed, speed_phrase(view.speed_ratio(record))
+    busy = speed is not None and not speed.reliable
+    took = f"{milliseconds(timing.median if timing else None)} per image on this computer"
     if timing is None:
-        parts.append("speed not measured")
-    elif busy or ratio is None:
-        parts.append(f"{milliseconds(timing.median)} per image on this computer")
-    else:
-        parts.append(f"{ratio} ({milliseconds(timing.median)} per image on this computer)")
-    why = f" No speed ratio: {record.speed.why.rstrip('.')}." if busy and record.speed else ""
-    return f"{capital(parts[0])}, {parts[1]}.{why}"
+        took = "speed not measured"
+    elif ratio is not None:
+        ends = ""
+        if speed is not None:
+            low, high = times(speed.ratio.low), times(speed.ratio.high)
+            ends = f"{100 * speed.ratio.confidence:g}% CI {low} to {high}; "
+        took = f"{ratio} ({ends}{took})"
+    why = f" {speed.why}" if busy and speed is not None else ""
+    return f"{capital(size)} ({megabytes(record.file_bytes)}), {took}.{why}"
 
 
 def lead_sentences(view: View) -> list[str]:
