@@ -19,7 +19,7 @@ from PIL import Image
 
 from clinipress.data.drawn.phantom import draw_phantoms
 from clinipress.data.splits import Split
-from clinipress.records.candidate import Latency
+from clinipress.formats.measure import Timing
 from clinipress.records.result import Result
 from clinipress.study.flow import run_study
 from clinipress.study.read import parse_study
@@ -231,10 +231,11 @@ def _leaves(part: Any, where: str = "") -> dict[str, Any]:
     return leaves
 
 
-def fixed_times(candidates: Mapping[str, Any], *_: Any, **__: Any) -> dict[str, Latency]:
+def fixed_times(candidates: Mapping[str, Any], *_: Any, **__: Any) -> dict[str, Timing]:
     """Times that do not change from run to run, for what is chosen by them."""
-    facts: dict[str, Any] = {"p95": 1.0, "batch": 1, "threads": 1, "runtime": "none", "repeats": 1}
-    return {name: Latency(median=1 + n / 8, **facts) for n, name in enumerate(candidates)}
+    facts: dict[str, Any] = {"batch": 1, "threads": 1, "runtime": "none", "preprocessing": False}
+    turns = [tuple((1 + n / 8,) * 4 for _ in range(25)) for n in range(len(candidates))]
+    return {name: Timing(wall, wall, facts) for name, wall in zip(candidates, turns, strict=True)}
 
 
 class _AbsentError(Exception):
