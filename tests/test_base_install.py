@@ -83,16 +83,19 @@ def base(tmp_path_factory) -> Install:
 
 
 @pytest.fixture(scope="session")
-def pictures(phantoms, tmp_path_factory) -> Path:
-    """A folder of PNG files, one sub-folder per class."""
+def pictures(tmp_path_factory) -> Path:
+    """A folder of PNG files, one sub-folder per class; SYNTHETIC, none of the finished study's."""
     import csv
     import shutil
 
+    from clinipress.data.drawn.phantom import draw_phantoms
+
     folder = tmp_path_factory.mktemp("pictures") / "set"
-    with phantoms.open(newline="") as stream:
+    drawn = draw_phantoms(folder.parent / "drawn", patients=60, seed=7, size=32)
+    with drawn.open(newline="") as stream:
         for row in csv.DictReader(stream):
             values = list(row.values())
-            image = next(phantoms.parent / v for v in values if v.endswith(".png"))
+            image = next(drawn.parent / v for v in values if v.endswith(".png"))
             target = folder / (row.get("label") or row["class"]) / image.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(image, target)

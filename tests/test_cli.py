@@ -51,13 +51,20 @@ def test_audit_and_init(call, phantoms, tmp_path):
 
 def test_evaluate_and_compare(call, finished, phantoms):
     run, result = finished
-    code, text = call("evaluate", run / "bundle", phantoms, "--json")
+    own = call("evaluate", run / "bundle", phantoms, "--json")
+    assert own[0] == 2  # a study's own images are not from elsewhere
+    code, text = call("evaluate", run / "bundle", phantoms, "--overlap", "keep", "--json")
     assert code == 0
+    code, plain = call("evaluate", run / "bundle", phantoms, "--overlap", "keep")
+    assert "are counted here" in " ".join(plain.split())
     assert {"value", "low", "high"} <= json.loads(text)["evidence"]["accuracy"].keys()
     reference = run / result.candidates[0].path
     code, text = call("compare", reference, reference, phantoms, "--risk", "low", "--json")
     same = json.loads(text)
-    assert (code, same["verdict"]["status"]) == (0, "pass")
+    # nothing was lost of a reference that is not shown to be worth anything
+    assert (code, same["verdict"]["status"]) == (1, "inconclusive")
+    unsure = [r["kind"] for r in same["verdict"]["reasons"] if r["status"] == "inconclusive"]
+    assert unsure == ["weak reference"]
     assert same["changes"]["accuracy"]["value"] == 0
     code, text = call("compare", reference, reference, phantoms, "--risk", "critical", "--json")
     strict = json.loads(text)["verdict"]

@@ -140,7 +140,8 @@ def test_the_report_says_what_was_not_measured(made, tmp_path):
 
 
 def test_a_bundle_of_any_engine_is_evaluated_like_any_other(made, phantoms):
-    found = evaluate(made[0] / "bundles" / "cortex-m7", phantoms, resamples=100, threads=1)
+    bundle = made[0] / "bundles" / "cortex-m7"
+    found = evaluate(bundle, phantoms, overlap="keep", resamples=100, threads=1)
     assert found["format"] == "tflite-micro"
     assert 0 <= found["evidence"]["accuracy"]["value"] <= 1
     assert np.isfinite(found["evidence"]["accuracy"]["low"])

@@ -12,8 +12,11 @@ from clinipress.errors import DataError, InputError
 from clinipress.evidence.scores import Scores
 from clinipress.records.store import read_result
 from clinipress.reporting.page.build import write_report
-from clinipress.study.external import compare, evaluate, evaluate_run
+from clinipress.reporting.view import View
+from clinipress.reporting.wording.lead import lead
+from clinipress.study.external import compare, evaluate, evaluate_run, parse_floors
 from clinipress.study.redraw import with_checks
+from clinipress.text import STATUS_WORDS
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,10 @@ def test_the_report_shows_it_beside_the_internal_figures(tested):
     assert '<section id="external"' in page
     assert "external (there)" in page
     assert result.external_tests[0].images == test.images
+    (words,) = lead(View(result)).external
+    assert words.startswith("there: accuracy ")
+    verdict = test.rows[result.shipped].verdict
+    assert f": {STATUS_WORDS[verdict.status]}. " in words
 
 
 def test_a_test_of_other_files_is_refused(tested, tmp_path):
@@ -90,6 +97,158 @@ def test_a_test_of_other_files_is_refused(tested, tmp_path):
 def test_foreign_classes_are_refused(finished, elsewhere):
     with pytest.raises(DataError, match="class-map"):
         evaluate_run(finished[0], elsewhere, name="x")
+
+
+# ------------------------------------------------------------------------- the study's own images
+
+
+def test_a4_a_studys_own_images_are_not_from_elsewhere(finished, phantoms):
+    """The trial of the fault: the whole set of the study, called external."""
+    with pytest.raises(DataError, match="images that the study has not seen") as refusal:
+        evaluate_run(finished[0], phantoms, name="own")
+    assert "--overlap" not in str(refusal.value).split("got")[0]
+    assert not (finished[0] / "external" / "own.json").exists()
+    with pytest.raises(DataError, match="nothing would be left"):
+        evaluate_run(finished[0], phantoms, name="own", overlap="leave-out")
+    with pytest.raises(InputError, match="not from elsewhere"):
+        evaluate_run(finished[0], phantoms, name="own", overlap="keep")
+
+
+@pytest.fixture
+def mixed(elsewhere, phantoms, tmp_path):
+    """Images from elsewhere, and ten of the study's own among them."""
+    folder = shutil.copytree(elsewhere.parent, tmp_path / "mixed")
+    head, *rows = phantoms.read_text().splitlines()
+    for number in range(10):
+        name, *rest = rows[number].split(",")
+        shutil.copy(phantoms.parent / name, folder / f"own-{number}.png")
+        rows[number] = ",".join([f"own-{number}.png", *rest])
+    lines = [elsewhere.read_text().rstrip(), *rows[:10]]
+    (folder / "manifest.csv").write_text("\n".join(lines).replace(",nodule,", ",lump,") + "\n")
+    assert head == elsewhere.read_text().splitlines()[0]
+    return folder / "manifest.csv"
+
+
+def test_a4_own_images_among_others_are_left_out_by_number(tested, mixed, finished, tmp_path):
+    with pytest.raises(DataError, match=r"10 of \d+ .*--overlap leave-out"):
+        evaluate_run(finished[0], mixed, name="mixed", class_map="lump=nodule")
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    test = evaluate_run(run, mixed, name="mixed", class_map="lump=nodule", overlap="leave-out")
+    assert (test.overlap.exact, test.overlap.near, test.overlap.left_out) == (10, 0, 10)
+    assert test.overlap.compared_with == finished[1].audit.images
+    assert len(test.overlap.examples) == 10
+    assert test.images == tested[1].images
+    accuracies = [t.rows["reference"].evidence["accuracy"] for t in (test, tested[1])]
+    assert accuracies[0] == accuracies[1]
+    page = write_report(with_checks(read_result(run), run), run).read_text()
+    assert "10 images of it also in this study (10 the same, 0 nearly); 10 were left out" in page
+
+
+def test_a4_a_bundle_knows_what_it_has_seen_and_carries_no_picture(finished, mixed, phantoms):
+    bundle = finished[0] / "bundle"
+    with pytest.raises(DataError, match="has not seen"):
+        evaluate(bundle, phantoms, resamples=100)
+    facts = evaluate(bundle, mixed, class_map="lump=nodule", overlap="leave-out", resamples=100)
+    assert facts["overlap"]["left_out"] == facts["overlap"]["exact"] == 10
+    # whoever asks for a study's own images gets their figures, and is told that they are
+    own = evaluate(bundle, phantoms, overlap="keep", resamples=100)
+    assert own["images"] == own["overlap"]["exact"]
+    with np.load(bundle / "fingerprints.npz") as file:
+        assert set(file.files) == {"digests", "fine"}
+
+
+def test_a4_a_run_of_before_says_that_it_cannot_know(finished, elsewhere, tmp_path):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    (run / "fingerprints.npz").unlink()
+    test = evaluate_run(run, elsewhere, name="there", class_map="lump=nodule")
+    assert test.overlap.compared_with == 0
+    page = write_report(with_checks(read_result(run), run), run).read_text()
+    assert "Whether it shares images with this study was not checked." in page
+
+
+def test_a5_worse_than_chance_elsewhere_is_at_most_inconclusive(finished, elsewhere, tmp_path):
+    """The trial of the fault: labels turned, so that the reference is worse than guessing."""
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    turned = "lump=normal,normal=opacity,opacity=nodule"
+    test = evaluate_run(run, elsewhere, name="turned", class_map=turned)
+    (verdict,) = (row.verdict for row in test.rows.values() if row.verdict)
+    assert verdict.status != "pass"
+    (reason,) = (reason for reason in verdict.reasons if reason.kind == "weak reference")
+    assert "chance" in reason.text
+    page = write_report(with_checks(read_result(run), run), run).read_text()
+    section = page.split('<section id="external"')[1]
+    name = finished[1].shipped
+    home = next(row for row in finished[1].candidates if row.name == name).evidence["test"]
+    inside, outside = (100 * e["accuracy"].value for e in (home, test.rows[name].evidence))
+    lead = section.split("</p>")[0]
+    assert f"{outside:.1f}" in lead
+    assert f"{inside:.1f}" in lead
+
+
+def test_a1_changed_rules_cap_an_external_test_too(finished, elsewhere, tmp_path):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    tree = json.loads((run / "result.json").read_text())
+    tree["rule_changes"] = [
+        {"what": "risk", "before": "high", "after": "low", "when": "2026-11-28T22:35:00+00:00"}
+    ]
+    (run / "result.json").write_text(json.dumps(tree))
+    test = evaluate_run(run, elsewhere, name="there", class_map="lump=nodule")
+    (verdict,) = (row.verdict for row in test.rows.values() if row.verdict)
+    assert verdict.status != "pass"
+    assert verdict.reasons[-1].kind == "weak reference"
+    reason = next(reason for reason in verdict.reasons if reason.kind == "rules changed")
+    assert "risk from high to low (first seen 28 November 2026, 22:35 UTC)" in reason.text
+
+
+# ------------------------------------------------------------------------------ the finding's name
+
+
+def two_classes(folder, positive=None):
+    """SYNTHETIC answers of two models to the same images."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 200)
+    paths = []
+    for name in ("a", "b"):
+        logits = random.normal(size=(200, 2)).astype(np.float32)
+        logits[np.arange(200), labels] += 2
+        keys = tuple(map(str, range(200)))
+        scores = Scores(logits, labels, np.arange(200), keys, ("covid", "normal"), positive)
+        scores.save(folder / f"{name}.npz")
+        paths.append(folder / f"{name}.npz")
+    return paths
+
+
+def test_a2_of_two_classes_the_finding_is_asked_for(tmp_path):
+    paths = two_classes(tmp_path)
+    with pytest.raises(InputError, match="add --positive covid or --positive normal"):
+        compare(*paths, resamples=100)
+    found = compare(*paths, positive="covid", resamples=100)
+    evidence = found["candidates"][1]["evidence"]["data"]
+    assert found["positive"] == "covid"
+    assert evidence["sensitivity"] == evidence["sensitivity[covid]"]
+    with pytest.raises(InputError, match="did you mean 'covid'"):
+        compare(*paths, positive="covit", resamples=100)
+    named = two_classes(tmp_path, "covid")
+    assert compare(*named, resamples=100)["verdict"] == found["verdict"]
+    with pytest.raises(InputError, match="leave it out"):
+        compare(*named, positive="normal", resamples=100)
+
+
+def test_floors_of_a_comparison(tmp_path):
+    paths = two_classes(tmp_path, "covid")
+    strict = compare(*paths, risk="high", resamples=100)["verdict"]
+    assert "no floor" in [reason["kind"] for reason in strict["reasons"]]
+    floors = parse_floors(["accuracy=0.5", "sensitivity[covid]=0.99"])
+    verdict = compare(*paths, risk="high", floors=floors, resamples=100)["verdict"]
+    assert "no floor" not in [reason["kind"] for reason in verdict["reasons"]]
+    by_metric = {r["metric"]: r["status"] for r in verdict["reasons"] if r["kind"] == "floor"}
+    assert by_metric == {"accuracy": "pass", "sensitivity": "fail"}
+    assert verdict["status"] == "fail"
+    for text in ("accuracy", "=0.5", "accuracy=2", "accuracy=x", "acuracy=0.5", "log_loss=0.5"):
+        with pytest.raises(InputError):
+            parse_floors([text])
+    with pytest.raises(InputError, match="did you mean 'covid'"):
+        compare(*paths, floors={"sensitivity[covd]": 0.5}, resamples=100)
 
 
 def test_a_run_that_shipped_nothing_has_nothing_to_test(finished, elsewhere, tmp_path):

@@ -148,6 +148,10 @@ def test_a_users_own_classifier_is_judged_as_it_is_with_its_own_normalisation(ph
     int8 = [{"precision": "int8", "calibration_images": 32}]
     own = study(reference={"model": model, "train": None}, steps=[], exports=int8)
     result = run_study(own, phantoms, run)
+    # the untrained-network trial (A5): little is lost of nothing, and that is no pass
+    assert all(row.verdict.status != "pass" for row in result.candidates if row.verdict)
+    caps = [[r.kind for r in row.verdict.reasons] for row in result.candidates if row.verdict]
+    assert all("weak reference" in kinds for kinds in caps)
     with np.load(run / result.candidates[0].per_image["validation"]) as kept:
         keys, logits = list(kept["keys"]), kept["logits"]
     pixels = np.stack([np.asarray(Image.open(phantoms.parent / key)) for key in keys])

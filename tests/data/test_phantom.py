@@ -64,7 +64,8 @@ def test_patients_do_not_depend_on_how_many_there_are(drawn, tmp_path):
 def test_the_audit_finds_no_shortcut_and_no_duplicate(tmp_path):
     found, _ = audit(read_dataset(draw_phantoms(tmp_path, patients=400, seed=0, size=64)))
     assert found.exact_duplicates == found.near_duplicates == 0
-    assert [w for w in found.warnings if "AUROC" in w or "facts of the files" in w] == []
+    # a finding is tissue, so its picture is a little brighter: a weak sign, and no strong one
+    assert [w for w in found.warnings if "AUROC" in w or "a strong shortcut" in w] == []
     assert max(one.auroc.value for one in found.shortcuts) < 0.7
     counts = list(found.classes.values())
     assert max(counts) < 1.3 * min(counts)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from clinipress.data import study
 from clinipress.data.layouts.items import Dataset, drawn
 from clinipress.data.sources import read_dataset
 from clinipress.data.study import open_study_data
@@ -63,3 +64,21 @@ def test_a_study_of_a_sample_says_so(phantoms, tmp_path):
     assert opened("a", 60).dataset == trial.dataset
     assert len({trial.digest, whole.digest}) == 2
     assert whole.digest == large.digest
+
+
+def test_another_reading_of_files_makes_everything_anew(phantoms, tmp_path, monkeypatch):
+    """All but the split: it must not put images that were trained on into the test split."""
+
+    def opened():
+        store = Store(tmp_path / "run")
+        data = open_study_data(phantoms, DataRecipe(), store, seed=0)
+        return data, {p.name for p in (tmp_path / "run" / "objects").glob("audit-*")}
+
+    before, audits = opened()
+    digests = before.digest, before.test_digest
+    assert opened()[1] == audits
+    monkeypatch.setattr(study, "READING", 99)
+    after, more = opened()
+    assert not {after.digest, after.test_digest} & set(digests)
+    assert after.split.assignment == before.split.assignment
+    assert len(more) == len(audits) + 1

@@ -9,6 +9,7 @@ from statsmodels.stats.proportion import proportion_confint
 from clinipress.errors import DataError
 from clinipress.evidence.calibration import operating_points, thresholds
 from clinipress.evidence.operating import operating_section, predictive_value
+from clinipress.records.candidate import ANY_FINDING
 from clinipress.records.result import Interval
 from clinipress.stats.intervals import wilson
 from clinipress.stats.paired import paired_difference
@@ -165,11 +166,52 @@ def test_declared_prevalence_moves_predictive_values_and_nothing_else():
             assert after == before
 
 
-def test_two_classes_are_looked_at_for_the_finding_alone():
-    scores = reference(n=200, classes=("healthy", "ill"))
-    assert {row.label for row in section(scores, rounded(scores)).rows} == {"ill"}
-    other = replace(scores, positive="healthy")
-    assert {row.label for row in section(other, rounded(other)).rows} == {"healthy"}
+@pytest.mark.parametrize("finding", ["covid", "normal"])
+def test_a2_two_classes_are_looked_at_for_the_finding_that_was_named(finding):
+    scores = replace(reference(n=200, classes=("covid", "normal")), positive=finding)
+    assert {row.label for row in section(scores, rounded(scores)).rows} == {finding}
+
+
+def test_a2_no_finding_is_guessed_from_the_alphabet():
+    scores = reference(n=200, classes=("covid", "normal"))
+    assert {row.label for row in section(scores, rounded(scores)).rows} == {"covid", "normal"}
+
+
+def test_a2_a_normal_class_gives_finding_against_none():
+    """SYNTHETIC: its row is that of the two classes pooled by hand."""
+    scores = reference(n=400)
+    other = rounded(scores)
+    normal, *findings = scores.classes
+    declared = [replace(x, normal=normal) for x in (scores, other)]
+    plain = {(r.label, r.aim, r.kept): r for r in section(scores, other).rows}
+    found = {(r.label, r.aim, r.kept): r for r in section(*declared, prevalence={normal: 0.9}).rows}
+    assert {label for label, *_ in found} == {*findings, ANY_FINDING}
+    assert all(found[key] == plain[key] for key in found if key[0] != ANY_FINDING)
+    row = found[ANY_FINDING, "sensitivity 0.95", False]
+    ill = declared[1].labels != 0
+    called = 1 - declared[1].probabilities[:, 0] >= row.threshold
+    assert row.sensitivity.value == called[ill].mean()
+    assert row.specificity.value == 1 - called[~ill].mean()
+    assert row.positives == ill.sum()
+    assert row.prevalence == pytest.approx(0.1)
+    points = operating_points(scores.probabilities, scores.labels, scores.classes, normal=normal)
+    assert {point.label for point in points} == {*findings, ANY_FINDING}
+    thresholds = {p.aim: p.threshold for p in points if p.label == ANY_FINDING}
+    itself = {r.aim: r.threshold for r in section(declared[0], declared[0]).rows
+              if r.label == ANY_FINDING}  # fmt: skip
+    assert thresholds == itself
+
+
+def test_a2_a_class_with_a_margin_of_its_own_is_judged_by_it():
+    scores = reference(n=400)
+    other = rounded(scores)
+    wide = section(scores, other, margin=0.2).verdict
+    name = scores.classes[0]
+    narrow = section(scores, other, margin=0.2, class_margins={name: 1e-6}).verdict
+    assert wide.status == "pass"
+    assert narrow.status != "pass"
+    limits = {reason.limit for reason in narrow.reasons if reason.kind == "margin"}
+    assert limits == {0.8, 1e-6}
 
 
 def test_the_reference_itself_has_no_drops():

@@ -41,7 +41,7 @@ def study(make_study: Make) -> Result:
     audit = study.audit.model_copy(
         update={
             "path": "/home/anna/hospital/covid",
-            "groups": {"patient_name": dict.fromkeys(PEOPLE, 3), "Accession": {"AC-4711": 6},
+            "groups": {"patient_name": dict.fromkeys(PEOPLE[1:], 3), "Accession": {"AC-4711": 6},
                        "sex": {"female": 3, "male": 3}},
             "left_out": (LeftOut(path="x/notes_of_Muster.txt", kind="file", reason="no picture"),),
             "unreadable": (Unreadable(path="a/broken.jpg", reason="cannot read a/broken.jpg"),),

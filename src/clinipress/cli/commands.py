@@ -17,7 +17,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
 import typer
 
@@ -276,6 +276,11 @@ def named_data(
         raise typer.Exit(FAILED if prepared.status == "absent" else NOT_PASSED)
 
 
+Overlap = Literal["refuse", "leave-out", "keep"]
+Positive = Annotated[
+    str | None,
+    typer.Option("--positive", help="The finding of two classes, where the card names none."),
+]
 SplitName = Annotated[
     str | None, typer.Option("--split", help="Only images published under this split.")
 ]
@@ -289,6 +294,15 @@ def evaluate(
     data: Annotated[Path, typer.Argument(help="Labelled images.")],
     class_map: ClassMap = "",
     split: SplitName = None,
+    positive: Positive = None,
+    overlap: Annotated[
+        Overlap,
+        typer.Option(
+            "--overlap",
+            help="Images that the study has, too: refuse them, leave them "
+            "out, or keep them (not with a run: they are not from elsewhere).",
+        ),
+    ] = "refuse",
     name: Annotated[
         str | None, typer.Option("--name", help="Of the set, with a run; default its folder's.")
     ] = None,
@@ -305,12 +319,16 @@ def evaluate(
     judged by the study's own rules, and shown in its report beside the internal figures.
     """
     if (model / "result.json").is_file():
-        _external_test(model, data, name, class_map, split, threads, as_json)
+        _external_test(
+            model, data, threads, as_json,
+            name=name, class_map=class_map, split=split, positive=positive, overlap=overlap,
+        )  # fmt: skip
     from clinipress.study.external import evaluate as run_evaluate
 
     facts = run_evaluate(
-        model, data, class_map=class_map, split=split, threads=threads, scores=scores,
-        progress=_progress(as_json), allow_code=_allowed_in(allow_code, model),
+        model, data, class_map=class_map, split=split, positive=positive, overlap=overlap,
+        threads=threads, scores=scores, progress=_progress(as_json),
+        allow_code=_allowed_in(allow_code, model),
     )  # fmt: skip
     if as_json:
         _write_json(facts)
@@ -321,22 +339,13 @@ def evaluate(
 
 
 def _external_test(
-    run: Path,
-    data: Path,
-    name: str | None,
-    class_map: str,
-    split: str | None,
-    threads: int | None,
-    as_json: bool,
+    run: Path, data: Path, threads: int | None, as_json: bool, **options: Any
 ) -> NoReturn:
     """Measure a run elsewhere, draw its report again, and leave with the verdict's exit code."""
     from clinipress.study.external import evaluate_run
     from clinipress.study.redraw import redraw
 
-    test = evaluate_run(
-        run, data, name=name, class_map=class_map, split=split, threads=threads,
-        progress=_progress(as_json),
-    )  # fmt: skip
+    test = evaluate_run(run, data, threads=threads, progress=_progress(as_json), **options)
     result, pages = redraw(run)
     with _reader():
         if as_json:
@@ -357,8 +366,13 @@ def compare(
         Path | None, typer.Argument(help="Labelled images; none where A and B are scores.")
     ] = None,
     risk: Annotated[str, typer.Option(help="critical, high, medium or low.")] = "medium",
+    floor: Annotated[
+        list[str] | None,
+        typer.Option("--floor", help="metric=least figure to be shown; may be repeated."),
+    ] = None,
     class_map: ClassMap = "",
     split: SplitName = None,
+    positive: Positive = None,
     threads: Threads = None,
     allow_code: AllowCode = False,
     as_json: Json = False,
@@ -369,10 +383,12 @@ def compare(
     images.
     """
     from clinipress.study.external import compare as run_compare
+    from clinipress.study.external import parse_floors
 
     comparison = run_compare(
-        a, b, data, risk=risk, class_map=class_map, split=split, threads=threads,
-        progress=_progress(as_json), allow_code=_allowed_in(allow_code, a, b),
+        a, b, data, risk=risk, floors=parse_floors(floor or ()), class_map=class_map, split=split,
+        positive=positive, threads=threads, progress=_progress(as_json),
+        allow_code=_allowed_in(allow_code, a, b),
     )  # fmt: skip
     with _reader():
         if as_json:

@@ -363,6 +363,9 @@ def _audit_lines(audit: Audit) -> Iterator[str]:
 
 def show_evidence(facts: Mapping[str, Any]) -> None:
     """The metrics of one model on one data set."""
+    from clinipress.records.result import Overlap
+    from clinipress.reporting.wording.sentences import overlap_sentence
+
     console = _console()
     table = Table(title=f"{facts['name']} on {facts['data']}: {facts['images']} images")
     for column in ("metric", "value", "95% CI"):
@@ -374,6 +377,9 @@ def show_evidence(facts: Mapping[str, Any]) -> None:
             f"{fixed(figure['low'], 4)} to {fixed(figure['high'], 4)}",
         )
     console.print(table)
+    lines = [f"sensitivity is that of {facts['positive']}"] if facts["positive"] else []
+    for line in (*lines, overlap_sentence(Overlap.model_validate(facts["overlap"]))):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def show_comparison(comparison: Mapping[str, Any]) -> None:
@@ -396,11 +402,19 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
             way(name, change["value"]),
         )
     console.print(table)
+    if comparison["positive"]:
+        line = f"sensitivity is that of {comparison['positive']}"
+        console.print(line, highlight=False, markup=False)
     console.print(_sections(comparison["judgements"]), highlight=False, soft_wrap=True)
     verdict = comparison["verdict"]
     console.print(_coloured(_word(verdict["status"], "bold")))
     for reason in verdict["reasons"]:
-        console.print(reason["text"], highlight=False, soft_wrap=True)
+        console.print(reason["text"], highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        "These rules came with the command; nothing shows that they were fixed before the answers "
+        "were seen.",
+        highlight=False,
+    )
 
 
 def _sections(judgements: Mapping[str, Any]) -> Text:
@@ -418,6 +432,8 @@ def _sections(judgements: Mapping[str, Any]) -> Text:
 
 def show_external(test: ExternalTest, result: Result, report: Path) -> None:
     """A run on images from elsewhere: each candidate's accuracy beside the internal one."""
+    from clinipress.reporting.wording.sentences import overlap_sentence
+
     console = _console()
     table = Table(title=f"{result.study} on {test.name}: {test.images} images from elsewhere")
     for column in (
@@ -441,9 +457,10 @@ def show_external(test: ExternalTest, result: Result, report: Path) -> None:
             _coloured(_word(verdict)) if verdict else "reference",
         )
     console.print(table)
+    console.print(overlap_sentence(test.overlap), highlight=False, markup=False, soft_wrap=True)
     for name, row in test.rows.items():
         for text in row.verdict.texts if row.verdict else ():
-            console.print(f"{name}: {text}", highlight=False, soft_wrap=True)
+            console.print(f"{name}: {text}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
 
 

@@ -31,7 +31,7 @@ from clinipress.records.item import UNIT_KINDS, plural_of
 from clinipress.records.result import SplitSummary, TestOpening
 from clinipress.records.store import digest_of, read_json, storage, write_atomically
 
-__all__ = ["SPLITS", "Split", "make_split", "units"]
+__all__ = ["SPLITS", "Split", "log_opening", "make_split", "units"]
 
 SPLITS = ("train", "validation", "test")
 FORMAT = "clinipress split 1"
@@ -75,7 +75,13 @@ class Split:
         return self._members(name)
 
     def open_test(
-        self, log: Path | None, *, candidates: tuple[str, ...], reason: str
+        self,
+        log: Path,
+        *,
+        candidates: tuple[str, ...],
+        reason: str,
+        rules: str | None = None,
+        kept: Path | None = None,
     ) -> tuple[str, ...]:
         """Sorted keys of the test split; the opening is on the disk before they are returned.
 
@@ -84,6 +90,9 @@ class Split:
                 None: the opening is in it already.
             candidates: Names of the candidates that will be measured on it.
             reason: Why it is opened.
+            rules: Digest of the rules in force (`SealedRules`).
+            kept: The same record beside what is made of the opening; where it is there, the
+                opening was interrupted and now goes on, which is no further one.
 
         Raises:
             DataError: No candidate or no reason is given.
@@ -91,16 +100,12 @@ class Split:
         """
         if not candidates or not reason.strip():
             raise DataError("candidates and a reason to open the test split", "neither or one")
-        if log is None:
-            return self._members("test")
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        line = TestOpening(when=now, candidates=candidates, reason=reason).model_dump_json() + "\n"
-        with storage("the log of test openings"):
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("a", encoding="utf-8") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+        if kept is None or not kept.is_file():
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            opening = TestOpening(when=now, candidates=candidates, reason=reason, rules=rules)
+            log_opening(log, opening)
+            if kept is not None:
+                write_atomically(kept, opening.model_dump_json())
         return self._members("test")
 
     def save(self, path: Path) -> None:
@@ -165,6 +170,20 @@ class Split:
     def _facts(self) -> dict[str, Any]:
         dropped = dict(sorted(self.dropped.items()))
         return {"by": self.by, "reason": self.reason, "seed": self.seed, "dropped": dropped}
+
+
+def log_opening(log: Path, opening: TestOpening) -> None:
+    """One line more in the log, on the disk when this returns.
+
+    Raises:
+        StorageError: The log cannot be written.
+    """
+    with storage("the log of test openings"):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(opening.model_dump_json() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _assignment(tree: Mapping[str, Any], path: Path) -> dict[str, str]:

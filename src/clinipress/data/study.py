@@ -15,21 +15,26 @@ from numpy.typing import NDArray
 from clinipress import distributed
 from clinipress.data.audit.audit import Fingerprints, audit
 from clinipress.data.audit.fingerprints import content_digests
+from clinipress.data.audit.overlap import Seen
 from clinipress.data.cache import DECODERS, Cache, build_cache
 from clinipress.data.finding import check_finding
 from clinipress.data.layouts.items import drawn, left_out_lines
 from clinipress.data.refusals import check_refusals, refusal_words
-from clinipress.data.sources import Dataset, read_dataset
+from clinipress.data.sources import Dataset, ImageItem, read_dataset
 from clinipress.data.splits import SPLITS, Split, make_split, units
 from clinipress.errors import DataError
+from clinipress.kinds.image.pixels import READING
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import DataRecipe
 from clinipress.records.candidate import Candidate, InputSpec
-from clinipress.records.result import Audit, SplitSummary
+from clinipress.records.result import Audit, Overlap, SplitSummary
 from clinipress.records.store import Store, digest_of, read_json, write_atomically
 
 __all__ = [
+    "FINGERPRINTS",
+    "OPENINGS",
     "PREDICT_BATCH",
+    "OverlapPolicy",
     "Rows",
     "StudyData",
     "listing",
@@ -40,6 +45,9 @@ __all__ = [
 ]
 
 STATISTICS_IMAGES = 2000
+OPENINGS = "test_openings.jsonl"
+FINGERPRINTS = "fingerprints.npz"
+OverlapPolicy = Literal["refuse", "leave-out", "keep"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ class StudyData:
     Attributes:
         unit_of: Image key -> number of its patient or cluster.
         contents: Image key -> sha256 of its file.
+        baseline: As in `Fingerprints`.
     """
 
     dataset: Dataset
@@ -78,6 +87,7 @@ class StudyData:
     folder: Path
     unit_of: Mapping[str, int]
     contents: Mapping[str, str]
+    baseline: Mapping[str, bool] = field(default_factory=dict)
     threads: int | None = None
     progress: Progress = SILENT
     _caches: dict[str, Cache] = field(default_factory=dict)
@@ -107,7 +117,12 @@ class StudyData:
             for item in self.dataset.items
             if self.split.assignment.get(item.key) in splits
         ]
-        return {"split": self.split.digest, "classes": self.classes, "images": images}
+        return {
+            "split": self.split.digest,
+            "classes": self.classes,
+            "images": images,
+            "reading": READING,
+        }
 
     def cache(self, spec: InputSpec) -> Cache:
         """All images of the split, decoded once for this input and kept on disk."""
@@ -150,14 +165,19 @@ class StudyData:
         return self._rows(self.split.keys(name), spec)
 
     def open_test(
-        self, spec: InputSpec, candidates: tuple[str, ...], reason: str, *, known: bool = False
+        self,
+        spec: InputSpec,
+        candidates: tuple[str, ...],
+        reason: str,
+        *,
+        rules: str | None = None,
+        kept: Path | None = None,
     ) -> Rows:
-        """Open the sealed test split; the opening is logged before anything is read.
-
-        With `known` it was logged already: what reads now goes on where another was interrupted.
-        """
-        log = None if known else self.folder / "test_openings.jsonl"
-        return self._rows(self.split.open_test(log, candidates=candidates, reason=reason), spec)
+        """Open the sealed test split; the opening is logged before anything is read."""
+        keys = self.split.open_test(
+            self.folder / OPENINGS, candidates=candidates, reason=reason, rules=rules, kept=kept
+        )
+        return self._rows(keys, spec)
 
     def _rows(self, keys: tuple[str, ...], spec: InputSpec) -> Rows:
         cache = self.cache(spec)
@@ -226,7 +246,9 @@ def open_study_data(
         write_atomically(folder / "split-summary.json", summary.model_dump_json(indent=1))
 
     def describe(folder: Path) -> None:
-        record, _ = examined()
+        record, fingerprints = examined()
+        write_atomically(folder / "baseline.json", json.dumps(dict(fingerprints.baseline)))
+        write_atomically(folder / FINGERPRINTS, Seen.of(fingerprints).to_bytes())
         if len(dataset.items) < whole:
             trial = f"A trial: {len(dataset.items):,} of {whole:,} images, drawn by class"
             record = record.model_copy(update={"warnings": (trial, *record.warnings)})
@@ -242,10 +264,15 @@ def open_study_data(
         "notes": dataset.notes,
         "left_out": digest_of([row.model_dump() for row in dataset.left_out]),
         "input": recipe.input.model_dump(),
+        "reading": READING,
+        "kept": ["audit", "baseline", "fingerprints"],  # earlier versions kept less
     }
     described = store.once("audit", about | also, describe, packages=DECODERS)
     split = Split.load(done / "split.json")
     split.save(store.folder / "split.json")
+    if distributed.is_main():
+        content = (described / FINGERPRINTS).read_bytes()
+        write_atomically(store.folder / FINGERPRINTS, content)
     record = Audit.model_validate(read_json(described / "audit.json"))
     return StudyData(
         dataset=dataset,
@@ -256,6 +283,7 @@ def open_study_data(
         folder=store.folder,
         unit_of=read_json(done / "units.json"),
         contents=contents,
+        baseline=read_json(described / "baseline.json"),
         threads=threads,
         progress=progress,
     )
@@ -296,17 +324,21 @@ def whole_dataset(
     folder: Path,
     *,
     split: str | None = None,
+    seen: Seen | None = None,
+    overlap: OverlapPolicy = "refuse",
     threads: int | None = None,
     progress: Progress = SILENT,
-) -> tuple[Cache, Rows, Audit]:
+) -> tuple[Cache, Rows, Audit, Known]:
     """All readable images of a data set, for `evaluate` and `compare`: nothing is trained on them.
 
     `path` is a folder, manifest or .npz whose classes are among `classes`, the classifier's, after
     `class_map` (the data set's name -> the classifier's). With `split`, only images the data set
-    itself publishes under it. Decoded images go into `folder`.
+    itself publishes under it. Decoded images go into `folder`. With `seen`, images that the study
+    behind the classifier has, too, are refused, left out or kept, as `overlap` says.
 
     Raises:
-        DataError: A class of the data set is unknown to the classifier, or nothing is left.
+        DataError: A class of the data set is unknown to the classifier, images are the study's own,
+            or nothing is left.
     """
     dataset = read_dataset(path, classes=None, class_map=dict(class_map))
     foreign = [name for name in dataset.classes if name not in classes]
@@ -327,6 +359,7 @@ def whole_dataset(
         raise DataError(
             f"images of the split '{split}'", f"the splits {', '.join(there) or '(none)'}"
         )
+    keep, shared = _without_overlap(keep, fingerprints, seen, overlap)
     by = units(dataset, fingerprints, "patient")
     cache = build_cache(
         [item for item, _ in keep], classes, spec, folder, threads=threads, progress=progress
@@ -335,9 +368,62 @@ def whole_dataset(
     unit = np.asarray([by[number] for _, number in keep], dtype=np.int64)
     keys = tuple(item.key for item, _ in keep)
     rows = Rows(index, cache.labels[index], unit, keys, _groups(dataset, keys))
-    return cache, rows, record
+    return cache, rows, record, Known(shared, fingerprints.baseline)
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of a set from elsewhere besides its audit.
+
+    Attributes:
+        overlap: With the study behind the classifier.
+        baseline: As in `Fingerprints`.
+    """
+
+    overlap: Overlap
+    baseline: Mapping[str, bool]
+
+
+def _without_overlap(
+    keep: list[tuple[ImageItem, int]],
+    fingerprints: Fingerprints,
+    seen: Seen | None,
+    policy: OverlapPolicy,
+) -> tuple[list[tuple[ImageItem, int]], Overlap]:
+    """The images that are measured, and which of all are the study's own."""
+    if seen is None:
+        return keep, Overlap()
+    twins = seen.twins(fingerprints)
+    shared = [(item, number) for item, number in keep if twins.twin[number] >= 0]
+    pairs = [(item.key, int(twins.twin[number])) for item, number in shared]
+    examples = tuple((key, seen.keys[twin]) for key, twin in pairs[:EXAMPLES] if seen.keys)
+    exact = sum(bool(twins.exact[number]) for _, number in shared)
+    overlap = Overlap(
+        exact=exact,
+        near=len(shared) - exact,
+        left_out=len(shared) if policy == "leave-out" else 0,
+        examples=examples,
+        compared_with=len(seen),
+    )
+    if not shared or policy == "keep":
+        return keep, overlap
+    facts = (
+        f"{len(shared)} of {len(keep)} that the study has, too ({exact} the same file or pixels, "
+        f"{len(shared) - exact} nearly the same picture), such as '{pairs[0][0]}'"
+    )
+    if policy == "refuse":
+        raise DataError(
+            "images that the study has not seen",
+            facts,
+            "add --overlap leave-out to measure the others",
+        )
+    rest = [(item, number) for item, number in keep if twins.twin[number] < 0]
+    if not rest:
+        raise DataError("images that the study has not seen", facts, "nothing would be left")
+    return rest, overlap
+
+
+EXAMPLES = 20
 PREDICT_BATCH = 64
 
 

@@ -7,6 +7,8 @@
       sample.png   one image, so that the device can prove that it computes what we computed
       LICENSE      the licence of the model
       README.txt   a few lines for whoever finds the folder
+      fingerprints.npz   how the study's images are known again in a set that is called external:
+                   digests and signs of brightness differences, no picture and no name
 
 The hashes guard against damage and mix-ups. They are not a signature: whoever can rewrite card.json
 can make a bundle that opens, so a bundle needs a trusted way to the device, or its `digest` one.
@@ -50,12 +52,13 @@ from clinipress.kinds.image.refuse import is_colourful
 from clinipress.recipe.formats import format_facts
 from clinipress.records.candidate import Card, InputSpec
 from clinipress.records.store import sha256_of
-from clinipress.text import sentence
+from clinipress.text import STATUS_WORDS, sentence
 from clinipress.version import __version__
 
-__all__ = ["Bundle", "clearest", "load_bundle", "open_bundle", "write_bundle"]
+__all__ = ["Bundle", "caution", "clearest", "load_bundle", "open_bundle", "write_bundle"]
 
 SAMPLE, LICENCE, README = "sample.png", "LICENSE", "README.txt"
+FINGERPRINTS = "fingerprints.npz"
 # int8 kernels round differently on other processors: one hundredth of the spread of the logits
 TOLERANCE = 1e-2
 PICTURES = frozenset({"BMP", "JPEG", "PNG"})
@@ -80,6 +83,11 @@ class Bundle:
     def card(self) -> Card:
         """What the classifier is and takes."""
         return self.manifest.card
+
+    @property
+    def caution(self) -> str | None:
+        """What must be said of a model that was selected and not released; None where it was."""
+        return caution(self.manifest.evidence)
 
     @property
     def digest(self) -> str:
@@ -123,6 +131,23 @@ class Bundle:
         return difference
 
 
+def caution(evidence: Mapping[str, Any]) -> str | None:
+    """What must be said of a model that did not pass; None where it did, or none was judged.
+
+    Args:
+        evidence: Of a bundle's card, from which nothing is taken on trust.
+    """
+    verdict = evidence.get("verdict")
+    status = verdict.get("status") if isinstance(verdict, Mapping) else None
+    if status in (None, "pass"):
+        return None
+    word = {str(name): text for name, text in STATUS_WORDS.items()}.get(str(status), "unknown")
+    return (
+        f"NOT RELEASED: this model was selected, but the verdict of its study is {word}; it is not "
+        "shown to be safe to use. card.json says why."
+    )
+
+
 def write_bundle(
     folder: Path,
     model_path: Path,
@@ -133,6 +158,7 @@ def write_bundle(
     sample_note: str = "",
     licence: str | None = None,
     tolerance: float | None = None,
+    fingerprints: bytes | None = None,
     replace: bool = False,
 ) -> Path:
     """Write a bundle: all of it or nothing.
@@ -150,6 +176,8 @@ def write_bundle(
         sample_note: What the sample is, for README.txt: "SYNTHETIC: drawn", ...
         licence: Text of the model's licence; None: a file that says that none was given.
         tolerance: Of the self-test, in logits; None: one hundredth of the sample's logit range.
+        fingerprints: Of the study's images (`clinipress.data.audit.overlap.Seen.anonymous`); None:
+            what the model has seen cannot be told.
         replace: Whatever is there: the folder is the writer's own.
 
     Returns:
@@ -179,7 +207,9 @@ def write_bundle(
             shutil.copyfile(part, work / name)
         (work / SAMPLE).write_bytes(_sample_png(sample, card))
         (work / LICENCE).write_text((licence or NO_LICENCE).rstrip() + "\n", encoding="utf-8")
-        (work / README).write_text(_readme(card, sample_note), encoding="utf-8")
+        (work / README).write_text(_readme(card, evidence, sample_note), encoding="utf-8")
+        if fingerprints is not None:
+            (work / FINGERPRINTS).write_bytes(fingerprints)
         test = _measure(work, card, tolerance)
         _write_card(work, card, evidence, test)
         read_card(work)
@@ -326,10 +356,12 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _readme(card: Card, sample_note: str) -> str:
+def _readme(card: Card, evidence: Mapping[str, Any], sample_note: str) -> str:
     """A few lines for whoever finds the folder."""
+    not_released = caution(evidence)
     note = format_facts(card.format).bundle_note
     lines = [
+        *((not_released, "") if not_released else ()),
         f"{card.name}: an image classifier made by clinipress {__version__}.",
         sentence(f"Classes: {', '.join(card.classes)}"),
         sentence(f"Intended use: {card.intended_use.strip() or 'not stated'}"),
@@ -361,7 +393,9 @@ def _write_card(work: Path, card: Card, evidence: Mapping[str, Any], test: SelfT
         "evidence": dict(evidence),
         "self_test": test.model_dump(mode="json"),
         "files": {
-            name: sha256_of(work / name) for name in (*FILES[card.format], SAMPLE, LICENCE, README)
+            name: sha256_of(work / name)
+            for name in (*FILES[card.format], SAMPLE, LICENCE, README, FINGERPRINTS)
+            if (work / name).is_file()
         },
     }
     try:
@@ -382,7 +416,7 @@ def _refuse_foreign(folder: Path) -> None:
     if not names:
         return
     ours = {name for names in FILES.values() for name in names}
-    foreign = names - {CARD, SAMPLE, LICENCE, README} - ours
+    foreign = names - {CARD, SAMPLE, LICENCE, README, FINGERPRINTS} - ours
     if foreign or CARD not in names:
         what = f"'{sorted(foreign)[0]}'" if foreign else "no card.json"
         raise BundleError(

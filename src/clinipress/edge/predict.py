@@ -68,7 +68,8 @@ def run_predict(
         sources: As `predict` takes them.
         as_json: Write JSON lines, refused images among them.
         write: Takes each line, without its line end.
-        complain: Takes the line of a refused image when not `as_json`; None: standard error.
+        complain: Takes the line of a refused image when not `as_json`, and what must be said of a
+            model that was not released; None: standard error.
         threads: CPU threads of the runtime. One by default: with more, the threads of a short run
             mostly wait for each other, and on a busy machine for their turn; None: all cores.
 
@@ -79,6 +80,8 @@ def run_predict(
     opened = load_bundle(bundle, threads=threads)
     if opened.card.synthetic and not as_json:
         complain(f"{opened.card.name} was trained on drawn images: never use it for patients")
+    if opened.caution is not None:
+        complain(f"{opened.card.name}: {opened.caution}")
     if opened.manifest.reading != READING and not as_json:
         complain(
             "large JPEG files, NIfTI and some DICOM and TIFF are read otherwise than when this "

@@ -19,7 +19,7 @@ from clinipress.evidence.family import (
 from clinipress.evidence.gate import IDENTICAL
 from clinipress.evidence.reliability import CalibrationStatistics, reliability
 from clinipress.evidence.scores import Scores
-from clinipress.records.candidate import OperatingPoint
+from clinipress.records.candidate import ANY_FINDING, OperatingPoint
 from clinipress.records.judgement import Calibration
 from clinipress.records.result import Interval, Reason, Rule, Verdict
 from clinipress.reporting.wording.reasons import worded
@@ -127,6 +127,8 @@ def operating_points(
     labels: NDArray[np.int64],
     classes: Sequence[str],
     aim: float = 0.95,
+    *,
+    normal: str | None = None,
 ) -> tuple[OperatingPoint, ...]:
     """Thresholds per class: the highest that finds enough of it, the lowest that spares enough.
 
@@ -135,6 +137,8 @@ def operating_points(
         labels: int64 ``[n]`` of a split the model was not fitted on.
         classes: Their names.
         aim: Sensitivity of the first, specificity of the second kind of threshold.
+        normal: The class without a finding, of three or more; in its place stand the thresholds of
+            any finding, on the probability of all others together.
 
     Returns:
         Two points per class that has images on both sides, each with Wilson intervals. The figures
@@ -142,8 +146,10 @@ def operating_points(
     """
     rows = []
     for number, name in enumerate(classes):
-        mine = labels == number
-        own, others = probabilities[mine, number], probabilities[~mine, number]
+        mine, chances = labels == number, probabilities[:, number]
+        if name == normal and len(classes) > 2:
+            name, mine, chances = ANY_FINDING, ~mine, 1 - chances
+        own, others = chances[mine], chances[~mine]
         if not len(own) or not len(others):
             continue
         for what, threshold in thresholds(own, others, aim).items():

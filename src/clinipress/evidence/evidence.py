@@ -112,14 +112,14 @@ def evidence(
         classes: k names in the order of the logits.
         units: Integer ``[n]``, the patient or cluster of each case; None: each its own.
         reference: The reference's logits ``[n, k]``, for "agreement".
-        positive: The finding of a two-class task; None takes the second class.
+        positive: The finding of a two-class task; None: no "sensitivity" and "specificity".
         resamples: Bootstrap resamples.
         seed: Same seed, same interval.
 
     Returns:
         "accuracy", "balanced_accuracy", "auroc_macro", "f1_macro", "kappa", "log_loss", "brier",
         "ece", "agreement" (with a reference) and per class "sensitivity[CLASS]",
-        "precision[CLASS]", "f1[CLASS]", "auroc[CLASS]" (three classes or more); with two classes
+        "precision[CLASS]", "f1[CLASS]", "auroc[CLASS]" (three classes or more); with `positive`
         "sensitivity" and "specificity". What is undefined is absent, never NaN.
 
     Raises:
@@ -169,7 +169,7 @@ def changes(
         labels: Integer ``[n]`` in ``[0, k)``.
         classes: k names in the order of the logits.
         units: Integer ``[n]``, the patient or cluster of each case; None: each its own.
-        positive: The finding of a two-class task; None takes the second class.
+        positive: The finding of a two-class task; None: no "sensitivity" and "specificity".
         resamples: Bootstrap resamples, shared by the two.
         seed: Same seed, same interval.
 
@@ -286,7 +286,7 @@ def _proportions(cases: Cases, index: Integers) -> Intervals:
 
 
 def _name_two_classes(intervals: Intervals, cases: Cases) -> None:
-    """With two classes, sensitivity and specificity go by their own names too."""
+    """Where a finding is named, sensitivity and specificity go by their own names too."""
     if cases.positive is None:
         return
     finding, other = cases.classes[cases.positive], cases.classes[1 - cases.positive]

@@ -17,7 +17,7 @@ Needs neither numpy nor torch, so that a verdict can be drawn again anywhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -31,14 +31,19 @@ __all__ = [
     "IDENTICAL",
     "MARGINS",
     "cases_to_decide",
+    "floored",
     "judge",
+    "loss_status",
     "relative_change",
     "rules_for",
+    "settled",
 ]
 
 MARGINS: Mapping[RiskLevel, float] = {"critical": 0.005, "high": 0.01, "medium": 0.02, "low": 0.05}
 # a loss of m over all classes may lie in one of them; 4 m is where it is a matter of its own
 CLASS_MARGIN_FACTOR = 4
+# Kinds of reasons for which no verdict is better than inconclusive, whatever the rules show.
+CAPS = frozenset(("rules changed", "no floor", "weak reference"))
 FEWEST_UNITS = 5  # what fewer patients carry gets no verdict
 POWER = 0.8
 MOST_CASES = 10_000_000  # beyond this a number of cases is no advice
@@ -48,7 +53,7 @@ MOST_CASES = 10_000_000  # beyond this a number of cases is no advice
 IDENTICAL = Verdict(status="pass", reasons=worded([Reason(kind="identical", status="pass")]))
 
 
-def rules_for(risk: RiskLevel) -> tuple[Rule, ...]:
+def rules_for(risk: RiskLevel, margins: Mapping[str, float] | None = None) -> tuple[Rule, ...]:
     """What must hold at a risk level, the primary rule first.
 
     Accuracy decides. The guards stop a candidate only when its loss is shown: balanced accuracy
@@ -56,13 +61,18 @@ def rules_for(risk: RiskLevel) -> tuple[Rule, ...]:
     with four times the margin, because the cases of one class are few and a loss of one point over
     all may be a loss of several in one class. A guard that cannot tell is noted and does not
     block: with six classes and a few hundred images no candidate would ever pass.
+
+    Args:
+        risk: The level.
+        margins: Metric -> margin in place of the level's; of another metric, a guard more.
+            "sensitivity[CLASS]" takes its class out of "sensitivity[*]".
     """
     margin = MARGINS[risk]
-    return (
-        Rule(metric="accuracy", margin=margin),
-        Rule(metric="balanced_accuracy", margin=margin, primary=False),
-        Rule(metric="auroc_macro", margin=margin, primary=False),
-        Rule(metric="sensitivity[*]", margin=CLASS_MARGIN_FACTOR * margin, primary=False),
+    usual = dict.fromkeys(("accuracy", "balanced_accuracy", "auroc_macro"), margin)
+    usual["sensitivity[*]"] = CLASS_MARGIN_FACTOR * margin
+    return tuple(
+        Rule(metric=metric, margin=limit, primary=metric == "accuracy")
+        for metric, limit in (usual | dict(margins or {})).items()
     )
 
 
@@ -105,7 +115,9 @@ def judge(
         was not measured or does not exist; else "pass". A reason per rule.
     """
     shares = discordance or {}
-    applied = [each for rule in rules for each in _apply(rule, changes, shares, units or {})]
+    own = {rule.metric for rule in rules}
+    rules = [rule for rule in rules if not _replaced(rule, changes, own)]
+    applied = [each for rule in rules for each in _apply(rule, changes, shares, units or {}, own)]
     deciding = [each for each in applied if each.reason.rule == "primary"]
     reasons = [each.reason for each in applied]
     open_questions = [each for each in deciding if each.outcome == "inconclusive"]
@@ -126,6 +138,73 @@ def judge(
     )
 
 
+def floored(
+    floors: Mapping[str, float],
+    figures: Mapping[str, Interval],
+    units: Mapping[str, float] | None = None,
+) -> list[Reason]:
+    """What the figures of a candidate say of floors, each of which has to be met.
+
+    Args:
+        floors: Metric -> least figure, which the lower end of the interval must lie above.
+        figures: Metric -> the candidate's figure.
+        units: As `judge` takes them: what too few carry meets no floor and misses none.
+    """
+    carried = units or {}
+    return [
+        _on_floor(metric, least, figures.get(metric), carried.get(metric, FEWEST_UNITS))
+        for metric, least in floors.items()
+    ]
+
+
+def _on_floor(metric: str, least: float, figure: Interval | None, units: float) -> Reason:
+    family, _, where = metric.partition("[")
+    status: Status = "inconclusive"
+    if figure is not None and all(map(math.isfinite, (figure.value, figure.low, figure.high))):
+        if units >= FEWEST_UNITS:
+            status = "pass" if figure.low > least else "fail" if figure.high < least else status
+    else:
+        figure = None
+    return Reason(
+        kind="floor",
+        status=status,
+        rule="primary",
+        metric=family,
+        where=where.removesuffix("]") or None,
+        interval=figure,
+        limit=least,
+        parameters={"units": round(units, 1)} if units < FEWEST_UNITS else {},
+    )
+
+
+def settled(verdict: Verdict, floors: Sequence[Reason], caps: Sequence[Reason]) -> Verdict:
+    """The verdict of the rules about loss with that of the floors, under its caps.
+
+    Args:
+        verdict: Of the rules and guards.
+        floors: Of `floored`.
+        caps: Reasons of the kinds in `CAPS`: with one, no verdict is better than inconclusive.
+    """
+    if not floors and not caps:
+        return verdict
+    statuses = {verdict.status, *(reason.status for reason in (*floors, *caps))}
+    grave: tuple[Status, ...] = ("fail", "inconclusive", "pass")
+    unsettled = caps or any(reason.status == "inconclusive" for reason in floors)
+    return Verdict(
+        status=next(status for status in grave if status in statuses),
+        reasons=(*verdict.reasons, *worded(floors), *worded(caps)),
+        cases_needed=None if unsettled else verdict.cases_needed,
+    )
+
+
+def loss_status(verdict: Verdict) -> Status:
+    """What rules, guards and floors show, the caps left aside: candidates are chosen by it."""
+    others = [reason for reason in verdict.reasons if reason.kind not in CAPS]
+    if verdict.status != "inconclusive" or len(others) == len(verdict.reasons):
+        return verdict.status
+    return "inconclusive" if any(r.status == "inconclusive" for r in others) else "pass"
+
+
 def relative_change(change: Interval, reference: Interval) -> float | None:
     """Change as a share of the reference's own figure, unrounded, to be shown beside the other.
 
@@ -141,17 +220,26 @@ def relative_change(change: Interval, reference: Interval) -> float | None:
     return change.value / reference.value if reference.value else None
 
 
+def _replaced(rule: Rule, changes: Mapping[str, Interval], own: Collection[str]) -> bool:
+    """A rule for every class where each class has one of its own."""
+    family, star, _ = rule.metric.partition("[*]")
+    names = {name for name in changes if star and name.startswith(f"{family}[")}
+    return bool(names) and names <= set(own)
+
+
 def _apply(
     rule: Rule,
     changes: Mapping[str, Interval],
     shares: Mapping[str, float],
     units: Mapping[str, float],
+    own: Collection[str],
 ) -> list[_Applied]:
-    """A rule applied; one for every class, to its worst, after those that too few units carry."""
+    """A rule applied; one for every class without its own, after those that too few units carry."""
     family, star, _ = rule.metric.partition("[*]")
     names = [rule.metric]
     if star:
-        names = [name for name in changes if name.startswith(f"{family}[")] or names
+        every_class = [name for name in changes if name.startswith(f"{family}[")]
+        names = [name for name in every_class if name not in own] or names
     few = {name: units[name] for name in names if units.get(name, FEWEST_UNITS) < FEWEST_UNITS}
     every = [
         _apply_to(rule, name, changes.get(name), shares.get(name))

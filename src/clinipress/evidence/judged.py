@@ -6,8 +6,8 @@ again (stress, saliency) are in `clinipress.study.inspection`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from clinipress.evidence import gate
@@ -20,35 +20,58 @@ from clinipress.evidence.scores import Scores
 from clinipress.evidence.subgroups import subgroups_section
 from clinipress.recipe.study import GUARDS, EvidenceRecipe
 from clinipress.records.judgement import Judgements
-from clinipress.records.result import Interval, Reason, RiskLevel, Rule, Verdict
+from clinipress.records.result import Interval, Reason, RiskLevel, Rule, RuleChange, Verdict
 from clinipress.stats.metrics import confusion
 from clinipress.stats.paired import discordance
 
 __all__ = ["Declared", "SplitJudgement", "figures", "guarded", "judged", "paired", "statistics"]
 
+_CAPPING = ("floors", "rule_changes")
 NO_THRESHOLDS = "no validation scores to choose thresholds on"
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What was declared before anything was measured.
+    """What was declared before the test split was opened.
 
     Attributes:
         risk: Sets the margins.
         recipe: Prevalence, aims, smallest group, guards.
         resamples: Of every bootstrap.
         seed: Of every bootstrap.
+        margins: Metric -> margin in place of the risk level's.
+        floors: Metric -> least figure.
+        rule_changes: What is not as it was when the test split was first opened.
     """
 
     risk: RiskLevel
     recipe: EvidenceRecipe
     resamples: int = 2000
     seed: int = 0
+    margins: Mapping[str, float] = field(default_factory=dict)
+    floors: Mapping[str, float] = field(default_factory=dict)
+    rule_changes: tuple[RuleChange, ...] = ()
 
     @property
     def margin(self) -> float:
         """Largest loss allowed of the primary metric, a share."""
-        return gate.MARGINS[self.risk]
+        return self.margins.get("accuracy", gate.MARGINS[self.risk])
+
+    @property
+    def class_margins(self) -> dict[str, float]:
+        """Class -> largest loss allowed of its sensitivity, where it has one of its own."""
+        own = ((*metric.partition("["), margin) for metric, margin in self.margins.items())
+        return {
+            name[:-1]: margin
+            for family, bracket, name, margin in own
+            if family == "sensitivity" and bracket and name != "*]"
+        }
+
+    def of_sections(self) -> dict[str, Any]:
+        """What sections hang on, as plain data: floors and changed rules cap verdicts alone."""
+        facts = {name: value for name, value in vars(self).items() if name not in _CAPPING}
+        margins = dict(sorted(self.margins.items()))
+        return facts | {"recipe": self.recipe.model_dump(mode="json"), "margins": margins}
 
     @property
     def guards(self) -> Sequence[str]:
@@ -80,6 +103,7 @@ def judged(
     reference: Scores,
     candidate: Scores,
     judgements: Judgements,
+    caps: Sequence[Reason] = (),
 ) -> SplitJudgement:
     """Everything that two sets of scores tell of the second.
 
@@ -90,10 +114,12 @@ def judged(
         candidate: The candidate's on the same images in the same order; the reference's own
             again for the reference itself.
         judgements: The candidate's sections, of which those that are guards can stop it.
+        caps: Why no verdict on this split is better than inconclusive.
     """
     labels, classes = candidate.labels, candidate.classes
     itself = candidate is reference
     differences = {} if itself else paired(declared, reference, candidate)
+    mine = figures(declared, candidate, None if itself else reference)
     verdict = None
     if not itself:
         shares = discordance(reference.logits, candidate.logits, labels, classes)
@@ -106,8 +132,9 @@ def judged(
             judgements,
             declared.guards,
         )
+        verdict = gate.settled(verdict, gate.floored(declared.floors, mine, units), caps)
     return SplitJudgement(
-        evidence=figures(declared, candidate, None if itself else reference),
+        evidence=mine,
         confusion=confusion(candidate.logits, labels, len(classes)).tolist(),
         changes=differences,
         verdict=verdict,
@@ -178,6 +205,7 @@ def statistics(
             prevalence=declared.recipe.prevalence,
             aims=declared.recipe.aims,
             margin=declared.margin,
+            class_margins=declared.class_margins,
         )
     disagreement = None
     if not itself:

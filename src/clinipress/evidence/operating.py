@@ -1,7 +1,8 @@
 """Operating points: what a threshold chosen on validation gives on other images.
 
 Two-class tasks are looked at for the finding alone, since the other class is its mirror image; with
-more classes each is one against the rest. The interval of a rate is that of the threshold as it
+more classes each is one against the rest. Where one of them is normal, its row is that of any
+finding against none. The interval of a rate is that of the threshold as it
 is. Two classifiers with thresholds of their own differ for one more reason, that either was set by
 the chance of its validation images; the interval of a change between them has that too.
 """
@@ -17,9 +18,17 @@ from numpy.typing import NDArray
 from clinipress.errors import DataError
 from clinipress.evidence.calibration import thresholds
 from clinipress.evidence.evidence import unchanged
-from clinipress.evidence.family import ITSELF, check_pair, identical, joint_confidence, judge_family
+from clinipress.evidence.family import (
+    ITSELF,
+    check_pair,
+    combine,
+    identical,
+    joint_confidence,
+    judge_family,
+)
 from clinipress.evidence.gate import CLASS_MARGIN_FACTOR, IDENTICAL
 from clinipress.evidence.scores import Scores
+from clinipress.records.candidate import ANY_FINDING
 from clinipress.records.judgement import OperatingRow, OperatingSection
 from clinipress.records.result import Interval, Reason, Rule, Verdict
 from clinipress.reporting.wording.reasons import worded
@@ -41,6 +50,7 @@ def operating_section(
     prevalence: Mapping[str, float] | None = None,
     aims: Sequence[float] = (0.95,),
     margin: float,
+    class_margins: Mapping[str, float] | None = None,
     chosen_on: str = "validation",
     seed: int = 0,
 ) -> OperatingSection:
@@ -70,6 +80,7 @@ def operating_section(
             everything with None, takes its share of the split.
         aims: Sensitivities and specificities aimed at, each inside (0, 1).
         margin: Largest loss of accuracy allowed, a share.
+        class_margins: Class -> largest loss of its sensitivity, in place of the factor above.
         chosen_on: What the validation split is called.
         seed: Of the resamples of validation.
 
@@ -87,18 +98,26 @@ def operating_section(
     shares = dict(prevalence or {})
     _check_shares(shares, aims, reference.classes)
     class_numbers = range(len(cases.classes)) if cases.positive is None else [cases.positive]
+    normal = reference.normal if len(cases.classes) > 2 else None
     itself = candidate is reference
     lines: list[_Line] = []
     same = identical(reference, candidate) and identical(reference_validation, candidate_validation)
     for number in class_numbers:
-        pair = _Pair.of(number, reference, candidate)
-        share = shares.get(cases.classes[number], float(pair.mine.mean()))
-        validation = _Pair.of(number, reference_validation, candidate_validation)
+        pair, validation = (
+            _Pair.of(number, *answers, against=cases.classes[number] == normal)
+            for answers in ((reference, candidate), (reference_validation, candidate_validation))
+        )
+        share = shares.get(cases.classes[number])
+        if pair.label == ANY_FINDING and share is not None:
+            share = 1 - share
+        share = float(pair.mine.mean()) if share is None else share
         if pair.two_sided and validation.two_sided:
             for aim in aims:
                 lines += _lines(pair, validation, aim, share, seed, itself=itself)
     rows = tuple(_unchanged(line.row) if same and not itself else line.row for line in lines)
-    verdict = ITSELF if itself else IDENTICAL if same else _verdict(lines, margin)
+    verdict = (
+        ITSELF if itself else IDENTICAL if same else _verdict(lines, margin, class_margins or {})
+    )
     return OperatingSection(chosen_on=chosen_on, declared=bool(shares), rows=rows, verdict=verdict)
 
 
@@ -121,7 +140,7 @@ def _check_shares(shares: Mapping[str, float], aims: Sequence[float], names: Seq
 
 @dataclass(frozen=True)
 class _Pair:
-    """One class in the answers of both: probabilities float64 ``[n]``, truth bool ``[n]``."""
+    """One class, or all others, in the answers of both: probabilities ``[n]``, truth ``[n]``."""
 
     label: str
     before: NDArray[np.float64]
@@ -131,12 +150,14 @@ class _Pair:
     keys: tuple[str, ...]
 
     @classmethod
-    def of(cls, number: int, reference: Scores, candidate: Scores) -> _Pair:
+    def of(cls, number: int, reference: Scores, candidate: Scores, *, against: bool) -> _Pair:
+        before, after = (scores.probabilities[:, number] for scores in (reference, candidate))
+        mine = reference.labels == number
         return cls(
-            reference.classes[number],
-            reference.probabilities[:, number],
-            candidate.probabilities[:, number],
-            reference.labels == number,
+            ANY_FINDING if against else reference.classes[number],
+            1 - before if against else before,
+            1 - after if against else after,
+            ~mine if against else mine,
             unit_index(reference.units, len(reference.units)),
             reference.keys,
         )
@@ -356,18 +377,40 @@ def _ratio_limit(above: Interval, below: Interval) -> float:
     return recovered / under if under else 0.0
 
 
-def _verdict(lines: Sequence[_Line], margin: float) -> Verdict:
+def _verdict(lines: Sequence[_Line], margin: float, class_margins: Mapping[str, float]) -> Verdict:
     own = [line for line in lines if not line.row.kept]
     if not own:
         reason = Reason(kind="no threshold", status="inconclusive", rule="primary")
         return Verdict(status="inconclusive", reasons=worded([reason]))
-    limit = CLASS_MARGIN_FACTOR * margin
-    rules = [Rule(metric=f"{what}[*]", margin=limit) for what in _OTHER.values()]
-    plain, joint = (_judged(own, each) for each in (0.95, joint_confidence(len(own))))
-    verdict = judge_family(rules, plain, joint, {_judged_name(x): x.carried for x in own})
+    verdict = _family(own, CLASS_MARGIN_FACTOR * margin, class_margins)
     kept = [line for line in lines if line.row.kept]
-    notes = worded([_missed(own), *_kept_note(kept, rules)])
-    return verdict.model_copy(update={"reasons": (*verdict.reasons, *notes)})
+    notes = [_missed(own)]
+    # noted, not judged: what would be lost if only the weights were exchanged
+    if kept and _family(kept, CLASS_MARGIN_FACTOR * margin, class_margins).status == "fail":
+        notes.append(Reason(kind="kept thresholds"))
+    return verdict.model_copy(update={"reasons": (*verdict.reasons, *worded(notes))})
+
+
+def _family(lines: Sequence[_Line], limit: float, class_margins: Mapping[str, float]) -> Verdict:
+    """One verdict of all lines; a class with a margin of its own has a rule of its own."""
+    plain, joint = _judged(lines, 0.95), _judged(lines, joint_confidence(len(lines)))
+    carried = {_judged_name(line): line.carried for line in lines}
+    apart = {
+        _judged_name(line): class_margins[line.row.label]
+        for line in lines
+        if line.row.label in class_margins and _OTHER[line.fixed] == "sensitivity"
+    }
+    rest, rest_joint = (
+        {name: change for name, change in changes.items() if name not in apart}
+        for changes in (plain, joint)
+    )
+    rules = [Rule(metric=f"{what}[*]", margin=limit) for what in _OTHER.values()]
+    verdicts = [judge_family(rules, rest, rest_joint, carried)] if rest else []
+    verdicts += [
+        judge_family([Rule(metric=name, margin=least)], plain, joint, carried)
+        for name, least in apart.items()
+    ]
+    return combine([(verdict, True) for verdict in verdicts])
 
 
 # what a threshold fixes -> what it may cost
@@ -402,9 +445,3 @@ def _missed(own: Sequence[_Line]) -> Reason:
             "newly_missed": len(row.newly_missed),
         },
     )
-
-
-def _kept_note(kept: Sequence[_Line], rules: Sequence[Rule]) -> list[Reason]:
-    """Noted, not judged: what would be lost if only the weights were exchanged."""
-    verdict = judge_family(rules, _judged(kept, 0.95), _judged(kept, joint_confidence(len(kept))))
-    return [Reason(kind="kept thresholds")] if verdict.status == "fail" else []

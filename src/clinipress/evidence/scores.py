@@ -43,7 +43,8 @@ class Scores:
         units: int64 ``[n]``, patient or cluster of each image.
         keys: n names.
         classes: k names in the order of the logits.
-        positive: The finding of a two-class task; None takes the second class.
+        positive: The finding of a two-class task; None: none was named.
+        normal: The class without a finding in a task of more classes, or None.
         temperature: The candidate's own softmax temperature, fitted on validation.
         groups: Column -> n values, "" where nothing is known.
     """
@@ -54,6 +55,7 @@ class Scores:
     keys: tuple[str, ...]
     classes: tuple[str, ...]
     positive: str | None = None
+    normal: str | None = None
     temperature: float = 1.0
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -83,6 +85,7 @@ class Scores:
         return {
             "classes": self.classes,
             "positive": self.positive,
+            "normal": self.normal,
             "temperature": self.temperature,
             "groups": {column: list(values) for column, values in self.groups.items()},
         }
@@ -123,6 +126,7 @@ class Scores:
                 keys=tuple(str(key) for key in keys),
                 classes=tuple(facts["classes"]),
                 positive=facts["positive"],
+                normal=facts.get("normal"),
                 temperature=float(facts["temperature"]),
                 groups={name: tuple(values) for name, values in facts["groups"].items()},
             )

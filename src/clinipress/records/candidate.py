@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # a report is drawn where numpy is not
     from numpy.typing import NDArray
 
 __all__ = [
+    "ANY_FINDING",
     "BATCH",
     "Applied",
     "Candidate",
@@ -172,11 +173,16 @@ class Applied(Record):
     facts: dict[str, Any] = Field(default_factory=dict)
 
 
+# Of a threshold: every class but the normal one, together
+ANY_FINDING = "any finding"
+
+
 class OperatingPoint(Record):
     """A threshold on a class's calibrated probability, and what it gave on validation images.
 
     Attributes:
-        label: The class that is called when its probability reaches the threshold.
+        label: The class that is called when its probability reaches the threshold; `ANY_FINDING`
+            where that of all classes but the normal one does, together.
         aim: What the threshold was chosen for: "sensitivity 0.95", "specificity 0.95".
         threshold: Probability, after temperature scaling.
         sensitivity: Of validation images of the class, the share that is called.
@@ -202,6 +208,7 @@ class Card(Record):
         precision: "float32", "float16", "int8", ...
         model: How to build it again; None for an exported file.
         positive: The class whose detection is "sensitivity" in a two-class task, or None.
+        normal: The class without a finding in a task of more classes, or None.
         temperature: Softmax temperature for calibrated probabilities, 1 if not fitted.
         uncertain_below: Top probability under which an answer is called uncertain.
         operating_points: Thresholds per class, chosen on validation; empty if none were.
@@ -217,11 +224,20 @@ class Card(Record):
     precision: str = "float32"
     model: ModelSpec | None = None
     positive: str | None = None
+    normal: str | None = None
     temperature: float = 1.0
     uncertain_below: float | None = None
     operating_points: tuple[OperatingPoint, ...] = ()
     intended_use: str = ""
     synthetic: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_no_normal(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `normal` out where there is none: files that hold their card do not change."""
+        fields: dict[str, Any] = handler(self)
+        if fields.get("normal") is None:
+            fields.pop("normal", None)
+        return fields
 
 
 class Latency(Record):
@@ -369,3 +385,9 @@ class CandidateRecord(Judged):
 
     selected_for: tuple[str, ...] = ()
     rejected: str | None = None
+
+    @property
+    def released(self) -> bool:
+        """Selected on validation, and passed on the test images."""
+        passed = self.verdict is not None and self.verdict.status == "pass"
+        return passed and bool(self.selected_for) and "test" in self.changes

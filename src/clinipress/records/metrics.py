@@ -9,7 +9,7 @@ from typing import Literal
 
 from clinipress.records.result import Interval
 
-__all__ = ["MetricFacts", "least_loss", "metric_facts", "way"]
+__all__ = ["METRICS", "MetricFacts", "least_loss", "metric_facts", "way"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,16 @@ _FACTS: Mapping[str, MetricFacts] = {
         "expected calibration error (bins of equal mass)", higher_is_better=False
     ),
 }
+
+# Of one number for all cases, and of each class ("sensitivity[CLASS]"), as the evidence names them.
+METRICS: Mapping[str, tuple[str, ...]] = {
+    "all": (
+        "accuracy", "balanced_accuracy", "auroc_macro", "f1_macro", "kappa", "log_loss", "brier",
+        "ece",
+    ),
+    "class": ("sensitivity", "precision", "f1", "auroc"),
+    "two classes": ("sensitivity", "specificity"),
+}  # fmt: skip
 
 
 def metric_facts(metric: str) -> MetricFacts:

@@ -49,7 +49,7 @@ RiskLevel = Literal["critical", "high", "medium", "low"]
 
 
 class Rule(Record):
-    """What must hold, declared before anything is measured.
+    """What must hold, sealed before the test split is opened.
 
     Attributes:
         metric: Name of the metric in the evidence.
@@ -83,6 +83,8 @@ class SealedRules(Record):
         smallest_group: Images below which a subgroup is not judged.
         bootstrap: Resamples behind the bootstrap intervals.
         seed: Of everything random.
+        others: What else a verdict hangs on, name -> for people: "division of the images",
+            "class map", "images under stress", "saliency maps".
     """
 
     digest: str
@@ -98,13 +100,15 @@ class SealedRules(Record):
     smallest_group: int = 20
     bootstrap: int = 2000
     seed: int = 0
+    others: dict[str, str] = Field(default_factory=dict)
 
 
 class RuleChange(Record):
     """One thing that is not as it was when the test split was first opened.
 
     Attributes:
-        what: Field of `SealedRules`: "risk", "positive", "floors", ...
+        what: Field of `SealedRules` or name in its `others`: "risk", "positive", "floors", ...;
+            "seal" where the sealed rules, or the log of openings, are not as they were written.
         before: As it was sealed, for people.
         after: As it is now, for people.
         when: When the change was first seen, UTC.

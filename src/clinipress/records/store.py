@@ -3,7 +3,9 @@
     RUN/
       study.json            the study as it was run, defaults included
       split.json            which image belongs where; the test split is sealed
+      rules.json            what verdicts hang on, sealed before it is first opened
       test_openings.jsonl   every opening of it
+      fingerprints.npz      how the study's images are known again in a set from elsewhere
       cache/                decoded images, memory-mapped
       teacher/              the reference's outputs on the augmented views, computed once
       objects/KIND-KEY/     finished pieces, never changed again

@@ -90,11 +90,7 @@ def _replaced(text: str, known: Iterable[tuple[str, str]]) -> str:
 def without_names(result: Result) -> Result:
     """The record with the names left out."""
     names = _Names()
-    columns = {
-        column: tuple(values)
-        for column, values in result.audit.groups.items()
-        if identifies(column, values)
-    }
+    columns = _identifying(result)
     candidates = []
     for record in result.candidates:
         judgements = {
@@ -119,6 +115,21 @@ def without_names(result: Result) -> Result:
         }
     )
     return _without_values(cleaned, columns)
+
+
+def _identifying(result: Result) -> dict[str, tuple[str, ...]]:
+    """Columns that identify and their values, of the study's images and of those from elsewhere."""
+    known: dict[str, list[str]] = {name: list(x) for name, x in result.audit.groups.items()}
+    for record in result.candidates:
+        for sections in record.judgements.values():
+            groups = sections.subgroups.groups if sections.subgroups else ()
+            for group in groups:
+                known.setdefault(group.column, []).append(group.value)
+            for flip in sections.disagreement.flips if sections.disagreement else ():
+                for column, value in flip.groups.items():
+                    known.setdefault(column, []).append(value)
+    unique = {column: tuple(dict.fromkeys(values)) for column, values in known.items()}
+    return {column: values for column, values in unique.items() if identifies(column, values)}
 
 
 def _audit(audit: Audit, names: _Names, columns: Mapping[str, Any]) -> Audit:

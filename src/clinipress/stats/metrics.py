@@ -74,8 +74,8 @@ def check_cases(
         logits: Floating ``[n, k]``.
         labels: Integer ``[n]`` in ``[0, k)``.
         classes: k names, k >= 2.
-        positive: The finding of a two-class task; None takes the second class, as scikit-learn
-            does. Ignored with three classes or more.
+        positive: The finding of a two-class task, never guessed: None names none. Ignored with
+            three classes or more.
 
     Raises:
         DataError: No case, shapes that do not match, labels out of range, NaN or infinite logits.
@@ -105,9 +105,7 @@ def check_cases(
         )
     if positive is not None and positive not in names:
         raise DataError(f"a positive class among {', '.join(names)}", f"'{positive}'")
-    finding = None
-    if len(names) == 2:
-        finding = 1 if positive is None else names.index(positive)
+    finding = names.index(positive) if positive is not None and len(names) == 2 else None
     return Cases(values, truth.astype(np.int64), names, finding)
 
 
@@ -327,7 +325,7 @@ def point_metrics(
         logits: Floating ``[n, k]``.
         labels: Integer ``[n]``.
         classes: k names.
-        positive: The finding of a two-class task; None takes the second class.
+        positive: The finding of a two-class task; None: no "sensitivity" and "specificity".
 
     Returns:
         "accuracy", "balanced_accuracy", "auroc_macro", "f1_macro", "kappa", "log_loss", "brier",

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from clinipress.evidence.gate import loss_status
 from clinipress.recipe.formats import format_facts
 from clinipress.recipe.study import ExportRecipe
 from clinipress.records.candidate import CandidateRecord, Judged, extended
@@ -257,7 +258,8 @@ def _best(reference: Judged, able: Sequence[Judged], target: Target | None) -> J
 
 
 def _rank(record: Judged) -> int:
-    return RANK[record.verdict.status] if record.verdict else RANK["inconclusive"]
+    """By what rules and floors show: what caps all verdicts of a study tells none from another."""
+    return RANK[loss_status(record.verdict) if record.verdict else "inconclusive"]
 
 
 def gain(reference: Judged, record: Judged, *, by_time: bool = True) -> float:

@@ -1,34 +1,55 @@
 """Evidence for any model file, bundle, run or scores on labelled images: evaluate and compare.
 
 The images may come from elsewhere: their class names are mapped by a key. Nothing is trained and no
-split is made, so all images given (or one published split of them) are measured.
+split is made, so all images given (or one published split of them) are measured. Images that the
+study behind a model has, too, are not from elsewhere: they are refused or left out.
 """
 
 from __future__ import annotations
 
 import datetime
+import difflib
+import math
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from clinipress.data.study import predict_rows, whole_dataset
+from clinipress.data.audit.overlap import Seen
+from clinipress.data.study import FINGERPRINTS, Known, OverlapPolicy, predict_rows, whole_dataset
 from clinipress.edge.load import load_candidate
 from clinipress.errors import InputError, ModelError
 from clinipress.evidence import gate
 from clinipress.evidence.judged import Declared, figures, judged, statistics
 from clinipress.evidence.scores import Scores
+from clinipress.evidence.worth import caps
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import EvidenceRecipe, Study
 from clinipress.records.candidate import Candidate, CandidateRecord
-from clinipress.records.result import Audit, ExternalRow, ExternalTest, Interval, Result, RiskLevel
+from clinipress.records.result import (
+    Audit,
+    ExternalRow,
+    ExternalTest,
+    Interval,
+    Reason,
+    Result,
+    RiskLevel,
+)
 from clinipress.records.store import below, read_result, write_atomically
 from clinipress.stats.metrics import confusion
 from clinipress.study.redraw import EXTERNAL, judged_by
+from clinipress.study.sealing import Seal, check_floors, rules_of
 
-__all__ = ["compare", "evaluate", "evaluate_run", "load_candidate", "parse_class_map"]
+__all__ = [
+    "compare",
+    "evaluate",
+    "evaluate_run",
+    "load_candidate",
+    "parse_class_map",
+    "parse_floors",
+]
 
 
 def parse_class_map(text: str) -> dict[str, str]:
@@ -48,6 +69,54 @@ def parse_class_map(text: str) -> dict[str, str]:
     return {a.strip(): b.strip() for a, _, b in (pair.partition("=") for pair in pairs)}
 
 
+def parse_floors(texts: Sequence[str]) -> dict[str, float]:
+    """Read `metric=least` pairs.
+
+    Raises:
+        InputError: A pair has no "=", or no number between 0 and 1 behind it.
+        RecipeError: There is no such figure.
+
+    Example:
+        >>> parse_floors(["accuracy=0.9", "sensitivity[covid]=0.95"])
+        {'accuracy': 0.9, 'sensitivity[covid]': 0.95}
+    """
+    floors = {}
+    for text in texts:
+        metric, _, number = text.rpartition("=")
+        try:
+            least = float(number)
+        except ValueError:
+            least = math.nan
+        if not metric or not 0 < least < 1:
+            raise InputError("--floor metric=number, between 0 and 1", f"'{text}'")
+        floors[metric.strip()] = least
+    check_floors(floors)
+    return floors
+
+
+def _finding(classes: Sequence[str], known: str | None, asked: str | None) -> str | None:
+    """The class that is the finding: what was named now or, on the card, before; never a guess.
+
+    Raises:
+        InputError: Of two classes none was named, or no such class, or another one before.
+    """
+    if asked is not None and asked not in classes:
+        near = difflib.get_close_matches(asked, classes, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else None
+        raise InputError(f"--positive {' or '.join(classes)}", f"'{asked}'", hint)
+    if asked is not None and known is not None and asked != known:
+        raise InputError(
+            f"--positive {known}, as the model's card says", f"'{asked}'", "leave it out"
+        )
+    if asked is None and known is None and len(classes) == 2:
+        raise InputError(
+            f"one of two classes to be the finding, {classes[0]} or {classes[1]}",
+            "a model whose card names none",
+            f"add --positive {classes[0]} or --positive {classes[1]}",
+        )
+    return asked or known
+
+
 @dataclass(frozen=True)
 class Elsewhere:
     """Labelled images that no study divided, and how to read them.
@@ -56,6 +125,9 @@ class Elsewhere:
         data: Folder, manifest or .npz.
         class_map: "theirs=ours,...".
         split: Only images that the data set publishes under this split.
+        positive: The finding of two classes, where cards name none.
+        seen: Images of the study behind the classifiers; None: not known.
+        overlap: What to do with those of them that are in `data`.
         threads: Decoding threads.
         progress: The listener.
     """
@@ -63,22 +135,26 @@ class Elsewhere:
     data: Path
     class_map: str = ""
     split: str | None = None
+    positive: str | None = None
+    seen: Seen | None = None
+    overlap: OverlapPolicy = "refuse"
     threads: int | None = None
     progress: Progress = SILENT
 
-    def score(self, candidates: Mapping[str, Candidate]) -> tuple[dict[str, Scores], Audit]:
+    def score(self, candidates: Mapping[str, Candidate]) -> tuple[dict[str, Scores], Audit, Known]:
         """Answers of several classifiers of the same classes and input, decoding once.
 
         Raises:
             DataError: The images or their classes do not suit.
         """
         first = next(iter(candidates.values())).card
+        positive = _finding(first.classes, first.positive, self.positive)
         by_name: dict[str, Scores] = {}
         with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
-            cache, rows, audit = whole_dataset(
+            cache, rows, audit, known = whole_dataset(
                 self.data, first.input, first.classes, parse_class_map(self.class_map),
-                Path(folder) / "cache", split=self.split, threads=self.threads,
-                progress=self.progress,
+                Path(folder) / "cache", split=self.split, seen=self.seen, overlap=self.overlap,
+                threads=self.threads, progress=self.progress,
             )  # fmt: skip
             for name, candidate in candidates.items():
                 by_name[name] = Scores(
@@ -87,11 +163,12 @@ class Elsewhere:
                     units=rows.units,
                     keys=rows.keys,
                     classes=candidate.card.classes,
-                    positive=candidate.card.positive,
+                    positive=positive,
+                    normal=candidate.card.normal,
                     temperature=candidate.card.temperature,
                     groups=rows.groups,
                 )
-        return by_name, audit
+        return by_name, audit, known
 
 
 def evaluate(
@@ -100,6 +177,8 @@ def evaluate(
     *,
     class_map: str = "",
     split: str | None = None,
+    positive: str | None = None,
+    overlap: OverlapPolicy = "refuse",
     threads: int | None = None,
     resamples: int = 2000,
     scores: Path | None = None,
@@ -113,6 +192,9 @@ def evaluate(
         data: Labelled images.
         class_map: "theirs=ours,...".
         split: Only images published under this split.
+        positive: The finding of a two-class model whose card names none.
+        overlap: What to do with images that the study behind a bundle has, too: "refuse",
+            "leave-out", or "keep" where they are not meant to be from elsewhere.
         threads: CPU threads.
         resamples: Of the bootstrap.
         scores: Where to keep the per-image scores (.npz), for `compare`; None: nowhere.
@@ -120,15 +202,16 @@ def evaluate(
         allow_code: Whether a user's function that a candidate folder names may build its network.
 
     Returns:
-        Plain data: name, images, evidence {metric: {value, low, high}}, confusion, judgements by
-        section, audit warnings.
+        Plain data: name, images, positive, evidence {metric: {value, low, high}}, confusion,
+        judgements by section, overlap, audit warnings.
 
     Raises:
         InputError: The model or the data cannot be used.
     """
     candidate = load_candidate(model, threads, allow_code=allow_code)
-    elsewhere = Elsewhere(data, class_map, split, threads, progress)
-    answers, audit = elsewhere.score({"model": candidate})
+    seen = Seen.load(model / FINGERPRINTS)
+    elsewhere = Elsewhere(data, class_map, split, positive, seen, overlap, threads, progress)
+    answers, audit, known = elsewhere.score({"model": candidate})
     mine = answers["model"]
     if scores is not None:
         mine.save(scores)
@@ -141,6 +224,8 @@ def evaluate(
         "model": str(model),
         "data": str(data),
         "images": len(mine.labels),
+        "positive": mine.positive,
+        "overlap": known.overlap.model_dump(mode="json"),
         "unreadable": [u.model_dump() for u in audit.unreadable],
         "evidence": _plain(figures(declared, mine)),
         "judgements": judgements.model_dump(mode="json"),
@@ -155,8 +240,10 @@ def compare(
     data: Path | None = None,
     *,
     risk: str = "medium",
+    floors: Mapping[str, float] | None = None,
     class_map: str = "",
     split: str | None = None,
+    positive: str | None = None,
     threads: int | None = None,
     resamples: int = 2000,
     progress: Progress = SILENT,
@@ -169,8 +256,11 @@ def compare(
         candidate: Likewise; scores go with scores.
         data: Labelled images; None with scores, which hold the labels.
         risk: Sets the margins.
+        floors: Metric -> least figure that the candidate must be shown to have; without one the
+            verdict at critical or high risk is at most inconclusive.
         class_map: "theirs=ours,...".
         split: Only images published under this split.
+        positive: The finding of two classes, where neither model names it.
         threads: CPU threads.
         resamples: Of the bootstrap.
         progress: The listener.
@@ -178,29 +268,39 @@ def compare(
 
     Returns:
         Plain data: both evidences, the changes (candidate minus reference), the candidate's
-        judgements by section, and the verdict.
+        judgements by section, and the verdict. Its rules were given with the call: nothing shows
+        that they were fixed before the answers were seen.
 
     Raises:
         InputError: A model, the data or the risk level cannot be used, or the classes differ.
     """
     if risk not in get_args(RiskLevel):
         raise InputError(f"--risk {', '.join(get_args(RiskLevel))}", f"'{risk}'")
+    no_baseline: Mapping[str, bool] = {}
     if data is None:
-        facts, (a, b) = _kept(reference, candidate)
+        facts, (a, b) = _kept(reference, candidate, positive)
+        accuracy, baseline = None, no_baseline
     else:
-        elsewhere = Elsewhere(data, class_map, split, threads, progress)
-        facts, (a, b) = _run(reference, candidate, elsewhere, allow_code)
-    declared = Declared(risk, EvidenceRecipe(), resamples)  # type: ignore[arg-type]
+        elsewhere = Elsewhere(data, class_map, split, positive, None, "keep", threads, progress)
+        facts, (a, b), accuracy, baseline = _run(reference, candidate, elsewhere, allow_code)
+    check_floors(floors or {}, a.classes)
+    level: RiskLevel = risk  # type: ignore[assignment]
+    declared = Declared(level, EvidenceRecipe(), resamples, floors=floors or {})
     judgements = statistics(declared, a, b, validation=None)
-    second = judged(declared, gate.rules_for(declared.risk), a, b, judgements)
+    first = figures(declared, a)
+    limits = caps(
+        level, declared.floors, (), a, first, baseline=baseline, baseline_accuracy=accuracy
+    )  # fmt: skip
+    second = judged(declared, gate.rules_for(level), a, b, judgements, limits)
     return {
         "reference": facts[0]["name"],
         "candidate": facts[1]["name"],
         "data": str(data or reference),
         "risk": risk,
         "images": len(a.labels),
+        "positive": a.positive,
         "candidates": [
-            {**facts[0], "evidence": {"data": _plain(figures(declared, a))}},
+            {**facts[0], "evidence": {"data": _plain(first)}},
             {**facts[1], "evidence": {"data": _plain(second.evidence)}},
         ],
         "changes": _plain(second.changes),
@@ -216,6 +316,8 @@ def evaluate_run(
     name: str | None = None,
     class_map: str = "",
     split: str | None = None,
+    positive: str | None = None,
+    overlap: OverlapPolicy = "refuse",
     threads: int | None = None,
     progress: Progress = SILENT,
 ) -> ExternalTest:
@@ -231,38 +333,56 @@ def evaluate_run(
         name: Of the set; None: of its folder or file.
         class_map: "theirs=ours,...".
         split: Only images published under this split.
+        positive: The finding of two classes, in a run of before, whose study did not name it.
+        overlap: What to do with the study's own images among them: "refuse" or "leave-out".
         threads: CPU threads.
         progress: The listener.
 
     Raises:
-        InputError: The run, its files or the data cannot be used.
+        InputError: The run, its files or the data cannot be used, or images are the study's own.
     """
+    if overlap == "keep":
+        raise InputError(
+            "--overlap refuse or leave-out", "'keep'", "a study's own images are not from elsewhere"
+        )
     result = read_result(run)
     title = name or re.sub(r"[^A-Za-z0-9_.-]+", "-", data.resolve().stem) or "elsewhere"
     rows = _rows_to_test(result)
-    kept = {row.name: Scores.load(below(run, row.per_image["validation"])) for row in rows}
-    elsewhere = Elsewhere(data, class_map, split, threads, progress)
-    answers, audit = elsewhere.score(
-        {r.name: load_candidate(below(run, r.path), threads) for r in rows}
-    )
     study = Study.model_validate(result.recipe)
-    declared = Declared(study.risk, study.evidence, study.bootstrap, study.seed)
+    finding = _finding(result.classes, study.data.positive, positive)
+    kept = {
+        row.name: replace(Scores.load(below(run, row.per_image["validation"])), positive=finding)
+        for row in rows
+    }
+    seen = Seen.load(run / FINGERPRINTS)
+    elsewhere = Elsewhere(data, class_map, split, finding, seen, overlap, threads, progress)
+    candidates = {row.name: load_candidate(below(run, row.path), threads) for row in rows}
+    answers, audit, known = elsewhere.score(candidates)
+    rules = rules_of(study, result.classes)
+    declared = Seal(rules, result.sealed, result.rule_changes).declared(study)
     folder = run / EXTERNAL
     tested: dict[str, ExternalRow] = {}
+    limits: tuple[Reason, ...] = ()
     for row in rows:
         scores = replace(answers[row.name], temperature=kept[row.name].temperature,
-                      positive=study.data.positive)  # fmt: skip
+                         normal=study.data.normal)  # fmt: skip
         root = scores if row.name == result.reference else answers[result.reference]
         answers[row.name] = scores
         path = below(folder, f"{title}-{row.name}.npz")
         scores.save(path)
         chosen_on = kept[result.reference], kept[row.name]
         judgements = statistics(declared, root, scores, validation=chosen_on)
+        part = judged(declared, result.rules, root, scores, judgements, limits)
+        if row.name == result.reference:
+            limits = caps(
+                declared.risk, declared.floors, declared.rule_changes, scores, part.evidence,
+                baseline=known.baseline, baseline_accuracy=audit.baseline_accuracy,
+            )  # fmt: skip
         tested[row.name] = ExternalRow(
             digest=row.digest,
             per_image=path.relative_to(run).as_posix(),
             judgements=judgements,
-            **vars(judged(declared, result.rules, root, scores, judgements)),
+            **vars(part),
         )
     test = ExternalTest(
         name=title,
@@ -271,6 +391,7 @@ def evaluate_run(
         class_map=parse_class_map(class_map),
         unreadable=audit.unreadable,
         warnings=audit.warnings,
+        overlap=known.overlap,
         judged_by=judged_by(result, run),
         rows=tested,
     )
@@ -294,8 +415,8 @@ def _rows_to_test(result: Result) -> list[CandidateRecord]:
 
 def _run(
     reference: Path, candidate: Path, elsewhere: Elsewhere, allow_code: bool
-) -> tuple[list[dict[str, Any]], tuple[Scores, Scores]]:
-    """Both models on the images; which files they are."""
+) -> tuple[list[dict[str, Any]], tuple[Scores, Scores], Interval | None, Mapping[str, bool]]:
+    """Both models on the images; which files they are; what facts of the files alone give."""
     a, b = (
         load_candidate(path, elsewhere.threads, allow_code=allow_code)
         for path in (reference, candidate)
@@ -305,15 +426,22 @@ def _run(
             f"two models of one set of classes ({', '.join(a.card.classes)})",
             ", ".join(b.card.classes),
         )
-    if a.card.input == b.card.input:
-        scores, _ = elsewhere.score({"a": a, "b": b})
+    card = a.card
+    named = card.positive or b.card.positive
+    elsewhere = replace(elsewhere, positive=_finding(card.classes, named, elsewhere.positive))
+    if card.input == b.card.input:
+        scores, audit, known = elsewhere.score({"a": a, "b": b})
     else:
-        scores = {"a": elsewhere.score({"a": a})[0]["a"], "b": elsewhere.score({"b": b})[0]["b"]}
-    mine, other = scores["a"], replace(scores["b"], positive=a.card.positive)
-    return [_facts(a, mine), _facts(b, other)], (mine, other)
+        scores, audit, known = elsewhere.score({"a": a})
+        scores |= elsewhere.score({"b": b})[0]
+    mine, other = scores["a"], replace(scores["b"], normal=card.normal)
+    facts = [_facts(a, mine), _facts(b, other)]
+    return facts, (mine, other), audit.baseline_accuracy, known.baseline
 
 
-def _kept(reference: Path, candidate: Path) -> tuple[list[dict[str, Any]], tuple[Scores, Scores]]:
+def _kept(
+    reference: Path, candidate: Path, positive: str | None
+) -> tuple[list[dict[str, Any]], tuple[Scores, Scores]]:
     """Two files of scores of the same images in the same order."""
     for path in (reference, candidate):
         if path.suffix != ".npz":
@@ -329,7 +457,8 @@ def _kept(reference: Path, candidate: Path) -> tuple[list[dict[str, Any]], tuple
             "score both on the same data",
         )
     names = [{"name": path.stem} for path in (reference, candidate)]
-    return names, (a, replace(b, positive=a.positive))
+    finding = _finding(a.classes, a.positive or b.positive, positive)
+    return names, (replace(a, positive=finding), replace(b, positive=finding, normal=a.normal))
 
 
 def _facts(candidate: Candidate, mine: Scores) -> dict[str, Any]:

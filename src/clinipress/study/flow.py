@@ -12,8 +12,6 @@ from pathlib import Path
 from clinipress import distributed
 from clinipress.data.study import open_study_data
 from clinipress.errors import RecipeError
-from clinipress.evidence.gate import rules_for
-from clinipress.evidence.judged import Declared
 from clinipress.formats.open import check_toolchains
 from clinipress.models.origins import outside
 from clinipress.progress import SILENT, Progress
@@ -22,6 +20,7 @@ from clinipress.recipe.study import EvidenceRecipe, Study
 from clinipress.records.result import Result
 from clinipress.records.store import Store, locked, write_atomically
 from clinipress.reporting.dossier.people import read_answers
+from clinipress.reporting.wording.reasons import changes_phrase
 from clinipress.study.budget import check_budget, check_networks
 from clinipress.study.choice import NOTHING, choose, next_attempt
 from clinipress.study.devices import resolve_targets
@@ -30,9 +29,11 @@ from clinipress.study.judging import Judge
 from clinipress.study.making import make_all, make_attempt
 from clinipress.study.repeats import repeat
 from clinipress.study.scores import ScoreKeeper
+from clinipress.study.sealing import check_names, rules_of, seal
 from clinipress.study.summary import check_sample, summarise, write_result
 from clinipress.study.timing import measure_all
 from clinipress.study.workbench import Workbench
+from clinipress.text import capital
 from clinipress.train.setup import prepare
 
 __all__ = ["run_study"]
@@ -85,6 +86,7 @@ def run_once(
 ) -> Result:
     """The flow itself, with the study's own seed; arguments as for `run_study`, and who may run."""
     targets = resolve_targets(study.target)
+    check_names(study)
     check_toolchains(export.format for export in study.exports)
     check_budget(study, targets)
     check_sample(study)
@@ -100,10 +102,14 @@ def run_once(
     )
     data.check_accepted()
     _check_evidence(study.evidence, data.classes)
+    # the rules are on the disk before anything is trained, and stay once the test split is opened
+    sealed = seal(rules_of(study, data.classes), out)
+    if sealed.changes:
+        progress.say(f"{capital(changes_phrase(sealed.changes))}.")
     bench = Workbench(study, store, data, progress, code=code)
-    keeper = ScoreKeeper(bench)
-    declared = Declared(study.risk, study.evidence, study.bootstrap, study.seed)
-    judge = Judge(declared, rules_for(study.risk), bench)
+    keeper = ScoreKeeper(bench, sealed)
+    declared = sealed.declared(study)
+    judge = Judge(declared, sealed.rules.rules, bench)
 
     # made, each answering the validation images at once; all files timed interleaved; judged
     made = tuple(keeper.on_validation(piece) for piece in make_all(study, bench))
@@ -130,7 +136,7 @@ def run_once(
 
     # what is shipped, under worse images and by where it looks; then bundles and report
     inspected = inspect(judged, choice, declared, bench)
-    return summarise(inspected, choice, judge.rules, bench)
+    return summarise(inspected, choice, sealed, bench)
 
 
 def _check_evidence(recipe: EvidenceRecipe, classes: tuple[str, ...]) -> None:
@@ -141,8 +147,5 @@ def _check_evidence(recipe: EvidenceRecipe, classes: tuple[str, ...]) -> None:
                 f"'evidence.{key}' of at least {len(classes)}, an image of each class, or 0",
                 f"{getattr(recipe, key)}",
             )
-    strange = [name for name in recipe.prevalence if name not in classes]
-    if strange:
-        raise RecipeError(f"'evidence.prevalence' of {', '.join(classes)}", f"'{strange[0]}'")
     if recipe.masks is not None and recipe.saliency and not Path(recipe.masks).exists():
         raise RecipeError("'evidence.masks' to be there", f"nothing at '{recipe.masks}'")

@@ -10,9 +10,10 @@ from pydantic_core import to_jsonable_python
 
 from clinipress.evidence.judged import Declared, SplitJudgement, judged, paired, statistics
 from clinipress.evidence.scores import Scores
+from clinipress.evidence.worth import caps
 from clinipress.records.candidate import Judged, Measured, extended
 from clinipress.records.judgement import Judgements
-from clinipress.records.result import Interval, Rule
+from clinipress.records.result import Interval, Reason, Rule
 from clinipress.records.store import read_json, write_atomically
 from clinipress.study.workbench import Piece, Workbench
 from clinipress.text import STATUS_WORDS
@@ -28,7 +29,7 @@ class Judge:
 
     Attributes:
         declared: What the study declared of the evidence.
-        rules: What must hold, declared before anything was measured.
+        rules: What must hold, sealed before the test split is opened.
         bench: Where sections are kept.
         done: (candidate, split) -> what was worked out before; names are unique in a study.
     """
@@ -71,12 +72,26 @@ class Judge:
         if key not in self.done:
             sections = self._sections(piece, root, split)
             scores = piece.scores[split]
-            part = judged(self.declared, self.rules, root.scores[split], scores, sections)
+            limits = () if piece is root else self._caps(root, split)
+            part = judged(self.declared, self.rules, root.scores[split], scores, sections, limits)
             if part.verdict is not None:
                 word = STATUS_WORDS[part.verdict.status]
                 self.bench.progress.say(f"{piece.name}: {word} on {split}")
             self.done[key] = part, sections
         return self.done[key]
+
+    def _caps(self, root: Piece[Measured], split: str) -> tuple[Reason, ...]:
+        """Why no verdict on a split is better than inconclusive, whoever is judged."""
+        declared, data = self.declared, self.bench.data
+        return caps(
+            declared.risk,
+            declared.floors,
+            declared.rule_changes,
+            root.scores[split],
+            self._on_split(root, root, split)[0].evidence,
+            baseline=data.baseline,
+            baseline_accuracy=data.audit.baseline_accuracy,
+        )
 
     def _over(
         self, mine: Mapping[str, Scores], control: Mapping[str, Scores]
@@ -96,7 +111,7 @@ class Judge:
             "split": split,
             "reference": {name: scores.digest for name, scores in root.scores.items()},
             "candidate": {name: scores.digest for name, scores in piece.scores.items()},
-            "declared": to_jsonable_python(vars(declared)),
+            "declared": to_jsonable_python(declared.of_sections()),
         }
 
         def make(folder: Path) -> None:

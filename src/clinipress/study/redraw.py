@@ -5,6 +5,7 @@ Both lie in the run folder; here they are read into its record.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from clinipress.edge.manifest import read_card
 from clinipress.errors import InputError
 from clinipress.evidence.scores import Scores
 from clinipress.records.candidate import CandidateRecord
+from clinipress.records.judgement import Judgements
 from clinipress.records.result import DeviceCheck, ExternalRow, ExternalTest, Result
 from clinipress.records.store import digest_of, locked, read_json, read_result
 from clinipress.records.version1 import external_of_version1
@@ -97,10 +99,16 @@ def _with_external(result: Result, folder: Path) -> Result:
                 "one by other rules, another finding or other validation images",
                 "remove the file, or evaluate the run again",
             )
-        tests.append(test.model_copy(update={"rows": {}}))
+        tests.append(test.model_copy(update={"rows": _verdicts(test.rows)}))
     return result.model_copy(
         update={"candidates": tuple(rows.values()), "external_tests": tuple(tests)}
     )
+
+
+def _verdicts(rows: Mapping[str, ExternalRow]) -> dict[str, ExternalRow]:
+    """What the candidates' own records have no place for; the figures are there."""
+    empty = {"evidence": {}, "confusion": [], "changes": {}, "judgements": Judgements()}
+    return {name: row.model_copy(update=empty) for name, row in rows.items()}
 
 
 def _joined(row: CandidateRecord, split: str, external: ExternalRow) -> CandidateRecord:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,14 +18,13 @@ from clinipress.evidence.scores import Scores
 from clinipress.formats.open import engine_packages
 from clinipress.recipe.study import Study
 from clinipress.records.candidate import Candidate, Card, Made
-from clinipress.records.store import versions, write_atomically
+from clinipress.records.store import versions
 from clinipress.stats.intervals import proportion, unit_index
 from clinipress.stats.metrics import predictions
+from clinipress.study.sealing import KEPT_OPENING, Seal
 from clinipress.study.workbench import Piece, Workbench, gpus
 
 __all__ = ["ScoreKeeper", "calibrated", "scores_path"]
-
-OPENED = "opened.json"
 
 
 @dataclass(frozen=True)
@@ -35,9 +33,11 @@ class ScoreKeeper:
 
     Attributes:
         bench: The workbench of the study.
+        seal: The rules that each opening of the test split names; None outside studies.
     """
 
     bench: Workbench
+    seal: Seal | None = None
 
     def on_validation(self, piece: Piece[Made]) -> Piece[Made]:
         """The piece with its answers to the validation images."""
@@ -67,7 +67,8 @@ class ScoreKeeper:
         """Open the sealed test split once for all finalists together.
 
         A second run over the same finalists reads the scores back and opens nothing; one with other
-        versions of clinipress or of an engine scores them again, which is a further opening.
+        versions of clinipress or of an engine scores them again, which is a further opening, and
+        so is one that judges them by other rules.
 
         Returns:
             All pieces, the finalists with their answers to the test images.
@@ -83,15 +84,17 @@ class ScoreKeeper:
             spec = next(iter(files.values())).card.input
             changed = bench.store.older("test", inputs, versions(packages))
             why = f"{reason}; again, with other versions: {changed}" if changed else reason
+            rules = self.seal.rules.digest if self.seal else None
             # a scoring that was interrupted, its figures unseen, goes on with the same opening
-            mark = folder / OPENED
-            rows = data.open_test(spec, tuple(files), why, known=mark.is_file())
-            write_atomically(mark, json.dumps(why))
+            kept = folder / KEPT_OPENING
+            rows = data.open_test(spec, tuple(files), why, rules=rules, kept=kept)
             for name, file in files.items():
                 self._predict(file, rows, folder / f"{name}.npz")
 
         with bench.times.phase("test"):
             folder = bench.store.once("test", inputs, make, packages=packages)
+        if self.seal is not None and distributed.is_main():
+            self.seal.log_judging(bench.store.folder, tuple(files))
         opened = []
         for piece in pieces:
             if piece.name in files:
@@ -116,6 +119,7 @@ class ScoreKeeper:
             keys=rows.keys,
             classes=piece.file.card.classes,
             positive=self.bench.study.data.positive,
+            normal=self.bench.study.data.normal,
             temperature=temperature,
             groups=rows.groups,
         )
@@ -139,10 +143,13 @@ def calibrated(piece: Piece[Made], study: Study) -> Card:
     return piece.file.card.model_copy(
         update={
             "temperature": seen.temperature,
-            "operating_points": operating_points(seen.probabilities, seen.labels, seen.classes),
+            "operating_points": operating_points(
+                seen.probabilities, seen.labels, seen.classes, normal=study.data.normal
+            ),
             "uncertain_below": uncertain_threshold(seen.logits / seen.temperature, seen.labels),
             "intended_use": study.intended_use,
             "positive": study.data.positive,
+            "normal": study.data.normal,
             "synthetic": study.synthetic,
         }
     )

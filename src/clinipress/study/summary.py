@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress import distributed
+from clinipress.data.audit.overlap import Seen
 from clinipress.data.drawn.phantom import MARK
 from clinipress.data.drawn.samples import drawn_samples
+from clinipress.data.study import FINGERPRINTS
 from clinipress.edge.bundle import clearest, write_bundle
 from clinipress.errors import InputError
 from clinipress.formats.measure import environment
@@ -22,8 +24,8 @@ from clinipress.formats.open import open_file
 from clinipress.kinds.image.accept import accept_file
 from clinipress.recipe.study import Study
 from clinipress.records.base import Reason
-from clinipress.records.candidate import Judged
-from clinipress.records.result import Interval, Result, Rule, TargetOutcome, TestOpening, Verdict
+from clinipress.records.candidate import CandidateRecord, Judged
+from clinipress.records.result import Interval, Result, TargetOutcome, Verdict
 from clinipress.records.store import write_atomically
 from clinipress.reporting.documents import write_pages
 from clinipress.reporting.private import kept, sent, without_paths
@@ -32,6 +34,7 @@ from clinipress.reporting.wording.limits import limits
 from clinipress.reporting.wording.reasons import worded
 from clinipress.study.choice import Choice, chosen
 from clinipress.study.scores import calibrated
+from clinipress.study.sealing import Seal, openings
 from clinipress.study.workbench import Piece, Workbench
 
 __all__ = ["check_sample", "summarise", "write_result"]
@@ -40,14 +43,14 @@ CONSENTED = "an image named in the study as one that may be given away"
 
 
 def summarise(
-    judged: Sequence[Piece[Judged]], choice: Choice, rules: tuple[Rule, ...], bench: Workbench
+    judged: Sequence[Piece[Judged]], choice: Choice, sealed: Seal, bench: Workbench
 ) -> Result:
     """Write the bundles, result.json with its schema, and the report.
 
     Args:
         judged: Every candidate, the reference first.
         choice: What is shipped.
-        rules: They were judged by.
+        sealed: The rules they were judged by, and what changed in them.
         bench: Of the study.
 
     Returns:
@@ -64,7 +67,11 @@ def summarise(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         recipe=study.model_dump(mode="json"),
         classes=data.classes,
-        rules=rules,
+        positive=study.data.positive,
+        normal=study.data.normal,
+        rules=sealed.rules.rules,
+        sealed=sealed.sealed,
+        rule_changes=sealed.changes,
         reference=records[0].name,
         shipped=choice.shipped,
         bundle=next(iter(bundles), None),
@@ -76,15 +83,16 @@ def summarise(
         candidates=records,
         audit=data.audit,
         split=data.summary,
-        test_openings=_openings(out),
+        test_openings=openings(out),
         environment=environment(),
         seconds=bench.times.seconds,
     )
     result = result.model_copy(update={"limits": tuple(limits(View(result)))})
     if distributed.is_main():
         pieces = {piece.name: piece for piece in judged}
+        named = {record.name: record for record in records}
         for folder, name in bundles.items():  # each takes the place of the one before it
-            _ship(pieces[name], out / folder, result, bench)
+            _ship(pieces[name], named[name], out / folder, result, bench)
         _remove_others(out, bundles)
         write_result(result, out)
     return result
@@ -135,15 +143,9 @@ def _folder_of(outcome: TargetOutcome, choice: Choice) -> str | None:
     return "bundle" if len(choice.outcomes) < 2 else f"bundles/{outcome.name}"
 
 
-def _openings(out: Path) -> tuple[TestOpening, ...]:
-    log = out / "test_openings.jsonl"
-    if not log.is_file():
-        return ()
-    lines = log.read_text(encoding="utf-8").splitlines()
-    return tuple(TestOpening.model_validate_json(line) for line in lines if line.strip())
-
-
-def _ship(piece: Piece[Judged], folder: Path, result: Result, bench: Workbench) -> None:
+def _ship(
+    piece: Piece[Judged], selected: CandidateRecord, folder: Path, result: Result, bench: Workbench
+) -> None:
     """The bundle: the file, its card with calibration, a sample image, hashes; no patient in it."""
     study = bench.study
     private = sent(result)
@@ -160,16 +162,19 @@ def _ship(piece: Piece[Judged], folder: Path, result: Result, bench: Workbench) 
     summary = {
         "study": study.name,
         "risk": study.risk,
+        "selected_on": "validation",
+        "released": selected.released,
         "verdict": (record.verdict or private.verdict).model_dump(mode="json"),
         "measured_on": {"cpu": result.environment.cpu, "flags": result.environment.cpu_flags},
         "evidence": _plain(record.evidence),
         "changes": _plain(record.changes),
     }
+    seen = Seen.load(bench.store.folder / FINGERPRINTS)
     sample = Path(study.sample) if study.sample else _drawn(piece, bench)
     about = CONSENTED if study.sample else MARK
     write_bundle(
         folder, piece.file.path, card, sample=sample, sample_note=about, evidence=summary,
-        replace=True,
+        fingerprints=seen.anonymous().to_bytes() if seen else None, replace=True,
     )  # fmt: skip
 
 

@@ -222,7 +222,9 @@ class Workbench:
             packages = (*toolchain_packages(recipe.format), *DECODERS)
             folder = self.store.once("export", inputs, make, packages=packages)
         card = Card.model_validate(read_json(folder / "card.json"))
-        card = card.model_copy(update={"name": name})
+        # not in the file, whose bytes depend on what it computes alone
+        finding = {"positive": self.study.data.positive, "normal": self.study.data.normal}
+        card = card.model_copy(update={"name": name} | finding)
         return open_file(folder / FILES[recipe.format][0], card, self.study.threads)
 
     def piece(

@@ -11,6 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,8 @@ def audit(
         "warnings": (*dataset.notes, *_warnings(record), *_planes(readings.mixed_planes())),
         "seconds": time.perf_counter() - start,
     }
-    return record.model_copy(update=update), fingerprints
+    by_image = baseline.right if baseline else {}
+    return record.model_copy(update=update), replace(fingerprints, baseline=by_image)
 
 
 def _planes(slices: dict[str, int]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from clinipress.data.grouping import components, numbered
 from clinipress.kinds.image.twins import THUMBNAIL
 from clinipress.progress import SILENT, Progress
 
-__all__ = ["Duplicates", "find_duplicates"]
+__all__ = ["Duplicates", "find_duplicates", "normalised"]
 
 LARGEST_DISTANCE = 6
 SMALLEST_CORRELATION = 0.995
@@ -122,7 +122,7 @@ def _shortened(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     basis = _cosines()
     result = np.empty((len(thumbnails), FREQUENCIES**2 + 1), dtype=np.float32)
     for start in range(0, len(thumbnails), BLOCK):
-        unit = _normalised(thumbnails[start : start + BLOCK])
+        unit = normalised(thumbnails[start : start + BLOCK])
         low = (basis @ unit.reshape(-1, THUMBNAIL, THUMBNAIL) @ basis.T).reshape(len(unit), -1)
         rest = np.square(unit).sum(axis=1) - np.square(low).sum(axis=1)
         result[start : start + BLOCK, :-1] = low
@@ -139,7 +139,7 @@ def _cosines() -> NDArray[np.float32]:
     return single
 
 
-def _normalised(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
+def normalised(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Rows of mean 0 and length 1, so that a dot product is Pearson's correlation.
 
     A thumbnail of one single grey has no correlation; its row is 0 and it is near to nothing.
@@ -160,7 +160,7 @@ def _confirmed(
     for start in range(0, len(pairs), BLOCK):
         a, b = pairs[start : start + BLOCK].T
         values[start : start + BLOCK] = np.einsum(
-            "ij,ij->i", _normalised(thumbnails[a]), _normalised(thumbnails[b])
+            "ij,ij->i", normalised(thumbnails[a]), normalised(thumbnails[b])
         )
     keep = values >= SMALLEST_CORRELATION
     return pairs[keep], values[keep]

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +61,8 @@ class Fingerprints:
         features: float32 ``[n, f]``: facts of file and picture that say nothing of its content.
         feature_names: ``f`` names.
         clusters: int64 ``[n]``, cluster of near-duplicates; -1 for unreadable.
+        baseline: Image -> whether the statistics-only baseline, which saw no image of its unit,
+            classified it right; images it was not asked for are absent.
     """
 
     keys: tuple[str, ...]
@@ -71,6 +73,7 @@ class Fingerprints:
     features: NDArray[np.float32]
     feature_names: tuple[str, ...]
     clusters: NDArray[np.int64]
+    baseline: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass

@@ -12,6 +12,7 @@ counted, not images.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,11 +80,13 @@ class Baseline:
         majority: Share of the most frequent class.
         shortcuts: AUROC, feature "all": the mean of the classes ("macro") and, of three classes or
             more, each.
+        right: Image -> whether it was classified right, by a fold that did not see its unit.
     """
 
     accuracy: Interval
     majority: float
     shortcuts: tuple[Shortcut, ...]
+    right: Mapping[str, bool]
 
 
 def feature_shortcuts(facts: FeatureTable) -> tuple[Shortcut, ...]:
@@ -135,7 +138,8 @@ def statistics_baseline(facts: FeatureTable, seed: int = 0) -> Baseline | None:
     # right answers beyond the largest class come from somewhere, however low the area
     overall = _macro(shortcuts)
     overall = overall.model_copy(update={"warning": overall.warning or accuracy.low > majority})
-    return Baseline(accuracy, majority, (overall, *singles))
+    by_image = dict(zip(facts.keys, hits.tolist(), strict=True))
+    return Baseline(accuracy, majority, (overall, *singles), by_image)
 
 
 def cross_validated(facts: FeatureTable, seed: int) -> NDArray[np.float64]:

@@ -138,7 +138,7 @@ class Protocol(Record):
     """How a modification is made and judged.
 
     Attributes:
-        rules: Declared beforehand, the primary first.
+        rules: The primary first.
         guarding_sections: Sections of the evidence that stop a candidate where they show a loss.
         divided_by: What the images were divided by.
         split_sha256: Of the split file.

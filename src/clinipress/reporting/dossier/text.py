@@ -26,6 +26,7 @@ from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
     change_interval,
     counted,
+    figure,
     in_points,
     metric_name,
     moment,
@@ -33,7 +34,7 @@ from clinipress.reporting.wording.numbers import (
 )
 from clinipress.reporting.wording.phrases import size_phrase, speed_phrase, split_name
 from clinipress.reporting.wording.sentences import caution_sentence, gate_sentence, rules_when
-from clinipress.text import capital, sentence
+from clinipress.text import capital, joined, sentence
 
 __all__ = ["dossier_markdown"]
 
@@ -150,6 +151,7 @@ def _protocol(data: Dossier, view: View, answers: MakerAnswers) -> list[str]:
             ["Figure", "May fall by at most", "Decides or guards", "Interval"],
             [_rule(rule) for rule in protocol.rules],
         ),
+        *_floors(view),
         "Changes are candidate minus reference on the same images. The main rule passes when the "
         "whole interval lies inside the limit, fails when the whole interval lies outside, and is "
         "inconclusive in between; a guard stops a candidate only where the whole interval lies "
@@ -174,6 +176,14 @@ def _protocol(data: Dossier, view: View, answers: MakerAnswers) -> list[str]:
             [_trace(modification) for modification in data.modifications],
         ),
     ]
+
+
+def _floors(view: View) -> list[str]:
+    """Least figures, where the study sets any."""
+    floors = view.result.recipe.get("floors") or {}
+    named = joined([f"{metric_name(metric)} {figure(metric, x)}" for metric, x in floors.items()])
+    text = f"Least figures, above which the whole interval must lie: {named}."
+    return [escape(text)] if floors else []
 
 
 def _rule(rule: Rule) -> list[str]:

@@ -11,10 +11,11 @@ from typing import Any
 
 from clinipress.records.base import Interval, Reason
 from clinipress.records.metrics import MetricFacts, metric_facts
-from clinipress.reporting.wording.numbers import probability
-from clinipress.text import DASH, capital, counted, fixed, signed
+from clinipress.records.result import RuleChange
+from clinipress.reporting.wording.numbers import moment, probability
+from clinipress.text import DASH, capital, counted, fixed, joined, signed
 
-__all__ = ["are", "reason_text", "worded"]
+__all__ = ["are", "changes_phrase", "reason_text", "worded"]
 
 INCONCLUSIVE = "inconclusive"
 
@@ -139,6 +140,58 @@ def _unmeasured(reason: Reason) -> str:
 
 def _no_primary_rule(_: Reason) -> str:
     return "No primary rule was declared, and what is not asked is not passed."
+
+
+def _floor(reason: Reason) -> str:
+    facts, least, figure = _facts(reason), reason.limit or 0.0, reason.interval
+    floor = f"at least {fixed(facts.scale * least, 1 if facts.unit else 3)}{'%' * bool(facts.unit)}"
+    if figure is None:
+        return f"{_label(reason)} was not measured ({floor} is required): it cannot pass."
+    digits = _digits_of((figure.value, figure.low, figure.high), least, facts)
+    shown = _share(figure, digits) if facts.unit else _plain(figure)
+    end = {
+        "pass": "the whole interval is above the floor",
+        "fail": "the whole interval is below the floor",
+    }.get(reason.status or "", f"{INCONCLUSIVE}: the interval holds the floor")
+    if "units" in reason.parameters:
+        end = f"{INCONCLUSIVE}: too few patients or clusters carry it"
+    return f"{_label(reason)} is {shown}; {floor} is required: {end}."
+
+
+def _no_floor(reason: Reason) -> str:
+    return (
+        f"At {reason.parameters['risk']} risk no verdict is better than {INCONCLUSIVE} without a "
+        "floor: a small loss says nothing of how good the model is. Set 'floors' in the study, for "
+        "example floors: {accuracy: 0.9}."
+    )
+
+
+def _weak_reference(reason: Reason) -> str:
+    facts = reason.parameters
+    shown = "; ".join(facts["not_beaten"])
+    return (
+        f"The reference is not shown to be better than {joined(facts['than'])} ({shown}): that "
+        f"little of it is lost says little, and no verdict is better than {INCONCLUSIVE}."
+    )
+
+
+def _rules_changed(reason: Reason) -> str:
+    changes = [RuleChange.model_validate(change) for change in reason.parameters["changes"]]
+    return f"{capital(changes_phrase(changes))}: no verdict is better than {INCONCLUSIVE}."
+
+
+def changes_phrase(changes: Sequence[RuleChange]) -> str:
+    """What was changed after the test images were read, and when, for the middle of a sentence."""
+    seals = [change for change in changes if change.what == "seal"]
+    others = [change for change in changes if change.what != "seal"]
+    parts = [f"expected {change.before}, found {change.after}" for change in seals]
+    if others:
+        named = "; ".join(
+            f"{change.what.replace('_', ' ')} from {change.before} to {change.after}"
+            for change in others
+        )
+        parts.append(f"the rules were changed after the test images were read: {named}")
+    return f"{'; '.join(parts)} (first seen {moment(changes[0].when)})"
 
 
 def _itself(_: Reason) -> str:
@@ -422,6 +475,10 @@ _SENTENCES: Mapping[str, Callable[[Reason], str]] = {
     "margin": _margin,
     "unmeasured": _unmeasured,
     "no primary rule": _no_primary_rule,
+    "floor": _floor,
+    "no floor": _no_floor,
+    "weak reference": _weak_reference,
+    "rules changed": _rules_changed,
     "itself": _itself,
     "identical": _identical,
     "few units": _few_units,
