@@ -140,8 +140,8 @@ def worlds(tmp_path_factory):
     root = base(tmp_path_factory)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("clinipress.study.timing.timings", fixed_times)
-        patch.setattr("clinipress.study.timing.load", lambda: None)
         patch.setattr("clinipress.study.timing.peak_memory", lambda *_, **__: 10**6)
+        patch.setattr("clinipress.study.timing.busy", lambda *_: "")
         patch.setattr(Store, "once", noted(Store.once))
         auto = shared(root, "stale-auto", lambda folder: build(folder, None))
         file = shared(root, "stale-file", lambda f: build(f, auto / "run" / "split.json"))
@@ -151,8 +151,8 @@ def worlds(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def same_times(monkeypatch):
     monkeypatch.setattr("clinipress.study.timing.timings", fixed_times)
-    monkeypatch.setattr("clinipress.study.timing.load", lambda: None)
     monkeypatch.setattr("clinipress.study.timing.peak_memory", lambda *_, **__: 10**6)
+    monkeypatch.setattr("clinipress.study.timing.busy", lambda *_: "")
 
 
 def remade(world: World, first: World, patch: pytest.MonkeyPatch) -> set[str]:
