@@ -138,6 +138,7 @@ def test_figures_before_and_after_against_scikit_learn_and_statsmodels(seed):
         keys=tuple(map(str, range(300))),
         classes=tuple("abcde"[:k]),
         temperature=fit_temperature(logits, labels),
+        positive="b" if k == 2 else None,
     )
     found = section(scores, scores, resamples=50)
     for figures, temperature in ((found.before, 1.0), (found.after, scores.temperature)):

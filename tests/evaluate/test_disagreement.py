@@ -182,6 +182,7 @@ def test_degenerate_splits():
 def test_flips_that_cancel_out_in_accuracy_are_caught():
     """Judgements newly missed, as many of the others newly right: agreement is high enough."""
     before = reference(0, n=2000, classes=("healthy", "ill"), sharp=1.8)
+    before = replace(before, positive="ill")
     ill = before.labels == 1
     right, _ = wrong_and_right(before, ill)
     _, wrong = wrong_and_right(before, ~ill)

@@ -217,7 +217,7 @@ def carried_by(
         labels: Integer ``[n]`` in ``[0, k)``.
         classes: k names.
         units: Integer ``[n]``, the patient or cluster of each case; None: each its own.
-        positive: The finding of a two-class task; None takes the second class.
+        positive: The finding of a two-class task; None names none.
 
     Returns:
         Metric -> number; of a figure of one class that of its cases, of a mean over classes the
@@ -231,8 +231,8 @@ def carried_by(
     )
     for name, number in zip(classes, mine, strict=True):
         carried |= {f"{metric}[{name}]": number for metric in ("sensitivity", "f1", "auroc")}
-    if len(classes) == 2:
-        finding = 1 if positive is None else list(classes).index(positive)
+    if len(classes) == 2 and positive is not None:
+        finding = list(classes).index(positive)
         carried |= {"sensitivity": mine[finding], "specificity": mine[1 - finding]}
     return carried
 
