@@ -56,10 +56,20 @@ def test_f15_class_names_keep_their_brackets(printed: io.StringIO) -> None:
     figure = {"value": 0.5, "low": 0.4, "high": 0.6}
     evidence = {f"{metric}[{name}]": figure for metric in ("sensitivity", "precision")
                 for name in ("glioma", "mel", "normal [/x]")}  # fmt: skip
-    terminal.show_evidence({"name": "m [b]", "data": "d", "images": 3, "evidence": evidence})
+    terminal.show_evidence(
+        {
+            "name": "m [b]",
+            "data": "d",
+            "images": 3,
+            "evidence": evidence,
+            "positive": None,
+            "overlap": {},
+        }  # fmt: skip
+    )
     section = {"verdict": {"status": "fail"}, "columns": []}
     terminal.show_comparison(
         {
+            "positive": None,
             "candidate": "a", "reference": "b [i]", "images": 3, "changes": evidence,
             "candidates": [{"evidence": {"data": evidence}}] * 2,
             "judgements": {"calibration": section, "subgroups": section},
@@ -141,6 +151,7 @@ def test_a9_compare_says_which_way_a_change_points(printed: io.StringIO) -> None
     change = {"value": 0.025, "low": 0.01, "high": 0.04}
     terminal.show_comparison(
         {
+            "positive": None,
             "candidate": "a", "reference": "b", "images": 3,
             "changes": {"log_loss": change, "accuracy": change},
             "candidates": [{"evidence": {"data": {}}}] * 2,

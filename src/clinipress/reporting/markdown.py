@@ -89,7 +89,7 @@ def _joint(before: str | doc.Text, after: str | doc.Text, text: str) -> str:
         return " " if text.startswith("(") else ", "
     if "line" in kinds:
         return "<br>"
-    if kinds[0] == "badge" or kinds == ["link", "badge"]:
+    if kinds[0] == "badge" or (kinds[1] == "badge" and kinds[0] in (None, "link", "aside")):
         return ": "
     return ", " if all(kind in {"bold", "span", "aside", "badge"} for kind in kinds) else ""
 

@@ -240,10 +240,44 @@ def release_sentence(view: View) -> str | None:
     )
 
 
+# What stands against any verdict better than inconclusive -> the headline, the line beside the
+# verdict, and what to do about it.
+_CAPS = {
+    "rules changed": (
+        "The rules were changed after the test images were read",
+        "rules changed after the test",
+        "Test again on images that nobody has looked at: the rules are not those that were fixed "
+        "before the test set was opened.",
+    ),
+    "no floor": (
+        "No floor says how good the model must be, and nothing passes without one at this risk "
+        "level",
+        "no floor set",
+        "Set floors in a study whose test set was not opened yet, for example floors: "
+        "{accuracy: 0.9}.",
+    ),
+    "weak reference": (
+        "The original itself is not shown to be of use",
+        "original not shown to be of use",
+        "Start from an original that is shown to be better than chance, the largest class and "
+        "the facts of the files.",
+    ),
+}
+
+
+def _caps(view: View) -> list[tuple[str, str, str]]:
+    """Words of what keeps the verdict from passing; none where it failed on its own."""
+    if view.result.verdict.status != "inconclusive":
+        return []
+    kinds = [reason.kind for reason in view.result.verdict.reasons]
+    return [words for kind, words in _CAPS.items() if kind in kinds]
+
+
 def _beside(view: View, number: int, losses: int, failed: int) -> list[str]:
     primary = next((r for r in view.result.verdict.reasons if r.rule == "primary"), None)
     words = {"pass": "main rule met", "fail": "main rule not met", "inconclusive": "main rule open"}
     parts = [words[primary.status]] if primary and primary.status else []
+    parts += [beside for _, beside, _ in _caps(view)]
     if number:
         shown = counted(losses, "loss", "losses") if losses else "no loss"
         parts.append(f"{shown} shown in {counted(number, 'measure')}")
@@ -261,9 +295,9 @@ def _headline(
         return "No compressed model could be judged against the original."
     if view.shipped is view.reference:
         return "The original itself was selected: nothing was compressed."
-    opening = ""
+    opening = "".join(f"{headline}. " for headline, _, _ in _caps(view))
     if view.shipped is None:
-        opening = f"No compressed model was selected; {view.subject.name} came closest. "
+        opening += f"No compressed model was selected; {view.subject.name} came closest. "
     main = next((measure for measure in every if measure.metric == view.metric), None)
     others = [measure for measure in losses if measure is not main]
     kept = f"{opening}{_kept(view, main)}"
@@ -529,12 +563,9 @@ def _overlap(view: View, name: str) -> str:
 def _steps(view: View, every: Sequence[Measure]) -> list[str]:
     """What to do next, the gravest first."""
     result, subject = view.result, view.subject
-    steps = []
-    if result.rule_changes:
-        steps.append(
-            "Test again on images that nobody has looked at: the rules are not those that were "
-            "fixed before the test set was opened."
-        )
+    steps = [step for _, _, step in _caps(view)]
+    if result.rule_changes and not steps:
+        steps.append(_CAPS["rules changed"][2])
     if view.shipped is None:
         steps.append("Nothing was selected: see the reasons in the table of candidates.")
     elif result.verdict.status == "fail":
