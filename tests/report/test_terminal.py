@@ -64,7 +64,7 @@ def test_f15_class_names_keep_their_brackets(printed: io.StringIO) -> None:
             "evidence": evidence,
             "positive": None,
             "overlap": {},
-        }  # fmt: skip
+        }
     )
     section = {"verdict": {"status": "fail"}, "columns": []}
     terminal.show_comparison(
