@@ -20,7 +20,8 @@ HERE = Path(__file__).resolve().parent
 SOURCE = Path(cli.__file__).resolve().parents[2]
 # a command line with commands that end in every way
 ENDS = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # else deaf in a background job
 import typer
 from clinipress.cli import commands
 

@@ -98,8 +98,10 @@ def test_the_command_line_has_a_last_net(monkeypatch, capsys):
     assert "clinipress[compress]" in text
     ours = ModuleNotFoundError("No module named 'clinipress.typo'", name="clinipress.typo")
     assert missing_extra(ours) is None
-    with pytest.raises(ModuleNotFoundError):  # a mistake of ours stays a traceback
-        leave(monkeypatch, capsys, ours)
+    code, text = leave(monkeypatch, capsys, ours)  # a mistake of ours is one line, too
+    assert (code, text.count("\n")) == (2, 1)
+    assert "clinipress.typo" in text
+    assert "--debug" in text
 
 
 def packages(node: ast.AST) -> set[str]:

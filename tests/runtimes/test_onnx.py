@@ -89,7 +89,7 @@ def test_memory_of_a_call_does_not_grow_with_the_images(file, monkeypatch):
     seen = []
 
     class Spy:
-        def run(self, outputs, inputs):
+        def run(self, outputs, inputs, *options):
             seen.append(len(inputs["image"]))
             return [np.zeros((len(inputs["image"]), 3), np.float32)]
 

@@ -40,7 +40,7 @@ def table(**changes) -> Table:
 
 def test_figures_intervals_and_what_a_paper_does_not_print():
     text = page(table())
-    assert re.search(r'82\.4.%<span class="small">\(79\.0\u201385\.3\)', text)
+    assert re.search(r'82\.4%<span class="small">\(79\.0\u201385\.3\)', text)
     measured, paper = re.findall(r'<tr class="(?:measured|paper)">.*?</tr>', text, re.S)
     assert "not measured" in measured
     assert "not measured" not in paper

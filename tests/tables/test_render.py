@@ -52,7 +52,7 @@ def test_rows_have_as_many_cells_as_heads():
 
 def test_ours_and_theirs():
     _, _, ours, theirs = lines(markdown(table()))
-    assert ours == ["ours", "82.4\u202f% (79.0\u201385.3)", "5.76\u202fMB", "not measured"]
+    assert ours == ["ours", "82.4% (79.0\u201385.3)", "5.76\u202fMB", "not measured"]
     # what a paper does not print was not "not measured"
     assert theirs == ["**theirs**", "82.37 % [1, 2]", "\u2013", "\u2013"]
 
@@ -96,7 +96,7 @@ def test_failures_and_panels_are_shown():
 
 def test_rows_without_notes_for_a_terminal():
     ours, theirs = shown_rows(table())
-    assert ours == ["ours", "82.4\u202f% (79.0\u201385.3)", "5.76\u202fMB", "not measured"]
+    assert ours == ["ours", "82.4% (79.0\u201385.3)", "5.76\u202fMB", "not measured"]
     assert theirs == ["theirs", "82.37 %", "\u2013", "\u2013"]
 
 
@@ -109,7 +109,7 @@ def test_rows_without_notes_for_a_terminal():
         (Cell(unit="area", interval=AREA), "0.957 (0.940 to 0.970)"),
         (Cell(unit="ms", number=4.25), "4.25\u202fms"),
         (Cell(unit="ratio", number=6.136), "6.1\u00d7"),
-        (Cell(unit="reduction", number=0.744), "74.4\u202f%"),
+        (Cell(unit="reduction", number=0.744), "74.4%"),
         (Cell(unit="count", number=2_228_996), "2.23\u202fM"),
     ],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -175,12 +176,12 @@ def bootstrap_groups(
 
 
 def drawn_interval(
-    name: str, spread: BootstrapSpread, units: Integers, floor: float
+    name: str, spread: BootstrapSpread, units: Integers, floor: float, carried: float = math.inf
 ) -> Interval | None:
     """As `spread_interval`, of a group of units; none where there is but one."""
     if len(np.unique(units)) < 2:
         return None
-    return spread_interval(name, spread, units, floor)
+    return spread_interval(name, spread, units, floor, carried)
 
 
 def gap_of(groups: Sequence[BootstrapSpread]) -> BootstrapSpread:

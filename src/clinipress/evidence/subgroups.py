@@ -7,6 +7,7 @@ bootstrap over units, stratified by class and group, both classifiers on the sam
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.evidence.columns import GroupColumn, divide
-from clinipress.evidence.evidence import unchanged
+from clinipress.evidence.evidence import carried_by, unchanged
 from clinipress.evidence.family import ITSELF, Comparison, check_pair, identical
 from clinipress.evidence.gate import CLASS_MARGIN_FACTOR, IDENTICAL
 from clinipress.evidence.groups import (
@@ -170,7 +171,7 @@ class _ColumnFigures:
                 changes = _defined(
                     {n: paired_difference(after[p], before[p], u) for n, (p, u) in parts.items()}
                 )
-                changes |= self._drawn_changes(units, both)
+                changes |= self._drawn_changes(rows, both)
             if self.split.same:
                 changes = {name: unchanged(change) for name, change in changes.items()}
             yield Subgroup(
@@ -197,10 +198,12 @@ class _ColumnFigures:
         intervals = _defined(
             {name: proportion(right[mine], u) for name, (mine, u) in parts.items()}
         )
-        units = self.split.index[rows]
+        units, least = self.split.index[rows], self._carried(rows)
         for figures in drawn:
             for name in (name for name in _DRAWN if name in figures):
-                interval = drawn_interval(name, figures[name], units, floor=0.0)
+                interval = drawn_interval(
+                    name, figures[name], units, 0.0, least.get(name, math.inf)
+                )
                 if interval is not None and interval.low == interval.high:
                     interval = self._with_width(name, interval, intervals, rows)
                 intervals |= _defined({name: interval})
@@ -221,15 +224,21 @@ class _ColumnFigures:
             ends = [auroc_score_limits(interval.value, *size) for size in sizes]
         return with_ends(interval, ends)
 
-    def _drawn_changes(self, units: Integers, both: Drawn) -> Intervals:
+    def _carried(self, rows: Integers) -> dict[str, float]:
+        """Effective units behind the means over the classes of a group."""
+        candidate = self.split.candidate
+        return carried_by(candidate.labels[rows], candidate.classes, units=self.split.index[rows])
+
+    def _drawn_changes(self, rows: Integers, both: Drawn) -> Intervals:
         """Without those of no width that are not exactly zero: too few units vary to say."""
         if not both:
             return {}
+        units, least = self.split.index[rows], self._carried(rows)
         before, after = both[0], both[-1]
         apart = {name: after[name] - before[name] for name in _DRAWN if name in after}
         changes = _defined(
             {
-                name: drawn_interval(name, spread, units, floor=-1.0)
+                name: drawn_interval(name, spread, units, -1.0, least.get(name, math.inf))
                 for name, spread in apart.items()
             }
         )
@@ -296,9 +305,7 @@ class _ColumnFigures:
 
     def areas(self) -> Intervals:
         """The judged changes of the area under the ROC curve, likewise."""
-        drawn = {
-            v: self._drawn_changes(self.split.index[self.rows[v]], b) for v, b in self.drawn.items()
-        }
+        drawn = {v: self._drawn_changes(self.rows[v], b) for v, b in self.drawn.items()}
         return {
             f"auroc_macro[{self.name}: {value}]": changes["auroc_macro"]
             for value, changes in drawn.items()

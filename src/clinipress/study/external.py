@@ -347,6 +347,7 @@ def evaluate_run(
         )
     result = read_result(run)
     title = name or re.sub(r"[^A-Za-z0-9_.-]+", "-", data.resolve().stem) or "elsewhere"
+    below(run, f"{title}.json")  # refused before anything is read
     rows = _rows_to_test(result)
     study = Study.model_validate(result.recipe)
     finding = _finding(result.classes, study.data.positive, positive)

@@ -69,6 +69,7 @@ def run_study(
         raise RecipeError("images", "a study without 'data.path'", "give --data DIR")
     code = code_behind(study)
     check_code(code, "a study", allow_code or code_of(study))
+    _check(study)  # before the folder is there
     with locked(out):
         result = run_once(study, path, out, progress, code)
         if study.seeds:
@@ -81,17 +82,21 @@ def run_study(
     return result
 
 
+def _check(study: Study) -> None:
+    """What can be refused by reading the study alone: now, not after hours of training."""
+    check_names(study)
+    check_toolchains(export.format for export in study.exports)
+    check_budget(study, resolve_targets(study.target))
+    check_sample(study)
+    outside(study)  # files that are not there
+
+
 def run_once(
     study: Study, path: Path, out: Path, progress: Progress, code: Collection[str] = ()
 ) -> Result:
     """The flow itself, with the study's own seed; arguments as for `run_study`, and who may run."""
     targets = resolve_targets(study.target)
-    check_names(study)
-    check_toolchains(export.format for export in study.exports)
-    check_budget(study, targets)
-    check_sample(study)
     read_answers(out)  # what cannot be read is refused now, not at the end
-    outside(study)  # files that are not there are missed now, not after hours of training
     prepare(study.threads, study.seed)
     check_networks(study)
     store = Store(out, progress)
