@@ -130,10 +130,10 @@ def finding_words(seen: dict[str, Any]) -> str:
             return f"which class is the finding, {' or '.join(classes)}? Fill in 'positive'"
         other = next(name for name in classes if name != seen["positive"])
         taken = f"'{seen['positive']}' is taken as the finding"
-        return f"{taken} because '{other}' reads as none: check it"
+        return f"{taken} because '{other}' reads as none"
     if seen["normal"] is None:
         return ""
-    return f"'{seen['normal']}' is taken as the class without a finding: check it"
+    return f"'{seen['normal']}' is taken as the class without a finding"
 
 
 def _class_map_line(class_map: Mapping[str, str]) -> str:
@@ -168,7 +168,10 @@ def _unit_words(seen: dict[str, Any]) -> str:
         return "no patient is named: near-duplicate images are kept on one side"
     whole = f"no {kind} stands on two sides"
     if unnamed:
-        whole = f"{images - unnamed} of {images} images name their {kind}: {whole}"
+        whole = (
+            f"{images - unnamed} of {images} images name their {kind}, and none of those stands on "
+            f"two sides; the {unnamed} without may belong to a {kind} of another side"
+        )
     else:
         whole = f"{plural_of(kind)} are named, so {whole}"
     return whole if kind == "patient" else f"{whole}; patients are not named"

@@ -157,7 +157,7 @@ def _low(record: CandidateRecord) -> str:
 
 
 def _checks(checks: Sequence[DeviceCheck]) -> doc.Box:
-    """MakerAnswers on another processor's instructions."""
+    """Answers on another processor's instructions."""
     rows: list[list[doc.Content]] = [
         [
             check.cpu,

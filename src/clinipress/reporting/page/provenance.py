@@ -323,7 +323,7 @@ def _file_facts(record: CandidateRecord) -> doc.Facts:
             ("With reading and decoding the file", milliseconds(whole.median if whole else None)),
             ("File against its parent", equal),
             ("Operators in low precision", operators or NOT_MEASURED),
-            ("MakerAnswers per image", ", ".join(record.per_image.values()) or NOT_MEASURED),
+            ("Answers per image", ", ".join(record.per_image.values()) or NOT_MEASURED),
         ]
     )
 
