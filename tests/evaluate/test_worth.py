@@ -84,7 +84,7 @@ def test_a5_patients_with_many_images_prove_less():
 
 def test_a5_a_floor_of_all_classes_stands_in_and_one_of_a_class_does_not():
     scores = answers(right=0.5)
-    assert than(scores, floors={"accuracy": 0.8}) == {}
+    assert than(scores, floors={"accuracy": 0.8}) == {"weak reference": [GUESSING]}
     assert than(scores, floors={"sensitivity[ill]": 0.9})["weak reference"]
     # a floor that whoever names the largest class meets is none
     assert than(answers(right=0.9, share=0.92), floors={"accuracy": 0.8})["weak reference"]
@@ -94,7 +94,13 @@ def test_a5_a_floor_of_all_classes_stands_in_and_one_of_a_class_does_not():
 def test_critical_and_high_risk_ask_for_a_floor(risk):
     scores = answers()
     assert ("no floor" in than(scores, risk=risk)) == (risk in ("critical", "high"))
-    assert than(scores, risk=risk, floors={"accuracy": 0.5}) == {}
+    assert than(scores, risk=risk, floors={"accuracy": 0.6}) == {}
+    # a floor that guessing meets is none; one of a class is
+    for floor in ({"accuracy": 0.01}, {"auroc_macro": 0.5}, {"kappa": 0.0001}):
+        assert ("no floor" in than(scores, risk=risk, floors=floor)) == (
+            risk in ("critical", "high")
+        )
+    assert "no floor" not in than(scores, risk=risk, floors={"sensitivity[ill]": 0.9})
 
 
 # --------------------------------------------------------------------------------- floors
@@ -158,3 +164,10 @@ def test_a_floor_of_a_class_that_few_patients_carry_is_neither_met_nor_missed():
     for units, status in ((4.9, "inconclusive"), (5.0, "pass")):
         (reason,) = gate.floored({"sensitivity[ill]": 0.9}, figure, {"sensitivity[ill]": units})
         assert reason.status == status
+
+
+@pytest.mark.parametrize("floor", [{"accuracy": 0.7}, {"auroc_macro": 0.8}, {"kappa": 0.6}])
+def test_a5_no_floor_stands_for_being_better_than_chance(floor):
+    """A reference that is wrong nine times in ten, whatever floor the candidate meets."""
+    (shown,) = than(answers(right=0.1), floors=floor).values()
+    assert "chance" in str(shown)

@@ -42,6 +42,7 @@ DAY = re.compile(
     rf"|\b\d{{1,2}} (?:{MONTHS}) \d{{4}}(?:, \d\d:\d\d UTC)?"
 )
 RUN_FACTS = (  # as the report writes them
+    (re.compile(r"(sha256 )[0-9a-f]{8}…"), r"\1<digest>…"),
     (re.compile(r"^(threads: )\d+$", re.MULTILINE), r"\1<threads>"),
     (re.compile(r"(\*\*seconds:?\*\* )[\d.]+"), r"\1<time>"),
     (re.compile(r"(<version> in )[\d.]+\s(?:s|min|h)\b"), r"\1<time>"),

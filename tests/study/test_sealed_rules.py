@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from clinipress.errors import RecipeError
-from clinipress.records.result import Result
+from clinipress.records.result import Result, TestOpening
 from clinipress.study.flow import run_study
 from clinipress.study.sealing import FILE, openings, rules_of, seal
 from kit.studies import study
@@ -18,6 +18,12 @@ CLASSES = ("nodule", "normal", "opacity")
 def run(finished, tmp_path):
     """A copy of a finished run, whose test split was opened once."""
     return shutil.copytree(finished[0], tmp_path / "run")
+
+
+def rules_now(run, recipe):
+    """The rules of a study on the sealed images of a run."""
+    result = json.loads((run / "result.json").read_text())
+    return rules_of(recipe, CLASSES, result["sealed"]["others"]["test images"])
 
 
 def changed(result: Result) -> dict[str, tuple[str, str]]:
@@ -47,7 +53,7 @@ def test_a1_a_wider_limit_after_the_opening_is_at_most_inconclusive(run, phantom
     assert all(row.verdict.status != "pass" for row in judged)
     capped = [row for row in judged if "rules changed" in [r.kind for r in row.verdict.reasons]]
     assert capped == judged
-    assert openings(run)[-1].rules == rules_of(study(risk="medium"), CLASSES).digest
+    assert openings(run)[-1].rules == rules_now(run, study(risk="medium")).digest
 
 
 def test_a1_judging_answers_of_before_by_other_rules_is_an_opening(run, phantoms):
@@ -56,7 +62,7 @@ def test_a1_judging_answers_of_before_by_other_rules_is_an_opening(run, phantoms
     assert set(changed(result)) == {"aims"}
     scoring, judging = openings(run)
     assert (scoring.kind, judging.kind) == ("scoring", "judging")
-    assert judging.rules == rules_of(other, CLASSES).digest != scoring.rules
+    assert judging.rules == rules_now(run, other).digest != scoring.rules
     # again: nothing more is logged, and the change keeps its time
     again = run_study(other, phantoms, run)
     assert len(openings(run)) == 2
@@ -84,9 +90,9 @@ def test_a1_judging_answers_of_before_by_other_rules_is_an_opening(run, phantoms
     ids=str,
 )
 def test_a1_whatever_a_verdict_hangs_on_is_seen(run, changes, what):
-    later = seal(rules_of(study(**changes), CLASSES), run)
+    later = seal(rules_now(run, study(**changes)), run)
     assert [change.what for change in later.changes] == [what]
-    assert seal(rules_of(study(), CLASSES), run).changes == ()
+    assert seal(rules_now(run, study()), run).changes == ()
 
 
 def test_a1_normal_positive_class_map_and_division_are_sealed(run):
@@ -98,18 +104,18 @@ def test_a1_normal_positive_class_map_and_division_are_sealed(run):
         ({"split": data.split.model_copy(update={"seed": 4})}, "division of the images"),
     ):
         other = study().model_copy(update={"data": data.model_copy(update=update)})
-        assert [c.what for c in seal(rules_of(other, CLASSES), run).changes] == [what]
+        assert [c.what for c in seal(rules_now(run, other), run).changes] == [what]
 
 
 def test_a1_floors_removed_after_the_opening(run):
-    with_floor = rules_of(study(floors={"accuracy": 0.9}), CLASSES)
+    with_floor = rules_now(run, study(floors={"accuracy": 0.9}))
     log = run / "test_openings.jsonl"
     opening = json.loads(log.read_text()) | {"rules": with_floor.digest}
     log.write_text(json.dumps(opening) + "\n")
     for kept in run.glob("objects/test-*/opening.json"):
         kept.write_text(json.dumps(opening))
     (run / FILE).write_text(with_floor.model_dump_json())
-    (change,) = seal(rules_of(study(), CLASSES), run).changes
+    (change,) = seal(rules_now(run, study()), run).changes
     assert (change.what, change.before, change.after) == ("floors", "accuracy 0.9", "none")
 
 
@@ -133,7 +139,7 @@ def test_a1_a_study_whose_test_stays_sealed_may_change_its_rules(phantoms, run):
 
 @pytest.mark.parametrize("edit", ["deleted", "edited", "edited with its digest", "no JSON"])
 def test_a1_a_deleted_or_edited_seal_is_noticed(run, edit):
-    path, other = run / FILE, rules_of(study(risk="medium"), CLASSES)
+    path, other = run / FILE, rules_now(run, study(risk="medium"))
     if edit == "deleted":
         path.unlink()
     elif edit == "no JSON":
@@ -145,7 +151,7 @@ def test_a1_a_deleted_or_edited_seal_is_noticed(run, edit):
     assert change.what == "seal"
     assert FILE in change.before
     # where the rules of now are the ones that the first opening names, nothing was changed
-    same = seal(rules_of(study(), CLASSES), run)
+    same = seal(rules_now(run, study()), run)
     assert same.changes == ()
     assert json.loads(path.read_text())["digest"] == same.sealed.digest
 
@@ -155,7 +161,7 @@ def test_a1_a_log_without_an_opening_that_was_made_is_noticed(run, by_an_earlier
     (run / "test_openings.jsonl").unlink()
     if by_an_earlier_version:
         next(run.glob("objects/test-*/opening.json")).unlink()
-    (change,) = seal(rules_of(study(), CLASSES), run).changes
+    (change,) = seal(rules_now(run, study()), run).changes
     assert (change.what, change.after) == ("seal", "one that lacks an opening")
 
 
@@ -166,7 +172,7 @@ def test_a1_a_run_of_before_has_no_record_of_its_rules(run):
     log.write_text(json.dumps(old) + "\n")
     next(run.glob("objects/test-*/opening.json")).unlink()
     (run / FILE).unlink()
-    later = seal(rules_of(study(), CLASSES), run)
+    later = seal(rules_now(run, study()), run)
     assert later.sealed is None
     (change,) = later.changes
     assert change.after == "none, as an earlier version writes none"
@@ -231,3 +237,18 @@ def test_a2_a_floor_and_a_margin_of_one_class():
         "sensitivity[normal]": 0.8,
         "sensitivity[opacity]": 0.9,
     }
+
+
+def test_a1_other_test_images_are_other_rules(tmp_path):
+    """Images moved out of the test split, or labelled anew."""
+    first = seal(rules_of(study(), CLASSES, "150, sha256 aaaa"), tmp_path)
+    opening = TestOpening(
+        when="2026-01-01", candidates=("a",), reason="r", rules=first.rules.digest
+    )
+    log = tmp_path / "test_openings.jsonl"
+    log.write_text(opening.model_dump_json() + "\n", encoding="utf-8")
+    assert seal(rules_of(study(), CLASSES, "150, sha256 aaaa"), tmp_path).changes == ()
+    (change,) = seal(rules_of(study(), CLASSES, "132, sha256 bbbb"), tmp_path).changes
+    assert (change.what, change.before, change.after) == (
+        "test images", "150, sha256 aaaa", "132, sha256 bbbb"
+    )  # fmt: skip

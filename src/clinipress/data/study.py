@@ -111,6 +111,16 @@ class StudyData:
         units = sorted(sorted(keys) for keys in together.values())
         return digest_of(self._facts(SPLITS) | {"units": units})
 
+    @functools.cached_property
+    def test_images(self) -> str:
+        """Number and digest of the sealed images with their labels and units, for the rules."""
+        sealed = [i for i in self.dataset.items if self.split.assignment.get(i.key) == "test"]
+        first: dict[int, str] = {}  # a unit by its first image: its number says nothing
+        for key in sorted(item.key for item in sealed):
+            first.setdefault(self.unit_of[key], key)
+        rows = [[i.key, i.label, self.contents[i.key], first[self.unit_of[i.key]]] for i in sealed]
+        return f"{len(rows):,}, sha256 {digest_of(sorted(rows))}"
+
     def _facts(self, splits: Container[str]) -> dict[str, Any]:
         images = [
             [item.key, item.label, self.contents[item.key]]

@@ -3,9 +3,9 @@
 Losing little of a classifier that is no better than guessing is no proof of anything. So the
 reference has to be shown to beat chance (its macro AUROC), whoever always names the largest class,
 and a classifier that sees facts of the files alone: both paired on the same images, a patient or
-cluster counting as far as its images tell more than one. A floor on a figure of all classes, above
-what a constant answer reaches, stands in for it; a floor of one class does not, because calling
-everything by that class meets it.
+cluster counting as far as its images tell more than one. A floor on a figure of all classes, well
+above what a constant answer reaches, stands in for all but chance; a floor of one class does not,
+because calling everything by that class meets it.
 """
 
 from __future__ import annotations
@@ -53,23 +53,39 @@ def caps(
     if rule_changes:
         changes = [change.model_dump() for change in rule_changes]
         reasons.append(_cap("rules changed", changes=changes))
-    if not floors and risk in FLOORED_ALWAYS:
+    asked = {
+        metric: floor for metric, floor in floors.items() if not _trivial(metric, floor, reference)
+    }
+    if not asked and risk in FLOORED_ALWAYS:
         reasons.append(_cap("no floor", risk=risk))
-    if not _asks_more(floors, reference):
-        unbeaten = _unbeaten(reference, figures, baseline, baseline_accuracy)
-        if unbeaten:
-            than, shown = list(unbeaten), list(unbeaten.values())
-            reasons.append(_cap("weak reference", than=than, not_beaten=shown))
+    unbeaten = _unbeaten(reference, figures, baseline, baseline_accuracy)
+    if any(metric in _guessed(reference) for metric in asked):
+        # such a floor stands for the comparison with constant answers, never for that with chance
+        unbeaten = {name: shown for name, shown in unbeaten.items() if name == GUESSING}
+    if unbeaten:
+        than, shown = list(unbeaten), list(unbeaten.values())
+        reasons.append(_cap("weak reference", than=than, not_beaten=shown))
     return tuple(reasons)
 
 
-def _asks_more(floors: Mapping[str, float], reference: Scores) -> bool:
-    """Whether a floor lies at or above what no constant answer and no guessing exceeds."""
+def _guessed(reference: Scores) -> dict[str, float]:
+    """Figures of all classes -> what guessing or a constant answer reaches."""
     counts = np.bincount(reference.labels)
     share = 1 / len(reference.classes)
     least = {"accuracy": counts.max() / counts.sum(), "auroc_macro": CHANCE, "kappa": 0.0}
-    least |= dict.fromkeys(("balanced_accuracy", "f1_macro"), share)
-    return any(floors[metric] >= bound for metric, bound in least.items() if metric in floors)
+    return least | dict.fromkeys(("balanced_accuracy", "f1_macro"), share)
+
+
+def _trivial(metric: str, floor: float, reference: Scores) -> bool:
+    """Whether a floor asks for little more than guessing reaches.
+
+    Of the accuracy all that is above the largest class counts, of the others, which a useless
+    classifier may exceed by chance, what is above half of the way from guessing to perfect.
+    """
+    least = _guessed(reference).get(metric)
+    if least is None:  # of one class
+        return False
+    return floor <= (least if metric == "accuracy" else (1 + least) / 2)
 
 
 def _cap(kind: str, **parameters: object) -> Reason:

@@ -108,7 +108,7 @@ def run_once(
     data.check_accepted()
     _check_evidence(study.evidence, data.classes)
     # the rules are on the disk before anything is trained, and stay once the test split is opened
-    sealed = seal(rules_of(study, data.classes), out)
+    sealed = seal(rules_of(study, data.classes, data.test_images), out)
     if sealed.changes:
         progress.say(f"{capital(changes_phrase(sealed.changes))}.")
     bench = Workbench(study, store, data, progress, code=code)

@@ -98,8 +98,8 @@ def openings(folder: Path) -> tuple[TestOpening, ...]:
     return tuple(TestOpening.model_validate_json(line) for line in lines if line.strip())
 
 
-def rules_of(study: Study, classes: Sequence[str]) -> SealedRules:
-    """The rules of a study, checked against its classes.
+def rules_of(study: Study, classes: Sequence[str], test_images: str = "") -> SealedRules:
+    """The rules of a study, checked against its classes; `test_images` is `StudyData.test_images`.
 
     Raises:
         RecipeError: A margin, a floor, a prevalence or the normal class is of something unknown.
@@ -128,6 +128,7 @@ def rules_of(study: Study, classes: Sequence[str]) -> SealedRules:
             "images drawn": _shown(data.sample or "all"),
             "images under stress": _shown(evidence.stress),
             "saliency maps": _shown(evidence.saliency),
+            **({"test images": test_images} if test_images else {}),
         },
     )
     return facts.model_copy(update={"digest": _digest(facts.model_dump(mode="json"))})
