@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from clinipress.reporting.wording.lead import lead
 from clinipress.study.external import compare, evaluate, evaluate_run, parse_floors
 from clinipress.study.redraw import with_checks
 from clinipress.text import STATUS_WORDS
+from kit.planted import reference
 
 
 @pytest.fixture(scope="module")
@@ -315,3 +317,22 @@ def test_f1_an_external_test_of_the_run_as_it_was_is_not_shown(tested, tmp_path,
         dataclasses.replace(scores, labels=scores.labels[::-1]).save(path)
     with pytest.raises(InputError, match="other validation images"):
         with_checks(result, run)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"temperature": 0.0},
+        {"temperature": -1.0},
+        {"positive": "B"},
+        {"groups": {"sex": ("F",) * 40}},
+    ],
+    ids=str,
+)
+def test_f_scores_that_cannot_be_are_not_compared(tmp_path, changes):
+    """Files of scores that somebody made: no warning of numpy, no silent choice of a finding."""
+    scores = replace(reference(n=40, classes=("A", "B")), positive="A")
+    scores.save(tmp_path / "a.npz")
+    replace(scores, **changes).save(tmp_path / "b.npz")
+    with pytest.raises((DataError, InputError)):
+        compare(tmp_path / "a.npz", tmp_path / "b.npz", risk="low")

@@ -119,15 +119,18 @@ class Scores:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
                 logits, labels, units, keys = (file[name] for name in _ARRAYS)
                 facts = json.loads(str(file["facts"]))
+            temperature, classes = float(facts["temperature"]), tuple(facts["classes"])
+            if not 1e-3 <= temperature <= 1e3 or len(set(classes)) < len(classes):
+                raise ValueError(f"temperature {temperature:g} of the classes {classes}")
             return cls(
                 logits=logits.astype(np.float32),
                 labels=labels.astype(np.int64),
                 units=units.astype(np.int64),
                 keys=tuple(str(key) for key in keys),
-                classes=tuple(facts["classes"]),
+                classes=classes,
                 positive=facts["positive"],
                 normal=facts.get("normal"),
-                temperature=float(facts["temperature"]),
+                temperature=temperature,
                 groups={name: tuple(values) for name, values in facts["groups"].items()},
             )
         except _UNREADABLE as problem:

@@ -44,7 +44,9 @@ Spread = Annotated[float, Field(gt=0, le=1)]
 class Config(BaseModel):
     """Base of every part of a study: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class ModelRecipe(Config):

@@ -457,6 +457,16 @@ def _kept(
             f"'{reference.name}' and '{candidate.name}', which differ",
             "score both on the same data",
         )
+    if None not in (a.positive, b.positive) and a.positive != b.positive:
+        raise InputError(
+            "two files of scores with the same finding", f"'{a.positive}' and '{b.positive}'"
+        )
+    if a.groups != b.groups or len(set(a.keys)) < len(a.keys):
+        raise InputError(
+            "scores of the same images, each once, in the same groups",
+            f"'{reference.name}' and '{candidate.name}', which differ or repeat images",
+            "score both on the same data",
+        )
     names = [{"name": path.stem} for path in (reference, candidate)]
     finding = _finding(a.classes, a.positive or b.positive, positive)
     return names, (replace(a, positive=finding), replace(b, positive=finding, normal=a.normal))

@@ -94,8 +94,15 @@ def openings(folder: Path) -> tuple[TestOpening, ...]:
     log = folder / OPENINGS
     if not log.is_file():
         return ()
-    lines = log.read_text(encoding="utf-8").splitlines()
-    return tuple(TestOpening.model_validate_json(line) for line in lines if line.strip())
+    try:
+        lines = log.read_text(encoding="utf-8").splitlines()
+        return tuple(TestOpening.model_validate_json(line) for line in lines if line.strip())
+    except ValueError as problem:  # pydantic's, and of the encoding
+        raise InputError(
+            f"the log of test openings as it was written at '{log}'",
+            str(problem).splitlines()[0],
+            "bring it back, or run the study in another folder",
+        ) from None
 
 
 def rules_of(study: Study, classes: Sequence[str], test_images: str = "") -> SealedRules:
