@@ -20,11 +20,14 @@ __all__ = [
     "joined",
     "not_used",
     "plain",
+    "plain_page",
     "sentence",
     "signed",
     "tally",
     "true_minus",
 ]
+
+_STEERS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 MINUS, DASH = "\u2212", "\u2013"
 STATUS_WORDS: Mapping[Literal["pass", "fail", "inconclusive"], str] = {
@@ -79,6 +82,16 @@ def plain(text: str) -> str:
     return "".join(
         "?" if c not in JOINERS and unicodedata.category(c) in _STEERING else c for c in text
     )
+
+
+def plain_page(text: str) -> str:
+    r"""A page of text that cannot steer a terminal it is shown in; line ends and tabs stay.
+
+    Example:
+        >>> plain_page("glioma\x1b[2J\n\u202eb")
+        'glioma?[2J\n?b'
+    """
+    return _STEERS.sub("?", text)
 
 
 def sentence(words: str) -> str:

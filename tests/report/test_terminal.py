@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from clinipress.cli import commands, terminal
 from clinipress.records.result import Audit, Result
+from clinipress.reporting.documents import write_pages
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.lead import lead, reading
 from clinipress.text import plain
@@ -161,3 +163,17 @@ def test_a9_compare_says_which_way_a_change_points(printed: io.StringIO) -> None
     lines = printed.getvalue().splitlines()
     assert any("log_loss" in line and "worse" in line for line in lines)
     assert any("accuracy" in line and "better" in line for line in lines)
+
+
+def test_f9_pages_steer_no_terminal(tmp_path: Path, make_study: Callable[..., Result]) -> None:
+    """`cat report.md` of a study whose classes hold escape sequences."""
+    text = (
+        make_study(classes=("glioma", "nv", "bcc"))
+        .model_dump_json()
+        .replace("glioma", "gli\\u001b[2J\\u202eoma")
+    )
+    written = write_pages(Result.model_validate_json(text), tmp_path)
+    assert {path.suffix for path in written} >= {".html", ".md", ".json"}
+    for path in written:
+        page = path.read_text(encoding="utf-8")
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", page), path.name

@@ -52,7 +52,7 @@ from clinipress.kinds.image.refuse import is_colourful
 from clinipress.recipe.formats import format_facts
 from clinipress.records.candidate import Card, InputSpec
 from clinipress.records.store import sha256_of
-from clinipress.text import STATUS_WORDS, sentence
+from clinipress.text import STATUS_WORDS, plain_page, sentence
 from clinipress.version import __version__
 
 __all__ = ["Bundle", "caution", "clearest", "load_bundle", "open_bundle", "write_bundle"]
@@ -207,7 +207,9 @@ def write_bundle(
             shutil.copyfile(part, work / name)
         (work / SAMPLE).write_bytes(_sample_png(sample, card))
         (work / LICENCE).write_text((licence or NO_LICENCE).rstrip() + "\n", encoding="utf-8")
-        (work / README).write_text(_readme(card, evidence, sample_note), encoding="utf-8")
+        (work / README).write_text(
+            plain_page(_readme(card, evidence, sample_note)), encoding="utf-8"
+        )
         if fingerprints is not None:
             (work / FINGERPRINTS).write_bytes(fingerprints)
         test = _measure(work, card, tolerance)

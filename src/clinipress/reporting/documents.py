@@ -15,6 +15,7 @@ from clinipress.reporting.markdown import write_markdown
 from clinipress.reporting.model_card.card import model_card
 from clinipress.reporting.page.build import report, write_page, write_report
 from clinipress.reporting.private import kept, sent
+from clinipress.text import plain_page
 
 __all__ = ["report_markdown", "write_documents", "write_pages"]
 
@@ -57,6 +58,7 @@ def write_documents(result: Result, folder: Path) -> tuple[Path, ...]:
         "dossier.md": dossier_markdown(private, answers),
         "dossier.json": dossier(private, answers).model_dump_json(indent=1) + "\n",
     }
+    texts = {name: plain_page(text) for name, text in texts.items()}  # names come with data
     edited = [path for name in texts if (path := _kept_edits(folder / name)) is not None]
     written = [
         write_page(folder / name, _marked(folder, name, text) if name.endswith(".md") else text)

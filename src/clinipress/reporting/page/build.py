@@ -24,6 +24,7 @@ from clinipress.reporting.page.pruning import pruning_section
 from clinipress.reporting.page.quantization import quantization_section
 from clinipress.reporting.page.seeds import seeds_section
 from clinipress.reporting.view import View
+from clinipress.text import plain_page
 
 __all__ = ["render", "report", "write_page", "write_report"]
 
@@ -67,7 +68,9 @@ def write_report(result: Result, folder: Path) -> Path:
     Raises:
         StorageError: The file cannot be written.
     """
-    return write_page(folder / "report.html", render(result, read_pictures(View(result), folder)))
+    return write_page(
+        folder / "report.html", plain_page(render(result, read_pictures(View(result), folder)))
+    )
 
 
 def write_page(path: Path, text: str) -> Path:
