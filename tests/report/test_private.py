@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import re
 from collections.abc import Callable
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clinipress.cli.terminal import show_result
+from clinipress.data.drawn.phantom import draw_phantoms
 from clinipress.data.drawn.samples import drawn_samples
 from clinipress.errors import ImageError, InputError
 from clinipress.kinds.image.refuse import contrast_refusal, is_colourful
@@ -28,6 +31,7 @@ from clinipress.records.result import (
 )
 from clinipress.reporting.documents import write_pages
 from clinipress.reporting.private import LEFT_OUT, identifies, kept, sent, without_paths
+from clinipress.study.flow import run_study
 from clinipress.study.summary import check_sample
 from kit.judgements import pictures, with_judgements
 from kit.studies import study as small_study
@@ -318,6 +322,47 @@ def test_p1_columns_in_another_language_name_nobody(
     assert [v for v in (*TELLING, "pacientes_Ruiz", "Ana Ruiz.jpg") if v in private] == []
     assert private.count('"path":"..."') == 1
     assert sent(sent(spanish)) == sent(spanish)
+
+
+def test_p3_the_terminal_of_a_strict_study_names_nobody(
+    spanish: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for privacy, here in (("strict", False), ("standard", True)):
+        show_result(
+            spanish.model_copy(update={"recipe": spanish.recipe | {"privacy": privacy}}), tmp_path
+        )
+        assert ("Ana Ruiz" in "".join(capsys.readouterr())) == here
+
+
+@pytest.mark.nightly
+def test_p3_a_strict_run_of_a_table_in_spanish_names_nobody(tmp_path: Path) -> None:
+    """The whole way: table, training, evidence, pages and bundle; its store is no page."""
+    people = [("Ana Ruiz", "1948-08-08", "García"), ("luis peña", "1951-02-03", "Núñez")]
+    draw_phantoms(tmp_path / "set", patients=120, seed=1, size=32)
+    with (tmp_path / "set/manifest.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    (tmp_path / "set/manifest.csv").unlink()
+    lines = ["path;label;nombre;fecha_nacimiento;médico;hospital"]
+    for number, row in enumerate(rows):
+        cells = (row["path"], row["label"], *people[number * 7919 // 3 % 2], "ABC"[number % 3])
+        lines.append(";".join(cells))
+    table = tmp_path / "set/pacientes_Ruiz.csv"
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    run_study(small_study(privacy="strict"), table, tmp_path / "run")
+    pages = [
+        path
+        for path in (tmp_path / "run").rglob("*")
+        if path.is_file() and path.parent.name in {"run", "bundle"}
+    ]
+    assert {"card.json", "README.txt", "result.json", "dossier.md"} <= {path.name for path in pages}
+    for path in pages:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        told = [cell for person in people for cell in person if cell in text]
+        assert told == [], path.name
+        assert "pacientes_Ruiz" not in text, path.name
+    card = (tmp_path / "run/model-card.md").read_text(encoding="utf-8")
+    assert "3 group columns are left out" in card
+    assert "hospital: A" in card
 
 
 def test_p1_full_adds_them(spanish: Result, tmp_path: Path) -> None:

@@ -214,10 +214,12 @@ def _points(interval: Interval | None) -> str:
 
 def show_result(result: Result, out: Path) -> None:
     """A study's table, its verdict and where the files are."""
+    from clinipress.reporting.private import kept
     from clinipress.reporting.view import View
     from clinipress.reporting.wording.lead import selection_words
     from clinipress.reporting.wording.sentences import distillation_sentences
 
+    result = kept(result)
     console = _console()
     split = "test" if any("test" in c.evidence for c in result.candidates) else "validation"
     table = Table(title=f"{result.study}: {'SYNTHETIC ' if result.synthetic else ''}{split} split")
