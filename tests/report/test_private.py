@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clinipress.cli.terminal import show_result
+from clinipress.cli.terminal import show_external, show_result
 from clinipress.data.drawn.phantom import draw_phantoms
 from clinipress.data.drawn.samples import drawn_samples
 from clinipress.errors import ImageError, InputError
@@ -292,6 +292,7 @@ def spanish(make_study: Make) -> Result:
     )  # fmt: skip
     row = ExternalRow(
         digest="0", per_image="x", evidence={}, confusion=[],
+        verdict=verdict_of("fail", "Accuracy in nombre: Ana Ruiz fell."),
         judgements=next(j for r in records for j in r.judgements.values() if j.subgroups),
     )  # fmt: skip
     test = ExternalTest(
@@ -328,9 +329,10 @@ def test_p3_the_terminal_of_a_strict_study_names_nobody(
     spanish: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for privacy, here in (("strict", False), ("standard", True)):
-        show_result(
-            spanish.model_copy(update={"recipe": spanish.recipe | {"privacy": privacy}}), tmp_path
-        )
+        study = spanish.model_copy(update={"recipe": spanish.recipe | {"privacy": privacy}})
+        show_result(study, tmp_path)
+        assert ("Ana Ruiz" in "".join(capsys.readouterr())) == here
+        show_external(study.external_tests[0], study, tmp_path)
         assert ("Ana Ruiz" in "".join(capsys.readouterr())) == here
 
 

@@ -434,8 +434,11 @@ def _sections(judgements: Mapping[str, Any]) -> Text:
 
 def show_external(test: ExternalTest, result: Result, report: Path) -> None:
     """A run on images from elsewhere: each candidate's accuracy beside the internal one."""
+    from clinipress.reporting.private import kept
     from clinipress.reporting.wording.sentences import overlap_sentence
 
+    result = kept(result)
+    test = next((known for known in result.external_tests if known.name == test.name), test)
     console = _console()
     table = Table(title=f"{result.study} on {test.name}: {test.images} images from elsewhere")
     for column in (

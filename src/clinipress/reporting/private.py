@@ -203,7 +203,7 @@ def _audit(audit: Audit, names: _Names, columns: Mapping[str, Any]) -> Audit:
 
     update = {
         "groups": {name: values for name, values in audit.groups.items() if name not in columns},
-        "withheld_columns": len(columns) or audit.withheld_columns,
+        "withheld_columns": max(len(columns), audit.withheld_columns),
         "duplicate_pairs": pairs(audit.duplicate_pairs),
         "conflicting_labels": pairs(audit.conflicting_labels),
         "leaked_images": {
