@@ -111,8 +111,15 @@ def test_a_dossier_of_an_earlier_release_is_kept(make_study: Make, tmp_path: Pat
         ("answers: {funding: [a]}", "a text as an answer"),
         ("signatures: {role: x}", "a list of signatures"),
         ("claim_2024: {'99': x}", "a key that is asked for"),
-        ("a: b: c", "YAML in"),
-        ("answers: {funding: '\xff", "YAML in"),
+        ("a: b: c", r"YAML in '.*', got mapping values are not allowed here in line 1, at 'a'"),
+        ("answers: {funding: '\xff", "UTF-8 in"),
+        ("answers:\n  ethics: ok\n  funding: EU: 12\n", "not allowed here in line 3, at 'funding'"),
+        ("answers:\n  ethics: ok\n  funding: 'EU\n  users: x\n", "in line 3, at 'funding'"),
+        ("answers:\n  ethics: a\n  ethics: b\n", "'ethics' is given twice in line 3, at 'ethics'"),
+        ("answers:\n\tethics: a\n", "in line 2"),
+        ("answers: {ethics: *a}", "undefined alias 'a' in line 1, at 'ethics'"),
+        ("answers: {[a]: b}", "unhashable key in line 1, at 'answers'"),
+        ("answers: {ethics: a, funding: b, funding: c}", "twice in line 1, at 'funding'"),
         ("just text", "names and answers"),
     ],
 )
@@ -132,6 +139,39 @@ def test_an_empty_file_and_plain_values_are_answers(tmp_path: Path) -> None:
     (tmp_path / ANSWERS).write_text("answers: {funding: 2026-11-28, ethics: }\n", encoding="utf-8")
     assert read_answers(tmp_path)["funding"] == "2026-11-28"
     assert read_answers(tmp_path)["ethics"] == ""
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["no", "yes", "2026-11-28", "28-11-2026", "2026-11-28 10:00:00", "1e3", "0x10", "012", "12:30",
+     "3.10", "1_000", "on", "!!int 3", "accepted, no conditions"],
+)  # fmt: skip
+def test_p2_answers_are_the_text_that_was_typed(
+    make_study: Make, tmp_path: Path, typed: str
+) -> None:
+    text = f"answers:\n  funding: {typed}\nclaim_2024:\n  5: {typed}\nsignatures:\n  - role: x\n"
+    (tmp_path / ANSWERS).write_text(f"{text}    decision: {typed}\n", encoding="utf-8")
+    answers, said = read_answers(tmp_path), typed.removeprefix("!!int ")
+    assert answers["funding"] == answers.claim_2024["5"] == said
+    assert answers.signatures[0].decision == said
+    write_pages(make_study(), tmp_path)
+    assert f"| x |  | {said} |" in (tmp_path / "dossier.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("key", ["license", "licence"])
+@pytest.mark.parametrize(
+    ("said", "header"),
+    [("apache-2.0", "apache-2.0"), ("MIT", "mit"), ("own terms, see LICENSE", "other"),
+     ("", "unknown")],
+)  # fmt: skip
+def test_p2_the_licence_reaches_the_header_of_the_card(
+    make_study: Make, tmp_path: Path, key: str, said: str, header: str
+) -> None:
+    answered(tmp_path, answers={key: said})
+    write_pages(make_study(), tmp_path)
+    card = (tmp_path / "model-card.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(card.split("---")[1])["license"] == header
+    assert said in card
 
 
 def test_g_no_full_stop_is_doubled(make_study: Make, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import re
 from collections.abc import Callable
@@ -13,14 +14,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clinipress.cli.terminal import show_external, show_result
+from clinipress.data.drawn.phantom import draw_phantoms
 from clinipress.data.drawn.samples import drawn_samples
 from clinipress.errors import ImageError, InputError
 from clinipress.kinds.image.refuse import contrast_refusal, is_colourful
 from clinipress.records.candidate import InputSpec
 from clinipress.records.judgement import Subgroup
-from clinipress.records.result import ExternalTest, LeftOut, Overlap, Result, Unreadable
+from clinipress.records.result import (
+    ExternalRow,
+    ExternalTest,
+    LeftOut,
+    Overlap,
+    Result,
+    Unreadable,
+)
 from clinipress.reporting.documents import write_pages
 from clinipress.reporting.private import LEFT_OUT, identifies, kept, sent, without_paths
+from clinipress.study.flow import run_study
 from clinipress.study.summary import check_sample
 from kit.judgements import pictures, with_judgements
 from kit.studies import study as small_study
@@ -175,11 +186,200 @@ def test_columns_that_identify(column: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "column", ["sex", "PatientAge", "age", "site", "scanner", "modality", "valid"]
+    "column",
+    [
+        *("sex", "PatientAge", "age", "site", "scanner", "modality", "skin_type", "birads"),
+        *("Género", "edad_paciente", "âge", "Gerät", "leeftijd", "età"),
+        *("MRIScanner", "lado", "anatom_site_general", "ViewPosition", "año"),
+    ],
 )
 def test_columns_of_groups(column: str) -> None:
     assert not identifies(column)
+    assert not identifies(column, ("0-39", "above 0.703125 to 1.5", "female", "CT/MR", "70 to 79"))
     assert identifies(column, map(str, range(21)))
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["nombre", "fecha_nacimiento", "médico", "NHC", "apellidos", "Geburtsdatum", "naissance",
+     "cognome", "nascimento", "Имя", "Имя age", "valid", "group", "médico_centro",
+     "hospital_doctor", "age name", "year of birth", "2", ""],
+)  # fmt: skip
+def test_p1_a_column_that_is_not_known_to_name_nobody_identifies(column: str) -> None:
+    assert identifies(column, ["x"])
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["1948-08-08", "8.8.1948", "08/08/48", "8 Aug 1948", "8 de agosto de 1948", "19480808",
+     "ana@hospital.es", "7000123", "X1234567A", "12.345.678-A", "600 123 456", "12:30"],
+)  # fmt: skip
+def test_p1_values_that_look_like_a_persons_are_left_out_in_any_column(value: str) -> None:
+    assert identifies("site", ["A", value])
+    assert identifies("sex", ["f", value])
+
+
+@pytest.mark.parametrize("value", ["Ana Ruiz", "ANA RUIZ", "Ruiz, Ana", "RUIZ^ANA", "Ángel Núñez"])
+def test_p1_names_are_left_out_but_of_hospitals_and_makers(value: str) -> None:
+    assert identifies("stage", [value])
+    for column in ("hospital", "centro", "Gerät", "manufacturer", "ethnicity"):
+        assert not identifies(column, [value])
+
+
+NAMES = {"Ana Ruiz": 3, "luis peña": 3, "Al": 3}
+TABLE = {
+    "nombre": NAMES, "fecha_nacimiento": {"1948-08-08": 6, "1951-02-03": 3},
+    "médico": {"García": 9}, "NHC": {"7000": 9}, "hospital": {"La Paz": 5, "Hospital Clínico": 4},
+}  # fmt: skip
+TELLING = ("Ana Ruiz", "luis peña", "1948-08-08", "1951-02-03", "García", ": 7000", ": Al")
+
+
+@pytest.fixture
+def spanish(make_study: Make) -> Result:
+    """A study of a table in Spanish, in which its values stand wherever a record can hold one."""
+    study = with_judgements(make_study(classes=("a", "b", "c")), external="external: B")
+
+    def named(sections: Any) -> Any:
+        if sections.subgroups is None:
+            return sections
+        groups = [
+            Subgroup(column=column, value=value, cases=n, units=3, too_small=False)
+            for column, values in TABLE.items() for value, n in values.items()
+        ]  # fmt: skip
+        gaps = tuple(
+            gap.model_copy(update={"column": "nombre", "best": "Al", "worst": "luis peña"})
+            for gap in sections.subgroups.gaps
+        )
+        said = verdict_of(
+            "fail", "Worst of 9 comparisons: accuracy in nombre: Ana Ruiz fell.",
+            "The gap between the groups of nombre (worst: luis peña) grew.",
+            "The gap between the groups of nombre (worst: Al) grew.",
+            "Too few images to judge: médico: García (3), NHC: 7000 (3), hospital: La Paz (5).",
+        )  # fmt: skip
+        reason = said.reasons[0].model_copy(
+            update={"metric": "accuracy[nombre: Ana Ruiz]",
+                    "parameters": {"worst": "luis peña", "groups": {"fecha: 1948-08-08": 3}}}
+        )  # fmt: skip
+        said = said.model_copy(update={"reasons": (reason, *said.reasons[1:])})
+        update: dict[str, Any] = {
+            "subgroups": sections.subgroups.model_copy(
+                update={"columns": (*sections.subgroups.columns, *TABLE), "verdict": said,
+                        "groups": (*sections.subgroups.groups, *groups), "gaps": gaps,
+                        "unknown": {"nombre": 2}, "left_out": {"apellidos": "no image has a value"}}
+            )
+        }  # fmt: skip
+        if sections.disagreement is not None and sections.disagreement.flips:
+            flip = sections.disagreement.flips[0].model_copy(
+                update={"groups": {"nombre": "Ana Ruiz"}}
+            )
+            update["disagreement"] = sections.disagreement.model_copy(update={"flips": (flip,)})
+        return sections.model_copy(update=update)
+
+    records = tuple(
+        record.model_copy(
+            update={"judgements": {k: named(v) for k, v in record.judgements.items()}}
+        )
+        for record in study.candidates
+    )
+    audit = study.audit.model_copy(
+        update={
+            "groups": TABLE,
+            "warnings": ("'pacientes_Ruiz.csv' is read with the column 'imagen' as path",
+                         "1 table not used: no column of labels ('x/Ana Ruiz.xlsx')"),
+            "left_out": (LeftOut(path="pacientes_Ruiz.csv: NHC2", kind="column", reason="an id"),
+                         LeftOut(path="...", kind="file", reason="no picture")),
+        }
+    )  # fmt: skip
+    row = ExternalRow(
+        digest="0", per_image="x", evidence={}, confusion=[],
+        verdict=verdict_of("fail", "Accuracy in nombre: Ana Ruiz fell."),
+        judgements=next(j for r in records for j in r.judgements.values() if j.subgroups),
+    )  # fmt: skip
+    test = ExternalTest(
+        name="B", created="2026-02-03T10:11:12+00:00", images=9, rows={records[0].name: row},
+        refused=(Unreadable(path="e/Ana Ruiz.jpg", reason="a blank one"),),
+    )  # fmt: skip
+    return study.model_copy(
+        update={"audit": audit, "candidates": records, "external_tests": (test,),
+                "verdict": verdict_of("fail", "Accuracy in nombre: Ana Ruiz fell.")}
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("privacy", ["standard", "strict"])
+def test_p1_columns_in_another_language_name_nobody(
+    spanish: Result, tmp_path: Path, privacy: str
+) -> None:
+    pages = written(spanish, tmp_path, privacy)
+    strict = pages if privacy == "strict" else {name: pages[name] for name in SENT}
+    for name, text in strict.items():
+        if name.endswith(".yaml"):
+            continue
+        assert [value for value in (*TELLING, "pacientes_Ruiz") if value in text] == [], name
+    for name in ("model-card.md", "dossier.md"):
+        told = "5 group columns are left out, since nothing shows that they do not identify people"
+        assert told in pages[name]
+        assert "La Paz" in pages[name]
+    private = sent(spanish).model_dump_json()
+    assert [v for v in (*TELLING, "pacientes_Ruiz", "Ana Ruiz.jpg") if v in private] == []
+    assert private.count('"path":"..."') == 1
+    assert sent(sent(spanish)) == sent(spanish)
+
+
+def test_p3_the_terminal_of_a_strict_study_names_nobody(
+    spanish: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for privacy, here in (("strict", False), ("standard", True)):
+        study = spanish.model_copy(update={"recipe": spanish.recipe | {"privacy": privacy}})
+        show_result(study, tmp_path)
+        assert ("Ana Ruiz" in "".join(capsys.readouterr())) == here
+        show_external(study.external_tests[0], study, tmp_path)
+        assert ("Ana Ruiz" in "".join(capsys.readouterr())) == here
+
+
+@pytest.mark.nightly
+def test_p3_a_strict_run_of_a_table_in_spanish_names_nobody(tmp_path: Path) -> None:
+    """The whole way: table, training, evidence, pages and bundle; its store is no page."""
+    people = [("Ana Ruiz", "1948-08-08", "García"), ("luis peña", "1951-02-03", "Núñez")]
+    draw_phantoms(tmp_path / "set", patients=120, seed=1, size=32)
+    with (tmp_path / "set/manifest.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    (tmp_path / "set/manifest.csv").unlink()
+    lines = ["path;label;nombre;fecha_nacimiento;médico;hospital"]
+    for number, row in enumerate(rows):
+        cells = (row["path"], row["label"], *people[number * 7919 // 3 % 2], "ABC"[number % 3])
+        lines.append(";".join(cells))
+    table = tmp_path / "set/pacientes_Ruiz.csv"
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    run_study(small_study(privacy="strict"), table, tmp_path / "run")
+    pages = [
+        path
+        for path in (tmp_path / "run").rglob("*")
+        if path.is_file() and path.parent.name in {"run", "bundle"}
+    ]
+    assert {"card.json", "README.txt", "result.json", "dossier.md"} <= {path.name for path in pages}
+    for path in pages:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        told = [cell for person in people for cell in person if cell in text]
+        assert told == [], path.name
+        assert "pacientes_Ruiz" not in text, path.name
+    card = (tmp_path / "run/model-card.md").read_text(encoding="utf-8")
+    assert "3 group columns are left out" in card
+    assert "hospital: A" in card
+
+
+def test_p1_full_adds_them(spanish: Result, tmp_path: Path) -> None:
+    pages = written(spanish, tmp_path, "full")
+    assert "Ana Ruiz" in pages["dossier.md"]
+    assert "group columns are left out" not in pages["dossier.md"]
+
+
+def test_p1_plain_words_of_sentences_stay(make_study: Make) -> None:
+    study = with_judgements(make_study(classes=("a", "b", "c")))
+    said = verdict_of("fail", "On the test images of fold: test accuracy fell by 2.0 points.")
+    audit = study.audit.model_copy(update={"groups": {"fold": {"test": 3, "images": 2, "2.0": 1}}})
+    private = sent(study.model_copy(update={"audit": audit, "verdict": said}))
+    text = private.verdict.reasons[0].text
+    assert text == f"On the test images of fold: {LEFT_OUT} accuracy fell by 2.0 points."
 
 
 def test_paths_are_known_by_their_key_and_by_their_look() -> None:

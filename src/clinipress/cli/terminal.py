@@ -214,10 +214,12 @@ def _points(interval: Interval | None) -> str:
 
 def show_result(result: Result, out: Path) -> None:
     """A study's table, its verdict and where the files are."""
+    from clinipress.reporting.private import kept
     from clinipress.reporting.view import View
     from clinipress.reporting.wording.lead import selection_words
     from clinipress.reporting.wording.sentences import distillation_sentences
 
+    result = kept(result)
     console = _console()
     split = "test" if any("test" in c.evidence for c in result.candidates) else "validation"
     table = Table(title=f"{result.study}: {'SYNTHETIC ' if result.synthetic else ''}{split} split")
@@ -432,8 +434,11 @@ def _sections(judgements: Mapping[str, Any]) -> Text:
 
 def show_external(test: ExternalTest, result: Result, report: Path) -> None:
     """A run on images from elsewhere: each candidate's accuracy beside the internal one."""
+    from clinipress.reporting.private import kept
     from clinipress.reporting.wording.sentences import overlap_sentence
 
+    result = kept(result)
+    test = next((known for known in result.external_tests if known.name == test.name), test)
     console = _console()
     table = Table(title=f"{result.study} on {test.name}: {test.images} images from elsewhere")
     for column in (

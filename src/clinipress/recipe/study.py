@@ -312,7 +312,8 @@ class Study(Config):
         privacy: What may stand in what is meant to be sent (bundle, card, dossier, summary):
             "standard" leaves out pictures, file names, paths and identifying columns there and
             keeps them in the run folder's report; "strict" leaves them out of the report, too;
-            "full" adds names, paths and columns, never pictures, to what is sent.
+            "full" adds names, paths and columns, never pictures, to what is sent. A column is
+            taken to identify unless it is known not to (sex, age, site, scanner, ...).
         sample: An image that travels in the bundle for its self-test: name only one whose person
             consented. None: a SYNTHETIC one is drawn; no image of the set is ever taken.
         seeds: Further seeds: the whole study is run again with each on the same split, and the

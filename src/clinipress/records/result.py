@@ -179,7 +179,8 @@ class Audit(Record):
     `units` counts what is named of each kind ("patient", "lesion", "study"), `without_patient` the
     images that name no patient. `refused` are images that can be read and that a device would
     refuse of a model made from this set; `colourful` is true where that model takes colour and most
-    images have some; `dark` are images that show next to nothing.
+    images have some; `dark` are images that show next to nothing. `withheld_columns` counts those
+    that are left out of `groups` where nobody may be named.
     """
 
     path: str
@@ -191,6 +192,7 @@ class Audit(Record):
     units: dict[str, int] = Field(default_factory=dict)
     without_patient: int = 0
     groups: dict[str, dict[str, int]] = Field(default_factory=dict)
+    withheld_columns: int = 0
     unreadable: tuple[Unreadable, ...] = ()
     refused: tuple[Unreadable, ...] = ()
     colourful: bool = False

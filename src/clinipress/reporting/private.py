@@ -7,6 +7,7 @@ Names of images become "image 1", "image 2", the same one for the same image on 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,18 +19,51 @@ __all__ = ["LEFT_OUT", "identifies", "kept", "sent", "without_names", "without_p
 LEFT_OUT = "left out"
 # Keys of a study, or of a step's parameters, whose text says where something lies.
 PATHS = frozenset(("path", "file", "checkpoint", "masks", "sample", "data", "folder"))
+QUOTED_FILE = re.compile(r"'[^']*\.(?!\d)[A-Za-z0-9]{2,5}(?:\.gz)?'")
 LOCATION = re.compile(
     r"(?:[/~]|\.{1,2}[/\\]|[A-Za-z]:[\\/]).*|.*\.(?:safetensors|pt|pth|ckpt|onnx|csv|tsv|npz|ya?ml)"
 )
-WORDS = frozenset(
-    (
-        *("accession", "address", "birth", "birthdate", "birthday", "city", "date", "dates"),
-        *("datetime", "dob", "email", "file", "filename", "firstname", "forename", "id", "ids"),
-        *("identifier", "insurance", "lastname", "mail", "mrn", "name", "names", "number", "path"),
-        *("phone", "physician", "pid", "postcode", "radiologist", "ssn", "street", "surname"),
-        *("telephone", "time", "timestamp", "uid", "uids", "uri", "url", "zip", "zipcode"),
-    )
-)
+# What tells groups apart and names nobody, in English and es, pt, fr, de, it, nl, without accents.
+# A list of what identifies is never whole: what stands in none of these is left out.
+_CENTERS = """
+    center centers centre centro site sites sitio hospital hospitals ospedale hopital ziekenhuis
+    krankenhaus klinik clinic clinica clinique kliniek zentrum centrum institution institucion
+    instituicao institut institute standort sede country pais pays land paese manufacturer
+    fabricante fabricant hersteller produttore fabrikant vendor vendors proveedor fornecedor
+    make brand marca marque marke merk scanner scanners escaner scan model modelo modele modell
+    modello device devices dispositivo aparato aparelho appareil gerat apparecchio apparaat
+    equipo equipamento camera ethnicity ethnic etnia ethnie etnicidad etnicidade ethnizitat
+    etniciteit race raza raca rasse razza ras
+"""
+_KNOWN = """
+    age ages edad idade alter eta leeftijd years sex sexe sexo sesso gender genero genre
+    geschlecht geslacht anatomy anatom anatomic anatomical anatomia body bodypart organ organo
+    organe lobe quadrant location localization localizacion localizacao localisation
+    lokalisation localizzazione locatie side lado cote seite lato zijde laterality lateralidad
+    lateralidade lateralite lateralita view vista vue ansicht projection proyeccion projecao
+    proiezione projektion projectie orientation plane modality modalidad modalidade modalite
+    modalitat modalita modaliteit protocol protocolo protocole protokoll protocollo contrast
+    contraste kontrast contrasto sequence secuencia sequencia sequenz sequenza field strength
+    tesla kvp thickness magnification stain resolution quality calidad qualidade qualite
+    qualitat kwaliteit skin piel pele peau haut pelle huid fitzpatrick phototype fototipo
+    density densidad densidade densite dichte densita dichtheid birads acr stage estadio stade
+    stadium stadio grade grado grau gradation grad severity gravedad gravidade gravite
+    schweregrad gravita year ano annee jahr anno jaar weight peso poids gewicht height bmi
+    smoker smoking fumador fumeur raucher diabetes diameter size histology malignant benign
+"""
+# says nothing alone, and nothing new beside such a word
+_BESIDE = """
+    patient patients paciente pacientes paziente patiente image imagen imagem lesion tumor
+    tumour part position type tipo typ general group grupo gruppe gruppo groep band range
+    category class score of the at de del da do du des der di von van in study exam x ray mri mr
+    ct us
+"""
+CENTERS, BESIDE = frozenset(_CENTERS.split()), frozenset(_BESIDE.split())
+KNOWN = CENTERS | frozenset(_KNOWN.split())
+DATE = r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}|\d{1,2}\.?[ -](?:de )?[^\W\d_]{3,}\.?,?[ -](?:de )?\d{2,4}"
+LONG = r"(?<![\d.,])\d{5,}|\d{1,3}(?:[. -]\d{3}){2,}|\d{2,4}(?:[ -]\d{2,4}){2,}"
+PERSONAL = re.compile(rf"@|\d{{1,2}}:\d\d|{DATE}|{LONG}")
+NAME = re.compile(r"[^\W\d_][\w.'\u2019-]+(?:[ ,^]+[^\W\d_][\w.'\u2019-]+)+")
 MOST_VALUES = 20  # a column of more is no group of people, as for the subgroups
 
 
@@ -48,10 +82,28 @@ def _privacy(result: Result) -> str:
 
 
 def identifies(column: str, values: Iterable[str] = ()) -> bool:
-    """Whether a column of a manifest tells who somebody is, by its name or its many values."""
-    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", column)
-    named = {word.lower() for word in words} | {column.lower()}
-    return bool(named & WORDS) or column.lower() == "patient" or len(set(values)) > MOST_VALUES
+    """Whether a column may tell who somebody is: all are taken to that are not known to tell none.
+
+    Known are whole words of its name; its values must be few, and look like no date, address,
+    long number or name of a person.
+    """
+    plain = unicodedata.normalize("NFKD", column.replace("\u00df", "ss"))
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", plain)}
+    if not plain.isascii() or not words & KNOWN or words - KNOWN - BESIDE:
+        return True
+    different, named = set(values), bool(words & CENTERS)
+    return len(different) > MOST_VALUES or any(_personal(value, named) for value in different)
+
+
+def _personal(value: str, named: bool) -> bool:
+    """Whether a value looks like a person's; `named`: things with names of their own."""
+    if PERSONAL.search(value):
+        return True
+    return not named and any(
+        sum(part[0].isupper() for part in re.split(r"[ ,^]+", found)) > 1
+        for found in NAME.findall(value)
+    )
 
 
 def without_paths(tree: Any, key: str = "") -> Any:
@@ -72,12 +124,14 @@ class _Names:
         self._names: dict[str, str] = {}
 
     def __call__(self, name: str, kind: str = "image") -> str:
+        if name == "...":  # stands for those that are not listed
+            return name
         return self._names.setdefault(name, f"{kind} {len(self._names) + 1}")
 
     def cleaned(self, texts: Iterable[str]) -> tuple[str, ...]:
         """Texts in which each name known by now is replaced."""
         known = sorted(self._names.items(), key=lambda pair: -len(pair[0]))
-        return tuple(_replaced(text, known) for text in texts)
+        return tuple(QUOTED_FILE.sub(f"'{LEFT_OUT}'", _replaced(text, known)) for text in texts)
 
 
 def _replaced(text: str, known: Iterable[tuple[str, str]]) -> str:
@@ -111,7 +165,9 @@ def without_names(result: Result) -> Result:
             "candidates": tuple(candidates),
             "audit": audit,
             "recipe": without_paths(result.recipe),
-            "external_tests": tuple(_external(test, names) for test in result.external_tests),
+            "external_tests": tuple(
+                _external(test, names, columns) for test in result.external_tests
+            ),
         }
     )
     return _without_values(cleaned, columns)
@@ -119,17 +175,26 @@ def without_names(result: Result) -> Result:
 
 def _identifying(result: Result) -> dict[str, tuple[str, ...]]:
     """Columns that identify and their values, of the study's images and of those from elsewhere."""
-    known: dict[str, list[str]] = {name: list(x) for name, x in result.audit.groups.items()}
-    for record in result.candidates:
-        for sections in record.judgements.values():
-            groups = sections.subgroups.groups if sections.subgroups else ()
-            for group in groups:
-                known.setdefault(group.column, []).append(group.value)
-            for flip in sections.disagreement.flips if sections.disagreement else ():
-                for column, value in flip.groups.items():
-                    known.setdefault(column, []).append(value)
-    unique = {column: tuple(dict.fromkeys(values)) for column, values in known.items()}
-    return {column: values for column, values in unique.items() if identifies(column, values)}
+    groups: dict[str, list[str]] = {name: list(x) for name, x in result.audit.groups.items()}
+    single: dict[str, list[str]] = {}  # of one image each: ages are many, and no bands yet
+    judged = [s for record in result.candidates for s in record.judgements.values()]
+    judged += [row.judgements for test in result.external_tests for row in test.rows.values()]
+    for sections in judged:
+        if sections.subgroups:
+            for column in (*sections.subgroups.left_out, *sections.subgroups.unknown):
+                groups.setdefault(column, [])
+            for group in sections.subgroups.groups:
+                groups.setdefault(group.column, []).append(group.value)
+        for flip in sections.disagreement.flips if sections.disagreement else ():
+            for column, value in flip.groups.items():
+                groups.setdefault(column, [])
+                single.setdefault(column, []).append(value)
+    return {
+        column: tuple(dict.fromkeys((*values, *single.get(column, ()))))
+        for column, values in groups.items()
+        if identifies(column, values)
+        or any(identifies(column, (v,)) for v in single.get(column, ()))
+    }
 
 
 def _audit(audit: Audit, names: _Names, columns: Mapping[str, Any]) -> Audit:
@@ -138,6 +203,7 @@ def _audit(audit: Audit, names: _Names, columns: Mapping[str, Any]) -> Audit:
 
     update = {
         "groups": {name: values for name, values in audit.groups.items() if name not in columns},
+        "withheld_columns": max(len(columns), audit.withheld_columns),
         "duplicate_pairs": pairs(audit.duplicate_pairs),
         "conflicting_labels": pairs(audit.conflicting_labels),
         "leaked_images": {
@@ -159,7 +225,10 @@ def _files(entries: Iterable[Unreadable], names: _Names) -> tuple[Unreadable, ..
 
 
 def _left_out(entry: LeftOut, names: _Names) -> LeftOut:
-    path = entry.path if entry.kind == "column" else names(entry.path, entry.kind)
+    table, mark, column = (
+        entry.path.partition(": ") if entry.kind == "column" else (entry.path, "", "")
+    )
+    path = f"{names(table, 'table' if mark else entry.kind)}{mark}{column}"
     return entry.model_copy(update={"path": path, "reason": _unnamed(entry, path)})
 
 
@@ -169,8 +238,16 @@ def _unnamed(entry: Unreadable | LeftOut, instead: str) -> str:
     return _replaced(entry.reason, ((entry.path, instead), (last, instead)))
 
 
-def _external(test: ExternalTest, names: _Names) -> ExternalTest:
-    update: dict[str, Any] = {"unreadable": _files(test.unreadable, names)}
+def _external(test: ExternalTest, names: _Names, columns: Mapping[str, Any]) -> ExternalTest:
+    update: dict[str, Any] = {
+        "unreadable": _files(test.unreadable, names), "refused": _files(test.refused, names),
+        "rows": {
+            name: row.model_copy(
+                update={"judgements": _judgements(row.judgements, names, columns)}
+            )
+            for name, row in test.rows.items()
+        },
+    }  # fmt: skip
     if test.overlap is not None:
         examples = tuple((names(a), names(b)) for a, b in test.overlap.examples)
         update["overlap"] = test.overlap.model_copy(update={"examples": examples})
@@ -190,6 +267,8 @@ def _judgements(sections: Judgements, names: _Names, columns: Mapping[str, Any])
         update["subgroups"] = groups.model_copy(
             update={
                 "columns": tuple(name for name in groups.columns if name not in columns),
+                "unknown": {name: n for name, n in groups.unknown.items() if name not in columns},
+                "left_out": {c: why for c, why in groups.left_out.items() if c not in columns},
                 "groups": tuple(g for g in groups.groups if g.column not in columns),
                 "gaps": tuple(gap for gap in groups.gaps if gap.column not in columns),
             }
@@ -223,16 +302,29 @@ SPOKEN, FIXED = (
     frozenset(("verdict", "warnings", "limits")),
     frozenset(("kind", "status", "rule", "section", "metric")),
 )
+# Words of ours that a value may be, too: they are replaced beside their column alone.
+_OURS = """
+    other yes no true false none unknown all test train validation images image accuracy worst
+    class group groups reference
+"""
+OURS = frozenset((*_OURS.split(), "not known"))
 
 
 def _without_values(result: Result, columns: Mapping[str, Iterable[str]]) -> Result:
-    """The same without the values of identifying columns in its sentences."""
-    values = {value for known in columns.values() for value in known if len(value) > 2}
-    values -= set(result.classes)
-    if not values:
+    """The same without the values of identifying columns in its sentences and names of figures."""
+    pairs = [(column, value) for column, known in columns.items() for value in known if value]
+    if not pairs:
         return result
-    longest = "|".join(map(re.escape, sorted(values, key=len, reverse=True)))
-    pattern = re.compile(rf"(?<!\w)(?:{longest})(?!\w)")
+    shown = (
+        OURS | set(result.classes) | {v for table in result.audit.groups.values() for v in table}
+    )
+    alone = {
+        value for _, value in pairs
+        if len(value) > 2 and value not in shown and not re.fullmatch(r"[\d.,]{1,4}", value)
+    }  # fmt: skip
+    before, after = (_any(texts) for texts in zip(*pairs, strict=True))
+    beside = re.compile(rf"(?<!\w)({before}|worst)(: )(?:{after})(?!\w)")
+    bare = re.compile(rf"(?<!\w)(?:{_any(alone)})(?!\w)") if alone else None
 
     def walk(tree: Any, spoken: bool) -> Any:
         if isinstance(tree, dict):
@@ -242,6 +334,13 @@ def _without_values(result: Result, columns: Mapping[str, Iterable[str]]) -> Res
             }
         if isinstance(tree, (list, tuple)):
             return type(tree)(walk(entry, spoken) for entry in tree)
-        return pattern.sub(LEFT_OUT, tree) if spoken and isinstance(tree, str) else tree
+        if not isinstance(tree, str):
+            return tree
+        text = beside.sub(rf"\g<1>\g<2>{LEFT_OUT}", tree)
+        return bare.sub(LEFT_OUT, text) if spoken and bare else text
 
     return Result.model_validate(walk(result.model_dump(), spoken=False))
+
+
+def _any(texts: Iterable[str]) -> str:
+    return "|".join(map(re.escape, sorted(set(texts), key=len, reverse=True)))

@@ -18,7 +18,12 @@ from clinipress.reporting.view import View
 from clinipress.reporting.wording.limits import OWN_SPLITS
 from clinipress.reporting.wording.numbers import STATUS_WORDS, counted, large
 from clinipress.reporting.wording.phrases import divided, rule_phrase, split_name
-from clinipress.reporting.wording.sentences import audit_sentence, gate_sentence, split_sentence
+from clinipress.reporting.wording.sentences import (
+    audit_sentence,
+    gate_sentence,
+    split_sentence,
+    withheld_sentence,
+)
 from clinipress.text import capital, joined, sentence, tally, true_minus
 
 __all__ = [
@@ -199,7 +204,7 @@ def _numbers(view: View) -> str | None:
 def _groups(view: View) -> str | None:
     groups = view.result.audit.groups
     texts = [f"{column}: {tally(values.items())}" for column, values in groups.items()]
-    return "; ".join(texts) + "." if texts else None
+    return ("; ".join(texts) + "." if texts else "") + withheld_sentence(view) or None
 
 
 def _difference(view: View) -> str | None:

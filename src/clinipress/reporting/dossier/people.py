@@ -7,6 +7,7 @@ it is read, into the dossier and the model card, and never written.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -163,21 +164,64 @@ def _asked(item: Item) -> str:
     return f"  '{item.number}': \"\"  # {item.asks}{rest}"
 
 
+class _AsTyped(yaml.BaseLoader):
+    """Every value is the text that was typed: "no" is no falsehood, and a date no time.
+
+    PyYAML takes the last of several equal keys; which answer was meant, nobody would know.
+    """
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"'{key.value:.80}' is given twice", key.end_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_KEY = re.compile(r"(?:^|[{,]|- )\s*['\"]?([\w-]+)['\"]?\s*:")
+
+
+def _slip(problem: Exception, text: str) -> str:
+    """Complaint, line, and the key at which it stands or the last one above."""
+    if isinstance(problem, RecursionError):
+        return "one that is nested too deeply"
+    if not isinstance(problem, yaml.MarkedYAMLError) or problem.problem_mark is None:
+        return " ".join(str(problem).split())
+    mark = problem.problem_mark
+    if problem.context_mark and "quoted scalar" in str(problem.context):
+        mark = problem.context_mark  # an open quote is noticed lines below
+    lines = text.splitlines()[: mark.line + 1]
+    lines = [*lines[: mark.line], *(line[: mark.column + 1] for line in lines[mark.line :])]
+    keys = [key for line in lines for key in _KEY.findall(line)]
+    where = f"{problem.problem} in line {mark.line + 1}"
+    return f"{where}, at '{keys[-1]}'" if keys else where
+
+
 def read_answers(folder: Path) -> MakerAnswers:
     """The answers in a run folder; none where there is no such file.
 
     Raises:
-        InputError: The file is no YAML, or holds a key that is not asked for.
+        InputError: The file is no UTF-8 or no YAML, gives a key twice, or holds one that is not
+            asked for.
     """
     path = folder / ANSWERS
     if not path.is_file():
         return NOTHING_SAID
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as problem:
-        where = str(problem).splitlines()[-1].strip()
-        raise InputError(f"YAML in '{path}'", where, "put texts in quotes") from None
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as problem:
+        raise InputError(f"UTF-8 in '{path}'", str(problem)) from None
+    try:
+        tree = yaml.load(text, _AsTyped)
+    except (yaml.YAMLError, RecursionError) as problem:
+        raise InputError(f"YAML in '{path}'", _slip(problem, text), "put texts in quotes") from None
     parts = _mapping(tree, MakerAnswers.model_fields, path)
+    said = parts.get("answers")
+    if isinstance(said, dict) and "licence" not in said and "license" in said:
+        said["licence"] = said.pop("license")
     known = {
         "answers": tuple(QUESTIONS),
         "claim_2024": tuple(item.number for item in CLAIM),
@@ -190,7 +234,7 @@ def read_answers(folder: Path) -> MakerAnswers:
         for name, keys in known.items()
     }
     rows = parts.get("signatures")
-    if rows is not None:
+    if rows:
         if not isinstance(rows, list):
             raise InputError(f"a list of signatures in '{path}'", type(rows).__name__)
         fields = tuple(Signature.model_fields)
@@ -205,7 +249,7 @@ def read_answers(folder: Path) -> MakerAnswers:
 
 def _mapping(tree: Any, keys: Iterable[str], path: Path) -> dict[str, Any]:
     """A mapping of known keys; nothing counts as an empty one."""
-    if tree is None:
+    if tree is None or tree == "":
         return {}
     if not isinstance(tree, dict):
         raise InputError(f"names and answers in '{path}'", f"'{str(tree)[:60]}'")
@@ -223,4 +267,4 @@ def _text(value: Any, path: Path) -> str:
         raise InputError(
             f"a text as an answer in '{path}'", f"'{str(value)[:60]}'", "put it in quotes"
         )
-    return "" if value is None else str(value).strip()
+    return "" if value in (None, "~", "null") else str(value).strip()

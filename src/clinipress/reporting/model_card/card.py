@@ -60,7 +60,9 @@ def model_card(result: Result, answers: MakerAnswers = NOTHING_SAID) -> str:
         answers: What people said: licence, maker, users, data.
     """
     view = View(result)
-    front = yaml.safe_dump(metadata(result), sort_keys=False, allow_unicode=True, width=100)
+    front = yaml.safe_dump(
+        metadata(result, answers["licence"]), sort_keys=False, allow_unicode=True, width=100
+    )
     parts = [
         f"---\n{front}---",
         *_head(view, answers),

@@ -6,6 +6,7 @@ the intervals, stands in each result's name and arguments.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -41,12 +42,13 @@ KNOWN = frozenset({"accuracy", "brier_score", "f1", "recall", "roc_auc"})
 TASK = "image-classification"
 
 
-def metadata(result: Result) -> dict[str, Any]:
-    """The card's front matter as plain data."""
+def metadata(result: Result, licence: str = "") -> dict[str, Any]:
+    """The card's front matter as plain data; a licence is an identifier, as "apache-2.0" is."""
+    identifier = re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence.strip().rstrip(".").lower())
     view = View(result)
     subject = subject_or_reference(view)
     fields: dict[str, Any] = {
-        "license": "unknown",
+        "license": identifier[0] if identifier else "other" if licence else "unknown",
         "library_name": "clinipress",
         "pipeline_tag": TASK,
         "tags": _tags(view, subject),

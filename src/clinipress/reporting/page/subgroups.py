@@ -36,6 +36,7 @@ from clinipress.reporting.wording.numbers import (
     points_words,
 )
 from clinipress.reporting.wording.phrases import interval_phrase, unit_words
+from clinipress.reporting.wording.sentences import withheld_sentence
 from clinipress.text import capital, joined
 
 __all__ = ["subgroups_section"]
@@ -65,6 +66,9 @@ def _drawn(groups: Sequence[Subgroup]) -> str:
 def _sentence(shown: SectionView[Subgroups]) -> str:
     """How many groups, which lost most, and the gap that widened most."""
     section = shown.mine
+    withheld = withheld_sentence(shown.view)
+    if not section.columns and withheld:
+        return f"No groups are shown.{withheld}"
     if not section.columns:
         return (
             f"{NONE} ({shown.where} images), so whether a loss falls on one sex, age or hospital "

@@ -29,6 +29,7 @@ from clinipress.reporting.wording.numbers import (
     times,
 )
 from clinipress.reporting.wording.phrases import size_phrase, speed_phrase, split_name, unit_words
+from clinipress.reporting.wording.sentences import withheld_sentence
 from clinipress.text import capital, joined, sentence, signed
 
 __all__ = [
@@ -191,7 +192,7 @@ def privacy_sentence(view: View, *, sent: bool) -> str:
     mode = view.result.recipe.get("privacy", "standard")
     without = "images of patients, file names, paths and identifying columns are left out"
     if mode == "strict" or (sent and mode != "full"):
-        return f"Privacy ({mode}): {without}."
+        return f"Privacy ({mode}): {without}.{withheld_sentence(view)}"
     if sent:
         return f"Privacy ({mode}): names, paths and columns may stand here; no image of a patient."
     return (

@@ -20,7 +20,7 @@ from clinipress.reporting.wording.numbers import (
     points_words,
 )
 from clinipress.reporting.wording.phrases import feature_name, target_name
-from clinipress.reporting.wording.sentences import caution_sentence
+from clinipress.reporting.wording.sentences import caution_sentence, withheld_sentence
 from clinipress.text import capital, joined
 
 __all__ = ["limits"]
@@ -166,7 +166,7 @@ def _of_test(view: View) -> list[str]:
 
 
 def _groups(view: View) -> str:
-    groups = view.result.audit.groups
+    groups, withheld = view.result.audit.groups, withheld_sentence(view)
     judged = [
         judgements.subgroups
         for judgements in view.shown_judgements.values()
@@ -176,10 +176,13 @@ def _groups(view: View) -> str:
     if columns:
         few = sum(group.too_small for section in judged for group in section.groups)
         more = f" {counted(few, 'group is', 'groups are')} too small to judge." if few else ""
+        known = "known by {} and by nothing else" if not withheld else "shown by {} alone"
         return (
-            f"Groups are known by {joined(columns)} and by nothing else: a loss that falls on "
-            f"people who share something else would not be seen.{more}"
+            f"Groups are {known.format(joined(columns))}: a loss that falls on people who share "
+            f"something else would not be seen.{more}{withheld}"
         )
+    if withheld and not groups:
+        return f"No groups are shown: a loss that falls on one of them is not seen here.{withheld}"
     if not groups:
         return (
             "No subgroup metadata (sex, age, scanner, site): a loss that falls on one group only "
@@ -187,7 +190,7 @@ def _groups(view: View) -> str:
         )
     return (
         f"Groups are known ({joined(list(groups))}), but the figures are given for all images "
-        "together: a loss that falls on one group only would not be seen."
+        f"together: a loss that falls on one group only would not be seen.{withheld}"
     )
 
 

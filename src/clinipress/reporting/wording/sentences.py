@@ -51,6 +51,7 @@ __all__ = [
     "trade_off_sentence",
     "trail_sentence",
     "verdict_sentence",
+    "withheld_sentence",
 ]
 
 PURPOSES = {"test": "the sealed test", "validation": "validation", "train": "training"}
@@ -391,3 +392,13 @@ def trail_sentence(view: View) -> str:
         f"Made on {moment(result.created)} by clinipress {environment.clinipress}{took} on "
         f"{environment.cpu}{seeded}."
     )
+
+
+def withheld_sentence(view: View) -> str:
+    """How many columns are not shown; empty where all are."""
+    number = view.result.audit.withheld_columns
+    if not number:
+        return ""
+    verb, they = ("is", "it does") if number == 1 else ("are", "they do")
+    columns = counted(number, "group column")
+    return f" {columns} {verb} left out, since nothing shows that {they} not identify people."
