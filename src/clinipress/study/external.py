@@ -56,7 +56,7 @@ def parse_class_map(text: str) -> dict[str, str]:
     """Read `theirs=ours,...` as a mapping.
 
     Raises:
-        InputError: A pair has no "=".
+        InputError: A pair has no "=", or a class is mapped to two.
 
     Example:
         >>> parse_class_map("covid=CT_COVID, normal=CT_NonCOVID")
@@ -66,7 +66,14 @@ def parse_class_map(text: str) -> dict[str, str]:
     wrong = [pair for pair in pairs if "=" not in pair]
     if wrong:
         raise InputError("--class-map theirs=ours,...", f"'{wrong[0]}'")
-    return {a.strip(): b.strip() for a, _, b in (pair.partition("=") for pair in pairs)}
+    mapped: dict[str, str] = {}
+    for theirs, _, ours in (pair.partition("=") for pair in pairs):
+        before = mapped.setdefault(theirs.strip(), ours.strip())
+        if before != ours.strip():
+            raise InputError(
+                f"--class-map with one class for '{theirs.strip()}'", f"{before} and {ours.strip()}"
+            )
+    return mapped
 
 
 def parse_floors(texts: Sequence[str]) -> dict[str, float]:
