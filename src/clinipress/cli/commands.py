@@ -51,6 +51,12 @@ ClassMap = Annotated[
     list[str] | None,
     typer.Option("--class-map", help="theirs=ours, separated by commas; may be repeated."),
 ]
+
+
+def _pairs(class_map: list[str] | None) -> str:
+    return ",".join(class_map or ())
+
+
 PASSED, NOT_PASSED, FAILED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 RESUME = "{}; run the same command again to go on"
 DEBUG = "CLINIPRESS_DEBUG"
@@ -193,7 +199,7 @@ def init(
     from clinipress.study.external import parse_class_map
     from clinipress.study.propose import finding_words, write_study
 
-    facts = write_study(data, out, force=force, class_map=parse_class_map(",".join(class_map or ())))
+    facts = write_study(data, out, force=force, class_map=parse_class_map(_pairs(class_map)))
     if as_json:
         _write_json(facts)
     else:
@@ -224,7 +230,7 @@ def audit(
     from clinipress.study.external import parse_class_map
 
     facts: Audit
-    dataset = read_dataset(data, class_map=parse_class_map(",".join(class_map or ())))
+    dataset = read_dataset(data, class_map=parse_class_map(_pairs(class_map)))
     facts, _ = run_audit(dataset, progress=_progress(as_json), threads=threads)
     if csv is not None:
         from clinipress.data.audit.listing import write_listing
@@ -324,12 +330,12 @@ def evaluate(
     if (model / "result.json").is_file():
         _external_test(
             model, data, threads, as_json,
-            name=name, class_map=",".join(class_map or ()), split=split, positive=positive, overlap=overlap,
+            name=name, class_map=_pairs(class_map), split=split, positive=positive, overlap=overlap,
         )  # fmt: skip
     from clinipress.study.external import evaluate as run_evaluate
 
     facts = run_evaluate(
-        model, data, class_map=",".join(class_map or ()), split=split, positive=positive, overlap=overlap,
+        model, data, class_map=_pairs(class_map), split=split, positive=positive, overlap=overlap,
         threads=threads, scores=scores, progress=_progress(as_json),
         allow_code=_allowed_in(allow_code, model),
     )  # fmt: skip
@@ -389,8 +395,8 @@ def compare(
     from clinipress.study.external import parse_floors
 
     comparison = run_compare(
-        a, b, data, risk=risk, floors=parse_floors(floor or ()), class_map=",".join(class_map or ()), split=split,
-        positive=positive, threads=threads, progress=_progress(as_json),
+        a, b, data, risk=risk, floors=parse_floors(floor or ()), class_map=_pairs(class_map),
+        split=split, positive=positive, threads=threads, progress=_progress(as_json),
         allow_code=_allowed_in(allow_code, a, b),
     )  # fmt: skip
     with _reader():
@@ -455,11 +461,13 @@ def report(
     """Rebuild the report, and what lies beside it, from the records of a run."""
     from clinipress.study.redraw import redraw
 
-    _, paths = redraw(folder)
+    result, paths = redraw(folder)
     if as_json:
-        _write_json({"report": str(paths[0]), "documents": [str(path) for path in paths[1:]]})
+        documents = [str(path) for path in paths[1:]]
+        aside = dict(result.set_aside)
+        _write_json({"report": str(paths[0]), "documents": documents, "set_aside": aside})
     else:
-        _write_lines(f"wrote {path}" for path in paths)
+        _write_lines([*result.set_aside.values(), *(f"wrote {path}" for path in paths)])
 
 
 @app.command()

@@ -452,6 +452,8 @@ class Result(Record):
     targets: tuple[TargetOutcome, ...] = ()
     device_checks: tuple[DeviceCheck, ...] = ()
     external_tests: tuple[ExternalTest, ...] = ()
+    # file of the run folder -> why what was measured after the run is not shown, and what to do
+    set_aside: dict[str, str] = Field(default_factory=dict)
     seeds: tuple[int, ...] = ()
     over_seeds: dict[str, OverSeeds] = Field(default_factory=dict)
     verdict: Verdict
