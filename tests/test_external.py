@@ -27,7 +27,8 @@ from kit.studies import study
 def elsewhere(tmp_path_factory):
     """SYNTHETIC images of other patients, another class name among them."""
     table = draw_phantoms(tmp_path_factory.mktemp("there"), patients=60, seed=7, size=32)
-    table.write_text(table.read_text().replace(",nodule,", ",lump,"))
+    text = table.read_text().replace(",nodule,", ",lump,")
+    table.write_text(text.replace("SYNTHETIC-", "SYNTHETIC-THERE-"))
     return table
 
 
@@ -178,6 +179,36 @@ def test_a4_a_bundle_knows_what_it_has_seen_and_carries_no_picture(finished, mix
     assert own["images"] == own["overlap"]["exact"]
     with np.load(bundle / "fingerprints.npz") as file:
         assert set(file.files) == {"digests", "fine"}
+
+
+def test_e5_patients_of_the_study_are_counted_by_name(finished, elsewhere, tmp_path):
+    """Other pictures of the same patients, or another hospital's same numbers: a warning."""
+    folder = shutil.copytree(elsewhere.parent, tmp_path / "same")
+    table = folder / elsewhere.name
+    head, *rows = table.read_text().splitlines()
+    rows[:15] = [row.replace("SYNTHETIC-THERE-", "SYNTHETIC-") for row in rows[:15]]
+    table.write_text("\n".join([head, *rows]) + "\n")
+    run = shutil.copytree(finished[0], tmp_path / "run", ignore=shutil.ignore_patterns("external"))
+    test = evaluate_run(run, table, name="same", class_map="lump=nodule")
+    assert (test.overlap.patients, test.overlap.left_out, test.images) == (15, 0, len(rows))
+    text = "15 images name a patient that the study has, too: the same person, or the same number"
+    assert any(warning.startswith(text) for warning in test.warnings)
+    (words,) = lead(View(with_checks(read_result(run), run))).external
+    assert text in words
+    assert "--overlap leave-out" in words
+    test = evaluate_run(run, table, name="same", class_map="lump=nodule", overlap="leave-out")
+    assert (test.overlap.patients, test.overlap.left_out) == (15, 15)
+    assert test.images == len(rows) - 15
+    assert "they were left out" in lead(View(with_checks(read_result(run), run))).external[0]
+    # only the run folder knows, and a run of before does not
+    with np.load(run / "fingerprints.npz") as file:
+        arrays = {name: file[name] for name in file.files if name not in ("patients", "salt")}
+        assert len(file["patients"]) == finished[1].audit.patients
+    np.savez(run / "fingerprints.npz", **arrays)
+    test = evaluate_run(run, table, name="same", class_map="lump=nodule")
+    assert test.overlap.patients is None
+    (words,) = lead(View(with_checks(read_result(run), run))).external
+    assert "Whether it names patients of this study was not checked." in words
 
 
 def test_a4_a_run_of_before_says_that_it_cannot_know(finished, elsewhere, tmp_path):

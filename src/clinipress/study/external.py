@@ -38,6 +38,7 @@ from clinipress.records.result import (
     RiskLevel,
 )
 from clinipress.records.store import below, read_result, write_atomically
+from clinipress.reporting.wording.phrases import shared_patients
 from clinipress.stats.metrics import confusion
 from clinipress.study.redraw import EXTERNAL, judged_by
 from clinipress.study.sealing import Seal, check_floors, rules_of
@@ -398,7 +399,10 @@ def evaluate_run(
         images=len(answers[result.reference].labels),
         class_map=parse_class_map(class_map),
         unreadable=audit.unreadable,
-        warnings=audit.warnings,
+        warnings=(
+            *audit.warnings,
+            *([shared_patients(known.overlap)] if known.overlap.patients else []),
+        ),
         overlap=known.overlap,
         judged_by=judged_by(result, run),
         rows=tested,

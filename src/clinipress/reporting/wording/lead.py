@@ -28,7 +28,13 @@ from clinipress.reporting.wording.numbers import (
     points,
     times,
 )
-from clinipress.reporting.wording.phrases import size_phrase, speed_phrase, split_name, unit_words
+from clinipress.reporting.wording.phrases import (
+    shared_patients,
+    size_phrase,
+    speed_phrase,
+    split_name,
+    unit_words,
+)
 from clinipress.text import capital, joined, sentence, signed
 
 __all__ = [
@@ -554,11 +560,12 @@ def _overlap(view: View, name: str) -> str:
         return "Whether it shares images with this study was not checked."
     shared = overlap.exact + overlap.near
     if not shared:
-        return "It shares no image with this study."
-    verb = "was" if overlap.left_out == 1 else "were"
+        return f"It shares no image with this study. {shared_patients(overlap)}"
+    left_out = min(overlap.left_out, shared)  # the others name its patients
+    verb = "was" if left_out == 1 else "were"
     return (
         f"{counted(shared, 'image')} of it also in this study ({overlap.exact:,} the same, "
-        f"{overlap.near:,} nearly); {overlap.left_out:,} {verb} left out."
+        f"{overlap.near:,} nearly); {left_out:,} {verb} left out. {shared_patients(overlap)}"
     )
 
 
