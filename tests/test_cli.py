@@ -1,6 +1,7 @@
 """The command line as a script sees it: exit codes, JSON on stdout, nothing else there."""
 
 import json
+import shutil
 
 import pytest
 
@@ -120,3 +121,21 @@ def test_bench_report_models_targets(call, finished):
         code, text = call(*command)
         assert code == 0
         assert text
+
+
+def test_e6_class_map_may_be_repeated(call, finished, phantoms, tmp_path):
+    """In each command that has it, beside commas; a class cannot become two."""
+    folder = shutil.copytree(phantoms.parent, tmp_path / "there")
+    table = folder / phantoms.name
+    table.write_text(table.read_text().replace(",nodule,", ",n,").replace(",opacity,", ",o,"))
+    repeated = ("--class-map", "n=nodule", "--class-map", "o=opacity")
+    commas = ("--class-map", "n=nodule,o=opacity")
+    for pairs in (repeated, commas):
+        code, text = call("audit", table, *pairs, "--json")
+        assert code == 0
+        assert set(json.loads(text)["classes"]) == set(finished[1].classes)
+    assert call("init", table, "--out", tmp_path / "study.yaml", *repeated)[0] == 0
+    bundle = finished[0] / "bundle"
+    assert call("evaluate", bundle, table, *repeated, "--overlap", "keep", "--json")[0] == 0
+    assert call("compare", bundle, bundle, table, *repeated, "--json")[0] in (0, 1)
+    assert call("audit", table, *repeated, "--class-map", "n=normal")[0] == 2

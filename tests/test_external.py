@@ -8,24 +8,29 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from clinipress.cli.commands import main
 from clinipress.data.drawn.phantom import draw_phantoms
 from clinipress.errors import DataError, InputError
 from clinipress.evidence.scores import Scores
-from clinipress.records.store import read_result
+from clinipress.records.store import read_result, write_atomically
 from clinipress.reporting.page.build import write_report
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.lead import lead
+from clinipress.reporting.wording.limits import limits
 from clinipress.study.external import compare, evaluate, evaluate_run, parse_floors
-from clinipress.study.redraw import with_checks
+from clinipress.study.flow import run_study
+from clinipress.study.redraw import redraw, with_checks
 from clinipress.text import STATUS_WORDS
 from kit.planted import reference
+from kit.studies import study
 
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory):
     """SYNTHETIC images of other patients, another class name among them."""
     table = draw_phantoms(tmp_path_factory.mktemp("there"), patients=60, seed=7, size=32)
-    table.write_text(table.read_text().replace(",nodule,", ",lump,"))
+    text = table.read_text().replace(",nodule,", ",lump,")
+    table.write_text(text.replace("SYNTHETIC-", "SYNTHETIC-THERE-"))
     return table
 
 
@@ -78,22 +83,41 @@ def test_the_report_shows_it_beside_the_internal_figures(tested):
     assert f": {STATUS_WORDS[verdict.status]}. " in words
 
 
-def test_a_test_of_other_files_is_refused(tested, tmp_path):
-    run, _ = tested
+def test_a_test_of_other_files_is_set_aside(tested, tmp_path):
+    run = shutil.copytree(tested[0], tmp_path / "run")
     path = run / "external" / "there.json"
-    kept = path.read_text()
-    tree = json.loads(kept)
+    tree = json.loads(path.read_text())
     for row in tree["rows"].values():
         row["digest"] = "0" * 64
-    try:
-        path.write_text(json.dumps(tree))
-        with pytest.raises(InputError, match="evaluate the run again"):
-            with_checks(read_result(run), run)
-        path.write_text("{}")
-        with pytest.raises(InputError, match="external test"):
-            with_checks(read_result(run), run)
-    finally:
-        path.write_text(kept)
+    for text, why in ((json.dumps(tree), "other model files"), ("{}", "damaged"), ("[", "damaged")):
+        path.write_text(text)
+        result = with_checks(read_result(run), run)
+        assert not result.external_tests
+        assert why in result.set_aside["external/there.json"]
+        assert str(tmp_path) not in result.set_aside["external/there.json"]
+
+
+def test_e1_a_run_again_shows_the_external_tests_as_its_report_does(tested, phantoms, tmp_path):
+    run = shutil.copytree(tested[0], tmp_path / "small")
+    redraw(run)
+    pages = [(run / name).read_text().split("Made on ")[0] for name in ("report.md", "report.html")]
+    again = run_study(study(), phantoms, run)
+    assert [test.name for test in again.external_tests] == ["there"]
+    assert lead(View(again)).external == lead(View(redraw(run)[0])).external
+    first_screen = (run / "report.md").read_text().partition("## ")[0]
+    assert first_screen == pages[0].partition("## ")[0]
+    assert "there: accuracy " in (run / "report.md").read_text()
+    assert not read_result(run).external_tests
+
+
+def test_e3_limits_know_of_the_external_tests(tested):
+    run, _ = tested
+    stored = read_result(run)
+    assert any(text.startswith("No external test") for text in stored.limits)
+    reservations = limits(View(with_checks(stored, run)))
+    assert not any(text.startswith("No external test") for text in reservations)
+    assert sum(text.startswith("Groups are known by") for text in reservations) == 1
+    assert len({text[:12] for text in stored.limits} - {text[:12] for text in reservations}) == 1
 
 
 def test_foreign_classes_are_refused(finished, elsewhere):
@@ -157,6 +181,36 @@ def test_a4_a_bundle_knows_what_it_has_seen_and_carries_no_picture(finished, mix
     assert own["images"] == own["overlap"]["exact"]
     with np.load(bundle / "fingerprints.npz") as file:
         assert set(file.files) == {"digests", "fine"}
+
+
+def test_e5_patients_of_the_study_are_counted_by_name(finished, elsewhere, tmp_path):
+    """Other pictures of the same patients, or another hospital's same numbers: a warning."""
+    folder = shutil.copytree(elsewhere.parent, tmp_path / "same")
+    table = folder / elsewhere.name
+    head, *rows = table.read_text().splitlines()
+    rows[:15] = [row.replace("SYNTHETIC-THERE-", "SYNTHETIC-") for row in rows[:15]]
+    table.write_text("\n".join([head, *rows]) + "\n")
+    run = shutil.copytree(finished[0], tmp_path / "run", ignore=shutil.ignore_patterns("external"))
+    test = evaluate_run(run, table, name="same", class_map="lump=nodule")
+    assert (test.overlap.patients, test.overlap.left_out, test.images) == (15, 0, len(rows))
+    text = "15 images name a patient that the study has, too: the same person, or the same number"
+    assert any(warning.startswith(text) for warning in test.warnings)
+    (words,) = lead(View(with_checks(read_result(run), run))).external
+    assert text in words
+    assert "--overlap leave-out" in words
+    test = evaluate_run(run, table, name="same", class_map="lump=nodule", overlap="leave-out")
+    assert (test.overlap.patients, test.overlap.left_out) == (15, 15)
+    assert test.images == len(rows) - 15
+    assert "they were left out" in lead(View(with_checks(read_result(run), run))).external[0]
+    # only the run folder knows, and a run of before does not
+    with np.load(run / "fingerprints.npz") as file:
+        arrays = {name: file[name] for name in file.files if name not in ("patients", "salt")}
+        assert len(file["patients"]) == finished[1].audit.patients
+    np.savez(run / "fingerprints.npz", **arrays)
+    test = evaluate_run(run, table, name="same", class_map="lump=nodule")
+    assert test.overlap.patients is None
+    (words,) = lead(View(with_checks(read_result(run), run))).external
+    assert "Whether it names patients of this study was not checked." in words
 
 
 def test_a4_a_run_of_before_says_that_it_cannot_know(finished, elsewhere, tmp_path):
@@ -299,7 +353,9 @@ def test_groups_of_the_manifest_reach_the_scores(finished):
 
 
 @pytest.mark.parametrize("changed", ["rules", "positive", "validation"])
-def test_f1_an_external_test_of_the_run_as_it_was_is_not_shown(tested, tmp_path, changed):
+def test_f1_an_external_test_of_the_run_as_it_was_is_not_shown(
+    tested, tmp_path, changed, monkeypatch, capsys
+):
     """The files are the same, but not what they were judged by: a stale piece like any other."""
     run = tmp_path / "run"
     shutil.copytree(tested[0], run)
@@ -315,8 +371,22 @@ def test_f1_an_external_test_of_the_run_as_it_was_is_not_shown(tested, tmp_path,
         path = run / result.candidates[0].per_image["validation"]
         scores = Scores.load(path)
         dataclasses.replace(scores, labels=scores.labels[::-1]).save(path)
-    with pytest.raises(InputError, match="other validation images"):
-        with_checks(result, run)
+    write_atomically(run / "result.json", result.model_dump_json())
+    shown, pages = redraw(run)
+    assert not shown.external_tests
+    assert all("external: there" not in row.evidence for row in shown.candidates)
+    sentence = shown.set_aside["external/there.json"]
+    assert "other validation images" in sentence
+    command = "clinipress evaluate RUN DATA --name there --class-map lump=nodule"
+    assert command in sentence
+    assert sentence in limits(View(shown))
+    assert sentence in lead(View(shown)).external
+    assert "was measured with other rules, another finding" in pages[0].read_text()
+    monkeypatch.setattr("sys.argv", ["clinipress", "report", str(run)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert not left.value.code
+    assert command in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 
 from clinipress.records.candidate import Speed
-from clinipress.records.judgement import SECTIONS
+from clinipress.records.judgement import SECTIONS, Judgements
 from clinipress.records.result import (
+    ExternalRow,
     ExternalTest,
     Interval,
     Overlap,
     Result,
     RuleChange,
     SealedRules,
+    Status,
     Verdict,
 )
 from clinipress.reporting.documents import report_markdown
@@ -292,6 +294,29 @@ def test_both_figures_of_an_external_test_and_its_overlap(make_study: Make) -> N
     assert " outside; difference outside " in text
     assert "4 images of it also in this study (3 the same, 1 nearly); 4 were left out." in text
     assert lead(View(make_study())).external == ("none; all images come from the one data set.",)
+
+
+@pytest.mark.parametrize("status", ["pass", "fail", "inconclusive"])
+def test_e4_an_external_test_that_did_not_pass_says_why_and_what_to_do(
+    make_study: Make, status: Status
+) -> None:
+    study = with_judgements(make_study(), external="external: B")
+    row = ExternalRow(
+        digest="0",
+        per_image="",
+        evidence={},
+        confusion=[],
+        judgements=Judgements(),
+        verdict=verdict_of(status, "The AUROC guard failed.", "And more."),
+    )
+    when = "2026-02-03T10:11:12+00:00"
+    test = ExternalTest(name="B", created=when, images=9, rows={study.shipped or "": row})
+    first = lead(View(study.model_copy(update={"external_tests": (test,)})))
+    (text,), steps = first.external, [step for step in first.steps if "images like those" in step]
+    assert "And more" not in text
+    assert ("The AUROC guard failed." in text) == (status != "pass") == (len(steps) == 1)
+    verb = {"pass": "", "fail": "failed", "inconclusive": "is inconclusive"}[status]
+    assert all(verb in step and " of B " in step for step in steps)
 
 
 def test_the_page_and_the_text_begin_alike(demo: Result) -> None:

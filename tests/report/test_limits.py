@@ -55,6 +55,11 @@ def test_an_external_split_lifts_the_reservation(make_study: Make) -> None:
     assert "No external test" not in said(study, candidates=(seen, *study.candidates[1:]))
 
 
+def test_e2_what_was_set_aside_is_a_reservation(make_study: Make) -> None:
+    sentence = "The external test 'B' is not shown."
+    assert sentence in said(make_study(), set_aside={"external/B.json": sentence})
+
+
 def test_openings_of_the_test_split(make_study: Make) -> None:
     study = make_study()
     opening = TestOpening(when="now", candidates=("a",), reason="b")

@@ -47,7 +47,16 @@ AllowCode = Annotated[
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")]
 # what is above ASCII and steers a terminal; JSON escapes what is below by itself
 STEERING = re.compile("[\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
-ClassMap = Annotated[str, typer.Option("--class-map", help="theirs=ours, separated by commas.")]
+ClassMap = Annotated[
+    list[str] | None,
+    typer.Option("--class-map", help="theirs=ours, separated by commas; may be repeated."),
+]
+
+
+def _pairs(class_map: list[str] | None) -> str:
+    return ",".join(class_map or ())
+
+
 PASSED, NOT_PASSED, FAILED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 RESUME = "{}; run the same command again to go on"
 DEBUG = "CLINIPRESS_DEBUG"
@@ -183,14 +192,14 @@ def init(
     data: Annotated[Path, typer.Argument(help="A data folder.")],
     out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("study.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
-    class_map: ClassMap = "",
+    class_map: ClassMap = None,
     as_json: Json = False,
 ) -> None:
     """Look at a data folder and write a study.yaml with comments."""
     from clinipress.study.external import parse_class_map
     from clinipress.study.propose import finding_words, write_study
 
-    facts = write_study(data, out, force=force, class_map=parse_class_map(class_map))
+    facts = write_study(data, out, force=force, class_map=parse_class_map(_pairs(class_map)))
     if as_json:
         _write_json(facts)
     else:
@@ -207,7 +216,7 @@ def init(
 @app.command()
 def audit(
     data: Annotated[Path, typer.Argument(help="A data folder, manifest or .npz.")],
-    class_map: ClassMap = "",
+    class_map: ClassMap = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", help="Table to write: every file that is named.")
     ] = None,
@@ -221,7 +230,7 @@ def audit(
     from clinipress.study.external import parse_class_map
 
     facts: Audit
-    dataset = read_dataset(data, class_map=parse_class_map(class_map))
+    dataset = read_dataset(data, class_map=parse_class_map(_pairs(class_map)))
     facts, _ = run_audit(dataset, progress=_progress(as_json), threads=threads)
     if csv is not None:
         from clinipress.data.audit.listing import write_listing
@@ -292,7 +301,7 @@ def evaluate(
         Path, typer.Argument(help="A bundle, a model file, a candidate folder or a run folder.")
     ],
     data: Annotated[Path, typer.Argument(help="Labelled images.")],
-    class_map: ClassMap = "",
+    class_map: ClassMap = None,
     split: SplitName = None,
     positive: Positive = None,
     overlap: Annotated[
@@ -321,12 +330,12 @@ def evaluate(
     if (model / "result.json").is_file():
         _external_test(
             model, data, threads, as_json,
-            name=name, class_map=class_map, split=split, positive=positive, overlap=overlap,
+            name=name, class_map=_pairs(class_map), split=split, positive=positive, overlap=overlap,
         )  # fmt: skip
     from clinipress.study.external import evaluate as run_evaluate
 
     facts = run_evaluate(
-        model, data, class_map=class_map, split=split, positive=positive, overlap=overlap,
+        model, data, class_map=_pairs(class_map), split=split, positive=positive, overlap=overlap,
         threads=threads, scores=scores, progress=_progress(as_json),
         allow_code=_allowed_in(allow_code, model),
     )  # fmt: skip
@@ -370,7 +379,7 @@ def compare(
         list[str] | None,
         typer.Option("--floor", help="metric=least figure to be shown; may be repeated."),
     ] = None,
-    class_map: ClassMap = "",
+    class_map: ClassMap = None,
     split: SplitName = None,
     positive: Positive = None,
     threads: Threads = None,
@@ -386,8 +395,8 @@ def compare(
     from clinipress.study.external import parse_floors
 
     comparison = run_compare(
-        a, b, data, risk=risk, floors=parse_floors(floor or ()), class_map=class_map, split=split,
-        positive=positive, threads=threads, progress=_progress(as_json),
+        a, b, data, risk=risk, floors=parse_floors(floor or ()), class_map=_pairs(class_map),
+        split=split, positive=positive, threads=threads, progress=_progress(as_json),
         allow_code=_allowed_in(allow_code, a, b),
     )  # fmt: skip
     with _reader():
@@ -452,11 +461,13 @@ def report(
     """Rebuild the report, and what lies beside it, from the records of a run."""
     from clinipress.study.redraw import redraw
 
-    _, paths = redraw(folder)
+    result, paths = redraw(folder)
     if as_json:
-        _write_json({"report": str(paths[0]), "documents": [str(path) for path in paths[1:]]})
+        documents = [str(path) for path in paths[1:]]
+        aside = dict(result.set_aside)
+        _write_json({"report": str(paths[0]), "documents": documents, "set_aside": aside})
     else:
-        _write_lines(f"wrote {path}" for path in paths)
+        _write_lines([*result.set_aside.values(), *(f"wrote {path}" for path in paths)])
 
 
 @app.command()

@@ -258,7 +258,8 @@ def open_study_data(
     def describe(folder: Path) -> None:
         record, fingerprints = examined()
         write_atomically(folder / "baseline.json", json.dumps(dict(fingerprints.baseline)))
-        write_atomically(folder / FINGERPRINTS, Seen.of(fingerprints).to_bytes())
+        seen = Seen.of(fingerprints, (item.patient for item in dataset.items))
+        write_atomically(folder / FINGERPRINTS, seen.to_bytes())
         if len(dataset.items) < whole:
             trial = f"A trial: {len(dataset.items):,} of {whole:,} images, drawn by class"
             record = record.model_copy(update={"warnings": (trial, *record.warnings)})
@@ -275,7 +276,7 @@ def open_study_data(
         "left_out": digest_of([row.model_dump() for row in dataset.left_out]),
         "input": recipe.input.model_dump(),
         "reading": READING,
-        "kept": ["audit", "baseline", "fingerprints"],  # earlier versions kept less
+        "kept": ["audit", "baseline", "fingerprints", "patients"],  # earlier versions kept less
     }
     described = store.once("audit", about | also, describe, packages=DECODERS)
     split = Split.load(done / "split.json")
@@ -406,28 +407,36 @@ def _without_overlap(
     twins = seen.twins(fingerprints)
     shared = [(item, number) for item, number in keep if twins.twin[number] >= 0]
     pairs = [(item.key, int(twins.twin[number])) for item, number in shared]
+    others = [(item, number) for item, number in keep if twins.twin[number] < 0]
+    named = seen.names([item.patient for item, _ in others])
+    patients = None if named is None else int(named.sum())
     examples = tuple((key, seen.keys[twin]) for key, twin in pairs[:EXAMPLES] if seen.keys)
     exact = sum(bool(twins.exact[number]) for _, number in shared)
     overlap = Overlap(
         exact=exact,
         near=len(shared) - exact,
-        left_out=len(shared) if policy == "leave-out" else 0,
+        patients=patients,
+        left_out=len(shared) + (patients or 0) if policy == "leave-out" else 0,
         examples=examples,
         compared_with=len(seen),
     )
-    if not shared or policy == "keep":
+    if policy == "keep" or not (shared or patients):
         return keep, overlap
     facts = (
         f"{len(shared)} of {len(keep)} that the study has, too ({exact} the same file or pixels, "
-        f"{len(shared) - exact} nearly the same picture), such as '{pairs[0][0]}'"
+        f"{len(shared) - exact} nearly the same picture; {patients or 0} more name a patient of it)"
     )
+    facts += f", such as '{pairs[0][0]}'" if pairs else ""
+    if policy == "refuse" and not shared:  # another hospital may number its patients alike
+        return keep, overlap
     if policy == "refuse":
         raise DataError(
             "images that the study has not seen",
             facts,
             "add --overlap leave-out to measure the others",
         )
-    rest = [(item, number) for item, number in keep if twins.twin[number] < 0]
+    own = named if named is not None else np.zeros(len(others), np.bool_)
+    rest = [pair for pair, known in zip(others, own, strict=True) if not known]
     if not rest:
         raise DataError("images that the study has not seen", facts, "nothing would be left")
     return rest, overlap

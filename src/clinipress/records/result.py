@@ -360,13 +360,15 @@ class Overlap(Record):
     Attributes:
         exact: The same file or the same pixels.
         near: Nearly the same picture.
-        left_out: Of the set, left out of the figures for it.
+        patients: Images of others that name a patient whom the study names, too; None: not checked.
+        left_out: Of the set, left out of the figures for any of these.
         examples: Pairs (path in the set, path in the study), the first few.
         compared_with: Images of the study that could be looked at; 0: none, and overlap is unknown.
     """
 
     exact: int = 0
     near: int = 0
+    patients: int | None = None
     left_out: int = 0
     examples: tuple[tuple[str, str], ...] = ()
     compared_with: int = 0
@@ -454,6 +456,8 @@ class Result(Record):
     targets: tuple[TargetOutcome, ...] = ()
     device_checks: tuple[DeviceCheck, ...] = ()
     external_tests: tuple[ExternalTest, ...] = ()
+    # file of the run folder -> why what was measured after the run is not shown, and what to do
+    set_aside: dict[str, str] = Field(default_factory=dict)
     seeds: tuple[int, ...] = ()
     over_seeds: dict[str, OverSeeds] = Field(default_factory=dict)
     verdict: Verdict

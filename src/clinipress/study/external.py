@@ -38,6 +38,7 @@ from clinipress.records.result import (
     RiskLevel,
 )
 from clinipress.records.store import below, read_result, write_atomically
+from clinipress.reporting.wording.phrases import shared_patients
 from clinipress.stats.metrics import confusion
 from clinipress.study.redraw import EXTERNAL, judged_by
 from clinipress.study.sealing import Seal, check_floors, rules_of
@@ -56,7 +57,7 @@ def parse_class_map(text: str) -> dict[str, str]:
     """Read `theirs=ours,...` as a mapping.
 
     Raises:
-        InputError: A pair has no "=".
+        InputError: A pair has no "=", or a class is mapped to two.
 
     Example:
         >>> parse_class_map("covid=CT_COVID, normal=CT_NonCOVID")
@@ -66,7 +67,14 @@ def parse_class_map(text: str) -> dict[str, str]:
     wrong = [pair for pair in pairs if "=" not in pair]
     if wrong:
         raise InputError("--class-map theirs=ours,...", f"'{wrong[0]}'")
-    return {a.strip(): b.strip() for a, _, b in (pair.partition("=") for pair in pairs)}
+    mapped: dict[str, str] = {}
+    for theirs, _, ours in (pair.partition("=") for pair in pairs):
+        before = mapped.setdefault(theirs.strip(), ours.strip())
+        if before != ours.strip():
+            raise InputError(
+                f"--class-map with one class for '{theirs.strip()}'", f"{before} and {ours.strip()}"
+            )
+    return mapped
 
 
 def parse_floors(texts: Sequence[str]) -> dict[str, float]:
@@ -391,7 +399,10 @@ def evaluate_run(
         images=len(answers[result.reference].labels),
         class_map=parse_class_map(class_map),
         unreadable=audit.unreadable,
-        warnings=audit.warnings,
+        warnings=(
+            *audit.warnings,
+            *([shared_patients(known.overlap)] if known.overlap.patients else []),
+        ),
         overlap=known.overlap,
         judged_by=judged_by(result, run),
         rows=tested,

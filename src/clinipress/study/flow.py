@@ -27,6 +27,7 @@ from clinipress.study.devices import resolve_targets
 from clinipress.study.inspection import inspect
 from clinipress.study.judging import Judge
 from clinipress.study.making import make_all, make_attempt
+from clinipress.study.redraw import with_checks
 from clinipress.study.repeats import repeat
 from clinipress.study.scores import ScoreKeeper
 from clinipress.study.sealing import check_names, rules_of, seal
@@ -79,7 +80,7 @@ def run_study(
 
             result = repeat(study, result, out, again)
             write_result(result, out)
-    return result
+        return with_checks(result, out)
 
 
 def _check(study: Study) -> None:

@@ -20,11 +20,14 @@ from clinipress.records.result import DeviceCheck, ExternalRow, ExternalTest, Re
 from clinipress.records.store import digest_of, locked, read_json, read_result
 from clinipress.records.version1 import external_of_version1
 from clinipress.reporting.documents import write_pages
+from clinipress.reporting.view import View
+from clinipress.reporting.wording.limits import limits
 
 __all__ = ["EXTERNAL", "judged_by", "redraw", "with_checks"]
 
 PATTERN = "arm_check*.json"
 EXTERNAL = "external"
+EXTERNAL_TEST = "an external test"
 Kept = TypeVar("Kept", DeviceCheck, ExternalTest)
 
 
@@ -62,16 +65,27 @@ def judged_by(result: Result, run: Path) -> str:
 def with_checks(result: Result, folder: Path) -> Result:
     """The record with what lies in its run folder besides: device checks and external tests.
 
+    What is damaged, or was measured with other files, rules or validation images than those of the
+    run as it is now, blocks nothing: it is left out, and `set_aside` says so.
+
     Args:
         result: Of this folder.
         folder: The run folder; `scripts/arm_check` writes ``arm_check.json`` and the like there
             with ``--json``, ``clinipress evaluate RUN DATA`` writes ``external/NAME.json``.
-
-    Raises:
-        InputError: A file is not such a check, or was made with a bundle or a model file that is
-            not this run's.
     """
-    return _with_external(_with_device_checks(result, folder), folder)
+    checked = _with_external(_with_device_checks(result, folder), folder)
+    if checked is result:
+        return result
+    # the record's own were made without these: "No external test" among them
+    stale = {_opening(text) for text in limits(View(result.model_copy(update={"limits": ()})))}
+    own = tuple(text for text in result.limits if _opening(text) not in stale)
+    checked = checked.model_copy(update={"limits": own})
+    return checked.model_copy(update={"limits": tuple(limits(View(checked)))})
+
+
+def _opening(reservation: str) -> tuple[str, ...]:
+    """Its first words: the figures and names behind them change with what is known."""
+    return tuple(reservation.split()[:3])
 
 
 def _with_external(result: Result, folder: Path) -> Result:
@@ -80,29 +94,46 @@ def _with_external(result: Result, folder: Path) -> Result:
     if not files:
         return result
     rows = {row.name: row for row in result.candidates}
-    tests = []
+    tests: list[ExternalTest] = []
+    aside = dict(result.set_aside)
     for path in files:
-        tree = external_of_version1(read_json(path))
-        test = _read(ExternalTest, tree, path, "an external test")
+        file = path.relative_to(folder).as_posix()
+        try:
+            test = _read(ExternalTest, external_of_version1(read_json(path)), path, EXTERNAL_TEST)
+        except InputError as problem:
+            aside[file] = f"{file} is not shown: it is damaged ({problem.got})."
+            continue
+        if why := _foreign(test, rows, result, folder):
+            pairs = ",".join(f"{theirs}={ours}" for theirs, ours in test.class_map.items())
+            mapped = f" --class-map {pairs}" if pairs else ""
+            aside[file] = (
+                f"The external test '{test.name}' is not shown: it was measured with {why} than "
+                f"this run has now. Measure it anew: clinipress evaluate RUN DATA --name "
+                f"{test.name}{mapped}."
+            )
+            continue
         split = f"external: {test.name}"
         for name, external in test.rows.items():
-            if name not in rows or rows[name].digest != external.digest:
-                raise InputError(
-                    f"an external test of this run's files in '{path.name}'",
-                    f"one of another '{name}'",
-                    "remove the file, or evaluate the run again",
-                )
             rows[name] = _joined(rows[name], split, external)
-        if test.judged_by and test.judged_by != judged_by(result, folder):
-            raise InputError(
-                f"an external test judged as this run is in '{path.name}'",
-                "one by other rules, another finding or other validation images",
-                "remove the file, or evaluate the run again",
-            )
         tests.append(test.model_copy(update={"rows": _verdicts(test.rows)}))
     return result.model_copy(
-        update={"candidates": tuple(rows.values()), "external_tests": tuple(tests)}
+        update={
+            "candidates": tuple(rows.values()),
+            "external_tests": tuple(tests),
+            "set_aside": aside,
+        }
     )
+
+
+def _foreign(
+    test: ExternalTest, rows: Mapping[str, CandidateRecord], result: Result, folder: Path
+) -> str | None:
+    """What of the run is not as it was when this was measured."""
+    if any(name not in rows or rows[name].digest != row.digest for name, row in test.rows.items()):
+        return "other model files"
+    if test.judged_by and test.judged_by != judged_by(result, folder):
+        return "other rules, another finding or other validation images"
+    return None
 
 
 def _verdicts(rows: Mapping[str, ExternalRow]) -> dict[str, ExternalRow]:
@@ -129,17 +160,22 @@ def _with_device_checks(result: Result, folder: Path) -> Result:
         return result
     folders = {target.bundle for target in result.targets if target.bundle} | {result.bundle or ""}
     digests = {read_card(folder / name).digest for name in sorted(folders) if name}
-    checks = []
+    checks: list[DeviceCheck] = []
+    aside: dict[str, str] = {}
     for path in files:
-        check = _read(DeviceCheck, read_json(path), path, "the result of an arm check")
-        if check.bundle_sha256 not in digests:
-            raise InputError(
-                f"a check of this run's bundle in '{path.name}'",
-                f"one of the bundle {check.bundle_sha256[:12]}",
-                "remove the file, or check the bundle again",
+        try:
+            check = _read(DeviceCheck, read_json(path), path, "the result of an arm check")
+        except InputError as problem:
+            aside[path.name] = f"{path.name} is not shown: it is damaged ({problem.got})."
+            continue
+        if check.bundle_sha256 in digests:
+            checks.append(check)
+        else:
+            aside[path.name] = (
+                f"The device check in {path.name} is not shown: it is one of the bundle "
+                f"{check.bundle_sha256[:12]}, which is not this run's. Check the bundle again."
             )
-        checks.append(check)
-    return result.model_copy(update={"device_checks": tuple(checks)})
+    return result.model_copy(update={"device_checks": tuple(checks), "set_aside": aside})
 
 
 def _read(kind: type[Kept], tree: Any, path: Path, what: str) -> Kept:

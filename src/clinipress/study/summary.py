@@ -33,6 +33,7 @@ from clinipress.reporting.view import View
 from clinipress.reporting.wording.limits import limits
 from clinipress.reporting.wording.reasons import worded
 from clinipress.study.choice import Choice, chosen
+from clinipress.study.redraw import with_checks
 from clinipress.study.scores import calibrated
 from clinipress.study.sealing import Seal, openings
 from clinipress.study.workbench import Piece, Workbench
@@ -118,13 +119,13 @@ def _nothing_shipped(opened: bool) -> Verdict:
 
 
 def write_result(result: Result, out: Path) -> None:
-    """``result.json`` with its schema, the report and what lies beside it."""
+    """``result.json`` with its schema; the pages, with the checks and external tests made since."""
     if not distributed.is_main():
         return
     write_atomically(out / "result.json", kept(result).model_dump_json(indent=1))
     schema = json.dumps(Result.model_json_schema(), indent=1)
     write_atomically(out / "result.schema.json", schema)
-    write_pages(result, out)
+    write_pages(with_checks(result, out), out)
 
 
 def _bundles(choice: Choice) -> dict[str, str]:

@@ -10,8 +10,11 @@ more (the nearest of 250,000 pairs of 64-pixel X-rays; CT slices of other sets i
 from __future__ import annotations
 
 import io
+import secrets
 import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -29,6 +32,7 @@ __all__ = ["Seen", "Twins"]
 LARGEST_FINE_DISTANCE = 36  # of 512 signs
 BLOCK = 512
 DIGEST_BYTES = 8
+SALT_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,9 @@ class Seen:
         keys: Names; empty in a bundle.
         dhash: uint64 ``[n]``; empty in a bundle.
         thumbnails: uint8 ``[n, 32, 32]``; empty in a bundle.
+        patients: uint64 ``[p]``, salted hashes of the patients' identifiers, sorted; empty in a
+            bundle and where none is known.
+        salt: uint8 ``[16]``; empty likewise.
     """
 
     digests: NDArray[np.uint64]
@@ -66,9 +73,14 @@ class Seen:
         default_factory=lambda: np.empty((0, THUMBNAIL, THUMBNAIL), np.uint8)
     )
 
+    patients: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    salt: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
+
     @classmethod
-    def of(cls, fingerprints: Fingerprints) -> Seen:
-        """All images of a set that could be read."""
+    def of(cls, fingerprints: Fingerprints, patients: Iterable[str | None] = ()) -> Seen:
+        """All images of a set that could be read, and all its patients."""
+        salt = np.frombuffer(secrets.token_bytes(SALT_BYTES), np.uint8)
+        named = sorted({patient for patient in patients if patient is not None})
         rows = np.flatnonzero(fingerprints.readable)
         thumbnails = fingerprints.thumbnails[rows]
         return cls(
@@ -77,7 +89,17 @@ class Seen:
             tuple(fingerprints.keys[row] for row in rows),
             fingerprints.dhash[rows],
             thumbnails,
+            np.sort(_salted(salt, named)),
+            salt,
         )
+
+    def names(self, patients: Sequence[str | None]) -> NDArray[np.bool_] | None:
+        """Bool ``[n]``, which of these the study names, too; None where either side names none."""
+        known = [patient is not None for patient in patients]
+        if not len(self.patients) or not any(known):
+            return None
+        hashes = _salted(self.salt, [patient or "" for patient in patients])
+        return np.asarray(known) & np.isin(hashes, self.patients)
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -94,6 +116,7 @@ class Seen:
         if self.keys:
             keys = np.asarray(self.keys, dtype=np.str_)
             arrays |= {"keys": keys, "dhash": self.dhash, "thumbnails": self.thumbnails}
+            arrays |= {"patients": self.patients, "salt": self.salt}
         np.savez_compressed(buffer, **arrays)
         return buffer.getvalue()
 
@@ -162,6 +185,10 @@ class Seen:
 def _digests(sha256: list[str]) -> NDArray[np.uint64]:
     raw = b"".join(bytes.fromhex(text)[:DIGEST_BYTES] for text in sha256)
     return np.frombuffer(raw, ">u8").astype(np.uint64)
+
+
+def _salted(salt: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.uint64]:
+    return _digests([sha256(salt.tobytes() + name.encode()).hexdigest() for name in names])
 
 
 def _distances(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -28,7 +28,13 @@ from clinipress.reporting.wording.numbers import (
     points,
     times,
 )
-from clinipress.reporting.wording.phrases import size_phrase, speed_phrase, split_name, unit_words
+from clinipress.reporting.wording.phrases import (
+    shared_patients,
+    size_phrase,
+    speed_phrase,
+    split_name,
+    unit_words,
+)
 from clinipress.reporting.wording.sentences import withheld_sentence
 from clinipress.text import capital, joined, sentence, signed
 
@@ -533,7 +539,9 @@ def _external(view: View) -> list[str]:
         moved = f"; difference outside {change_words('accuracy', change)}" if change else ""
         word = f": {STATUS_WORDS[verdict.status]}" if verdict else ""
         text = f"{name}: accuracy {here} inside, {there} outside{moved}{word}."
-        lines.append(f"{text} {_overlap(view, name)}")
+        why = verdict.deciding[:1] if verdict and verdict.status != "pass" else ()
+        lines.append(" ".join((text, *map(sentence, why), _overlap(view, name))))
+    lines += [why for file, why in view.result.set_aside.items() if file.startswith("external/")]
     return lines or ["none; all images come from the one data set."]
 
 
@@ -553,12 +561,27 @@ def _overlap(view: View, name: str) -> str:
         return "Whether it shares images with this study was not checked."
     shared = overlap.exact + overlap.near
     if not shared:
-        return "It shares no image with this study."
-    verb = "was" if overlap.left_out == 1 else "were"
+        return f"It shares no image with this study. {shared_patients(overlap)}"
+    left_out = min(overlap.left_out, shared)  # the others name its patients
+    verb = "was" if left_out == 1 else "were"
     return (
         f"{counted(shared, 'image')} of it also in this study ({overlap.exact:,} the same, "
-        f"{overlap.near:,} nearly); {overlap.left_out:,} {verb} left out."
+        f"{overlap.near:,} nearly); {left_out:,} {verb} left out. {shared_patients(overlap)}"
     )
+
+
+def _external_steps(view: View) -> list[str]:
+    """Where a test on images from elsewhere was not passed."""
+    steps = []
+    for test in view.result.external_tests:
+        row = test.rows.get(view.subject.name) if view.subject else None
+        if row is not None and row.verdict and row.verdict.status != "pass":
+            verb = "failed" if row.verdict.status == "fail" else "is inconclusive"
+            steps.append(
+                f"Do not use the model on images like those of {test.name} before it is known why "
+                f"the external test there {verb} (section External test set)."
+            )
+    return steps
 
 
 def _steps(view: View, every: Sequence[Measure]) -> list[str]:
@@ -590,6 +613,7 @@ def _steps(view: View, every: Sequence[Measure]) -> list[str]:
         steps.append(sentence(f"More cases are needed to settle {names}"))
     if not any(split not in SPLIT_ORDER for split in view.splits):
         steps.append("No external test yet: clinipress evaluate RUN OTHER_SITE.")
+    steps += _external_steps(view)
     if not str(result.recipe.get("intended_use") or "").strip():
         steps.append("State the intended use in the study (intended_use).")
     return steps

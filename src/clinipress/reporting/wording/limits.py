@@ -33,6 +33,7 @@ def limits(view: View) -> list[str]:
     """All reservations: the study's own first, then those that follow from its facts."""
     reservations = [
         *view.result.limits,
+        *view.result.set_aside.values(),
         *_of_data(view),
         *_of_reference(view),
         *_of_test(view),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from clinipress.records.item import plural_of
-from clinipress.records.result import Interval, Rule, Shortcut, SplitSummary
+from clinipress.records.result import Interval, Overlap, Rule, Shortcut, SplitSummary
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
+    counted,
     figure,
     finite,
     in_points,
@@ -25,6 +26,7 @@ __all__ = [
     "feature_name",
     "interval_phrase",
     "rule_phrase",
+    "shared_patients",
     "size_phrase",
     "speed_phrase",
     "split_name",
@@ -34,6 +36,25 @@ __all__ = [
 
 SPLIT_NAMES = {"test": "held-out test", "validation": "validation", "train": "training"}
 NEAR = 0.05  # ratios closer to one than this are called equal
+
+
+def shared_patients(overlap: Overlap) -> str:
+    """Whether images from elsewhere name patients of the study."""
+    if overlap.patients is None:
+        return "Whether it names patients of this study was not checked."
+    if not overlap.patients:
+        return "It names no patient of this study."
+    also = "other images name" if overlap.exact + overlap.near else "images name"
+    name = "other image names" if overlap.exact + overlap.near else "image names"
+    left = (
+        "they were left out"
+        if overlap.left_out
+        else "leave them out with --overlap leave-out, unless they are other people"
+    )
+    return (
+        f"{counted(overlap.patients, name, also)} a patient that the study has, too: the same "
+        f"person, or the same numbering; {left}."
+    )
 
 
 def split_name(split: str | None) -> str:

@@ -29,6 +29,7 @@ from clinipress.reporting.wording.phrases import (
     change_phrase,
     divided,
     interval_phrase,
+    shared_patients,
     size_phrase,
     speed_phrase,
     split_name,
@@ -372,12 +373,15 @@ def overlap_sentence(overlap: Overlap | None) -> str:
     shared = overlap.exact + overlap.near
     images = f"{counted(overlap.compared_with, 'image')} of the study"
     if not shared:
-        return f"None of these images is among the {images}, nor nearly the same as one."
+        return (
+            f"None of these images is among the {images}, nor nearly the same as one. "
+            f"{shared_patients(overlap)}"
+        )
     done = "were left out" if overlap.left_out else "are counted here"
     return (
         f"{counted(shared, 'image')} of this set {'is' if shared == 1 else 'are'} among the "
         f"{images} ({overlap.exact:,} the same file or pixels, {overlap.near:,} nearly the same "
-        f"picture) and {done}."
+        f"picture) and {done}. {shared_patients(overlap)}"
     )
 
 
