@@ -340,8 +340,10 @@ def _roles(table: TextTable) -> _Roles:
         and not _is_identifier(table, name)
     ]
     flags = [] if label else [name for name in free if _is_yes_or_no(table.column(name))]
-    # two of them may be anything of the image, and classes only where one is the other's absence
-    classes = len(flags) > 2 or propose_positive(flags) is not None
+    # two of them may be anything of the image, and classes only where one is the other's absence,
+    # or in Roboflow's table of classes
+    known = propose_positive(flags) is not None or table.path.stem.casefold() == "_classes"
+    classes = len(flags) > 2 or (len(flags) == 2 and known)
     one_hot = tuple(flags) if classes else ()
     groups = tuple(name for name in free if name not in {label, *flags})
     two = tuple(flags) if len(flags) == 2 and not classes else ()
