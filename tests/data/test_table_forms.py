@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from clinipress.data.audit.audit import audit
 from clinipress.data.sources import read_dataset
 from clinipress.errors import DataError
 from kit.folders import folder_of, left, picture, rows_of, table
@@ -270,10 +271,16 @@ def test_f15_several_labels_for_one_image_get_one_line(tmp_path: Path) -> None:
     table(tmp_path / "m.csv", ["path,labels", "0.png,", "1.png,A|B", "2.png,C"])
     with pytest.raises(DataError, match=r"several for 1 of 3 rows.*line 3 \('A\|B'\)"):
         read_dataset(tmp_path)
-    table(tmp_path / "m.csv", ["filename,Effusion,Mass", "0.png,1,1", "1.png,0,1", "2.png,1,0"])
+    table(
+        tmp_path / "m.csv",
+        ["filename,Effusion,Mass,None", "0.png,1,1,0", "1.png,0,1,0", "2.png,0,0,1"],
+    )
     with pytest.raises(DataError, match=r"several for 1 of 3 rows.*line 2 \(Effusion and Mass\)"):
         read_dataset(tmp_path)
-    table(tmp_path / "m.csv", ["filename,Effusion,Mass", "0.png,0,0", "1.png,0,1", "2.png,1,0"])
+    table(
+        tmp_path / "m.csv",
+        ["filename,Effusion,Mass,None", "0.png,0,0,0", "1.png,0,1,0", "2.png,0,0,1"],
+    )
     with pytest.raises(DataError, match="none in line 2"):
         read_dataset(tmp_path)
     table(tmp_path / "m.csv", ["path,label", "0.png,Mass", "0.png,Effusion", "1.png,Mass"])
@@ -354,3 +361,96 @@ def test_f2_images_that_no_row_names_are_counted(root: Path) -> None:
     # a table that is named itself may lie among other things
     found = read_dataset(root / "m.csv")
     assert left(found)["file", "not in the table"] == ["A/more.png"]
+
+
+def people(root: Path, column: str) -> Path:
+    """24 images of 8 people, named in a column of that name. SYNTHETIC."""
+    folder_of(root, [f"{n}.png" for n in range(24)])
+    lines = [f"{n}.png,{'ab'[n % 2]},K-{n // 3}x,{'fm'[n % 2]}" for n in range(24)]
+    return table(root / "m.csv", [f"path,label,{column},sex", *lines])
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["patient_no", "patient_code", "PatientKey", "ptid", "hospital_number", "participant",
+     "participant_id", "id_patient", "mrn", "MRN", "Patient Number", "patient_uid", "Patienten-ID",
+     "Patientennummer", "person_id", "subject", "subj", "paciente", "id_paciente", "numero_patient",
+     "Número de paciente", "code patient", "codice_paziente", "Patient #", "pat_no",
+     "bcr_patient_barcode", "anon_patient_id", "NHS number", "empi", "Patient Name",
+     "sujeto_id"],
+)  # fmt: skip
+def test_f3_columns_that_clearly_name_the_patient_are_read_as_patients(
+    tmp_path: Path, column: str
+) -> None:
+    found = read_dataset(people(tmp_path, column))
+    assert [item.patient for item in found.items] == [f"K-{n // 3}x" for n in range(24)]
+    assert found.group_columns == ("sex",)
+    assert not found.left_out
+    assert any(f"'{column}' as patient_id" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["case", "case_id", "Case No", "eid", "donor_id", "caso", "Fallnummer", "accession", "id"],
+)
+def test_f3_columns_that_may_name_the_patient_are_no_groups_and_said(
+    tmp_path: Path, column: str
+) -> None:
+    found = read_dataset(people(tmp_path, column))
+    assert found.group_columns == ("sex",)
+    assert {item.patient for item in found.items} == {None}
+    record, _ = audit(found, threads=1)
+    [warning] = [text for text in record.warnings if "no patient is named" in text]
+    assert f"if column '{column}' names the patient, call it patient_id" in warning
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["patient_age", "patients", "person_type", "pt", "n_patients", "hospital_id", "casein"],
+)
+def test_f3_what_is_said_of_a_patient_is_no_patient(tmp_path: Path, column: str) -> None:
+    found = read_dataset(people(tmp_path, column))
+    assert {item.patient for item in found.items} == {None}
+
+
+def test_f3_the_clearest_column_with_values_names_the_patient(tmp_path: Path) -> None:
+    folder_of(tmp_path, [f"{n}.png" for n in range(6)])
+    lines = [f"{n}.png,{'ab'[n % 2]},,N{n // 2},M{n // 3},C{n}" for n in range(6)]
+    table(tmp_path / "m.csv", ["path,label,patient_id,patient_no,mrn,case", *lines])
+    found = read_dataset(tmp_path)
+    assert [item.patient for item in found.items] == [f"N{n // 2}" for n in range(6)]
+    columns = {e.path: e.reason for e in found.left_out if e.kind == "column"}
+    assert set(columns.values()) == {"an identifier: no group"}
+    assert set(columns) == {"m.csv: patient_id", "m.csv: mrn", "m.csv: case"}
+
+
+@pytest.mark.parametrize("names", ["case,control", "patient,control", "Patient,Healthy"])
+def test_f3_classes_called_case_and_patient_are_classes(tmp_path: Path, names: str) -> None:
+    folder_of(tmp_path, [f"{n}.png" for n in range(4)])
+    lines = [f"{n},{n % 2},{1 - n % 2}" for n in range(4)]
+    table(tmp_path / "m.csv", [f"image,{names}", *lines])
+    assert set(read_dataset(tmp_path).classes) == set(names.split(","))
+
+
+@pytest.mark.parametrize(
+    "names", ["malignant,smoker", "smoker,malignant", "Effusion,Mass", "male,flipped"]
+)
+def test_f15_two_columns_of_0_and_1_are_no_classes(tmp_path: Path, names: str) -> None:
+    folder_of(tmp_path, [f"{n}.png" for n in range(4)])
+    lines = [f"{n},{n % 2},{1 - n % 2}" for n in range(4)]
+    path = table(tmp_path / "m.csv", [f"image,{names}", *lines])
+    first, second = names.split(",")
+    fix = f"'{first}' or '{second}'.*call it 'label'"
+    for given in (path, tmp_path):
+        with pytest.raises(DataError, match=fix):
+            read_dataset(given)
+
+
+@pytest.mark.parametrize(
+    "names", ["malignant,benign", "normal,pneumonia", "COVID,NonCOVID", "no_tumor,tumor"]
+)
+def test_f15_two_columns_of_which_one_says_none_are_classes(tmp_path: Path, names: str) -> None:
+    folder_of(tmp_path, [f"{n}.png" for n in range(4)])
+    lines = [f"{n},{n % 2},{1 - n % 2}" for n in range(4)]
+    table(tmp_path / "m.csv", [f"image,{names}", *lines])
+    assert set(read_dataset(tmp_path).classes) == set(names.split(","))

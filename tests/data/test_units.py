@@ -10,10 +10,11 @@ from clinipress.data.audit.audit import Fingerprints, audit
 from clinipress.data.layouts.items import Dataset
 from clinipress.data.sources import read_dataset
 from clinipress.data.splits import make_split, units
-from clinipress.data.units import best_unit, checked_units
+from clinipress.data.units import HEADER_PATIENT, best_unit, checked_units
 from clinipress.errors import DataError
 from clinipress.recipe.study import SplitRecipe
 from clinipress.records.item import ImageItem
+from kit.folders import folder_of, table
 
 CLASSES = ("a", "b")
 
@@ -299,3 +300,58 @@ def test_f9_published_splits_drop_what_shares_a_study_with_the_test_split():
     assert torn(split, lambda i: i // 3) == 0
     assert (split.by, summary.unit) == ("published", "study")
     assert "shares its study with the published test image" in next(iter(split.dropped.values()))
+
+
+def test_f1_a_patient_numbered_by_pandas_in_one_table_only_is_one(tmp_path):
+    """A missing number makes a column float: 1 in train.csv is 1.0 in test.csv. SYNTHETIC."""
+    folder_of(tmp_path, [f"{i}.png" for i in range(24)])
+    for side, end in (("train", ""), ("test", ".0")):
+        names = [i for i in range(24) if (i % 2 == 0) == (side == "train")]
+        lines = [f"{i}.png,{'ab'[i // 2 % 2]},{i // 2 + 1}{end}" for i in names]
+        table(tmp_path / f"{side}.csv", ["path,label,patient_id", *lines])
+    data = read_dataset(tmp_path)
+    assert {i.patient for i in data.items} == {f"{n}" for n in range(1, 13)}
+    assert any("12 patients are written in several ways" in note for note in data.notes)
+    record, _ = audit(data, threads=1)
+    assert sum(record.patient_leaks.values()) == 12
+
+
+@pytest.mark.parametrize("kind", ["patient", "lesion", "study", "record", HEADER_PATIENT])
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("1", "1.0"), ("M\u00fc 1", "Mu\u0308 1"), ("A B", "A  B"), ("A B", " A\u00a0B")],
+)
+def test_f1_units_that_look_the_same_are_one(kind, name, other):
+    values = [f"{n}-x" for n in range(10)]
+    facts = [
+        {"patient": v} if kind == "patient" else {"units": {kind: v}}
+        for v in [name, other, *values]
+    ]
+    items, notes = checked_units([item(i, **fact) for i, fact in enumerate(facts)])
+    shown = "patient" if kind == HEADER_PATIENT else kind
+    assert [i.unit(shown) for i in items] == [name, name, *values]
+    assert any(f"1 {shown} is written in several ways" in note for note in notes)
+    assert not any("case or leading zeros" in note for note in notes)
+
+
+@pytest.mark.parametrize("kind", ["patient", "slide", HEADER_PATIENT])
+@pytest.mark.parametrize(("name", "other"), [("007", "7"), ("p7", "P7"), ("A-03-b", "a-3-B")])
+def test_f1_units_that_differ_in_case_or_zeros_are_said_and_stay(kind, name, other):
+    values = [f"{n}-x" for n in range(10)]
+    facts = [
+        {"patient": v} if kind == "patient" else {"units": {kind: v}}
+        for v in [name, other, *values]
+    ]
+    items, notes = checked_units([item(i, **fact) for i, fact in enumerate(facts)])
+    shown = "patient" if kind == HEADER_PATIENT else kind
+    assert [i.unit(shown) for i in items] == [name, other, *values]
+    assert [note for note in notes if "case or leading zeros" in note and shown in note]
+    assert not any(name in note for note in notes if len(name) > 2)  # identifiers are people's
+
+
+def test_f1_other_numbers_stay_apart_and_are_not_said():
+    items, notes = checked_units(
+        [item(i, patient=v) for i, v in enumerate(["1.0", "1.1", "10", "1.00.1", "1.2", "12"])]
+    )
+    assert len({i.patient for i in items}) == 6
+    assert notes == ()

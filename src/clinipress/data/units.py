@@ -8,7 +8,7 @@ and hides that nobody is named: it is set aside, and said.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.grouping import numbered
+from clinipress.data.layouts.items import spelling
 from clinipress.records.item import UNIT_KINDS, ImageItem, plural_of
 from clinipress.text import counted
 
@@ -38,6 +39,7 @@ _MOST_INSIDE: Mapping[str, Mapping[str, int]] = {
     "series": {"patient": 3},
     "folder": {"patient": 1, "lesion": 10, "record": 10, "study": 10},
 }
+_BY_FILE = frozenset({"file", "folder"})  # named by where they lie, not by people
 _FEWEST_FOLDERS = 5  # in each class, from which on its folders are taken for units
 
 
@@ -65,10 +67,10 @@ def checked_units(items: Sequence[ImageItem]) -> tuple[list[ImageItem], tuple[st
     """Items without identifiers that name nobody, and a sentence for each of these.
 
     A patient of a file's header goes by the table's name where one image has both. Folders inside
-    those of the classes are units where every class has at least five.
+    those of the classes are units where every class has at least five. Names that look the same are
+    one, "1" and "1.0" too; those that differ only in case or leading zeros stay apart.
     """
-    items = _folders(items)
-    notes: list[str] = []
+    items, notes = _one_spelling_each(_folders(items))
     for kind in (*UNIT_KINDS, HEADER_PATIENT):
         items, more = _without_placeholders(items, kind)
         notes += more
@@ -80,7 +82,48 @@ def checked_units(items: Sequence[ImageItem]) -> tuple[list[ImageItem], tuple[st
                 f"{counted(shared, f'{kind} is', f'{plural_of(kind)} are')} of several "
                 "patients each: treated as unknown"
             )
-    return items, (*notes, *_owners(items))
+    return items, (*notes, *_nearly_same(items), *_owners(items))
+
+
+def _one_spelling_each(items: Sequence[ImageItem]) -> tuple[list[ImageItem], list[str]]:
+    """All identifiers as everyone writes them, and how many units of a kind that joined."""
+    ways: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    result = []
+    for item in items:
+        named = {k: v for k, v in item.units.items() if k not in _BY_FILE}
+        known = {**named, **({"patient": item.patient} if item.patient is not None else {})}
+        plain = {kind: spelling(value) for kind, value in known.items()}
+        for kind, value in known.items():
+            ways["patient" if kind == HEADER_PATIENT else kind][plain[kind]].add(value)
+        if plain != known:
+            patient = plain.pop("patient", None)
+            item = replace(item, patient=patient, units={**item.units, **plain})
+        result.append(item)
+    counts = {kind: sum(len(w) > 1 for w in names.values()) for kind, names in ways.items()}
+    return result, [
+        f"{counted(count, f'{kind} is', f'{plural_of(kind)} are')} written in several ways "
+        "(such as 1 and 1.0, or with other blanks): read as one each"
+        for kind, count in counts.items()
+        if count
+    ]
+
+
+def _nearly_same(items: Sequence[ImageItem]) -> Iterable[str]:
+    """A sentence for each kind of unit; an identifier is a person's, and is not written out."""
+    for kind in UNIT_KINDS:
+        first = {name: i.key for i in reversed(items) if (name := i.unit(kind)) is not None}
+        alike: defaultdict[str, list[str]] = defaultdict(list)
+        for name, key in first.items() if kind not in _BY_FILE else ():
+            plain = re.sub(r"(?<![0-9.])0+(?=[0-9])", "", name.casefold())
+            alike[plain].append(key)
+        near = [sorted(keys) for keys in alike.values() if len(keys) > 1]
+        if near:
+            yield (
+                f"{counted(sum(map(len, near)), kind, plural_of(kind))} differ from another only "
+                f"in case or leading zeros, such as those of '{min(near)[0]}' and "
+                f"'{min(near)[1]}': if they are one, write them alike, or they may stand on both "
+                "sides of a split"
+            )
 
 
 def _folders(items: Sequence[ImageItem]) -> list[ImageItem]:

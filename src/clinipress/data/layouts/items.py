@@ -18,6 +18,7 @@ from clinipress.text import joined, not_used
 
 __all__ = [
     "HIDDEN",
+    "MAY_NAME_PATIENT",
     "NOT_READ",
     "SPLIT_NAMES",
     "Dataset",
@@ -37,6 +38,7 @@ __all__ = [
 Layout = Literal["class folders", "split/class folders", "manifest", "npz"]
 
 
+MAY_NAME_PATIENT = "may name the patient: no group"  # the reason of a column that nobody explains
 # Reasons of what lies in most folders and is never missed
 HIDDEN, NOT_READ = "hidden or made by a system", "is not read as an image"
 

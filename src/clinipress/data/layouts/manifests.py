@@ -10,8 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from clinipress.data.finding import propose_positive
 from clinipress.data.layouts.folders import image_files, inner_folders
-from clinipress.data.layouts.items import SPLIT_NAMES, LeftOuts, Listed, split_name
+from clinipress.data.layouts.items import (
+    MAY_NAME_PATIENT,
+    SPLIT_NAMES,
+    LeftOuts,
+    Listed,
+    split_name,
+)
 from clinipress.data.layouts.tables import (
     TABLE_SUFFIXES,
     TextTable,
@@ -41,6 +48,25 @@ _SPLITS = ("split", "set", "subset", "partition", "phase", "datasplit")
 _PATIENTS = (
     "patientid", "patient", "subjectid", "subject", "participantid", "pid", "patid",
 )  # fmt: skip
+_CODE = (
+    "(u?u?id|guid|no|nr|num|number|nummer|numer|numero|name|code|kode|codigo|codice|cod|key|index|"
+    "barcode|identifi(er|ant|cativo)|identificador|kennung|pseudonym|ref|hash)"
+)
+_PERSON = (
+    "(patient(e|en|in)?|pa[cz]iente|pacjenta?|pasient|subj(ect)?|participante?|proband(en|in)?)"
+)
+# other names of the patient: "Patienten-Nr", "id_paciente", "bcr_patient_barcode", "MRN"
+_PATIENT = re.compile(
+    rf"(anon\w*|deid\w*|pseudo\w*|bcr|research)?({_PERSON}{_CODE}?"
+    rf"|(pat|pt|person|sujeto?|soggetto|partecipante){_CODE})"
+    rf"|{_CODE}(del?|do|da|du|della)?({_PERSON}|persona?|sujeto?|soggetto|partecipante)"
+    r"|mrn|e?mpi|(hospital|medicalrecord|nhs)number"
+)
+# what may be the patient, and a visit or a sample as well: UK Biobank's "eid", "case_id"
+_PERHAPS = re.compile(
+    rf"(case|caso|donor|individual|volunteer|pseudonym){_CODE}?|(fall|sample|client|person){_CODE}"
+    r"|eid|nhc|prontuario"
+)
 # what no group can be: a person, a study, the number of a row. A whole word: "thyroid" is none
 _IDENTIFIER = re.compile(
     r"(^|[\W_])(u?u?id|guid|idx|mrn)$"
@@ -56,11 +82,15 @@ _FEWEST_VALUES = 12  # from which a column with another value in every row ident
 
 @dataclass(frozen=True)
 class _Roles:
-    """The columns by what they say; `one_hot` are classes with 1 or 0 for each image."""
+    """The columns by what they say.
+
+    `one_hot` are classes with 1 or 0 for each image, `flags` two such columns that are none.
+    """
 
     paths: tuple[str, ...]
     label: str | None
     one_hot: tuple[str, ...]
+    flags: tuple[str, ...]
     split: str | None
     patient: str | None
     groups: tuple[str, ...]
@@ -226,14 +256,20 @@ def _refusal(path: Path, left_out: LeftOuts) -> str | None:
         cells = (cell for name in paths for cell in table.column(name) if cell)
         if all(files.named(cell) is None for cell in cells):
             return f"none of the files it names is there ({counted(len(table.rows), 'row')})"
-    if any(name in names for name in _LABELS) or _roles(table).one_hot:
+    if any(name in names for name in _LABELS) or (roles := _roles(table)).one_hot:
         return None
-    return _columns_found("no column of labels", header)
+    return _columns_found("no column of labels", header, _class_hint(roles))
 
 
-def _columns_found(what: str, columns: Sequence[str]) -> str:
+def _columns_found(what: str, columns: Sequence[str], hint: str = "") -> str:
     name = "path" if "paths" in what else "label"
-    return f"{what} (columns: {named(columns)}); call it '{name}'"
+    hint = hint or f"call it '{name}'"
+    return f"{what} (columns: {named(columns)}); {hint}"
+
+
+def _class_hint(roles: _Roles) -> str:
+    names = joined([f"'{name}'" for name in roles.flags], "or")
+    return f"if {names} says the class, call it 'label'" if names else ""
 
 
 def _split_of(table: Path, folder: Path) -> str | None:
@@ -251,11 +287,30 @@ def _split_of(table: Path, folder: Path) -> str | None:
 
 def _plain(name: str) -> str:
     """Without case, blanks and marks: "Patient ID", "patient_id" and "PatientID" are one."""
-    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name)).casefold()
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKD", name)).casefold()
 
 
-def _is_identifier(column: str) -> bool:
-    return _IDENTIFIER.search(column) is not None or bool(_IDENTIFIER_CASED.search(column))
+def _is_identifier(table: TextTable, column: str) -> bool:
+    if _IDENTIFIER.search(column) or _IDENTIFIER_CASED.search(column):
+        return True
+    # "case" may also say case or control
+    return bool(_PERHAPS.fullmatch(_plain(column))) and len({*table.column(column)} - {""}) > 2
+
+
+def _names_patient(table: TextTable, column: str) -> bool:
+    """By its name; "patient" beside "control" is a class."""
+    plain = _plain(column)
+    known = plain in _PATIENTS or _PATIENT.fullmatch(plain)
+    return bool(known) and (plain.endswith("id") or not _is_yes_or_no(table.column(column)))
+
+
+def _patient_column(table: TextTable) -> str | None:
+    """The clearest name of a patient's column that says something in any row."""
+    columns = [name for name in table.columns if _names_patient(table, name)]
+    order = {name: number for number, name in enumerate(_PATIENTS)}
+    columns.sort(key=lambda name: order.get(_plain(name), len(order)))
+    given = (name for name in columns if any(map(_is_given, table.column(name))))
+    return next(given, columns[0] if columns else None)
 
 
 def _is_given(cell: str) -> bool:
@@ -265,7 +320,7 @@ def _is_given(cell: str) -> bool:
 def _roles(table: TextTable) -> _Roles:
     plain = {_plain(name): name for name in reversed(table.columns) if name}
     paths = tuple(plain[name] for name in _PATHS if name in plain)
-    patient = next((plain[name] for name in _PATIENTS if name in plain), None)
+    patient = _patient_column(table)
     split = next(
         (
             plain[name]
@@ -280,14 +335,19 @@ def _roles(table: TextTable) -> _Roles:
         name
         for name in table.columns
         if name not in taken
-        and _plain(name) not in {*_PATIENTS, *UNIT_COLUMNS}
-        and not _is_identifier(name)
+        and _plain(name) not in UNIT_COLUMNS
+        and not _names_patient(table, name)
+        and not _is_identifier(table, name)
     ]
-    one_hot = [] if label else [name for name in free if _is_yes_or_no(table.column(name))]
-    groups = [name for name in free if name not in {label, *one_hot}]
-    return _Roles(
-        paths, label, tuple(one_hot) if len(one_hot) > 1 else (), split, patient, tuple(groups)
-    )
+    flags = [] if label else [name for name in free if _is_yes_or_no(table.column(name))]
+    # two of them may be anything of the image, and classes only where one is the other's absence,
+    # or in Roboflow's table of classes
+    known = propose_positive(flags) is not None or table.path.stem.casefold() == "_classes"
+    classes = len(flags) > 2 or (len(flags) == 2 and known)
+    one_hot = tuple(flags) if classes else ()
+    groups = tuple(name for name in free if name not in {label, *flags})
+    two = tuple(flags) if len(flags) == 2 and not classes else ()
+    return _Roles(paths, label, one_hot, two, split, patient, groups)
 
 
 def _all_splits(cells: Sequence[str]) -> bool:
@@ -334,7 +394,7 @@ def _missing_columns(roles: _Roles, columns: Sequence[str]) -> tuple[str, str] |
         *([] if roles.label or roles.one_hot else ["'label'"]),
     ]
     fix = f"name the columns of files and classes in the first line; missing: {joined(missing)}"
-    return named(columns), fix
+    return named(columns), "; ".join(filter(None, (fix, _class_hint(roles))))
 
 
 def _path_column(table: TextTable, roles: _Roles, files: _Files) -> str:
@@ -389,7 +449,10 @@ def _kept_groups(
         used = {*roles.paths[:1], roles.label, roles.split, roles.patient, *roles.one_hot}
         used |= {name for name in table.columns if _plain(name) in UNIT_COLUMNS}
         if name and name not in used and name not in roles.groups:
-            left_out.add(f"{table.path.name}: {name}", "column", "an identifier: no group")
+            cells = [cell for cell in table.column(name) if _is_given(cell)]
+            shared = len({*cells}) < len(cells) or _PERHAPS.fullmatch(_plain(name))
+            reason = MAY_NAME_PATIENT if shared and not roles.patient else "an identifier: no group"
+            left_out.add(f"{table.path.name}: {name}", "column", reason)
     return kept
 
 
