@@ -406,3 +406,16 @@ def test_f_scores_that_cannot_be_are_not_compared(tmp_path, changes):
     replace(scores, **changes).save(tmp_path / "b.npz")
     with pytest.raises((DataError, InputError)):
         compare(tmp_path / "a.npz", tmp_path / "b.npz", risk="low")
+
+
+def test_a4_another_set_of_the_same_name_writes_over_nothing(tested, elsewhere, tmp_path):
+    """Two hospitals whose folders are both called `data`."""
+    run = shutil.copytree(tested[0], tmp_path / "run")
+    before = (run / "external/there.json").read_bytes()
+    smaller = elsewhere.with_name("fewer.csv")
+    smaller.write_text("".join(elsewhere.read_text().splitlines(keepends=True)[:-3]))
+    with pytest.raises(InputError, match="give --name"):
+        evaluate_run(run, smaller, name="there", class_map="lump=nodule")
+    with pytest.raises(InputError, match="without '/'"):
+        evaluate_run(run, smaller, name="a/b", class_map="lump=nodule")
+    assert (run / "external/there.json").read_bytes() == before

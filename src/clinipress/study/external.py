@@ -356,6 +356,8 @@ def evaluate_run(
     result = read_result(run)
     title = name or re.sub(r"[^A-Za-z0-9_.-]+", "-", data.resolve().stem) or "elsewhere"
     below(run, f"{title}.json")  # refused before anything is read
+    if "/" in title:
+        raise InputError("a name for the set, without '/'", f"'{title}'", "choose another")
     rows = _rows_to_test(result)
     study = Study.model_validate(result.recipe)
     finding = _finding(result.classes, study.data.positive, positive)
@@ -370,6 +372,7 @@ def evaluate_run(
     rules = rules_of(study, result.classes)
     declared = Seal(rules, result.sealed, result.rule_changes).declared(study)
     folder = run / EXTERNAL
+    _check_same_set(below(folder, f"{title}-{result.reference}.npz"), answers[result.reference])
     tested: dict[str, ExternalRow] = {}
     limits: tuple[Reason, ...] = ()
     for row in rows:
@@ -449,6 +452,23 @@ def _run(
     mine, other = scores["a"], replace(scores["b"], normal=card.normal)
     facts = [_facts(a, mine), _facts(b, other)]
     return facts, (mine, other), audit.baseline_accuracy, known.baseline
+
+
+def _check_same_set(path: Path, answers: Scores) -> None:
+    """Refuse to write over the test of another set, whose folder bears the same name.
+
+    Raises:
+        InputError: It is another set.
+    """
+    if not path.is_file():
+        return
+    before = Scores.load(path)
+    if before.keys != answers.keys or (before.labels != answers.labels).any():
+        raise InputError(
+            f"the set that was tested under this name ({len(before.keys):,} images)",
+            f"another one ({len(answers.keys):,} images)",
+            f"give --name NAME, or remove '{path.parent}' if it replaces that set",
+        )
 
 
 def _kept(
