@@ -172,6 +172,11 @@ class _ColumnFigures:
                     {n: paired_difference(after[p], before[p], u) for n, (p, u) in parts.items()}
                 )
                 changes |= self._drawn_changes(rows, both)
+                flat = changes.get("balanced_accuracy")
+                if flat is not None and flat.low == flat.high:  # no answer changed: its parts do
+                    shares = [c for name, c in changes.items() if name.startswith("sensitivity[")]
+                    ends = [(change.low, change.high) for change in shares]
+                    changes["balanced_accuracy"] = with_ends(flat, ends)
             if self.split.same:
                 changes = {name: unchanged(change) for name, change in changes.items()}
             yield Subgroup(
