@@ -273,7 +273,7 @@ def test_f_a_group_whose_answers_all_stay_has_no_interval_of_no_width():
     """What no resample changes may still change in other patients."""
     before = reference(n=300, sharp=2.0)
     after = replace(before, logits=before.logits * np.float32(1.01))
-    section = section(before, after)
-    flat = [group.changes["balanced_accuracy"] for group in section.groups if not group.too_small]
+    groups = section(before, after).groups
+    flat = [group.changes["balanced_accuracy"] for group in groups if not group.too_small]
     assert flat
     assert all(change.value == 0 and change.low < 0 < change.high for change in flat)
