@@ -463,7 +463,11 @@ def _check_same_set(path: Path, answers: Scores) -> None:
     if not path.is_file():
         return
     before = Scores.load(path)
-    if before.keys != answers.keys or (before.labels != answers.labels).any():
+    known = dict(zip(before.keys, before.labels.tolist(), strict=True))
+    shared = [(known[k], n) for k, n in zip(answers.keys, answers.labels.tolist(), strict=True)
+              if k in known]  # fmt: skip
+    fewest = min(len(known), len(answers.keys))  # some may have been left out, or added
+    if 2 * len(shared) < fewest or any(was != now for was, now in shared):
         raise InputError(
             f"the set that was tested under this name ({len(before.keys):,} images)",
             f"another one ({len(answers.keys):,} images)",
