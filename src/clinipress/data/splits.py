@@ -87,7 +87,6 @@ class Split:
 
         Args:
             log: File with one JSON line (a `TestOpening`) per opening; made if it is not there.
-                None: the opening is in it already.
             candidates: Names of the candidates that will be measured on it.
             reason: Why it is opened.
             rules: Digest of the rules in force (`SealedRules`).
