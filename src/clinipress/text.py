@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 __all__ = [
     "DASH",
+    "JOINERS",
     "MINUS",
     "STATUS_WORDS",
     "capital",
@@ -25,9 +26,8 @@ __all__ = [
     "signed",
     "tally",
     "true_minus",
+    "without_steering",
 ]
-
-_STEERS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 MINUS, DASH = "\u2212", "\u2013"
 STATUS_WORDS: Mapping[Literal["pass", "fail", "inconclusive"], str] = {
@@ -67,6 +67,21 @@ def signed(value: float, decimals: int) -> str:
 # Joiners that some scripts are written with; nothing else of their kind is let through.
 JOINERS = "\u200c\u200d"
 _STEERING = frozenset(("Cc", "Cf", "Cs", "Cn", "Zl", "Zp"))
+_NOT_PLAIN_ASCII = re.compile(r"[^ -~]")
+
+
+def without_steering(text: str, instead: Callable[[str], str], keep: str = "") -> str:
+    """Text whose characters that could steer a terminal are replaced, but for those to `keep`."""
+
+    def replaced(found: re.Match[str]) -> str:
+        steers = found[0] not in JOINERS + keep and unicodedata.category(found[0]) in _STEERING
+        return instead(found[0]) if steers else found[0]
+
+    return _NOT_PLAIN_ASCII.sub(replaced, text)
+
+
+def _question_mark(_: str) -> str:
+    return "?"
 
 
 def plain(text: str) -> str:
@@ -79,9 +94,7 @@ def plain(text: str) -> str:
         >>> plain("glioma\x1b[2J"), plain("a\u202eb\nc")
         ('glioma?[2J', 'a?b?c')
     """
-    return "".join(
-        "?" if c not in JOINERS and unicodedata.category(c) in _STEERING else c for c in text
-    )
+    return without_steering(text, _question_mark)
 
 
 def plain_page(text: str) -> str:
@@ -91,7 +104,7 @@ def plain_page(text: str) -> str:
         >>> plain_page("glioma\x1b[2J\n\u202eb")
         'glioma?[2J\n?b'
     """
-    return _STEERS.sub("?", text)
+    return without_steering(text, _question_mark, keep="\t\n")
 
 
 def sentence(words: str) -> str:

@@ -333,6 +333,12 @@ def test_f15_names_that_look_the_same_are_one_class(
         (("COVID-19", "covid 19", "x", "x"), "'COVID-19' (2) and 'covid 19' (2)"),
         (("Mélanome", "melanome", "x", "x"), "'Mélanome' (2) and 'melanome' (2)"),
         (("01", "1", "2", "2"), "'01' (2) and '1' (2)"),
+        (("Benign", "B\u0435nign", "x", "x"), r"'Benign' (2) and 'B\u0435nign' (2)"),  # Cyrillic
+        (("Melanoma", "\u039celan\u03bfma", "x", "x"), r"'Melanoma' (2) and '\u039celan\u03bfma'"),
+        (("COVID", "\uff23\uff2f\uff36\uff29\uff24", "x", "x"), "'COVID' (2) and '\uff23"),  # wide
+        (("no\u200crmal", "normal", "x", "x"), r"'normal' (2) and 'no\u200crmal' (2)"),
+        (("\u041d\u043e\u0440\u043c\u0430", "\u043d\u043e\u0440\u043c\u0430", "x", "x"), "'\u041d"),
+        (("5 \u00b5m", "5 mm", "T\u0410", "TB"), None),
         (("ER+", "ER-", "-1", "1"), None),
         (("grade 1", "grade 2", "T1", "T2"), None),
     ],
@@ -346,6 +352,20 @@ def test_f15_names_that_differ_in_little_are_noticed(
     if names:
         apart = read_dataset(root, class_map={labels[0]: labels[1]})
         assert apart.notes == ()
+
+
+@pytest.mark.parametrize(
+    "odd", ["mali\u200bn", "\ufeffmalin", "ma\u00adlin", "malin\u00a0", "malin\u2060"]
+)
+def test_r2_characters_that_nobody_sees_make_no_class(root: Path, odd: str) -> None:
+    rows = cells(lambda label: odd if label == "malin" else label, 1)
+    table(root / "m.csv", written([*ROWS[:8], *rows[8:]]))
+    found = read_dataset(root)
+    assert found.classes == ("bénin", "malin")
+    # nor a patient
+    rows = cells(lambda patient: patient.replace("P", "P\u200b") if patient == "P1" else patient, 3)
+    table(root / "m.csv", written([*ROWS[:3], *rows[3:]]))
+    assert {i.patient for i in read_dataset(root).items} == {f"P{n}" for n in range(6)}
 
 
 def test_g_a_column_labels_is_a_label(root: Path) -> None:
