@@ -27,6 +27,8 @@ from clinipress.reporting.page.build import render, report
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.lead import change_words, lead, reading, release_sentence
 from clinipress.reporting.wording.numbers import MINUS
+from clinipress.study.read import parse_study
+from clinipress.study.summary import _nothing_shipped
 from kit.judgements import with_judgements
 from kit.pages import Page
 from kit.verdicts import spoken, verdict_of
@@ -355,3 +357,16 @@ def test_a8_every_reason_stands_behind_its_own_status(make_study: Make) -> None:
     what_failed = text[text.index("### What failed") :].partition("\n#")[0]
     assert "Lost." in what_failed
     assert "Too few to tell." not in what_failed
+
+
+def test_r1_what_the_policy_bars_comes_first_among_the_reasons(make_study: Make) -> None:
+    pruned = {"step": "prune", "ratio": 0.3}
+    asked = {"name": "s", "risk": "high", "reference": {"model": "resnet18"}, "steps": [pruned]}
+    verdict = _nothing_shipped(parse_study(asked | {"exports": [{"precision": "float16"}]}))
+    assert "pruning in one cut is not allowed" in verdict.texts[0]
+    assert verdict.texts[-1].startswith("Nothing is shipped")
+    study = make_study().model_copy(update={"shipped": None, "bundle": None, "verdict": verdict})
+    first = lead(View(study))
+    assert first.steps[0].startswith("Add 'rounds: 2' or more to the step 'prune'")
+    reasons = render(study).partition('class="reasons"')[2]
+    assert "pruning in one cut is not allowed" in reasons.partition("</li>")[0]

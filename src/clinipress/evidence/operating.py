@@ -108,6 +108,9 @@ def operating_section(
             for answers in ((reference, candidate), (reference_validation, candidate_validation))
         )
         share = shares.get(cases.classes[number])
+        if share is None and len(cases.classes) == 2:
+            other = shares.get(cases.classes[1 - number])
+            share = None if other is None else 1 - other
         if pair.label == ANY_FINDING and share is not None:
             share = 1 - share
         share = float(pair.mine.mean()) if share is None else share

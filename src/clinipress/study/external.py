@@ -95,10 +95,13 @@ def parse_floors(texts: Sequence[str]) -> dict[str, float]:
             least = float(number)
         except ValueError:
             least = math.nan
-        if not metric or not 0 < least < 1:
+        if not metric or math.isnan(least):
             raise InputError("--floor metric=number, between 0 and 1", f"'{text}'")
+        check_floors({metric.strip(): least})
+        if not 0 < least < 1:
+            fix = f"a share: {least / 100:g}, not {number}" if 1 < least <= 100 else None
+            raise InputError("--floor metric=number, between 0 and 1", f"'{text}'", fix)
         floors[metric.strip()] = least
-    check_floors(floors)
     return floors
 
 

@@ -27,6 +27,7 @@ from clinipress.study.devices import resolve_targets
 from clinipress.study.inspection import inspect
 from clinipress.study.judging import Judge
 from clinipress.study.making import make_all, make_attempt
+from clinipress.study.policy import bars
 from clinipress.study.redraw import with_checks
 from clinipress.study.repeats import repeat
 from clinipress.study.scores import ScoreKeeper
@@ -71,6 +72,8 @@ def run_study(
     code = code_behind(study)
     check_code(code, "a study", allow_code or code_of(study))
     _check(study)  # before the folder is there
+    for barred, fix in bars(study):
+        progress.say(f"warning: {barred}: {fix}")
     with locked(out):
         result = run_once(study, path, out, progress, code)
         if study.seeds:
@@ -85,7 +88,7 @@ def run_study(
 
 def _check(study: Study) -> None:
     """What can be refused by reading the study alone: now, not after hours of training."""
-    check_names(study)
+    check_names(study, study.data.classes)
     check_toolchains(export.format for export in study.exports)
     check_budget(study, resolve_targets(study.target))
     check_sample(study)

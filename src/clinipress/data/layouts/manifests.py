@@ -631,8 +631,8 @@ class _Files:
         root = self._account.root
         if path.is_relative_to(root) and ".." not in path.parts:
             return path
-        for place in (Path(os.path.abspath(path)), path.parent.resolve() / path.name):
-            for base in (Path(os.path.abspath(root)), root.resolve()):
+        for place in (Path(os.path.normpath(path.absolute())), path.parent.resolve() / path.name):
+            for base in (Path(os.path.normpath(root.absolute())), root.resolve()):
                 if place.is_relative_to(base) and _is_file(root / place.relative_to(base)):
                     return root / place.relative_to(base)
         return path

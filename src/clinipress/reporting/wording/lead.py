@@ -591,6 +591,8 @@ def _steps(view: View, every: Sequence[Measure]) -> list[str]:
     if result.rule_changes and not steps:
         steps.append(_CAPS["rules changed"][2])
     if view.shipped is None:
+        fixes = [r.parameters["fix"] for r in result.verdict.reasons if r.kind == "barred"]
+        steps += [sentence(f"{capital(fix)}, then run the study again") for fix in fixes]
         steps.append("Nothing was selected: see the reasons in the table of candidates.")
     elif result.verdict.status == "fail":
         steps.append("Do not use this model: it failed. The reasons are listed below.")

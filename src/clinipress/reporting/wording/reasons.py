@@ -221,6 +221,10 @@ def _none_allowed(_: Reason) -> str:
     )
 
 
+def _barred(reason: Reason) -> str:
+    return f"{reason.where}: {reason.parameters['fix']}."
+
+
 def _test_sealed(_: Reason) -> str:
     return "Nothing is shipped: the test split stays sealed (open_test: false)."
 
@@ -482,6 +486,7 @@ _SENTENCES: Mapping[str, Callable[[Reason], str]] = {
     "itself": _itself,
     "identical": _identical,
     "few units": _few_units,
+    "barred": _barred,
     "none allowed": _none_allowed,
     "test sealed": _test_sealed,
     "no threshold": _no_threshold,
