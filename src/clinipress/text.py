@@ -16,6 +16,7 @@ __all__ = [
     "MINUS",
     "STATUS_WORDS",
     "capital",
+    "class_words",
     "counted",
     "fixed",
     "joined",
@@ -164,6 +165,16 @@ def not_used(things: Iterable[tuple[str, str, str, int]], most: int = 3) -> list
         more = ", ..." if len(counts) > most else ""
         lines.append(f"{counted(sum(counts.values()), kind)} not used: {reason} ({names}{more})")
     return lines
+
+
+def class_words(name: str) -> str:
+    """A class within a phrase: one whose name is a number says that it is a class.
+
+    Example:
+        >>> class_words("nodule"), class_words("1")
+        ('nodule', 'class 1')
+    """
+    return f"class {name}" if re.fullmatch(r"[-+]?[0-9]+([.,][0-9]+)?", name) else name
 
 
 def capital(text: str) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from clinipress.cli.terminal import show_result
 from clinipress.records.candidate import Speed
 from clinipress.records.judgement import SECTIONS, Judgements
 from clinipress.records.result import (
@@ -21,7 +23,7 @@ from clinipress.records.result import (
     Status,
     Verdict,
 )
-from clinipress.reporting.documents import report_markdown
+from clinipress.reporting.documents import report_markdown, write_documents
 from clinipress.reporting.measures import finding, main_changes, measures
 from clinipress.reporting.page.build import render, report
 from clinipress.reporting.view import View
@@ -370,3 +372,24 @@ def test_r1_what_the_policy_bars_comes_first_among_the_reasons(make_study: Make)
     assert first.steps[0].startswith("Add 'rounds: 2' or more to the step 'prune'")
     reasons = render(study).partition('class="reasons"')[2]
     assert "pruning in one cut is not allowed" in reasons.partition("</li>")[0]
+
+
+@pytest.mark.parametrize("classes", [("0", "1"), ("0", "1", "2")])
+def test_r8_a_class_whose_name_is_a_number_is_called_a_class(
+    make_study: Make, tmp_path: Path, classes: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = with_judgements(make_study(classes=classes))
+    if len(classes) == 2:
+        study = study.model_copy(update={"positive": "1"})
+    write_documents(study, tmp_path)
+    show_result(study, tmp_path)
+    pages = [Page(render(study)).text, capsys.readouterr().out]
+    pages += [path.read_text() for path in tmp_path.glob("*.md")]
+    assert len(pages) >= 5
+    bare = re.compile(
+        r"(ensitivity|pecificity|weakest|images:|taken) for [012]\b|misses of [012]\b|"
+        r"\([012]\) [+\u2212]|missed [012] image|ensitivity \([012]\)"
+    )
+    for page in pages:
+        assert [page[m.start() - 40 : m.end() + 20] for m in bare.finditer(page)] == []
+    assert "class 1" in pages[0]

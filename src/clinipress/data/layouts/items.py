@@ -30,6 +30,7 @@ __all__ = [
     "left_out_lines",
     "natural",
     "one_spelling",
+    "patient_columns",
     "spelling",
     "split_name",
 ]
@@ -154,6 +155,12 @@ class Listed:
     group_columns: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
     names: frozenset[str] = frozenset()
+
+
+def patient_columns(left_out: Iterable[LeftOut]) -> list[str]:
+    """Names of columns that may be the patient's and were not taken, in quotes."""
+    columns = (e.path.partition(": ")[2] for e in left_out if e.reason == MAY_NAME_PATIENT)
+    return [f"'{name}'" for name in dict.fromkeys(columns)]
 
 
 def left_out_lines(left_out: Iterable[LeftOut]) -> list[str]:

@@ -35,8 +35,9 @@ from clinipress.reporting.wording.phrases import (
     split_name,
     unit_words,
 )
+from clinipress.reporting.wording.reasons import OF_A_CLASS
 from clinipress.reporting.wording.sentences import withheld_sentence
-from clinipress.text import capital, joined, sentence, signed
+from clinipress.text import capital, class_words, joined, sentence, signed
 
 __all__ = [
     "Lead",
@@ -343,12 +344,20 @@ def _kept(view: View, main: Measure | None) -> str:
 def measure_name(measure: Measure) -> str:
     """A measure in words, with the class where two classes share its name."""
     name = metric_name(measure.metric)
-    return f"{name} ({measure.of})" if measure.of and measure.metric == "sensitivity" else name
+    return (
+        f"{name} ({class_words(measure.of)})"
+        if measure.of and measure.metric == "sensitivity"
+        else name
+    )
 
 
 def _spoken(measure: Measure) -> str:
     name = metric_name(measure.metric)
-    return f"{name} for {measure.of}" if measure.of and measure.metric == "sensitivity" else name
+    return (
+        f"{name} for {class_words(measure.of)}"
+        if measure.of and measure.metric == "sensitivity"
+        else name
+    )
 
 
 def change_words(metric: str, change: Interval | None, margin: float | None = None) -> str:
@@ -511,7 +520,8 @@ def _about(verdict: Verdict) -> str | None:
     reason = _first(verdict, "fail")
     if reason is None or not reason.where or reason.where == "*":
         return None
-    return f"{reason.where} newly missed" if reason.kind == "new misses" else reason.where
+    where = class_words(reason.where) if reason.kind in OF_A_CLASS else reason.where
+    return f"{where} newly missed" if reason.kind == "new misses" else where
 
 
 def _first(verdict: Verdict, status: Status) -> Reason | None:
@@ -602,7 +612,7 @@ def _steps(view: View, every: Sequence[Measure]) -> list[str]:
         max(flips.directions, key=lambda d: d.missed - d.found, default=None) if flips else None
     )
     if missed is not None and missed.missed > missed.found:
-        images = counted(missed.missed, f"newly missed {missed.label} image")
+        images = counted(missed.missed, f"newly missed {class_words(missed.label)} image")
         steps.append(f"Look at the {images} (section {SECTION_TITLES['disagreement']}).")
     open_limits = [
         measure for measure in every if measure.limit is not None and measure.within is None
