@@ -25,6 +25,7 @@ __all__ = [
     "signed",
     "tally",
     "true_minus",
+    "turned_words",
 ]
 
 _STEERS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -129,6 +130,12 @@ def counted(number: int, singular: str, plural: str | None = None) -> str:
 def joined(words: Sequence[str], last: str = "and") -> str:
     """Words in a row: "a", "a and b", "a, b and c"."""
     return f" {last} ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), *words[-1:]])
+
+
+def turned_words(kinds: Mapping[str, int] | None) -> str:
+    """How many of some copies were turned: ", of these 2 mirrored and 1 rotated", or nothing."""
+    parts = [f"{count:,} {kind}" for kind, count in (kinds or {}).items()]
+    return f", of these {'; '.join(parts)}" if parts else ""
 
 
 def not_used(things: Iterable[tuple[str, str, str, int]], most: int = 3) -> list[str]:

@@ -366,7 +366,7 @@ def _audit_lines(audit: Audit) -> Iterator[str]:
 def show_evidence(facts: Mapping[str, Any]) -> None:
     """The metrics of one model on one data set."""
     from clinipress.records.result import Overlap
-    from clinipress.reporting.wording.sentences import overlap_sentence
+    from clinipress.reporting.wording.phrases import overlap_sentence
 
     console = _console()
     table = Table(title=f"{facts['name']} on {facts['data']}: {facts['images']} images")
@@ -387,6 +387,8 @@ def show_evidence(facts: Mapping[str, Any]) -> None:
 def show_comparison(comparison: Mapping[str, Any]) -> None:
     """The paired changes and the verdict."""
     from clinipress.records.metrics import way
+    from clinipress.records.result import Overlap
+    from clinipress.reporting.wording.phrases import overlap_sentence
 
     console = _console()
     models = f"{comparison['candidate']} against {comparison['reference']}"
@@ -407,6 +409,10 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
     if comparison["positive"]:
         line = f"sensitivity is that of {comparison['positive']}"
         console.print(line, highlight=False, markup=False)
+    overlap = overlap_sentence(
+        Overlap.model_validate(comparison.get("overlap", {})), comparison.get("overlap_unknown", ())
+    )
+    console.print(overlap, highlight=False, markup=False, soft_wrap=True)
     console.print(_sections(comparison["judgements"]), highlight=False, soft_wrap=True)
     verdict = comparison["verdict"]
     console.print(_coloured(_word(verdict["status"], "bold")))
@@ -435,7 +441,7 @@ def _sections(judgements: Mapping[str, Any]) -> Text:
 def show_external(test: ExternalTest, result: Result, report: Path) -> None:
     """A run on images from elsewhere: each candidate's accuracy beside the internal one."""
     from clinipress.reporting.private import kept
-    from clinipress.reporting.wording.sentences import overlap_sentence
+    from clinipress.reporting.wording.phrases import overlap_sentence
 
     result = kept(result)
     test = next((known for known in result.external_tests if known.name == test.name), test)

@@ -360,6 +360,8 @@ class Overlap(Record):
     Attributes:
         exact: The same file or the same pixels.
         near: Nearly the same picture.
+        turned: Of `near`, those found only when turned: "mirrored", "rotated", "inverted" or
+            several of these -> how many; None in tests of before, which did not look for them.
         patients: Images of others that name a patient whom the study names, too; None: not checked.
         left_out: Of the set, left out of the figures for any of these.
         examples: Pairs (path in the set, path in the study), the first few.
@@ -368,6 +370,7 @@ class Overlap(Record):
 
     exact: int = 0
     near: int = 0
+    turned: dict[str, int] | None = None
     patients: int | None = None
     left_out: int = 0
     examples: tuple[tuple[str, str], ...] = ()
