@@ -291,6 +291,27 @@ def test_a4_a_run_of_before_says_that_it_cannot_know(finished, elsewhere, tmp_pa
     assert "Not looked for: the study&#x27;s own images among these" in page
 
 
+def test_17_a_strict_study_writes_no_folders_name(finished, elsewhere, tmp_path):
+    """By bytes of all that lies in the run folder; the same set again takes its own number."""
+    folder = tmp_path / "Ana_Ruiz_1948"
+    table = shutil.copytree(elsewhere.parent, folder) / elsewhere.name
+    table = table.rename(folder / "Ana_Ruiz_1948.csv")
+    run = shutil.copytree(finished[0], tmp_path / "run", ignore=shutil.ignore_patterns("external"))
+    tree = json.loads((run / "result.json").read_text())
+    tree["recipe"]["privacy"] = "strict"
+    (run / "result.json").write_text(json.dumps(tree))
+    for _ in range(2):
+        test = evaluate_run(run, table, class_map="lump=nodule")
+        assert (test.name, test.named) == ("external-set-1", False)
+    redraw(run)
+    assert "external set 1" in (run / "report.md").read_text()
+    here = b"Ana_Ruiz"
+    assert [p for p in run.rglob("*") if p.is_file() and here in p.read_bytes()] == []
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines[:1], *lines[61:]]).replace(",lump,", ",normal,"))
+    assert evaluate_run(run, table).name == "external-set-2"
+
+
 def test_a5_worse_than_chance_elsewhere_is_at_most_inconclusive(finished, elsewhere, tmp_path):
     """The trial of the fault: labels turned, so that the reference is worse than guessing."""
     run = shutil.copytree(finished[0], tmp_path / "run")

@@ -24,6 +24,7 @@ __all__ = [
     "sentence",
     "signed",
     "tally",
+    "trial_words",
     "true_minus",
     "turned_words",
 ]
@@ -136,6 +137,13 @@ def turned_words(kinds: Mapping[str, int] | None) -> str:
     """How many of some copies were turned: ", of these 2 mirrored and 1 rotated", or nothing."""
     parts = [f"{count:,} {kind}" for kind, count in (kinds or {}).items()]
     return f", of these {'; '.join(parts)}" if parts else ""
+
+
+def trial_words(images: int, of: int | None) -> str:
+    """That a study had only some of the images, drawn for a trial; "" where it had all."""
+    if of is None:
+        return ""
+    return f"A trial: {images:,} of {of:,} images, drawn by class; not a study of the whole set."
 
 
 def not_used(things: Iterable[tuple[str, str, str, int]], most: int = 3) -> list[str]:

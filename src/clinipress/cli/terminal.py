@@ -26,7 +26,17 @@ from clinipress.progress import Progress as Listener
 from clinipress.recipe.formats import format_facts
 from clinipress.records.item import plural_of
 from clinipress.records.judgement import SECTIONS
-from clinipress.text import DASH, STATUS_WORDS, counted, fixed, not_used, plain, signed, tally
+from clinipress.text import (
+    DASH,
+    STATUS_WORDS,
+    counted,
+    fixed,
+    not_used,
+    plain,
+    signed,
+    tally,
+    trial_words,
+)
 
 if TYPE_CHECKING:
     from clinipress.models.catalogue import NamedModel
@@ -243,6 +253,8 @@ def show_result(result: Result, out: Path) -> None:
     for sentence in distillation_sentences(view):
         console.print(sentence, highlight=False, soft_wrap=True)
     console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+    if trial := trial_words(result.audit.images, result.audit.trial_of):
+        console.print(trial, highlight=False, soft_wrap=True)
     if result.bundle:
         console.print(f"bundle: {out / result.bundle}", highlight=False, soft_wrap=True)
 
@@ -357,7 +369,7 @@ def _audit_lines(audit: Audit) -> Iterator[str]:
     for column, counts in audit.groups.items():
         yield f"group {column}: {tally(list(counts.items())[:12])}"
     if audit.baseline_accuracy:
-        yield f"statistics-only baseline accuracy: {_percent(audit.baseline_accuracy)}"
+        yield f"statistics-only baseline accuracy, all images: {_percent(audit.baseline_accuracy)}"
     for text in not_used((x.path, x.kind, x.reason, x.count) for x in audit.left_out):
         if text not in audit.warnings:
             yield text
@@ -443,8 +455,9 @@ def show_external(test: ExternalTest, result: Result, report: Path) -> None:
     from clinipress.reporting.private import kept
     from clinipress.reporting.wording.phrases import overlap_sentence
 
+    number = [known.name for known in result.external_tests].index(test.name)
     result = kept(result)
-    test = next((known for known in result.external_tests if known.name == test.name), test)
+    test = result.external_tests[number]
     console = _console()
     table = Table(title=f"{result.study} on {test.name}: {test.images} images from elsewhere")
     for column in (

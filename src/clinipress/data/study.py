@@ -287,9 +287,10 @@ def open_study_data(
         content = (described / FINGERPRINTS).read_bytes()
         write_atomically(store.folder / FINGERPRINTS, content)
     record = Audit.model_validate(read_json(described / "audit.json"))
+    trial_of = whole if len(dataset.items) < whole else None
     return StudyData(
         dataset=dataset,
-        audit=record.model_copy(update={"path": str(dataset.root)}),
+        audit=record.model_copy(update={"path": str(dataset.root), "trial_of": trial_of}),
         split=split,
         summary=SplitSummary.model_validate(read_json(done / "split-summary.json")),
         modality=recipe.modality,

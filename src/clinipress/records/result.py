@@ -180,7 +180,8 @@ class Audit(Record):
     images that name no patient. `refused` are images that can be read and that a device would
     refuse of a model made from this set; `colourful` is true where that model takes colour and most
     images have some; `dark` are images that show next to nothing. `withheld_columns` counts those
-    that are left out of `groups` where nobody may be named.
+    that are left out of `groups` where nobody may be named. `trial_of` is how many the set has
+    where only some were drawn from it (`data.sample`).
     """
 
     path: str
@@ -206,6 +207,7 @@ class Audit(Record):
     patient_leaks: dict[str, int] = Field(default_factory=dict)
     conflicting_labels: tuple[DuplicatePair, ...] = ()
     shortcuts: tuple[Shortcut, ...] = ()
+    trial_of: int | None = None
     baseline_accuracy: Interval | None = None
     majority_accuracy: float | None = None
     left_out: tuple[LeftOut, ...] = ()
@@ -382,6 +384,7 @@ class ExternalTest(Record):
 
     Attributes:
         name: Of the set; its split in the report is "external: NAME".
+        named: Whether a person gave it that name; else it is that of a folder or file.
         created: When, UTC.
         images: How many were measured.
         class_map: Its class names -> the study's.
@@ -393,6 +396,7 @@ class ExternalTest(Record):
     """
 
     name: str
+    named: bool = False
     created: str
     images: int
     judged_by: str = ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import itertools
 import math
 import re
 import tempfile
@@ -361,7 +362,7 @@ def evaluate_run(
     Args:
         run: A run folder.
         data: Labelled images.
-        name: Of the set; None: of its folder or file.
+        name: Of the set; None: of its folder or file, and a number in a study of strict privacy.
         class_map: "theirs=ours,...".
         split: Only images published under this split.
         positive: The finding of two classes, in a run of before, whose study did not name it.
@@ -392,6 +393,8 @@ def evaluate_run(
     elsewhere = Elsewhere(data, class_map, split, finding, seen, overlap, threads, progress)
     candidates = {row.name: load_candidate(below(run, row.path), threads) for row in rows}
     answers, audit, known = elsewhere.score(candidates)
+    if study.privacy == "strict" and name is None:
+        title = _numbered(run / EXTERNAL, result.reference, answers[result.reference])
     rules = rules_of(study, result.classes)
     declared = Seal(rules, result.sealed, result.rule_changes).declared(study)
     folder = run / EXTERNAL
@@ -421,6 +424,7 @@ def evaluate_run(
         )
     test = ExternalTest(
         name=title,
+        named=name is not None,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         images=len(answers[result.reference].labels),
         class_map=parse_class_map(class_map),
@@ -477,22 +481,34 @@ def _run(
     return facts, (mine, other), audit.baseline_accuracy, known
 
 
+def _numbered(folder: Path, reference: str, answers: Scores) -> str:
+    """A name that says nothing of the folder: that of the same set before, else the next number."""
+    titles = (f"external-set-{number}" for number in itertools.count(1))
+    return next(t for t in titles if _same_set(below(folder, f"{t}-{reference}.npz"), answers)[0])
+
+
+def _same_set(path: Path, answers: Scores) -> tuple[bool, int]:
+    """Whether these images may take the place of those in a file, if any; how many it has."""
+    if not path.is_file():
+        return True, 0
+    before = Scores.load(path)
+    known = dict(zip(before.keys, before.labels.tolist(), strict=True))
+    shared = [(known[k], n) for k, n in zip(answers.keys, answers.labels.tolist(), strict=True)
+              if k in known]  # fmt: skip
+    fewest = min(len(known), len(answers.keys))  # some may have been left out, or added
+    return 2 * len(shared) >= fewest and all(was == now for was, now in shared), len(known)
+
+
 def _check_same_set(path: Path, answers: Scores) -> None:
     """Refuse to write over the test of another set, whose folder bears the same name.
 
     Raises:
         InputError: It is another set.
     """
-    if not path.is_file():
-        return
-    before = Scores.load(path)
-    known = dict(zip(before.keys, before.labels.tolist(), strict=True))
-    shared = [(known[k], n) for k, n in zip(answers.keys, answers.labels.tolist(), strict=True)
-              if k in known]  # fmt: skip
-    fewest = min(len(known), len(answers.keys))  # some may have been left out, or added
-    if 2 * len(shared) < fewest or any(was != now for was, now in shared):
+    same, before = _same_set(path, answers)
+    if not same:
         raise InputError(
-            f"the set that was tested under this name ({len(before.keys):,} images)",
+            f"the set that was tested under this name ({before:,} images)",
             f"another one ({len(answers.keys):,} images)",
             f"give --name NAME, or remove '{path.parent}' if it replaces that set",
         )

@@ -175,9 +175,9 @@ def caution_sentence(view: View) -> str | None:
         return None
     return (
         f"Caution: file properties alone (such as width and brightness) predict the class in "
-        f"{figure_interval('accuracy', baseline)} of images, the reference in "
-        f"{figure_interval('accuracy', accuracy)}; it is not shown to read the image itself, so "
-        "keeping its accuracy proves little."
+        f"{figure_interval('accuracy', baseline)} of all images, the reference in "
+        f"{figure_interval('accuracy', accuracy)} of the {split_name(split)} images; it is not "
+        "shown to read the image itself, so keeping its accuracy proves little."
     )
 
 
