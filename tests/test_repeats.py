@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from clinipress.cli.terminal import show_result
+from clinipress.edge.bundle import _readme
 from clinipress.errors import RecipeError
 from clinipress.records.store import read_result
+from clinipress.study import summary
 from clinipress.study.flow import run_study
 from clinipress.study.redraw import left_over_seeds
 from clinipress.study.repeats import spread
@@ -80,7 +82,9 @@ def test_17_a_seed_that_the_study_names_no_longer_is_left_over_and_unused(
     assert "3 seeds" not in (run / "report.html").read_text()
 
 
-def test_17_a_trial_says_so_on_every_page_and_in_the_bundle(phantoms, tmp_path, capsys):
+def test_17_a_trial_says_so_on_every_page_and_in_the_bundle(
+    phantoms, tmp_path, capsys, monkeypatch
+):
     reference = {"model": {"factory": "tiny_nets:make"}, "train": TRAIN}
     data = {**tree()["data"], "sample": 150}
     exports = [{"precision": "float32"}]
@@ -90,9 +94,19 @@ def test_17_a_trial_says_so_on_every_page_and_in_the_bundle(phantoms, tmp_path, 
     line = f"A trial: {result.audit.images} of {result.audit.trial_of:,} images, drawn by class"
     for name in ("model-card.md", "dossier.md", "dossier.json", "report.md"):
         assert line in (run / name).read_text(), name
-    assert result.bundle is not None
-    for name in ("README.txt", "card.json"):
-        assert line in (run / result.bundle / name).read_text(), name
+    # the bundle's own pages, of a candidate that need not be the selected one
+    record, given = result.candidates[-1], {}
+    card = SimpleNamespace(history=(), name=record.name, classes=result.classes, synthetic=True,
+                           format=record.format, intended_use="")  # fmt: skip
+    card.model_copy = lambda update: card
+    monkeypatch.setattr(summary, "calibrated", lambda *_: card)
+    monkeypatch.setattr(summary, "_drawn", lambda *_: None)
+    monkeypatch.setattr(summary, "write_bundle", lambda *_, **options: given.update(options))
+    piece = SimpleNamespace(name=record.name, file=SimpleNamespace(path=run / record.path))
+    bench = SimpleNamespace(study=small, store=SimpleNamespace(folder=run))
+    summary._ship(piece, record, run / "bundle", result, bench)
+    assert given["evidence"]["trial"].startswith(line)
+    assert line in _readme(card, given["evidence"], "")
     show_result(result, run)
     assert line in " ".join(capsys.readouterr().out.splitlines()[-5:])
 

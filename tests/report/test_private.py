@@ -209,7 +209,7 @@ def test_figures_and_counts_are_not_touched(study: Result) -> None:
     private = sent(study)
     for mine, theirs in zip(private.candidates, study.candidates, strict=True):
         assert list(mine.evidence.values()) == list(theirs.evidence.values())  # a set is numbered
-    assert [row.changes for row in private.candidates] == [row.changes for row in study.candidates]
+        assert list(mine.changes.values()) == list(theirs.changes.values())
     assert len(private.audit.duplicate_pairs) == len(study.audit.duplicate_pairs)
     assert len(private.audit.unreadable) == len(study.audit.unreadable)
     assert private.audit.groups == {"sex": {"female": 3, "male": 3}}
