@@ -26,7 +26,9 @@ __all__ = [
     "sentence",
     "signed",
     "tally",
+    "trial_words",
     "true_minus",
+    "turned_words",
     "without_steering",
 ]
 
@@ -143,6 +145,19 @@ def counted(number: int, singular: str, plural: str | None = None) -> str:
 def joined(words: Sequence[str], last: str = "and") -> str:
     """Words in a row: "a", "a and b", "a, b and c"."""
     return f" {last} ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), *words[-1:]])
+
+
+def turned_words(kinds: Mapping[str, int] | None) -> str:
+    """How many of some copies were turned: ", of these 2 mirrored and 1 rotated", or nothing."""
+    parts = [f"{count:,} {kind}" for kind, count in (kinds or {}).items()]
+    return f", of these {'; '.join(parts)}" if parts else ""
+
+
+def trial_words(images: int, of: int | None) -> str:
+    """That a study had only some of the images, drawn for a trial; "" where it had all."""
+    if of is None:
+        return ""
+    return f"A trial: {images:,} of {of:,} images, drawn by class; not a study of the whole set."
 
 
 def not_used(things: Iterable[tuple[str, str, str, int]], most: int = 3) -> list[str]:

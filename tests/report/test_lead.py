@@ -296,7 +296,7 @@ def test_both_figures_of_an_external_test_and_its_overlap(make_study: Make) -> N
     (text,) = lead(View(study.model_copy(update={"external_tests": (test,)}))).external
     assert " inside, " in text
     assert " outside; difference outside " in text
-    assert "4 images of it also in this study (3 the same, 1 nearly); 4 were left out." in text
+    assert "(3 the same file or pixels, 1 nearly the same picture; looked for:" in text
     assert lead(View(make_study())).external == ("none; all images come from the one data set.",)
 
 

@@ -379,6 +379,14 @@ def compare(
     class_map: ClassMap = None,
     split: SplitName = None,
     positive: Positive = None,
+    overlap: Annotated[
+        Overlap,
+        typer.Option(
+            "--overlap",
+            help="Images that the study behind A or B has, too: refuse them, leave them out, or "
+            "keep them and say so.",
+        ),
+    ] = "keep",
     threads: Threads = None,
     allow_code: AllowCode = False,
     as_json: Json = False,
@@ -393,8 +401,8 @@ def compare(
 
     comparison = run_compare(
         a, b, data, risk=risk, floors=parse_floors(floor or ()), class_map=_pairs(class_map),
-        split=split, positive=positive, threads=threads, progress=_progress(as_json),
-        allow_code=_allowed_in(allow_code, a, b),
+        split=split, positive=positive, overlap=overlap, threads=threads,
+        progress=_progress(as_json), allow_code=_allowed_in(allow_code, a, b),
     )  # fmt: skip
     with _reader():
         if as_json:

@@ -373,6 +373,8 @@ def _readme(card: Card, evidence: Mapping[str, Any], sample_note: str) -> str:
         sentence(f"Classes: {', '.join(card.classes)}"),
         sentence(f"Intended use: {card.intended_use.strip() or 'not stated'}"),
     ]
+    if trial := evidence.get("trial"):
+        lines.append(str(trial))
     if card.synthetic:
         lines.append("Trained on drawn images: for demonstration only, never for patients.")
     lines += [

@@ -38,6 +38,7 @@ from clinipress.study.redraw import with_checks
 from clinipress.study.scores import calibrated
 from clinipress.study.sealing import Seal, openings
 from clinipress.study.workbench import Piece, Workbench
+from clinipress.text import trial_words
 
 __all__ = ["check_sample", "summarise", "write_result"]
 
@@ -167,11 +168,13 @@ def _ship(
             for step in card.history
         )
         card = card.model_copy(update={"history": history})
+    trial = trial_words(private.audit.images, private.audit.trial_of)
     summary = {
         "study": study.name,
         "risk": study.risk,
         "selected_on": "validation",
         "released": selected.released,
+        **({"trial": trial} if trial else {}),
         "verdict": (record.verdict or private.verdict).model_dump(mode="json"),
         "measured_on": {"cpu": result.environment.cpu, "flags": result.environment.cpu_flags},
         "evidence": _plain(record.evidence),

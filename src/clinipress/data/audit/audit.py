@@ -404,8 +404,8 @@ def _shortcut_warnings(record: Audit) -> Iterator[str]:
         strong = any(s.auroc.low >= WARNING_FROM for s in together)
         yield (
             "facts of the files alone, without the picture, classify "
-            f"{_percent(accuracy)} right (always the largest class: {100 * majority:.1f} %): a "
-            f"{'strong' if strong else 'weak'} shortcut"
+            f"{_percent(accuracy)} of all images right (always the largest class: "
+            f"{100 * majority:.1f} %): a {'strong' if strong else 'weak'} shortcut"
         )
     seen: set[str] = set()
     for shortcut in record.shortcuts:

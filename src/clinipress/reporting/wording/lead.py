@@ -29,7 +29,7 @@ from clinipress.reporting.wording.numbers import (
     times,
 )
 from clinipress.reporting.wording.phrases import (
-    shared_patients,
+    overlap_sentence,
     size_phrase,
     speed_phrase,
     split_name,
@@ -539,18 +539,18 @@ def _external(view: View) -> list[str]:
     for split in splits:
         if subject is None or inside is None or split not in subject.evidence:
             continue
-        verdict = next(
-            (t.rows[subject.name].verdict for t in view.result.external_tests
-             if split == f"external: {t.name}" and subject.name in t.rows), None
-        )  # fmt: skip
         name = split.removeprefix("external: ")
+        test = next((test for test in view.result.external_tests if test.name == name), None)
+        row = test.rows.get(subject.name) if test else None
+        verdict = row.verdict if row else None
         here, there = (_pair(subject, reference, where, "accuracy") for where in (inside, split))
         change = subject.changes.get(split, {}).get("accuracy")
         moved = f"; difference outside {change_words('accuracy', change)}" if change else ""
         word = f": {STATUS_WORDS[verdict.status]}" if verdict else ""
+        overlap = overlap_sentence(test.overlap if test else None)
         text = f"{name}: accuracy {here} inside, {there} outside{moved}{word}."
         why = verdict.deciding[:1] if verdict and verdict.status != "pass" else ()
-        lines.append(" ".join((text, *map(sentence, why), _overlap(view, name))))
+        lines.append(" ".join((text, *map(sentence, why), overlap)))
     lines += [why for file, why in view.result.set_aside.items() if file.startswith("external/")]
     return lines or ["none; all images come from the one data set."]
 
@@ -562,22 +562,6 @@ def _pair(
     theirs = reference.evidence.get(split, {}).get(metric) if reference else None
     beside = f" (original {figure(metric, theirs.value)})" if theirs else ""
     return f"{figure(metric, mine.value if mine else None)}{beside}"
-
-
-def _overlap(view: View, name: str) -> str:
-    test = next((test for test in view.result.external_tests if test.name == name), None)
-    overlap = test.overlap if test else None
-    if overlap is None or not overlap.compared_with:
-        return "Whether it shares images with this study was not checked."
-    shared = overlap.exact + overlap.near
-    if not shared:
-        return f"It shares no image with this study. {shared_patients(overlap)}"
-    left_out = min(overlap.left_out, shared)  # the others name its patients
-    verb = "was" if left_out == 1 else "were"
-    return (
-        f"{counted(shared, 'image')} of it also in this study ({overlap.exact:,} the same, "
-        f"{overlap.near:,} nearly); {left_out:,} {verb} left out. {shared_patients(overlap)}"
-    )
 
 
 def _external_steps(view: View) -> list[str]:
