@@ -8,7 +8,7 @@ points, calibration, subgroups, disagreement and stress, the columns of ``simula
 section how often its verdict is "pass" where the limit is the largest true loss (aim at most 5.5
 %), how often "fail" there, and, of every fourth study, how often it stops the second candidate
 beside the first, its equal, at the margin of critical risk. FILE keeps what was done, so that a
-second start goes on.
+second start goes on. Last comes a row for the table of README.md.
 """
 
 from __future__ import annotations
@@ -55,6 +55,15 @@ CHUNK, EVERY = 50, 4
 SITES = ("a", "b")
 KIND = next(iter(DISTURBANCES))  # only a name: answers are made worse, and no picture
 OTHER = {"sensitivity": "specificity", "specificity": "sensitivity"}
+JUDGED_METRICS = MappingProxyType(
+    {
+        "operating": ("sensitivity", "specificity"),
+        "calibration": ("ece", "ece_equal_mass"),
+        "subgroups": ("accuracy", "sensitivity", "auroc_macro"),
+        "disagreement": ("agreement",),
+        "stress": ("accuracy",),
+    }
+)
 RIGHT = MappingProxyType({"slope": 1.0, "intercept": 0.0})
 MODELS = ("reference", "candidate", "equal")
 
@@ -330,6 +339,33 @@ def main(file: str, count: int = 2000, first: int = 0, last: int = len(DESIGNS))
                 error = (share * (1 - share) / n) ** 0.5
                 print(f"  {what} {100 * share:4.1f} % ({100 * error:.1f})", end="")
             print(flush=True)
+        print(_row(design, tallies, stops), flush=True)
+
+
+def _row(design: Design, tallies: dict[str, Tally], stops: dict[str, Stops]) -> str:
+    """The design in the table of README.md: of each section, what it judges, then the whole."""
+    cells = []
+    for section, stop in stops.items():
+        judged_ones = [
+            tally
+            for name, tally in tallies.items()
+            if name.startswith("change ")
+            and _section(name) == section
+            and name.split()[1].partition("[")[0] in JUDGED_METRICS[section]
+            and tally.silent < tally.studies
+        ]
+        passed = max((100 * x.passed / x.studies for x in judged_ones), default=0.0)
+        holds = [100 * x.covered / x.studies for x in judged_ones] or [100.0]
+        whole = f"{100 * stop.passed / stop.studies:.1f}, {100 * stop.stopped / stop.equal:.1f}"
+        cells.append(f"{passed:.1f}; {min(holds):.1f} to {max(holds):.1f}; {whole}")
+    studies = next(iter(stops.values())).studies
+    return f"| {design.name} | {studies} | {' | '.join(cells)} |"
+
+
+def _section(name: str) -> str:
+    marks = {" at ": "operating", "[strength": "stress", "agreement": "disagreement"}
+    marks |= {"[site": "subgroups", "[gap]": "subgroups"}
+    return next((section for mark, section in marks.items() if mark in name), "calibration")
 
 
 def _chunk(design: Design, start: int, known: Figures, path: Path) -> dict[str, Any]:
