@@ -65,8 +65,8 @@ def test_17_a_seed_that_the_study_names_no_longer_is_left_over_and_unused(
     said = []
     recipe = result.recipe | {"seeds": [4]}
     fewer = result.model_copy(update={"recipe": recipe})
-    assert list(left_over_seeds(fewer, run)) == ["seeds/3"]
-    assert left_over_seeds(result, run) == {}
+    assert list(left_over_seeds(fewer.recipe["seeds"], run)) == ["seeds/3"]
+    assert left_over_seeds(result.recipe["seeds"], run) == {}
     reference = {"model": {"factory": "tiny_nets:make"}, "train": TRAIN}
     alone = study(**SMALL, reference=reference, evidence=QUICK)
     listener = SimpleNamespace(

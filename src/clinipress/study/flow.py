@@ -83,7 +83,7 @@ def run_study(
 
             result = repeat(study, result, out, again)
             write_result(result, out)
-        for line in left_over_seeds(result, out).values():
+        for line in left_over_seeds(study.seeds, out).values():
             progress.say(line)
         return with_checks(result, out)
 

@@ -5,7 +5,7 @@ Both lie in the run folder; here they are read into its record.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,9 +84,9 @@ def with_checks(result: Result, folder: Path) -> Result:
     return checked.model_copy(update={"limits": tuple(limits(View(checked)))})
 
 
-def left_over_seeds(result: Result, folder: Path) -> dict[str, str]:
-    """Folder of a seed that the study names no longer -> a line that says so."""
-    asked = {str(seed) for seed in result.recipe.get("seeds", ())}
+def left_over_seeds(seeds: Iterable[int], folder: Path) -> dict[str, str]:
+    """Folder of a seed that is none of the study's further ones -> a line that says so."""
+    asked = {str(seed) for seed in seeds}
     there = sorted(path.name for path in (folder / SEEDS).glob("*") if path.is_dir())
     return {
         f"{SEEDS}/{name}": f"{SEEDS}/{name} is left over: the study no longer names this seed, and "
@@ -97,7 +97,7 @@ def left_over_seeds(result: Result, folder: Path) -> dict[str, str]:
 
 
 def _with_left_over(result: Result, folder: Path) -> Result:
-    left = left_over_seeds(result, folder)
+    left = left_over_seeds(result.recipe.get("seeds", ()), folder)
     return result.model_copy(update={"set_aside": {**result.set_aside, **left}}) if left else result
 
 
