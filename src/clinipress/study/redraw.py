@@ -97,6 +97,8 @@ def left_over_seeds(seeds: Iterable[int], folder: Path) -> dict[str, str]:
 
 
 def _with_left_over(result: Result, folder: Path) -> Result:
+    if not (folder / SEEDS).is_dir():
+        return result
     left = left_over_seeds(result.recipe.get("seeds", ()), folder)
     return result.model_copy(update={"set_aside": {**result.set_aside, **left}}) if left else result
 
