@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from clinipress.recipe.formats import EXPORT_PRECISIONS, FORMATS, format_facts
 from clinipress.recipe.steps import Config, ModelRecipe, Share, Step, TrainOptions
+from clinipress.recipe.techniques import step_names
 from clinipress.records.candidate import InputSpec
 from clinipress.records.judgement import Section
 from clinipress.records.result import RiskLevel
@@ -89,6 +90,8 @@ class DataRecipe(Config):
 
     Attributes:
         path: Folder, manifest (.csv) or .npz; ``--data`` on the command line overrides it.
+        test: A set of its own, read like `path`, whose images are the test split; those of `path`
+            are divided into train and validation.
         modality: Chooses the augmentation that suits the images.
         classes: Class order of the logits; None sorts the names found.
         class_map: Folder or label name -> class name, for sets that name one class in two ways.
@@ -100,6 +103,7 @@ class DataRecipe(Config):
     """
 
     path: str | None = None
+    test: str | None = None
     modality: Modality = "generic"
     classes: tuple[str, ...] | None = None
     class_map: dict[str, str] = Field(default_factory=dict)
@@ -116,6 +120,8 @@ class DataRecipe(Config):
                 raise ValueError(f"'{key}' must be one of {', '.join(self.classes)}, not '{name}'")
         if self.positive is not None and self.positive == self.normal:
             raise ValueError(f"'{self.positive}' cannot be 'positive' and 'normal'")
+        if self.test is not None and self.split.file is not None:
+            raise ValueError("give 'test' or 'split.file', which says what is tested, not both")
         return self
 
 
@@ -126,10 +132,14 @@ class ReferenceRecipe(Config):
         model: The network.
         train: How to train it; None takes the checkpoint as it is. With `model.pretrained`, three
             `stages` are the usual transfer learning (`TrainStage`).
+        unseen: Of a checkpoint that was trained elsewhere: a person says that it was trained on
+            none of the test images. Images that the data themselves publish as a test split, or
+            that `data.test` names, are taken to be such.
     """
 
     model: ModelRecipe
     train: TrainOptions | None = TrainOptions()
+    unseen: bool = False
 
     @model_validator(mode="after")
     def _something_to_start_from(self) -> ReferenceRecipe:
@@ -155,6 +165,8 @@ class ExportRecipe(Config):
 
     Attributes:
         format: The file's format.
+        of: Name of the candidate whose network it is made of, "reference" or a step's; None: the
+            last step's.
         precision: Of weights and activations. "int8-dynamic" quantizes linear and recurrent layers
             alone; "int4-weights" stores weights in 4 bits and computes in float32; "mixed" decides
             by measuring which layers compute in 8 bits.
@@ -176,6 +188,7 @@ class ExportRecipe(Config):
     """
 
     format: Format = "onnx"
+    of: str | None = None
     precision: Precision = "int8"
     calibration_images: int = Field(200, ge=1)
     calibration_method: Literal["auto", "runtime", "minmax", "percentile", "entropy", "mse"] = (
@@ -351,3 +364,21 @@ class Study(Config):
             named = ", ".join(map(str, every))
             raise ValueError(f"'seed' and 'seeds' must all differ; they are {named}")
         return value
+
+    @model_validator(mode="after")
+    def _exports_of_what_is_made(self) -> Study:
+        made = ("reference", *step_names(self.steps))
+        for export in self.exports:
+            if export.of is not None and export.of not in made:
+                raise ValueError(
+                    f"'of' of an export is one of {', '.join(made)}, not '{export.of}'"
+                )
+        return self
+
+    @property
+    def may_have_seen_test(self) -> bool:
+        """Whether nobody says that the reference was trained on none of the test images."""
+        reference, data = self.reference, self.data
+        declared = data.test is not None or data.split.by == "published" or data.split.file
+        trained = reference.model.checkpoint is not None
+        return trained and not (reference.unseen or declared)

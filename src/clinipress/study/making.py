@@ -21,23 +21,26 @@ def make_all(study: Study, bench: Workbench) -> Iterator[Piece[Made]]:
     reference = _reference(study, bench)
     yield reference
     last = reference
+    made = {"reference": reference}
     for name, recipe in zip(step_names(study.steps), study.steps, strict=True):
         before = last
         network, folder = bench.step(name, open_step(recipe), before.network, reference)
         last = bench.piece(name, network, FLOAT32, origin="step", parent=before.name, folder=folder)
+        made[name] = last
         yield last
         if isinstance(recipe, DistillStep) and recipe.control:
             yield _control(recipe, before, last, reference, bench)
     for export in study.exports:
         if export.precision == "float32" and export.format == "onnx":
             continue  # every step's candidate already is that file
+        parent = made[export.of] if export.of is not None else last
         yield bench.piece(
-            f"{last.name}-{export.format}-{export.precision}",
-            last.network,
+            f"{parent.name}-{export.format}-{export.precision}",
+            parent.network,
             export,
             origin="export",
-            parent=last.name,
-            folder=last.record.network,
+            parent=parent.name,
+            folder=parent.record.network,
         )
 
 

@@ -277,7 +277,7 @@ class Workbench:
         self, parent: TorchCandidate, recipe: ExportRecipe
     ) -> tuple[dict[str, Any], NDArray[np.int64]]:
         """What the history says of an export, and the calibration rows of the cache."""
-        params: dict[str, Any] = recipe.model_dump(mode="json")
+        params: dict[str, Any] = recipe.model_dump(mode="json", exclude={"of"})
         if not precision_facts(recipe.precision).calibrated:
             kept = {"format", "precision"}
             if recipe.precision == "int4-weights":

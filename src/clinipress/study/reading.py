@@ -1,0 +1,112 @@
+"""How a network that was trained elsewhere wants its images: declared, or tried on labelled ones.
+
+A classifier that is given images of another scale or size still answers, only worse. What nobody
+declares is tried on images to train on, never on the test images; each trial is said with its
+accuracy, and where the trials cannot tell, a person is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.errors import InputError
+from clinipress.stats.metrics import predictions, softmax
+
+__all__ = ["Trial", "best_trial", "check_order", "table"]
+
+CLEARLY = 3.0  # standard errors of the mean difference of log losses
+FAR_BETTER = 0.2  # in accuracy, of classes in another order
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to read images, and what the network made of them.
+
+    Attributes:
+        words: What it is, for people.
+        settings: What it is, for a recipe.
+        logits: float32 ``[n, classes]``.
+        labels: int64 ``[n]``.
+    """
+
+    words: str
+    settings: Mapping[str, Any]
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return float((predictions(self.logits) == self.labels).mean())
+
+    @property
+    def losses(self) -> NDArray[np.float64]:
+        """Log loss of each image: float64 ``[n]``."""
+        chances = softmax(self.logits.astype(np.float64))[np.arange(len(self.labels)), self.labels]
+        losses: NDArray[np.float64] = -np.log(np.maximum(chances, 1e-12))
+        return losses
+
+
+def table(trials: Sequence[Trial]) -> str:
+    """Every trial with its accuracy, the best first."""
+    order = sorted(trials, key=lambda trial: (-trial.accuracy, trial.losses.mean()))
+    return "; ".join(f"{trial.words} {100 * trial.accuracy:.1f}%" for trial in order)
+
+
+def best_trial(trials: Sequence[Trial], key: Callable[[Trial], Any], fix: str) -> Trial:
+    """The way of reading that fits best.
+
+    Args:
+        trials: On the same images.
+        key: What must not be guessed: trials that are equal in it may be equally good.
+        fix: How a person says which it is.
+
+    Raises:
+        InputError: Two that differ in `key` cannot be told apart.
+    """
+    order = sorted(trials, key=lambda trial: (float(trial.losses.mean()), -trial.accuracy))
+    best = order[0]
+    for other in order[1:]:
+        if key(other) == key(best) or np.array_equal(other.logits, best.logits):
+            continue
+        gain = other.losses - best.losses
+        error = float(gain.std(ddof=1)) / len(gain) ** 0.5
+        if float(gain.mean()) < CLEARLY * error:
+            raise InputError(
+                "to know how the network wants its images",
+                f"two ways that do equally well on {len(gain)} images to train on: "
+                f"{best.words} ({100 * best.accuracy:.1f}%) and "
+                f"{other.words} ({100 * other.accuracy:.1f}%)",
+                fix,
+            )
+        break
+    return best
+
+
+def check_order(trial: Trial, classes: Sequence[str], fix: str) -> None:
+    """Refuse classes in an order that the answers contradict.
+
+    Raises:
+        InputError: The same answers would be far better in another order.
+    """
+    names = predictions(trial.logits)
+    counts = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(counts, (names, trial.labels), 1)
+    order = counts.argmax(axis=1)
+    if len(set(order.tolist())) < len(classes):
+        return
+    other = float((order[names] == trial.labels).mean())
+    if other < trial.accuracy + FAR_BETTER:
+        return
+    named = ",".join(classes[number] for number in order)
+    raise InputError(
+        f"outputs in the order {', '.join(classes)}",
+        f"answers of which {100 * trial.accuracy:.0f}% are right so, and {100 * other:.0f}% in "
+        f"another order",
+        f"{fix} {named}",
+    )
