@@ -29,6 +29,7 @@ from clinipress.progress import SILENT, Progress
 from clinipress.recipe.steps import ModelRecipe
 from clinipress.recipe.study import Study
 from clinipress.records.candidate import InputSpec
+from clinipress.records.item import ImageItem
 from clinipress.records.result import Result, RiskLevel
 from clinipress.records.store import Store, digest_of, write_atomically
 from clinipress.study.devices import find_target
@@ -49,6 +50,7 @@ __all__ = ["compress", "title_of"]
 PLAN = "compress.json"
 WEIGHTS = "original.safetensors"
 TRIED = 200  # images to train on, for how the network wants its images
+TRIED_FIRST, FINALISTS = 60, 6  # where there are many ways, each is tried on fewer first
 FEWEST = 20  # images a class to train on; with fewer nothing is trained
 POST_TRAINING = (0.15, 0.25, 0.6)  # calibrated, chosen on, judged on
 # What networks are trained with: words -> mean and standard deviation of pixels in [0, 1]
@@ -366,54 +368,72 @@ def _nothing_to_train(dataset: Dataset, only_test: bool, request: Request) -> st
 def _reading(
     original: Mapping[str, Any], opened: StudyData, data: Mapping[str, Any], request: Request
 ) -> tuple[dict[str, Any], list[str]]:
-    """How the network wants its images; tried where nobody says so."""
+    """How the network wants its images; tried where nobody says so, the worst ways on a few."""
     recipe = ModelRecipe.model_validate(original["model"])
     keys = opened.split.keys("train")
     items = {item.key: item for item in opened.dataset.items}
-    step = max(1, len(keys) // TRIED)
-    chosen = [items[key] for key in keys[::step]][:TRIED]
-    labels = np.asarray([opened.classes.index(item.label) for item in chosen], dtype=np.int64)
-    trials, problem = [], None
-    pictures: dict[tuple[int, ...], NDArray[np.uint8]] = {}
+    chosen = [items[key] for key in keys[:: max(1, len(keys) // TRIED)]][:TRIED]
+    few = chosen[:: max(1, len(chosen) // TRIED_FIRST)]
+    ways: list[tuple[str, Mapping[str, Any]]] = []
+    problem: ClinipressError | None = None
     for spec, channels in _inputs(data["input"]["channels"], request):
         for words, (mean, std) in _scales(request).items():
-            if isinstance(mean, tuple) and channels == 1:
-                mean, std = float(np.mean(mean)), float(np.mean(std))
-            settings = {"in_channels": channels, "mean": mean, "std": std}
-            shape = (spec.channels, spec.height, spec.width)
+            settings = {"in_channels": channels, **_levels(channels, mean, std)}
             try:
-                module = _built(recipe.model_copy(update=settings), spec, len(opened.classes))
+                _built(recipe.model_copy(update=settings), spec, len(opened.classes))
             except ClinipressError as refused:
                 problem = problem or refused
                 break
-            if shape not in pictures:
-                pictures[shape] = np.stack([decode_item(item, spec) for item in chosen])
-            logits = _answers(module, pictures[shape])
             at = f"{spec.height} x {spec.width} pixels, {words}"
-            trials.append(Trial(at, settings | {"spec": spec}, logits, labels))
-    if not trials:
+            ways.append((at, settings | {"spec": spec}))
+    if not ways:
         raise problem or ModelError("a network that takes these images", "none of the sizes tried")
-    best = best_trial(
+    if len(ways) > FINALISTS and len(few) < len(chosen):
+        first = _trials(recipe, ways, few, opened.classes)
+        best = sorted(first, key=lambda trial: float(trial.losses.mean()))[:FINALISTS]
+        ways = [(trial.words, trial.settings) for trial in best]
+    trials = _trials(recipe, ways, chosen, opened.classes)
+    best_way = best_trial(
         trials,
         lambda trial: (trial.settings["mean"], trial.settings["std"]),
         "say which with --mean and --std (of pixels in [0, 1]), or --size",
     )
-    check_order(best, opened.classes, "if so, add --classes")
-    spec = best.settings["spec"]
-    said = [
-        f"how the network wants its images was tried on {len(chosen)} images to train on: "
-        f"{table(_shown(trials))}; taken: {best.words}"
-    ]
-    if len(trials) == 1:
-        said = [f"right of {len(chosen)} images to train on: {table(trials)}"]
-    model = {key: best.settings[key] for key in ("in_channels", "mean", "std")}
+    check_order(best_way, opened.classes, "if so, add --classes")
+    said = f"right of {len(chosen)} images to train on: {table(trials)}"
+    if len(trials) > 1:
+        said = (
+            f"how the network wants its images was tried on {len(chosen)} images to train on: "
+            f"{table(trials)}; taken: {best_way.words}"
+        )
+    spec = best_way.settings["spec"]
+    model = {key: best_way.settings[key] for key in ("in_channels", "mean", "std")}
     read = {"channels": spec.channels, "height": spec.height, "width": spec.width}
-    return {"model": model, "input": read}, said
+    return {"model": model, "input": read}, [said]
 
 
-def _shown(trials: Sequence[Trial]) -> list[Trial]:
-    """The few best trials."""
-    return sorted(trials, key=lambda trial: float(trial.losses.mean()))[:6]
+def _levels(channels: int, mean: Any, std: Any) -> dict[str, Any]:
+    if channels == 1 and isinstance(mean, tuple):
+        mean, std = float(np.mean(mean)), float(np.mean(std))
+    return {"mean": mean, "std": std}
+
+
+def _trials(
+    recipe: ModelRecipe,
+    ways: Sequence[tuple[str, Mapping[str, Any]]],
+    chosen: Sequence[ImageItem],
+    classes: tuple[str, ...],
+) -> list[Trial]:
+    """What the network makes of some images, read in several ways."""
+    labels = np.asarray([classes.index(item.label) for item in chosen], dtype=np.int64)
+    trials, pictures, seen = [], np.empty(0, np.uint8), None
+    for words, settings in sorted(ways, key=lambda way: str(way[1]["spec"])):
+        spec = settings["spec"]
+        if spec != seen:
+            pictures, seen = np.stack([decode_item(item, spec) for item in chosen]), spec
+        given = {key: value for key, value in settings.items() if key != "spec"}
+        module = _built(recipe.model_copy(update=given), spec, len(classes))
+        trials.append(Trial(words, settings, _answers(module, pictures), labels))
+    return trials
 
 
 def _inputs(channels: int, request: Request) -> list[tuple[InputSpec, int]]:

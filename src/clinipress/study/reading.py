@@ -89,20 +89,27 @@ def best_trial(trials: Sequence[Trial], key: Callable[[Trial], Any], fix: str) -
 
 
 def check_order(trial: Trial, classes: Sequence[str], fix: str) -> None:
-    """Refuse classes in an order that the answers contradict.
+    """Refuse classes in an order that the answers contradict, and answers that say nothing.
 
     Raises:
-        InputError: The same answers would be far better in another order.
+        InputError: The same answers would be far better in another order; or no better than
+            always naming the largest class.
     """
     names = predictions(trial.logits)
+    largest = float(np.bincount(trial.labels).max() / len(trial.labels))
     counts = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(counts, (names, trial.labels), 1)
     order = counts.argmax(axis=1)
-    if len(set(order.tolist())) < len(classes):
-        return
     other = float((order[names] == trial.labels).mean())
-    if other < trial.accuracy + FAR_BETTER:
-        return
+    if len(set(order.tolist())) < len(classes) or other < trial.accuracy + FAR_BETTER:
+        if trial.accuracy > largest:
+            return
+        raise InputError(
+            "a network that was trained for these classes",
+            f"{100 * trial.accuracy:.0f}% right of {len(names)} images to train on, where always "
+            f"naming the largest class has {100 * largest:.0f}%",
+            "check the weights, the classes and their order, and how the images are read",
+        )
     named = ",".join(classes[number] for number in order)
     raise InputError(
         f"outputs in the order {', '.join(classes)}",

@@ -25,6 +25,7 @@ VIEWS = 8  # of the teacher's answers
 # Seconds of a study besides training: start, report; a decoded image; a file; a judged candidate
 START, DECODING, FILE, CANDIDATE = 40.0, 0.01, 25.0, 15.0
 DISTURBED = 10 * 5 * 200 + 3000  # images under stress and under saliency's masks
+FILES_TIME = 0.5  # of a framework's, in a runtime, or less
 TRIALS = 8 * 200  # images of the trials of a calibrated file
 # Epochs of a step -> the fewest that are worth it
 USUAL: Mapping[str, tuple[int, int]] = {"prune": (15, 6), "distill": (30, 8), "qat": (15, 3)}
@@ -58,7 +59,8 @@ class Costs:
         images = self.train + self.others
         answered = self.others * (2 + self.files) + 2 * DISTURBED + self.files * TRIALS
         judged = CANDIDATE * (2 + self.files)
-        return START + DECODING * images + FILE * self.files + judged + answered * self.answering
+        answers = FILES_TIME * answered * self.answering
+        return START + DECODING * images + FILE * self.files + judged + answers
 
     def epoch(self, step: str) -> float:
         """Seconds of one epoch of a step, with the validation that belongs to it."""
