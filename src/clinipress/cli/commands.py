@@ -223,6 +223,9 @@ def compress(
         str | None, typer.Option("--mean", help="Of pixels in [0, 1]: one number, or r,g,b.")
     ] = None,
     std: Annotated[str | None, typer.Option("--std", help="Likewise.")] = None,
+    student: Annotated[
+        str | None, typer.Option("--student", help="Of an .onnx file: what learns from it.")
+    ] = None,
     unseen: Annotated[
         bool, typer.Option("--unseen", help="The model was trained on none of these images.")
     ] = False,
@@ -260,6 +263,7 @@ def compress(
         mean=None if mean is None else numbers(mean, "--mean"),
         std=None if std is None else numbers(std, "--std"),
         class_map=parse_class_map(_pairs(class_map)),
+        student=student,
         unseen=unseen,
         post_training=post_training or None,
         threads=threads,

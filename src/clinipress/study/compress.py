@@ -33,11 +33,11 @@ from clinipress.records.item import ImageItem
 from clinipress.records.result import Result, RiskLevel
 from clinipress.records.store import Store, digest_of, write_atomically
 from clinipress.study.devices import find_target
-from clinipress.study.policy import recommended_exports
+from clinipress.study.policy import POLICIES, recommended_exports
 from clinipress.study.propose import SIZES, propose
 from clinipress.study.read import parse_study
 from clinipress.study.reading import Trial, best_trial, check_order, table
-from clinipress.study.schedule import Costs, Schedule, schedule
+from clinipress.study.schedule import Costs, Schedule, schedule, student_schedule
 from clinipress.text import joined
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class Request:
     std: float | Sequence[float] | None
     class_map: Mapping[str, str]
     modality: str | None
+    student: str | None
     unseen: bool
     post_training: bool | None
     seed: int
@@ -103,6 +104,7 @@ def compress(
     std: float | Sequence[float] | None = None,
     class_map: Mapping[str, str] | None = None,
     modality: str | None = None,
+    student: str | None = None,
     unseen: bool = False,
     post_training: bool | None = None,
     seed: int = 0,
@@ -135,6 +137,8 @@ def compress(
         std: What the rest is divided by, likewise.
         class_map: Name of a folder or label -> name of the class.
         modality: Chooses the augmentation; None: by the names of the classes.
+        student: Of an ONNX file alone: a name of ``clinipress models`` for a network that learns
+            from it and is compressed further; None: the file is quantized and converted.
         unseen: A person says that the model was trained on none of the images.
         post_training: True: nothing is trained; None: where there are too few images to train on.
         seed: Of everything random.
@@ -168,13 +172,13 @@ def compress(
     request = Request(
         target, risk, positive, normal, minutes, None if test is None else str(test),
         None if classes is None else tuple(classes), size, channels, mean, std,
-        dict(class_map or {}), modality, unseen, post_training, seed, threads,
+        dict(class_map or {}), modality, student, unseen, post_training, seed, threads,
     )  # fmt: skip
     _check(request)
     live = not isinstance(model, str | Path)
     named = nullcontext(network) if isinstance(model, str | Path) else given(model)
     with named as factory:
-        original = _original(model, factory, folder)
+        original = _original(model, factory, folder, request)
         dataset = read_dataset(path, class_map=request.class_map)
         study = _study(
             original, dataset, path, request, title, folder, allow_code or live, progress
@@ -205,7 +209,7 @@ def title_of(model: Any, network: str | None, data: Path) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in text).strip("-.") or "compress"
 
 
-def _original(model: Any, factory: str | None, folder: Path) -> dict[str, Any]:
+def _original(model: Any, factory: str | None, folder: Path, request: Request) -> dict[str, Any]:
     """The reference as a recipe names it, before anything is known of its input."""
     if not isinstance(model, str | Path):
         from clinipress.models.weights import safetensors_bytes
@@ -219,7 +223,16 @@ def _original(model: Any, factory: str | None, folder: Path) -> dict[str, Any]:
     if path.suffix.casefold() == ".onnx":
         if factory is not None:
             raise InputError("'network' with a file of weights alone", f"an ONNX file, '{path}'")
-        return {"onnx": {"file": str(path)}}
+        declared = {
+            "file": str(path),
+            "classes": request.classes and list(request.classes),
+            "size": request.size,
+            "mean": request.mean,
+            "std": request.std,
+        }
+        return {"onnx": {key: value for key, value in declared.items() if value is not None}}
+    if request.student is not None:
+        raise InputError("'student' with an ONNX file alone", f"the file '{path}'")
     if factory is None:
         raise InputError(
             f"the network that the weights in '{path}' are of",
@@ -268,7 +281,7 @@ def _plan(
     progress: Progress,
 ) -> tuple[dict[str, Any], list[str]]:
     seen = propose(dataset)
-    data, notes, declared = _data_recipe(seen, dataset, path, request)
+    data, notes, declared = _data_recipe(seen, dataset, path, request, onnx="onnx" in original)
     tree: dict[str, Any] = {
         "name": title,
         "risk": request.risk,
@@ -286,11 +299,14 @@ def _plan(
         path, first.data, Store(folder, progress), seed=first.seed, threads=first.threads,
         progress=progress,
     )  # fmt: skip
-    chosen, said = _reading(original, opened, data, request)
-    data["input"] = {**data["input"], **chosen["input"]}
-    original["model"] |= chosen["model"]
-    notes += said
-    plan = _schedule(original["model"], data, opened, request)
+    if "onnx" in original:  # the study itself finds out how the file wants its images
+        plan = _without_network(data, opened, request)
+    else:
+        chosen, said = _reading(original, opened, data, request)
+        data["input"] = {**data["input"], **chosen["input"]}
+        original["model"] |= chosen["model"]
+        notes += said
+        plan = _schedule(original["model"], data, opened, request)
     notes += plan.notes
     tree["steps"] = list(plan.steps)
     tree["exports"] = _exports(request, plan)
@@ -301,12 +317,12 @@ def _plan(
 
 
 def _data_recipe(
-    seen: Mapping[str, Any], dataset: Dataset, path: Path, request: Request
+    seen: Mapping[str, Any], dataset: Dataset, path: Path, request: Request, *, onnx: bool
 ) -> tuple[dict[str, Any], list[str], bool]:
     """The images, how they are divided, and whether that says what the model has not seen."""
     given = {
         "class_map": dict(request.class_map),
-        "classes": request.classes and list(request.classes),
+        "classes": None if onnx else request.classes and list(request.classes),
         "normal": request.normal or seen["normal"],
     }
     data: dict[str, Any] = {
@@ -498,6 +514,24 @@ def _schedule(
     if _nothing_to_train(opened.dataset, only_test, request):
         return Schedule((), costs.besides)
     return schedule(request.risk, costs, request.minutes, int8=int8, barred=_barred(module))
+
+
+def _without_network(data: Mapping[str, Any], opened: StudyData, request: Request) -> Schedule:
+    """Of a file alone: no step but a student that learns from it, where one is named."""
+    if request.student is None:
+        word = "an ONNX file alone is quantized and converted; --student NAME lets a network learn"
+        return Schedule((), 0.0, (f"{word} from it",))
+    spec = InputSpec.model_validate(data["input"])
+    recipe = ModelRecipe(name=request.student, in_channels=spec.channels, mean=0.5, std=0.25)
+    learning, answering = _paces(_built(recipe, spec, len(opened.classes)), spec)
+    counts = {name: sum(by.values()) for name, by in opened.summary.counts.items()}
+    files = len(_exports(request, Schedule((), 0.0))) + 2
+    others = counts["validation"] + counts["test"]
+    costs = Costs(learning, answering, counts["train"], others, files)
+    if "distill" not in POLICIES[request.risk].allowed:
+        bar = f"at {request.risk} risk no student may be shipped"
+        return Schedule((), costs.besides, (f"no distillation: {bar}",))
+    return student_schedule(request.student, costs, request.minutes)
 
 
 def _paces(module: Classifier, spec: InputSpec) -> tuple[float, float]:

@@ -8,7 +8,7 @@ accuracy, and where the trials cannot tell, a person is asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ def table(trials: Sequence[Trial]) -> str:
 
 
 def best_trial(trials: Sequence[Trial], key: Callable[[Trial], Any], fix: str) -> Trial:
-    """The way of reading that fits best.
+    """The way of reading that fits best, whatever order of the classes it speaks for.
 
     Args:
         trials: On the same images.
@@ -69,12 +69,14 @@ def best_trial(trials: Sequence[Trial], key: Callable[[Trial], Any], fix: str) -
     Raises:
         InputError: Two that differ in `key` cannot be told apart.
     """
-    order = sorted(trials, key=lambda trial: (float(trial.losses.mean()), -trial.accuracy))
-    best = order[0]
-    for other in order[1:]:
+    losses = [_in_best_order(trial).losses for trial in trials]
+    order = sorted(range(len(trials)), key=lambda n: (losses[n].mean(), -trials[n].accuracy))
+    best = trials[order[0]]
+    for number in order[1:]:
+        other = trials[number]
         if key(other) == key(best) or np.array_equal(other.logits, best.logits):
             continue
-        gain = other.losses - best.losses
+        gain = losses[number] - losses[order[0]]
         error = float(gain.std(ddof=1)) / len(gain) ** 0.5
         if float(gain.mean()) < CLEARLY * error:
             raise InputError(
@@ -88,6 +90,24 @@ def best_trial(trials: Sequence[Trial], key: Callable[[Trial], Any], fix: str) -
     return best
 
 
+def _order(trial: Trial) -> list[int] | None:
+    """Class of each output, where answers fit another order far better; None: they do not."""
+    count = trial.logits.shape[1]
+    answers = predictions(trial.logits)
+    counts = np.zeros((count, count), np.int64)
+    np.add.at(counts, (answers, trial.labels), 1)
+    order: list[int] = counts.argmax(axis=1).tolist()
+    right = float((np.asarray(order)[answers] == trial.labels).mean())
+    if len(set(order)) < count or right < trial.accuracy + FAR_BETTER:
+        return None
+    return order
+
+
+def _in_best_order(trial: Trial) -> Trial:
+    order = _order(trial)
+    return trial if order is None else replace(trial, logits=trial.logits[:, np.argsort(order)])
+
+
 def check_order(trial: Trial, classes: Sequence[str], fix: str) -> None:
     """Refuse classes in an order that the answers contradict, and answers that say nothing.
 
@@ -95,25 +115,20 @@ def check_order(trial: Trial, classes: Sequence[str], fix: str) -> None:
         InputError: The same answers would be far better in another order; or no better than
             always naming the largest class.
     """
-    names = predictions(trial.logits)
+    order = _order(trial)
+    if order is not None:
+        other = _in_best_order(trial).accuracy
+        raise InputError(
+            f"outputs in the order {', '.join(classes)}",
+            f"answers of which {100 * trial.accuracy:.0f}% are right so, and {100 * other:.0f}% in "
+            f"another order ({trial.words})",
+            f"{fix} {','.join(classes[number] for number in order)}",
+        )
     largest = float(np.bincount(trial.labels).max() / len(trial.labels))
-    counts = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(counts, (names, trial.labels), 1)
-    order = counts.argmax(axis=1)
-    other = float((order[names] == trial.labels).mean())
-    if len(set(order.tolist())) < len(classes) or other < trial.accuracy + FAR_BETTER:
-        if trial.accuracy > largest:
-            return
+    if trial.accuracy <= largest:
         raise InputError(
             "a network that was trained for these classes",
-            f"{100 * trial.accuracy:.0f}% right of {len(names)} images to train on, where always "
-            f"naming the largest class has {100 * largest:.0f}%",
+            f"{100 * trial.accuracy:.0f}% right of {len(trial.labels)} images to train on "
+            f"({trial.words}), where always naming the largest class has {100 * largest:.0f}%",
             "check the weights, the classes and their order, and how the images are read",
         )
-    named = ",".join(classes[number] for number in order)
-    raise InputError(
-        f"outputs in the order {', '.join(classes)}",
-        f"answers of which {100 * trial.accuracy:.0f}% are right so, and {100 * other:.0f}% in "
-        f"another order",
-        f"{fix} {named}",
-    )

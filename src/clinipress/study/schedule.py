@@ -16,7 +16,7 @@ from clinipress.records.result import RiskLevel
 from clinipress.study.policy import POLICIES
 from clinipress.text import joined
 
-__all__ = ["Costs", "Schedule", "schedule"]
+__all__ = ["Costs", "Schedule", "schedule", "student_schedule"]
 
 MARGIN = 0.8  # of the time that is planned for: machines are busy, and the last part is not known
 # Of a plain training step: fake quantization; a network whose half is cut, on the way there
@@ -29,6 +29,7 @@ FILES_TIME = 0.5  # of a framework's, in a runtime, or less
 TRIALS = 8 * 200  # images of the trials of a calibrated file
 # Epochs of a step -> the fewest that are worth it
 USUAL: Mapping[str, tuple[int, int]] = {"prune": (15, 6), "distill": (30, 8), "qat": (15, 3)}
+STUDENT = (60, 20)  # the same of one that learns from random weights
 LEAVE_FIRST = ("distill", "prune", "qat")
 PRUNED: Mapping[str, Any] = {"step": "prune", "ratio": 0.5, "rounds": 5}
 FURTHER: Mapping[str, Any] = {"step": "distill"}
@@ -136,6 +137,26 @@ def schedule(
         )
     steps = tuple(_step(step, _epochs(step, share)) for step in wanted)
     return Schedule(steps, costs.besides + _training(wanted, costs, share), tuple(notes))
+
+
+def student_schedule(name: str, costs: Costs, minutes: float) -> Schedule:
+    """A student of a file of which there is no network, within a time; `costs` are the student's.
+
+    It learns from random weights, prunes no further, and is trained for quantization.
+    """
+    available = MARGIN * 60 * minutes - costs.besides - costs.teaching
+    epoch = costs.learning * costs.train + 0.5 * costs.answering * costs.others
+    aware = USUAL["qat"][1]
+    left = available - aware * costs.epoch("qat")
+    epochs = min(STUDENT[0], int(left / epoch))
+    if epochs < STUDENT[1]:
+        least = costs.besides + costs.teaching + STUDENT[1] * epoch + aware * costs.epoch("qat")
+        needed = least / MARGIN / 60
+        note = f"no distillation: {minutes:g} minutes are too few, {needed:.0f} would do"
+        return Schedule((), costs.besides, (note,))
+    student = {"step": "distill", "student": name, "train": {"epochs": epochs, "batch_size": 16}}
+    spent = costs.besides + costs.teaching + epochs * epoch + aware * costs.epoch("qat")
+    return Schedule((student, _step("qat", aware)), spent)
 
 
 def _epochs(step: str, share: float) -> int:
