@@ -20,6 +20,7 @@ from clinipress.records.candidate import Candidate, FeatureNetwork
 from clinipress.records.store import write_atomically
 
 if TYPE_CHECKING:
+    from clinipress.formats.onnx.adopt import FileNetwork
     from clinipress.models.classifier import TorchCandidate
 
 __all__ = ["Explanation", "explain", "fill_level"]
@@ -131,7 +132,7 @@ def explain(
     )
 
 
-def fill_level(candidate: TorchCandidate) -> float | NDArray[np.float32]:
+def fill_level(candidate: TorchCandidate | FileNetwork) -> float | NDArray[np.float32]:
     """Grey level that a network's normalisation turns into 0: the mean of its training pixels.
 
     A number, or float32 ``[channels, 1, 1]``. Where grey images go into a network of colour means

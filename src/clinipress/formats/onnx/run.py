@@ -65,7 +65,8 @@ class OnnxCandidate(FileCandidate):
         super().__init__(path, card, opened, threads)
         self._answered = False
         self._pixels = np.float32 if opened.get_inputs()[0].type == "tensor(float)" else np.uint8
-        if card.precision == "int8-dynamic":  # one grid for all images of a call
+        # one grid for all images of a call; or a batch of one that is baked into the graph
+        if card.precision == "int8-dynamic" or opened.get_inputs()[0].shape[0] == 1:
             self.largest_batch = 1
 
     @classmethod
