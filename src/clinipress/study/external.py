@@ -7,6 +7,7 @@ study behind a model has, too, are not from elsewhere: they are refused or left 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import difflib
 import math
@@ -50,6 +51,7 @@ __all__ = [
     "load_candidate",
     "parse_class_map",
     "parse_floors",
+    "parse_onnx",
 ]
 
 
@@ -100,6 +102,30 @@ def parse_floors(texts: Sequence[str]) -> dict[str, float]:
         floors[metric.strip()] = least
     check_floors(floors)
     return floors
+
+
+def parse_onnx(texts: Sequence[str]) -> dict[str, Any]:
+    """Read `key=value` pairs on an ONNX file; several values are parted by commas.
+
+    Raises:
+        InputError: A pair has no "=".
+
+    Example:
+        >>> parse_onnx(["scale=0..1", "classes=glioma, normal", "mean=0.5,0.5,0.5", "size=224"])
+        {'scale': '0..1', 'classes': ['glioma', 'normal'], 'mean': [0.5, 0.5, 0.5], 'size': 224}
+    """
+    facts: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError("--onnx key=value", f"'{text}'", "for example --onnx scale=0..1")
+        parts: list[Any] = [part.strip() for part in value.split(",")]
+        if key.strip() in ("mean", "std", "size"):
+            with contextlib.suppress(ValueError):
+                parts = [int(p) if p.isdigit() else float(p) for p in parts]
+        several = len(parts) > 1 or key.strip() == "classes"
+        facts[key.strip()] = parts if several else parts[0]
+    return facts
 
 
 def _finding(classes: Sequence[str], known: str | None, asked: str | None) -> str | None:
@@ -192,6 +218,7 @@ def evaluate(
     scores: Path | None = None,
     progress: Progress = SILENT,
     allow_code: bool = False,
+    onnx: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Evidence of one model on labelled images.
 
@@ -208,6 +235,7 @@ def evaluate(
         scores: Where to keep the per-image scores (.npz), for `compare`; None: nowhere.
         progress: The listener.
         allow_code: Whether a user's function that a candidate folder names may build its network.
+        onnx: Of ONNX files that others made: what they do not say themselves (`OnnxRecipe`).
 
     Returns:
         Plain data: name, images, positive, evidence {metric: {value, low, high}}, confusion,
@@ -216,7 +244,7 @@ def evaluate(
     Raises:
         InputError: The model or the data cannot be used.
     """
-    candidate = load_candidate(model, threads, allow_code=allow_code)
+    candidate = load_candidate(model, threads, allow_code=allow_code, onnx=onnx)
     seen = Seen.load(model / FINGERPRINTS)
     elsewhere = Elsewhere(data, class_map, split, positive, seen, overlap, threads, progress)
     answers, audit, known = elsewhere.score({"model": candidate})
@@ -256,6 +284,7 @@ def compare(
     resamples: int = 2000,
     progress: Progress = SILENT,
     allow_code: bool = False,
+    onnx: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Two models on the same images, paired, with a verdict at a risk level.
 
@@ -273,6 +302,7 @@ def compare(
         resamples: Of the bootstrap.
         progress: The listener.
         allow_code: Whether a user's function that a candidate folder names may build its network.
+        onnx: Of ONNX files that others made: what they do not say themselves (`OnnxRecipe`).
 
     Returns:
         Plain data: both evidences, the changes (candidate minus reference), the candidate's
@@ -290,7 +320,7 @@ def compare(
         accuracy, baseline = None, no_baseline
     else:
         elsewhere = Elsewhere(data, class_map, split, positive, None, "keep", threads, progress)
-        facts, (a, b), accuracy, baseline = _run(reference, candidate, elsewhere, allow_code)
+        facts, (a, b), accuracy, baseline = _run(reference, candidate, elsewhere, allow_code, onnx)
     check_floors(floors or {}, a.classes)
     level: RiskLevel = risk  # type: ignore[assignment]
     declared = Declared(level, EvidenceRecipe(), resamples, floors=floors or {})
@@ -429,14 +459,18 @@ def _rows_to_test(result: Result) -> list[CandidateRecord]:
 
 
 def _run(
-    reference: Path, candidate: Path, elsewhere: Elsewhere, allow_code: bool
+    reference: Path,
+    candidate: Path,
+    elsewhere: Elsewhere,
+    allow_code: bool,
+    onnx: Mapping[str, Any] | None,
 ) -> tuple[list[dict[str, Any]], tuple[Scores, Scores], Interval | None, Mapping[str, bool]]:
     """Both models on the images; which files they are; what facts of the files alone give."""
     a, b = (
-        load_candidate(path, elsewhere.threads, allow_code=allow_code)
+        load_candidate(path, elsewhere.threads, allow_code=allow_code, onnx=onnx)
         for path in (reference, candidate)
     )
-    if a.card.classes != b.card.classes:
+    if sorted(a.card.classes) != sorted(b.card.classes):
         raise ModelError(
             f"two models of one set of classes ({', '.join(a.card.classes)})",
             ", ".join(b.card.classes),
@@ -444,11 +478,11 @@ def _run(
     card = a.card
     named = card.positive or b.card.positive
     elsewhere = replace(elsewhere, positive=_finding(card.classes, named, elsewhere.positive))
-    if card.input == b.card.input:
+    if card.input == b.card.input and card.classes == b.card.classes:
         scores, audit, known = elsewhere.score({"a": a, "b": b})
     else:
         scores, audit, known = elsewhere.score({"a": a})
-        scores |= elsewhere.score({"b": b})[0]
+        scores["b"] = elsewhere.score({"b": b})[0]["b"].in_order(card.classes)
     mine, other = scores["a"], replace(scores["b"], normal=card.normal)
     facts = [_facts(a, mine), _facts(b, other)]
     return facts, (mine, other), audit.baseline_accuracy, known.baseline

@@ -27,6 +27,7 @@ __all__ = [
     "OUTPUT_NAME",
     "OnnxCandidate",
     "engine",
+    "holds_card",
     "runtime_name",
     "session",
 ]
@@ -54,6 +55,17 @@ def start() -> None:
 def runtime_name() -> str:
     """The engine and its version, "onnxruntime 1.31.1"; read without importing it."""
     return f"onnxruntime {metadata.version('onnxruntime')}"
+
+
+def holds_card(path: Path) -> bool:
+    """True where a file says itself what it is, so that nothing need be found out or declared."""
+    key, tail = CARD_KEY.encode(), b""
+    with path.open("rb") as stream:  # the metadata stand at the end, but need not
+        while block := stream.read(2**22):
+            if key in tail + block:
+                return True
+            tail = block[-len(key) :]
+    return False
 
 
 class OnnxCandidate(FileCandidate):

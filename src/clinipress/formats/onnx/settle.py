@@ -17,17 +17,27 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from clinipress.errors import ModelError
-from clinipress.formats.onnx.adopt import adopt, write_adopted
-from clinipress.formats.onnx.foreign import SCALES, Foreign
+from clinipress.formats.onnx.adopt import TemporaryFile, adopt, write_adopted
+from clinipress.formats.onnx.foreign import SCALES, Foreign, examine
 from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.recipe.steps import OnnxRecipe
 from clinipress.records.candidate import Card, InputSpec
 from clinipress.stats.intervals import wilson
 from clinipress.stats.paired import mcnemar_exact
+from clinipress.text import joined
 
-__all__ = ["SETTLING_CASES", "Cases", "as_read", "open_questions", "settle", "trial_lines"]
+__all__ = [
+    "SETTLING_CASES",
+    "Cases",
+    "as_read",
+    "open_declared",
+    "open_questions",
+    "settle",
+    "trial_lines",
+]
 
 Classes = NDArray[np.int64]
 # Images and class numbers of training cases, decoded by a way of making a picture fit
@@ -38,6 +48,12 @@ CHANCE = 0.05  # of a difference that is none, two-sided (exact McNemar test)
 TEMPERATURES = np.geomspace(0.02, 50, 40)
 Z = 1.96  # of the mean difference of Brier scores, over its standard error
 FITS = ("stretch", "pad", "crop")
+SHOWN = {
+    "scale": "0..1 (or 0..255, -1..1, imagenet, caffe)",
+    "channels": "RGB (or BGR)",
+    "fit": "stretch (or pad, crop)",
+    "classes": "a,b,c",
+}
 USUAL = {"scale": "0..1", "channels": "RGB", "fit": "stretch"}
 
 
@@ -275,6 +291,40 @@ class _Readings:
                 return OnnxCandidate.load(path, card, self.threads).predict(images)
             except ModelError:  # numbers that it cannot bear: not the way to read it
                 return np.zeros((len(images), len(names)), np.float32)
+
+
+def open_declared(path: Path, facts: Mapping[str, Any], threads: int | None) -> TemporaryFile:
+    """An ONNX file of others as a candidate by what it says and what is declared, without a trial.
+
+    Raises:
+        ModelError: It cannot be used, or leaves something open.
+    """
+    try:
+        recipe = OnnxRecipe.model_validate({**facts, "file": str(path)})
+    except ValidationError as problem:
+        error = problem.errors()[0]
+        key = ".".join(str(part) for part in error["loc"]) or "the keys"
+        known = ", ".join(name for name in OnnxRecipe.model_fields if name != "file")
+        raise ModelError(f"{known} of '{path.name}'", f"'{key}': {error['msg']}") from None
+    foreign = examine(path, recipe)
+    recipe = as_read(foreign, recipe)
+    if asked := open_questions(recipe):
+        raise ModelError(
+            f"{joined(asked)} of '{path.name}', which has no card and does not say",
+            "none",
+            "declare each with --onnx " + ", --onnx ".join(f"{key}={SHOWN[key]}" for key in asked),
+        )
+    spec = InputSpec(
+        channels=1 if foreign.channels == 1 else 3,
+        height=foreign.height,
+        width=foreign.width,
+        fit=recipe.fit or "stretch",
+    )
+    classes = recipe.classes or ()
+    card = Card(
+        name=path.stem, classes=classes, input=spec, format="onnx", precision=foreign.precision
+    )
+    return TemporaryFile.made(adopt(foreign, recipe, classes, spec), card, threads)
 
 
 def trial_lines(trials: Sequence[Mapping[str, Any]]) -> list[str]:
