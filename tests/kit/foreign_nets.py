@@ -49,6 +49,31 @@ def expected(images: Any) -> Any:
     return SHARP * (colours @ CENTRES.T - (CENTRES**2).sum(1) / 2)
 
 
+def _dense(mean: Any, std: Any, bgr: bool, centres: Any) -> tuple[Any, Any]:
+    """Logits of x in [0, 1] as a function of y = (x - mean) / std, channels as a file takes them."""
+    mean, std = (np.broadcast_to(np.asarray(v, float), 3) for v in (mean, std))
+    weight, bias = SHARP * centres, -SHARP * (centres**2).sum(1) / 2
+    weight = weight[:, ::-1] if bgr else weight
+    return weight * std, bias + weight @ mean
+
+
+def _ending(ending: str, stored: list[Any]) -> tuple[list[Any], str]:
+    """Nodes behind the scores, and the name of the last."""
+    if not ending:
+        return [], "scores"
+    if ending == "composed":
+        stored.append(numpy_helper.from_array(np.array([1]), "axes"))
+        nodes = [
+            helper.make_node("Exp", ["scores"], ["exp"]),
+            helper.make_node("ReduceSum", ["exp", "axes"], ["sum"]),
+            helper.make_node("Div", ["exp", "sum"], ["answers"]),
+        ]
+        return nodes, "answers"
+    operator = "Sigmoid" if ending == "one" else ending
+    axis = {} if operator == "Sigmoid" else {"axis": 1}
+    return [helper.make_node(operator, ["scores"], ["answers"], **axis)], "answers"
+
+
 def foreign_net(
     path: Path,
     *,
@@ -69,28 +94,28 @@ def foreign_net(
     metadata: dict[str, str] | None = None,
     inputs: Sequence[Any] = (),
     nodes: Sequence[Any] = (),
+    tensors: Sequence[Any] = (),
+    centres: Any = CENTRES,
+    kept: tuple[int, int] = (2, 1),
+    grey: bool = False,
 ) -> Path:
     """Write the file; its preprocessing, layout and ending are the caller's choice."""
-    mean, std = (np.broadcast_to(np.asarray(v, float), 3) for v in (mean, std))
-    turn = [2, 1, 0] if bgr else [0, 1, 2]
-    # logits of x in [0, 1] as a function of y = (x - mean) / std, channels as the file takes them
-    weight, bias = SHARP * CENTRES, -SHARP * (CENTRES**2).sum(1) / 2
-    if not bgr:
-        bias = bias + weight @ mean
-        weight = weight * std
-    else:
-        bias = bias + weight[:, turn] @ mean
-        weight = weight[:, turn] * std
-    weight, bias = weight[list(order)], bias[list(order)]
-    if ending == "one":  # of glioma against the others
-        weight, bias = weight[1:2] - weight[2:3], bias[1:2] - bias[2:3]
+    weight, bias = _dense(mean, std, bgr, centres)
+    if centres is CENTRES:
+        weight, bias = weight[list(order)], bias[list(order)]
+    if ending == "one":  # of one class against another
+        against, of = kept
+        weight, bias = weight[[of]] - weight[[against]], bias[[of]] - bias[[against]]
     one = np.eye(3).reshape(3, 3, 1, 1)
-    tensors = {
+    if grey:
+        one = one.sum(1, keepdims=True)
+    weights = {
         "conv.w": np.concatenate([one, -one]), "conv.b": np.zeros(6),
         "head.w": np.concatenate([weight, -weight], 1), "head.b": bias,
     }  # fmt: skip
     floats = np.float16 if kind == TensorProto.FLOAT16 else np.float32
-    stored = [numpy_helper.from_array(v.astype(floats), k) for k, v in tensors.items()]
+    stored = [numpy_helper.from_array(v.astype(floats), k) for k, v in weights.items()]
+    stored += tensors
     graph: list[Any] = []
     last = "pixels"
     if kind == TensorProto.UINT8:
@@ -112,7 +137,7 @@ def foreign_net(
     graph.append(helper.make_node("GlobalAveragePool", [last], ["pooled"]))
     if maps:
         stored = [t for t in stored if t.name != "head.w"]
-        wide = tensors["head.w"][:, :, None, None].astype(floats)
+        wide = weights["head.w"][:, :, None, None].astype(floats)
         stored.append(numpy_helper.from_array(wide, "head.w"))
         graph.append(helper.make_node("Conv", ["pooled", "head.w", "head.b"], ["scores"]))
     else:
@@ -123,22 +148,12 @@ def foreign_net(
             graph.append(helper.make_node("Flatten", ["pooled"], ["flat"]))
         gemm = ["flat", "head.w", "head.b"]
         graph.append(helper.make_node("Gemm", gemm, ["scores"], transB=1))
-    last = "scores"
-    if ending == "composed":
-        stored.append(numpy_helper.from_array(np.array([1]), "axes"))
-        graph += [
-            helper.make_node("Exp", [last], ["exp"]),
-            helper.make_node("ReduceSum", ["exp", "axes"], ["sum"]),
-            helper.make_node("Div", ["exp", "sum"], ["answers"]),
-        ]
-        last = "answers"
-    elif ending:
-        operator = "Sigmoid" if ending == "one" else ending
-        axis = {} if operator == "Sigmoid" else {"axis": 1}
-        graph.append(helper.make_node(operator, [last], ["answers"], **axis))
-        last = "answers"
+    more, last = _ending(ending, stored)
+    graph += more
     height, width = size
-    sides = (batch, 3, height, width) if layout == "NCHW" else (batch, height, width, 3)
+    channels = 1 if grey else 3
+    sides = (batch, channels, height, width)
+    sides = sides if layout == "NCHW" else (batch, height, width, channels)
     count = len(bias)
     result = (batch, count, 1, 1) if maps else (batch, count)
     output_kind = kind if kind == TensorProto.FLOAT16 else TensorProto.FLOAT

@@ -21,6 +21,7 @@ def load_candidate(
     *,
     allow_code: Permission = False,
     onnx: Mapping[str, Any] | None = None,
+    timed: bool = False,
 ) -> Candidate:
     """Any classifier that can be run: a bundle, a model file, or a candidate folder.
 
@@ -32,6 +33,7 @@ def load_candidate(
         threads: CPU threads of one call; None: as many as there are cores.
         allow_code: Whether a user's function that a candidate folder names may build the network.
         onnx: Keys of `OnnxRecipe` for an ONNX file that others made.
+        timed: Times alone are wanted: what such a file leaves open is read anyhow.
 
     Raises:
         MissingExtraError: Its format needs packages that are not installed.
@@ -39,13 +41,13 @@ def load_candidate(
             image alone, or no logits.
         BundleError: It is a bundle that is incomplete or was changed.
     """
-    candidate = _opened(path, threads, allow_code, onnx or {})
+    candidate = _opened(path, threads, allow_code, onnx or {}, timed)
     check_candidate(candidate)
     return candidate
 
 
 def _opened(
-    path: Path, threads: int | None, allow_code: Permission, onnx: Mapping[str, Any]
+    path: Path, threads: int | None, allow_code: Permission, onnx: Mapping[str, Any], timed: bool
 ) -> Candidate:
     if path.is_dir() and (path / "weights.safetensors").is_file():
         require("torch", extra="compress", what="opening a trained network's folder")
@@ -70,7 +72,7 @@ def _opened(
                 require("onnx", extra="compress", what="reading an ONNX file that others made")
                 from clinipress.formats.onnx.settle import open_declared
 
-                return open_declared(path, onnx, threads)
+                return open_declared(path, onnx, threads, timed=timed)
         # a card beside says more than a suffix: .tflite is LiteRT's and TFLite Micro's
         card = None if format_facts(format_of(path)).holds_card else card_beside(path)
         return open_file(path, card, threads)

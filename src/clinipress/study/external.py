@@ -40,6 +40,7 @@ from clinipress.records.result import (
 )
 from clinipress.records.store import below, read_result, write_atomically
 from clinipress.reporting.wording.phrases import shared_patients
+from clinipress.stats.intervals import wilson
 from clinipress.stats.metrics import confusion
 from clinipress.study.redraw import EXTERNAL, judged_by
 from clinipress.study.sealing import Seal, check_floors, rules_of
@@ -251,6 +252,9 @@ def evaluate(
     mine = answers["model"]
     if scores is not None:
         mine.save(scores)
+    warnings = (*audit.warnings, *_order_question(mine))
+    for line in warnings[len(audit.warnings) :]:
+        progress.say(f"warning: {line}")
     declared = Declared(
         "medium", EvidenceRecipe(), resamples
     )  # nothing is judged: the risk has no say
@@ -266,8 +270,20 @@ def evaluate(
         "evidence": _plain(figures(declared, mine)),
         "judgements": judgements.model_dump(mode="json"),
         "classes": list(mine.classes),
-        "warnings": list(audit.warnings),
+        "warnings": list(warnings),
     }
+
+
+def _order_question(scores: Scores) -> list[str]:
+    """What to ask where a model is wrong more often than one that guesses."""
+    hits, count = int((scores.logits.argmax(1) == scores.labels).sum()), len(scores.labels)
+    chance = 1 / len(scores.classes)
+    if wilson(hits, count)[1] >= chance:
+        return []
+    return [
+        f"{hits} of {count} images right is fewer than by chance ({100 * chance:.0f}%): are "
+        f"{', '.join(scores.classes)} in the order of the outputs?"
+    ]
 
 
 def compare(

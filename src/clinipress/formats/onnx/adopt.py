@@ -7,7 +7,9 @@ so that everything that is done with a float32 ONNX file of ours can be done wit
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -81,16 +83,17 @@ class FileNetwork:
 class TemporaryFile(OnnxCandidate):
     """A file of others as a candidate; what it was turned into goes with it."""
 
-    folder: tempfile.TemporaryDirectory[str]
-
     @classmethod
     def made(cls, model: onnx.ModelProto, card: Card, threads: int | None) -> TemporaryFile:
         """Write it into a folder of its own and open it."""
-        folder = tempfile.TemporaryDirectory(prefix="clinipress-")
-        path = Path(folder.name) / "model.onnx"
-        write_adopted(model, path, card)
-        opened = cls.load(path, card, threads)
-        opened.folder = folder
+        folder = tempfile.mkdtemp(prefix="clinipress-")
+        try:
+            write_adopted(model, Path(folder) / "model.onnx", card)
+            opened = cls.load(Path(folder) / "model.onnx", card, threads)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        weakref.finalize(opened, shutil.rmtree, folder, ignore_errors=True)
         return opened
 
 

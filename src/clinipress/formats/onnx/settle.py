@@ -293,8 +293,12 @@ class _Readings:
                 return np.zeros((len(images), len(names)), np.float32)
 
 
-def open_declared(path: Path, facts: Mapping[str, Any], threads: int | None) -> TemporaryFile:
+def open_declared(
+    path: Path, facts: Mapping[str, Any], threads: int | None, *, timed: bool = False
+) -> TemporaryFile:
     """An ONNX file of others as a candidate by what it says and what is declared, without a trial.
+
+    Where it is to be timed alone, what is left open is read anyhow.
 
     Raises:
         ModelError: It cannot be used, or leaves something open.
@@ -308,6 +312,10 @@ def open_declared(path: Path, facts: Mapping[str, Any], threads: int | None) -> 
         raise ModelError(f"{known} of '{path.name}'", f"'{key}': {error['msg']}") from None
     foreign = examine(path, recipe)
     recipe = as_read(foreign, recipe)
+    if timed:
+        numbered = {"classes": tuple(map(str, range(foreign.classes)))}
+        usual = {key: (USUAL | numbered)[key] for key in open_questions(recipe)}
+        recipe = recipe.model_copy(update=usual)
     if asked := open_questions(recipe):
         raise ModelError(
             f"{joined(asked)} of '{path.name}', which has no card and does not say",
