@@ -370,6 +370,22 @@ def named_data(
         raise typer.Exit(FAILED if prepared.status == "absent" else NOT_PASSED)
 
 
+OnnxFacts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--onnx",
+        help="key=value: what an ONNX file that others made does not say itself (classes, scale, "
+        "channels, fit, size, ...); may be repeated.",
+    ),
+]
+
+
+def _onnx_facts(texts: list[str] | None) -> dict[str, Any]:
+    from clinipress.study.external import parse_onnx
+
+    return parse_onnx(texts or ())
+
+
 Overlap = Literal["refuse", "leave-out", "keep"]
 Positive = Annotated[
     str | None,
@@ -403,6 +419,7 @@ def evaluate(
     scores: Annotated[
         Path | None, typer.Option("--scores", help="Keep the per-image scores (.npz).")
     ] = None,
+    onnx: OnnxFacts = None,
     threads: Threads = None,
     allow_code: AllowCode = False,
     as_json: Json = False,
@@ -422,7 +439,7 @@ def evaluate(
     facts = run_evaluate(
         model, data, class_map=_pairs(class_map), split=split, positive=positive, overlap=overlap,
         threads=threads, scores=scores, progress=_progress(as_json),
-        allow_code=_allowed_in(allow_code, model),
+        allow_code=_allowed_in(allow_code, model), onnx=_onnx_facts(onnx),
     )  # fmt: skip
     if as_json:
         _write_json(facts)
@@ -475,6 +492,7 @@ def compare(
             "keep them and say so.",
         ),
     ] = "keep",
+    onnx: OnnxFacts = None,
     threads: Threads = None,
     allow_code: AllowCode = False,
     as_json: Json = False,
@@ -491,6 +509,7 @@ def compare(
         a, b, data, risk=risk, floors=parse_floors(floor or ()), class_map=_pairs(class_map),
         split=split, positive=positive, overlap=overlap, threads=threads,
         progress=_progress(as_json), allow_code=_allowed_in(allow_code, a, b),
+        onnx=_onnx_facts(onnx),
     )  # fmt: skip
     with _reader():
         if as_json:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clinipress.models.classifier import TorchCandidate
 from clinipress.recipe.steps import DistillStep, FineTuneStep, QatStep
 from clinipress.recipe.study import Study
 from clinipress.recipe.techniques import control_name, step_names
 from clinipress.records.candidate import Made
 from clinipress.steps.step import open_step
 from clinipress.study.choice import Attempt
-from clinipress.study.workbench import FLOAT32, Piece, Workbench
+from clinipress.study.workbench import FLOAT32, Network, Piece, Workbench
 
 __all__ = ["make_all", "make_attempt"]
 
@@ -82,7 +81,7 @@ def make_attempt(
 ) -> Iterator[Piece[Made]]:
     """What the policy tries next, trained first where it asks for that."""
     bench.progress.say(f"trying {attempt.rung}, because {attempt.because}")
-    network: TorchCandidate = of.network
+    network: Network = of.network
     name, folder = of.name, of.record.network
     if attempt.train:
         name = f"{name}-quantization-aware"
