@@ -26,6 +26,7 @@ from clinipress.errors import ClinipressError, InputError, ModelError
 from clinipress.extras import require
 from clinipress.formats.open import check_toolchains
 from clinipress.progress import SILENT, Progress
+from clinipress.recipe.formats import format_facts
 from clinipress.recipe.steps import ModelRecipe
 from clinipress.recipe.study import Study
 from clinipress.records.candidate import InputSpec
@@ -280,6 +281,8 @@ def _plan(
     folder: Path,
     progress: Progress,
 ) -> tuple[dict[str, Any], list[str]]:
+    from clinipress.study.flow import with_input
+
     seen = propose(dataset)
     data, notes, declared = _data_recipe(seen, dataset, path, request, onnx="onnx" in original)
     tree: dict[str, Any] = {
@@ -294,13 +297,15 @@ def _plan(
         tree["threads"] = request.threads
     if request.target is not None:
         tree["target"] = request.target
-    first = parse_study(tree, where="the call")
+    if "onnx" in original:
+        del data["input"]  # the file says what it takes
+    first = with_input(parse_study(tree, where="the call"))
     opened = open_study_data(
         path, first.data, Store(folder, progress), seed=first.seed, threads=first.threads,
         progress=progress,
     )  # fmt: skip
     if "onnx" in original:  # the study itself finds out how the file wants its images
-        plan = _without_network(data, opened, request)
+        plan = _without_network(first.data.input, opened, request)
     else:
         chosen, said = _reading(original, opened, data, request)
         data["input"] = {**data["input"], **chosen["input"]}
@@ -309,7 +314,7 @@ def _plan(
         plan = _schedule(original["model"], data, opened, request)
     notes += plan.notes
     tree["steps"] = list(plan.steps)
-    tree["exports"] = _exports(request, plan)
+    tree["exports"] = _exports(request, plan, onnx="onnx" in original)
     minutes = max(1, round(plan.seconds / 60))
     doing = joined([str(step["step"]) for step in plan.steps]) or "post-training only"
     notes.append(f"planned: {doing}; about {minutes} minutes on this machine")
@@ -516,12 +521,11 @@ def _schedule(
     return schedule(request.risk, costs, request.minutes, int8=int8, barred=_barred(module))
 
 
-def _without_network(data: Mapping[str, Any], opened: StudyData, request: Request) -> Schedule:
+def _without_network(spec: InputSpec, opened: StudyData, request: Request) -> Schedule:
     """Of a file alone: no step but a student that learns from it, where one is named."""
     if request.student is None:
         word = "an ONNX file alone is quantized and converted; --student NAME lets a network learn"
         return Schedule((), 0.0, (f"{word} from it",))
-    spec = InputSpec.model_validate(data["input"])
     recipe = ModelRecipe(name=request.student, in_channels=spec.channels, mean=0.5, std=0.25)
     learning, answering = _paces(_built(recipe, spec, len(opened.classes)), spec)
     counts = {name: sum(by.values()) for name, by in opened.summary.counts.items()}
@@ -567,8 +571,17 @@ def _barred(module: Classifier) -> dict[str, str]:
     return {}
 
 
-def _exports(request: Request, plan: Schedule) -> list[dict[str, Any]]:
+def _exports(request: Request, plan: Schedule, *, onnx: bool = False) -> list[dict[str, Any]]:
     """Files of the last step, and of the original: where the steps lose too much, it is left."""
+    if onnx and not plan.steps:
+        made = [export for export in _exports(request, plan) if _of_a_file(export)]
+        if not made:
+            raise InputError(
+                f"a network for files of '{request.target}'",
+                "an ONNX file alone, of which they cannot be made",
+                "name a network that learns from it: --student resnet18",
+            )
+        return made
     if request.target is None:
         wanted: list[dict[str, Any]] = [
             {"format": "onnx", "precision": "float16"},
@@ -581,4 +594,10 @@ def _exports(request: Request, plan: Schedule) -> list[dict[str, Any]]:
         return wanted
     first = wanted[0]["format"]
     own = [{**export, "of": "reference"} for export in wanted if export["format"] == first]
+    if onnx:
+        own = [export for export in own if _of_a_file(export)]
     return [*own, *wanted]  # what is tried next follows the last
+
+
+def _of_a_file(export: Mapping[str, Any]) -> bool:
+    return format_facts(export["format"]).from_onnx

@@ -257,7 +257,7 @@ def _middle(
     left = box[0] + (width - scale * spec.width) / 2
     top = box[1] + (height - scale * spec.height) / 2
     right, lower = left + scale * spec.width, top + scale * spec.height
-    return left, top, min(right, box[2]), min(lower, box[3])
+    return max(left, box[0]), max(top, box[1]), min(right, box[2]), min(lower, box[3])
 
 
 def inner_size(size: tuple[float, float], spec: InputSpec) -> tuple[int, int]:
