@@ -20,15 +20,25 @@ refuse_reports()
 
 if TYPE_CHECKING:
     from clinipress.edge.bundle import load_bundle
+    from clinipress.study.compress import compress
     from clinipress.study.external import compare, evaluate
     from clinipress.study.flow import run_study
     from clinipress.study.read import load_study
 
-__all__ = ["__version__", "compare", "evaluate", "load_bundle", "load_study", "run_study"]
+__all__ = [
+    "__version__",
+    "compare",
+    "compress",
+    "evaluate",
+    "load_bundle",
+    "load_study",
+    "run_study",
+]
 
 
 _HOME = {
     "compare": "clinipress.study.external",
+    "compress": "clinipress.study.compress",
     "evaluate": "clinipress.study.external",
     "load_bundle": "clinipress.edge.bundle",
     "load_study": "clinipress.study.read",

@@ -37,6 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+Risk = Literal["critical", "high", "medium", "low"]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/NAME.")]
 AllowCode = Annotated[
@@ -185,6 +186,93 @@ def run(
 
 
 @app.command()
+def compress(
+    model: Annotated[
+        Path, typer.Argument(help="A trained classifier: an .onnx file, or weights for --network.")
+    ],
+    data: Annotated[Path, typer.Argument(help="Labelled images: a folder, manifest or .npz.")],
+    target: Annotated[
+        str | None, typer.Option("--target", help="A device of 'clinipress targets'.")
+    ] = None,
+    risk: Annotated[Risk, typer.Option("--risk", help="What may be lost, and by what.")] = "medium",
+    positive: Annotated[
+        str | None, typer.Option("--positive", help="The finding of two classes.")
+    ] = None,
+    minutes: Annotated[float, typer.Option("--minutes", help="For all of it.")] = 60,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--network",
+            help="What the weights are of: a name of 'clinipress models', or "
+            "module:function of yours, which is run.",
+        ),
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option("--test", help="A test set of its own, unseen by the model.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="a,b,c in the order of the model's outputs.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option("--size", help="Pixels of its input: 224, or HEIGHTxWIDTH.")
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option("--mean", help="Of pixels in [0, 1]: one number, or r,g,b.")
+    ] = None,
+    std: Annotated[str | None, typer.Option("--std", help="Likewise.")] = None,
+    student: Annotated[
+        str | None, typer.Option("--student", help="Of an .onnx file: what learns from it.")
+    ] = None,
+    unseen: Annotated[
+        bool, typer.Option("--unseen", help="The model was trained on none of these images.")
+    ] = False,
+    post_training: Annotated[bool, typer.Option("--post-training", help="Train nothing.")] = False,
+    class_map: ClassMap = None,
+    name: Annotated[str | None, typer.Option("--name", help="Of the study.")] = None,
+    out: Out = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Make a trained classifier small and fast for a device: one call, bundle and report."""
+    from clinipress.cli.values import numbers, pixels
+    from clinipress.extras import require
+    from clinipress.study.external import parse_class_map
+
+    require("torch", extra="compress", what="compressing a classifier")
+    from clinipress.study.compress import compress as run_compress
+    from clinipress.study.compress import title_of
+
+    title = name or title_of(model, network, data)
+    folder = out or Path("runs") / title
+    if network is not None and ":" in network:
+        _say_what_runs((network,))
+    result = run_compress(
+        model,
+        data,
+        target=target,
+        risk=risk,
+        positive=positive,
+        minutes=minutes,
+        network=network,
+        test=test,
+        classes=None if classes is None else [part.strip() for part in classes.split(",")],
+        size=None if size is None else pixels(size),
+        mean=None if mean is None else numbers(mean, "--mean"),
+        std=None if std is None else numbers(std, "--std"),
+        class_map=parse_class_map(_pairs(class_map)),
+        student=student,
+        unseen=unseen,
+        post_training=post_training or None,
+        threads=threads,
+        name=title,
+        out=folder,
+        allow_code=network is not None,  # typed here
+        progress=_progress(as_json),
+    )
+    _finish(result, folder, as_json)
+
+
+@app.command()
 def init(
     data: Annotated[Path, typer.Argument(help="A data folder.")],
     out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("study.yaml"),
@@ -282,6 +370,22 @@ def named_data(
         raise typer.Exit(FAILED if prepared.status == "absent" else NOT_PASSED)
 
 
+OnnxFacts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--onnx",
+        help="key=value: what an ONNX file that others made does not say itself (classes, scale, "
+        "channels, fit, size, ...); may be repeated.",
+    ),
+]
+
+
+def _onnx_facts(texts: list[str] | None) -> dict[str, Any]:
+    from clinipress.study.external import parse_onnx
+
+    return parse_onnx(texts or ())
+
+
 Overlap = Literal["refuse", "leave-out", "keep"]
 Positive = Annotated[
     str | None,
@@ -315,6 +419,7 @@ def evaluate(
     scores: Annotated[
         Path | None, typer.Option("--scores", help="Keep the per-image scores (.npz).")
     ] = None,
+    onnx: OnnxFacts = None,
     threads: Threads = None,
     allow_code: AllowCode = False,
     as_json: Json = False,
@@ -334,7 +439,7 @@ def evaluate(
     facts = run_evaluate(
         model, data, class_map=_pairs(class_map), split=split, positive=positive, overlap=overlap,
         threads=threads, scores=scores, progress=_progress(as_json),
-        allow_code=_allowed_in(allow_code, model),
+        allow_code=_allowed_in(allow_code, model), onnx=_onnx_facts(onnx),
     )  # fmt: skip
     if as_json:
         _write_json(facts)
@@ -387,6 +492,7 @@ def compare(
             "keep them and say so.",
         ),
     ] = "keep",
+    onnx: OnnxFacts = None,
     threads: Threads = None,
     allow_code: AllowCode = False,
     as_json: Json = False,
@@ -403,6 +509,7 @@ def compare(
         a, b, data, risk=risk, floors=parse_floors(floor or ()), class_map=_pairs(class_map),
         split=split, positive=positive, overlap=overlap, threads=threads,
         progress=_progress(as_json), allow_code=_allowed_in(allow_code, a, b),
+        onnx=_onnx_facts(onnx),
     )  # fmt: skip
     with _reader():
         if as_json:

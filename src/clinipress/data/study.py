@@ -6,7 +6,7 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +44,7 @@ __all__ = [
     "pixel_statistics",
     "predict_rows",
     "whole_dataset",
+    "with_test_set",
 ]
 
 STATISTICS_IMAGES = 2000
@@ -221,6 +222,8 @@ def open_study_data(
         DataError: The folder, a class or a split is not usable.
     """
     dataset = read_dataset(path, classes=recipe.classes, class_map=recipe.class_map)
+    if recipe.test is not None:
+        dataset = with_test_set(dataset, Path(recipe.test), recipe.class_map)
     for line in (*dataset.notes, *left_out_lines(dataset.left_out)):
         progress.say(line)
     check_finding(recipe, dataset.classes)
@@ -245,11 +248,14 @@ def open_study_data(
         "of": whole,
     }
     split_file = recipe.split.file and Split.load(Path(recipe.split.file)).digest
-    asked = recipe.split.model_dump() | {"file": split_file}
+    divided_by = recipe.split
+    if recipe.test is not None:  # the set itself says what is tested
+        divided_by = divided_by.model_copy(update={"by": "published"})
+    asked = divided_by.model_dump() | {"file": split_file}
 
     def divide(folder: Path) -> None:
         _, fingerprints = examined()
-        split = make_split(dataset, fingerprints, recipe.split, seed)
+        split = make_split(dataset, fingerprints, divided_by, seed)
         by = units(dataset, fingerprints, split.by)
         split.save(folder / "split.json")
         unit_of = {item.key: int(u) for item, u in zip(dataset.items, by, strict=True)}
@@ -300,6 +306,48 @@ def open_study_data(
         baseline=read_json(described / "baseline.json"),
         threads=threads,
         progress=progress,
+    )
+
+
+def with_test_set(
+    dataset: Dataset, path: Path, class_map: Mapping[str, str] | None = None
+) -> Dataset:
+    """A set whose test split is another set: its own images are to train and validate on.
+
+    Raises:
+        DataError: The other one cannot be read, has other classes, or is the same.
+    """
+    if path.resolve() == dataset.root.resolve():
+        raise DataError("a test set of its own", f"'{path}', which is the set itself")
+    published = sum(item.split == "test" for item in dataset.items)
+    if published:
+        raise DataError(
+            "a set without a test split of its own beside 'data.test'",
+            f"{published:,} images that it publishes as 'test'",
+            "name its training folder, or leave the other test set out",
+        )
+    test = read_dataset(path, classes=dataset.classes, class_map=class_map)
+    known = {item.key for item in dataset.items}
+    prefix = "test set"
+    while any(key.startswith(f"{prefix}/") for key in known):
+        prefix += "'"
+    own = [
+        replace(item, split="validation" if item.split == "validation" else "train")
+        for item in dataset.items
+    ]
+    others = [replace(item, key=f"{prefix}/{item.key}", split="test") for item in test.items]
+    inside = {item.path.resolve() for item in test.items}
+    own = [item for item in own if item.path.resolve() not in inside or item.index is not None]
+    if not own:
+        raise DataError("images to train on besides the test set", f"none outside '{path}'")
+    columns = dict.fromkeys((*dataset.group_columns, *test.group_columns))
+    left_out = [row.model_copy(update={"path": f"{prefix}/{row.path}"}) for row in test.left_out]
+    return replace(
+        dataset,
+        items=(*own, *others),
+        group_columns=tuple(columns),
+        left_out=(*dataset.left_out, *left_out),
+        notes=(*dataset.notes, *test.notes),
     )
 
 

@@ -157,7 +157,7 @@ def _per_second(row: Latency) -> float:
 
 
 def _comparable(bundle: Bundle, against: Path, threads: int, allow_code: bool) -> Candidate:
-    other = load_candidate(against, threads, allow_code=allow_code)
+    other = load_candidate(against, threads, allow_code=allow_code, timed=True)
     mine, theirs = (
         (spec.channels, spec.height, spec.width) for spec in (bundle.card.input, other.card.input)
     )

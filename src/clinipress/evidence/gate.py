@@ -44,7 +44,7 @@ MARGINS: Mapping[RiskLevel, float] = {"critical": 0.005, "high": 0.01, "medium":
 # a loss of m over all classes may lie in one of them; 4 m is where it is a matter of its own
 CLASS_MARGIN_FACTOR = 4
 # Kinds of reasons for which no verdict is better than inconclusive, whatever the rules show.
-CAPS = frozenset(("rules changed", "no floor", "weak reference"))
+CAPS = frozenset(("rules changed", "no floor", "weak reference", "may have seen"))
 FEWEST_UNITS = 5  # what fewer patients carry gets no verdict
 POWER = 0.8
 MOST_CASES = 10_000_000  # beyond this a number of cases is no advice

@@ -10,7 +10,7 @@ import io
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -68,6 +68,12 @@ class Scores:
                 f"logits [{n}, {len(self.classes)}], and units, keys and groups for {n} images",
                 f"logits {list(self.logits.shape)} and lengths {sorted(lengths)}",
             )
+
+    def in_order(self, classes: tuple[str, ...]) -> Scores:
+        """The same with the same classes in another order."""
+        order = [self.classes.index(name) for name in classes]
+        labels = np.argsort(order)[self.labels]
+        return replace(self, logits=self.logits[:, order], labels=labels, classes=classes)
 
     @property
     def probabilities(self) -> NDArray[np.float64]:

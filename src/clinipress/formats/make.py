@@ -39,6 +39,7 @@ from clinipress.records.candidate import Card
 from clinipress.records.store import digest_of
 
 if TYPE_CHECKING:
+    from clinipress.formats.onnx.adopt import FileNetwork
     from clinipress.models.classifier import TorchCandidate
 
 __all__ = ["apply_export", "file_facts", "plan_export"]
@@ -52,7 +53,7 @@ PLACED = 0.5
 
 def plan_export(
     recipe: ExportRecipe,
-    parent: TorchCandidate,
+    parent: TorchCandidate | FileNetwork,
     source: Path,
     images: NDArray[np.uint8],
     *,
@@ -88,7 +89,7 @@ def plan_export(
 
 def _calibrated(
     recipe: ExportRecipe,
-    parent: TorchCandidate,
+    parent: TorchCandidate | FileNetwork,
     source: Path,
     images: NDArray[np.uint8],
     *,
@@ -180,7 +181,7 @@ def _lost(
 
 def apply_export(
     recipe: ExportRecipe,
-    parent: TorchCandidate,
+    parent: TorchCandidate | FileNetwork,
     source: Path,
     target: Path,
     plan: dict[str, Any],

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from clinipress.errors import ModelError
-from clinipress.recipe.steps import ModelRecipe
+from clinipress.recipe.steps import ModelRecipe, OnnxRecipe
 from clinipress.records.store import digest_of, sha256_of
 
 __all__ = ["Hashed", "outside", "source_digest"]
@@ -42,6 +42,11 @@ def outside(recipe: Any, hashed: Hashed | None = None) -> dict[str, str]:
     contents = {}
     hashed = {} if hashed is None else hashed
     for model in _networks(recipe):
+        if isinstance(model, OnnxRecipe):
+            if not Path(model.file).is_file():
+                raise ModelError("an ONNX file", f"nothing at '{model.file}'", "check the path")
+            contents[model.file] = sha256_of(Path(model.file))
+            continue
         for path in (model.pretrained, model.checkpoint):
             if isinstance(path, str):
                 if not Path(path).is_file():
@@ -93,8 +98,8 @@ def source_digest(factory: str | None) -> str:
     return digest
 
 
-def _networks(part: Any) -> Iterator[ModelRecipe]:
-    if isinstance(part, ModelRecipe):
+def _networks(part: Any) -> Iterator[ModelRecipe | OnnxRecipe]:
+    if isinstance(part, ModelRecipe | OnnxRecipe):
         yield part
     elif isinstance(part, BaseModel):
         for name in type(part).model_fields:

@@ -7,13 +7,17 @@ The only module that names timm.
 
 from __future__ import annotations
 
+import copy
 import difflib
+import hashlib
 import importlib
+import inspect
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import timm
@@ -24,9 +28,12 @@ from clinipress.models.catalogue import HUB, NamedModel, model_named, named_mode
 from clinipress.models.pretrained import take_shared
 from clinipress.recipe.code import check_code, check_function
 
-__all__ = ["catalogued", "create_backbone", "first_line", "list_models"]
+__all__ = ["catalogued", "create_backbone", "first_line", "given", "list_models"]
 
 NAMES_SHOWN = 3
+GIVEN = "given"
+# networks that a caller in this process holds, by what stands for their factory
+_NETWORKS: ContextVar[Mapping[str, nn.Module]] = ContextVar("networks")
 # arguments of timm's that open files: its older releases unpickle whatever such a file holds
 READ_BY_TIMM = frozenset(
     (
@@ -102,6 +109,45 @@ def create_backbone(
     return _from_timm(name, options, size, from_hub)
 
 
+@contextmanager
+def given(network: nn.Module) -> Iterator[str]:
+    """Let a network be built from an object that this process holds; what names it as a factory.
+
+    The name follows its structure and its source, so that a study in the same folder goes on with
+    the same network only. Its weights are those of the object until a checkpoint replaces them.
+    """
+    shapes = [(name, list(value.shape)) for name, value in network.state_dict().items()]
+    parts = [repr(network), repr(shapes), *sorted(_sources(network))]
+    factory = f"{GIVEN}:{hashlib.sha256(''.join(parts).encode()).hexdigest()[:16]}"
+    token = _NETWORKS.set({**_NETWORKS.get({}), factory: network})
+    try:
+        yield factory
+    finally:
+        _NETWORKS.reset(token)
+
+
+def _sources(network: nn.Module) -> set[str]:
+    """Source of every class in a network, where there is one to read."""
+    sources = set()
+    for kind in {type(module) for module in network.modules()}:
+        try:
+            sources.add(inspect.getsource(kind))
+        except (OSError, TypeError):  # typed at a prompt
+            sources.add(kind.__qualname__)
+    return sources
+
+
+def _copied(network: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(network).cpu()
+    except Exception as problem:  # what a user's module does when it is copied
+        raise ModelError(
+            "a network that can be copied",
+            f"{type(problem).__name__}: {first_line(problem)}",
+            "save its state_dict() and name the function that builds it",
+        ) from problem
+
+
 def _from_catalogue(
     named: NamedModel, options: dict[str, Any], size: tuple[int, int], from_hub: bool
 ) -> nn.Module:
@@ -169,6 +215,15 @@ def _first_accepted(name: str, attempts: list[dict[str, Any]], from_hub: bool) -
 
 def _from_factory(factory: str, options: dict[str, Any]) -> nn.Module:
     """Call "module:function", which somebody permitted; anything it raises becomes one line."""
+    held = _NETWORKS.get({})
+    if factory in held:
+        return _copied(held[factory])
+    if factory.startswith(f"{GIVEN}:"):
+        raise ModelError(
+            "the network that was given as an object",
+            f"'{factory}', which this process does not hold",
+            "call clinipress.compress with the same network again",
+        )
     check_code([factory], "a study", True)
     with _current_folder_importable():
         function = _find_function(factory)

@@ -206,6 +206,8 @@ def _with_borrowed(study: Study, lender: Result, folder: Path) -> Study:
             "remove the folder and run the table again",
         )
     model = study.reference.model
+    if model is None:
+        raise ModelError("a reference with 'model', to be lent", "an ONNX file")
     channels = model.in_channels or (3 if model.pretrained else None)
     update = {"checkpoint": str(weights), "pretrained": False, "in_channels": channels}
     taken = ReferenceRecipe(model=model.model_copy(update=update), train=None)

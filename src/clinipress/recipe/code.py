@@ -51,7 +51,8 @@ def code_of(recipe: BaseModel) -> tuple[str, ...]:
 def code_behind(recipe: BaseModel) -> tuple[str, ...]:
     """Those, and the ones that the candidate folders name whose networks it learns from."""
     teachers = [path for step in _parts(recipe, DistillStep) for path in step.teachers or ()]
-    return _users((*code_of(recipe), *(name for path in teachers for name in code_in(Path(path)))))
+    folders = [Path(path) for path in teachers if isinstance(path, str)]
+    return _users((*code_of(recipe), *(name for path in folders for name in code_in(path))))
 
 
 def code_in(folder: Path) -> tuple[str, ...]:

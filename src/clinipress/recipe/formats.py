@@ -67,6 +67,7 @@ class FormatFacts:
             machine; "": none, they have one engine.
         timed_here: True where the engine on this machine is the one on the device.
         holds_card: True where the card is inside the file.
+        from_onnx: True where a file is made of an ONNX file alone, without the network.
         features: True where the last feature map of a file can be read, for Score-CAM.
         memory_fact: The fact of an export that is its peak memory on the device, in bytes; "":
             memory is measured, in a process.
@@ -93,6 +94,7 @@ class FormatFacts:
     runs_as: str = ""
     timed_here: bool = False
     holds_card: bool = False
+    from_onnx: bool = False
     features: bool = False
     memory_fact: str = ""
     options: tuple[str, ...] | None = None
@@ -147,6 +149,7 @@ FORMATS = (
         engine="onnxruntime",
         timed_here=True,
         holds_card=True,
+        from_onnx=True,
         features=True,
         options=(
             *("per_channel", "equalize", "bias_correction", "smooth", "block", "agreement"),
@@ -169,6 +172,7 @@ FORMATS = (
         engine="openvino",
         toolchain=("openvino", "nncf"),
         timed_here=True,
+        from_onnx=True,
         features=True,
         options=("equalize", "smooth"),
         bundle_note=(
@@ -229,6 +233,7 @@ FORMATS = (
         engine="tensorrt",
         runs_as="onnx",
         holds_card=True,
+        from_onnx=True,
         options=(),
         timing_note="The times are of the ONNX file under ONNX Runtime, not of a TensorRT engine",
         accuracy_note=(

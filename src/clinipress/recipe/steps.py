@@ -14,12 +14,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 __all__ = [
     "PHASES",
+    "ClassName",
     "Config",
     "Decay",
     "DistillStep",
     "FineTuneStep",
     "ModelRecipe",
     "NoPercent",
+    "OnnxRecipe",
     "Phase",
     "PruneStep",
     "QatStep",
@@ -52,6 +54,17 @@ Share = Annotated[float, Field(gt=0, lt=1), BeforeValidator(as_share)]
 Level = Annotated[float, Field(ge=0, le=1)]
 
 Spread = Annotated[float, Field(gt=0, le=1)]
+
+
+Scale = Literal["0..1", "0..255", "-1..1", "imagenet", "caffe"]
+
+
+def _number_as_text(value: Any) -> Any:
+    """A class named 1 is written as a number in YAML."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+ClassName = Annotated[str, BeforeValidator(_number_as_text)]
 
 
 class Config(BaseModel):
@@ -98,6 +111,60 @@ class ModelRecipe(Config):
             raise ValueError("give either 'name' (a timm model) or 'factory' (module:function)")
         if (self.mean is None) != (self.std is None):
             raise ValueError("give both 'mean' and 'std', or neither")
+        return self
+
+
+Fit = Literal["stretch", "pad", "crop"]
+
+
+class OnnxRecipe(Config):
+    """A classifier of which there is an ONNX file alone, and what the file does not say itself.
+
+    What is left out is read from the file; what that does not say either is tried on labelled
+    training images, printed, and taken where one reading is clearly the best, else asked for.
+
+    Attributes:
+        file: The ONNX file; weights it keeps beside it must lie in its folder.
+        classes: Class names in the order of its outputs; of one output: the class it is against,
+            then the class it is for.
+        size: Side in pixels, or height and width, where the file leaves them free.
+        layout: Of its input: "NCHW" or "NHWC".
+        channels: Their order in its input, "RGB" or "BGR".
+        scale: Of its pixels: "0..1", "0..255", "-1..1"; "imagenet", 0..1 normalised by ImageNet's
+            mean and deviation; "caffe", 0..255 less ImageNet's mean, BGR.
+        mean: Instead of `scale`: taken off pixels in [0, 1]: one number, or one for each channel.
+        std: What the rest is divided by, likewise.
+        fit: How a picture becomes the input: "stretch", "pad" (letterbox, black), or "crop" (the
+            shorter side fits, the middle of the longer one is taken).
+        answers: Whether it gives "logits" or "probabilities".
+        output: Name of the output, of several.
+    """
+
+    file: str
+    classes: tuple[ClassName, ...] | None = Field(None, min_length=2)
+    size: int | tuple[int, int] | None = None
+    layout: Literal["NCHW", "NHWC"] | None = None
+    channels: Literal["RGB", "BGR"] | None = None
+    scale: Scale | None = None
+    mean: Level | tuple[Level, Level, Level] | None = None
+    std: Spread | tuple[Spread, Spread, Spread] | None = None
+    fit: Fit | None = None
+    answers: Literal["logits", "probabilities"] | None = None
+    output: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _file_alone(cls, value: Any) -> Any:
+        return {"file": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> OnnxRecipe:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("give both 'mean' and 'std', or neither")
+        if self.mean is not None and self.scale is not None:
+            raise ValueError("give 'scale', or 'mean' and 'std', not both")
+        if self.scale == "caffe" and self.channels == "RGB":
+            raise ValueError("scale 'caffe' is of BGR pixels: leave out 'channels'")
         return self
 
 
@@ -271,8 +338,8 @@ class DistillStep(Config):
             between images ("dist") or of the feature maps; None: 8, 1, 5 ("fitnet") or 10.
         layers: (student's, teacher's) modules whose maps are compared; empty: the last map before
             the pooling ("fitnet"), the last three stage ends ("attention").
-        teachers: Candidate folders, .onnx files or bundles; several are averaged. None: the
-            study's reference.
+        teachers: Candidate folders, .onnx files or bundles; several are averaged. An ONNX file that
+            others made may be written as under `reference.onnx`. None: the study's reference.
         control: Also train the same student for as long without a teacher, as a row to be
             compared with, never shipped.
         views: Seeded augmented views per image for which the teacher's outputs are computed once.
@@ -292,7 +359,7 @@ class DistillStep(Config):
     alpha: float = Field(0.7, ge=0, le=1)
     beta: float | None = Field(None, ge=0)
     layers: tuple[tuple[str, str], ...] = ()
-    teachers: tuple[str, ...] | None = Field(None, min_length=1)
+    teachers: tuple[str | OnnxRecipe, ...] | None = Field(None, min_length=1)
     control: bool = False
     views: int = Field(8, ge=1)
     answers: Literal["view", "mean"] | None = None

@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from clinipress.recipe.formats import EXPORT_PRECISIONS, FORMATS, format_facts
-from clinipress.recipe.steps import Config, ModelRecipe, NoPercent, Share, Step, TrainOptions
+from clinipress.recipe.steps import (
+    ClassName,
+    Config,
+    DistillStep,
+    ModelRecipe,
+    NoPercent,
+    OnnxRecipe,
+    Share,
+    Step,
+    TrainOptions,
+)
+from clinipress.recipe.techniques import step_names
 from clinipress.records.candidate import InputSpec
 from clinipress.records.judgement import Section
 from clinipress.records.result import RiskLevel
@@ -45,13 +56,6 @@ def _bytes(value: Any) -> Any:
 
 Size = Annotated[int, Field(gt=0), BeforeValidator(_bytes)]
 
-
-def _as_text(value: Any) -> Any:
-    """A class named 1 is written as a number in YAML."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-ClassName = Annotated[str, BeforeValidator(_as_text)]
 
 Modality = Literal[
     "generic", "brain-mri", "chest-ct", "chest-xray", "dermoscopy", "histology", "retina"
@@ -89,6 +93,8 @@ class DataRecipe(Config):
 
     Attributes:
         path: Folder, manifest (.csv) or .npz; ``--data`` on the command line overrides it.
+        test: A set of its own, read like `path`, whose images are the test split; those of `path`
+            are divided into train and validation.
         modality: Chooses the augmentation that suits the images.
         classes: Class order of the logits; None sorts the names found.
         class_map: Folder or label name -> class name, for sets that name one class in two ways.
@@ -100,6 +106,7 @@ class DataRecipe(Config):
     """
 
     path: str | None = None
+    test: str | None = None
     modality: Modality = "generic"
     classes: tuple[str, ...] | None = None
     class_map: dict[str, str] = Field(default_factory=dict)
@@ -116,6 +123,8 @@ class DataRecipe(Config):
                 raise ValueError(f"'{key}' must be one of {', '.join(self.classes)}, not '{name}'")
         if self.positive is not None and self.positive == self.normal:
             raise ValueError(f"'{self.positive}' cannot be 'positive' and 'normal'")
+        if self.test is not None and self.split.file is not None:
+            raise ValueError("give 'test' or 'split.file', which says what is tested, not both")
         return self
 
 
@@ -124,16 +133,36 @@ class ReferenceRecipe(Config):
 
     Attributes:
         model: The network.
+        onnx: Instead of it: an ONNX file, where there is nothing else. It can be judged, quantized,
+            converted and learnt from, but not trained or cut.
         train: How to train it; None takes the checkpoint as it is. With `model.pretrained`, three
             `stages` are the usual transfer learning (`TrainStage`).
+        unseen: Of a checkpoint that was trained elsewhere: a person says that it was trained on
+            none of the test images. Images that the data themselves publish as a test split, or
+            that `data.test` names, are taken to be such.
     """
 
-    model: ModelRecipe
+    model: ModelRecipe | None = None
+    onnx: OnnxRecipe | None = None
     train: TrainOptions | None = TrainOptions()
+    unseen: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _files_are_trained(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("onnx") is None:
+            return value
+        return {"train": None, **value}
 
     @model_validator(mode="after")
     def _something_to_start_from(self) -> ReferenceRecipe:
-        if self.train is None and self.model.checkpoint is None:
+        if (self.model is None) == (self.onnx is None):
+            raise ValueError("give either 'model' (a network) or 'onnx' (a file)")
+        if self.onnx is not None and self.train is not None:
+            raise ValueError(
+                "an ONNX file cannot be trained: leave out 'train', or distil it into a student"
+            )
+        if self.model is not None and self.train is None and self.model.checkpoint is None:
             raise ValueError("without 'train' the reference needs 'model.checkpoint'")
         return self
 
@@ -155,6 +184,8 @@ class ExportRecipe(Config):
 
     Attributes:
         format: The file's format.
+        of: Name of the candidate whose network it is made of, "reference" or a step's; None: the
+            last step's.
         precision: Of weights and activations. "int8-dynamic" quantizes linear and recurrent layers
             alone; "int4-weights" stores weights in 4 bits and computes in float32; "mixed" decides
             by measuring which layers compute in 8 bits.
@@ -176,6 +207,7 @@ class ExportRecipe(Config):
     """
 
     format: Format = "onnx"
+    of: str | None = None
     precision: Precision = "int8"
     calibration_images: int = Field(200, ge=1)
     calibration_method: Literal["auto", "runtime", "minmax", "percentile", "entropy", "mse"] = (
@@ -352,6 +384,38 @@ class Study(Config):
     intended_use: str = ""
     synthetic: bool = False
 
+    @model_validator(mode="after")
+    def _what_a_file_allows(self) -> Study:
+        """Refuse what would need the network where the reference is an ONNX file alone."""
+        if self.reference.onnx is None:
+            return self
+        first = self.steps[0] if self.steps else None
+        if first is not None and not (isinstance(first, DistillStep) and first.student):
+            what = "'distill' without a 'student'" if first.step == "distill" else f"'{first.step}'"
+            raise ValueError(
+                f"{what} needs the reference's own network (PyTorch), and 'reference.onnx' is a "
+                "file alone: begin with a 'distill' step that names a 'student'"
+            )
+        for step in self.steps:
+            if not isinstance(step, DistillStep) or step.teachers is not None:
+                continue
+            if step.method in ("fitnet", "attention"):
+                raise ValueError(
+                    "methods 'fitnet' and 'attention' read feature maps of the reference's own "
+                    "network (PyTorch), and 'reference.onnx' is a file alone: use 'soft', 'dkd' or "
+                    "'dist'"
+                )
+        made = [] if self.steps else [export.format for export in self.exports]
+        missing = next((name for name in made if not format_facts(name).from_onnx), None)
+        if missing is not None:
+            able = ", ".join(row.name for row in FORMATS if row.from_onnx)
+            raise ValueError(
+                f"'{missing}' files are made of the reference's own network (PyTorch), and "
+                f"'reference.onnx' is a file alone: export {able}, or begin with a 'distill' step "
+                "that names a 'student'"
+            )
+        return self
+
     @field_validator("seeds")
     @classmethod
     def _seeds_differ(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
@@ -360,3 +424,21 @@ class Study(Config):
             named = ", ".join(map(str, every))
             raise ValueError(f"'seed' and 'seeds' must all differ; they are {named}")
         return value
+
+    @model_validator(mode="after")
+    def _exports_of_what_is_made(self) -> Study:
+        made = ("reference", *step_names(self.steps))
+        for export in self.exports:
+            if export.of is not None and export.of not in made:
+                raise ValueError(
+                    f"'of' of an export is one of {', '.join(made)}, not '{export.of}'"
+                )
+        return self
+
+    @property
+    def may_have_seen_test(self) -> bool:
+        """Whether nobody says that the reference was trained on none of the test images."""
+        reference, data = self.reference, self.data
+        declared = data.test is not None or data.split.by == "published" or data.split.file
+        trained = reference.model is None or reference.model.checkpoint is not None
+        return trained and not (reference.unseen or declared)

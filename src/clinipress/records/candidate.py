@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # a report is drawn where numpy is not
     from numpy.typing import NDArray
 
 __all__ = [
+    "ADOPTED",
     "ANY_FINDING",
     "BATCH",
     "Applied",
@@ -102,7 +103,8 @@ class InputSpec(Record):
         channels: 1 (grey) or 3 (RGB).
         height: Rows, pixels.
         width: Columns, pixels.
-        fit: "stretch" resizes both sides; "pad" keeps the aspect ratio and pads with black.
+        fit: "stretch" resizes both sides; "pad" keeps the aspect ratio and pads with black; "crop"
+            keeps it too and takes the middle, so that the shorter side fits.
         window: (low, high) in stored units (Hounsfield units for CT) mapped to 0..255. ``None``:
             the file's own VOI window if it has one, else the full range of its values for
             more than 8 bits, else the pixels as they are.
@@ -111,7 +113,7 @@ class InputSpec(Record):
     channels: Literal[1, 3] = 1
     height: int = Field(128, ge=8, le=4096)
     width: int = Field(128, ge=8, le=4096)
-    fit: Literal["stretch", "pad"] = "stretch"
+    fit: Literal["stretch", "pad", "crop"] = "stretch"
     window: tuple[float, float] | None = None
 
 
@@ -172,6 +174,9 @@ class Applied(Record):
     parent: str | None = None
     facts: dict[str, Any] = Field(default_factory=dict)
 
+
+# The first step of what was not trained here but taken over as an ONNX file
+ADOPTED = "adopt"
 
 # Of a threshold: every class but the normal one, together
 ANY_FINDING = "any finding"

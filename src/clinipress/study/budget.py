@@ -8,11 +8,13 @@ miss the budget; the file and its memory are measured when they exist.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from clinipress.errors import RecipeError
+from clinipress.formats.onnx.count import stored_weights
 from clinipress.models.classifier import Classifier, build, check_network
 from clinipress.models.cost import evaluating, parameters
 from clinipress.recipe.formats import precision_facts
@@ -39,13 +41,18 @@ def check_budget(study: Study, targets: Sequence[Target]) -> None:
         return
     usable = {target.name: _usable(study, target) for target in targets}
     recipe, steps = _last_model(study)
-    module = _built(recipe, study.data.input)
-    weights = smallest_weights(parameters(module), study)
+    module = _built(recipe, study.data.input) if recipe is not None else None
+    if module is not None:
+        count = parameters(module)
+    else:
+        assert study.reference.onnx is not None  # one of the two: the study was checked
+        count = stored_weights(Path(study.reference.onnx.file))
+    weights = smallest_weights(count, study)
     if weights is None:
         return  # what a step makes of the size shows when it has run
     # pruning may take any channel, also those of the largest layer
     narrowed = any(technique_of(step).size == "share" for step in steps)
-    layer = 0 if narrowed else largest_layer(module, study.data.input)
+    layer = 0 if narrowed or module is None else largest_layer(module, study.data.input)
     for target in targets:
         sizes = [
             (weights * _weight_bytes(name), layer * _activation_bytes(name), name)
@@ -88,14 +95,15 @@ def _usable(study: Study, target: Target) -> Sequence[str]:
 
 def _refusal(
     study: Study,
-    recipe: ModelRecipe,
+    recipe: ModelRecipe | None,
     target: Target,
     file_bytes: float,
     memory: float,
     precision: str,
 ) -> RecipeError:
     """What was asked, what it takes at least, what would fit."""
-    name = recipe.name or recipe.factory
+    file = study.reference.onnx
+    name = (recipe.name or recipe.factory) if recipe else Path(file.file).name if file else ""
     spec = study.data.input
     network = f"'{name}' at {spec.height} x {spec.width} pixels, which takes at least "
     parts = []
@@ -166,8 +174,11 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
             yield part
 
 
-def _last_model(study: Study) -> tuple[ModelRecipe, tuple[Step, ...]]:
-    """The network whose file is shipped, the last student or the reference's; and what follows."""
+def _last_model(study: Study) -> tuple[ModelRecipe | None, tuple[Step, ...]]:
+    """The network whose file is shipped, the last student or the reference's; and what follows.
+
+    None: that of an ONNX file.
+    """
     for number, step in reversed([*enumerate(study.steps)]):
         network = next_network(step)
         if network is not None:

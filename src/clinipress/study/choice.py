@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from clinipress.evidence.gate import loss_status
 from clinipress.recipe.formats import format_facts
 from clinipress.recipe.study import ExportRecipe
-from clinipress.records.candidate import CandidateRecord, Judged, extended
+from clinipress.records.candidate import ADOPTED, CandidateRecord, Judged, extended
 from clinipress.records.result import RiskLevel, TargetOutcome
 from clinipress.study.devices import Target, fits, unknown
 from clinipress.study.policy import next_steps, objection
@@ -157,6 +157,8 @@ def next_attempt(
     because = f"'{last.name}' may not be shipped: {objection_to(last, judged, risk, targets)}"
     for rung in next_steps(risk, last.history, last.precision):
         train = rung == "qat"
+        if train and any(applied.step == ADOPTED for applied in whole.history):
+            continue  # a file alone: there is no network to train
         precision = "int8" if train else rung
         if precision not in format_facts(calibration.format).precisions:
             continue  # other toolchains have no "mixed", a microcontroller no float16

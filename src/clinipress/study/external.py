@@ -7,6 +7,7 @@ study behind a model has, too, are not from elsewhere: they are refused or left 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import difflib
 import itertools
@@ -41,6 +42,7 @@ from clinipress.records.result import (
 )
 from clinipress.records.store import below, read_result, write_atomically
 from clinipress.reporting.wording.phrases import shared_patients
+from clinipress.stats.intervals import wilson
 from clinipress.stats.metrics import confusion
 from clinipress.study.redraw import EXTERNAL, judged_by
 from clinipress.study.sealing import Seal, check_floors, rules_of
@@ -52,6 +54,7 @@ __all__ = [
     "load_candidate",
     "parse_class_map",
     "parse_floors",
+    "parse_onnx",
 ]
 
 
@@ -105,6 +108,30 @@ def parse_floors(texts: Sequence[str]) -> dict[str, float]:
             raise InputError("--floor metric=number, between 0 and 1", f"'{text}'", fix)
         floors[metric.strip()] = least
     return floors
+
+
+def parse_onnx(texts: Sequence[str]) -> dict[str, Any]:
+    """Read `key=value` pairs on an ONNX file; several values are parted by commas.
+
+    Raises:
+        InputError: A pair has no "=".
+
+    Example:
+        >>> parse_onnx(["scale=0..1", "classes=glioma, normal", "mean=0.5,0.5,0.5", "size=224"])
+        {'scale': '0..1', 'classes': ['glioma', 'normal'], 'mean': [0.5, 0.5, 0.5], 'size': 224}
+    """
+    facts: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError("--onnx key=value", f"'{text}'", "for example --onnx scale=0..1")
+        parts: list[Any] = [part.strip() for part in value.split(",")]
+        if key.strip() in ("mean", "std", "size"):
+            with contextlib.suppress(ValueError):
+                parts = [int(p) if p.isdigit() else float(p) for p in parts]
+        several = len(parts) > 1 or key.strip() == "classes"
+        facts[key.strip()] = parts if several else parts[0]
+    return facts
 
 
 def _finding(classes: Sequence[str], known: str | None, asked: str | None) -> str | None:
@@ -197,6 +224,7 @@ def evaluate(
     scores: Path | None = None,
     progress: Progress = SILENT,
     allow_code: bool = False,
+    onnx: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Evidence of one model on labelled images.
 
@@ -213,6 +241,7 @@ def evaluate(
         scores: Where to keep the per-image scores (.npz), for `compare`; None: nowhere.
         progress: The listener.
         allow_code: Whether a user's function that a candidate folder names may build its network.
+        onnx: Of ONNX files that others made: what they do not say themselves (`OnnxRecipe`).
 
     Returns:
         Plain data: name, images, positive, evidence {metric: {value, low, high}}, confusion,
@@ -221,13 +250,16 @@ def evaluate(
     Raises:
         InputError: The model or the data cannot be used.
     """
-    candidate = load_candidate(model, threads, allow_code=allow_code)
+    candidate = load_candidate(model, threads, allow_code=allow_code, onnx=onnx)
     seen = _seen_by(model)
     elsewhere = Elsewhere(data, class_map, split, positive, seen, overlap, threads, progress)
     answers, audit, known = elsewhere.score({"model": candidate})
     mine = answers["model"]
     if scores is not None:
         mine.save(scores)
+    warnings = (*audit.warnings, *_order_question(mine))
+    for line in warnings[len(audit.warnings) :]:
+        progress.say(f"warning: {line}")
     declared = Declared(
         "medium", EvidenceRecipe(), resamples
     )  # nothing is judged: the risk has no say
@@ -243,8 +275,20 @@ def evaluate(
         "evidence": _plain(figures(declared, mine)),
         "judgements": judgements.model_dump(mode="json"),
         "classes": list(mine.classes),
-        "warnings": list(audit.warnings),
+        "warnings": list(warnings),
     }
+
+
+def _order_question(scores: Scores) -> list[str]:
+    """What to ask where a model is wrong more often than one that guesses."""
+    hits, count = int((scores.logits.argmax(1) == scores.labels).sum()), len(scores.labels)
+    chance = 1 / len(scores.classes)
+    if wilson(hits, count)[1] >= chance:
+        return []
+    return [
+        f"{hits} of {count} images right is fewer than by chance ({100 * chance:.0f}%): are "
+        f"{', '.join(scores.classes)} in the order of the outputs?"
+    ]
 
 
 def compare(
@@ -262,6 +306,7 @@ def compare(
     resamples: int = 2000,
     progress: Progress = SILENT,
     allow_code: bool = False,
+    onnx: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Two models on the same images, paired, with a verdict at a risk level.
 
@@ -280,6 +325,7 @@ def compare(
         resamples: Of the bootstrap.
         progress: The listener.
         allow_code: Whether a user's function that a candidate folder names may build its network.
+        onnx: Of ONNX files that others made: what they do not say themselves (`OnnxRecipe`).
 
     Returns:
         Plain data: both evidences, the changes (candidate minus reference), the candidate's
@@ -300,7 +346,7 @@ def compare(
         mine, other = _seen_by(reference), _seen_by(candidate)
         seen = mine.and_of(other) if mine and other else mine or other
         elsewhere = Elsewhere(data, class_map, split, positive, seen, overlap, threads, progress)
-        facts, (a, b), accuracy, known = _run(reference, candidate, elsewhere, allow_code)
+        facts, (a, b), accuracy, known = _run(reference, candidate, elsewhere, allow_code, onnx)
         unknown = [path for path, s in ((reference, mine), (candidate, other)) if s is None]
     check_floors(floors or {}, a.classes)
     level: RiskLevel = risk  # type: ignore[assignment]
@@ -459,14 +505,18 @@ def _rows_to_test(result: Result) -> list[CandidateRecord]:
 
 
 def _run(
-    reference: Path, candidate: Path, elsewhere: Elsewhere, allow_code: bool
+    reference: Path,
+    candidate: Path,
+    elsewhere: Elsewhere,
+    allow_code: bool,
+    onnx: Mapping[str, Any] | None,
 ) -> tuple[list[dict[str, Any]], tuple[Scores, Scores], Interval | None, Known]:
     """Both models on the images; which files they are; what facts of the files alone give."""
     a, b = (
-        load_candidate(path, elsewhere.threads, allow_code=allow_code)
+        load_candidate(path, elsewhere.threads, allow_code=allow_code, onnx=onnx)
         for path in (reference, candidate)
     )
-    if a.card.classes != b.card.classes:
+    if sorted(a.card.classes) != sorted(b.card.classes):
         raise ModelError(
             f"two models of one set of classes ({', '.join(a.card.classes)})",
             ", ".join(b.card.classes),
@@ -474,11 +524,11 @@ def _run(
     card = a.card
     named = card.positive or b.card.positive
     elsewhere = replace(elsewhere, positive=_finding(card.classes, named, elsewhere.positive))
-    if card.input == b.card.input:
+    if card.input == b.card.input and card.classes == b.card.classes:
         scores, audit, known = elsewhere.score({"a": a, "b": b})
     else:
         scores, audit, known = elsewhere.score({"a": a})
-        scores |= elsewhere.score({"b": b})[0]
+        scores["b"] = elsewhere.score({"b": b})[0]["b"].in_order(card.classes)
     mine, other = scores["a"], replace(scores["b"], normal=card.normal)
     facts = [_facts(a, mine), _facts(b, other)]
     return facts, (mine, other), audit.baseline_accuracy, known

@@ -21,6 +21,7 @@ from clinipress.records.result import Result
 from clinipress.records.store import Store, locked, write_atomically
 from clinipress.reporting.dossier.people import read_answers
 from clinipress.reporting.wording.reasons import changes_phrase
+from clinipress.steps.adopt import adopted_input
 from clinipress.study.budget import check_budget, check_networks
 from clinipress.study.choice import NOTHING, choose, next_attempt
 from clinipress.study.devices import Target, resolve_targets
@@ -70,6 +71,7 @@ def run_study(
     if path is None:
         raise RecipeError("images", "a study without 'data.path'", "give --data DIR")
     code = code_behind(study)
+    study = with_input(study)
     check_code(code, "a study", allow_code or code_of(study))
     targets, hashed = _check(study)  # before the folder is there
     for barred, fix in bars(study):
@@ -86,6 +88,14 @@ def run_study(
         for line in left_over_seeds(study.seeds, out).values():
             progress.say(line)
         return with_checks(result, out)
+
+
+def with_input(study: Study) -> Study:
+    """The study with the images that an ONNX file of a reference takes."""
+    if study.reference.onnx is None:
+        return study
+    spec = adopted_input(study.reference.onnx, study.data.input)
+    return study.model_copy(update={"data": study.data.model_copy(update={"input": spec})})
 
 
 def _check(study: Study) -> tuple[tuple[Target, ...], Hashed]:

@@ -33,6 +33,7 @@ from clinipress.evidence.saliency.section import (
     saliency_section,
 )
 from clinipress.evidence.stress import Level, disturbed_logits, stress_rows, stress_section
+from clinipress.formats.onnx.adopt import FileNetwork, randomized_file
 from clinipress.formats.open import TRAINING_PACKAGES, engine_packages
 from clinipress.kinds.image.disturb import DISTURBANCES
 from clinipress.kinds.image.probes import probe_pictures
@@ -233,7 +234,11 @@ def _beside(
     control = piece.record.control or whole.record.control
     if control is not None:
         rows[INDEPENDENT] = named[control].file
-    rows[RANDOMIZED] = randomized(piece.network, images.pixels, seed=seed)
+    rows[RANDOMIZED] = (
+        randomized_file(piece.network, seed)
+        if isinstance(piece.network, FileNetwork)
+        else randomized(piece.network, images.pixels, seed=seed)
+    )
     return rows
 
 

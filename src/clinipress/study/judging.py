@@ -91,6 +91,7 @@ class Judge:
             self._on_split(root, root, split)[0].evidence,
             baseline=data.baseline,
             baseline_accuracy=data.audit.baseline_accuracy,
+            may_have_seen=self.bench.study.may_have_seen_test,
         )
 
     def _over(

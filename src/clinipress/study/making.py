@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clinipress.models.classifier import TorchCandidate
 from clinipress.recipe.steps import DistillStep, FineTuneStep, QatStep
 from clinipress.recipe.study import Study
 from clinipress.recipe.techniques import control_name, step_names
 from clinipress.records.candidate import Made
 from clinipress.steps.step import open_step
 from clinipress.study.choice import Attempt
-from clinipress.study.workbench import FLOAT32, Piece, Workbench
+from clinipress.study.workbench import FLOAT32, Network, Piece, Workbench
 
 __all__ = ["make_all", "make_attempt"]
 
@@ -21,23 +20,26 @@ def make_all(study: Study, bench: Workbench) -> Iterator[Piece[Made]]:
     reference = _reference(study, bench)
     yield reference
     last = reference
+    made = {"reference": reference}
     for name, recipe in zip(step_names(study.steps), study.steps, strict=True):
         before = last
         network, folder = bench.step(name, open_step(recipe), before.network, reference)
         last = bench.piece(name, network, FLOAT32, origin="step", parent=before.name, folder=folder)
+        made[name] = last
         yield last
         if isinstance(recipe, DistillStep) and recipe.control:
             yield _control(recipe, before, last, reference, bench)
     for export in study.exports:
         if export.precision == "float32" and export.format == "onnx":
             continue  # every step's candidate already is that file
+        parent = made[export.of] if export.of is not None else last
         yield bench.piece(
-            f"{last.name}-{export.format}-{export.precision}",
-            last.network,
+            f"{parent.name}-{export.format}-{export.precision}",
+            parent.network,
             export,
             origin="export",
-            parent=last.name,
-            folder=last.record.network,
+            parent=parent.name,
+            folder=parent.record.network,
         )
 
 
@@ -79,7 +81,7 @@ def make_attempt(
 ) -> Iterator[Piece[Made]]:
     """What the policy tries next, trained first where it asks for that."""
     bench.progress.say(f"trying {attempt.rung}, because {attempt.because}")
-    network: TorchCandidate = of.network
+    network: Network = of.network
     name, folder = of.name, of.record.network
     if attempt.train:
         name = f"{name}-quantization-aware"

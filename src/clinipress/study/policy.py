@@ -108,8 +108,13 @@ POLICIES: Mapping[RiskLevel, RiskPolicy] = MappingProxyType(
 )
 
 
-def recommended_steps(risk: RiskLevel, target: Target) -> list[dict[str, Any]]:
+def recommended_steps(
+    risk: RiskLevel, target: Target, *, file: bool = False
+) -> list[dict[str, Any]]:
     """Steps for a risk level and a device, as a recipe writes them.
+
+    Where the reference is an ONNX file alone (`file`), nothing can be done with it but to learn
+    from it, where the risk level allows that.
 
     The order is the guide's: prune or distil at full precision, quantize last. Where the device
     runs no int8, the training for it and its files are left out. A microcontroller gets a student
@@ -119,11 +124,15 @@ def recommended_steps(risk: RiskLevel, target: Target) -> list[dict[str, Any]]:
     steps: Sequence[dict[str, Any]] = policy.steps
     if target.model_bytes < MICROCONTROLLER and "distill" in policy.allowed:
         steps = ({"step": "distill", "student": TINY, "train": {"batch_size": 16}}, {"step": "qat"})
+    elif file:
+        steps = (STUDENT, {"step": "qat"}) if "distill" in policy.allowed else ()
     return [s for s in steps if s["step"] != "qat" or "int8" in target.precisions]
 
 
-def recommended_exports(risk: RiskLevel, target: Target) -> list[dict[str, Any]]:
-    """Files worth making for a device.
+def recommended_exports(
+    risk: RiskLevel, target: Target, *, file: bool = False
+) -> list[dict[str, Any]]:
+    """Files worth making for a device; of an ONNX file alone (`file`), those that can be.
 
     All that the level asks for in the device's first format, and what is quantized in its others
     too where those can be made here: the fastest is then shipped. None is the fastest of all
@@ -136,6 +145,7 @@ def recommended_exports(risk: RiskLevel, target: Target) -> list[dict[str, Any]]
             precision = export["precision"]
             wanted = kind == first or precision_facts(precision).policy == "post-training"
             known = precision in format_facts(kind).precisions
+            known = known and (format_facts(kind).from_onnx or not file)
             if wanted and known and precision in target.precisions:
                 made.append({"format": kind, **export})
     return made

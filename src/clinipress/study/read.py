@@ -131,15 +131,22 @@ def parse_study(tree: dict[str, Any], where: str = "the study") -> Study:
     targets = resolve_targets(study.target)
     if not targets or "exports" in tree:
         return study
-    exports: list[dict[str, Any]] = []
-    for target in targets:
-        wanted = recommended_exports(study.risk, target)
-        exports += [export for export in wanted if export not in exports]
-    filled = {**tree, "exports": exports}
+    filled, file = dict(tree), study.reference.onnx is not None
     if "steps" not in tree:
         # a network that fits the smallest device fits the others
         smallest = min(targets, key=lambda target: target.model_bytes)
-        filled["steps"] = recommended_steps(study.risk, smallest)
+        filled["steps"] = recommended_steps(study.risk, smallest, file=file)
+    exports: list[dict[str, Any]] = []
+    for target in targets:
+        wanted = recommended_exports(study.risk, target, file=file and not filled["steps"])
+        exports += [export for export in wanted if export not in exports]
+    if not exports:
+        raise RecipeError(
+            f"files of 'reference.onnx' that {', '.join(t.title for t in targets)} runs",
+            "none that can be made of an ONNX file alone at this risk level",
+            "distil it into a student: steps: [{step: distill, student: ...}]",
+        )
+    filled["exports"] = exports
     return Study.model_validate(filled)
 
 

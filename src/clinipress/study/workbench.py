@@ -18,10 +18,13 @@ from clinipress.data.cache import DECODERS
 from clinipress.data.study import StudyData
 from clinipress.errors import ModelError
 from clinipress.evidence.scores import Scores
-from clinipress.formats.file import FILES, FileCandidate
+from clinipress.formats.file import FILES, FileCandidate, digest_of_files
 from clinipress.formats.make import apply_export, file_facts, plan_export
 from clinipress.formats.measure import overflows_here
+from clinipress.formats.onnx.adopt import FileNetwork
 from clinipress.formats.onnx.float import export_onnx
+from clinipress.formats.onnx.foreign import own_files
+from clinipress.formats.onnx.settle import trial_lines
 from clinipress.formats.onnx.write import card_for
 from clinipress.formats.open import TRAINING_PACKAGES, open_file, place_of, toolchain_packages
 from clinipress.formats.parity import parity
@@ -31,15 +34,17 @@ from clinipress.models.origins import Hashed, outside, source_digest
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.formats import precision_facts
 from clinipress.recipe.study import ExportRecipe, Study
-from clinipress.records.candidate import Applied, Card, Made, Origin, Parity
+from clinipress.records.candidate import ADOPTED, Applied, Card, Made, Origin, Parity
 from clinipress.records.store import Store, read_json, write_atomically
+from clinipress.steps.adopt import adopt_file, load_adopted
 from clinipress.steps.distill.soft_targets import outside_teachers
 from clinipress.steps.fitting import calibration_rows, fresh_candidate, step_seed
 from clinipress.steps.step import Context, Step, run, with_history
 
-__all__ = ["FLOAT32", "PhaseTimes", "Piece", "Workbench", "gpus"]
+__all__ = ["FLOAT32", "Network", "PhaseTimes", "Piece", "Workbench", "gpus"]
 
 FLOAT32 = ExportRecipe(precision="float32")
+Network = TorchCandidate | FileNetwork
 PARITY_IMAGES = 128
 
 
@@ -59,7 +64,7 @@ class Piece(Generic[R_co]):
 
     record: R_co
     file: FileCandidate
-    network: TorchCandidate
+    network: Network
     scores: Mapping[str, Scores] = field(default_factory=dict)
 
     @property
@@ -112,21 +117,52 @@ class Workbench:
     hashed: Hashed = field(default_factory=dict)
     _sources: dict[str | None, str] = field(default_factory=dict)
 
-    def _source(self, network: TorchCandidate) -> str:
+    def _source(self, network: Network) -> str:
         """Digest of the source that a network is built by, read once: it is imported by now."""
         factory = network.spec.factory
         if factory not in self._sources:
             self._sources[factory] = source_digest(factory)
         return self._sources[factory]
 
-    def fresh(self) -> TorchCandidate:
-        """The reference before training."""
+    def fresh(self) -> Network:
+        """The reference before training; of an ONNX file, as it is."""
         recipe, spec = self.study.reference.model, self.study.data.input
+        if recipe is None:
+            return self._adopted()
         seed = step_seed(self.study.seed, "reference")
         return fresh_candidate(recipe, self.data, spec, seed=seed, name="reference")
 
+    def _adopted(self) -> FileNetwork:
+        """The reference's ONNX file in our own terms."""
+        study, spec = self.study, self.study.data.input
+        recipe = study.reference.onnx
+        assert recipe is not None  # one of the two: the study was checked
+        inputs = {
+            "recipe": recipe.model_dump(mode="json"),
+            "files": digest_of_files(own_files(Path(recipe.file))),
+            "input": [spec.model_dump(mode="json"), "fit" in spec.model_fields_set],
+            "data": self.data.digest,
+            "seed": study.seed,
+        }
+
+        def make(folder: Path) -> None:
+            trials = adopt_file(
+                recipe, self.data, spec, folder,
+                name="reference", seed=study.seed, threads=study.threads,
+            )  # fmt: skip
+            for line in trial_lines(trials):
+                self.progress.say(f"'{Path(recipe.file).name}', {line}")
+
+        with self.times.phase("reference"):
+            packages = (*toolchain_packages("onnx"), *DECODERS)
+            folder = self.store.once(ADOPTED, inputs, make, packages=packages)
+        network = load_adopted(folder, study.threads)
+        if network.file.largest_batch == 1:
+            self.progress.say(f"'{Path(recipe.file).name}' takes one image at a time")
+        return network
+
     def step(
-        self, name: str, step: Step, parent: TorchCandidate, reference: Piece[Made] | None
+        self, name: str, step: Step, parent: Network, reference: Piece[Made] | None
     ) -> tuple[TorchCandidate, str]:
         """Plan and apply a torch-side step, or read back what it made before.
 
@@ -145,7 +181,7 @@ class Workbench:
             # what stands behind an unchanged path or name may change
             "outside": outside(step.recipe, self.hashed),
             "source": self._source(parent),
-            "teachers": [teacher.digest for teacher in outside_teachers(step.recipe, self.code)],
+            "teachers": outside_teachers(step.recipe, self.code),
         }
 
         def make(folder: Path) -> None:
@@ -174,7 +210,7 @@ class Workbench:
         network = TorchCandidate.load(folder, allow_code=self.code)
         return network, folder.relative_to(self.store.folder).as_posix()
 
-    def export(self, name: str, parent: TorchCandidate, recipe: ExportRecipe) -> FileCandidate:
+    def export(self, name: str, parent: Network, recipe: ExportRecipe) -> FileCandidate:
         """Write a file for a runtime, or find the one written before; load it by its runtime.
 
         Raises:
@@ -194,6 +230,8 @@ class Workbench:
         source = None
         if recipe != FLOAT32:
             source = self.export(parent.card.name, parent, FLOAT32).path
+        elif isinstance(parent, FileNetwork):
+            source = parent.file.path
 
         def make(folder: Path) -> None:
             began = time.monotonic()
@@ -201,10 +239,10 @@ class Workbench:
             # the card inside the file holds no history: it has times in it, and the bytes of a
             # file must depend on what it computes alone
             card = parent.card.model_copy(update={"name": name, "history": ()})
-            if source is None:
+            if isinstance(parent, TorchCandidate) and source is None:
                 export_onnx(TorchCandidate(card, parent.module), path)
                 plan = {}
-            else:
+            elif source is not None:
                 plan = self._export_plan(parent, recipe, source, folder, chosen)
                 apply_export(recipe, parent, source, path, plan, card)
             facts = self._file_facts(parent, recipe, path, plan, card)
@@ -232,7 +270,7 @@ class Workbench:
     def piece(
         self,
         name: str,
-        network: TorchCandidate,
+        network: Network,
         recipe: ExportRecipe,
         *,
         origin: Origin,
@@ -255,6 +293,11 @@ class Workbench:
         """
         file = self.export(name, network, recipe)
         facts = file.card.history[-1].facts
+        if isinstance(network, FileNetwork):
+            weights, multiplications = network.parameters, network.macs
+        else:
+            weights = parameters(network.module)
+            multiplications = macs(network.module, network.card.input)
         record = Made(
             name=name,
             origin=origin,
@@ -268,18 +311,18 @@ class Workbench:
             path=file.path.relative_to(self.store.folder).as_posix(),
             digest=file.digest,
             file_bytes=file.file_bytes,
-            parameters=parameters(network.module),
-            macs=macs(network.module, network.card.input),
+            parameters=weights,
+            macs=multiplications,
             low_precision_operators=facts.get("operators", {}),
             parity=Parity.model_validate(facts["parity"]) if "parity" in facts else None,
         )
         return Piece(record, file, network)
 
     def _export_params(
-        self, parent: TorchCandidate, recipe: ExportRecipe
+        self, parent: Network, recipe: ExportRecipe
     ) -> tuple[dict[str, Any], NDArray[np.int64]]:
         """What the history says of an export, and the calibration rows of the cache."""
-        params: dict[str, Any] = recipe.model_dump(mode="json")
+        params: dict[str, Any] = recipe.model_dump(mode="json", exclude={"of"})
         if not precision_facts(recipe.precision).calibrated:
             kept = {"format", "precision"}
             if recipe.precision == "int4-weights":
@@ -294,7 +337,7 @@ class Workbench:
 
     def _export_plan(
         self,
-        parent: TorchCandidate,
+        parent: Network,
         recipe: ExportRecipe,
         source: Path,
         folder: Path,
@@ -316,19 +359,14 @@ class Workbench:
         plan: dict[str, Any] = read_json(path)
         return plan
 
-    def _keys(self, parent: TorchCandidate, rows: NDArray[np.int64]) -> list[str]:
+    def _keys(self, parent: Network, rows: NDArray[np.int64]) -> list[str]:
         """Keys of training images by their rows in the cache."""
         train = self.data.rows("train", parent.card.input)
         keys = dict(zip(train.index.tolist(), train.keys, strict=True))
         return [keys[int(row)] for row in rows]
 
     def _file_facts(
-        self,
-        parent: TorchCandidate,
-        recipe: ExportRecipe,
-        path: Path,
-        plan: dict[str, Any],
-        card: Card,
+        self, parent: Network, recipe: ExportRecipe, path: Path, plan: dict[str, Any], card: Card
     ) -> dict[str, Any]:
         """Parity with the parent on real images, and what really runs in low precision."""
         spec = parent.card.input
@@ -359,7 +397,7 @@ def _strange(keys: Sequence[str]) -> str:
     )
 
 
-def _plan_once(step: Step, parent: TorchCandidate, context: Context) -> dict[str, Any]:
+def _plan_once(step: Step, parent: Network, context: Context) -> dict[str, Any]:
     """The step's plan; a run that was killed finds the one it had decided on."""
     path = context.work / "plan.json"
     if not distributed.agree(path.is_file()):

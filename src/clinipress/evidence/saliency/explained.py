@@ -7,7 +7,7 @@ import json
 import time
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,8 @@ from clinipress.errors import DataError
 from clinipress.evidence.saliency.faithfulness import Faithfulness, faithfulness
 from clinipress.evidence.saliency.score_cam import Mode, score_cam
 from clinipress.progress import SILENT, Progress
-from clinipress.records.candidate import Candidate, FeatureNetwork
+from clinipress.records.candidate import Candidate, Card, FeatureNetwork, ModelSpec
 from clinipress.records.store import write_atomically
-
-if TYPE_CHECKING:
-    from clinipress.models.classifier import TorchCandidate
 
 __all__ = ["Explanation", "explain", "fill_level"]
 
@@ -131,7 +128,17 @@ def explain(
     )
 
 
-def fill_level(candidate: TorchCandidate) -> float | NDArray[np.float32]:
+class Normalised(Protocol):
+    """A network whose card and normalisation are known."""
+
+    @property
+    def card(self) -> Card: ...
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+
+def fill_level(candidate: Normalised) -> float | NDArray[np.float32]:
     """Grey level that a network's normalisation turns into 0: the mean of its training pixels.
 
     A number, or float32 ``[channels, 1, 1]``. Where grey images go into a network of colour means

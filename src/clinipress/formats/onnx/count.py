@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import Counter
 from pathlib import Path
 
 import onnx
-from onnx import numpy_helper
+from onnx import numpy_helper, shape_inference
 
 from clinipress.formats.onnx import graph as onnx_graph
 from clinipress.formats.onnx.run import session
 from clinipress.formats.precision import zero_counts
 
-__all__ = ["count_low_precision", "weight_bytes"]
+__all__ = ["count_low_precision", "macs", "parameters", "stored_weights", "weight_bytes"]
 
 CONVERSIONS = {"Cast", "DequantizeLinear", "QuantizeLinear"}
 # Moving values about costs little in any type and says nothing about precision.
@@ -103,3 +104,42 @@ def _type_of_result(node: onnx.NodeProto, types: dict[str, int]) -> int:
     if node.op_type.startswith(("Q", "DynamicQuantize")) or "Integer" in node.op_type:
         return int(onnx.TensorProto.UINT8)
     return types.get(next(iter(node.input), ""), onnx.TensorProto.FLOAT)
+
+
+def parameters(model: onnx.ModelProto) -> int:
+    """Weights of a graph: the values of its layers; constants of a single number do not count."""
+    values = onnx_graph.constants(model.graph)
+    used = {name for node in model.graph.node for name in node.input}
+    numbers = (values[name] for name in used & set(values))
+    return sum(array.size for array in numbers if array.ndim and array.dtype.kind in "fu")
+
+
+def stored_weights(path: Path) -> int:
+    """The same of a file, whose weights may lie beside it: they are not read."""
+    graph = onnx.load(path, load_external_data=False).graph
+    return sum(math.prod(tensor.dims) for tensor in graph.initializer if tensor.dims)
+
+
+def macs(model: onnx.ModelProto) -> int | None:
+    """Multiply-adds of convolutions and dense layers for one image; None where a shape is open."""
+    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    graph = copy.graph
+    graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
+    inferred = shape_inference.infer_shapes(copy, data_prop=True).graph
+    shapes = {
+        item.name: [side.dim_value for side in item.type.tensor_type.shape.dim]
+        for item in (*inferred.value_info, *inferred.output)
+    }
+    values = onnx_graph.constants(graph)
+    count = 0
+    for node in graph.node:
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[1] not in values:
+            continue
+        weight, made = values[node.input[1]], shapes.get(node.output[0], [0])
+        if not made or not all(made):
+            return None
+        turned = node.op_type == "Gemm" and onnx_graph.attribute(node, "transB", 0)
+        inner = weight[0].size if node.op_type == "Conv" else weight.shape[-1 if turned else -2]
+        count += math.prod(made) * inner
+    return count

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper, numpy_helper, shape_inference
 
 __all__ = [
     "Normalisation",
     "canonical",
     "constants",
     "convolve_batch_norms",
+    "drop_identities",
     "drop_unused",
     "find_normalisation",
     "fold_grey_to_rgb",
@@ -28,6 +29,7 @@ __all__ = [
     "read_bytes_directly",
     "rounded",
     "shorten_normalisation",
+    "turn_channels",
 ]
 
 SCALAR_OPERATORS = {"Sub", "Add", "Mul", "Div"}
@@ -226,17 +228,73 @@ def rounded(graph: onnx.GraphProto) -> dict[str, tuple[float, float]]:
     return ranges
 
 
+def drop_identities(graph: onnx.GraphProto) -> None:
+    """Let what reads an Identity or a Dropout at rest read what stands before it."""
+    outputs = {item.name for item in graph.output}
+    gone = []
+    for node in graph.node:
+        if node.op_type not in ("Identity", "Dropout") or len([*filter(None, node.output)]) > 1:
+            continue
+        old, new = node.output[0], node.input[0]
+        maker = next((other for other in graph.node if new in other.output), None)
+        if old in outputs:  # the maker takes over the name
+            if maker is None or new in outputs:
+                continue
+            old, new = new, old
+            maker.output[:] = [new if name == old else name for name in maker.output]
+        for other in graph.node:
+            other.input[:] = [new if name == old else name for name in other.input]
+        gone.append(node)
+    replace_nodes(graph, tuple(gone), [])
+
+
+def turn_channels(model: onnx.ModelProto) -> None:
+    """Let the first convolution take its channels in another order: none need be moved."""
+    graph = model.graph
+    values = constants(graph)
+    for node in graph.node:
+        if node.op_type != "Gather" or attribute(node, "axis", 0) != 1:
+            continue
+        following, order = _consumers(graph, node.output[0]), values.get(node.input[1])
+        plain = following and all(_plain_convolution(item, values) for item in following)
+        if order is None or order.shape != (3,) or not plain:
+            continue
+        for convolution in following:
+            name = f"{convolution.input[1]}.turned"
+            turned = values[convolution.input[1]][:, np.argsort(order)]
+            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(turned), name))
+            convolution.input[0], convolution.input[1] = node.input[0], name
+        replace_nodes(graph, (node,), [])
+        return
+
+
 def pool_means(model: onnx.ModelProto) -> None:
     """Turn means over height and width into GlobalAveragePool, which has an int8 kernel."""
     values = constants(model.graph)
+    ranks: dict[str, int] | None = None
     for node in model.graph.node:
-        if node.op_type != "ReduceMean" or len(node.input) != 2 or node.input[1] not in values:
+        if node.op_type != "ReduceMean":
             continue
-        axes = sorted(int(axis) % 4 for axis in values[node.input[1]])
-        if axes == [2, 3] and attribute(node, "keepdims", 1) == 1:
+        # the axes were an attribute before opset 18, are an input since
+        given = values.get(node.input[1]) if len(node.input) == 2 else attribute(node, "axes", [])
+        axes = [] if given is None else [int(axis) for axis in given]
+        if axes and min(axes) < 0 and ranks is None:
+            ranks = _ranks(model)
+        over = sorted(axis % 4 for axis in axes) == [2, 3]
+        over = over and (ranks is None or ranks.get(node.input[0]) == 4)
+        if over and attribute(node, "keepdims", 1) == 1:
             node.op_type = "GlobalAveragePool"
             del node.input[1:]
             del node.attribute[:]
+
+
+def _ranks(model: onnx.ModelProto) -> dict[str, int]:
+    """Axes of every tensor whose shape is known: counted from the end, they need it."""
+    graph = shape_inference.infer_shapes(model).graph
+    return {
+        item.name: len(item.type.tensor_type.shape.dim)
+        for item in (*graph.value_info, *graph.input)
+    }
 
 
 def convolve_batch_norms(model: onnx.ModelProto) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "OUTPUT_NAME",
     "OnnxCandidate",
     "engine",
+    "holds_card",
     "runtime_name",
     "session",
 ]
@@ -56,6 +57,17 @@ def runtime_name() -> str:
     return f"onnxruntime {metadata.version('onnxruntime')}"
 
 
+def holds_card(path: Path) -> bool:
+    """True where a file says itself what it is, so that nothing need be found out or declared."""
+    key, tail = CARD_KEY.encode(), b""
+    with path.open("rb") as stream:  # the metadata stand at the end, but need not
+        while block := stream.read(2**22):
+            if key in tail + block:
+                return True
+            tail = block[-len(key) :]
+    return False
+
+
 class OnnxCandidate(FileCandidate):
     """An ONNX file as a candidate: uint8 ``image`` in, float ``logits`` out."""
 
@@ -65,7 +77,8 @@ class OnnxCandidate(FileCandidate):
         super().__init__(path, card, opened, threads)
         self._answered = False
         self._pixels = np.float32 if opened.get_inputs()[0].type == "tensor(float)" else np.uint8
-        if card.precision == "int8-dynamic":  # one grid for all images of a call
+        # one grid for all images of a call; or a batch of one that is baked into the graph
+        if card.precision == "int8-dynamic" or opened.get_inputs()[0].shape[0] == 1:
             self.largest_batch = 1
 
     @classmethod

@@ -231,8 +231,12 @@ def model_input(
     """
     if spec.channels == 1 and picture.mode != "L":
         picture = picture.convert("L")
-    size = inner_size((box[2], box[3]) if box else picture.size, spec)
-    if picture.size != size:
+    if spec.fit == "crop":
+        box = _middle(box or (0, 0, *picture.size), spec)
+        size = spec.width, spec.height
+    else:
+        size = inner_size((box[2], box[3]) if box else picture.size, spec)
+    if picture.size != size or spec.fit == "crop":
         picture = picture.resize(size, Image.Resampling.BILINEAR, box)
     if size != (spec.width, spec.height):
         canvas = Image.new(picture.mode, (spec.width, spec.height))
@@ -244,11 +248,23 @@ def model_input(
     return np.ascontiguousarray(levels.transpose(2, 0, 1))
 
 
+def _middle(
+    box: tuple[float, float, float, float], spec: InputSpec
+) -> tuple[float, float, float, float]:
+    """The largest part of the input's own shape, in the middle of a part of a picture."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    scale = min(width / spec.width, height / spec.height)
+    left = box[0] + (width - scale * spec.width) / 2
+    top = box[1] + (height - scale * spec.height) / 2
+    right, lower = left + scale * spec.width, top + scale * spec.height
+    return max(left, box[0]), max(top, box[1]), min(right, box[2]), min(lower, box[3])
+
+
 def inner_size(size: tuple[float, float], spec: InputSpec) -> tuple[int, int]:
-    """Width and height the picture itself gets: all of the input, or the part "pad" leaves it."""
+    """Width and height of the picture itself: the input's, or a part ("pad"), or more ("crop")."""
     if spec.fit == "stretch":
         return spec.width, spec.height
-    scale = min(spec.width / size[0], spec.height / size[1])
+    scale = (max if spec.fit == "crop" else min)(spec.width / size[0], spec.height / size[1])
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 

@@ -264,6 +264,12 @@ _CAPS = {
         "Set floors in a study whose test set was not opened yet, for example floors: "
         "{accuracy: 0.9}.",
     ),
+    "may have seen": (
+        "Whether the original was trained on the test images is not known",
+        "original may have seen the test",
+        "Name test images that the original was not trained on (data.test), or say that it has "
+        "seen none of these (reference.unseen: true).",
+    ),
     "weak reference": (
         "The original itself is not shown to be of use",
         "original not shown to be of use",

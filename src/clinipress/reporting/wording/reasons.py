@@ -175,6 +175,14 @@ def _weak_reference(reason: Reason) -> str:
     )
 
 
+def _may_have_seen(_: Reason) -> str:
+    return (
+        "Nobody said that the original was trained on none of the test images. If it was, its "
+        f"figures are too good, and so no verdict is better than {INCONCLUSIVE}. Name a test set "
+        "of its own ('data.test'), or say 'reference.unseen: true' if it has seen none of them."
+    )
+
+
 def _rules_changed(reason: Reason) -> str:
     changes = [RuleChange.model_validate(change) for change in reason.parameters["changes"]]
     return f"{capital(changes_phrase(changes))}: no verdict is better than {INCONCLUSIVE}."
@@ -489,6 +497,7 @@ _SENTENCES: Mapping[str, Callable[[Reason], str]] = {
     "no floor": _no_floor,
     "weak reference": _weak_reference,
     "rules changed": _rules_changed,
+    "may have seen": _may_have_seen,
     "itself": _itself,
     "identical": _identical,
     "few units": _few_units,

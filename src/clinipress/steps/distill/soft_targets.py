@@ -10,14 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clinipress import distributed
 from clinipress.data.cache import DECODERS
 from clinipress.edge.load import load_candidate
 from clinipress.errors import ModelError
+from clinipress.formats.file import digest_of_files
+from clinipress.formats.onnx.foreign import is_ours, own_files
+from clinipress.formats.onnx.settle import trial_lines
 from clinipress.formats.open import TRAINING_PACKAGES
 from clinipress.models.classifier import Classifier, TorchCandidate
-from clinipress.recipe.steps import DistillStep, PruneStep, QatStep, TrainOptions
+from clinipress.recipe.steps import DistillStep, OnnxRecipe, PruneStep, QatStep, TrainOptions
 from clinipress.records.candidate import Candidate, InputSpec
 from clinipress.records.store import digest_of, versions
+from clinipress.steps.adopt import adopt_file, adopted_input, load_adopted
 from clinipress.steps.distill.features import (
     FeatureLoss,
     FeatureMethod,
@@ -68,17 +73,52 @@ def root_teacher(context: Context) -> Candidate:
     return context.reference
 
 
-def outside_teachers(recipe: Any, code: Collection[str] = ()) -> list[Candidate]:
-    """The teachers a recipe names by path; none where it learns from the study's reference.
+def outside_teachers(recipe: Any, code: Collection[str] = ()) -> list[str]:
+    """Digests of the teachers a recipe names; none where it learns from the study's reference.
 
     Raises:
         ModelError: One of them is no classifier that can be run.
     """
-    paths = recipe.teachers if isinstance(recipe, DistillStep) else None
-    return [load_candidate(Path(path), allow_code=code) for path in paths or ()]
+    digests = []
+    for named in (recipe.teachers if isinstance(recipe, DistillStep) else None) or ():
+        file = _foreign(named)
+        if file is None:
+            digests.append(load_candidate(Path(str(named)), allow_code=code).digest)
+        else:  # what it leaves open, the training images settle
+            facts = file.model_dump(mode="json", exclude={"file"})
+            files = digest_of_files(own_files(Path(file.file)))
+            digests.append(digest_of({"files": files, "facts": facts}))
+    return digests
 
 
-def find_teachers(paths: Sequence[str] | None, context: Context) -> list[Candidate]:
+def _foreign(named: Any) -> OnnxRecipe | None:
+    """A teacher that is an ONNX file which others made."""
+    if isinstance(named, OnnxRecipe | dict):
+        return OnnxRecipe.model_validate(named)
+    path = Path(named)
+    other = path.suffix == ".onnx" and path.is_file() and not is_ours(path)
+    return OnnxRecipe(file=str(path)) if other else None
+
+
+def _teacher(named: Any, context: Context) -> Candidate:
+    recipe = _foreign(named)
+    if recipe is None:
+        return load_candidate(Path(named), context.threads, allow_code=context.code)
+    files = digest_of_files(own_files(Path(recipe.file)))
+    facts = [recipe.model_dump(mode="json", exclude={"file"}), files, context.data.digest]
+    folder = context.shared / "cache" / f"teacher-{digest_of(facts)[:16]}"
+    if not (folder / "spec.json").is_file() and distributed.is_main():
+        trials = adopt_file(
+            recipe, context.data, adopted_input(recipe, InputSpec()), folder,
+            name=Path(recipe.file).stem, seed=context.seed, threads=context.threads, precise=False,
+        )  # fmt: skip
+        for line in trial_lines(trials):
+            context.progress.say(f"teacher '{Path(recipe.file).name}', {line}")
+    distributed.barrier()
+    return load_adopted(folder, context.threads).file
+
+
+def find_teachers(paths: Sequence[Any] | None, context: Context) -> list[Candidate]:
     """The teachers (folders, .onnx files, bundles; else the reference), fit for these classes.
 
     Raises:
@@ -86,9 +126,7 @@ def find_teachers(paths: Sequence[str] | None, context: Context) -> list[Candida
     """
     if paths is None:
         return [root_teacher(context)]
-    teachers = [
-        load_candidate(Path(path), context.threads, allow_code=context.code) for path in paths
-    ]
+    teachers = [_teacher(path, context) for path in paths]
     classes = context.data.classes
     for path, teacher in zip(paths, teachers, strict=True):
         if teacher.card.classes != classes:
@@ -228,7 +266,7 @@ def _count(path: Path) -> int:
 # -------------------------------------------------------------------------------- feature maps
 
 
-def map_teacher(paths: Sequence[str] | None, context: Context) -> TorchCandidate:
+def map_teacher(paths: Sequence[Any] | None, context: Context) -> TorchCandidate:
     """The one teacher whose feature maps can be read.
 
     Raises:

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from clinipress.models.classifier import TorchCandidate
-from clinipress.recipe.steps import DistillStep
+from clinipress.recipe.steps import DistillStep, OnnxRecipe
 from clinipress.records.candidate import Candidate
 from clinipress.steps.distill.features import FeatureMethod, Tapped
 from clinipress.steps.distill.soft_targets import (
@@ -64,10 +64,13 @@ class Distill:
         }
         if recipe.alpha > 0:  # the control has no teacher
             teachers = find_teachers(recipe.teachers, context)
-            paths: tuple[str | None, ...] = recipe.teachers or (None,)
+            named: tuple[str | OnnxRecipe | None, ...] = recipe.teachers or (None,)
             params["teachers"] = [
-                {"path": path, "digest": teacher.digest}
-                for path, teacher in zip(paths, teachers, strict=True)
+                {
+                    "path": path.model_dump(mode="json") if isinstance(path, OnnxRecipe) else path,
+                    "digest": teacher.digest,
+                }
+                for path, teacher in zip(named, teachers, strict=True)
             ]
             method = self._feature_method()
             if method is not None:

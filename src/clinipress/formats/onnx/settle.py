@@ -1,0 +1,430 @@
+"""What an ONNX file leaves open, tried on labelled training images: never on those of a test.
+
+One thing after the other (scale, order of channels, geometry, order of classes), each with what was
+settled before. A reading is taken where it is better than every other beyond chance: right in more
+cases or, where that does not tell, with a lower Brier score. Anything else is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from clinipress.errors import ModelError
+from clinipress.formats.onnx.adopt import TemporaryFile, adopt, write_adopted
+from clinipress.formats.onnx.foreign import SCALES, Foreign, examine
+from clinipress.formats.onnx.run import OnnxCandidate
+from clinipress.recipe.steps import OnnxRecipe
+from clinipress.records.candidate import Card, InputSpec
+from clinipress.stats.intervals import wilson
+from clinipress.stats.paired import mcnemar_exact
+from clinipress.text import joined
+
+__all__ = [
+    "SETTLING_CASES",
+    "Cases",
+    "as_read",
+    "open_declared",
+    "open_questions",
+    "settle",
+    "trial_lines",
+]
+
+Classes = NDArray[np.int64]
+# Images and class numbers of training cases, decoded by a way of making a picture fit
+Cases = Callable[[InputSpec], tuple[NDArray[np.uint8], Classes]]
+
+FIRST_CASES, SETTLING_CASES = 48, 240
+CHANCE = 0.05  # of a difference that is none, two-sided (exact McNemar test)
+TEMPERATURES = np.geomspace(0.02, 50, 40)
+Z = 1.96  # of the mean difference of Brier scores, over its standard error
+FITS = ("stretch", "pad", "crop")
+SHOWN = {
+    "scale": "0..1 (or 0..255, -1..1, imagenet, caffe)",
+    "channels": "RGB (or BGR)",
+    "fit": "stretch (or pad, crop)",
+    "classes": "a,b,c",
+}
+USUAL = {"scale": "0..1", "channels": "RGB", "fit": "stretch"}
+
+
+def as_read(foreign: Foreign, recipe: OnnxRecipe) -> OnnxRecipe:
+    """The recipe, with what the file itself says where nothing was declared.
+
+    Raises:
+        ModelError: The file names its classes, and others or another order were declared.
+    """
+    if foreign.names and recipe.classes and foreign.names != recipe.classes:
+        raise ModelError(
+            f"the classes that '{foreign.name}' names itself: {', '.join(foreign.names)}",
+            ", ".join(recipe.classes),
+            "leave 'classes' out; other words for the same ones go into a class map",
+        )
+    known: dict[str, Any] = {}
+    if recipe.classes is None and foreign.names:
+        known["classes"] = foreign.names
+    if recipe.scale is None and recipe.mean is None and foreign.scale:
+        known["scale"] = foreign.scale
+    if recipe.channels is None and (recipe.scale == "caffe" or foreign.order):
+        known["channels"] = "BGR" if recipe.scale == "caffe" else foreign.order
+    if foreign.channels == 1:
+        known["channels"] = "RGB"
+    return recipe.model_copy(update=known)
+
+
+def open_questions(recipe: OnnxRecipe) -> list[str]:
+    """Keys that are still open, in the order in which they are tried; "classes" last."""
+    asked = [key for key in USUAL if getattr(recipe, key) is None]
+    if recipe.mean is not None:
+        asked = [key for key in asked if key != "scale"]
+    return asked + (["classes"] if recipe.classes is None else [])
+
+
+def settle(
+    foreign: Foreign,
+    recipe: OnnxRecipe,
+    classes: Sequence[str],
+    spec: InputSpec,
+    cases: Cases,
+    threads: int | None = None,
+) -> tuple[OnnxRecipe, list[dict[str, Any]]]:
+    """Close what is open on labelled training cases.
+
+    Args:
+        foreign: The file.
+        recipe: Of `as_read`.
+        classes: The data's, in their order: the numbers of the labels.
+        spec: The images; its `fit` has no say.
+        cases: Gives training images and their class numbers, in an order drawn by chance.
+        threads: CPU threads.
+
+    Returns:
+        The recipe with nothing open, and the trials: "asked", "option", "accuracy", "low", "high",
+        "cases", "chosen". Of a recipe with nothing open the one reading is tried, too; where
+        another order of the classes than the declared one does better, a row "order?" says so.
+
+    Raises:
+        ModelError: Nothing reads the file better than chance, or the cases do not settle it.
+    """
+    trials: list[dict[str, Any]] = []
+    asked = open_questions(recipe)
+    reading = {key: getattr(recipe, key) or USUAL[key] for key in USUAL}
+    readings = _Readings(foreign, recipe, spec, cases, threads)
+    own = _own_order(recipe, classes)
+
+    def right(option: Mapping[str, str], count: int) -> Hits:
+        logits, labels = readings(option, count)
+        order = own or _likeliest(logits.argmax(1), labels, len(classes))
+        return Hits.of(logits[:, order], labels)
+
+    for key, options in (
+        ("scale and channels", _pixels(foreign, recipe, asked, readings.grey)),
+        ("fit", {option: {"fit": option} for option in FITS if "fit" in asked}),
+    ):
+        if len(options) > 1:
+            tried = {name: reading | option for name, option in options.items()}
+            reading = tried[_best(key, tried, readings, right, trials, foreign.name)]
+        elif options:
+            reading = reading | next(iter(options.values()))
+    logits, labels = readings(reading, SETTLING_CASES)
+    order, names = _settled_order(foreign, recipe, classes, logits, labels, trials)
+    whole = _figures("all", "as settled", Hits.of(logits[:, order], labels), True)
+    trials.append(whole)
+    chance = float(np.bincount(labels, minlength=len(classes)).max() / len(labels))
+    if asked and whole["low"] <= chance:
+        raise ModelError(
+            f"'{foreign.name}' to be right more often than by naming the commonest class "
+            f"({100 * chance:.1f}%)",
+            f"{100 * whole['accuracy']:.1f}% of {len(labels)} training images, however it was read",
+            "declare classes (order?), scale, channels and fit, if it is of these classes",
+        )
+    scale = {"scale": None} if recipe.mean is not None else {}
+    return recipe.model_copy(update=reading | {"classes": names} | scale), trials
+
+
+@dataclass(frozen=True)
+class Hits:
+    """How well cases were answered: which of them right, and the Brier score of each."""
+
+    right: NDArray[np.bool_]
+    brier: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, logits: NDArray[np.float32], labels: Classes) -> Hits:
+        """Of logits in the order of the labels; how sure they sound has no say (temperature)."""
+        tempered = logits.astype(np.float64)[None] / TEMPERATURES[:, None, None]
+        exponents = np.exp(tempered - tempered.max(2, keepdims=True))
+        shares = exponents / exponents.sum(2, keepdims=True)
+        cases = np.arange(len(labels))
+        likelihood = np.log(np.maximum(shares[:, cases, labels], 1e-12)).mean(1)
+        best = shares[int(likelihood.argmax())]
+        best[cases, labels] -= 1
+        return cls(logits.argmax(1) == labels, (best**2).sum(1))
+
+    def worse_than(self, best: Hits) -> bool:
+        """Whether fewer are right, beyond chance; or else the Brier score is higher, likewise."""
+        lost = int((best.right & ~self.right).sum())
+        gained = int((self.right & ~best.right).sum())
+        if lost > gained and mcnemar_exact(lost, gained) <= CHANCE:
+            return True
+        difference = self.brier - best.brier
+        error = float(difference.std(ddof=1)) / np.sqrt(len(difference))
+        return bool(lost >= gained and difference.mean() > Z * error)
+
+
+def _pixels(
+    foreign: Foreign, recipe: OnnxRecipe, asked: Sequence[str], grey: bool
+) -> dict[str, dict[str, str]]:
+    """Ways to read the pixels that are still open, by name; {} where there is one only."""
+    if not {"scale", "channels"} & set(asked):
+        return {}
+    scales = [s for s in SCALES if s != "caffe"] if "scale" in asked else [recipe.scale or "0..1"]
+    orders = ["RGB", "BGR"] if "channels" in asked else [recipe.channels or "RGB"]
+    if grey:  # each order gives the network the same numbers
+        orders = orders[:1]
+    options = {
+        f"{scale} {order}": {"scale": scale, "channels": order}
+        for scale in scales
+        for order in orders
+    }
+    if "scale" in asked and foreign.channels == 3 and recipe.channels != "RGB":
+        options["caffe BGR"] = {"scale": "caffe", "channels": "BGR"}
+    return options
+
+
+def _best(
+    key: str,
+    options: Mapping[str, Mapping[str, str]],
+    readings: _Readings,
+    right: Callable[[Mapping[str, str], int], Hits],
+    trials: list[dict[str, Any]],
+    name: str,
+) -> str:
+    """The option that is better beyond chance than every other one that differs.
+
+    What is worse on a few cases need not be tried on all.
+    """
+    for count in (FIRST_CASES, SETTLING_CASES):
+        hits = {option: right(reading, count) for option, reading in options.items()}
+        best = max(hits, key=lambda o: (int(hits[o].right.sum()), -float(hits[o].brier.mean())))
+        rows = [_figures(key, option, hit, option == best) for option, hit in hits.items()]
+        trials += rows
+        rivals = [o for o, hit in hits.items() if o != best and not hit.worse_than(hits[best])]
+        rivals = [o for o in rivals if not readings.same(options[o], options[best])]
+        if not rivals:
+            return best
+        options = {o: reading for o, reading in options.items() if o in (best, *rivals)}
+    asked = " and ".join(f"'{part}'" for part in key.split(" and "))
+    raise ModelError(
+        f"{asked} of '{name}', which {len(hits[best].right)} training images do not settle",
+        ", ".join(f"{row['option']} {100 * row['accuracy']:.1f}%" for row in rows),
+        f"declare {asked}: {' or '.join((best, *rivals))}",
+    )
+
+
+class _Readings:
+    """Answers to training images under one reading of a file or another; each computed once."""
+
+    def __init__(
+        self,
+        foreign: Foreign,
+        recipe: OnnxRecipe,
+        spec: InputSpec,
+        cases: Cases,
+        threads: int | None,
+    ) -> None:
+        self.foreign, self.recipe, self.spec = foreign, recipe, spec
+        self.cases, self.threads = cases, threads
+        self._pictures: dict[str, tuple[NDArray[np.uint8], Classes]] = {}
+        self._answers: dict[tuple[str, str, str], NDArray[np.float32]] = {}
+
+    def __call__(
+        self, reading: Mapping[str, str], count: int
+    ) -> tuple[NDArray[np.float32], Classes]:
+        """Logits and labels of the first `count` cases."""
+        images, labels = self._decoded(reading["fit"])
+        key = self._key(reading)
+        known = self._answers.get(key, np.empty((0, self.foreign.classes), np.float32))
+        if len(known) < min(count, len(images)):
+            more = self._run(reading, images[len(known) : count])
+            known = self._answers[key] = np.concatenate([known, more])
+        return known[:count], labels[:count]
+
+    def same(self, one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+        """True where two readings give the network the same numbers: there is nothing to choose."""
+        return self._key(one) == self._key(other)
+
+    @property
+    def grey(self) -> bool:
+        """True where no picture has a colour."""
+        images, _ = self._decoded(USUAL["fit"])
+        return bool((images == images[:, :1]).all())
+
+    def _decoded(self, fit: str) -> tuple[NDArray[np.uint8], Classes]:
+        if fit not in self._pictures:
+            self._pictures[fit] = self.cases(self.spec.model_copy(update={"fit": fit}))
+        return self._pictures[fit]
+
+    def _key(self, reading: Mapping[str, str]) -> tuple[str, str, str]:
+        """Readings of one key give the network the same numbers."""
+        images, _ = self._decoded(reading["fit"])
+        return reading["scale"], reading["channels"], hashlib.sha256(images.tobytes()).hexdigest()
+
+    def _run(self, reading: Mapping[str, str], images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        names = tuple(map(str, range(self.foreign.classes)))
+        scale = {"scale": None} if self.recipe.mean is not None else {}
+        whole = self.recipe.model_copy(update={**reading, "classes": None, **scale})
+        card = Card(name=self.foreign.name, classes=names, input=self.spec, format="onnx")
+        with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
+            path = Path(folder) / "tried.onnx"
+            write_adopted(adopt(self.foreign, whole, names, self.spec), path, card)
+            try:
+                return OnnxCandidate.load(path, card, self.threads).predict(images)
+            except ModelError:  # numbers that it cannot bear: not the way to read it
+                return np.zeros((len(images), len(names)), np.float32)
+
+
+def open_declared(
+    path: Path, facts: Mapping[str, Any], threads: int | None, *, timed: bool = False
+) -> TemporaryFile:
+    """An ONNX file of others as a candidate by what it says and what is declared, without a trial.
+
+    Where it is to be timed alone, what is left open is read anyhow.
+
+    Raises:
+        ModelError: It cannot be used, or leaves something open.
+    """
+    try:
+        recipe = OnnxRecipe.model_validate({**facts, "file": str(path)})
+    except ValidationError as problem:
+        error = problem.errors()[0]
+        key = ".".join(str(part) for part in error["loc"]) or "the keys"
+        known = ", ".join(name for name in OnnxRecipe.model_fields if name != "file")
+        raise ModelError(f"{known} of '{path.name}'", f"'{key}': {error['msg']}") from None
+    foreign = examine(path, recipe)
+    recipe = as_read(foreign, recipe)
+    if timed:
+        numbered = {"classes": tuple(map(str, range(foreign.classes)))}
+        usual = {key: (USUAL | numbered)[key] for key in open_questions(recipe)}
+        recipe = recipe.model_copy(update=usual)
+    if asked := open_questions(recipe):
+        raise ModelError(
+            f"{joined(asked)} of '{path.name}', which has no card and does not say",
+            "none",
+            "declare each with --onnx " + ", --onnx ".join(f"{key}={SHOWN[key]}" for key in asked),
+        )
+    spec = InputSpec(
+        channels=1 if foreign.channels == 1 else 3,
+        height=foreign.height,
+        width=foreign.width,
+        fit=recipe.fit or "stretch",
+    )
+    classes = recipe.classes or ()
+    card = Card(
+        name=path.stem, classes=classes, input=spec, format="onnx", precision=foreign.precision
+    )
+    return TemporaryFile.made(adopt(foreign, recipe, classes, spec), card, threads)
+
+
+def trial_lines(trials: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The trials for a reader, a line each."""
+    return [
+        f"{row['asked']} {row['option']}: {100 * row['accuracy']:.1f}% of {row['cases']} training "
+        f"images (95% CI {100 * row['low']:.1f} to {100 * row['high']:.1f}), Brier score "
+        f"{row['brier']:.3f} after temperature scaling"
+        + (", taken" if row["chosen"] and row["asked"] != "all" else "")
+        for row in trials
+    ]
+
+
+def _figures(asked: str, option: str, hits: Hits, chosen: bool) -> dict[str, Any]:
+    count = len(hits.right)
+    low, high = wilson(float(hits.right.sum()), count)
+    figures = {"accuracy": float(hits.right.mean()), "low": low, "high": high}
+    figures["brier"] = float(hits.brier.mean())
+    rounded = {key: round(value, 6) for key, value in figures.items()}
+    return {"asked": asked, "option": option, **rounded, "cases": count, "chosen": chosen}
+
+
+def _own_order(recipe: OnnxRecipe, classes: Sequence[str]) -> list[int] | None:
+    """Place of each of the data's classes among the outputs, where it was declared."""
+    if recipe.classes is None:
+        return None
+    if sorted(recipe.classes) != sorted(classes):
+        raise ModelError(
+            f"the classes of '{Path(recipe.file).name}': {', '.join(recipe.classes)}",
+            ", ".join(classes),
+            "name them alike: data.class_map says which folder or label is which class",
+        )
+    return [recipe.classes.index(name) for name in classes]
+
+
+def _likeliest(answers: Classes, labels: Classes, count: int) -> list[int]:
+    """The order of the outputs under which most cases are right: output of each class."""
+    table = np.zeros((count, count), np.int64)
+    np.add.at(table, (labels, np.minimum(answers, count - 1)), 1)
+    order = [-1] * count
+    for _ in range(count):
+        row, column = np.unravel_index(int(table.argmax()), table.shape)
+        order[int(row)] = int(column)
+        table[row, :], table[:, column] = -1, -1
+    return order
+
+
+def _number_order(classes: Sequence[str]) -> list[str] | None:
+    """Classes that are numbered, by number, where that is not their order already."""
+    numbers = [re.search(r"\d+", name) for name in classes]
+    if not all(numbers):
+        return None
+    by_number = sorted(classes, key=lambda name: int(re.search(r"\d+", name)[0]))  # type: ignore[index]
+    return by_number if by_number != list(classes) else None
+
+
+def _settled_order(
+    foreign: Foreign,
+    recipe: OnnxRecipe,
+    classes: Sequence[str],
+    logits: NDArray[np.float32],
+    labels: Classes,
+    trials: list[dict[str, Any]],
+) -> tuple[list[int], tuple[str, ...]]:
+    """Output of each class, and the classes in the order of the outputs."""
+    if len(classes) != foreign.classes:
+        raise ModelError(
+            f"{len(classes)} outputs of '{foreign.name}', for {', '.join(classes)}",
+            f"{foreign.classes}",
+        )
+    own = _own_order(recipe, classes)
+    names: dict[str, Sequence[str]] = {"as declared": recipe.classes or ()} if own else {}
+    if own is None:
+        names["as the data's are sorted"] = tuple(classes)
+        if by_number := _number_order(classes):
+            names["by number"] = by_number
+    orders = {way: [list(of).index(name) for name in classes] for way, of in names.items()}
+    likeliest = _likeliest(logits.argmax(1), labels, len(classes))
+    hits = {way: Hits.of(logits[:, order], labels) for way, order in orders.items()}
+    best = max(hits, key=lambda way: int(hits[way].right.sum()))
+    other = Hits.of(logits[:, likeliest], labels)
+    unclear = [way for way in hits if way != best and not hits[way].worse_than(hits[best])]
+    by_output = ", ".join(name for _, name in sorted(zip(likeliest, classes, strict=True)))
+    if own is None:
+        trials += [_figures("classes", way, hit, way == best) for way, hit in hits.items()]
+    elif hits[best].worse_than(other):  # what was declared stands, and this is said
+        trials.append(_figures("order?", by_output, other, False))
+    if own is None and (unclear or hits[best].worse_than(other)):
+        raise ModelError(
+            f"the outputs of '{foreign.name}' in the order {', '.join(names[best])}",
+            f"{100 * hits[best].right.mean():.1f}% of {len(labels)} training images right so, "
+            f"{100 * other.right.mean():.1f}% as {by_output}",
+            "order? declare 'classes' in the order of the outputs",
+        )
+    return orders[best], tuple(names[best])

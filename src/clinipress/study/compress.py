@@ -1,0 +1,603 @@
+"""One call: a classifier that was trained elsewhere, made small for a device, with the evidence.
+
+    audit, split or given test set -> how the network wants its images -> the steps of the risk
+    level within the time -> bundle and report
+
+It writes a study, and runs it as `clinipress run` would.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.data.sources import Dataset, decode_item, read_dataset
+from clinipress.data.study import StudyData, open_study_data
+from clinipress.errors import ClinipressError, InputError, ModelError
+from clinipress.extras import require
+from clinipress.formats.open import check_toolchains
+from clinipress.progress import SILENT, Progress
+from clinipress.recipe.formats import format_facts
+from clinipress.recipe.steps import ModelRecipe
+from clinipress.recipe.study import Study
+from clinipress.records.candidate import InputSpec
+from clinipress.records.item import ImageItem
+from clinipress.records.result import Result, RiskLevel
+from clinipress.records.store import Store, digest_of, write_atomically
+from clinipress.study.devices import find_target
+from clinipress.study.policy import POLICIES, recommended_exports
+from clinipress.study.propose import SIZES, propose
+from clinipress.study.read import parse_study
+from clinipress.study.reading import Trial, best_trial, check_order, table
+from clinipress.study.schedule import Costs, Schedule, schedule, student_schedule
+from clinipress.text import joined
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from clinipress.models.classifier import Classifier
+
+__all__ = ["compress", "title_of"]
+
+PLAN = "compress.json"
+WEIGHTS = "original.safetensors"
+TRIED = 200  # images to train on, for how the network wants its images
+TRIED_FIRST, FINALISTS = 60, 6  # where there are many ways, each is tried on fewer first
+FEWEST = 20  # images a class to train on; with fewer nothing is trained
+POST_TRAINING = (0.15, 0.25, 0.6)  # calibrated, chosen on, judged on
+# What networks are trained with: words -> mean and standard deviation of pixels in [0, 1]
+SCALES: Mapping[str, tuple[Any, Any]] = {
+    "ImageNet's mean and deviation": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "values from 0 to 1": (0.0, 1.0),
+    "values from -1 to 1": (0.5, 0.5),
+    "values from 0 to 255": (0.0, 1 / 255),
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked of `compress`, as its arguments say."""
+
+    target: str | None
+    risk: RiskLevel
+    positive: str | None
+    normal: str | None
+    minutes: float
+    test: str | None
+    classes: tuple[str, ...] | None
+    size: int | tuple[int, int] | None
+    channels: int | None
+    mean: float | Sequence[float] | None
+    std: float | Sequence[float] | None
+    class_map: Mapping[str, str]
+    modality: str | None
+    student: str | None
+    unseen: bool
+    post_training: bool | None
+    seed: int
+    threads: int | None
+
+
+def compress(
+    model: nn.Module | str | Path,
+    data: str | Path,
+    *,
+    target: str | None = None,
+    risk: RiskLevel = "medium",
+    positive: str | None = None,
+    normal: str | None = None,
+    minutes: float = 60,
+    network: str | None = None,
+    test: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    class_map: Mapping[str, str] | None = None,
+    modality: str | None = None,
+    student: str | None = None,
+    unseen: bool = False,
+    post_training: bool | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    name: str | None = None,
+    out: str | Path | None = None,
+    allow_code: bool = False,
+    progress: Progress = SILENT,
+) -> Result:
+    """Make a trained classifier small and fast for a device, and prove what was lost.
+
+    Args:
+        model: A `torch.nn.Module` that takes normalised float32 ``[n, channels, height, width]``
+            and answers with logits, or with what becomes logits; an ``.onnx`` file; or a file with
+            weights for `network`.
+        data: Labelled images: a folder, manifest or .npz. Where it has no test split and `test`
+            names none, it is divided.
+        target: A device of ``clinipress targets``; None: files for ONNX Runtime.
+        risk: "critical", "high", "medium" or "low": what may be lost, and by which techniques.
+        positive: The finding of two classes, where no word of their names decides.
+        normal: The class without a finding, of more.
+        minutes: For all of it. Steps that do not fit are shortened or left out, and named.
+        network: Of a file with weights: a name of ``clinipress models``, or "module:function".
+        test: A test set of its own, which the model has not seen.
+        classes: Class names in the order of the model's outputs; None: sorted.
+        size: Pixels of its input, (height, width) or both alike; None: what it says or what the
+            images to train on show to fit best.
+        channels: Of its input, 1 or 3; None: what it takes.
+        mean: What is taken off pixels in [0, 1], one number or one a channel; None: as for `size`.
+        std: What the rest is divided by, likewise.
+        class_map: Name of a folder or label -> name of the class.
+        modality: Chooses the augmentation; None: by the names of the classes.
+        student: Of an ONNX file alone: a name of ``clinipress models`` for a network that learns
+            from it and is compressed further; None: the file is quantized and converted.
+        unseen: A person says that the model was trained on none of the images.
+        post_training: True: nothing is trained; None: where there are too few images to train on.
+        seed: Of everything random.
+        threads: CPU threads; None: all cores.
+        name: Of the study; None: after the model and the data.
+        out: Run folder; None: runs/NAME.
+        allow_code: Whether "module:function" may run.
+        progress: The listener.
+
+    Returns:
+        What was measured: `verdict`, `bundle` (below `out`), `candidates`; the report is written.
+
+    Raises:
+        InputError: The model, the data or the call is wrong; the message says how to mend it.
+        StudyError: Training diverged or the disk is full; the same call goes on.
+
+    Example:
+        >>> import clinipress                                              # doctest: +SKIP
+        >>> result = clinipress.compress(model, "images", positive="tumour")
+        >>> result.verdict.status
+        'pass'
+    """
+    require("torch", extra="compress", what="compressing a classifier")
+    from clinipress.models.zoo import given
+    from clinipress.study.flow import run_study
+
+    began = time.monotonic()
+    path = Path(data)
+    title = name or title_of(model, network, path)
+    folder = Path(out) if out is not None else Path("runs") / title
+    request = Request(
+        target, risk, positive, normal, minutes, None if test is None else str(test),
+        None if classes is None else tuple(classes), size, channels, mean, std,
+        dict(class_map or {}), modality, student, unseen, post_training, seed, threads,
+    )  # fmt: skip
+    _check(request)
+    live = not isinstance(model, str | Path)
+    named = nullcontext(network) if isinstance(model, str | Path) else given(model)
+    with named as factory:
+        original = _original(model, factory, folder, request)
+        dataset = read_dataset(path, class_map=request.class_map)
+        study = _study(
+            original, dataset, path, request, title, folder, allow_code or live, progress
+        )
+        result = run_study(study, path, folder, progress=progress, allow_code=allow_code or live)
+    spent = (time.monotonic() - began) / 60
+    if spent > minutes:
+        progress.say(
+            f"it took {spent:.0f} minutes, more than the {minutes:g} asked for: the machine was "
+            "slower than when a few steps were measured"
+        )
+    return result
+
+
+def _check(request: Request) -> None:
+    if not (math.isfinite(request.minutes) and request.minutes > 0):
+        raise InputError("minutes above 0", f"{request.minutes:g}")
+    if (request.mean is None) != (request.std is None):
+        raise InputError("both a mean and a standard deviation, or neither", "one of them")
+    if request.target is not None:
+        find_target(request.target)
+
+
+def title_of(model: Any, network: str | None, data: Path) -> str:
+    """A short name: of the network, of its file and of the images."""
+    named = Path(model).stem if isinstance(model, str | Path) else type(model).__name__
+    text = "-".join(part for part in (named, data.resolve().stem) if part)
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in text).strip("-.") or "compress"
+
+
+def _original(model: Any, factory: str | None, folder: Path, request: Request) -> dict[str, Any]:
+    """The reference as a recipe names it, before anything is known of its input."""
+    if not isinstance(model, str | Path):
+        from clinipress.models.weights import safetensors_bytes
+
+        weights = folder / WEIGHTS
+        write_atomically(weights, safetensors_bytes(model.state_dict(), {}))
+        return {"model": {"factory": factory, "checkpoint": str(weights)}}
+    path = Path(model)
+    if not path.is_file():
+        raise InputError("a model file", f"nothing at '{path}'", "check the path")
+    if path.suffix.casefold() == ".onnx":
+        if factory is not None:
+            raise InputError("'network' with a file of weights alone", f"an ONNX file, '{path}'")
+        declared = {
+            "file": str(path),
+            "classes": request.classes and list(request.classes),
+            "size": request.size,
+            "mean": request.mean,
+            "std": request.std,
+        }
+        return {"onnx": {key: value for key, value in declared.items() if value is not None}}
+    if request.student is not None:
+        raise InputError("'student' with an ONNX file alone", f"the file '{path}'")
+    if factory is None:
+        raise InputError(
+            f"the network that the weights in '{path}' are of",
+            "none",
+            "add --network NAME of 'clinipress models', or --network module:function",
+        )
+    kind = "factory" if ":" in factory else "name"
+    return {"model": {kind: factory, "checkpoint": str(path)}}
+
+
+def _study(
+    original: dict[str, Any],
+    dataset: Dataset,
+    path: Path,
+    request: Request,
+    title: str,
+    folder: Path,
+    allowed: bool,
+    progress: Progress,
+) -> Study:
+    """The study that is run: kept, so that the same call goes on with the same one."""
+    facts = {"original": original, "request": vars(request), "data": str(path), "title": title}
+    asked = digest_of(json.loads(json.dumps(facts, default=str)))
+    kept = folder / PLAN
+    if kept.is_file():
+        plan = json.loads(kept.read_bytes())
+        if plan.get("asked") == asked:
+            for line in plan["notes"]:
+                progress.say(line)
+            return parse_study(plan["study"], where=str(kept))
+    tree, notes = _plan(original, dataset, path, request, title, folder, progress)
+    for line in notes:
+        progress.say(line)
+    study = parse_study(tree, where="the plan")
+    write_atomically(kept, json.dumps({"asked": asked, "notes": notes, "study": tree}, indent=1))
+    return study
+
+
+def _plan(
+    original: dict[str, Any],
+    dataset: Dataset,
+    path: Path,
+    request: Request,
+    title: str,
+    folder: Path,
+    progress: Progress,
+) -> tuple[dict[str, Any], list[str]]:
+    from clinipress.study.flow import with_input
+
+    seen = propose(dataset)
+    data, notes, declared = _data_recipe(seen, dataset, path, request, onnx="onnx" in original)
+    tree: dict[str, Any] = {
+        "name": title,
+        "risk": request.risk,
+        "seed": request.seed,
+        "data": data,
+        "reference": {**original, "train": None, "unseen": request.unseen or declared},
+        "exports": [{"precision": "float32"}],
+    }
+    if request.threads is not None:
+        tree["threads"] = request.threads
+    if request.target is not None:
+        tree["target"] = request.target
+    if "onnx" in original:
+        del data["input"]  # the file says what it takes
+    first = with_input(parse_study(tree, where="the call"))
+    opened = open_study_data(
+        path, first.data, Store(folder, progress), seed=first.seed, threads=first.threads,
+        progress=progress,
+    )  # fmt: skip
+    if "onnx" in original:  # the study itself finds out how the file wants its images
+        plan = _without_network(first.data.input, opened, request)
+    else:
+        chosen, said = _reading(original, opened, data, request)
+        data["input"] = {**data["input"], **chosen["input"]}
+        original["model"] |= chosen["model"]
+        notes += said
+        plan = _schedule(original["model"], data, opened, request)
+    notes += plan.notes
+    tree["steps"] = list(plan.steps)
+    tree["exports"] = _exports(request, plan, onnx="onnx" in original)
+    minutes = max(1, round(plan.seconds / 60))
+    doing = joined([str(step["step"]) for step in plan.steps]) or "post-training only"
+    notes.append(f"planned: {doing}; about {minutes} minutes on this machine")
+    return tree, notes
+
+
+def _data_recipe(
+    seen: Mapping[str, Any], dataset: Dataset, path: Path, request: Request, *, onnx: bool
+) -> tuple[dict[str, Any], list[str], bool]:
+    """The images, how they are divided, and whether that says what the model has not seen."""
+    given = {
+        "class_map": dict(request.class_map),
+        "classes": None if onnx else request.classes and list(request.classes),
+        "normal": request.normal or seen["normal"],
+    }
+    data: dict[str, Any] = {
+        "path": str(path),
+        "modality": request.modality or seen["modality"],
+        "input": {"channels": seen["channels"], "height": seen["size"], "width": seen["size"]},
+        **{key: value for key, value in given.items() if value},
+    }
+    notes: list[str] = []
+    if len(seen["classes"]) == 2:
+        positive = request.positive or seen["positive"]
+        data |= {"positive": positive} if positive else {}
+        if positive and request.positive is None:
+            notes.append(f"the finding is '{positive}', by its name; --positive says otherwise")
+    elif request.positive is not None:
+        data["positive"] = request.positive
+    division, said, declared = _division(seen, dataset, request)
+    return data | division, notes + said, declared
+
+
+def _division(
+    seen: Mapping[str, Any], dataset: Dataset, request: Request
+) -> tuple[dict[str, Any], list[str], bool]:
+    """The same of the division alone."""
+    published = set(seen["published_splits"])
+    both, only_test = {"train", "test"} <= published, published == {"test"}
+    notes = []
+    why = _nothing_to_train(dataset, only_test, request)
+    if why:
+        notes.append(f"nothing is trained ({why}): calibrated on a part, judged on the rest")
+    if request.test is not None:
+        return {"test": request.test}, notes, True
+    if both:
+        notes.append("the test split that the data publish is taken as one the model has not seen")
+        return {"split": {"by": "published"}}, notes, True
+    if not (request.unseen or only_test):
+        notes.append(
+            "the images are divided here: if the model was trained on some of them, its figures on "
+            "the test part are too good, and the verdict is inconclusive at best; name a test set "
+            "(--test), or say --unseen if it has seen none"
+        )
+    split = {"split": {"by": "auto", "fractions": POST_TRAINING}} if why else {}
+    return split, notes, only_test
+
+
+def _nothing_to_train(dataset: Dataset, only_test: bool, request: Request) -> str:
+    """Why nothing is trained; "" where something is."""
+    if request.post_training is not None:
+        return "as asked" if request.post_training else ""
+    if only_test:
+        return "the images are all published as a test split"
+    counts = dict.fromkeys(dataset.classes, 0)
+    for item in dataset.items:
+        counts[item.label] += item.split != "test"
+    least = min(counts, key=lambda name: counts[name])
+    return f"{counts[least]} images of '{least}' to train on" if counts[least] < FEWEST else ""
+
+
+def _reading(
+    original: Mapping[str, Any], opened: StudyData, data: Mapping[str, Any], request: Request
+) -> tuple[dict[str, Any], list[str]]:
+    """How the network wants its images; tried where nobody says so, the worst ways on a few."""
+    recipe = ModelRecipe.model_validate(original["model"])
+    keys = opened.split.keys("train")
+    items = {item.key: item for item in opened.dataset.items}
+    chosen = [items[key] for key in keys[:: max(1, len(keys) // TRIED)]][:TRIED]
+    few = chosen[:: max(1, len(chosen) // TRIED_FIRST)]
+    ways: list[tuple[str, Mapping[str, Any]]] = []
+    problem: ClinipressError | None = None
+    for spec, channels in _inputs(data["input"]["channels"], request):
+        for words, (mean, std) in _scales(request).items():
+            settings = {"in_channels": channels, **_levels(channels, mean, std)}
+            try:
+                _built(recipe.model_copy(update=settings), spec, len(opened.classes))
+            except ClinipressError as refused:
+                problem = problem or refused
+                break
+            at = f"{spec.height} x {spec.width} pixels, {words}"
+            ways.append((at, settings | {"spec": spec}))
+    if not ways:
+        raise problem or ModelError("a network that takes these images", "none of the sizes tried")
+    if len(ways) > FINALISTS and len(few) < len(chosen):
+        first = _trials(recipe, ways, few, opened.classes)
+        best = sorted(first, key=lambda trial: float(trial.losses.mean()))[:FINALISTS]
+        ways = [(trial.words, trial.settings) for trial in best]
+    trials = _trials(recipe, ways, chosen, opened.classes)
+    best_way = best_trial(
+        trials,
+        lambda trial: (trial.settings["mean"], trial.settings["std"]),
+        "say which with --mean and --std (of pixels in [0, 1]), or --size",
+    )
+    check_order(best_way, opened.classes, "if so, add --classes")
+    said = f"right of {len(chosen)} images to train on: {table(trials)}"
+    if len(trials) > 1:
+        said = (
+            f"how the network wants its images was tried on {len(chosen)} images to train on: "
+            f"{table(trials)}; taken: {best_way.words}"
+        )
+    spec = best_way.settings["spec"]
+    model = {key: best_way.settings[key] for key in ("in_channels", "mean", "std")}
+    read = {"channels": spec.channels, "height": spec.height, "width": spec.width}
+    return {"model": model, "input": read}, [said]
+
+
+def _levels(channels: int, mean: Any, std: Any) -> dict[str, Any]:
+    if channels == 1 and isinstance(mean, tuple):
+        mean, std = float(np.mean(mean)), float(np.mean(std))
+    return {"mean": mean, "std": std}
+
+
+def _trials(
+    recipe: ModelRecipe,
+    ways: Sequence[tuple[str, Mapping[str, Any]]],
+    chosen: Sequence[ImageItem],
+    classes: tuple[str, ...],
+) -> list[Trial]:
+    """What the network makes of some images, read in several ways."""
+    labels = np.asarray([classes.index(item.label) for item in chosen], dtype=np.int64)
+    trials, pictures, seen = [], np.empty(0, np.uint8), None
+    for words, settings in sorted(ways, key=lambda way: str(way[1]["spec"])):
+        spec = settings["spec"]
+        if spec != seen:
+            pictures, seen = np.stack([decode_item(item, spec) for item in chosen]), spec
+        given = {key: value for key, value in settings.items() if key != "spec"}
+        module = _built(recipe.model_copy(update=given), spec, len(classes))
+        trials.append(Trial(words, settings, _answers(module, pictures), labels))
+    return trials
+
+
+def _inputs(channels: int, request: Request) -> list[tuple[InputSpec, int]]:
+    """Inputs that a network may take: the images' own channels first."""
+    sizes: list[tuple[int, int]]
+    if request.size is None:
+        sizes = [(size, size) for size in SIZES if size >= SMALLEST] + [(256, 256), (299, 299)]
+    else:
+        sizes = [(request.size, request.size)] if isinstance(request.size, int) else [request.size]
+    taken = [request.channels] if request.channels else [3, 1]
+    return [
+        (InputSpec(channels=min(channels, wide), height=height, width=width), wide)
+        for height, width in sizes
+        for wide in taken
+    ]
+
+
+SMALLEST = 64
+
+
+def _scales(request: Request) -> Mapping[str, tuple[Any, Any]]:
+    if request.mean is None or request.std is None:
+        return SCALES
+    plain = [
+        tuple(map(float, value)) if isinstance(value, Sequence) else float(value)
+        for value in (request.mean, request.std)
+    ]
+    return {"the mean and deviation given": (plain[0], plain[1])}
+
+
+def _built(recipe: ModelRecipe, spec: InputSpec, classes: int) -> Classifier:
+    from clinipress.models.classifier import new_classifier
+
+    return new_classifier(recipe, spec, classes, recipe.mean, recipe.std)[1]  # type: ignore[arg-type]
+
+
+def _answers(module: Classifier, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    import torch
+
+    from clinipress.models.cost import evaluating
+
+    parts = []
+    with evaluating(module), torch.inference_mode():
+        for start in range(0, len(pictures), 32):
+            parts.append(module(torch.from_numpy(pictures[start : start + 32])).numpy())
+    return np.concatenate(parts)
+
+
+def _schedule(
+    model: Mapping[str, Any], data: Mapping[str, Any], opened: StudyData, request: Request
+) -> Schedule:
+    """The steps within the time, from what the network takes here."""
+    spec = InputSpec.model_validate(data["input"])
+    module = _built(ModelRecipe.model_validate(model), spec, len(opened.classes))
+    int8 = request.target is None or "int8" in find_target(request.target).precisions
+    counts = {name: sum(by.values()) for name, by in opened.summary.counts.items()}
+    learning, answering = _paces(module, spec)
+    files = len(_exports(request, Schedule((), 0.0))) + 2
+    others = counts["validation"] + counts["test"]
+    costs = Costs(learning, answering, counts["train"], others, files)
+    only_test = {item.split for item in opened.dataset.items} == {"test"}
+    if _nothing_to_train(opened.dataset, only_test, request):
+        return Schedule((), costs.besides)
+    return schedule(request.risk, costs, request.minutes, int8=int8, barred=_barred(module))
+
+
+def _without_network(spec: InputSpec, opened: StudyData, request: Request) -> Schedule:
+    """Of a file alone: no step but a student that learns from it, where one is named."""
+    if request.student is None:
+        word = "an ONNX file alone is quantized and converted; --student NAME lets a network learn"
+        return Schedule((), 0.0, (f"{word} from it",))
+    recipe = ModelRecipe(name=request.student, in_channels=spec.channels, mean=0.5, std=0.25)
+    learning, answering = _paces(_built(recipe, spec, len(opened.classes)), spec)
+    counts = {name: sum(by.values()) for name, by in opened.summary.counts.items()}
+    files = len(_exports(request, Schedule((), 0.0))) + 2
+    others = counts["validation"] + counts["test"]
+    costs = Costs(learning, answering, counts["train"], others, files)
+    if "distill" not in POLICIES[request.risk].allowed:
+        bar = f"at {request.risk} risk no student may be shipped"
+        return Schedule((), costs.besides, (f"no distillation: {bar}",))
+    return student_schedule(request.student, costs, request.minutes)
+
+
+def _paces(module: Classifier, spec: InputSpec) -> tuple[float, float]:
+    """Seconds of an image in training and in answering, batches of 16."""
+    import torch
+
+    pixels = torch.randint(0, 256, (16, spec.channels, spec.height, spec.width), dtype=torch.uint8)
+    times = []
+    for learning in (True, False):
+        module.train(learning)
+        best = math.inf
+        for _ in range(3):
+            began = time.perf_counter()
+            with torch.set_grad_enabled(learning):
+                logits = module(pixels)
+                if learning:
+                    logits.square().mean().backward()
+            best = min(best, time.perf_counter() - began)
+        times.append(best / len(pixels))
+    module.zero_grad()
+    module.eval()
+    return times[0], times[1]
+
+
+def _barred(module: Classifier) -> dict[str, str]:
+    """Steps that this network cannot have, and why."""
+    from clinipress.models.pruning.pruned import plan_pruning
+
+    try:
+        plan_pruning(module, ratio=0.1)
+    except ClinipressError as problem:
+        return {"prune": " ".join(str(problem).split())}
+    return {}
+
+
+def _exports(request: Request, plan: Schedule, *, onnx: bool = False) -> list[dict[str, Any]]:
+    """Files of the last step, and of the original: where the steps lose too much, it is left."""
+    if onnx and not plan.steps:
+        made = [export for export in _exports(request, plan) if _of_a_file(export)]
+        if not made:
+            raise InputError(
+                f"a network for files of '{request.target}'",
+                "an ONNX file alone, of which they cannot be made",
+                "name a network that learns from it: --student resnet18",
+            )
+        return made
+    if request.target is None:
+        wanted: list[dict[str, Any]] = [
+            {"format": "onnx", "precision": "float16"},
+            {"format": "onnx", "precision": "int8"},
+        ]
+    else:
+        wanted = recommended_exports(request.risk, find_target(request.target))
+    check_toolchains(export["format"] for export in wanted)
+    if not plan.steps:
+        return wanted
+    first = wanted[0]["format"]
+    own = [{**export, "of": "reference"} for export in wanted if export["format"] == first]
+    if onnx:
+        own = [export for export in own if _of_a_file(export)]
+    return [*own, *wanted]  # what is tried next follows the last
+
+
+def _of_a_file(export: Mapping[str, Any]) -> bool:
+    return format_facts(export["format"]).from_onnx
