@@ -50,7 +50,7 @@ def expected(images: Any) -> Any:
 
 
 def _dense(mean: Any, std: Any, bgr: bool, centres: Any) -> tuple[Any, Any]:
-    """Logits of x in [0, 1] as a function of y = (x - mean) / std, channels as a file takes them."""
+    """Weights and biases for (x - mean) / std, in the order of channels that the file takes."""
     mean, std = (np.broadcast_to(np.asarray(v, float), 3) for v in (mean, std))
     weight, bias = SHARP * centres, -SHARP * (centres**2).sum(1) / 2
     weight = weight[:, ::-1] if bgr else weight

@@ -301,7 +301,7 @@ def test_f4_a_declaration_against_the_sums_is_a_line(tmp_path, ending, declared)
     with pytest.raises(ModelError, match="logits"):
         examine(path, OnnxRecipe(file=str(path), answers=declared))
     path = foreign_net(tmp_path / "raw.onnx")
-    with pytest.raises(ModelError, match="probabilities from 'raw.onnx', as declared"):
+    with pytest.raises(ModelError, match=r"probabilities from 'raw\.onnx', as declared"):
         examine(path, OnnxRecipe(file=str(path), answers="probabilities"))
 
 
@@ -636,6 +636,6 @@ def test_a_grey_file_has_no_order_of_channels(tmp_path):
     assert open_questions(as_read(foreign, OnnxRecipe(file=str(path)))) == [
         "scale", "fit", "classes",
     ]  # fmt: skip
-    with pytest.raises(ModelError, match="grey images for 'net.onnx'"):
-        spec = InputSpec(channels=3, height=SIDE, width=SIDE)
+    spec = InputSpec(channels=3, height=SIDE, width=SIDE)
+    with pytest.raises(ModelError, match=r"grey images for 'net\.onnx'"):
         adopt(foreign, OnnxRecipe(file="x", classes=CLASSES, **DECLARED), CLASSES, spec)

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.formats.onnx.run import INPUT_NAME
+from clinipress.formats.onnx.run import INPUT_NAME, images_per_call
 
 __all__ = ["Method", "Ranges", "find_ranges", "mse_range", "quiet", "with_zero"]
 
@@ -60,12 +60,12 @@ class Batches:
     it asks for the next; else it keeps every activation of every image (gigabytes).
     """
 
-    def __init__(self, images: NDArray[np.uint8]) -> None:
-        self._images = images
+    def __init__(self, images: NDArray[np.uint8], size: int = CALIBRATION_BATCH) -> None:
+        self._images, self._size = images, size
         self._rows: Iterator[int] = iter(())
 
     def __len__(self) -> int:
-        return -(-len(self._images) // CALIBRATION_BATCH)
+        return -(-len(self._images) // self._size)
 
     def set_range(self, start_index: int, end_index: int) -> None:
         """Go to a batch, counted from 0."""
@@ -76,8 +76,8 @@ class Batches:
         number = next(self._rows, None)
         if number is None:
             return None
-        start = number * CALIBRATION_BATCH
-        batch = self._images[start : start + CALIBRATION_BATCH]
+        start = number * self._size
+        batch = self._images[start : start + self._size]
         return {INPUT_NAME: np.ascontiguousarray(batch)}
 
 
@@ -135,7 +135,8 @@ def _collect(
             calibrate_method=getattr(calibrate.CalibrationMethod, engine),
             extra_options={"symmetric": False},
         )
-        batches = Batches(images)
+        size = images_per_call(calibrator.infer_session, CALIBRATION_BATCH)
+        batches = Batches(images, size)
         for number in range(len(batches)):
             batches.set_range(number, number + 1)
             calibrator.collect_data(batches)

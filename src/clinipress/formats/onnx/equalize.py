@@ -22,7 +22,7 @@ from onnx import helper, numpy_helper
 
 from clinipress.formats.onnx import graph as onnx_graph
 from clinipress.formats.onnx.graph import attribute
-from clinipress.formats.onnx.run import INPUT_NAME, session
+from clinipress.formats.onnx.run import INPUT_NAME, images_per_call, session
 
 __all__ = ["correct_biases", "equalize", "smooth", "smoothing_factors"]
 
@@ -272,8 +272,9 @@ def _probe(
         path = Path(folder) / "probe.onnx"
         onnx.save(work, path)
         opened = session(path, 1)
-        for start in range(0, len(images), PROBE_BATCH):
-            batch = np.ascontiguousarray(images[start : start + PROBE_BATCH])
+        size = images_per_call(opened, PROBE_BATCH)
+        for start in range(0, len(images), size):
+            batch = np.ascontiguousarray(images[start : start + size])
             for name, value in zip(probes, opened.run(None, {INPUT_NAME: batch}), strict=True):
                 share = value * len(batch) if join is np.add else value
                 statistics[name] = join(statistics[name], share) if name in statistics else share

@@ -186,7 +186,7 @@ class OnnxNetwork:
 
     def __init__(self, path: Path, precision: str, threads: int | None = None) -> None:
 
-        from clinipress.formats.onnx.run import session
+        from clinipress.formats.onnx.run import images_per_call, session
 
         shown = show_features(path, precision)
         self.layer = shown.tensor
@@ -196,19 +196,20 @@ class OnnxNetwork:
             self._session = session(file, threads)
         image = self._session.get_inputs()[0]
         self._image, self._floats = image.name, image.type == "tensor(float)"
+        self._batch = images_per_call(self._session, BATCH)
 
     def look(self, images: NDArray[np.uint8]) -> tuple[Floats, Floats]:
         """Logits and feature maps."""
-        parts = [self._run(images[s : s + BATCH], None) for s in range(0, len(images), BATCH)]
+        parts = [self._run(part, None) for part in self._parts(images)]
         logits, maps = (np.concatenate(each) for each in zip(*parts, strict=True))
         return logits, maps
 
     def answer(self, images: Floats) -> Floats:
         """Logits."""
-        parts = [
-            self._run(images[s : s + BATCH], ["logits"])[0] for s in range(0, len(images), BATCH)
-        ]
-        return np.concatenate(parts)
+        return np.concatenate([self._run(part, ["logits"])[0] for part in self._parts(images)])
+
+    def _parts(self, images: NDArray[Any]) -> list[NDArray[Any]]:
+        return [images[s : s + self._batch] for s in range(0, len(images), self._batch)]
 
     def _run(self, images: NDArray[Any], outputs: list[str] | None) -> list[Floats]:
         pixels = images if self._floats else np.rint(images)

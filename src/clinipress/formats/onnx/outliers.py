@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from clinipress.formats.onnx.run import INPUT_NAME, session
+from clinipress.formats.onnx.run import INPUT_NAME, images_per_call, session
 from clinipress.formats.ranges import CALIBRATION_BATCH
 
 __all__ = ["excitation", "outliers"]
@@ -91,8 +91,9 @@ def _largest(model: onnx.ModelProto, images: NDArray[np.uint8]) -> NDArray[np.fl
         onnx.save(opened, path)
         running = session(path, None)
         rows = []
-        for start in range(0, len(images), CALIBRATION_BATCH):
-            part = np.ascontiguousarray(images[start : start + CALIBRATION_BATCH])
+        size = images_per_call(running, CALIBRATION_BATCH)
+        for start in range(0, len(images), size):
+            part = np.ascontiguousarray(images[start : start + size])
             values = running.run(results, {INPUT_NAME: part})
             # some attention lays the pieces of all images side by side: no figure per image there
             rows.append(np.stack([layer for layer in values if len(layer) == len(part)], axis=1))

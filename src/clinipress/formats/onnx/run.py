@@ -28,6 +28,7 @@ __all__ = [
     "OnnxCandidate",
     "engine",
     "holds_card",
+    "images_per_call",
     "runtime_name",
     "session",
 ]
@@ -78,7 +79,7 @@ class OnnxCandidate(FileCandidate):
         self._answered = False
         self._pixels = np.float32 if opened.get_inputs()[0].type == "tensor(float)" else np.uint8
         # one grid for all images of a call; or a batch of one that is baked into the graph
-        if card.precision == "int8-dynamic" or opened.get_inputs()[0].shape[0] == 1:
+        if card.precision == "int8-dynamic" or images_per_call(opened, 2) == 1:
             self.largest_batch = 1
 
     @classmethod
@@ -148,6 +149,11 @@ class OnnxCandidate(FileCandidate):
 
 
 ENGINE = OnnxCandidate
+
+
+def images_per_call(opened: Any, usual: int) -> int:
+    """How many images a session takes at once: 1 where that is baked into its graph."""
+    return 1 if opened.get_inputs()[0].shape[0] == 1 else usual
 
 
 def session(path: Path, threads: int | None, optimised: Path | None = None) -> Any:

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from clinipress.formats.onnx.int8 import prepare
-from clinipress.formats.onnx.run import INPUT_NAME, session
+from clinipress.formats.onnx.run import INPUT_NAME, images_per_call, session
 
 __all__ = ["prepared_values", "tensor_values"]
 
@@ -48,5 +48,8 @@ def tensor_values(
     with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
         opened = Path(folder) / "opened.onnx"
         onnx.save(model, opened)
-        arrays = session(opened, 1).run(list(tensors), {INPUT_NAME: np.ascontiguousarray(images)})
+        running = session(opened, 1)
+    parts = np.array_split(images, len(images) if images_per_call(running, 2) == 1 else 1)
+    rows = [running.run(list(tensors), {INPUT_NAME: np.ascontiguousarray(p)}) for p in parts]
+    arrays = rows[0] if len(rows) == 1 else map(np.concatenate, zip(*rows, strict=True))
     return dict(zip(tensors, arrays, strict=True))
