@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from clinipress.errors import ModelError
 from clinipress.models.contract import check_contract
 from clinipress.models.cost import evaluating
+from clinipress.models.origins import weights_path
 from clinipress.models.pretrained import load_checkpoint, load_pretrained
 from clinipress.models.pruning.pruned import replay
 from clinipress.models.weights import read_tensors, safetensors_bytes
@@ -157,11 +158,13 @@ def new_classifier(
         size=(input_spec.height, input_spec.width),
         from_hub=recipe.pretrained is True,
     )
+    image, key = (in_channels, input_spec.height, input_spec.width), recipe.checkpoint_key
     if isinstance(recipe.pretrained, str):
         kin = named is not None and named.starts_from is not None
-        load_pretrained(backbone, Path(recipe.pretrained), or_kin=kin)
+        path = weights_path(recipe.pretrained)
+        load_pretrained(backbone, path, or_kin=kin, key=key, image=image)
     if recipe.checkpoint is not None:
-        load_checkpoint(backbone, Path(recipe.checkpoint))
+        load_checkpoint(backbone, weights_path(recipe.checkpoint), key=key, image=image)
     module = Classifier(backbone, input_spec, in_channels, mean, std)
     _check_output(module, recipe, num_classes)
     check_network(module, f"a network '{recipe.name or recipe.factory}'")

@@ -14,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import timm
 from torch import nn
@@ -23,8 +23,9 @@ from clinipress.errors import ModelError
 from clinipress.models.catalogue import HUB, NamedModel, model_named, named_models
 from clinipress.models.pretrained import take_shared
 from clinipress.recipe.code import check_code, check_function
+from clinipress.records.candidate import PerChannel
 
-__all__ = ["catalogued", "create_backbone", "first_line", "list_models"]
+__all__ = ["catalogued", "create_backbone", "first_line", "list_models", "published_statistics"]
 
 NAMES_SHOWN = 3
 # arguments of timm's that open files: its older releases unpickle whatever such a file holds
@@ -100,6 +101,23 @@ def create_backbone(
             "give the file as model.pretrained or model.checkpoint",
         )
     return _from_timm(name, options, size, from_hub)
+
+
+def published_statistics(name: str) -> tuple[PerChannel, PerChannel] | None:
+    """Mean and standard deviation of the pixels that a name's published weights were trained on.
+
+    None where the catalogue and timm know of none.
+    """
+    named = catalogued(name)
+    if named is not None and named.statistics is not None:
+        return named.statistics
+    if named is not None and not named.pretrained.startswith(HUB):
+        return None
+    origin = name if named is None else named.starts_from or named.origin
+    facts = timm.get_pretrained_cfg(origin) if timm.is_model(origin) else None
+    if facts is None or not facts.has_weights:
+        return None
+    return cast(PerChannel, tuple(facts.mean)), cast(PerChannel, tuple(facts.std))
 
 
 def _from_catalogue(

@@ -34,8 +34,14 @@ from clinipress.recipe.study import ExportRecipe, Study
 from clinipress.records.candidate import Applied, Card, Made, Origin, Parity
 from clinipress.records.store import Store, read_json, write_atomically
 from clinipress.steps.distill.soft_targets import outside_teachers
-from clinipress.steps.fitting import calibration_rows, fresh_candidate, step_seed
+from clinipress.steps.fitting import (
+    calibration_rows,
+    fresh_candidate,
+    normalization_lines,
+    step_seed,
+)
 from clinipress.steps.step import Context, Step, run, with_history
+from clinipress.text import capital
 
 __all__ = ["FLOAT32", "PhaseTimes", "Piece", "Workbench", "gpus"]
 
@@ -121,7 +127,11 @@ class Workbench:
         """The reference before training."""
         recipe, spec = self.study.reference.model, self.study.data.input
         seed = step_seed(self.study.seed, "reference")
-        return fresh_candidate(recipe, self.data, spec, seed=seed, name="reference")
+        candidate = fresh_candidate(recipe, self.data, spec, seed=seed, name="reference")
+        trained = self.study.reference.train is None
+        for line in normalization_lines(candidate, recipe, self.data, trained=trained):
+            self.progress.say(capital(line) + ".")
+        return candidate
 
     def step(
         self, name: str, step: Step, parent: TorchCandidate, reference: Piece[Made] | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections.abc import Iterator
@@ -231,7 +232,10 @@ def model_input(
     size = inner_size((box[2], box[3]) if box else picture.size, spec)
     if picture.size != size:
         picture = picture.resize(size, Image.Resampling.BILINEAR, box)
-    if size != (spec.width, spec.height):
+    if spec.fit == "crop":  # torchvision's rounding
+        left, top = round((size[0] - spec.width) / 2), round((size[1] - spec.height) / 2)
+        picture = picture.crop((left, top, left + spec.width, top + spec.height))
+    elif size != (spec.width, spec.height):
         canvas = Image.new(picture.mode, (spec.width, spec.height))
         canvas.paste(picture, ((spec.width - size[0]) // 2, (spec.height - size[1]) // 2))
         picture = canvas
@@ -242,9 +246,23 @@ def model_input(
 
 
 def inner_size(size: tuple[float, float], spec: InputSpec) -> tuple[int, int]:
-    """Width and height the picture itself gets: all of the input, or the part "pad" leaves it."""
+    """Width and height the picture itself gets: the input's, what "pad" leaves, what "crop" cuts.
+
+    Raises:
+        ImageError: A picture so long that it would be too large before it is cropped.
+    """
     if spec.fit == "stretch":
         return spec.width, spec.height
+    if spec.fit == "crop":
+        share = spec.crop_share or 1.0
+        # as torchvision: the shorter side first, the longer one rounded down
+        sides = math.floor(spec.width / share), math.floor(spec.height / share)
+        if sides[0] / size[0] >= sides[1] / size[1]:
+            whole = sides[0], max(sides[1], int(sides[0] * size[1] / size[0]))
+        else:
+            whole = max(sides[0], int(sides[1] * size[0] / size[1])), sides[1]
+        check_size(*whole)
+        return whole
     scale = min(spec.width / size[0], spec.height / size[1])
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
