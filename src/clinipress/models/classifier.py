@@ -32,7 +32,14 @@ from clinipress.recipe.steps import ModelRecipe
 from clinipress.records.candidate import Card, InputSpec, ModelSpec, PerChannel
 from clinipress.records.store import digest_of, write_atomically
 
-__all__ = ["Classifier", "TorchCandidate", "build", "check_network", "new_classifier"]
+__all__ = [
+    "Classifier",
+    "TorchCandidate",
+    "build",
+    "check_network",
+    "check_pretrained",
+    "new_classifier",
+]
 
 CARD_FILE, WEIGHTS_FILE = "card.json", "weights.safetensors"
 DIGEST_KEY = "clinipress.digest"
@@ -169,6 +176,18 @@ def new_classifier(
     _check_output(module, recipe, num_classes)
     check_network(module, f"a network '{recipe.name or recipe.factory}'")
     return spec, module
+
+
+def check_pretrained(network: str, weights: str) -> None:
+    """Refuse a file whose weights are not those of a network that timm or the catalogue names.
+
+    Raises:
+        ModelError: They are not, or either is not there.
+    """
+    recipe = ModelRecipe(name=network, pretrained=weights)
+    spec = InputSpec(channels=3, height=224, width=224)
+    with torch.random.fork_rng(devices=[]):
+        new_classifier(recipe, spec, 2, 0.5, 0.5)
 
 
 def check_network(module: Classifier, what: str) -> None:

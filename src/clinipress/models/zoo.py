@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import timm
@@ -25,7 +28,14 @@ from clinipress.models.pretrained import take_shared
 from clinipress.recipe.code import check_code, check_function
 from clinipress.records.candidate import PerChannel
 
-__all__ = ["catalogued", "create_backbone", "first_line", "list_models", "published_statistics"]
+__all__ = [
+    "catalogued",
+    "create_backbone",
+    "first_line",
+    "list_models",
+    "network_named_by",
+    "published_statistics",
+]
 
 NAMES_SHOWN = 3
 # arguments of timm's that open files: its older releases unpickle whatever such a file holds
@@ -118,6 +128,22 @@ def published_statistics(name: str) -> tuple[PerChannel, PerChannel] | None:
     if facts is None or not facts.has_weights:
         return None
     return cast(PerChannel, tuple(facts.mean)), cast(PerChannel, tuple(facts.std))
+
+
+def network_named_by(path: Path) -> str | None:
+    """Of which of timm's networks a file of weights is.
+
+    As config.json beside it says, else the longest that the file's own name begins with.
+    """
+    try:
+        config = json.loads((path.parent / "config.json").read_bytes())
+        stated = str(config["architecture"])
+    except (OSError, ValueError, KeyError, TypeError):
+        stated = path.stem
+    words = [word for word in re.split(r"[-.\s]", stated) if word]
+    pieces = words[0].split("_") if words else []
+    names = ("_".join(pieces[:end]) for end in range(len(pieces), 0, -1))
+    return next((name for name in names if timm.is_model(name)), None)
 
 
 def _from_catalogue(
