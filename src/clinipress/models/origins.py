@@ -21,7 +21,7 @@ from clinipress.models.packages import package_weights
 from clinipress.recipe.steps import ModelRecipe
 from clinipress.records.store import digest_of, sha256_of
 
-__all__ = ["outside", "source_digest", "weights_path"]
+__all__ = ["Hashed", "outside", "source_digest", "weights_path"]
 
 PACKAGE = "package:"
 # a MONAI bundle's weights, a model of the Hugging Face hub
@@ -31,17 +31,30 @@ IN_FOLDERS = ("models/model.pt", "model.safetensors", "pytorch_model.bin")
 _FIRST: dict[str, str] = {}
 
 
-def outside(recipe: Any) -> dict[str, str]:
+# (path, size, time it was written) -> sha256, within one run: a file that is written over is read
+# again, and the next run believes none of it
+Hashed = dict[tuple[str, int, int], str]
+
+
+def outside(recipe: Any, hashed: Hashed | None = None) -> dict[str, str]:
     """Path or "module:function" -> sha256, of every network in a recipe or a part of one.
+
+    Files in `hashed` are not read again; those read now are added to it.
 
     Raises:
         ModelError: A file is not there, or source was changed after it had been imported.
     """
     contents = {}
+    hashed = {} if hashed is None else hashed
     for model in _networks(recipe):
         for path in (model.pretrained, model.checkpoint):
             if isinstance(path, str):
-                contents[path] = sha256_of(weights_path(path))
+                file = weights_path(path)
+                about = file.stat()
+                key = (path, about.st_size, about.st_mtime_ns)
+                if key not in hashed:
+                    hashed[key] = sha256_of(file)
+                contents[path] = hashed[key]
         if model.factory is not None:
             contents[model.factory] = source_digest(model.factory)
     return contents
