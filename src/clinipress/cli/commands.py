@@ -278,13 +278,31 @@ def init(
     out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("study.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     class_map: ClassMap = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            help="Pretrained weights: a file, package:NAME, hub, or none. "
+            "Default: a package that carries some, if one is installed.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="The network the weights are of, by timm's name.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Look at a data folder and write a study.yaml with comments."""
     from clinipress.study.external import parse_class_map
-    from clinipress.study.propose import finding_words, write_study
+    from clinipress.study.propose import finding_words, weights_words, write_study
 
-    facts = write_study(data, out, force=force, class_map=parse_class_map(_pairs(class_map)))
+    facts = write_study(
+        data,
+        out,
+        force=force,
+        class_map=parse_class_map(_pairs(class_map)),
+        weights=weights,
+        network=model,
+    )
     if as_json:
         _write_json(facts)
     else:
@@ -294,6 +312,7 @@ def init(
                 f"wrote {out}. Next: clinipress run {out}"
             ]
         )
+        _write(weights_words(facts))
         notes = (finding_words(facts), *facts["notes"])
         _write_lines(f"Check: {line}." for line in notes if line)
 

@@ -13,8 +13,12 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import Any
 
-__all__ = ["HUB", "NAMED", "NamedModel", "model_named", "named_models"]
+from clinipress.records.candidate import PerChannel
 
+__all__ = ["HUB", "IMAGENET", "NAMED", "NamedModel", "model_named", "named_models"]
+
+# mean and standard deviation of pixels in [0, 1]
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HUB = "hub"  # timm's weights of `origin`: ``pretrained: true``
 
 
@@ -37,6 +41,8 @@ class NamedModel:
             same.
         aliases: Other names.
         note: What must be known to compare it.
+        statistics: Mean and standard deviation of pixels in [0, 1] that `pretrained` was trained
+            with, where timm does not say.
     """
 
     name: str
@@ -52,6 +58,7 @@ class NamedModel:
     starts_from: str | None = None
     aliases: tuple[str, ...] = ()
     note: str = ""
+    statistics: tuple[PerChannel, PerChannel] | None = None
 
     def as_row(self) -> dict[str, Any]:
         """What a listing shows, JSON-able."""
@@ -117,6 +124,7 @@ NAMED: tuple[NamedModel, ...] = (
             "ports that compute a row and a column more and drop them count 568,234,858"
             " multiply-adds; Keras counts 36,738 batch-norm statistics as parameters"
         ),
+        statistics=(0.5, 0.5),
     ),
     NamedModel(
         "ofa_595", "OFA-595", 236, 9_135_928, 595_189_032, 1536,
@@ -124,6 +132,7 @@ NAMED: tuple[NamedModel, ...] = (
         "clinipress.models.ofa:ofa_595",
         aliases=("OFA flops@595M",),
         note="at 224 pixels 512,861,680 multiply-adds",
+        statistics=IMAGENET,
     ),
     NamedModel(
         "ofa_mobilenetv3_w1.0", "OFA MobileNetV3 supernet w1.0", 224, 7_678_880, 566_170_656, 1280,
@@ -132,6 +141,7 @@ NAMED: tuple[NamedModel, ...] = (
         {"width": 1.0},
         aliases=("ofa_mbv3_d234_e346_k357_w1.0",),
         note="its largest sub-net has 7,664,760 parameters, its smallest 3,410,792",
+        statistics=IMAGENET,
     ),
     NamedModel(
         "ofa_mobilenetv3_w1.2", "OFA MobileNetV3 supernet w1.2", 224, 10_715_752, 843_101_040, 1536,
@@ -140,6 +150,7 @@ NAMED: tuple[NamedModel, ...] = (
         {"width": 1.2},
         aliases=("ofa_mbv3_d234_e346_k357_w1.2",),
         note="its largest sub-net has 10,701,632 parameters, its smallest 4,602,456",
+        statistics=IMAGENET,
     ),
     NamedModel("resnet50", "ResNet-50", 224, 25_557_032, 4_089_184_256, 2048, HUB, "resnet50"),
     NamedModel("resnet152", "ResNet-152", 224, 60_192_808, 11_513_626_624, 2048, HUB, "resnet152"),

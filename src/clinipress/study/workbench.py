@@ -38,8 +38,14 @@ from clinipress.records.candidate import ADOPTED, Applied, Card, Made, Origin, P
 from clinipress.records.store import Store, read_json, write_atomically
 from clinipress.steps.adopt import adopt_file, load_adopted
 from clinipress.steps.distill.soft_targets import outside_teachers
-from clinipress.steps.fitting import calibration_rows, fresh_candidate, step_seed
+from clinipress.steps.fitting import (
+    calibration_rows,
+    fresh_candidate,
+    normalization_lines,
+    step_seed,
+)
 from clinipress.steps.step import Context, Step, run, with_history
+from clinipress.text import capital
 
 __all__ = ["FLOAT32", "Network", "PhaseTimes", "Piece", "Workbench", "gpus"]
 
@@ -130,7 +136,11 @@ class Workbench:
         if recipe is None:
             return self._adopted()
         seed = step_seed(self.study.seed, "reference")
-        return fresh_candidate(recipe, self.data, spec, seed=seed, name="reference")
+        candidate = fresh_candidate(recipe, self.data, spec, seed=seed, name="reference")
+        trained = self.study.reference.train is None
+        for line in normalization_lines(candidate, recipe, self.data, trained=trained):
+            self.progress.say(capital(line) + ".")
+        return candidate
 
     def _adopted(self) -> FileNetwork:
         """The reference's ONNX file in our own terms."""

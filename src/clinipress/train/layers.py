@@ -23,8 +23,8 @@ def frozen_names(module: nn.Module) -> frozenset[str]:
 
     What lies outside the network (the regressors of FitNet) is trained with the head.
     """
-    prefix, backbone = _backbone(module)
-    heads = set(head_names(backbone))
+    prefix, backbone, image = _backbone(module)
+    heads = set(head_names(backbone, image))
     return frozenset(prefix + name for name, _ in backbone.named_parameters() if name not in heads)
 
 
@@ -35,8 +35,8 @@ def layer_depths(module: nn.Module) -> dict[str, int]:
     norm belongs to the layer before it, or where it follows a block, to the layer after it. What
     lies outside the network has depth 0.
     """
-    prefix, backbone = _backbone(module)
-    heads = set(head_names(backbone))
+    prefix, backbone, image = _backbone(module)
+    heads = set(head_names(backbone, image))
     layers = list(_layers(backbone))
     last = next((i for i, names in enumerate(layers) if heads.intersection(names)), len(layers) - 1)
     depths = {name: 0 for name, _ in module.named_parameters()}
@@ -62,11 +62,14 @@ def never_trained(module: nn.Module) -> bool:
     return bool(vectors) and all(bool(((v == 0) | (v == 1)).all()) for v in vectors)
 
 
-def _backbone(module: nn.Module) -> tuple[str, nn.Module]:
+def _backbone(module: nn.Module) -> tuple[str, nn.Module, tuple[int, int, int] | None]:
+    """What stands before the names of the network, the network, and its input."""
     for name, part in module.named_modules():
         if isinstance(part, Classifier):
-            return (f"{name}." if name else "") + "backbone.", part.backbone
-    return "", module
+            spec = part.input_spec
+            image = (part.repeats * spec.channels, spec.height, spec.width)
+            return (f"{name}." if name else "") + "backbone.", part.backbone, image
+    return "", module, None
 
 
 def _layers(backbone: nn.Module) -> Iterator[list[str]]:

@@ -35,7 +35,7 @@ def image_masks(
     """
     table = Path(where).suffix == ".csv"
     files = _of_table(Path(where), kind) if table else {key: _beside(where, key) for key in keys}
-    grey = InputSpec(channels=1, height=spec.height, width=spec.width, fit=spec.fit)
+    grey = spec.model_copy(update={"channels": 1, "window": None})
     masks = np.zeros((len(keys), spec.height, spec.width), np.bool_)
     count = 0
     for number, key in enumerate(keys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import warnings
 from collections.abc import Iterator
@@ -231,14 +232,13 @@ def model_input(
     """
     if spec.channels == 1 and picture.mode != "L":
         picture = picture.convert("L")
-    if spec.fit == "crop":
-        box = _middle(box or (0, 0, *picture.size), spec)
-        size = spec.width, spec.height
-    else:
-        size = inner_size((box[2], box[3]) if box else picture.size, spec)
-    if picture.size != size or spec.fit == "crop":
+    size = inner_size((box[2], box[3]) if box else picture.size, spec)
+    if picture.size != size:
         picture = picture.resize(size, Image.Resampling.BILINEAR, box)
-    if size != (spec.width, spec.height):
+    if spec.fit == "crop":  # torchvision's rounding
+        left, top = round((size[0] - spec.width) / 2), round((size[1] - spec.height) / 2)
+        picture = picture.crop((left, top, left + spec.width, top + spec.height))
+    elif size != (spec.width, spec.height):
         canvas = Image.new(picture.mode, (spec.width, spec.height))
         canvas.paste(picture, ((spec.width - size[0]) // 2, (spec.height - size[1]) // 2))
         picture = canvas
@@ -248,23 +248,25 @@ def model_input(
     return np.ascontiguousarray(levels.transpose(2, 0, 1))
 
 
-def _middle(
-    box: tuple[float, float, float, float], spec: InputSpec
-) -> tuple[float, float, float, float]:
-    """The largest part of the input's own shape, in the middle of a part of a picture."""
-    width, height = box[2] - box[0], box[3] - box[1]
-    scale = min(width / spec.width, height / spec.height)
-    left = box[0] + (width - scale * spec.width) / 2
-    top = box[1] + (height - scale * spec.height) / 2
-    right, lower = left + scale * spec.width, top + scale * spec.height
-    return max(left, box[0]), max(top, box[1]), min(right, box[2]), min(lower, box[3])
-
-
 def inner_size(size: tuple[float, float], spec: InputSpec) -> tuple[int, int]:
-    """Width and height of the picture itself: the input's, or a part ("pad"), or more ("crop")."""
+    """Width and height the picture itself gets: the input's, what "pad" leaves, what "crop" cuts.
+
+    Raises:
+        ImageError: A picture so long that it would be too large before it is cropped.
+    """
     if spec.fit == "stretch":
         return spec.width, spec.height
-    scale = (max if spec.fit == "crop" else min)(spec.width / size[0], spec.height / size[1])
+    if spec.fit == "crop":
+        share = spec.crop_share or 1.0
+        # as torchvision: the shorter side first, the longer one rounded down
+        sides = math.floor(spec.width / share), math.floor(spec.height / share)
+        if sides[0] / size[0] >= sides[1] / size[1]:
+            whole = sides[0], max(sides[1], int(sides[0] * size[1] / size[0]))
+        else:
+            whole = max(sides[0], int(sides[1] * size[0] / size[1])), sides[1]
+        check_size(*whole)
+        return whole
+    scale = min(spec.width / size[0], spec.height / size[1])
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
