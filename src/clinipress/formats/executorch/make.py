@@ -223,16 +223,27 @@ def _fold_grey(program: Any) -> None:
     for node in list(program.graph.nodes):
         if node.op != "call_function" or node.target is not aten.expand.default:
             continue
-        value, wide = node.args[0], node.meta["val"].shape[1]
-        layers = list(node.users)
-        if any(user.target is not aten.conv2d.default for user in layers):
-            continue
-        if value.meta["val"].shape[1] == wide:
+        value, layers = node.args[0], list(node.users)
+        before, after = (list(item.meta["val"].shape) for item in (value, node))
+        if before == after:
             node.replace_all_uses_with(value)
-        elif all(len(user.args) < 7 or user.args[6] == 1 for user in layers):
+            continue
+        if len(after) != 4 or before != [after[0], 1, *after[2:]] or not layers:
+            continue
+        if all(_plain_convolution(user, node) for user in layers):
             for user in layers:
                 _sum_weight(program, user)
             node.replace_all_uses_with(value)
+
+
+def _plain_convolution(layer: Any, source: Any) -> bool:
+    """A convolution of `source` in one group, by weights that are stored as they are."""
+    return (
+        layer.target is torch.ops.aten.conv2d.default
+        and layer.args[0] is source
+        and layer.args[1].op == "get_attr"
+        and (len(layer.args) < 7 or layer.args[6] == 1)
+    )
 
 
 def _sum_weight(program: Any, layer: Any) -> None:
@@ -447,7 +458,8 @@ def _read_levels(program: Any) -> None:
             if rounding.target is not decomposed.quantize_per_tensor.default:
                 continue
             for again in list(rounding.users):
-                again.args = (first, *reading.args[1:])
+                if again.target is reading.target:
+                    again.args = (first, *reading.args[1:])
 
 
 def _drop_clamps(program: Any) -> None:

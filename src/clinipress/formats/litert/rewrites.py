@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 RELU6 = schema.ActivationFunctionType.RELU6
+LOWEST = float(np.finfo(np.float32).min)  # what maxima are padded with; or -infinity
 MOST_JOINED = 5  # tensors in one CONCATENATION of XNNPACK
 # Fused activations after which nothing is below zero.
 NOT_NEGATIVE = (schema.ActivationFunctionType.RELU, RELU6)
@@ -53,7 +54,9 @@ def pad_pools_with_zeros(model: Any) -> None:
         readers = [other for other in graph.operators if item.outputs[0] in other.inputs]
         if {operator_name(model, other) for other in readers} != {"MAX_POOL_2D"}:
             continue
-        if _never_negative(model, makers, int(item.inputs[0])):
+        value = constant(model, int(item.inputs[2]))
+        lowest = value is not None and value.size == 1 and float(value.ravel()[0]) <= LOWEST
+        if lowest and _never_negative(model, makers, int(item.inputs[0])):
             new = GraphEditor(model).operator(
                 "PAD", list(item.inputs[:2]), item.outputs[0], options
             )

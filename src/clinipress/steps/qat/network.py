@@ -342,8 +342,10 @@ class QuantizedNetwork(nn.Module):
         if mean is None or variance is None:
             return  # without running statistics it is an instance norm, the same in both modes
         norm = Norm(mean.owner, weight, bias, mean, variance, float(args[6]), float(args[7]))
-        behind = operator_name(x) in CONVOLUTIONS and len(x.users) == 1
-        if behind and self._slot(x.args[1]):
+        before = operator_name(x)
+        # of a linear layer axis 1 is that of its outputs in vectors alone
+        joined = before in CONVOLUTIONS or (before == "linear" and _rank(x) == 2)
+        if joined and len(x.users) == 1 and self._slot(x.args[1]):
             node.replace_all_uses_with(x)
             graph.erase_node(node)
             self._take_layer(graph, x, norm)
@@ -384,6 +386,10 @@ class QuantizedNetwork(nn.Module):
                 value = getattr(value, part)
             node.target = "literal_" + target.replace(".", "_")
             self.register_buffer(node.target, value, persistent=False)
+
+
+def _rank(node: fx.Node) -> int:
+    return len(node.meta["val"].shape)
 
 
 @torch.no_grad()
