@@ -19,7 +19,7 @@ from clinipress.data.study import StudyData
 from clinipress.errors import ModelError
 from clinipress.evidence.scores import Scores
 from clinipress.formats.file import FILES, FileCandidate
-from clinipress.formats.make import apply_export, file_facts, plan_export
+from clinipress.formats.make import apply_export, file_facts, open_made, plan_export
 from clinipress.formats.measure import overflows_here
 from clinipress.formats.onnx.float import export_onnx
 from clinipress.formats.onnx.write import card_for
@@ -31,7 +31,7 @@ from clinipress.models.origins import outside, source_digest
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.formats import precision_facts
 from clinipress.recipe.study import ExportRecipe, Study
-from clinipress.records.candidate import Applied, Card, Made, Origin, Parity
+from clinipress.records.candidate import Applied, Card, Made, NotMade, Origin, Parity
 from clinipress.records.store import Store, read_json, write_atomically
 from clinipress.steps.distill.soft_targets import outside_teachers
 from clinipress.steps.fitting import calibration_rows, fresh_candidate, step_seed
@@ -100,6 +100,7 @@ class Workbench:
         progress: The listener.
         times: Wall time per phase.
         code: The users' functions that may build networks read back from folders.
+        not_made: Files that could not be made, each with its reason.
     """
 
     study: Study
@@ -108,6 +109,7 @@ class Workbench:
     progress: Progress = SILENT
     times: PhaseTimes = field(default_factory=PhaseTimes)
     code: Collection[str] = ()
+    not_made: list[NotMade] = field(default_factory=list)
     _sources: dict[str | None, str] = field(default_factory=dict)
 
     def _source(self, network: TorchCandidate) -> str:
@@ -333,7 +335,7 @@ class Workbench:
         rows = self.data.rows("validation", spec).index[:PARITY_IMAGES]
         images = self.data.cache(spec).take(rows)
         card = card_for(card, recipe.precision, recipe.format)
-        loaded = open_file(path, card, self.study.threads)
+        loaded = open_made(path, card, self.study.threads, images[:1])
         agreement = parity(parent, loaded, images).model_dump()
         return {"parity": agreement} | file_facts(recipe, path, plan)
 

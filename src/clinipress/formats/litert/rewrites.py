@@ -24,9 +24,11 @@ from clinipress.formats.litert.graph import (
 )
 
 __all__ = [
+    "BIASES",
     "average_in_place",
     "convolve_affine",
     "convolve_average_pools",
+    "flatten_biases",
     "nest_concats",
     "pad_pools_with_zeros",
     "spell_out_hard_swish",
@@ -208,6 +210,28 @@ def convolve_average_pools(model: Any) -> None:
         graph.operators[index] = _depthwise(
             editor, item.inputs[0], item, weights, np.zeros(channels), old.strideH, old.strideW
         )
+
+
+# Layer -> position of its bias.
+BIASES = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3}
+
+
+def flatten_biases(model: Any) -> None:
+    """Let every layer's bias have one axis: the quantizer puts its scales on the first.
+
+    Of a transposed convolution the converter writes ``[1, 1, 1, channels]``; with a scale for each
+    channel on an axis of length 1 no engine opens the file.
+    """
+    editor = GraphEditor(model)
+    for item in model.subgraphs[0].operators:
+        position = BIASES.get(operator_name(model, item))
+        if position is None or len(item.inputs) <= position:
+            continue
+        bias = constant(model, int(item.inputs[position]))
+        if bias is not None and bias.ndim > 1 and bias.size == bias.shape[-1]:
+            inputs = [int(number) for number in item.inputs]
+            inputs[position] = editor.constant(bias.reshape(-1))
+            item.inputs = inputs
 
 
 def spell_out_hard_swish(model: Any) -> None:

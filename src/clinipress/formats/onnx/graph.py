@@ -22,6 +22,7 @@ __all__ = [
     "drop_unused",
     "find_normalisation",
     "fold_grey_to_rgb",
+    "fold_norms_forward",
     "halve_first_cast",
     "insert_first",
     "pool_means",
@@ -287,9 +288,7 @@ def convolve_batch_norms(model: onnx.ModelProto) -> None:
     around: dict[str, tuple[onnx.NodeProto, onnx.NodeProto]] = {}
     for number, node in norms:
         rank = axes_of.get(node.input[0], 0)
-        gamma, beta, mean, variance = (values[i].astype(np.float64) for i in node.input[1:])
-        factor = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
-        addend = beta - mean * factor
+        factor, addend = _affine_of(node, values)
         if rank not in (2, 3, 4) or (rank == 2 and _fold_into_gemm(graph, node, factor, addend)):
             continue
         name = f"normalise_{number}"
@@ -352,6 +351,44 @@ def _fold_into_gemm(
     gemm.output[0] = norm.output[0]
     replace_nodes(graph, (norm,), [])
     return True
+
+
+def fold_norms_forward(model: onnx.ModelProto) -> None:
+    """Make normalisations of vectors part of the one Gemm that reads them, in place."""
+    graph = model.graph
+    for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
+        values, readers = constants(graph), _consumers(graph, norm.output[0])
+        shown = any(output.name == norm.output[0] for output in graph.output)
+        if len(readers) != 1 or shown or attribute(norm, "training_mode", 0):
+            continue
+        gemm = readers[0]
+        plain = gemm.op_type == "Gemm" and list(gemm.input).index(norm.output[0]) == 0
+        names = [*norm.input[1:], *gemm.input[1:]] if plain else [""]
+        scaled = any(attribute(gemm, name, 1.0) != 1.0 for name in ("alpha", "beta"))
+        if scaled or attribute(gemm, "transA", 0) or any(name not in values for name in names):
+            continue
+        factor, addend = _affine_of(norm, values)
+        weight = values[gemm.input[1]].astype(np.float64)
+        by_input = attribute(gemm, "transB", 0) == 1
+        moved = weight @ addend if by_input else addend @ weight
+        bias = values[gemm.input[2]].reshape(-1) if len(gemm.input) > 2 else 0.0
+        weight = weight * (factor if by_input else factor[:, None])
+        name = norm.output[0]
+        arrays = {f"{name}.weight": weight, f"{name}.bias": moved + bias}
+        graph.initializer.extend(
+            numpy_helper.from_array(array.astype(np.float32), key) for key, array in arrays.items()
+        )
+        gemm.input[:] = [norm.input[0], *arrays]
+        replace_nodes(graph, (norm,), [])
+
+
+def _affine_of(
+    norm: onnx.NodeProto, values: dict[str, NDArray[Any]]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Factor and addend of each channel of a batch normalisation."""
+    gamma, beta, mean, variance = (values[name].astype(np.float64) for name in norm.input[1:])
+    factor = gamma / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
+    return factor, beta - mean * factor
 
 
 def halve_first_cast(model: onnx.ModelProto) -> None:

@@ -320,7 +320,7 @@ def quantized_graph(
 
 
 def _quantizer() -> Any:
-    """onnxruntime's quantizer, which in 1.22 waits for ever for a grid that nobody makes."""
+    """The quantizer of onnxruntime, which would wait for ever for a grid that nobody makes."""
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     class Bounded(QDQQuantizer):  # type: ignore[misc, valid-type]

@@ -32,10 +32,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
 from clinipress.extras import require
+from clinipress.formats.onnx import graph as onnx_graph
 from clinipress.formats.onnx.equalize import smoothing_factors
 from clinipress.formats.onnx.int8 import prepare
 from clinipress.formats.openvino.run import TELEMETRY, compiled, engine, read
@@ -134,11 +136,14 @@ def _float_model(source: Path, plan: Mapping[str, Any]) -> Any:
     """
     engine()  # before any other part of openvino
     transformations = require("openvino._offline_transformations", extra="openvino")
-    content = source.read_bytes()
     if plan.get("equalize") or plan.get("smoothing"):
         changed = prepare(source, equalized=plan["equalize"], smoothing=plan["smoothing"])
-        content = changed.SerializeToString()
-    model = read(io.BytesIO(content))
+    else:
+        changed = onnx.load(source)
+    # an 8-bit FullyConnected that has a norm and the next rounding fused into it answers with what
+    # lies in memory
+    onnx_graph.fold_norms_forward(changed)
+    model = read(io.BytesIO(changed.SerializeToString()))
     shape = model.inputs[0].get_partial_shape()
     shape[0] = 1
     model.reshape(shape)

@@ -19,8 +19,11 @@ METHODS = {"runtime": "the toolchain's own"}
 
 
 def quantization_section(view: View) -> doc.Section | None:
-    """One block per file in low precision; None when there is none."""
-    blocks = [_block(record, step) for record, step in _quantized(view)]
+    """One block per file in low precision, and what could not be made; None when there is none."""
+    blocks: list[doc.Box] = [_block(record, step) for record, step in _quantized(view)]
+    if missing := view.result.not_made:
+        reasons: list[doc.Content] = [f"{file.name}: {file.reason}" for file in missing]
+        blocks.append(doc.Box([doc.Heading("Not made"), doc.Bullets(reasons)]))
     if not blocks:
         return None
     lead = (
