@@ -12,6 +12,7 @@ from typing import Literal
 
 __all__ = [
     "DASH",
+    "IN_FLOAT",
     "MINUS",
     "STATUS_WORDS",
     "capital",
@@ -29,6 +30,8 @@ __all__ = [
 
 _STEERS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
+# Why a layer of an 8-bit file computes in float.
+IN_FLOAT = "the toolchain has no 8-bit kernel or leaves it so for accuracy"
 MINUS, DASH = "\u2212", "\u2013"
 STATUS_WORDS: Mapping[Literal["pass", "fail", "inconclusive"], str] = {
     "pass": "PASS",

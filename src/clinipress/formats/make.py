@@ -220,8 +220,9 @@ def file_facts(recipe: ExportRecipe, path: Path, plan: dict[str, Any]) -> dict[s
     """What a file really holds and runs, and what its plan says of it.
 
     Returns:
-        "operators", "weight_bytes", "layers" (kind -> [in low precision, all]); "warning" where the
-        file does not hold what its precision promises; and, of a plan, its digest and trials.
+        "operators", "weight_bytes", "layers" (kind -> [in low precision, all]); "in_float", names
+        in the file of layers that compute in float all the same, if any; "warning" where the file
+        does not hold what its precision promises; and, of a plan, its digest and trials.
     """
     counts, sizes = _call(recipe, "count_operators", path), _call(recipe, "weight_bytes", path)
     planned: dict[str, Any]
@@ -239,6 +240,9 @@ def file_facts(recipe: ExportRecipe, path: Path, plan: dict[str, Any]) -> dict[s
         planned |= inner.get("facts", {})
     layers = {kind: list(pair) for kind, pair in quantized_layers(counts).items()}
     facts: dict[str, Any] = {"operators": counts, "weight_bytes": sizes, "layers": layers}
+    if recipe.precision == "int8":
+        names = _call_if_there(recipe.format, "float_layers", path)
+        facts |= {"in_float": names} if names else {}
     warning = not_quantized(counts, sizes, recipe.precision)
     if warning:
         facts["warning"] = warning

@@ -22,6 +22,7 @@ from clinipress.formats.file import FILES, FileCandidate
 from clinipress.formats.make import apply_export, file_facts, open_made, plan_export
 from clinipress.formats.measure import overflows_here
 from clinipress.formats.onnx.float import export_onnx
+from clinipress.formats.onnx.names import by_module
 from clinipress.formats.onnx.write import card_for
 from clinipress.formats.open import TRAINING_PACKAGES, open_file, place_of, toolchain_packages
 from clinipress.formats.parity import parity
@@ -36,11 +37,13 @@ from clinipress.records.store import Store, read_json, write_atomically
 from clinipress.steps.distill.soft_targets import outside_teachers
 from clinipress.steps.fitting import calibration_rows, fresh_candidate, step_seed
 from clinipress.steps.step import Context, Step, run, with_history
+from clinipress.text import IN_FLOAT, joined
 
 __all__ = ["FLOAT32", "PhaseTimes", "Piece", "Workbench", "gpus"]
 
 FLOAT32 = ExportRecipe(precision="float32")
 PARITY_IMAGES = 128
+NAMED = 5  # layers on a line of the terminal
 
 
 R_co = TypeVar("R_co", bound=Made, covariant=True)
@@ -211,6 +214,11 @@ class Workbench:
             if facts.get("left_out"):
                 facts["left_out"] = self._keys(parent, np.sort(chosen)[facts["left_out"]])
                 self.progress.say(f"{name}: {_strange(facts['left_out'])}")
+            if left := facts.get("in_float"):
+                facts["in_float"] = left = by_module(left, parent, source)
+                more = [f"{len(left) - NAMED} more, in the report"] if len(left) > NAMED else []
+                named = joined([*left[:NAMED], *more])
+                self.progress.say(f"{name}: stays in float, where {IN_FLOAT}: {named}")
             for key in ("warning", "lost"):
                 if key in facts:
                     self.progress.say(f"{name}: {facts[key]}")

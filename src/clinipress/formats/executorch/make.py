@@ -36,7 +36,7 @@ from clinipress.extras import require
 from clinipress.formats.file import first_line
 from clinipress.formats.matching import match_tensors
 from clinipress.formats.onnx.values import prepared_values
-from clinipress.formats.precision import zero_counts
+from clinipress.formats.precision import is_float_layer, zero_counts
 from clinipress.formats.ranges import quiet, with_zero
 from clinipress.recipe.study import ExportRecipe
 from clinipress.records.candidate import Card
@@ -45,7 +45,7 @@ from clinipress.records.store import write_atomically
 if TYPE_CHECKING:
     from clinipress.models.classifier import TorchCandidate
 
-__all__ = ["apply_executorch", "count_operators", "plan_executorch", "weight_bytes"]
+__all__ = ["apply_executorch", "count_operators", "float_layers", "plan_executorch", "weight_bytes"]
 
 LOWEST, HIGHEST = -128, 127
 PROBES = 2  # images that tensors are matched on
@@ -199,10 +199,10 @@ def _own_grids_of_means(program: Any) -> None:
     observers = dict(_observed(program))
     for node, name in observers.items():
         shared = getattr(program, name)
-        source = observers.get(node.args[0].args[0] if node.args else None)
-        if node.target is not torch.ops.aten.mean.dim or source is None:
+        if node.target is not torch.ops.aten.mean.dim:
             continue
-        if getattr(program, source) is shared:
+        source = observers.get(node.args[0].args[0]) if node.args[0].args else None
+        if source is not None and getattr(program, source) is shared:
             own = copy.deepcopy(shared)
             waiting = [node]
             while waiting:
@@ -629,23 +629,36 @@ def count_operators(path: Path) -> dict[str, int]:
         "conversion ...".
     """
     counts = zero_counts()
+    counts.update(key for _, key in _operators(path))
+    return dict(sorted(counts.items()))
+
+
+def float_layers(path: Path) -> list[str]:
+    """Names, by operator and place in the file, of the layers that compute in float."""
+    return [name for name, key in _operators(path) if is_float_layer(key)]
+
+
+def _operators(path: Path) -> Iterator[tuple[str, str]]:
+    """Each operator that computes something: its name by place, and the key it counts under."""
     program, graphs = _opened(path)
     for plan in program.execution_plan:
         for step in (step.instr_args for chain in plan.chains for step in chain.instructions):
             if hasattr(step, "op_index"):
                 name = plan.operators[step.op_index].name.partition("::")[2]
                 kind = f"conversion {name}" if "copy" in name else f"{name} float32"
-                counts[kind] += 1
-    for graph in graphs:
+                yield name, kind
+    for place, graph in enumerate(graphs):
         types = {number: kind for number, kind, _ in map(_tensor, graph["xvalues"])}
-        for node in graph["xnodes"]:
+        for number, node in enumerate(graph["xnodes"]):
             name = node["xnode_union_type"].removeprefix("XNN")
             name = "Concat" if name.startswith("Concatenate") else SAME.get(name, name)
             kind = types[node["xnode_union"]["output_id"]]
             if name not in MOVES:
                 key = f"{name} {TYPES.get(kind, kind)}"
-                counts["conversion Convert" if name == "Convert" else key] += 1
-    return dict(sorted(counts.items()))
+                yield (
+                    f"{name}_{place}.{number}",
+                    "conversion Convert" if name == "Convert" else key,
+                )
 
 
 def weight_bytes(path: Path) -> dict[str, int]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import copy
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ from clinipress.formats.litert.packing import pack_first_convolution
 from clinipress.formats.litert.ranges import calibrated, extremes, placed, settled
 from clinipress.formats.litert.rewrites import BIASES
 from clinipress.formats.litert.run import silence
-from clinipress.formats.precision import zero_counts
+from clinipress.formats.precision import is_float_layer, zero_counts
 from clinipress.formats.ranges import quiet
 from clinipress.recipe.study import ExportRecipe
 from clinipress.records.candidate import Card
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = [
     "apply_litert",
     "count_operators",
+    "float_layers",
     "plan_integers",
     "plan_litert",
     "quantized",
@@ -324,22 +325,32 @@ def count_operators(path: Path) -> dict[str, int]:
         Operator and type -> number: {"Conv float32": 0, "Conv int8": 52, ...}; "conversion ..." for
         each one that is computed at run time.
     """
-    model = litert_graph.read(path.read_bytes())
     counts = zero_counts()
-    for item in model.subgraphs[0].operators:
+    counts.update(key for _, key in _operators(path))
+    return dict(sorted(counts.items()))
+
+
+def float_layers(path: Path) -> list[str]:
+    """Names, by operator and place in the file, of the layers that compute in float."""
+    return [name for name, key in _operators(path) if is_float_layer(key)]
+
+
+def _operators(path: Path) -> Iterator[tuple[str, str]]:
+    """Each operator that computes something: its name by place, and the key it counts under."""
+    model = litert_graph.read(path.read_bytes())
+    for index, item in enumerate(model.subgraphs[0].operators):
         operator = litert_graph.operator_name(model, item)
         first = int(item.inputs[0])
         if operator in MOVES or (operator in CONVERSIONS and litert_graph.stored(model, first)):
             continue
         if operator in CONVERSIONS:
-            counts[f"conversion {CONVERSIONS[operator]}"] += 1
+            yield operator, f"conversion {CONVERSIONS[operator]}"
             continue
         name = NAMES.get(operator, operator)
         kind = litert_graph.type_name(model, first)
         if name in LAYERS and litert_graph.type_name(model, int(item.inputs[1])) == "int8":
             kind = "int8"
-        counts[f"{name} {kind}"] += 1
-    return dict(sorted(counts.items()))
+        yield f"{operator}_{index}", f"{name} {kind}"
 
 
 def blamed(path: Path, message: str) -> str | None:

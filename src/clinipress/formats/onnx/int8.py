@@ -323,7 +323,7 @@ def _quantizer() -> Any:
     """The quantizer of onnxruntime, which would wait for ever for a grid that nobody makes."""
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    class Bounded(QDQQuantizer):  # type: ignore[misc, valid-type]
+    class Bounded(QDQQuantizer):  # type: ignore[misc]
         def _quantize_sharing_param_tensors(self) -> None:
             left = {
                 name: getattr(tensor.quant_para_provider, "input_name", "")
