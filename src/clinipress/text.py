@@ -12,6 +12,7 @@ from typing import Literal
 
 __all__ = [
     "DASH",
+    "IN_FLOAT",
     "JOINERS",
     "MINUS",
     "STATUS_WORDS",
@@ -32,6 +33,8 @@ __all__ = [
     "without_steering",
 ]
 
+# Why a layer of an 8-bit file computes in float.
+IN_FLOAT = "the toolchain has no 8-bit kernel or leaves it so for accuracy"
 MINUS, DASH = "\u2212", "\u2013"
 STATUS_WORDS: Mapping[Literal["pass", "fail", "inconclusive"], str] = {
     "pass": "PASS",

@@ -233,7 +233,7 @@ def test_any_network_is_rounded_where_and_as_its_file_is(name, tmp_path):
     owner = TorchCandidate(Card(name=name, classes=CLASSES, input=SPEC, model=spec), module)
     images = pixels(32, 3)[0]
     places, missed = find_places(owner, images, "minmax")
-    assert missed == 0
+    assert not missed
     assert len({place.node for place in places.values()}) == len(places)
     ranges = {key: (place.low, place.high) for key, place in places.items()}
     export_onnx(owner, tmp_path / "f.onnx")

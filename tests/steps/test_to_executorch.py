@@ -18,6 +18,7 @@ from clinipress.formats.executorch.make import (
 )
 from clinipress.formats.executorch.run import ExecuTorchCandidate
 from clinipress.formats.onnx.int8 import rounding
+from clinipress.formats.onnx.placement import signal_to_noise
 from clinipress.formats.parity import parity
 from clinipress.formats.ranges import with_zero
 from clinipress.recipe.study import ExportRecipe
@@ -271,3 +272,38 @@ assert not [name for name in ("executorch", "torchao") if name in sys.modules]
 def test_importing_the_modules_imports_no_engine():
     done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+class Shared(nn.Module):
+    """One convolution with a norm behind each of its two uses; a channel of hardly any weights."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.stem = nn.Conv2d(channels, 8, 3, 2, 1)
+        self.twice = nn.Conv2d(8, 8, 3, 1, 1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(2))
+        self.deep = nn.Conv2d(8, 8, 3, 1, 1, groups=8)
+        with torch.no_grad():
+            self.deep.weight[2], self.deep.bias[2] = 1e-9, 5
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        for norm in self.norms:
+            x = torch.relu(norm(self.twice(x)))
+        return self.head(torch.relu(self.deep(x)).mean((2, 3)))
+
+
+def test_f11_f7_shared_weights_and_small_ones_keep_their_answers(tmp_path):
+    """A norm of its own for each use; and a bias that small weights would cut off."""
+    owner = wrapped(Shared)
+    with torch.no_grad():
+        owner.module.backbone.head.weight[0] = torch.eye(8)[2]
+        owner.module.backbone.head.bias[0] = 0
+    file, _ = make(tmp_path, owner, INT8)
+    images = smooth()
+    exact, found = owner.predict(images), file.predict(images)
+    level = (exact.max() - min(exact.min(), 0)) / 255
+    assert abs(exact[:, 0] - 5).max() < 1e-3
+    assert abs(found - exact)[:, 0].max() < 2 * level
+    assert signal_to_noise(exact, found) > 20

@@ -65,8 +65,8 @@ def add(
     return record
 
 
-def next_attempt(card, exports):
-    return rules.next_attempt(card.rows, card.risk, card.targets, exports)
+def next_attempt(card, exports, refused=()):
+    return rules.next_attempt(card.rows, card.risk, card.targets, exports, refused)
 
 
 def blocked(card, record):
@@ -108,6 +108,10 @@ def test_the_ladder_is_climbed_one_rung_at_a_time():
     assert first.export.calibration_images == 7  # the study's own
     assert first.export.equalize
     assert first.because == ("'x-int8' may not be shipped: Failed its gate on validation. It fell.")
+
+    beyond = next_attempt(card, INT8, [first.file])  # which could not be made
+    assert beyond.train
+    assert next_attempt(card, INT8, [first.file, beyond.file]).export.precision == "float16"
 
     add(card, "x-mixed", torch=whole, status="fail")
     second = next_attempt(card, INT8)

@@ -16,15 +16,18 @@ toolchain has one module, imported when its format is asked for, with two functi
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clinipress.errors import ClinipressError, ModelError
+from clinipress.formats.file import FileCandidate, first_line
 from clinipress.formats.onnx.int8 import plan_each, prepare
 from clinipress.formats.onnx.make import apply_onnx, plan_facts, plan_onnx
 from clinipress.formats.onnx.outliers import outliers
@@ -42,7 +45,9 @@ if TYPE_CHECKING:
     from clinipress.formats.onnx.adopt import FileNetwork
     from clinipress.models.classifier import TorchCandidate
 
-__all__ = ["apply_export", "file_facts", "plan_export"]
+__all__ = ["apply_export", "file_facts", "open_made", "plan_export"]
+
+ELSEWHERE = "choose another precision or format for this network"
 
 # Precisions that need calibration images.
 GAIN = 0.5  # decibels that our own ranges must gain over the toolchain's
@@ -80,7 +85,8 @@ def plan_export(
     """
     learnt = parent.spec.ranges
     if recipe.format == "onnx":  # what the others are made of; it chooses its ranges itself
-        return plan_onnx(recipe, source, images, threads=threads, seed=seed, ranges=learnt)
+        with _refusing(recipe):
+            return plan_onnx(recipe, source, images, threads=threads, seed=seed, ranges=learnt)
     if not precision_facts(recipe.precision).calibrated:
         made: dict[str, Any] = _call(recipe, "plan", recipe, parent, source, images)
         return made
@@ -129,7 +135,7 @@ def _calibrated(
             target = Path(folder) / format_facts(recipe.format).files[0]
             card = card_for(parent.card, recipe.precision, recipe.format)
             _call(recipe, "apply", recipe, parent, source, target, plans[name], card)
-            logits = open_file(target, card, threads).predict(looked_at)
+            logits = open_made(target, card, threads, looked_at[:1]).predict(looked_at)
         trials.append(
             {
                 "method": name,
@@ -203,7 +209,8 @@ def apply_export(
         StorageError: The disk is full or cannot be written.
     """
     if recipe.format == "onnx":
-        apply_onnx(recipe, source, target, plan, card)
+        with _refusing(recipe):
+            apply_onnx(recipe, source, target, plan, card)
         return
     inner = plan.get("file", plan)
     card = card_for(card, recipe.precision, recipe.format)
@@ -214,8 +221,9 @@ def file_facts(recipe: ExportRecipe, path: Path, plan: dict[str, Any]) -> dict[s
     """What a file really holds and runs, and what its plan says of it.
 
     Returns:
-        "operators", "weight_bytes", "layers" (kind -> [in low precision, all]); "warning" where the
-        file does not hold what its precision promises; and, of a plan, its digest and trials.
+        "operators", "weight_bytes", "layers" (kind -> [in low precision, all]); "in_float", names
+        in the file of layers that compute in float all the same, if any; "warning" where the file
+        does not hold what its precision promises; and, of a plan, its digest and trials.
     """
     counts, sizes = _call(recipe, "count_operators", path), _call(recipe, "weight_bytes", path)
     planned: dict[str, Any]
@@ -233,10 +241,47 @@ def file_facts(recipe: ExportRecipe, path: Path, plan: dict[str, Any]) -> dict[s
         planned |= inner.get("facts", {})
     layers = {kind: list(pair) for kind, pair in quantized_layers(counts).items()}
     facts: dict[str, Any] = {"operators": counts, "weight_bytes": sizes, "layers": layers}
+    if recipe.precision == "int8":
+        names = _call_if_there(recipe.format, "float_layers", path)
+        facts |= {"in_float": names} if names else {}
     warning = not_quantized(counts, sizes, recipe.precision)
     if warning:
         facts["warning"] = warning
     return facts | planned
+
+
+def open_made(
+    path: Path, card: Card, threads: int | None, images: NDArray[np.uint8]
+) -> FileCandidate:
+    """Open a file that was just made, and let it answer.
+
+    Args:
+        path: The file.
+        card: Of it.
+        threads: CPU threads of one call.
+        images: uint8 ``[n, c, h, w]``, one or more.
+
+    Raises:
+        ModelError: Its engine refuses it, or gives up over it: not a file that was cut short, but
+            one that this format and precision cannot hold.
+    """
+    try:
+        file = open_file(path, card, threads)
+        file.predict(images)
+    except ModelError as problem:
+        blame = _call_if_there(card.format, "blamed", path, problem.got)
+        raise ModelError(
+            f"a network that {card.format} in {card.precision} can hold ('{card.name}')",
+            f"a file that its engine refuses{blame or ''}: {problem.got}",
+            ELSEWHERE,
+        ) from problem
+    return file
+
+
+def _call_if_there(kind: str, name: str, *arguments: Any) -> Any:
+    module = importlib.import_module(f"clinipress.formats.{format_facts(kind).room}.make")
+    function = getattr(module, name, None)
+    return function(*arguments) if function else None
 
 
 def _call(recipe: ExportRecipe, verb: str, *arguments: Any, **options: Any) -> Any:
@@ -245,4 +290,20 @@ def _call(recipe: ExportRecipe, verb: str, *arguments: Any, **options: Any) -> A
     room = format_facts(recipe.format).room
     module = importlib.import_module(f"clinipress.formats.{room}.make")
     function = getattr(module, f"{verb}_{room}", None) or getattr(module, verb)
-    return function(*arguments, **options)
+    with _refusing(recipe):
+        return function(*arguments, **options)
+
+
+@contextlib.contextmanager
+def _refusing(recipe: ExportRecipe) -> Iterator[None]:
+    """What a toolchain raises, as one line; its exceptions share no base but Exception."""
+    try:
+        yield
+    except (ClinipressError, MemoryError, OSError):
+        raise
+    except Exception as problem:
+        raise ModelError(
+            f"a network that {recipe.format} in {recipe.precision} can hold",
+            f"a toolchain that gave up over it ({type(problem).__name__}: {first_line(problem)})",
+            ELSEWHERE,
+        ) from problem

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
 
-__all__ = ["check_float16", "not_quantized", "quantized_layers", "zero_counts"]
+__all__ = ["check_float16", "is_float_layer", "not_quantized", "quantized_layers", "zero_counts"]
 
 # Listed even where there are none, so that a file in which nothing was quantized shows it.
 LISTED = ("Conv", "Gemm")
@@ -52,6 +52,20 @@ def quantized_layers(counts: Mapping[str, int]) -> dict[str, tuple[int, int]]:
         "linear": tally("Gemm", "MatMul", "Attention"),
         "recurrent": tally("LSTM", "GRU"),
     }
+
+
+LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Attention", "LSTM", "GRU"}
+
+
+def is_float_layer(key: str) -> bool:
+    """Whether a counted operator is a layer that computes in float.
+
+    Example:
+        >>> [is_float_layer(key) for key in ("Conv float32", "Conv int8", "Add float32")]
+        [True, False, False]
+    """
+    name, _, kind = key.partition(" ")
+    return name in LAYERS and kind in ("float32", "float16", "bfloat16")
 
 
 def not_quantized(

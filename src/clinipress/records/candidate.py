@@ -30,6 +30,7 @@ __all__ = [
     "Made",
     "Measured",
     "ModelSpec",
+    "NotMade",
     "OperatingPoint",
     "Origin",
     "Parity",
@@ -349,6 +350,22 @@ class Made(Record):
     macs: int | None
     low_precision_operators: dict[str, int] = Field(default_factory=dict)
     parity: Parity | None = None
+
+
+class NotMade(Record):
+    """A file that a study asked for and that could not be made of its network.
+
+    Attributes:
+        name: The candidate it would have been.
+        parent: Name of the candidate whose network it would have been made of.
+        reason: One line: what was expected, what came, what to do.
+    """
+
+    name: str
+    format: str
+    precision: str
+    parent: str
+    reason: str
 
 
 class Measured(Made):

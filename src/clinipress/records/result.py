@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from clinipress.records.base import Interval, Reason, Record, Status, Verdict
-from clinipress.records.candidate import CandidateRecord
+from clinipress.records.candidate import CandidateRecord, NotMade
 from clinipress.records.judgement import Judgements
 
 __all__ = [
@@ -469,6 +469,7 @@ class Result(Record):
     over_seeds: dict[str, OverSeeds] = Field(default_factory=dict)
     verdict: Verdict
     candidates: tuple[CandidateRecord, ...]
+    not_made: tuple[NotMade, ...] = ()
     audit: Audit
     split: SplitSummary
     test_openings: tuple[TestOpening, ...] = ()

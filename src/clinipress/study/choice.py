@@ -14,7 +14,7 @@ is shipped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from clinipress.evidence.gate import loss_status
@@ -26,7 +26,16 @@ from clinipress.study.devices import Target, fits, unknown
 from clinipress.study.policy import next_steps, objection
 from clinipress.text import capital
 
-__all__ = ["NOTHING", "Attempt", "Choice", "choose", "chosen", "next_attempt", "objection_to"]
+__all__ = [
+    "NOTHING",
+    "Attempt",
+    "Choice",
+    "choose",
+    "chosen",
+    "file_name",
+    "next_attempt",
+    "objection_to",
+]
 
 RANK = {"pass": 0, "inconclusive": 1, "fail": 2}
 FASTER = ("int8", "int8-dynamic", "mixed")  # precisions that promise time
@@ -74,9 +83,24 @@ class Attempt:
     because: str
 
     @property
+    def network(self) -> str:
+        """Name of the candidate whose network the file is of."""
+        return f"{self.of}-quantization-aware" if self.train else self.of
+
+    @property
+    def file(self) -> str:
+        """Name of the candidate that the file would be."""
+        return file_name(self.network, self.export)
+
+    @property
     def rung(self) -> str:
         """What is tried, in words."""
         return "quantization-aware training" if self.train else self.export.precision
+
+
+def file_name(network: str, export: ExportRecipe) -> str:
+    """The name of the candidate that a network's file is."""
+    return f"{network}-{export.format}-{export.precision}"
 
 
 def choose(judged: Sequence[Judged], risk: RiskLevel, targets: Sequence[Target] = ()) -> Choice:
@@ -132,6 +156,7 @@ def next_attempt(
     risk: RiskLevel,
     targets: Sequence[Target],
     exports: Sequence[ExportRecipe],
+    refused: Collection[str] = (),
 ) -> Attempt | None:
     """The next rung, or None: a low-precision file may be shipped, or nothing is left to try.
 
@@ -142,6 +167,7 @@ def next_attempt(
         risk: Of the study.
         targets: Devices of the study.
         exports: Of the study; their calibration is kept.
+        refused: Names of files that could not be made.
     """
     made = [record for record in judged if record.origin == "export"]
     low = [record for record in made if next_steps(risk, (), record.precision)]
@@ -170,8 +196,9 @@ def next_attempt(
             for record in made
             if record.precision == precision
         )
-        if train or not done:
-            return Attempt(train, export, whole.name, because)
+        attempt = Attempt(train, export, whole.name, because)
+        if (train or not done) and attempt.file not in refused:
+            return attempt
     return None
 
 

@@ -151,7 +151,8 @@ def run_once(
     # where no low-precision file will do: what the policy says comes next
     while study.try_next:
         records = [piece.record for piece in judged]
-        attempt = next_attempt(records, study.risk, targets, study.exports)
+        refused = [file.name for file in bench.not_made]
+        attempt = next_attempt(records, study.risk, targets, study.exports, refused)
         if attempt is None:
             break
         of = next(piece for piece in made if piece.name == attempt.of)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from clinipress.errors import ModelError
 from clinipress.recipe.steps import DistillStep, FineTuneStep, QatStep
-from clinipress.recipe.study import Study
+from clinipress.recipe.study import ExportRecipe, Study
 from clinipress.recipe.techniques import control_name, step_names
-from clinipress.records.candidate import Made
+from clinipress.records.candidate import Made, NotMade
 from clinipress.steps.step import open_step
-from clinipress.study.choice import Attempt
+from clinipress.study.choice import Attempt, file_name
 from clinipress.study.workbench import FLOAT32, Network, Piece, Workbench
 
 __all__ = ["make_all", "make_attempt"]
@@ -33,14 +34,7 @@ def make_all(study: Study, bench: Workbench) -> Iterator[Piece[Made]]:
         if export.precision == "float32" and export.format == "onnx":
             continue  # every step's candidate already is that file
         parent = made[export.of] if export.of is not None else last
-        yield bench.piece(
-            f"{parent.name}-{export.format}-{export.precision}",
-            parent.network,
-            export,
-            origin="export",
-            parent=parent.name,
-            folder=parent.record.network,
-        )
+        yield from _file(parent, export, bench)
 
 
 def _reference(study: Study, bench: Workbench) -> Piece[Made]:
@@ -82,11 +76,10 @@ def make_attempt(
     """What the policy tries next, trained first where it asks for that."""
     bench.progress.say(f"trying {attempt.rung}, because {attempt.because}")
     network: Network = of.network
-    name, folder = of.name, of.record.network
     if attempt.train:
-        name = f"{name}-quantization-aware"
+        name = attempt.network
         network, folder = bench.step(name, open_step(QatStep()), network, reference)
-        yield bench.piece(
+        of = bench.piece(
             name,
             network,
             FLOAT32,
@@ -95,12 +88,32 @@ def make_attempt(
             folder=folder,
             because=attempt.because,
         )
-    yield bench.piece(
-        f"{name}-{attempt.export.format}-{attempt.export.precision}",
-        network,
-        attempt.export,
-        origin="export",
-        parent=name,
-        folder=folder,
-        because=attempt.because,
-    )
+        yield of
+    yield from _file(of, attempt.export, bench, attempt.because)
+
+
+def _file(
+    of: Piece[Made], export: ExportRecipe, bench: Workbench, because: str | None = None
+) -> Iterator[Piece[Made]]:
+    """The file of a candidate's network; nothing where that format cannot hold it.
+
+    What one toolchain refuses is no reason to lose the others: it is said, and noted with its
+    reason on the bench.
+    """
+    name = file_name(of.name, export)
+    try:
+        piece = bench.piece(
+            name,
+            of.network,
+            export,
+            origin="export",
+            parent=of.name,
+            folder=of.record.network,
+            because=because,
+        )
+    except ModelError as problem:
+        bench.progress.say(f"{name} was not made: {problem}")
+        facts = {"format": export.format, "precision": export.precision, "parent": of.name}
+        bench.not_made.append(NotMade(name=name, reason=str(problem), **facts))
+    else:
+        yield piece

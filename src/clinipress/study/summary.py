@@ -84,6 +84,7 @@ def summarise(
         ),
         verdict=(shipped.verdict if shipped else None) or _nothing_shipped(study),
         candidates=records,
+        not_made=tuple(bench.not_made),
         audit=data.audit,
         split=data.summary,
         test_openings=openings(out),

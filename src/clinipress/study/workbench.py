@@ -19,11 +19,12 @@ from clinipress.data.study import StudyData
 from clinipress.errors import ModelError
 from clinipress.evidence.scores import Scores
 from clinipress.formats.file import FILES, FileCandidate, digest_of_files
-from clinipress.formats.make import apply_export, file_facts, plan_export
+from clinipress.formats.make import apply_export, file_facts, open_made, plan_export
 from clinipress.formats.measure import overflows_here
 from clinipress.formats.onnx.adopt import FileNetwork
 from clinipress.formats.onnx.float import export_onnx
 from clinipress.formats.onnx.foreign import own_files
+from clinipress.formats.onnx.names import by_module
 from clinipress.formats.onnx.settle import trial_lines
 from clinipress.formats.onnx.write import card_for
 from clinipress.formats.open import TRAINING_PACKAGES, open_file, place_of, toolchain_packages
@@ -34,7 +35,7 @@ from clinipress.models.origins import Hashed, outside, source_digest
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.formats import precision_facts
 from clinipress.recipe.study import ExportRecipe, Study
-from clinipress.records.candidate import ADOPTED, Applied, Card, Made, Origin, Parity
+from clinipress.records.candidate import ADOPTED, Applied, Card, Made, NotMade, Origin, Parity
 from clinipress.records.store import Store, read_json, write_atomically
 from clinipress.steps.adopt import adopt_file, load_adopted
 from clinipress.steps.distill.soft_targets import outside_teachers
@@ -45,13 +46,14 @@ from clinipress.steps.fitting import (
     step_seed,
 )
 from clinipress.steps.step import Context, Step, run, with_history
-from clinipress.text import capital
+from clinipress.text import IN_FLOAT, capital, joined
 
 __all__ = ["FLOAT32", "Network", "PhaseTimes", "Piece", "Workbench", "gpus"]
 
 FLOAT32 = ExportRecipe(precision="float32")
 Network = TorchCandidate | FileNetwork
 PARITY_IMAGES = 128
+NAMED = 5  # layers on a line of the terminal
 
 
 R_co = TypeVar("R_co", bound=Made, covariant=True)
@@ -112,6 +114,7 @@ class Workbench:
         times: Wall time per phase.
         code: The users' functions that may build networks read back from folders.
         hashed: Files from outside that this run has hashed.
+        not_made: Files that could not be made, each with its reason.
     """
 
     study: Study
@@ -121,6 +124,7 @@ class Workbench:
     times: PhaseTimes = field(default_factory=PhaseTimes)
     code: Collection[str] = ()
     hashed: Hashed = field(default_factory=dict)
+    not_made: list[NotMade] = field(default_factory=list)
     _sources: dict[str | None, str] = field(default_factory=dict)
 
     def _source(self, network: Network) -> str:
@@ -258,10 +262,10 @@ class Workbench:
             facts = self._file_facts(parent, recipe, path, plan, card)
             if facts.get("left_out"):
                 facts["left_out"] = self._keys(parent, np.sort(chosen)[facts["left_out"]])
-                self.progress.say(f"{name}: {_strange(facts['left_out'])}")
-            for key in ("warning", "lost"):
-                if key in facts:
-                    self.progress.say(f"{name}: {facts[key]}")
+            if facts.get("in_float") and isinstance(parent, TorchCandidate):
+                facts["in_float"] = by_module(facts["in_float"], parent, source)
+            for line in _remarks(facts):
+                self.progress.say(f"{name}: {line}")
             facts["seconds"] = round(time.monotonic() - began, 3)
             applied = Applied(step="export", params=params, parent=parent.digest, facts=facts)
             card = with_history(parent.card, parent, applied, name)
@@ -383,7 +387,7 @@ class Workbench:
         rows = self.data.rows("validation", spec).index[:PARITY_IMAGES]
         images = self.data.cache(spec).take(rows)
         card = card_for(card, recipe.precision, recipe.format)
-        loaded = open_file(path, card, self.study.threads)
+        loaded = open_made(path, card, self.study.threads, images[:1])
         agreement = parity(parent, loaded, images).model_dump()
         return {"parity": agreement} | file_facts(recipe, path, plan)
 
@@ -395,6 +399,16 @@ def gpus(formats: Iterable[str]) -> dict[str, Any]:
     """
     names = sorted({place_of(name) for name in formats} - {""})
     return {"places": names} if names else {}
+
+
+def _remarks(facts: Mapping[str, Any]) -> Iterator[str]:
+    """What a person should know of a file that was made."""
+    if facts.get("left_out"):
+        yield _strange(facts["left_out"])
+    if left := facts.get("in_float"):
+        more = [f"{len(left) - NAMED} more, in the report"] if len(left) > NAMED else []
+        yield f"stays in float, where {IN_FLOAT}: {joined([*left[:NAMED], *more])}"
+    yield from (facts[key] for key in ("warning", "lost") if key in facts)
 
 
 def _strange(keys: Sequence[str]) -> str:

@@ -36,7 +36,7 @@ from clinipress.extras import require
 from clinipress.formats.file import first_line
 from clinipress.formats.matching import match_tensors
 from clinipress.formats.onnx.values import prepared_values
-from clinipress.formats.precision import zero_counts
+from clinipress.formats.precision import is_float_layer, zero_counts
 from clinipress.formats.ranges import quiet, with_zero
 from clinipress.recipe.study import ExportRecipe
 from clinipress.records.candidate import Card
@@ -45,7 +45,7 @@ from clinipress.records.store import write_atomically
 if TYPE_CHECKING:
     from clinipress.models.classifier import TorchCandidate
 
-__all__ = ["apply_executorch", "count_operators", "plan_executorch", "weight_bytes"]
+__all__ = ["apply_executorch", "count_operators", "float_layers", "plan_executorch", "weight_bytes"]
 
 LOWEST, HIGHEST = -128, 127
 PROBES = 2  # images that tensors are matched on
@@ -53,6 +53,8 @@ PROBES = 2  # images that tensors are matched on
 # below 0.03 would lose most of their bits. XNNPACK takes any above this.
 SMALLEST_STEP = 2.0**-32
 CLOSE = 1e-3  # of a step: float32 rounding of scales
+LARGEST_BIAS = 2**30  # of int32, with as much left for the sum of products
+LAYERS = re.compile(r"aten\.(conv\d?d|conv_transpose\d?d|convolution|linear)\.")
 CLAMPS = re.compile(r"aten\.(relu|relu6|hardtanh|clamp|clamp_min)_?\.")
 
 
@@ -183,13 +185,38 @@ def _prepared(parent: TorchCandidate) -> Any:
     example = _example(parent, None, grid is not None)
     program = _tidied(network, example)
     options = engine.get_symmetric_quantization_config(is_per_channel=True)
-    return prepare_pt2e(program, engine.XNNPACKQuantizer().set_global(options))
+    prepared = prepare_pt2e(program, engine.XNNPACKQuantizer().set_global(options))
+    _own_grids_of_means(prepared)
+    return prepared
+
+
+def _own_grids_of_means(program: Any) -> None:
+    """Give means over a map, and what they are handed on to, another grid than the map's, in place.
+
+    The quantizer lets both share one, as if a mean were as wide as what it is of: behind a ReLU6 a
+    MobileNetV2's vector had less than a quarter of the 256 levels. The kernel converts by the way.
+    """
+    observers = dict(_observed(program))
+    for node, name in observers.items():
+        shared = getattr(program, name)
+        if node.target is not torch.ops.aten.mean.dim:
+            continue
+        source = observers.get(node.args[0].args[0]) if node.args[0].args else None
+        if source is not None and getattr(program, source) is shared:
+            own = copy.deepcopy(shared)
+            waiting = [node]
+            while waiting:
+                part = waiting.pop()
+                if getattr(program, observers[part]) is shared:
+                    setattr(program, observers[part], own)
+                    waiting += [reader for reader in _read_by(part) if reader in observers]
 
 
 def _tidied(network: Any, example: Any) -> Any:
     """The program of one image, in the operators that the engine has kernels for."""
     program = _exported(network, example).module()
     _fold_grey(program)
+    _own_weights(program)
     _keep_means_flat(program)
     program.graph.eliminate_dead_code()
     program.recompile()
@@ -223,26 +250,67 @@ def _fold_grey(program: Any) -> None:
     for node in list(program.graph.nodes):
         if node.op != "call_function" or node.target is not aten.expand.default:
             continue
-        value, wide = node.args[0], node.meta["val"].shape[1]
-        layers = list(node.users)
-        if any(user.target is not aten.conv2d.default for user in layers):
-            continue
-        if value.meta["val"].shape[1] == wide:
+        value, layers = node.args[0], list(node.users)
+        before, after = (list(item.meta["val"].shape) for item in (value, node))
+        if before == after:
             node.replace_all_uses_with(value)
-        elif all(len(user.args) < 7 or user.args[6] == 1 for user in layers):
+            continue
+        if len(after) != 4 or before != [after[0], 1, *after[2:]] or not layers:
+            continue
+        if all(_plain_convolution(user, node) for user in layers):
             for user in layers:
                 _sum_weight(program, user)
             node.replace_all_uses_with(value)
 
 
+def _plain_convolution(layer: Any, source: Any) -> bool:
+    """A convolution of `source` in one group, by weights that are stored as they are."""
+    return (
+        layer.target is torch.ops.aten.conv2d.default
+        and layer.args[0] is source
+        and layer.args[1].op == "get_attr"
+        and (len(layer.args) < 7 or layer.args[6] == 1)
+    )
+
+
 def _sum_weight(program: Any, layer: Any) -> None:
-    holder, _, name = layer.args[1].target.rpartition(".")
-    owner = program.get_submodule(holder)
-    weight = getattr(owner, name).detach().double().sum(1, keepdim=True).float()
-    setattr(owner, f"{name}_grey", torch.nn.Parameter(weight, requires_grad=False))
+    weight = _stored(program, layer.args[1]).double().sum(1, keepdim=True).float()
+    _store(program, layer, 1, weight, "grey")
+
+
+def _own_weights(program: Any) -> None:
+    """Give each of several layers that share weights or biases its own, in place.
+
+    The engine's tools fold a batch norm into the weights before it; of two norms behind one
+    convolution both would change the same weights, and no file of that opens.
+    """
+    seen: Counter[str] = Counter()
+    for layer in list(program.graph.nodes):
+        if not LAYERS.match(str(layer.target)):
+            continue
+        for position, value in enumerate(layer.args[1:3], 1):
+            if isinstance(value, fx.Node) and value.op == "get_attr":
+                name = str(value.target)
+                if seen[name]:
+                    copied = _stored(program, value).clone()
+                    _store(program, layer, position, copied, f"of{seen[name]}")
+                seen[name] += 1
+
+
+def _stored(program: Any, node: Any) -> Any:
+    """The tensor that a node of a program reads."""
+    holder, _, name = node.target.rpartition(".")
+    return getattr(program.get_submodule(holder), name).detach()
+
+
+def _store(program: Any, layer: Any, position: int, value: Any, suffix: str) -> None:
+    """Let a layer read another tensor, which is stored beside the one it read."""
+    holder, _, name = layer.args[position].target.rpartition(".")
+    parameter = torch.nn.Parameter(value, requires_grad=False)
+    setattr(program.get_submodule(holder), f"{name}_{suffix}", parameter)
     with program.graph.inserting_before(layer):
-        narrow = program.graph.get_attr(f"{holder}.{name}_grey".lstrip("."))
-    layer.replace_input_with(layer.args[1], narrow)
+        node = program.graph.get_attr(f"{holder}.{name}_{suffix}".lstrip("."))
+    layer.update_arg(position, node)
 
 
 # ------------------------------------------------------------------ ranges
@@ -313,7 +381,7 @@ def _find(
     """
     if not ranges:
         return {}
-    wanted, clamped = prepared_values(source, ranges, images)
+    wanted, clamped, _ = prepared_values(source, ranges, images)
     values, clamps = _values(program, images, parent)
     pairs = match_tensors(values, wanted)
     tensors: dict[str, str] = {}
@@ -414,6 +482,7 @@ def _converted(parent: TorchCandidate, plan: Mapping[str, Any]) -> Any:
             observer.eps.fill_(SMALLEST_STEP)
     # the observers of weights look at them
     program(_example(parent, None, _bytes_grid(parent) is not None))
+    _fit_biases(program, plan["ranges"])
     for name, (low, high) in plan["ranges"].items():
         observer = MinMaxObserver(
             dtype=torch.int8,
@@ -432,6 +501,27 @@ def _converted(parent: TorchCandidate, plan: Mapping[str, Any]) -> Any:
     return program
 
 
+def _fit_biases(program: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Coarser steps for channels of weights so small that their biases would not fit, in place.
+
+    A bias is an int32 in steps of the input's times the weights'.
+    """
+    require("torchao", extra="executorch")
+    from torchao.quantization.pt2e import PerChannelMinMaxObserver
+
+    for layer in program.graph.nodes:
+        if not LAYERS.match(str(layer.target)) or len(layer.args) < 3 or layer.args[2] is None:
+            continue
+        x, weight, bias = layer.args[:3]
+        observer = getattr(program, str(weight.target), None)
+        known = x.op == "call_module" and str(x.target) in ranges and bias.op == "get_attr"
+        if known and isinstance(observer, PerChannelMinMaxObserver):
+            low, high = ranges[str(x.target)]
+            least = _stored(program, bias).abs() * HIGHEST / (LARGEST_BIAS * (high - low) / 255)
+            if least.shape == observer.max_val.shape:
+                observer.max_val = torch.maximum(observer.max_val, least)
+
+
 def _read_levels(program: Any) -> None:
     """Let the first layer read the program's int8 input itself, in place.
 
@@ -447,7 +537,8 @@ def _read_levels(program: Any) -> None:
             if rounding.target is not decomposed.quantize_per_tensor.default:
                 continue
             for again in list(rounding.users):
-                again.args = (first, *reading.args[1:])
+                if again.target is reading.target:
+                    again.args = (first, *reading.args[1:])
 
 
 def _drop_clamps(program: Any) -> None:
@@ -538,23 +629,36 @@ def count_operators(path: Path) -> dict[str, int]:
         "conversion ...".
     """
     counts = zero_counts()
+    counts.update(key for _, key in _operators(path))
+    return dict(sorted(counts.items()))
+
+
+def float_layers(path: Path) -> list[str]:
+    """Names, by operator and place in the file, of the layers that compute in float."""
+    return [name for name, key in _operators(path) if is_float_layer(key)]
+
+
+def _operators(path: Path) -> Iterator[tuple[str, str]]:
+    """Each operator that computes something: its name by place, and the key it counts under."""
     program, graphs = _opened(path)
     for plan in program.execution_plan:
         for step in (step.instr_args for chain in plan.chains for step in chain.instructions):
             if hasattr(step, "op_index"):
                 name = plan.operators[step.op_index].name.partition("::")[2]
                 kind = f"conversion {name}" if "copy" in name else f"{name} float32"
-                counts[kind] += 1
-    for graph in graphs:
+                yield name, kind
+    for place, graph in enumerate(graphs):
         types = {number: kind for number, kind, _ in map(_tensor, graph["xvalues"])}
-        for node in graph["xnodes"]:
+        for number, node in enumerate(graph["xnodes"]):
             name = node["xnode_union_type"].removeprefix("XNN")
             name = "Concat" if name.startswith("Concatenate") else SAME.get(name, name)
             kind = types[node["xnode_union"]["output_id"]]
             if name not in MOVES:
                 key = f"{name} {TYPES.get(kind, kind)}"
-                counts["conversion Convert" if name == "Convert" else key] += 1
-    return dict(sorted(counts.items()))
+                yield (
+                    f"{name}_{place}.{number}",
+                    "conversion Convert" if name == "Convert" else key,
+                )
 
 
 def weight_bytes(path: Path) -> dict[str, int]:

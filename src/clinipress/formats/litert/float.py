@@ -169,6 +169,7 @@ def _make(parent: TorchCandidate, levels: GreyLevels | None) -> bytes:
     litert_rewrites.average_in_place(model)
     litert_rewrites.convolve_affine(model)
     litert_rewrites.nest_concats(model)
+    litert_rewrites.flatten_biases(model)
     litert_graph.name_by_place(model)
     content = litert_graph.pack(model)
     _check(parent, content, levels)

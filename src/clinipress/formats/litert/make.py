@@ -19,8 +19,10 @@ quantizer's defaults and 0.22 ms in float32.
 
 from __future__ import annotations
 
+import copy
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +37,9 @@ from clinipress.formats.litert import rewrites as litert_rewrites
 from clinipress.formats.litert.float import float_graph, levels_of
 from clinipress.formats.litert.packing import pack_first_convolution
 from clinipress.formats.litert.ranges import calibrated, extremes, placed, settled
+from clinipress.formats.litert.rewrites import BIASES
 from clinipress.formats.litert.run import silence
-from clinipress.formats.precision import zero_counts
+from clinipress.formats.precision import is_float_layer, zero_counts
 from clinipress.formats.ranges import quiet
 from clinipress.recipe.study import ExportRecipe
 from clinipress.records.candidate import Card
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = [
     "apply_litert",
     "count_operators",
+    "float_layers",
     "plan_integers",
     "plan_litert",
     "quantized",
@@ -85,6 +89,7 @@ NAMES = {
 CONVERSIONS = {"CAST": "Cast", "QUANTIZE": "QuantizeLinear", "DEQUANTIZE": "DequantizeLinear"}
 # Moving values about costs little in any type and says nothing about precision.
 MOVES = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "SHAPE"}
+LARGEST_BIAS = 2**30  # of int32, with as much left for the sum of products
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
@@ -172,7 +177,57 @@ def plan_integers(
 
 def quantized(graph: bytes, ranges: Ranges) -> bytes:
     """The integer file of a float32 graph and the ranges of its tensors."""
-    return _quantize(graph, _integers(), ranges)
+    model = litert_graph.read(_quantize(graph, _integers(), ranges))
+    _fit_biases(model, litert_graph.read(graph))
+    return litert_graph.pack(model)
+
+
+def _fit_biases(model: Any, floats: Any) -> None:
+    """Coarser steps for channels of weights so small that their biases would not fit, in place.
+
+    A bias is an int32 in steps of the input's times the weights'; one that is cut off moves its
+    channel by any amount.
+
+    Args:
+        model: The integer file.
+        floats: The float32 graph it is of.
+    """
+    layers = [
+        [i for i in m.subgraphs[0].operators if litert_graph.operator_name(m, i) in BIASES]
+        for m in (model, floats)
+    ]
+    tensors = model.subgraphs[0].tensors
+    for item, original in zip(*layers, strict=True):
+        position = BIASES[litert_graph.operator_name(model, item)]
+        given = original.inputs[1], *original.inputs[position : position + 1]
+        exact = [litert_graph.constant(floats, int(number)) for number in given]
+        if len(exact) < 2 or exact[0] is None or exact[1] is None:
+            continue
+        weight, bias = (tensors[int(item.inputs[place])] for place in (1, position))
+        if bias.type != litert_graph.schema.TensorType.INT32 or bias.quantization is None:
+            continue
+        steps = np.asarray(bias.quantization.scale, np.float64)
+        beyond = np.abs(exact[1].astype(np.float64)).reshape(-1) / (LARGEST_BIAS * steps)
+        if len(steps) != len(np.asarray(weight.quantization.scale)) or beyond.max() <= 1:
+            continue
+        factor = np.maximum(beyond, 1) if len(steps) > 1 else np.maximum(beyond.max(), 1)[None]
+        inputs = [int(number) for number in item.inputs]
+        shape = [1] * exact[0].ndim
+        shape[weight.quantization.quantizedDimension] = -1
+        for place, tensor, values, sides in ((1, weight, exact[0], shape),
+                                             (position, bias, exact[1], [-1])):  # fmt: skip
+            made = copy.deepcopy(tensor)
+            scale = np.asarray(made.quantization.scale, np.float64) * factor
+            made.quantization.scale = scale.astype(np.float32)
+            kind = np.int8 if place == 1 else np.int32
+            rounded = np.round(values / scale.reshape(sides)).astype(kind)
+            model.buffers.append(
+                litert_graph.schema.BufferT(data=np.frombuffer(rounded.tobytes(), np.uint8))
+            )
+            made.buffer = len(model.buffers) - 1
+            tensors.append(made)
+            inputs[place] = len(tensors) - 1
+        item.inputs = inputs
 
 
 def _quantizer(graph: bytes, recipe: list[dict[str, Any]]) -> Any:
@@ -270,22 +325,46 @@ def count_operators(path: Path) -> dict[str, int]:
         Operator and type -> number: {"Conv float32": 0, "Conv int8": 52, ...}; "conversion ..." for
         each one that is computed at run time.
     """
-    model = litert_graph.read(path.read_bytes())
     counts = zero_counts()
-    for item in model.subgraphs[0].operators:
+    counts.update(key for _, key in _operators(path))
+    return dict(sorted(counts.items()))
+
+
+def float_layers(path: Path) -> list[str]:
+    """Names, by operator and place in the file, of the layers that compute in float."""
+    return [name for name, key in _operators(path) if is_float_layer(key)]
+
+
+def _operators(path: Path) -> Iterator[tuple[str, str]]:
+    """Each operator that computes something: its name by place, and the key it counts under."""
+    model = litert_graph.read(path.read_bytes())
+    for index, item in enumerate(model.subgraphs[0].operators):
         operator = litert_graph.operator_name(model, item)
         first = int(item.inputs[0])
         if operator in MOVES or (operator in CONVERSIONS and litert_graph.stored(model, first)):
             continue
         if operator in CONVERSIONS:
-            counts[f"conversion {CONVERSIONS[operator]}"] += 1
+            yield operator, f"conversion {CONVERSIONS[operator]}"
             continue
         name = NAMES.get(operator, operator)
         kind = litert_graph.type_name(model, first)
         if name in LAYERS and litert_graph.type_name(model, int(item.inputs[1])) == "int8":
             kind = "int8"
-        counts[f"{name} {kind}"] += 1
-    return dict(sorted(counts.items()))
+        yield f"{operator}_{index}", f"{name} {kind}"
+
+
+def blamed(path: Path, message: str) -> str | None:
+    """The operators that touch the tensor an engine's message names: " (TRANSPOSE_CONV)"."""
+    match = re.search(r"[Tt]ensor (\d+)", message)
+    if match is None:
+        return None
+    model, number = litert_graph.read(path.read_bytes()), int(match[1])
+    names = [
+        litert_graph.operator_name(model, item)
+        for item in model.subgraphs[0].operators
+        if number in [*item.inputs, *item.outputs]
+    ]
+    return f" ({', '.join(dict.fromkeys(names))})" if names else None
 
 
 def weight_bytes(path: Path) -> dict[str, int]:

@@ -57,6 +57,9 @@ def _tile_normalisation(model: Any, image: int) -> tuple[int, list[Any]]:
     item = _only_reader(graph, readers_of(graph), image)
     if item is None or operator_name(model, item) != "DEPTHWISE_CONV_2D":
         return image, []
+    options = item.builtinOptions
+    if len(item.inputs) != 3 or (options.strideH, options.strideW) != (1, 1):
+        return image, []
     weights, bias = (constant(model, int(number)) for number in item.inputs[1:])
     result = int(item.outputs[0])
     rows, columns, channels = (int(side) for side in graph.tensors[image].shape[1:])
@@ -221,6 +224,8 @@ def _plain(model: Any, item: Any, channels: int) -> bool:
         return False
     if name == "DEPTHWISE_CONV_2D" and channels != 1:
         return False
+    if name == "CONV_2D" and int(model.subgraphs[0].tensors[item.inputs[1]].shape[3]) != channels:
+        return False  # in groups
     dilated = options.dilationHFactor > 1 or options.dilationWFactor > 1
     return options.padding == schema.Padding.VALID and not dilated
 

@@ -158,7 +158,7 @@ def placed(
         Tensor of the graph -> (name in `ranges`, its range); those without a partner left out.
     """
     probes = images[:PROBES]
-    there, clamps = prepared_values(source, ranges, probes)
+    there, clamps, _ = prepared_values(source, ranges, probes)
     # the ONNX file does not round the normalisation's zero
     parts = list(_each(graph, levels.inputs(probes, exact=True)))
     here = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

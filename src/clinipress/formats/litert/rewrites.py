@@ -24,15 +24,18 @@ from clinipress.formats.litert.graph import (
 )
 
 __all__ = [
+    "BIASES",
     "average_in_place",
     "convolve_affine",
     "convolve_average_pools",
+    "flatten_biases",
     "nest_concats",
     "pad_pools_with_zeros",
     "spell_out_hard_swish",
 ]
 
 RELU6 = schema.ActivationFunctionType.RELU6
+LOWEST = float(np.finfo(np.float32).min)  # what maxima are padded with; or -infinity
 MOST_JOINED = 5  # tensors in one CONCATENATION of XNNPACK
 # Fused activations after which nothing is below zero.
 NOT_NEGATIVE = (schema.ActivationFunctionType.RELU, RELU6)
@@ -53,7 +56,9 @@ def pad_pools_with_zeros(model: Any) -> None:
         readers = [other for other in graph.operators if item.outputs[0] in other.inputs]
         if {operator_name(model, other) for other in readers} != {"MAX_POOL_2D"}:
             continue
-        if _never_negative(model, makers, int(item.inputs[0])):
+        value = constant(model, int(item.inputs[2]))
+        lowest = value is not None and value.size == 1 and float(value.ravel()[0]) <= LOWEST
+        if lowest and _never_negative(model, makers, int(item.inputs[0])):
             new = GraphEditor(model).operator(
                 "PAD", list(item.inputs[:2]), item.outputs[0], options
             )
@@ -205,6 +210,28 @@ def convolve_average_pools(model: Any) -> None:
         graph.operators[index] = _depthwise(
             editor, item.inputs[0], item, weights, np.zeros(channels), old.strideH, old.strideW
         )
+
+
+# Layer -> position of its bias.
+BIASES = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3}
+
+
+def flatten_biases(model: Any) -> None:
+    """Let every layer's bias have one axis: the quantizer puts its scales on the first.
+
+    Of a transposed convolution the converter writes ``[1, 1, 1, channels]``; with a scale for each
+    channel on an axis of length 1 no engine opens the file.
+    """
+    editor = GraphEditor(model)
+    for item in model.subgraphs[0].operators:
+        position = BIASES.get(operator_name(model, item))
+        if position is None or len(item.inputs) <= position:
+            continue
+        bias = constant(model, int(item.inputs[position]))
+        if bias is not None and bias.ndim > 1 and bias.size == bias.shape[-1]:
+            inputs = [int(number) for number in item.inputs]
+            inputs[position] = editor.constant(bias.reshape(-1))
+            item.inputs = inputs
 
 
 def spell_out_hard_swish(model: Any) -> None:

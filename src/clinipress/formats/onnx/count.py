@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -12,9 +13,16 @@ from onnx import numpy_helper, shape_inference
 
 from clinipress.formats.onnx import graph as onnx_graph
 from clinipress.formats.onnx.run import session
-from clinipress.formats.precision import zero_counts
+from clinipress.formats.precision import is_float_layer, zero_counts
 
-__all__ = ["count_low_precision", "macs", "parameters", "stored_weights", "weight_bytes"]
+__all__ = [
+    "count_low_precision",
+    "float_layers",
+    "macs",
+    "parameters",
+    "stored_weights",
+    "weight_bytes",
+]
 
 CONVERSIONS = {"Cast", "DequantizeLinear", "QuantizeLinear"}
 # Moving values about costs little in any type and says nothing about precision.
@@ -70,27 +78,44 @@ def count_low_precision(path: Path) -> dict[str, int]:
     Returns:
         Operator and type -> number: {"Conv float32": 0, "Conv int8": 52, ...}.
     """
+    return _count(_optimised(path))
+
+
+def float_layers(path: Path) -> list[str]:
+    """Names, in the file, of the layers that ONNX Runtime computes in float here."""
+    graph = _optimised(path)
+    names = {node.name for node in onnx.load(path).graph.node}
+    kinds = [(node, key) for node, key in _operators(graph) if is_float_layer(key)]
+    return [node.name if node.name in names else node.output[0] for node, _ in kinds]
+
+
+def _optimised(path: Path) -> onnx.GraphProto:
+    """The graph after the engine's own optimisation."""
     with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
         optimised = Path(folder) / "optimised.onnx"
         session(path, 1, optimised)
-        graph = onnx.load(optimised).graph
-    return _count(graph)
+        return onnx.load(optimised).graph
 
 
 def _count(graph: onnx.GraphProto) -> dict[str, int]:
+    counts = zero_counts()
+    counts.update(key for _, key in _operators(graph))
+    return dict(sorted(counts.items()))
+
+
+def _operators(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, str]]:
+    """Each operator that computes something, with the key it counts under."""
     types = {info.name: info.type.tensor_type.elem_type for info in graph.input}
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-    counts = zero_counts()
     for node in graph.node:
         kind = _type_of_result(node, types)
         types |= dict.fromkeys(node.output, kind)
         if node.op_type in CONVERSIONS:
-            counts[f"conversion {node.op_type}"] += 1
+            yield node, f"conversion {node.op_type}"
         elif node.op_type not in MOVES:
             name = node.op_type.removeprefix("QLinear").removeprefix("Nhwc").removeprefix("Fused")
             name = SAME.get(name, name)
-            counts[f"{name} {TYPE_NAMES.get(kind, 'other')}"] += 1
-    return dict(sorted(counts.items()))
+            yield node, f"{name} {TYPE_NAMES.get(kind, 'other')}"
 
 
 def _type_of_result(node: onnx.NodeProto, types: dict[str, int]) -> int:

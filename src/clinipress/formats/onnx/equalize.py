@@ -95,7 +95,10 @@ def _pairs(graph: _Graph) -> Iterator[tuple[onnx.NodeProto, onnx.NodeProto]]:
             second = graph.only_reader(second.output[0])
         if second is None or second.op_type != "Conv" or not graph.own_weight(second, 1):
             continue
-        channels = graph.value(first.input[1]).shape[0]
+        weights, following = graph.value(first.input[1]), graph.value(second.input[1])
+        if weights.ndim != 4 or following.ndim != 4:
+            continue
+        channels = weights.shape[0]
         if attribute(second, "group", 1) in (1, channels):
             yield first, second
 
@@ -126,8 +129,10 @@ def _equalize_pair(graph: _Graph, first: onnx.NodeProto, second: onnx.NodeProto)
 def _smoothable(graph: _Graph) -> Iterator[tuple[onnx.NodeProto, list[onnx.NodeProto]]]:
     """Layer norms all of whose readers are matrix products by constants."""
     for node in graph.graph.node:
-        own = node.op_type == "LayerNormalization" and all(
-            graph.own_weight(node, position) for position in range(1, len(node.input))
+        own = (
+            node.op_type == "LayerNormalization"
+            and len(node.input) > 1  # factors go into its scale
+            and all(graph.own_weight(node, position) for position in range(1, len(node.input)))
         )
         readers = graph.readers.get(node.output[0], []) if own else []
         fit = all(
@@ -210,6 +215,8 @@ def correct_biases(
     probe.CopyFrom(model)
     for node in graph.graph.node:
         if node.name not in rounded or node.input[1] not in graph.tensors:
+            continue
+        if graph.value(node.input[1]).ndim != {"Conv": 4, "Gemm": 2}[node.op_type]:
             continue
         error = rounded[node.name] - graph.value(node.input[1])
         names = [f"{node.name}.error", f"{node.name}.mistake"]

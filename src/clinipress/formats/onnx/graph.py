@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper, shape_inference
+from onnx import helper, numpy_helper
 
 __all__ = [
     "Normalisation",
@@ -23,12 +23,15 @@ __all__ = [
     "drop_unused",
     "find_normalisation",
     "fold_grey_to_rgb",
+    "fold_norms_forward",
     "halve_first_cast",
     "insert_first",
     "pool_means",
+    "ranks",
     "read_bytes_directly",
     "rounded",
     "shorten_normalisation",
+    "spell_out_normalisation",
     "turn_channels",
 ]
 
@@ -61,6 +64,14 @@ def constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             values[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
     return values
+
+
+def ranks(model: onnx.ModelProto) -> dict[str, int]:
+    """Number of axes of each tensor where it can be told."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    named = [*graph.input, *graph.value_info, *graph.output]
+    types = {item.name: item.type.tensor_type for item in named}
+    return {n: len(kind.shape.dim) for n, kind in types.items() if kind.HasField("shape")}
 
 
 def _consumers(graph: onnx.GraphProto, tensor: str) -> list[onnx.NodeProto]:
@@ -106,10 +117,14 @@ def _affine(
 ) -> tuple[float, float] | None:
     """(factor, addend) of one node of the chain, or None when it is no part of it."""
     if first:
-        if node.op_type == "DequantizeLinear" and all(name in values for name in node.input[1:3]):
-            factor, zero = (float(values[name].ravel()[0]) for name in node.input[1:3])
+        if node.op_type == "DequantizeLinear":
+            numbers = [values.get(name) for name in node.input[1:3]]
+            if len(numbers) < 2 or any(n is None or n.size != 1 for n in numbers):
+                return None  # a grid per channel
+            factor, zero = (float(n.ravel()[0]) for n in numbers if n is not None)
             return factor, -factor * zero
-        return (1.0, 0.0) if node.op_type == "Cast" else None
+        floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+        return (1.0, 0.0) if node.op_type == "Cast" and attribute(node, "to", 0) in floats else None
     if node.op_type not in SCALAR_OPERATORS or node.input[0] != tensor:
         return None
     other = values.get(node.input[1])
@@ -124,7 +139,12 @@ def _affine(
     }[node.op_type]
 
 
-def shorten_normalisation(model: onnx.ModelProto) -> None:
+def spell_out_normalisation(model: onnx.ModelProto) -> None:
+    """Replace the normalisation by Cast, Sub, Mul, whatever it was."""
+    shorten_normalisation(model, spelled_out=True)
+
+
+def shorten_normalisation(model: onnx.ModelProto, *, spelled_out: bool = False) -> None:
     """Replace the normalisation by one DequantizeLinear, or by Cast, Sub, Mul.
 
     DequantizeLinear computes ``scale * (pixel - zero)`` with an integer zero: the same function
@@ -142,7 +162,7 @@ def shorten_normalisation(model: onnx.ModelProto) -> None:
         abs(normalisation.zero - round(normalisation.zero)) < INTEGER_TOLERANCE
         and 0 <= round(normalisation.zero) < 256
     )
-    if exact:
+    if exact and not spelled_out:
         zero = numpy_helper.from_array(
             np.array(round(normalisation.zero), np.uint8), "normalise.zero"
         )
@@ -155,7 +175,12 @@ def shorten_normalisation(model: onnx.ModelProto) -> None:
             helper.make_node("Sub", ["normalise.cast", zero.name], ["normalise.sub"]),
             helper.make_node("Mul", ["normalise.sub", scale.name], [normalisation.output]),
         ]
+    for number, node in enumerate(nodes):
+        node.name = f"normalise.{number}"
     replace_nodes(graph, normalisation.nodes, nodes)
+    for tensor in list(graph.initializer):  # of the chain that was here before
+        if tensor.name in (scale.name, zero.name):
+            graph.initializer.remove(tensor)
     graph.initializer.extend([scale, zero])
 
 
@@ -193,6 +218,8 @@ def read_bytes_directly(model: onnx.ModelProto) -> bool:
     quantize = following[0]
     values = constants(graph)
     scale, zero = (values[name] for name in quantize.input[1:3])
+    if scale.size != 1 or zero.size != 1:
+        return False
     same = (
         np.isclose(float(scale), normalisation.scale, rtol=1e-5)
         and abs(int(zero) - normalisation.zero) < 0.5
@@ -270,69 +297,150 @@ def turn_channels(model: onnx.ModelProto) -> None:
 
 def pool_means(model: onnx.ModelProto) -> None:
     """Turn means over height and width into GlobalAveragePool, which has an int8 kernel."""
-    values = constants(model.graph)
-    ranks: dict[str, int] | None = None
+    values, axes_of = constants(model.graph), ranks(model)
     for node in model.graph.node:
         if node.op_type != "ReduceMean":
             continue
         # the axes were an attribute before opset 18, are an input since
         given = values.get(node.input[1]) if len(node.input) == 2 else attribute(node, "axes", [])
-        axes = [] if given is None else [int(axis) for axis in given]
-        if axes and min(axes) < 0 and ranks is None:
-            ranks = _ranks(model)
-        over = sorted(axis % 4 for axis in axes) == [2, 3]
-        over = over and (ranks is None or ranks.get(node.input[0]) == 4)
-        if over and attribute(node, "keepdims", 1) == 1:
+        axes = sorted(int(axis) % 4 for axis in (() if given is None else given))
+        maps = axes_of.get(node.input[0]) == 4
+        if maps and axes == [2, 3] and attribute(node, "keepdims", 1) == 1:
             node.op_type = "GlobalAveragePool"
             del node.input[1:]
             del node.attribute[:]
 
 
-def _ranks(model: onnx.ModelProto) -> dict[str, int]:
-    """Axes of every tensor whose shape is known: counted from the end, they need it."""
-    graph = shape_inference.infer_shapes(model).graph
-    return {
-        item.name: len(item.type.tensor_type.shape.dim)
-        for item in (*graph.value_info, *graph.input)
-    }
-
-
 def convolve_batch_norms(model: onnx.ModelProto) -> None:
-    """Turn batch normalisations that follow no convolution into depthwise 1x1 convolutions.
+    """Turn batch normalisations that follow no convolution into layers that have int8 kernels.
 
-    Networks that normalise before they convolve (DenseNet) keep them as nodes of their own; there
-    is no int8 kernel for those, but there is one for the convolution that computes the same.
+    One behind a Gemm becomes part of it (``[n, c]``). The others become depthwise 1x1 convolutions:
+    networks that normalise before they convolve (DenseNet) have them on maps, fast.ai's head on
+    vectors, which get two axes of length 1 for it. One of any other rank, or one that uses the
+    statistics of its batch, is left as it is.
     """
     graph = model.graph
     values = constants(graph)
-    for number, node in enumerate(graph.node):
-        if node.op_type != "BatchNormalization" or any(i not in values for i in node.input[1:]):
+    norms = [
+        (number, node)
+        for number, node in enumerate(graph.node)
+        if node.op_type == "BatchNormalization"
+        and all(name in values for name in node.input[1:])
+        and not attribute(node, "training_mode", 0)
+    ]
+    axes_of = ranks(model) if norms else {}
+    around: dict[str, tuple[onnx.NodeProto, onnx.NodeProto]] = {}
+    for number, node in norms:
+        rank = axes_of.get(node.input[0], 0)
+        factor, addend = _affine_of(node, values)
+        if rank not in (2, 3, 4) or (rank == 2 and _fold_into_gemm(graph, node, factor, addend)):
             continue
-        gamma, beta, mean, variance = (values[i].astype(np.float64) for i in node.input[1:])
-        factor = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
-        weight, bias = f"normalise_{number}.weight", f"normalise_{number}.bias"
+        name = f"normalise_{number}"
+        tensors = {"weight": factor.reshape(-1, 1, 1, 1), "bias": addend}
         graph.initializer.extend(
-            [
-                numpy_helper.from_array(factor.astype(np.float32).reshape(-1, 1, 1, 1), weight),
-                numpy_helper.from_array((beta - mean * factor).astype(np.float32), bias),
-            ]
+            numpy_helper.from_array(array.astype(np.float32), f"{name}.{key}")
+            for key, array in tensors.items()
         )
+        source, target = node.input[0], node.output[0]
         convolution = helper.make_node(
             "Conv",
-            [node.input[0], weight, bias],
-            node.output[:1],
-            name=node.name,
+            [source, f"{name}.weight", f"{name}.bias"],
+            [target],
+            name=node.name or name,
             group=len(factor),
             kernel_shape=[1, 1],
         )
+        if rank < 4:
+            axes = numpy_helper.from_array(np.arange(rank, 4), f"{name}.axes")
+            graph.initializer.append(axes)
+            convolution.input[0], convolution.output[0] = f"{name}.map", f"{name}.normalised"
+            around[convolution.name] = (
+                helper.make_node("Unsqueeze", [source, axes.name], [f"{name}.map"]),
+                helper.make_node("Squeeze", [f"{name}.normalised", axes.name], [target]),
+            )
         node.CopyFrom(convolution)
+    nodes = [
+        other
+        for node in graph.node
+        for other in (
+            (around[node.name][0], node, around[node.name][1]) if node.name in around else (node,)
+        )
+    ]
+    if around:
+        replace_nodes(graph, tuple(graph.node), nodes)
+
+
+def _fold_into_gemm(
+    graph: onnx.GraphProto, norm: onnx.NodeProto, factor: NDArray[Any], addend: NDArray[Any]
+) -> bool:
+    """Make a normalisation part of the Gemm before it, in place; False where it cannot be."""
+    values, x = constants(graph), norm.input[0]
+    gemm = next((node for node in graph.node if x in node.output), None)
+    if gemm is None or gemm.op_type != "Gemm" or len(_consumers(graph, x)) != 1:
+        return False
+    scaled = any(attribute(gemm, name, 1.0) != 1.0 for name in ("alpha", "beta"))
+    shown = any(output.name == x for output in graph.output)
+    weight = values.get(gemm.input[1])
+    bias = values.get(gemm.input[2]) if len(gemm.input) > 2 else np.zeros(len(factor))
+    if scaled or shown or weight is None or bias is None or bias.size not in (1, len(factor)):
+        return False
+    rows = factor[:, None] if attribute(gemm, "transB", 0) else factor
+    arrays = {"weight": weight * rows, "bias": bias.reshape(-1) * factor + addend}
+    names = [f"{norm.output[0]}.{key}" for key in arrays]
+    graph.initializer.extend(
+        numpy_helper.from_array(array.astype(np.float32), name)
+        for name, array in zip(names, arrays.values(), strict=True)
+    )
+    gemm.input[:] = [gemm.input[0], *names]
+    gemm.output[0] = norm.output[0]
+    replace_nodes(graph, (norm,), [])
+    return True
+
+
+def fold_norms_forward(model: onnx.ModelProto) -> None:
+    """Make normalisations of vectors part of the one Gemm that reads them, in place."""
+    graph = model.graph
+    for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
+        values, readers = constants(graph), _consumers(graph, norm.output[0])
+        shown = any(output.name == norm.output[0] for output in graph.output)
+        if len(readers) != 1 or shown or attribute(norm, "training_mode", 0):
+            continue
+        gemm = readers[0]
+        plain = gemm.op_type == "Gemm" and list(gemm.input).index(norm.output[0]) == 0
+        names = [*norm.input[1:], *gemm.input[1:]] if plain else [""]
+        scaled = any(attribute(gemm, name, 1.0) != 1.0 for name in ("alpha", "beta"))
+        if scaled or attribute(gemm, "transA", 0) or any(name not in values for name in names):
+            continue
+        factor, addend = _affine_of(norm, values)
+        weight = values[gemm.input[1]].astype(np.float64)
+        by_input = attribute(gemm, "transB", 0) == 1
+        moved = weight @ addend if by_input else addend @ weight
+        bias = values[gemm.input[2]].reshape(-1) if len(gemm.input) > 2 else 0.0
+        weight = weight * (factor if by_input else factor[:, None])
+        name = norm.output[0]
+        arrays = {f"{name}.weight": weight, f"{name}.bias": moved + bias}
+        graph.initializer.extend(
+            numpy_helper.from_array(array.astype(np.float32), key) for key, array in arrays.items()
+        )
+        gemm.input[:] = [norm.input[0], *arrays]
+        replace_nodes(graph, (norm,), [])
+
+
+def _affine_of(
+    norm: onnx.NodeProto, values: dict[str, NDArray[Any]]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Factor and addend of each channel of a batch normalisation."""
+    gamma, beta, mean, variance = (values[name].astype(np.float64) for name in norm.input[1:])
+    factor = gamma / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
+    return factor, beta - mean * factor
 
 
 def halve_first_cast(model: onnx.ModelProto) -> None:
     """Let the Cast that reads the image give float16, as the layers behind it expect."""
     for node in _consumers(model.graph, model.graph.input[0].name):
         for item in node.attribute:
-            if node.op_type == "Cast" and item.name == "to":
+            floats = node.op_type == "Cast" and item.i == onnx.TensorProto.FLOAT
+            if floats and item.name == "to":
                 item.i = onnx.TensorProto.FLOAT16
 
 
@@ -388,7 +496,8 @@ def _axis_is_channel(node: onnx.NodeProto) -> bool:
 def _plain_convolution(node: onnx.NodeProto, values: dict[str, NDArray[Any]]) -> bool:
     if node.op_type != "Conv" or node.input[1] not in values or attribute(node, "group", 1) != 1:
         return False
-    return bool(values[node.input[1]].shape[1] == 3)
+    weight = values[node.input[1]]
+    return weight.ndim == 4 and weight.shape[1] == 3
 
 
 def canonical(model: onnx.ModelProto) -> None:

@@ -314,16 +314,44 @@ def quantized_graph(
         onnx_weights.store_weights(model, bits=8, nodes=plan.exclude)
     onnx_int8.saturate_hard_sigmoids(model)
     onnx_int8.drop_bias_zeros(model)
-    onnx_graph.read_bytes_directly(model)
+    if not onnx_graph.read_bytes_directly(model):
+        onnx_graph.shorten_normalisation(model)
     return model
+
+
+def _quantizer() -> Any:
+    """The quantizer of onnxruntime, which would wait for ever for a grid that nobody makes."""
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    class Bounded(QDQQuantizer):  # type: ignore[misc]
+        def _quantize_sharing_param_tensors(self) -> None:
+            left = {
+                name: getattr(tensor.quant_para_provider, "input_name", "")
+                for name, tensor in self.tensors_to_quantize.items()
+            }
+            known = set(self.quantized_value_map)
+            while made := {name for name, provider in left.items() if provider in known}:
+                known |= made
+                left = {name: provider for name, provider in left.items() if name not in made}
+            if left:
+                name, provider = next(iter(left.items()))
+                raise ModelError(
+                    "a graph whose tensors have grids of their own or of what they are made of",
+                    f"'{name}' with that of '{provider}', which has none",
+                    "export it as float16, or to another format",
+                )
+            super()._quantize_sharing_param_tensors()
+
+    return Bounded
 
 
 def _insert_conversions(model: onnx.ModelProto, plan: Int8Plan) -> onnx.ModelProto:
     """Run the quantizer of onnxruntime, given the ranges."""
     from onnxruntime import quantization
     from onnxruntime.quantization.calibrate import TensorData
-    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+    # the quantizer takes what a DequantizeLinear gives for quantized already
+    onnx_graph.spell_out_normalisation(model)
     normalisation = onnx_graph.find_normalisation(model.graph)
     options: dict[str, Any] = {"WeightSymmetric": True}
     kept = [*plan.exclude]
@@ -344,7 +372,7 @@ def _insert_conversions(model: onnx.ModelProto, plan: Int8Plan) -> onnx.ModelPro
         name: TensorData(lowest=np.float32(low), highest=np.float32(high))
         for name, (low, high) in plan.ranges.items()
     }
-    quantizer = QDQQuantizer(
+    quantizer = _quantizer()(
         model,
         plan.per_channel,
         plan.reduce_range,
@@ -377,7 +405,6 @@ def symmetric_graph(
     """
     from onnxruntime import quantization
     from onnxruntime.quantization.calibrate import TensorData
-    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     copy = onnx.ModelProto.FromString(model.SerializeToString())
     for number, node in enumerate(copy.graph.node):
@@ -395,7 +422,7 @@ def symmetric_graph(
         and any(name in made and name not in grids for name in (*node.input, *node.output))
     ]
     with quiet():
-        quantizer = QDQQuantizer(
+        quantizer = _quantizer()(
             copy,
             True,
             False,

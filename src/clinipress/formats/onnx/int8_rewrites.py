@@ -49,8 +49,10 @@ def convolve_average_pools(model: onnx.ModelProto) -> int:
             continue
         shape = shapes.get(node.input[0])
         kernel = list(attribute(node, "kernel_shape", []))
-        plain = attribute(node, "ceil_mode", 0) == 0 and attribute(node, "auto_pad", b"") in (
-            *(b"", b"NOTSET", b"VALID"),
+        plain = (
+            attribute(node, "ceil_mode", 0) == 0
+            and attribute(node, "auto_pad", b"") in (b"", b"NOTSET", b"VALID")
+            and set(attribute(node, "dilations", [1])) == {1}
         )
         if shape is None or len(shape.dim) != 4 or not shape.dim[1].dim_value or not plain:
             continue
@@ -101,6 +103,8 @@ def saturate_hard_sigmoids(model: onnx.ModelProto) -> int:
         quantize = after[0]
         if quantize.op_type != "QuantizeLinear" or not _reads_bytes(before, values):
             continue
+        if min(attribute(node, "alpha", 0.2), attribute(node, "beta", 0.5)) <= 0:
+            continue  # both become scales
         _saturate(graph, node, before, quantize, values, first)
         done += 1
     onnx_graph.insert_first(graph, first)
@@ -109,7 +113,8 @@ def saturate_hard_sigmoids(model: onnx.ModelProto) -> int:
 
 def _reads_bytes(dequantize: onnx.NodeProto, values: dict[str, NDArray[Any]]) -> bool:
     zero = values.get(dequantize.input[2]) if len(dequantize.input) > 2 else None
-    return zero is not None and zero.dtype == np.uint8 and dequantize.input[1] in values
+    single = zero is not None and zero.dtype == np.uint8 and zero.size == 1
+    return single and dequantize.input[1] in values
 
 
 def _saturate(
@@ -245,6 +250,9 @@ def _first_convolution(
     stored = next((t for t in graph.initializer if t.name == scaling.input[0]), None)
     if stored is None or (zero is not None and zero.any()):
         return None
+    names = (scaling.input[0], scaling.output[0])
+    if any(sum(name in n.input for n in graph.node) != 1 for name in names):
+        return None  # another layer has the same weights
     return reading, node, stored
 
 
@@ -292,8 +300,11 @@ def clip_to_gates(
         for name in node.input:
             readers.setdefault(name, []).append(node)
     clipped = dict(ranges)
+    outputs = {output.name for output in graph.output}
     for gate in graph.node:
         if gate.op_type not in ("HardSigmoid", "Sigmoid") or gate.input[0] not in ranges:
+            continue
+        if gate.input[0] in outputs or attribute(gate, "alpha", 0.2) <= 0:
             continue
         floor, ceiling = _gate_span(gate)
         name = gate.input[0]

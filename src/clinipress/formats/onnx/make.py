@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from clinipress.errors import ModelError
 from clinipress.formats.measure import overflows_here
 from clinipress.formats.onnx.count import count_low_precision as count_operators
-from clinipress.formats.onnx.count import weight_bytes
+from clinipress.formats.onnx.count import float_layers, weight_bytes
 from clinipress.formats.onnx.float import to_float16
 from clinipress.formats.onnx.int8 import (
     Int8Plan,
@@ -39,7 +39,14 @@ from clinipress.recipe.study import ExportRecipe
 from clinipress.records.candidate import Card
 from clinipress.records.store import digest_of
 
-__all__ = ["apply_onnx", "count_operators", "plan_facts", "plan_onnx", "weight_bytes"]
+__all__ = [
+    "apply_onnx",
+    "count_operators",
+    "float_layers",
+    "plan_facts",
+    "plan_onnx",
+    "weight_bytes",
+]
 
 # Tried by "auto", the first of equals wins; entropy takes longest and never won (LOG.md).
 METHODS: tuple[Method, ...] = ("percentile", "mse", "minmax")

@@ -18,7 +18,7 @@ __all__ = ["prepared_values", "tensor_values"]
 
 def prepared_values(
     source: Path, tensors: Iterable[str], images: NDArray[np.uint8]
-) -> tuple[dict[str, NDArray[np.float32]], set[str]]:
+) -> tuple[dict[str, NDArray[np.float32]], set[str], dict[str, str]]:
     """What `quantize.prepare` makes of a file computes inside.
 
     Args:
@@ -27,13 +27,15 @@ def prepared_values(
         images: uint8 ``[n, c, h, w]``.
 
     Returns:
-        Tensor -> its values, and the results of clamps: where the clamp does nothing, they equal
-        the tensor before it.
+        Tensor -> its values; the results of clamps: where the clamp does nothing, they equal the
+        tensor before it; and tensor -> the operator that computes it.
     """
     model = prepare(source)
     made = {name: node.op_type for node in model.graph.node for name in node.output}
+    kinds = {name: made.get(name, "the graph's input") for name in tensors}
     clamps = {name for name, kind in made.items() if kind in ("Relu", "Clip")}
-    return tensor_values(model, [name for name in tensors if name in made], images), clamps
+    present = [name for name in kinds if name in made]
+    return tensor_values(model, present, images), clamps, kinds
 
 
 def tensor_values(

@@ -27,19 +27,21 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
 from clinipress.extras import require
+from clinipress.formats.onnx import graph as onnx_graph
 from clinipress.formats.onnx.equalize import smoothing_factors
 from clinipress.formats.onnx.int8 import prepare
 from clinipress.formats.openvino.run import TELEMETRY, compiled, engine, read
-from clinipress.formats.precision import check_float16, zero_counts
+from clinipress.formats.precision import check_float16, is_float_layer, zero_counts
 from clinipress.formats.ranges import quiet, with_zero
 from clinipress.recipe.study import ExportRecipe
 from clinipress.records.candidate import Card
@@ -48,7 +50,7 @@ from clinipress.records.store import write_atomically
 if TYPE_CHECKING:
     from clinipress.models.classifier import TorchCandidate
 
-__all__ = ["apply_openvino", "count_operators", "plan_openvino", "weight_bytes"]
+__all__ = ["apply_openvino", "count_operators", "float_layers", "plan_openvino", "weight_bytes"]
 
 LEVELS = 256
 GATES, UNIT = {"HardSigmoid", "Sigmoid"}, (0.0, 1.0)  # operators that fill 0 to 1
@@ -134,11 +136,14 @@ def _float_model(source: Path, plan: Mapping[str, Any]) -> Any:
     """
     engine()  # before any other part of openvino
     transformations = require("openvino._offline_transformations", extra="openvino")
-    content = source.read_bytes()
     if plan.get("equalize") or plan.get("smoothing"):
         changed = prepare(source, equalized=plan["equalize"], smoothing=plan["smoothing"])
-        content = changed.SerializeToString()
-    model = read(io.BytesIO(content))
+    else:
+        changed = onnx.load(source)
+    # an 8-bit FullyConnected that has a norm and the next rounding fused into it answers with what
+    # lies in memory
+    onnx_graph.fold_norms_forward(changed)
+    model = read(io.BytesIO(changed.SerializeToString()))
     shape = model.inputs[0].get_partial_shape()
     shape[0] = 1
     model.reshape(shape)
@@ -456,14 +461,29 @@ def count_operators(path: Path) -> dict[str, int]:
         several operators in one counts as the first. Changes of type are "conversion ...".
     """
     counts = zero_counts()
+    for keys, _ in _kernels(path):
+        counts.update(keys)
+    return dict(sorted(counts.items()))
+
+
+def float_layers(path: Path) -> list[str]:
+    """Names, in the file, of the layers that the engine computes in float here."""
+    return [
+        next((name for name in made_of if NAMED.match(name)), made_of[0] if made_of else keys[0])
+        for keys, made_of in _kernels(path)
+        if any(is_float_layer(key) for key in keys)
+    ]
+
+
+def _kernels(path: Path) -> Iterator[tuple[list[str], list[str]]]:
+    """Each kernel of the compiled graph: the keys it counts under, the nodes it is made of."""
     # the engine's own rewrites bring in nodes with names like ours
     known = _names(read(path))
     for node in compiled(path, 1).get_runtime_model().get_ordered_ops():
         facts = {key: str(value.value) for key, value in node.get_rt_info().items()}
         if facts["layerType"] not in MOVES:
             made_of = [name for name in facts["originalLayersNames"].split(",") if name in known]
-            counts.update(_counted(facts, made_of))
-    return dict(sorted(counts.items()))
+            yield _counted(facts, made_of), made_of
 
 
 def _counted(facts: Mapping[str, str], made_of: list[str]) -> list[str]:

@@ -25,6 +25,7 @@ from clinipress.formats.litert.float import float_graph
 from clinipress.formats.litert.make import (
     Ranges,
     count_operators,
+    float_layers,
     plan_integers,
     quantized,
     weight_bytes,
@@ -41,6 +42,7 @@ __all__ = [
     "apply_tflite_micro",
     "arena_bytes",
     "count_operators",
+    "float_layers",
     "plan_tflite_micro",
     "weight_bytes",
 ]

@@ -10,7 +10,7 @@ from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.parts import grid, shortened
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import NOT_MEASURED, counted, percent
-from clinipress.text import fixed
+from clinipress.text import IN_FLOAT, fixed, joined
 
 __all__ = ["quantization_section"]
 
@@ -19,8 +19,11 @@ METHODS = {"runtime": "the toolchain's own"}
 
 
 def quantization_section(view: View) -> doc.Section | None:
-    """One block per file in low precision; None when there is none."""
-    blocks = [_block(record, step) for record, step in _quantized(view)]
+    """One block per file in low precision, and what could not be made; None when there is none."""
+    blocks: list[doc.Box] = [_block(record, step) for record, step in _quantized(view)]
+    if missing := view.result.not_made:
+        reasons: list[doc.Content] = [f"{file.name}: {file.reason}" for file in missing]
+        blocks.append(doc.Box([doc.Heading("Not made"), doc.Bullets(reasons)]))
     if not blocks:
         return None
     lead = (
@@ -44,7 +47,9 @@ def _block(record: CandidateRecord, step: Applied) -> doc.Box:
         [
             doc.Heading(record.name),
             doc.Paragraph(_layers(record, facts)),
+            _in_float(facts.get("in_float", ())),
             doc.Paragraph(_ranges(record, step)),
+            _unlearnt(record),
             _left_out(facts.get("left_out", ())),
             _trials(facts.get("trials", ())),
             _placement(facts.get("placement")),
@@ -60,6 +65,25 @@ def _layers(record: CandidateRecord, facts: Mapping[str, Any]) -> str:
     text = f"In {record.precision} arithmetic: {counts}."
     warning = facts.get("warning")
     return f"{text} This is not what the file is named after: {warning}." if warning else text
+
+
+def _in_float(names: Sequence[str]) -> doc.Paragraph | None:
+    """Layers that compute in float, by name."""
+    return doc.Paragraph(f"Stays in float, where {IN_FLOAT}: {joined(names)}.") if names else None
+
+
+def _unlearnt(record: CandidateRecord) -> doc.Paragraph | None:
+    """What training for 8 bits did not round, by name."""
+    parts: dict[str, str] = {}
+    for past in record.history:
+        if past.step == "qat":
+            missed = past.params.get("activations_not_learnt", {})
+            parts |= {name: f"of {kind}" for name, kind in missed.items()}
+            parts |= past.facts.get("weights_not_rounded", {})
+    if not parts:
+        return None
+    named = joined([f"{name} ({why})" for name, why in parts.items()])
+    return doc.Paragraph(f"Not rounded in quantization-aware training: {named}.")
 
 
 def _ranges(record: CandidateRecord, step: Applied) -> str:

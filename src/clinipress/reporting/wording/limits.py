@@ -231,6 +231,7 @@ def _of_measurement(view: View) -> list[str]:
         for candidate in view.candidates
         if candidate.history and (lost := candidate.history[-1].facts.get("lost"))
     )
+    reservations.extend(f"{file.name} was not made: {file.reason}." for file in result.not_made)
     if subject is not None:
         reservations.extend(_unproven(view, subject))
     return reservations

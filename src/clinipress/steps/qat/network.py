@@ -35,6 +35,13 @@ SAMPLE = 8  # ranges look at every eighth part of a batch
 REACH = 4.0  # largest ratio of a calibrated range to the extremes seen
 NETWORK = "network"
 CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
+TRANSPOSED = {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
+DROPOUTS = {
+    "dropout": F.dropout,
+    "feature_dropout": F.dropout2d,
+    "alpha_dropout": F.alpha_dropout,
+    "feature_alpha_dropout": F.feature_alpha_dropout,
+}
 
 
 class Place(NamedTuple):
@@ -160,6 +167,7 @@ class QuantizedNetwork(nn.Module):
     def _prepare(self) -> None:
         self._layers: list[Layer] = []
         self._norms: list[Norm] = []
+        self.unrounded: dict[str, str] = {}
         self._bounds: list[tuple[float, float] | None] = [None] * len(self.places)
         self._grids: list[Grid] = []
         self._live = self._watching = False
@@ -217,8 +225,11 @@ class QuantizedNetwork(nn.Module):
         norm = self._norms[number]
         return norm.normalise(x, live=self._live and norm.owner.training)
 
-    def _dropout(self, x: Tensor, share: float) -> Tensor:
-        return F.dropout(x, share, self.training)
+    def _dropout(self, kind: str, x: Tensor, share: float) -> Tensor:
+        return DROPOUTS[kind](x, share, self.training)
+
+    def _round_weight(self, weight: Tensor) -> Tensor:
+        return fake_quantize_weight(weight)
 
     def _hard_swish(self, number: int, x: Tensor) -> Tensor:
         """In eval mode with the gate rounded, as the file does; in training torch's one kernel.
@@ -297,8 +308,10 @@ class QuantizedNetwork(nn.Module):
             name = operator_name(node)
             if name in CONVOLUTIONS or name == "linear":
                 self._take_layer(graph, node, None)
-            elif name == "dropout":
-                exchange(graph, node, "_dropout", node.args[:2])
+            elif name in DROPOUTS:
+                exchange(graph, node, "_dropout", (name, *node.args[:2]))
+            elif name in TRANSPOSED:
+                self.unrounded[_layer_name(node)] = "a transposed convolution"
         drop_unused(graph)
         self._bring_constants(traced)
 
@@ -342,8 +355,10 @@ class QuantizedNetwork(nn.Module):
         if mean is None or variance is None:
             return  # without running statistics it is an instance norm, the same in both modes
         norm = Norm(mean.owner, weight, bias, mean, variance, float(args[6]), float(args[7]))
-        behind = operator_name(x) in CONVOLUTIONS and len(x.users) == 1
-        if behind and self._slot(x.args[1]):
+        before = operator_name(x)
+        # of a linear layer axis 1 is that of its outputs in vectors alone
+        joined = before in CONVOLUTIONS or (before == "linear" and _rank(x) == 2)
+        if joined and len(x.users) == 1 and self._slot(x.args[1]):
             node.replace_all_uses_with(x)
             graph.erase_node(node)
             self._take_layer(graph, x, norm)
@@ -355,12 +370,23 @@ class QuantizedNetwork(nn.Module):
         x, weight, *others = node.args
         slot = self._slot(weight)
         if slot is None or not isinstance(slot.get(), nn.Parameter):
+            self._round_computed(graph, node)
             return
         bias = self._slot(others[0]) if others else None
         operator: Any = node.target
         layer = Layer(operator._op, tuple(others[1:]), slot, bias, norm)
         exchange(graph, node, "_layer", (len(self._layers), x))
         self._layers.append(layer)
+
+    def _round_computed(self, graph: fx.Graph, node: fx.Node) -> None:
+        """Round weights that are computed of parameters (standardised, of a fixed norm) as such."""
+        weight: Any = node.args[1]
+        if not isinstance(weight, fx.Node) or _reads_image(weight):
+            self.unrounded[_layer_name(node)] = "its weights depend on the image"
+            return
+        with graph.inserting_before(node):
+            rounded = graph.create_node("call_module", "_round_weight", (weight,))
+        node.update_arg(1, rounded)
 
     def _slot(self, node: Any) -> Slot | None:
         if not isinstance(node, fx.Node) or node.op != "get_attr":
@@ -384,6 +410,25 @@ class QuantizedNetwork(nn.Module):
                 value = getattr(value, part)
             node.target = "literal_" + target.replace(".", "_")
             self.register_buffer(node.target, value, persistent=False)
+
+
+def _layer_name(node: fx.Node) -> str:
+    """The module of a traced operator, as the network names it."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return str(stack[-1][0]).removeprefix("backbone.") if stack else node.name
+
+
+def _reads_image(node: fx.Node) -> bool:
+    waiting, seen = [node], set[fx.Node]()
+    while waiting:
+        if (last := waiting.pop()) not in seen:
+            seen.add(last)
+            waiting += last.all_input_nodes
+    return any(item.op == "placeholder" for item in seen)
+
+
+def _rank(node: fx.Node) -> int:
+    return len(node.meta["val"].shape)
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ PROBES = 4  # images that tensors are matched on
 
 def find_places(
     candidate: TorchCandidate, images: NDArray[np.uint8], method: Method
-) -> tuple[dict[str, Place], int]:
+) -> tuple[dict[str, Place], dict[str, str]]:
     """The activations that the candidate's int8 file would round, with calibrated ranges.
 
     Args:
@@ -46,8 +46,9 @@ def find_places(
 
     Returns:
         Tensor of the float32 file, as `quantize.prepare` writes it out, -> the node of the traced
-        network that computes it; and how many rounded activations no node computes. Those are not
-        rounded in training; the file gives them calibrated ranges.
+        network that computes it; and rounded activations that no node computes, each with what
+        computes it in the file. Those are not rounded in training; the file gives them calibrated
+        ranges.
 
     Raises:
         ModelError: The network cannot be exported or traced, or less than half of the activations
@@ -57,7 +58,7 @@ def find_places(
         path = Path(folder) / "float.onnx"
         export_onnx(candidate, path)
         planned = rounding(path, images, method=method)
-        values, clamps = prepared_values(path, planned.ranges, images[:PROBES])
+        values, clamps, kinds = prepared_values(path, planned.ranges, images[:PROBES])
     was_training = candidate.module.training
     try:
         traced = trace(candidate.module, images.shape[1:])
@@ -82,7 +83,8 @@ def find_places(
         for name, ends in planned.ranges.items()
         if name in nodes
     }
-    return places, len(planned.ranges) - len(places)
+    missed = {name: kinds[name] for name in planned.ranges if name not in places}
+    return places, missed
 
 
 def _finite(limits: tuple[float, float] | None) -> tuple[float | None, float | None]:
@@ -116,8 +118,7 @@ def match(
 ) -> dict[str, str]:
     """The node, no node twice, that computes each tensor of `wanted`, computed from `images`.
 
-    A tensor that no node computes is left out: a file adds the bias of a matrix product in a step
-    of its own, and spells attention out.
+    A tensor that no node computes is left out.
     """
     finder = _Finder(traced, wanted)
     with torch.inference_mode():

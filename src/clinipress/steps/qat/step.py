@@ -54,12 +54,15 @@ class QuantizationAware:
         chosen = train.index[calibration_rows(train.labels, recipe.calibration_images, seed)]
         images = context.data.cache(spec).take(chosen)
         places, missed = find_places(origin, images, recipe.calibration_method)
+        if missed:
+            params["activations_not_learnt"] = missed
+            context.progress.say(f"qat: {_not_learnt(missed)}")
         steps = steps_per_epoch(len(train.index), options.batch_size) * options.epochs
         params |= {
             "asked": recipe.model_dump(mode="json", exclude={"train"}),
             "calibration_seed": seed,
             "calibration_rows": [int(row) for row in chosen],
-            "activations_not_found": missed,
+            "activations_not_found": len(missed),
             "places": {tensor: list(activation) for tensor, activation in places.items()},
             "freeze_batch_norm_after": round(recipe.freeze_batch_norm * steps),
             "freeze_ranges_after": round(recipe.freeze_ranges * steps),
@@ -86,10 +89,20 @@ class QuantizationAware:
         }
         model = origin.spec.model_copy(update={"ranges": learnt})
         child = TorchCandidate(origin.card.model_copy(update={"model": model}), network.network)
+        if network.unrounded:
+            facts["weights_not_rounded"] = network.unrounded
+            named = ", ".join(f"{name} ({why})" for name, why in network.unrounded.items())
+            context.progress.say(f"qat: weights that were not rounded in training: {named}")
         return child, facts | {
             "rounded_activations": len(places),
             "calibrated_activations": params["activations_not_found"],
         }
+
+
+def _not_learnt(missed: dict[str, str]) -> str:
+    """Activations without a place in training, by name."""
+    named = ", ".join(f"{name} (of {kind})" for name, kind in missed.items())
+    return f"activations that nothing in the network computes keep calibrated ranges: {named}"
 
 
 def _calibration(

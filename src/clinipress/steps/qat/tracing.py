@@ -6,8 +6,10 @@ one name, whichever module or function made it.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -55,8 +57,9 @@ def _tidy(graph: fx.Graph) -> None:
             continue
         if node.op == "call_function" and operator_name(node).endswith("_"):
             _out_of_place(node)
-        if operator_name(node) == "hardswish":
-            _spell_out(graph, node)
+        spell_out = SPELLED_OUT.get(operator_name(node))
+        if spell_out is not None:
+            spell_out(graph, node)
         elif node.target is aten.view.default:
             node.target = aten.reshape.default  # the same, in any memory layout
         elif node.op == "output":
@@ -64,14 +67,60 @@ def _tidy(graph: fx.Graph) -> None:
     graph.lint()
 
 
-def _spell_out(graph: fx.Graph, node: fx.Node) -> None:
-    """Turn ``hardswish(x)`` into ``x * hardsigmoid(x)``, as files do: each may be rounded."""
+def _hard_swish(graph: fx.Graph, node: fx.Node) -> None:
+    """``x * hardsigmoid(x)``, as files write it: each may be rounded."""
     x = node.args[0]
     with graph.inserting_before(node):
         gate = graph.call_function(aten.hardsigmoid.default, (x,))
         product = graph.call_function(aten.mul.Tensor, (x, gate))
     node.replace_all_uses_with(product)
     graph.erase_node(node)
+
+
+def _linear(graph: fx.Graph, node: fx.Node) -> None:
+    """A product of tokens, and then its bias: files round both; one of vectors is a Gemm."""
+    x, weight, *bias = node.args
+    if len(node.meta["val"].shape) < 3 or not bias or bias[0] is None:
+        return
+    with graph.inserting_before(node):
+        product = graph.call_function(aten.linear.default, (x, weight))
+        total = graph.call_function(aten.add.Tensor, (product, bias[0]))
+    product.meta = dict(node.meta)
+    node.replace_all_uses_with(total)
+    graph.erase_node(node)
+
+
+def _attention(graph: fx.Graph, node: fx.Node) -> None:
+    """Attention as files write it: queries and keys scaled, multiplied, softmax, values."""
+    given: dict[str, Any] = dict(zip(ATTENTION, node.args, strict=False)) | dict(node.kwargs)
+    query, key, value, mask = (given.get(name) for name in ATTENTION[:4])
+    bare = not (given.get("is_causal") or given.get("enable_gqa") or given.get("dropout_p"))
+    if not bare or not isinstance(query, fx.Node) or (mask is not None and _is_bool(mask)):
+        return
+    scale = given.get("scale") or int(query.meta["val"].shape[-1]) ** -0.5
+    root = math.sqrt(scale)
+    with graph.inserting_before(node):
+        scaled = graph.call_function(aten.mul.Tensor, (query, root))
+        turned = graph.call_function(aten.transpose.int, (key, -2, -1))
+        keys = graph.call_function(aten.mul.Tensor, (turned, root))
+        weights = graph.call_function(aten.matmul.default, (scaled, keys))
+        if mask is not None:
+            weights = graph.call_function(aten.add.Tensor, (weights, mask))
+        shares = graph.call_function(aten.softmax.int, (weights, -1))
+        result = graph.call_function(aten.matmul.default, (shares, value))
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)
+
+
+def _is_bool(node: fx.Node) -> bool:
+    return not node.meta["val"].dtype.is_floating_point
+
+
+ATTENTION = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+# Operators that files write as several, each of which may be rounded.
+SPELLED_OUT = MappingProxyType(
+    {"hardswish": _hard_swish, "linear": _linear, "scaled_dot_product_attention": _attention}
+)
 
 
 def operator_name(node: fx.Node) -> str:
