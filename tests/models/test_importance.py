@@ -64,7 +64,7 @@ def test_scores_are_those_of_torch_pruning(name, criterion):
     expected = referee(module, REFEREES[criterion])
     compared = 0
     for group, scores in zip(groups, score(groups, criterion, 0), strict=True):
-        assert group.per_column == group.block == 1
+        assert group.table.shape[1] == group.block == 1
         np.testing.assert_allclose(scores, expected[group.name], rtol=1e-5)
         compared += 1
     assert compared > 5
@@ -211,7 +211,7 @@ def test_grouped_inputs_count_only_their_own_weights():
     module = wrapped(Net())
     network = module.backbone.requires_grad_(False)
     (group,) = [g for g in groups_of(module) if g.name == "first"]
-    assert (group.size, group.per_column) == (4, 2)
+    assert group.table.tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
     (found,) = score([group], "l1", 0)
     expected = np.zeros(4)
     for channel in range(8):

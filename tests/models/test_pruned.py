@@ -284,19 +284,14 @@ def test_channel_shuffle_is_refused_although_every_shape_fits(seed):
     assert [name for name, _, _ in history] == ["second"]
 
 
-def test_networks_torch_pruning_cannot_do_are_named_so():
-    _, module = make("ghostnet_100")
-    with pytest.raises(ModelError, match="Torch-Pruning can follow") as caught:
-        plan_pruning(module, ratio=0.3)
-    assert "\n" not in str(caught.value)
-
-
-def test_shufflenet_is_refused():
+def test_shufflenet_is_cut_between_its_shuffles():
     models = pytest.importorskip("torchvision.models")
     spec = InputSpec(channels=3, height=32, width=32)
     module = wrap(models.shufflenet_v2_x0_5(num_classes=3), spec)
-    with pytest.raises(ModelError, match="Torch-Pruning can follow"):
-        plan_pruning(module, ratio=0.3)
+    history = plan_pruning(module, ratio=0.2)
+    small = prune(module, history)
+    assert abs(1 - macs(small, spec) / macs(module, spec) - 0.2) < 0.02
+    assert "conv1.0" not in {name for name, _, _ in history}
 
 
 def test_grouped_convolutions_lose_the_same_of_each_group():
@@ -387,12 +382,15 @@ MIXING = {"group norm", "root", "across channels", "over places"}
 
 # the two attentions' own convolutions are beyond Torch-Pruning in so small a network
 @pytest.mark.parametrize("name", sorted(LAYERS_BETWEEN.keys() - {"across channels", "over places"}))
-def test_f6_a_shuffle_is_refused_whatever_else_the_network_holds(name):
+def test_f6_what_a_shuffle_reads_stays_whole_whatever_else_the_network_holds(name):
     asked = {"ratio": 0.45, "round_to": 2, "criterion": "random", "scope": "uniform"}
     torch.manual_seed(0)
-    assert plan_pruning(halves(LAYERS_BETWEEN[name], shuffle=False), **asked)
-    with pytest.raises(ModelError, match="as after a shuffle"):
-        plan_pruning(halves(LAYERS_BETWEEN[name], shuffle=True), **asked)
+    plain, shuffled = (
+        {cut for cut, _, _ in plan_pruning(halves(LAYERS_BETWEEN[name], shuffle=turned), **asked)}
+        for turned in (False, True)
+    )
+    assert "0" in plain
+    assert shuffled == {"4"}
 
 
 def test_f6_standardised_weights_do_not_switch_it_off():
@@ -400,9 +398,8 @@ def test_f6_standardised_weights_do_not_switch_it_off():
     plain, shuffled = (
         halves(nn.BatchNorm2d, shuffle=shuffle, conv=Standardised) for shuffle in (False, True)
     )
-    assert plan_pruning(plain, **asked)
-    with pytest.raises(ModelError, match="as after a shuffle"):
-        plan_pruning(shuffled, **asked)
+    assert "0" in {cut for cut, _, _ in plan_pruning(plain, **asked)}
+    assert {cut for cut, _, _ in plan_pruning(shuffled, **asked)} == {"4"}
 
 
 @pytest.mark.parametrize("name", sorted(LAYERS_BETWEEN))
@@ -519,11 +516,11 @@ def test_records_of_half_a_head_or_of_all_are_refused(rows):
         prune(module, ((name, True, rows if len(rows) < 90 else whole),))
 
 
-def test_attention_of_another_build_is_refused_in_one_line():
+def test_attention_of_another_build_keeps_its_heads():
     _, module = make("swinv2_cr_tiny_ns_224", InputSpec(channels=1, height=64, width=64))
-    with pytest.raises(ModelError, match="attention whose heads can be cut") as caught:
-        plan_pruning(module, ratio=0.3)
-    assert "\n" not in str(caught.value)
+    cut = {name for name, _, _ in plan_pruning(module, ratio=0.3)}
+    assert cut
+    assert all(".mlp." in name for name in cut)
 
 
 def test_protected_attention_keeps_its_heads():

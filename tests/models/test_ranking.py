@@ -21,7 +21,8 @@ from clinipress.models.pruning.ranking import (
 
 
 def unit(scores, groups=1, round_to=1):
-    return Unit("u", np.asarray(scores, dtype=np.float64), groups, round_to)
+    table = np.arange(groups * len(scores)).reshape(groups, -1).T
+    return Unit("u", np.asarray(scores, dtype=np.float64), round_to, table=table)
 
 
 def chain(widths, ends=(1, 3)):
@@ -141,7 +142,8 @@ def test_rounds_end_exactly_at_the_ratio_and_take_equal_shares(ratio, rounds):
 
 
 def test_a_column_of_heads_is_whole_heads():
-    heads = Unit("a.qkv", np.array([3.0, 1.0, 2.0]), groups=3, block=2)
+    rows = np.arange(18).reshape(3, 3, 2).transpose(1, 0, 2).reshape(3, 6)
+    heads = Unit("a.qkv", np.array([3.0, 1.0, 2.0]), table=rows)
     assert heads.removed(2) == (2, 3, 8, 9, 14, 15)
     assert heads.channels == 18
     assert heads.kept_choices == [1, 2, 3]

@@ -45,28 +45,19 @@ def _is(module: nn.Module, kinds: set[tuple[str, str]]) -> bool:
 def opaque_layers(network: nn.Module) -> list[tuple[str, Any]]:
     """Layers that a graph must take as one, by name.
 
-    Raises:
-        ModelError: There is attention of another build, whose heads would be cut wrongly.
+    Attention of another build is not among them: it is traced as it stands, and what a trial cut
+    shows to be misread there stays whole.
     """
-    layers = []
-    for name, module in network.named_modules():
-        if _is(module, ATTENTION | MERGING):
-            layers.append((name, module))
-        elif hasattr(module, "qkv") and hasattr(module, "num_heads"):
-            raise _unknown(name, type(module).__name__)
-        if _is(module, ATTENTION):
-            parts = {part.split(".")[0] for part, _ in module.named_parameters()}
-            if not parts <= KNOWN_PARTS or _rows(module) != 3 * _columns(module):
-                raise _unknown(name, f"{type(module).__name__} with {', '.join(sorted(parts))}")
-    return layers
+    return [
+        (name, module)
+        for name, module in network.named_modules()
+        if _is(module, MERGING) or (_is(module, ATTENTION) and _has_known_parts(module))
+    ]
 
 
-def _unknown(name: str, what: str) -> ModelError:
-    return ModelError(
-        "attention whose heads can be cut (Visformer, Swin, ViT)",
-        f"'{name}', {what}",
-        "distil into a smaller student instead",
-    )
+def _has_known_parts(layer: Any) -> bool:
+    parts = {part.split(".")[0] for part, _ in layer.named_parameters()}
+    return parts <= KNOWN_PARTS and _rows(layer) == 3 * _columns(layer)
 
 
 def heads(network: nn.Module) -> list[tuple[str, Any]]:

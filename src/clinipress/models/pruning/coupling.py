@@ -23,12 +23,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["cut_equals_hidden", "hidden_from", "mixers"]
+__all__ = ["awake", "cut_equals_hidden", "hidden_from", "mixers"]
 
 IMAGES = 4
-# Both sides compute the same sums in another order; batch norms over few values can blow rounding
-# up to some 1e-4 of the largest output. Weights that meet wrong channels differ by 0.1 and more.
-TOLERANCE = 0.01
+# Both sides compute the same sums in another order, in float64; batch norms over few values blow
+# rounding up. One layer of many that meets wrong channels may move the output by a thousandth.
+# Networks that cannot compute in float64 are compared in float32, where rounding goes to 1e-4.
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 0.01}
+SILENT = 0.1  # weights of one number a channel below it are a branch's gain that starts at zero
+FAINT = 1e-4  # weights of more dimensions below it
 SEED = 0
 BatchNorm = nn.modules.batchnorm._BatchNorm
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
@@ -49,7 +52,21 @@ def cut_equals_hidden(
     they were; `hidden` is as `hidden_from` takes it.
     """
     noise = torch.randn(IMAGES, channels, *size, generator=torch.Generator().manual_seed(SEED))
-    masked, kept = _lively(network), _lively(small)
+    for dtype, tolerance in TOLERANCE.items():
+        masked, kept = (_lively(side).to(dtype) for side in (network, small))
+        try:
+            expected, got = _answers(masked, kept, hidden, noise.to(dtype))
+        except RuntimeError:
+            if dtype == torch.float32:
+                raise
+            continue  # it makes tensors of its own in float32
+        return bool((expected - got).abs().max() <= tolerance * expected.abs().max())
+    return False
+
+
+def _answers(
+    masked: nn.Module, kept: nn.Module, hidden: Mapping[str, Tensor], noise: Tensor
+) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(), ExitStack() as changed:
         passed_by = mixers(masked, kept, noise)
         for side in (masked, kept):
@@ -58,7 +75,27 @@ def cut_equals_hidden(
             expected = masked(noise)
         with _RawWeights(kept):
             got = kept(noise)
-    return bool((expected - got).abs().max() <= TOLERANCE * expected.abs().max())
+    return expected, got
+
+
+def awake(network: Any) -> Any:
+    """A copy in which no branch is silent: gains and weights that start at zero, and biases.
+
+    Made before a cut, for what is drawn must be cut with the rest.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    network = copy.deepcopy(network)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            largest = float(parameter.abs().max()) if parameter.numel() else 1.0
+            drawn = torch.randn(parameter.shape, generator=generator)
+            if name.endswith("bias") and parameter.dim() == 1:
+                parameter.add_(drawn, alpha=0.1 if largest < FAINT else 0.0)
+            elif max(parameter.shape, default=1) == parameter.numel() and largest < SILENT:
+                parameter.copy_(1 + 0.1 * drawn)
+            elif largest < FAINT:
+                parameter.copy_(drawn / parameter[0].numel() ** 0.5)
+    return network
 
 
 def mixers(network: nn.Module, small: nn.Module, noise: Tensor) -> dict[str, int]:

@@ -56,20 +56,24 @@ class ChannelGroup:
     """Coupled channels.
 
     Attributes:
-        name: The layer whose outputs name the channels.
-        size: Columns.
-        per_column: Groups of a grouped convolution or norm: channels per column lie `size` apart.
-        block: Channels that lie side by side in a column (a head's).
+        name: The layer whose outputs name the channels; several groups may, with other channels.
+        block: Channels that lie side by side in a column (a head's), or 1.
         members: All layers the channels reach.
         kind: Groups of equal topology have equal kinds.
+        table: int64 ``[columns, channels of each]``, the layer's outputs that go together: of a
+            grouped convolution or norm one of each group.
     """
 
     name: str
-    size: int
-    per_column: int
     block: int
     members: tuple[Member, ...]
     kind: str
+    table: NDArray[np.int64]
+
+    @property
+    def size(self) -> int:
+        """Columns."""
+        return len(self.table)
 
     def readers(self) -> list[Member]:
         """Convolutions and linear layers the channels come into."""

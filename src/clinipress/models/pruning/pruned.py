@@ -2,9 +2,11 @@
 
 A removal reaches every layer coupled to it: norms, residual streams, concatenations, depthwise
 convolutions, squeeze-and-excitation, the classifier's inputs. The couplings are known to
-`clinipress.models.pruning.dependencies`. The record of a pruning is its root removals, [layer,
-outputs?, channel numbers], in the names of the backbone, whole heads of attention by the rows of
-their queries, keys and values; a fresh network cut by the record has the shapes of the pruned one.
+`clinipress.models.pruning.dependencies`, and a plan is tried before it is given: channels whose cut
+is not the same as their hiding stay whole (`clinipress.models.pruning.coupling`). The record of a
+pruning is its root removals, [layer, outputs?, channel numbers], in the names of the backbone,
+whole heads of attention by the rows of their queries, keys and values; a fresh network cut by the
+record has the shapes of the pruned one.
 
 Batch norms keep the statistics of what is left. Their inputs have changed, so a pruned network
 needs its statistics measured again, or its fine-tuning, before it is judged.
@@ -14,16 +16,19 @@ from __future__ import annotations
 
 import copy
 import difflib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clinipress.errors import ModelError
 from clinipress.models.cost import macs
 from clinipress.models.pruning.cost import Of, cost, costs, outputs
-from clinipress.models.pruning.coupling import cut_equals_hidden
+from clinipress.models.pruning.coupling import awake, cut_equals_hidden
 from clinipress.models.pruning.dependencies import cannot, cut, dependency_graph, free_groups
 from clinipress.models.pruning.importance import (
     Batch,
@@ -33,6 +38,7 @@ from clinipress.models.pruning.importance import (
     taylor_scores,
 )
 from clinipress.models.pruning.ranking import Scope, Unit, choose, share
+from clinipress.models.zoo import first_line
 
 __all__ = ["History", "hidings", "plan_pruning", "prune", "replay", "widths"]
 
@@ -40,6 +46,8 @@ History = tuple[tuple[str, bool, tuple[int, ...]], ...]
 Network = TypeVar("Network", bound=nn.Module)
 
 TOLERANCE = 0.02  # of the cost: a plan farther from the ratio is refused
+LONGEST_TRIAL = 90.0  # seconds of the processor for finding what cannot be cut
+NAMED = 6  # layers in a line
 
 
 def plan_pruning(
@@ -84,18 +92,33 @@ def plan_pruning(
     """
     network = copy.deepcopy(classifier).cpu().float()
     groups, units = _ranked(network, criterion, round_to, protect, seed, batches)
-    if keep is None:
-        counted = costs(network, groups, of)
-        kept = choose(counted, units, ratio, scope)
-        _check_ratio(share(counted, units, kept), ratio, of)
-    else:
-        kept = [u.kept_near(keep.get(u.name, u.channels) / u.per_column) for u in units]
+    trial, whole = _Trial(network), dict[str, None]()
+    while True:
+        if keep is None:
+            counted = costs(network, groups, of)
+            kept = choose(counted, units, ratio, scope)
+            _check_ratio(share(counted, units, kept), ratio, of, list(whole))
+        else:
+            kept = [_kept_as(network, unit, keep) for unit in units]
+        fault = trial.fault(groups, units, kept)
+        if fault is None:
+            break
+        wrong = trial.faulty(groups, units, kept)
+        whole |= dict.fromkeys(units[number].name for number in sorted(wrong))
+        groups = [group for number, group in enumerate(groups) if number not in wrong]
+        units = [unit for number, unit in enumerate(units) if number not in wrong]
+        if not units:
+            raise cannot(fault)
     history = _history(units, kept)
-    hidden = _hidden(groups, [unit.removed(k) for unit, k in zip(units, kept, strict=True)])
-    small = _checked_cut(network, history, hidden)
     if keep is None:
-        _check_ratio(1 - cost(small, of) / cost(network, of), ratio, of)
+        _check_ratio(1 - cost(trial.small, of) / cost(network, of), ratio, of, list(whole))
     return history
+
+
+def _kept_as(network: nn.Module, unit: Unit, keep: Mapping[str, float]) -> int:
+    """Columns of a unit so that its layer keeps its channels of an earlier plan."""
+    layer = network.get_submodule("backbone").get_submodule(unit.name)
+    return unit.kept_near(unit.size * keep.get(unit.name, outputs(layer)) / outputs(layer))
 
 
 def widths(classifier: nn.Module, history: History) -> dict[str, int]:
@@ -123,7 +146,7 @@ def hidings(
     for group, unit in zip(groups, units, strict=True):
         for wanted in shares:
             kept = max(1, round(unit.size * (1 - wanted)))
-            yield unit.name, 1 - kept / unit.size, _hidden([group], [unit.removed(kept)])
+            yield unit.name, 1 - kept / unit.size, _hidden([group], [unit.gone(kept)])
 
 
 def prune(classifier: Network, history: History) -> Network:
@@ -145,9 +168,30 @@ def replay(classifier: Network, history: History) -> Network:
     """
     for records in _rounds(history):
         with dependency_graph(classifier) as graph:
+            tied = _tied(graph.model)
             for name, is_output, indices in records:
                 cut(graph, name, is_output, indices)
+            _tie_again(graph.model, tied)
     return classifier
+
+
+def _tied(backbone: nn.Module) -> list[list[str]]:
+    """Names of parameters that are one tensor."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in backbone.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [same for same in names.values() if len(same) > 1]
+
+
+def _tie_again(backbone: nn.Module, tied: Sequence[Sequence[str]]) -> None:
+    """Make those one tensor again that a cut has written for each layer."""
+    for first, *others in tied:
+        kept = backbone.get_parameter(first)
+        for name in others:
+            if not torch.equal(kept, backbone.get_parameter(name)):
+                raise cannot(f"'{first}' and '{name}' are one weight, and lose other channels")
+            owner, _, own = name.rpartition(".")
+            setattr(backbone.get_submodule(owner), own, kept)
 
 
 def _rounds(history: History) -> Iterator[list[tuple[str, bool, tuple[int, ...]]]]:
@@ -195,47 +239,96 @@ def _ranked(
     for group, scores in zip(free, rated, strict=True):
         if scores is not None:
             step = round_to if group.block == 1 else 1
-            unit = Unit(group.name, scores, group.per_column, step, group.block, group.kind)
+            units.append(Unit(group.name, scores, step, group.kind, group.table))
             groups.append(group)
-            units.append(unit)
     return groups, units
 
 
-def _check_ratio(reached: float, ratio: float, of: Of) -> None:
+def _check_ratio(reached: float, ratio: float, of: Of, whole: Sequence[str]) -> None:
     if abs(reached - ratio) > TOLERANCE:
+        named = ", ".join(whole[:NAMED]) + (", ..." if len(whole) > NAMED else "")
+        layers = f" ({named} stay whole: their cuts would change other channels)" if whole else ""
         raise ModelError(
             f"a share of the {of} that can be removed from this network",
-            f"ratio {ratio:g}, where the nearest is {reached:.3f}",
+            f"ratio {ratio:g}, where the nearest is {reached:.3f}{layers}",
             "change the ratio, lower round_to or protect fewer layers",
         )
 
 
 def _history(units: Sequence[Unit], kept: Sequence[int]) -> History:
-    pairs = zip(units, kept, strict=True)
-    return tuple((unit.name, True, unit.removed(k)) for unit, k in pairs if k < unit.size)
+    removed: dict[str, set[int]] = {}
+    for unit, k in zip(units, kept, strict=True):
+        if k < unit.size:
+            removed.setdefault(unit.name, set()).update(unit.removed(k))
+    return tuple((name, True, tuple(sorted(gone))) for name, gone in removed.items())
 
 
-def _hidden(groups: Sequence[ChannelGroup], removed: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-    """What `hidden_from` takes so that a plan's channels are not seen, numbered as before it."""
+def _hidden(
+    groups: Sequence[ChannelGroup], columns: Sequence[NDArray[np.int64]]
+) -> dict[str, Tensor]:
+    """What `hidden_from` takes so that columns are not seen, numbered as before the cut."""
     hidden: dict[str, set[int]] = {}
-    for group, channels in zip(groups, removed, strict=True):
-        gone = {channel // group.block % group.size for channel in channels}
+    for group, gone in zip(groups, columns, strict=True):
         seeing = [m for m in group.members if isinstance(m.layer, nn.LayerNorm)]
-        for member in [*group.readers(), *seeing] if gone else []:
-            pairs = zip(member.indices.tolist(), member.columns.tolist(), strict=True)
-            hidden.setdefault(member.name, set()).update(i for i, c in pairs if c in gone)
-    return {name: torch.tensor(sorted(gone)) for name, gone in hidden.items()}
+        for member in [*group.readers(), *seeing] if len(gone) else []:
+            indices = member.indices[np.isin(member.columns, gone)]
+            hidden.setdefault(member.name, set()).update(indices.tolist())
+    return {name: torch.tensor(sorted(gone), dtype=torch.long) for name, gone in hidden.items()}
 
 
-def _checked_cut(network: Any, history: History, hidden: dict[str, Tensor]) -> Any:
-    """Cut a copy and run it: a coupling that was not seen breaks here, not in training."""
-    spec = network.input_spec
-    try:
-        small = prune(network, history)
-        macs(small, spec)
-    except Exception as problem:
-        raise cannot(problem) from problem
-    channels, size = spec.channels * network.repeats, (spec.height, spec.width)
-    if not cut_equals_hidden(network.backbone, small.backbone, hidden, channels, size):
-        raise cannot("the layers it cuts meet other channels than before, as after a shuffle")
-    return small
+class _Trial:
+    """Cuts a network as planned and runs it: what is misread breaks here, not in training."""
+
+    def __init__(self, network: Any) -> None:
+        self.network: Any = awake(network)
+        self.small: Any = None  # as it was cut last
+        self.ends = time.process_time() + LONGEST_TRIAL
+
+    def fault(
+        self, groups: Sequence[ChannelGroup], units: Sequence[Unit], kept: Sequence[int]
+    ) -> str | None:
+        """Why these columns cannot be cut, all together; None: the cut is right."""
+        network = self.network
+        spec = network.input_spec
+        try:
+            self.small = prune(network, _history(units, kept))
+            macs(self.small, spec)
+        except Exception as problem:
+            return first_line(problem)
+        hidden = _hidden(groups, [unit.gone(k) for unit, k in zip(units, kept, strict=True)])
+        channels, size = spec.channels * network.repeats, (spec.height, spec.width)
+        if cut_equals_hidden(network.backbone, self.small.backbone, hidden, channels, size):
+            return None
+        return "the layers it cuts meet other channels than before, as after a shuffle"
+
+    def faulty(
+        self, groups: Sequence[ChannelGroup], units: Sequence[Unit], kept: Sequence[int]
+    ) -> set[int]:
+        """Which units cannot be cut, at least one: found by halving, each tried at least a step."""
+        cut = [
+            k if k < unit.size or len(unit.kept_choices) == 1 else unit.kept_choices[-2]
+            for unit, k in zip(units, kept, strict=True)
+        ]
+        some = [number for number, unit in enumerate(units) if cut[number] < unit.size]
+        return set(self._search(groups, units, cut, some, known=True))
+
+    def _search(
+        self,
+        groups: Sequence[ChannelGroup],
+        units: Sequence[Unit],
+        cut: Sequence[int],
+        some: list[int],
+        *,
+        known: bool = False,
+    ) -> list[int]:
+        if time.process_time() > self.ends:
+            raise cannot(f"its cuts are not the same as hiding, and no end in {LONGEST_TRIAL:g} s")
+        parts = ([every[number] for number in some] for every in (groups, units, cut))
+        if not some or (not known and self.fault(*parts) is None):  # type: ignore[arg-type]
+            return []
+        if len(some) == 1:
+            return some
+        half = len(some) // 2
+        sides = some[:half], some[half:]
+        wrong = [n for side in sides for n in self._search(groups, units, cut, side)]
+        return wrong or sides[1]  # each is right alone

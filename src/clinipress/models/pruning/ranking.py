@@ -34,18 +34,16 @@ class Unit:
     Attributes:
         name: The layer whose outputs they are.
         scores: float64 ``[n]``, importance of each column of channels, its layers' mean near 1.
-        groups: Channels per column: a grouped convolution loses one of each group at a time.
         round_to: Kept channels are a multiple of this, unless all are kept.
-        block: Neighbouring channels that make one of a column's `groups` (a head's; else 1).
         kind: Units of equal topology share it; "isomorphic" ranks within it.
+        table: int64 ``[n, channels]``, the layer's outputs that make a column; None: one each.
     """
 
     name: str
     scores: NDArray[np.float64]
-    groups: int = 1
     round_to: int = 1
-    block: int = 1
     kind: str = ""
+    table: NDArray[np.int64] | None = None
 
     @property
     def size(self) -> int:
@@ -55,7 +53,7 @@ class Unit:
     @property
     def per_column(self) -> int:
         """Channels in a column."""
-        return self.groups * self.block
+        return 1 if self.table is None else self.table.shape[1]
 
     @property
     def channels(self) -> int:
@@ -76,11 +74,14 @@ class Unit:
         near = choices[max(0, index - 1) : index + 1]
         return min(near, key=lambda kept: abs(kept - wanted))
 
+    def gone(self, kept: int) -> NDArray[np.int64]:
+        """Columns to remove so that the `kept` most important stay, least important first."""
+        return np.argsort(self.scores, kind="stable")[: self.size - kept]
+
     def removed(self, kept: int) -> tuple[int, ...]:
-        """Channel numbers to remove so that the `kept` most important columns stay."""
-        columns = np.argsort(self.scores, kind="stable")[: self.size - kept]
-        starts = [(columns + group * self.size) * self.block for group in range(self.groups)]
-        channels = np.concatenate(starts)[:, None] + np.arange(self.block)
+        """Channel numbers of the columns that are then gone."""
+        columns = self.gone(kept)
+        channels = columns if self.table is None else self.table[columns]
         return tuple(sorted(int(channel) for channel in channels.ravel()))
 
 
