@@ -146,6 +146,30 @@ def test_the_same_call_goes_on_with_the_same_plan(sets, tmp_path):
     assert len(again.test_openings) == 1
 
 
+def test_wrapped_and_half_precision_networks_are_the_same_network(sets, tmp_path):
+    from clinipress.models.zoo import create_backbone, given
+
+    wrapped = torch.nn.DataParallel(Thirds())
+    images = torch.rand(2, 3, 64, 64)
+    with given(wrapped.module.half()) as factory:
+        copied = create_backbone(factory=factory, num_classes=3, in_channels=3, size=(64, 64))
+    with torch.inference_mode():
+        torch.testing.assert_close(copied(images), Thirds()(images), atol=2e-2, rtol=0)
+
+
+def test_what_is_no_network_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"a torch\.nn\.Module, or the path of a model file"):
+        clinipress.compress({"state": 1}, tmp_path, out=tmp_path / "run")
+
+
+def test_a_network_of_another_process_is_named(tmp_path):
+    from clinipress.errors import ModelError
+    from clinipress.models.zoo import create_backbone
+
+    with pytest.raises(ModelError, match="given as an object"):
+        create_backbone(factory="given:0123", num_classes=3, in_channels=3, size=(64, 64))
+
+
 # --- the time ---------------------------------------------------------------------------------
 
 COSTS = Costs(learning=0.01, answering=0.003, train=2000, others=800, files=4)

@@ -151,7 +151,7 @@ def _sources(network: nn.Module) -> set[str]:
 
 def _copied(network: nn.Module) -> nn.Module:
     try:
-        return copy.deepcopy(network).cpu()
+        return copy.deepcopy(network).cpu().float()
     except Exception as problem:  # what a user's module does when it is copied
         raise ModelError(
             "a network that can be copied",

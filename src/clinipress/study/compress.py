@@ -176,6 +176,8 @@ def compress(
         dict(class_map or {}), modality, student, unseen, post_training, seed, threads,
     )  # fmt: skip
     _check(request)
+    if not isinstance(model, str | Path):
+        model = _unwrapped(model)
     live = not isinstance(model, str | Path)
     named = nullcontext(network) if isinstance(model, str | Path) else given(model)
     with named as factory:
@@ -192,6 +194,24 @@ def compress(
             "slower than when a few steps were measured"
         )
     return result
+
+
+def _unwrapped(model: Any) -> nn.Module:
+    """The network inside DataParallel and torch.compile.
+
+    Raises:
+        InputError: It is no network.
+    """
+    from torch import nn
+
+    while isinstance(model, nn.Module):
+        inside = getattr(model, "_orig_mod", None)
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inside = model.module
+        if inside is None:
+            return model
+        model = inside
+    raise InputError("a torch.nn.Module, or the path of a model file", type(model).__name__)
 
 
 def _check(request: Request) -> None:
