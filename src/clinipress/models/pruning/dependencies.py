@@ -88,9 +88,12 @@ class _Graph(tp.DependencyGraph):  # type: ignore[misc]
         except Exception:
             if not self.is_built:  # else it failed in an index map, made anew when it is asked for
                 raise
+        splits = [node for node in self.module2node.values() if node.type == SPLIT]
+        for node in splits:
+            _read_split(node)
         for node in self.module2node.values():
-            if node.type == SPLIT:
-                _read_split(node)
+            if splits and node.type == tp.ops.OPTYPE.CONCAT:
+                node.module.concat_sizes = None  # reckoned before the pieces were known
         self._tie()
         return self
 
