@@ -191,8 +191,8 @@ MIDDLES = {
 # ... and the layer that is cut there, or None where its middle has to stay whole
 INSIDE = {
     "chunks": "middle.first.0",
-    "gate": "middle.wide",
-    "gated linear unit": "middle.wide",
+    "gate": "middle.depthwise",
+    "gated linear unit": "middle.depthwise",
     "mixer": "middle.channels.0",
     "selective kernels": "middle.squeeze",
     "partial residuals": "middle.wide.0.0",
@@ -248,10 +248,10 @@ def test_f10_networks_of_practice_are_cut_or_stay_whole(name):
 def test_f10_halves_of_a_chunk_lose_the_same_channels():
     """The product of two halves has one channel where both have it."""
     history = {name: gone for name, _, gone in cut_any(drawn("gate"))}
-    gone = set(history["middle.wide"])
+    gone = set(history["middle.depthwise"])
     assert {i % 32 for i in gone if i < 32} == {i % 32 for i in gone if i >= 32}
     module = drawn("gate")
-    small = prune(module, (("middle.wide", True, tuple(sorted(gone))),)).eval()
+    small = prune(module, (("middle.depthwise", True, tuple(sorted(gone))),)).eval()
     images = torch.randint(0, 256, (2, 1, SIDE, SIDE), dtype=torch.uint8)
     with torch.no_grad():
         module.backbone.middle.narrow.weight[:, [i for i in gone if i < 32]] = 0

@@ -291,7 +291,7 @@ def test_shufflenet_is_cut_between_its_shuffles():
     history = plan_pruning(module, ratio=0.2)
     small = prune(module, history)
     assert abs(1 - macs(small, spec) / macs(module, spec) - 0.2) < 0.02
-    assert "conv1.0" not in {name for name, _, _ in history}
+    assert not any(name.endswith("branch2.5") for name, _, _ in history)  # what is shuffled
 
 
 def test_grouped_convolutions_lose_the_same_of_each_group():
@@ -520,7 +520,8 @@ def test_attention_of_another_build_keeps_its_heads():
     _, module = make("swinv2_cr_tiny_ns_224", InputSpec(channels=1, height=64, width=64))
     cut = {name for name, _, _ in plan_pruning(module, ratio=0.3)}
     assert cut
-    assert all(".mlp." in name for name in cut)
+    assert any(".mlp." in name for name in cut)
+    assert not any(name.endswith(("qkv", "attn.proj")) for name in cut)
 
 
 def test_protected_attention_keeps_its_heads():

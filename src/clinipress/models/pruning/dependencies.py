@@ -88,9 +88,12 @@ class _Graph(tp.DependencyGraph):  # type: ignore[misc]
         except Exception:
             if not self.is_built:  # else it failed in an index map, made anew when it is asked for
                 raise
+        splits = [node for node in self.module2node.values() if node.type == SPLIT]
+        for node in splits:
+            _read_split(node)
         for node in self.module2node.values():
-            if node.type == SPLIT:
-                _read_split(node)
+            if splits and node.type == tp.ops.OPTYPE.CONCAT:
+                node.module.concat_sizes = None  # reckoned before the pieces were known
         self._tie()
         return self
 
@@ -227,8 +230,8 @@ def _read_split(node: Any) -> None:
         reader: iter([n for other, n in reader.grad_fn.next_functions if other is split])
         for reader in node.outputs
     }
-    read = [next(taken[reader], None) for reader in node.outputs]
-    if None not in read:
+    read = [next(taken[reader], -1) for reader in node.outputs]
+    if -1 not in read:
         node.module.pieces, node.module.read = pieces, read
         node.module.split_sizes = [pieces[number] for number in read]
 
@@ -474,8 +477,8 @@ def _as_group(
             channels = count(item.dep.target)
             members.append(Member(names[layer], layer, is_output, indices, columns, channels))
     name = names[group[0].dep.target.module]
-    channels = np.array(table, dtype=np.int64)
-    return ChannelGroup(name, 1, tuple(members), " ".join(kinds), channels)
+    rows = np.array(table, dtype=np.int64)
+    return ChannelGroup(name, 1, tuple(members), " ".join(kinds), rows)
 
 
 def _size(part: Any, gives: bool) -> int:
