@@ -223,6 +223,8 @@ def _best(
         if not rivals:
             return best
         options = {o: reading for o, reading in options.items() if o in (best, *rivals)}
+    if key == "fit":  # what the ways differ by lies within chance, and each is told
+        return best
     asked = " and ".join(f"'{part}'" for part in key.split(" and "))
     raise ModelError(
         f"{asked} of '{name}', which {len(hits[best].right)} training images do not settle",
