@@ -11,6 +11,7 @@ from timm.layers import EcaModule
 from timm.layers.cbam import SpatialAttn
 from torch import nn
 
+import user_nets
 from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier, build, new_classifier
 from clinipress.models.cost import macs, parameters
@@ -607,3 +608,13 @@ def stream_of(module, hidden, stream):
     """Whether what is hidden is a residual stream: the layer's block reads it and its norm does."""
     reader = stream.replace("fc2", "fc1")
     return reader in hidden and any("norm" in part for part in hidden)
+
+
+def test_f7_tied_weights_stay_tied_and_whole():
+    spec = InputSpec(channels=1, height=16, width=16)
+    module = Classifier(user_nets.Tied(3, 1), spec, 1, 0.5, 0.25)
+    history = plan_pruning(module, ratio=0.2, of="parameters")
+    small = prune(module, history).backbone
+    assert small.second.weight is small.first.weight
+    assert parameters(small) < parameters(module)
+    assert not {name for name, _, _ in history} & {"stem.0", "first", "second"}

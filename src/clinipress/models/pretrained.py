@@ -10,7 +10,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from clinipress.errors import ModelError
-from clinipress.models.weights import read_state
+from clinipress.models.parametrized import renamed
+from clinipress.models.weights import load_state, read_state
 
 __all__ = ["head_names", "load_checkpoint", "load_pretrained", "take_shared"]
 
@@ -35,8 +36,8 @@ def load_pretrained(backbone: nn.Module, path: Path, *, or_kin: bool = False) ->
     Raises:
         ModelError: The file cannot be read, or something other than the head is missing.
     """
-    state = _filtered(read_state(path), backbone)
     own = backbone.state_dict()
+    state = renamed(_filtered(read_state(path), backbone), own)
     heads = head_names(backbone)
     state = {k: v for k, v in state.items() if k in own and _fits(k, v, own, heads)}
     state = _adapt_first_conv(state, own)
@@ -51,7 +52,7 @@ def load_pretrained(backbone: nn.Module, path: Path, *, or_kin: bool = False) ->
             f"a file without {len(lost)} of {len(own)} of them, such as '{lost[0]}'",
             "was the file made for another network?",
         )
-    backbone.load_state_dict(state, strict=False)
+    load_state(backbone, state, strict=False)
     return missing
 
 
@@ -71,7 +72,7 @@ def take_shared(backbone: nn.Module, state: Mapping[str, Tensor]) -> tuple[str, 
     )
     if not same:
         raise ModelError("weights of a network that begins as this one", "one of another kind")
-    backbone.load_state_dict({name: state[name] for name in same}, strict=False)
+    load_state(backbone, {name: state[name] for name in same}, strict=False)
     return tuple(names[len(same) :])
 
 
@@ -83,7 +84,8 @@ def load_checkpoint(backbone: nn.Module, path: Path) -> None:
     Raises:
         ModelError: The file cannot be read, is of another network, or has other classes.
     """
-    state, own = _own_prefix_removed(read_state(path)), backbone.state_dict()
+    own = backbone.state_dict()
+    state = renamed(_own_prefix_removed(read_state(path)), own)
     if type(backbone).__module__.startswith(OWN_NETS):
         state = _filtered(state, backbone)
     for name in head_names(backbone):
@@ -99,7 +101,7 @@ def load_checkpoint(backbone: nn.Module, path: Path) -> None:
     if missing or extra:
         got = f"one without '{missing[0]}'" if missing else f"one with '{extra[0]}' too"
         raise ModelError(f"a checkpoint of this network at '{path}'", got, "check model.name")
-    backbone.load_state_dict(state, strict=False)
+    load_state(backbone, state, strict=False)
 
 
 def _own_prefix_removed(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clinipress.errors import ModelError
 
-__all__ = ["read_state", "read_tensors", "safetensors_bytes"]
+__all__ = ["laid_out", "load_state", "read_state", "read_tensors", "safetensors_bytes"]
 
 # where training scripts put the weights inside a checkpoint, best first
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -34,6 +35,23 @@ def safetensors_bytes(state: Mapping[str, Tensor], facts: dict[str, str]) -> byt
         for name, tensor in state.items()
     }
     return safetensors.torch.save(plain, metadata=facts)
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> None:
+    """Load weights as of the module's own version: a file of tensors alone does not say which."""
+    versioned = OrderedDict(state)
+    versioned._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
+    module.load_state_dict(versioned, strict=strict)
+
+
+def laid_out(images: Tensor, layout: torch.memory_format) -> Tensor:
+    """Images ``[n, c, h, w]`` in a memory format, whatever the strides of sides of 1.
+
+    Those of one grey channel mean nothing, and yet convolutions take them for channels last.
+    """
+    images = images.contiguous(memory_format=layout)
+    plain = layout is torch.contiguous_format
+    return images.reshape(-1).view(images.shape) if plain else images
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from clinipress.data.study import StudyData, pixel_statistics
 from clinipress.errors import ModelError
-from clinipress.models.classifier import Classifier, TorchCandidate, new_classifier
+from clinipress.models.classifier import Classifier, TorchCandidate, new_classifier, notes
+from clinipress.progress import SILENT, Progress
 from clinipress.recipe.steps import ModelRecipe, TrainOptions
 from clinipress.records.candidate import Candidate, Card, InputSpec
 from clinipress.steps.distill.features import Tapped
@@ -42,14 +43,25 @@ def step_seed(seed: int, kind: str) -> int:
 
 
 def fresh_candidate(
-    recipe: ModelRecipe, data: StudyData, input_spec: InputSpec, *, seed: int, name: str
+    recipe: ModelRecipe,
+    data: StudyData,
+    input_spec: InputSpec,
+    *,
+    seed: int,
+    name: str,
+    progress: Progress = SILENT,
 ) -> TorchCandidate:
-    """A classifier before training: random, pretrained or from a checkpoint, as the recipe says."""
+    """A classifier before training: random, pretrained or from a checkpoint, as the recipe says.
+
+    What is read differently from how the network gives it is said.
+    """
     mean, std = recipe.mean, recipe.std
     if mean is None or std is None:
         mean, std = pixel_statistics(data.cache(input_spec), data.rows("train", input_spec).index)
     torch.manual_seed(seed)
     spec, module = new_classifier(recipe, input_spec, len(data.classes), mean, std)
+    for sentence in notes(spec, recipe, input_spec, data.classes):
+        progress.say(f"{name}: {sentence}")
     return TorchCandidate(
         Card(name=name, classes=data.classes, input=input_spec, model=spec), module
     )

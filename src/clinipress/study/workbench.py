@@ -121,7 +121,9 @@ class Workbench:
         """The reference before training."""
         recipe, spec = self.study.reference.model, self.study.data.input
         seed = step_seed(self.study.seed, "reference")
-        return fresh_candidate(recipe, self.data, spec, seed=seed, name="reference")
+        return fresh_candidate(
+            recipe, self.data, spec, seed=seed, name="reference", progress=self.progress
+        )
 
     def step(
         self, name: str, step: Step, parent: TorchCandidate, reference: Piece[Made] | None

@@ -139,11 +139,25 @@ def free_groups(graph: Any, protected: set[nn.Module]) -> list[ChannelGroup]:
         coupled = list(graph.get_all_groups(root_module_types=(Convolution, nn.Linear)))
     except Exception as problem:
         raise cannot(problem) from problem
-    free = [g for g in coupled if not any(_stays(graph, dep, protected) for dep, _ in g)]
+    tied = _tied(graph.model)
+    free = [
+        group
+        for group in coupled
+        if not any(_stays(graph, d, protected) or d.target.module in tied for d, _ in group)
+    ]
     names = {part: name for name, part in graph.model.named_modules()}
     names |= {part: name for name, part in graph.model.named_parameters()}
     groups = [_as_group(graph, group, names) for group in free[::-1]]  # it walks from the output
     return groups + _head_groups(graph.model, protected)
+
+
+def _tied(backbone: nn.Module) -> set[nn.Module]:
+    """Layers that share a weight with another one: cut, each would go on with one of its own."""
+    owners: dict[int, list[nn.Module]] = {}
+    for part in backbone.modules():
+        for parameter in part.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(part)
+    return {part for several in owners.values() if len(several) > 1 for part in several}
 
 
 def _stays(graph: Any, dep: Any, protected: set[nn.Module]) -> bool:

@@ -120,7 +120,7 @@ def match(
     of its own, and spells attention out.
     """
     finder = _Finder(traced, wanted)
-    with torch.inference_mode():
+    with torch.no_grad():
         finder.run(torch.from_numpy(np.ascontiguousarray(images)))
     nodes: dict[str, str] = {}
     for name, candidates in finder.equal_nodes.items():
