@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from clinipress.cli.commands import main
+from clinipress.cli.terminal import show_comparison, show_evidence
 from clinipress.data.drawn.phantom import draw_phantoms
 from clinipress.errors import DataError, InputError
 from clinipress.evidence.scores import Scores
@@ -18,6 +20,7 @@ from clinipress.reporting.page.build import write_report
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.lead import lead
 from clinipress.reporting.wording.limits import limits
+from clinipress.reporting.wording.phrases import overlap_sentence
 from clinipress.study.external import compare, evaluate, evaluate_run, parse_floors
 from clinipress.study.flow import run_study
 from clinipress.study.redraw import redraw, with_checks
@@ -169,7 +172,11 @@ def test_a4_own_images_among_others_are_left_out_by_number(tested, mixed, finish
     accuracies = [t.rows["reference"].evidence["accuracy"] for t in (test, tested[1])]
     assert accuracies[0] == accuracies[1]
     page = write_report(with_checks(read_result(run), run), run).read_text()
-    assert "10 images of it also in this study (10 the same, 0 nearly); 10 were left out" in page
+    images = finished[1].audit.images
+    assert (
+        f"10 images of this set are among the {images:,} images of the study (10 the same" in page
+    )
+    assert "were left out" in page
 
 
 def test_a4_a_bundle_knows_what_it_has_seen_and_carries_no_picture(finished, mixed, phantoms):
@@ -183,6 +190,66 @@ def test_a4_a_bundle_knows_what_it_has_seen_and_carries_no_picture(finished, mix
     assert own["images"] == own["overlap"]["exact"]
     with np.load(bundle / "fingerprints.npz") as file:
         assert set(file.files) == {"digests", "fine"}
+
+
+def turned(path, count):
+    """The first images of a set, mirrored, upside down and inverted in turn; written over."""
+    for number in range(count):
+        with Image.open(path / f"own-{number}.png") as image:
+            turns = (ImageOps.mirror, lambda i: i.rotate(90), ImageOps.invert)
+            turns[number % 3](image).save(path / f"own-{number}.png")
+
+
+def test_17_turned_copies_are_left_out_and_named(finished, mixed, tmp_path):
+    turned(mixed.parent, 10)
+    with pytest.raises(DataError, match="these 4 mirrored; 3 inverted; 3 rotated"):
+        evaluate_run(finished[0], mixed, name="mixed", class_map="lump=nodule")
+    run = shutil.copytree(finished[0], tmp_path / "run", ignore=shutil.ignore_patterns("external"))
+    test = evaluate_run(run, mixed, name="mixed", class_map="lump=nodule", overlap="leave-out")
+    assert test.overlap.turned == {"mirrored": 4, "inverted": 3, "rotated": 3}
+    assert (test.overlap.exact, test.overlap.near, test.overlap.left_out) == (0, 10, 10)
+    (words,) = lead(View(with_checks(read_result(run), run))).external
+    assert "10 nearly the same picture, of these 4 mirrored; 3 inverted; 3 rotated" in words
+    before = test.overlap.model_copy(update={"turned": None, "near": 0})
+    assert "but not mirrored, rotated or inverted copies" in overlap_sentence(before)
+    facts = evaluate(
+        run / "bundle", mixed, class_map="lump=nodule", overlap="leave-out", resamples=100
+    )
+    assert facts["overlap"]["turned"] == test.overlap.turned
+
+
+def test_17_a_comparison_looks_for_the_studys_own_images(
+    finished, elsewhere, mixed, tmp_path, capsys
+):
+    """Wherever a model lies: in the run folder, in a bundle, or nowhere that is known."""
+    run, result = finished
+    trained = run / result.candidates[0].path
+    asked = {"class_map": "lump=nodule", "resamples": 100}
+    for a, b in ((trained, run / "bundle"), (run / "bundle", run / "bundle")):
+        found = compare(a, b, mixed, **asked)
+        assert (found["overlap"]["exact"], found["overlap_unknown"]) == (10, [])
+        assert compare(a, b, elsewhere, **asked)["overlap"]["exact"] == 0
+        with pytest.raises(DataError, match="has not seen"):
+            compare(a, b, mixed, overlap="refuse", **asked)
+        left = compare(a, b, mixed, overlap="leave-out", **asked)
+        assert left["images"] == found["images"] - 10
+    alone = shutil.copy(trained, tmp_path / "alone.onnx")
+    found = compare(alone, run / "bundle", mixed, **asked)
+    assert (found["overlap"]["exact"], found["overlap_unknown"]) == (10, [str(alone)])
+    show_comparison(found)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "10 images of this set are among the" in printed
+    assert "are counted here" in printed
+    assert f"Not looked for: what {alone} was made from" in printed
+    unknown = compare(alone, alone, mixed, **asked)
+    assert unknown["overlap"]["compared_with"] == 0
+    assert unknown["overlap_unknown"] == [str(alone), str(alone)]
+    show_comparison(unknown)
+    assert "Not looked for: the study's own images" in capsys.readouterr().out
+    with pytest.raises(DataError, match="has not seen"):
+        evaluate(trained, mixed, **asked)
+    show_evidence(evaluate(alone, mixed, **asked))
+    assert "Not looked for: the study's own images" in capsys.readouterr().out
 
 
 def test_e5_patients_of_the_study_are_counted_by_name(finished, elsewhere, tmp_path):
@@ -221,7 +288,28 @@ def test_a4_a_run_of_before_says_that_it_cannot_know(finished, elsewhere, tmp_pa
     test = evaluate_run(run, elsewhere, name="there", class_map="lump=nodule")
     assert test.overlap.compared_with == 0
     page = write_report(with_checks(read_result(run), run), run).read_text()
-    assert "Whether it shares images with this study was not checked." in page
+    assert "Not looked for: the study&#x27;s own images among these" in page
+
+
+def test_17_a_strict_study_writes_no_folders_name(finished, elsewhere, tmp_path):
+    """By bytes of all that lies in the run folder; the same set again takes its own number."""
+    folder = tmp_path / "Ana_Ruiz_1948"
+    table = shutil.copytree(elsewhere.parent, folder) / elsewhere.name
+    table = table.rename(folder / "Ana_Ruiz_1948.csv")
+    run = shutil.copytree(finished[0], tmp_path / "run", ignore=shutil.ignore_patterns("external"))
+    tree = json.loads((run / "result.json").read_text())
+    tree["recipe"]["privacy"] = "strict"
+    (run / "result.json").write_text(json.dumps(tree))
+    for _ in range(2):
+        test = evaluate_run(run, table, class_map="lump=nodule")
+        assert (test.name, test.named) == ("external-set-1", False)
+    redraw(run)
+    assert "external set 1" in (run / "report.md").read_text()
+    here = b"Ana_Ruiz"
+    assert [p for p in run.rglob("*") if p.is_file() and here in p.read_bytes()] == []
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines[:1], *lines[61:]]).replace(",lump,", ",normal,"))
+    assert evaluate_run(run, table).name == "external-set-2"
 
 
 def test_a5_worse_than_chance_elsewhere_is_at_most_inconclusive(finished, elsewhere, tmp_path):
@@ -322,7 +410,7 @@ def test_scores_alone_give_the_same_verdict_as_the_models(finished, phantoms, tm
     paths = [run / row.path for row in result.candidates[:2]]
     kept = [tmp_path / f"{n}.npz" for n in (0, 1)]
     for path, scores in zip(paths, kept, strict=True):
-        evaluate(path, phantoms, scores=scores, resamples=100)
+        evaluate(path, phantoms, scores=scores, overlap="keep", resamples=100)
     by_models = compare(*paths, phantoms, resamples=100)
     by_scores = compare(*kept, resamples=100)
     assert by_scores["changes"] == by_models["changes"]

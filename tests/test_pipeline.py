@@ -121,7 +121,7 @@ def test_report_and_bundle(finished):
 def test_the_exported_file_alone_gives_the_studys_figures(finished, phantoms):
     run, result = finished
     row = result.candidates[-1]
-    found = evaluate(run / row.path, phantoms, resamples=100)
+    found = evaluate(run / row.path, phantoms, overlap="keep", resamples=100)
     assert found["images"] == result.audit.images
     assert 0 <= found["evidence"]["accuracy"]["value"] <= 1
     paired = compare(

@@ -4,12 +4,15 @@ import itertools
 
 import pytest
 
+from clinipress.errors import DataError
 from clinipress.records.candidate import Applied
 from clinipress.study import policy
 from clinipress.study.budget import check_budget
 from clinipress.study.devices import resolve_targets
-from clinipress.study.policy import NAMES, POLICIES, next_steps, objection, techniques
+from clinipress.study.flow import run_study
+from clinipress.study.policy import NAMES, POLICIES, bars, next_steps, objection, techniques
 from clinipress.study.read import parse_study
+from kit.training import Ears
 
 PRUNED = Applied(step="prune", params={"asked": {"ratio": 0.3}})
 IN_ROUNDS = Applied(step="prune", params={"asked": {"rounds": 5}})
@@ -52,6 +55,56 @@ def test_techniques_of_a_history(history, precision, expected):
 def test_who_may_ship_what(history, precision, levels):
     """The guide's table, level by level (R48)."""
     assert tuple(r for r in LEVELS if objection(r, history, precision) is None) == levels
+
+
+CUT, ROUNDS = {"step": "prune", "ratio": 0.3}, {"step": "prune", "ratio": 0.3, "rounds": 3}
+TAUGHT, LEARNED = {"step": "distill", "student": "resnet18"}, {"step": "qat"}
+PLAIN, EIGHT, FOUR = {"precision": "float16"}, {"precision": "int8"}, {"precision": "int4-weights"}
+
+
+def asked(risk, steps, exports):
+    return parse_study(
+        {"name": "s", "risk": risk, "reference": {"model": "resnet18"}, "steps": steps}
+        | {"exports": exports}
+    )
+
+
+@pytest.mark.parametrize(
+    ("risk", "steps", "exports", "fixes"),
+    [
+        ("high", [CUT, LEARNED], [EIGHT], ["add 'rounds: 2' or more to the step 'prune'"]),
+        ("high", [ROUNDS, LEARNED], [EIGHT, PLAIN], []),
+        ("high", [ROUNDS], [EIGHT], ["add the step 'qat' before the exports"]),
+        ("high", [TAUGHT, LEARNED], [EIGHT], ["leave the step 'distill' out"]),
+        ("high", [LEARNED], [EIGHT, FOUR], ["leave the export 'int4-weights' out"]),
+        ("critical", [CUT, LEARNED], [EIGHT], ["leave the step 'prune' out"]),
+        ("critical", [ROUNDS, LEARNED], [EIGHT], ["leave the step 'prune' out"]),
+        (
+            "critical", [TAUGHT, CUT], [EIGHT],
+            ["leave the step 'distill' out", "leave the step 'prune' out",
+             "add the step 'qat' before the exports"],
+        ),
+        ("medium", [TAUGHT, CUT], [EIGHT], []),
+        ("low", [TAUGHT, CUT], [FOUR], []),
+    ],
+)  # fmt: skip
+def test_r1_what_the_policy_bars_is_known_before_training(risk, steps, exports, fixes):
+    found = bars(asked(risk, steps, exports))
+    assert [fix for _, fix in found] == fixes
+    assert all(f"At {risk} risk" in what for what, _ in found)
+
+
+def test_r1_a_study_says_what_is_barred_before_anything_else(tmp_path):
+    heard = Ears()
+    with pytest.raises(DataError):  # no images: nothing was trained
+        run_study(
+            asked("high", [CUT], [PLAIN]), tmp_path / "none", tmp_path / "run", progress=heard
+        )
+    assert heard.said[0] == (
+        "warning: At high risk pruning in one cut is not allowed, whatever is measured, so "
+        "'pruned' and all that is made of it cannot be selected: add 'rounds: 2' or more to the "
+        "step 'prune'"
+    )
 
 
 def test_an_objection_names_everything_that_is_barred():

@@ -3,10 +3,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clinipress.errors import RecipeError
+from clinipress.errors import InputError, RecipeError
 from clinipress.recipe.steps import DistillStep, FineTuneStep, PruneStep, QatStep, TrainOptions
 from clinipress.recipe.study import Study
+from clinipress.study.external import parse_floors
+from clinipress.study.flow import run_study
 from clinipress.study.read import load_study, parse_study
+from clinipress.study.sealing import check_names
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.yaml"))
 SMALL = {"name": "x", "reference": {"model": "resnet18"}}
@@ -69,6 +72,60 @@ def test_wrong_values_are_one_line(change):
     with pytest.raises(RecipeError) as caught:
         parse_study(SMALL | change)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("floors: {accuracy: 90}", "floors.accuracy.*a share: 0.9, not 90"),
+        ('floors: {"sensitivity[x]": 99.5}', "a share: 0.995, not 99.5"),
+        ("floors: {accuracy: 90%}", "a share: 0.9, not 90%"),
+        ("floors: {accuracy: 0.5%}", "a share: 0.005, not 0.5%"),
+        ("margins: {accuracy: 2}", "margins.accuracy.*a share: 0.02, not 2"),
+        ("evidence: {aims: [95]}", "evidence.aims.0.*a share: 0.95, not 95"),
+        ("evidence: {prevalence: {x: 5}}", "prevalence.x.*a share: 0.05, not 5"),
+        ("data: {split: {fractions: [65, 15, 20]}}", "fractions.0.*a share: 0.65, not 65"),
+        ("steps: [{step: prune, ratio: 30}]", "ratio.*a share: 0.3, not 30"),
+        ("steps: [{step: qat, freeze_ranges: 60}]", "a share: 0.6, not 60"),
+        ("steps: [{step: qat, train: {label_smoothing: 10}}]", "a share: 0.1, not 10"),
+        ("exports: [{precision: mixed, agreement: 98}]", "agreement.*a share: 0.98, not 98"),
+        ("floors: {accuracy: 1}", "less than 1"),
+        ("floors: {accuracy: 900}", "less than 1"),
+        ("floors: {accuracy: -3}", "greater than 0"),
+        ("evidence: {prevalence: {x: 0.7, y: 0.4}}", "prevalence.*sum to 1 at most.* 1.1$"),
+    ],
+)
+def test_r5_a_share_that_is_none_is_told_what_to_write(change, said):
+    with pytest.raises(RecipeError, match=said):
+        parse_study(SMALL | yaml.safe_load(change))
+
+
+def test_r5_prevalences_of_classes_that_are_known_not_to_be_there(tmp_path):
+    two = SMALL | {"data": {"classes": ["a", "b"]}}
+    study = parse_study(two | {"evidence": {"prevalence": {"c": 0.1}}})
+    with pytest.raises(RecipeError, match=r"prevalence.*'c'"):
+        run_study(study, tmp_path / "nothing-there", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    check_names(parse_study(two | {"evidence": {"prevalence": {"a": 0.4, "b": 0.6}}}), ["a", "b"])
+    short = parse_study(two | {"evidence": {"prevalence": {"a": 0.4, "b": 0.5}}})
+    with pytest.raises(RecipeError, match=r"sum to 1.*0\.9"):
+        check_names(short, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        ("acuracy=90", "did you mean 'accuracy'"),
+        ("acuracy=0.9", "did you mean 'accuracy'"),
+        ("accuracy=90", "a share: 0.9, not 90"),
+        ("accuracy=1", "between 0 and 1"),
+        ("accuracy=nan", "between 0 and 1"),
+        ("accuracy", "metric=number"),
+    ],
+)
+def test_r5_a_floors_name_is_checked_before_its_number(pair, said):
+    with pytest.raises(InputError, match=said):
+        parse_floors([pair])
 
 
 def test_overrides(tmp_path):

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 __all__ = [
     "DASH",
+    "JOINERS",
     "MINUS",
     "STATUS_WORDS",
     "capital",
+    "class_words",
     "counted",
     "fixed",
     "joined",
@@ -24,10 +26,11 @@ __all__ = [
     "sentence",
     "signed",
     "tally",
+    "trial_words",
     "true_minus",
+    "turned_words",
+    "without_steering",
 ]
-
-_STEERS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 MINUS, DASH = "\u2212", "\u2013"
 STATUS_WORDS: Mapping[Literal["pass", "fail", "inconclusive"], str] = {
@@ -67,6 +70,21 @@ def signed(value: float, decimals: int) -> str:
 # Joiners that some scripts are written with; nothing else of their kind is let through.
 JOINERS = "\u200c\u200d"
 _STEERING = frozenset(("Cc", "Cf", "Cs", "Cn", "Zl", "Zp"))
+_NOT_PLAIN_ASCII = re.compile(r"[^ -~]")
+
+
+def without_steering(text: str, instead: Callable[[str], str], keep: str = "") -> str:
+    """Text whose characters that could steer a terminal are replaced, but for those to `keep`."""
+
+    def replaced(found: re.Match[str]) -> str:
+        steers = found[0] not in JOINERS + keep and unicodedata.category(found[0]) in _STEERING
+        return instead(found[0]) if steers else found[0]
+
+    return _NOT_PLAIN_ASCII.sub(replaced, text)
+
+
+def _question_mark(_: str) -> str:
+    return "?"
 
 
 def plain(text: str) -> str:
@@ -79,9 +97,7 @@ def plain(text: str) -> str:
         >>> plain("glioma\x1b[2J"), plain("a\u202eb\nc")
         ('glioma?[2J', 'a?b?c')
     """
-    return "".join(
-        "?" if c not in JOINERS and unicodedata.category(c) in _STEERING else c for c in text
-    )
+    return without_steering(text, _question_mark)
 
 
 def plain_page(text: str) -> str:
@@ -91,7 +107,7 @@ def plain_page(text: str) -> str:
         >>> plain_page("glioma\x1b[2J\n\u202eb")
         'glioma?[2J\n?b'
     """
-    return _STEERS.sub("?", text)
+    return without_steering(text, _question_mark, keep="\t\n")
 
 
 def sentence(words: str) -> str:
@@ -131,6 +147,19 @@ def joined(words: Sequence[str], last: str = "and") -> str:
     return f" {last} ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), *words[-1:]])
 
 
+def turned_words(kinds: Mapping[str, int] | None) -> str:
+    """How many of some copies were turned: ", of these 2 mirrored and 1 rotated", or nothing."""
+    parts = [f"{count:,} {kind}" for kind, count in (kinds or {}).items()]
+    return f", of these {'; '.join(parts)}" if parts else ""
+
+
+def trial_words(images: int, of: int | None) -> str:
+    """That a study had only some of the images, drawn for a trial; "" where it had all."""
+    if of is None:
+        return ""
+    return f"A trial: {images:,} of {of:,} images, drawn by class; not a study of the whole set."
+
+
 def not_used(things: Iterable[tuple[str, str, str, int]], most: int = 3) -> list[str]:
     """A line for each kind and reason of what was found and left alone.
 
@@ -151,6 +180,16 @@ def not_used(things: Iterable[tuple[str, str, str, int]], most: int = 3) -> list
         more = ", ..." if len(counts) > most else ""
         lines.append(f"{counted(sum(counts.values()), kind)} not used: {reason} ({names}{more})")
     return lines
+
+
+def class_words(name: str) -> str:
+    """A class within a phrase: one whose name is a number says that it is a class.
+
+    Example:
+        >>> class_words("nodule"), class_words("1")
+        ('nodule', 'class 1')
+    """
+    return f"class {name}" if re.fullmatch(r"[-+]?[0-9]+([.,][0-9]+)?", name) else name
 
 
 def capital(text: str) -> str:

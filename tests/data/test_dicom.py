@@ -3,13 +3,19 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import struct
+import subprocess
 import sys
+import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 
@@ -19,6 +25,7 @@ from clinipress.kinds.image.pixels import quiet
 from clinipress.kinds.image.read import decode, facts
 from clinipress.records.candidate import InputSpec
 from kit.dicoms import COLOUR, EIGHT, SIDE, SPEC, VALUES, close, levels, made, written
+from kit.folders import picture
 
 
 def test_twelve_bits_without_a_window_use_their_own_range() -> None:
@@ -289,3 +296,54 @@ def test_real_files_agree_with_pydicom(realdata: Path) -> None:
         close(decode(path, spec)[0], levels(values, low, high))
         checked += 1
     assert checked >= 20
+
+
+# Odd values of elements as they stand in the file, the same number of bytes each
+ODD = {
+    "PatientID": (b"P\x1b$)C1", b"P\x1b[2J1", b"\xff\xfe\x1b%G\x80"),
+    "StudyInstanceUID": (b"1.x.3\x1b", b"\x1b(J.1\x00"),
+    "SpecificCharacterSet": (b"ISO 99", b"\x1b$)C\x80\x81"),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, v) for name in ODD for v in ODD[name]])
+def test_r4_odd_texts_of_dicom_warn_nobody(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, name: str, value: bytes
+) -> None:
+    warnings.simplefilter("always")
+    stood = {"PatientID": "PPPPPP", "StudyInstanceUID": "1.2.34", "SpecificCharacterSet": "ISO_IR"}
+    with quiet():
+        data = written(made(VALUES, **stood))
+    file = tmp_path / "1.dcm"
+    file.write_bytes(data.replace(stood[name].encode(), value))
+    dicom.pictures(file)
+    facts(file)
+    decode(file, SPEC)
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_r4_nothing_of_the_image_libraries_reaches_the_terminal(tmp_path: Path) -> None:
+    for name in ("A/1.png", "B/1.png"):
+        picture(tmp_path / name, len(name))
+    esc = written(made(VALUES, PatientID="PPPPPP")).replace(b"PPPPPP", b"P\x1b$)C1")
+    (tmp_path / "A" / "esc.dcm").write_bytes(esc)
+    stream = io.BytesIO()
+    Image.new("L", (8, 8)).save(stream, "TIFF")
+    tags = stream.getvalue()
+    planes = struct.pack("<HHIHH", 284, 3, 1, 1, 0)
+    # samples for each pixel: Pillow logs what is too many
+    many = struct.pack("<HHIHH", 277, 3, 1, 99, 0)
+    assert tags.count(planes) == 1
+    (tmp_path / "A" / "samples.tif").write_bytes(tags.replace(planes, many))
+    size = struct.pack(">II", 12000, 9000)  # above Pillow's own limit, below its double
+    chunk = b"IHDR" + size + b"\x08\0\0\0\0"
+    head = struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    body = b"\x89PNG\r\n\x1a\n" + head + b"\0\0\0\0IDAT\x35\xaf\x06\x1e"
+    (tmp_path / "B" / "bomb.png").write_bytes(body)
+    broken = bytearray(nibabel.Nifti1Image(np.ones((8, 8, 3), np.int16), np.eye(4)).to_bytes())
+    broken[76:80] = struct.pack("<f", float("nan"))  # qfac
+    (tmp_path / "B" / "odd.nii").write_bytes(broken)
+    command = [sys.executable, "-W", "always", "-m", "clinipress", "audit", str(tmp_path)]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.returncode == 0

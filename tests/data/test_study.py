@@ -59,6 +59,7 @@ def test_a_study_of_a_sample_says_so(phantoms, tmp_path):
     assert sum(map(len, (trial.split.keys("train"), trial.split.keys("validation")))) < 60
     told = f"A trial: {trial.audit.images} of {count} images, drawn by class"
     assert trial.audit.warnings[0] == told
+    assert (trial.audit.trial_of, whole.audit.trial_of, large.audit.trial_of) == (count, None, None)
     assert whole.audit.images == large.audit.images == count
     assert not any("trial" in warning for warning in (*whole.audit.warnings, *large.audit.warnings))
     assert opened("a", 60).dataset == trial.dataset

@@ -333,6 +333,12 @@ def test_f15_names_that_look_the_same_are_one_class(
         (("COVID-19", "covid 19", "x", "x"), "'COVID-19' (2) and 'covid 19' (2)"),
         (("Mélanome", "melanome", "x", "x"), "'Mélanome' (2) and 'melanome' (2)"),
         (("01", "1", "2", "2"), "'01' (2) and '1' (2)"),
+        (("Benign", "B\u0435nign", "x", "x"), r"'Benign' (2) and 'B\u0435nign' (2)"),  # Cyrillic
+        (("Melanoma", "\u039celan\u03bfma", "x", "x"), r"'Melanoma' (2) and '\u039celan\u03bfma'"),
+        (("COVID", "\uff23\uff2f\uff36\uff29\uff24", "x", "x"), "'COVID' (2) and '\uff23"),  # wide
+        (("no\u200crmal", "normal", "x", "x"), r"'normal' (2) and 'no\u200crmal' (2)"),
+        (("\u041d\u043e\u0440\u043c\u0430", "\u043d\u043e\u0440\u043c\u0430", "x", "x"), "'\u041d"),
+        (("5 \u00b5m", "5 mm", "T\u0410", "TB"), None),
         (("ER+", "ER-", "-1", "1"), None),
         (("grade 1", "grade 2", "T1", "T2"), None),
     ],
@@ -346,6 +352,90 @@ def test_f15_names_that_differ_in_little_are_noticed(
     if names:
         apart = read_dataset(root, class_map={labels[0]: labels[1]})
         assert apart.notes == ()
+
+
+@pytest.mark.parametrize(
+    "odd", ["mali\u200bn", "\ufeffmalin", "ma\u00adlin", "malin\u00a0", "malin\u2060"]
+)
+def test_r2_characters_that_nobody_sees_make_no_class(root: Path, odd: str) -> None:
+    rows = cells(lambda label: odd if label == "malin" else label, 1)
+    table(root / "m.csv", written([*ROWS[:8], *rows[8:]]))
+    found = read_dataset(root)
+    assert found.classes == ("bénin", "malin")
+    # nor a patient
+    rows = cells(lambda patient: patient.replace("P", "P\u200b") if patient == "P1" else patient, 3)
+    table(root / "m.csv", written([*ROWS[:3], *rows[3:]]))
+    assert {i.patient for i in read_dataset(root).items} == {f"P{n}" for n in range(6)}
+
+
+WORDS = {
+    "cp1251": ("Меланома", "норма"), "koi8-r": ("Меланома", "норма"), "gb18030": ("恶性", "正常"),
+    "shift_jis": ("悪性", "ヘルニア"), "cp932": ("ヘルニア", "ポリープ"),
+    "euc_kr": ("악성", "정상"), "big5": ("惡性", "正常"), "cp1253": ("μελάνωμα", "υγιής"),
+    "cp1255": ("ממאיר", "תקין"),
+    "cp1256": ("خبيث", "سليم"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", WORDS)
+def test_r3_a_table_in_another_encoding_is_refused_with_the_fix(root: Path, encoding: str) -> None:
+    # names of images and patients are plain, and so are most cells
+    rows = [[*row[:1], WORDS[encoding][n % 2], *row[2:]] for n, row in enumerate(ROWS)]
+    path = table(root / "m.csv", written(rows), encoding)
+    with pytest.raises(
+        DataError, match=r"UTF-8, UTF-16 or Windows-1252.*save it as 'CSV UTF-8'"
+    ) as said:
+        read_dataset(root)
+    assert "\n" not in str(said.value)
+    path.unlink()
+    table(root / "m.csv", written(rows))
+    assert read_dataset(root).classes == tuple(sorted(WORDS[encoding]))
+
+
+def test_r3_utf8_that_broke_in_one_place_is_refused(root: Path) -> None:
+    data = "\n".join(written(ROWS)).encode()
+    (root / "m.csv").write_bytes(data + b"\n" + "A/im 0.png,malin,,Müller,f".encode("cp1252"))
+    with pytest.raises(DataError, match=r"another encoding \(line 2 would read 'bÃ©nin'\)"):
+        read_dataset(root)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ("bénin", "évolué"), ("Mélanome à", "naïve"), ("Lungenentzündung", "Größe"),
+        ("ÜBERGRÖSSE", "Öl"), ("ñandú", "coração"), ("São João", "MALIGNIDADE ÇÃO"),
+        ("Ærø", "Blåbærgrød"), ("Þórður", "Ångström"),
+        ("«bénin»", "“malin”"), ("µm²", "±5°"), ("Ñ", "œdème"), ("Á", "É"),
+    ],
+)  # fmt: skip
+def test_r3_western_names_are_still_read(root: Path, labels: tuple[str, str]) -> None:
+    rows = [[*row[:1], labels[n % 2], *row[2:]] for n, row in enumerate(ROWS)]
+    table(root / "m.csv", written(rows), "cp1252")
+    found = read_dataset(root)
+    assert found.classes == tuple(sorted(labels))
+    assert any("read as Windows-1252" in note for note in found.notes)
+
+
+GIVEN = ["set", "./set", "link", "up/../set", "set/manifest.csv", "link/A/.."]
+
+
+@pytest.mark.parametrize("given", GIVEN)
+@pytest.mark.parametrize("written_as", ["real", "link", "up", "dots"])
+def test_r7_cells_and_data_meet_however_each_is_given(
+    root: Path, monkeypatch: pytest.MonkeyPatch, given: str, written_as: str
+) -> None:
+    expected = plain(root)
+    above = root.parent
+    monkeypatch.chdir(above)
+    (above / "link").symlink_to(root, target_is_directory=True)
+    (above / "up").mkdir()
+    starts = {
+        "real": f"{root}/", "link": f"{above}/link/", "up": f"{above}/up/../set/", "dots": "A/../"
+    }  # fmt: skip
+    table(root / "manifest.csv", written(cells(lambda cell: starts[written_as] + cell)))
+    found = read_dataset(Path(given))
+    assert rows_of(found) == expected
+    assert ("file", "not in the table") not in left(found)
 
 
 def test_g_a_column_labels_is_a_label(root: Path) -> None:

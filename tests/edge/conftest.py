@@ -11,6 +11,8 @@ from clinipress.edge.bundle import write_bundle
 from clinipress.records.candidate import Card, InputSpec
 from kit.linear_model import clear_noise, weights, write_linear
 
+PASSED = {"verdict": {"status": "pass"}}
+
 
 @pytest.fixture
 def card() -> Card:
@@ -33,7 +35,7 @@ def make_bundle(tmp_path: Path) -> Callable[..., Path]:
         matrix = options.pop("matrix", weights(card.input, len(card.classes)))
         model = write_linear(tmp_path / f"{name}.onnx", card.input, matrix)
         options.setdefault("sample", clear_noise(card.input, matrix))
-        options.setdefault("evidence", {"test": {"accuracy": 0.9}})
+        options.setdefault("evidence", PASSED)
         return write_bundle(tmp_path / name, model, card, **options)
 
     return make

@@ -185,6 +185,31 @@ def test_a_file_without_a_hash_is_refused(folder: Path, name: str):
     assert f"a hash of '{name}'" in refusal(folder)
 
 
+LITTER = (".DS_Store", "Thumbs.db", "desktop.ini", "._model.onnx", "._card.json", "._.DS_Store")
+
+
+@pytest.mark.parametrize("name", LITTER)
+def test_r6_what_a_system_leaves_in_any_folder_is_left_alone(folder: Path, name: str):
+    (folder / name).write_bytes(b"\0Bud1")
+    (folder / name).chmod(0)  # nobody reads it
+    load_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["._x.bin", ".hidden", "weights.bin", "thumbs.db.exe"])
+def test_r6_anything_else_is_still_refused(folder: Path, name: str):
+    (folder / name).write_bytes(b"x")
+    assert name in refusal(folder)
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "._model.onnx"])
+def test_r6_a_folder_or_a_link_is_no_litter(folder: Path, name: str):
+    (folder / name).mkdir()
+    assert name in refusal(folder)
+    (folder / name).rmdir()
+    (folder / name).symlink_to(folder / "card.json")
+    assert name in refusal(folder)
+
+
 @pytest.mark.parametrize("temperature", [0.0, -1.0])
 def test_a_temperature_that_cannot_be_is_refused(folder: Path, temperature: float):
     change(folder, lambda tree: tree["card"].update(temperature=temperature))

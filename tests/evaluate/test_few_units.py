@@ -12,7 +12,9 @@ from clinipress.evidence.disagreement import disagreement_section
 from clinipress.evidence.evidence import carried_by, changes
 from clinipress.evidence.judged import Declared, judged, statistics
 from clinipress.evidence.scores import Scores
+from clinipress.evidence.stress import stress_section
 from clinipress.evidence.subgroups import subgroups_section
+from clinipress.kinds.image.disturb import DISTURBANCES
 from clinipress.recipe.study import EvidenceRecipe
 from clinipress.records.judgement import Judgements
 from clinipress.records.result import Interval, Rule
@@ -20,6 +22,7 @@ from clinipress.stats.intervals import effective_units, proportion
 from clinipress.stats.paired import nearest, paired_difference
 
 CLASSES = ("normal", "paced", "ectopic")
+KIND = next(iter(DISTURBANCES))
 Z2 = stats.norm.ppf(0.975) ** 2
 BEATS = np.random.default_rng(4).integers(150, 700, 22)  # of each patient
 
@@ -235,3 +238,38 @@ def test_a14_p_values_are_told_with_what_they_count():
     text = next(r.text for r in section.verdict.reasons if r.kind == "new misses")
     assert "14 newly missed, 0 newly found" in text
     assert "11 against 0 patients or clusters, p < 0.001; p = 0.003 after Holm's" in text
+
+
+def of_patients(patients, flipped):
+    """30 images each, of which the last patients' answers turn; a site for the last ones."""
+    index = np.repeat(np.arange(patients), 30)
+    labels = np.arange(len(index)) % 3
+    reference = 2.0 * np.eye(3)[labels]
+    candidate = reference.copy()
+    turned = (index >= patients - flipped) & (np.arange(len(index)) % 10 < 8)
+    candidate[turned] = np.roll(candidate[turned], 1, axis=1)
+    groups = {"site": tuple("B" if i >= patients - flipped else "A" for i in index)}
+    pair = (scores(x, labels, index, groups=groups) for x in (reference, candidate))
+    return (*pair, {(KIND, 1): (reference, candidate)})
+
+
+@pytest.mark.parametrize(("flipped", "status"), [(3, "inconclusive"), (6, "fail")])
+def test_f_no_gap_is_judged_by_a_group_of_few_patients(flipped, status):
+    """The figures of three patients get no verdict; nor does their gap to the others."""
+    reference, candidate, _ = of_patients(24, flipped)
+    section = subgroups_section(reference, candidate, margin=0.02, resamples=200)
+    assert section.verdict.status == status
+    assert [group.value for group in section.groups] == ["A", "B"]  # shown all the same
+    assert bool(section.gaps) is (status == "fail")
+
+
+@pytest.mark.parametrize(("patients", "few"), [(3, True), (9, False)])
+def test_f_few_patients_give_agreement_and_stress_no_verdict(patients, few):
+    reference, candidate, worse = of_patients(patients, patients)
+    flips = disagreement_section(reference, candidate, least_agreement=0.95, resamples=60)
+    rows = np.arange(len(reference.labels))
+    stress = stress_section(reference, reference, rows, worse, margin=0.02, resamples=200)
+    for verdict in (flips.verdict, stress.verdict):
+        assert verdict.status == ("inconclusive" if few else "fail")
+        assert ("few units" in {reason.kind for reason in verdict.reasons}) is few
+        assert any(f"all images ({patients})" in text for text in verdict.texts) is few

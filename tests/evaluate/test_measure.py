@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import numpy as np
 import onnx
@@ -15,6 +14,31 @@ from clinipress.formats import measure
 from clinipress.records.candidate import Card, InputSpec
 
 IMAGES = np.zeros((3, 1, 8, 8), np.uint8)
+
+
+class Clock:
+    """Time that passes only where a call says so: a busy machine makes no test fail."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+    def perf_counter(self):
+        return self.now
+
+    def perf_counter_ns(self):
+        return round(1e9 * self.now)
+
+    process_time_ns = perf_counter_ns
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(measure, "time", clock)
+    return clock
 
 
 def write_file(path, hidden):
@@ -63,18 +87,18 @@ def test_calls_are_interleaved_and_take_turns_to_be_first():
     assert "".join(order) == "".join(name * turn for name in "abcbcacab")
 
 
-def test_the_first_call_of_a_turn_is_not_counted():
+def test_the_first_call_of_a_turn_is_not_counted(clock):
     """A candidate whose weights its neighbour has driven out of the caches."""
     last = []
 
     def call(name):
-        time.sleep(0.0 if last and last[-1] == name else 0.01)
+        clock.sleep(0.0 if last and last[-1] == name else 0.01)
         last.append(name)
 
     calls = {name: (lambda _, name=name: call(name)) for name in "ab"}
     found = measure.latency(calls, IMAGES, threads=1, repeats=12, warmup=0)
     assert found["a"].repeats == found["b"].repeats == 12
-    assert max(found["a"].p95, found["b"].p95) < 9
+    assert max(found["a"].p95, found["b"].p95) < 1
 
 
 def test_warm_up_is_not_measured():
@@ -84,16 +108,16 @@ def test_warm_up_is_not_measured():
     assert found["a"].repeats == 3
 
 
-def test_the_slower_one_is_found_slower():
-    calls = {"slow": lambda _: time.sleep(0.004), "fast": lambda _: time.sleep(0.001)}
+def test_the_slower_one_is_found_slower(clock):
+    calls = {"slow": lambda _: clock.sleep(0.004), "fast": lambda _: clock.sleep(0.001)}
     found = measure.latency(calls, IMAGES, threads=1, repeats=5)
-    assert found["slow"].median > 2 * found["fast"].median
-    assert found["slow"].median >= 4
+    assert found["slow"].median == pytest.approx(4)
+    assert found["fast"].median == pytest.approx(1)
     assert found["slow"].p95 >= found["slow"].median
 
 
-def test_time_ends_a_measurement_but_not_before_three_turns():
-    calls = {"a": lambda _: time.sleep(0.005)}
+def test_time_ends_a_measurement_but_not_before_three_turns(clock):
+    calls = {"a": lambda _: clock.sleep(0.005)}
     found = measure.latency(calls, IMAGES, threads=1, repeats=1000, seconds=0.0, warmup=0)
     assert found["a"].repeats == 3 * measure.TURN
 
@@ -116,9 +140,9 @@ def test_each_candidate_may_have_its_own_images():
     assert shapes == {"a": (1, 1, 8, 8), "b": (1, 3, 16, 16)}
 
 
-def test_preprocessing_is_inside_the_time():
+def test_preprocessing_is_inside_the_time(clock):
     def decode():
-        time.sleep(0.003)
+        clock.sleep(0.003)
         return IMAGES[:1]
 
     found = measure.latency({"a": lambda _: None}, threads=1, repeats=3, preprocess=decode)["a"]

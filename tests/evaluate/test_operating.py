@@ -152,6 +152,18 @@ def points(scores, aim):
     return operating_points(scores.probabilities, scores.labels, scores.classes, aim)
 
 
+def test_r5_of_two_classes_the_share_of_one_is_that_of_the_other():
+    scores = reference(n=400)
+    other, finding = scores.classes[:2]
+    two = replace(
+        scores, classes=(other, finding), logits=scores.logits[:, :2], labels=scores.labels % 2,
+        positive=finding,
+    )  # fmt: skip
+    direct = section(two, two, prevalence={finding: 0.25})
+    assert section(two, two, prevalence={other: 0.75}) == direct
+    assert {row.prevalence for row in direct.rows} == {0.25}
+
+
 def test_declared_prevalence_moves_predictive_values_and_nothing_else():
     scores = reference(n=400)
     other = rounded(scores)

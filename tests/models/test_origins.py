@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from clinipress.errors import ModelError
+from clinipress.models import origins
 from clinipress.models.origins import outside, source_digest
 from clinipress.recipe.steps import DistillStep, ModelRecipe
 
@@ -83,3 +85,23 @@ def test_f1_files_of_every_network_of_a_recipe(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match=r"nothing at 'a\.pt'"):
         outside(step)
     assert outside(DistillStep(student=ModelRecipe(name="resnet18", pretrained=True))) == {}
+
+
+def test_17_a_file_is_hashed_once_in_a_run_and_again_when_written_over(tmp_path, monkeypatch):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"one")
+    step = DistillStep(student=ModelRecipe(name="resnet18", pretrained=str(path)))
+    read = []
+    true = origins.sha256_of
+    monkeypatch.setattr(origins, "sha256_of", lambda p: read.append(p) or true(p))
+    hashed = {}
+    first = outside(step, hashed)
+    assert outside(step, hashed) == first
+    assert len(read) == 1
+    path.write_bytes(b"two!")
+    assert outside(step, hashed) != first
+    os.utime(path, ns=(0, 0))
+    outside(step, hashed)
+    assert len(read) == 3
+    outside(step)  # another run believes none of it
+    assert len(read) == 4

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from clinipress.cli.terminal import show_result
 from clinipress.records.candidate import Speed
 from clinipress.records.judgement import SECTIONS, Judgements
 from clinipress.records.result import (
@@ -21,12 +23,14 @@ from clinipress.records.result import (
     Status,
     Verdict,
 )
-from clinipress.reporting.documents import report_markdown
+from clinipress.reporting.documents import report_markdown, write_documents
 from clinipress.reporting.measures import finding, main_changes, measures
 from clinipress.reporting.page.build import render, report
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.lead import change_words, lead, reading, release_sentence
 from clinipress.reporting.wording.numbers import MINUS
+from clinipress.study.read import parse_study
+from clinipress.study.summary import _nothing_shipped
 from kit.judgements import with_judgements
 from kit.pages import Page
 from kit.verdicts import spoken, verdict_of
@@ -292,7 +296,7 @@ def test_both_figures_of_an_external_test_and_its_overlap(make_study: Make) -> N
     (text,) = lead(View(study.model_copy(update={"external_tests": (test,)}))).external
     assert " inside, " in text
     assert " outside; difference outside " in text
-    assert "4 images of it also in this study (3 the same, 1 nearly); 4 were left out." in text
+    assert "(3 the same file or pixels, 1 nearly the same picture; looked for:" in text
     assert lead(View(make_study())).external == ("none; all images come from the one data set.",)
 
 
@@ -355,3 +359,37 @@ def test_a8_every_reason_stands_behind_its_own_status(make_study: Make) -> None:
     what_failed = text[text.index("### What failed") :].partition("\n#")[0]
     assert "Lost." in what_failed
     assert "Too few to tell." not in what_failed
+
+
+def test_r1_what_the_policy_bars_comes_first_among_the_reasons(make_study: Make) -> None:
+    pruned = {"step": "prune", "ratio": 0.3}
+    asked = {"name": "s", "risk": "high", "reference": {"model": "resnet18"}, "steps": [pruned]}
+    verdict = _nothing_shipped(parse_study(asked | {"exports": [{"precision": "float16"}]}))
+    assert "pruning in one cut is not allowed" in verdict.texts[0]
+    assert verdict.texts[-1].startswith("Nothing is shipped")
+    study = make_study().model_copy(update={"shipped": None, "bundle": None, "verdict": verdict})
+    first = lead(View(study))
+    assert first.steps[0].startswith("Add 'rounds: 2' or more to the step 'prune'")
+    reasons = render(study).partition('class="reasons"')[2]
+    assert "pruning in one cut is not allowed" in reasons.partition("</li>")[0]
+
+
+@pytest.mark.parametrize("classes", [("0", "1"), ("0", "1", "2")])
+def test_r8_a_class_whose_name_is_a_number_is_called_a_class(
+    make_study: Make, tmp_path: Path, classes: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = with_judgements(make_study(classes=classes))
+    if len(classes) == 2:
+        study = study.model_copy(update={"positive": "1"})
+    write_documents(study, tmp_path)
+    show_result(study, tmp_path)
+    pages = [Page(render(study)).text, capsys.readouterr().out]
+    pages += [path.read_text() for path in tmp_path.glob("*.md")]
+    assert len(pages) >= 5
+    bare = re.compile(
+        r"(ensitivity|pecificity|weakest|images:|taken) for [012]\b|misses of [012]\b|"
+        r"\([012]\) [+\u2212]|missed [012] image|ensitivity \([012]\)"
+    )
+    for page in pages:
+        assert [page[m.start() - 40 : m.end() + 20] for m in bare.finditer(page)] == []
+    assert "class 1" in pages[0]

@@ -152,6 +152,51 @@ def test_f4_strict_is_strict_everywhere(study: Result, tmp_path: Path) -> None:
     assert found(kept(strict).model_dump_json()) == []
 
 
+def test_17_an_external_sets_folder_is_numbered_where_names_are_left_out(
+    study: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder's name may name a patient or a clinic; a name that a person gave is theirs."""
+    folder = "Ana_Ruiz_1948"
+    split = f"external: {folder}"
+
+    def moved(figures: dict[str, Any]) -> dict[str, Any]:
+        return {split if key == "external: B" else key: value for key, value in figures.items()}
+
+    keys = ("evidence", "confusion", "judgements", "changes")
+    candidates = tuple(
+        record.model_copy(
+            update={key: moved(getattr(record, key)) for key in keys}
+            | {"per_image": {**record.per_image, split: f"external/{folder}-x.npz"}}
+        )
+        for record in study.candidates
+    )
+    aside = {"external/Ana_Ruiz_1951.json": "The external test 'Ana_Ruiz_1951' is not shown: --name"
+             " Ana_Ruiz_1951."}  # fmt: skip
+    limits = (f"Classes of external ({folder}) are few.",)
+    for named in (False, True):
+        test = study.external_tests[0].model_copy(update={"name": folder, "named": named})
+        full = study.model_copy(update={
+            "candidates": candidates, "external_tests": (test,), "set_aside": aside,
+            "limits": limits, "recipe": study.recipe | {"privacy": "strict"},
+        })  # fmt: skip
+        pages = written(full, tmp_path / str(named))
+        written(full, tmp_path / str(named))
+        show_external(full.external_tests[0], full, tmp_path)
+        texts = {
+            **pages, "terminal": capsys.readouterr().out, "json": kept(full).model_dump_json()
+        }  # fmt: skip
+        for name, text in texts.items():
+            assert "Ana_Ruiz_1951" not in text, name
+            assert named or folder not in text, name
+        for name in ("report.html", "report.md", "terminal", "json"):
+            assert (folder if named else "external set 1") in texts[name], name
+        assert kept(kept(full)) == kept(full)
+    standard = full.model_copy(update={"recipe": study.recipe, "external_tests": (
+        study.external_tests[0].model_copy(update={"name": folder}),)})  # fmt: skip
+    assert folder in written(standard, tmp_path / "standard")["report.md"]
+    assert folder not in sent(standard).model_dump_json()
+
+
 def test_f4_full_adds_names_and_never_pictures(study: Result, tmp_path: Path) -> None:
     pages = written(study, tmp_path, "full")
     assert PEOPLE[0] in pages["dossier.md"]
@@ -162,8 +207,9 @@ def test_f4_full_adds_names_and_never_pictures(study: Result, tmp_path: Path) ->
 
 def test_figures_and_counts_are_not_touched(study: Result) -> None:
     private = sent(study)
-    assert [row.evidence for row in private.candidates] == [r.evidence for r in study.candidates]
-    assert [row.changes for row in private.candidates] == [row.changes for row in study.candidates]
+    for mine, theirs in zip(private.candidates, study.candidates, strict=True):
+        assert list(mine.evidence.values()) == list(theirs.evidence.values())  # a set is numbered
+        assert list(mine.changes.values()) == list(theirs.changes.values())
     assert len(private.audit.duplicate_pairs) == len(study.audit.duplicate_pairs)
     assert len(private.audit.unreadable) == len(study.audit.unreadable)
     assert private.audit.groups == {"sex": {"female": 3, "male": 3}}

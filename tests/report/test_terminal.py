@@ -15,7 +15,7 @@ from clinipress.records.result import Audit, Result
 from clinipress.reporting.documents import write_pages
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.lead import lead, reading
-from clinipress.text import plain
+from clinipress.text import plain, plain_page
 from kit.judgements import with_judgements
 
 NASTY = "glioma\x1b[2J\u202e [/x]"  # erases the screen, turns the line around, breaks markup
@@ -112,6 +112,19 @@ def test_f9_json_holds_the_name_and_steers_nothing(capsys: pytest.CaptureFixture
     text = capsys.readouterr().out
     assert not set(text) & set("\x1b\u202e\x9b\u2066")
     assert Audit.model_validate(json.loads(text)) == audit(f"{NASTY}\x9b\u2066")
+
+
+@pytest.mark.parametrize(
+    "character", [*"\x7f\x9b\u00ad\u061c\u180e\u200b\u2028\u2066\ufeff\U000e0001"]
+)
+def test_r9_one_table_says_what_steers(capsys: pytest.CaptureFixture[str], character: str) -> None:
+    assert plain(f"a{character}b") == plain_page(f"a{character}b") == "a?b"
+    commands._write_json(audit(f"a{character}b"))
+    text = capsys.readouterr().out
+    assert character not in text
+    assert Audit.model_validate(json.loads(text)) == audit(f"a{character}b")
+    assert plain_page("a\tb\n\u200c\u200d") == "a\tb\n\u200c\u200d"
+    assert plain("a\tb\n\u200d") == "a?b?\u200d"
 
 
 def test_f9_what_init_and_report_say_is_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,6 +77,20 @@ def choose(card):
     return rules.choose(card.rows, card.risk, card.targets)
 
 
+@pytest.mark.parametrize(
+    ("risk", "steps"), [("high", ["prune"]), ("critical", ["distill", "prune"])]
+)
+def test_r1_nothing_is_tried_of_a_network_that_the_policy_bars(risk, steps):
+    card = board(risk)
+    network = add(card, "pruned", of="step", steps=steps)
+    add(card, "pruned-onnx-int8", torch=network, steps=steps)
+    assert next_attempt(card, INT8) is None
+    allowed = board(risk)
+    network = add(allowed, "trained", of="step", steps=["train"])
+    add(allowed, "trained-onnx-int8", torch=network, steps=["train"])
+    assert next_attempt(allowed, INT8).rung == "quantization-aware training"
+
+
 def test_nothing_is_tried_when_a_low_precision_file_will_do():
     card = board()
     add(card, "x-float16", torch=card.rows[0], status="fail")

@@ -136,3 +136,19 @@ def test_a2_a3_real_sets(realdata, name, positive, normal, unit, modality):
     seen = propose(read_dataset(realdata / name))
     assert (seen["positive"], seen["normal"], seen["unit"]) == (positive, normal, unit)
     assert seen["modality"] == modality
+
+
+def test_r10_a_column_that_may_name_the_patient_is_hinted_at(tmp_path: Path) -> None:
+    folders(tmp_path, "a b", count=4)
+    names = [f"{c}/{n}.png" for c in "ab" for n in range(4)]
+
+    def notes(column: str) -> list[str]:
+        rows = [f"{name},{name[0]},{number // 2:04d}" for number, name in enumerate(names)]
+        (tmp_path / "m.csv").write_text("\n".join([f"path,label,{column}", *rows]))
+        return propose(read_dataset(tmp_path))["notes"]
+
+    hint = "if column '{}' names the patient, call it patient_id"
+    for column in ("case_id", "eid", "sample_no"):
+        assert hint.format(column) in notes(column)
+    for column in ("patient_id", "scanner"):
+        assert not any("call it patient_id" in note for note in notes(column))

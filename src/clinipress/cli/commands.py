@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import sys
 import traceback
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
 import typer
 
-from clinipress.text import plain
+from clinipress.text import plain, without_steering
 
 if TYPE_CHECKING:
     from clinipress.progress import Progress
@@ -45,8 +44,6 @@ AllowCode = Annotated[
     typer.Option("--allow-code", help="Run the functions of yours that files name as a factory."),
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")]
-# what is above ASCII and steers a terminal; JSON escapes what is below by itself
-STEERING = re.compile("[\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 ClassMap = Annotated[
     list[str] | None,
     typer.Option("--class-map", help="theirs=ours, separated by commas; may be repeated."),
@@ -76,7 +73,7 @@ def _write_json(value: Any) -> None:
     """Plain data or a record as JSON; what would steer a terminal is written as an escape."""
     record = getattr(value, "model_dump_json", None)
     text = record(indent=1) if record else json.dumps(value, indent=1, allow_nan=False)
-    _write(STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    _write(without_steering(text, lambda character: json.dumps(character)[1:-1], keep="\n"))
 
 
 @contextlib.contextmanager
@@ -382,6 +379,14 @@ def compare(
     class_map: ClassMap = None,
     split: SplitName = None,
     positive: Positive = None,
+    overlap: Annotated[
+        Overlap,
+        typer.Option(
+            "--overlap",
+            help="Images that the study behind A or B has, too: refuse them, leave them out, or "
+            "keep them and say so.",
+        ),
+    ] = "keep",
     threads: Threads = None,
     allow_code: AllowCode = False,
     as_json: Json = False,
@@ -396,8 +401,8 @@ def compare(
 
     comparison = run_compare(
         a, b, data, risk=risk, floors=parse_floors(floor or ()), class_map=_pairs(class_map),
-        split=split, positive=positive, threads=threads, progress=_progress(as_json),
-        allow_code=_allowed_in(allow_code, a, b),
+        split=split, positive=positive, overlap=overlap, threads=threads,
+        progress=_progress(as_json), allow_code=_allowed_in(allow_code, a, b),
     )  # fmt: skip
     with _reader():
         if as_json:

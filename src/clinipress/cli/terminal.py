@@ -26,7 +26,17 @@ from clinipress.progress import Progress as Listener
 from clinipress.recipe.formats import format_facts
 from clinipress.records.item import plural_of
 from clinipress.records.judgement import SECTIONS
-from clinipress.text import DASH, STATUS_WORDS, counted, fixed, not_used, plain, signed, tally
+from clinipress.text import (
+    DASH,
+    STATUS_WORDS,
+    counted,
+    fixed,
+    not_used,
+    plain,
+    signed,
+    tally,
+    trial_words,
+)
 
 if TYPE_CHECKING:
     from clinipress.models.catalogue import NamedModel
@@ -243,6 +253,8 @@ def show_result(result: Result, out: Path) -> None:
     for sentence in distillation_sentences(view):
         console.print(sentence, highlight=False, soft_wrap=True)
     console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+    if trial := trial_words(result.audit.images, result.audit.trial_of):
+        console.print(trial, highlight=False, soft_wrap=True)
     if result.bundle:
         console.print(f"bundle: {out / result.bundle}", highlight=False, soft_wrap=True)
 
@@ -357,7 +369,7 @@ def _audit_lines(audit: Audit) -> Iterator[str]:
     for column, counts in audit.groups.items():
         yield f"group {column}: {tally(list(counts.items())[:12])}"
     if audit.baseline_accuracy:
-        yield f"statistics-only baseline accuracy: {_percent(audit.baseline_accuracy)}"
+        yield f"statistics-only baseline accuracy, all images: {_percent(audit.baseline_accuracy)}"
     for text in not_used((x.path, x.kind, x.reason, x.count) for x in audit.left_out):
         if text not in audit.warnings:
             yield text
@@ -366,7 +378,7 @@ def _audit_lines(audit: Audit) -> Iterator[str]:
 def show_evidence(facts: Mapping[str, Any]) -> None:
     """The metrics of one model on one data set."""
     from clinipress.records.result import Overlap
-    from clinipress.reporting.wording.sentences import overlap_sentence
+    from clinipress.reporting.wording.phrases import overlap_sentence
 
     console = _console()
     table = Table(title=f"{facts['name']} on {facts['data']}: {facts['images']} images")
@@ -387,6 +399,8 @@ def show_evidence(facts: Mapping[str, Any]) -> None:
 def show_comparison(comparison: Mapping[str, Any]) -> None:
     """The paired changes and the verdict."""
     from clinipress.records.metrics import way
+    from clinipress.records.result import Overlap
+    from clinipress.reporting.wording.phrases import overlap_sentence
 
     console = _console()
     models = f"{comparison['candidate']} against {comparison['reference']}"
@@ -407,6 +421,10 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
     if comparison["positive"]:
         line = f"sensitivity is that of {comparison['positive']}"
         console.print(line, highlight=False, markup=False)
+    overlap = overlap_sentence(
+        Overlap.model_validate(comparison.get("overlap", {})), comparison.get("overlap_unknown", ())
+    )
+    console.print(overlap, highlight=False, markup=False, soft_wrap=True)
     console.print(_sections(comparison["judgements"]), highlight=False, soft_wrap=True)
     verdict = comparison["verdict"]
     console.print(_coloured(_word(verdict["status"], "bold")))
@@ -435,10 +453,11 @@ def _sections(judgements: Mapping[str, Any]) -> Text:
 def show_external(test: ExternalTest, result: Result, report: Path) -> None:
     """A run on images from elsewhere: each candidate's accuracy beside the internal one."""
     from clinipress.reporting.private import kept
-    from clinipress.reporting.wording.sentences import overlap_sentence
+    from clinipress.reporting.wording.phrases import overlap_sentence
 
+    number = [known.name for known in result.external_tests].index(test.name)
     result = kept(result)
-    test = next((known for known in result.external_tests if known.name == test.name), test)
+    test = result.external_tests[number]
     console = _console()
     table = Table(title=f"{result.study} on {test.name}: {test.images} images from elsewhere")
     for column in (

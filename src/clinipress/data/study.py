@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from clinipress.recipe.study import DataRecipe
 from clinipress.records.candidate import Candidate, InputSpec
 from clinipress.records.result import Audit, Overlap, SplitSummary
 from clinipress.records.store import Store, digest_of, read_json, write_atomically
+from clinipress.text import turned_words
 
 __all__ = [
     "FINGERPRINTS",
@@ -285,9 +287,10 @@ def open_study_data(
         content = (described / FINGERPRINTS).read_bytes()
         write_atomically(store.folder / FINGERPRINTS, content)
     record = Audit.model_validate(read_json(described / "audit.json"))
+    trial_of = whole if len(dataset.items) < whole else None
     return StudyData(
         dataset=dataset,
-        audit=record.model_copy(update={"path": str(dataset.root)}),
+        audit=record.model_copy(update={"path": str(dataset.root), "trial_of": trial_of}),
         split=split,
         summary=SplitSummary.model_validate(read_json(done / "split-summary.json")),
         modality=recipe.modality,
@@ -412,9 +415,12 @@ def _without_overlap(
     patients = None if named is None else int(named.sum())
     examples = tuple((key, seen.keys[twin]) for key, twin in pairs[:EXAMPLES] if seen.keys)
     exact = sum(bool(twins.exact[number]) for _, number in shared)
+    kinds = Counter(filter(None, (twins.turned[number] for _, number in shared)))
+    turned = dict(sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0])))
     overlap = Overlap(
         exact=exact,
         near=len(shared) - exact,
+        turned=turned,
         patients=patients,
         left_out=len(shared) + (patients or 0) if policy == "leave-out" else 0,
         examples=examples,
@@ -424,7 +430,8 @@ def _without_overlap(
         return keep, overlap
     facts = (
         f"{len(shared)} of {len(keep)} that the study has, too ({exact} the same file or pixels, "
-        f"{len(shared) - exact} nearly the same picture; {patients or 0} more name a patient of it)"
+        f"{len(shared) - exact} nearly the same picture{turned_words(turned)}; "
+        f"{patients or 0} more name a patient of it)"
     )
     facts += f", such as '{pairs[0][0]}'" if pairs else ""
     if policy == "refuse" and not shared:  # another hospital may number its patients alike

@@ -132,16 +132,21 @@ class Bundle:
 
 
 def caution(evidence: Mapping[str, Any]) -> str | None:
-    """What must be said of a model that did not pass; None where it did, or none was judged.
+    """What must be said of a model that is not known to have passed; None where it is.
 
     Args:
         evidence: Of a bundle's card, from which nothing is taken on trust.
     """
     verdict = evidence.get("verdict")
     status = verdict.get("status") if isinstance(verdict, Mapping) else None
-    if status in (None, "pass"):
+    if status == "pass":
         return None
-    word = {str(name): text for name, text in STATUS_WORDS.items()}.get(str(status), "unknown")
+    if verdict is None:
+        return (
+            "NOT RELEASED: card.json holds no verdict; this model is not shown to be safe to use."
+        )
+    words = {str(name): text for name, text in STATUS_WORDS.items() if name != "pass"}
+    word = words.get(status, "unknown") if isinstance(status, str) else "unknown"
     return (
         f"NOT RELEASED: this model was selected, but the verdict of its study is {word}; it is not "
         "shown to be safe to use. card.json says why."
@@ -368,6 +373,8 @@ def _readme(card: Card, evidence: Mapping[str, Any], sample_note: str) -> str:
         sentence(f"Classes: {', '.join(card.classes)}"),
         sentence(f"Intended use: {card.intended_use.strip() or 'not stated'}"),
     ]
+    if trial := evidence.get("trial"):
+        lines.append(str(trial))
     if card.synthetic:
         lines.append("Trained on drawn images: for demonstration only, never for patients.")
     lines += [

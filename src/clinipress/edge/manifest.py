@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,8 @@ __all__ = [
 CARD = "card.json"
 KIND, VERSION = "clinipress bundle", "1"
 LONGEST_NAME = 100  # letters of a file's name
+# what file managers leave in any folder; never opened
+_LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 # Those that are fitted lie between 0.25 and 20; near 0 a probability would be NaN.
 COLDEST, HOTTEST = 1e-3, 1e3
 CARD_LIMIT = 16 * 2**20  # bytes; a card is a few hundred kilobytes at most
@@ -184,7 +186,12 @@ def check_file(folder: Path, name: str, expected: str) -> None:
 def refuse_unlisted(folder: Path, manifest: Manifest) -> None:
     """Nothing but what card.json lists: an engine may read weights from a file beside the model."""
     try:
-        unlisted = {path.name for path in folder.iterdir()} - {CARD, *manifest.files}
+        listed = {CARD, *manifest.files}
+        unlisted = {
+            path.name
+            for path in folder.iterdir()
+            if path.name not in listed and not _is_litter(path, listed)
+        }
     except OSError as problem:
         raise BundleError(f"to list '{folder}'", str(problem)) from None
     if unlisted:
@@ -193,6 +200,12 @@ def refuse_unlisted(folder: Path, manifest: Manifest) -> None:
             f"{min(unlisted)!a:.80} too",
             "remove what is not the bundle's, or copy the bundle again",
         )
+
+
+def _is_litter(path: Path, listed: Set[str]) -> bool:
+    """A file of the system's own; "._NAME" is what macOS keeps of NAME beside it."""
+    known = path.name in _LITTER or path.name.removeprefix("._") in {*listed, *_LITTER}
+    return known and path.is_file() and not path.is_symlink()
 
 
 def digest_of_card(tree: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ added.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,13 +18,13 @@ from numpy.typing import NDArray
 
 from clinipress.evidence.columns import GroupColumn, divide
 from clinipress.evidence.family import check_pair, combine, identical
-from clinipress.evidence.gate import IDENTICAL
+from clinipress.evidence.gate import FEWEST_UNITS, IDENTICAL, few_units
 from clinipress.evidence.scores import Scores
 from clinipress.records.judgement import Direction, Disagreement, Flip, FlipCounts
-from clinipress.records.result import Interval, Reason, RiskLevel, Status, Verdict
+from clinipress.records.result import Interval, Reason, RiskLevel, Rule, Status, Verdict
 from clinipress.reporting.wording.reasons import worded
 from clinipress.stats.bootstrap import bootstrap, spread_interval, weighted_sums
-from clinipress.stats.intervals import proportion
+from clinipress.stats.intervals import effective_units, proportion
 from clinipress.stats.metrics import log_softmax, predictions, rates
 from clinipress.stats.paired import mcnemar_exact
 
@@ -108,7 +109,7 @@ def disagreement_section(
         units_gained=gained,
         verdict=IDENTICAL
         if identical(reference, candidate)
-        else _verdict(counts, tested, least_agreement),
+        else _verdict(counts, tested, least_agreement, effective_units(index)),
     )
 
 
@@ -298,12 +299,16 @@ def _worst(
     )
 
 
-def _verdict(counts: FlipCounts, tested: Sequence[Direction], least: float) -> Verdict:
+def _verdict(
+    counts: FlipCounts, tested: Sequence[Direction], least: float, units: float = math.inf
+) -> Verdict:
     agreement = counts.agreement
+    rule = Rule(metric="agreement", margin=least)
     status: Status = "inconclusive"
-    if agreement.high < least:
+    few = (few_units(rule, {"agreement": units}),) if units < FEWEST_UNITS else ()
+    if not few and agreement.high < least:
         status = "fail"
-    elif agreement.low >= least:
+    elif not few and agreement.low >= least:
         status = "pass"
     reasons = (
         Reason(
@@ -315,6 +320,7 @@ def _verdict(counts: FlipCounts, tested: Sequence[Direction], least: float) -> V
             limit=least,
             parameters={"images": counts.cases},
         ),
+        *few,
         Reason(
             kind="flips",
             parameters={"lost": counts.lost, "gained": counts.gained, "changed": counts.changed},

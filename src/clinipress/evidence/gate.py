@@ -31,6 +31,7 @@ __all__ = [
     "IDENTICAL",
     "MARGINS",
     "cases_to_decide",
+    "few_units",
     "floored",
     "judge",
     "loss_status",
@@ -249,21 +250,27 @@ def _apply(
     failed = [each for each in every if each.outcome == "fail"]
     unsure = [each for each in every if each.outcome == "inconclusive"]
     worst = [max(failed or unsure or every, key=lambda each: each.loss or 0.0)] if every else []
-    return [*([_few_units(rule, family, few)] if few else []), *worst]
+    unsaid = [_Applied("inconclusive", None, few_units(rule, few))] if few else []
+    return [*unsaid, *worst]
 
 
-def _few_units(rule: Rule, family: str, few: Mapping[str, float]) -> _Applied:
+def few_units(rule: Rule, few: Mapping[str, float]) -> Reason:
+    """Why a rule has no verdict on figures of fewer than `FEWEST_UNITS`.
+
+    Args:
+        rule: What must hold.
+        few: Metric, with its place -> effective units that carry it.
+    """
     places = {name.partition("[")[2].removesuffix("]"): round(n, 1) for name, n in few.items()}
-    reason = Reason(
+    return Reason(
         kind="few units",
         status="inconclusive" if rule.primary else None,
         rule="primary" if rule.primary else "guard",
-        metric=family.partition("[")[0],
+        metric=rule.metric.partition("[")[0],
         where=next(iter(places)) or None,
         limit=rule.margin,
         parameters={"units": places},
     )
-    return _Applied("inconclusive", None, reason)
 
 
 def _apply_to(rule: Rule, name: str, change: Interval | None, discordant: float | None) -> _Applied:

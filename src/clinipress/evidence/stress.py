@@ -26,16 +26,17 @@ from numpy.typing import NDArray
 
 from clinipress.data.study import PREDICT_BATCH
 from clinipress.errors import DataError, InputError
-from clinipress.evidence.gate import CLASS_MARGIN_FACTOR, cases_to_decide
+from clinipress.evidence.gate import CLASS_MARGIN_FACTOR, FEWEST_UNITS, cases_to_decide, few_units
 from clinipress.evidence.scores import Scores
 from clinipress.kinds.image.disturb import DISTURBANCES, disturb
 from clinipress.records.candidate import Candidate
 from clinipress.records.judgement import OutOfScopeProbe, Stress, StressCurve, StressLevel
-from clinipress.records.result import Interval, Reason, Status, Verdict
+from clinipress.records.result import Interval, Reason, Rule, Status, Verdict
 from clinipress.reporting.wording.reasons import worded
 from clinipress.stats.bootstrap import weighted_sums
 from clinipress.stats.intervals import (
     effective_size,
+    effective_units,
     is_clustered,
     percentile_interval,
     proportion,
@@ -212,7 +213,10 @@ def stress_section(
         ),
         probes=tuple(probes),
         verdict=_verdict(
-            {levels[position]: by_level[levels[position]] for position in judged}, bounds, margin
+            {levels[position]: by_level[levels[position]] for position in judged},
+            bounds,
+            margin,
+            effective_units(units),
         ),
     )
 
@@ -287,10 +291,15 @@ def _bounds(losses: Sequence[Interval], replicates: Floats) -> Floats:
     return np.asarray(values - factor * errors)
 
 
-def _verdict(levels: Mapping[Level, StressLevel], bounds: Floats, margin: float) -> Verdict:
+def _verdict(
+    levels: Mapping[Level, StressLevel], bounds: Floats, margin: float, units: float
+) -> Verdict:
     limit = CLASS_MARGIN_FACTOR * margin
     if not levels:
         reason = Reason(kind="stress unmeasured", status="inconclusive", rule="primary")
+        return Verdict(status="inconclusive", reasons=worded([reason]))
+    if units < FEWEST_UNITS:
+        reason = few_units(Rule(metric="accuracy", margin=limit), {"accuracy": units})
         return Verdict(status="inconclusive", reasons=worded([reason]))
     sure = dict(zip(levels, bounds.tolist(), strict=True))
     losses = {level: measured.added_change.turned for level, measured in levels.items()}

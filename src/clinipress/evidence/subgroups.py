@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from clinipress.evidence.columns import GroupColumn, divide
 from clinipress.evidence.evidence import carried_by, unchanged
 from clinipress.evidence.family import ITSELF, Comparison, check_pair, identical
-from clinipress.evidence.gate import CLASS_MARGIN_FACTOR, IDENTICAL
+from clinipress.evidence.gate import CLASS_MARGIN_FACTOR, FEWEST_UNITS, IDENTICAL
 from clinipress.evidence.groups import (
     Answers,
     bootstrap_groups,
@@ -34,7 +34,7 @@ from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval, Reason, Verdict
 from clinipress.reporting.wording.reasons import worded
 from clinipress.stats.bootstrap import BootstrapSpread
-from clinipress.stats.intervals import auroc_score_limits, proportion, with_ends
+from clinipress.stats.intervals import auroc_score_limits, effective_units, proportion, with_ends
 from clinipress.stats.paired import paired_difference
 
 __all__ = ["subgroups_section"]
@@ -66,8 +66,9 @@ def subgroups_section(
     of a change was never too high and its upper end too low in 2 to 5 %, where percentiles, plain
     or turned, end too low in 8 to 23 %; the lower end of a gap lay above 0 in 3 to 16 % of sets of
     equal groups.
-    Into a gap of a class's sensitivity go groups with at least `minimum` images of the class; into
-    one of the means over classes, groups with images of every class of the split. Calibration
+    Into a gap go groups that enough patients carry (`clinipress.evidence.gate.FEWEST_UNITS`); into
+    one of a class's sensitivity those with at least `minimum` images of the class; into one of the
+    means over classes, those with images of every class of the split. Calibration
     errors are of calibrated probabilities, and shown, not judged: groups are small.
 
     What is judged, each against `CLASS_MARGIN_FACTOR` times the margin: accuracy of each group and
@@ -258,16 +259,17 @@ class _ColumnFigures:
                 yield from self._gap(name, groups)
 
     def _comparable(self, value: str, name: str) -> bool:
-        labels = self.split.candidate.labels
+        labels, rows = self.split.candidate.labels, self.rows[value]
         family, _, label = name.partition("[")
         if family == "sensitivity":
-            return self._of_class(value, label.removesuffix("]")) >= self.split.minimum
+            number = self.split.candidate.classes.index(label.removesuffix("]"))
+            rows = rows[labels[rows] == number]
+        if effective_units(self.split.index[rows]) < FEWEST_UNITS:
+            return False
+        if family == "sensitivity":
+            return len(rows) >= self.split.minimum
         every = family in ("balanced_accuracy", "auroc_macro")
-        return not every or len(np.unique(labels[self.rows[value]])) == len(np.unique(labels))
-
-    def _of_class(self, value: str, label: str) -> int:
-        number = self.split.candidate.classes.index(label)
-        return int((self.split.candidate.labels[self.rows[value]] == number).sum())
+        return not every or len(np.unique(labels[rows])) == len(np.unique(labels))
 
     def _gap(self, name: str, groups: list[str]) -> Iterator[Gap]:
         units = np.concatenate([self.split.index[self.rows[value]] for value in groups])

@@ -116,6 +116,7 @@ def _unbeaten(
             gain = paired_difference(mine, other, unit_index(units[chosen], len(mine)))
         if gain is not None and not gain.low > 0:
             share = f"{fixed(100 * mine.mean(), 1)}% right against {fixed(100 * other.mean(), 1)}%"
+            share += f" of the same {len(mine):,} images"
             low, high = (signed(100 * end, 1) for end in (gain.low, gain.high))
             unbeaten[name] = f"{share}, 95% CI of the difference {low} to {high} points"
     accuracy = figures.get("accuracy")
@@ -123,7 +124,7 @@ def _unbeaten(
         return unbeaten
     if not accuracy.low > baseline_accuracy.high:
         mine, files_alone = _percent(accuracy), _percent(baseline_accuracy)
-        unbeaten[FILES] = f"{mine} right against {files_alone}"
+        unbeaten[FILES] = f"{mine} right against {files_alone} of all images of the set"
     return unbeaten
 
 

@@ -20,19 +20,27 @@ from clinipress.errors import ModelError
 from clinipress.recipe.steps import ModelRecipe
 from clinipress.records.store import digest_of, sha256_of
 
-__all__ = ["outside", "source_digest"]
+__all__ = ["Hashed", "outside", "source_digest"]
 
 # factory -> digest of its source when this process first asked: what is imported stays as it was
 _FIRST: dict[str, str] = {}
 
 
-def outside(recipe: Any) -> dict[str, str]:
+# (path, size, time it was written) -> sha256, within one run: a file that is written over is read
+# again, and the next run believes none of it
+Hashed = dict[tuple[str, int, int], str]
+
+
+def outside(recipe: Any, hashed: Hashed | None = None) -> dict[str, str]:
     """Path or "module:function" -> sha256, of every network in a recipe or a part of one.
+
+    Files in `hashed` are not read again; those read now are added to it.
 
     Raises:
         ModelError: A file is not there, or source was changed after it had been imported.
     """
     contents = {}
+    hashed = {} if hashed is None else hashed
     for model in _networks(recipe):
         for path in (model.pretrained, model.checkpoint):
             if isinstance(path, str):
@@ -40,7 +48,11 @@ def outside(recipe: Any) -> dict[str, str]:
                     raise ModelError(
                         "a file with weights", f"nothing at '{path}'", "check the path"
                     )
-                contents[path] = sha256_of(Path(path))
+                about = Path(path).stat()
+                key = (path, about.st_size, about.st_mtime_ns)
+                if key not in hashed:
+                    hashed[key] = sha256_of(Path(path))
+                contents[path] = hashed[key]
         if model.factory is not None:
             contents[model.factory] = source_digest(model.factory)
     return contents

@@ -6,6 +6,7 @@ the project was born from; they are starting points, not judgements.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ __all__ = [
     "DistillStep",
     "FineTuneStep",
     "ModelRecipe",
+    "NoPercent",
     "Phase",
     "PruneStep",
     "QatStep",
@@ -34,7 +36,18 @@ StepName = Annotated[str, Field(pattern=r"^\w[\w .+()-]*$", max_length=64)]
 
 Decay = Literal["cosine", "exponential"]
 
-Share = Annotated[float, Field(gt=0, lt=1)]
+
+def as_share(value: Any) -> Any:
+    """Refuse what is written in percent; anything else is left for pydantic to judge."""
+    text = str(value).strip()
+    number = text.removesuffix("%").strip()
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", number) and (1 < float(number) <= 100 or text != number):
+        raise ValueError(f"a share: {float(number) / 100:g}, not {text}")
+    return value
+
+
+NoPercent = Annotated[float, BeforeValidator(as_share)]
+Share = Annotated[float, Field(gt=0, lt=1), BeforeValidator(as_share)]
 
 Level = Annotated[float, Field(ge=0, le=1)]
 
@@ -113,7 +126,7 @@ class TrainStage(Config):
     epochs: int = Field(ge=1)
     train: Literal["head", "all"] = "all"
     learning_rate: float | None = Field(None, gt=0)
-    final_learning_rate: float | None = Field(None, ge=0, le=1)
+    final_learning_rate: NoPercent | None = Field(None, ge=0, le=1)
     warmup_epochs: float | None = Field(None, ge=0)
     decay: Decay | None = None
     layer_decay: float | None = Field(None, gt=0, le=1)
@@ -165,12 +178,12 @@ class TrainOptions(Config):
     batch_size: int = Field(32, ge=1)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)
-    final_learning_rate: float = Field(0.001, ge=0, le=1)
+    final_learning_rate: NoPercent = Field(0.001, ge=0, le=1)
     decay: Decay = "cosine"
     layer_decay: float | None = Field(None, gt=0, le=1)
     weight_decay: float = Field(0.05, ge=0)
     warmup_epochs: float = Field(3, ge=0)
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    label_smoothing: NoPercent = Field(0.1, ge=0, lt=1)
     mixup: float | None = Field(None, gt=0)
     cutmix: float | None = Field(None, gt=0)
     class_weights: Literal["none", "balanced"] = "none"
@@ -344,7 +357,7 @@ class PruneStep(Config):
 
     step: Literal["prune"] = "prune"
     name: StepName | None = None
-    ratio: float = Field(0.3, gt=0, lt=0.95)
+    ratio: NoPercent = Field(0.3, gt=0, lt=0.95)
     of: Literal["macs", "parameters", "filters", "latency"] = "macs"
     criterion: Literal["l1", "l2", "taylor", "batch-norm", "fpgm", "random"] = "l2"
     scope: Literal["global", "uniform", "isomorphic"] = "global"
@@ -409,8 +422,8 @@ class QatStep(Config):
     name: StepName | None = None
     weight_bits: Literal[8] = 8
     activation_bits: Literal[8] = 8
-    freeze_batch_norm: float = Field(0.4, ge=0, le=1)
-    freeze_ranges: float = Field(0.6, ge=0, le=1)
+    freeze_batch_norm: NoPercent = Field(0.4, ge=0, le=1)
+    freeze_ranges: NoPercent = Field(0.6, ge=0, le=1)
     calibration_images: int = Field(200, ge=1)
     calibration_method: Literal["minmax", "percentile", "entropy", "mse"] = "percentile"
     distill: bool = True
@@ -537,8 +550,8 @@ class SearchStep(Config):
     latency_threads: int = Field(1, ge=1)
     population: int = Field(24, ge=2)
     generations: int = Field(8, ge=0)
-    parents: float = Field(0.25, gt=0, le=1)
-    mutation: float = Field(0.1, gt=0, le=1)
+    parents: NoPercent = Field(0.25, gt=0, le=1)
+    mutation: NoPercent = Field(0.1, gt=0, le=1)
     finalists: int = Field(4, ge=1)
     images: int | None = Field(None, ge=1)
     calibration_images: int = Field(256, ge=2)

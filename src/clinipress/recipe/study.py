@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from clinipress.recipe.formats import EXPORT_PRECISIONS, FORMATS, format_facts
-from clinipress.recipe.steps import Config, ModelRecipe, Share, Step, TrainOptions
+from clinipress.recipe.steps import Config, ModelRecipe, NoPercent, Share, Step, TrainOptions
 from clinipress.records.candidate import InputSpec
 from clinipress.records.judgement import Section
 from clinipress.records.result import RiskLevel
@@ -187,7 +187,7 @@ class ExportRecipe(Config):
     bias_correction: bool | None = None
     smooth: float | None = Field(None, ge=0, le=1)
     block: Literal[16, 32, 64, 128, 256] = 32
-    agreement: float = Field(0.98, gt=0, le=1)
+    agreement: NoPercent = Field(0.98, gt=0, le=1)
     slowest: float = Field(1.0, gt=0)
 
     @model_validator(mode="after")
@@ -250,6 +250,15 @@ class EvidenceRecipe(Config):
     saliency_mode: Literal["exact", "fast"] = "fast"
     masks: str | None = None
     mask_kind: str | None = None
+
+    @field_validator("prevalence")
+    @classmethod
+    def _shares_of_one_whole(cls, value: dict[str, float]) -> dict[str, float]:
+        if sum(value.values()) > 1 + 1e-6:
+            raise ValueError(
+                f"the classes' shares must sum to 1 at most, they sum to {sum(value.values()):g}"
+            )
+        return value
 
 
 class TargetRecipe(Config):

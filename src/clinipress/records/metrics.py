@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from clinipress.records.result import Interval
+from clinipress.text import class_words
 
 __all__ = ["METRICS", "MetricFacts", "least_loss", "metric_facts", "way"]
 
@@ -87,7 +88,7 @@ def metric_facts(metric: str) -> MetricFacts:
     known = _FACTS.get(family, MetricFacts(family.replace("_", " ")))
     if not bracket:
         return known
-    label = f"{known.label} for {name.removesuffix(']')}"
+    label = f"{known.label} for {class_words(name.removesuffix(']'))}"
     return MetricFacts(label, known.higher_is_better, known.unit, known.low, known.high)
 
 

@@ -180,7 +180,8 @@ class Audit(Record):
     images that name no patient. `refused` are images that can be read and that a device would
     refuse of a model made from this set; `colourful` is true where that model takes colour and most
     images have some; `dark` are images that show next to nothing. `withheld_columns` counts those
-    that are left out of `groups` where nobody may be named.
+    that are left out of `groups` where nobody may be named. `trial_of` is how many the set has
+    where only some were drawn from it (`data.sample`).
     """
 
     path: str
@@ -206,6 +207,7 @@ class Audit(Record):
     patient_leaks: dict[str, int] = Field(default_factory=dict)
     conflicting_labels: tuple[DuplicatePair, ...] = ()
     shortcuts: tuple[Shortcut, ...] = ()
+    trial_of: int | None = None
     baseline_accuracy: Interval | None = None
     majority_accuracy: float | None = None
     left_out: tuple[LeftOut, ...] = ()
@@ -360,6 +362,8 @@ class Overlap(Record):
     Attributes:
         exact: The same file or the same pixels.
         near: Nearly the same picture.
+        turned: Of `near`, those found only when turned: "mirrored", "rotated", "inverted" or
+            several of these -> how many; None in tests of before, which did not look for them.
         patients: Images of others that name a patient whom the study names, too; None: not checked.
         left_out: Of the set, left out of the figures for any of these.
         examples: Pairs (path in the set, path in the study), the first few.
@@ -368,6 +372,7 @@ class Overlap(Record):
 
     exact: int = 0
     near: int = 0
+    turned: dict[str, int] | None = None
     patients: int | None = None
     left_out: int = 0
     examples: tuple[tuple[str, str], ...] = ()
@@ -379,6 +384,7 @@ class ExternalTest(Record):
 
     Attributes:
         name: Of the set; its split in the report is "external: NAME".
+        named: Whether a person gave it that name; else it is that of a folder or file.
         created: When, UTC.
         images: How many were measured.
         class_map: Its class names -> the study's.
@@ -390,6 +396,7 @@ class ExternalTest(Record):
     """
 
     name: str
+    named: bool = False
     created: str
     images: int
     judged_by: str = ""

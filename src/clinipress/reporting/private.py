@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from clinipress.records.judgement import Judgements
@@ -143,6 +144,7 @@ def _replaced(text: str, known: Iterable[tuple[str, str]]) -> str:
 
 def without_names(result: Result) -> Result:
     """The record with the names left out."""
+    result = _without_folders(result)
     names = _Names()
     columns = _identifying(result)
     candidates = []
@@ -171,6 +173,54 @@ def without_names(result: Result) -> Result:
         }
     )
     return _without_values(cleaned, columns)
+
+
+def _without_folders(result: Result) -> Result:
+    """External sets that bear a folder's name are numbered; those that a person named keep it."""
+    unnamed = [test.name for test in result.external_tests if not test.named]
+    unnamed += [PurePath(file).stem for file in result.set_aside if file.startswith("external/")]
+    numbers = {name: f"external set {n}" for n, name in enumerate(dict.fromkeys(unnamed), 1)}
+    if not numbers:
+        return result
+    splits = {f"external: {name}": f"external: {instead}" for name, instead in numbers.items()}
+
+    def by_split(figures: Mapping[str, Any]) -> dict[str, Any]:
+        return {splits.get(split, split): figure for split, figure in figures.items()}
+
+    candidates = tuple(
+        record.model_copy(
+            update={key: by_split(getattr(record, key)) for key in BY_SPLIT}
+            | {"per_image": {s: p for s, p in record.per_image.items() if s not in splits}}
+        )
+        for record in result.candidates
+    )
+    tests = tuple(
+        test.model_copy(
+            update={
+                "name": numbers[test.name],
+                "rows": {n: row.model_copy(update={"per_image": LEFT_OUT})
+                         for n, row in test.rows.items()},
+            }
+        )
+        if test.name in numbers else test
+        for test in result.external_tests
+    )  # fmt: skip
+    # where a set's name stands in a sentence; alone, "test" or "B" may be any word
+    beside = re.compile(rf"('|external/|external: |external \(|--name )({_any(numbers)})(?!\w)")
+
+    def renamed(text: str) -> str:
+        return beside.sub(lambda found: found[1] + numbers[found[2]], text)
+
+    update = {
+        "candidates": candidates,
+        "external_tests": tests,
+        "set_aside": {renamed(file): renamed(text) for file, text in result.set_aside.items()},
+        "limits": tuple(map(renamed, result.limits)),
+    }
+    return result.model_copy(update=update)
+
+
+BY_SPLIT = ("evidence", "confusion", "judgements", "changes")
 
 
 def _identifying(result: Result) -> dict[str, tuple[str, ...]]:

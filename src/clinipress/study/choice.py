@@ -135,7 +135,7 @@ def next_attempt(
 ) -> Attempt | None:
     """The next rung, or None: a low-precision file may be shipped, or nothing is left to try.
 
-    Nothing is tried where the network fails in float32 already: no precision mends that.
+    Nothing is tried where the network in float32 fails already or is barred: no precision mends it.
 
     Args:
         judged: Every candidate, the reference first.
@@ -151,6 +151,8 @@ def next_attempt(
     whole = float_candidate(last, judged)
     if whole.verdict is not None and whole.verdict.status == "fail":
         return None
+    if objection(risk, whole.history, whole.precision):
+        return None  # and no file of it may be shipped either
     calibration = next((e for e in exports if e.precision == "int8"), ExportRecipe())
     because = f"'{last.name}' may not be shipped: {objection_to(last, judged, risk, targets)}"
     for rung in next_steps(risk, last.history, last.precision):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import itertools
 import math
 import re
 import tempfile
@@ -33,6 +34,7 @@ from clinipress.records.result import (
     ExternalRow,
     ExternalTest,
     Interval,
+    Overlap,
     Reason,
     Result,
     RiskLevel,
@@ -95,10 +97,13 @@ def parse_floors(texts: Sequence[str]) -> dict[str, float]:
             least = float(number)
         except ValueError:
             least = math.nan
-        if not metric or not 0 < least < 1:
+        if not metric or math.isnan(least):
             raise InputError("--floor metric=number, between 0 and 1", f"'{text}'")
+        check_floors({metric.strip(): least})
+        if not 0 < least < 1:
+            fix = f"a share: {least / 100:g}, not {number}" if 1 < least <= 100 else None
+            raise InputError("--floor metric=number, between 0 and 1", f"'{text}'", fix)
         floors[metric.strip()] = least
-    check_floors(floors)
     return floors
 
 
@@ -217,7 +222,7 @@ def evaluate(
         InputError: The model or the data cannot be used.
     """
     candidate = load_candidate(model, threads, allow_code=allow_code)
-    seen = Seen.load(model / FINGERPRINTS)
+    seen = _seen_by(model)
     elsewhere = Elsewhere(data, class_map, split, positive, seen, overlap, threads, progress)
     answers, audit, known = elsewhere.score({"model": candidate})
     mine = answers["model"]
@@ -252,6 +257,7 @@ def compare(
     class_map: str = "",
     split: str | None = None,
     positive: str | None = None,
+    overlap: OverlapPolicy = "keep",
     threads: int | None = None,
     resamples: int = 2000,
     progress: Progress = SILENT,
@@ -269,6 +275,7 @@ def compare(
         class_map: "theirs=ours,...".
         split: Only images published under this split.
         positive: The finding of two classes, where neither model names it.
+        overlap: What to do with images that the study behind either model has, too.
         threads: CPU threads.
         resamples: Of the bootstrap.
         progress: The listener.
@@ -276,28 +283,32 @@ def compare(
 
     Returns:
         Plain data: both evidences, the changes (candidate minus reference), the candidate's
-        judgements by section, and the verdict. Its rules were given with the call: nothing shows
-        that they were fixed before the answers were seen.
+        judgements by section, the overlap with what the study behind a model has seen, the models
+        of which that is not known, and the verdict. Its rules were given with the call: nothing
+        shows that they were fixed before the answers were seen.
 
     Raises:
         InputError: A model, the data or the risk level cannot be used, or the classes differ.
     """
     if risk not in get_args(RiskLevel):
         raise InputError(f"--risk {', '.join(get_args(RiskLevel))}", f"'{risk}'")
-    no_baseline: Mapping[str, bool] = {}
     if data is None:
         facts, (a, b) = _kept(reference, candidate, positive)
-        accuracy, baseline = None, no_baseline
+        accuracy, known = None, Known(Overlap(), {})
+        unknown = [reference, candidate]
     else:
-        elsewhere = Elsewhere(data, class_map, split, positive, None, "keep", threads, progress)
-        facts, (a, b), accuracy, baseline = _run(reference, candidate, elsewhere, allow_code)
+        mine, other = _seen_by(reference), _seen_by(candidate)
+        seen = mine.and_of(other) if mine and other else mine or other
+        elsewhere = Elsewhere(data, class_map, split, positive, seen, overlap, threads, progress)
+        facts, (a, b), accuracy, known = _run(reference, candidate, elsewhere, allow_code)
+        unknown = [path for path, s in ((reference, mine), (candidate, other)) if s is None]
     check_floors(floors or {}, a.classes)
     level: RiskLevel = risk  # type: ignore[assignment]
     declared = Declared(level, EvidenceRecipe(), resamples, floors=floors or {})
     judgements = statistics(declared, a, b, validation=None)
     first = figures(declared, a)
     limits = caps(
-        level, declared.floors, (), a, first, baseline=baseline, baseline_accuracy=accuracy
+        level, declared.floors, (), a, first, baseline=known.baseline, baseline_accuracy=accuracy
     )  # fmt: skip
     second = judged(declared, gate.rules_for(level), a, b, judgements, limits)
     return {
@@ -307,6 +318,8 @@ def compare(
         "risk": risk,
         "images": len(a.labels),
         "positive": a.positive,
+        "overlap": known.overlap.model_dump(mode="json"),
+        "overlap_unknown": [str(path) for path in unknown],
         "candidates": [
             {**facts[0], "evidence": {"data": _plain(first)}},
             {**facts[1], "evidence": {"data": _plain(second.evidence)}},
@@ -315,6 +328,20 @@ def compare(
         "judgements": judgements.model_dump(mode="json"),
         "verdict": second.verdict.model_dump(mode="json") if second.verdict else None,
     }
+
+
+def _seen_by(model: Path) -> Seen | None:
+    """What the study behind a model has seen; None: nothing is known.
+
+    A bundle carries it; a candidate's folder and a model file lie in a bundle or a run folder.
+    """
+    path = model.resolve()
+    for folder in (path, *path.parents[:4]):
+        if any((folder / name).exists() for name in ("card.json", "result.json", "objects")):
+            seen = Seen.load(folder / FINGERPRINTS)
+            if seen is not None:
+                return seen
+    return None
 
 
 def evaluate_run(
@@ -338,7 +365,7 @@ def evaluate_run(
     Args:
         run: A run folder.
         data: Labelled images.
-        name: Of the set; None: of its folder or file.
+        name: Of the set; None: of its folder or file, and a number in a study of strict privacy.
         class_map: "theirs=ours,...".
         split: Only images published under this split.
         positive: The finding of two classes, in a run of before, whose study did not name it.
@@ -369,6 +396,8 @@ def evaluate_run(
     elsewhere = Elsewhere(data, class_map, split, finding, seen, overlap, threads, progress)
     candidates = {row.name: load_candidate(below(run, row.path), threads) for row in rows}
     answers, audit, known = elsewhere.score(candidates)
+    if study.privacy == "strict" and name is None:
+        title = _numbered(run / EXTERNAL, result.reference, answers[result.reference])
     rules = rules_of(study, result.classes)
     declared = Seal(rules, result.sealed, result.rule_changes).declared(study)
     folder = run / EXTERNAL
@@ -398,6 +427,7 @@ def evaluate_run(
         )
     test = ExternalTest(
         name=title,
+        named=name is not None,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         images=len(answers[result.reference].labels),
         class_map=parse_class_map(class_map),
@@ -430,7 +460,7 @@ def _rows_to_test(result: Result) -> list[CandidateRecord]:
 
 def _run(
     reference: Path, candidate: Path, elsewhere: Elsewhere, allow_code: bool
-) -> tuple[list[dict[str, Any]], tuple[Scores, Scores], Interval | None, Mapping[str, bool]]:
+) -> tuple[list[dict[str, Any]], tuple[Scores, Scores], Interval | None, Known]:
     """Both models on the images; which files they are; what facts of the files alone give."""
     a, b = (
         load_candidate(path, elsewhere.threads, allow_code=allow_code)
@@ -451,7 +481,25 @@ def _run(
         scores |= elsewhere.score({"b": b})[0]
     mine, other = scores["a"], replace(scores["b"], normal=card.normal)
     facts = [_facts(a, mine), _facts(b, other)]
-    return facts, (mine, other), audit.baseline_accuracy, known.baseline
+    return facts, (mine, other), audit.baseline_accuracy, known
+
+
+def _numbered(folder: Path, reference: str, answers: Scores) -> str:
+    """A name that says nothing of the folder: that of the same set before, else the next number."""
+    titles = (f"external-set-{number}" for number in itertools.count(1))
+    return next(t for t in titles if _same_set(below(folder, f"{t}-{reference}.npz"), answers)[0])
+
+
+def _same_set(path: Path, answers: Scores) -> tuple[bool, int]:
+    """Whether these images may take the place of those in a file, if any; how many it has."""
+    if not path.is_file():
+        return True, 0
+    before = Scores.load(path)
+    known = dict(zip(before.keys, before.labels.tolist(), strict=True))
+    shared = [(known[k], n) for k, n in zip(answers.keys, answers.labels.tolist(), strict=True)
+              if k in known]  # fmt: skip
+    fewest = min(len(known), len(answers.keys))  # some may have been left out, or added
+    return 2 * len(shared) >= fewest and all(was == now for was, now in shared), len(known)
 
 
 def _check_same_set(path: Path, answers: Scores) -> None:
@@ -460,16 +508,10 @@ def _check_same_set(path: Path, answers: Scores) -> None:
     Raises:
         InputError: It is another set.
     """
-    if not path.is_file():
-        return
-    before = Scores.load(path)
-    known = dict(zip(before.keys, before.labels.tolist(), strict=True))
-    shared = [(known[k], n) for k, n in zip(answers.keys, answers.labels.tolist(), strict=True)
-              if k in known]  # fmt: skip
-    fewest = min(len(known), len(answers.keys))  # some may have been left out, or added
-    if 2 * len(shared) < fewest or any(was != now for was, now in shared):
+    same, before = _same_set(path, answers)
+    if not same:
         raise InputError(
-            f"the set that was tested under this name ({len(before.keys):,} images)",
+            f"the set that was tested under this name ({before:,} images)",
             f"another one ({len(answers.keys):,} images)",
             f"give --name NAME, or remove '{path.parent}' if it replaces that set",
         )

@@ -6,14 +6,14 @@ each losing the margin. The test split is opened once, for what was chosen on va
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from clinipress import distributed
 from clinipress.data.study import open_study_data
 from clinipress.errors import RecipeError
 from clinipress.formats.open import check_toolchains
-from clinipress.models.origins import outside
+from clinipress.models.origins import Hashed, outside
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.code import check_code, code_behind, code_of
 from clinipress.recipe.study import EvidenceRecipe, Study
@@ -23,11 +23,12 @@ from clinipress.reporting.dossier.people import read_answers
 from clinipress.reporting.wording.reasons import changes_phrase
 from clinipress.study.budget import check_budget, check_networks
 from clinipress.study.choice import NOTHING, choose, next_attempt
-from clinipress.study.devices import resolve_targets
+from clinipress.study.devices import Target, resolve_targets
 from clinipress.study.inspection import inspect
 from clinipress.study.judging import Judge
 from clinipress.study.making import make_all, make_attempt
-from clinipress.study.redraw import with_checks
+from clinipress.study.policy import bars
+from clinipress.study.redraw import left_over_seeds, with_checks
 from clinipress.study.repeats import repeat
 from clinipress.study.scores import ScoreKeeper
 from clinipress.study.sealing import check_names, rules_of, seal
@@ -70,34 +71,50 @@ def run_study(
         raise RecipeError("images", "a study without 'data.path'", "give --data DIR")
     code = code_behind(study)
     check_code(code, "a study", allow_code or code_of(study))
-    _check(study)  # before the folder is there
+    targets, hashed = _check(study)  # before the folder is there
+    for barred, fix in bars(study):
+        progress.say(f"warning: {barred}: {fix}")
     with locked(out):
-        result = run_once(study, path, out, progress, code)
+        result = run_once(study, path, out, progress, code, targets, hashed)
         if study.seeds:
 
             def again(other: Study, folder: Path) -> Result:
-                return run_once(other, path, folder, progress, code)
+                return run_once(other, path, folder, progress, code, targets, hashed)
 
             result = repeat(study, result, out, again)
             write_result(result, out)
+        for line in left_over_seeds(study.seeds, out).values():
+            progress.say(line)
         return with_checks(result, out)
 
 
-def _check(study: Study) -> None:
-    """What can be refused by reading the study alone: now, not after hours of training."""
-    check_names(study)
+def _check(study: Study) -> tuple[tuple[Target, ...], Hashed]:
+    """What can be refused by reading the study alone: now, not after hours of training.
+
+    Returns:
+        Its devices, and the digests of the files from outside.
+    """
+    check_names(study, study.data.classes)
     check_toolchains(export.format for export in study.exports)
-    check_budget(study, resolve_targets(study.target))
+    targets, hashed = resolve_targets(study.target), Hashed()
+    check_budget(study, targets)
     check_sample(study)
-    outside(study)  # files that are not there
+    outside(study, hashed)  # files that are not there
+    return targets, hashed
 
 
 def run_once(
-    study: Study, path: Path, out: Path, progress: Progress, code: Collection[str] = ()
+    study: Study,
+    path: Path,
+    out: Path,
+    progress: Progress,
+    code: Collection[str],
+    targets: Sequence[Target],
+    hashed: Hashed,
 ) -> Result:
     """The flow itself, with the study's own seed; arguments as for `run_study`, and who may run."""
-    targets = resolve_targets(study.target)
-    read_answers(out)  # what cannot be read is refused now, not at the end
+    # what cannot be read is refused now; the pages read them at the end: people write meanwhile
+    read_answers(out)
     prepare(study.threads, study.seed)
     check_networks(study)
     store = Store(out, progress)
@@ -112,7 +129,7 @@ def run_once(
     sealed = seal(rules_of(study, data.classes, data.test_images), out)
     if sealed.changes:
         progress.say(f"{capital(changes_phrase(sealed.changes))}.")
-    bench = Workbench(study, store, data, progress, code=code)
+    bench = Workbench(study, store, data, progress, code=code, hashed=hashed)
     keeper = ScoreKeeper(bench, sealed)
     declared = sealed.declared(study)
     judge = Judge(declared, sealed.rules.rules, bench)

@@ -19,7 +19,8 @@ from typing import Any
 
 from clinipress.formats.open import installed
 from clinipress.recipe.formats import format_facts, precision_facts
-from clinipress.recipe.techniques import POLICY_NAMES, technique_of
+from clinipress.recipe.study import Study
+from clinipress.recipe.techniques import POLICY_NAMES, step_names, technique_of
 from clinipress.records.candidate import Applied
 from clinipress.records.result import Record, RiskLevel
 from clinipress.study.devices import Target
@@ -27,6 +28,7 @@ from clinipress.study.devices import Target
 __all__ = [
     "POLICIES",
     "RiskPolicy",
+    "bars",
     "next_steps",
     "objection",
     "recommended_exports",
@@ -175,6 +177,39 @@ def objection(risk: RiskLevel, history: Sequence[Applied], precision: str) -> st
         return None
     verb = "is" if len(barred) == 1 else "are"
     return f"At {risk} risk {' and '.join(barred)} {verb} not allowed, whatever was measured."
+
+
+def bars(study: Study) -> tuple[tuple[str, str], ...]:
+    """What a study asks for and its risk level never lets be shipped: each with what to do instead.
+
+    Known before anything is trained. What is barred after one step bars all that is made of it.
+    """
+    allowed, history = POLICIES[study.risk].allowed, list[Applied]()
+    found: dict[str, tuple[str, str]] = {}
+    for name, recipe in zip(step_names(study.steps), study.steps, strict=True):
+        applied = Applied(step=recipe.step, params={"asked": recipe.model_dump(mode="json")})
+        history.append(applied)
+        for key in {*techniques([applied], "float32")} - {*allowed}:
+            repeated = technique_of(recipe.step).repeated
+            fix = f"leave the step '{recipe.step}' out"
+            if repeated is not None and repeated.key != key and repeated.key in allowed:
+                fix = f"add 'rounds: 2' or more to the step '{recipe.step}'"
+            found.setdefault(key, (f"'{name}' and all that is made of it", fix))
+    for export in study.exports:
+        facts = precision_facts(export.precision)
+        if facts.policy in {*techniques(history, export.precision)} - {*allowed}:
+            fix = f"leave the export '{export.precision}' out"
+            if facts.trained in allowed:
+                fix = f"add the step '{facts.trained}' before the exports"
+            found.setdefault(facts.policy, (f"the {export.precision} file", fix))
+    return tuple(
+        (
+            f"At {study.risk} risk {NAMES[key]} is not allowed, whatever is measured, so {what} "
+            "cannot be selected",
+            fix,
+        )
+        for key, (what, fix) in found.items()
+    )
 
 
 def next_steps(risk: RiskLevel, history: Sequence[Applied], precision: str) -> tuple[str, ...]:

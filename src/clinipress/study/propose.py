@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from clinipress.data.finding import propose_normal, propose_positive, words_of
-from clinipress.data.layouts.items import Dataset, left_out_lines
+from clinipress.data.layouts.items import Dataset, left_out_lines, patient_columns
 from clinipress.data.sources import decode_item, item_facts, read_dataset
 from clinipress.data.units import CLUSTER, best_unit
 from clinipress.errors import ClinipressError, DataError, InputError
@@ -20,6 +20,7 @@ from clinipress.kinds.image.refuse import is_colourful
 from clinipress.records.candidate import InputSpec
 from clinipress.records.item import plural_of
 from clinipress.records.store import write_atomically
+from clinipress.text import joined
 
 __all__ = ["finding_words", "propose", "write_study"]
 
@@ -76,10 +77,17 @@ def propose(dataset: Dataset) -> dict[str, Any]:
         "patients": unit == "patient" and not unnamed,
         "unit": unit,
         "without_unit": unnamed,
-        "notes": [*dataset.notes, *left_out_lines(dataset.left_out)],
+        "notes": [*dataset.notes, *_patient_hint(dataset), *left_out_lines(dataset.left_out)],
         "left_out": [entry.model_dump() for entry in dataset.left_out],
         "published_splits": sorted({item.split for item in dataset.items if item.split}),
     }
+
+
+def _patient_hint(dataset: Dataset) -> list[str]:
+    likely = patient_columns(dataset.left_out)[:4]
+    named = any(item.patient for item in dataset.items)
+    hint = f"if column {joined(likely, 'or')} names the patient, call it patient_id"
+    return [hint] if likely and not named else []
 
 
 def _modality(names: Sequence[str], colour: bool) -> str:

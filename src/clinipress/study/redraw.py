@@ -5,7 +5,7 @@ Both lie in the run folder; here they are read into its record.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,10 +23,11 @@ from clinipress.reporting.documents import write_pages
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.limits import limits
 
-__all__ = ["EXTERNAL", "judged_by", "redraw", "with_checks"]
+__all__ = ["EXTERNAL", "SEEDS", "judged_by", "left_over_seeds", "redraw", "with_checks"]
 
 PATTERN = "arm_check*.json"
 EXTERNAL = "external"
+SEEDS = "seeds"
 EXTERNAL_TEST = "an external test"
 Kept = TypeVar("Kept", DeviceCheck, ExternalTest)
 
@@ -73,7 +74,7 @@ def with_checks(result: Result, folder: Path) -> Result:
         folder: The run folder; `scripts/arm_check` writes ``arm_check.json`` and the like there
             with ``--json``, ``clinipress evaluate RUN DATA`` writes ``external/NAME.json``.
     """
-    checked = _with_external(_with_device_checks(result, folder), folder)
+    checked = _with_external(_with_device_checks(_with_left_over(result, folder), folder), folder)
     if checked is result:
         return result
     # the record's own were made without these: "No external test" among them
@@ -81,6 +82,25 @@ def with_checks(result: Result, folder: Path) -> Result:
     own = tuple(text for text in result.limits if _opening(text) not in stale)
     checked = checked.model_copy(update={"limits": own})
     return checked.model_copy(update={"limits": tuple(limits(View(checked)))})
+
+
+def left_over_seeds(seeds: Iterable[int], folder: Path) -> dict[str, str]:
+    """Folder of a seed that is none of the study's further ones -> a line that says so."""
+    asked = {str(seed) for seed in seeds}
+    there = sorted(path.name for path in (folder / SEEDS).glob("*") if path.is_dir())
+    return {
+        f"{SEEDS}/{name}": f"{SEEDS}/{name} is left over: the study no longer names this seed, and "
+        "nothing here is made from it. Remove the folder if you do not need it."
+        for name in there
+        if name not in asked
+    }
+
+
+def _with_left_over(result: Result, folder: Path) -> Result:
+    if not (folder / SEEDS).is_dir():
+        return result
+    left = left_over_seeds(result.recipe.get("seeds", ()), folder)
+    return result.model_copy(update={"set_aside": {**result.set_aside, **left}}) if left else result
 
 
 def _opening(reservation: str) -> tuple[str, ...]:
@@ -161,7 +181,7 @@ def _with_device_checks(result: Result, folder: Path) -> Result:
     folders = {target.bundle for target in result.targets if target.bundle} | {result.bundle or ""}
     digests = {read_card(folder / name).digest for name in sorted(folders) if name}
     checks: list[DeviceCheck] = []
-    aside: dict[str, str] = {}
+    aside = dict(result.set_aside)
     for path in files:
         try:
             check = _read(DeviceCheck, read_json(path), path, "the result of an arm check")

@@ -9,10 +9,9 @@ from clinipress.evidence.seeds import over_seeds
 from clinipress.recipe.study import Study
 from clinipress.records.candidate import CandidateRecord
 from clinipress.records.result import OverSeeds, Result
+from clinipress.study.redraw import SEEDS
 
 __all__ = ["repeat", "spread"]
-
-FOLDER = "seeds"
 
 
 def repeat(study: Study, result: Result, out: Path, run: Callable[[Study, Path], Result]) -> Result:
@@ -33,7 +32,7 @@ def repeat(study: Study, result: Result, out: Path, run: Callable[[Study, Path],
     results = [result]
     for seed in study.seeds:
         again = study.model_copy(update={"seed": seed, "seeds": (), "data": data})
-        results.append(run(again, out / FOLDER / str(seed)))
+        results.append(run(again, out / SEEDS / str(seed)))
     return result.model_copy(update={"seeds": seeds, "over_seeds": spread(results)})
 
 

@@ -276,6 +276,12 @@ def check_names(study: Study, classes: Sequence[str] | None = None) -> None:
         return
     for name in study.evidence.prevalence:
         _check_class("evidence.prevalence", name, classes)
+    shares = study.evidence.prevalence
+    if set(shares) == set(classes) and abs(sum(shares.values()) - 1) > 1e-6:
+        raise RecipeError(
+            "shares of all classes in 'evidence.prevalence' that sum to 1",
+            f"{sum(shares.values()):g}",
+        )
     for key, chosen in (("data.positive", study.data.positive), ("data.normal", study.data.normal)):
         if chosen is not None:
             _check_class(key, chosen, classes)

@@ -33,10 +33,12 @@ from clinipress.reporting.view import View
 from clinipress.reporting.wording.limits import limits
 from clinipress.reporting.wording.reasons import worded
 from clinipress.study.choice import Choice, chosen
+from clinipress.study.policy import bars
 from clinipress.study.redraw import with_checks
 from clinipress.study.scores import calibrated
 from clinipress.study.sealing import Seal, openings
 from clinipress.study.workbench import Piece, Workbench
+from clinipress.text import trial_words
 
 __all__ = ["check_sample", "summarise", "write_result"]
 
@@ -80,7 +82,7 @@ def summarise(
             outcome.model_copy(update={"bundle": _folder_of(outcome, choice)})
             for outcome in choice.outcomes
         ),
-        verdict=(shipped.verdict if shipped else None) or _nothing_shipped(study.open_test),
+        verdict=(shipped.verdict if shipped else None) or _nothing_shipped(study),
         candidates=records,
         audit=data.audit,
         split=data.summary,
@@ -109,10 +111,16 @@ def _remove_others(out: Path, bundles: Iterable[str]) -> None:
         shutil.rmtree(out / "bundles", ignore_errors=True)
 
 
-def _nothing_shipped(opened: bool) -> Verdict:
-    if opened:
-        reason = Reason(kind="none allowed", status="fail", rule="primary")
-        return Verdict(status="fail", reasons=worded([reason]))
+def _nothing_shipped(study: Study) -> Verdict:
+    if study.open_test:
+        barred = [
+            Reason(
+                kind="barred", status="fail", rule="primary", where=what, parameters={"fix": fix}
+            )
+            for what, fix in bars(study)
+        ]
+        none = Reason(kind="none allowed", status="fail", rule="primary")
+        return Verdict(status="fail", reasons=worded([*barred, none]))
     # nothing is decided: that nobody passed does not say that all failed
     reason = Reason(kind="test sealed", status="inconclusive", rule="primary")
     return Verdict(status="inconclusive", reasons=worded([reason]))
@@ -160,11 +168,13 @@ def _ship(
             for step in card.history
         )
         card = card.model_copy(update={"history": history})
+    trial = trial_words(private.audit.images, private.audit.trial_of)
     summary = {
         "study": study.name,
         "risk": study.risk,
         "selected_on": "validation",
         "released": selected.released,
+        **({"trial": trial} if trial else {}),
         "verdict": (record.verdict or private.verdict).model_dump(mode="json"),
         "measured_on": {"cpu": result.environment.cpu, "flags": result.environment.cpu_flags},
         "evidence": _plain(record.evidence),

@@ -27,7 +27,7 @@ from clinipress.formats.open import TRAINING_PACKAGES, open_file, place_of, tool
 from clinipress.formats.parity import parity
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.cost import macs, parameters
-from clinipress.models.origins import outside, source_digest
+from clinipress.models.origins import Hashed, outside, source_digest
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.formats import precision_facts
 from clinipress.recipe.study import ExportRecipe, Study
@@ -100,6 +100,7 @@ class Workbench:
         progress: The listener.
         times: Wall time per phase.
         code: The users' functions that may build networks read back from folders.
+        hashed: Files from outside that this run has hashed.
     """
 
     study: Study
@@ -108,6 +109,7 @@ class Workbench:
     progress: Progress = SILENT
     times: PhaseTimes = field(default_factory=PhaseTimes)
     code: Collection[str] = ()
+    hashed: Hashed = field(default_factory=dict)
     _sources: dict[str | None, str] = field(default_factory=dict)
 
     def _source(self, network: TorchCandidate) -> str:
@@ -143,7 +145,7 @@ class Workbench:
             "seed": self.study.seed,
             "threads": self.study.threads,
             # what stands behind an unchanged path or name may change
-            "outside": outside(step.recipe),
+            "outside": outside(step.recipe, self.hashed),
             "source": self._source(parent),
             "teachers": [teacher.digest for teacher in outside_teachers(step.recipe, self.code)],
         }

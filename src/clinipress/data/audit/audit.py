@@ -26,7 +26,7 @@ from clinipress.data.audit.shortcuts import (
     statistics_baseline,
 )
 from clinipress.data.grouping import merge, numbered
-from clinipress.data.layouts.items import MAY_NAME_PATIENT, left_out_lines
+from clinipress.data.layouts.items import left_out_lines, patient_columns
 from clinipress.data.refusals import find_refusals, refusal_words
 from clinipress.data.sources import Dataset
 from clinipress.data.units import labelings
@@ -335,12 +335,8 @@ def _warnings(record: Audit) -> Iterator[str]:
     if record.patients is None:
         kept = joined([f"{count:,} {plural_of(kind)}" for kind, count in record.units.items()])
         text = "no patient is named: images of one patient may stand on both sides of a split"
-        likely = dict.fromkeys(
-            f"'{entry.path.partition(': ')[2]}'"
-            for entry in record.left_out
-            if entry.reason == MAY_NAME_PATIENT
-        )
-        fix = f"; if column {joined([*likely][:4], 'or')} names the patient, call it patient_id"
+        likely = patient_columns(record.left_out)
+        fix = f"; if column {joined(likely[:4], 'or')} names the patient, call it patient_id"
         text += f" ({kept} are kept whole)" if kept else ""
         yield text + (fix if likely else "")
     elif record.without_patient:
@@ -408,8 +404,8 @@ def _shortcut_warnings(record: Audit) -> Iterator[str]:
         strong = any(s.auroc.low >= WARNING_FROM for s in together)
         yield (
             "facts of the files alone, without the picture, classify "
-            f"{_percent(accuracy)} right (always the largest class: {100 * majority:.1f} %): a "
-            f"{'strong' if strong else 'weak'} shortcut"
+            f"{_percent(accuracy)} of all images right (always the largest class: "
+            f"{100 * majority:.1f} %): a {'strong' if strong else 'weak'} shortcut"
         )
     seen: set[str] = set()
     for shortcut in record.shortcuts:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from clinipress.errors import DataError
 from clinipress.records.item import ImageItem
 from clinipress.records.result import LeftOut
-from clinipress.text import joined, not_used
+from clinipress.text import JOINERS, joined, not_used
 
 __all__ = [
     "HIDDEN",
@@ -30,6 +30,7 @@ __all__ = [
     "left_out_lines",
     "natural",
     "one_spelling",
+    "patient_columns",
     "spelling",
     "split_name",
 ]
@@ -41,6 +42,14 @@ Layout = Literal["class folders", "split/class folders", "manifest", "npz"]
 MAY_NAME_PATIENT = "may name the patient: no group"  # the reason of a column that nobody explains
 # Reasons of what lies in most folders and is never missed
 HIDDEN, NOT_READ = "hidden or made by a system", "is not read as an image"
+
+# Cyrillic and Greek letters that look like Latin ones, small or as capitals; the small mu does not
+_LOOKS_LIKE = str.maketrans("авекмнорстухіјѕԁһԛԝαβεζηικνορτυχ", "abekmhopctyxijsdhqwabezhiknoptyx")
+_CAPITAL_MU = re.compile(
+    "\N{GREEK CAPITAL LETTER MU}(?=[A-Za-z])|(?<=[A-Za-z])\N{GREEK CAPITAL LETTER MU}"
+)
+# Characters that nobody sees, wherever they stand
+_UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
 
 SPLIT_NAMES: Mapping[str, str] = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -148,6 +157,12 @@ class Listed:
     names: frozenset[str] = frozenset()
 
 
+def patient_columns(left_out: Iterable[LeftOut]) -> list[str]:
+    """Names of columns that may be the patient's and were not taken, in quotes."""
+    columns = (e.path.partition(": ")[2] for e in left_out if e.reason == MAY_NAME_PATIENT)
+    return [f"'{name}'" for name in dict.fromkeys(columns)]
+
+
 def left_out_lines(left_out: Iterable[LeftOut]) -> list[str]:
     """What is not used and may be missed: a sentence for each kind and reason."""
     return not_used(
@@ -201,21 +216,24 @@ def split_name(text: str) -> str | None:
 
 
 def spelling(name: str) -> str:
-    """A name as everyone writes it: composed letters, single spaces, "1.0" as "1".
+    """A name as everyone writes it: composed letters, single spaces, none unseen, "1.0" as "1".
 
     Two names that are the same here are the same to the eye, whatever made them differ on disk.
     """
-    name = " ".join(unicodedata.normalize("NFC", name).split())
+    name = " ".join(unicodedata.normalize("NFC", name.translate(_UNSEEN)).split())
     return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", name)
 
 
-def _loosely(name: str) -> str:
-    """What is left without case, accents, leading zeros and the marks between words.
+def _loosely(name: str, letters: Mapping[int, int] = _LOOKS_LIKE) -> str:
+    """What is left without case, accents, scripts, leading zeros and the marks between words.
 
     A sign at the end or the beginning stays: "ER+" is not "ER-", and "-1" is not "1".
     """
-    plain = unicodedata.normalize("NFKD", spelling(name)).casefold()
-    plain = "".join(c for c in plain if not unicodedata.combining(c))
+    plain = unicodedata.normalize("NFKD", spelling(name))
+    plain = (_CAPITAL_MU.sub("M", plain) if letters else plain).casefold()
+    unseen = JOINERS if letters else ""
+    plain = "".join(c for c in plain if not unicodedata.combining(c) and c not in unseen)
+    plain = plain.translate(letters)
     plain = re.sub(r"(?<=[^\W_])[\s_.\-]+(?=[^\W_])", "", plain)
     return re.sub(r"(?<![0-9])0+(?=[0-9])", "", plain)
 
@@ -244,7 +262,9 @@ def one_spelling(
         items = [replace(i, label=renamed.get(i.label, i.label)) for i in items]
     counts = Counter(item.label for item in items)
     for near in _alike(list(counts), _loosely):
-        shown = joined([f"'{label}' ({counts[label]:,})" for label in sorted(near)])
+        same_to_the_eye = len({_loosely(label, {}) for label in near}) > 1
+        quoted = ascii if same_to_the_eye else "'{}'".format
+        shown = joined([f"{quoted(label)} ({counts[label]:,})" for label in sorted(near)])
         notes.append(
             f"the classes {shown} differ in spelling only: if they are one, join them with "
             "class_map (--class-map)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -621,9 +622,20 @@ class _Files:
     def _find(self, cell: str) -> Path | None:
         for name in dict.fromkeys((cell, cell.replace("\\", "/"))):
             if name and _is_file(self._folder / name):
-                return self._folder / name
+                return self._below_root(self._folder / name)
         several = self.candidates(cell)
         return several[0] if len(several) == 1 else None
+
+    def _below_root(self, path: Path) -> Path:
+        """The path as the images of the root are listed, however the cell leads there."""
+        root = self._account.root
+        if path.is_relative_to(root) and ".." not in path.parts:
+            return path
+        for place in (Path(os.path.normpath(path.absolute())), path.parent.resolve() / path.name):
+            for base in (Path(os.path.normpath(root.absolute())), root.resolve()):
+                if place.is_relative_to(base) and _is_file(root / place.relative_to(base)):
+                    return root / place.relative_to(base)
+        return path
 
     def _index(self) -> dict[str, list[tuple[tuple[str, ...], Path]]]:
         """Name of a file, with its suffix and without -> where such files are."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_WORD = re.compile(r"(?:[^\x00-\x7f]|[A-Za-z])+")
+_HIGH, _SEVERAL_HIGH = re.compile(r"[^\x00-\x7f]"), re.compile(r"[^\x00-\x7f]{2}")
+_QUOTES = "\xab\xbb\u2018\u2019\u201a\u201c\u201d\u201e\u2026\u2013\u2014\u2022\xb0\xb1\xb7\xa0"
 
 
 @dataclass(frozen=True)
@@ -151,12 +155,40 @@ def _decoded(path: Path, data: bytes) -> tuple[str, str]:
             continue
         if "\0" in text:
             break
+        if encoding == "cp1252":
+            _check_windows_1252(path, text)
         return text, encoding
-    raise DataError(
-        f"a table in UTF-8, UTF-16 or Windows-1252 at '{path}'",
-        "bytes that are no text",
-        "save it as 'CSV UTF-8'",
-    )
+    raise _other_encoding(path, "bytes that are no text")
+
+
+def _other_encoding(path: Path, got: str) -> DataError:
+    expected = f"a table in UTF-8, UTF-16 or Windows-1252 at '{path}'"
+    return DataError(expected, got, "save it as 'CSV UTF-8'")
+
+
+def _check_windows_1252(path: Path, text: str) -> None:
+    """Refuse what Windows-1252 only seems to be: words mostly of accents, or UTF-8 gone wrong.
+
+    Every byte of Windows-1251, GBK, Shift-JIS or EUC-KR is some letter or sign here. European names
+    have one such letter among others, rarely two in a row.
+    """
+    words = [word.strip(_QUOTES) for word in _WORD.findall(text) if not word.isascii()]
+    odd = [word for word in words if _is_mostly_accents(word) or _is_utf8(word)]
+    if 2 * len(odd) > sum(not word.isascii() for word in words):
+        line = next(n for n, row in enumerate(text.splitlines(), 1) if odd[0] in row)
+        raise _other_encoding(path, f"another encoding (line {line} would read '{odd[0]:.40}')")
+
+
+def _is_mostly_accents(word: str) -> bool:
+    return bool(_SEVERAL_HIGH.search(word)) and 2 * len(_HIGH.findall(word)) > len(word)
+
+
+def _is_utf8(word: str) -> bool:
+    """UTF-8, which is broken elsewhere in the file."""
+    try:
+        return not word.isascii() and bool(word.encode("cp1252").decode("utf-8"))
+    except UnicodeError:
+        return False
 
 
 def _dialect(text: str) -> tuple[list[str], str, str]:

@@ -123,8 +123,8 @@ def pictures(path: Path) -> tuple[dict[str, str], range | None]:
     """Identifiers of patient, study and series, those that are not empty; frames, if several."""
     with quiet(), path.open("rb") as stream:
         file = _file(stream, path)
-    _check_picture(file.header)
-    values = {kind: str(file.header.get(name) or "").strip() for kind, name in _UNITS.items()}
+        _check_picture(file.header)  # pydicom looks at a value, and warns, when it is asked for
+        values = {kind: str(file.header.get(name) or "").strip() for kind, name in _UNITS.items()}
     units = {kind: value for kind, value in values.items() if value}
     return units, None if file.facts.frames == 1 else range(file.facts.frames)
 

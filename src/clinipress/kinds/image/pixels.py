@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from collections.abc import Iterator
@@ -44,6 +45,8 @@ PLANES = ("sagittal", "coronal", "axial")
 
 _HALF_RANGE = 8e307  # beyond it the width of a range is no float64, beyond the other no float32
 _WIDE = 1e38
+# without a handler what Pillow logs goes to standard error
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 _NOISY = r"(PIL|pydicom|pylibjpeg|libjpeg|openjpeg|nibabel)\b"
 _lock = threading.Lock()
 _depth = 0

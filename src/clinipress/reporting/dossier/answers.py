@@ -37,7 +37,7 @@ from clinipress.reporting.wording.sentences import (
     meaning_sentence,
     verdict_sentence,
 )
-from clinipress.text import capital, joined
+from clinipress.text import capital, class_words, joined
 
 __all__ = ["TOPICS"]
 
@@ -140,7 +140,10 @@ def _failures(view: View) -> str | None:
     if not wrong:
         return None
     confusions = joined(
-        [f"{true} taken for {answer} {count:,} times" for count, true, answer in wrong[:3]]
+        [
+            f"{class_words(true)} taken for {class_words(answer)} {count:,} times"
+            for count, true, answer in wrong[:3]
+        ]
     )
     section = judgements_of(view).disagreement
     flips = f" {verdict_words(section.verdict)}" if section else ""

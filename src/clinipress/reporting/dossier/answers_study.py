@@ -24,7 +24,7 @@ from clinipress.reporting.wording.sentences import (
     split_sentence,
     withheld_sentence,
 )
-from clinipress.text import capital, joined, sentence, tally, true_minus
+from clinipress.text import capital, joined, sentence, tally, trial_words, true_minus
 
 __all__ = [
     "STUDY_TOPICS",
@@ -126,7 +126,9 @@ def _hypothesis(view: View) -> str | None:
 
 def _source(view: View) -> str | None:
     audit = view.result.audit
-    return f"Data set \u201c{data_name(view)}\u201d ({audit.layout}). {audit_sentence(view)}"
+    trial = trial_words(audit.images, audit.trial_of)
+    text = f"Data set \u201c{data_name(view)}\u201d ({audit.layout}). {audit_sentence(view)}"
+    return f"{text} {trial}" if trial else text
 
 
 def _excluded(view: View) -> str | None:

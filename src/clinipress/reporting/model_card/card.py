@@ -40,7 +40,7 @@ from clinipress.reporting.wording.numbers import (
 )
 from clinipress.reporting.wording.phrases import split_name
 from clinipress.reporting.wording.sentences import caution_sentence
-from clinipress.text import capital, sentence
+from clinipress.text import capital, sentence, trial_words
 
 __all__ = ["model_card"]
 
@@ -85,6 +85,8 @@ def model_card(result: Result, answers: MakerAnswers = NOTHING_SAID) -> str:
 def _head(view: View, answers: MakerAnswers) -> list[str]:
     result, subject, first = view.result, view.subject, lead(view)
     marks = ["**SYNTHETIC**: drawn images, no patients."] if result.synthetic else []
+    if trial := trial_words(result.audit.images, result.audit.trial_of):
+        marks.append(f"**Trial**: {escape(trial)}")
     if subject is not None and subject is not view.shipped:
         marks.append(f"**Not selected**: {escape(subject.name)} came closest to what was asked.")
     caution = caution_sentence(view)

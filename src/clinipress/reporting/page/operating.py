@@ -19,6 +19,7 @@ from clinipress.reporting.wording.numbers import (
     finite,
     percent,
 )
+from clinipress.text import class_words
 
 __all__ = ["operating_section"]
 
@@ -72,7 +73,7 @@ def _sentence(shown: SectionView[OperatingSection]) -> str:
         if len(kept) == len(own)
         else ""
     )
-    weakest = f"weakest for {worst.label}: " if len(own) > 1 else ""
+    weakest = f"weakest for {class_words(worst.label)}: " if len(own) > 1 else ""
     return (
         f"With thresholds chosen for {_aim(aim)} on the {shown.mine.chosen_on} images, "
         f"{shown.name} misses {missed:,} of {counted(positives, 'positive')} among the "
@@ -214,7 +215,7 @@ def _missed_of(label: str, rows: Sequence[OperatingRow]) -> doc.Details:
     """One class behind its name: the images missed at each of its thresholds."""
     every = {name for row in rows for name in row.newly_missed}
     return doc.Details(
-        f"{label}: {counted(len(every), 'image')}", [_missed_list(row) for row in rows]
+        f"{class_words(label)}: {counted(len(every), 'image')}", [_missed_list(row) for row in rows]
     )
 
 

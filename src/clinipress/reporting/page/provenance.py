@@ -27,7 +27,13 @@ from clinipress.reporting.wording.numbers import (
     percent,
     significant,
 )
-from clinipress.reporting.wording.phrases import SPLIT_NAMES, feature_name, target_name, unit_words
+from clinipress.reporting.wording.phrases import (
+    SPLIT_NAMES,
+    feature_name,
+    split_name,
+    target_name,
+    unit_words,
+)
 from clinipress.reporting.wording.sentences import (
     audit_sentence,
     limits_sentence,
@@ -174,18 +180,22 @@ def _shortcuts(view: View) -> doc.Box:
     """A baseline that sees only facts about the files, beside the models."""
     audit, reference = view.result.audit, view.reference
     majority = audit.majority_accuracy
-    measured = reference.evidence.get(view.compared_split or "test", {}) if reference else {}
+    split = view.compared_split or "test"
+    measured = reference.evidence.get(split, {}) if reference else {}
     lines = doc.Facts(
         [
             (
-                "Always answering the most frequent class",
+                "Always answering the most frequent class, all images",
                 percent(majority) if majority is not None else NOT_MEASURED,
             ),
             (
-                "File statistics alone (cross-validated)",
+                "File statistics alone, all images (cross-validated)",
                 figure_interval("accuracy", audit.baseline_accuracy),
             ),
-            ("The reference model", figure_interval("accuracy", measured.get("accuracy"))),
+            (
+                f"The reference model, {split_name(split)} images",
+                figure_interval("accuracy", measured.get("accuracy")),
+            ),
         ]
     )
     ranked = sorted(audit.shortcuts, key=lambda s: (not s.warning, -s.auroc.value))

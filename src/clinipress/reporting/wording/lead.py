@@ -29,14 +29,15 @@ from clinipress.reporting.wording.numbers import (
     times,
 )
 from clinipress.reporting.wording.phrases import (
-    shared_patients,
+    overlap_sentence,
     size_phrase,
     speed_phrase,
     split_name,
     unit_words,
 )
+from clinipress.reporting.wording.reasons import OF_A_CLASS
 from clinipress.reporting.wording.sentences import withheld_sentence
-from clinipress.text import capital, joined, sentence, signed
+from clinipress.text import capital, class_words, joined, sentence, signed
 
 __all__ = [
     "Lead",
@@ -343,12 +344,20 @@ def _kept(view: View, main: Measure | None) -> str:
 def measure_name(measure: Measure) -> str:
     """A measure in words, with the class where two classes share its name."""
     name = metric_name(measure.metric)
-    return f"{name} ({measure.of})" if measure.of and measure.metric == "sensitivity" else name
+    return (
+        f"{name} ({class_words(measure.of)})"
+        if measure.of and measure.metric == "sensitivity"
+        else name
+    )
 
 
 def _spoken(measure: Measure) -> str:
     name = metric_name(measure.metric)
-    return f"{name} for {measure.of}" if measure.of and measure.metric == "sensitivity" else name
+    return (
+        f"{name} for {class_words(measure.of)}"
+        if measure.of and measure.metric == "sensitivity"
+        else name
+    )
 
 
 def change_words(metric: str, change: Interval | None, margin: float | None = None) -> str:
@@ -511,7 +520,8 @@ def _about(verdict: Verdict) -> str | None:
     reason = _first(verdict, "fail")
     if reason is None or not reason.where or reason.where == "*":
         return None
-    return f"{reason.where} newly missed" if reason.kind == "new misses" else reason.where
+    where = class_words(reason.where) if reason.kind in OF_A_CLASS else reason.where
+    return f"{where} newly missed" if reason.kind == "new misses" else where
 
 
 def _first(verdict: Verdict, status: Status) -> Reason | None:
@@ -529,18 +539,18 @@ def _external(view: View) -> list[str]:
     for split in splits:
         if subject is None or inside is None or split not in subject.evidence:
             continue
-        verdict = next(
-            (t.rows[subject.name].verdict for t in view.result.external_tests
-             if split == f"external: {t.name}" and subject.name in t.rows), None
-        )  # fmt: skip
         name = split.removeprefix("external: ")
+        test = next((test for test in view.result.external_tests if test.name == name), None)
+        row = test.rows.get(subject.name) if test else None
+        verdict = row.verdict if row else None
         here, there = (_pair(subject, reference, where, "accuracy") for where in (inside, split))
         change = subject.changes.get(split, {}).get("accuracy")
         moved = f"; difference outside {change_words('accuracy', change)}" if change else ""
         word = f": {STATUS_WORDS[verdict.status]}" if verdict else ""
+        overlap = overlap_sentence(test.overlap if test else None)
         text = f"{name}: accuracy {here} inside, {there} outside{moved}{word}."
         why = verdict.deciding[:1] if verdict and verdict.status != "pass" else ()
-        lines.append(" ".join((text, *map(sentence, why), _overlap(view, name))))
+        lines.append(" ".join((text, *map(sentence, why), overlap)))
     lines += [why for file, why in view.result.set_aside.items() if file.startswith("external/")]
     return lines or ["none; all images come from the one data set."]
 
@@ -552,22 +562,6 @@ def _pair(
     theirs = reference.evidence.get(split, {}).get(metric) if reference else None
     beside = f" (original {figure(metric, theirs.value)})" if theirs else ""
     return f"{figure(metric, mine.value if mine else None)}{beside}"
-
-
-def _overlap(view: View, name: str) -> str:
-    test = next((test for test in view.result.external_tests if test.name == name), None)
-    overlap = test.overlap if test else None
-    if overlap is None or not overlap.compared_with:
-        return "Whether it shares images with this study was not checked."
-    shared = overlap.exact + overlap.near
-    if not shared:
-        return f"It shares no image with this study. {shared_patients(overlap)}"
-    left_out = min(overlap.left_out, shared)  # the others name its patients
-    verb = "was" if left_out == 1 else "were"
-    return (
-        f"{counted(shared, 'image')} of it also in this study ({overlap.exact:,} the same, "
-        f"{overlap.near:,} nearly); {left_out:,} {verb} left out. {shared_patients(overlap)}"
-    )
 
 
 def _external_steps(view: View) -> list[str]:
@@ -591,6 +585,8 @@ def _steps(view: View, every: Sequence[Measure]) -> list[str]:
     if result.rule_changes and not steps:
         steps.append(_CAPS["rules changed"][2])
     if view.shipped is None:
+        fixes = [r.parameters["fix"] for r in result.verdict.reasons if r.kind == "barred"]
+        steps += [sentence(f"{capital(fix)}, then run the study again") for fix in fixes]
         steps.append("Nothing was selected: see the reasons in the table of candidates.")
     elif result.verdict.status == "fail":
         steps.append("Do not use this model: it failed. The reasons are listed below.")
@@ -600,7 +596,7 @@ def _steps(view: View, every: Sequence[Measure]) -> list[str]:
         max(flips.directions, key=lambda d: d.missed - d.found, default=None) if flips else None
     )
     if missed is not None and missed.missed > missed.found:
-        images = counted(missed.missed, f"newly missed {missed.label} image")
+        images = counted(missed.missed, f"newly missed {class_words(missed.label)} image")
         steps.append(f"Look at the {images} (section {SECTION_TITLES['disagreement']}).")
     open_limits = [
         measure for measure in every if measure.limit is not None and measure.within is None

@@ -21,7 +21,7 @@ from clinipress.reporting.wording.numbers import (
 )
 from clinipress.reporting.wording.phrases import feature_name, target_name
 from clinipress.reporting.wording.sentences import caution_sentence, withheld_sentence
-from clinipress.text import capital, joined
+from clinipress.text import capital, class_words, joined
 
 __all__ = ["limits"]
 
@@ -319,7 +319,8 @@ def _unproven(view: View, subject: CandidateRecord) -> list[str]:
             f"; {figure_interval('sensitivity', value)} was measured" if finite(value) else ""
         )
         reservations.append(
-            f"Class by class the intervals are wider than over all images: for {name} a loss of "
-            f"{points_words(-wide[name].low)} in sensitivity cannot be excluded{measured_text}."
+            "Class by class the intervals are wider than over all images: for "
+            f"{class_words(name)} a loss of {points_words(-wide[name].low)} in sensitivity "
+            f"cannot be excluded{measured_text}."
         )
     return reservations

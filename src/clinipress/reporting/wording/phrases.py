@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from clinipress.records.item import plural_of
 from clinipress.records.result import Interval, Overlap, Rule, Shortcut, SplitSummary
 from clinipress.reporting.view import View
@@ -17,7 +19,7 @@ from clinipress.reporting.wording.numbers import (
     points_words,
     times,
 )
-from clinipress.text import joined, signed
+from clinipress.text import joined, signed, turned_words
 
 __all__ = [
     "change_phrase",
@@ -25,6 +27,7 @@ __all__ = [
     "divided",
     "feature_name",
     "interval_phrase",
+    "overlap_sentence",
     "rule_phrase",
     "shared_patients",
     "size_phrase",
@@ -36,6 +39,38 @@ __all__ = [
 
 SPLIT_NAMES = {"test": "held-out test", "validation": "validation", "train": "training"}
 NEAR = 0.05  # ratios closer to one than this are called equal
+
+
+def overlap_sentence(overlap: Overlap | None, unknown: Sequence[str] = ()) -> str:
+    """Which of a study's own images are in a set that is called external, and what was looked for.
+
+    `unknown`: the models, of two, whose study's images are not known. The one sentence of lead,
+    report and terminal.
+    """
+    if overlap is None or not overlap.compared_with:
+        return (
+            "Not looked for: the study's own images among these, since no fingerprints of what the "
+            "study has seen are kept with the model."
+        )
+    shared = overlap.exact + overlap.near
+    images = f"{counted(overlap.compared_with, 'image')} of the study"
+    turned = (
+        "also mirrored, rotated or inverted"
+        if overlap.turned is not None
+        else "but not mirrored, rotated or inverted copies"
+    )
+    sought = f"the same file or pixels, and nearly the same picture, {turned}"
+    patients = shared_patients(overlap)
+    if unknown:
+        patients += f" Not looked for: what {joined(unknown)} was made from, which is not known."
+    if not shared:
+        return f"None was found to be among the {images} (looked for: {sought}). {patients}"
+    done = "were left out" if overlap.left_out else "are counted here"
+    return (
+        f"{counted(shared, 'image')} of this set {'is' if shared == 1 else 'are'} among the "
+        f"{images} ({overlap.exact:,} the same file or pixels, {overlap.near:,} nearly the same "
+        f"picture{turned_words(overlap.turned)}; looked for: {sought}) and {done}. {patients}"
+    )
 
 
 def shared_patients(overlap: Overlap) -> str:

@@ -13,9 +13,9 @@ from clinipress.records.base import Interval, Reason
 from clinipress.records.metrics import MetricFacts, metric_facts
 from clinipress.records.result import RuleChange
 from clinipress.reporting.wording.numbers import moment, probability
-from clinipress.text import DASH, capital, counted, fixed, joined, signed
+from clinipress.text import DASH, capital, class_words, counted, fixed, joined, signed
 
-__all__ = ["are", "changes_phrase", "reason_text", "worded"]
+__all__ = ["OF_A_CLASS", "are", "changes_phrase", "reason_text", "worded"]
 
 INCONCLUSIVE = "inconclusive"
 
@@ -221,6 +221,10 @@ def _none_allowed(_: Reason) -> str:
     )
 
 
+def _barred(reason: Reason) -> str:
+    return f"{reason.where}: {reason.parameters['fix']}."
+
+
 def _test_sealed(_: Reason) -> str:
     return "Nothing is shipped: the test split stays sealed (open_test: false)."
 
@@ -238,7 +242,7 @@ def _missed(reason: Reason) -> str:
     most = f"{new} of them newly missed" if new else "none of them newly missed"
     return (
         f"At the threshold for {100 * row['aim']:g}% {row['fixed']}, {row['missed']} of "
-        f"{counted(row['positives'], 'image')} of {reason.where} {are(row['missed'])} missed "
+        f"{counted(row['positives'], 'image')} of {_class(reason)} {are(row['missed'])} missed "
         f"({row['missed_by_reference']} by the reference), {most}."
     )
 
@@ -322,8 +326,8 @@ def _flips(reason: Reason) -> str:
 def _new_misses(reason: Reason) -> str:
     counts = reason.parameters
     return (
-        f"Flips are biased towards new misses of {reason.where}: {counts['missed']} newly missed, "
-        f"{counts['found']} newly found ({_mcnemar(counts)})."
+        f"Flips are biased towards new misses of {_class(reason)}: {counts['missed']} newly "
+        f"missed, {counts['found']} newly found ({_mcnemar(counts)})."
     )
 
 
@@ -349,8 +353,8 @@ def _no_new_misses(reason: Reason) -> str:
     if not counts["missed"]:
         return "No image of a class is newly missed."
     return (
-        f"Flips are not shown to be biased towards new misses; of {reason.where}, where they lean "
-        f"most, {counted(counts['missed'], 'image')} {are(counts['missed'])} newly missed and "
+        f"Flips are not shown to be biased towards new misses; of {_class(reason)}, where they "
+        f"lean most, {counted(counts['missed'], 'image')} {are(counts['missed'])} newly missed and "
         f"{counts['found']} newly found."
     )
 
@@ -416,8 +420,12 @@ def _facts(reason: Reason) -> MetricFacts:
     return metric_facts(reason.metric or "")
 
 
+def _class(reason: Reason) -> str:
+    return class_words(reason.where or "")
+
+
 def _label(reason: Reason) -> str:
-    where = {None: "", "*": " of the classes"}.get(reason.where, f" for {reason.where}")
+    where = {None: "", "*": " of the classes"}.get(reason.where, f" for {_class(reason)}")
     return capital(f"{_facts(reason).label}{where}")
 
 
@@ -471,6 +479,8 @@ def _digits_of(figures: Sequence[float], limit: float, facts: MetricFacts) -> in
     return least + 4
 
 
+# those whose `where` is a class
+OF_A_CLASS = frozenset({"margin", "unmeasured", "floor", "missed", "new misses", "no new misses"})
 _SENTENCES: Mapping[str, Callable[[Reason], str]] = {
     "margin": _margin,
     "unmeasured": _unmeasured,
@@ -482,6 +492,7 @@ _SENTENCES: Mapping[str, Callable[[Reason], str]] = {
     "itself": _itself,
     "identical": _identical,
     "few units": _few_units,
+    "barred": _barred,
     "none allowed": _none_allowed,
     "test sealed": _test_sealed,
     "no threshold": _no_threshold,

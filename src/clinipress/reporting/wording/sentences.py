@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from clinipress.records.candidate import CandidateRecord
 from clinipress.records.item import plural_of
 from clinipress.records.metrics import metric_facts
-from clinipress.records.result import Interval, Overlap
+from clinipress.records.result import Interval
 from clinipress.reporting.drawing.plot import Point, pareto
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
@@ -29,7 +29,6 @@ from clinipress.reporting.wording.phrases import (
     change_phrase,
     divided,
     interval_phrase,
-    shared_patients,
     size_phrase,
     speed_phrase,
     split_name,
@@ -46,7 +45,6 @@ __all__ = [
     "limits_sentence",
     "meaning_sentence",
     "natural_sentence",
-    "overlap_sentence",
     "rules_when",
     "split_sentence",
     "trade_off_sentence",
@@ -177,9 +175,9 @@ def caution_sentence(view: View) -> str | None:
         return None
     return (
         f"Caution: file properties alone (such as width and brightness) predict the class in "
-        f"{figure_interval('accuracy', baseline)} of images, the reference in "
-        f"{figure_interval('accuracy', accuracy)}; it is not shown to read the image itself, so "
-        "keeping its accuracy proves little."
+        f"{figure_interval('accuracy', baseline)} of all images, the reference in "
+        f"{figure_interval('accuracy', accuracy)} of the {split_name(split)} images; it is not "
+        "shown to read the image itself, so keeping its accuracy proves little."
     )
 
 
@@ -361,28 +359,6 @@ def split_sentence(view: View) -> str:
 def limits_sentence(count: int) -> str:
     """How many reservations follow."""
     return f"{counted(count, 'limitation')} to the figures above:"
-
-
-def overlap_sentence(overlap: Overlap | None) -> str:
-    """Whether a set that is called external was looked through for the study's own images."""
-    if overlap is None or not overlap.compared_with:
-        return (
-            "It was not looked whether images of this set are the study's own: what the study has "
-            "seen is not recorded."
-        )
-    shared = overlap.exact + overlap.near
-    images = f"{counted(overlap.compared_with, 'image')} of the study"
-    if not shared:
-        return (
-            f"None of these images is among the {images}, nor nearly the same as one. "
-            f"{shared_patients(overlap)}"
-        )
-    done = "were left out" if overlap.left_out else "are counted here"
-    return (
-        f"{counted(shared, 'image')} of this set {'is' if shared == 1 else 'are'} among the "
-        f"{images} ({overlap.exact:,} the same file or pixels, {overlap.near:,} nearly the same "
-        f"picture) and {done}. {shared_patients(overlap)}"
-    )
 
 
 def trail_sentence(view: View) -> str:
