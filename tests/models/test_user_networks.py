@@ -9,12 +9,16 @@ from torch import nn
 
 import user_nets
 from clinipress.errors import ModelError
-from clinipress.models.classifier import TorchCandidate, new_classifier, notes
+from clinipress.formats.onnx.features import show_features
+from clinipress.formats.onnx.float import export_onnx
+from clinipress.models.classifier import Classifier, TorchCandidate, new_classifier, notes
 from clinipress.models.cost import parameters
 from clinipress.models.features import TorchNetwork
 from clinipress.models.parametrized import parametrized
+from clinipress.models.weights import laid_out
 from clinipress.recipe.steps import ModelRecipe
 from clinipress.records.candidate import Card, InputSpec
+from clinipress.steps.qat.network import QuantizedNetwork, Schedule
 
 SPEC = InputSpec(channels=1, height=16, width=16)
 
@@ -56,6 +60,21 @@ def test_f1_what_a_network_keeps_of_its_first_call_can_be_trained():
     network.predict(pictures())
     module = copy.deepcopy(network.module).train()
     module(torch.from_numpy(pictures())).sum().backward()
+
+
+def test_f1_strides_of_one_grey_channel_mean_nothing():
+    network, images = made("View"), pictures()
+    odd = np.stack([image[0] for image in images])[:, None]
+    assert np.array_equal(network.predict(odd), network.predict(images))
+    oddest = torch.from_numpy(images).as_strided(images.shape, (256, 1, 16, 1))
+    assert laid_out(oddest, torch.contiguous_format).stride() == (256, 256, 16, 1)
+
+
+def test_f1_weights_know_their_version(tmp_path):
+    spec = InputSpec(channels=1, height=32, width=32)
+    network = made("torchvision.models:mnasnet0_5", spec)  # refuses weights of an unknown one
+    network.save(tmp_path)
+    assert TorchCandidate.load(tmp_path).digest == network.digest
 
 
 def test_f1_layers_that_take_their_shape_from_the_first_image(tmp_path):
@@ -140,9 +159,30 @@ def test_batch_norms_are_no_normalisation_of_pixels():
     assert made("Tied").spec.mean == 0.5
 
 
-def test_f18_a_network_without_maps_has_no_score_cam():
+def test_f18_a_network_without_maps_has_no_score_cam(tmp_path):
+    network = made("mlp")
     with pytest.raises(ModelError, match="feature map"):
-        TorchNetwork(made("mlp"))
+        TorchNetwork(network)
+    path = tmp_path / "net.onnx"
+    export_onnx(network, path)
+    with pytest.raises(ModelError, match="a feature map of more than one cell before the logits"):
+        show_features(path, "float32")
+
+
+@pytest.mark.parametrize(
+    "kind", [nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout]
+)
+def test_f18_every_dropout_drops_in_quantization_aware_training(kind):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, 2), kind(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    network = QuantizedNetwork(Classifier(net, SPEC, 1, 0.5, 0.25), [], Schedule(10, 10))
+    images = torch.from_numpy(pictures())
+    network.train()
+    assert not torch.equal(network(images), network(images))
+    network.eval()
+    assert torch.equal(network(images), network(images))
 
 
 def test_a_network_that_no_copy_can_be_made_of():

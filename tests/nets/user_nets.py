@@ -137,6 +137,11 @@ class Tied(nn.Module):
         return self.head(self.last(x).mean((2, 3)))
 
 
+class TiedSoftmax(Tied):
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
+
 # ---------------------------------------------------------------- F14
 
 softmax = made(behind=lambda y: torch.softmax(y, 1))

@@ -35,6 +35,7 @@ SAMPLE = 8  # ranges look at every eighth part of a batch
 REACH = 4.0  # largest ratio of a calibrated range to the extremes seen
 NETWORK = "network"
 CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
+DROPOUTS = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"}
 
 
 class Place(NamedTuple):
@@ -217,8 +218,9 @@ class QuantizedNetwork(nn.Module):
         norm = self._norms[number]
         return norm.normalise(x, live=self._live and norm.owner.training)
 
-    def _dropout(self, x: Tensor, share: float) -> Tensor:
-        return F.dropout(x, share, self.training)
+    def _dropout(self, name: str, x: Tensor, share: float) -> Tensor:
+        dropped: Tensor = getattr(torch, name)(x, share, self.training)
+        return dropped
 
     def _hard_swish(self, number: int, x: Tensor) -> Tensor:
         """In eval mode with the gate rounded, as the file does; in training torch's one kernel.
@@ -297,8 +299,8 @@ class QuantizedNetwork(nn.Module):
             name = operator_name(node)
             if name in CONVOLUTIONS or name == "linear":
                 self._take_layer(graph, node, None)
-            elif name == "dropout":
-                exchange(graph, node, "_dropout", node.args[:2])
+            elif name in DROPOUTS:
+                exchange(graph, node, "_dropout", (name, *node.args[:2]))
         drop_unused(graph)
         self._bring_constants(traced)
 
