@@ -611,9 +611,8 @@ def stream_of(module, hidden, stream):
 
 
 def test_f7_tied_weights_stay_tied_and_whole():
-    spec = InputSpec(channels=1, height=16, width=16)
-    module = Classifier(user_nets.Tied(3, 1), spec, 1, 0.5, 0.25)
-    history = plan_pruning(module, ratio=0.2, of="parameters", round_to=1)
+    module = wrap(user_nets.Tied(3, 1))
+    history = plan_pruning(module, ratio=0.15, round_to=1)
     small = prune(module, history).backbone
     assert small.second.weight is small.first.weight
     assert parameters(small) < parameters(module)

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from clinipress.cli.commands import main
+from clinipress.models.classifier import TorchCandidate
 from clinipress.study.flow import run_study
 from kit.studies import TRAIN, study, tree
 
@@ -30,9 +31,13 @@ def test_f1_f7_f14_from_a_view_to_tied_weights_and_a_softmax(phantoms, tmp_path)
         tmp_path / "run",
     )
     reference, student, pruned, file = result.candidates
-    assert reference.card.model.layout == "contiguous"
-    assert reference.card.history[0].params["numerics"] == "float32-contiguous"
-    assert student.card.model.output.taken_off
+    cards = [
+        TorchCandidate.load(tmp_path / "run" / piece.network, allow_code=True).card
+        for piece in (reference, student)
+    ]
+    assert cards[0].model.layout == "contiguous"
+    assert cards[0].history[0].params["numerics"] == "float32-contiguous"
+    assert cards[1].model.output.taken_off
     assert pruned.parameters < student.parameters
     assert file.parity.label_flips <= 0.1 * file.parity.images
 
