@@ -11,6 +11,7 @@ from timm.layers import EcaModule
 from timm.layers.cbam import SpatialAttn
 from torch import nn
 
+import user_nets
 from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier, build, new_classifier
 from clinipress.models.cost import macs, parameters
@@ -605,3 +606,12 @@ def stream_of(module, hidden, stream):
     """Whether what is hidden is a residual stream: the layer's block reads it and its norm does."""
     reader = stream.replace("fc2", "fc1")
     return reader in hidden and any("norm" in part for part in hidden)
+
+
+def test_f7_tied_weights_stay_tied_and_whole():
+    module = wrap(user_nets.Tied(3, 1))
+    history = plan_pruning(module, ratio=0.15, round_to=1)
+    small = prune(module, history).backbone
+    assert small.second.weight is small.first.weight
+    assert parameters(small) < parameters(module)
+    assert not {name for name, _, _ in history} & {"stem.0", "first", "second"}

@@ -124,7 +124,7 @@ def test_factory_in_the_current_folder(user_module):
             "RuntimeError: no",
         ),
         ("def make(num_classes, in_chans):\n    return 3", "a torch.nn.Module"),
-        ("def make(num_classes):\n    return 3", "TypeError"),
+        ("def make(in_chans):\n    return 3", "TypeError"),
         ("make = 3", "a function 'make'"),
         ("def made():\n    pass", "a function 'make'"),
         ("import no_such_package", "No module named 'no_such_package'"),

@@ -84,6 +84,7 @@ softmax = _made(behind=lambda y: torch.softmax(y, 1))
 reshaped_softmax = _made(behind=lambda y: torch.softmax(y, 1)[:, None].squeeze(1).clone())
 spelled_out = _made(behind=lambda y: y.exp() / y.exp().sum(1, keepdim=True))
 sigmoid = _made(behind=torch.sigmoid)
+hard_sigmoid = _made(behind=F.hardsigmoid)
 # answers that are functions of the image alone
 plain = _made()
 standardised = _made(before=lambda y: (y - y.mean(1, keepdim=True)) / (y.std(1, keepdim=True) + 1))

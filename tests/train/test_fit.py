@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import user_nets
 from clinipress.errors import DataError, DivergedError, RecipeError, StorageError
 from clinipress.train.checkpoint import read
 from clinipress.train.fit import Images, fit
 from clinipress.train.losses import cross_entropy
+from clinipress.train.optimizer import state_tensors
 from kit.training import (
     Ears,
     MemoryStore,
@@ -281,3 +283,25 @@ def test_unknown_numerics_and_too_many_processes_are_refused(tmp_path):
         train(tmp_path, numerics="float8")
     with pytest.raises(RecipeError, match="one image per process"):
         train(tmp_path, chosen=options(batch_size=2, processes=3))
+
+
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_f7_tied_weights_train_and_stay_tied(tmp_path, decay):
+    torch.manual_seed(0)
+    module = Scaled(user_nets.Tied(2, 1))
+    net, before = module.body[0], module.body[0].first.weight.detach().clone()
+    train(tmp_path, module, chosen=options(epochs=2, ema_decay=decay))
+    assert net.second.weight is net.first.weight
+    assert net.norm_again.running_mean is net.norm.running_mean
+    assert not torch.equal(before, net.first.weight)
+
+
+def test_f7_a_tied_weight_is_averaged_and_kept_once():
+    module = user_nets.Tied(3, 1)
+    names = state_tensors(module).keys()
+    assert "first.weight" in names
+    assert not {"second.weight", "again.weight", "norm_again.running_var"} & names
+
+
+def test_f1_a_small_network_that_takes_a_view_trains(tmp_path):
+    train(tmp_path, Scaled(user_nets.View(2, 1, 8)), numerics="float32-contiguous")

@@ -12,8 +12,19 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from clinipress.errors import ModelError
+from clinipress.models.classifier import new_classifier
+from clinipress.recipe.steps import ModelRecipe
+from clinipress.records.candidate import InputSpec
 from clinipress.train.fit import Images
-from clinipress.train.numerics import choose, measure_numerics, named, out_of_place, threads_set
+from clinipress.train.numerics import (
+    choose,
+    measure_numerics,
+    named,
+    needs_contiguous,
+    out_of_place,
+    threads_set,
+)
 from kit.training import MemoryStore, options, same_bits, small_net, weights_of
 
 
@@ -47,9 +58,46 @@ def test_measuring_leaves_the_module_and_the_generator_alone():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_a_named_arithmetic_is_not_measured():
-    name, _ = measure_numerics(None, None, options(numerics="bfloat16-channels-last"))
-    assert name == "bfloat16-channels-last"
+def test_a_named_arithmetic_is_tried_and_not_measured():
+    module, images = small_net(), Images(MemoryStore(), np.arange(18), np.arange(18, 24))
+    before, state = weights_of(module), torch.random.get_rng_state()
+    named_one = options(numerics="bfloat16-channels-last")
+    assert measure_numerics(module, images, named_one) == (named_one.numerics, "named in the study")
+    assert same_bits(before, weights_of(module))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def user_network(name):
+    spec = InputSpec(channels=1, height=8, width=8)
+    recipe = ModelRecipe(factory=f"user_nets:{name}", arguments={"size": 8})
+    return new_classifier(recipe, spec, 3, 0.5, 0.25)[1]
+
+
+@pytest.mark.parametrize("asked", ["auto", "float32-channels-last", "bfloat16-channels-last"])
+def test_f1_a_network_without_channels_last_trains_without_it(asked):
+    images = Images(MemoryStore(), np.arange(18), np.arange(18, 24))
+    module = user_network("View")
+    assert needs_contiguous(module)
+    name, reason = measure_numerics(module, images, options(numerics=asked))
+    assert name == "float32-contiguous"
+    assert asked == "auto" or "fails in" in reason
+
+
+def test_f1_an_arithmetic_that_a_network_fails_in_is_left_out():
+    images = Images(MemoryStore(), np.arange(18), np.arange(18, 24))
+    module = user_network("NoAutocast")
+    name, reason = measure_numerics(module, images, options(numerics="auto"))
+    assert "bfloat16" not in name + reason
+    name, reason = measure_numerics(module, images, options(numerics="bfloat16-channels-last"))
+    assert name == "float32-contiguous"
+    assert "the network fails in bfloat16-channels-last" in reason
+
+
+@pytest.mark.parametrize("asked", ["auto", "float32-contiguous"])
+def test_f18_a_network_that_fails_in_training_is_refused(asked):
+    images = Images(MemoryStore(), np.arange(18), np.arange(18, 24))
+    with pytest.raises(ModelError, match=r"can be trained.*targets are wanted.*self\.training"):
+        measure_numerics(user_network("Untrainable"), images, options(numerics=asked))
 
 
 def test_float16_alone_scales_its_loss():

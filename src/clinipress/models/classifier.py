@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -23,10 +23,11 @@ from clinipress.errors import ModelError
 from clinipress.models.contract import check_contract
 from clinipress.models.cost import evaluating
 from clinipress.models.origins import weights_path
+from clinipress.models.outputs import Found, adapt, looked_at, words
 from clinipress.models.pretrained import load_checkpoint, load_pretrained
 from clinipress.models.pruning.pruned import replay
-from clinipress.models.weights import read_tensors, safetensors_bytes
-from clinipress.models.zoo import catalogued, create_backbone, first_line
+from clinipress.models.weights import laid_out, load_state, read_tensors, safetensors_bytes
+from clinipress.models.zoo import catalogued, channels_taken, create_backbone, own_normalisation
 from clinipress.recipe.code import Permission, check_code
 from clinipress.recipe.steps import ModelRecipe
 from clinipress.records.candidate import Card, InputSpec, ModelSpec, PerChannel
@@ -38,9 +39,12 @@ __all__ = [
     "build",
     "check_network",
     "check_pretrained",
+    "fresh_backbone",
     "new_classifier",
+    "notes",
 ]
 
+Channels = Literal[1, 3]
 CARD_FILE, WEIGHTS_FILE = "card.json", "weights.safetensors"
 DIGEST_KEY = "clinipress.digest"
 # Bytes of float32 input per call of the network: activations of convolutional nets are some 10 to
@@ -91,9 +95,15 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.input_spec = input_spec
         self.repeats = in_channels // input_spec.channels
+        self.contiguous = False  # True: it cannot be run with channels last in memory
         # not in the state dict: the numbers belong to ModelSpec, and two sources could disagree
         self.register_buffer("shift", shift, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """How weights and images lie in memory for it."""
+        return torch.contiguous_format if self.contiguous else torch.channels_last
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify.
@@ -145,8 +155,18 @@ def new_classifier(
     Raises:
         ModelError: The network or its weights cannot be had, or do not fit.
     """
-    in_channels = recipe.in_channels or (3 if recipe.pretrained else input_spec.channels)
+    in_channels: Channels = recipe.in_channels or (3 if recipe.pretrained else input_spec.channels)
     named = catalogued(recipe.name)
+    backbone, in_channels, found = fresh_backbone(recipe, input_spec, in_channels, num_classes)
+    image, key = (in_channels, input_spec.height, input_spec.width), recipe.checkpoint_key
+    if isinstance(recipe.pretrained, str):
+        kin = named is not None and named.starts_from is not None
+        path = weights_path(recipe.pretrained)
+        load_pretrained(backbone, path, or_kin=kin, key=key, image=image)
+    if recipe.checkpoint is not None:
+        load_checkpoint(backbone, weights_path(recipe.checkpoint), key=key, image=image)
+    if recipe.mean is None and (own := own_normalisation(backbone, in_channels)) is not None:
+        mean, std = 0.0, own
     spec = ModelSpec(
         name=named.name if named else recipe.name,
         factory=recipe.factory,
@@ -155,26 +175,13 @@ def new_classifier(
         in_channels=in_channels,
         mean=mean,
         std=std,
+        output=found.output,
+        layout="contiguous" if found.contiguous else None,
     )
-    backbone = create_backbone(
-        name=recipe.name,
-        factory=recipe.factory,
-        arguments=recipe.arguments,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        size=(input_spec.height, input_spec.width),
-        from_hub=recipe.pretrained is True,
-    )
-    image, key = (in_channels, input_spec.height, input_spec.width), recipe.checkpoint_key
-    if isinstance(recipe.pretrained, str):
-        kin = named is not None and named.starts_from is not None
-        path = weights_path(recipe.pretrained)
-        load_pretrained(backbone, path, or_kin=kin, key=key, image=image)
-    if recipe.checkpoint is not None:
-        load_checkpoint(backbone, weights_path(recipe.checkpoint), key=key, image=image)
-    module = Classifier(backbone, input_spec, in_channels, mean, std)
-    _check_output(module, recipe, num_classes)
-    check_network(module, f"a network '{recipe.name or recipe.factory}'")
+    what = f"a network '{recipe.name or recipe.factory}'"
+    module = _classifier(backbone, spec, input_spec)
+    _check_output(module, what, num_classes)
+    check_network(module, what)
     return spec, module
 
 
@@ -190,6 +197,60 @@ def check_pretrained(network: str, weights: str) -> None:
         new_classifier(recipe, spec, 2, 0.5, 0.5)
 
 
+def fresh_backbone(
+    recipe: ModelRecipe, input_spec: InputSpec, in_channels: Channels, num_classes: int | None
+) -> tuple[nn.Module, Channels, Found]:
+    """A network of random weights, or the hub's; the channels it takes; what running it showed.
+
+    A user's function that knows colour alone makes a network of three channels for grey images too.
+
+    Raises:
+        ModelError: It cannot be made, or fails on these images.
+    """
+    what = f"a network '{recipe.name or recipe.factory}'"
+    size = (input_spec.height, input_spec.width)
+
+    def made(channels: int) -> nn.Module:
+        return create_backbone(
+            name=recipe.name,
+            factory=recipe.factory,
+            arguments=recipe.arguments,
+            num_classes=2 if num_classes is None else num_classes,
+            in_channels=channels,
+            size=size,
+            from_hub=recipe.pretrained is True,
+        )
+
+    backbone = made(in_channels)
+    try:
+        found = looked_at(backbone, (in_channels, *size), num_classes, what)
+    except ModelError:
+        if recipe.factory is None or recipe.in_channels or channels_taken(backbone) != 3:
+            raise
+        backbone, in_channels = made(3), 3
+        found = looked_at(backbone, (in_channels, *size), num_classes, what)
+    return backbone, in_channels, found
+
+
+def notes(
+    spec: ModelSpec, recipe: ModelRecipe, input_spec: InputSpec, classes: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Sentences on what was found of a user's network and changes how it is run."""
+    said = words(spec.output, classes) if spec.output else ()
+    if recipe.mean is None and spec.mean == 0:
+        said += ("it takes off a mean itself: pixels are not normalised before it as well",)
+    if recipe.in_channels is None and recipe.factory and spec.in_channels > input_spec.channels:
+        said += ("it takes colour: grey images are repeated to three channels",)
+    return said
+
+
+def _classifier(backbone: nn.Module, spec: ModelSpec, input_spec: InputSpec) -> Classifier:
+    adapt(backbone, spec.output)
+    module = Classifier(backbone, input_spec, spec.in_channels, spec.mean, spec.std)
+    module.contiguous = spec.layout == "contiguous"
+    return module
+
+
 def check_network(module: Classifier, what: str) -> None:
     """Refuse a network that `clinipress.models.contract` refuses.
 
@@ -201,25 +262,14 @@ def check_network(module: Classifier, what: str) -> None:
     check_contract(module.backbone, channels, (spec.height, spec.width), what)
 
 
-def _check_output(module: Classifier, recipe: ModelRecipe, num_classes: int) -> None:
-    """One image through the network: sizes and outputs are wrong here rather than in training."""
+def _check_output(module: Classifier, what: str, num_classes: int) -> None:
+    """One image through a copy of the network: outputs are wrong here rather than in training."""
     spec = module.input_spec
     image = torch.zeros(1, spec.channels, spec.height, spec.width, dtype=torch.uint8)
-    what = f"a network '{recipe.name or recipe.factory}' for {spec.height} x {spec.width} pixels"
-    try:
-        with evaluating(module), torch.inference_mode():
-            shape = tuple(module(image).shape)
-    except Exception as problem:
-        raise ModelError(
-            what,
-            f"{type(problem).__name__}: {first_line(problem)}",
-            "try another data.input size or in_channels",
-        ) from problem
+    with torch.no_grad():
+        shape = tuple(copy.deepcopy(module).eval()(image).shape)
     if shape != (1, num_classes):
-        raise ModelError(
-            f"{num_classes} outputs per image from '{recipe.name or recipe.factory}'",
-            f"the shape {list(shape)}",
-        )
+        raise ModelError(f"{num_classes} outputs per image from {what}", f"the shape {list(shape)}")
 
 
 def build(spec: ModelSpec, input_spec: InputSpec) -> Classifier:
@@ -236,7 +286,7 @@ def build(spec: ModelSpec, input_spec: InputSpec) -> Classifier:
         in_channels=spec.in_channels,
         size=(input_spec.height, input_spec.width),
     )
-    module = Classifier(backbone, input_spec, spec.in_channels, spec.mean, spec.std)
+    module = _classifier(backbone, spec, input_spec)
     return replay(module, spec.pruning) if spec.pruning else module
 
 
@@ -296,7 +346,7 @@ class TorchCandidate:
             1, min(LARGEST_BATCH, BATCH_BYTES // (4 * self.spec.in_channels * shape[1] * shape[2]))
         )
         logits = np.empty((len(images), self.spec.num_classes), np.float32)
-        with evaluating(self.module), torch.inference_mode():
+        with evaluating(self.module), torch.no_grad():
             for start in range(0, len(images), size):
                 rows = slice(start, start + size)
                 logits[rows] = self._forward(images[rows])
@@ -318,7 +368,7 @@ class TorchCandidate:
         exact.backbone.double()
         exact.backbone.register_forward_pre_hook(lambda _, given: (given[0].double(),))
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(exact.shift.device)
-        with evaluating(self.module), torch.inference_mode():
+        with evaluating(self.module), torch.no_grad():
             try:
                 expected = exact(pixels).cpu().numpy()
             except RuntimeError:  # float32 is written into its code
@@ -327,7 +377,7 @@ class TorchCandidate:
 
     def _forward(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.module.shift.device)
-        pixels = pixels.to(memory_format=torch.channels_last)
+        pixels = laid_out(pixels, self.module.layout)
         return cast(NDArray[np.float32], self.module(pixels).cpu().numpy())
 
     def save(self, folder: Path) -> None:
@@ -374,7 +424,7 @@ class TorchCandidate:
         with torch.random.fork_rng(devices=[]):  # building draws weights that are replaced below
             module = build(card.model, card.input)
         try:
-            module.load_state_dict(state)
+            load_state(module, state)
         except RuntimeError as problem:
             raise ModelError(f"weights that fit the card in '{folder}'", str(problem)) from None
         module.eval()

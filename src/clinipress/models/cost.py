@@ -55,7 +55,7 @@ def layer_macs(module: nn.Module, images: Tensor) -> dict[str, int]:
         for name, layer in layers
     ]
     try:
-        with evaluating(module), torch.inference_mode():
+        with evaluating(module), torch.no_grad():
             module(images)
     finally:
         for hook in hooks:

@@ -59,7 +59,7 @@ class TorchNetwork:
         black = torch.zeros(
             (1, channels, spec.height, spec.width), device=self._module.shift.device
         )
-        with evaluating(self._module), torch.inference_mode():
+        with evaluating(self._module), torch.no_grad():
             maps: torch.Tensor = cast(Any, backbone).forward_features(black)
         return tuple(oriented(backbone, maps).shape[2:]) if maps.ndim == 4 else None
 
@@ -82,11 +82,12 @@ class TorchNetwork:
         import torch
 
         from clinipress.models.cost import evaluating
+        from clinipress.models.weights import laid_out
 
         logits = []
-        with evaluating(self._module), torch.inference_mode():
+        with evaluating(self._module), torch.no_grad():
             for start in range(0, len(images), BATCH):
                 batch = torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH]))
-                batch = batch.to(self._module.shift.device, memory_format=torch.channels_last)
+                batch = laid_out(batch.to(self._module.shift.device), self._module.layout)
                 logits.append(self._module(batch).cpu().numpy())
         return np.concatenate(logits)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from clinipress.errors import ModelError
 from clinipress.models.cost import evaluating
-from clinipress.models.weights import WeightFile, counts, read_weights
+from clinipress.models.parametrized import renamed
+from clinipress.models.weights import WeightFile, counts, load_state, read_weights
 
 __all__ = ["head_names", "load_checkpoint", "load_pretrained", "take_shared"]
 
@@ -67,7 +68,7 @@ def load_pretrained(
     if or_kin and any(tensor.shape != own[name].shape for name, tensor in state.items()):
         return take_shared(backbone, state)
     _refuse_misfits(state, own, path)
-    backbone.load_state_dict(state, strict=False)
+    load_state(backbone, state, strict=False)
     return tuple(name for name in own if name not in state and counts(name))
 
 
@@ -87,7 +88,7 @@ def take_shared(backbone: nn.Module, state: Mapping[str, Tensor]) -> tuple[str, 
     )
     if not same:
         raise ModelError("weights of a network that begins as this one", "one of another kind")
-    backbone.load_state_dict({name: state[name] for name in same}, strict=False)
+    load_state(backbone, {name: state[name] for name in same}, strict=False)
     return tuple(names[len(same) :])
 
 
@@ -117,7 +118,7 @@ def load_checkpoint(
                 "it, give the file as model.pretrained",
             )
     _refuse_misfits(state, own, path)
-    backbone.load_state_dict(state, strict=False)
+    load_state(backbone, state, strict=False)
 
 
 def _renamed(
@@ -133,7 +134,7 @@ def _renamed(
             state = {
                 n.removeprefix(prefix): t for n, t in file.tensors.items() if n.startswith(prefix)
             }
-            for convert in (_filtered, _from_efficientnet_pytorch):
+            for convert in (_filtered, _norms_renamed, _from_efficientnet_pytorch):
                 if not state or (key is not None and not f"{prefix}.".startswith(f"{key}.")):
                     continue
                 try:
@@ -145,6 +146,10 @@ def _renamed(
                         file.path, {f"{key}.{n}" if key else n: t for n, t in other.tensors.items()}
                     )
     return file
+
+
+def _norms_renamed(state: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
+    return renamed(state, backbone.state_dict())
 
 
 def _from_efficientnet_pytorch(state: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from torch import nn
 from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier
 from clinipress.models.cost import evaluating
+from clinipress.models.weights import laid_out
 
 __all__ = ["Stage", "keep_output", "named_stages", "oriented", "read_maps", "stages"]
 
@@ -75,7 +76,7 @@ def read_maps(
     In eval mode and without gradients; the network is left as it is.
     """
     backbone = classifier.backbone
-    images = images.to(classifier.shift.device).contiguous(memory_format=torch.channels_last)
+    images = laid_out(images.to(classifier.shift.device), classifier.layout)
     with evaluating(classifier), torch.no_grad(), _hooked(backbone, names) as kept:
         classifier(images)
     return [oriented(backbone, kept[name]).float() for name in names]

@@ -21,11 +21,19 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clinipress.errors import ModelError
 
-__all__ = ["WeightFile", "counts", "read_tensors", "read_weights", "safetensors_bytes"]
+__all__ = [
+    "WeightFile",
+    "counts",
+    "laid_out",
+    "load_state",
+    "read_tensors",
+    "read_weights",
+    "safetensors_bytes",
+]
 
 # what wrappers put into names, wherever they wrap: DataParallel and the like, torch.compile
 WRAPPED = frozenset(("module", "_orig_mod"))
@@ -300,6 +308,23 @@ def safetensors_bytes(state: Mapping[str, Tensor], facts: dict[str, str]) -> byt
         for name, tensor in state.items()
     }
     return safetensors.torch.save(plain, metadata=facts)
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> None:
+    """Load weights as of the module's own version: a file of tensors alone does not say which."""
+    versioned = OrderedDict(state)
+    versioned._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
+    module.load_state_dict(versioned, strict=strict)
+
+
+def laid_out(images: Tensor, layout: torch.memory_format) -> Tensor:
+    """Images ``[n, c, h, w]`` in a memory format, whatever the strides of sides of 1.
+
+    Those of one grey channel mean nothing, and yet convolutions take them for channels last.
+    """
+    images = images.contiguous(memory_format=layout)
+    plain = layout is torch.contiguous_format
+    return images.reshape(-1).view(images.shape) if plain else images
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -24,21 +24,27 @@ from pathlib import Path
 from typing import Any, cast
 
 import timm
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from clinipress.errors import ModelError
 from clinipress.models.catalogue import HUB, NamedModel, model_named, named_models
+from clinipress.models.cost import evaluating
+from clinipress.models.parametrized import parametrized
 from clinipress.models.pretrained import take_shared
-from clinipress.recipe.code import check_code, check_function
+from clinipress.recipe.code import check_arguments, check_code, check_function
 from clinipress.records.candidate import PerChannel
 
 __all__ = [
     "catalogued",
+    "channels_taken",
     "create_backbone",
     "first_line",
     "given",
     "list_models",
     "network_named_by",
+    "own_normalisation",
     "published_statistics",
 ]
 
@@ -46,6 +52,8 @@ NAMES_SHOWN = 3
 GIVEN = "given"
 # networks that a caller in this process holds, by what stands for their factory
 _NETWORKS: ContextVar[Mapping[str, nn.Module]] = ContextVar("networks")
+# of the names of a mean and a std that a network takes off pixels by itself
+OWN_PREFIXES = ("", "_", "pixel_", "image_", "img_", "norm_", "input_")
 # arguments of timm's that open files: its older releases unpickle whatever such a file holds
 READ_BY_TIMM = frozenset(
     (
@@ -104,7 +112,7 @@ def create_backbone(
                 f"the factory '{factory}'",
                 "give 'pretrained' the path of a local file",
             )
-        return _from_factory(factory, options)
+        return _from_factory(factory, options, size)
     if name is None:
         raise ModelError("a model name or a factory", "neither")
     named = catalogued(name)
@@ -205,7 +213,7 @@ def _from_catalogue(
             "give 'pretrained' the path of a local file, or leave it out",
         )
     if ":" in named.origin:
-        return _from_factory(named.origin, options)
+        return _from_factory(named.origin, options, size)
     backbone = _from_timm(named.origin, options, size, from_hub and named.starts_from is None)
     if from_hub and named.starts_from is not None:
         kin = _from_timm(named.starts_from, {"in_chans": options["in_chans"]}, size, from_hub)
@@ -258,7 +266,7 @@ def _first_accepted(name: str, attempts: list[dict[str, Any]], from_hub: bool) -
     return timm.create_model(name, pretrained=from_hub, **last)
 
 
-def _from_factory(factory: str, options: dict[str, Any]) -> nn.Module:
+def _from_factory(factory: str, options: dict[str, Any], size: tuple[int, int]) -> nn.Module:
     """Call "module:function", which somebody permitted; anything it raises becomes one line."""
     held = _NETWORKS.get({})
     if factory in held:
@@ -272,8 +280,11 @@ def _from_factory(factory: str, options: dict[str, Any]) -> nn.Module:
     check_code([factory], "a study", True)
     with _current_folder_importable():
         function = _find_function(factory)
+        check_arguments(factory, options)
         try:
-            module = function(**options)
+            module = _called(function, options)
+            if isinstance(module, nn.Module):
+                _shape_lazy_layers(module, options["in_chans"], size)
         except Exception as problem:
             raise ModelError(
                 f"a network from '{factory}'",
@@ -282,7 +293,60 @@ def _from_factory(factory: str, options: dict[str, Any]) -> nn.Module:
             ) from problem
     if not isinstance(module, nn.Module):
         raise ModelError(f"a torch.nn.Module from '{factory}'", type(module).__name__)
-    return module
+    return parametrized(module)
+
+
+def _called(function: Callable[..., Any], options: dict[str, Any]) -> Any:
+    """Networks of torchvision, and of others who know colour alone, take no ``in_chans``."""
+    try:
+        return function(**options)
+    except TypeError as problem:
+        if "in_chans" not in str(problem):
+            raise
+        return function(**{key: value for key, value in options.items() if key != "in_chans"})
+
+
+def channels_taken(backbone: nn.Module) -> int | None:
+    """Channels of its first convolution, the one that a grey or a colour image can be for."""
+    first = next((m for m in backbone.modules() if isinstance(m, nn.Conv2d)), None)
+    return first.in_channels if first is not None and first.in_channels in (1, 3) else None
+
+
+def own_normalisation(backbone: nn.Module, channels: int) -> float | None:
+    """By what pixels in [0, 1] are divided for a network that takes off a mean itself.
+
+    A module with a mean and a std that read as those of pixels, one or one per channel: buffers of
+    its own, or torchvision's ``Normalize``.
+
+    Returns:
+        1; 1/255 where its mean is in grey levels; None where it has none.
+    """
+    for part in backbone.modules():
+        named = {**vars(part), **dict(part.named_buffers(recurse=False))}
+        named |= dict(part.named_parameters(recurse=False))
+        for prefix in OWN_PREFIXES:
+            mean, std = (_numbers(named.get(f"{prefix}{word}")) for word in ("mean", "std"))
+            if not mean or not std or {len(mean), len(std)} - {1, channels}:
+                continue
+            for scale in (1.0, 255.0):
+                if all(0 < v < scale for v in mean) and all(0.02 * scale < v <= scale for v in std):
+                    return 1 / scale
+    return None
+
+
+def _numbers(value: Any) -> list[float]:
+    if isinstance(value, torch.Tensor):
+        return [float(v) for v in value.flatten()[:4]]
+    numbers = value if isinstance(value, tuple | list) else [value]
+    return [float(v) for v in numbers if isinstance(v, float | int)]
+
+
+def _shape_lazy_layers(module: nn.Module, channels: int, size: tuple[int, int]) -> None:
+    """Let layers that take their shapes from the first image (``nn.LazyLinear``) see one."""
+    if any(is_lazy(value) for value in (*module.parameters(), *module.buffers())):
+        channels = channels_taken(module) or channels
+        with evaluating(module), torch.no_grad():
+            module(torch.zeros(1, channels, *size))
 
 
 def _find_function(factory: str) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ from clinipress.recipe.steps import DistillStep, ModelRecipe
 
 __all__ = [
     "Permission",
+    "check_arguments",
     "check_code",
     "check_function",
     "code_behind",
@@ -41,6 +42,8 @@ OURS = frozenset(
 # Packages that hold no function to make a classifier, but some that run what they are given
 # (``torch.hub:load``, ``os:system``, ``builtins:exec``).
 NEVER = frozenset(("torch", "clinipress", *sys.stdlib_module_names, *sys.builtin_module_names))
+# Its functions build networks and do nothing else, but fetch weights where one of these asks
+BUILDERS, FETCHING = "torchvision.models", ("weights", "weights_backbone", "pretrained")
 
 
 def code_of(recipe: BaseModel) -> tuple[str, ...]:
@@ -104,6 +107,21 @@ def check_function(name: str, function: Callable[..., Any]) -> None:
         raise _never(f"{home}:{getattr(function, '__qualname__', '')}")
 
 
+def check_arguments(name: str, arguments: Collection[str]) -> None:
+    """Refuse arguments by which a builder of torchvision's fetches weights.
+
+    Raises:
+        ModelError: There is one.
+    """
+    fetching = [key for key in FETCHING if key in arguments]
+    if name.partition(":")[0] == BUILDERS and fetching:
+        raise ModelError(
+            f"arguments of the network '{name}' itself",
+            f"'{fetching[0]}', by which torchvision fetches weights",
+            "give a local file as model.pretrained or model.checkpoint",
+        )
+
+
 def what_runs(names: Collection[str]) -> str:
     """One sentence on code that is about to run; "" for none."""
     if not names:
@@ -124,7 +142,9 @@ def _never(name: str) -> ModelError:
 
 
 def _users(names: Iterable[str | None]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for name in names if name and name not in OURS))
+    """Those that are code of somebody's own; torchvision's builders, a package's, are not."""
+    ours = (name for name in names if name and name not in OURS)
+    return tuple(dict.fromkeys(n for n in ours if n.partition(":")[0] != BUILDERS))
 
 
 def _parts(value: Any, kind: type[Part]) -> Iterator[Part]:

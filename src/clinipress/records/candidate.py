@@ -22,6 +22,7 @@ __all__ = [
     "Candidate",
     "CandidateRecord",
     "Card",
+    "Ending",
     "FeatureNetwork",
     "Floats",
     "InputSpec",
@@ -33,6 +34,7 @@ __all__ = [
     "NotMade",
     "OperatingPoint",
     "Origin",
+    "OutputSpec",
     "Parity",
     "PerChannel",
     "Speed",
@@ -141,6 +143,31 @@ Origin = Literal["reference", "step", "control", "export"]
 PerChannel = float | tuple[float, float, float]
 
 
+Ending = Literal["", "softmax", "sigmoid"]
+
+
+class OutputSpec(Record):
+    """How the logits ``[n, classes]`` are read from what a network returns.
+
+    Attributes:
+        main: Name or place of the answer in a mapping, a tuple or a list; None: it is a tensor.
+        beside: There are others, in training at least, which are left out.
+        ending: What makes probabilities of the logits in evaluation mode and is undone; "": none.
+        ending_in_training: Likewise in training mode.
+        taken_off: It is the last operation, which is left out; else a logarithm undoes it.
+        flatten: The answer is ``[n]``, ``[n, classes, 1, 1]`` or the like.
+        single: One number for two classes, the logit z of the second: read as -z/2 and z/2.
+    """
+
+    main: str | int | None = None
+    beside: bool = False
+    ending: Ending = ""
+    ending_in_training: Ending = ""
+    taken_off: bool = False
+    flatten: bool = False
+    single: bool = False
+
+
 class ModelSpec(Record):
     """How to build a network again, before its weights are loaded.
 
@@ -157,6 +184,9 @@ class ModelSpec(Record):
         ranges: (low, high) of activations, learnt by quantization-aware training, by tensor of the
             network's float32 ONNX file; None when none were learnt. The network computes in plain
             float with or without them; a quantized file takes its grids from them.
+        output: How logits are read from what the network returns; None: it returns them.
+        layout: "contiguous" for a network that cannot be run with channels last in memory; None:
+            either will do.
     """
 
     name: str | None = None
@@ -168,13 +198,16 @@ class ModelSpec(Record):
     std: PerChannel
     pruning: tuple[tuple[str, bool, tuple[int, ...]], ...] = ()
     ranges: dict[str, tuple[float, float]] | None = None
+    output: OutputSpec | None = None
+    layout: Literal["contiguous"] | None = None
 
     @model_serializer(mode="wrap")
-    def _without_no_ranges(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `ranges` out where there are none: digests of others do not depend on it."""
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what there is none of: digests of others do not depend on it."""
         fields: dict[str, Any] = handler(self)
-        if fields.get("ranges") is None:
-            fields.pop("ranges", None)
+        for name in ("ranges", "output", "layout"):
+            if fields.get(name) is None:
+                fields.pop(name, None)
         return fields
 
 

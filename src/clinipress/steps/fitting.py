@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from clinipress.data.study import StudyData, pixel_statistics
 from clinipress.errors import ModelError
-from clinipress.models.classifier import Classifier, TorchCandidate, new_classifier
+from clinipress.models.classifier import Classifier, TorchCandidate, new_classifier, notes
 from clinipress.models.normalization import USUAL, Normalization, normalization_of
+from clinipress.progress import SILENT, Progress
 from clinipress.recipe.steps import ModelRecipe, TrainOptions
 from clinipress.records.candidate import Candidate, Card, InputSpec
 from clinipress.steps.distill.features import Tapped
@@ -47,13 +48,24 @@ def step_seed(seed: int, kind: str) -> int:
 
 
 def fresh_candidate(
-    recipe: ModelRecipe, data: StudyData, input_spec: InputSpec, *, seed: int, name: str
+    recipe: ModelRecipe,
+    data: StudyData,
+    input_spec: InputSpec,
+    *,
+    seed: int,
+    name: str,
+    progress: Progress = SILENT,
 ) -> TorchCandidate:
-    """A classifier before training: random, pretrained or from a checkpoint, as the recipe says."""
+    """A classifier before training: random, pretrained or from a checkpoint, as the recipe says.
+
+    What is read differently from how the network gives it is said.
+    """
     chosen = chosen_normalization(recipe, data, input_spec)
     torch.manual_seed(seed)
     classes = len(data.classes)
     spec, module = new_classifier(recipe, input_spec, classes, chosen.mean, chosen.std)
+    for sentence in notes(spec, recipe, input_spec, data.classes):
+        progress.say(f"{name}: {sentence}")
     return TorchCandidate(
         Card(name=name, classes=data.classes, input=input_spec, model=spec), module
     )

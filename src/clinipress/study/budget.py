@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from clinipress.errors import RecipeError
 from clinipress.formats.onnx.count import stored_weights
-from clinipress.models.classifier import Classifier, build, check_network
+from clinipress.models.classifier import Classifier, check_network, fresh_backbone
 from clinipress.models.cost import evaluating, parameters
+from clinipress.models.outputs import adapt
 from clinipress.recipe.formats import precision_facts
 from clinipress.recipe.steps import ModelRecipe, Step
 from clinipress.recipe.study import Study
 from clinipress.recipe.techniques import next_network, remaining_weights, technique_of
-from clinipress.records.candidate import InputSpec, ModelSpec
+from clinipress.records.candidate import InputSpec
 from clinipress.study.devices import Target
 
 __all__ = ["check_budget", "largest_layer", "smallest_weights"]
@@ -160,7 +161,7 @@ def largest_layer(module: nn.Module, spec: InputSpec) -> int:
     hooks = [layer.register_forward_hook(note) for layer in _layers(module)]
     image = torch.zeros((1, spec.channels, spec.height, spec.width), dtype=torch.uint8)
     try:
-        with evaluating(module), torch.inference_mode():
+        with evaluating(module), torch.no_grad():
             module(image)
     finally:
         for hook in hooks:
@@ -203,14 +204,7 @@ def check_networks(study: Study) -> None:
 def _built(recipe: ModelRecipe, spec: InputSpec) -> Classifier:
     """The network with random weights; how many classes it tells apart matters little."""
     channels = recipe.in_channels or (3 if recipe.pretrained else spec.channels)
-    model = ModelSpec(
-        name=recipe.name,
-        factory=recipe.factory,
-        arguments=recipe.arguments,
-        num_classes=2,
-        in_channels=channels,
-        mean=0.5,
-        std=0.25,
-    )
+    plain = recipe.model_copy(update={"pretrained": False})
     with torch.random.fork_rng():
-        return build(model, spec)
+        backbone, taken, found = fresh_backbone(plain, spec, channels, None)
+        return Classifier(adapt(backbone, found.output), spec, taken, 0.5, 0.25)

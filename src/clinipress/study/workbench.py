@@ -140,7 +140,9 @@ class Workbench:
         if recipe is None:
             return self._adopted()
         seed = step_seed(self.study.seed, "reference")
-        candidate = fresh_candidate(recipe, self.data, spec, seed=seed, name="reference")
+        candidate = fresh_candidate(
+            recipe, self.data, spec, seed=seed, name="reference", progress=self.progress
+        )
         trained = self.study.reference.train is None
         for line in normalization_lines(candidate, recipe, self.data, trained=trained):
             self.progress.say(capital(line) + ".")

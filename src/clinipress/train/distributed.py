@@ -102,8 +102,17 @@ def wrap(module: nn.Module) -> nn.Module:
     first = next(module.parameters())
     devices = [first.device.index] if first.device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(
-        module, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=False
+        module,
+        device_ids=devices,
+        forward_sync_buffers=False,
+        gradient_as_bucket_view=False,
+        find_unused_parameters=_leaves_some_out(module),
     )
+
+
+def _leaves_some_out(module: nn.Module) -> bool:
+    """Whether a network's auxiliary outputs, and the weights of theirs alone, are not trained."""
+    return any(getattr(getattr(part, "output", None), "beside", False) for part in module.modules())
 
 
 @contextlib.contextmanager

@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clinipress.errors import RecipeError
+from clinipress.errors import ClinipressError, ModelError, RecipeError
+from clinipress.models.classifier import Classifier
+from clinipress.models.weights import laid_out
 from clinipress.recipe.steps import TrainOptions
 from clinipress.train import distributed
 from clinipress.train.loader import Images
@@ -27,13 +29,14 @@ __all__ = [
     "freeze_batch_norm",
     "measure_numerics",
     "named",
+    "needs_contiguous",
     "out_of_place",
     "release_memory",
     "threads_set",
     "tune_allocator",
 ]
 
-PREFERRED = "float32-channels-last"
+PREFERRED, PLAIN = "float32-channels-last", "float32-contiguous"
 TIE = 1.03  # within this factor of the fastest the preferred one wins: it repeats best
 WARM_UP, ROUNDS, HOPELESS = 1, 5, 1.5
 
@@ -56,7 +59,7 @@ class Numerics:
 
     def images(self, images: torch.Tensor) -> torch.Tensor:
         """Lay out a batch."""
-        return images.contiguous(memory_format=self.layout)
+        return laid_out(images, self.layout)
 
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
         """The context of the forward pass."""
@@ -96,11 +99,15 @@ def measure_numerics(
 
     Forward and backward passes at the final size on real pixels, the candidates in turn, so that a
     machine that slows down slows all of them; medians, the first process's in all. Float16 is tried
-    on CUDA only. A name in the options other than "auto" is returned as it is; without a device it
-    is this process's accelerator, or the CPU.
+    on CUDA only. What the network fails in is left out. A name in the options other than "auto" is
+    tried on two images and returned, or where it fails the plainest; without a device it is this
+    process's accelerator, or the CPU.
+
+    Raises:
+        ModelError: The network cannot be trained at all.
     """
     if options.numerics != "auto":
-        return options.numerics, "named in the study"
+        return _tried(module, images, options.numerics)
     distributed.join()
     device = device or distributed.device()
     share = max(1, options.batch_size // max(options.processes, distributed.world_size()))
@@ -111,6 +118,45 @@ def measure_numerics(
             choose(times, _setting(images, share, device))
         )
         return chosen
+
+
+def _tried(module: nn.Module, images: Images, name: str) -> tuple[str, str]:
+    """The arithmetic of that name, or the plainest where the network fails in it; and why."""
+    pixels, labels = _batch(images, 2, torch.device("cpu"))
+    why = "named in the study"
+    for each in dict.fromkeys((name, PLAIN)):
+        trial = copy.deepcopy(module).cpu().train()
+        freeze_batch_norm(trial)
+        try:
+            if needs_contiguous(module) and named(each).layout is torch.channels_last:
+                raise RuntimeError("it cannot be run with channels last in memory")
+            with torch.random.fork_rng(devices=[]):
+                _step(trial, named(each), pixels, labels)
+        except Exception as problem:  # the user's own code
+            failed, why = problem, f"the network fails in {name}: {_first_line(problem)}"
+        else:
+            return each, why
+    raise _untrainable(failed)
+
+
+def needs_contiguous(module: nn.Module) -> bool:
+    """Whether there is a network in it that cannot be run with channels last in memory."""
+    return any(isinstance(part, Classifier) and part.contiguous for part in module.modules())
+
+
+def _untrainable(problem: Exception) -> Exception:
+    """The refusal of a network that fails in training mode; no memory is not its fault."""
+    if isinstance(problem, ClinipressError | MemoryError | torch.OutOfMemoryError):
+        return problem
+    return ModelError(
+        "a network that can be trained",
+        f"{type(problem).__name__}: {_first_line(problem)}",
+        "what it does in training mode fails: look for 'self.training' in its code",
+    )
+
+
+def _first_line(problem: Exception) -> str:
+    return str(problem).strip().split("\n", maxsplit=1)[0][:200]
 
 
 def choose(milliseconds: dict[str, float], setting: str) -> tuple[str, str]:
@@ -129,27 +175,39 @@ def choose(milliseconds: dict[str, float], setting: str) -> tuple[str, str]:
 def _measure(
     module: nn.Module, images: Images, batch: int, device: torch.device
 ) -> dict[str, float]:
-    rows = np.sort(images.train[:batch])
-    pixels = torch.from_numpy(images.cache.take(rows)).to(device)
-    labels = torch.from_numpy(images.cache.labels[rows]).to(device)
+    pixels, labels = _batch(images, batch, device)
     trial = copy.deepcopy(module).to(device).train()
-    if len(rows) == 1:
+    if len(labels) == 1:
         freeze_batch_norm(trial)
+    plain = needs_contiguous(module)
     names = [n for n in NUMERICS if device.type == "cuda" or not n.startswith("float16")]
+    names = [n for n in names if not plain or NUMERICS[n].layout is torch.contiguous_format]
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(ROUNDS):
         best = min(measured[0] for measured in times.values()) if number else float("inf")
-        for name in names:
+        for name in list(times):
             if number and times[name][0] > HOPELESS * best:
                 continue  # bfloat16 without units for it is ten times slower: once is enough
             numerics = NUMERICS[name]
             numerics.prepare(trial)
             for warm in range(WARM_UP + 1):
                 began = time.perf_counter()
-                _step(trial, numerics, pixels, labels)
+                try:
+                    _step(trial, numerics, pixels, labels)
+                except Exception as problem:  # the user's own code, or no such kernel
+                    del times[name]
+                    if not times:
+                        raise _untrainable(problem) from problem
+                    break
                 if warm == WARM_UP:
                     times[name].append((time.perf_counter() - began) * 1e3)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _batch(images: Images, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = np.sort(images.train[:count])
+    pixels = torch.from_numpy(images.cache.take(rows)).to(device)
+    return pixels, torch.from_numpy(images.cache.labels[rows]).to(device)
 
 
 def _step(

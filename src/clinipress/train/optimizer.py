@@ -58,8 +58,13 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def state_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and persistent buffers by name, detached, sharing memory with the module."""
-    return {name: value.detach() for name, value in module.state_dict().items()}
+    """Parameters and persistent buffers by name, detached, sharing memory with the module.
+
+    What has several names, as tied weights have, comes under the first.
+    """
+    named = (*module.named_parameters(), *module.named_buffers())
+    first = {name for name, _ in named}
+    return {name: v.detach() for name, v in module.state_dict().items() if name in first}
 
 
 class Average:

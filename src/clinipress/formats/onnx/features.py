@@ -101,7 +101,7 @@ def _last_map(graph: onnx.GraphProto, shapes: dict[str, list[int]], path: Path) 
             shape = shapes.get(given, [])
             if given in constant or (given not in makers and given != graph.input[0].name):
                 continue
-            if len(shape) == 4 and shape[2] * shape[3] > 1 and given in makers:
+            if len(shape) == 4 and shape[2] * shape[3] > 1 and _is_learnt(given, makers):
                 if one_cell and not _is_dense(node, shape):
                     waiting.clear()
                     break
@@ -115,8 +115,22 @@ def _last_map(graph: onnx.GraphProto, shapes: dict[str, list[int]], path: Path) 
     raise ModelError(
         f"a feature map of more than one cell before the logits of '{path.name}'",
         "none: nothing is left to say where the network looks",
-        "use larger images",
+        "use larger images, or a convolutional network",
     )
+
+
+def _is_learnt(name: str, makers: dict[str, onnx.NodeProto]) -> bool:
+    """Whether a layer with weights stands before a tensor, which is else the image itself."""
+    waiting, seen = [name], set[str]()
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is None or node.output[0] in seen:
+            continue
+        if any(kind in node.op_type for kind in ("Conv", "MatMul", "Gemm")):
+            return True
+        seen.add(node.output[0])
+        waiting += node.input
+    return False
 
 
 def _pools_rows_and_columns(node: onnx.NodeProto, graph: onnx.GraphProto) -> bool:

@@ -77,7 +77,7 @@ def _last_map(model: Any, path: Path) -> tuple[Any, bool]:
             maker, shape = port.get_node(), _shape(port)
             if maker.get_type_name() in ("Constant", "Parameter"):
                 continue
-            if len(shape) == 4 and shape[2] * shape[3] > 1:
+            if len(shape) == 4 and shape[2] * shape[3] > 1 and _is_learnt(maker):
                 if one_cell and not _is_dense(node, shape):
                     waiting.clear()
                     break
@@ -91,8 +91,22 @@ def _last_map(model: Any, path: Path) -> tuple[Any, bool]:
     raise ModelError(
         f"a feature map of more than one cell before the logits of '{path.name}'",
         "none: nothing is left to say where the network looks",
-        "use larger images",
+        "use larger images, or a convolutional network",
     )
+
+
+def _is_learnt(node: Any) -> bool:
+    """Whether a layer with weights stands before a result, which is else the image itself."""
+    waiting, seen = [node], set[str]()
+    while waiting:
+        node = waiting.pop()
+        if node.get_friendly_name() in seen:
+            continue
+        if any(kind in node.get_type_name() for kind in ("Convolution", "MatMul")):
+            return True
+        seen.add(node.get_friendly_name())
+        waiting += [port.get_source_output().get_node() for port in node.inputs()]
+    return False
 
 
 def _shape(port: Any) -> list[int]:

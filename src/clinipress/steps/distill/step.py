@@ -106,4 +106,7 @@ class Distill:
             origin = torch_candidate(parent)
             return TorchCandidate(origin.card, copy.deepcopy(origin.module))
         seed, spec = step_seed(context.seed, self.kind), root_teacher(context).card.input
-        return fresh_candidate(self.recipe.student, context.data, spec, seed=seed, name="student")
+        return fresh_candidate(
+            self.recipe.student, context.data, spec, seed=seed, name="student",
+            progress=context.progress,
+        )  # fmt: skip

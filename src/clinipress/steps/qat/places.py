@@ -121,7 +121,7 @@ def match(
     A tensor that no node computes is left out.
     """
     finder = _Finder(traced, wanted)
-    with torch.inference_mode():
+    with torch.no_grad():
         finder.run(torch.from_numpy(np.ascontiguousarray(images)))
     nodes: dict[str, str] = {}
     for name, candidates in finder.equal_nodes.items():

@@ -64,6 +64,7 @@ def _tidy(graph: fx.Graph) -> None:
             node.target = aten.reshape.default  # the same, in any memory layout
         elif node.op == "output":
             node.args = tuple(node.args[0])  # the logits, not a tuple of them
+    drop_unused(graph)  # a softmax that was taken off
     graph.lint()
 
 
