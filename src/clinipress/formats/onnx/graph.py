@@ -7,6 +7,7 @@ quantize well out of what the exporter writes, and bytes that depend on the netw
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ __all__ = [
     "fold_norms_forward",
     "halve_first_cast",
     "insert_first",
+    "opened",
     "pool_means",
     "ranks",
     "read_bytes_directly",
@@ -395,6 +397,11 @@ def _fold_into_gemm(
     gemm.output[0] = norm.output[0]
     replace_nodes(graph, (norm,), [])
     return True
+
+
+def opened(source: Path) -> onnx.ModelProto:
+    """The graph of a file."""
+    return onnx.load(source)
 
 
 def fold_norms_forward(model: onnx.ModelProto) -> None:

@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
@@ -139,7 +138,7 @@ def _float_model(source: Path, plan: Mapping[str, Any]) -> Any:
     if plan.get("equalize") or plan.get("smoothing"):
         changed = prepare(source, equalized=plan["equalize"], smoothing=plan["smoothing"])
     else:
-        changed = onnx.load(source)
+        changed = onnx_graph.opened(source)
     # an 8-bit FullyConnected that has a norm and the next rounding fused into it answers with what
     # lies in memory
     onnx_graph.fold_norms_forward(changed)
