@@ -12,7 +12,7 @@ from torch import nn
 
 import clinipress
 from clinipress.errors import InputError
-from clinipress.study.reading import Trial, best_trial, check_order
+from clinipress.study.reading import Reading, best_reading, check_order
 from clinipress.study.schedule import Costs, schedule
 
 CLASSES = ("left", "middle", "right")
@@ -101,7 +101,7 @@ def test_the_network_gives_its_own_logits(sets, tmp_path):
     mean, std = (torch.tensor(v)[None, :, None, None] for v in (MEAN, STD))
     with torch.inference_mode():
         expected = model((grey.expand(-1, 3, -1, -1) - mean) / std).numpy()[0]
-    scores = sorted((tmp_path / "run" / "scores").glob("reference*test*.npz"))
+    scores = sorted((tmp_path / "run" / "scores").glob("reference-test*.npz"))
     data = np.load(scores[0])
     row = [str(key) for key in data["keys"]].index("test set/left/000.png")
     np.testing.assert_allclose(data["logits"][row], expected, atol=1e-4)
@@ -213,32 +213,34 @@ def test_what_a_network_cannot_have_is_left_out_with_its_reason():
 # --- how a network wants its images -----------------------------------------------------------
 
 
-def trial(words, margin, n=200, seed=0):
+def reading(words, margin, n=200, seed=0):
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, 3, n)
     logits = generator.normal(0, 1, (n, 3)).astype(np.float32)
     logits[np.arange(n), labels] += margin
-    return Trial(words, {"mean": words}, logits, labels)
+    return Reading(words, {"mean": words}, logits, labels)
 
 
 def test_the_clearly_better_way_is_taken():
-    assert best_trial([trial("a", 0.5), trial("b", 3.0)], lambda t: t.words, "say").words == "b"
+    assert (
+        best_reading([reading("a", 0.5), reading("b", 3.0)], lambda t: t.words, "say").words == "b"
+    )
 
 
 def test_two_ways_that_do_as_well_are_asked_about():
-    one = trial("a", 2.0)
+    one = reading("a", 2.0)
     noise = np.random.default_rng(5).normal(0, 0.3, one.logits.shape).astype(np.float32)
-    other = Trial("b", {"mean": "b"}, one.logits + noise, one.labels)
+    other = Reading("b", {"mean": "b"}, one.logits + noise, one.labels)
     with pytest.raises(InputError, match="two ways that do equally well"):
-        best_trial([one, other], lambda t: t.words, "say which")
-    assert best_trial([one, other], lambda t: t.labels.size, "say which") in (one, other)
+        best_reading([one, other], lambda t: t.words, "say which")
+    assert best_reading([one, other], lambda t: t.labels.size, "say which") in (one, other)
 
 
 def test_equal_answers_need_no_choice():
-    one = trial("a", 2.0)
-    other = Trial("b", {"mean": "b"}, one.logits, one.labels)
-    assert best_trial([one, other], lambda t: t.words, "say").accuracy == one.accuracy
+    one = reading("a", 2.0)
+    other = Reading("b", {"mean": "b"}, one.logits, one.labels)
+    assert best_reading([one, other], lambda t: t.words, "say").accuracy == one.accuracy
 
 
 def test_the_right_order_is_left_alone():
-    check_order(trial("a", 3.0), CLASSES, "--classes")
+    check_order(reading("a", 3.0), CLASSES, "--classes")

@@ -322,9 +322,9 @@ def laid_out(images: Tensor, layout: torch.memory_format) -> Tensor:
 
     Those of one grey channel mean nothing, and yet convolutions take them for channels last.
     """
-    images = images.contiguous(memory_format=layout)
-    plain = layout is torch.contiguous_format
-    return images.reshape(-1).view(images.shape) if plain else images
+    if layout is torch.contiguous_format:
+        return images.contiguous().reshape(-1).view(images.shape)
+    return images.to(memory_format=layout)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -45,9 +45,10 @@ def check_budget(study: Study, targets: Sequence[Target]) -> None:
     module = _built(recipe, study.data.input) if recipe is not None else None
     if module is not None:
         count = parameters(module)
-    else:
-        assert study.reference.onnx is not None  # one of the two: the study was checked
+    elif study.reference.onnx is not None:
         count = stored_weights(Path(study.reference.onnx.file))
+    else:
+        raise RecipeError("'reference.model' or 'reference.onnx'", "neither")
     weights = smallest_weights(count, study)
     if weights is None:
         return  # what a step makes of the size shows when it has run

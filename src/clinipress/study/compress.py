@@ -37,7 +37,7 @@ from clinipress.study.devices import find_target
 from clinipress.study.policy import POLICIES, recommended_exports
 from clinipress.study.propose import SIZES, propose
 from clinipress.study.read import parse_study
-from clinipress.study.reading import Trial, best_trial, check_order, table
+from clinipress.study.reading import Reading, best_reading, check_order, table
 from clinipress.study.schedule import Costs, Schedule, schedule, student_schedule
 from clinipress.text import joined
 
@@ -434,7 +434,7 @@ def _reading(
         best = sorted(first, key=lambda trial: float(trial.losses.mean()))[:FINALISTS]
         ways = [(trial.words, trial.settings) for trial in best]
     trials = _trials(recipe, ways, chosen, opened.classes)
-    best_way = best_trial(
+    best_way = best_reading(
         trials,
         lambda trial: (trial.settings["mean"], trial.settings["std"]),
         "say which with --mean and --std (of pixels in [0, 1]), or --size",
@@ -463,7 +463,7 @@ def _trials(
     ways: Sequence[tuple[str, Mapping[str, Any]]],
     chosen: Sequence[ImageItem],
     classes: tuple[str, ...],
-) -> list[Trial]:
+) -> list[Reading]:
     """What the network makes of some images, read in several ways."""
     labels = np.asarray([classes.index(item.label) for item in chosen], dtype=np.int64)
     trials, pictures, seen = [], np.empty(0, np.uint8), None
@@ -473,7 +473,7 @@ def _trials(
             pictures, seen = np.stack([decode_item(item, spec) for item in chosen]), spec
         given = {key: value for key, value in settings.items() if key != "spec"}
         module = _built(recipe.model_copy(update=given), spec, len(classes))
-        trials.append(Trial(words, settings, _answers(module, pictures), labels))
+        trials.append(Reading(words, settings, _answers(module, pictures), labels))
     return trials
 
 

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from clinipress.errors import InputError
 from clinipress.stats.metrics import predictions, softmax
 
-__all__ = ["Trial", "best_trial", "check_order", "table"]
+__all__ = ["Reading", "best_reading", "check_order", "table"]
 
 CLEARLY = 3.0  # standard errors of the mean difference of log losses
 FAR_BETTER = 0.2  # in accuracy, of classes in another order
 
 
 @dataclass(frozen=True)
-class Trial:
+class Reading:
     """One way to read images, and what the network made of them.
 
     Attributes:
@@ -52,13 +52,13 @@ class Trial:
         return losses
 
 
-def table(trials: Sequence[Trial]) -> str:
+def table(trials: Sequence[Reading]) -> str:
     """Every trial with its accuracy, the best first."""
     order = sorted(trials, key=lambda trial: (-trial.accuracy, trial.losses.mean()))
     return "; ".join(f"{trial.words} {100 * trial.accuracy:.1f}%" for trial in order)
 
 
-def best_trial(trials: Sequence[Trial], key: Callable[[Trial], Any], fix: str) -> Trial:
+def best_reading(trials: Sequence[Reading], key: Callable[[Reading], Any], fix: str) -> Reading:
     """The way of reading that fits best, whatever order of the classes it speaks for.
 
     Args:
@@ -90,7 +90,7 @@ def best_trial(trials: Sequence[Trial], key: Callable[[Trial], Any], fix: str) -
     return best
 
 
-def _order(trial: Trial) -> list[int] | None:
+def _order(trial: Reading) -> list[int] | None:
     """Class of each output, where answers fit another order far better; None: they do not."""
     count = trial.logits.shape[1]
     answers = predictions(trial.logits)
@@ -103,12 +103,12 @@ def _order(trial: Trial) -> list[int] | None:
     return order
 
 
-def _in_best_order(trial: Trial) -> Trial:
+def _in_best_order(trial: Reading) -> Reading:
     order = _order(trial)
     return trial if order is None else replace(trial, logits=trial.logits[:, np.argsort(order)])
 
 
-def check_order(trial: Trial, classes: Sequence[str], fix: str) -> None:
+def check_order(trial: Reading, classes: Sequence[str], fix: str) -> None:
     """Refuse classes in an order that the answers contradict, and answers that say nothing.
 
     Raises:

@@ -152,7 +152,8 @@ class Workbench:
         """The reference's ONNX file in our own terms."""
         study, spec = self.study, self.study.data.input
         recipe = study.reference.onnx
-        assert recipe is not None  # one of the two: the study was checked
+        if recipe is None:
+            raise ModelError("'reference.model' or 'reference.onnx'", "neither")
         inputs = {
             "recipe": recipe.model_dump(mode="json"),
             "files": digest_of_files(own_files(Path(recipe.file))),
