@@ -185,31 +185,7 @@ def _prepared(parent: TorchCandidate) -> Any:
     example = _example(parent, None, grid is not None)
     program = _tidied(network, example)
     options = engine.get_symmetric_quantization_config(is_per_channel=True)
-    prepared = prepare_pt2e(program, engine.XNNPACKQuantizer().set_global(options))
-    _own_grids_of_means(prepared)
-    return prepared
-
-
-def _own_grids_of_means(program: Any) -> None:
-    """Give means over a map, and what they are handed on to, another grid than the map's, in place.
-
-    The quantizer lets both share one, as if a mean were as wide as what it is of: behind a ReLU6 a
-    MobileNetV2's vector had less than a quarter of the 256 levels. The kernel converts by the way.
-    """
-    observers = dict(_observed(program))
-    for node, name in observers.items():
-        shared = getattr(program, name)
-        if node.target is not torch.ops.aten.mean.dim:
-            continue
-        source = observers.get(node.args[0].args[0]) if node.args[0].args else None
-        if source is not None and getattr(program, source) is shared:
-            own = copy.deepcopy(shared)
-            waiting = [node]
-            while waiting:
-                part = waiting.pop()
-                if getattr(program, observers[part]) is shared:
-                    setattr(program, observers[part], own)
-                    waiting += [reader for reader in _read_by(part) if reader in observers]
+    return prepare_pt2e(program, engine.XNNPACKQuantizer().set_global(options))
 
 
 def _tidied(network: Any, example: Any) -> Any:
