@@ -42,11 +42,10 @@ def check_budget(study: Study, targets: Sequence[Target]) -> None:
     usable = {target.name: _usable(study, target) for target in targets}
     recipe, steps = _last_model(study)
     module = _built(recipe, study.data.input) if recipe is not None else None
-    if module is not None:
-        count = parameters(module)
-    else:
-        assert study.reference.onnx is not None  # one of the two: the study was checked
-        count = stored_weights(Path(study.reference.onnx.file))
+    file = study.reference.onnx
+    count = parameters(module) if module is not None else 0
+    if module is None and file is not None:
+        count = stored_weights(Path(file.file))
     weights = smallest_weights(count, study)
     if weights is None:
         return  # what a step makes of the size shows when it has run

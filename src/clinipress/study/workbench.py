@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from clinipress.models.cost import macs, parameters
 from clinipress.models.origins import Hashed, outside, source_digest
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.formats import precision_facts
+from clinipress.recipe.steps import ModelRecipe, OnnxRecipe
 from clinipress.recipe.study import ExportRecipe, Study
 from clinipress.records.candidate import ADOPTED, Applied, Card, Made, Origin, Parity
 from clinipress.records.store import Store, read_json, write_atomically
@@ -126,17 +127,16 @@ class Workbench:
 
     def fresh(self) -> Network:
         """The reference before training; of an ONNX file, as it is."""
-        recipe, spec = self.study.reference.model, self.study.data.input
-        if recipe is None:
-            return self._adopted()
+        reference, spec = self.study.reference, self.study.data.input
+        if reference.onnx is not None:
+            return self._adopted(reference.onnx)
+        recipe = cast(ModelRecipe, reference.model)
         seed = step_seed(self.study.seed, "reference")
         return fresh_candidate(recipe, self.data, spec, seed=seed, name="reference")
 
-    def _adopted(self) -> FileNetwork:
+    def _adopted(self, recipe: OnnxRecipe) -> FileNetwork:
         """The reference's ONNX file in our own terms."""
         study, spec = self.study, self.study.data.input
-        recipe = study.reference.onnx
-        assert recipe is not None  # one of the two: the study was checked
         inputs = {
             "recipe": recipe.model_dump(mode="json"),
             "files": digest_of_files(own_files(Path(recipe.file))),
