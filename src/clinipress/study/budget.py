@@ -43,12 +43,10 @@ def check_budget(study: Study, targets: Sequence[Target]) -> None:
     usable = {target.name: _usable(study, target) for target in targets}
     recipe, steps = _last_model(study)
     module = _built(recipe, study.data.input) if recipe is not None else None
-    if module is not None:
-        count = parameters(module)
-    elif study.reference.onnx is not None:
-        count = stored_weights(Path(study.reference.onnx.file))
-    else:
-        raise RecipeError("'reference.model' or 'reference.onnx'", "neither")
+    file = study.reference.onnx
+    count = parameters(module) if module is not None else 0
+    if module is None and file is not None:
+        count = stored_weights(Path(file.file))
     weights = smallest_weights(count, study)
     if weights is None:
         return  # what a step makes of the size shows when it has run

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ from clinipress.models.cost import macs, parameters
 from clinipress.models.origins import Hashed, outside, source_digest
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.formats import precision_facts
+from clinipress.recipe.steps import ModelRecipe, OnnxRecipe
 from clinipress.recipe.study import ExportRecipe, Study
 from clinipress.records.candidate import ADOPTED, Applied, Card, Made, NotMade, Origin, Parity
 from clinipress.records.store import Store, read_json, write_atomically
@@ -136,9 +137,10 @@ class Workbench:
 
     def fresh(self) -> Network:
         """The reference before training; of an ONNX file, as it is."""
-        recipe, spec = self.study.reference.model, self.study.data.input
-        if recipe is None:
-            return self._adopted()
+        reference, spec = self.study.reference, self.study.data.input
+        if reference.onnx is not None:
+            return self._adopted(reference.onnx)
+        recipe = cast(ModelRecipe, reference.model)
         seed = step_seed(self.study.seed, "reference")
         candidate = fresh_candidate(
             recipe, self.data, spec, seed=seed, name="reference", progress=self.progress
@@ -148,12 +150,9 @@ class Workbench:
             self.progress.say(capital(line) + ".")
         return candidate
 
-    def _adopted(self) -> FileNetwork:
+    def _adopted(self, recipe: OnnxRecipe) -> FileNetwork:
         """The reference's ONNX file in our own terms."""
         study, spec = self.study, self.study.data.input
-        recipe = study.reference.onnx
-        if recipe is None:
-            raise ModelError("'reference.model' or 'reference.onnx'", "neither")
         inputs = {
             "recipe": recipe.model_dump(mode="json"),
             "files": digest_of_files(own_files(Path(recipe.file))),
