@@ -223,6 +223,7 @@ def compress(
     student: Annotated[
         str | None, typer.Option("--student", help="Of an .onnx file: what learns from it.")
     ] = None,
+    onnx: OnnxFacts = None,
     unseen: Annotated[
         bool, typer.Option("--unseen", help="The model was trained on none of these images.")
     ] = False,
@@ -261,6 +262,7 @@ def compress(
         std=None if std is None else numbers(std, "--std"),
         class_map=parse_class_map(_pairs(class_map)),
         student=student,
+        onnx=_onnx_facts(onnx),
         unseen=unseen,
         post_training=post_training or None,
         threads=threads,

@@ -81,6 +81,7 @@ class Request:
     class_map: Mapping[str, str]
     modality: str | None
     student: str | None
+    onnx: Mapping[str, Any]
     unseen: bool
     post_training: bool | None
     seed: int
@@ -106,6 +107,7 @@ def compress(
     class_map: Mapping[str, str] | None = None,
     modality: str | None = None,
     student: str | None = None,
+    onnx: Mapping[str, Any] | None = None,
     unseen: bool = False,
     post_training: bool | None = None,
     seed: int = 0,
@@ -140,6 +142,8 @@ def compress(
         modality: Chooses the augmentation; None: by the names of the classes.
         student: Of an ONNX file alone: a name of ``clinipress models`` for a network that learns
             from it and is compressed further; None: the file is quantized and converted.
+        onnx: Of an ONNX file: what it does not say itself, as under `reference.onnx` of a study
+            (scale, channels, fit, answers, output).
         unseen: A person says that the model was trained on none of the images.
         post_training: True: nothing is trained; None: where there are too few images to train on.
         seed: Of everything random.
@@ -173,7 +177,7 @@ def compress(
     request = Request(
         target, risk, positive, normal, minutes, None if test is None else str(test),
         None if classes is None else tuple(classes), size, channels, mean, std,
-        dict(class_map or {}), modality, student, unseen, post_training, seed, threads,
+        dict(class_map or {}), modality, student, dict(onnx or {}), unseen, post_training, seed, threads,
     )  # fmt: skip
     _check(request)
     if not isinstance(model, str | Path):
@@ -245,13 +249,22 @@ def _original(model: Any, factory: str | None, folder: Path, request: Request) -
         if factory is not None:
             raise InputError("'network' with a file of weights alone", f"an ONNX file, '{path}'")
         declared = {
+            **request.onnx,
             "file": str(path),
-            "classes": request.classes and list(request.classes),
-            "size": request.size,
-            "mean": request.mean,
-            "std": request.std,
+            **{
+                key: value
+                for key, value in (
+                    ("classes", request.classes and list(request.classes)),
+                    ("size", request.size),
+                    ("mean", request.mean),
+                    ("std", request.std),
+                )
+                if value is not None
+            },
         }
-        return {"onnx": {key: value for key, value in declared.items() if value is not None}}
+        return {"onnx": declared}
+    if request.onnx:
+        raise InputError("facts of an ONNX file with an ONNX file", f"the file '{path}'")
     if request.student is not None:
         raise InputError("'student' with an ONNX file alone", f"the file '{path}'")
     if factory is None:
