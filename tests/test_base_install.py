@@ -126,6 +126,7 @@ def commands(run: Path, pictures: Path, out: Path) -> dict[str, tuple[tuple[int,
     return {
         "--help": (WORKS, ["--help"]),
         "demo": (REFUSED, ["demo", "--out", out / "demo", "--json"]),
+        "compress": (REFUSED, ["compress", out / "model.onnx", out]),
         "run": (REFUSED, ["run", study, "--data", pictures, "--json"]),
         "init": (WORKS, ["init", pictures, "--out", proposed]),
         "init --json": (WORKS, ["init", pictures, "--out", proposed, "--force", "--json"]),

@@ -18,6 +18,7 @@ def test_public_names():
     assert sorted(clinipress.__all__) == [
         "__version__",
         "compare",
+        "compress",
         "evaluate",
         "load_bundle",
         "load_study",

@@ -161,7 +161,8 @@ class Bench:
         return SimpleNamespace(), f"objects/{name}"
 
     def piece(self, name, network, recipe, *, parent, **facts):
-        return SimpleNamespace(name=name, parent=parent)
+        record = SimpleNamespace(network=None)
+        return SimpleNamespace(name=name, parent=parent, network=network, record=record)
 
 
 def test_what_an_attempt_makes_remembers_its_parent():

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["compress", "title_of"]
 
 PLAN = "compress.json"
+WHAT = "compressing a classifier"
 WEIGHTS = "original.safetensors"
 TRIED = 200  # images to train on, for how the network wants its images
 TRIED_FIRST, FINALISTS = 60, 6  # where there are many ways, each is tried on fewer first
@@ -166,7 +167,7 @@ def compress(
         >>> result.verdict.status
         'pass'
     """
-    require("torch", extra="compress", what="compressing a classifier")
+    require("torch", extra="compress", what=WHAT)
     from clinipress.models.zoo import given
     from clinipress.study.flow import run_study
 
@@ -177,7 +178,8 @@ def compress(
     request = Request(
         target, risk, positive, normal, minutes, None if test is None else str(test),
         None if classes is None else tuple(classes), size, channels, mean, std,
-        dict(class_map or {}), modality, student, dict(onnx or {}), unseen, post_training, seed, threads,
+        dict(class_map or {}), modality, student, dict(onnx or {}), unseen, post_training, seed,
+        threads,
     )  # fmt: skip
     _check(request)
     if not isinstance(model, str | Path):
@@ -206,6 +208,7 @@ def _unwrapped(model: Any) -> nn.Module:
     Raises:
         InputError: It is no network.
     """
+    require("torch", extra="compress", what=WHAT)
     from torch import nn
 
     while isinstance(model, nn.Module):
@@ -525,6 +528,7 @@ def _built(recipe: ModelRecipe, spec: InputSpec, classes: int) -> Classifier:
 
 
 def _answers(module: Classifier, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    require("torch", extra="compress", what=WHAT)
     import torch
 
     from clinipress.models.cost import evaluating
@@ -573,6 +577,7 @@ def _without_network(spec: InputSpec, opened: StudyData, request: Request) -> Sc
 
 def _paces(module: Classifier, spec: InputSpec) -> tuple[float, float]:
     """Seconds of an image in training and in answering, batches of 16."""
+    require("torch", extra="compress", what=WHAT)
     import torch
 
     pixels = torch.randint(0, 256, (16, spec.channels, spec.height, spec.width), dtype=torch.uint8)

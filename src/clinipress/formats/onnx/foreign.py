@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, inliner, numpy_helper
 
 from clinipress.errors import ModelError
 from clinipress.formats.file import first_line, not_whole
@@ -142,8 +142,6 @@ def read_foreign(path: Path) -> onnx.ModelProto:
     model = _parsed(path)
     _take_weights(model, path)
     if model.functions:
-        from onnx import inliner
-
         model = inliner.inline_local_functions(model)
     for node in _nodes(model.graph):
         if node.domain not in BUILT_IN:

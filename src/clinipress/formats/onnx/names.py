@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
+import torch
+from torch import nn
 
 from clinipress.formats.onnx.graph import constants
 
@@ -34,9 +36,6 @@ def module_names(parent: TorchCandidate, source: Path) -> dict[str, str]:
     Returns:
         Nothing where some layers are no modules, so that the two do not count the same.
     """
-    import torch
-    from torch import nn
-
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
     order: list[str] = []
 
