@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from clinipress.errors import RecipeError
 from clinipress.formats.onnx.count import stored_weights
-from clinipress.models.classifier import Classifier, check_network, fresh_backbone
+from clinipress.models.classifier import Classifier, build, check_network, fresh_backbone
 from clinipress.models.cost import evaluating, parameters
 from clinipress.models.outputs import adapt
 from clinipress.recipe.formats import precision_facts
 from clinipress.recipe.steps import ModelRecipe, Step
 from clinipress.recipe.study import Study
 from clinipress.recipe.techniques import next_network, remaining_weights, technique_of
-from clinipress.records.candidate import InputSpec
+from clinipress.records.candidate import InputSpec, ModelSpec
 from clinipress.study.devices import Target
 
 __all__ = ["check_budget", "largest_layer", "smallest_weights"]
@@ -205,5 +205,9 @@ def _built(recipe: ModelRecipe, spec: InputSpec) -> Classifier:
     channels = recipe.in_channels or (3 if recipe.pretrained else spec.channels)
     plain = recipe.model_copy(update={"pretrained": False})
     with torch.random.fork_rng():
+        if recipe.factory is None:  # nothing to find out: a look at a large input takes memory
+            facts = recipe.model_dump(include={"name", "arguments"})
+            spec_of = ModelSpec(**facts, num_classes=2, in_channels=channels, mean=0.5, std=0.25)
+            return build(spec_of, spec)
         backbone, taken, found = fresh_backbone(plain, spec, channels, None)
         return Classifier(adapt(backbone, found.output), spec, taken, 0.5, 0.25)
