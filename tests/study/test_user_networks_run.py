@@ -22,7 +22,7 @@ def test_f1_f7_f14_from_a_view_to_tied_weights_and_a_softmax(phantoms, tmp_path)
             reference={"model": net("View32"), "train": QUICK | {"numerics": "auto"}},
             steps=[
                 {"step": "distill", "student": net("TiedSoftmax"), "views": 1, "train": QUICK},
-                {"step": "prune", "ratio": 0.15, "round_to": 1, "views": 1, "train": QUICK},
+                {"step": "prune", "ratio": 0.21, "round_to": 1, "views": 1, "train": QUICK},
             ],
             exports=[{"precision": "int8", "calibration_images": 16}],
             evidence={"stress": 0, "saliency": 0},
