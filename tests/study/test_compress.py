@@ -13,7 +13,7 @@ from torch import nn
 import clinipress
 from clinipress.errors import InputError
 from clinipress.study.reading import Reading, best_reading, check_order
-from clinipress.study.schedule import Costs, schedule
+from clinipress.study.schedule import Pace, schedule
 
 CLASSES = ("left", "middle", "right")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -172,7 +172,7 @@ def test_a_network_of_another_process_is_named(tmp_path):
 
 # --- the time ---------------------------------------------------------------------------------
 
-COSTS = Costs(learning=0.01, answering=0.003, train=2000, others=800, files=4)
+COSTS = Pace(learning=0.01, answering=0.003, train=2000, others=800, files=4)
 
 
 def test_all_steps_fit_into_much_time():

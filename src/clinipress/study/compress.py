@@ -38,7 +38,7 @@ from clinipress.study.policy import POLICIES, recommended_exports
 from clinipress.study.propose import SIZES, propose
 from clinipress.study.read import parse_study
 from clinipress.study.reading import Reading, best_reading, check_order, table
-from clinipress.study.schedule import Costs, Schedule, schedule, student_schedule
+from clinipress.study.schedule import Pace, Timetable, schedule, student_schedule
 from clinipress.text import joined
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ SCALES: Mapping[str, tuple[Any, Any]] = {
 
 
 @dataclass(frozen=True)
-class Request:
+class Asked:
     """What was asked of `compress`, as its arguments say."""
 
     target: str | None
@@ -175,7 +175,7 @@ def compress(
     path = Path(data)
     title = name or title_of(model, network, path)
     folder = Path(out) if out is not None else Path("runs") / title
-    request = Request(
+    request = Asked(
         target, risk, positive, normal, minutes, None if test is None else str(test),
         None if classes is None else tuple(classes), size, channels, mean, std,
         dict(class_map or {}), modality, student, dict(onnx or {}), unseen, post_training, seed,
@@ -221,7 +221,7 @@ def _unwrapped(model: Any) -> nn.Module:
     raise InputError("a torch.nn.Module, or the path of a model file", type(model).__name__)
 
 
-def _check(request: Request) -> None:
+def _check(request: Asked) -> None:
     if not (math.isfinite(request.minutes) and request.minutes > 0):
         raise InputError("minutes above 0", f"{request.minutes:g}")
     if (request.mean is None) != (request.std is None):
@@ -237,7 +237,7 @@ def title_of(model: Any, network: str | None, data: Path) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in text).strip("-.") or "compress"
 
 
-def _original(model: Any, factory: str | None, folder: Path, request: Request) -> dict[str, Any]:
+def _original(model: Any, factory: str | None, folder: Path, request: Asked) -> dict[str, Any]:
     """The reference as a recipe names it, before anything is known of its input."""
     if not isinstance(model, str | Path):
         from clinipress.models.weights import safetensors_bytes
@@ -284,7 +284,7 @@ def _study(
     original: dict[str, Any],
     dataset: Dataset,
     path: Path,
-    request: Request,
+    request: Asked,
     title: str,
     folder: Path,
     allowed: bool,
@@ -312,7 +312,7 @@ def _plan(
     original: dict[str, Any],
     dataset: Dataset,
     path: Path,
-    request: Request,
+    request: Asked,
     title: str,
     folder: Path,
     progress: Progress,
@@ -358,7 +358,7 @@ def _plan(
 
 
 def _data_recipe(
-    seen: Mapping[str, Any], dataset: Dataset, path: Path, request: Request, *, onnx: bool
+    seen: Mapping[str, Any], dataset: Dataset, path: Path, request: Asked, *, onnx: bool
 ) -> tuple[dict[str, Any], list[str], bool]:
     """The images, how they are divided, and whether that says what the model has not seen."""
     given = {
@@ -385,7 +385,7 @@ def _data_recipe(
 
 
 def _division(
-    seen: Mapping[str, Any], dataset: Dataset, request: Request
+    seen: Mapping[str, Any], dataset: Dataset, request: Asked
 ) -> tuple[dict[str, Any], list[str], bool]:
     """The same of the division alone."""
     published = set(seen["published_splits"])
@@ -409,7 +409,7 @@ def _division(
     return split, notes, only_test
 
 
-def _nothing_to_train(dataset: Dataset, only_test: bool, request: Request) -> str:
+def _nothing_to_train(dataset: Dataset, only_test: bool, request: Asked) -> str:
     """Why nothing is trained; "" where something is."""
     if request.post_training is not None:
         return "as asked" if request.post_training else ""
@@ -423,7 +423,7 @@ def _nothing_to_train(dataset: Dataset, only_test: bool, request: Request) -> st
 
 
 def _reading(
-    original: Mapping[str, Any], opened: StudyData, data: Mapping[str, Any], request: Request
+    original: Mapping[str, Any], opened: StudyData, data: Mapping[str, Any], request: Asked
 ) -> tuple[dict[str, Any], list[str]]:
     """How the network wants its images; tried where nobody says so, the worst ways on a few."""
     recipe = ModelRecipe.model_validate(original["model"])
@@ -493,7 +493,7 @@ def _trials(
     return trials
 
 
-def _inputs(channels: int, request: Request) -> list[tuple[InputSpec, int]]:
+def _inputs(channels: int, request: Asked) -> list[tuple[InputSpec, int]]:
     """Inputs that a network may take: the images' own channels first."""
     sizes: list[tuple[int, int]]
     if request.size is None:
@@ -511,7 +511,7 @@ def _inputs(channels: int, request: Request) -> list[tuple[InputSpec, int]]:
 SMALLEST = 64
 
 
-def _scales(request: Request) -> Mapping[str, tuple[Any, Any]]:
+def _scales(request: Asked) -> Mapping[str, tuple[Any, Any]]:
     if request.mean is None or request.std is None:
         return SCALES
     plain = [
@@ -541,37 +541,37 @@ def _answers(module: Classifier, pictures: NDArray[np.uint8]) -> NDArray[np.floa
 
 
 def _schedule(
-    model: Mapping[str, Any], data: Mapping[str, Any], opened: StudyData, request: Request
-) -> Schedule:
+    model: Mapping[str, Any], data: Mapping[str, Any], opened: StudyData, request: Asked
+) -> Timetable:
     """The steps within the time, from what the network takes here."""
     spec = InputSpec.model_validate(data["input"])
     module = _built(ModelRecipe.model_validate(model), spec, len(opened.classes))
     int8 = request.target is None or "int8" in find_target(request.target).precisions
     counts = {name: sum(by.values()) for name, by in opened.summary.counts.items()}
     learning, answering = _paces(module, spec)
-    files = len(_exports(request, Schedule((), 0.0))) + 2
+    files = len(_exports(request, Timetable((), 0.0))) + 2
     others = counts["validation"] + counts["test"]
-    costs = Costs(learning, answering, counts["train"], others, files)
+    costs = Pace(learning, answering, counts["train"], others, files)
     only_test = {item.split for item in opened.dataset.items} == {"test"}
     if _nothing_to_train(opened.dataset, only_test, request):
-        return Schedule((), costs.besides)
+        return Timetable((), costs.besides)
     return schedule(request.risk, costs, request.minutes, int8=int8, barred=_barred(module))
 
 
-def _without_network(spec: InputSpec, opened: StudyData, request: Request) -> Schedule:
+def _without_network(spec: InputSpec, opened: StudyData, request: Asked) -> Timetable:
     """Of a file alone: no step but a student that learns from it, where one is named."""
     if request.student is None:
         word = "an ONNX file alone is quantized and converted; --student NAME lets a network learn"
-        return Schedule((), 0.0, (f"{word} from it",))
+        return Timetable((), 0.0, (f"{word} from it",))
     recipe = ModelRecipe(name=request.student, in_channels=spec.channels, mean=0.5, std=0.25)
     learning, answering = _paces(_built(recipe, spec, len(opened.classes)), spec)
     counts = {name: sum(by.values()) for name, by in opened.summary.counts.items()}
-    files = len(_exports(request, Schedule((), 0.0))) + 2
+    files = len(_exports(request, Timetable((), 0.0))) + 2
     others = counts["validation"] + counts["test"]
-    costs = Costs(learning, answering, counts["train"], others, files)
+    costs = Pace(learning, answering, counts["train"], others, files)
     if "distill" not in POLICIES[request.risk].allowed:
         bar = f"at {request.risk} risk no student may be shipped"
-        return Schedule((), costs.besides, (f"no distillation: {bar}",))
+        return Timetable((), costs.besides, (f"no distillation: {bar}",))
     return student_schedule(request.student, costs, request.minutes)
 
 
@@ -609,7 +609,7 @@ def _barred(module: Classifier) -> dict[str, str]:
     return {}
 
 
-def _exports(request: Request, plan: Schedule, *, onnx: bool = False) -> list[dict[str, Any]]:
+def _exports(request: Asked, plan: Timetable, *, onnx: bool = False) -> list[dict[str, Any]]:
     """Files of the last step, and of the original: where the steps lose too much, it is left."""
     if onnx and not plan.steps:
         made = [export for export in _exports(request, plan) if _of_a_file(export)]

@@ -16,7 +16,7 @@ from clinipress.records.result import RiskLevel
 from clinipress.study.policy import POLICIES
 from clinipress.text import joined
 
-__all__ = ["Costs", "Schedule", "schedule", "student_schedule"]
+__all__ = ["Pace", "Timetable", "schedule", "student_schedule"]
 
 MARGIN = 0.8  # of the time that is planned for: machines are busy, and the last part is not known
 # Of a plain training step: fake quantization; a network whose half is cut, on the way there
@@ -37,7 +37,7 @@ AWARE: Mapping[str, Any] = {"step": "qat"}
 
 
 @dataclass(frozen=True)
-class Costs:
+class Pace:
     """What a network takes on this machine, and how much of it there is to do.
 
     Attributes:
@@ -75,7 +75,7 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Timetable:
     """What is done, and what is not.
 
     Attributes:
@@ -91,12 +91,12 @@ class Schedule:
 
 def schedule(
     risk: RiskLevel,
-    costs: Costs,
+    costs: Pace,
     minutes: float,
     *,
     int8: bool = True,
     barred: Mapping[str, str] | None = None,
-) -> Schedule:
+) -> Timetable:
     """The steps of a risk level within a time.
 
     Args:
@@ -136,10 +136,10 @@ def schedule(
             f"fewer epochs than usual, to end in time; all of them take {full:.0f} minutes"
         )
     steps = tuple(_step(step, _epochs(step, share)) for step in wanted)
-    return Schedule(steps, costs.besides + _training(wanted, costs, share), tuple(notes))
+    return Timetable(steps, costs.besides + _training(wanted, costs, share), tuple(notes))
 
 
-def student_schedule(name: str, costs: Costs, minutes: float) -> Schedule:
+def student_schedule(name: str, costs: Pace, minutes: float) -> Timetable:
     """A student of a file of which there is no network, within a time; `costs` are the student's.
 
     It learns from random weights, prunes no further, and is trained for quantization.
@@ -153,10 +153,10 @@ def student_schedule(name: str, costs: Costs, minutes: float) -> Schedule:
         least = costs.besides + costs.teaching + STUDENT[1] * epoch + aware * costs.epoch("qat")
         needed = least / MARGIN / 60
         note = f"no distillation: {minutes:g} minutes are too few, {needed:.0f} would do"
-        return Schedule((), costs.besides, (note,))
+        return Timetable((), costs.besides, (note,))
     student = {"step": "distill", "student": name, "train": {"epochs": epochs, "batch_size": 16}}
     spent = costs.besides + costs.teaching + epochs * epoch + aware * costs.epoch("qat")
-    return Schedule((student, _step("qat", aware)), spent)
+    return Timetable((student, _step("qat", aware)), spent)
 
 
 def _epochs(step: str, share: float) -> int:
@@ -164,7 +164,7 @@ def _epochs(step: str, share: float) -> int:
     return fewest + int(share * (usual - fewest))
 
 
-def _training(steps: Sequence[str], costs: Costs, share: float) -> float:
+def _training(steps: Sequence[str], costs: Pace, share: float) -> float:
     taught = costs.teaching if steps else 0.0
     return taught + sum(_epochs(step, share) * costs.epoch(step) for step in steps)
 
