@@ -65,6 +65,12 @@ def draw(root: Path, each: int, seed: int) -> Path:
     return root
 
 
+@pytest.fixture(autouse=True)
+def no_noise(monkeypatch):
+    """The times of networks of a few weights are noise, and a slower file is not shipped."""
+    monkeypatch.setattr("clinipress.study.choice._slow", lambda *_: None)
+
+
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
     root = tmp_path_factory.mktemp("thirds")

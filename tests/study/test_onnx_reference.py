@@ -46,6 +46,12 @@ def net(tmp_path):
     return foreign_net(tmp_path / "net.onnx", layout="NHWC", ending="Softmax")
 
 
+@pytest.fixture(autouse=True)
+def no_noise(monkeypatch):
+    """The times of networks of a few weights are noise, and a slower file is not shipped."""
+    monkeypatch.setattr("clinipress.study.choice._slow", lambda *_: None)
+
+
 def test_a_file_is_judged_quantized_and_looked_into(tmp_path, net, pictures_folder):
     study = parse_study(tree(net, evidence={"stress": 0, "saliency": 3}))
     said = []

@@ -350,6 +350,8 @@ def _plan(
         plan = _schedule(original["model"], data, opened, request)
     notes += plan.notes
     tree["steps"] = list(plan.steps)
+    if not plan.steps:  # the policy's next rung may be training
+        tree["try_next"] = False
     tree["exports"] = _exports(request, plan, onnx="onnx" in original)
     minutes = max(1, round(plan.seconds / 60))
     doing = joined([str(step["step"]) for step in plan.steps]) or "post-training only"
