@@ -393,7 +393,7 @@ def _division(
     published = set(seen["published_splits"])
     both, only_test = {"train", "test"} <= published, published == {"test"}
     notes = []
-    why = _nothing_to_train(dataset, only_test, request)
+    why = _nothing_to_train(dataset, request)
     if why:
         notes.append(f"nothing is trained ({why}): calibrated on a part, judged on the rest")
     if request.test is not None:
@@ -411,11 +411,11 @@ def _division(
     return split, notes, only_test
 
 
-def _nothing_to_train(dataset: Dataset, only_test: bool, request: Asked) -> str:
+def _nothing_to_train(dataset: Dataset, request: Asked) -> str:
     """Why nothing is trained; "" where something is."""
     if request.post_training is not None:
         return "as asked" if request.post_training else ""
-    if only_test:
+    if {item.split for item in dataset.items if item.split} == {"test"}:
         return "the images are all published as a test split"
     counts = dict.fromkeys(dataset.classes, 0)
     for item in dataset.items:
@@ -549,13 +549,8 @@ def _schedule(
     spec = InputSpec.model_validate(data["input"])
     module = _built(ModelRecipe.model_validate(model), spec, len(opened.classes))
     int8 = request.target is None or "int8" in find_target(request.target).precisions
-    counts = {name: sum(by.values()) for name, by in opened.summary.counts.items()}
-    learning, answering = _paces(module, spec)
-    files = len(_exports(request, Timetable((), 0.0))) + 2
-    others = counts["validation"] + counts["test"]
-    costs = Pace(learning, answering, counts["train"], others, files)
-    only_test = {item.split for item in opened.dataset.items} == {"test"}
-    if _nothing_to_train(opened.dataset, only_test, request):
+    costs = _pace(module, spec, opened, request)
+    if _nothing_to_train(opened.dataset, request):
         return Timetable((), costs.besides)
     return schedule(request.risk, costs, request.minutes, int8=int8, barred=_barred(module))
 
@@ -566,18 +561,23 @@ def _without_network(spec: InputSpec, opened: StudyData, request: Asked) -> Time
         word = "an ONNX file alone is quantized and converted; --student NAME lets a network learn"
         return Timetable((), 0.0, (f"{word} from it",))
     recipe = ModelRecipe(name=request.student, in_channels=spec.channels, mean=0.5, std=0.25)
-    learning, answering = _paces(_built(recipe, spec, len(opened.classes)), spec)
-    counts = {name: sum(by.values()) for name, by in opened.summary.counts.items()}
-    files = len(_exports(request, Timetable((), 0.0))) + 2
-    others = counts["validation"] + counts["test"]
-    costs = Pace(learning, answering, counts["train"], others, files)
+    costs = _pace(_built(recipe, spec, len(opened.classes)), spec, opened, request)
     if "distill" not in POLICIES[request.risk].allowed:
         bar = f"at {request.risk} risk no student may be shipped"
         return Timetable((), costs.besides, (f"no distillation: {bar}",))
     return student_schedule(request.student, costs, request.minutes)
 
 
-def _paces(module: Classifier, spec: InputSpec) -> tuple[float, float]:
+def _pace(module: Classifier, spec: InputSpec, opened: StudyData, request: Asked) -> Pace:
+    """What the network takes here, and how much of it there is to do."""
+    counts = {name: sum(by.values()) for name, by in opened.summary.counts.items()}
+    learning, answering = _seconds(module, spec)
+    files = len(_exports(request, Timetable((), 0.0))) + 2
+    others = counts["validation"] + counts["test"]
+    return Pace(learning, answering, counts["train"], others, files)
+
+
+def _seconds(module: Classifier, spec: InputSpec) -> tuple[float, float]:
     """Seconds of an image in training and in answering, batches of 16."""
     require("torch", extra="compress", what=WHAT)
     import torch

@@ -2,7 +2,8 @@
 
 One thing after the other (scale, order of channels, geometry, order of classes), each with what was
 settled before. A reading is taken where it is better than every other beyond chance: right in more
-cases or, where that does not tell, with a lower Brier score. Anything else is asked for.
+cases or, where that does not tell, with a lower Brier score. Of geometries that differ by no more
+than chance the best is taken, each with its figure; anything else is asked for.
 """
 
 from __future__ import annotations
