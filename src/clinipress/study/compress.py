@@ -247,7 +247,8 @@ def _original(model: Any, factory: str | None, folder: Path, request: Asked) -> 
         return {"model": {"factory": factory, "checkpoint": str(weights)}}
     path = Path(model)
     if not path.is_file():
-        raise InputError("a model file", f"nothing at '{path}'", "check the path")
+        there = "the folder" if path.is_dir() else "nothing at"
+        raise InputError("a model file", f"{there} '{path}'", "check the path")
     if path.suffix.casefold() == ".onnx":
         if factory is not None:
             raise InputError("'network' with a file of weights alone", f"an ONNX file, '{path}'")
