@@ -25,9 +25,9 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -175,57 +175,49 @@ def cell(asked: dict[str, Any], data: Path, run: Path) -> dict[str, Any]:
     return {"status": status, "snr": snr, "agreement": same, "warned": warned} | cut
 
 
-def child(given: argparse.Namespace) -> None:
+def child(asked: dict[str, Any], data: Path, run: Path, outcome: Path) -> None:
     """Write a cell's outcome; what is no refusal is a crash."""
-    asked = json.loads(sys.stdin.read())
     try:
-        outcome = cell(asked, given.data, given.run)
+        told = cell(asked, data, run)
     except BaseException as problem:
         line = (str(problem).strip().splitlines() or [""])[0]
-        outcome = {"status": "CRASH", "line": f"{type(problem).__name__}: {line[:300]}"}
-        import traceback
-
+        told = {"status": "CRASH", "line": f"{type(problem).__name__}: {line[:300]}"}
         traceback.print_exc()
-    given.outcome.write_text(json.dumps(outcome))
+    outcome.write_text(json.dumps(told))
 
 
 def spawned(asked: dict[str, Any], run: Path, given: argparse.Namespace) -> dict[str, Any]:
-    """A cell in a process group of its own, ended where it goes beyond the limits."""
+    """A cell in a process group of its own, ended where it goes beyond the limits.
+
+    It is a fork of this process, which has imported what every cell needs and computed nothing.
+    """
     run.mkdir(parents=True, exist_ok=True)
     outcome = run.parent / f"{run.name}.outcome"
     outcome.unlink(missing_ok=True)
-    command = [sys.executable, __file__, "--child", "--out", str(given.out), "--data", given.data]
-    command += ["--run", str(run), "--outcome", str(outcome)]
-    paths = [str(given.factories.resolve().parent)] if given.factories else []
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
-    }
     began, over, peak = time.monotonic(), "", 0
-    with (run.parent / f"{run.name}.log").open("w") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            text=True,
-            env=environment,
-            start_new_session=True,
-        )
-        if process.stdin is not None:
-            process.stdin.write(json.dumps(asked))
-            process.stdin.close()
-        while True:
-            done, _, usage = os.wait4(process.pid, os.WNOHANG)
-            if done:
-                break
-            peak = max(peak, resident(process.pid))
-            if not over and time.monotonic() - began > given.seconds:
-                over = "TIME"
-            if not over and peak > given.gigabytes * 2**30:
-                over = "MEMORY"
-            if over:
-                os.killpg(process.pid, signal.SIGKILL)
-            time.sleep(0.2)
+    sys.stdout.flush()
+    process = os.fork()
+    if not process:
+        os.setsid()
+        log = os.open(run.parent / f"{run.name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        child(asked, given.data, run, outcome)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    while True:
+        done, _, usage = os.wait4(process, os.WNOHANG)
+        if done:
+            break
+        peak = max(peak, resident(process))
+        if not over and time.monotonic() - began > given.seconds:
+            over = "TIME"
+        if not over and peak > given.gigabytes * 2**30:
+            over = "MEMORY"
+        if over:
+            os.killpg(process, signal.SIGKILL)
+        time.sleep(0.2)
     peak = max(peak, usage.ru_maxrss * 1024)
     facts = {
         "seconds": round(time.monotonic() - began, 1),
@@ -261,6 +253,8 @@ def known(out: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 def run_all(given: argparse.Namespace) -> None:
     """Run what is missing, network by network."""
+    for module in ("torch", "timm", "clinipress.study.flow"):
+        importlib.import_module(module)
     given.out.mkdir(parents=True, exist_ok=True)
     for network, stages in networks(given.factories).items():
         if given.networks and not any(word in network for word in given.networks):
@@ -342,13 +336,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print what is known")
     data = Path(os.environ.get("CLINIPRESS_DATA", ".")) / "brain-mri"
     parser.add_argument("--data", type=Path, default=data)
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--outcome", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.child:
-        child(given)
-    elif given.table:
+    if given.table:
         table(given)
     else:
         run_all(given)
