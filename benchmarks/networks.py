@@ -38,6 +38,7 @@ SHORT = ("train", "prune", "onnx")
 SAMPLE, SIDE, EPOCHS = 240, 64, 2
 FAR = 10.0  # dB; and no more than so many of the images keep their class
 FEW = 0.9
+IDLE = 6  # a cell may wait so many times its limit on a machine with other work
 SMALL_SWIN = {"embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
 
 # name -> arguments; "channels" and "side" are of the input
@@ -169,7 +170,7 @@ def cell(asked: dict[str, Any], data: Path, run: Path) -> dict[str, Any]:
     signal_power = float(((network - network.mean(0)) ** 2).sum())
     snr = 10 * float(np.log10(max(signal_power, 1e-30) / max(noise, 1e-30)))
     same = float((own.argmax(1) == network.argmax(1)).mean())
-    warned = [str(facts[key]) for key in ("warning", "lost") if facts.get(key)]
+    warned = [str(facts[key]) for key in ("warning", "lost", "unlike") if facts.get(key)]
     silent = snr < FAR and same < FEW and not warned
     status = "SILENT" if silent else "works"
     return {"status": status, "snr": snr, "agreement": same, "warned": warned} | cut
@@ -211,7 +212,8 @@ def spawned(asked: dict[str, Any], run: Path, given: argparse.Namespace) -> dict
         if done:
             break
         peak = max(peak, resident(process))
-        if not over and time.monotonic() - began > given.seconds:
+        wall = time.monotonic() - began
+        if not over and (processor(process) > given.seconds or wall > IDLE * given.seconds):
             over = "TIME"
         if not over and peak > given.gigabytes * 2**30:
             over = "MEMORY"
@@ -232,6 +234,15 @@ def spawned(asked: dict[str, Any], run: Path, given: argparse.Namespace) -> dict
     else:
         told = {"status": over or "CRASH", "line": "" if over else "the process was killed"}
     return told | facts
+
+
+def processor(pid: int) -> float:
+    """Seconds of processor time a process took so far, which other jobs do not lengthen."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident(pid: int) -> int:
@@ -290,7 +301,7 @@ def phrase(row: dict[str, Any]) -> str:
         words.append(f"{row['snr']:.0f} dB {row['agreement']:.0%}")
     if row.get("line"):
         words.append(row["line"])
-    words.append(f"({row['seconds']:.0f} s, {row['peak_mb']} MB)")
+    words.append(f"({row['processor_seconds']:.0f} s, {row['peak_mb']} MB)")
     return " ".join(words)
 
 
@@ -313,9 +324,12 @@ def table(given: argparse.Namespace) -> None:
     counts: dict[str, int] = {}
     for c in cells.values():
         counts[c["status"]] = counts.get(c["status"], 0) + 1
-    most = {key: max(c[key] for c in cells.values()) for key in ("seconds", "peak_mb")}
+    keys = ("processor_seconds", "peak_mb")
+    most = {key: max(c[key] for c in cells.values()) for key in keys}
     print(f"\n{len(cells)} cells: " + ", ".join(f"{n} {s}" for s, n in sorted(counts.items())))
-    print(f"at most {most['seconds']:.0f} s and {most['peak_mb']} MB a cell\n")
+    print(
+        f"at most {most['processor_seconds']:.0f} s of processor time and {most['peak_mb']} MB a cell\n"
+    )
     for (name, stage), c in cells.items():
         if c["status"] != "works":
             print(f"- {name} {stage}: {phrase(c)}")
@@ -330,7 +344,7 @@ def main() -> None:
     parser.add_argument("--stages", nargs="*", choices=STAGES, help="only these")
     parser.add_argument("--again", nargs="*", default=(), help="run cells of this status again")
     parser.add_argument("--channels", type=int, choices=(1, 3), default=1)
-    parser.add_argument("--seconds", type=float, default=300, help="limit of a cell")
+    parser.add_argument("--seconds", type=float, default=300, help="of processor time, a cell")
     parser.add_argument("--gigabytes", type=float, default=4, help="limit of a cell")
     parser.add_argument("--keep", action="store_true", help="leave the run folders")
     parser.add_argument("--table", action="store_true", help="print what is known")
