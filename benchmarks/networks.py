@@ -327,9 +327,8 @@ def table(given: argparse.Namespace) -> None:
     keys = ("processor_seconds", "peak_mb")
     most = {key: max(c[key] for c in cells.values()) for key in keys}
     print(f"\n{len(cells)} cells: " + ", ".join(f"{n} {s}" for s, n in sorted(counts.items())))
-    print(
-        f"at most {most['processor_seconds']:.0f} s of processor time and {most['peak_mb']} MB a cell\n"
-    )
+    seconds, memory = most["processor_seconds"], most["peak_mb"]
+    print(f"at most {seconds:.0f} s of processor time and {memory} MB a cell\n")
     for (name, stage), c in cells.items():
         if c["status"] != "works":
             print(f"- {name} {stage}: {phrase(c)}")
