@@ -134,6 +134,7 @@ def study(network: str, chain: list[str], stage: str, channels: int) -> dict[str
         "try_next": False,
         "open_test": False,
         "bootstrap": 100,
+        "threads": 1,
         "evidence": {"stress": 0, "saliency": 0},
         "data": {
             "modality": "brain-mri",
