@@ -377,3 +377,67 @@ def test_f17_traced_as_timm_says(name):
     net.get_classifier = None
     side = 160 if "vit" in name else 32
     assert head_names(net, (1, side, side)) == told
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: torch.empty_like(t, device="meta"), "a tensor that is without numbers"),
+        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "a tensor that is quantized"),
+        (lambda t: t.to(torch.complex64), "a tensor that is complex"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_are_no_plain_floats_are_one_line(tmp_path, change, message):
+    state = network().state_dict()
+    last = list(state)[-2]
+    torch.save(state | {last: change(state[last])}, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=message):
+        loaded(tmp_path / "w.pt")
+
+
+def test_sparse_weights_and_masks_of_pruning_are_read(tmp_path):
+    net = network()
+    name = next(n for n, part in net.named_modules() if isinstance(part, nn.Linear))
+    mask = (torch.rand_like(net.get_submodule(name).weight) > 0.5).float()
+    net.get_submodule(name).weight.data *= mask
+    expected, state = answers(net), net.state_dict()
+    sparse = state | {f"{name}.weight": state[f"{name}.weight"].to_sparse()}
+    torch.save({"state_dict": sparse}, tmp_path / "sparse.pt")
+    weight = state.pop(f"{name}.weight")
+    pruned = state | {f"{name}.weight_orig": weight + (1 - mask), f"{name}.weight_mask": mask}
+    torch.save(pruned, tmp_path / "pruned.pt")
+    for file in ("sparse.pt", "pruned.pt"):
+        torch.testing.assert_close(loaded(tmp_path / file), expected, atol=TOLERANCE, rtol=0)
+
+
+def test_a_part_of_other_names_is_named(tmp_path):
+    state = network().state_dict()
+    head = list(state)[-1].rpartition(".")[0]
+    torch.save({n.replace(head, "my_head"): t for n, t in state.items()}, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"in their place it may have 'my_head\.weight'"):
+        loaded(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"\xff\xd8\xff\xe0JFIF", "a JPEG picture"),
+        (b"\x89HDF\r\n", "an HDF5 file, as Keras writes"),
+        (b"", "an empty file"),
+    ],
+)
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+def test_what_lies_there_in_place_of_weights_is_named(tmp_path, name, content, message):
+    """It was called a pickle with code in it, and a script that unpickles it was advised."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelError, match=message):
+        loaded(tmp_path / name)
+
+
+def test_arrays_in_place_of_tensors_have_a_way_out(tmp_path):
+    torch.save({n: t.numpy() for n, t in network().state_dict().items()}, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"NumPy arrays.*torch\.as_tensor"):
+        loaded(tmp_path / "w.pt")

@@ -250,3 +250,313 @@ def test_equal_answers_need_no_choice():
 
 def test_the_right_order_is_left_alone():
     check_order(reading("a", 3.0), CLASSES, "--classes")
+
+
+# --- what people give -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """The study that `compress` would run, and what it said: nothing is measured."""
+
+    class PlannedError(Exception):
+        pass
+
+    def stop(study, *_, **__):
+        raise PlannedError(study)
+
+    monkeypatch.setattr("clinipress.study.flow.run_study", stop)
+
+    def plan(model, data, tmp_path, **arguments):
+        lines = []
+        arguments = {"size": 64, "post_training": True, "out": tmp_path / "run", **arguments}
+        with pytest.raises(PlannedError) as caught:
+            clinipress.compress(model, data, progress=Said(lines), **arguments)
+        return caught.value.args[0], lines
+
+    return plan
+
+
+class Said:
+    """A listener that keeps the lines."""
+
+    def __init__(self, lines):
+        self.say = lines.append
+
+    def __getattr__(self, name):
+        from clinipress.progress import SILENT
+
+        return getattr(SILENT, name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": "64"}, "a size of 8 to 4,096 pixels"),
+        ({"size": (3, 64, 64)}, "a size of 8 to 4,096 pixels"),
+        ({"size": 0}, "a size of 8 to 4,096 pixels"),
+        ({"mean": (0.5, 0.4), "std": 0.25}, "one number, or one for each of 3 channels"),
+        ({"mean": 0.5, "std": 0.0}, "a std of pixels"),
+        ({"mean": (123.7, 116.3, 103.5), "std": (58.4, 57.1, 57.4)}, "divide .* by 255"),
+        ({"minutes": "5"}, "minutes above 0"),
+        ({"channels": 2}, "1 or 3 channels"),
+        ({"target": ["raspberry-pi-5", "cpu-x86"]}, "one target"),
+        ({"classes": {"left", "middle", "right"}}, "a list of class names"),
+        ({"classes": "left"}, "a list of class names"),
+        ({"onnx": {"scale": "0..1"}}, "'onnx' with an ONNX file alone"),
+        ({"student": "resnet18"}, "'student' with an ONNX file alone"),
+        ({"network": "resnet18"}, "'network' with a file of weights alone"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_one_line(sets, tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        clinipress.compress(Thirds(), sets[0], out=tmp_path / "run", **arguments)
+
+
+@pytest.mark.parametrize("data", [None, [1, 2], torch.utils.data.DataLoader([1, 2])])
+def test_data_that_are_no_path_are_one_line(tmp_path, data):
+    with pytest.raises(InputError, match=r"the path of labelled images.*write a table"):
+        clinipress.compress(Thirds(), data, out=tmp_path / "run")
+
+
+def test_code_of_ours_runs_only_where_it_is_allowed(sets, tmp_path, monkeypatch):
+    """It ran while the input was looked for, before anybody asked."""
+    (tmp_path / "ran_unasked.py").write_text("open('ran', 'w').close()\ndef make(**_): ...\n")
+    monkeypatch.chdir(tmp_path)
+    torch.save(Thirds().state_dict(), "w.pt")
+    with pytest.raises(InputError, match="runs no code of yours unasked"):
+        clinipress.compress("w.pt", sets[0], network="ran_unasked:make", out=tmp_path / "run")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_all_classes_are_among_the_images_that_are_tried():
+    """Of 374 keys in the order of their classes the first 200 were taken: no image of the last."""
+    from clinipress.study.compress import _spread
+
+    for count in (5, 200, 201, 374, 399, 400, 1000):
+        chosen = _spread(range(count), 200)
+        assert len(set(chosen)) == min(count, 200)
+        assert (chosen[0], chosen[-1]) == (0, count - 1)
+
+
+def test_a_leaking_test_split_is_none_that_the_model_has_not_seen(sets, tmp_path, planned):
+    """Images of the training folder again in the test set: a model has seen them."""
+    import shutil
+
+    root = tmp_path / "leaking"
+    shutil.copytree(sets[0], root / "train")
+    shutil.copytree(sets[1], root / "test")
+    for number in range(20):
+        shutil.copy(
+            root / "train/left" / f"{number:03}.png", root / "test/left" / f"again{number}.png"
+        )
+    study, lines = planned(Thirds(), root, tmp_path)
+    assert not study.reference.unseen
+    assert any("20 of the other images share a near-duplicate" in line for line in lines)
+    assert study.may_have_seen_test(20)
+    assert not study.may_have_seen_test(0)
+    study, lines = planned(Thirds(), root, tmp_path, unseen=True, out=tmp_path / "other")
+    assert study.reference.unseen
+    assert not study.may_have_seen_test(20)
+    assert not any("share a near-duplicate" in line for line in lines)
+
+
+def hooked():
+    net = Thirds()
+    net.kept = {}
+    net.norm.register_forward_hook(lambda _, __, value: net.kept.__setitem__("last", value))
+    net(torch.rand(2, 3, 64, 64))
+    return net
+
+
+def normed_by_hooks():
+    net = Thirds()
+    torch.nn.utils.weight_norm(net.last)
+    return net
+
+
+def masked():
+    net = Thirds()
+    torch.nn.utils.prune.random_unstructured(net.last, "weight", 0.2)
+    return net
+
+
+def frozen():
+    return Thirds().requires_grad_(False)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("make", [hooked, normed_by_hooks, masked, frozen])
+def test_networks_as_scripts_leave_them_are_taken(make):
+    """Activations in attributes, old norms, masks and frozen layers; all of a copy can learn."""
+    from clinipress.models.parametrized import plain_copy
+    from clinipress.models.weights import safetensors_bytes
+
+    net, images = make(), torch.rand(2, 3, 64, 64)
+    copied = plain_copy(net)
+    with torch.no_grad():
+        torch.testing.assert_close(copied(images), net(images))
+    assert all(parameter.requires_grad for parameter in copied.parameters())
+    assert safetensors_bytes(copied.state_dict(), {})
+    plain_copy(copied)(images).sum().backward()
+
+
+class WithState(Thirds):
+    def get_extra_state(self):
+        return {"a": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: torch.jit.trace(Thirds(), torch.rand(1, 3, 64, 64)), "a TorchScript program"),
+        (lambda: nn.Sequential(nn.LazyConv2d(3, 1)), "which has none yet"),
+        (lambda: Thirds().to("meta"), "which has none yet"),
+        (WithState, "get_extra_state"),
+        (
+            lambda: torch.ao.quantization.quantize_dynamic(Thirds(), {nn.Linear}),
+            "of a quantized layer",
+        ),
+    ],
+)
+def test_networks_that_cannot_be_taken_are_one_line(make, message, sets, tmp_path):
+    with pytest.raises(InputError, match=message):
+        clinipress.compress(make(), sets[0], out=tmp_path / "run")
+
+
+class WithoutGradients(Thirds):
+    @torch.no_grad()
+    def forward(self, images):
+        return super().forward(images)
+
+
+def test_a_network_without_gradients_is_compressed_after_training(sets, tmp_path, planned):
+    arguments = {"test": sets[1], "post_training": None}
+    study, lines = planned(WithoutGradients(), sets[0], tmp_path, **arguments)
+    assert study.steps == ()
+    assert any("computes without gradients" in line for line in lines)
+
+
+# --- ways of reading that fewer scripts have --------------------------------------------------
+
+
+class Hues(nn.Module):
+    """SYNTHETIC: which colour a picture is of, by the distance to three that it has been told."""
+
+    def __init__(self, mean, std, blue_first):
+        super().__init__()
+        self.first = nn.Conv2d(3, 3, 1)
+        aims = torch.tensor(COLOURS)
+        mean, std = (torch.tensor(v, dtype=torch.float32).expand(3) for v in (mean, std))
+        aims = ((aims.flip(1) if blue_first else aims) - mean) / std
+        with torch.no_grad():  # |x - aim|^2 less |x|^2
+            self.first.weight.copy_(6 * aims[:, :, None, None])
+            self.first.bias.copy_(-3 * aims.square().sum(1))
+        self.eval()
+
+    def forward(self, images):
+        return self.first(images.mean((2, 3), keepdim=True)).flatten(1)
+
+
+COLOURS = ((0.35, 0.30, 0.55), (0.55, 0.30, 0.35), (0.62, 0.35, 0.40))
+
+
+@pytest.fixture(scope="module")
+def hues(tmp_path_factory):
+    """SYNTHETIC pictures of three colours, two of them each other's with red and blue exchanged."""
+    generator, root = np.random.default_rng(0), tmp_path_factory.mktemp("hues")
+    for name, colour in zip(CLASSES, COLOURS, strict=True):
+        (root / name).mkdir()
+        for copy in range(60):
+            pixels = np.asarray(colour) + generator.normal(0, 0.02, 3)
+            pixels = pixels + np.kron(generator.normal(0, 0.08, (8, 8, 3)), np.ones((9, 9, 1)))
+            image = Image.fromarray((255 * pixels.clip(0, 1)).astype(np.uint8))
+            image.save(root / name / f"{copy:03}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "blue_first"),
+    [
+        (MEAN, STD, True),  # levels as of red first: nobody turned them
+        (MEAN[::-1], STD[::-1], True),
+        (0.0, 1.0, True),
+        (0.0, 1.0, False),
+        (0.5, 0.25, False),
+    ],
+)
+def test_colours_and_levels_that_nobody_names_are_found(
+    hues, tmp_path, planned, mean, std, blue_first
+):
+    from clinipress.models.classifier import new_classifier
+
+    net = Hues(mean, std, blue_first)
+    study, lines = planned(net, hues, tmp_path)
+    recipe = study.reference.model
+    assert any("was tried on" in line for line in lines)
+    assert (recipe.channels == "BGR") == blue_first
+    from clinipress.models.zoo import given
+
+    image = np.asarray(Image.open(hues / "left" / "000.png").resize((64, 64)))
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+    levels = [torch.tensor(v, dtype=torch.float32).reshape(-1, 1, 1) for v in (mean, std)]
+    plain = (pixels.float() / 255).flip(1) if blue_first else pixels.float() / 255
+    with torch.no_grad(), given(net) as factory:
+        known = recipe.model_copy(update={"factory": factory})
+        _, module = new_classifier(known, study.data.input, 3, recipe.mean, recipe.std)
+        torch.testing.assert_close(module(pixels), net((plain - levels[0]) / levels[1]))
+
+
+def test_levels_that_no_script_is_known_for_are_asked_for(hues, tmp_path):
+    net = Hues(0.8, 0.13, False)
+    with pytest.raises(InputError, match=r"how the network wants its images.*--mean and --std"):
+        clinipress.compress(net, hues, size=64, out=tmp_path / "run")
+
+
+# --- other files and folders given as a model -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("card.json", r"compressed already.*clinipress run; to judge it: clinipress evaluate"),
+        ("result.json", r"the run folder of a study"),
+        ("other.txt", r"a model file, got the folder"),
+    ],
+)
+def test_folders_of_ours_are_refused_with_the_command(tmp_path, name, message):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / name).write_text("{}")
+    with pytest.raises(InputError, match=message):
+        clinipress.compress(folder, tmp_path, network="resnet18", out=tmp_path / "run")
+
+
+def test_a_runtimes_file_is_refused_with_the_way_out(tmp_path):
+    (tmp_path / "model.tflite").write_bytes(b"0000TFL3")
+    with pytest.raises(InputError, match=r"a file for LiteRT.*clinipress evaluate"):
+        clinipress.compress(tmp_path / "model.tflite", tmp_path, out=tmp_path / "run")
+
+
+def test_the_folder_of_a_hub_model_is_a_model_and_several_sets_are_told_apart(
+    sets, tmp_path, planned, monkeypatch
+):
+    (tmp_path / "mine_of_thirds.py").write_text(
+        "import sys\ndef make(**_):\n    return sys.modules['test_compress'].Thirds()\n"
+    )
+    monkeypatch.setitem(
+        __import__("sys").modules, "test_compress", __import__("sys").modules[__name__]
+    )
+    monkeypatch.chdir(tmp_path)
+    folder, options = tmp_path / "hub", {"network": "mine_of_thirds:make", "allow_code": True}
+    folder.mkdir()
+    old, new = Thirds(order=(2, 0, 1)).state_dict(), Thirds().state_dict()
+    torch.save({"state_dict": old, "state_dict_ema": new}, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="name yours: --checkpoint-key"):
+        clinipress.compress(folder, sets[0], out=tmp_path / "run", **options)
+    study, _ = planned(folder, sets[0], tmp_path, checkpoint_key="state_dict_ema", **options)
+    assert study.reference.model.checkpoint_key == "state_dict_ema"

@@ -220,6 +220,16 @@ def compress(
         str | None, typer.Option("--mean", help="Of pixels in [0, 1]: one number, or r,g,b.")
     ] = None,
     std: Annotated[str | None, typer.Option("--std", help="Likewise.")] = None,
+    bgr: Annotated[
+        bool | None,
+        typer.Option("--bgr/--rgb", help="Whether its input has blue first, as OpenCV reads."),
+    ] = None,
+    checkpoint_key: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint-key", help="Of a file with several sets of weights: the name of yours."
+        ),
+    ] = None,
     student: Annotated[
         str | None, typer.Option("--student", help="Of an .onnx file: what learns from it.")
     ] = None,
@@ -260,6 +270,8 @@ def compress(
         size=None if size is None else pixels(size),
         mean=None if mean is None else numbers(mean, "--mean"),
         std=None if std is None else numbers(std, "--std"),
+        bgr=bgr,
+        checkpoint_key=checkpoint_key,
         class_map=parse_class_map(_pairs(class_map)),
         student=student,
         onnx=_onnx_facts(onnx),

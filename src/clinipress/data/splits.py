@@ -56,6 +56,13 @@ class Split:
     dropped: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def shared_with_test(self) -> int:
+        """Images left out since they share a unit with the test split that was given."""
+        return sum(
+            why.partition(" the published test image '")[1] != "" for why in self.dropped.values()
+        )
+
+    @property
     def digest(self) -> str:
         """sha256 over all of it; the order of the images does not matter."""
         return digest_of(self._facts() | {"assignment": dict(self.assignment)})

@@ -38,6 +38,7 @@ def caps(
     baseline: Mapping[str, bool],
     baseline_accuracy: Interval | None,
     may_have_seen: bool = False,
+    shared: int = 0,
 ) -> tuple[Reason, ...]:
     """Why no verdict on a split is better than inconclusive; empty where nothing stands against it.
 
@@ -50,13 +51,14 @@ def caps(
         baseline: Image -> whether facts of its file alone give the right class.
         baseline_accuracy: Of that, where no image of the split is in `baseline`.
         may_have_seen: Nobody says that the reference was trained on none of these images.
+        shared: Images of the rest of the data that share a unit with these.
     """
     reasons = []
     if rule_changes:
         changes = [change.model_dump() for change in rule_changes]
         reasons.append(_cap("rules changed", changes=changes))
     if may_have_seen:
-        reasons.append(_cap("may have seen"))
+        reasons.append(_cap("may have seen", **({"shared": shared} if shared else {})))
     asked = {
         metric: floor for metric, floor in floors.items() if not _trivial(metric, floor, reference)
     }

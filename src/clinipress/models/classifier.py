@@ -24,10 +24,16 @@ from clinipress.models.contract import check_contract
 from clinipress.models.cost import evaluating
 from clinipress.models.origins import weights_path
 from clinipress.models.outputs import Found, adapt, looked_at, words
-from clinipress.models.pretrained import load_checkpoint, load_pretrained
+from clinipress.models.pretrained import load_checkpoint, load_pretrained, turn_colours
 from clinipress.models.pruning.pruned import replay
 from clinipress.models.weights import laid_out, load_state, read_tensors, safetensors_bytes
-from clinipress.models.zoo import catalogued, channels_taken, create_backbone, own_normalisation
+from clinipress.models.zoo import (
+    GIVEN,
+    catalogued,
+    channels_taken,
+    create_backbone,
+    own_normalisation,
+)
 from clinipress.recipe.code import Permission, check_code
 from clinipress.recipe.steps import ModelRecipe
 from clinipress.records.candidate import Card, InputSpec, ModelSpec, PerChannel
@@ -40,6 +46,7 @@ __all__ = [
     "check_network",
     "check_pretrained",
     "fresh_backbone",
+    "network_words",
     "new_classifier",
     "notes",
 ]
@@ -167,6 +174,8 @@ def new_classifier(
         load_checkpoint(backbone, weights_path(recipe.checkpoint), key=key, image=image)
     if recipe.mean is None and (own := own_normalisation(backbone, in_channels)) is not None:
         mean, std = 0.0, own
+    if recipe.channels == "BGR":
+        mean, std = (v if isinstance(v, float | int) else (v[2], v[1], v[0]) for v in (mean, std))
     spec = ModelSpec(
         name=named.name if named else recipe.name,
         factory=recipe.factory,
@@ -178,11 +187,20 @@ def new_classifier(
         output=found.output,
         layout="contiguous" if found.contiguous else None,
     )
-    what = f"a network '{recipe.name or recipe.factory}'"
+    what = network_words(recipe)
     module = _classifier(backbone, spec, input_spec)
+    if recipe.channels == "BGR":
+        turn_colours(module.backbone, image, what)
     _check_output(module, what, num_classes)
     check_network(module, what)
     return spec, module
+
+
+def network_words(recipe: ModelRecipe) -> str:
+    """A network for a message."""
+    if (recipe.factory or "").startswith(f"{GIVEN}:"):
+        return "the network that was given"
+    return f"a network '{recipe.name or recipe.factory}'"
 
 
 def check_pretrained(network: str, weights: str) -> None:
@@ -207,7 +225,7 @@ def fresh_backbone(
     Raises:
         ModelError: It cannot be made, or fails on these images.
     """
-    what = f"a network '{recipe.name or recipe.factory}'"
+    what = network_words(recipe)
     size = (input_spec.height, input_spec.width)
 
     def made(channels: int) -> nn.Module:

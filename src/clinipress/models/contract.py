@@ -49,6 +49,12 @@ def check_contract(backbone: nn.Module, channels: int, size: tuple[int, int], wh
 def _check(network: nn.Module, pixels: Tensor, what: str, tolerance: float) -> None:
     with torch.no_grad():
         together, again = network(pixels), network(pixels)
+        if not bool(together.isfinite().all()):
+            raise ModelError(
+                f"{what} that gives finite logits",
+                "NaN or infinity for an image of noise",
+                "are its weights whole? a variance of a batch norm below 0 gives NaN",
+            )
         allowed = tolerance * float(together.abs().max())
         if not float((together - again).abs().max()) <= allowed:
             raise ModelError(
@@ -68,15 +74,24 @@ def _check(network: nn.Module, pixels: Tensor, what: str, tolerance: float) -> N
         )
     with torch.enable_grad():
         end = last_operation(network(pixels[:1].clone().requires_grad_()))
-    sums = together.sum(1)
-    if not end and float(together.min()) >= 0 and bool(((sums - 1).abs() < 1e-4).all()):
-        end = "values of 0 and more whose sum is 1"
+    end = end or strange_answers(together)
     if end:
         raise ModelError(
             f"{what} that gives logits",
             f"probabilities: it ends in {end}",
             "return what comes before it; clinipress makes probabilities of logits by itself",
         )
+
+
+def strange_answers(rows: Tensor) -> str:
+    """What answers ``[n, classes]`` to noise are if no logits: shares of a whole, or decisions."""
+    if rows.shape[1] < 2 or float(rows.min()) < 0:
+        return ""
+    sums = rows.sum(1)
+    whole = float(sums.mean())
+    if whole > 0 and bool(((sums - whole).abs() < 1e-4 * whole).all()):
+        return f"values of 0 and more whose sum is {whole:.4g} for each image"
+    return ""
 
 
 def _company(network: nn.Module, what: str, found: str) -> ModelError:

@@ -21,7 +21,7 @@ from clinipress.models.packages import package_weights
 from clinipress.recipe.steps import ModelRecipe, OnnxRecipe
 from clinipress.records.store import digest_of, sha256_of
 
-__all__ = ["Hashed", "outside", "source_digest", "weights_path"]
+__all__ = ["IN_FOLDERS", "Hashed", "outside", "source_digest", "weights_path"]
 
 PACKAGE = "package:"
 # a MONAI bundle's weights, a model of the Hugging Face hub

@@ -327,7 +327,8 @@ def _ending(value: Tensor, single: bool) -> Ending:
         return "sigmoid" if last_operation(value) == PROBABILITIES["Sigmoid"] else ""
     rows = value.detach().reshape(len(value), -1)
     sums = bool(((rows.sum(1) - 1).abs() < SUM).all()) and rows.shape[1] > 1
-    return "softmax" if sums and float(rows.min()) >= 0 else ""
+    shares = bool(((rows != 0) & (rows != 1)).any())  # or else decisions, which have no logits
+    return "softmax" if sums and shares and float(rows.min()) >= 0 else ""
 
 
 def last_operation(value: Tensor) -> str:

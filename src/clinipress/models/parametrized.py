@@ -6,16 +6,93 @@ evaluation mode too. ``torch.nn.utils.parametrizations`` do the same by the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-__all__ = ["parametrized", "renamed"]
+from clinipress.errors import ModelError
+
+__all__ = ["parametrized", "plain_copy", "renamed"]
+
+
+def plain_copy(network: nn.Module) -> nn.Module:
+    """A float32 copy on the CPU of a network that a caller holds, every weight of which can learn.
+
+    Norms of weights become parametrizations, masks of ``torch.nn.utils.prune`` zeros. Whatever
+    hooks or forward passes left in it (features of a layer) is copied as plain numbers.
+
+    Raises:
+        ModelError: It is a program or a quantized network, its weights are not there yet, or it
+            cannot be copied.
+    """
+    _check_weights(network)
+    memo = {id(tensor): tensor.detach().clone() for tensor in _computed(network)}
+    try:
+        copied = copy.deepcopy(network, memo)
+    except Exception as problem:  # what a user's module does when it is copied
+        raise ModelError(
+            "a network that can be copied",
+            f"{type(problem).__name__}: {str(problem).partition(chr(10))[0][:200]}",
+            "save its state_dict() and name the function that builds it",
+        ) from problem
+    copied = parametrized(copied).cpu().float()
+    for part in copied.modules():
+        for hook in list(part._forward_pre_hooks.values()):
+            if isinstance(hook, prune.BasePruningMethod):
+                prune.remove(part, hook._tensor_name)
+    for parameter in copied.parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_(True)
+    return copied
+
+
+def _check_weights(network: nn.Module) -> None:
+    if isinstance(network, torch.jit.ScriptModule):
+        raise ModelError(
+            "a torch.nn.Module as Python builds it",
+            f"a TorchScript program ('{type(network).__name__}')",
+            "give the network that it was made of",
+        )
+    state = network.state_dict()
+    odd = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
+    if odd is not None or any(value.is_quantized for value in state.values()):
+        name = odd or next(name for name, value in state.items() if value.is_quantized)
+        raise ModelError(
+            "a network whose state is tensors of floats",
+            f"'{name}', a {type(state[name]).__name__} of a quantized layer or of get_extra_state",
+            "give the network as it was before quantization, without extra state",
+        )
+    for name, value in state.items():
+        if is_lazy(value) or value.is_meta:
+            raise ModelError(
+                "a network that has its weights",
+                f"'{name}', which has none yet",
+                "run an image through it, or load its weights, before you give it",
+            )
+
+
+def _computed(value: Any, depth: int = 0) -> Iterator[Tensor]:
+    """Tensors of autograd's graph that modules, and what they hold in lists, keep: no parameters.
+
+    They cannot be copied as they are.
+    """
+    if isinstance(value, Tensor):
+        if value.grad_fn is not None:
+            yield value
+    elif isinstance(value, nn.Module) and depth == 0:
+        for part in value.modules():
+            yield from _computed(vars(part), 1)
+    elif isinstance(value, dict | list | tuple | set) and depth < 6:
+        members = value.values() if isinstance(value, dict) else value
+        for member in list(members):
+            yield from _computed(member, depth + 1)
 
 
 def parametrized(network: nn.Module) -> nn.Module:

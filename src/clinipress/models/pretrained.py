@@ -18,7 +18,7 @@ from clinipress.models.cost import evaluating
 from clinipress.models.parametrized import renamed
 from clinipress.models.weights import WeightFile, counts, load_state, read_weights
 
-__all__ = ["head_names", "load_checkpoint", "load_pretrained", "take_shared"]
+__all__ = ["head_names", "load_checkpoint", "load_pretrained", "take_shared", "turn_colours"]
 
 OWN_NETS = "clinipress.models."  # their modules may know other layouts of their weights
 # what the names of a network below one of these words may be renamed from
@@ -119,6 +119,46 @@ def load_checkpoint(
             )
     _refuse_misfits(state, own, path)
     load_state(backbone, state, strict=False)
+
+
+def turn_colours(backbone: nn.Module, image: tuple[int, int, int], what: str) -> None:
+    """Let a network that takes blue, green, red take red, green, blue instead, in place.
+
+    The weights of its first convolution change places; that this did it is looked at.
+
+    Args:
+        backbone: Gives logits.
+        image: (3, height, width) of its input.
+        what: It, for the message.
+
+    Raises:
+        ModelError: Its colours do not go into a convolution alone.
+    """
+    noise = torch.randn(2, *image, generator=torch.Generator().manual_seed(0))
+    convolutions = [
+        part
+        for part in backbone.modules()
+        if isinstance(part, nn.Conv2d) and part.in_channels == image[0] == 3 and part.groups == 1
+    ]
+    with evaluating(backbone), torch.no_grad():
+        wanted = backbone(noise.flip(1))
+        for part in convolutions[:1]:
+            part.weight = part.weight.flip(1) if _is_computed(part) else _turned(part.weight)
+        got = backbone(noise)
+    if not float((got - wanted).abs().max()) <= 1e-3 * float(wanted.abs().max()):
+        raise ModelError(
+            f"{what} whose first convolution takes the colours, for channels: BGR",
+            "one that answers otherwise when the weights there change places",
+            "turn the colours in the network itself",
+        )
+
+
+def _is_computed(part: nn.Conv2d) -> bool:
+    return not isinstance(part.weight, nn.Parameter)  # of a parametrization, which takes it in
+
+
+def _turned(weight: Tensor) -> nn.Parameter:
+    return nn.Parameter(weight.flip(1), requires_grad=weight.requires_grad)
 
 
 def _renamed(

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from clinipress.errors import ModelError
+from clinipress.records.store import strange_content
 
 __all__ = [
     "WeightFile",
@@ -50,6 +51,7 @@ NORMED = (("parametrizations.weight.original0", "weight_g"),
           ("parametrizations.weight.original1", "weight_v"))  # fmt: skip
 NAMES_SHOWN = 4
 STAND_INS_TRIED = 20
+OBJECTS_ALONE = 8  # more are no networks
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ class WeightFile:
         what = f"the weights of this network in '{self.path}'"
         index, root = self._index(own), _root(list(own))
         needed = [name for name in own if counts(name) and name not in optional]
-        best, most = needed, -1
+        best, most, at = needed, -1, ""
         for anchor in needed:
             for prefix in _prefixes(index, anchor.removeprefix(root)):
                 missing = [
@@ -232,21 +234,27 @@ class WeightFile:
                     if _find(index, prefix + name.removeprefix(root)) is None
                 ]
                 if len(needed) - len(missing) > most and (key is None or _below(prefix, key)):
-                    best, most = missing, len(needed) - len(missing)
+                    best, most, at = missing, len(needed) - len(missing), prefix
             if most >= 0:
                 break
+        taken = {*filter(None, (_find(index, f"{at}{name.removeprefix(root)}") for name in needed))}
         objects = [name for name in self.objects if not _is_extra(name)]
         if objects and most < len(needed) / 2:
             return _objects_refused(self.path, objects)
         got = f"a file without {len(best)} of {len(needed)} of them, such as '{best[0]}'"
         if key is not None:
             return ModelError(what, f"none below '{key}'", f"it holds {self._held()}")
+        others = [name for name in self.tensors if name not in taken and not BESIDE.search(name)]
+        if 0 < len(best) < len(needed) / 2 and others:  # most of it is there: a part of other names
+            got = f"{got}; in their place it may have {self._held(others)}"
+            fix = "build the network with that part (model.factory), or rename it in the file"
+            return ModelError(what, got, fix)
         return ModelError(
             what, f"{got} (it holds {self._held()})", "is it the same network? check model.name"
         )
 
-    def _held(self) -> str:
-        names = list(self.tensors)
+    def _held(self, names: Sequence[str] = ()) -> str:
+        names = names or list(self.tensors)
         shown = ", ".join(f"'{name}'" for name in names[:NAMES_SHOWN])
         return f"{shown} and {len(names) - NAMES_SHOWN} more" if names[NAMES_SHOWN:] else shown
 
@@ -354,18 +362,21 @@ def read_weights(path: Path) -> WeightFile:
     """
     if not path.is_file():
         raise ModelError("a file with weights", f"nothing at '{path}'", "check the path")
-    if _is_safetensors(path):
+    if _is_safetensors(path) and not strange_content(path):
         tensors, facts = read_tensors(path)
         # safetensors keeps a shared tensor once, and says which names it left out
         tensors |= {name: tensors[kept] for name, kept in facts.items() if kept in tensors}
         return WeightFile(path, tensors)
+    if said := strange_content(path):
+        raise _damaged(path, said)
     tree = _read_torch(path)
     tensors, places, objects = {}, {}, []
     for place, name, value in _leaves(tree, ""):
         if isinstance(value, Tensor):
-            tensors[name], places[name] = value.detach(), place
+            tensors[name], places[name] = _plain(value.detach(), name, path), place
         else:
             objects.append(name)
+    _apply_masks(tensors, places)
     if not tensors and (objects or isinstance(tree, _StandIn)):
         raise _objects_refused(path, sorted(objects, key=_is_extra))
     if not tensors:
@@ -375,6 +386,33 @@ def read_weights(path: Path) -> WeightFile:
             "save it with torch.save(network.state_dict(), ...) or as safetensors",
         )
     return WeightFile(path, tensors, places, tuple(objects))
+
+
+def _plain(tensor: Tensor, name: str, path: Path) -> Tensor:
+    """A tensor of plain numbers, one beside the other.
+
+    Raises:
+        ModelError: It has no numbers, or others than a float network computes with.
+    """
+    kind = "quantized" if tensor.is_quantized else "without numbers" if tensor.is_meta else ""
+    kind = kind or ("complex" if tensor.is_complex() else "")
+    if kind:
+        raise ModelError(
+            f"float weights in '{path}'",
+            f"'{name}', a tensor that is {kind}",
+            "save the network as it was trained in float, its weights loaded",
+        )
+    return tensor if tensor.layout is torch.strided else tensor.to_dense()
+
+
+def _apply_masks(tensors: dict[str, Tensor], places: dict[str, str]) -> None:
+    """Weights under a mask of ``torch.nn.utils.prune`` that nobody removed, in place."""
+    for masked in [name for name in tensors if name.endswith("_mask")]:
+        name, original = masked.removesuffix("_mask"), masked.removesuffix("_mask") + "_orig"
+        if original in tensors and tensors[original].shape == tensors[masked].shape:
+            tensors[name] = tensors.pop(original) * tensors.pop(masked)
+            places[name] = places.pop(original)
+            del places[masked]
 
 
 def _leaves(tree: Any, place: str) -> Iterator[tuple[str, str, Any]]:
@@ -472,6 +510,13 @@ def _objects_refused(path: Path, objects: Sequence[str] = ()) -> ModelError:
         what, read = "a TorchScript program", f"m = torch.jit.load('{path.name}', 'cpu')"
     elif _names_fastai(path):
         read = f"from fastai.learner import load_learner; m = load_learner('{path.name}').model"
+    elif len(objects) > OBJECTS_ALONE:  # a dictionary of arrays
+        return ModelError(
+            f"tensors in '{path}'",
+            f"{len(objects)} objects in their place, such as '{objects[0]}' (NumPy arrays?)",
+            f"save them as tensors: import torch, safetensors.torch as s; {read}; s.save_file("
+            f"{{k: torch.as_tensor(v).contiguous() for k, v in m.items()}}, '{new}')",
+        )
     elif objects and objects[0]:
         parts = "".join(f"['{part}']" for part in objects[0].split("."))
         what = f"a whole object under '{objects[0]}'"
@@ -497,7 +542,7 @@ def _names_fastai(path: Path) -> bool:
         return any(b"fastai.learner" in archive.read(name) for name in pickles)
 
 
-def _damaged(path: Path, problem: Exception) -> ModelError:
+def _damaged(path: Path, problem: Exception | str) -> ModelError:
     reason = str(problem).split("\n", maxsplit=1)[0][:120] or type(problem).__name__
     return ModelError(
         f"a safetensors file or a PyTorch checkpoint at '{path}'",

@@ -37,6 +37,7 @@ from clinipress.recipe.code import check_arguments, check_code, check_function
 from clinipress.records.candidate import PerChannel
 
 __all__ = [
+    "GIVEN",
     "catalogued",
     "channels_taken",
     "create_backbone",

@@ -10,7 +10,16 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 __all__ = [
     "PHASES",
@@ -95,6 +104,9 @@ class ModelRecipe(Config):
         mean: Mean that a checkpoint was trained with, of pixels in [0, 1]: one number or three.
             None: measured on the training images.
         std: Its standard deviation, likewise.
+        channels: The order of colours in its input: "BGR" of a network trained on pixels as OpenCV
+            reads them (its first layer is turned to RGB; mean and std stay in its own order);
+            None: RGB.
     """
 
     name: str | None = None
@@ -106,6 +118,15 @@ class ModelRecipe(Config):
     in_channels: Literal[1, 3] | None = None
     mean: Level | tuple[Level, Level, Level] | None = None
     std: Spread | tuple[Spread, Spread, Spread] | None = None
+    channels: Literal["RGB", "BGR"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Digests of networks whose order of colours nobody named do not depend on it."""
+        fields: dict[str, Any] = handler(self)
+        if self.channels is None:
+            fields.pop("channels", None)
+        return fields
 
     @model_validator(mode="before")
     @classmethod

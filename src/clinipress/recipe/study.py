@@ -435,10 +435,14 @@ class Study(Config):
                 )
         return self
 
-    @property
-    def may_have_seen_test(self) -> bool:
-        """Whether nobody says that the reference was trained on none of the test images."""
+    def may_have_seen_test(self, shared: int = 0) -> bool:
+        """Whether nobody says that the reference was trained on none of the test images.
+
+        Args:
+            shared: Images beside the test split that share a unit with it: where it is published,
+                a network trained on the rest has seen as much of it.
+        """
         reference, data = self.reference, self.data
         declared = data.test is not None or data.split.by == "published" or data.split.file
         trained = reference.model is None or reference.model.checkpoint is not None
-        return trained and not (reference.unseen or declared)
+        return trained and not reference.unseen and bool(shared or not declared)

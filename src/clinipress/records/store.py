@@ -60,6 +60,7 @@ __all__ = [
     "read_result",
     "sha256_of",
     "storage",
+    "strange_content",
     "versions",
     "write_atomically",
 ]
@@ -430,3 +431,32 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+STRANGE = (
+    (b"version https://git-lfs", "a Git LFS pointer in place of the file: git lfs pull"),
+    (b"<!doctype html", "a web page"),
+    (b"<html", "a web page"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"\x89png", "a PNG picture"),
+    (b"gif8", "a GIF picture"),
+    (b"%pdf", "a PDF"),
+    (b"\x89hdf", "an HDF5 file, as Keras writes"),
+    (b'{"', "a JSON file"),
+)
+
+
+def strange_content(path: Path) -> str:
+    """What a file that should be a model is instead, by its first bytes; "" where they say nothing.
+
+    What downloads and clones leave in place of large files.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(64)
+    except OSError:
+        return ""
+    if not start:
+        return "an empty file"
+    start = start.lstrip().lower()
+    return next((what for magic, what in STRANGE if start.startswith(magic)), "")

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from clinipress.errors import RecipeError
 from clinipress.formats.onnx.count import stored_weights
-from clinipress.models.classifier import Classifier, build, check_network, fresh_backbone
+from clinipress.models.classifier import (
+    Classifier,
+    build,
+    check_network,
+    fresh_backbone,
+    network_words,
+)
 from clinipress.models.cost import evaluating, parameters
 from clinipress.models.outputs import adapt
 from clinipress.recipe.formats import precision_facts
@@ -195,9 +201,7 @@ def check_networks(study: Study) -> None:
         ModelError: One cannot be built, or breaks the contract of `clinipress.models.contract`.
     """
     for recipe in filter(None, map(next_network, study.steps)):
-        check_network(
-            _built(recipe, study.data.input), f"a network '{recipe.name or recipe.factory}'"
-        )
+        check_network(_built(recipe, study.data.input), network_words(recipe))
 
 
 def _built(recipe: ModelRecipe, spec: InputSpec) -> Classifier:

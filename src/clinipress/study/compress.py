@@ -10,34 +10,48 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.sources import Dataset, decode_item, read_dataset
 from clinipress.data.study import StudyData, open_study_data
-from clinipress.errors import ClinipressError, InputError, ModelError
+from clinipress.errors import ClinipressError, DataError, InputError, ModelError
 from clinipress.extras import require
 from clinipress.formats.open import check_toolchains
 from clinipress.progress import SILENT, Progress
+from clinipress.recipe.code import check_code
 from clinipress.recipe.formats import format_facts
 from clinipress.recipe.steps import ModelRecipe
 from clinipress.recipe.study import Study
+from clinipress.recipe.techniques import technique_of
 from clinipress.records.candidate import InputSpec
 from clinipress.records.item import ImageItem
 from clinipress.records.result import Result, RiskLevel
 from clinipress.records.store import Store, digest_of, write_atomically
+from clinipress.stats.metrics import predictions
+from clinipress.stats.paired import mcnemar_exact
 from clinipress.study.devices import find_target
 from clinipress.study.policy import POLICIES, recommended_exports
 from clinipress.study.propose import SIZES, propose
 from clinipress.study.read import parse_study
-from clinipress.study.reading import Reading, best_reading, check_order, table
+from clinipress.study.reading import (
+    Reading,
+    best_reading,
+    check_order,
+    clearly_better,
+    in_best_order,
+    losses_in_best_order,
+    table,
+)
 from clinipress.study.schedule import Pace, Timetable, schedule, student_schedule
 from clinipress.text import joined
 
@@ -52,7 +66,9 @@ PLAN = "compress.json"
 WHAT = "compressing a classifier"
 WEIGHTS = "original.safetensors"
 TRIED = 200  # images to train on, for how the network wants its images
+BETTER_LEVELS = 0.05  # in accuracy, of a mean and deviation that nobody named
 TRIED_FIRST, FINALISTS = 60, 6  # where there are many ways, each is tried on fewer first
+SMALLEST, LARGEST = 64, 4096  # pixels a side: of sizes that are tried, of any
 FEWEST = 20  # images a class to train on; with fewer nothing is trained
 POST_TRAINING = (0.15, 0.25, 0.6)  # calibrated, chosen on, judged on
 # What networks are trained with: words -> mean and standard deviation of pixels in [0, 1]
@@ -79,6 +95,8 @@ class Asked:
     channels: int | None
     mean: float | Sequence[float] | None
     std: float | Sequence[float] | None
+    bgr: bool | None
+    checkpoint_key: str | None
     class_map: Mapping[str, str]
     modality: str | None
     student: str | None
@@ -105,6 +123,8 @@ def compress(
     channels: int | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
+    bgr: bool | None = None,
+    checkpoint_key: str | None = None,
     class_map: Mapping[str, str] | None = None,
     modality: str | None = None,
     student: str | None = None,
@@ -139,6 +159,8 @@ def compress(
         channels: Of its input, 1 or 3; None: what it takes.
         mean: What is taken off pixels in [0, 1], one number or one a channel; None: as for `size`.
         std: What the rest is divided by, likewise.
+        bgr: Whether it takes blue before red, as OpenCV reads; None: as for `size`.
+        checkpoint_key: Of a file with several sets of weights: the name below which yours lies.
         class_map: Name of a folder or label -> name of the class.
         modality: Chooses the augmentation; None: by the names of the classes.
         student: Of an ONNX file alone: a name of ``clinipress models`` for a network that learns
@@ -172,21 +194,26 @@ def compress(
     from clinipress.study.flow import run_study
 
     began = time.monotonic()
-    path = Path(data)
+    path = _path_of(data, "labelled images")
     title = name or title_of(model, network, path)
     folder = Path(out) if out is not None else Path("runs") / title
     request = Asked(
-        target, risk, positive, normal, minutes, None if test is None else str(test),
-        None if classes is None else tuple(classes), size, channels, mean, std,
+        target, risk, positive, normal, minutes,
+        None if test is None else str(_path_of(test, "a test set")),
+        _names(classes), size, channels, mean, std, bgr, checkpoint_key,
         dict(class_map or {}), modality, student, dict(onnx or {}), unseen, post_training, seed,
         threads,
     )  # fmt: skip
     _check(request)
     if not isinstance(model, str | Path):
+        if network is not None:
+            raise InputError("'network' with a file of weights alone", "a PyTorch module")
         model = _unwrapped(model)
+    elif network is not None and ":" in network:
+        check_code([network], "a call", allow_code)
     live = not isinstance(model, str | Path)
     named = nullcontext(network) if isinstance(model, str | Path) else given(model)
-    with named as factory:
+    with _in_words_of_the_call(), named as factory:
         original = _original(model, factory, folder, request)
         dataset = read_dataset(path, class_map=request.class_map)
         study = _study(
@@ -202,32 +229,115 @@ def compress(
     return result
 
 
+# What a message says of a study file -> what it is in this call
+WORDS: Mapping[str, str] = {
+    r"model\.checkpoint_key: ('?[\w.]+'?)": r"--checkpoint-key \1",
+    r"model\.checkpoint_key": "--checkpoint-key",
+    r"to train a head of your own on it, give the file as model\.pretrained": (
+        "to train a head of your own on it: clinipress init DATA --weights FILE"
+    ),
+    r"check model\.name and its arguments|check model\.name": "check --network",
+    r"(set |give )?data\.classes": "say with --classes",
+    r"try another data\.input size or in_channels": "try another --size",
+    r"set data\.input so": "say so with --size",
+    r"(with )?'output'$": "with --onnx output=NAME",
+    r"declare (answers|layout|size|classes|scale|channels|fit): (\w+)": r"say --onnx \1=\2",
+    r"data\.class_map": "--class-map",
+}
+
+
+@contextmanager
+def _in_words_of_the_call() -> Iterator[None]:
+    """Say how to mend it in this call, where a message says how to in a study file."""
+    try:
+        yield
+    except (InputError, ModelError, DataError) as problem:
+        fix = problem.fix or ""
+        for pattern, words in WORDS.items():
+            fix = re.sub(pattern, words, fix)
+        if type(problem) not in (InputError, ModelError, DataError) or fix == (problem.fix or ""):
+            raise
+        raise type(problem)(problem.expected, problem.got, fix) from problem
+
+
 def _unwrapped(model: Any) -> nn.Module:
-    """The network inside DataParallel and torch.compile.
+    """A copy of the network inside DataParallel and torch.compile.
 
     Raises:
-        InputError: It is no network.
+        InputError: It is no network, or none that can be copied.
     """
     require("torch", extra="compress", what=WHAT)
     from torch import nn
+
+    from clinipress.models.parametrized import plain_copy
 
     while isinstance(model, nn.Module):
         inside = getattr(model, "_orig_mod", None)
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inside = model.module
         if inside is None:
-            return model
+            return plain_copy(model)
         model = inside
     raise InputError("a torch.nn.Module, or the path of a model file", type(model).__name__)
 
 
 def _check(request: Asked) -> None:
-    if not (math.isfinite(request.minutes) and request.minutes > 0):
-        raise InputError("minutes above 0", f"{request.minutes:g}")
+    """Refuse what does not fit, whatever the model and the images are."""
+    minutes = request.minutes
+    if not (_is_number(minutes) and math.isfinite(minutes) and minutes > 0):
+        raise InputError("minutes above 0", repr(minutes))
     if (request.mean is None) != (request.std is None):
         raise InputError("both a mean and a standard deviation, or neither", "one of them")
+    for what, value, least in (("mean", request.mean, 0.0), ("std", request.std, 1e-6)):
+        numbers = value if isinstance(value, Sequence) else (value,)
+        if value is not None and not (
+            len(numbers) in (1, 3) and all(_is_number(v) and least <= v <= 1 for v in numbers)
+        ):
+            fix = "divide what your script has by 255" if _is_levels(numbers) else None
+            expected = f"a {what} of pixels in [0, 1]: one number, or one for each of 3 channels"
+            raise InputError(expected, repr(value), fix)
+    if request.size is not None:
+        sides = (request.size,) * 2 if isinstance(request.size, int) else request.size
+        if not (
+            isinstance(sides, tuple | list)
+            and len(sides) == 2
+            and all(type(side) is int and 8 <= side <= LARGEST for side in sides)
+        ):
+            expected = f"a size of 8 to {LARGEST:,} pixels a side: one number, or height and width"
+            raise InputError(expected, repr(request.size))
+    if request.channels not in (None, 1, 3):
+        raise InputError("1 or 3 channels of the model's input", repr(request.channels))
+    if not isinstance(request.target, str | None):
+        raise InputError("one target: a name of 'clinipress targets'", repr(request.target))
     if request.target is not None:
         find_target(request.target)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_levels(numbers: Sequence[Any]) -> bool:
+    return all(_is_number(value) and 1 < value <= 255 for value in numbers)
+
+
+def _path_of(data: Any, what: str) -> Path:
+    if isinstance(data, str | os.PathLike):
+        return Path(data)
+    fix = "write a table (.csv) with the columns path and label for images that a loader reads"
+    raise InputError(
+        f"the path of {what}: a folder, a manifest or an .npz", type(data).__name__, fix
+    )
+
+
+def _names(classes: Any) -> tuple[str, ...] | None:
+    """Classes in an order: not a set, which has none, nor one text, which is a list of letters."""
+    if classes is None:
+        return None
+    if not isinstance(classes, tuple | list) or not all(isinstance(c, str) for c in classes):
+        expected = "a list of class names in the order of the model's outputs"
+        raise InputError(expected, f"a {type(classes).__name__}")
+    return tuple(classes)
 
 
 def title_of(model: Any, network: str | None, data: Path) -> str:
@@ -242,31 +352,18 @@ def _original(model: Any, factory: str | None, folder: Path, request: Asked) -> 
     if not isinstance(model, str | Path):
         from clinipress.models.weights import safetensors_bytes
 
+        for word, value in (("onnx", request.onnx), ("student", request.student)):
+            if value:
+                raise InputError(f"'{word}' with an ONNX file alone", "a PyTorch module")
+
         weights = folder / WEIGHTS
         write_atomically(weights, safetensors_bytes(model.state_dict(), {}))
         return {"model": {"factory": factory, "checkpoint": str(weights)}}
-    path = Path(model)
-    if not path.is_file():
-        there = "the folder" if path.is_dir() else "nothing at"
-        raise InputError("a model file", f"{there} '{path}'", "check the path")
+    path = _model_file(Path(model))
     if path.suffix.casefold() == ".onnx":
         if factory is not None:
             raise InputError("'network' with a file of weights alone", f"an ONNX file, '{path}'")
-        declared = {
-            **request.onnx,
-            "file": str(path),
-            **{
-                key: value
-                for key, value in (
-                    ("classes", request.classes and list(request.classes)),
-                    ("size", request.size),
-                    ("mean", request.mean),
-                    ("std", request.std),
-                )
-                if value is not None
-            },
-        }
-        return {"onnx": declared}
+        return {"onnx": _declared(path, request)}
     if request.onnx:
         raise InputError("facts of an ONNX file with an ONNX file", f"the file '{path}'")
     if request.student is not None:
@@ -278,7 +375,62 @@ def _original(model: Any, factory: str | None, folder: Path, request: Asked) -> 
             "add --network NAME of 'clinipress models', or --network module:function",
         )
     kind = "factory" if ":" in factory else "name"
-    return {"model": {kind: factory, "checkpoint": str(path)}}
+    part = {"checkpoint_key": request.checkpoint_key} if request.checkpoint_key else {}
+    return {"model": {kind: factory, "checkpoint": str(path), **part}}
+
+
+def _declared(path: Path, request: Asked) -> dict[str, Any]:
+    """What was said of an ONNX file."""
+    own = {
+        "classes": request.classes and list(request.classes),
+        "size": request.size,
+        "mean": request.mean,
+        "std": request.std,
+        "channels": None if request.bgr is None else "BGR" if request.bgr else "RGB",
+    }
+    given = {key: value for key, value in own.items() if value is not None}
+    return {**request.onnx, "file": str(path), **given}
+
+
+RUNTIMES = {".tflite": "LiteRT", ".pte": "ExecuTorch", ".xml": "OpenVINO", ".engine": "TensorRT"}
+
+
+def _model_file(path: Path) -> Path:
+    """The file that was given as a model, or that a folder given as one means.
+
+    Raises:
+        InputError: There is none; or it is a bundle, a run, a candidate or a runtime's file.
+    """
+    from clinipress.models.origins import IN_FOLDERS
+
+    if (runtime := RUNTIMES.get(path.suffix.casefold())) is not None:
+        raise InputError(
+            "a PyTorch checkpoint or an ONNX file",
+            f"'{path}', a file for {runtime}",
+            "give what it was made of; to judge the file itself: clinipress evaluate",
+        )
+    if not path.is_dir():
+        if path.is_file():
+            return path
+        raise InputError("a model file", f"nothing at '{path}'", "check the path")
+    for name, what in OURS.items():
+        if (path / name).is_file():
+            raise InputError(
+                "a model that is not of clinipress yet",
+                f"'{path}', {what}",
+                "to go on from it, add steps to study.json of its run and run that: clinipress "
+                "run; to judge it: clinipress evaluate",
+            )
+    inside = next((path / name for name in IN_FOLDERS if (path / name).is_file()), None)
+    if inside is None:
+        raise InputError("a model file", f"the folder '{path}'", "name the file in it")
+    return inside
+
+
+OURS = {
+    "card.json": "a candidate or a bundle of clinipress, compressed already",
+    "result.json": "the run folder of a study",
+}
 
 
 def _study(
@@ -321,13 +473,13 @@ def _plan(
     from clinipress.study.flow import with_input
 
     seen = propose(dataset)
-    data, notes, declared = _data_recipe(seen, dataset, path, request, onnx="onnx" in original)
+    data, notes, only_test = _data_recipe(seen, dataset, path, request, onnx="onnx" in original)
     tree: dict[str, Any] = {
         "name": title,
         "risk": request.risk,
         "seed": request.seed,
         "data": data,
-        "reference": {**original, "train": None, "unseen": request.unseen or declared},
+        "reference": {**original, "train": None, "unseen": request.unseen or only_test},
         "exports": [{"precision": "float32"}],
     }
     if request.threads is not None:
@@ -341,6 +493,12 @@ def _plan(
         path, first.data, Store(folder, progress), seed=first.seed, threads=first.threads,
         progress=progress,
     )  # fmt: skip
+    if (shared := opened.split.shared_with_test) and not request.unseen:
+        notes.append(
+            f"{shared:,} of the other images share a near-duplicate or a patient with the test "
+            "set: nothing is trained on them here, but the model may have been, and so the verdict "
+            "is inconclusive at best; name another test set (--test), or say --unseen if it was not"
+        )
     if "onnx" in original:  # the study itself finds out how the file wants its images
         plan = _without_network(first.data.input, opened, request)
     else:
@@ -355,19 +513,23 @@ def _plan(
         tree["try_next"] = False
     tree["exports"] = _exports(request, plan, onnx="onnx" in original)
     minutes = max(1, round(plan.seconds / 60))
-    doing = joined([str(step["step"]) for step in plan.steps]) or "post-training only"
-    notes.append(f"planned: {doing}; about {minutes} minutes on this machine")
+    titles = [technique_of(str(step["step"])).title for step in plan.steps]
+    doing = joined(titles) or "post-training only"
+    over = f", where {request.minutes:g} were asked for" if minutes > request.minutes else ""
+    unit = "minute" if minutes == 1 else "minutes"
+    notes.append(f"planned: {doing}; about {minutes} {unit} on this machine{over}")
     return tree, notes
 
 
 def _data_recipe(
     seen: Mapping[str, Any], dataset: Dataset, path: Path, request: Asked, *, onnx: bool
 ) -> tuple[dict[str, Any], list[str], bool]:
-    """The images, how they are divided, and whether that says what the model has not seen."""
+    """The images, how they are divided, and whether all of them are published as a test split."""
     given = {
         "class_map": dict(request.class_map),
         "classes": None if onnx else request.classes and list(request.classes),
-        "normal": request.normal or seen["normal"],
+        "normal": request.normal
+        or (seen["normal"] if seen["normal"] != request.positive else None),
     }
     data: dict[str, Any] = {
         "path": str(path),
@@ -383,8 +545,8 @@ def _data_recipe(
             notes.append(f"the finding is '{positive}', by its name; --positive says otherwise")
     elif request.positive is not None:
         data["positive"] = request.positive
-    division, said, declared = _division(seen, dataset, request)
-    return data | division, notes + said, declared
+    division, said, only_test = _division(seen, dataset, request)
+    return data | division, notes + said, only_test
 
 
 def _division(
@@ -398,10 +560,10 @@ def _division(
     if why:
         notes.append(f"nothing is trained ({why}): calibrated on a part, judged on the rest")
     if request.test is not None:
-        return {"test": request.test}, notes, True
+        return {"test": request.test}, notes, False
     if both:
         notes.append("the test split that the data publish is taken as one the model has not seen")
-        return {"split": {"by": "published"}}, notes, True
+        return {"split": {"by": "published"}}, notes, False
     if not (request.unseen or only_test):
         notes.append(
             "the images are divided here: if the model was trained on some of them, its figures on "
@@ -431,34 +593,31 @@ def _reading(
     """How the network wants its images; tried where nobody says so, the worst ways on a few."""
     recipe = ModelRecipe.model_validate(original["model"])
     keys = opened.split.keys("train")
+    if _nothing_to_train(opened.dataset, request):  # its part alone may be a handful
+        keys = tuple(sorted((*keys, *opened.split.keys("validation"))))
     items = {item.key: item for item in opened.dataset.items}
-    chosen = [items[key] for key in keys[:: max(1, len(keys) // TRIED)]][:TRIED]
-    few = chosen[:: max(1, len(chosen) // TRIED_FIRST)]
-    ways: list[tuple[str, Mapping[str, Any]]] = []
-    problem: ClinipressError | None = None
-    for spec, channels in _inputs(data["input"]["channels"], request):
-        for words, (mean, std) in _scales(request).items():
-            settings = {"in_channels": channels, **_levels(channels, mean, std)}
-            try:
-                _built(recipe.model_copy(update=settings), spec, len(opened.classes))
-            except ClinipressError as refused:
-                problem = problem or refused
-                break
-            at = f"{spec.height} x {spec.width} pixels, {words}"
-            ways.append((at, settings | {"spec": spec}))
+    chosen = [items[key] for key in _spread(keys, TRIED)]
+    few = _spread(chosen, TRIED_FIRST)
+    specs, problem = _inputs(data["input"]["channels"], request), None
+    ways: list[Way] = []
+    for spec, channels in specs:
+        try:
+            _built(recipe.model_copy(update={"in_channels": channels}), spec, len(opened.classes))
+        except ClinipressError as refused:
+            problem = problem or refused
+            continue
+        bgr = bool(request.bgr) and spec.channels == 3
+        ways += [_way(spec, channels, *scale, bgr=bgr) for scale in _scales(request).items()]
     if not ways:
         raise problem or ModelError("a network that takes these images", "none of the sizes tried")
-    if len(ways) > FINALISTS and len(few) < len(chosen):
-        first = _trials(recipe, ways, few, opened.classes)
-        best = sorted(first, key=lambda trial: float(trial.losses.mean()))[:FINALISTS]
-        ways = [(trial.words, trial.settings) for trial in best]
-    trials = _trials(recipe, ways, chosen, opened.classes)
-    best_way = best_reading(
-        trials,
-        lambda trial: (trial.settings["mean"], trial.settings["std"]),
-        "say which with --mean and --std (of pixels in [0, 1]), or --size",
-    )
+    pictures = _Pictures(recipe, chosen, few, opened.classes)
+    trials = pictures.tried(ways)
+    unusual = _unusual(trials, pictures, request)
+    best_way = _chosen(unusual or trials)
+    trials += unusual
     check_order(best_way, opened.classes, "if so, add --classes")
+    if request.mean is None:
+        pictures.check_levels(best_way)
     said = f"right of {len(chosen)} images to train on: {table(trials)}"
     if len(trials) > 1:
         said = (
@@ -467,33 +626,135 @@ def _reading(
         )
     spec = best_way.settings["spec"]
     model = {key: best_way.settings[key] for key in ("in_channels", "mean", "std")}
+    if best_way.settings["channels"] == "BGR":
+        model["channels"] = "BGR"
     read = {"channels": spec.channels, "height": spec.height, "width": spec.width}
     return {"model": model, "input": read}, [said]
 
 
-def _levels(channels: int, mean: Any, std: Any) -> dict[str, Any]:
+Way = tuple[str, Mapping[str, Any]]  # words and settings of a `Reading`
+OWN = "the images' own mean and deviation"
+
+
+def _way(
+    spec: InputSpec, channels: int, words: str, scale: tuple[Any, Any], *, bgr: bool = False
+) -> Way:
+    mean, std = scale
     if channels == 1 and isinstance(mean, tuple):
         mean, std = float(np.mean(mean)), float(np.mean(std))
-    return {"mean": mean, "std": std}
+    words = f"{spec.height} x {spec.width} pixels, {words}" + (", BGR" if bgr else "")
+    order = "BGR" if bgr else None
+    settings = {"in_channels": channels, "mean": mean, "std": std, "channels": order, "spec": spec}
+    return words, settings
 
 
-def _trials(
-    recipe: ModelRecipe,
-    ways: Sequence[tuple[str, Mapping[str, Any]]],
-    chosen: Sequence[ImageItem],
-    classes: tuple[str, ...],
-) -> list[Reading]:
-    """What the network makes of some images, read in several ways."""
-    labels = np.asarray([classes.index(item.label) for item in chosen], dtype=np.int64)
-    trials, pictures, seen = [], np.empty(0, np.uint8), None
-    for words, settings in sorted(ways, key=lambda way: str(way[1]["spec"])):
-        spec = settings["spec"]
-        if spec != seen:
-            pictures, seen = np.stack([decode_item(item, spec) for item in chosen]), spec
-        given = {key: value for key, value in settings.items() if key != "spec"}
-        module = _built(recipe.model_copy(update=given), spec, len(classes))
-        trials.append(Reading(words, settings, _answers(module, pictures), labels))
-    return trials
+def _chosen(trials: Sequence[Reading]) -> Reading:
+    return best_reading(
+        trials,
+        lambda trial: (trial.settings["mean"], trial.settings["std"]),
+        "say which with --mean and --std (of pixels in [0, 1]), or --size",
+    )
+
+
+def _unusual(usual: Sequence[Reading], pictures: _Pictures, request: Asked) -> list[Reading]:
+    """Trials of what fewer scripts do, at the best size: those that are clearly better than all.
+
+    Blue before red, as OpenCV reads; other means and deviations, those of the images among them.
+    """
+    first = min(usual, key=lambda trial: losses_in_best_order(trial).mean())
+    spec, channels = first.settings["spec"], first.settings["in_channels"]
+    scales = dict(_scales(request))
+    if request.mean is None:
+        scales |= {"a mean of 0.5 and a deviation of 0.25": (0.5, 0.25), OWN: pictures.own(spec)}
+    orders = (False, True) if request.bgr is None and spec.channels == 3 else (bool(request.bgr),)
+    known = {trial.words for trial in usual}
+    ways = [
+        _way(spec, channels, words, scale, bgr=bgr)
+        for bgr in orders
+        for words, scale in (_blue_first(scales) if bgr else scales).items()
+    ]
+    ways = [way for way in ways if way[0] not in known]
+    return [t for t in pictures.tried(ways) if all(clearly_better(t, u) for u in usual)]
+
+
+def _blue_first(scales: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
+    """Levels in the order of a network that takes blue first, and as scripts leave them."""
+    turned = {}
+    for words, (mean, std) in scales.items():
+        triples = isinstance(mean, tuple) and isinstance(std, tuple)
+        if triples and words != OWN:
+            turned[f"{words} as of red first"] = mean, std
+        turned[words] = (mean[::-1], std[::-1]) if triples else (mean, std)
+    return turned
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Labelled images to train on, and what the network makes of them."""
+
+    recipe: ModelRecipe
+    chosen: Sequence[ImageItem]
+    few: Sequence[ImageItem]
+    classes: tuple[str, ...]
+
+    def tried(self, ways: Sequence[Way]) -> list[Reading]:
+        """The network's answers, read in several ways; of many, the worst ones on a few."""
+        if len(ways) > FINALISTS and len(self.few) < len(self.chosen):
+            first = self._trials(ways, self.few)
+            best = sorted(first, key=lambda trial: float(losses_in_best_order(trial).mean()))
+            ways = [(trial.words, trial.settings) for trial in best[:FINALISTS]]
+        return self._trials(ways, self.chosen)
+
+    def own(self, spec: InputSpec) -> tuple[Any, Any]:
+        """Mean and deviation of their pixels in [0, 1], one or one for each of three channels."""
+        pixels = np.stack([decode_item(item, spec) for item in self.few]).astype(np.float64) / 255
+        mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clip(1e-3)
+        plain = [tuple(round(float(v), 4) for v in values) for values in (mean, std)]
+        return (plain[0], plain[1]) if spec.channels == 3 else (plain[0][0], plain[1][0])
+
+    def check_levels(self, best: Reading) -> None:
+        """Refuse a way where another mean and deviation, which nobody named, does far better.
+
+        Raises:
+            InputError: One does, on more images than chance explains.
+        """
+        if best.accuracy > 1 - BETTER_LEVELS:
+            return
+        grid = [(mean, std) for mean in (0.0, 0.2, 0.4, 0.6) for std in (0.15, 0.3, 0.6, 1.0)]
+        ways = [(f"mean {mean} and deviation {std}", {**best.settings, "mean": mean, "std": std})
+                for mean, std in grid]  # fmt: skip
+        other = max(self.tried(ways), key=lambda trial: in_best_order(trial).accuracy)
+        right = predictions(in_best_order(other).logits) == other.labels
+        had = predictions(best.logits) == best.labels
+        gained, lost = int((right & ~had).sum()), int((had & ~right).sum())
+        if gained - lost > BETTER_LEVELS * len(had) and mcnemar_exact(gained, lost) < 0.001:
+            raise InputError(
+                "to know how the network wants its images",
+                f"{100 * best.accuracy:.0f}% right of {len(had)} images to train on in the best of "
+                f"the usual ways ({best.words}), and {100 * right.mean():.0f}% with {other.words}",
+                "say what your script normalizes by, with --mean and --std (of pixels in [0, 1])",
+            )
+
+    def _trials(self, ways: Sequence[Way], chosen: Sequence[ImageItem]) -> list[Reading]:
+        labels = np.asarray([self.classes.index(item.label) for item in chosen], dtype=np.int64)
+        trials, pictures, seen = [], np.empty(0, np.uint8), None
+        for words, settings in sorted(ways, key=lambda way: str(way[1]["spec"])):
+            spec = settings["spec"]
+            if spec != seen:
+                pictures, seen = np.stack([decode_item(item, spec) for item in chosen]), spec
+            given = {key: value for key, value in settings.items() if key != "spec"}
+            module = _built(self.recipe.model_copy(update=given), spec, len(self.classes))
+            trials.append(Reading(words, settings, _answers(module, pictures), labels))
+        return trials
+
+
+T = TypeVar("T")
+
+
+def _spread(entries: Sequence[T], count: int) -> list[T]:
+    """Some of them, evenly over all: they are in the order of their classes."""
+    places = np.linspace(0, len(entries) - 1, min(count, len(entries))).round().astype(int)
+    return [entries[place] for place in places]
 
 
 def _inputs(channels: int, request: Asked) -> list[tuple[InputSpec, int]]:
@@ -511,9 +772,6 @@ def _inputs(channels: int, request: Asked) -> list[tuple[InputSpec, int]]:
     ]
 
 
-SMALLEST = 64
-
-
 def _scales(request: Asked) -> Mapping[str, tuple[Any, Any]]:
     if request.mean is None or request.std is None:
         return SCALES
@@ -527,7 +785,10 @@ def _scales(request: Asked) -> Mapping[str, tuple[Any, Any]]:
 def _built(recipe: ModelRecipe, spec: InputSpec, classes: int) -> Classifier:
     from clinipress.models.classifier import new_classifier
 
-    return new_classifier(recipe, spec, classes, recipe.mean, recipe.std)[1]  # type: ignore[arg-type]
+    mean, std = (
+        (0.5, 0.25) if recipe.mean is None or recipe.std is None else (recipe.mean, recipe.std)
+    )
+    return new_classifier(recipe, spec, classes, mean, std)[1]
 
 
 def _answers(module: Classifier, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -553,6 +814,9 @@ def _schedule(
     costs = _pace(module, spec, opened, request)
     if _nothing_to_train(opened.dataset, request):
         return Timetable((), costs.besides)
+    if not math.isfinite(costs.learning):
+        why = "the network computes without gradients (torch.no_grad in its own code?)"
+        return Timetable((), costs.besides, (f"nothing is trained: {why}",))
     return schedule(request.risk, costs, request.minutes, int8=int8, barred=_barred(module))
 
 
@@ -579,7 +843,10 @@ def _pace(module: Classifier, spec: InputSpec, opened: StudyData, request: Asked
 
 
 def _seconds(module: Classifier, spec: InputSpec) -> tuple[float, float]:
-    """Seconds of an image in training and in answering, batches of 16."""
+    """Seconds of an image in training and in answering, batches of 16.
+
+    Infinite seconds of training where no gradient comes to its weights.
+    """
     require("torch", extra="compress", what=WHAT)
     import torch
 
@@ -592,6 +859,8 @@ def _seconds(module: Classifier, spec: InputSpec) -> tuple[float, float]:
             began = time.perf_counter()
             with torch.set_grad_enabled(learning):
                 logits = module(pixels)
+                if learning and not logits.requires_grad:
+                    break
                 if learning:
                     logits.square().mean().backward()
             best = min(best, time.perf_counter() - began)

@@ -91,7 +91,8 @@ class Judge:
             self._on_split(root, root, split)[0].evidence,
             baseline=data.baseline,
             baseline_accuracy=data.audit.baseline_accuracy,
-            may_have_seen=self.bench.study.may_have_seen_test,
+            may_have_seen=self.bench.study.may_have_seen_test(data.split.shared_with_test),
+            shared=data.split.shared_with_test,
         )
 
     def _over(

@@ -16,9 +16,19 @@ from numpy.typing import NDArray
 
 from clinipress.errors import InputError
 from clinipress.stats.metrics import predictions, softmax
+from clinipress.stats.paired import mcnemar_exact
 
-__all__ = ["Reading", "best_reading", "check_order", "table"]
+__all__ = [
+    "Reading",
+    "best_reading",
+    "check_order",
+    "clearly_better",
+    "in_best_order",
+    "losses_in_best_order",
+    "table",
+]
 
+CHANCE = 0.05  # of more right answers that mean nothing (exact McNemar test)
 CLEARLY = 3.0  # standard errors of the mean difference of log losses
 FAR_BETTER = 0.2  # in accuracy, of classes in another order
 
@@ -69,7 +79,7 @@ def best_reading(trials: Sequence[Reading], key: Callable[[Reading], Any], fix: 
     Raises:
         InputError: Two that differ in `key` cannot be told apart.
     """
-    losses = [_in_best_order(trial).losses for trial in trials]
+    losses = [in_best_order(trial).losses for trial in trials]
     order = sorted(range(len(trials)), key=lambda n: (losses[n].mean(), -trials[n].accuracy))
     best = trials[order[0]]
     for number in order[1:]:
@@ -90,6 +100,31 @@ def best_reading(trials: Sequence[Reading], key: Callable[[Reading], Any], fix: 
     return best
 
 
+def clearly_better(trial: Reading, other: Reading) -> bool:
+    """Whether it is right in more cases, and its log losses are lower, both beyond chance.
+
+    Losses alone do not tell: more contrast makes the same answers surer. Each trial is taken in the
+    order of classes that it speaks for.
+    """
+    one, two = in_best_order(trial), in_best_order(other)
+    gained = int((_right(one) & ~_right(two)).sum())
+    lost = int((~_right(one) & _right(two)).sum())
+    gain = two.losses - one.losses
+    error = float(gain.std(ddof=1)) / len(gain) ** 0.5 if len(gain) > 1 else np.inf
+    surer = float(gain.mean()) > CLEARLY * error
+    return gained > lost and mcnemar_exact(gained, lost) <= CHANCE and surer
+
+
+def _right(trial: Reading) -> NDArray[np.bool_]:
+    right: NDArray[np.bool_] = predictions(trial.logits) == trial.labels
+    return right
+
+
+def losses_in_best_order(trial: Reading) -> NDArray[np.float64]:
+    """Log losses of a trial in the order of classes that it speaks for: float64 ``[n]``."""
+    return in_best_order(trial).losses
+
+
 def _order(trial: Reading) -> list[int] | None:
     """Class of each output, where answers fit another order far better; None: they do not."""
     count = trial.logits.shape[1]
@@ -103,7 +138,8 @@ def _order(trial: Reading) -> list[int] | None:
     return order
 
 
-def _in_best_order(trial: Reading) -> Reading:
+def in_best_order(trial: Reading) -> Reading:
+    """A trial in the order of classes that its answers speak for."""
     order = _order(trial)
     return trial if order is None else replace(trial, logits=trial.logits[:, np.argsort(order)])
 
@@ -117,7 +153,7 @@ def check_order(trial: Reading, classes: Sequence[str], fix: str) -> None:
     """
     order = _order(trial)
     if order is not None:
-        other = _in_best_order(trial).accuracy
+        other = in_best_order(trial).accuracy
         raise InputError(
             f"outputs in the order {', '.join(classes)}",
             f"answers of which {100 * trial.accuracy:.0f}% are right so, and {100 * other:.0f}% in "

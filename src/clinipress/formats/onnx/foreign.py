@@ -26,6 +26,7 @@ from clinipress.formats.onnx import graph as onnx_graph
 from clinipress.formats.onnx.run import CARD_KEY, engine, session
 from clinipress.formats.ranges import quiet
 from clinipress.recipe.steps import OnnxRecipe
+from clinipress.records.store import strange_content
 
 __all__ = [
     "SCALES",
@@ -41,6 +42,7 @@ __all__ = [
 Array = NDArray[Any]
 
 LARGEST = 2**31 - 1  # bytes that one protobuf message can hold
+INITIALIZERS_ALONE = 4  # version of the format since which weights need not be inputs as well
 OPSET = 20  # of our own files: what is put between a file's nodes is written in it
 BUILT_IN = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft"))  # ONNX Runtime's own
 WIDE = frozenset((TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE))
@@ -206,7 +208,7 @@ def _parsed(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
     except Exception as problem:  # the message library's own, of no common base
-        reason = f"one that cannot be read ({first_line(problem)})"
+        reason = strange_content(path) or f"one that cannot be read ({first_line(problem)})"
         raise not_whole(f"ONNX file at '{path}'", reason) from None
     if not model.graph.node or not model.graph.output or not model.opset_import:
         raise not_whole(f"ONNX file at '{path}'", "one without a graph")
@@ -302,6 +304,9 @@ def _raised(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     version = next((s.version for s in model.opset_import if s.domain in ("", "ai.onnx")), 0)
     if version >= OPSET:
         return model
+    if model.ir_version < INITIALIZERS_ALONE:  # inputs they had to be were taken off
+        model = onnx.ModelProto.FromString(model.SerializeToString())
+        model.ir_version = INITIALIZERS_ALONE
     try:
         with quiet():
             raised: onnx.ModelProto = onnx.version_converter.convert_version(model, OPSET)
@@ -686,6 +691,10 @@ def _answers(
         raise ModelError(
             f"an answer for each image from '{path.name}'", f"the shape {list(first.shape)}"
         )
+    # its ranges follow what is in the batch, as all dynamically quantized files' do
+    if any(node.op_type == "DynamicQuantizeLinear" for node in _nodes(model.graph)):
+        image.type.tensor_type.shape.dim[0].dim_value = 1
+        return first, True
     if batch == 0 and (together := _together(run, probes)) is not None:
         _check_same(first, together, path, "alone and in a batch")
         return first, False
@@ -767,6 +776,8 @@ def _ending(
         raise ModelError(f"finite answers from '{path.name}'", "NaN or infinity for noise")
     positive, several = bool((rows >= 0).all() and (rows <= 1 + UNIT).all()), rows.shape[1] > 1
     sums = positive and several and bool((np.abs(rows.sum(1) - 1) < UNIT).all())
+    if several and not cut and (rows >= 0).all():
+        _check_shares(rows, path)
     if cut == "Sigmoid" and several:
         raise ModelError(
             f"one class of several from '{path.name}'",
@@ -782,6 +793,24 @@ def _ending(
     if positive and not several and not cut and recipe.answers is None:
         raise _asked("answers", path, "logits or probabilities")
     return "logits"
+
+
+def _check_shares(rows: Array, path: Path) -> None:
+    """Refuse what is no score of a class: shares of another whole than 1, and bare decisions."""
+    totals = rows.sum(1)
+    whole, largest = float(totals.mean()), rows.max(1)
+    if whole > 0 and abs(whole - 1) > UNIT and bool((np.abs(totals - whole) < UNIT * whole).all()):
+        raise ModelError(
+            f"logits or probabilities from '{path.name}'",
+            f"values of 0 and more whose sum is {whole:.4g} for each image",
+            "export it with the probabilities as they are, or with what comes before them",
+        )
+    if bool((largest == 1).all() and (totals == 1).all()):
+        raise ModelError(
+            f"a score for each class from '{path.name}'",
+            "decisions: 1 for a class and 0 for every other",
+            "export it with what comes before the argmax",
+        )
 
 
 def _read_literal(text: str) -> Any:

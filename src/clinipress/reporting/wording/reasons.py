@@ -175,11 +175,18 @@ def _weak_reference(reason: Reason) -> str:
     )
 
 
-def _may_have_seen(_: Reason) -> str:
+def _may_have_seen(reason: Reason) -> str:
+    shared = reason.parameters.get("shared", 0)
+    beside = (
+        f" {shared:,} images published beside them share a near-duplicate or a patient with them."
+        if shared
+        else ""
+    )
     return (
-        "Nobody said that the original was trained on none of the test images. If it was, its "
-        f"figures are too good, and so no verdict is better than {INCONCLUSIVE}. Name a test set "
-        "of its own ('data.test'), or say 'reference.unseen: true' if it has seen none of them."
+        f"Nobody said that the original was trained on none of the test images.{beside} If it "
+        f"was, its figures are too good, and so no verdict is better than {INCONCLUSIVE}. Name a "
+        "test set of its own ('data.test'), or say 'reference.unseen: true' if it has seen none "
+        "of them."
     )
 
 
