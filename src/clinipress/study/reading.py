@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import InputError
-from clinipress.stats.metrics import predictions, softmax
+from clinipress.stats.metrics import predictions
 from clinipress.stats.paired import mcnemar_exact
 
 __all__ = [
@@ -28,8 +28,9 @@ __all__ = [
     "table",
 ]
 
-CHANCE = 0.05  # of more right answers that mean nothing (exact McNemar test)
+CHANCE, SURELY = 0.05, 0.001  # of more right answers that mean nothing: beside losses, alone
 CLEARLY = 3.0  # standard errors of the mean difference of log losses
+TEMPERATURES = np.geomspace(0.003, 30, 41)  # of the spread of the logits
 FAR_BETTER = 0.2  # in accuracy, of classes in another order
 
 
@@ -56,9 +57,16 @@ class Reading:
 
     @property
     def losses(self) -> NDArray[np.float64]:
-        """Log loss of each image: float64 ``[n]``."""
-        chances = softmax(self.logits.astype(np.float64))[np.arange(len(self.labels)), self.labels]
-        losses: NDArray[np.float64] = -np.log(np.maximum(chances, 1e-12))
+        """Log loss of each image at the temperature that suits all: float64 ``[n]``.
+
+        More contrast makes the same answers surer, which says nothing of how they are read best.
+        """
+        rows = np.arange(len(self.labels))
+        spread = float(self.logits.std()) or 1.0
+        tempered = self.logits.astype(np.float64)[None] / (spread * TEMPERATURES[:, None, None])
+        tempered -= tempered.max(2, keepdims=True)
+        likelihood = tempered[:, rows, self.labels] - np.log(np.exp(tempered).sum(2))
+        losses: NDArray[np.float64] = -likelihood[int(likelihood.mean(1).argmax())]
         return losses
 
 
@@ -88,7 +96,7 @@ def best_reading(trials: Sequence[Reading], key: Callable[[Reading], Any], fix: 
             continue
         gain = losses[number] - losses[order[0]]
         error = float(gain.std(ddof=1)) / len(gain) ** 0.5
-        if float(gain.mean()) < CLEARLY * error:
+        if float(gain.mean()) < CLEARLY * error and not _more_right(best, other, SURELY):
             raise InputError(
                 "to know how the network wants its images",
                 f"two ways that do equally well on {len(gain)} images to train on: "
@@ -107,12 +115,17 @@ def clearly_better(trial: Reading, other: Reading) -> bool:
     order of classes that it speaks for.
     """
     one, two = in_best_order(trial), in_best_order(other)
-    gained = int((_right(one) & ~_right(two)).sum())
-    lost = int((~_right(one) & _right(two)).sum())
     gain = two.losses - one.losses
     error = float(gain.std(ddof=1)) / len(gain) ** 0.5 if len(gain) > 1 else np.inf
     surer = float(gain.mean()) > CLEARLY * error
-    return gained > lost and mcnemar_exact(gained, lost) <= CHANCE and surer
+    return surer and _more_right(one, two, CHANCE)
+
+
+def _more_right(trial: Reading, other: Reading, chance: float) -> bool:
+    """Whether it is right in more cases than chance explains (exact McNemar test)."""
+    one, two = _right(in_best_order(trial)), _right(in_best_order(other))
+    gained, lost = int((one & ~two).sum()), int((two & ~one).sum())
+    return gained > lost and mcnemar_exact(gained, lost) <= chance
 
 
 def _right(trial: Reading) -> NDArray[np.bool_]:
