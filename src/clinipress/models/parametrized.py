@@ -46,7 +46,7 @@ def plain_copy(network: nn.Module) -> nn.Module:
     for part in copied.modules():
         for hook in list(part._forward_pre_hooks.values()):
             if isinstance(hook, prune.BasePruningMethod):
-                prune.remove(part, hook._tensor_name)
+                prune.remove(part, hook._tensor_name)  # type: ignore[no-untyped-call]
     for parameter in copied.parameters():
         if parameter.is_floating_point():
             parameter.requires_grad_(True)

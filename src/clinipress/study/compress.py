@@ -291,7 +291,8 @@ def _check(request: Asked) -> None:
     for what, value, least in (("mean", request.mean, 0.0), ("std", request.std, 1e-6)):
         numbers = value if isinstance(value, Sequence) else (value,)
         if value is not None and not (
-            len(numbers) in (1, 3) and all(_is_number(v) and least <= v <= 1 for v in numbers)
+            len(numbers) in (1, 3)
+            and all(_is_number(v) and least <= float(v or 0) <= 1 for v in numbers)
         ):
             fix = "divide what your script has by 255" if _is_levels(numbers) else None
             expected = f"a {what} of pixels in [0, 1]: one number, or one for each of 3 channels"
@@ -634,6 +635,8 @@ def _reading(
 
 Way = tuple[str, Mapping[str, Any]]  # words and settings of a `Reading`
 OWN = "the images' own mean and deviation"
+HALF = "a mean of 0.5 and a deviation of 0.25"
+RARE = (OWN, HALF)
 
 
 def _way(
@@ -665,7 +668,7 @@ def _unusual(usual: Sequence[Reading], pictures: _Pictures, request: Asked) -> l
     spec, channels = first.settings["spec"], first.settings["in_channels"]
     scales = dict(_scales(request))
     if request.mean is None:
-        scales |= {"a mean of 0.5 and a deviation of 0.25": (0.5, 0.25), OWN: pictures.own(spec)}
+        scales |= {HALF: (0.5, 0.25), OWN: pictures.own(spec)}
     orders = (False, True) if request.bgr is None and spec.channels == 3 else (bool(request.bgr),)
     known = {trial.words for trial in usual}
     ways = [
@@ -674,7 +677,11 @@ def _unusual(usual: Sequence[Reading], pictures: _Pictures, request: Asked) -> l
         for words, scale in (_blue_first(scales) if bgr else scales).items()
     ]
     ways = [way for way in ways if way[0] not in known]
-    return [t for t in pictures.tried(ways) if all(clearly_better(t, u) for u in usual)]
+    trials, pool = pictures.tried(ways), list(usual)
+    for rare in (False, True):  # the rarer, the more it takes
+        tier = [t for t in trials if any(name in t.words for name in RARE) == rare]
+        pool = [t for t in tier if all(clearly_better(t, other) for other in pool)] or pool
+    return [trial for trial in pool if trial.words not in known]
 
 
 def _blue_first(scales: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
