@@ -639,3 +639,88 @@ def test_a_grey_file_has_no_order_of_channels(tmp_path):
     spec = InputSpec(channels=3, height=SIDE, width=SIDE)
     with pytest.raises(ModelError, match=r"grey images for 'net\.onnx'"):
         adopt(foreign, OnnxRecipe(file="x", classes=CLASSES, **DECLARED), CLASSES, spec)
+
+
+def small(ending, ir=8, opset=17):
+    """SYNTHETIC: three classes by the mean of each colour, and what is made of their scores."""
+    weight = numpy_helper.from_array(np.eye(3, dtype=np.float32), "weight")
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["scores"]),
+        *ending,
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 8, 8])
+    inputs = [image]
+    if ir < 4:  # then weights had to be inputs as well
+        inputs.append(helper.make_tensor_value_info("weight", TensorProto.FLOAT, [3, 3]))
+    answer = helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, ["n", 3])
+    graph = helper.make_graph(nodes, "net", inputs, [answer], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    model.ir_version = ir
+    return model
+
+
+def constant(name, value):
+    tensor = numpy_helper.from_array(np.asarray(value), name)
+    return helper.make_node("Constant", [], [name], value=tensor)
+
+
+PERCENT = [
+    helper.make_node("Softmax", ["scores"], ["shares"], axis=1),
+    constant("hundred", np.float32(100)),
+    helper.make_node("Mul", ["shares", "hundred"], ["percent"]),
+]
+DECISIONS = [
+    helper.make_node("ArgMax", ["scores"], ["best"], axis=1, keepdims=0),
+    constant("three", np.int64(3)),
+    constant("values", np.asarray([0, 1], np.float32)),
+    helper.make_node("OneHot", ["best", "three", "values"], ["decisions"], axis=1),
+]
+
+
+@pytest.mark.parametrize(
+    ("ending", "message"), [(PERCENT, "whose sum is 100"), (DECISIONS, "decisions: 1 for a class")]
+)
+def test_f4_shares_of_another_whole_and_decisions_are_no_scores(tmp_path, ending, message):
+    """Percentages passed for logits: a softmax of a softmax, a hundred times too sure."""
+    onnx.save(small(ending), tmp_path / "net.onnx")
+    with pytest.raises(ModelError, match=message):
+        examine(tmp_path / "net.onnx", OnnxRecipe(file="net.onnx"))
+
+
+def test_weights_that_are_inputs_as_well_are_weights(tmp_path):
+    """Files of IR 3, as all were before 2019: the converter of opsets refused them."""
+    onnx.save(small([], ir=3, opset=9), tmp_path / "net.onnx")
+    foreign = examine(tmp_path / "net.onnx", OnnxRecipe(file="net.onnx"))
+    assert (foreign.classes, foreign.single) == (3, False)
+
+
+def test_a_dynamically_quantized_file_is_judged_image_by_image(tmp_path):
+    """Its ranges follow the batch: it was called a network that computes over the batch."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    onnx.save(small([]), tmp_path / "net.onnx")
+    quantize_dynamic(tmp_path / "net.onnx", tmp_path / "dynamic.onnx")
+    foreign = examine(tmp_path / "dynamic.onnx", OnnxRecipe(file="dynamic.onnx"))
+    assert (foreign.single, foreign.precision) == (True, "int8")
+
+
+def test_a_pointer_in_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "net.onnx").write_text("version https://git-lfs.github.com/spec/v1\noid 0\n")
+    with pytest.raises(ModelError, match="a Git LFS pointer"):
+        examine(tmp_path / "net.onnx", OnnxRecipe(file="net.onnx"))
+
+
+def test_mistakes_of_ours_are_no_refusals():
+    """A misspelt name in a line of ours would have been the network's fault."""
+    from clinipress.formats.make import _refusing
+
+    recipe = ExportRecipe(precision="int8")
+    ours = compile(
+        "undefined_name", __import__("clinipress.formats.make").formats.make.__file__, "eval"
+    )
+    with pytest.raises(NameError), _refusing(recipe):
+        eval(ours)
+    with pytest.raises(ModelError, match="a toolchain that gave up"), _refusing(recipe):
+        np.zeros(2).no_such_attribute  # noqa: B018  in a file that is not of clinipress

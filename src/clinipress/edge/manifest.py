@@ -90,7 +90,11 @@ def read_card(folder: Path) -> Manifest:
     if not (is_there(folder) and folder.is_dir()):
         got = "a file" if is_there(folder) else "nothing there"
         where = f"a bundle folder at '{folder!s:.300}'"
-        raise BundleError(where, got, "pass the folder with card.json")
+        raise BundleError(
+            where,
+            got,
+            "pass the folder with card.json (a bare model file: clinipress evaluate, or bench BUNDLE --against FILE)",
+        )
     if not path.is_file() or path.is_symlink():
         raise BundleError(f"card.json in '{folder}'", "none", "pass the folder of a bundle")
     tree = _read_json(path)

@@ -302,8 +302,23 @@ def _refusing(recipe: ExportRecipe) -> Iterator[None]:
     except (ClinipressError, MemoryError, OSError):
         raise
     except Exception as problem:
+        if isinstance(problem, MISTAKES) and _is_ours(problem):
+            raise
         raise ModelError(
             f"a network that {recipe.format} in {recipe.precision} can hold",
             f"a toolchain that gave up over it ({type(problem).__name__}: {first_line(problem)})",
             ELSEWHERE,
         ) from problem
+
+
+# What no network causes. A TypeError may be: compiled functions raise it in the line that calls them
+MISTAKES = (NameError, AttributeError)
+OURS = Path(__file__).parents[1]
+
+
+def _is_ours(problem: BaseException) -> bool:
+    """Whether it was raised in a line of clinipress, not in what a line of it called."""
+    step = problem.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    return step is not None and OURS in Path(step.tb_frame.f_code.co_filename).parents
