@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 import sys
 from typing import Any
 
 import pytest
+
+XNNPACK = "executorch.backends.xnnpack.quantizer"
 
 # what was imported is never garbage: looking through it again and again was a sixth of the time
 gc.set_threshold(50_000, 20, 100)
@@ -20,10 +23,19 @@ def pytest_collection_finish():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup():
+    remember_libraries()
+    if timing := sys.modules.get("clinipress.study.timing"):
+        measure_each_kind_once(timing)
+
+
+def remember_libraries():
+    """Of those that are loaded by now."""
     if table := sys.modules.get("torch.onnx._internal.exporter._registration"):
         remember_operators(table.ONNXRegistry)
     if export := sys.modules.get("torch._export.utils"):
         load_new_operators_alone(export)
+    if quantizer := sys.modules.get(f"{XNNPACK}.xnnpack_quantizer_utils"):
+        remember_patterns(quantizer)
 
 
 def remember_operators(registry: Any) -> None:
@@ -48,3 +60,39 @@ def load_new_operators_alone(export: Any) -> None:
 
     load_new.known = None
     export._materialize_cpp_cia_ops = load_new
+
+
+def remember_patterns(quantizer: Any) -> None:
+    """ExecuTorch's quantizer traces the same twelve small networks for every file."""
+    trace, known = quantizer._get_aten_graph_module_for_pattern, {}
+    if hasattr(trace, "known"):
+        return
+
+    def remembered(pattern: Any, examples: Any, is_cuda: bool = False) -> Any:
+        cells = [cell.cell_contents for cell in pattern.fn.__closure__]
+        key = (pattern.fn.__code__, *cells, *(value.shape for value in examples), is_cuda)
+        if key not in known:
+            known[key] = trace(pattern, examples, is_cuda)
+        return copy.deepcopy(known[key])  # its user changes it
+
+    remembered.known = known
+    quantizer._get_aten_graph_module_for_pattern = remembered
+
+
+def measure_each_kind_once(timing: Any) -> None:
+    """A study's files are loaded in processes of their own, for their memory: one of each kind is.
+
+    `tests/evaluate/test_measure.py` proves the figures themselves.
+    """
+    measure, known = timing.peak_memory, {}
+    if hasattr(measure, "known"):
+        return
+
+    def remembered(path: Any, *, threads: int = 1, card: Any = None) -> int:
+        key = (card.format, card.precision, threads) if card else path
+        if key not in known:
+            known[key] = measure(path, threads=threads, card=card)
+        return known[key]
+
+    remembered.known = known
+    timing.peak_memory = remembered
