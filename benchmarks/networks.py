@@ -25,9 +25,9 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ SHORT = ("train", "prune", "onnx")
 SAMPLE, SIDE, EPOCHS = 240, 64, 2
 FAR = 10.0  # dB; and no more than so many of the images keep their class
 FEW = 0.9
+IDLE = 6  # a cell may wait so many times its limit on a machine with other work
 SMALL_SWIN = {"embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
 
 # name -> arguments; "channels" and "side" are of the input
@@ -133,6 +134,7 @@ def study(network: str, chain: list[str], stage: str, channels: int) -> dict[str
         "try_next": False,
         "open_test": False,
         "bootstrap": 100,
+        "threads": 1,
         "evidence": {"stress": 0, "saliency": 0},
         "data": {
             "modality": "brain-mri",
@@ -169,63 +171,56 @@ def cell(asked: dict[str, Any], data: Path, run: Path) -> dict[str, Any]:
     signal_power = float(((network - network.mean(0)) ** 2).sum())
     snr = 10 * float(np.log10(max(signal_power, 1e-30) / max(noise, 1e-30)))
     same = float((own.argmax(1) == network.argmax(1)).mean())
-    warned = [str(facts[key]) for key in ("warning", "lost") if facts.get(key)]
+    warned = [str(facts[key]) for key in ("warning", "lost", "unlike") if facts.get(key)]
     silent = snr < FAR and same < FEW and not warned
     status = "SILENT" if silent else "works"
     return {"status": status, "snr": snr, "agreement": same, "warned": warned} | cut
 
 
-def child(given: argparse.Namespace) -> None:
+def child(asked: dict[str, Any], data: Path, run: Path, outcome: Path) -> None:
     """Write a cell's outcome; what is no refusal is a crash."""
-    asked = json.loads(sys.stdin.read())
     try:
-        outcome = cell(asked, given.data, given.run)
+        told = cell(asked, data, run)
     except BaseException as problem:
         line = (str(problem).strip().splitlines() or [""])[0]
-        outcome = {"status": "CRASH", "line": f"{type(problem).__name__}: {line[:300]}"}
-        import traceback
-
+        told = {"status": "CRASH", "line": f"{type(problem).__name__}: {line[:300]}"}
         traceback.print_exc()
-    given.outcome.write_text(json.dumps(outcome))
+    outcome.write_text(json.dumps(told))
 
 
 def spawned(asked: dict[str, Any], run: Path, given: argparse.Namespace) -> dict[str, Any]:
-    """A cell in a process group of its own, ended where it goes beyond the limits."""
+    """A cell in a process group of its own, ended where it goes beyond the limits.
+
+    It is a fork of this process, which has imported what every cell needs and computed nothing.
+    """
     run.mkdir(parents=True, exist_ok=True)
     outcome = run.parent / f"{run.name}.outcome"
     outcome.unlink(missing_ok=True)
-    command = [sys.executable, __file__, "--child", "--out", str(given.out), "--data", given.data]
-    command += ["--run", str(run), "--outcome", str(outcome)]
-    paths = [str(given.factories.resolve().parent)] if given.factories else []
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
-    }
     began, over, peak = time.monotonic(), "", 0
-    with (run.parent / f"{run.name}.log").open("w") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            text=True,
-            env=environment,
-            start_new_session=True,
-        )
-        if process.stdin is not None:
-            process.stdin.write(json.dumps(asked))
-            process.stdin.close()
-        while True:
-            done, _, usage = os.wait4(process.pid, os.WNOHANG)
-            if done:
-                break
-            peak = max(peak, resident(process.pid))
-            if not over and time.monotonic() - began > given.seconds:
-                over = "TIME"
-            if not over and peak > given.gigabytes * 2**30:
-                over = "MEMORY"
-            if over:
-                os.killpg(process.pid, signal.SIGKILL)
-            time.sleep(0.2)
+    sys.stdout.flush()
+    process = os.fork()
+    if not process:
+        os.setpgrp()
+        log = os.open(run.parent / f"{run.name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        child(asked, given.data, run, outcome)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    while True:
+        done, _, usage = os.wait4(process, os.WNOHANG)
+        if done:
+            break
+        peak = max(peak, resident(process))
+        wall = time.monotonic() - began
+        if not over and (processor(process) > given.seconds or wall > IDLE * given.seconds):
+            over = "TIME"
+        if not over and peak > given.gigabytes * 2**30:
+            over = "MEMORY"
+        if over:
+            os.killpg(process, signal.SIGKILL)
+        time.sleep(0.2)
     peak = max(peak, usage.ru_maxrss * 1024)
     facts = {
         "seconds": round(time.monotonic() - began, 1),
@@ -240,6 +235,15 @@ def spawned(asked: dict[str, Any], run: Path, given: argparse.Namespace) -> dict
     else:
         told = {"status": over or "CRASH", "line": "" if over else "the process was killed"}
     return told | facts
+
+
+def processor(pid: int) -> float:
+    """Seconds of processor time a process took so far, which other jobs do not lengthen."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident(pid: int) -> int:
@@ -261,6 +265,8 @@ def known(out: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 def run_all(given: argparse.Namespace) -> None:
     """Run what is missing, network by network."""
+    for module in ("torch", "timm", "clinipress.study.flow"):
+        importlib.import_module(module)
     given.out.mkdir(parents=True, exist_ok=True)
     for network, stages in networks(given.factories).items():
         if given.networks and not any(word in network for word in given.networks):
@@ -296,7 +302,7 @@ def phrase(row: dict[str, Any]) -> str:
         words.append(f"{row['snr']:.0f} dB {row['agreement']:.0%}")
     if row.get("line"):
         words.append(row["line"])
-    words.append(f"({row['seconds']:.0f} s, {row['peak_mb']} MB)")
+    words.append(f"({row['processor_seconds']:.0f} s, {row['peak_mb']} MB)")
     return " ".join(words)
 
 
@@ -319,9 +325,11 @@ def table(given: argparse.Namespace) -> None:
     counts: dict[str, int] = {}
     for c in cells.values():
         counts[c["status"]] = counts.get(c["status"], 0) + 1
-    most = {key: max(c[key] for c in cells.values()) for key in ("seconds", "peak_mb")}
+    keys = ("processor_seconds", "peak_mb")
+    most = {key: max(c[key] for c in cells.values()) for key in keys}
     print(f"\n{len(cells)} cells: " + ", ".join(f"{n} {s}" for s, n in sorted(counts.items())))
-    print(f"at most {most['seconds']:.0f} s and {most['peak_mb']} MB a cell\n")
+    seconds, memory = most["processor_seconds"], most["peak_mb"]
+    print(f"at most {seconds:.0f} s of processor time and {memory} MB a cell\n")
     for (name, stage), c in cells.items():
         if c["status"] != "works":
             print(f"- {name} {stage}: {phrase(c)}")
@@ -336,19 +344,14 @@ def main() -> None:
     parser.add_argument("--stages", nargs="*", choices=STAGES, help="only these")
     parser.add_argument("--again", nargs="*", default=(), help="run cells of this status again")
     parser.add_argument("--channels", type=int, choices=(1, 3), default=1)
-    parser.add_argument("--seconds", type=float, default=300, help="limit of a cell")
+    parser.add_argument("--seconds", type=float, default=300, help="of processor time, a cell")
     parser.add_argument("--gigabytes", type=float, default=4, help="limit of a cell")
     parser.add_argument("--keep", action="store_true", help="leave the run folders")
     parser.add_argument("--table", action="store_true", help="print what is known")
     data = Path(os.environ.get("CLINIPRESS_DATA", ".")) / "brain-mri"
     parser.add_argument("--data", type=Path, default=data)
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--outcome", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.child:
-        child(given)
-    elif given.table:
+    if given.table:
         table(given)
     else:
         run_all(given)

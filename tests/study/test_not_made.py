@@ -10,6 +10,7 @@ import pytest
 from clinipress.errors import ModelError
 from clinipress.formats import make
 from clinipress.formats.onnx import make as onnx_make
+from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.formats.open import open_file
 from clinipress.recipe.study import ExportRecipe
 from clinipress.study.flow import run_study
@@ -83,3 +84,25 @@ def test_f11_whatever_a_toolchain_raises_is_one_line(monkeypatch, problem):
     monkeypatch.setattr(onnx_make, "count_operators", give_up)
     with pytest.raises(ModelError, match=f"gave up over it \\({type(problem).__name__}"):
         make._call(ExportRecipe(), "count_operators", None)
+
+
+@pytest.mark.parametrize("noise", [0.0, 100.0])
+def test_a_file_far_from_its_network_is_named(tmp_path, phantoms, monkeypatch, noise):
+    """Its accuracy against the labels hides it where the network itself is hardly better."""
+    predict = OnnxCandidate.predict
+
+    def disturbed(file, images):
+        logits = predict(file, images)
+        draw = np.random.default_rng(0).normal(size=logits.shape).astype(logits.dtype)
+        return logits + noise * draw * (file.card.precision != "float32")
+
+    monkeypatch.setattr(OnnxCandidate, "predict", disturbed)
+    small = study(
+        steps=[],
+        open_test=False,
+        exports=[{"precision": "float16"}],
+        reference={"model": {"factory": "tiny_nets:make"}, "train": TRAIN | {"epochs": 1}},
+    )
+    result = run_study(small, phantoms, tmp_path / "run")
+    named = [line for line in result.limits if line.startswith("reference-onnx-float16: of ")]
+    assert [line.endswith(" otherwise.") for line in named] == [True] * (noise > 0)

@@ -54,6 +54,8 @@ __all__ = ["FLOAT32", "Network", "PhaseTimes", "Piece", "Workbench", "gpus"]
 FLOAT32 = ExportRecipe(precision="float32")
 Network = TorchCandidate | FileNetwork
 PARITY_IMAGES = 128
+# a file that answers a larger share of them otherwise than its network is named
+UNLIKE = 0.1
 NAMED = 5  # layers on a line of the terminal
 
 
@@ -390,8 +392,14 @@ class Workbench:
         images = self.data.cache(spec).take(rows)
         card = card_for(card, recipe.precision, recipe.format)
         loaded = open_made(path, card, self.study.threads, images[:1])
-        agreement = parity(parent, loaded, images).model_dump()
-        return {"parity": agreement} | file_facts(recipe, path, plan)
+        agreement = parity(parent, loaded, images)
+        facts = {"parity": agreement.model_dump()} | file_facts(recipe, path, plan)
+        if agreement.label_flips > UNLIKE * agreement.images:
+            facts["unlike"] = (
+                f"of {agreement.images} validation images, its network answers "
+                f"{agreement.label_flips} otherwise"
+            )
+        return facts
 
 
 def gpus(formats: Iterable[str]) -> dict[str, Any]:
@@ -410,7 +418,7 @@ def _remarks(facts: Mapping[str, Any]) -> Iterator[str]:
     if left := facts.get("in_float"):
         more = [f"{len(left) - NAMED} more, in the report"] if len(left) > NAMED else []
         yield f"stays in float, where {IN_FLOAT}: {joined([*left[:NAMED], *more])}"
-    yield from (facts[key] for key in ("warning", "lost") if key in facts)
+    yield from (facts[key] for key in ("warning", "lost", "unlike") if key in facts)
 
 
 def _strange(keys: Sequence[str]) -> str:

@@ -227,9 +227,10 @@ def _of_measurement(view: View) -> list[str]:
             "network without a teacher, was trained ('control: true')."
         )
     reservations.extend(
-        f"{candidate.name}: {lost}."
+        f"{candidate.name}: {fact}."
         for candidate in view.candidates
-        if candidate.history and (lost := candidate.history[-1].facts.get("lost"))
+        for key in ("lost", "unlike")
+        if candidate.history and (fact := candidate.history[-1].facts.get(key))
     )
     reservations.extend(f"{file.name} was not made: {file.reason}." for file in result.not_made)
     if subject is not None:
