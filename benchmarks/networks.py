@@ -200,7 +200,7 @@ def spawned(asked: dict[str, Any], run: Path, given: argparse.Namespace) -> dict
     sys.stdout.flush()
     process = os.fork()
     if not process:
-        os.setsid()
+        os.setpgrp()
         log = os.open(run.parent / f"{run.name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)
