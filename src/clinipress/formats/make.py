@@ -311,7 +311,7 @@ def _refusing(recipe: ExportRecipe) -> Iterator[None]:
         ) from problem
 
 
-# What no network causes. A TypeError may be: compiled functions raise it in the line that calls them
+# What no network causes; compiled functions raise a TypeError in the line that calls them
 MISTAKES = (NameError, AttributeError)
 OURS = Path(__file__).parents[1]
 
