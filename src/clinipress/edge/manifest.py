@@ -93,7 +93,8 @@ def read_card(folder: Path) -> Manifest:
         raise BundleError(
             where,
             got,
-            "pass the folder with card.json (a bare model file: clinipress evaluate, or bench BUNDLE --against FILE)",
+            "pass the folder with card.json; a bare model file goes to 'clinipress evaluate', or to "
+            "'clinipress bench BUNDLE --against FILE'",
         )
     if not path.is_file() or path.is_symlink():
         raise BundleError(f"card.json in '{folder}'", "none", "pass the folder of a bundle")
