@@ -32,6 +32,7 @@ def run(name: str, folder: Path, *, threads: int = 1, train: bool = False) -> Pa
     import drawing
     import injection
     import studies
+
     from kit.quick import remember_libraries
 
     remember_libraries()
