@@ -8,6 +8,7 @@ It writes a study, and runs it as `clinipress run` would.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
@@ -20,24 +21,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.data.sources import Dataset, decode_item, read_dataset
+from clinipress.data.sources import Dataset, read_dataset
 from clinipress.data.study import StudyData, open_study_data
 from clinipress.errors import ClinipressError, InputError, ModelError
 from clinipress.extras import require
 from clinipress.formats.open import check_toolchains
+from clinipress.formats.trials import (
+    SCALES,
+    SETTLING_CASES,
+    Classes,
+    Hits,
+    check_better_than_chance,
+    likeliest_order,
+    order_refusal,
+    tried,
+)
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.formats import format_facts
 from clinipress.recipe.steps import ModelRecipe
 from clinipress.recipe.study import Study
 from clinipress.records.candidate import InputSpec
-from clinipress.records.item import ImageItem
 from clinipress.records.result import Result, RiskLevel
 from clinipress.records.store import Store, digest_of, write_atomically
 from clinipress.study.devices import find_target
 from clinipress.study.policy import POLICIES, recommended_exports
 from clinipress.study.propose import SIZES, propose
 from clinipress.study.read import parse_study
-from clinipress.study.reading import Reading, best_reading, check_order, table
 from clinipress.study.schedule import Pace, Timetable, schedule, student_schedule
 from clinipress.text import joined
 
@@ -51,16 +60,14 @@ __all__ = ["compress", "title_of"]
 PLAN = "compress.json"
 WHAT = "compressing a classifier"
 WEIGHTS = "original.safetensors"
-TRIED = 200  # images to train on, for how the network wants its images
-TRIED_FIRST, FINALISTS = 60, 6  # where there are many ways, each is tried on fewer first
+FINALISTS = 6  # ways to read images that are tried on all of the images, and shown
 FEWEST = 20  # images a class to train on; with fewer nothing is trained
 POST_TRAINING = (0.15, 0.25, 0.6)  # calibrated, chosen on, judged on
-# What networks are trained with: words -> mean and standard deviation of pixels in [0, 1]
-SCALES: Mapping[str, tuple[Any, Any]] = {
-    "ImageNet's mean and deviation": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "values from 0 to 1": (0.0, 1.0),
-    "values from -1 to 1": (0.5, 0.5),
-    "values from 0 to 255": (0.0, 1 / 255),
+WORDS = {
+    "imagenet": "ImageNet's mean and deviation",
+    "0..1": "values from 0 to 1",
+    "-1..1": "values from -1 to 1",
+    "0..255": "values from 0 to 255",
 }
 
 
@@ -429,71 +436,95 @@ def _reading(
     original: Mapping[str, Any], opened: StudyData, data: Mapping[str, Any], request: Asked
 ) -> tuple[dict[str, Any], list[str]]:
     """How the network wants its images; tried where nobody says so, the worst ways on a few."""
+    from clinipress.steps.adopt import training_cases
+
     recipe = ModelRecipe.model_validate(original["model"])
-    keys = opened.split.keys("train")
-    items = {item.key: item for item in opened.dataset.items}
-    chosen = [items[key] for key in keys[:: max(1, len(keys) // TRIED)]][:TRIED]
-    few = chosen[:: max(1, len(chosen) // TRIED_FIRST)]
-    ways: list[tuple[str, Mapping[str, Any]]] = []
+    classes = opened.classes
+    ways = _ways(recipe, data["input"]["channels"], request, len(classes))
+    pictures = functools.lru_cache(2)(
+        lambda spec, count: training_cases(opened, spec, request.seed, count)
+    )
+    known: dict[str, tuple[NDArray[np.float32], Classes]] = {}
+
+    def answers(way: str, count: int) -> tuple[NDArray[np.float32], Classes]:
+        spec, settings = ways[way]
+        images, labels = pictures(spec, count)
+        if way not in known or len(known[way][1]) < len(labels):
+            module = _built(recipe.model_copy(update=settings), spec, len(classes))
+            known[way] = _answers(module, images), labels
+        return known[way]
+
+    def hits(way: str, count: int) -> Hits:
+        logits, labels = answers(way, count)
+        return Hits.of(logits[:, likeliest_order(logits.argmax(1), labels, len(classes))], labels)
+
+    best, rivals, trials = tried(
+        "input", ways, hits, lambda a, b: np.array_equal(known[a][0], known[b][0]), FINALISTS
+    )
+    logits, labels = answers(best, SETTLING_CASES)
+    as_given = Hits.of(logits, labels)
+    shares = {row["option"]: row["accuracy"] for row in trials}
+    cases = {row["option"]: row["cases"] for row in trials}
+    shares[best], cases[best] = float(as_given.right.mean()), len(labels)
+    levels = {way: tuple(ways[way][1][key] for key in ("mean", "std")) for way in ways}
+    if others := [way for way in rivals if levels[way] != levels[best]]:
+        raise InputError(
+            f"to know how the network wants its images, which {len(labels)} training images do not "
+            "settle",
+            f"two ways that do equally well: {best} ({100 * shares[best]:.1f}%) and {others[0]} "
+            f"({100 * shares[others[0]]:.1f}%)",
+            "say which with --mean and --std (of pixels in [0, 1]), or --size",
+        )
+    order = likeliest_order(logits.argmax(1), labels, len(classes))
+    likeliest, by_output = (
+        Hits.of(logits[:, order], labels),
+        [classes[n] for n in np.argsort(order)],
+    )
+    if as_given.worse_than(likeliest):
+        fix = f"if so, add --classes {','.join(by_output)}"
+        raise order_refusal("the network", classes, as_given, by_output, likeliest, fix)
+    fix = "check the weights, the classes and their order, and how the images are read"
+    check_better_than_chance("the network", as_given, labels, fix)
+    table = "; ".join(
+        f"{way} {100 * shares[way]:.1f}%"
+        + (f" of {cases[way]}" if cases[way] < len(labels) else "")
+        for way in sorted(shares, key=lambda way: (way != best, -shares[way]))[:FINALISTS]
+    )
+    said = f"right of {len(labels)} images to train on: {table}"
+    if len(shares) > 1:
+        said = (
+            f"how the network wants its images was tried on {len(labels)} images to train on: "
+            f"{table}; taken: {best}"
+        )
+    spec, settings = ways[best]
+    read = {"channels": spec.channels, "height": spec.height, "width": spec.width}
+    return {"model": dict(settings), "input": read}, [said]
+
+
+def _ways(
+    recipe: ModelRecipe, channels: int, request: Asked, classes: int
+) -> dict[str, tuple[InputSpec, Mapping[str, Any]]]:
+    """Ways to read images that the network can take, by name."""
+    ways: dict[str, tuple[InputSpec, Mapping[str, Any]]] = {}
     problem: ClinipressError | None = None
-    for spec, channels in _inputs(data["input"]["channels"], request):
+    for spec, wide in _inputs(channels, request):
         for words, (mean, std) in _scales(request).items():
-            settings = {"in_channels": channels, **_levels(channels, mean, std)}
+            settings = {"in_channels": wide, **_levels(wide, mean, std)}
             try:
-                _built(recipe.model_copy(update=settings), spec, len(opened.classes))
+                _built(recipe.model_copy(update=settings), spec, classes)
             except ClinipressError as refused:
                 problem = problem or refused
                 break
-            at = f"{spec.height} x {spec.width} pixels, {words}"
-            ways.append((at, settings | {"spec": spec}))
+            ways[f"{spec.height} x {spec.width} pixels, {words}"] = spec, settings
     if not ways:
         raise problem or ModelError("a network that takes these images", "none of the sizes tried")
-    if len(ways) > FINALISTS and len(few) < len(chosen):
-        first = _trials(recipe, ways, few, opened.classes)
-        best = sorted(first, key=lambda trial: float(trial.losses.mean()))[:FINALISTS]
-        ways = [(trial.words, trial.settings) for trial in best]
-    trials = _trials(recipe, ways, chosen, opened.classes)
-    best_way = best_reading(
-        trials,
-        lambda trial: (trial.settings["mean"], trial.settings["std"]),
-        "say which with --mean and --std (of pixels in [0, 1]), or --size",
-    )
-    check_order(best_way, opened.classes, "if so, add --classes")
-    said = f"right of {len(chosen)} images to train on: {table(trials)}"
-    if len(trials) > 1:
-        said = (
-            f"how the network wants its images was tried on {len(chosen)} images to train on: "
-            f"{table(trials)}; taken: {best_way.words}"
-        )
-    spec = best_way.settings["spec"]
-    model = {key: best_way.settings[key] for key in ("in_channels", "mean", "std")}
-    read = {"channels": spec.channels, "height": spec.height, "width": spec.width}
-    return {"model": model, "input": read}, [said]
+    return ways
 
 
 def _levels(channels: int, mean: Any, std: Any) -> dict[str, Any]:
     if channels == 1 and isinstance(mean, tuple):
         mean, std = float(np.mean(mean)), float(np.mean(std))
     return {"mean": mean, "std": std}
-
-
-def _trials(
-    recipe: ModelRecipe,
-    ways: Sequence[tuple[str, Mapping[str, Any]]],
-    chosen: Sequence[ImageItem],
-    classes: tuple[str, ...],
-) -> list[Reading]:
-    """What the network makes of some images, read in several ways."""
-    labels = np.asarray([classes.index(item.label) for item in chosen], dtype=np.int64)
-    trials, pictures, seen = [], np.empty(0, np.uint8), None
-    for words, settings in sorted(ways, key=lambda way: str(way[1]["spec"])):
-        spec = settings["spec"]
-        if spec != seen:
-            pictures, seen = np.stack([decode_item(item, spec) for item in chosen]), spec
-        given = {key: value for key, value in settings.items() if key != "spec"}
-        module = _built(recipe.model_copy(update=given), spec, len(classes))
-        trials.append(Reading(words, settings, _answers(module, pictures), labels))
-    return trials
 
 
 def _inputs(channels: int, request: Asked) -> list[tuple[InputSpec, int]]:
@@ -516,7 +547,7 @@ SMALLEST = 64
 
 def _scales(request: Asked) -> Mapping[str, tuple[Any, Any]]:
     if request.mean is None or request.std is None:
-        return SCALES
+        return {words: SCALES[name] for name, words in WORDS.items()}
     plain = [
         tuple(map(float, value)) if isinstance(value, Sequence) else float(value)
         for value in (request.mean, request.std)
@@ -540,7 +571,9 @@ def _answers(module: Classifier, pictures: NDArray[np.uint8]) -> NDArray[np.floa
     with evaluating(module), torch.inference_mode():
         for start in range(0, len(pictures), 32):
             parts.append(module(torch.from_numpy(pictures[start : start + 32])).numpy())
-    return np.concatenate(parts)
+    logits = np.concatenate(parts)
+    # numbers that it cannot bear: not the way to read them
+    return logits if np.isfinite(logits).all() else np.zeros_like(logits)
 
 
 def _schedule(
