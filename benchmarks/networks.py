@@ -134,6 +134,7 @@ def study(network: str, chain: list[str], stage: str, channels: int) -> dict[str
         "try_next": False,
         "open_test": False,
         "bootstrap": 100,
+        "threads": 1,
         "evidence": {"stress": 0, "saliency": 0},
         "data": {
             "modality": "brain-mri",
@@ -199,7 +200,7 @@ def spawned(asked: dict[str, Any], run: Path, given: argparse.Namespace) -> dict
     sys.stdout.flush()
     process = os.fork()
     if not process:
-        os.setsid()
+        os.setpgrp()
         log = os.open(run.parent / f"{run.name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)

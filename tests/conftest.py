@@ -15,14 +15,17 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE / "nets")]
 
 from kit.order import pytest_addoption, pytest_collection_modifyitems  # noqa: E402
+from kit.quick import pytest_collection_finish, pytest_runtest_setup  # noqa: E402
 from kit.shared import base, shared  # noqa: E402
 from kit.skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: E402
 
 __all__ = [
     "pytest_addoption",
+    "pytest_collection_finish",
     "pytest_collection_modifyitems",
     "pytest_make_collect_report",
     "pytest_runtest_makereport",
+    "pytest_runtest_setup",
 ]
 
 

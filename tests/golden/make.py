@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 EXPECTED = HERE / "expected"
 # OpenVINO's 8-bit kernels saturate on x86 processors without VNNI and not on others: a file's
 # logits differ by half a unit. Held to AVX2, all processors compute alike. Read by the library when
@@ -32,7 +32,9 @@ def run(name: str, folder: Path, *, threads: int = 1, train: bool = False) -> Pa
     import drawing
     import injection
     import studies
+    from kit.quick import remember_libraries
 
+    remember_libraries()
     tree = studies.TREES[name]() | {"threads": threads}
     data = drawing.draw(folder / f"{name}-images", tree["data"]["input"]["height"])
     out = folder / name

@@ -176,7 +176,7 @@ def test_weights_of_a_package_or_the_hub(
     seen, study, text = proposed(tmp_path, monkeypatch, installed=installed, side=28, **options)
     model = study.reference.model
     assert (model.name, model.pretrained) == (network, pretrained)
-    assert [step.step for step in study.steps] == ["prune", "qat"]
+    assert [step.step for step in study.steps] == ["distill", "prune", "qat"]
     assert study.data.input.height == 64  # 28 pixels shrink to one
     assert seen["weights"]["whose"] in text
     assert seen["weights"]["whose"] in weights_words(seen)

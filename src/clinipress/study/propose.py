@@ -239,29 +239,36 @@ steps:
   - step: qat   # learns to live with the rounding of its int8 file
     train: {epochs: 6, learning_rate: 0.0001, warmup_epochs: 0.5}
 """
-# The rates are small, for what the weights know of pictures is worth keeping. No second network is
-# trained: the reference itself is cut and goes on from its own weights, under its own eyes.
+# The rates are small, for what the weights know of pictures is worth keeping. A pretrained network
+# cut as far as a narrow student is small loses more than the student does (LOG.md, 2026-11-29).
 FROM_WEIGHTS = """reference:
   # pretrained: WHOSE
   model: {name: NAME, pretrained: VALUE}
   train:
     batch_size: 32
     stages:   # of transfer learning
-      - {train: head, epochs: 2, learning_rate: 0.001, warmup_epochs: 0}
-      - {train: all, epochs: 14, learning_rate: 0.0005, warmup_epochs: 1}
-      - {train: all, epochs: 6, learning_rate: 0.0001, warmup_epochs: 0, decay: exponential,
+      - {train: head, epochs: 1, learning_rate: 0.001, warmup_epochs: 0}
+      - {train: all, epochs: 13, learning_rate: 0.0005, warmup_epochs: 1}
+      - {train: all, epochs: 4, learning_rate: 0.0001, warmup_epochs: 0, decay: exponential,
          final_learning_rate: 0.01}
 steps:
-  - step: prune   # the reference itself, from its own weights
-    ratio: 0.5   # share of the multiply-adds to remove
+  - step: distill
+    # narrow and dense: what 8-bit CPUs do best. From random weights it takes many new views, and
+    # mixed images, to learn what the reference knows
+    student: {name: resnet18, arguments: {channels: [32, 64, 128, 192]}}
+    temperature: 2
+    alpha: 0.7
+    train: {epochs: 90, batch_size: 16, mixup: 0.2}
+  - step: prune
+    ratio: 0.3   # share of the multiply-adds to remove
     rounds: 2
     temperature: 2
-    alpha: 0.5
-    train: {epochs: 20, batch_size: 32, learning_rate: 0.0005, warmup_epochs: 0.5}
+    alpha: 0.7
+    train: {epochs: 16, batch_size: 16, learning_rate: 0.0005, warmup_epochs: 0.5}
   - step: qat   # learns to live with the rounding of its int8 file
     temperature: 2
-    alpha: 0.5
-    train: {epochs: 8, learning_rate: 0.0001, warmup_epochs: 0.5}
+    alpha: 0.7
+    train: {epochs: 6, learning_rate: 0.0001, warmup_epochs: 0.5}
 """
 
 
