@@ -29,13 +29,13 @@ from clinipress.models.classifier import TorchCandidate
 from clinipress.steps.qat.network import Place
 from clinipress.steps.qat.tracing import is_activation, reads_image, takes_constant, trace
 
-__all__ = ["Found", "find_places", "match"]
+__all__ = ["FileRounding", "find_places", "match"]
 
 PROBES = 4  # images that tensors are matched on
 CONSTANT = "a constant"
 
 
-class Found(NamedTuple):
+class FileRounding(NamedTuple):
     """Everything that an int8 file rounds besides the weights of its layers.
 
     Tensors go by their names in the float32 file, as `quantize.prepare` writes it out.
@@ -52,7 +52,9 @@ class Found(NamedTuple):
     missed: dict[str, str]
 
 
-def find_places(candidate: TorchCandidate, images: NDArray[np.uint8], method: Method) -> Found:
+def find_places(
+    candidate: TorchCandidate, images: NDArray[np.uint8], method: Method
+) -> FileRounding:
     """What the candidate's int8 file would round, activations with calibrated ranges.
 
     Args:
@@ -97,7 +99,7 @@ def find_places(candidate: TorchCandidate, images: NDArray[np.uint8], method: Me
     constants = {name: _held(equal[name]) for name in planned.constants}
     missed = {name: kinds[name] for name in planned.ranges if name not in places}
     missed |= {name: CONSTANT for name, held in constants.items() if not held}
-    return Found(places, {name: held for name, held in constants.items() if held}, missed)
+    return FileRounding(places, {name: held for name, held in constants.items() if held}, missed)
 
 
 def _held(nodes: Iterable[fx.Node]) -> list[str]:
