@@ -16,7 +16,9 @@ import pytest
 
 import clinipress
 from clinipress.cli.commands import app
+from kit.forked import Forked
 
+pytestmark = pytest.mark.slow
 HIDDEN = ("torch", "scipy", "timm", "onnx", "pydicom", "nibabel", "sklearn", "openvino", "h5py")
 MOST_BYTES = 250e6
 SECONDS = 300
@@ -51,18 +53,19 @@ class Install:
     def packages(self) -> Path:
         return next(self.folder.glob("lib/python*/site-packages"))
 
-    def call(self, *arguments: object, cwd: Path | None = None):
-        """Run the interpreter with nothing of this process's paths."""
+    @property
+    def environment(self) -> dict[str, str]:
+        """Nothing of this process's paths."""
         hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "COVERAGE_PROCESS_START")
-        environment = {k: v for k, v in os.environ.items() if k not in hidden}
+        return {k: v for k, v in os.environ.items() if k not in hidden}
+
+    def call(self, *arguments: object):
+        """Run the interpreter."""
         return subprocess.run(
             [self.python, *map(str, arguments)],
-            capture_output=True, text=True, check=False, cwd=cwd or self.folder,
-            env=environment, timeout=SECONDS,
+            capture_output=True, text=True, check=False, cwd=self.folder, env=self.environment,
+            timeout=SECONDS,
         )  # fmt: skip
-
-    def clinipress(self, *arguments: object, cwd: Path | None = None):
-        return self.call("-m", "clinipress", *arguments, cwd=cwd)
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +83,15 @@ def base(tmp_path_factory) -> Install:
             if not top.endswith(".pth") and not link.exists():
                 link.symlink_to(Path(str(distribution.locate_file(top))))
     return made
+
+
+@pytest.fixture(scope="session")
+def forked(base, tmp_path_factory):
+    """Its processes, in which the packages that every command reads have been imported."""
+    folder = tmp_path_factory.mktemp("processes")
+    imports = "import numpy, onnxruntime, PIL.Image, pydantic, typer, yaml"
+    with Forked(folder, imports, python=base.python, environment=base.environment) as forked:
+        yield forked
 
 
 @pytest.fixture(scope="session")
@@ -186,10 +198,10 @@ def documented() -> set[str]:
     return found
 
 
-def test_every_command_works_or_says_in_one_line_what_it_needs(base, prepared, tmp_path):
+def test_every_command_works_or_says_in_one_line_what_it_needs(forked, prepared, tmp_path):
     problems = {}
     for name, (codes, arguments) in prepared.items():
-        done = base.clinipress(*arguments, cwd=tmp_path)
+        done = forked.run("clinipress", *arguments, cwd=tmp_path)
         problem = problem_of(done, codes)
         if not problem and name.endswith("--json") and done.returncode < 2:
             json.loads(done.stdout.splitlines()[0] if "predict" in name else done.stdout)
@@ -202,9 +214,10 @@ def test_every_command_works_or_says_in_one_line_what_it_needs(base, prepared, t
     assert documented() <= named
 
 
-def test_a_public_set_that_is_not_there_is_told_how_to_get(base, tmp_path):
+def test_a_public_set_that_is_not_there_is_told_how_to_get(forked, tmp_path):
     # how to get it is the answer that was asked for: it goes to stdout, with the code of "absent"
-    done = base.clinipress("data", "brain-mri", "--out", tmp_path / "brain", cwd=tmp_path)
+    arguments = ["data", "brain-mri", "--out", tmp_path / "brain"]
+    done = forked.run("clinipress", *arguments, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (2, "")
     assert "nothing to use is there" in done.stdout
 
@@ -237,28 +250,37 @@ def test_the_base_install_stays_small():
 
 
 FACE = """
-import sys, clinipress
-for name in sys.argv[1:]:
-    exec(f"from clinipress import {name}")
-wrong = [n for n in sys.argv[1:] if n != "__version__" and not callable(globals()[n])]
-print(wrong)
+import json, sys
+
+def wrong(order):
+    for name in [name for name in sys.modules if name.split(".")[0] == "clinipress"]:
+        del sys.modules[name]
+    import clinipress
+    space = {}
+    for name in order:
+        exec(f"from clinipress import {name}", space)
+    return [name for name in order if not callable(space[name])]
+
+print(json.dumps([wrong(order) for order in json.load(sys.stdin)]))
 """
 FUNCTIONS = [name for name in clinipress.__all__ if name != "__version__"]
 
 
-def test_a_public_name_is_what_it_says_in_any_order():
-    wrong = {}
-    turns = [FUNCTIONS[i:] + FUNCTIONS[:i] for i in range(len(FUNCTIONS))]
-    for order in (*turns, FUNCTIONS[::-1]):
-        command = [sys.executable, "-c", FACE, *order]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.stdout.strip() != "[]":
-            wrong[tuple(order)] = done.stdout + done.stderr[-300:]
-    assert wrong == {}
-
-
-def test_a_public_name_alone_is_what_it_says():
-    for name in FUNCTIONS:
-        command = [sys.executable, "-c", FACE, name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.stdout.strip() == "[]", (name, done.stderr)
+@pytest.mark.parametrize(
+    "orders",
+    [
+        # each alone, and of any two each before the other
+        pytest.param([[n] for n in FUNCTIONS] + [FUNCTIONS, FUNCTIONS[::-1]], id="pairs"),
+        pytest.param(
+            [FUNCTIONS[i:] + FUNCTIONS[:i] for i in range(len(FUNCTIONS))],
+            id="turns", marks=pytest.mark.nightly,
+        ),
+    ],
+)  # fmt: skip
+def test_a_public_name_is_what_it_says_in_any_order(orders):
+    done = subprocess.run(
+        [sys.executable, "-c", FACE], input=json.dumps(orders), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [[]] * len(orders)

@@ -15,7 +15,7 @@ from clinipress.records.store import read_result
 from clinipress.reporting.page.build import write_report
 from clinipress.study.external import evaluate
 from clinipress.study.flow import run_study
-from kit.studies import TRAIN, study
+from kit.studies import BARE, TRAIN, study
 
 CART = {"name": "cart", "like": "raspberry-pi-5", "formats": ["executorch"], "ram_bytes": "1 GB"}
 TARGETS = ["cpu-x86", "smartphone", "cortex-m7", "jetson-nano", CART]
@@ -34,10 +34,13 @@ GPU = place_of("tensorrt")
 ELSEWHERE = ("tflite-micro",) if GPU else ("tflite-micro", "tensorrt")
 
 
+pytestmark = pytest.mark.slow
+
+
 def devices(**changes):
     # the reference is smaller than the file limit of a microcontroller: no step is needed
     options = {"steps": [], "exports": EXPORTS, "target": TARGETS, "risk": "low"}
-    options["evidence"] = {"stress": 0, "saliency": 0}  # of files of any engine: the golden studies
+    options["evidence"] = BARE  # of files of any engine: the golden studies
     return study(**options, **changes)
 
 

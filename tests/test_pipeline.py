@@ -17,7 +17,7 @@ from clinipress.records.result import Result
 from clinipress.study.external import compare, evaluate
 from clinipress.study.flow import run_study
 from clinipress.study.scores import ScoreKeeper
-from kit.studies import TRAIN, study
+from kit.studies import BARE, TRAIN, study
 from tiny_nets import make
 
 
@@ -151,7 +151,8 @@ def test_a_users_own_classifier_is_judged_as_it_is_with_its_own_normalisation(ph
     model |= {"in_channels": 3, "mean": means, "std": stds}
     run = tmp_path / "run"
     int8 = [{"precision": "int8", "calibration_images": 32}]
-    own = study(reference={"model": model, "train": None}, steps=[], exports=int8)
+    reference = {"model": model, "train": None}
+    own = study(reference=reference, steps=[], exports=int8, evidence=BARE)
     result = run_study(own, phantoms, run)
     # the untrained-network trial (A5): little is lost of nothing, and that is no pass
     assert all(row.verdict.status != "pass" for row in result.candidates if row.verdict)
@@ -170,7 +171,7 @@ def test_a_users_own_classifier_is_judged_as_it_is_with_its_own_normalisation(ph
 
 def test_what_the_risk_level_bars_is_measured_and_never_shipped(phantoms, tmp_path):
     exports = [{"precision": "float16"}, {"precision": "int8", "calibration_images": 32}]
-    strict = study(risk="critical", steps=[], exports=exports)
+    strict = study(risk="critical", steps=[], exports=exports, evidence=BARE)
     result = run_study(strict, phantoms, tmp_path / "run")
     rows = {c.name: c for c in result.candidates}
     assert rows["reference-onnx-int8"].rejected.startswith("At critical risk quantization after")
@@ -234,7 +235,7 @@ def test_a_control_shows_what_the_teacher_gave_and_is_never_shipped(phantoms, tm
     taught = {"step": "distill", "student": {"factory": "tiny_nets:make"}, "views": 2}
     taught |= {"train": TRAIN | {"epochs": 2}, "control": True}
     later = {"step": "train", "train": TRAIN | {"epochs": 1}}
-    plan = study(steps=[taught, later], exports=[{"precision": "float16"}])
+    plan = study(steps=[taught, later], exports=[{"precision": "float16"}], evidence=BARE)
     result = run_study(plan, phantoms, tmp_path / "run")
     rows = {c.name: c for c in result.candidates}
     assert list(rows) == [

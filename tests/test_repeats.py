@@ -14,17 +14,16 @@ from clinipress.study import summary
 from clinipress.study.flow import run_study
 from clinipress.study.redraw import left_over_seeds
 from clinipress.study.repeats import spread
-from kit.studies import TRAIN, study, tree
+from kit.studies import BARE, TRAIN, study, tree
 
 SMALL = {"steps": [], "exports": [{"precision": "int8", "calibration_images": 16}]}
-QUICK = {"stress": 0, "saliency": 0}
 
 
 @pytest.fixture(scope="module")
 def repeated(phantoms, tmp_path_factory):
     run = tmp_path_factory.mktemp("seeds") / "run"
     reference = {"model": {"factory": "tiny_nets:make"}, "train": TRAIN}
-    asked = study(**SMALL, reference=reference, evidence=QUICK, seeds=[3, 4])
+    asked = study(**SMALL, reference=reference, evidence=BARE, seeds=[3, 4])
     return run, run_study(asked, phantoms, run)
 
 
@@ -68,7 +67,7 @@ def test_17_a_seed_that_the_study_names_no_longer_is_left_over_and_unused(
     assert list(left_over_seeds(fewer.recipe["seeds"], run)) == ["seeds/3"]
     assert left_over_seeds(result.recipe["seeds"], run) == {}
     reference = {"model": {"factory": "tiny_nets:make"}, "train": TRAIN}
-    alone = study(**SMALL, reference=reference, evidence=QUICK)
+    alone = study(**SMALL, reference=reference, evidence=BARE)
     listener = SimpleNamespace(
         say=said.append, start=lambda *_: None, advance=lambda *_: None, finish=lambda *_: None
     )
@@ -88,7 +87,7 @@ def test_17_a_trial_says_so_on_every_page_and_in_the_bundle(
     reference = {"model": {"factory": "tiny_nets:make"}, "train": TRAIN}
     data = {**tree()["data"], "sample": 150}
     exports = [{"precision": "float32"}]
-    small = study(reference=reference, evidence=QUICK, data=data, steps=[], exports=exports)
+    small = study(reference=reference, evidence=BARE, data=data, steps=[], exports=exports)
     run = tmp_path / "run"
     result = run_study(small, phantoms, run)
     line = f"A trial: {result.audit.images} of {result.audit.trial_of:,} images, drawn by class"

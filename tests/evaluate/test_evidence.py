@@ -323,7 +323,13 @@ def simulate(number, size, trials, forget=False) -> dict[str, tuple[int, int]]:
     return {name: (held[name], passed[name]) for name in names}
 
 
-@pytest.mark.parametrize(("number", "size"), [(240, 1), (80, 4)], ids=["images", "patients"])
+@pytest.mark.parametrize(
+    ("number", "size"),
+    [
+        pytest.param(240, 1, id="images", marks=pytest.mark.nightly),
+        pytest.param(80, 4, id="patients"),
+    ],
+)
 def test_changes_cover_and_seldom_pass_at_the_margin(number, size) -> None:
     trials = 300
     for held, passed in simulate(number, size, trials).values():

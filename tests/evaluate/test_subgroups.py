@@ -54,7 +54,7 @@ def frames(scores, column):
     return found, areas
 
 
-@each_seed(range(20))
+@each_seed(range(8))
 def test_groups_and_gaps_against_fairlearn(seed):
     classes = CLASSES if seed % 2 else CLASSES[:2]
     before = reference(seed, n=400, sharp=2.0, classes=classes)

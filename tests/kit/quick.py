@@ -12,8 +12,9 @@ import pytest
 
 XNNPACK = "executorch.backends.xnnpack.quantizer"
 
-# what was imported is never garbage: looking through it again and again was a sixth of the time
-gc.set_threshold(50_000, 20, 100)
+# what was imported is never garbage: looking through it again and again was a sixth of the time;
+# a whole collection every minute or so keeps the memory of networks and their graphs low
+gc.set_threshold(50_000, 10, 10)
 
 
 def pytest_collection_finish():

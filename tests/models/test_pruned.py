@@ -518,7 +518,9 @@ def test_records_of_half_a_head_or_of_all_are_refused(rows):
 
 
 def test_attention_of_another_build_keeps_its_heads():
-    _, module = make("swinv2_cr_tiny_ns_224", InputSpec(channels=1, height=64, width=64))
+    short = {"embed_dim": 48, "depths": (1, 1, 2, 1)}
+    recipe = ModelRecipe(name="swinv2_cr_tiny_ns_224", arguments=short)
+    _, module = new_classifier(recipe, WIDE, 3, 0.4, 0.2)
     cut = {name for name, _, _ in plan_pruning(module, ratio=0.3)}
     assert cut
     assert any(".mlp." in name for name in cut)

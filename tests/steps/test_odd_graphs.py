@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -151,7 +152,7 @@ def settled(net, **options):
 
 def test_f2_norms_of_vectors_learn_with_their_linear_layers():
     owner, images = settled(Head), pixels(24)
-    places, missed = find_places(owner, images, "percentile")
+    places, _, missed = find_places(owner, images, "percentile")
     assert not missed
     network = QuantizedNetwork(owner.module, list(places.values()), Schedule(1, 1))
     assert sum(layer.norm is not None for layer in network._layers) == 2
@@ -346,7 +347,7 @@ class Attention(nn.Module):
 
 def test_f18_every_place_of_attention_is_learnt():
     owner, images = wrapped(Attention), pixels(24)
-    places, missed = find_places(owner, images, "percentile")
+    places, _, missed = find_places(owner, images, "percentile")
     assert not missed
     network = QuantizedNetwork(owner.module, list(places.values()), Schedule(1, 1)).eval()
     with torch.no_grad():
@@ -409,3 +410,30 @@ def test_f18_computed_weights_are_rounded_and_what_is_not_is_named():
     assert not torch.equal(network(x), network(x))  # dropout of whole maps is at work
     network(x).square().mean().backward()
     assert all(p.grad is not None for p in owner.module.parameters())
+
+
+class Multiplied(nn.Module):
+    """Tokens multiplied by a matrix that is no layer's, and by one behind an einsum."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.patches = nn.Conv2d(channels, 8, 4, 4)
+        self.matrix, self.other = (nn.Parameter(torch.randn(8, 8)) for _ in range(2))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2) @ self.matrix
+        return self.head(torch.einsum("ntc,cd->ntd", x, self.other).mean(1))
+
+
+def test_f18_a_constant_matrix_is_rounded_or_named():
+    owner = wrapped(Multiplied)
+    backbone = owner.module.backbone
+    network = QuantizedNetwork(copy.deepcopy(owner.module), [], Schedule(1, 1)).eval()
+    assert list(network.unrounded.values()) == ["a product by constants other than a matrix"]
+    with torch.no_grad():
+        for weight in (backbone.patches.weight, backbone.head.weight, backbone.matrix.T):
+            scale = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True) / 127
+            weight.copy_((weight / scale).round() * scale)
+        x = torch.from_numpy(pixels(4))
+        torch.testing.assert_close(network(x), owner.module(x), atol=1e-4, rtol=1e-4)

@@ -1,6 +1,7 @@
 """Quantization-aware training end to end: the rounded network and the int8 file are one thing."""
 
 import copy
+import dataclasses
 import json
 from dataclasses import dataclass, field
 
@@ -139,8 +140,9 @@ def learnt(parent, tmp_path_factory):
     return params, child, facts, work
 
 
-def rounded_network(owner, places):
-    return QuantizedNetwork(copy.deepcopy(owner.module), places, Schedule(0, 0)).eval()
+def rounded_network(owner, places, constants=()):
+    module = copy.deepcopy(owner.module)
+    return QuantizedNetwork(module, places, Schedule(0, 0), constants).eval()
 
 
 def agreement(owner, places, ranges, folder, images):
@@ -187,13 +189,13 @@ def file_values(path, images):
             for name, grid in found]  # fmt: skip
 
 
-def flips(owner, places, path, images):
+def flips(owner, places, path, images, constants=()):
     """Share of values per place that the network rounds otherwise than the file.
 
     Every place hands on the file's own values, so that each is judged by itself: a value halfway
     between two levels may round either way, and the layers behind would draw that out.
     """
-    network, file = rounded_network(owner, places), file_values(path, images)
+    network, file = rounded_network(owner, places, constants), file_values(path, images)
     assert [grid for grid, _ in file] == grids(network.ranges)
     found, own = [0.0] * len(places), network._round
 
@@ -233,7 +235,7 @@ def test_any_network_is_rounded_where_and_as_its_file_is(name, tmp_path):
         module.backbone.get_classifier().weight.mul_(0.01)
     owner = TorchCandidate(Card(name=name, classes=CLASSES, input=SPEC, model=spec), module)
     images = pixels(32, 3)[0]
-    places, missed = find_places(owner, images, "minmax")
+    places, _, missed = find_places(owner, images, "minmax")
     assert not missed
     assert len({place.node for place in places.values()}) == len(places)
     ranges = {key: (place.low, place.high) for key, place in places.items()}
@@ -247,6 +249,71 @@ def test_any_network_is_rounded_where_and_as_its_file_is(name, tmp_path):
     to_int8(tmp_path / "f.onnx", tmp_path / "p.onnx", images[:8])
     assert counts == count_low_precision(tmp_path / "p.onnx")
     assert counts["Conv int8"] > 0
+
+
+def vision_transformer(depth, size, **arguments):
+    """timm's smallest, with biases and tables of positions as after training."""
+    torch.manual_seed(0)
+    spec = InputSpec(channels=1, height=size, width=size)
+    arguments |= {"img_size": size, "depth": depth}
+    recipe = ModelRecipe(name="vit_tiny_patch16_224", arguments=arguments)
+    model, module = new_classifier(recipe, spec, 3, 51 / 255, 0.25)
+    with torch.no_grad():
+        for name, value in module.named_parameters():
+            if value.ndim == 1 or "pos" in name or "token" in name:
+                value.add_(0.3 * torch.randn_like(value))
+            elif "qkv" in name:
+                value.mul_(4)
+    return TorchCandidate(Card(name="vit", classes=CLASSES, input=spec, model=model), module)
+
+
+SMALL = (2, SIZE, {"embed_dim": 48, "num_heads": 3})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("depth", "size", "arguments"),
+    [SMALL, pytest.param(12, 64, {}, marks=pytest.mark.nightly)],
+    ids=["small", "vit_tiny_patch16_224"],
+)
+def test_f18_every_place_of_a_vision_transformer_is_learnt(depth, size, arguments, tmp_path):
+    owner = vision_transformer(depth, size, **arguments)
+    images = np.repeat(np.repeat(pixels(24, 3)[0], size // SIZE, 2), size // SIZE, 3)
+    data = Data(Store(*pixels(72)))
+    data.store.pixels = np.repeat(np.repeat(data.store.pixels, size // SIZE, 2), size // SIZE, 3)
+    step = QuantizationAware(recipe(train=QUICK | {"epochs": 1}, calibration_images=16))
+    where = dataclasses.replace(context(tmp_path / "work"), data=data)
+    params = json.loads(json.dumps(step.plan(owner, where)))
+    child, facts = step.apply(owner, params, where)
+    export_onnx(child, tmp_path / "f.onnx")
+    to_int8(tmp_path / "f.onnx", tmp_path / "q.onnx", images[:4], ranges=child.spec.ranges)
+    graph = onnx.load(tmp_path / "q.onnx").graph
+    readers = [node.op_type for node in graph.node if graph.input[0].name in node.input]
+    assert set(readers) == {"DequantizeLinear", "Shape"}
+    file = file_values(tmp_path / "q.onnx", images[:4])
+    # 222 of twelve blocks: patches, token, both, their sum, a class's part, logits; 18 a block.
+    # The pixels are read as they are: their grey levels were a 223rd place while they were not
+    assert len(file) == 6 + 18 * depth == facts["rounded_activations"] == len(child.spec.ranges)
+    assert facts["calibrated_activations"] == 0
+    assert "activations_not_learnt" not in params
+    assert "weights_not_rounded" not in facts
+    assert {grid for grid, _ in file} == set(grids(torch.tensor(list(child.spec.ranges.values()))))
+    # positions, and the biases of four layers a block, which a file adds to tokens
+    assert len(params["constants"]) == 1 + 4 * depth == facts["rounded_constants"]
+    stored = onnx_graph.constants(graph)
+    assert sum(v.dtype == np.uint8 and v.size > 1 for v in stored.values()) == 1 + 4 * depth
+    places = {
+        name: learnt_ranges.Place(node, *child.spec.ranges.get(name, (low, high)), *others)
+        for name, (node, low, high, *others) in params["places"].items()
+    }
+    nodes = [node for nodes in params["constants"].values() for node in nodes]
+    given = (child, list(places.values()), tmp_path / "q.onnx", images[:4])
+    shares = dict(zip(places, flips(*given, nodes), strict=True))
+    exact = [share for name, share in shares.items() if "Softmax" not in name]
+    assert max(exact) < 0.005
+    # ONNX Runtime's own table of exponentials: a level off in some places, never more
+    assert max(shares.values()) < 0.3
+    assert max(flips(*given)) > 0.05, "the check can fail: biases as they are"
 
 
 # ------------------------------------------------------------------ the step

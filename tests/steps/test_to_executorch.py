@@ -207,6 +207,32 @@ def test_f3_what_is_joined_with_the_one_that_is_known_fits_too(tmp_path):
     assert plan["calibrated"] == len({tuple(grid) for grid in plan["ranges"].values()})
 
 
+class Spots(nn.Module):
+    """Maps that are nought but for some spots, as behind a ReLU6, so that their means are small."""
+
+    def __init__(self, channels, joined):
+        super().__init__()
+        self.joined, self.mean = joined, nn.AdaptiveAvgPool2d(1)
+        self.first = nn.Conv2d(channels, 24, 3, 2, 1)
+        with torch.no_grad():
+            self.first.weight *= 12
+            self.first.bias.mul_(12).sub_(14)
+        self.head = nn.Linear(48 if joined else 24, 3)
+
+    def forward(self, x):
+        x = nn.functional.relu6(self.first(x))
+        x = torch.cat([self.mean(x), x[:, :, :1, :1]], 1) if self.joined else self.mean(x)
+        return self.head(x.flatten(1))
+
+
+@pytest.mark.parametrize("joined", [False, True], ids=["alone", "joined"])
+def test_f3_a_mean_has_levels_of_its_own_unless_it_is_joined(tmp_path, joined):
+    network = wrapped(lambda channels: Spots(channels, joined))
+    plan = plan_executorch(INT8, network, tmp_path, smooth())
+    highs = {round(high, 3) for low, high in plan["ranges"].values() if low == 0}
+    assert len(highs) == (1 if joined else 2), plan["ranges"]
+
+
 def test_small_weights_keep_all_their_bits(tmp_path):
     network = candidate()
     with torch.no_grad():  # far below what the quantizer's own smallest step would leave

@@ -11,10 +11,11 @@ from PIL import Image
 from torch import nn
 
 import clinipress
-from clinipress.errors import InputError
-from clinipress.study.reading import Reading, best_reading, check_order
+from clinipress.errors import InputError, ModelError
+from clinipress.formats.trials import Hits, tried
 from clinipress.study.schedule import Pace, schedule
 
+pytestmark = pytest.mark.slow
 CLASSES = ("left", "middle", "right")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -67,8 +68,12 @@ def draw(root: Path, each: int, seed: int) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_noise(monkeypatch):
-    """The times of networks of a few weights are noise, and a slower file is not shipped."""
+    """The times of networks of a few weights are noise, and a slower file is not shipped.
+
+    What is shipped is looked into once, by `compressed`.
+    """
     monkeypatch.setattr("clinipress.study.choice._slow", lambda *_: None)
+    monkeypatch.setattr("clinipress.study.flow.inspect", lambda judged, *_: tuple(judged))
 
 
 @pytest.fixture(scope="module")
@@ -77,20 +82,27 @@ def sets(tmp_path_factory):
     return draw(root / "train", 60, 0), draw(root / "test", 40, 1)
 
 
-def test_three_lines_make_a_bundle(sets, tmp_path):
-    model = Thirds()
-    result = clinipress.compress(
-        model, sets[0], test=sets[1], risk="low", size=64, post_training=True, out=tmp_path / "run"
-    )
+QUICK = {"risk": "low", "size": 64, "post_training": True}
+
+
+@pytest.fixture(scope="module")
+def compressed(sets, tmp_path_factory):
+    """The run folder of one call, and its result."""
+    out = tmp_path_factory.mktemp("compressed") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clinipress.study.choice._slow", lambda *_: None)
+        return out, clinipress.compress(Thirds(), sets[0], test=sets[1], out=out, **QUICK)
+
+
+def test_three_lines_make_a_bundle(sets, compressed):
+    out, result = compressed
     assert result.shipped is not None
     model_recipe = result.recipe["reference"]["model"]
     assert model_recipe["mean"] == list(MEAN)
     assert model_recipe["std"] == list(STD)
     reference = result.candidates[0].evidence["test"]["accuracy"].value
     assert reference > 0.9
-    answers = clinipress.load_bundle(tmp_path / "run" / "bundle").classify(
-        sets[1] / "middle" / "003.png"
-    )
+    answers = clinipress.load_bundle(out / "bundle").classify(sets[1] / "middle" / "003.png")
     assert answers.label == "middle"
     assert not any(p.origin == "step" for p in result.candidates)
 
@@ -116,12 +128,15 @@ def test_the_network_gives_its_own_logits(sets, tmp_path):
 
 def test_outputs_in_another_order_are_noticed(sets, tmp_path):
     model = Thirds(order=(2, 0, 1))
-    with pytest.raises(InputError, match=r"in another order.*--classes right,left,middle"):
+    refusal = (
+        r"the outputs of the network in the order left, .* as right, left, middle: if so, add "
+    )
+    with pytest.raises(ModelError, match=refusal + "--classes right,left,middle"):
         clinipress.compress(model, sets[0], test=sets[1], size=64, out=tmp_path / "run")
 
 
 def test_weights_that_say_nothing_are_refused(sets, tmp_path):
-    with pytest.raises(InputError, match="a network that was trained for these classes"):
+    with pytest.raises(ModelError, match="more often than by naming the commonest class"):
         clinipress.compress(
             Thirds(scale=0.0), sets[0], test=sets[1], size=64, mean=0.0, std=1.0,
             out=tmp_path / "run",
@@ -144,10 +159,9 @@ def test_a_fail_stays_a_fail_where_the_test_may_have_been_seen(sets, tmp_path):
     assert not any(reason.kind == "may have seen" for reason in result.verdict.reasons)
 
 
-def test_the_same_call_goes_on_with_the_same_plan(sets, tmp_path):
-    arguments = {"test": sets[1], "risk": "low", "size": 64, "post_training": True}
-    first = clinipress.compress(Thirds(), sets[0], out=tmp_path / "run", **arguments)
-    again = clinipress.compress(Thirds(), sets[0], out=tmp_path / "run", **arguments)
+def test_the_same_call_goes_on_with_the_same_plan(sets, compressed):
+    out, first = compressed
+    again = clinipress.compress(Thirds(), sets[0], test=sets[1], out=out, **QUICK)
     assert [c.digest for c in first.candidates] == [c.digest for c in again.candidates]
     assert len(again.test_openings) == 1
 
@@ -169,7 +183,6 @@ def test_what_is_no_network_is_refused(tmp_path):
 
 
 def test_a_network_of_another_process_is_named(tmp_path):
-    from clinipress.errors import ModelError
     from clinipress.models.zoo import create_backbone
 
     with pytest.raises(ModelError, match="given as an object"):
@@ -219,37 +232,58 @@ def test_what_a_network_cannot_have_is_left_out_with_its_reason():
 # --- how a network wants its images -----------------------------------------------------------
 
 
-def reading(words, margin, n=200, seed=0):
+class Indifferent(Thirds):
+    """SYNTHETIC: brings its input to one scale itself, so that none given to it matters."""
+
+    def forward(self, images):
+        low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+        mean, std = (torch.tensor(v)[None, :, None, None] for v in (MEAN, STD))
+        return super().forward(((images - low) / (high - low) - mean) / std)
+
+
+def test_two_scales_that_do_as_well_are_asked_about(sets, tmp_path):
+    with pytest.raises(InputError, match=r"two ways that do equally well: 64 x 64 .*--mean"):
+        clinipress.compress(Indifferent(), sets[0], test=sets[1], out=tmp_path / "run", **QUICK)
+
+
+def answers(margin, seed=0, n=240):
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, 3, n)
     logits = generator.normal(0, 1, (n, 3)).astype(np.float32)
     logits[np.arange(n), labels] += margin
-    return Reading(words, {"mean": words}, logits, labels)
+    return logits, labels
 
 
-def test_the_clearly_better_way_is_taken():
-    assert (
-        best_reading([reading("a", 0.5), reading("b", 3.0)], lambda t: t.words, "say").words == "b"
-    )
+def trial(margins, same=(), most=None):
+    """Ways by name, whose answers are right by so much."""
+    made = {name: answers(margin, seed) for seed, (name, margin) in enumerate(margins.items())}
+    counts = []
+
+    def hits(name, count):
+        counts.append((name, count))
+        logits, labels = made[name]
+        return Hits.of(logits[:count], labels[:count])
+
+    best, rivals, rows = tried("input", margins, hits, lambda a, b: {a, b} == set(same), most)
+    assert [(row["option"], row["cases"]) for row in rows] == counts
+    return best, rivals, [name for name, count in counts if count > 48]
 
 
-def test_two_ways_that_do_as_well_are_asked_about():
-    one = reading("a", 2.0)
-    noise = np.random.default_rng(5).normal(0, 0.3, one.logits.shape).astype(np.float32)
-    other = Reading("b", {"mean": "b"}, one.logits + noise, one.labels)
-    with pytest.raises(InputError, match="two ways that do equally well"):
-        best_reading([one, other], lambda t: t.words, "say which")
-    assert best_reading([one, other], lambda t: t.labels.size, "say which") in (one, other)
+def test_the_clearly_better_way_is_taken_on_a_few_images():
+    assert trial({"a": 0.5, "b": 5.0}) == ("b", [], [])
 
 
-def test_equal_answers_need_no_choice():
-    one = reading("a", 2.0)
-    other = Reading("b", {"mean": "b"}, one.logits, one.labels)
-    assert best_reading([one, other], lambda t: t.words, "say").accuracy == one.accuracy
+def test_ways_that_do_as_well_are_tried_on_more_and_named():
+    best, rivals, all_images = trial({"a": 2.0, "b": 2.0, "c": -3.0})
+    assert {best, *rivals} == {"a", "b"} == set(all_images)
 
 
-def test_the_right_order_is_left_alone():
-    check_order(reading("a", 3.0), CLASSES, "--classes")
+def test_so_many_at_most_are_tried_on_all():
+    assert len(trial(dict.fromkeys("abcdef", 2.0), most=3)[2]) == 3
+
+
+def test_equal_numbers_need_no_choice():
+    assert trial({"a": 2.0, "b": 2.0}, same=("a", "b"))[1] == []
 
 
 # --- what people give -------------------------------------------------------------------------
@@ -327,16 +361,6 @@ def test_code_of_ours_runs_only_where_it_is_allowed(sets, tmp_path, monkeypatch)
     with pytest.raises(InputError, match="runs no code of yours unasked"):
         clinipress.compress("w.pt", sets[0], network="ran_unasked:make", out=tmp_path / "run")
     assert not (tmp_path / "ran").exists()
-
-
-def test_all_classes_are_among_the_images_that_are_tried():
-    """Of 374 keys in the order of their classes the first 200 were taken: no image of the last."""
-    from clinipress.study.compress import _spread
-
-    for count in (5, 200, 201, 374, 399, 400, 1000):
-        chosen = _spread(range(count), 200)
-        assert len(set(chosen)) == min(count, 200)
-        assert (chosen[0], chosen[-1]) == (0, count - 1)
 
 
 def test_a_leaking_test_split_is_none_that_the_model_has_not_seen(sets, tmp_path, planned):
@@ -504,18 +528,18 @@ def test_colours_and_levels_that_nobody_names_are_found(
         torch.testing.assert_close(module(pixels), net((plain - levels[0]) / levels[1]))
 
 
-@pytest.mark.parametrize(("margin", "asked"), [(0.9, True), (6.0, False)])
-def test_levels_that_no_script_is_known_for_are_asked_for(monkeypatch, margin, asked):
+@pytest.mark.parametrize(("share", "asked"), [(0.75, True), (0.93, False)])
+def test_levels_that_no_script_is_known_for_are_asked_for(share, asked):
     """Only where the best of the usual ways leaves something to be desired."""
-    from clinipress.study.compress import _Pictures
+    from clinipress.formats.trials import Hits
+    from clinipress.study.compress import check_levels
 
-    monkeypatch.setattr(_Pictures, "tried", lambda *_: [reading("mean 0.4", 8.0)])
-    pictures = _Pictures(None, (), (), CLASSES)
+    usual, other = (Hits(np.arange(240) < 240 * part, np.zeros(240)) for part in (share, 0.96))
     if asked:
         with pytest.raises(InputError, match=r"the best of the usual ways.*--mean and --std"):
-            pictures.check_levels(reading("a", margin))
+            check_levels("a", usual, ["b"], lambda *_: other)
     else:
-        pictures.check_levels(reading("a", margin))
+        check_levels("a", usual, ["b"], lambda *_: other)
 
 
 # --- other files and folders given as a model -------------------------------------------------

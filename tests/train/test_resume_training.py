@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,15 +13,23 @@ import pytest
 from clinipress.train import checkpoint
 from clinipress.train.checkpoint import read
 from clinipress.train.fit import Images, fit
+from kit.forked import Forked
 from kit.training import Failing, MemoryStore, options, same_bits, small_net, weights_of
 
 HERE = Path(__file__).resolve().parent
 
 
-def start(work, out, kind="plain"):
-    source = str(HERE.parents[1] / "src")
-    command = [sys.executable, str(HERE / "resume_child.py"), str(work), str(out), kind]
-    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": source})
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory):
+    path = os.pathsep.join([str(HERE.parents[1] / "src"), str(HERE.parent)])
+    imports = "import clinipress.train.fit, kit.training, torch._dynamo"  # as its optimizers do
+    folder = tmp_path_factory.mktemp("processes")
+    with Forked(folder, imports, environment=os.environ | {"PYTHONPATH": path}) as forked:
+        yield forked
+
+
+def start(forked, work, out, kind="plain"):
+    return forked.start(str(HERE / "resume_child.py"), work, out, kind)
 
 
 def epochs_done(work):
@@ -31,25 +37,24 @@ def epochs_done(work):
     return 0 if kept is None else kept.facts["epoch"]
 
 
-def kill_after(work, out, epochs, kind):
+def kill_after(forked, work, out, epochs, kind):
     """Start, wait until so many epochs are on the disk, kill; the exit code."""
-    child = start(work, out, kind)
+    child = start(forked, work, out, kind)
     deadline = time.monotonic() + 120
     while epochs_done(work) < epochs and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
-    child.send_signal(signal.SIGKILL)
-    return child.wait()
+    return child.kill()
 
 
 @pytest.mark.parametrize("kind", ["plain", pytest.param("stages", marks=pytest.mark.nightly)])
-def test_killed_training_resumes_to_the_same_bits(tmp_path, kind):
-    assert start(tmp_path / "whole", tmp_path / "whole.txt", kind).wait() == 0
+def test_killed_training_resumes_to_the_same_bits(forked, tmp_path, kind):
+    assert start(forked, tmp_path / "whole", tmp_path / "whole.txt", kind).wait() == 0
     work, out = tmp_path / "killed", tmp_path / "killed.txt"
     for epochs in (2, 5):  # once at the small size, once at the final one; in the middle of stages
-        assert kill_after(work, out, epochs, kind) == -signal.SIGKILL
+        assert kill_after(forked, work, out, epochs, kind) == -signal.SIGKILL
         assert not out.exists()
         assert epochs <= epochs_done(work) < 8
-    assert start(work, out, kind).wait() == 0
+    assert start(forked, work, out, kind).wait() == 0
     assert out.read_text() == (tmp_path / "whole.txt").read_text()
 
 

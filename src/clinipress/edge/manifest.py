@@ -93,7 +93,7 @@ def read_card(folder: Path) -> Manifest:
         raise BundleError(
             where,
             got,
-            "pass the folder with card.json; a bare model file goes to 'clinipress evaluate', or to "
+            "pass the folder with card.json; a bare model file goes to 'clinipress evaluate' or "
             "'clinipress bench BUNDLE --against FILE'",
         )
     if not path.is_file() or path.is_symlink():

@@ -15,15 +15,16 @@ from clinipress.errors import ModelError, RecipeError
 from clinipress.formats.onnx.adopt import FileNetwork, adopt, normalisation, write_adopted
 from clinipress.formats.onnx.foreign import Foreign, examine, is_ours
 from clinipress.formats.onnx.run import OnnxCandidate
-from clinipress.formats.onnx.settle import SETTLING_CASES, as_read, settle
+from clinipress.formats.onnx.settle import as_read, settle
 from clinipress.formats.onnx.write import stamp
 from clinipress.formats.parity import check_candidate
+from clinipress.formats.trials import SETTLING_CASES
 from clinipress.recipe.steps import OnnxRecipe
 from clinipress.records.candidate import ADOPTED, Applied, Card, InputSpec, ModelSpec
 from clinipress.records.store import read_json, write_atomically
 from clinipress.steps.fitting import calibration_rows, step_seed
 
-__all__ = ["adopt_file", "adopted_input", "load_adopted"]
+__all__ = ["adopt_file", "adopted_input", "load_adopted", "training_cases"]
 
 FILE, SPEC = "model.onnx", "spec.json"
 
@@ -119,7 +120,7 @@ def adopt_file(
     if known.fit is None and recipe.fit is None and "fit" in spec.model_fields_set:
         known = known.model_copy(update={"fit": spec.fit})
     settled, trials = settle(
-        foreign, known, data.classes, spec, lambda s: _cases(data, s, seed), threads
+        foreign, known, data.classes, spec, lambda s: training_cases(data, s, seed), threads
     )
     spec = spec.model_copy(update={"fit": settled.fit})
     card = Card(
@@ -176,17 +177,20 @@ def load_adopted(folder: Path, threads: int | None = None) -> FileNetwork:
     return FileNetwork(file, ModelSpec.model_validate(read_json(folder / SPEC)))
 
 
-def _cases(
-    data: StudyData, spec: InputSpec, seed: int
+def training_cases(
+    data: StudyData, spec: InputSpec, seed: int, count: int = SETTLING_CASES
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Training images, the classes in turn, read as the trial at hand reads them."""
+    """Training images, the classes in turn, read as the trial at hand reads them.
+
+    uint8 ``[n, c, h, w]`` and class numbers; fewer of them are the first of more.
+    """
     keys = data.split.keys("train")
     items = {item.key: item for item in data.dataset.items}
     train = [items[key] for key in sorted(keys)]
     labels = np.asarray([data.classes.index(item.label) for item in train], np.int64)
     drawn = step_seed(seed, ADOPTED)
     chosen = calibration_rows(labels, SETTLING_CASES, drawn)
-    chosen = np.random.default_rng(drawn).permutation(chosen)
+    chosen = np.random.default_rng(drawn).permutation(chosen)[:count]
     with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
         cache = build_cache(
             [train[row] for row in chosen], data.classes, spec, Path(folder), threads=data.threads

@@ -8,25 +8,38 @@ It writes a study, and runs it as `clinipress run` would.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.data.sources import Dataset, decode_item, read_dataset
+from clinipress.data.sources import Dataset, read_dataset
 from clinipress.data.study import StudyData, open_study_data
 from clinipress.errors import ClinipressError, DataError, InputError, ModelError
 from clinipress.extras import require
 from clinipress.formats.open import check_toolchains
+from clinipress.formats.trials import (
+    FIRST_CASES,
+    SCALES,
+    SETTLING_CASES,
+    Classes,
+    Hits,
+    check_better_than_chance,
+    figures,
+    likeliest_order,
+    order_refusal,
+    tried,
+)
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.code import check_code
 from clinipress.recipe.formats import format_facts
@@ -34,24 +47,13 @@ from clinipress.recipe.steps import ModelRecipe
 from clinipress.recipe.study import Study
 from clinipress.recipe.techniques import technique_of
 from clinipress.records.candidate import InputSpec
-from clinipress.records.item import ImageItem
 from clinipress.records.result import Result, RiskLevel
 from clinipress.records.store import Store, digest_of, write_atomically
-from clinipress.stats.metrics import predictions
 from clinipress.stats.paired import mcnemar_exact
 from clinipress.study.devices import find_target
 from clinipress.study.policy import POLICIES, recommended_exports
 from clinipress.study.propose import SIZES, propose
 from clinipress.study.read import parse_study
-from clinipress.study.reading import (
-    Reading,
-    best_reading,
-    check_order,
-    clearly_better,
-    in_best_order,
-    losses_in_best_order,
-    table,
-)
 from clinipress.study.schedule import Pace, Timetable, schedule, student_schedule
 from clinipress.text import joined
 
@@ -65,18 +67,16 @@ __all__ = ["compress", "title_of"]
 PLAN = "compress.json"
 WHAT = "compressing a classifier"
 WEIGHTS = "original.safetensors"
-TRIED = 200  # images to train on, for how the network wants its images
-BETTER_LEVELS = 0.05  # in accuracy, of a mean and deviation that nobody named
-TRIED_FIRST, FINALISTS = 60, 6  # where there are many ways, each is tried on fewer first
 SMALLEST, LARGEST = 64, 4096  # pixels a side: of sizes that are tried, of any
+BETTER_LEVELS = 0.05  # in accuracy, of a mean and deviation that nobody named
+FINALISTS = 6  # ways to read images that are tried on all of the images, and shown
 FEWEST = 20  # images a class to train on; with fewer nothing is trained
 POST_TRAINING = (0.15, 0.25, 0.6)  # calibrated, chosen on, judged on
-# What networks are trained with: words -> mean and standard deviation of pixels in [0, 1]
-SCALES: Mapping[str, tuple[Any, Any]] = {
-    "ImageNet's mean and deviation": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "values from 0 to 1": (0.0, 1.0),
-    "values from -1 to 1": (0.5, 0.5),
-    "values from 0 to 255": (0.0, 1 / 255),
+WORDS = {
+    "imagenet": "ImageNet's mean and deviation",
+    "0..1": "values from 0 to 1",
+    "-1..1": "values from -1 to 1",
+    "0..255": "values from 0 to 255",
 }
 
 
@@ -230,7 +230,7 @@ def compress(
 
 
 # What a message says of a study file -> what it is in this call
-WORDS: Mapping[str, str] = {
+CALL_WORDS: Mapping[str, str] = {
     r"model\.checkpoint_key: ('?[\w.]+'?)": r"--checkpoint-key \1",
     r"model\.checkpoint_key": "--checkpoint-key",
     r"to train a head of your own on it, give the file as model\.pretrained": (
@@ -253,7 +253,7 @@ def _in_words_of_the_call() -> Iterator[None]:
         yield
     except (InputError, ModelError, DataError) as problem:
         fix = problem.fix or ""
-        for pattern, words in WORDS.items():
+        for pattern, words in CALL_WORDS.items():
             fix = re.sub(pattern, words, fix)
         if type(problem) not in (InputError, ModelError, DataError) or fix == (problem.fix or ""):
             raise
@@ -592,176 +592,214 @@ def _reading(
     original: Mapping[str, Any], opened: StudyData, data: Mapping[str, Any], request: Asked
 ) -> tuple[dict[str, Any], list[str]]:
     """How the network wants its images; tried where nobody says so, the worst ways on a few."""
+    from clinipress.steps.adopt import training_cases
+
     recipe = ModelRecipe.model_validate(original["model"])
-    keys = opened.split.keys("train")
-    if _nothing_to_train(opened.dataset, request):  # its part alone may be a handful
-        keys = tuple(sorted((*keys, *opened.split.keys("validation"))))
-    items = {item.key: item for item in opened.dataset.items}
-    chosen = [items[key] for key in _spread(keys, TRIED)]
-    few = _spread(chosen, TRIED_FIRST)
-    specs, problem = _inputs(data["input"]["channels"], request), None
-    ways: list[Way] = []
-    for spec, channels in specs:
-        try:
-            _built(recipe.model_copy(update={"in_channels": channels}), spec, len(opened.classes))
-        except ClinipressError as refused:
-            problem = problem or refused
-            continue
-        bgr = bool(request.bgr) and spec.channels == 3
-        ways += [_way(spec, channels, *scale, bgr=bgr) for scale in _scales(request).items()]
+    classes = opened.classes
+    ways = _ways(recipe, data["input"]["channels"], request, len(classes))
+    pictures = functools.lru_cache(2)(
+        lambda spec, count: training_cases(opened, spec, request.seed, count)
+    )
+    known: dict[str, tuple[NDArray[np.float32], Classes]] = {}
+
+    def answers(way: str, count: int) -> tuple[NDArray[np.float32], Classes]:
+        spec, settings = ways[way]
+        images, labels = pictures(spec, count)
+        if way not in known or len(known[way][1]) < len(labels):
+            module = _built(recipe.model_copy(update=settings), spec, len(classes))
+            known[way] = _answers(module, images), labels
+        return known[way]
+
+    def hits(way: str, count: int) -> Hits:
+        logits, labels = answers(way, count)
+        return Hits.of(logits[:, likeliest_order(logits.argmax(1), labels, len(classes))], labels)
+
+    best, rivals, trials = tried(
+        "input", ways, hits, lambda a, b: np.array_equal(known[a][0], known[b][0]), FINALISTS
+    )
+    images = pictures(ways[best][0], FIRST_CASES)[0]
+    for tier in _unusual(ways[best], request, images):
+        ways |= tier
+        if better := _beating(tier, [best, *rivals], hits):
+            best, *rivals = better
+            trials += [figures("input", w, hits(w, SETTLING_CASES), w == best) for w in better]
+    if request.mean is None:
+        ways |= _other_levels(ways[best])
+        check_levels(best, hits(best, SETTLING_CASES), _other_levels(ways[best]), hits)
+    logits, labels = answers(best, SETTLING_CASES)
+    as_given = Hits.of(logits, labels)
+    shares = {row["option"]: row["accuracy"] for row in trials}
+    cases = {row["option"]: row["cases"] for row in trials}
+    shares[best], cases[best] = float(as_given.right.mean()), len(labels)
+    levels = {way: tuple(ways[way][1][key] for key in ("mean", "std")) for way in ways}
+    if others := [way for way in rivals if levels[way] != levels[best]]:
+        raise InputError(
+            f"to know how the network wants its images, which {len(labels)} training images do not "
+            "settle",
+            f"two ways that do equally well: {best} ({100 * shares[best]:.1f}%) and {others[0]} "
+            f"({100 * shares[others[0]]:.1f}%)",
+            "say which with --mean and --std (of pixels in [0, 1]), or --size",
+        )
+    order = likeliest_order(logits.argmax(1), labels, len(classes))
+    likeliest, by_output = (
+        Hits.of(logits[:, order], labels),
+        [classes[n] for n in np.argsort(order)],
+    )
+    if as_given.worse_than(likeliest):
+        fix = f"if so, add --classes {','.join(by_output)}"
+        raise order_refusal("the network", classes, as_given, by_output, likeliest, fix)
+    fix = "check the weights, the classes and their order, and how the images are read"
+    check_better_than_chance("the network", as_given, labels, fix)
+    table = "; ".join(
+        f"{way} {100 * shares[way]:.1f}%"
+        + (f" of {cases[way]}" if cases[way] < len(labels) else "")
+        for way in sorted(shares, key=lambda way: (way != best, -shares[way]))[:FINALISTS]
+    )
+    said = f"right of {len(labels)} images to train on: {table}"
+    if len(shares) > 1:
+        said = (
+            f"how the network wants its images was tried on {len(labels)} images to train on: "
+            f"{table}; taken: {best}"
+        )
+    spec, settings = ways[best]
+    read = {"channels": spec.channels, "height": spec.height, "width": spec.width}
+    return {"model": dict(settings), "input": read}, [said]
+
+
+Way = tuple[InputSpec, Mapping[str, Any]]
+SURELY = 0.001  # of a difference that is none (exact McNemar test), where a run is refused for it
+
+
+def _ways(
+    recipe: ModelRecipe, channels: int, request: Asked, classes: int
+) -> dict[str, tuple[InputSpec, Mapping[str, Any]]]:
+    """Ways to read images that the network can take, by name."""
+    ways: dict[str, tuple[InputSpec, Mapping[str, Any]]] = {}
+    problem: ClinipressError | None = None
+    for spec, wide in _inputs(channels, request):
+        for words, (mean, std) in _scales(request).items():
+            settings = {"in_channels": wide, **_levels(wide, mean, std)}
+            try:
+                _built(recipe.model_copy(update=settings), spec, classes)
+            except ClinipressError as refused:
+                problem = problem or refused
+                break
+            bgr = bool(request.bgr) and spec.channels == 3
+            order = _turned if bgr and request.mean is None else (lambda level: level)
+            ways |= _ways_at(spec, wide, {words: (order(mean), order(std))}, bgr=bgr)
     if not ways:
         raise problem or ModelError("a network that takes these images", "none of the sizes tried")
-    pictures = _Pictures(recipe, chosen, few, opened.classes)
-    trials = pictures.tried(ways)
-    unusual = _unusual(trials, pictures, request)
-    best_way = _chosen(unusual or trials)
-    trials += unusual
-    check_order(best_way, opened.classes, "if so, add --classes")
-    if request.mean is None:
-        pictures.check_levels(best_way)
-    said = f"right of {len(chosen)} images to train on: {table(trials)}"
-    if len(trials) > 1:
-        said = (
-            f"how the network wants its images was tried on {len(chosen)} images to train on: "
-            f"{table(trials)}; taken: {best_way.words}"
+    return ways
+
+
+def _beating(
+    tier: Iterable[str], pool: Sequence[str], hits: Callable[[str, int], Hits]
+) -> list[str]:
+    """Ways right in more images than each of a pool, beyond chance: the best, then its rivals."""
+    first = hits(pool[0], FIRST_CASES).merit
+    others = [hits(way, SETTLING_CASES) for way in pool]
+    tried_on_all = {
+        way: hits(way, SETTLING_CASES) for way in tier if hits(way, FIRST_CASES).merit >= first
+    }
+    better = [
+        way
+        for way, mine in tried_on_all.items()
+        if all(mine.merit[0] > other.merit[0] and other.worse_than(mine) for other in others)
+    ]
+    better.sort(key=lambda way: tried_on_all[way].merit, reverse=True)
+    return [w for w in better if not tried_on_all[w].worse_than(tried_on_all[better[0]])]
+
+
+def _ways_at(
+    spec: InputSpec, wide: int, scales: Mapping[str, tuple[Any, Any]], *, bgr: bool
+) -> dict[str, Way]:
+    order = {"channels": "BGR"} if bgr else {}
+    return {
+        f"{spec.height} x {spec.width} pixels, {words}{', BGR' if bgr else ''}": (
+            spec,
+            {"in_channels": wide, **_levels(wide, mean, std), **order},
         )
-    spec = best_way.settings["spec"]
-    model = {key: best_way.settings[key] for key in ("in_channels", "mean", "std")}
-    if best_way.settings["channels"] == "BGR":
-        model["channels"] = "BGR"
-    read = {"channels": spec.channels, "height": spec.height, "width": spec.width}
-    return {"model": model, "input": read}, [said]
+        for words, (mean, std) in scales.items()
+    }
 
 
-Way = tuple[str, Mapping[str, Any]]  # words and settings of a `Reading`
-OWN = "the images' own mean and deviation"
-HALF = "a mean of 0.5 and a deviation of 0.25"
-RARE = (OWN, HALF)
-
-
-def _way(
-    spec: InputSpec, channels: int, words: str, scale: tuple[Any, Any], *, bgr: bool = False
-) -> Way:
-    mean, std = scale
+def _levels(channels: int, mean: Any, std: Any) -> dict[str, Any]:
     if channels == 1 and isinstance(mean, tuple):
         mean, std = float(np.mean(mean)), float(np.mean(std))
-    words = f"{spec.height} x {spec.width} pixels, {words}" + (", BGR" if bgr else "")
-    order = "BGR" if bgr else None
-    settings = {"in_channels": channels, "mean": mean, "std": std, "channels": order, "spec": spec}
-    return words, settings
+    return {"mean": mean, "std": std}
 
 
-def _chosen(trials: Sequence[Reading]) -> Reading:
-    return best_reading(
-        trials,
-        lambda trial: (trial.settings["mean"], trial.settings["std"]),
-        "say which with --mean and --std (of pixels in [0, 1]), or --size",
-    )
+def _unusual(way: Way, request: Asked, images: NDArray[np.uint8]) -> list[dict[str, Way]]:
+    """What fewer scripts do, at the same size, the rarest last.
 
-
-def _unusual(usual: Sequence[Reading], pictures: _Pictures, request: Asked) -> list[Reading]:
-    """Trials of what fewer scripts do, at the best size: those that are clearly better than all.
-
-    Blue before red, as OpenCV reads; other means and deviations, those of the images among them.
+    Blue before red, as OpenCV reads; other means and deviations, the images' own among them.
     """
-    first = min(usual, key=lambda trial: losses_in_best_order(trial).mean())
-    spec, channels = first.settings["spec"], first.settings["in_channels"]
-    scales = dict(_scales(request))
-    if request.mean is None:
-        scales |= {HALF: (0.5, 0.25), OWN: pictures.own(spec)}
-    orders = (False, True) if request.bgr is None and spec.channels == 3 else (bool(request.bgr),)
-    known = {trial.words for trial in usual}
-    ways = [
-        _way(spec, channels, words, scale, bgr=bgr)
-        for bgr in orders
-        for words, scale in (_blue_first(scales) if bgr else scales).items()
-    ]
-    ways = [way for way in ways if way[0] not in known]
-    trials, pool = pictures.tried(ways), list(usual)
-    for rare in (False, True):  # the rarer, the more it takes
-        tier = [t for t in trials if any(name in t.words for name in RARE) == rare]
-        pool = [t for t in tier if all(clearly_better(t, other) for other in pool)] or pool
-    return [trial for trial in pool if trial.words not in known]
+    spec, wide = way[0], way[1]["in_channels"]
+    orders = [True] if request.bgr is None and spec.channels == 3 else []
+    usual = dict(_scales(request))
+    tiers = [_ways_at(spec, wide, _blue_first(usual), bgr=True) for _ in orders]
+    if request.mean is not None:
+        return tiers
+    pixels = images.astype(np.float64) / 255
+    mean, std = pixels.mean((0, 2, 3)).round(4), pixels.std((0, 2, 3)).clip(1e-3).round(4)
+    own = (tuple(map(float, mean)), tuple(map(float, std)))
+    rare = {
+        "a mean of 0.5 and a deviation of 0.25": (0.5, 0.25),
+        "the images' own mean and deviation": own if len(mean) == 3 else (own[0][0], own[1][0]),
+    }
+    last = _ways_at(spec, wide, rare, bgr=bool(request.bgr) and spec.channels == 3)
+    for _ in orders:
+        turned = {words: (_turned(mean), _turned(std)) for words, (mean, std) in rare.items()}
+        last |= _ways_at(spec, wide, turned, bgr=True)
+    return [*tiers, last]
+
+
+def _turned(level: Any) -> Any:
+    return level[::-1] if isinstance(level, tuple) else level
 
 
 def _blue_first(scales: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
     """Levels in the order of a network that takes blue first, and as scripts leave them."""
     turned = {}
     for words, (mean, std) in scales.items():
-        triples = isinstance(mean, tuple) and isinstance(std, tuple)
-        if triples and words != OWN:
+        turned[words] = _turned(mean), _turned(std)
+        if isinstance(mean, tuple):
             turned[f"{words} as of red first"] = mean, std
-        turned[words] = (mean[::-1], std[::-1]) if triples else (mean, std)
     return turned
 
 
-@dataclass(frozen=True)
-class _Pictures:
-    """Labelled images to train on, and what the network makes of them."""
-
-    recipe: ModelRecipe
-    chosen: Sequence[ImageItem]
-    few: Sequence[ImageItem]
-    classes: tuple[str, ...]
-
-    def tried(self, ways: Sequence[Way]) -> list[Reading]:
-        """The network's answers, read in several ways; of many, the worst ones on a few."""
-        if len(ways) > FINALISTS and len(self.few) < len(self.chosen):
-            first = self._trials(ways, self.few)
-            best = sorted(first, key=lambda trial: float(losses_in_best_order(trial).mean()))
-            ways = [(trial.words, trial.settings) for trial in best[:FINALISTS]]
-        return self._trials(ways, self.chosen)
-
-    def own(self, spec: InputSpec) -> tuple[Any, Any]:
-        """Mean and deviation of their pixels in [0, 1], one or one for each of three channels."""
-        pixels = np.stack([decode_item(item, spec) for item in self.few]).astype(np.float64) / 255
-        mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clip(1e-3)
-        plain = [tuple(round(float(v), 4) for v in values) for values in (mean, std)]
-        return (plain[0], plain[1]) if spec.channels == 3 else (plain[0][0], plain[1][0])
-
-    def check_levels(self, best: Reading) -> None:
-        """Refuse a way where another mean and deviation, which nobody named, does far better.
-
-        Raises:
-            InputError: One does, on more images than chance explains.
-        """
-        if best.accuracy > 1 - BETTER_LEVELS:
-            return
-        grid = [(mean, std) for mean in (0.0, 0.2, 0.4, 0.6) for std in (0.15, 0.3, 0.6, 1.0)]
-        ways = [(f"mean {mean} and deviation {std}", {**best.settings, "mean": mean, "std": std})
-                for mean, std in grid]  # fmt: skip
-        other = max(self.tried(ways), key=lambda trial: in_best_order(trial).accuracy)
-        right = predictions(in_best_order(other).logits) == other.labels
-        had = predictions(best.logits) == best.labels
-        gained, lost = int((right & ~had).sum()), int((had & ~right).sum())
-        if gained - lost > BETTER_LEVELS * len(had) and mcnemar_exact(gained, lost) < 0.001:
-            raise InputError(
-                "to know how the network wants its images",
-                f"{100 * best.accuracy:.0f}% right of {len(had)} images to train on in the best of "
-                f"the usual ways ({best.words}), and {100 * right.mean():.0f}% with {other.words}",
-                "say what your script normalizes by, with --mean and --std (of pixels in [0, 1])",
-            )
-
-    def _trials(self, ways: Sequence[Way], chosen: Sequence[ImageItem]) -> list[Reading]:
-        labels = np.asarray([self.classes.index(item.label) for item in chosen], dtype=np.int64)
-        trials, pictures, seen = [], np.empty(0, np.uint8), None
-        for words, settings in sorted(ways, key=lambda way: str(way[1]["spec"])):
-            spec = settings["spec"]
-            if spec != seen:
-                pictures, seen = np.stack([decode_item(item, spec) for item in chosen]), spec
-            given = {key: value for key, value in settings.items() if key != "spec"}
-            module = _built(self.recipe.model_copy(update=given), spec, len(self.classes))
-            trials.append(Reading(words, settings, _answers(module, pictures), labels))
-        return trials
+def _other_levels(way: Way) -> dict[str, Way]:
+    """Means and deviations all over the range, under the size and order of a way."""
+    spec, settings = way
+    return {
+        f"a mean of {mean} and a deviation of {std}": (spec, {**settings, "mean": mean, "std": std})
+        for mean in (0.0, 0.2, 0.4, 0.6)
+        for std in (0.15, 0.3, 0.6, 1.0)
+    }
 
 
-T = TypeVar("T")
+def check_levels(
+    best: str, as_read: Hits, levels: Iterable[str], hits: Callable[[str, int], Hits]
+) -> None:
+    """Refuse a way where another mean and deviation, which nobody named, does far better.
 
-
-def _spread(entries: Sequence[T], count: int) -> list[T]:
-    """Some of them, evenly over all: they are in the order of their classes."""
-    places = np.linspace(0, len(entries) - 1, min(count, len(entries))).round().astype(int)
-    return [entries[place] for place in places]
+    Raises:
+        InputError: It does, on more images than chance explains.
+    """
+    if as_read.right.mean() > 1 - BETTER_LEVELS:
+        return
+    other = max(levels, key=lambda way: hits(way, FIRST_CASES).merit)
+    others = hits(other, SETTLING_CASES)
+    gained = int((others.right & ~as_read.right).sum())
+    lost = int((as_read.right & ~others.right).sum())
+    count = len(as_read.right)
+    if gained - lost > BETTER_LEVELS * count and mcnemar_exact(gained, lost) < SURELY:
+        raise InputError(
+            "to know how the network wants its images",
+            f"{100 * as_read.right.mean():.0f}% right of {count} images to train on in the best of "
+            f"the usual ways ({best}), and {100 * others.right.mean():.0f}% with {other}",
+            "say what your script normalizes by, with --mean and --std (of pixels in [0, 1])",
+        )
 
 
 def _inputs(channels: int, request: Asked) -> list[tuple[InputSpec, int]]:
@@ -781,7 +819,7 @@ def _inputs(channels: int, request: Asked) -> list[tuple[InputSpec, int]]:
 
 def _scales(request: Asked) -> Mapping[str, tuple[Any, Any]]:
     if request.mean is None or request.std is None:
-        return SCALES
+        return {words: SCALES[name] for name, words in WORDS.items()}
     plain = [
         tuple(map(float, value)) if isinstance(value, Sequence) else float(value)
         for value in (request.mean, request.std)
@@ -808,7 +846,9 @@ def _answers(module: Classifier, pictures: NDArray[np.uint8]) -> NDArray[np.floa
     with evaluating(module), torch.inference_mode():
         for start in range(0, len(pictures), 32):
             parts.append(module(torch.from_numpy(pictures[start : start + 32])).numpy())
-    return np.concatenate(parts)
+    logits = np.concatenate(parts)
+    # numbers that it cannot bear: not the way to read them
+    return logits if np.isfinite(logits).all() else np.zeros_like(logits)
 
 
 def _schedule(

@@ -6,7 +6,7 @@ each losing the margin. The test split is opened once, for what was chosen on va
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from clinipress import distributed
@@ -17,6 +17,7 @@ from clinipress.models.origins import Hashed, outside
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.code import check_code, code_behind, code_of
 from clinipress.recipe.study import EvidenceRecipe, Study
+from clinipress.records.candidate import Made, NotMade
 from clinipress.records.result import Result
 from clinipress.records.store import Store, locked, write_atomically
 from clinipress.reporting.dossier.people import read_answers
@@ -35,7 +36,7 @@ from clinipress.study.scores import ScoreKeeper
 from clinipress.study.sealing import check_names, rules_of, seal
 from clinipress.study.summary import check_sample, summarise, write_result
 from clinipress.study.timing import measure_all
-from clinipress.study.workbench import Workbench
+from clinipress.study.workbench import Piece, Workbench
 from clinipress.text import capital
 from clinipress.train.setup import prepare
 
@@ -145,19 +146,19 @@ def run_once(
     judge = Judge(declared, sealed.rules.rules, bench)
 
     # made, each answering the validation images at once; all files timed interleaved; judged
-    made = tuple(keeper.on_validation(piece) for piece in make_all(study, bench))
+    made, not_made = _answered(make_all(study, bench), keeper)
     judged = judge.all(measure_all(made, bench))
 
     # where no low-precision file will do: what the policy says comes next
     while study.try_next:
         records = [piece.record for piece in judged]
-        refused = [file.name for file in bench.not_made]
+        refused = [file.name for file in not_made]
         attempt = next_attempt(records, study.risk, targets, study.exports, refused)
         if attempt is None:
             break
         of = next(piece for piece in made if piece.name == attempt.of)
-        more = make_attempt(attempt, of, made[0], bench)
-        made = (*made, *(keeper.on_validation(piece) for piece in more))
+        more, refusals = _answered(make_attempt(attempt, of, made[0], bench), keeper)
+        made, not_made = (*made, *more), (*not_made, *refusals)
         judged = judge.all(measure_all(made, bench))
 
     # chosen on validation; then the test split is opened once, for what may be shipped
@@ -170,7 +171,21 @@ def run_once(
 
     # what is shipped, under worse images and by where it looks; then bundles and report
     inspected = inspect(judged, choice, declared, bench)
-    return summarise(inspected, choice, sealed, bench)
+    return summarise(inspected, not_made, choice, sealed, bench)
+
+
+def _answered(
+    outcomes: Iterable[Piece[Made] | NotMade], keeper: ScoreKeeper
+) -> tuple[tuple[Piece[Made], ...], tuple[NotMade, ...]]:
+    """What was made, with its answers to the validation images, and what could not be."""
+    made: list[Piece[Made]] = []
+    not_made: list[NotMade] = []
+    for outcome in outcomes:
+        if isinstance(outcome, NotMade):
+            not_made.append(outcome)
+        else:
+            made.append(keeper.on_validation(outcome))
+    return tuple(made), tuple(not_made)
 
 
 def _check_evidence(recipe: EvidenceRecipe, classes: tuple[str, ...]) -> None:

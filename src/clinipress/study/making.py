@@ -16,7 +16,7 @@ from clinipress.study.workbench import FLOAT32, Network, Piece, Workbench
 __all__ = ["make_all", "make_attempt"]
 
 
-def make_all(study: Study, bench: Workbench) -> Iterator[Piece[Made]]:
+def make_all(study: Study, bench: Workbench) -> Iterator[Piece[Made] | NotMade]:
     """Every candidate that a study names, each as soon as it is made; the reference comes first."""
     reference = _reference(study, bench)
     yield reference
@@ -34,7 +34,7 @@ def make_all(study: Study, bench: Workbench) -> Iterator[Piece[Made]]:
         if export.precision == "float32" and export.format == "onnx":
             continue  # every step's candidate already is that file
         parent = made[export.of] if export.of is not None else last
-        yield from _file(parent, export, bench)
+        yield _file(parent, export, bench)
 
 
 def _reference(study: Study, bench: Workbench) -> Piece[Made]:
@@ -72,7 +72,7 @@ def _control(
 
 def make_attempt(
     attempt: Attempt, of: Piece[Made], reference: Piece[Made], bench: Workbench
-) -> Iterator[Piece[Made]]:
+) -> Iterator[Piece[Made] | NotMade]:
     """What the policy tries next, trained first where it asks for that."""
     bench.progress.say(f"trying {attempt.rung}, because {attempt.because}")
     network: Network = of.network
@@ -89,20 +89,19 @@ def make_attempt(
             because=attempt.because,
         )
         yield of
-    yield from _file(of, attempt.export, bench, attempt.because)
+    yield _file(of, attempt.export, bench, attempt.because)
 
 
 def _file(
     of: Piece[Made], export: ExportRecipe, bench: Workbench, because: str | None = None
-) -> Iterator[Piece[Made]]:
-    """The file of a candidate's network; nothing where that format cannot hold it.
+) -> Piece[Made] | NotMade:
+    """The file of a candidate's network, or why that format cannot hold it.
 
-    What one toolchain refuses is no reason to lose the others: it is said, and noted with its
-    reason on the bench.
+    What one toolchain refuses is no reason to lose the others.
     """
     name = file_name(of.name, export)
     try:
-        piece = bench.piece(
+        return bench.piece(
             name,
             of.network,
             export,
@@ -114,6 +113,4 @@ def _file(
     except ModelError as problem:
         bench.progress.say(f"{name} was not made: {problem}")
         facts = {"format": export.format, "precision": export.precision, "parent": of.name}
-        bench.not_made.append(NotMade(name=name, reason=str(problem), **facts))
-    else:
-        yield piece
+        return NotMade(name=name, reason=str(problem), **facts)

@@ -24,7 +24,7 @@ from clinipress.formats.open import open_file
 from clinipress.kinds.image.accept import accept_file
 from clinipress.recipe.study import Study
 from clinipress.records.base import Reason
-from clinipress.records.candidate import CandidateRecord, Judged
+from clinipress.records.candidate import CandidateRecord, Judged, NotMade
 from clinipress.records.result import Interval, Result, TargetOutcome, Verdict
 from clinipress.records.store import write_atomically
 from clinipress.reporting.documents import write_pages
@@ -46,12 +46,17 @@ CONSENTED = "an image named in the study as one that may be given away"
 
 
 def summarise(
-    judged: Sequence[Piece[Judged]], choice: Choice, sealed: Seal, bench: Workbench
+    judged: Sequence[Piece[Judged]],
+    not_made: Sequence[NotMade],
+    choice: Choice,
+    sealed: Seal,
+    bench: Workbench,
 ) -> Result:
     """Write the bundles, result.json with its schema, and the report.
 
     Args:
         judged: Every candidate, the reference first.
+        not_made: Files that could not be made.
         choice: What is shipped.
         sealed: The rules they were judged by, and what changed in them.
         bench: Of the study.
@@ -84,7 +89,7 @@ def summarise(
         ),
         verdict=(shipped.verdict if shipped else None) or _nothing_shipped(study),
         candidates=records,
-        not_made=tuple(bench.not_made),
+        not_made=tuple(not_made),
         audit=data.audit,
         split=data.summary,
         test_openings=openings(out),

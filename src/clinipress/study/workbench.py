@@ -25,10 +25,10 @@ from clinipress.formats.onnx.adopt import FileNetwork
 from clinipress.formats.onnx.float import export_onnx
 from clinipress.formats.onnx.foreign import own_files
 from clinipress.formats.onnx.names import by_module
-from clinipress.formats.onnx.settle import trial_lines
 from clinipress.formats.onnx.write import card_for
 from clinipress.formats.open import TRAINING_PACKAGES, open_file, place_of, toolchain_packages
 from clinipress.formats.parity import parity
+from clinipress.formats.trials import trial_lines
 from clinipress.models.classifier import TorchCandidate
 from clinipress.models.cost import macs, parameters
 from clinipress.models.origins import Hashed, outside, source_digest
@@ -36,7 +36,7 @@ from clinipress.progress import SILENT, Progress
 from clinipress.recipe.formats import precision_facts
 from clinipress.recipe.steps import ModelRecipe, OnnxRecipe
 from clinipress.recipe.study import ExportRecipe, Study
-from clinipress.records.candidate import ADOPTED, Applied, Card, Made, NotMade, Origin, Parity
+from clinipress.records.candidate import ADOPTED, Applied, Card, Made, Origin, Parity
 from clinipress.records.store import Store, read_json, write_atomically
 from clinipress.steps.adopt import adopt_file, load_adopted
 from clinipress.steps.distill.soft_targets import outside_teachers
@@ -117,7 +117,6 @@ class Workbench:
         times: Wall time per phase.
         code: The users' functions that may build networks read back from folders.
         hashed: Files from outside that this run has hashed.
-        not_made: Files that could not be made, each with its reason.
     """
 
     study: Study
@@ -127,7 +126,6 @@ class Workbench:
     times: PhaseTimes = field(default_factory=PhaseTimes)
     code: Collection[str] = ()
     hashed: Hashed = field(default_factory=dict)
-    not_made: list[NotMade] = field(default_factory=list)
     _sources: dict[str | None, str] = field(default_factory=dict)
 
     def _source(self, network: Network) -> str:

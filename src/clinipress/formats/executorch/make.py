@@ -55,6 +55,7 @@ SMALLEST_STEP = 2.0**-32
 CLOSE = 1e-3  # of a step: float32 rounding of scales
 LARGEST_BIAS = 2**30  # of int32, with as much left for the sum of products
 LAYERS = re.compile(r"aten\.(conv\d?d|conv_transpose\d?d|convolution|linear)\.")
+MEANS = (torch.ops.aten.mean.dim, torch.ops.aten.adaptive_avg_pool2d.default)
 CLAMPS = re.compile(r"aten\.(relu|relu6|hardtanh|clamp|clamp_min)_?\.")
 
 
@@ -185,7 +186,38 @@ def _prepared(parent: TorchCandidate) -> Any:
     example = _example(parent, None, grid is not None)
     program = _tidied(network, example)
     options = engine.get_symmetric_quantization_config(is_per_channel=True)
-    return prepare_pt2e(program, engine.XNNPACKQuantizer().set_global(options))
+    prepared = prepare_pt2e(program, engine.XNNPACKQuantizer().set_global(options))
+    _own_grids_of_means(prepared)
+    return prepared
+
+
+def _own_grids_of_means(program: Any) -> None:
+    """Give means over a map, and what they are handed on to, another grid than the map's, in place.
+
+    The quantizer lets both share one, as if a mean were as wide as what it is of: behind a ReLU6 a
+    MobileNetV2's vector has few of the 256 levels. The kernel converts by the way. What a
+    concatenation joins to others keeps the grid it has to share with them.
+    """
+    observers = dict(_observed(program))
+
+    def sources(node: Any) -> list[Any]:
+        inputs = [part.args[0] for part in node.all_input_nodes if part.op == "call_module"]
+        return [part for part in inputs if part in observers]
+
+    for node, name in observers.items():
+        shared = getattr(program, name)
+        if node.target not in MEANS or not sources(node):
+            continue
+        moved, waiting = {node}, [node]
+        while waiting:
+            readers = {r for r in _read_by(waiting.pop()) if r in observers} - moved
+            readers = {r for r in readers if getattr(program, observers[r]) is shared}
+            moved |= readers
+            waiting += readers
+        if all(source in moved for part in moved - {node} for source in sources(part)):
+            own = copy.deepcopy(shared)
+            for part in moved:
+                setattr(program, observers[part], own)
 
 
 def _tidied(network: Any, example: Any) -> Any:

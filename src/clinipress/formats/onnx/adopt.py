@@ -22,9 +22,10 @@ from onnx import TensorProto, helper, numpy_helper
 from clinipress.errors import ModelError
 from clinipress.formats.onnx import graph as onnx_graph
 from clinipress.formats.onnx.count import macs, parameters
-from clinipress.formats.onnx.foreign import SCALES, TO_FIRST, TO_LAST, WHOLE, Foreign, serialized
+from clinipress.formats.onnx.foreign import TO_FIRST, TO_LAST, WHOLE, Foreign, serialized
 from clinipress.formats.onnx.run import INPUT_NAME, OUTPUT_NAME, OnnxCandidate
 from clinipress.formats.onnx.write import write
+from clinipress.formats.trials import SCALES
 from clinipress.recipe.steps import OnnxRecipe
 from clinipress.records.candidate import Card, InputSpec, ModelSpec, PerChannel
 

@@ -29,7 +29,6 @@ from clinipress.recipe.steps import OnnxRecipe
 from clinipress.records.store import strange_content
 
 __all__ = [
-    "SCALES",
     "Foreign",
     "examine",
     "is_ours",
@@ -58,13 +57,6 @@ ROUGHLY = 2e-2  # likewise, of what was computed in 16 bits
 UNIT = 1e-3  # distance of a sum of probabilities from 1, in float16 too
 
 # Name -> what is taken off pixels in [0, 1], and what the rest is divided by. "caffe" is of BGR.
-SCALES: dict[str, tuple[Any, Any]] = {
-    "0..1": (0.0, 1.0),
-    "0..255": (0.0, 1 / 255),
-    "-1..1": (0.5, 0.5),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "caffe": ((103.939 / 255, 116.779 / 255, 123.68 / 255), 1 / 255),
-}
 # ONNX's own metadata of images, and where makers of files put sizes and names of classes
 RANGES = {"NominalRange_0_255": "0..255", "Normalized_0_1": "0..1", "Normalized_1_1": "-1..1"}
 ORDERS = {"Rgb8": "RGB", "Bgr8": "BGR"}
@@ -90,7 +82,7 @@ class Foreign:
             off; or "probabilities".
         cut: The operator that was cut off, or "".
         names: Classes by the file's own metadata, or None.
-        scale: A name of `SCALES` where the file says it, or None.
+        scale: A name of `formats.trials.SCALES` where the file says it, or None.
         order: "RGB" or "BGR" where the file says it, or None.
         single: It takes one image at a time.
         precision: "int8" where it computes in whole numbers, else "float32".

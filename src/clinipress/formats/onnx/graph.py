@@ -32,6 +32,7 @@ __all__ = [
     "ranks",
     "read_bytes_directly",
     "rounded",
+    "rounded_constants",
     "shorten_normalisation",
     "spell_out_normalisation",
     "turn_channels",
@@ -100,6 +101,8 @@ def find_normalisation(graph: onnx.GraphProto) -> Normalisation | None:
     scale, shift = 1.0, 0.0
     while True:
         following = _consumers(graph, tensor)
+        if not nodes:  # a class's token is copied for each image, as many as their shape says
+            following = [node for node in following if node.op_type != "Shape"]
         if len(following) != 1:
             break
         step = _affine(following[0], tensor, values, first=not nodes)
@@ -255,6 +258,21 @@ def rounded(graph: onnx.GraphProto) -> dict[str, tuple[float, float]]:
         name = node.output[0].removesuffix("_QuantizeLinear_Output")
         ranges[name] = (-zero * scale, (255 - zero) * scale)
     return ranges
+
+
+def rounded_constants(graph: onnx.GraphProto) -> list[str]:
+    """Tensors of the float graph, such as a bias added to tokens, that its 8-bit form rounds whole.
+
+    They have one grid for all their values, as activations have; weights of layers have one per
+    channel, and single numbers are exact.
+    """
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    read = {node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    return [
+        name.removesuffix("_quantized")
+        for name, value in stored.items()
+        if name in read and value.dtype == np.uint8 and value.size > 1
+    ]
 
 
 def drop_identities(graph: onnx.GraphProto) -> None:

@@ -248,12 +248,15 @@ class Rounding:
         fixed: Activations whose grid does not depend on the images: the input's own grey levels,
             and hard sigmoids, which fill 0 to 1.
         shared: Activations that have one range together (`onnx_int8.share_concat_ranges`).
+        constants: Values, by name, that the file rounds too, each on a grid from its own least to
+            its largest one: biases of tokens, tables of positions.
     """
 
     ranges: Ranges
     limits: Ranges
     fixed: frozenset[str]
     shared: tuple[tuple[str, ...], ...]
+    constants: Mapping[str, NDArray[np.float32]]
 
 
 def rounding(source: Path, images: NDArray[np.uint8], *, method: Method = "percentile") -> Rounding:
@@ -267,9 +270,11 @@ def rounding(source: Path, images: NDArray[np.uint8], *, method: Method = "perce
     plan = plan_int8(source, images, method=method)
     prepared = prepare(source)
     graph = prepared.graph
-    ranges = onnx_graph.rounded(quantized_graph(source, plan, prepared).graph)
+    quantized = quantized_graph(source, plan, prepared).graph
+    ranges = onnx_graph.rounded(quantized)
     everything = dict.fromkeys(ranges, (-math.inf, math.inf))
     limits = onnx_int8.clip_to_gates(graph, everything)
+    values = onnx_graph.constants(graph)
     normalisation = onnx_graph.find_normalisation(graph)
     fixed = {normalisation.output} if normalisation else set()
     for node in graph.node:
@@ -281,6 +286,7 @@ def rounding(source: Path, images: NDArray[np.uint8], *, method: Method = "perce
         limits={name: ends for name, ends in limits.items() if ends != everything[name]},
         fixed=frozenset(fixed & set(ranges)),
         shared=onnx_int8.joined_by_concat(graph, ranges),
+        constants={name: values[name] for name in onnx_graph.rounded_constants(quantized)},
     )
 
 

@@ -1,9 +1,8 @@
 """What an ONNX file leaves open, tried on labelled training images: never on those of a test.
 
 One thing after the other (scale, order of channels, geometry, order of classes), each with what was
-settled before. A reading is taken where it is better than every other beyond chance: right in more
-cases or, where that does not tell, with a lower Brier score. Of geometries that differ by no more
-than chance the best is taken, each with its figure; anything else is asked for.
+settled before (`clinipress.formats.trials`). Of geometries that differ by no more than chance the
+best is taken, each with its figure; anything else is asked for.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +20,28 @@ from pydantic import ValidationError
 
 from clinipress.errors import ModelError
 from clinipress.formats.onnx.adopt import TemporaryFile, adopt, write_adopted
-from clinipress.formats.onnx.foreign import SCALES, Foreign, examine
+from clinipress.formats.onnx.foreign import Foreign, examine
 from clinipress.formats.onnx.run import OnnxCandidate
+from clinipress.formats.trials import (
+    SCALES,
+    SETTLING_CASES,
+    Classes,
+    Hits,
+    check_better_than_chance,
+    figures,
+    likeliest_order,
+    order_refusal,
+    tried,
+)
 from clinipress.recipe.steps import OnnxRecipe
 from clinipress.records.candidate import Card, InputSpec
-from clinipress.stats.intervals import wilson
-from clinipress.stats.paired import mcnemar_exact
 from clinipress.text import joined
 
-__all__ = [
-    "SETTLING_CASES",
-    "Cases",
-    "as_read",
-    "open_declared",
-    "open_questions",
-    "settle",
-    "trial_lines",
-]
+__all__ = ["Cases", "as_read", "open_declared", "open_questions", "settle"]
 
-Classes = NDArray[np.int64]
 # Images and class numbers of training cases, decoded by a way of making a picture fit
 Cases = Callable[[InputSpec], tuple[NDArray[np.uint8], Classes]]
 
-FIRST_CASES, SETTLING_CASES = 48, 240
-CHANCE = 0.05  # of a difference that is none, two-sided (exact McNemar test)
-TEMPERATURES = np.geomspace(0.02, 50, 40)
-Z = 1.96  # of the mean difference of Brier scores, over its standard error
 FITS = ("stretch", "pad", "crop")
 SHOWN = {
     "scale": "0..1 (or 0..255, -1..1, imagenet, caffe)",
@@ -124,7 +118,7 @@ def settle(
 
     def right(option: Mapping[str, str], count: int) -> Hits:
         logits, labels = readings(option, count)
-        order = own or _likeliest(logits.argmax(1), labels, len(classes))
+        order = own or likeliest_order(logits.argmax(1), labels, len(classes))
         return Hits.of(logits[:, order], labels)
 
     for key, options in (
@@ -138,48 +132,13 @@ def settle(
             reading = reading | next(iter(options.values()))
     logits, labels = readings(reading, SETTLING_CASES)
     order, names = _settled_order(foreign, recipe, classes, logits, labels, trials)
-    whole = _figures("all", "as settled", Hits.of(logits[:, order], labels), True)
-    trials.append(whole)
-    chance = float(np.bincount(labels, minlength=len(classes)).max() / len(labels))
-    if asked and whole["low"] <= chance:
-        raise ModelError(
-            f"'{foreign.name}' to be right more often than by naming the commonest class "
-            f"({100 * chance:.1f}%)",
-            f"{100 * whole['accuracy']:.1f}% of {len(labels)} training images, however it was read",
-            "declare classes (order?), scale, channels and fit, if it is of these classes",
-        )
+    hits = Hits.of(logits[:, order], labels)
+    trials.append(figures("all", "as settled", hits, True))
+    if asked:
+        fix = "declare classes (order?), scale, channels and fit, if it is of these classes"
+        check_better_than_chance(f"'{foreign.name}'", hits, labels, fix)
     scale = {"scale": None} if recipe.mean is not None else {}
     return recipe.model_copy(update=reading | {"classes": names} | scale), trials
-
-
-@dataclass(frozen=True)
-class Hits:
-    """How well cases were answered: which of them right, and the Brier score of each."""
-
-    right: NDArray[np.bool_]
-    brier: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, logits: NDArray[np.float32], labels: Classes) -> Hits:
-        """Of logits in the order of the labels; how sure they sound has no say (temperature)."""
-        tempered = logits.astype(np.float64)[None] / TEMPERATURES[:, None, None]
-        exponents = np.exp(tempered - tempered.max(2, keepdims=True))
-        shares = exponents / exponents.sum(2, keepdims=True)
-        cases = np.arange(len(labels))
-        likelihood = np.log(np.maximum(shares[:, cases, labels], 1e-12)).mean(1)
-        best = shares[int(likelihood.argmax())]
-        best[cases, labels] -= 1
-        return cls(logits.argmax(1) == labels, (best**2).sum(1))
-
-    def worse_than(self, best: Hits) -> bool:
-        """Whether fewer are right, beyond chance; or else the Brier score is higher, likewise."""
-        lost = int((best.right & ~self.right).sum())
-        gained = int((self.right & ~best.right).sum())
-        if lost > gained and mcnemar_exact(lost, gained) <= CHANCE:
-            return True
-        difference = self.brier - best.brier
-        error = float(difference.std(ddof=1)) / np.sqrt(len(difference))
-        return bool(lost >= gained and difference.mean() > Z * error)
 
 
 def _pixels(
@@ -210,28 +169,24 @@ def _best(
     trials: list[dict[str, Any]],
     name: str,
 ) -> str:
-    """The option that is better beyond chance than every other one that differs.
-
-    What is worse on a few cases need not be tried on all.
-    """
-    for count in (FIRST_CASES, SETTLING_CASES):
-        hits = {option: right(reading, count) for option, reading in options.items()}
-        best = max(hits, key=lambda o: (int(hits[o].right.sum()), -float(hits[o].brier.mean())))
-        rows = [_figures(key, option, hit, option == best) for option, hit in hits.items()]
-        trials += rows
-        rivals = [o for o, hit in hits.items() if o != best and not hit.worse_than(hits[best])]
-        rivals = [o for o in rivals if not readings.same(options[o], options[best])]
-        if not rivals:
-            return best
-        options = {o: reading for o, reading in options.items() if o in (best, *rivals)}
-    if key == "fit":  # what the ways differ by lies within chance, and each is told
-        return best
-    asked = " and ".join(f"'{part}'" for part in key.split(" and "))
-    raise ModelError(
-        f"{asked} of '{name}', which {len(hits[best].right)} training images do not settle",
-        ", ".join(f"{row['option']} {100 * row['accuracy']:.1f}%" for row in rows),
-        f"declare {asked}: {' or '.join((best, *rivals))}",
+    """The option that is better beyond chance than every other one that differs."""
+    best, rivals, rows = tried(
+        key,
+        options,
+        lambda option, count: right(options[option], count),
+        lambda one, other: readings.same(options[one], options[other]),
     )
+    trials += rows
+    # what ways to make a picture fit differ by may lie within chance, and each is told
+    if rivals and key != "fit":
+        asked = " and ".join(f"'{part}'" for part in key.split(" and "))
+        last = {row["option"]: row for row in rows}
+        raise ModelError(
+            f"{asked} of '{name}', which {rows[-1]['cases']} training images do not settle",
+            ", ".join(f"{way} {100 * last[way]['accuracy']:.1f}%" for way in (best, *rivals)),
+            f"declare {asked}: {' or '.join((best, *rivals))}",
+        )
+    return best
 
 
 class _Readings:
@@ -338,26 +293,6 @@ def open_declared(
     return TemporaryFile.made(adopt(foreign, recipe, classes, spec), card, threads)
 
 
-def trial_lines(trials: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The trials for a reader, a line each."""
-    return [
-        f"{row['asked']} {row['option']}: {100 * row['accuracy']:.1f}% of {row['cases']} training "
-        f"images (95% CI {100 * row['low']:.1f} to {100 * row['high']:.1f}), Brier score "
-        f"{row['brier']:.3f} after temperature scaling"
-        + (", taken" if row["chosen"] and row["asked"] != "all" else "")
-        for row in trials
-    ]
-
-
-def _figures(asked: str, option: str, hits: Hits, chosen: bool) -> dict[str, Any]:
-    count = len(hits.right)
-    low, high = wilson(float(hits.right.sum()), count)
-    figures = {"accuracy": float(hits.right.mean()), "low": low, "high": high}
-    figures["brier"] = float(hits.brier.mean())
-    rounded = {key: round(value, 6) for key, value in figures.items()}
-    return {"asked": asked, "option": option, **rounded, "cases": count, "chosen": chosen}
-
-
 def _own_order(recipe: OnnxRecipe, classes: Sequence[str]) -> list[int] | None:
     """Place of each of the data's classes among the outputs, where it was declared."""
     if recipe.classes is None:
@@ -369,18 +304,6 @@ def _own_order(recipe: OnnxRecipe, classes: Sequence[str]) -> list[int] | None:
             "name them alike: data.class_map says which folder or label is which class",
         )
     return [recipe.classes.index(name) for name in classes]
-
-
-def _likeliest(answers: Classes, labels: Classes, count: int) -> list[int]:
-    """The order of the outputs under which most cases are right: output of each class."""
-    table = np.zeros((count, count), np.int64)
-    np.add.at(table, (labels, np.minimum(answers, count - 1)), 1)
-    order = [-1] * count
-    for _ in range(count):
-        row, column = np.unravel_index(int(table.argmax()), table.shape)
-        order[int(row)] = int(column)
-        table[row, :], table[:, column] = -1, -1
-    return order
 
 
 def _number_order(classes: Sequence[str]) -> list[str] | None:
@@ -413,21 +336,17 @@ def _settled_order(
         if by_number := _number_order(classes):
             names["by number"] = by_number
     orders = {way: [list(of).index(name) for name in classes] for way, of in names.items()}
-    likeliest = _likeliest(logits.argmax(1), labels, len(classes))
+    likeliest = likeliest_order(logits.argmax(1), labels, len(classes))
     hits = {way: Hits.of(logits[:, order], labels) for way, order in orders.items()}
     best = max(hits, key=lambda way: int(hits[way].right.sum()))
     other = Hits.of(logits[:, likeliest], labels)
     unclear = [way for way in hits if way != best and not hits[way].worse_than(hits[best])]
-    by_output = ", ".join(name for _, name in sorted(zip(likeliest, classes, strict=True)))
+    by_output = [name for _, name in sorted(zip(likeliest, classes, strict=True))]
     if own is None:
-        trials += [_figures("classes", way, hit, way == best) for way, hit in hits.items()]
+        trials += [figures("classes", way, hit, way == best) for way, hit in hits.items()]
     elif hits[best].worse_than(other):  # what was declared stands, and this is said
-        trials.append(_figures("order?", by_output, other, False))
+        trials.append(figures("order?", ", ".join(by_output), other, False))
     if own is None and (unclear or hits[best].worse_than(other)):
-        raise ModelError(
-            f"the outputs of '{foreign.name}' in the order {', '.join(names[best])}",
-            f"{100 * hits[best].right.mean():.1f}% of {len(labels)} training images right so, "
-            f"{100 * other.right.mean():.1f}% as {by_output}",
-            "order? declare 'classes' in the order of the outputs",
-        )
+        fix = "order? declare 'classes' in the order of the outputs"
+        raise order_refusal(f"'{foreign.name}'", names[best], hits[best], by_output, other, fix)
     return orders[best], tuple(names[best])

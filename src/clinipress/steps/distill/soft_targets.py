@@ -16,8 +16,8 @@ from clinipress.edge.load import load_candidate
 from clinipress.errors import ModelError
 from clinipress.formats.file import digest_of_files
 from clinipress.formats.onnx.foreign import is_ours, own_files
-from clinipress.formats.onnx.settle import trial_lines
 from clinipress.formats.open import TRAINING_PACKAGES
+from clinipress.formats.trials import trial_lines
 from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.recipe.steps import DistillStep, OnnxRecipe, PruneStep, QatStep, TrainOptions
 from clinipress.records.candidate import Candidate, InputSpec

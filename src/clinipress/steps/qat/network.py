@@ -25,8 +25,22 @@ from torch import Tensor, fx, nn
 
 from clinipress.errors import ModelError
 from clinipress.models.classifier import Classifier
-from clinipress.steps.qat.rounding import Grid, fake_quantize, fake_quantize_weight, grids
-from clinipress.steps.qat.tracing import clamp_bounds, drop_unused, exchange, operator_name, trace
+from clinipress.steps.qat.rounding import (
+    Grid,
+    fake_quantize,
+    fake_quantize_constant,
+    fake_quantize_weight,
+    grids,
+)
+from clinipress.steps.qat.tracing import (
+    clamp_bounds,
+    drop_unused,
+    exchange,
+    operator_name,
+    reads_image,
+    takes_constant,
+    trace,
+)
 
 __all__ = ["Place", "QuantizedNetwork", "Schedule"]
 
@@ -36,6 +50,7 @@ REACH = 4.0  # largest ratio of a calibrated range to the extremes seen
 NETWORK = "network"
 CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 TRANSPOSED = {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
+PRODUCTS = {"addmm", "baddbmm", "bmm", "einsum", "matmul", "mm"}
 DROPOUTS = {
     "dropout": F.dropout,
     "feature_dropout": F.dropout2d,
@@ -144,6 +159,8 @@ class QuantizedNetwork(nn.Module):
         network: The float network; trained in place.
         places: Where activations are rounded.
         schedule: When what is frozen.
+        constants: Nodes that do not depend on the image and are rounded where something is added to
+            them, multiplied or joined; each on a grid of its own values, now.
 
     Raises:
         ModelError: The network cannot be traced, or a node is not in its program.
@@ -154,8 +171,15 @@ class QuantizedNetwork(nn.Module):
     schedule: Tensor
     steps: Tensor
 
-    def __init__(self, network: Classifier, places: Sequence[Place], schedule: Schedule) -> None:
+    def __init__(
+        self,
+        network: Classifier,
+        places: Sequence[Place],
+        schedule: Schedule,
+        constants: Sequence[str] = (),
+    ) -> None:
         super().__init__()
+        self.constants = tuple(constants)
         self.network, self.input_spec, self.places = network, network.input_spec, tuple(places)
         ends = [(activation.low, activation.high) for activation in places]
         self.register_buffer("ranges", torch.tensor(ends, dtype=torch.float32).reshape(-1, 2))
@@ -231,6 +255,12 @@ class QuantizedNetwork(nn.Module):
     def _round_weight(self, weight: Tensor) -> Tensor:
         return fake_quantize_weight(weight)
 
+    def _round_columns(self, weight: Tensor) -> Tensor:
+        return fake_quantize_weight(weight.T).T
+
+    def _round_constant(self, values: Tensor) -> Tensor:
+        return fake_quantize_constant(values)
+
     def _hard_swish(self, number: int, x: Tensor) -> Tensor:
         """In eval mode with the gate rounded, as the file does; in training torch's one kernel.
 
@@ -293,12 +323,7 @@ class QuantizedNetwork(nn.Module):
     def _rewrite(self, traced: fx.GraphModule) -> None:
         """Exchange layers, norms, dropouts and roundings of the traced program for our own."""
         graph = traced.graph
-        nodes = {node.name: node for node in graph.nodes}
-        missing = [activation.node for activation in self.places if activation.node not in nodes]
-        if missing:
-            raise ModelError("the network its ranges were found for", f"one without '{missing[0]}'")
-        for number, activation in enumerate(self.places):
-            self._round_node(graph, nodes[activation.node], number)
+        self._round_where_the_file_does(graph)
         for node in list(graph.nodes):
             self._take_hard_swish(graph, node)
         for node in list(graph.nodes):
@@ -310,10 +335,23 @@ class QuantizedNetwork(nn.Module):
                 self._take_layer(graph, node, None)
             elif name in DROPOUTS:
                 exchange(graph, node, "_dropout", (name, *node.args[:2]))
+            elif name in PRODUCTS:
+                self._round_factors(graph, node)
             elif name in TRANSPOSED:
                 self.unrounded[_layer_name(node)] = "a transposed convolution"
         drop_unused(graph)
         self._bring_constants(traced)
+
+    def _round_where_the_file_does(self, graph: fx.Graph) -> None:
+        nodes = {node.name: node for node in graph.nodes}
+        wanted = (*(activation.node for activation in self.places), *self.constants)
+        missing = [name for name in wanted if name not in nodes]
+        if missing:
+            raise ModelError("the network its ranges were found for", f"one without '{missing[0]}'")
+        for number, activation in enumerate(self.places):
+            self._round_node(graph, nodes[activation.node], number)
+        for name in self.constants:
+            self._round_for(graph, nodes[name], "_round_constant", takes_constant)
 
     def _round_node(self, graph: fx.Graph, node: fx.Node, number: int) -> None:
         """Round a node's result; a clamp whose result is rounded is part of the rounding."""
@@ -381,12 +419,34 @@ class QuantizedNetwork(nn.Module):
     def _round_computed(self, graph: fx.Graph, node: fx.Node) -> None:
         """Round weights that are computed of parameters (standardised, of a fixed norm) as such."""
         weight: Any = node.args[1]
-        if not isinstance(weight, fx.Node) or _reads_image(weight):
+        if not isinstance(weight, fx.Node) or reads_image(weight):
             self.unrounded[_layer_name(node)] = "its weights depend on the image"
             return
-        with graph.inserting_before(node):
-            rounded = graph.create_node("call_module", "_round_weight", (weight,))
-        node.update_arg(1, rounded)
+        self._round_for(graph, weight, "_round_weight", lambda reader: reader is node)
+
+    def _round_factors(self, graph: fx.Graph, node: fx.Node) -> None:
+        """Round a constant matrix that tokens or vectors are multiplied by, per column."""
+        for value in node.all_input_nodes:
+            if reads_image(value):
+                continue
+            if (
+                operator_name(node) in {"matmul", "mm"}
+                and value is node.args[1]
+                and _rank(value) == 2
+            ):
+                self._round_for(graph, value, "_round_columns", lambda reader: reader is node)
+            else:
+                self.unrounded[_layer_name(node)] = "a product by constants other than a matrix"
+
+    def _round_for(
+        self, graph: fx.Graph, value: fx.Node, method: str, reads: Callable[[fx.Node], bool]
+    ) -> None:
+        """Let some readers of a node take what one of our methods makes of it."""
+        readers = [reader for reader in value.users if reads(reader)]
+        with graph.inserting_after(value):
+            rounded = graph.create_node("call_module", method, (value,))
+        for reader in readers:
+            reader.replace_input_with(value, rounded)
 
     def _slot(self, node: Any) -> Slot | None:
         if not isinstance(node, fx.Node) or node.op != "get_attr":
@@ -416,15 +476,6 @@ def _layer_name(node: fx.Node) -> str:
     """The module of a traced operator, as the network names it."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     return str(stack[-1][0]).removeprefix("backbone.") if stack else node.name
-
-
-def _reads_image(node: fx.Node) -> bool:
-    waiting, seen = [node], set[fx.Node]()
-    while waiting:
-        if (last := waiting.pop()) not in seen:
-            seen.add(last)
-            waiting += last.all_input_nodes
-    return any(item.op == "placeholder" for item in seen)
 
 
 def _rank(node: fx.Node) -> int:

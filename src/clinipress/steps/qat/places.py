@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,28 +27,40 @@ from clinipress.formats.onnx.values import prepared_values
 from clinipress.formats.ranges import Method
 from clinipress.models.classifier import TorchCandidate
 from clinipress.steps.qat.network import Place
-from clinipress.steps.qat.tracing import is_activation, trace
+from clinipress.steps.qat.tracing import is_activation, reads_image, takes_constant, trace
 
-__all__ = ["find_places", "match"]
+__all__ = ["FileRounding", "find_places", "match"]
 
 PROBES = 4  # images that tensors are matched on
+CONSTANT = "a constant"
+
+
+class FileRounding(NamedTuple):
+    """Everything that an int8 file rounds besides the weights of its layers.
+
+    Tensors go by their names in the float32 file, as `quantize.prepare` writes it out.
+
+    Attributes:
+        places: Activation -> the node of the traced network that computes it.
+        constants: Constant that is added, multiplied or joined -> the nodes that hold its values.
+        missed: Tensor of either sort that nothing in the network computes -> what makes it in the
+            file. Those are not rounded in training; the file gives them calibrated ranges.
+    """
+
+    places: dict[str, Place]
+    constants: dict[str, list[str]]
+    missed: dict[str, str]
 
 
 def find_places(
     candidate: TorchCandidate, images: NDArray[np.uint8], method: Method
-) -> tuple[dict[str, Place], dict[str, str]]:
-    """The activations that the candidate's int8 file would round, with calibrated ranges.
+) -> FileRounding:
+    """What the candidate's int8 file would round, activations with calibrated ranges.
 
     Args:
         candidate: The float network; left as it is.
         images: uint8 ``[n, c, h, w]`` from the training split, un-augmented.
         method: Of calibration.
-
-    Returns:
-        Tensor of the float32 file, as `quantize.prepare` writes it out, -> the node of the traced
-        network that computes it; and rounded activations that no node computes, each with what
-        computes it in the file. Those are not rounded in training; the file gives them calibrated
-        ranges.
 
     Raises:
         ModelError: The network cannot be exported or traced, or less than half of the activations
@@ -62,9 +74,10 @@ def find_places(
     was_training = candidate.module.training
     try:
         traced = trace(candidate.module, images.shape[1:])
-        nodes = match(traced, images[:PROBES], values, clamps)
+        equal = _equal_nodes(traced, images[:PROBES], {**values, **planned.constants})
     finally:
         candidate.module.train(was_training)
+    nodes = _chosen({name: equal[name] for name in values}, clamps)
     if 2 * len(nodes) < len(planned.ranges):
         raise ModelError(
             "a traced network that computes what its float32 file computes",
@@ -83,8 +96,19 @@ def find_places(
         for name, ends in planned.ranges.items()
         if name in nodes
     }
+    constants = {name: _held(equal[name]) for name in planned.constants}
     missed = {name: kinds[name] for name in planned.ranges if name not in places}
-    return places, missed
+    missed |= {name: CONSTANT for name, held in constants.items() if not held}
+    return FileRounding(places, {name: held for name, held in constants.items() if held}, missed)
+
+
+def _held(nodes: Iterable[fx.Node]) -> list[str]:
+    """Nodes that hold a constant for an operator whose operands the file rounds."""
+    return [
+        node.name
+        for node in nodes
+        if not reads_image(node) and any(takes_constant(reader) for reader in node.users)
+    ]
 
 
 def _finite(limits: tuple[float, float] | None) -> tuple[float | None, float | None]:
@@ -103,7 +127,8 @@ class _Finder(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        if n.op == "call_function" and isinstance(value, Tensor) and value.is_floating_point():
+        made = n.op in {"call_function", "get_attr"}
+        if made and isinstance(value, Tensor) and value.is_floating_point():
             for name, wanted in self.wanted.items():
                 if value.numel() == wanted.size and equal_values(wanted, value.numpy()):
                     self.equal_nodes[name].append(n)
@@ -120,12 +145,23 @@ def match(
 
     A tensor that no node computes is left out.
     """
+    return _chosen(_equal_nodes(traced, images, wanted), clamps)
+
+
+def _equal_nodes(
+    traced: fx.GraphModule, images: NDArray[np.uint8], wanted: Mapping[str, NDArray[np.float32]]
+) -> dict[str, list[fx.Node]]:
     finder = _Finder(traced, wanted)
     with torch.no_grad():
         finder.run(torch.from_numpy(np.ascontiguousarray(images)))
+    return finder.equal_nodes
+
+
+def _chosen(equal: Mapping[str, list[fx.Node]], clamps: set[str]) -> dict[str, str]:
     nodes: dict[str, str] = {}
-    for name, candidates in finder.equal_nodes.items():
-        free = [node for node in candidates if node.name not in nodes.values()]
+    for name, candidates in equal.items():
+        made = [node for node in candidates if node.op == "call_function"]
+        free = [node for node in made if node.name not in nodes.values()]
         # a clamp's result may equal its input on a few images, and a dropout's or a copy's always
         right = [node for node in free if is_activation(node) == (name in clamps)] or free
         if right:

@@ -25,6 +25,7 @@ __all__ = [
     "WEIGHT_LEVELS",
     "Grid",
     "fake_quantize",
+    "fake_quantize_constant",
     "fake_quantize_weight",
     "grids",
     "round_to_grid",
@@ -144,3 +145,12 @@ def fake_quantize_weight(weight: Tensor) -> Tensor:
         scale = torch.where(scale < torch.finfo(torch.float32).tiny, 1.0, scale)
         rounded = (weight / scale).round_().mul_(scale)
     return cast(Tensor, _StraightThrough.apply(weight, rounded))
+
+
+def fake_quantize_constant(values: Tensor) -> Tensor:
+    """Round values that are added to activations, of any shape, on one grid; the gradient passes.
+
+    The grid has 256 levels from the least to the largest value, as ONNX Runtime gives them.
+    """
+    (grid,) = grids(torch.stack(torch.aminmax(values.detach()))[None])
+    return cast(Tensor, _StraightThrough.apply(values, round_to_grid(values.detach(), grid)))

@@ -53,17 +53,19 @@ class QuantizationAware:
         seed = step_seed(context.seed, "calibration")
         chosen = train.index[calibration_rows(train.labels, recipe.calibration_images, seed)]
         images = context.data.cache(spec).take(chosen)
-        places, missed = find_places(origin, images, recipe.calibration_method)
-        if missed:
-            params["activations_not_learnt"] = missed
-            context.progress.say(f"qat: {_not_learnt(missed)}")
+        found = find_places(origin, images, recipe.calibration_method)
+        if found.missed:
+            params["activations_not_learnt"] = found.missed
+            context.progress.say(f"qat: {_not_learnt(found.missed)}")
+        if found.constants:
+            params["constants"] = found.constants
         steps = steps_per_epoch(len(train.index), options.batch_size) * options.epochs
         params |= {
             "asked": recipe.model_dump(mode="json", exclude={"train"}),
             "calibration_seed": seed,
             "calibration_rows": [int(row) for row in chosen],
-            "activations_not_found": len(missed),
-            "places": {tensor: list(activation) for tensor, activation in places.items()},
+            "activations_not_found": len(found.missed),
+            "places": {tensor: list(activation) for tensor, activation in found.places.items()},
             "freeze_batch_norm_after": round(recipe.freeze_batch_norm * steps),
             "freeze_ranges_after": round(recipe.freeze_ranges * steps),
         }
@@ -74,10 +76,12 @@ class QuantizationAware:
         origin = torch_candidate(parent)
         spec = origin.card.input
         places = {tensor: Place(*activation) for tensor, activation in params["places"].items()}
+        constants: dict[str, list[str]] = params.get("constants", {})
         network = QuantizedNetwork(
             copy.deepcopy(origin.module),
             list(places.values()),
             Schedule(params["freeze_batch_norm_after"], params["freeze_ranges_after"]),
+            sorted({node for nodes in constants.values() for node in nodes}),
         )
         network.fit_reach(_calibration(params, context, origin))
         loss, views = recovery_loss(self.recipe, params, context, spec)
@@ -93,6 +97,8 @@ class QuantizationAware:
             facts["weights_not_rounded"] = network.unrounded
             named = ", ".join(f"{name} ({why})" for name, why in network.unrounded.items())
             context.progress.say(f"qat: weights that were not rounded in training: {named}")
+        if constants:
+            facts["rounded_constants"] = len(constants)
         return child, facts | {
             "rounded_activations": len(places),
             "calibrated_activations": params["activations_not_found"],

@@ -17,10 +17,21 @@ from torch import fx, nn
 
 from clinipress.errors import ModelError
 
-__all__ = ["clamp_bounds", "drop_unused", "exchange", "is_activation", "operator_name", "trace"]
+__all__ = [
+    "clamp_bounds",
+    "drop_unused",
+    "exchange",
+    "is_activation",
+    "operator_name",
+    "reads_image",
+    "takes_constant",
+    "trace",
+]
 
 aten = torch.ops.aten
 ACTIVATIONS = {"relu", "relu6", "hardtanh", "clamp", "clamp_min"}
+# Files round constants that these take.
+TAKING_CONSTANTS = {"add", "cat", "mul"}
 
 
 def trace(network: nn.Module, shape: Sequence[int]) -> fx.GraphModule:
@@ -161,6 +172,21 @@ def drop_unused(graph: fx.Graph) -> None:
 def is_activation(node: fx.Node) -> bool:
     """True for a clamp, which may be part of a rounding."""
     return operator_name(node) in ACTIVATIONS
+
+
+def takes_constant(node: fx.Node) -> bool:
+    """True for an operator whose constant operands a file rounds as it rounds activations."""
+    return operator_name(node) in TAKING_CONSTANTS
+
+
+def reads_image(node: fx.Node) -> bool:
+    """Whether what a node computes depends on the image."""
+    waiting, seen = [node], set[fx.Node]()
+    while waiting:
+        if (last := waiting.pop()) not in seen:
+            seen.add(last)
+            waiting += last.all_input_nodes
+    return any(item.op == "placeholder" for item in seen)
 
 
 def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:

@@ -1,0 +1,178 @@
+"""How a network that was trained elsewhere wants its images: tried on labelled training images.
+
+A network that is given images of another scale or size still answers, only worse. A way is taken
+where it is better than every other beyond chance: right in more images or, where that does not
+tell, with a lower Brier score. What the trials cannot tell is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clinipress.errors import ModelError
+from clinipress.stats.intervals import wilson
+from clinipress.stats.paired import mcnemar_exact
+
+__all__ = [
+    "FIRST_CASES",
+    "SCALES",
+    "SETTLING_CASES",
+    "Classes",
+    "Hits",
+    "check_better_than_chance",
+    "figures",
+    "likeliest_order",
+    "order_refusal",
+    "trial_lines",
+    "tried",
+]
+
+Classes = NDArray[np.int64]
+
+FIRST_CASES, SETTLING_CASES = 48, 240
+CHANCE = 0.05  # of a difference that is none, two-sided (exact McNemar test)
+TEMPERATURES = np.geomspace(0.02, 50, 40)
+Z = 1.96  # of the mean difference of Brier scores, over its standard error
+# What networks are trained with: mean and standard deviation of pixels in [0, 1]; "caffe" is BGR
+SCALES: Mapping[str, tuple[Any, Any]] = {
+    "0..1": (0.0, 1.0),
+    "0..255": (0.0, 1 / 255),
+    "-1..1": (0.5, 0.5),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "caffe": ((103.939 / 255, 116.779 / 255, 123.68 / 255), 1 / 255),
+}
+
+
+@dataclass(frozen=True)
+class Hits:
+    """How well cases were answered: which of them right, and the Brier score of each."""
+
+    right: NDArray[np.bool_]
+    brier: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, logits: NDArray[np.float32], labels: Classes) -> Hits:
+        """Of logits in the order of the labels; how sure they sound has no say (temperature)."""
+        tempered = logits.astype(np.float64)[None] / TEMPERATURES[:, None, None]
+        exponents = np.exp(tempered - tempered.max(2, keepdims=True))
+        shares = exponents / exponents.sum(2, keepdims=True)
+        cases = np.arange(len(labels))
+        likelihood = np.log(np.maximum(shares[:, cases, labels], 1e-12)).mean(1)
+        best = shares[int(likelihood.argmax())]
+        best[cases, labels] -= 1
+        return cls(logits.argmax(1) == labels, (best**2).sum(1))
+
+    @property
+    def merit(self) -> tuple[int, float]:
+        """The higher, the better."""
+        return int(self.right.sum()), -float(self.brier.mean())
+
+    def worse_than(self, best: Hits) -> bool:
+        """Whether fewer are right, beyond chance; or else the Brier score is higher, likewise."""
+        lost = int((best.right & ~self.right).sum())
+        gained = int((self.right & ~best.right).sum())
+        if lost > gained and mcnemar_exact(lost, gained) <= CHANCE:
+            return True
+        difference = self.brier - best.brier
+        error = float(difference.std(ddof=1)) / np.sqrt(len(difference))
+        return bool(lost >= gained and difference.mean() > Z * error)
+
+
+def tried(
+    asked: str,
+    ways: Iterable[str],
+    hits: Callable[[str, int], Hits],
+    same: Callable[[str, str], bool],
+    most: int | None = None,
+) -> tuple[str, list[str], list[dict[str, Any]]]:
+    """Try ways to read images; what is worse on a few need not be tried on all.
+
+    Args:
+        asked: What they differ in.
+        ways: Their names.
+        hits: Of a way, on the first so many images.
+        same: Whether two ways give the network the same numbers: there is nothing to choose.
+        most: So many at most are tried on all images.
+
+    Returns:
+        The best one, those that are not worse beyond chance, and each trial (`trial_lines`).
+    """
+    rows: list[dict[str, Any]] = []
+    for count in (FIRST_CASES, SETTLING_CASES):
+        found = {way: hits(way, count) for way in ways}
+        order = sorted(found, key=lambda way: found[way].merit, reverse=True)
+        best = order[0]
+        rows += [figures(asked, way, hit, way == best) for way, hit in found.items()]
+        rivals = [way for way in order[1:] if not found[way].worse_than(found[best])]
+        rivals = [way for way in rivals if not same(way, best)]
+        if not rivals:
+            break
+        going_on = {best, *rivals[: most and most - 1]}
+        ways = [way for way in found if way in going_on]
+    return best, rivals, rows
+
+
+def figures(asked: str, option: str, hits: Hits, chosen: bool) -> dict[str, Any]:
+    """A trial: "asked", "option", "accuracy", "low", "high", "brier", "cases", "chosen"."""
+    count = len(hits.right)
+    low, high = wilson(float(hits.right.sum()), count)
+    values = {"accuracy": float(hits.right.mean()), "low": low, "high": high}
+    values["brier"] = float(hits.brier.mean())
+    rounded = {key: round(value, 6) for key, value in values.items()}
+    return {"asked": asked, "option": option, **rounded, "cases": count, "chosen": chosen}
+
+
+def trial_lines(trials: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The trials for a reader, a line each."""
+    return [
+        f"{row['asked']} {row['option']}: {100 * row['accuracy']:.1f}% of {row['cases']} training "
+        f"images (95% CI {100 * row['low']:.1f} to {100 * row['high']:.1f}), Brier score "
+        f"{row['brier']:.3f} after temperature scaling"
+        + (", taken" if row["chosen"] and row["asked"] != "all" else "")
+        for row in trials
+    ]
+
+
+def likeliest_order(answers: Classes, labels: Classes, count: int) -> list[int]:
+    """The order of the outputs under which most cases are right: output of each class."""
+    table = np.zeros((count, count), np.int64)
+    np.add.at(table, (labels, np.minimum(answers, count - 1)), 1)
+    order = [-1] * count
+    for _ in range(count):
+        row, column = np.unravel_index(int(table.argmax()), table.shape)
+        order[int(row)] = int(column)
+        table[row, :], table[:, column] = -1, -1
+    return order
+
+
+def order_refusal(
+    name: str, order: Sequence[str], hits: Hits, other: Sequence[str], better: Hits, fix: str
+) -> ModelError:
+    """Another order of the outputs does better."""
+    return ModelError(
+        f"the outputs of {name} in the order {', '.join(order)}",
+        f"{100 * hits.right.mean():.1f}% of {len(hits.right)} training images right so, "
+        f"{100 * better.right.mean():.1f}% as {', '.join(other)}",
+        fix,
+    )
+
+
+def check_better_than_chance(name: str, hits: Hits, labels: Classes, fix: str) -> None:
+    """Refuse answers that say nothing of these classes.
+
+    Raises:
+        ModelError: No more are right, beyond chance, than by naming the commonest class.
+    """
+    chance = float(np.bincount(labels).max() / len(labels))
+    if wilson(float(hits.right.sum()), len(labels))[0] <= chance:
+        raise ModelError(
+            f"{name} to be right more often than by naming the commonest class "
+            f"({100 * chance:.1f}%)",
+            f"{100 * hits.right.mean():.1f}% of {len(labels)} training images, however it was read",
+            fix,
+        )
