@@ -462,7 +462,7 @@ def test_a_network_that_is_another_than_its_file_is_refused(parent, monkeypatch)
     def nothing(*args):
         return {}
 
-    monkeypatch.setattr(learnt_ranges, "match", nothing)
+    monkeypatch.setattr(learnt_ranges, "_chosen", nothing)
     with pytest.raises(ModelError, match=r"0 of \d+ rounded activations found in it"):
         find_places(parent, pixels(4)[0], "minmax")
 
