@@ -177,6 +177,7 @@ def test_weights_of_a_package_or_the_hub(
     model = study.reference.model
     assert (model.name, model.pretrained) == (network, pretrained)
     assert [step.step for step in study.steps] == ["distill", "prune", "qat"]
+    assert study.steps[0].train.epochs == 4 * 90  # few images: as many steps as on some thousands
     assert study.data.input.height == 64  # 28 pixels shrink to one
     assert seen["weights"]["whose"] in text
     assert seen["weights"]["whose"] in weights_words(seen)

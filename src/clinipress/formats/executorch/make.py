@@ -22,7 +22,7 @@ import re
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -200,13 +200,9 @@ def _own_grids_of_means(program: Any) -> None:
     """
     observers = dict(_observed(program))
 
-    def sources(node: Any) -> list[Any]:
-        inputs = [part.args[0] for part in node.all_input_nodes if part.op == "call_module"]
-        return [part for part in inputs if part in observers]
-
     for node, name in observers.items():
         shared = getattr(program, name)
-        if node.target not in MEANS or not sources(node):
+        if node.target not in MEANS or not _observed_sources(node, observers):
             continue
         moved, waiting = {node}, [node]
         while waiting:
@@ -214,7 +210,8 @@ def _own_grids_of_means(program: Any) -> None:
             readers = {r for r in readers if getattr(program, observers[r]) is shared}
             moved |= readers
             waiting += readers
-        if all(source in moved for part in moved - {node} for source in sources(part)):
+        handed_on = moved - {node}
+        if all(s in moved for part in handed_on for s in _observed_sources(part, observers)):
             own = copy.deepcopy(shared)
             for part in moved:
                 setattr(program, observers[part], own)
@@ -408,13 +405,27 @@ def _find(
 
 
 def _covered(program: Any, observers: list[str], named: Mapping[str, str]) -> bool:
-    """Whether every member of a group has a range, itself or in what it is handed on to."""
+    """Whether every member of a group has a range, itself or in what it is handed on to.
+
+    Or in all that it is made of: members of one grid pool, clamp, join or reshape, which makes no
+    value that lies beyond.
+    """
     nodes = {node: observer for node, observer in _observed(program) if observer in observers}
 
     def covered(node: Any) -> bool:
         return nodes[node] in named or any(covered(r) for r in _read_by(node) if r in nodes)
 
-    return all(covered(node) for node in nodes)
+    def made_of_covered(node: Any) -> bool:
+        sources = _observed_sources(node, nodes)
+        return bool(sources) and all(covered(s) or made_of_covered(s) for s in sources)
+
+    return all(covered(node) or made_of_covered(node) for node in nodes)
+
+
+def _observed_sources(node: Any, nodes: Container[Any]) -> list[Any]:
+    """Those of some nodes whose observed values a node takes."""
+    inputs = [part.args[0] for part in node.all_input_nodes if part.op == "call_module"]
+    return [part for part in inputs if part in nodes]
 
 
 def _values(
