@@ -263,7 +263,7 @@ steps:
     alpha: 0.7
     train: {epochs: 90, batch_size: 16, mixup: 0.2}
   - step: prune
-    ratio: 0.3   # share of the multiply-adds to remove
+    ratio: 0.45   # share of the multiply-adds to remove
     rounds: 2
     temperature: 2
     alpha: 0.7
