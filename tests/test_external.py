@@ -21,7 +21,7 @@ from clinipress.reporting.view import View
 from clinipress.reporting.wording.lead import lead
 from clinipress.reporting.wording.limits import limits
 from clinipress.reporting.wording.phrases import overlap_sentence
-from clinipress.study.external import compare, evaluate, evaluate_run, parse_floors
+from clinipress.study.external import _order_question, compare, evaluate, evaluate_run, parse_floors
 from clinipress.study.flow import run_study
 from clinipress.study.redraw import redraw, with_checks
 from clinipress.text import STATUS_WORDS
@@ -510,3 +510,23 @@ def test_a4_another_set_of_the_same_name_writes_over_nothing(tested, elsewhere, 
     with pytest.raises(InputError, match="without '/'"):
         evaluate_run(run, other, name="a/b", class_map="lump=nodule")
     assert (run / "external/there.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("outputs", "asked"),
+    [((0, 1, 2), False), ((0, 2, 1), True), ((2, 0, 1), True), (None, False)],
+    ids=["right", "two turned", "all turned, as many right as by chance", "a guess"],
+)
+def test_another_order_of_the_outputs_is_asked_about(outputs, asked):
+    """Two of three classes turned leave more right than a guess."""
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 3, 120)
+    logits = draw.normal(size=(120, 3)).astype(np.float32)
+    if outputs is not None:
+        logits[np.arange(120), np.array(outputs)[labels]] += 3
+    scores = Scores(logits, labels, np.arange(120), tuple(map(str, range(120))), ("a", "b", "c"))
+    question = _order_question(scores)
+    assert bool(question) == asked
+    if asked and outputs is not None:
+        names = ", ".join("abc"[outputs.index(n)] for n in range(3))
+        assert f"if the outputs were {names}: are a, b, c in the order" in question[0]

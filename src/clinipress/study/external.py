@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
 from clinipress.data.audit.overlap import Seen
 from clinipress.data.study import FINGERPRINTS, Known, OverlapPolicy, predict_rows, whole_dataset
 from clinipress.edge.load import load_candidate
@@ -27,6 +29,7 @@ from clinipress.evidence import gate
 from clinipress.evidence.judged import Declared, figures, judged, statistics
 from clinipress.evidence.scores import Scores
 from clinipress.evidence.worth import caps
+from clinipress.formats.trials import likeliest_order
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import EvidenceRecipe, Study
 from clinipress.records.candidate import Candidate, CandidateRecord
@@ -280,15 +283,18 @@ def evaluate(
 
 
 def _order_question(scores: Scores) -> list[str]:
-    """What to ask where a model is wrong more often than one that guesses."""
-    hits, count = int((scores.logits.argmax(1) == scores.labels).sum()), len(scores.labels)
-    chance = 1 / len(scores.classes)
-    if wilson(hits, count)[1] >= chance:
-        return []
-    return [
-        f"{hits} of {count} images right is fewer than by chance ({100 * chance:.0f}%): are "
-        f"{', '.join(scores.classes)} in the order of the outputs?"
-    ]
+    """What to ask where a model is wrong oftener than a guess, or right under another order."""
+    answers, labels, count = scores.logits.argmax(1), scores.labels, len(scores.labels)
+    hits, chance = int((answers == labels).sum()), 1 / len(scores.classes)
+    asked = f"are {', '.join(scores.classes)} in the order of the outputs?"
+    order = likeliest_order(answers, labels, len(scores.classes))
+    other = int((answers == np.array(order)[labels]).sum())
+    if wilson(other, count)[0] > max(wilson(hits, count)[1], chance):
+        names = ", ".join(scores.classes[order.index(n)] for n in range(len(order)))
+        return [f"{hits} of {count} images right, {other} if the outputs were {names}: {asked}"]
+    if wilson(hits, count)[1] < chance:
+        return [f"{hits} of {count} images right is fewer than by chance ({chance:.0%}): {asked}"]
+    return []
 
 
 def compare(
