@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from clinipress.cli.commands import main
-from clinipress.cli.terminal import show_comparison, show_evidence
+from clinipress.cli.terminal import show_comparison, show_evidence, show_external
 from clinipress.data.drawn.phantom import draw_phantoms
 from clinipress.errors import DataError, InputError
 from clinipress.evidence.scores import Scores
@@ -85,6 +85,18 @@ def test_the_report_shows_it_beside_the_internal_figures(tested):
     assert words.startswith("there: accuracy ")
     verdict = test.rows[result.shipped].verdict
     assert f": {STATUS_WORDS[verdict.status]}. " in words
+
+
+def test_the_terminal_shows_it_beside_the_internal_accuracy(tested, capsys):
+    """The figures move to the candidates where the record is read again."""
+    run, test = tested
+    result = with_checks(read_result(run), run)
+    show_external(test, result, run / "report.html")
+    shown = "".join(capsys.readouterr())
+    assert "not measured" not in shown
+    for row in test.rows.values():
+        assert f"{100 * row.evidence['accuracy'].value:.1f}% (" in shown
+    assert f"{100 * test.rows[result.shipped].changes['accuracy'].low:.1f} to".lstrip("-") in shown
 
 
 def test_a_test_of_other_files_is_set_aside(tested, tmp_path):

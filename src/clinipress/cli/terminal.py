@@ -469,15 +469,17 @@ def show_external(test: ExternalTest, result: Result, report: Path) -> None:
     ):
         table.add_column(column, justify="left" if column == "candidate" else "right")
     rows = {row.name: row for row in result.candidates}
+    split = f"external: {test.name}"  # where the pages of the run have its figures
     for name, row in test.rows.items():
-        inside = rows[name].evidence
+        inside, changes = rows[name].evidence, row.changes or rows[name].changes.get(split, {})
         here = inside.get("test") or inside["validation"]
+        there = row.evidence or inside.get(split, {})
         verdict = row.verdict.status if row.verdict else None
         table.add_row(
             name,
             _percent(here.get("accuracy")),
-            _percent(row.evidence.get("accuracy")),
-            _points(row.changes.get("accuracy")) if row.changes else "",
+            _percent(there.get("accuracy")),
+            _points(changes.get("accuracy")) if changes else "",
             _coloured(_word(verdict)) if verdict else "reference",
         )
     console.print(table)
