@@ -153,3 +153,26 @@ def test_f5_weights_that_do_not_say_are_tried_with_the_usual_ones(tmp_path):
 def test_f5_networks_without_weights_say_nothing():
     recipe = ModelRecipe(factory="tiny_nets:make")
     assert normalization_lines(candidate(recipe), recipe, Data(), trained=False) == []
+
+
+def test_f1_a_network_that_takes_views_is_tried_as_it_lies_in_memory(tmp_path, monkeypatch):
+    class Views(Bright):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(1, 2, 3)
+            self.head = nn.Linear(1, 2)
+
+        def forward(self, x):
+            return self.head(self.first(x).view(len(x), -1).mean(1)[:, None])
+
+    monkeypatch.setitem(
+        __import__("sys").modules, "bright_net",
+        type("M", (), {"make": staticmethod(lambda num_classes, in_chans: Views())}),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    torch.save(Views().state_dict(), tmp_path / "views.pt")
+    recipe = ModelRecipe(factory="bright_net:make", checkpoint=str(tmp_path / "views.pt"))
+    data = Data(noise=130)
+    made = candidate(recipe, data)
+    assert made.module.contiguous
+    assert normalization_lines(made, recipe, data, trained=True)

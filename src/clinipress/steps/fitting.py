@@ -120,6 +120,7 @@ def normalization_lines(
             candidate.module.backbone, candidate.card.input, channels,
             normalization.mean, normalization.std,
         )  # fmt: skip
+        module.contiguous = candidate.module.contiguous
         logits = TorchCandidate(candidate.card, module).predict(images)
         return float((logits.argmax(1) == rows.labels).mean())
 
