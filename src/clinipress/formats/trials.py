@@ -24,6 +24,7 @@ __all__ = [
     "SETTLING_CASES",
     "Classes",
     "Hits",
+    "by_output",
     "check_better_than_chance",
     "figures",
     "likeliest_order",
@@ -148,6 +149,11 @@ def likeliest_order(answers: Classes, labels: Classes, count: int) -> list[int]:
         order[int(row)] = int(column)
         table[row, :], table[:, column] = -1, -1
     return order
+
+
+def by_output(order: Sequence[int], classes: Sequence[str]) -> list[str]:
+    """The classes as the outputs follow each other, where `order` is the output of each class."""
+    return [classes[order.index(output)] for output in range(len(order))]
 
 
 def order_refusal(

@@ -34,6 +34,7 @@ from clinipress.formats.trials import (
     SETTLING_CASES,
     Classes,
     Hits,
+    by_output,
     check_better_than_chance,
     figures,
     likeliest_order,
@@ -641,13 +642,10 @@ def _reading(
             "say which with --mean and --std (of pixels in [0, 1]), or --size",
         )
     order = likeliest_order(logits.argmax(1), labels, len(classes))
-    likeliest, by_output = (
-        Hits.of(logits[:, order], labels),
-        [classes[n] for n in np.argsort(order)],
-    )
+    likeliest, other = Hits.of(logits[:, order], labels), by_output(order, classes)
     if as_given.worse_than(likeliest):
-        fix = f"if so, add --classes {','.join(by_output)}"
-        raise order_refusal("the network", classes, as_given, by_output, likeliest, fix)
+        fix = f"if so, add --classes {','.join(other)}"
+        raise order_refusal("the network", classes, as_given, other, likeliest, fix)
     fix = "check the weights, the classes and their order, and how the images are read"
     check_better_than_chance("the network", as_given, labels, fix)
     table = "; ".join(

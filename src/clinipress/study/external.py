@@ -29,7 +29,7 @@ from clinipress.evidence import gate
 from clinipress.evidence.judged import Declared, figures, judged, statistics
 from clinipress.evidence.scores import Scores
 from clinipress.evidence.worth import caps
-from clinipress.formats.trials import likeliest_order
+from clinipress.formats.trials import by_output, likeliest_order
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import EvidenceRecipe, Study
 from clinipress.records.candidate import Candidate, CandidateRecord
@@ -290,7 +290,7 @@ def _order_question(scores: Scores) -> list[str]:
     order = likeliest_order(answers, labels, len(scores.classes))
     other = int((answers == np.array(order)[labels]).sum())
     if wilson(other, count)[0] > max(wilson(hits, count)[1], chance):
-        names = ", ".join(scores.classes[order.index(n)] for n in range(len(order)))
+        names = ", ".join(by_output(order, scores.classes))
         return [f"{hits} of {count} images right, {other} if the outputs were {names}: {asked}"]
     if wilson(hits, count)[1] < chance:
         return [f"{hits} of {count} images right is fewer than by chance ({chance:.0%}): {asked}"]

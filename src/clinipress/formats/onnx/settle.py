@@ -27,6 +27,7 @@ from clinipress.formats.trials import (
     SETTLING_CASES,
     Classes,
     Hits,
+    by_output,
     check_better_than_chance,
     figures,
     likeliest_order,
@@ -341,12 +342,12 @@ def _settled_order(
     best = max(hits, key=lambda way: int(hits[way].right.sum()))
     other = Hits.of(logits[:, likeliest], labels)
     unclear = [way for way in hits if way != best and not hits[way].worse_than(hits[best])]
-    by_output = [name for _, name in sorted(zip(likeliest, classes, strict=True))]
+    by_likeliest = by_output(likeliest, classes)
     if own is None:
         trials += [figures("classes", way, hit, way == best) for way, hit in hits.items()]
     elif hits[best].worse_than(other):  # what was declared stands, and this is said
-        trials.append(figures("order?", ", ".join(by_output), other, False))
+        trials.append(figures("order?", ", ".join(by_likeliest), other, False))
     if own is None and (unclear or hits[best].worse_than(other)):
         fix = "order? declare 'classes' in the order of the outputs"
-        raise order_refusal(f"'{foreign.name}'", names[best], hits[best], by_output, other, fix)
+        raise order_refusal(f"'{foreign.name}'", names[best], hits[best], by_likeliest, other, fix)
     return orders[best], tuple(names[best])
