@@ -364,9 +364,9 @@ PRACTICE = """
 mnasnet_small convmixer_768_32 pit_ti_224 repvit_m0_9 starnet_s1 lcnet_050 tinynet_e hardcorenas_a
 semnasnet_075 selecsls42b seresnext26t_32x4d gernet_s ese_vovnet19b_dw inception_next_atto
 hgnetv2_b0 vgg11_bn xception41 visformer_tiny tf_mobilenetv3_small_100 fbnetv3_b swiftformer_xs
-mobileone_s0 mixer_s32_224 resmlp_12_224 gmixer_12_224 efficientvit_b0 res2net50_14w_8s skresnet18
-rexnet_100 ecaresnet26t focalnet_tiny_srf efficientvit_m0 efficientformerv2_s0 ghostnet_100
-edgenext_xx_small tiny_vit_5m_224 mobilevitv2_050 levit_128s poolformerv2_s12
+mobileone_s0 mixer_s32_224 resmlp_12_224 gmixer_12_224 efficientvit_b0 res2net50_14w_8s rexnet_100
+ecaresnet26t focalnet_tiny_srf efficientvit_m0 efficientformerv2_s0 ghostnet_100 edgenext_xx_small
+tiny_vit_5m_224 mobilevitv2_050 levit_128s poolformerv2_s12
 """.split()  # noqa: SIM905
 
 
@@ -378,3 +378,16 @@ def test_networks_of_practice_are_cut(name):
     spec, whole = module.input_spec, macs(module, module.input_spec)
     small = prune(module, plan_pruning(module, ratio=0.2))
     assert abs(1 - macs(small, spec) / whole - 0.2) < 0.021
+
+
+def test_layers_within_blocks_are_free_where_the_stream_around_them_cannot_be_followed():
+    module = named("inception_next_atto")
+    with dependency_graph(module) as graph:
+        free = [group.name for group in free_groups(graph, set())]
+    assert sum(name.endswith("mlp.fc1") for name in free) == 12  # every block's
+    assert "stem.0" not in free
+
+
+def test_selective_kernels_stay_whole_and_are_named():
+    with pytest.raises(ModelError, match="fc_select.* stay whole: their cuts would change other"):
+        plan_pruning(named("skresnet18", side=32), ratio=0.2)

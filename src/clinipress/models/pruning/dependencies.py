@@ -45,7 +45,7 @@ SPLIT = tp.ops.OPTYPE.SPLIT
 
 
 class _LostError(Exception):
-    """A group whose channels cannot be followed; its arguments are the layers that it reached."""
+    """A group whose channels cannot be followed; its arguments are the layers whose outputs it reached."""
 
 
 class _Split(tp.ops.SplitPruner):  # type: ignore[misc]
@@ -79,6 +79,7 @@ class _Graph(tp.DependencyGraph):  # type: ignore[misc]
         self._in_channel_pruning_fn = {p.prune_in_channels for p in pruners}
         self._out_channel_pruning_fn = {p.prune_out_channels for p in pruners}
         self.steps = 0
+        self.lost: set[Any] = set()  # layers whose outputs cannot be followed, nor what meets them
         self.is_built = self.is_mapped = False
 
     def build_dependency(self, *arguments: Any, **options: Any) -> Any:
@@ -167,8 +168,9 @@ class _Graph(tp.DependencyGraph):  # type: ignore[misc]
                 together |= {(known[i.idx], i.root_idx) for i in mapped}
                 budget -= len(mapped)
                 self.steps += len(mapped)
-                if budget < 0 or not self._holds(follow, fresh):
-                    raise _LostError(*(node.module for node, _ in reached))
+                if budget < 0 or not self._holds(follow, fresh) or self._is_lost(follow):
+                    gives = self.is_out_channel_pruning_fn
+                    raise _LostError(*(node.module for node, side in reached if gives(side)))
                 if fresh:
                     stack.append((follow, fresh))
         group = tp.Group()
@@ -185,6 +187,9 @@ class _Graph(tp.DependencyGraph):  # type: ignore[misc]
         count = (self.get_out_channels if is_output else self.get_in_channels)(dep.target)
         return all(0 <= index.idx < (count or LARGEST_GROUP) for index in indices)
 
+    def _is_lost(self, dep: Any) -> bool:
+        return self.is_out_channel_pruning_fn(dep.handler) and dep.target.module in self.lost
+
     def groups(self) -> Iterator[Any]:
         """Every group of coupled channels, each named by the layer it is first met at."""
         visited: set[Any] = set()
@@ -196,7 +201,8 @@ class _Graph(tp.DependencyGraph):  # type: ignore[misc]
             try:
                 group = self.get_pruning_group(layer, pruner.prune_out_channels, every)
             except _LostError as lost:
-                visited.update(lost.args)  # from there it would be lost again
+                self.lost.update(lost.args)  # from there it would be lost again
+                visited |= self.lost
                 if self.steps > LONGEST_SEARCH:
                     return
                 continue
