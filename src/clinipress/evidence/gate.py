@@ -54,7 +54,9 @@ MOST_CASES = 10_000_000  # beyond this a number of cases is no advice
 IDENTICAL = Verdict(status="pass", reasons=worded([Reason(kind="identical", status="pass")]))
 
 
-def rules_for(risk: RiskLevel, margins: Mapping[str, float] | None = None) -> tuple[Rule, ...]:
+def rules_for(
+    risk: RiskLevel, margins: Mapping[str, float] | None = None, *, ordered: bool = False
+) -> tuple[Rule, ...]:
     """What must hold at a risk level, the primary rule first.
 
     Accuracy decides. The guards stop a candidate only when its loss is shown: balanced accuracy
@@ -63,16 +65,22 @@ def rules_for(risk: RiskLevel, margins: Mapping[str, float] | None = None) -> tu
     all may be a loss of several in one class. A guard that cannot tell is noted and does not
     block: with six classes and a few hundred images no candidate would ever pass.
 
+    Where the classes are grades, a rise of the share of answers two grades off or more has to be
+    shown to be small as well, with the same margin: of two models that are right equally often the
+    one that takes none for severe is the worse. The quadratic weighted kappa is a guard.
+
     Args:
         risk: The level.
         margins: Metric -> margin in place of the level's; of another metric, a guard more.
             "sensitivity[CLASS]" takes its class out of "sensitivity[*]".
+        ordered: The classes are grades.
     """
     margin = MARGINS[risk]
-    usual = dict.fromkeys(("accuracy", "balanced_accuracy", "auroc_macro"), margin)
+    graded = ("two_off", "kappa_quadratic") if ordered else ()
+    usual = dict.fromkeys(("accuracy", *graded, "balanced_accuracy", "auroc_macro"), margin)
     usual["sensitivity[*]"] = CLASS_MARGIN_FACTOR * margin
     return tuple(
-        Rule(metric=metric, margin=limit, primary=metric == "accuracy")
+        Rule(metric=metric, margin=limit, primary=metric in ("accuracy", "two_off"))
         for metric, limit in (usual | dict(margins or {})).items()
     )
 

@@ -172,6 +172,7 @@ def _options(declared: Declared, scores: Scores) -> dict[str, Any]:
         "resamples": declared.resamples,
         "seed": declared.seed,
         "positive": scores.positive,
+        "order": scores.order,
     }
 
 

@@ -45,6 +45,7 @@ class Scores:
         classes: k names in the order of the logits.
         positive: The finding of a two-class task; None: none was named.
         normal: The class without a finding in a task of more classes, or None.
+        order: The classes from the least to the gravest grade; empty: they have no order.
         temperature: The candidate's own softmax temperature, fitted on validation.
         groups: Column -> n values, "" where nothing is known.
     """
@@ -56,6 +57,7 @@ class Scores:
     classes: tuple[str, ...]
     positive: str | None = None
     normal: str | None = None
+    order: tuple[str, ...] = ()
     temperature: float = 1.0
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -94,6 +96,7 @@ class Scores:
             "normal": self.normal,
             "temperature": self.temperature,
             "groups": {column: list(values) for column, values in self.groups.items()},
+            **({"order": self.order} if self.order else {}),
         }
 
     def save(self, path: Path) -> None:
@@ -136,6 +139,7 @@ class Scores:
                 classes=classes,
                 positive=facts["positive"],
                 normal=facts.get("normal"),
+                order=tuple(facts.get("order", ())),
                 temperature=temperature,
                 groups={name: tuple(values) for name, values in facts["groups"].items()},
             )

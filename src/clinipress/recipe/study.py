@@ -100,6 +100,8 @@ class DataRecipe(Config):
         class_map: Folder or label name -> class name, for sets that name one class in two ways.
         positive: The class that is the finding in a two-class task.
         normal: The class without a finding in a task of more classes; None: there is none.
+        order: All classes from the least to the gravest, where they are grades: then how far off an
+            answer is counts, too. Without `classes`, the logits are in this order.
         input: Size, channels and window of the network's input.
         split: How the images are divided.
         sample: Only so many images, drawn by class: for a trial, and the report says so.
@@ -112,12 +114,27 @@ class DataRecipe(Config):
     class_map: dict[str, str] = Field(default_factory=dict)
     positive: ClassName | None = None
     normal: ClassName | None = None
+    order: tuple[ClassName, ...] = ()
     input: InputSpec = Field(default_factory=InputSpec)
     split: SplitRecipe = SplitRecipe()
     sample: int | None = Field(None, ge=20)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _logits_by_grade(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("order") and value.get("classes") is None:
+            return {**value, "classes": value["order"]}
+        return value
+
     @model_validator(mode="after")
     def _classes_that_are_there(self) -> DataRecipe:
+        if self.order and (len(set(self.order)) < max(3, len(self.order))):
+            raise ValueError("'order' names three grades or more, each once, the least first")
+        if self.order and sorted(self.order) != sorted(self.classes or ()):
+            raise ValueError(
+                f"'order' must hold all of {', '.join(self.classes or ())}, each once, not "
+                f"{', '.join(self.order)}"
+            )
         for key, name in (("positive", self.positive), ("normal", self.normal)):
             if name is not None and self.classes is not None and name not in self.classes:
                 raise ValueError(f"'{key}' must be one of {', '.join(self.classes)}, not '{name}'")

@@ -266,6 +266,7 @@ class Card(Record):
         model: How to build it again; None for an exported file.
         positive: The class whose detection is "sensitivity" in a two-class task, or None.
         normal: The class without a finding in a task of more classes, or None.
+        order: The classes from the least to the gravest grade; empty: they have no order.
         temperature: Softmax temperature for calibrated probabilities, 1 if not fitted.
         uncertain_below: Top probability under which an answer is called uncertain.
         operating_points: Thresholds per class, chosen on validation; empty if none were.
@@ -282,6 +283,7 @@ class Card(Record):
     model: ModelSpec | None = None
     positive: str | None = None
     normal: str | None = None
+    order: tuple[str, ...] = ()
     temperature: float = 1.0
     uncertain_below: float | None = None
     operating_points: tuple[OperatingPoint, ...] = ()
@@ -289,11 +291,12 @@ class Card(Record):
     synthetic: bool = False
 
     @model_serializer(mode="wrap")
-    def _without_no_normal(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `normal` out where there is none: files that hold their card do not change."""
+    def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what there is none of: files that hold their card do not change."""
         fields: dict[str, Any] = handler(self)
-        if fields.get("normal") is None:
-            fields.pop("normal", None)
+        for name in ("normal", "order"):
+            if not fields.get(name):
+                fields.pop(name, None)
         return fields
 
 

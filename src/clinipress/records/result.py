@@ -454,6 +454,7 @@ class Result(Record):
     classes: tuple[str, ...]
     positive: str | None = None
     normal: str | None = None
+    order: tuple[str, ...] = ()
     rules: tuple[Rule, ...]
     sealed: SealedRules | None = None
     rule_changes: tuple[RuleChange, ...] = ()

@@ -208,6 +208,7 @@ class Elsewhere:
                     classes=candidate.card.classes,
                     positive=positive,
                     normal=candidate.card.normal,
+                    order=candidate.card.order,
                     temperature=candidate.card.temperature,
                     groups=rows.groups,
                 )
@@ -362,7 +363,8 @@ def compare(
     limits = caps(
         level, declared.floors, (), a, first, baseline=known.baseline, baseline_accuracy=accuracy
     )  # fmt: skip
-    second = judged(declared, gate.rules_for(level), a, b, judgements, limits)
+    rules = gate.rules_for(level, ordered=bool(a.order))
+    second = judged(declared, rules, a, b, judgements, limits)
     return {
         "reference": facts[0]["name"],
         "candidate": facts[1]["name"],
@@ -458,7 +460,7 @@ def evaluate_run(
     limits: tuple[Reason, ...] = ()
     for row in rows:
         scores = replace(answers[row.name], temperature=kept[row.name].temperature,
-                         normal=study.data.normal)  # fmt: skip
+                         normal=study.data.normal, order=study.data.order)  # fmt: skip
         root = scores if row.name == result.reference else answers[result.reference]
         answers[row.name] = scores
         path = below(folder, f"{title}-{row.name}.npz")
@@ -535,7 +537,9 @@ def _run(
     else:
         scores, audit, known = elsewhere.score({"a": a})
         scores["b"] = elsewhere.score({"b": b})[0]["b"].in_order(card.classes)
-    mine, other = scores["a"], replace(scores["b"], normal=card.normal)
+    order = card.order or b.card.order
+    mine = replace(scores["a"], order=order)
+    other = replace(scores["b"], normal=card.normal, order=order)
     facts = [_facts(a, mine), _facts(b, other)]
     return facts, (mine, other), audit.baseline_accuracy, known
 
@@ -602,7 +606,9 @@ def _kept(
         )
     names = [{"name": path.stem} for path in (reference, candidate)]
     finding = _finding(a.classes, a.positive or b.positive, positive)
-    return names, (replace(a, positive=finding), replace(b, positive=finding, normal=a.normal))
+    order = a.order or b.order
+    a, b = (replace(s, positive=finding, normal=a.normal, order=order) for s in (a, b))
+    return names, (a, b)
 
 
 def _facts(candidate: Candidate, mine: Scores) -> dict[str, Any]:

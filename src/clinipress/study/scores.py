@@ -120,6 +120,7 @@ class ScoreKeeper:
             classes=piece.file.card.classes,
             positive=self.bench.study.data.positive,
             normal=self.bench.study.data.normal,
+            order=self.bench.study.data.order,
             temperature=temperature,
             groups=rows.groups,
         )
@@ -150,6 +151,7 @@ def calibrated(piece: Piece[Made], study: Study) -> Card:
             "intended_use": study.intended_use,
             "positive": study.data.positive,
             "normal": study.data.normal,
+            "order": study.data.order,
             "synthetic": study.synthetic,
         }
     )

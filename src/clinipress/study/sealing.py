@@ -43,6 +43,7 @@ __all__ = [
 FILE = "rules.json"
 KEPT_OPENING = "opening.json"  # of a piece of test answers: the opening that it was made by
 FLOORS_ONLY, MARGINS_ONLY = ("agreement",), ("sensitivity[*]",)
+GRADES = "order of the grades"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Seal:
     def declared(self, study: Study) -> Declared:
         """What the evidence is judged by."""
         margins = {rule.metric: rule.margin for rule in self.rules.rules}
-        usual = {rule.metric: rule.margin for rule in rules_for(study.risk)}
+        ordered = bool(study.data.order)
+        usual = {rule.metric: rule.margin for rule in rules_for(study.risk, ordered=ordered)}
         return Declared(
             study.risk,
             study.evidence,
@@ -119,7 +121,9 @@ def rules_of(study: Study, classes: Sequence[str], test_images: str = "") -> Sea
         digest="",
         when=_now(),
         risk=study.risk,
-        rules=rules_for(study.risk, _by_class(study.margins, data.positive, classes)),
+        rules=rules_for(
+            study.risk, _by_class(study.margins, data.positive, classes), ordered=bool(data.order)
+        ),
         floors=_every_class(study.floors, classes),
         positive=data.positive,
         normal=data.normal,
@@ -131,6 +135,7 @@ def rules_of(study: Study, classes: Sequence[str], test_images: str = "") -> Sea
         seed=study.seed,
         others={
             "class map": _shown(data.class_map),
+            **({GRADES: _shown(data.order)} if data.order else {}),
             "division of the images": f"{data.split.by}, {division}, seed {data.split.seed}",
             "images drawn": _shown(data.sample or "all"),
             "images under stress": _shown(evidence.stress),
@@ -222,7 +227,9 @@ def _differences(sealed: SealedRules, now: SealedRules, when: str) -> Iterator[R
     }
     if sealed.risk != now.risk:
         follows = {
-            "rules": tuple(rules_for(risk) for risk in (sealed.risk, now.risk)),
+            "rules": tuple(
+                rules_for(each.risk, ordered=GRADES in each.others) for each in (sealed, now)
+            ),
             "guards": tuple(GUARDS[risk] for risk in (sealed.risk, now.risk)),
         }
         pairs = {name: pair for name, pair in pairs.items() if follows.get(name) != pair}
@@ -269,9 +276,10 @@ def check_names(study: Study, classes: Sequence[str] | None = None) -> None:
     Raises:
         RecipeError: A name is unknown.
     """
+    graded = METRICS["grades"] if study.data.order else ()
     for metric in study.margins:
-        _check_metric("margins", metric, MARGINS_ONLY, classes)
-    check_floors(study.floors, classes)
+        _check_metric("margins", metric, (*MARGINS_ONLY, *graded), classes)
+    check_floors(study.floors, classes, graded)
     if classes is None:
         return
     for name in study.evidence.prevalence:
@@ -289,14 +297,18 @@ def check_names(study: Study, classes: Sequence[str] | None = None) -> None:
         raise RecipeError("'data.normal' to be no finding", f"'{study.data.normal}', the positive")
 
 
-def check_floors(floors: Mapping[str, float], classes: Sequence[str] | None = None) -> None:
+def check_floors(
+    floors: Mapping[str, float],
+    classes: Sequence[str] | None = None,
+    graded: Sequence[str] = METRICS["grades"],
+) -> None:
     """Refuse floors of figures that there are not, or of which less is better.
 
     Raises:
         RecipeError: Such a name.
     """
     for metric in floors:
-        _check_metric("floors", metric, FLOORS_ONLY + MARGINS_ONLY, classes)
+        _check_metric("floors", metric, (*FLOORS_ONLY, *MARGINS_ONLY, *graded), classes)
         if not metric_facts(metric).higher_is_better:
             raise RecipeError(
                 f"figures in 'floors' of which more is better, not '{metric}'",

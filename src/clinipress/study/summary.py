@@ -77,6 +77,7 @@ def summarise(
         classes=data.classes,
         positive=study.data.positive,
         normal=study.data.normal,
+        order=study.data.order,
         rules=sealed.rules.rules,
         sealed=sealed.sealed,
         rule_changes=sealed.changes,
