@@ -454,7 +454,7 @@ def _without_width(
 
 
 def _graded_ends(intervals: Intervals, cases: Cases) -> tuple[float, float]:
-    """Of the weighted kappa: as many wrong by a grade, and as many by all, as may be at the most."""
+    """Of the weighted kappa: as many a grade off, and as many all grades off, as may be."""
     accuracy, far, step = intervals["accuracy"], intervals["two_off"], _a_grade(cases)
     ends = [(1 - a - f, f) for a, f in ((accuracy.low, far.high), (accuracy.high, far.low))]
     low, high = (
