@@ -389,5 +389,5 @@ def test_layers_within_blocks_are_free_where_the_stream_around_them_cannot_be_fo
 
 
 def test_selective_kernels_stay_whole_and_are_named():
-    with pytest.raises(ModelError, match="fc_select.* stay whole: their cuts would change other"):
+    with pytest.raises(ModelError, match=r"fc_select.* stay whole: their cuts would change other"):
         plan_pruning(named("skresnet18", side=32), ratio=0.2)

@@ -45,7 +45,7 @@ SPLIT = tp.ops.OPTYPE.SPLIT
 
 
 class _LostError(Exception):
-    """A group whose channels cannot be followed; its arguments are the layers whose outputs it reached."""
+    """A group whose channels cannot be followed; its arguments: layers whose outputs it reached."""
 
 
 class _Split(tp.ops.SplitPruner):  # type: ignore[misc]
