@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +21,17 @@ from clinipress.evidence.gate import IDENTICAL
 from clinipress.evidence.reliability import CalibrationStatistics, reliability
 from clinipress.evidence.scores import Scores
 from clinipress.records.candidate import ANY_FINDING, OperatingPoint
-from clinipress.records.judgement import Calibration
+from clinipress.records.judgement import Calibration, GradeCalibration
 from clinipress.records.result import Interval, Reason, Rule, Verdict
 from clinipress.reporting.wording.reasons import worded
 from clinipress.stats.bootstrap import BootstrapSpread, bootstrap, spread_interval
-from clinipress.stats.intervals import effective_units, wilson
+from clinipress.stats.intervals import effective_units, proportion, wilson
 from clinipress.stats.metrics import log_losses, softmax
 
 __all__ = [
+    "Together",
     "calibration_section",
+    "called_together",
     "fit_temperature",
     "operating_points",
     "thresholds",
@@ -122,6 +125,56 @@ def thresholds(
     return {"sensitivity": sensitive, "specificity": specific}
 
 
+@dataclass(frozen=True)
+class Together:
+    """A class, or several together, that a threshold calls.
+
+    Attributes:
+        label: What it is called.
+        columns: Numbers of the classes.
+        complement: The probability is what the class that is left out leaves of 1.
+    """
+
+    label: str
+    columns: tuple[int, ...]
+    complement: int | None = None
+
+    def of(self, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which images are of them, bool ``[n]``."""
+        return np.isin(labels, self.columns)
+
+    def chances(self, probabilities: NDArray[np.floating]) -> Floats:
+        """Their probability, float ``[n]``, of ``[n, k]``."""
+        if self.complement is not None:
+            return np.asarray(1 - probabilities[:, self.complement])
+        if len(self.columns) == 1:
+            return np.asarray(probabilities[:, self.columns[0]])
+        return np.asarray(np.minimum(probabilities[:, list(self.columns)].sum(axis=1), 1))
+
+
+def called_together(
+    classes: Sequence[str], *, normal: str | None = None, order: Sequence[str] = ()
+) -> list[Together]:
+    """What thresholds call: each class; any finding in place of the normal class; grades upwards.
+
+    Args:
+        classes: k names in the order of the probabilities.
+        normal: The class without a finding, of three or more.
+        order: The classes by grade, the least first.
+    """
+    numbers = range(len(classes))
+    if order:
+        graver = [tuple(c for c in numbers if order.index(classes[c]) >= g) for g in numbers[1:]]
+        names = [*(f"{name} or worse" for name in order[1:-1]), order[-1]]
+        return [Together(name, columns) for name, columns in zip(names, graver, strict=True)]
+    targets = [Together(name, (number,)) for number, name in enumerate(classes)]
+    if normal is not None and normal in classes and len(classes) > 2:
+        number = list(classes).index(normal)
+        rest = tuple(c for c in numbers if c != number)
+        targets[number] = Together(ANY_FINDING, rest, complement=number)
+    return targets
+
+
 def operating_points(
     probabilities: NDArray[np.floating],
     labels: NDArray[np.int64],
@@ -129,6 +182,7 @@ def operating_points(
     aim: float = 0.95,
     *,
     normal: str | None = None,
+    order: Sequence[str] = (),
 ) -> tuple[OperatingPoint, ...]:
     """Thresholds per class: the highest that finds enough of it, the lowest that spares enough.
 
@@ -139,16 +193,16 @@ def operating_points(
         aim: Sensitivity of the first, specificity of the second kind of threshold.
         normal: The class without a finding, of three or more; in its place stand the thresholds of
             any finding, on the probability of all others together.
+        order: The classes by grade, the least first: then thresholds are of each grade and all
+            graver ones together, on the sum of their probabilities.
 
     Returns:
         Two points per class that has images on both sides, each with Wilson intervals. The figures
         are of the images the thresholds were chosen on, which flatters them.
     """
     rows = []
-    for number, name in enumerate(classes):
-        mine, chances = labels == number, probabilities[:, number]
-        if name == normal and len(classes) > 2:
-            name, mine, chances = ANY_FINDING, ~mine, 1 - chances
+    for target in called_together(classes, normal=normal, order=order):
+        name, mine, chances = target.label, target.of(labels), target.chances(probabilities)
         own, others = chances[mine], chances[~mine]
         if not len(own) or not len(others):
             continue
@@ -240,11 +294,40 @@ def calibration_section(
         changes=changes,
         bins=reliability(candidate, index, 1.0),
         bins_after=reliability(candidate, index, candidate.temperature),
+        grades=_by_grade(candidate, index, resamples, seed),
         verdict=ITSELF
         if itself
         else IDENTICAL
         if same
         else _verdict(raw, calibrated, changes, margin, effective_units(index)),
+    )
+
+
+def _by_grade(
+    candidate: Scores, index: Integers, resamples: int, seed: int
+) -> tuple[GradeCalibration, ...]:
+    """Each grade and all graver ones together: calibration in the large, by units."""
+    if not candidate.order:
+        return ()
+    targets = called_together(candidate.classes, order=candidate.order)
+    there = [target.of(candidate.labels) for target in targets]
+    stated = [target.chances(candidate.probabilities) for target in targets]
+    units = int(index.max()) + 1
+    gaps = np.stack([np.bincount(index, p - y, units) for p, y in zip(stated, there, strict=True)])
+    cases = np.bincount(index, minlength=units).astype(np.float64)
+
+    def measure(counts: Floats) -> list[dict[str, Floats]]:
+        apart = gaps @ counts / (cases @ counts)
+        return [{target.label: row for target, row in zip(targets, apart, strict=True)}]
+
+    (spreads,) = bootstrap(measure, index, candidate.labels, resamples, seed)
+    excesses = _intervals(spreads, index, floor=-1.0)
+    rows = zip(targets, stated, there, strict=True)
+    shares = [(t.label, float(p.mean()), proportion(y, index)) for t, p, y in rows]
+    return tuple(
+        GradeCalibration(label=label, stated=mean, observed=share, excess=excesses[label])
+        for label, mean, share in shares
+        if share is not None and label in excesses
     )
 
 

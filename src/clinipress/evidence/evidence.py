@@ -310,7 +310,7 @@ def _reach(cases: Cases, grades: Integers) -> Floats:
         np.where(rows, cases.logits, -np.inf).max(axis=1)
         for rows in (off < FAR_OFF, off >= FAR_OFF)
     )
-    return np.minimum(near - far, NEVER_FAR)
+    return np.asarray(np.minimum(near - far, NEVER_FAR))
 
 
 def _name_two_classes(intervals: Intervals, cases: Cases) -> None:

@@ -78,7 +78,8 @@ def _guessed(reference: Scores) -> dict[str, float]:
     """Figures of all classes -> what guessing or a constant answer reaches."""
     counts = np.bincount(reference.labels)
     share = 1 / len(reference.classes)
-    least = {"accuracy": counts.max() / counts.sum(), "auroc_macro": CHANCE, "kappa": 0.0}
+    least = {"accuracy": counts.max() / counts.sum(), "auroc_macro": CHANCE}
+    least |= dict.fromkeys(("kappa", "kappa_quadratic"), 0.0)
     return least | dict.fromkeys(("balanced_accuracy", "f1_macro"), share)
 
 

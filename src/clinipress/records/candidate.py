@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, ru
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from clinipress.records.base import Interval, Record, Verdict
+from clinipress.records.base import Interval, Record, Verdict, without_empty
 from clinipress.records.judgement import Judgements
 
 if TYPE_CHECKING:  # a report is drawn where numpy is not
@@ -132,10 +132,7 @@ class InputSpec(Record):
     @model_serializer(mode="wrap")
     def _without_no_share(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave `crop_share` out where there is none: digests of others do not depend on it."""
-        fields: dict[str, Any] = handler(self)
-        if fields.get("crop_share") is None:
-            fields.pop("crop_share", None)
-        return fields
+        return without_empty(handler(self), "crop_share")
 
 
 StageT = TypeVar("StageT", bound="Made")
@@ -205,10 +202,8 @@ class ModelSpec(Record):
     def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what there is none of: digests of others do not depend on it."""
         fields: dict[str, Any] = handler(self)
-        for name in ("ranges", "output", "layout"):
-            if fields.get(name) is None:
-                fields.pop(name, None)
-        return fields
+        empty = [name for name in ("ranges", "output", "layout") if fields.get(name) is None]
+        return without_empty(fields, *empty)
 
 
 class Applied(Record):
@@ -239,7 +234,8 @@ class OperatingPoint(Record):
 
     Attributes:
         label: The class that is called when its probability reaches the threshold; `ANY_FINDING`
-            where that of all classes but the normal one does, together.
+            where that of all classes but the normal one does, together; of grades "NAME or worse"
+            where that of this grade and all graver ones does.
         aim: What the threshold was chosen for: "sensitivity 0.95", "specificity 0.95".
         threshold: Probability, after temperature scaling.
         sensitivity: Of validation images of the class, the share that is called.
@@ -293,11 +289,7 @@ class Card(Record):
     @model_serializer(mode="wrap")
     def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what there is none of: files that hold their card do not change."""
-        fields: dict[str, Any] = handler(self)
-        for name in ("normal", "order"):
-            if not fields.get(name):
-                fields.pop(name, None)
-        return fields
+        return without_empty(handler(self), "normal", "order")
 
 
 class Latency(Record):

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from clinipress.records.base import Interval, Record, Verdict
+from clinipress.records.base import Interval, Record, Verdict, without_empty
 
 __all__ = [
     "SECTIONS",
@@ -26,6 +26,7 @@ __all__ = [
     "Flip",
     "FlipCounts",
     "Gap",
+    "GradeCalibration",
     "Judgements",
     "OperatingRow",
     "OperatingSection",
@@ -131,6 +132,22 @@ class ReliabilityBin(Record):
     accuracy: Interval | None = None
 
 
+class GradeCalibration(Record):
+    """A grade and all graver ones: how often they were promised, and how often they were there.
+
+    Attributes:
+        label: "moderate or worse", or the gravest grade alone.
+        stated: Mean calibrated probability of them together.
+        observed: Their share of the images.
+        excess: `stated` minus that share; above 0 the model promises too much.
+    """
+
+    label: str
+    stated: float
+    observed: Interval
+    excess: Interval
+
+
 class Calibration(Record):
     """How far probabilities can be taken at their word.
 
@@ -145,6 +162,7 @@ class Calibration(Record):
             for the two of which more is not better. A rise of an error is a loss.
         bins: Reliability before.
         bins_after: Reliability after.
+        grades: Of classes that have an order: each grade and all graver ones, after.
         verdict: Whether calibration after the temperature got worse by more than the margin.
     """
 
@@ -155,7 +173,12 @@ class Calibration(Record):
     changes: dict[str, Interval] = Field(default_factory=dict)
     bins: tuple[ReliabilityBin, ...] = ()
     bins_after: tuple[ReliabilityBin, ...] = ()
+    grades: tuple[GradeCalibration, ...] = ()
     verdict: Verdict
+
+    @model_serializer(mode="wrap")
+    def _without_no_grades(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_empty(handler(self), "grades")
 
 
 class Subgroup(Record):

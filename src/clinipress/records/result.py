@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from clinipress.records.base import Interval, Reason, Record, Status, Verdict
+from clinipress.records.base import Interval, Reason, Record, Status, Verdict, without_empty
 from clinipress.records.candidate import CandidateRecord, NotMade
 from clinipress.records.judgement import Judgements
 
@@ -477,3 +477,7 @@ class Result(Record):
     environment: Environment
     seconds: dict[str, float] = Field(default_factory=dict)
     limits: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_no_order(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_empty(handler(self), "order")

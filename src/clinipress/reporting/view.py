@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -122,6 +122,16 @@ class View:
     def _each_class(self, metric: str) -> list[str]:
         base, every, _ = metric.partition("[*]")
         return [f"{base}[{name}]" for name in self.result.classes] if every else [metric]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes as they are shown: grades from the least to the gravest."""
+        return self.result.order or self.result.classes
+
+    def in_order(self, matrix: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Rows and columns by true class and answer, as the classes are shown."""
+        places = [self.result.classes.index(name) for name in self.classes]
+        return [[matrix[row][column] for column in places] for row in places]
 
     @cached_property
     def guards(self) -> tuple[str, ...]:

@@ -188,7 +188,7 @@ def grades_off(cases: Cases) -> Integers:
     """How many grades lie between each answer and the truth, int64 ``[n]``; 0 without an order."""
     if cases.grades is None:
         return np.zeros(len(cases.labels), np.int64)
-    return np.abs(cases.grades[predictions(cases.logits)] - cases.grades[cases.labels])
+    return np.asarray(np.abs(cases.grades[predictions(cases.logits)] - cases.grades[cases.labels]))
 
 
 def quadratic_kappa(tables: Floats) -> Floats:

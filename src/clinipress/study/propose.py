@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from clinipress.data.finding import propose_normal, propose_positive, words_of
+from clinipress.data.finding import propose_normal, propose_order, propose_positive, words_of
 from clinipress.data.layouts.items import Dataset, left_out_lines, patient_columns
 from clinipress.data.sources import decode_item, item_facts, read_dataset
 from clinipress.data.units import CLUSTER, best_unit
@@ -79,6 +79,8 @@ def propose(dataset: Dataset) -> dict[str, Any]:
         # numbers in an array name nothing: of 0 and 1, either is the finding in published sets
         "positive": None if dataset.layout == "npz" else propose_positive(dataset.classes),
         "normal": propose_normal(dataset.classes),
+        "order": list(propose_order(dataset.classes)[0]),
+        "order_is_sure": propose_order(dataset.classes)[1],
         "patients": unit == "patient" and not unnamed,
         "unit": unit,
         "without_unit": unnamed,
@@ -191,6 +193,16 @@ def _finding_line(seen: dict[str, Any]) -> str:
     if seen["normal"] is None:
         return "# normal: NAME   # the class without a finding, if there is one"
     return f"normal: {_quoted(seen['normal'])}   # {words}"
+
+
+def _order_line(seen: dict[str, Any]) -> str:
+    """Grades in their order; where the names leave it open, for a person to decide."""
+    if not seen["order"]:
+        return ""
+    names = f"order: [{', '.join(_quoted(name) for name in seen['order'])}]"
+    if seen["order_is_sure"]:
+        return f"\n  {names}   # grades, the least first: how far off an answer is counts, too"
+    return f"\n  # {names}   # if these are grades, the least first; not if they are codes"
 
 
 def _channels_words(seen: dict[str, Any]) -> str:
@@ -360,7 +372,7 @@ data:
   # chooses the augmentation: generic, brain-mri, chest-ct, chest-xray, dermoscopy, histology,
   # retina
   modality: {seen["modality"]}
-  {_finding_line(seen)}
+  {_finding_line(seen)}{_order_line(seen)}
   input:
     channels: {seen["channels"]}   # {_channels_words(seen)}
     height: {seen["size"]}   # typical shorter side {seen["typical_side"]} pixels; smaller is faster

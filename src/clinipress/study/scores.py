@@ -145,7 +145,11 @@ def calibrated(piece: Piece[Made], study: Study) -> Card:
         update={
             "temperature": seen.temperature,
             "operating_points": operating_points(
-                seen.probabilities, seen.labels, seen.classes, normal=study.data.normal
+                seen.probabilities,
+                seen.labels,
+                seen.classes,
+                normal=study.data.normal,
+                order=study.data.order,
             ),
             "uncertain_below": uncertain_threshold(seen.logits / seen.temperature, seen.labels),
             "intended_use": study.intended_use,

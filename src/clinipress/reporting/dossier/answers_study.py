@@ -169,7 +169,7 @@ def _missing(view: View) -> str | None:
 
 
 def _labels(view: View) -> str | None:
-    return sentence(f"Labels are taken as found: {joined(list(view.result.classes))}")
+    return sentence(f"Labels are taken as found: {joined(list(view.classes))}")
 
 
 def _conflicts(view: View) -> str | None:

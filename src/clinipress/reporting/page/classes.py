@@ -50,7 +50,7 @@ def classes_section(view: View) -> doc.Section:
         (view.role(subject), subject.name),
     ]
     matrices = [
-        heat_table(matrix, view.result.classes, record.name)
+        heat_table(view.in_order(matrix), view.classes, record.name)
         for record in (reference, subject)
         if _fits(matrix := record.confusion.get(split, []), len(view.result.classes))
     ]
@@ -109,7 +109,7 @@ def _class_table(
     ticks = nice_ticks(low, 1.0, 4)
     axis = strip_axis(scale, ticks, [percent(tick, 0) for tick in ticks])
     heads = column_heads(["Class", "Images", axis, "Sensitivity", "Precision", "F1"])
-    rows = [_class_row(view, split, name, mine, theirs, scale) for name in view.result.classes]
+    rows = [_class_row(view, split, name, mine, theirs, scale) for name in view.classes]
     table = doc.DataTable(heads, [doc.RowGroup(rows)], "cards classes")
     note = "Upper line: original. Lower line: compressed."
     return doc.Box([table, doc.Paragraph(note, "note")])

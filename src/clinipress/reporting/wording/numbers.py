@@ -55,7 +55,7 @@ MONTHS = (
     *("July", "August", "September", "October", "November", "December"),
 )
 # shares that are customary as decimals, not as percentages
-DECIMALS = frozenset({"auroc", "auroc_macro", "kappa"})
+DECIMALS = frozenset({"auroc", "auroc_macro", "kappa", "kappa_quadratic"})
 
 
 def finite(interval: Interval | None) -> bool:

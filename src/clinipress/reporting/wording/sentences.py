@@ -276,7 +276,7 @@ def classes_sentence(view: View) -> str:
         return "No candidate can be set beside the reference class by class."
     sensitivities = {
         name: interval
-        for name in view.result.classes
+        for name in view.classes
         if finite(interval := subject.evidence[split].get(f"sensitivity[{name}]"))
         and interval is not None
     }
