@@ -190,6 +190,8 @@ def check_finding(recipe: DataRecipe, classes: Sequence[str]) -> None:
     Raises:
         DataError: It is not, or is not named.
     """
+    if recipe.task == "multilabel":  # each is one
+        return
     for key, name in (("positive", recipe.positive), ("normal", recipe.normal)):
         if name is not None and name not in classes:
             raise DataError(f"'data.{key}' to be one of {', '.join(classes)}", f"'{name}'")

@@ -121,12 +121,12 @@ class StudyData:
         first: dict[int, str] = {}  # a unit by its first image: its number says nothing
         for key in sorted(item.key for item in sealed):
             first.setdefault(self.unit_of[key], key)
-        rows = [[i.key, i.label, self.contents[i.key], first[self.unit_of[i.key]]] for i in sealed]
+        rows = [[i.key, i.truth, self.contents[i.key], first[self.unit_of[i.key]]] for i in sealed]
         return f"{len(rows):,}, sha256 {digest_of(sorted(rows))}"
 
     def _facts(self, splits: Container[str]) -> dict[str, Any]:
         images = [
-            [item.key, item.label, self.contents[item.key]]
+            [item.key, item.truth, self.contents[item.key]]
             for item in self.dataset.items
             if self.split.assignment.get(item.key) in splits
         ]
@@ -221,9 +221,16 @@ def open_study_data(
     Raises:
         DataError: The folder, a class or a split is not usable.
     """
-    dataset = read_dataset(path, classes=recipe.classes, class_map=recipe.class_map)
+    dataset = read_dataset(
+        path,
+        classes=recipe.classes,
+        class_map=recipe.class_map,
+        task=recipe.task,
+        blank=recipe.blank,
+        uncertain=recipe.uncertain,
+    )
     if recipe.test is not None:
-        dataset = with_test_set(dataset, Path(recipe.test), recipe.class_map)
+        dataset = with_test_set(dataset, Path(recipe.test), recipe)
     for line in (*dataset.notes, *left_out_lines(dataset.left_out)):
         progress.say(line)
     check_finding(recipe, dataset.classes)
@@ -309,9 +316,7 @@ def open_study_data(
     )
 
 
-def with_test_set(
-    dataset: Dataset, path: Path, class_map: Mapping[str, str] | None = None
-) -> Dataset:
+def with_test_set(dataset: Dataset, path: Path, recipe: DataRecipe) -> Dataset:
     """A set whose test split is another set: its own images are to train and validate on.
 
     Raises:
@@ -326,7 +331,14 @@ def with_test_set(
             f"{published:,} images that it publishes as 'test'",
             "name its training folder, or leave the other test set out",
         )
-    test = read_dataset(path, classes=dataset.classes, class_map=class_map)
+    test = read_dataset(
+        path,
+        classes=dataset.classes,
+        class_map=recipe.class_map,
+        task=dataset.task,
+        blank=recipe.blank,
+        uncertain=recipe.uncertain,
+    )
     known = {item.key for item in dataset.items}
     prefix = "test set"
     while any(key.startswith(f"{prefix}/") for key in known):
@@ -354,7 +366,7 @@ def with_test_set(
 def listing(dataset: Dataset, contents: Mapping[str, str]) -> list[list[str | None]]:
     """What the split depends on: each image's name, label, published split, units and content."""
     return [
-        [i.key, i.label, i.split, i.patient, *map("=".join, i.units.items()), contents[i.key]]
+        [i.key, i.truth, i.split, i.patient, *map("=".join, i.units.items()), contents[i.key]]
         for i in dataset.items
     ]
 

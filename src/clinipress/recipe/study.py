@@ -96,7 +96,13 @@ class DataRecipe(Config):
         test: A set of its own, read like `path`, whose images are the test split; those of `path`
             are divided into train and validation.
         modality: Chooses the augmentation that suits the images.
-        classes: Class order of the logits; None sorts the names found.
+        task: "multiclass": each image has one class. "multilabel": it may show several findings, or
+            none, and of some it may be unknown whether they are there.
+        classes: Class order of the logits; None sorts the names found. Of several findings those
+            to use, in this order.
+        blank: Of several findings with a column each, what an empty cell says; "unknown" is never
+            learnt from and never counted.
+        uncertain: And what -1 says.
         class_map: Folder or label name -> class name, for sets that name one class in two ways.
         positive: The class that is the finding in a two-class task.
         normal: The class without a finding in a task of more classes; None: there is none.
@@ -110,6 +116,9 @@ class DataRecipe(Config):
     path: str | None = None
     test: str | None = None
     modality: Modality = "generic"
+    task: Literal["multiclass", "multilabel"] = "multiclass"
+    blank: Literal["unknown", "absent", "present"] = "unknown"
+    uncertain: Literal["unknown", "absent", "present"] = "unknown"
     classes: tuple[str, ...] | None = None
     class_map: dict[str, str] = Field(default_factory=dict)
     positive: ClassName | None = None
@@ -138,6 +147,13 @@ class DataRecipe(Config):
         for key, name in (("positive", self.positive), ("normal", self.normal)):
             if name is not None and self.classes is not None and name not in self.classes:
                 raise ValueError(f"'{key}' must be one of {', '.join(self.classes)}, not '{name}'")
+        if self.task == "multilabel" and (self.positive or self.normal or self.order):
+            raise ValueError(
+                "'positive', 'normal' and 'order' are of images with one class each: with task: "
+                "multilabel every finding is a question of its own"
+            )
+        if self.task == "multiclass" and (self.blank, self.uncertain) != ("unknown", "unknown"):
+            raise ValueError("'blank' and 'uncertain' are for task: multilabel")
         if self.positive is not None and self.positive == self.normal:
             raise ValueError(f"'{self.positive}' cannot be 'positive' and 'normal'")
         if self.test is not None and self.split.file is not None:

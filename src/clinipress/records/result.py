@@ -230,6 +230,8 @@ class SplitSummary(Record):
         units: split -> number of units.
         digest: sha256 of the split file.
         dropped: Images left out (unreadable, or a duplicate that crosses a published split).
+        images: split -> images, where one may show several findings, so that `counts` do not add up
+            to them; empty: they do.
     """
 
     by: str
@@ -241,6 +243,15 @@ class SplitSummary(Record):
     units: dict[str, int]
     digest: str
     dropped: int = 0
+    images: dict[str, int] = Field(default_factory=dict)
+
+    def size(self, split: str) -> int:
+        """Images of a split; 0 for one that is not known."""
+        return self.images.get(split) or sum(self.counts.get(split, {}).values())
+
+    @model_serializer(mode="wrap")
+    def _without_no_images(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_empty(handler(self), "images")
 
 
 class TestOpening(Record):

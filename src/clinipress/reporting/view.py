@@ -173,8 +173,7 @@ class View:
         """Images behind a figure: its own count, else the size of the split."""
         if interval is not None and interval.n is not None:
             return interval.n
-        counts = self.result.split.counts.get(split or "", {})
-        return sum(counts.values()) or None
+        return self.result.split.size(split or "") or None
 
     @cached_property
     def splits(self) -> tuple[str, ...]:

@@ -23,9 +23,12 @@ __all__ = [
     "SPLIT_NAMES",
     "Dataset",
     "FolderLook",
+    "Labelling",
     "Layout",
     "LeftOuts",
     "Listed",
+    "Task",
+    "Unsaid",
     "drawn",
     "left_out_lines",
     "natural",
@@ -37,6 +40,7 @@ __all__ = [
 
 
 Layout = Literal["class folders", "split/class folders", "manifest", "npz"]
+Task = Literal["multiclass", "multilabel"]
 
 
 MAY_NAME_PATIENT = "may name the patient: no group"  # the reason of a column that nobody explains
@@ -58,6 +62,26 @@ SPLIT_NAMES: Mapping[str, str] = {
 }
 
 
+Unsaid = Literal["unknown", "absent", "present"]
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What the labels of a set are to be read as.
+
+    Attributes:
+        task: One class for each image, or any of several findings; None: as the set itself has it.
+        classes: Classes, or findings, in the order of the logits; None: all that are there.
+        blank: Where each finding has a column, what an empty cell says.
+        uncertain: And what -1 says.
+    """
+
+    task: Task | None = "multiclass"
+    classes: tuple[str, ...] | None = None
+    blank: Unsaid = "unknown"
+    uncertain: Unsaid = "unknown"
+
+
 @dataclass(frozen=True)
 class Dataset:
     """All pictures of a set.
@@ -65,11 +89,12 @@ class Dataset:
     Attributes:
         root: The folder that keys are relative to.
         layout: How it was laid out.
-        classes: Class names in the order of the logits.
+        classes: Class names in the order of the logits; findings, where an image may show several.
         items: Sorted by key, numbers in names by value.
         group_columns: Names of the columns in `ImageItem.groups`.
         left_out: What lies there and is not used.
         notes: What a reader of the set should know about how it was read, one sentence each.
+        task: "multilabel" where an image may show several findings at once, or none.
     """
 
     root: Path
@@ -79,6 +104,7 @@ class Dataset:
     group_columns: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    task: Task = "multiclass"
 
 
 class FolderLook(NamedTuple):
@@ -155,6 +181,8 @@ class Listed:
     group_columns: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
     names: frozenset[str] = frozenset()
+    task: Task = "multiclass"
+    complete: bool = False  # of several findings: what a row does not name is absent
 
 
 def patient_columns(left_out: Iterable[LeftOut]) -> list[str]:
@@ -182,9 +210,11 @@ def drawn(dataset: Dataset, count: int, seed: int) -> Dataset:
         return dataset
     random = Random(seed)
     kept: set[str] = set()
-    for label in dataset.classes:
+    several = dataset.task == "multilabel"
+    groups = dict.fromkeys(item.label for item in dataset.items) if several else dataset.classes
+    for label in groups:
         keys = [item.key for item in dataset.items if item.label == label]
-        share = max(1, round(count * len(keys) / len(dataset.items)))
+        share = max(not several, round(count * len(keys) / len(dataset.items)))
         kept |= set(random.sample(keys, min(share, len(keys))))
     items = tuple(item for item in dataset.items if item.key in kept)
     return replace(dataset, items=items)

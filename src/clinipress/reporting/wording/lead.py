@@ -159,7 +159,7 @@ def _facts(view: View) -> list[str]:
 def _cases(view: View) -> str:
     """Cases, their units and how many sets they come from."""
     split = view.compared_split or view.plotted_split or "test"
-    cases = sum(view.result.split.counts.get(split, {}).values())
+    cases = view.result.split.size(split)
     units, nouns = view.result.split.units.get(split), unit_words(view.result.split)
     of = f" of {counted(units, *nouns)}" if units and nouns[0] != "image" else ""
     sets = len(view.result.external_tests)

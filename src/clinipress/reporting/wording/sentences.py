@@ -345,8 +345,8 @@ def split_sentence(view: View) -> str:
     """How the images were divided."""
     split, openings = view.result.split, len(view.result.test_openings)
     sizes = [
-        f"{counted(sum(counts.values()), 'image')} for {PURPOSES.get(name, name)}"
-        for name, counts in split.counts.items()
+        f"{counted(split.size(name), 'image')} for {PURPOSES.get(name, name)}"
+        for name in split.counts
     ]
     opened = {0: "never opened", 1: "opened once", 2: "opened twice"}
     reason = f" {capital(split.reason.rstrip('.'))}." if split.reason else ""
