@@ -14,7 +14,12 @@ from clinipress.evidence import gate
 from clinipress.evidence.calibration import calibration_section
 from clinipress.evidence.disagreement import AGREEMENT, disagreement_section
 from clinipress.evidence.evidence import carried_by, changes, evidence
-from clinipress.evidence.family import identical
+from clinipress.evidence.family import identical, joint_confidence, widened
+from clinipress.evidence.multilabel import (
+    carried_by_findings,
+    multilabel_changes,
+    multilabel_evidence,
+)
 from clinipress.evidence.operating import operating_section
 from clinipress.evidence.scores import Scores
 from clinipress.evidence.subgroups import subgroups_section
@@ -86,7 +91,9 @@ class SplitJudgement:
 
     Attributes:
         evidence: Metric -> its interval.
-        confusion: Images by true class (rows) and answer (columns).
+        confusion: Images by true class (rows) and answer (columns); of several findings, for each
+            those that show it and are called or missed, and those that do not and are called or
+            spared.
         changes: Metric -> candidate minus reference, paired; empty for the reference itself.
         verdict: None for the reference itself.
     """
@@ -116,6 +123,8 @@ def judged(
         judgements: The candidate's sections, of which those that are guards can stop it.
         caps: Why no verdict on this split is better than inconclusive.
     """
+    if candidate.several:
+        return _judged_findings(declared, rules, reference, candidate, judgements, caps)
     labels, classes = candidate.labels, candidate.classes
     itself = candidate is reference
     differences = {} if itself else paired(declared, reference, candidate)
@@ -141,10 +150,56 @@ def judged(
     )
 
 
+def _judged_findings(
+    declared: Declared,
+    rules: Sequence[Rule],
+    reference: Scores,
+    candidate: Scores,
+    judgements: Judgements,
+    caps: Sequence[Reason],
+) -> SplitJudgement:
+    """`judged` where an image may show several findings."""
+    itself = candidate is reference
+    mine = figures(declared, candidate)
+    differences = {} if itself else paired(declared, reference, candidate)
+    verdict = None
+    if not itself:
+        carried = carried_by_findings(candidate.labels, candidate.classes, units=candidate.units)
+        told = sum(
+            carried.get(f"auroc[{name}]", 0) >= gate.FEWEST_UNITS for name in candidate.classes
+        )
+        confidence = joint_confidence(told)
+        joint = {name: widened(change, confidence) for name, change in differences.items()}
+        same = identical(reference, candidate)
+        verdict = guarded(
+            gate.IDENTICAL if same else gate.judge(rules, differences, units=carried, joint=joint),
+            judgements,
+            declared.guards,
+        )
+        verdict = gate.settled(verdict, gate.floored(declared.floors, mine, carried), caps)
+    called = candidate.scaled >= candidate.cuts
+    counts = [
+        [int(((candidate.labels[:, c] == truth) & (called[:, c] == answer)).sum())
+         for truth in (1, 0) for answer in (True, False)]
+        for c in range(len(candidate.classes))
+    ]  # fmt: skip
+    return SplitJudgement(evidence=mine, confusion=counts, changes=differences, verdict=verdict)
+
+
 def figures(
     declared: Declared, candidate: Scores, reference: Scores | None = None
 ) -> dict[str, Interval]:
     """Every metric of a set of scores; agreement with `reference` too where there is one."""
+    if candidate.several:
+        return multilabel_evidence(
+            candidate.scaled,
+            candidate.labels,
+            candidate.classes,
+            units=candidate.units,
+            thresholds=candidate.thresholds or 0.5,
+            resamples=declared.resamples,
+            seed=declared.seed,
+        )
     other = None if reference is None else reference.logits
     return evidence(
         candidate.logits,
@@ -157,6 +212,18 @@ def figures(
 
 def paired(declared: Declared, reference: Scores, candidate: Scores) -> dict[str, Interval]:
     """Every metric of `candidate` minus that of `reference` on the same images, paired."""
+    if candidate.several:
+        return multilabel_changes(
+            reference.scaled,
+            candidate.scaled,
+            candidate.labels,
+            candidate.classes,
+            units=candidate.units,
+            thresholds=reference.thresholds or 0.5,
+            candidate_thresholds=candidate.thresholds or 0.5,
+            resamples=declared.resamples,
+            seed=declared.seed,
+        )
     return changes(
         reference.logits,
         candidate.logits,
@@ -226,7 +293,9 @@ def statistics(
             resamples=declared.resamples,
             seed=declared.seed,
         ),
-        subgroups=subgroups_section(
+        subgroups=None
+        if candidate.several
+        else subgroups_section(
             reference,
             candidate,
             minimum=declared.recipe.smallest_group,

@@ -21,7 +21,7 @@ from clinipress.evidence.calibration import Together, called_together, threshold
 from clinipress.evidence.evidence import unchanged
 from clinipress.evidence.family import (
     ITSELF,
-    check_pair,
+    check_same_images,
     combine,
     identical,
     joint_confidence,
@@ -92,23 +92,19 @@ def operating_section(
         DataError: Answers that do not belong together, an aim or a prevalence outside (0, 1), a
             prevalence of an unknown class.
     """
-    cases, _, _ = check_pair(reference, candidate)
-    check_pair(reference_validation, candidate_validation)
+    check_same_images(reference, candidate)
+    check_same_images(reference_validation, candidate_validation)
     if reference_validation.classes != reference.classes:
         raise DataError("the same classes in both splits", ", ".join(reference_validation.classes))
     shares = dict(prevalence or {})
     _check_shares(shares, aims, reference.classes)
-    targets = called_together(cases.classes, normal=reference.normal, order=reference.order)
-    targets = targets if cases.positive is None else [targets[cases.positive]]
     itself = candidate is reference
     lines: list[_Line] = []
     same = identical(reference, candidate) and identical(reference_validation, candidate_validation)
-    for target in targets:
-        pair, validation = (
-            _Pair.of(target, *answers)
-            for answers in ((reference, candidate), (reference_validation, candidate_validation))
-        )
-        share = _declared(shares, cases.classes, target)
+    both = (reference, candidate), (reference_validation, candidate_validation)
+    for target in _targets(reference):
+        pair, validation = (_Pair.of(target, *answers) for answers in both)
+        share = _declared(shares, reference, target)
         share = float(pair.mine.mean()) if share is None else share
         if pair.two_sided and validation.two_sided:
             for aim in aims:
@@ -120,10 +116,20 @@ def operating_section(
     return OperatingSection(chosen_on=chosen_on, declared=bool(shares), rows=rows, verdict=verdict)
 
 
-def _declared(
-    shares: Mapping[str, float], classes: Sequence[str], target: Together
-) -> float | None:
+def _targets(scores: Scores) -> list[Together]:
+    """What thresholds call: classes, or each finding by itself."""
+    if scores.several:
+        return [Together(name, (number,)) for number, name in enumerate(scores.classes)]
+    targets = called_together(scores.classes, normal=scores.normal, order=scores.order)
+    two = scores.positive is not None and len(targets) == 2
+    return [t for t in targets if t.label == scores.positive] if two else targets
+
+
+def _declared(shares: Mapping[str, float], scores: Scores, target: Together) -> float | None:
     """Share of the classes together where the model will be used; None where it does not follow."""
+    classes = scores.classes
+    if scores.several:
+        return shares.get(target.label)
     mine = [name for number, name in enumerate(classes) if number in target.columns]
     others = [name for name in classes if name not in mine]
     if target.complement is None and shares.keys() >= set(mine):
@@ -163,13 +169,19 @@ class _Pair:
     @classmethod
     def of(cls, target: Together, reference: Scores, candidate: Scores) -> _Pair:
         before, after = (target.chances(s.probabilities) for s in (reference, candidate))
+        rows = np.arange(len(reference.keys))
+        mine = target.of(reference.labels) if not reference.several else rows > -1
+        if reference.several:  # of the images of which it is known
+            truth = reference.labels[:, target.columns[0]]
+            rows = np.flatnonzero(truth >= 0)
+            mine = truth[rows] == 1
         return cls(
             target.label,
-            before,
-            after,
-            target.of(reference.labels),
-            unit_index(reference.units, len(reference.units)),
-            reference.keys,
+            before[rows],
+            after[rows],
+            mine,
+            unit_index(reference.units[rows], len(rows)),
+            tuple(reference.keys[row] for row in rows),
         )
 
     @property

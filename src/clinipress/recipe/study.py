@@ -303,6 +303,8 @@ class EvidenceRecipe(Config):
             network answers its own masks in its own precision in both.
         masks: Masks for saliency, where the set has them: a folder, named as the images are, or the
             NAME.masks.csv that `clinipress data` writes beside the manifest.
+        primary: Where an image may show several findings, what decides: the mean area under their
+            ROC curves, or the sensitivity of the worst of them at its threshold.
         mask_kind: Which masks of such a table, where it has several: "lung", "infection", "tumour".
     """
 
@@ -315,15 +317,7 @@ class EvidenceRecipe(Config):
     saliency_mode: Literal["exact", "fast"] = "fast"
     masks: str | None = None
     mask_kind: str | None = None
-
-    @field_validator("prevalence")
-    @classmethod
-    def _shares_of_one_whole(cls, value: dict[str, float]) -> dict[str, float]:
-        if sum(value.values()) > 1 + 1e-6:
-            raise ValueError(
-                f"the classes' shares must sum to 1 at most, they sum to {sum(value.values()):g}"
-            )
-        return value
+    primary: Literal["auroc_macro", "worst_sensitivity"] = "auroc_macro"
 
 
 class TargetRecipe(Config):
@@ -447,6 +441,17 @@ class Study(Config):
                 f"'reference.onnx' is a file alone: export {able}, or begin with a 'distill' step "
                 "that names a 'student'"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _what_the_task_allows(self) -> Study:
+        shares, several = self.evidence.prevalence, self.data.task == "multilabel"
+        if not several and sum(shares.values()) > 1 + 1e-6:
+            raise ValueError(
+                f"the classes' shares must sum to 1 at most, they sum to {sum(shares.values()):g}"
+            )
+        if not several and self.evidence.primary != "auroc_macro":
+            raise ValueError("'evidence.primary' is for task: multilabel")
         return self
 
     @field_validator("seeds")

@@ -38,6 +38,7 @@ __all__ = [
     "Parity",
     "PerChannel",
     "Speed",
+    "Task",
     "extended",
 ]
 
@@ -141,6 +142,7 @@ PerChannel = float | tuple[float, float, float]
 
 
 Ending = Literal["", "softmax", "sigmoid"]
+Task = Literal["multiclass", "multilabel"]
 
 
 class OutputSpec(Record):
@@ -263,7 +265,11 @@ class Card(Record):
         positive: The class whose detection is "sensitivity" in a two-class task, or None.
         normal: The class without a finding in a task of more classes, or None.
         order: The classes from the least to the gravest grade; empty: they have no order.
+        task: "multilabel": `classes` are findings, each with a sigmoid of its own.
         temperature: Softmax temperature for calibrated probabilities, 1 if not fitted.
+        temperatures: Of several findings, each one's own; empty if not fitted.
+        thresholds: Of several findings, the calibrated probability at or above which each is
+            called, chosen on validation; empty: a half.
         uncertain_below: Top probability under which an answer is called uncertain.
         operating_points: Thresholds per class, chosen on validation; empty if none were.
         intended_use: Free text for the reader.
@@ -280,7 +286,10 @@ class Card(Record):
     positive: str | None = None
     normal: str | None = None
     order: tuple[str, ...] = ()
+    task: Task = "multiclass"
     temperature: float = 1.0
+    temperatures: tuple[float, ...] = ()
+    thresholds: tuple[float, ...] = ()
     uncertain_below: float | None = None
     operating_points: tuple[OperatingPoint, ...] = ()
     intended_use: str = ""
@@ -289,7 +298,10 @@ class Card(Record):
     @model_serializer(mode="wrap")
     def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what there is none of: files that hold their card do not change."""
-        return without_empty(handler(self), "normal", "order")
+        fields = without_empty(handler(self), "normal", "order", "temperatures", "thresholds")
+        if fields.get("task") == "multiclass":
+            del fields["task"]
+        return fields
 
 
 class Latency(Record):

@@ -163,6 +163,8 @@ class Calibration(Record):
         bins: Reliability before.
         bins_after: Reliability after.
         grades: Of classes that have an order: each grade and all graver ones, after.
+        temperatures: Of several findings, each one's own; `temperature` is 1 then, and the figures
+            are of all known pairs of image and finding.
         verdict: Whether calibration after the temperature got worse by more than the margin.
     """
 
@@ -174,11 +176,12 @@ class Calibration(Record):
     bins: tuple[ReliabilityBin, ...] = ()
     bins_after: tuple[ReliabilityBin, ...] = ()
     grades: tuple[GradeCalibration, ...] = ()
+    temperatures: dict[str, float] = Field(default_factory=dict)
     verdict: Verdict
 
     @model_serializer(mode="wrap")
     def _without_no_grades(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_empty(handler(self), "grades")
+        return without_empty(handler(self), "grades", "temperatures")
 
 
 class Subgroup(Record):

@@ -75,6 +75,11 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "class": ("sensitivity", "precision", "f1", "auroc"),
     "two classes": ("sensitivity", "specificity"),
     "grades": ("kappa_quadratic", "two_off"),
+    "findings": (
+        "auroc_macro", "sensitivity_macro", "specificity_macro", "f1_macro", "exact_match", "brier",
+        "ece",
+    ),
+    "finding": ("sensitivity", "specificity", "precision", "f1", "auroc"),
 }  # fmt: skip
 
 

@@ -29,16 +29,20 @@ __all__ = [
     "check_cases",
     "class_aurocs",
     "confusion",
+    "finding_aurocs",
     "grades_off",
     "log_losses",
     "log_odds",
     "log_softmax",
     "mean_of_defined",
+    "overall_score",
     "point_metrics",
     "predictions",
     "quadratic_kappa",
     "rank_table",
     "rates",
+    "same_answers",
+    "sigmoid",
     "softmax",
     "weighted_auroc",
 ]
@@ -132,6 +136,12 @@ def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> Floats:
     scaled = np.asarray(logits, np.float64) / temperature
     powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def sigmoid(logits: NDArray[np.floating]) -> Floats:
+    """Probability of each label by itself, float64, the shape of the logits."""
+    powers = np.exp(-np.abs(np.asarray(logits, np.float64)))
+    return np.asarray(np.where(np.asarray(logits) >= 0, 1.0, powers) / (1 + powers))
 
 
 def log_softmax(logits: NDArray[np.floating]) -> Floats:
@@ -315,6 +325,45 @@ def class_aurocs(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> F
     scores = log_odds(logits)
     areas = [auroc(scores[:, index], labels == index) for index in range(scores.shape[1])]
     return np.asarray(areas, np.float64)
+
+
+def finding_aurocs(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Floats:
+    """Area under the ROC curve of each finding, float64 ``[k]``, NaN where undefined.
+
+    Args:
+        logits: Floating ``[n, k]``.
+        labels: Integer ``[n, k]``: 1 present, 0 absent, -1 unknown, which counts for nothing.
+    """
+    known = [labels[:, c] >= 0 for c in range(labels.shape[1])]
+    areas = [auroc(logits[rows, c], labels[rows, c] == 1) for c, rows in enumerate(known)]
+    return np.asarray(areas, np.float64)
+
+
+def overall_score(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
+    """What training looks at: accuracy; of several findings their mean area under the ROC curve.
+
+    Args:
+        logits: Floating ``[n, k]``.
+        labels: Integer ``[n]``, or ``[n, k]`` as `finding_aurocs` takes them.
+
+    Returns:
+        In [0, 1]; 0.5, which is chance, where no finding is present in some and absent in others.
+    """
+    if labels.ndim == 1:
+        return float((predictions(logits) == labels).mean())
+    score = float(mean_of_defined(finding_aurocs(logits, labels)))
+    return score if np.isfinite(score) else 0.5
+
+
+def same_answers(
+    first: NDArray[np.floating], second: NDArray[np.floating], *, several: bool = False
+) -> float:
+    """Share of images, logits ``[n, k]``, that keep their class.
+
+    With `several` findings: of image and finding, that stay on their side of a half.
+    """
+    same = (first > 0) == (second > 0) if several else first.argmax(1) == second.argmax(1)
+    return float(same.mean())
 
 
 def log_losses(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Floats:

@@ -12,6 +12,7 @@ from random import Random
 from typing import Literal, NamedTuple
 
 from clinipress.errors import DataError
+from clinipress.records.candidate import Task
 from clinipress.records.item import ImageItem
 from clinipress.records.result import LeftOut
 from clinipress.text import JOINERS, joined, not_used
@@ -40,7 +41,6 @@ __all__ = [
 
 
 Layout = Literal["class folders", "split/class folders", "manifest", "npz"]
-Task = Literal["multiclass", "multilabel"]
 
 
 MAY_NAME_PATIENT = "may name the patient: no group"  # the reason of a column that nobody explains
