@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from clinipress.evidence.columns import GroupColumn, divide
 from clinipress.evidence.family import check_pair, check_same_images, combine, identical
 from clinipress.evidence.gate import FEWEST_UNITS, IDENTICAL, few_units
-from clinipress.evidence.scores import Scores
+from clinipress.evidence.scores import AND, Scores
 from clinipress.records.judgement import Direction, Disagreement, Flip, FlipCounts
 from clinipress.records.result import Interval, Reason, RiskLevel, Rule, Status, Verdict
 from clinipress.reporting.wording.reasons import worded
@@ -298,7 +298,8 @@ def _worst(
         flips += [(i, kind) for i in rows[np.argsort(-surety[rows], kind="stable")].tolist()]
     return tuple(
         Flip(
-            key=keys[i],
+            key=keys[i].partition(AND)[0],
+            finding=keys[i].partition(AND)[2] or None,
             truth=pair.classes[pair.labels[i]],
             before=pair.classes[pair.before[i]],
             after=pair.classes[pair.after[i]],

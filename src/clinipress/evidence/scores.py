@@ -26,6 +26,7 @@ from clinipress.stats.metrics import sigmoid, softmax
 __all__ = ["Scores"]
 
 PRESENT, ABSENT = "present", "absent"
+AND = "\t"  # between image and finding in the key of a pair
 _ARRAYS = ("logits", "labels", "units", "keys")
 # a header may claim more than any memory holds
 _UNREADABLE = (
@@ -133,7 +134,9 @@ class Scores:
         labels = self.labels[rows, findings]
         one = len({*findings.tolist()}) == 1
         name = self.classes[findings[0]] if one and len(findings) else PRESENT
-        keys = (f"{self.keys[r]}\t{self.classes[f]}" for r, f in zip(rows, findings, strict=True))
+        keys = (
+            f"{self.keys[r]}{AND}{self.classes[f]}" for r, f in zip(rows, findings, strict=True)
+        )
         return Scores(
             logits=np.stack([odds / 2, -odds / 2], axis=1).astype(np.float32),
             labels=(1 - labels).astype(np.int64),

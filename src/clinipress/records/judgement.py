@@ -266,6 +266,8 @@ class Flip(Record):
         confidence_after: The candidate's of its own.
         groups: What is known of it.
         picture: File of a thumbnail below the run folder, or None.
+        finding: Of several findings, the one that it is about; then truth and answers are
+            "present" or "absent". None: the image has one class.
     """
 
     key: str
@@ -277,6 +279,11 @@ class Flip(Record):
     confidence_after: float
     groups: dict[str, str] = Field(default_factory=dict)
     picture: str | None = None
+    finding: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_no_finding(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_empty(handler(self), "finding")
 
 
 class FlipCounts(Record):
