@@ -269,7 +269,7 @@ class Card(Record):
         temperature: Softmax temperature for calibrated probabilities, 1 if not fitted.
         temperatures: Of several findings, each one's own; empty if not fitted.
         thresholds: Of several findings, the calibrated probability at or above which each is
-            called, chosen on validation; empty: a half.
+            called, chosen on validation; None: it could not be chosen, and is not called.
         uncertain_below: Top probability under which an answer is called uncertain.
         operating_points: Thresholds per class, chosen on validation; empty if none were.
         intended_use: Free text for the reader.
@@ -289,7 +289,7 @@ class Card(Record):
     task: Task = "multiclass"
     temperature: float = 1.0
     temperatures: tuple[float, ...] = ()
-    thresholds: tuple[float, ...] = ()
+    thresholds: tuple[float | None, ...] = ()
     uncertain_below: float | None = None
     operating_points: tuple[OperatingPoint, ...] = ()
     intended_use: str = ""

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-__all__ = ["SYSTEM_NAMES", "UNIT_COLUMNS", "UNIT_KINDS", "ImageItem", "plural_of"]
+__all__ = ["NO_FINDING", "SYSTEM_NAMES", "UNIT_COLUMNS", "UNIT_KINDS", "ImageItem", "plural_of"]
 
 # What systems leave in folders, in small letters: thumbnails, bins and the like are no images.
 SYSTEM_NAMES = frozenset(
     {"__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin", "thumbs.db", "desktop.ini"}
 )
 
+# What is said of an image that shows none of several findings
+NO_FINDING = "no finding"
 # What images may be parts of, the best first: kind -> its plural. Images of one are never torn
 # apart, and sentences call a unit by its kind: a lesion is no patient.
 UNIT_KINDS: Mapping[str, str] = MappingProxyType(

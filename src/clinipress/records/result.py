@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from clinipress.records.base import Interval, Reason, Record, Status, Verdict, without_empty
-from clinipress.records.candidate import CandidateRecord, NotMade
+from clinipress.records.candidate import CandidateRecord, NotMade, Task
 from clinipress.records.judgement import Judgements
 
 __all__ = [
@@ -466,6 +466,7 @@ class Result(Record):
     positive: str | None = None
     normal: str | None = None
     order: tuple[str, ...] = ()
+    task: Task = "multiclass"
     rules: tuple[Rule, ...]
     sealed: SealedRules | None = None
     rule_changes: tuple[RuleChange, ...] = ()
@@ -491,4 +492,10 @@ class Result(Record):
 
     @model_serializer(mode="wrap")
     def _without_no_order(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_empty(handler(self), "order")
+        fields = without_empty(handler(self), "order")
+        return {k: v for k, v in fields.items() if (k, v) != ("task", "multiclass")}
+
+    @property
+    def overall(self) -> str:
+        """The one figure that stands for all: accuracy, or of several findings their mean area."""
+        return "auroc_macro" if self.task == "multilabel" else "accuracy"

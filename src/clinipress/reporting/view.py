@@ -93,7 +93,12 @@ class View:
     @property
     def metric(self) -> str:
         """The metric of the primary rule."""
-        return self.primary.metric if self.primary else "accuracy"
+        return self.primary.metric if self.primary else self.overall
+
+    @property
+    def overall(self) -> str:
+        """The one figure that stands for all: "accuracy", "auroc_macro" of several findings."""
+        return self.result.overall
 
     @property
     def margin(self) -> float | None:
@@ -200,7 +205,8 @@ class View:
         """The split on which most candidates have an accuracy; mixing splits would mislead."""
         have = {
             split: sum(
-                finite(record.evidence.get(split, {}).get("accuracy")) for record in self.candidates
+                finite(record.evidence.get(split, {}).get(self.overall))
+                for record in self.candidates
             )
             for split in self.splits
         }

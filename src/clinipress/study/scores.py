@@ -163,7 +163,10 @@ def calibrated(piece: Piece[Made], study: Study) -> Card:
         return piece.file.card.model_copy(
             update={
                 "temperatures": seen.temperatures,
-                "thresholds": seen.thresholds,
+                "thresholds": tuple(
+                    limit if len({*seen.labels[:, c].tolist()} - {-1}) == 2 else None
+                    for c, limit in enumerate(seen.thresholds)
+                ),
                 "intended_use": study.intended_use,
                 "synthetic": study.synthetic,
             }

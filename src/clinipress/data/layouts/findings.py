@@ -15,12 +15,11 @@ from pathlib import Path
 
 from clinipress.data.layouts.items import Unsaid, spelling
 from clinipress.errors import DataError
-from clinipress.records.item import ImageItem
+from clinipress.records.item import NO_FINDING, ImageItem
 from clinipress.text import counted, joined
 
 __all__ = [
     "NOTHING_PRESENT",
-    "NO_FINDING",
     "FindingRows",
     "chosen_findings",
     "from_cells",
@@ -32,7 +31,6 @@ __all__ = [
 
 Known = dict[str, bool]  # finding -> present; what is unknown is not in it
 
-NO_FINDING = "no finding"
 NOTHING_PRESENT = "no finding known"  # some are unknown
 # Names of what is no finding of its own, without case and marks
 _NONE = """

@@ -24,6 +24,7 @@ from clinipress.reporting.wording.numbers import (
     percent,
     points_decimals,
     points_words,
+    short_name,
 )
 from clinipress.reporting.wording.phrases import (
     change_phrase,
@@ -210,24 +211,26 @@ def _over_control(view: View, record: CandidateRecord) -> str:
     """One student beside the same student without a teacher; shown, or plainly not shown."""
     split = next((name for name in ("test", "validation") if name in record.over_control), None)
     control = view.named(record.control)
-    gain = record.over_control[split].get("accuracy") if split else None
+    gain = record.over_control[split].get(view.overall) if split else None
     if gain is None or control is None or not finite(gain):
         return f"What distillation gave {record.name} was {NOT_MEASURED}."
+    of = short_name(view.overall)
     difference = (
         f"{record.name} minus {control.name}, the same network trained for as long without a "
-        f"teacher: {points_words(gain.value)} of accuracy ({interval_phrase(gain)}, paired on "
+        f"teacher: {points_words(gain.value)} of {of} ({interval_phrase(gain)}, paired on "
         f"{counted(gain.n or 0, f'{split_name(split)} image')})"
     )
     if gain.low > 0:
-        return f"{difference}. A gain from distillation is shown.{_share(control, split)}"
+        beside = _share(control, split, view.overall)
+        return f"{difference}. A gain from distillation is shown.{beside}"
     if gain.high < 0:
         return f"{difference}. Distillation made it worse."
     return f"{difference}. A gain from distillation is not shown: the interval contains 0."
 
 
-def _share(control: CandidateRecord, split: str | None) -> str:
+def _share(control: CandidateRecord, split: str | None, overall: str) -> str:
     """The gap beside the gain: what the control lacked of the reference."""
-    gap = control.changes.get(split or "", {}).get("accuracy")
+    gap = control.changes.get(split or "", {}).get(overall)
     if gap is None or gap.value >= 0:
         return ""
     return f" Without a teacher it stays {points_words(-gap.value)} below the reference."
