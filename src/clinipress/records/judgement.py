@@ -436,7 +436,8 @@ class Stress(Record):
     Attributes:
         images: How many were disturbed.
         seed: Of the disturbances.
-        undisturbed: Accuracy of "reference" and "candidate" on the same images as they are.
+        undisturbed: That of "reference" and "candidate" on the same images as they are.
+        metric: What was measured: "accuracy", "auroc_macro" of several findings.
         curves: Kind by kind.
         probes: Out-of-scope images.
         verdict: Whether the candidate is shown to bear some disturbance worse than the reference.
@@ -447,7 +448,13 @@ class Stress(Record):
     undisturbed: dict[str, Interval]
     curves: tuple[StressCurve, ...]
     probes: tuple[OutOfScopeProbe, ...] = ()
+    metric: str = "accuracy"
     verdict: Verdict
+
+    @model_serializer(mode="wrap")
+    def _without_usual_metric(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        return {k: v for k, v in fields.items() if (k, v) != ("metric", "accuracy")}
 
 
 class SaliencyPanel(Record):

@@ -44,6 +44,7 @@ __all__ = [
     "same_answers",
     "sigmoid",
     "softmax",
+    "strata",
     "weighted_auroc",
 ]
 
@@ -337,6 +338,20 @@ def finding_aurocs(logits: NDArray[np.floating], labels: NDArray[np.integer]) ->
     known = [labels[:, c] >= 0 for c in range(labels.shape[1])]
     areas = [auroc(logits[rows, c], labels[rows, c] == 1) for c, rows in enumerate(known)]
     return np.asarray(areas, np.float64)
+
+
+def strata(labels: NDArray[np.integer]) -> Integers:
+    """What images are drawn by, int64 ``[n]``: their class; of findings the rarest that each shows.
+
+    Args:
+        labels: Integer ``[n]``, or ``[n, k]`` as `finding_aurocs` takes them; -1 for an image that
+            shows none.
+    """
+    if labels.ndim == 1:
+        return np.asarray(labels, np.int64)
+    there = labels == 1
+    rarest = np.where(there, there.sum(0), len(labels) + 1).argmin(1)
+    return np.asarray(np.where(there.any(1), rarest, -1), np.int64)
 
 
 def overall_score(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> float:

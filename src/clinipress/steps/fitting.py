@@ -20,7 +20,7 @@ from clinipress.models.normalization import USUAL, Normalization, normalization_
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.steps import ModelRecipe, TrainOptions
 from clinipress.records.candidate import Candidate, Card, InputSpec
-from clinipress.stats.metrics import overall_score
+from clinipress.stats.metrics import overall_score, strata
 from clinipress.steps.distill.features import Tapped
 from clinipress.steps.qat.network import QuantizedNetwork
 from clinipress.steps.step import Context
@@ -218,10 +218,7 @@ def calibration_rows(labels: NDArray[np.int64], count: int, seed: int) -> NDArra
     int64 ``[min(count, n)]`` of the labels' n, sorted, without repetition.
     """
     generator = np.random.default_rng(seed)
-    if labels.ndim == 2:  # of findings, the rarest that an image shows stands for it
-        there = labels == 1
-        rarest = np.where(there, there.sum(0), len(labels) + 1)
-        labels = np.where(there.any(1), rarest.argmin(1), -1)
+    labels = strata(labels)
     piles = [list(generator.permutation(np.flatnonzero(labels == c))) for c in np.unique(labels)]
     chosen: list[int] = []
     while len(chosen) < min(count, len(labels)):

@@ -57,6 +57,9 @@ NOT_ASKED = "the study asks for none"
 NOT_SHIPPED = "nothing is shipped"
 
 
+SEVERAL = "maps of several findings are not made yet"
+
+
 def inspect(
     judged: Sequence[Piece[Judged]], choice: Choice, declared: Declared, bench: Workbench
 ) -> tuple[Piece[Judged], ...]:
@@ -146,6 +149,8 @@ def _probes(
     pieces: Sequence[Piece[Judged]], keys: tuple[str, ...], bench: Workbench
 ) -> dict[str, tuple[OutOfScopeProbe, ...]]:
     """Candidate -> how sure it is of pictures that are out of scope, beside the first one."""
+    if bench.study.data.task == "multilabel":  # an answer about each finding has no one confidence
+        return {piece.name: () for piece in pieces}
     study, some = bench.study, keys[:PROBED]
     images = _pixels(pieces[0], some, bench)
     pictures = probe_pictures(images, some, study.seed)
@@ -196,6 +201,8 @@ def _saliency(
 ) -> Saliency | str:
     """Where a candidate looks, beside the reference and two baselines; or why nobody knows."""
     study, root = bench.study, judged[0]
+    if study.data.task == "multilabel":
+        return SEVERAL
     recipe, spec, scores = study.evidence, root.file.card.input, root.scores[split]
     chosen = stress_rows(scores.labels, scores.units, recipe.saliency, study.seed)
     keys = tuple(scores.keys[row] for row in chosen)
