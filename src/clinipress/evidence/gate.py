@@ -77,9 +77,10 @@ def rules_for(
 
     Where an image may show several findings, the mean area under their ROC curves decides, or the
     sensitivity of every finding at its threshold, as was chosen beforehand: the share of single
-    labels right says nothing, for naming no finding at all is right in nine of ten. Area,
-    sensitivity and specificity of each finding are guards, and the worst of so many fails only
-    where its loss is shown jointly (`judge`).
+    labels right says nothing, for naming no finding at all is right in nine of ten. The area of
+    each finding is a guard, and the worst of so many fails only where its loss is shown jointly
+    (`judge`). Thresholds are chosen anew for each candidate: what that does is for the section of
+    operating points, whose intervals know of it.
 
     Args:
         risk: The level.
@@ -91,9 +92,8 @@ def rules_for(
     margin = MARGINS[risk]
     if several is not None:
         each = CLASS_MARGIN_FACTOR * margin
-        by_finding = dict.fromkeys(("sensitivity[*]", "specificity[*]", "auroc[*]"), each)
-        limits: dict[str, float] = {"auroc_macro": margin} | by_finding
-        limits = {several: limits[several]} | limits | dict(margins or {})
+        limits: dict[str, float] = {several: margin if several == "auroc_macro" else each}
+        limits |= {"auroc_macro": margin, "auroc[*]": each} | dict(margins or {})
         return tuple(
             Rule(metric=metric, margin=limit, primary=metric == several)
             for metric, limit in limits.items()
@@ -292,7 +292,9 @@ def _apply(
     failed = [each for each in every if each.outcome == "fail"]
     unsure = [each for each in every if each.outcome == "inconclusive"]
     worst = [max(failed or unsure or every, key=lambda each: each.loss or 0.0)] if every else []
-    unsaid = [_Applied("inconclusive", None, few_units(rule, few))] if few else []
+    unsaid = (
+        [_Applied("inconclusive", None, few_units(rule, few, whole=bool(joint)))] if few else []
+    )
     return [*unsaid, *worst]
 
 
@@ -308,12 +310,13 @@ def _together(alone: _Applied, rule: Rule, joint: Interval | None) -> _Applied:
     return _Applied("inconclusive", alone.loss, alone.reason.model_copy(update=update))
 
 
-def few_units(rule: Rule, few: Mapping[str, float]) -> Reason:
+def few_units(rule: Rule, few: Mapping[str, float], *, whole: bool = False) -> Reason:
     """Why a rule has no verdict on figures of fewer than `FEWEST_UNITS`.
 
     Args:
         rule: What must hold.
         few: Metric, with its place -> effective units that carry it.
+        whole: Each unit was counted as one.
     """
     places = {name.partition("[")[2].removesuffix("]"): round(n, 1) for name, n in few.items()}
     return Reason(
@@ -323,7 +326,7 @@ def few_units(rule: Rule, few: Mapping[str, float]) -> Reason:
         metric=rule.metric.partition("[")[0],
         where=next(iter(places)) or None,
         limit=rule.margin,
-        parameters={"units": places},
+        parameters={"units": places} | ({"whole": True} if whole else {}),
     )
 
 

@@ -132,20 +132,22 @@ def judgeable(truth: NDArray[np.integer], units: NDArray[np.integer] | None = No
 def carried_by_findings(
     truth: NDArray[np.integer], labels: Sequence[str], *, units: NDArray[np.integer] | None = None
 ) -> dict[str, float]:
-    """How many units of one size would carry each figure as these do (`effective_units`).
+    """How many units carry each figure: of a finding, those that show it or do not, the fewer.
 
-    Arguments as `multilabel_evidence`. Of a mean over findings the least of those it is over.
+    Arguments as `multilabel_evidence`. A mean over findings is of all units: the findings that too
+    few show are not in it.
     """
     index = check_units(units, len(truth))
     carried: dict[str, float] = {}
     for c, name in enumerate(labels):
-        there, absent = (effective_units(index[truth[:, c] == side]) for side in (1, 0))
-        carried |= {f"sensitivity[{name}]": there, f"specificity[{name}]": absent}
-        carried |= dict.fromkeys((f"auroc[{name}]", f"f1[{name}]"), min(there, absent))
-    enough = judgeable(truth, units)
-    least = [carried[f"auroc[{name}]"] for name, ok in zip(labels, enough, strict=True) if ok]
+        there, absent = (len(np.unique(index[truth[:, c] == side])) for side in (1, 0))
+        carried |= dict.fromkeys(
+            (f"{metric}[{name}]" for metric in ("sensitivity", "specificity", "auroc", "f1")),
+            float(min(there, absent)),
+        )
+    every = effective_units(index) if judgeable(truth, units).any() else 0.0
     macro = ("auroc_macro", "sensitivity_macro", "specificity_macro", "f1_macro")
-    return carried | dict.fromkeys(macro, min(least, default=0.0))
+    return carried | dict.fromkeys(macro, every)
 
 
 def multilabel_evidence(
