@@ -191,7 +191,7 @@ def _listed(
     if _is_dir(path):
         if not any(path.iterdir()):
             raise DataError("a folder of images", f"the empty folder '{path}'")
-        tables = find_tables(path, left_out)
+        tables = find_tables(path, left_out, labelling)
         if tables:
             return _by_tables(tables, path, path, mapping, left_out, labelling)
         if labelling.task == "multilabel":

@@ -110,7 +110,7 @@ class _Roles:
     groups: tuple[str, ...]
 
 
-def find_tables(folder: Path, left_out: LeftOuts) -> list[Path]:
+def find_tables(folder: Path, left_out: LeftOuts, labelling: Labelling = ONE_LABEL) -> list[Path]:
     """The tables that name the images of `folder`: one, or one for each split.
 
     They lie in the folder, or in folders named like splits. What looks like a table and cannot be
@@ -119,11 +119,11 @@ def find_tables(folder: Path, left_out: LeftOuts) -> list[Path]:
     Raises:
         DataError: There are several and none is a split's.
     """
-    usable = _usable(folder, left_out) or [
+    usable = _usable(folder, left_out, labelling) or [
         table
         for inner in inner_folders(folder, left_out)
         if inner.name.casefold() in SPLIT_NAMES
-        for table in _usable(inner, left_out)
+        for table in _usable(inner, left_out, labelling)
     ]
     if len(usable) > 1 and None in (splits := [_split_of(table, folder) for table in usable]):
         names = joined([table.name for table in usable])
@@ -158,6 +158,11 @@ def read_tables(
         read_table(path, class_map, root=root, left_out=left_out, labelling=labelling)
         for path in paths
     ]
+    several = [part.task == "multilabel" for part in listed]
+    if labelling.task is None and any(several) and not all(several):
+        # of one with few rows it may not be seen that an image can show several
+        asked = replace(labelling, task="multilabel")
+        return read_tables(paths, root, class_map, left_out, asked)
     _check_one_task(listed, paths)
     if len(paths) > 1:
         for path, part in zip(paths, listed, strict=True):
@@ -264,7 +269,7 @@ def read_table(
 # ------------------------------------------------------------------------------ which table
 
 
-def _usable(folder: Path, left_out: LeftOuts) -> list[Path]:
+def _usable(folder: Path, left_out: LeftOuts, labelling: Labelling) -> list[Path]:
     usable = []
     for path in sorted(folder.iterdir()):
         suffix = path.suffix.casefold()
@@ -273,7 +278,7 @@ def _usable(folder: Path, left_out: LeftOuts) -> list[Path]:
         if suffix in (".xlsx", ".xls", ".ods", ".parquet", ".jsonl"):
             left_out.add(path, "table", f"{suffix} is not read: save it as .csv")
         elif suffix in TABLE_SUFFIXES:
-            reason = _refusal(path, left_out)
+            reason = _refusal(path, left_out, labelling)
             if reason is None:
                 usable.append(path)
             else:
@@ -281,7 +286,7 @@ def _usable(folder: Path, left_out: LeftOuts) -> list[Path]:
     return usable
 
 
-def _refusal(path: Path, left_out: LeftOuts) -> str | None:
+def _refusal(path: Path, left_out: LeftOuts, labelling: Labelling = ONE_LABEL) -> str | None:
     """Why a table is none that names images and classes; None for one that does.
 
     Raises:
@@ -299,7 +304,7 @@ def _refusal(path: Path, left_out: LeftOuts) -> str | None:
         cells = (cell for name in paths for cell in table.column(name) if cell)
         if all(files.named(cell) is None for cell in cells):
             return f"none of the files it names is there ({counted(len(table.rows), 'row')})"
-    if any(name in names for name in _LABELS) or (roles := _roles(table)).one_hot:
+    if any(name in names for name in _LABELS) or (roles := _roles(table, labelling)).one_hot:
         return None
     return _columns_found("no column of labels", header, _class_hint(roles))
 
@@ -388,11 +393,12 @@ def _roles(table: TextTable, labelling: Labelling = ONE_LABEL) -> _Roles:
         chosen = tuple(n for n in free if spelling(n) in wanted or is_none(n))
         groups = tuple(name for name in free if name not in {label, *chosen})
         return _Roles(paths, None, chosen, (), split, patient, groups)
-    flags = [] if label else [name for name in free if _is_yes_or_no(table.column(name))]
+    flags = [] if label else [name for name in free if _is_flag(table.column(name))]
     # two of them may be anything of the image, and classes only where one is the other's absence,
     # or in Roboflow's table of classes
     known = propose_positive(flags) is not None or table.path.stem.casefold() == "_classes"
-    classes = len(flags) > 2 or (len(flags) == 2 and known)
+    asked = labelling.task == "multilabel" and bool(flags)
+    classes = len(flags) > 2 or (len(flags) == 2 and known) or asked
     one_hot = tuple(flags) if classes else ()
     groups = tuple(name for name in free if name not in {label, *flags})
     two = tuple(flags) if len(flags) == 2 and not classes else ()
@@ -401,6 +407,12 @@ def _roles(table: TextTable, labelling: Labelling = ONE_LABEL) -> _Roles:
 
 def _all_splits(cells: Sequence[str]) -> bool:
     return any(cells) and all(cell.casefold() in SPLIT_NAMES for cell in cells if cell)
+
+
+def _is_flag(cells: Sequence[str]) -> bool:
+    """1 and 0, also where none is 1 and some are uncertain, as a rare finding's may be."""
+    values = {cell.casefold() for cell in cells}
+    return _is_yes_or_no(cells) or (bool(values & {"-1", "-1.0"}) and values <= _YES | _NO)
 
 
 def _is_yes_or_no(cells: Sequence[str]) -> bool:
