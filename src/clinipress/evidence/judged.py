@@ -15,6 +15,7 @@ from clinipress.evidence.calibration import calibration_section
 from clinipress.evidence.disagreement import AGREEMENT, disagreement_section
 from clinipress.evidence.evidence import carried_by, changes, evidence
 from clinipress.evidence.family import identical, joint_confidence, widened
+from clinipress.evidence.finding_groups import finding_groups_section
 from clinipress.evidence.multilabel import (
     carried_by_findings,
     multilabel_changes,
@@ -293,9 +294,7 @@ def statistics(
             resamples=declared.resamples,
             seed=declared.seed,
         ),
-        subgroups=None
-        if candidate.several
-        else subgroups_section(
+        subgroups=(finding_groups_section if candidate.several else subgroups_section)(
             reference,
             candidate,
             minimum=declared.recipe.smallest_group,
