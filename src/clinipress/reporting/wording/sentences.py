@@ -9,6 +9,7 @@ from clinipress.records.item import plural_of
 from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval
 from clinipress.reporting.drawing.plot import Point, pareto
+from clinipress.reporting.measures import unjudged
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -277,6 +278,8 @@ def classes_sentence(view: View) -> str:
     split, subject = view.compared_split, view.subject
     if split is None or subject is None:
         return "No candidate can be set beside the reference class by class."
+    if view.result.task == "multilabel":
+        return _findings_sentence(view, subject, split)
     sensitivities = {
         name: interval
         for name in view.classes
@@ -311,6 +314,42 @@ def classes_sentence(view: View) -> str:
         f"{text} The largest loss of sensitivity is {points_words(-change.value)} "
         f"({interval_phrase(change)}), for {metric_class(worst)}"
     )
+
+
+def _findings_sentence(view: View, subject: CandidateRecord, split: str) -> str:
+    """Of several findings: the weakest, the one that lost most, and those that nothing is said of."""
+    few = unjudged(subject)
+    areas = {
+        name: interval
+        for name in view.classes
+        if name not in few
+        and finite(interval := subject.evidence[split].get(f"auroc[{name}]"))
+        and interval is not None
+    }
+    if not areas:
+        return f"The area under the ROC curve of each finding was {NOT_MEASURED}."
+    weakest = min(areas, key=lambda name: areas[name].value)
+    text = (
+        f"{subject.name} tells {weakest} least well on the {split_name(split)} images: area under "
+        f"the ROC curve {figure_interval('auroc', areas[weakest])}"
+    )
+    changes = {
+        name: change
+        for name in areas
+        if finite(change := subject.changes.get(split, {}).get(f"auroc[{name}]"))
+        and change is not None
+    }
+    if changes:
+        worst = min(changes, key=lambda name: changes[name].value)
+        change = changes[worst]
+        moved = "fell most" if change.value < 0 else "rose least"
+        text += (
+            f"; that of {worst} {moved}, by {points_words(abs(change.value))} "
+            f"({interval_phrase(change)})"
+        )
+    if few:
+        text += f". Fewer than five patients show {joined(sorted(few))}: nothing is judged of these"
+    return sentence(text)
 
 
 def audit_sentence(view: View) -> str:
