@@ -39,11 +39,7 @@ __all__ = ["classes_section"]
 
 # What is told of each class, and of each of several findings -> head of the column
 CLASS = {"sensitivity": "Sensitivity", "precision": "Precision", "f1": "F1"}
-FINDING = {
-    "auroc": "Area under the ROC",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-}
+FINDING = {"auroc": "AUROC", "sensitivity": "Sensitivity", "specificity": "Specificity"}
 
 
 def classes_section(view: View) -> doc.Section:
@@ -78,14 +74,14 @@ def classes_section(view: View) -> doc.Section:
     )
 
 
-def _matrices(matrices: list[doc.Content], classes: int) -> list[doc.Content]:
+def _matrices(matrices: Sequence[doc.Content], classes: int) -> list[doc.Content]:
     note = (
         "Rows are the true class, columns the answer, numbers are images; a stronger shade is a "
         "larger share of the row (of mistakes its square root, so that rare ones show)."
     )
     return [
         doc.Heading("Confusion matrices"),
-        doc.Box(matrices, "panels" if classes <= FEW else "panels stacked")
+        doc.Box(list(matrices), "panels" if classes <= FEW else "panels stacked")
         if matrices
         else doc.Paragraph(NOT_MEASURED, "empty"),
         doc.Paragraph(note, "note") if matrices else None,

@@ -317,7 +317,7 @@ def classes_sentence(view: View) -> str:
 
 
 def _findings_sentence(view: View, subject: CandidateRecord, split: str) -> str:
-    """Of several findings: the weakest, the one that lost most, and those that nothing is said of."""
+    """Of several findings: the weakest, the one that lost most, and those left unjudged."""
     few = unjudged(subject)
     areas = {
         name: interval
