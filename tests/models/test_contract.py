@@ -140,5 +140,8 @@ def test_f9_a_network_that_float32_carries_away_widens_it_only_so_far(monkeypatc
     logits = parent.predict(images)
     monkeypatch.setattr(type(parent), "rounding", lambda *_: float(np.ptp(logits)))
     check_logits(parent, logits + np.float32(0.04 * np.ptp(logits)), images, "a file")
-    with pytest.raises(ModelError, match="a file with the logits of"):
+    # the network is at fault, and no converter: it was told otherwise before
+    with pytest.raises(ModelError, match=r"logits float32 can hold to .*rounding alone moves them"):
         check_logits(parent, logits + np.float32(0.1 * np.ptp(logits)), images, "a file")
+    with pytest.raises(ModelError, match=r"a file with the logits of .*converter cannot follow"):
+        check_logits(parent, logits + np.float32(5 * np.ptp(logits)), images, "a file")

@@ -8,10 +8,12 @@ import sys
 import pytest
 
 from clinipress.errors import MissingExtraError
+from clinipress.formats import make as delivered
 from clinipress.formats.make import apply_export, file_facts, plan_export
 from clinipress.formats.onnx.float import export_onnx
 from clinipress.formats.open import open_file
 from clinipress.formats.tensorrt import make as to_tensorrt
+from clinipress.recipe.formats import format_facts
 from clinipress.recipe.study import ExportRecipe
 from clinipress.records.candidate import ModelSpec
 from kit.random_nets import candidate_of, pictures
@@ -51,6 +53,36 @@ def test_the_toolchains_own_ranges_and_ours_are_tried_and_the_better_is_kept(par
         assert [one["method"] for one in made["trials"]] == ["runtime", "percentile"]
         assert made["ranges"] == winner
         assert json.loads(json.dumps(made)) == made
+
+
+@pytest.mark.parametrize("kind", ["openvino", "litert"])
+def test_the_file_that_was_tried_is_the_one_that_its_plan_gives(
+    parent, tmp_path, kind, monkeypatch
+):
+    candidate, source = parent
+    recipe = ExportRecipe(format=kind, precision="int8")
+    images = pictures(24, candidate.card.input)
+    made = plan_export(recipe, candidate, source, images, threads=1, seed=0)
+    assert len(made["trials"]) == 2
+    made = json.loads(json.dumps(made))  # as a study keeps it
+    first = format_facts(kind).files[0]
+    applied = []
+
+    def apply(folder):
+        folder.mkdir()
+        apply_export(recipe, candidate, source, folder / first, made, candidate.card)
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    real = delivered._call
+    monkeypatch.setattr(
+        delivered, "_call", lambda r, verb, *rest: applied.append(verb) or real(r, verb, *rest)
+    )
+    tried = apply(tmp_path / "tried")
+    assert applied == []
+    again = apply(tmp_path / "again")  # as a run does that goes on after it was killed
+    assert applied == ["apply"]
+    assert tried == again
+    assert set(format_facts(kind).files) <= set(tried)
 
 
 def test_a_method_by_name_leaves_nothing_to_try(parent):

@@ -19,6 +19,7 @@ from clinipress.data.audit.fingerprints import content_digests
 from clinipress.data.audit.overlap import Seen
 from clinipress.data.cache import DECODERS, Cache, build_cache
 from clinipress.data.finding import check_finding
+from clinipress.data.layouts.findings import matched_findings
 from clinipress.data.layouts.items import drawn, left_out_lines
 from clinipress.data.refusals import check_refusals, refusal_words
 from clinipress.data.sources import Dataset, ImageItem, read_dataset
@@ -27,7 +28,7 @@ from clinipress.errors import DataError
 from clinipress.kinds.image.pixels import READING
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import DataRecipe
-from clinipress.records.candidate import Candidate, InputSpec
+from clinipress.records.candidate import Candidate, InputSpec, Task
 from clinipress.records.result import Audit, Overlap, SplitSummary
 from clinipress.records.store import Store, digest_of, read_json, write_atomically
 from clinipress.text import turned_words
@@ -397,6 +398,7 @@ def whole_dataset(
     class_map: Mapping[str, str],
     folder: Path,
     *,
+    task: Task = "multiclass",
     split: str | None = None,
     seen: Seen | None = None,
     overlap: OverlapPolicy = "refuse",
@@ -408,13 +410,18 @@ def whole_dataset(
     `path` is a folder, manifest or .npz whose classes are among `classes`, the classifier's, after
     `class_map` (the data set's name -> the classifier's). With `split`, only images the data set
     itself publishes under it. Decoded images go into `folder`. With `seen`, images that the study
-    behind the classifier has, too, are refused, left out or kept, as `overlap` says.
+    behind the classifier has, too, are refused, left out or kept, as `overlap` says. Of several
+    findings (`task`) those of the set are matched by name (`matched_findings`).
 
     Raises:
         DataError: A class of the data set is unknown to the classifier, images are the study's own,
             or nothing is left.
     """
-    dataset = read_dataset(path, classes=None, class_map=dict(class_map))
+    dataset = read_dataset(path, classes=None, class_map=dict(class_map), task=task)
+    if task == "multilabel":
+        dataset, notes = matched_findings(dataset, classes)
+        for line in notes:
+            progress.say(line)
     foreign = [name for name in dataset.classes if name not in classes]
     if foreign:
         raise DataError(

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from clinipress.evidence import gate
 from clinipress.evidence.calibration import calibration_section
 from clinipress.evidence.disagreement import AGREEMENT, disagreement_section
@@ -30,7 +32,16 @@ from clinipress.records.result import Interval, Reason, RiskLevel, Rule, RuleCha
 from clinipress.stats.metrics import confusion
 from clinipress.stats.paired import discordance
 
-__all__ = ["Declared", "SplitJudgement", "figures", "guarded", "judged", "paired", "statistics"]
+__all__ = [
+    "Declared",
+    "SplitJudgement",
+    "counted",
+    "figures",
+    "guarded",
+    "judged",
+    "paired",
+    "statistics",
+]
 
 _CAPPING = ("floors", "rule_changes")
 NO_THRESHOLDS = "no validation scores to choose thresholds on"
@@ -144,10 +155,7 @@ def judged(
         )
         verdict = gate.settled(verdict, gate.floored(declared.floors, mine, units), caps)
     return SplitJudgement(
-        evidence=mine,
-        confusion=confusion(candidate.logits, labels, len(classes)).tolist(),
-        changes=differences,
-        verdict=verdict,
+        evidence=mine, confusion=counted(candidate), changes=differences, verdict=verdict
     )
 
 
@@ -178,13 +186,27 @@ def _judged_findings(
             declared.guards,
         )
         verdict = gate.settled(verdict, gate.floored(declared.floors, mine, carried), caps)
-    called = candidate.scaled >= candidate.cuts
-    counts = [
-        [int(((candidate.labels[:, c] == truth) & (called[:, c] == answer)).sum())
-         for truth in (1, 0) for answer in (True, False)]
-        for c in range(len(candidate.classes))
-    ]  # fmt: skip
-    return SplitJudgement(evidence=mine, confusion=counts, changes=differences, verdict=verdict)
+    return SplitJudgement(
+        evidence=mine, confusion=counted(candidate), changes=differences, verdict=verdict
+    )
+
+
+def counted(scores: Scores) -> list[list[int]]:
+    """Images by true class (rows) and answer (columns); of findings see `SplitJudgement`."""
+    if not scores.several:
+        table: list[list[int]] = confusion(
+            scores.logits, scores.labels, len(scores.classes)
+        ).tolist()
+        return table
+    called = np.round(scores.scaled - scores.cuts, 9) >= 0
+    sides = [(truth, answer) for truth in (1, 0) for answer in (True, False)]
+    return [
+        [
+            int(((scores.labels[:, c] == truth) & (called[:, c] == answer)).sum())
+            for truth, answer in sides
+        ]
+        for c in range(len(scores.classes))
+    ]
 
 
 def figures(

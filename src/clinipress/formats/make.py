@@ -39,7 +39,7 @@ from clinipress.formats.precision import not_quantized, quantized_layers
 from clinipress.recipe.formats import format_facts, precision_facts
 from clinipress.recipe.study import ExportRecipe
 from clinipress.records.candidate import Card
-from clinipress.records.store import digest_of
+from clinipress.records.store import digest_of, storage
 from clinipress.stats.metrics import same_answers
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ def _calibrated(
     looked_at = agreement_images(usual, seed)
     exact = OnnxCandidate.load(source, threads=threads).predict(looked_at)
     trials: list[dict[str, Any]] = []
+    files: dict[str, dict[str, bytes]] = {}
     for name, ranges in options.items():
         if name not in plans:
             plans[name] = _call(recipe, "plan", recipe, parent, source, usual, ranges=ranges)
@@ -137,6 +138,7 @@ def _calibrated(
             card = card_for(parent.card, recipe.precision, recipe.format)
             _call(recipe, "apply", recipe, parent, source, target, plans[name], card)
             logits = open_made(target, card, threads, looked_at[:1]).predict(looked_at)
+            files[name] = {part.name: part.read_bytes() for part in Path(folder).iterdir()}
         trials.append(
             {
                 "method": name,
@@ -149,6 +151,9 @@ def _calibrated(
         if trial["decibels"] > chosen["decibels"] + GAIN:
             chosen = trial
     wanted = "learnt" if learnt else chosen["method"]
+    _TRIED.clear()
+    if not format_facts(recipe.format).holds_card:
+        _TRIED[_key(recipe, parent, plans[chosen["method"]])] = files[chosen["method"]]
     short = options[wanted] and _short_of_places(plans[wanted])
     lost = {"lost": _lost(wanted, plans[wanted], trials, chosen["method"])} if short else {}
     return {
@@ -158,6 +163,18 @@ def _calibrated(
         **lost,
         **common,
     }
+
+
+# The file of the plan that was made last, name -> bytes: planning has written it to look at its
+# answers, and to write it once more would cost minutes in some toolchains. Only of formats that
+# hold no card: theirs is the file that the plan would give again.
+_TRIED: dict[str, dict[str, bytes]] = {}
+
+
+def _key(
+    recipe: ExportRecipe, parent: TorchCandidate | FileNetwork, plan: Mapping[str, Any]
+) -> str:
+    return digest_of([recipe.model_dump(mode="json"), parent.digest, plan])
 
 
 def _placed(made: Mapping[str, Any]) -> tuple[int, int]:
@@ -215,6 +232,12 @@ def apply_export(
         return
     inner = plan.get("file", plan)
     card = card_for(card, recipe.precision, recipe.format)
+    tried = _TRIED.pop(_key(recipe, parent, inner), None) if _TRIED else None
+    if tried is not None:
+        with storage(f"the file '{target}'"):
+            for name, content in tried.items():
+                (target.parent / name).write_bytes(content)
+        return
     _call(recipe, "apply", recipe, parent, source, target, inner, card)
 
 

@@ -90,8 +90,15 @@ def check_logits(
     allowed = PARITY_TOLERANCE * max(1.0, float(np.abs(expected).max()) / 100)
     if not difference <= allowed:  # seldom: the network is computed twice more
         _check_repeats(parent, expected, images, allowed)
-        most = LARGEST_ROUNDING * float(np.ptp(expected))
-        allowed = max(allowed, min(ROUNDINGS * parent.rounding(images), most))
+        rounding, span = parent.rounding(images), float(np.ptp(expected))
+        allowed = max(allowed, min(ROUNDINGS * rounding, LARGEST_ROUNDING * span))
+        if allowed < difference <= ROUNDINGS * rounding:
+            raise ModelError(
+                f"a network whose logits float32 can hold to {allowed:.3g}",
+                f"'{parent.card.name}', where rounding alone moves them by {rounding:.3g} (they "
+                f"span {span:.3g})",
+                "train it longer or at a lower rate: it multiplies what is rounded away",
+            )
     if not difference <= allowed:
         raise ModelError(
             f"{kind} with the logits of '{parent.card.name}' within {allowed:.3g}",

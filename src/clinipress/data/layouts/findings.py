@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from clinipress.data.layouts.items import Unsaid, spelling
+from clinipress.data.layouts.items import Dataset, Unsaid, loosely, spelling
 from clinipress.errors import DataError
 from clinipress.records.item import NO_FINDING, ImageItem
 from clinipress.text import counted, joined
@@ -27,6 +27,7 @@ __all__ = [
     "is_none",
     "joint",
     "label_text",
+    "matched_findings",
 ]
 
 Known = dict[str, bool]  # finding -> present; what is unknown is not in it
@@ -279,6 +280,50 @@ def chosen_findings(
         for item, known in zip(items, merged, strict=True)
     ]
     return names, changed, notes
+
+
+def matched_findings(dataset: Dataset, wanted: Sequence[str]) -> tuple[Dataset, tuple[str, ...]]:
+    """A set from elsewhere with the findings of a model, by their names.
+
+    Case, blanks and underscores do not matter. A finding that the set does not know is unknown in
+    all of its images; one that the model does not know is left out.
+
+    Returns:
+        The set with the model's findings, and what was matched, is missing and is left out.
+
+    Raises:
+        DataError: The two have no finding in common.
+    """
+    mine = {loosely(name): name for name in wanted}
+    names = {name: mine[loosely(name)] for name in dataset.classes if loosely(name) in mine}
+    if not names:
+        raise DataError(
+            f"some of the findings {joined(list(wanted))}",
+            f"{joined(list(dataset.classes))} in '{dataset.root}'",
+            "map them with --class-map theirs=ours",
+        )
+    items = [replace(item, findings=_merged(item.findings or {}, names)) for item in dataset.items]
+    items = [
+        replace(
+            item,
+            findings={n: item.findings[n] for n in wanted if n in (item.findings or {})},
+            label=label_text(item.findings or {}, wanted),
+        )
+        for item in items
+        if item.findings is not None
+    ]
+    others = [f"'{theirs}' as {ours}" for theirs, ours in names.items() if theirs != ours]
+    missing = [name for name in wanted if name not in names.values()]
+    beyond = [name for name in dataset.classes if name not in names]
+    notes = [
+        *([f"findings matched by their names: {joined(others)}"] if others else []),
+        *([f"findings that this set does not know, never counted: {joined(missing)}"]
+          if missing else []),
+        *([f"findings that the model does not know, left out: {joined(beyond)} (map one with "
+           "--class-map theirs=ours)"] if beyond else []),
+    ]  # fmt: skip
+    changed = replace(dataset, classes=tuple(wanted), items=tuple(items))
+    return changed, tuple(notes)
 
 
 def _merged(known: Mapping[str, bool], maps: Mapping[str, str]) -> Known:

@@ -32,6 +32,7 @@ __all__ = [
     "Unsaid",
     "drawn",
     "left_out_lines",
+    "loosely",
     "natural",
     "one_spelling",
     "patient_columns",
@@ -254,7 +255,7 @@ def spelling(name: str) -> str:
     return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", name)
 
 
-def _loosely(name: str, letters: Mapping[int, int] = _LOOKS_LIKE) -> str:
+def loosely(name: str, letters: Mapping[int, int] = _LOOKS_LIKE) -> str:
     """What is left without case, accents, scripts, leading zeros and the marks between words.
 
     A sign at the end or the beginning stays: "ER+" is not "ER-", and "-1" is not "1".
@@ -291,8 +292,8 @@ def one_spelling(
     if renamed:
         items = [replace(i, label=renamed.get(i.label, i.label)) for i in items]
     counts = Counter(item.label for item in items)
-    for near in _alike(list(counts), _loosely):
-        same_to_the_eye = len({_loosely(label, {}) for label in near}) > 1
+    for near in _alike(list(counts), loosely):
+        same_to_the_eye = len({loosely(label, {}) for label in near}) > 1
         quoted = ascii if same_to_the_eye else "'{}'".format
         shown = joined([f"{quoted(label)} ({counts[label]:,})" for label in sorted(near)])
         notes.append(
