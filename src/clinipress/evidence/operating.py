@@ -104,6 +104,8 @@ def operating_section(
     both = (reference, candidate), (reference_validation, candidate_validation)
     for target in _targets(reference):
         pair, validation = (_Pair.of(target, *answers) for answers in both)
+        if not len(pair.mine):  # of a finding that this set does not know
+            continue
         share = _declared(shares, reference, target)
         share = float(pair.mine.mean()) if share is None else share
         if pair.two_sided and validation.two_sided:
