@@ -90,7 +90,7 @@ def disagreement_section(
         direction.model_copy(update={"adjusted_p_value": p})
         for direction, p in zip(tested, adjusted, strict=True)
     )
-    directions = tested if cases.positive is None else directions
+    directions = tested if cases.positive is None or single else directions
     lost, gained = units_changed(pair.was, pair.now, index)
     return Disagreement(
         cases=counts.cases,
