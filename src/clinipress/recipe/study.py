@@ -119,7 +119,7 @@ class DataRecipe(Config):
     task: Literal["multiclass", "multilabel"] = "multiclass"
     blank: Literal["unknown", "absent", "present"] = "unknown"
     uncertain: Literal["unknown", "absent", "present"] = "unknown"
-    classes: tuple[str, ...] | None = None
+    classes: tuple[ClassName, ...] | None = None
     class_map: dict[str, str] = Field(default_factory=dict)
     positive: ClassName | None = None
     normal: ClassName | None = None
