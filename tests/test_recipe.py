@@ -230,3 +230,36 @@ def test_stages_that_cannot_be_are_one_line(train, said):
 def test_schemes_that_do_not_suit_a_step_are_refused(step, said):
     with pytest.raises(RecipeError, match=said):
         parse_study(SMALL | {"steps": [step]})
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"order": ["a", "b"]}, "three grades or more"),
+        ({"order": ["a", "b", "b"]}, "each once"),
+        ({"order": ["a", "b", "c"], "classes": ["a", "b", "d"]}, "must hold all of a, b, d"),
+        ({"task": "multilabel", "positive": "a"}, "every finding is a question of its own"),
+        ({"task": "multilabel", "order": ["a", "b", "c"]}, "every finding is a question"),
+        ({"blank": "absent"}, "are for task: multilabel"),
+    ],
+)
+def test_tasks_that_cannot_be_are_refused(data, words):
+    with pytest.raises(RecipeError, match=words):
+        parse_study(SMALL | {"data": data})
+
+
+def test_grades_are_the_order_of_the_logits_where_nothing_else_is():
+    study = parse_study(SMALL | {"data": {"order": [0, 1, 2]}})
+    assert study.data.classes == study.data.order == ("0", "1", "2")
+    other = {"order": ["none", "mild", "severe"], "classes": ["mild", "none", "severe"]}
+    assert parse_study(SMALL | {"data": other}).data.classes == ("mild", "none", "severe")
+
+
+def test_shares_of_several_findings_need_not_be_of_one_whole():
+    evidence = {"prevalence": {"a": 0.8, "b": 0.7}}
+    with pytest.raises(RecipeError, match="must sum to 1 at most"):
+        parse_study(SMALL | {"evidence": evidence})
+    several = parse_study(SMALL | {"evidence": evidence, "data": {"task": "multilabel"}})
+    assert several.evidence.primary == "auroc_macro"
+    with pytest.raises(RecipeError, match=r"'evidence.primary' is for task: multilabel"):
+        parse_study(SMALL | {"evidence": {"primary": "worst_sensitivity"}})

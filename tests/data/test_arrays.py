@@ -57,7 +57,7 @@ def test_colour_and_flat_labels_and_a_single_part(tmp_path: Path) -> None:
         ({"train_images": IMAGES, "train_labels": LABELS[:4]}, r"\[4, h, w\]"),
         ({"train_images": IMAGES.astype(float), "train_labels": LABELS}, "float64"),
         ({"train_images": IMAGES[:, None, None], "train_labels": LABELS}, r"\[6, 1, 1, 8, 8\]"),
-        ({"train_images": IMAGES, "train_labels": np.ones((6, 14), int)}, "several labels"),
+        ({"train_images": IMAGES, "train_labels": np.ones((6, 14), int)}, "set task: multilabel"),
         ({"train_images": IMAGES, "train_labels": LABELS * 0.5}, "whole number"),
     ],
 )

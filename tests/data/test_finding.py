@@ -2,7 +2,7 @@
 
 import pytest
 
-from clinipress.data.finding import check_finding, propose_normal, propose_positive
+from clinipress.data.finding import check_finding, propose_normal, propose_order, propose_positive
 from clinipress.errors import DataError, RecipeError
 from clinipress.recipe.study import DataRecipe
 from clinipress.study.read import parse_study
@@ -102,3 +102,43 @@ def test_a2_a_study_file_that_contradicts_itself_is_refused():
     for data in ({"positive": "a", "normal": "a"}, {"classes": ["a", "b"], "positive": "c"}):
         with pytest.raises(RecipeError, match="'data'"):
             parse_study({"name": "x", "reference": {"model": "resnet18"}, "data": data})
+
+
+GRADED = [
+    ["No_DR", "Mild", "Moderate", "Severe", "Proliferate_DR"],
+    ["none", "mild", "moderate", "severe"],
+    ["Normal", "Doubtful", "Mild", "Moderate", "Severe"],
+    ["low", "medium", "high"],
+    ["grade 0", "grade 1", "grade 2", "grade 3"],
+    ["KL-0", "KL-1", "KL-2", "KL-3", "KL-4"],
+    ["Stage I", "Stage II", "Stage III", "Stage IV"],
+    ["G1", "G2", "G3"],
+    ["score_1", "score_2", "score_3"],
+]
+
+
+@pytest.mark.parametrize("names", GRADED, ids=" ".join)
+def test_grades_are_seen_in_any_order_of_listing(names):
+    for listed in (names, names[::-1], sorted(names)):
+        assert propose_order(listed) == (tuple(names), True)
+
+
+def test_bare_numbers_may_be_codes():
+    twelve = [str(n) for n in range(1, 13)]
+    assert propose_order(sorted(twelve)) == (tuple(twelve), False)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["glioma", "meningioma", "none"],
+        ["mild", "severe"],
+        ["mild", "moderate", "mild moderate"],
+        ["1", "2", "4"],
+        ["a1", "b2", "c3"],
+        ["Mild", "Moderate", "Severe", "cyst"],
+    ],
+    ids=" ".join,
+)
+def test_what_has_no_order_has_none(names):
+    assert propose_order(names) == ((), False)

@@ -92,7 +92,7 @@ def test_f3_roboflow_and_hugging_face_tables_in_split_folders(tmp_path: Path) ->
     assert found.classes == ("sick", "well")
     assert Counter(item.split for item in found.items) == {"train": 2, "validation": 2, "test": 2}
     table(tmp_path / "test" / "_classes.csv", ["filename,sick,well", "0.png,1,1"])
-    with pytest.raises(DataError, match="several labels for one image"):
+    with pytest.raises(DataError, match="several for 1 of 1 row"):
         read_dataset(tmp_path)
 
 

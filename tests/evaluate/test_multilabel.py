@@ -187,15 +187,15 @@ def test_sigmoid_does_not_overflow() -> None:
 
 
 ONES = np.ones((12, 2), int)
-MIXED = np.arange(24).reshape(12, 2) % 3 == 0
+MIXED = np.arange(48).reshape(24, 2) % 3 == 0  # eight images with each
 DEGENERATE = {
     "all right": (6.0 * MIXED - 3, MIXED, None),
     "every image has every label": (np.cos(np.arange(24.0)).reshape(12, 2), ONES, None),
     "no image has any": (np.cos(np.arange(24.0)).reshape(12, 2), 0 * ONES, None),
     "one image": (np.array([[0.3, -0.2]]), np.array([[1, 0]]), None),
-    "one label": (np.cos(np.arange(12.0))[:, None], MIXED[:, :1], None),
-    "all logits equal": (np.zeros((12, 2)), MIXED, None),
-    "one patient": (np.cos(np.arange(24.0)).reshape(12, 2), MIXED, np.zeros(12, int)),
+    "one label": (np.cos(np.arange(24.0))[:, None], MIXED[:, :1], None),
+    "all logits equal": (np.zeros((24, 2)), MIXED, None),
+    "one patient": (np.cos(np.arange(48.0)).reshape(24, 2), MIXED, np.zeros(24, int)),
 }
 
 
@@ -222,8 +222,8 @@ def test_degenerate_tasks_have_sane_answers(name) -> None:
 @pytest.mark.parametrize(
     ("logits", "truth", "more", "words"),
     [
-        (np.zeros((3, 2)), np.zeros((3, 3)), {}, "truth of 0 and 1"),
-        (np.zeros((3, 2)), np.full((3, 2), 2), {}, "truth of 0 and 1"),
+        (np.zeros((3, 2)), np.zeros((3, 3)), {}, "truth of 1, 0 and -1"),
+        (np.zeros((3, 2)), np.full((3, 2), 2), {}, "truth of 1, 0 and -1"),
         (np.zeros((3, 3)), np.zeros((3, 3)), {}, "logits [n, 2]"),
         (np.zeros((0, 2)), np.zeros((0, 2)), {}, "at least one image"),
         (np.full((3, 2), np.nan), np.zeros((3, 2)), {}, "in 3 of 3 rows"),

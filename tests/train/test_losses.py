@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from clinipress.errors import RecipeError
 from clinipress.train.losses import (
+    MOST_WEIGHT,
     HardLoss,
     balanced_weights,
     binary_soft_targets,
@@ -232,7 +233,8 @@ def test_the_head_is_told_by_the_labels():
     logits, labels, teacher, weights = tensors(LOGITS, many, TEACHER, WEIGHTS)
     target = 0.9 * many + 0.05
     q = 1 / (1 + np.exp(-LOGITS))
-    entropy = -(WEIGHTS * (target * np.log(q) + (1 - target) * np.log(1 - q))).mean()
+    # a weight is of a finding that is there
+    entropy = -(WEIGHTS * target * np.log(q) + (1 - target) * np.log(1 - q)).mean()
     hard_part = HardLoss(0.1)(logits, labels, np.arange(7), 0)
     assert float(hard_loss(logits, labels, 0.1, weights)) == pytest.approx(entropy)
     found = distillation(logits, labels, teacher, 2.0, 0.7, 0.1)
@@ -243,6 +245,24 @@ def test_the_head_is_told_by_the_labels():
     for method in ("dkd", "dist"):
         with pytest.raises(RecipeError, match="several labels"):
             distillation(logits, labels, teacher, 2.0, 0.7, method=method)
+
+
+def test_what_is_unknown_adds_nothing_and_pulls_nothing():
+    logits = torch.from_numpy(LOGITS).requires_grad_()
+    labels = torch.from_numpy(RANDOM.integers(-1, 2, LOGITS.shape))
+    assert {-1, 0, 1} <= set(labels.flatten().tolist())
+    loss = hard_loss(logits, labels)
+    loss.backward()
+    q = 1 / (1 + np.exp(-LOGITS))
+    truth = labels.numpy()
+    by_hand = np.where(truth == 1, -np.log(q), np.where(truth == 0, -np.log(1 - q), 0)).mean()
+    assert loss.item() == pytest.approx(by_hand)
+    assert torch.equal(logits.grad == 0, labels == -1)
+    weights = balanced_weights(np.array([[1, 0], [0, 0], [0, -1], [0, 1]]), 2)
+    assert weights.tolist() == [3.0, 2.0]
+    rare = np.zeros((100, 1), int)
+    rare[0] = 1
+    assert balanced_weights(rare, 1).tolist() == [MOST_WEIGHT]
 
 
 @pytest.mark.parametrize("method", ["soft", "dkd", "dist"])

@@ -320,9 +320,10 @@ def init(
     if as_json:
         _write_json(facts)
     else:
+        what = "findings" if facts["task"] == "multilabel" else "classes"
         _write_lines(
             [
-                f"{facts['images']} images of {len(facts['classes'])} classes ({facts['layout']}); "
+                f"{facts['images']} images of {len(facts['classes'])} {what} ({facts['layout']}); "
                 f"wrote {out}. Next: clinipress run {out}"
             ]
         )

@@ -227,6 +227,7 @@ def show_result(result: Result, out: Path) -> None:
     from clinipress.reporting.private import kept
     from clinipress.reporting.view import View
     from clinipress.reporting.wording.lead import selection_words
+    from clinipress.reporting.wording.numbers import short_name
     from clinipress.reporting.wording.sentences import distillation_sentences
 
     result = kept(result)
@@ -239,14 +240,15 @@ def show_result(result: Result, out: Path) -> None:
         "smaller",
         "ms",
         "faster",
-        "accuracy",
+        short_name(result.overall),
         "change, points",
         "verdict",
     ):
         table.add_column(column, justify="left" if column in ("candidate", "verdict") else "right")
     root = next(c for c in result.candidates if c.name == result.reference)
     for row in result.candidates:
-        table.add_row(*_row(row, root, split, selection_words(View(result), row)))
+        words = selection_words(View(result), row)
+        table.add_row(*_row(row, root, split, words, result.overall))
     console.print(table)
     view = View(result)
     _show_lead(console, view)
@@ -310,14 +312,16 @@ def _changes_table(changes: Iterable[Measure]) -> Table:
 
 
 def _row(
-    row: CandidateRecord, root: CandidateRecord, split: str, selected: str | None
+    row: CandidateRecord, root: CandidateRecord, split: str, selected: str | None, overall: str
 ) -> list[str]:
     mine, theirs = row.latency_with_preprocessing_ms, root.latency_with_preprocessing_ms
     times = f"{theirs.median / mine.median:.1f}x" if mine and theirs else "not measured"
     if row.speed is not None:
         times = f"{row.speed.ratio.value:.1f}x" if row.speed.reliable else "machine busy"
-    accuracy = row.evidence.get(split, {}).get("accuracy")
-    change = "" if row is root else _points(row.changes.get(split, {}).get("accuracy"))
+    from clinipress.reporting.wording.numbers import figure_interval
+
+    figure = row.evidence.get(split, {}).get(overall)
+    change = "" if row is root else _points(row.changes.get(split, {}).get(overall))
     verdict = (
         "reference" if row is root else STATUS_WORDS[row.verdict.status] if row.verdict else ""
     )
@@ -327,7 +331,7 @@ def _row(
         f"{root.file_bytes / row.file_bytes:.1f}x",
         f"{mine.median:.2f}" if mine else "not measured",
         times,
-        _percent(accuracy),
+        figure_interval(overall, figure),
         change,
         verdict,
     ]
@@ -453,6 +457,7 @@ def _sections(judgements: Mapping[str, Any]) -> Text:
 def show_external(test: ExternalTest, result: Result, report: Path) -> None:
     """A run on images from elsewhere: each candidate's accuracy beside the internal one."""
     from clinipress.reporting.private import kept
+    from clinipress.reporting.wording.numbers import figure_interval, short_name
     from clinipress.reporting.wording.phrases import overlap_sentence
 
     number = [known.name for known in result.external_tests].index(test.name)
@@ -462,8 +467,8 @@ def show_external(test: ExternalTest, result: Result, report: Path) -> None:
     table = Table(title=f"{result.study} on {test.name}: {test.images} images from elsewhere")
     for column in (
         "candidate",
-        "accuracy here",
-        "accuracy there",
+        f"{short_name(result.overall)} here",
+        f"{short_name(result.overall)} there",
         "change there, points",
         "verdict",
     ):
@@ -477,9 +482,9 @@ def show_external(test: ExternalTest, result: Result, report: Path) -> None:
         verdict = row.verdict.status if row.verdict else None
         table.add_row(
             name,
-            _percent(here.get("accuracy")),
-            _percent(there.get("accuracy")),
-            _points(changes.get("accuracy")) if changes else "",
+            figure_interval(result.overall, here.get(result.overall)),
+            figure_interval(result.overall, there.get(result.overall)),
+            _points(changes.get(result.overall)) if changes else "",
             _coloured(_word(verdict)) if verdict else "reference",
         )
     console.print(table)

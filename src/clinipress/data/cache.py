@@ -40,12 +40,13 @@ from clinipress.records.store import (
     write_atomically,
 )
 
-__all__ = ["DECODERS", "Cache", "build_cache"]
+__all__ = ["DECODERS", "UNKNOWN", "Cache", "build_cache"]
 
 IMAGES, SIDECAR, PART, MARKS = "images.u8", "cache.json", "images.u8.part", "marks.json"
 TASK = "decoding images"
 SHA256 = "sha256"
 FORMAT = "clinipress cache 2"
+UNKNOWN = -1  # whether a finding is present
 # Distributions whose versions decide what a decoded pixel is.
 DECODERS = (
     *("nibabel", "numpy", "pillow", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg"),
@@ -66,7 +67,8 @@ class Cache:
 
     Attributes:
         keys: Names of the images.
-        labels: int64 ``[n]`` class numbers.
+        labels: int64 ``[n]`` class numbers; of several findings ``[n, k]``: 1 present, 0 absent, -1
+            unknown.
         classes: Class names.
         spec: The input the images were decoded for.
         shape: ``(n, channels, height, width)``.
@@ -174,7 +176,7 @@ def _facts(
     contents: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     number = {name: i for i, name in enumerate(classes)}
-    foreign = [item for item in items if item.label not in number]
+    foreign = [item for item in items if item.findings is None and item.label not in number]
     if not items or foreign:
         got = f"'{foreign[0].label}' at '{foreign[0].key}'" if foreign else "no image at all"
         raise DataError(f"images of the classes {', '.join(classes)}", got)
@@ -189,11 +191,17 @@ def _facts(
         "versions": versions(DECODERS),
         "reading": READING,
         "keys": [item.key for item in items],
-        "labels": [number[item.label] for item in items],
+        "labels": [_label(item, number) for item in items],
         "classes": list(classes),
         "spec": spec.model_dump(mode="json"),
         "files": files,
     }
+
+
+def _label(item: ImageItem, number: Mapping[str, int]) -> int | list[int]:
+    if item.findings is None:
+        return number[item.label]
+    return [int(item.findings.get(name, UNKNOWN)) for name in number]
 
 
 def _is_whole(path: Path, facts: dict[str, Any]) -> bool:

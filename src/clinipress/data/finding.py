@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from clinipress.errors import DataError
 from clinipress.recipe.study import DataRecipe
 
-__all__ = ["check_finding", "propose_normal", "propose_positive", "words_of"]
+__all__ = ["check_finding", "propose_normal", "propose_order", "propose_positive", "words_of"]
 
 # Beginnings of words: they are inflected ("normale", "gesundes", "zdrowych").
 _NONE_STEMS = """
@@ -46,6 +46,23 @@ _STEMS = tuple(sorted(set(_NONE_STEMS.split())))
 _NEGATIONS = frozenset(_NOT.split())
 _NAMES = frozenset(_FINDINGS.split())
 _PREFIXES = ("non", "no", "not", "un")
+# Words that say how grave something is, the least first; a class bears words of one line.
+_GRADES = tuple(
+    frozenset(words.split())
+    for words in (
+        "no none normal healthy absent not nodr",
+        "doubtful questionable minimal trace suspicious",
+        "mild slight light low early",
+        "moderate medium intermediate",
+        "severe marked strong high advanced late",
+        "proliferative proliferate pdr critical extreme profound",
+    )
+)
+# What stands before a number that is a grade; a bare number may be a code as well.
+_SCALES = """
+grade grad stage stadium level score kl birads rads pirads lirads tirads isup gleason severity who g
+"""
+_ROMAN = {"i": 1, "ii": 2, "iii": 3, "iv": 4, "v": 5, "vi": 6}
 # Names that say none as a whole, and letters that do so beside another.
 _NONE = frozenset(
     ("0", "no", "false", "nein", "non", "nee", "nej", "nie", "neg", "ctl", "none", "nil", "nothing")
@@ -94,6 +111,49 @@ def propose_normal(classes: Sequence[str]) -> str | None:
     return none[0] if len(none) == 1 else None
 
 
+def propose_order(classes: Sequence[str]) -> tuple[tuple[str, ...], bool]:
+    """The classes from the least to the gravest grade, where their names say so.
+
+    Args:
+        classes: Their names, in any order.
+
+    Returns:
+        All of them in order, and whether that is sure: words such as mild and severe, or numbers
+        behind a scale ("stage II") are; bare numbers in a row may be codes. Nothing for names that
+        have no order.
+
+    Example:
+        >>> propose_order(["Mild", "Moderate", "No_DR", "Proliferate_DR", "Severe"])
+        (('No_DR', 'Mild', 'Moderate', 'Severe', 'Proliferate_DR'), True)
+        >>> propose_order(["0", "1", "2"]), propose_order(["glioma", "none", "meningioma"])
+        ((('0', '1', '2'), False), ((), False))
+    """
+    if len(classes) < 3:
+        return (), False
+    ranks = [[n for n, line in enumerate(_GRADES) if line & {*words_of(c)}] for c in classes]
+    if all(len(rank) == 1 for rank in ranks) and len({rank[0] for rank in ranks}) == len(classes):
+        return tuple(name for _, name in sorted(zip(ranks, classes, strict=True))), True
+    parts = [_numbered(name) for name in classes]
+    numbers = sorted(number for number, _ in parts)
+    in_a_row = numbers in ([*range(len(parts))], [*range(1, len(parts) + 1)])
+    around = {words for _, words in parts}
+    if not in_a_row or len(around) > 1:
+        return (), False
+    ordered = tuple(name for _, name in sorted(zip([n for n, _ in parts], classes, strict=True)))
+    return ordered, bool(set(_SCALES.split()) & set(around.pop()))
+
+
+def _numbered(name: str) -> tuple[int, tuple[str, ...]]:
+    """The one number of a name, arabic or roman, -1 for none or several; the words around it."""
+    words = words_of(name)
+    digits = [word for word in words if word.isdigit()]
+    roman = [word for word in words[-1:] if word in _ROMAN and not digits]
+    if len(digits) + len(roman) != 1:
+        return -1, ()
+    value = int(digits[0]) if digits else _ROMAN[roman[0]]
+    return value, tuple(word for word in words if word not in (*digits, *roman))
+
+
 def _is_none(name: str, others: str) -> bool:
     """Whether a name says that there is no finding; `others` are the names beside it."""
     words, theirs = words_of(name), words_of(others)
@@ -130,6 +190,8 @@ def check_finding(recipe: DataRecipe, classes: Sequence[str]) -> None:
     Raises:
         DataError: It is not, or is not named.
     """
+    if recipe.task == "multilabel":  # each is one
+        return
     for key, name in (("positive", recipe.positive), ("normal", recipe.normal)):
         if name is not None and name not in classes:
             raise DataError(f"'data.{key}' to be one of {', '.join(classes)}", f"'{name}'")

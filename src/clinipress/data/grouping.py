@@ -79,6 +79,19 @@ def class_counts(
     return flat.reshape(size, classes).astype(np.int64)
 
 
+def finding_counts(units: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Images with each finding, and images in all, of each unit: int64 ``[units, k + 1]``.
+
+    Args:
+        units: Numbers from 0, int64 ``[n]``.
+        labels: int64 ``[n, k]``: 1 present, 0 absent, -1 unknown.
+    """
+    size = int(units.max(initial=-1)) + 1
+    columns = np.concatenate([labels == 1, np.ones((len(labels), 1), np.bool_)], axis=1)
+    counts = [np.bincount(units, column, size) for column in columns.T.astype(np.float64)]
+    return np.stack(counts, axis=1).astype(np.int64)
+
+
 def shuffled_by_key(keys: Sequence[str], seed: int) -> NDArray[np.int64]:
     """A seeded order, int64 ``[n]``, that depends on names only, never on how they were listed."""
     marks = [hashlib.sha256(f"{seed}:{key}".encode()).digest() for key in keys]

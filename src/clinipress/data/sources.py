@@ -15,8 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.layouts import arrays
+from clinipress.data.layouts.findings import chosen_findings
 from clinipress.data.layouts.folders import image_files, read_folders
-from clinipress.data.layouts.items import Dataset, LeftOuts, Listed, natural, one_spelling
+from clinipress.data.layouts.items import (
+    Dataset,
+    Labelling,
+    LeftOuts,
+    Listed,
+    Task,
+    Unsaid,
+    natural,
+    one_spelling,
+)
 from clinipress.data.layouts.manifests import find_tables, read_tables
 from clinipress.data.layouts.tables import TABLE_SUFFIXES
 from clinipress.data.units import HEADER_PATIENT, checked_units
@@ -44,7 +54,13 @@ _SINGLE = frozenset({
 
 
 def read_dataset(
-    path: Path, *, classes: Sequence[str] | None = None, class_map: Mapping[str, str] | None = None
+    path: Path,
+    *,
+    classes: Sequence[str] | None = None,
+    class_map: Mapping[str, str] | None = None,
+    task: Task | None = "multiclass",
+    blank: Unsaid = "unknown",
+    uncertain: Unsaid = "unknown",
 ) -> Dataset:
     """Find out how a data set is laid out, and list its pictures.
 
@@ -54,6 +70,10 @@ def read_dataset(
             .npz in MedMNIST's layout.
         classes: Class names in the order of the logits; None sorts the names found.
         class_map: Name of a folder or label -> name of the class.
+        task: One class for each image ("multiclass"), or any of several findings ("multilabel");
+            None: as the set has it.
+        blank: Of several findings with a column each, what an empty cell says.
+        uncertain: And what -1 says.
 
     Returns:
         The set, items sorted by key. A volume or a multi-frame file becomes one item per picture,
@@ -68,18 +88,23 @@ def read_dataset(
     mapping = dict(class_map or {})
     root = path if _is_dir(path) else path.parent
     left_out = LeftOuts(root, {*mapping, *(classes or ())})
+    labelling = Labelling(task, None if classes is None else tuple(classes), blank, uncertain)
     try:
-        listed = _listed(path, mapping, left_out)
+        listed = _listed(path, mapping, left_out, labelling)
     except OSError as problem:
         raise DataError("data that can be read", f"'{path}' ({problem.strerror})") from None
     items = listed.items
     if listed.layout != "npz":
         items = [picture for item in items for picture in _opened(item, left_out)]
     items, named = checked_units(items)
-    items, spellings = one_spelling(items, [*mapping.values(), *(classes or ())])
+    several = listed.task == "multilabel"
+    if several:
+        names, items, spellings = chosen_findings(items, classes, mapping, complete=listed.complete)
+    else:
+        items, spellings = one_spelling(items, [*mapping.values(), *(classes or ())])
     items.sort(key=lambda item: natural(item.key))
     try:
-        names = _classes(path, items, classes, mapping)
+        names = names if several else _classes(path, items, classes, mapping)
     except DataError as problem:
         raise _with_tables(problem, left_out) from None
     unknown = [name for name in mapping if listed.names and name not in listed.names]
@@ -96,6 +121,7 @@ def read_dataset(
         listed.group_columns,
         left_out.records(),
         notes,
+        listed.task,
     )
 
 
@@ -156,16 +182,20 @@ def in_archive(item: ImageItem) -> bool:
     return item.index is not None and item.path.suffix.casefold() == ".npz"
 
 
-def _listed(path: Path, mapping: Mapping[str, str], left_out: LeftOuts) -> Listed:
+def _listed(
+    path: Path, mapping: Mapping[str, str], left_out: LeftOuts, labelling: Labelling
+) -> Listed:
     """What `path` is told to be, by its ending or by what lies in it."""
     wanted = "a folder, a manifest (.csv, .tsv) or an .npz"
     suffix = path.suffix.casefold()
     if _is_dir(path):
         if not any(path.iterdir()):
             raise DataError("a folder of images", f"the empty folder '{path}'")
-        tables = find_tables(path, left_out)
+        tables = find_tables(path, left_out, labelling)
         if tables:
-            return _by_tables(tables, path, path, mapping, left_out)
+            return _by_tables(tables, path, path, mapping, left_out, labelling)
+        if labelling.task == "multilabel":
+            raise _with_tables(_no_table(path), left_out)
         try:
             return read_folders(path, mapping, left_out)
         except DataError as problem:
@@ -173,10 +203,13 @@ def _listed(path: Path, mapping: Mapping[str, str], left_out: LeftOuts) -> Liste
     if not _is_there(path):
         raise DataError(wanted, f"nothing at '{path!s:.300}'")
     if suffix == ".npz":
-        items = arrays.read_arrays(path, mapping, left_out)
-        return Listed("npz", path.parent, items)
+        items = arrays.read_arrays(path, mapping, left_out, labelling.task)
+        task: Task = "multiclass" if items[0].findings is None else "multilabel"
+        if labelling.task not in (None, task):
+            raise _no_table(path)
+        return Listed("npz", path.parent, items, task=task)
     if suffix in TABLE_SUFFIXES or suffix == ".txt":
-        return _by_tables([path], path.parent, None, mapping, left_out)
+        return _by_tables([path], path.parent, None, mapping, left_out, labelling)
     raise DataError(wanted, f"the file '{path}'")
 
 
@@ -186,13 +219,14 @@ def _by_tables(
     whole: Path | None,
     mapping: Mapping[str, str],
     left_out: LeftOuts,
+    labelling: Labelling,
 ) -> Listed:
     """The items of tables; images beside those they name are left out.
 
     A table that was named itself may lie in a folder of many things: there only the folders that it
     speaks of are looked at.
     """
-    listed = read_tables(tables, root, mapping, left_out)
+    listed = read_tables(tables, root, mapping, left_out, labelling)
     named = {item.path for item in listed.items}
     folders = [whole] if whole else sorted({path.parent for path in named} - {root})
     folders = [f for f in folders if not any(other in f.parents for other in folders)]
@@ -214,6 +248,15 @@ def _with_tables(problem: DataError, left_out: LeftOuts) -> DataError:
         return problem
     first = f"the table '{tables[0].path}' is not used: {tables[0].reason}"
     return DataError(problem.expected, problem.got, first)
+
+
+def _no_table(path: Path) -> DataError:
+    return DataError(
+        "findings of each image: a table with a column of names (a|b) or one for each finding, or "
+        "an .npz of several columns of labels",
+        f"one class for each image in '{path}'",
+        "leave out task: multilabel",
+    )
 
 
 def _is_dir(path: Path) -> bool:

@@ -22,7 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.audit.fingerprints import Fingerprints
-from clinipress.data.grouping import class_counts, deal, merge, numbered, shuffled_by_key
+from clinipress.data.grouping import (
+    class_counts,
+    deal,
+    finding_counts,
+    merge,
+    numbered,
+    shuffled_by_key,
+)
 from clinipress.data.sources import Dataset, ImageItem
 from clinipress.data.units import CLUSTER, best_unit, labelings
 from clinipress.errors import DataError
@@ -152,11 +159,14 @@ class Split:
         if self.by in {"image", CLUSTER}:
             unit, unnamed = self.by, 0
         counts = {name: dict.fromkeys(dataset.classes, 0) for name in SPLITS}
+        images = dict.fromkeys(SPLITS, 0)
         members: dict[str, set[int]] = {name: set() for name in SPLITS}
         for item, number in zip(dataset.items, units.tolist(), strict=True):
             name = self.assignment.get(item.key)
             if name is not None:
-                counts[name][item.label] += 1
+                for shown in [item.label] if item.findings is None else item.present:
+                    counts[name][shown] += 1
+                images[name] += 1
                 members[name].add(number)
         return SplitSummary(
             by=self.by,
@@ -168,6 +178,7 @@ class Split:
             units={name: len(numbers) for name, numbers in members.items()},
             digest=self.digest,
             dropped=len(self.dropped),
+            images=images if dataset.task == "multilabel" else {},
         )
 
     def _members(self, name: str) -> tuple[str, ...]:
@@ -273,12 +284,19 @@ class _Table:
         self, items: list[ImageItem], names: Sequence[str], shares: Sequence[float], seed: int
     ) -> dict[str, str]:
         number = numbered([self.unit[item.key] for item in items])
-        labels = np.asarray([self.classes.index(item.label) for item in items], dtype=np.int64)
         # items are sorted by key, so a unit's number and its first key do not depend on listing
         _, first = np.unique(number, return_index=True)
         order = shuffled_by_key([items[i].key for i in first], seed)
-        result = deal(class_counts(number, labels, len(self.classes)), shares, order)
+        result = deal(self._counts(items, number), shares, order)
         return {item.key: names[result[u]] for item, u in zip(items, number, strict=True)}
+
+    def _counts(self, items: list[ImageItem], number: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What each unit holds of what is to be shared out evenly."""
+        if items and items[0].findings is not None:
+            known = [[int(name in item.present) for name in self.classes] for item in items]
+            return finding_counts(number, np.asarray(known, dtype=np.int64))
+        labels = np.asarray([self.classes.index(item.label) for item in items], dtype=np.int64)
+        return class_counts(number, labels, len(self.classes))
 
 
 def _unit_and_reason(items: list[ImageItem], recipe: SplitRecipe) -> tuple[str, str]:
@@ -377,7 +395,26 @@ def _check_roles(items: list[ImageItem]) -> None:
         )
 
 
+def _check_findings(assignment: Mapping[str, str], table: _Table) -> None:
+    """Every finding must be there, and not be there, in what is trained on."""
+    train = [i for i in table.items if assignment.get(i.key) == "train"]
+    for name in table.classes:
+        known = {item.findings[name] for item in train if item.findings and name in item.findings}
+        if len(known) < 2:
+            there = sum(name in item.present for item in table.items)
+            which = "present" if known == {True} else "absent or unknown"
+            raise DataError(
+                f"images with and without '{name}' to train on",
+                f"it is {which} in all {len(train):,} (present in {there:,} of "
+                f"{len(table.items):,} images of the set)",
+                f"leave '{name}' out with data.classes, or map it to another with class_map",
+            )
+
+
 def _check_classes(assignment: Mapping[str, str], table: _Table) -> None:
+    if table.items and table.items[0].findings is not None:
+        _check_findings(assignment, table)
+        return
     label = {item.key: item.label for item in table.items}
     counts = Counter((label[key], name) for key, name in assignment.items())
     for name in SPLITS:

@@ -19,6 +19,7 @@ from clinipress.data.audit.fingerprints import content_digests
 from clinipress.data.audit.overlap import Seen
 from clinipress.data.cache import DECODERS, Cache, build_cache
 from clinipress.data.finding import check_finding
+from clinipress.data.layouts.findings import matched_findings
 from clinipress.data.layouts.items import drawn, left_out_lines
 from clinipress.data.refusals import check_refusals, refusal_words
 from clinipress.data.sources import Dataset, ImageItem, read_dataset
@@ -27,7 +28,7 @@ from clinipress.errors import DataError
 from clinipress.kinds.image.pixels import READING
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.study import DataRecipe
-from clinipress.records.candidate import Candidate, InputSpec
+from clinipress.records.candidate import Candidate, InputSpec, Task
 from clinipress.records.result import Audit, Overlap, SplitSummary
 from clinipress.records.store import Store, digest_of, read_json, write_atomically
 from clinipress.text import turned_words
@@ -121,12 +122,12 @@ class StudyData:
         first: dict[int, str] = {}  # a unit by its first image: its number says nothing
         for key in sorted(item.key for item in sealed):
             first.setdefault(self.unit_of[key], key)
-        rows = [[i.key, i.label, self.contents[i.key], first[self.unit_of[i.key]]] for i in sealed]
+        rows = [[i.key, i.truth, self.contents[i.key], first[self.unit_of[i.key]]] for i in sealed]
         return f"{len(rows):,}, sha256 {digest_of(sorted(rows))}"
 
     def _facts(self, splits: Container[str]) -> dict[str, Any]:
         images = [
-            [item.key, item.label, self.contents[item.key]]
+            [item.key, item.truth, self.contents[item.key]]
             for item in self.dataset.items
             if self.split.assignment.get(item.key) in splits
         ]
@@ -221,9 +222,16 @@ def open_study_data(
     Raises:
         DataError: The folder, a class or a split is not usable.
     """
-    dataset = read_dataset(path, classes=recipe.classes, class_map=recipe.class_map)
+    dataset = read_dataset(
+        path,
+        classes=recipe.classes,
+        class_map=recipe.class_map,
+        task=recipe.task,
+        blank=recipe.blank,
+        uncertain=recipe.uncertain,
+    )
     if recipe.test is not None:
-        dataset = with_test_set(dataset, Path(recipe.test), recipe.class_map)
+        dataset = with_test_set(dataset, Path(recipe.test), recipe)
     for line in (*dataset.notes, *left_out_lines(dataset.left_out)):
         progress.say(line)
     check_finding(recipe, dataset.classes)
@@ -309,9 +317,7 @@ def open_study_data(
     )
 
 
-def with_test_set(
-    dataset: Dataset, path: Path, class_map: Mapping[str, str] | None = None
-) -> Dataset:
+def with_test_set(dataset: Dataset, path: Path, recipe: DataRecipe) -> Dataset:
     """A set whose test split is another set: its own images are to train and validate on.
 
     Raises:
@@ -326,7 +332,14 @@ def with_test_set(
             f"{published:,} images that it publishes as 'test'",
             "name its training folder, or leave the other test set out",
         )
-    test = read_dataset(path, classes=dataset.classes, class_map=class_map)
+    test = read_dataset(
+        path,
+        classes=dataset.classes,
+        class_map=recipe.class_map,
+        task=dataset.task,
+        blank=recipe.blank,
+        uncertain=recipe.uncertain,
+    )
     known = {item.key for item in dataset.items}
     prefix = "test set"
     while any(key.startswith(f"{prefix}/") for key in known):
@@ -354,7 +367,7 @@ def with_test_set(
 def listing(dataset: Dataset, contents: Mapping[str, str]) -> list[list[str | None]]:
     """What the split depends on: each image's name, label, published split, units and content."""
     return [
-        [i.key, i.label, i.split, i.patient, *map("=".join, i.units.items()), contents[i.key]]
+        [i.key, i.truth, i.split, i.patient, *map("=".join, i.units.items()), contents[i.key]]
         for i in dataset.items
     ]
 
@@ -385,6 +398,7 @@ def whole_dataset(
     class_map: Mapping[str, str],
     folder: Path,
     *,
+    task: Task = "multiclass",
     split: str | None = None,
     seen: Seen | None = None,
     overlap: OverlapPolicy = "refuse",
@@ -396,13 +410,18 @@ def whole_dataset(
     `path` is a folder, manifest or .npz whose classes are among `classes`, the classifier's, after
     `class_map` (the data set's name -> the classifier's). With `split`, only images the data set
     itself publishes under it. Decoded images go into `folder`. With `seen`, images that the study
-    behind the classifier has, too, are refused, left out or kept, as `overlap` says.
+    behind the classifier has, too, are refused, left out or kept, as `overlap` says. Of several
+    findings (`task`) those of the set are matched by name (`matched_findings`).
 
     Raises:
         DataError: A class of the data set is unknown to the classifier, images are the study's own,
             or nothing is left.
     """
-    dataset = read_dataset(path, classes=None, class_map=dict(class_map))
+    dataset = read_dataset(path, classes=None, class_map=dict(class_map), task=task)
+    if task == "multilabel":
+        dataset, notes = matched_findings(dataset, classes)
+        for line in notes:
+            progress.say(line)
     foreign = [name for name in dataset.classes if name not in classes]
     if foreign:
         raise DataError(

@@ -230,6 +230,8 @@ def _without_shared(
 def _owners(items: Sequence[ImageItem]) -> list[str]:
     """Patients who own a whole class, where each class has one: more often a name than a person."""
     patients: dict[str, set[str | None]] = {}
+    if any(item.findings is not None for item in items):  # combinations of findings are no classes
+        return []
     for item in items:
         patients.setdefault(item.label, set()).add(item.patient)
     if len(patients) < 2 or any(len(p) > 1 or None in p for p in patients.values()):

@@ -21,9 +21,26 @@ from clinipress.errors import ImageError, MissingExtraError, ModelError
 from clinipress.kinds.image.accept import accept_file, refuse
 from clinipress.kinds.image.refuse import contrast_refusal
 from clinipress.records.candidate import Candidate, Card, InputSpec
-from clinipress.stats.metrics import softmax
+from clinipress.records.item import NO_FINDING
+from clinipress.stats.metrics import sigmoid, softmax
 
-__all__ = ["Prediction", "answer"]
+__all__ = ["FindingAnswer", "Prediction", "answer"]
+
+
+@dataclass(frozen=True)
+class FindingAnswer:
+    """What the model says of one of several findings.
+
+    Attributes:
+        probability: Calibrated, by itself.
+        threshold: At or above which it is called; None: no threshold could be chosen for it.
+        present: Whether it is called; None where there is no threshold: not asked, which is not
+            absent.
+    """
+
+    probability: float
+    threshold: float | None
+    present: bool | None
 
 
 @dataclass(frozen=True)
@@ -32,11 +49,14 @@ class Prediction:
 
     Attributes:
         file: The file as it was named; "-" from standard input, "" for pixels and bytes.
-        label: The most probable class; None when the image was refused.
-        probabilities: Class -> calibrated probability, in the model's order; their sum is 1.
+        label: The most probable class; of several findings those that are called, "no finding"
+            where none is; None when the image was refused.
+        probabilities: Class -> calibrated probability, in the model's order; their sum is 1, but
+            of several findings each stands for itself.
         uncertain: True when the top probability is below the card's `uncertain_below`; None when
             the card has no such limit, or the image was refused.
         refused: Why there is no answer: the image cannot be read, or is not the right kind.
+        findings: Of several findings, each one's answer; empty for a model of one class an image.
     """
 
     file: str
@@ -44,11 +64,12 @@ class Prediction:
     probabilities: Mapping[str, float] = field(default_factory=dict)
     uncertain: bool | None = None
     refused: str | None = None
+    findings: Mapping[str, FindingAnswer] = field(default_factory=dict)
 
     @property
     def probability(self) -> float | None:
-        """Probability of `label`."""
-        return None if self.label is None else self.probabilities[self.label]
+        """Probability of `label`; None of several findings, which have one each."""
+        return None if self.label is None or self.findings else self.probabilities[self.label]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, one JSON line; every key is always there."""
@@ -59,6 +80,11 @@ class Prediction:
             "probabilities": dict(self.probabilities),
             "uncertain": self.uncertain,
             "refused": self.refused,
+            **(
+                {"findings": {name: vars(each) for name, each in self.findings.items()}}
+                if self.findings
+                else {}
+            ),
         }
 
     def to_text(self) -> str:
@@ -68,8 +94,10 @@ class Prediction:
             >>> Answer("a.png", "normal", {"normal": 0.875, "nodule": 0.125}, True).to_text()
             'a.png: normal 87.5 %, uncertain'
         """
-        if self.label is None or self.probability is None:
+        if self.label is None:
             line = f"{self.file}: refused, {self.refused}"
+        elif self.probability is None:
+            line = f"{self.file}: {self._said()}"
         else:
             note = ", uncertain" if self.uncertain else ""
             line = f"{self.file}: {self.label} {100 * self.probability:.1f} %{note}"
@@ -77,6 +105,15 @@ class Prediction:
         # lone surrogates)
         text = " ".join(line.encode("utf-8", "replace").decode().splitlines())
         return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+    def _said(self) -> str:
+        """Of several findings: what is called, and what nobody asked."""
+        called = [f"{n} {100 * f.probability:.1f} %" for n, f in self.findings.items() if f.present]
+        unasked = [name for name, each in self.findings.items() if each.present is None]
+        absent = len(self.findings) - len(called) - len(unasked)
+        parts = [", ".join(called) or NO_FINDING]
+        parts += [f"{absent} absent"] if called and absent else []
+        return "; ".join([*parts, *([f"not asked: {', '.join(unasked)}"] if unasked else [])])
 
 
 def answer(
@@ -99,6 +136,8 @@ def answer(
         logits = candidate.predict(pixels[None])[0]
     except (ImageError, MissingExtraError, ModelError) as problem:
         return Prediction(file, refused=str(problem))
+    if card.task == "multilabel":
+        return _of_findings(file, logits, card)
     shares = softmax(logits, card.temperature)
     top = int(np.argmax(shares))
     limit = card.uncertain_below
@@ -107,6 +146,23 @@ def answer(
         label=card.classes[top],
         probabilities=dict(zip(card.classes, shares.tolist(), strict=True)),
         uncertain=None if limit is None else bool(shares[top] < limit),
+    )
+
+
+def _of_findings(file: str, logits: NDArray[np.floating], card: Card) -> Prediction:
+    scale = np.asarray(card.temperatures or (1.0,) * len(card.classes), np.float64)
+    chances = sigmoid(logits / scale)
+    limits: tuple[float | None, ...] = card.thresholds or (None,) * len(card.classes)
+    findings = {
+        name: FindingAnswer(chance, limit, None if limit is None else chance >= limit)
+        for name, chance, limit in zip(card.classes, chances.tolist(), limits, strict=True)
+    }
+    called = [name for name, each in findings.items() if each.present]
+    return Prediction(
+        file=file,
+        label="|".join(called) or NO_FINDING,
+        probabilities=dict(zip(card.classes, chances.tolist(), strict=True)),
+        findings=findings,
     )
 
 

@@ -49,7 +49,7 @@ class SelfTest(Record):
 
     Attributes:
         file: Name of the image in the bundle.
-        label: The class it must answer.
+        label: The class it must answer; of several findings those it called where it was written.
         logits: float32 values, one per class, measured where the bundle was written.
         probabilities: The same after `Card.temperature` and softmax.
         tolerance: Largest difference allowed per logit, absolute, in logits.
@@ -162,9 +162,19 @@ def _check_values(manifest: Manifest) -> None:
     card, test = manifest.card, manifest.self_test
     if not len(card.classes) == len(test.logits) == len(test.probabilities):
         raise BundleError(f"{len(card.classes)} logits in card.json", str(len(test.logits)))
-    if not COLDEST <= card.temperature <= HOTTEST:
-        limits = f"{COLDEST:g} to {HOTTEST:g}"
-        raise BundleError(f"a temperature from {limits} in card.json", f"{card.temperature:g}")
+    _check_calibration(card)
+
+
+def _check_calibration(card: Card) -> None:
+    for degree in (card.temperature, *card.temperatures):
+        if not COLDEST <= degree <= HOTTEST:
+            limits = f"{COLDEST:g} to {HOTTEST:g}"
+            raise BundleError(f"a temperature from {limits} in card.json", f"{degree:g}")
+    for name, values in (("temperatures", card.temperatures), ("thresholds", card.thresholds)):
+        if len(values) not in (0, len(card.classes)):
+            raise BundleError(f"{len(card.classes)} {name} in card.json", str(len(values)))
+    if any(limit is not None and not 0 < limit < 1 for limit in card.thresholds):
+        raise BundleError("thresholds between 0 and 1 in card.json", str(card.thresholds))
 
 
 def _is_plain(name: str) -> bool:

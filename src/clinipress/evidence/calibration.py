@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from clinipress.evidence.evidence import unchanged
 from clinipress.evidence.family import (
     ITSELF,
     check_pair,
+    check_same_images,
     identical,
     joint_confidence,
     judge_family,
@@ -20,27 +22,81 @@ from clinipress.evidence.gate import IDENTICAL
 from clinipress.evidence.reliability import CalibrationStatistics, reliability
 from clinipress.evidence.scores import Scores
 from clinipress.records.candidate import ANY_FINDING, OperatingPoint
-from clinipress.records.judgement import Calibration
+from clinipress.records.judgement import Calibration, GradeCalibration
 from clinipress.records.result import Interval, Reason, Rule, Verdict
 from clinipress.reporting.wording.reasons import worded
 from clinipress.stats.bootstrap import BootstrapSpread, bootstrap, spread_interval
-from clinipress.stats.intervals import effective_units, wilson
-from clinipress.stats.metrics import log_losses, softmax
+from clinipress.stats.intervals import effective_units, proportion, wilson
+from clinipress.stats.metrics import log_losses, sigmoid, softmax
 
 __all__ = [
+    "Together",
     "calibration_section",
+    "called_together",
+    "fit_findings",
     "fit_temperature",
     "operating_points",
     "thresholds",
     "uncertain_threshold",
 ]
 
+ENOUGH = 10  # images on either side from which a finding has a temperature of its own
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 JOINT = joint_confidence(2)  # two calibration errors are judged
 # a split answered without an error would ask for T -> 0, that is for certainty: not granted
 LOW, HIGH = 0.25, 20.0
+
+
+def fit_findings(
+    logits: NDArray[np.floating], labels: NDArray[np.integer]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of several findings: each one's temperature, and the probability at which it is called.
+
+    A temperature is fitted to all findings together, and to each that at least `ENOUGH` images show
+    and do not show by itself. A threshold is where sensitivity plus specificity is greatest
+    (Youden 1950), halfway between two probabilities that occur: it is met or not, never equalled.
+    A finding that no image shows, or every one, has a half.
+
+    Args:
+        logits: Floating ``[n, k]`` of a split the model was not fitted on.
+        labels: Integer ``[n, k]``: 1 present, 0 absent, -1 unknown.
+
+    Returns:
+        k temperatures, k thresholds in (0, 1).
+    """
+    known = labels >= 0
+    together = _binary_temperature(logits[known], labels[known])
+    temperatures, limits = [], []
+    for c in range(labels.shape[1]):
+        rows = known[:, c]
+        odds, truth = logits[rows, c].astype(np.float64), labels[rows, c]
+        enough = min(int((truth == 1).sum()), int((truth == 0).sum())) >= ENOUGH
+        temperatures.append(_binary_temperature(odds, truth) if enough else together)
+        limits.append(_youden(sigmoid(odds / temperatures[-1]), truth == 1))
+    return tuple(temperatures), tuple(limits)
+
+
+def _binary_temperature(odds: NDArray[np.floating], truth: NDArray[np.integer]) -> float:
+    """`fit_temperature` of the two classes of one question."""
+    if len(np.unique(truth)) < 2:
+        return 1.0
+    return fit_temperature(np.stack([odds / 2, -odds / 2], axis=1), (1 - truth).astype(np.int64))
+
+
+def _youden(chances: Floats, there: NDArray[np.bool_]) -> float:
+    if not there.any() or there.all():
+        return 0.5
+    values, inverse = np.unique(chances, return_inverse=True)
+    found = np.bincount(inverse, there, len(values))
+    spared = np.bincount(inverse, ~there, len(values))
+    # called from values[i] on: all that lies there and above is found, all below is spared
+    sensitivity = found[::-1].cumsum()[::-1] / there.sum()
+    specificity = (spared.cumsum() - spared) / (~there).sum()
+    best = int((sensitivity + specificity).argmax())
+    below = values[best - 1] if best else 0.0
+    return float(np.clip((below + values[best]) / 2, 1e-6, 1 - 1e-6))
 
 
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
@@ -122,6 +178,56 @@ def thresholds(
     return {"sensitivity": sensitive, "specificity": specific}
 
 
+@dataclass(frozen=True)
+class Together:
+    """A class, or several together, that a threshold calls.
+
+    Attributes:
+        label: What it is called.
+        columns: Numbers of the classes.
+        complement: The probability is what the class that is left out leaves of 1.
+    """
+
+    label: str
+    columns: tuple[int, ...]
+    complement: int | None = None
+
+    def of(self, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which images are of them, bool ``[n]``."""
+        return np.isin(labels, self.columns)
+
+    def chances(self, probabilities: NDArray[np.floating]) -> Floats:
+        """Their probability, float ``[n]``, of ``[n, k]``."""
+        if self.complement is not None:
+            return np.asarray(1 - probabilities[:, self.complement])
+        if len(self.columns) == 1:
+            return np.asarray(probabilities[:, self.columns[0]])
+        return np.asarray(np.minimum(probabilities[:, list(self.columns)].sum(axis=1), 1))
+
+
+def called_together(
+    classes: Sequence[str], *, normal: str | None = None, order: Sequence[str] = ()
+) -> list[Together]:
+    """What thresholds call: each class; any finding in place of the normal class; grades upwards.
+
+    Args:
+        classes: k names in the order of the probabilities.
+        normal: The class without a finding, of three or more.
+        order: The classes by grade, the least first.
+    """
+    numbers = range(len(classes))
+    if order:
+        graver = [tuple(c for c in numbers if order.index(classes[c]) >= g) for g in numbers[1:]]
+        names = [*(f"{name} or worse" for name in order[1:-1]), order[-1]]
+        return [Together(name, columns) for name, columns in zip(names, graver, strict=True)]
+    targets = [Together(name, (number,)) for number, name in enumerate(classes)]
+    if normal is not None and normal in classes and len(classes) > 2:
+        number = list(classes).index(normal)
+        rest = tuple(c for c in numbers if c != number)
+        targets[number] = Together(ANY_FINDING, rest, complement=number)
+    return targets
+
+
 def operating_points(
     probabilities: NDArray[np.floating],
     labels: NDArray[np.int64],
@@ -129,6 +235,7 @@ def operating_points(
     aim: float = 0.95,
     *,
     normal: str | None = None,
+    order: Sequence[str] = (),
 ) -> tuple[OperatingPoint, ...]:
     """Thresholds per class: the highest that finds enough of it, the lowest that spares enough.
 
@@ -139,16 +246,16 @@ def operating_points(
         aim: Sensitivity of the first, specificity of the second kind of threshold.
         normal: The class without a finding, of three or more; in its place stand the thresholds of
             any finding, on the probability of all others together.
+        order: The classes by grade, the least first: then thresholds are of each grade and all
+            graver ones together, on the sum of their probabilities.
 
     Returns:
         Two points per class that has images on both sides, each with Wilson intervals. The figures
         are of the images the thresholds were chosen on, which flatters them.
     """
     rows = []
-    for number, name in enumerate(classes):
-        mine, chances = labels == number, probabilities[:, number]
-        if name == normal and len(classes) > 2:
-            name, mine, chances = ANY_FINDING, ~mine, 1 - chances
+    for target in called_together(classes, normal=normal, order=order):
+        name, mine, chances = target.label, target.of(labels), target.chances(probabilities)
         own, others = chances[mine], chances[~mine]
         if not len(own) or not len(others):
             continue
@@ -209,14 +316,24 @@ def calibration_section(
     Raises:
         DataError: Answers that do not belong together.
     """
-    before, after, index = check_pair(reference, candidate)
     itself, same = candidate is reference, False
+    original, raw_scores = reference, candidate
+    findings: dict[str, float] = {}
+    if candidate.several:  # every known pair of image and finding; each unit holds all of its own
+        check_same_images(reference, candidate)
+        temperatures = candidate.temperatures or (1.0,) * len(candidate.classes)
+        findings = dict(zip(candidate.classes, temperatures, strict=True))
+        raw_scores = candidate.pairs(raw=True)
+        original, candidate = reference.pairs(), candidate.pairs()
+        original = candidate if itself else original
+    before, after, index = check_pair(original, candidate)
+    unscaled = check_pair(raw_scores, raw_scores)[0] if findings else after
     classifiers = [
-        CalibrationStatistics.of(after, 1.0, index),
+        CalibrationStatistics.of(unscaled, 1.0, index),
         CalibrationStatistics.of(after, candidate.temperature, index),
     ]
     if not itself:
-        classifiers.append(CalibrationStatistics.of(before, reference.temperature, index))
+        classifiers.append(CalibrationStatistics.of(before, original.temperature, index))
 
     def measure(counts: Floats) -> list[dict[str, Floats]]:
         weights = counts[index]
@@ -230,21 +347,51 @@ def calibration_section(
         apart = {name: ours[name] - theirs[name] for name in ours if name in theirs}
         intervals = _intervals(apart, index, floor=-1.0)
         changes = {n: c for n, c in intervals.items() if c.low < c.high}
-        if same := identical(reference, candidate):
+        if same := identical(original, candidate):
             changes = {name: unchanged(change) for name, change in intervals.items()}
     return Calibration(
         temperature=candidate.temperature,
+        temperatures=findings,
         chosen_on=chosen_on,
         before=raw,
         after=calibrated,
         changes=changes,
-        bins=reliability(candidate, index, 1.0),
+        bins=reliability(raw_scores, index, 1.0),
         bins_after=reliability(candidate, index, candidate.temperature),
+        grades=_by_grade(candidate, index, resamples, seed),
         verdict=ITSELF
         if itself
         else IDENTICAL
         if same
         else _verdict(raw, calibrated, changes, margin, effective_units(index)),
+    )
+
+
+def _by_grade(
+    candidate: Scores, index: Integers, resamples: int, seed: int
+) -> tuple[GradeCalibration, ...]:
+    """Each grade and all graver ones together: calibration in the large, by units."""
+    if not candidate.order:
+        return ()
+    targets = called_together(candidate.classes, order=candidate.order)
+    there = [target.of(candidate.labels) for target in targets]
+    stated = [target.chances(candidate.probabilities) for target in targets]
+    units = int(index.max()) + 1
+    gaps = np.stack([np.bincount(index, p - y, units) for p, y in zip(stated, there, strict=True)])
+    cases = np.bincount(index, minlength=units).astype(np.float64)
+
+    def measure(counts: Floats) -> list[dict[str, Floats]]:
+        apart = gaps @ counts / (cases @ counts)
+        return [{target.label: row for target, row in zip(targets, apart, strict=True)}]
+
+    (spreads,) = bootstrap(measure, index, candidate.labels, resamples, seed)
+    excesses = _intervals(spreads, index, floor=-1.0)
+    rows = zip(targets, stated, there, strict=True)
+    shares = [(t.label, float(p.mean()), proportion(y, index)) for t, p, y in rows]
+    return tuple(
+        GradeCalibration(label=label, stated=mean, observed=share, excess=excesses[label])
+        for label, mean, share in shares
+        if share is not None and label in excesses
     )
 
 

@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.evidence.columns import GroupColumn, divide
-from clinipress.evidence.family import check_pair, combine, identical
+from clinipress.evidence.family import check_pair, check_same_images, combine, identical
 from clinipress.evidence.gate import FEWEST_UNITS, IDENTICAL, few_units
-from clinipress.evidence.scores import Scores
+from clinipress.evidence.scores import AND, Scores
 from clinipress.records.judgement import Direction, Disagreement, Flip, FlipCounts
 from clinipress.records.result import Interval, Reason, RiskLevel, Rule, Status, Verdict
 from clinipress.reporting.wording.reasons import worded
 from clinipress.stats.bootstrap import bootstrap, spread_interval, weighted_sums
-from clinipress.stats.intervals import effective_units, proportion
+from clinipress.stats.intervals import effective_units, proportion, unit_index
 from clinipress.stats.metrics import log_softmax, predictions, rates
 from clinipress.stats.paired import mcnemar_exact
 
@@ -72,18 +72,25 @@ def disagreement_section(
     Raises:
         DataError: Answers that do not belong together.
     """
+    findings = reference.classes if candidate.several else ()
+    single = (reference, candidate) if findings else None
+    if findings:
+        check_same_images(reference, candidate)
+        reference, candidate = reference.called_pairs(), candidate.called_pairs()
     cases, _, index = check_pair(reference, candidate)
     pair = _Pair.of(reference, candidate, index)
     columns = divide(candidate.groups, index)[0]
     counts = pair.count("all", np.arange(len(pair.labels)))
     directions = tuple(pair.direction(i) for i in range(len(pair.classes)))
     tested = directions if cases.positive is None else (directions[cases.positive],)
+    if single:  # of each finding that somebody shows
+        tested = tuple(_of_findings(*single))
     adjusted = holm([direction.p_value for direction in tested])
     tested = tuple(
         direction.model_copy(update={"adjusted_p_value": p})
         for direction, p in zip(tested, adjusted, strict=True)
     )
-    directions = tested if cases.positive is None else directions
+    directions = tested if cases.positive is None or single else directions
     lost, gained = units_changed(pair.was, pair.now, index)
     return Disagreement(
         cases=counts.cases,
@@ -217,6 +224,15 @@ class _Pair:
         )
 
 
+def _of_findings(reference: Scores, candidate: Scores) -> Iterator[Direction]:
+    """Which way each of several findings leans."""
+    for number in range(len(reference.classes)):
+        before, after = (s.with_cuts().of_finding(number) for s in (reference, candidate))
+        if len(np.unique(before.labels)) == 2:
+            index = unit_index(before.units, len(before.labels))
+            yield _Pair.of(before, after, index).direction(0)
+
+
 def _by_class(pair: _Pair) -> Iterator[tuple[str, Integers]]:
     for number, name in enumerate(pair.classes):
         yield name, np.flatnonzero(pair.labels == number)
@@ -282,7 +298,8 @@ def _worst(
         flips += [(i, kind) for i in rows[np.argsort(-surety[rows], kind="stable")].tolist()]
     return tuple(
         Flip(
-            key=keys[i],
+            key=keys[i].partition(AND)[0],
+            finding=keys[i].partition(AND)[2] or None,
             truth=pair.classes[pair.labels[i]],
             before=pair.classes[pair.before[i]],
             after=pair.classes[pair.after[i]],

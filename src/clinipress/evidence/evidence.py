@@ -7,6 +7,7 @@ Which method serves which figure:
 - f1 of one class: Wilson of the Jaccard index J, which is a proportion, through F1 = 2 J / (1 + J);
 - AUROC of one class, and of a two-class task, and its change: DeLong, by units where they hold
   several cases;
+- where classes are grades, the share of answers two grades off or more: Wilson, its change Tango;
 - balanced accuracy, macro AUROC, macro F1, kappa, log loss, Brier score: percentile bootstrap over
   units, stratified by class, with the tails of Student's t; expected calibration error, which is
   biased upwards: the same resamples with their bias taken off;
@@ -46,15 +47,18 @@ from clinipress.stats.intervals import (
 )
 from clinipress.stats.metrics import (
     CALIBRATION_BINS,
+    FAR_OFF,
     Cases,
     RankTable,
     brier_scores,
     calibration_gaps,
     check_cases,
+    grades_off,
     log_losses,
     log_odds,
     mean_of_defined,
     predictions,
+    quadratic_kappa,
     rank_table,
     rates,
     softmax,
@@ -73,7 +77,11 @@ __all__ = ["carried_by", "changes", "discordance", "evidence", "unchanged"]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Intervals = dict[str, Interval]
-_MACRO = ("balanced_accuracy", "auroc_macro", "f1_macro", "kappa", "log_loss", "brier", "ece")
+NEVER_FAR = 1e9  # logits apart, where no grade is two off
+_MACRO = (
+    *("balanced_accuracy", "auroc_macro", "f1_macro", "kappa", "kappa_quadratic"),
+    *("log_loss", "brier", "ece"),
+)
 _UNBOUNDED_BY_PARTS = ("log_loss", "brier", "ece")
 _COUNTED = ("balanced_accuracy", "f1", "kappa")
 _PARTS = {"balanced_accuracy": "sensitivity[", "f1_macro": "f1[", "auroc_macro": "auroc["}
@@ -85,7 +93,8 @@ class _Table:
 
     Attributes:
         sums: float64 ``[q, units]``: rows are k hits, k cases, k predictions, log loss, Brier
-            score and 15 calibration gaps, each added up over the unit's cases.
+            score, 15 calibration gaps and, of grades, the k x k table of true grade and grade
+            called, each added up over the unit's cases.
         ranks: One sorted table per class; none with two classes, whose area DeLong serves.
     """
 
@@ -101,6 +110,7 @@ def evidence(
     units: NDArray[np.integer] | None = None,
     reference: NDArray[np.floating] | None = None,
     positive: str | None = None,
+    order: Sequence[str] = (),
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Interval]:
@@ -113,6 +123,7 @@ def evidence(
         units: Integer ``[n]``, the patient or cluster of each case; None: each its own.
         reference: The reference's logits ``[n, k]``, for "agreement".
         positive: The finding of a two-class task; None: no "sensitivity" and "specificity".
+        order: All classes by grade, the least first; empty: no "kappa_quadratic" and "two_off".
         resamples: Bootstrap resamples.
         seed: Same seed, same interval.
 
@@ -120,12 +131,13 @@ def evidence(
         "accuracy", "balanced_accuracy", "auroc_macro", "f1_macro", "kappa", "log_loss", "brier",
         "ece", "agreement" (with a reference) and per class "sensitivity[CLASS]",
         "precision[CLASS]", "f1[CLASS]", "auroc[CLASS]" (three classes or more); with `positive`
-        "sensitivity" and "specificity". What is undefined is absent, never NaN.
+        "sensitivity" and "specificity"; with `order` "kappa_quadratic" and "two_off", the share of
+        answers two grades off or more. What is undefined is absent, never NaN.
 
     Raises:
         DataError: Shapes, labels, units or logits that cannot be used.
     """
-    cases = check_cases(logits, labels, classes, positive)
+    cases = check_cases(logits, labels, classes, positive, order)
     index = check_units(units, len(cases.labels))
     intervals = _proportions(cases, index)
     if reference is not None:
@@ -155,6 +167,7 @@ def changes(
     *,
     units: NDArray[np.integer] | None = None,
     positive: str | None = None,
+    order: Sequence[str] = (),
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Interval]:
@@ -170,6 +183,7 @@ def changes(
         classes: k names in the order of the logits.
         units: Integer ``[n]``, the patient or cluster of each case; None: each its own.
         positive: The finding of a two-class task; None: no "sensitivity" and "specificity".
+        order: All classes by grade, the least first; empty: no "kappa_quadratic" and "two_off".
         resamples: Bootstrap resamples, shared by the two.
         seed: Same seed, same interval.
 
@@ -181,8 +195,8 @@ def changes(
     Raises:
         DataError: Shapes, labels, units or logits that cannot be used.
     """
-    before = check_cases(reference_logits, labels, classes, positive)
-    after = check_cases(candidate_logits, labels, classes, positive)
+    before = check_cases(reference_logits, labels, classes, positive, order)
+    after = check_cases(candidate_logits, labels, classes, positive, order)
     index = check_units(units, len(before.labels))
     intervals = _paired_proportions(before, after, index)
     scores, others = log_odds(before.logits), log_odds(after.logits)
@@ -221,11 +235,11 @@ def carried_by(
 
     Returns:
         Metric -> number; of a figure of one class that of its cases, of a mean over classes the
-        least of them. Figures of all cases alike are under "accuracy" alone.
+        least of them. Of figures of all cases alike those that have rules are there alone.
     """
     index = check_units(units, len(labels))
     mine = [effective_units(index[labels == number]) for number in range(len(classes))]
-    carried = {"accuracy": effective_units(index)}
+    carried = dict.fromkeys(("accuracy", "two_off"), effective_units(index))
     carried |= dict.fromkeys(
         ("balanced_accuracy", "auroc_macro", "f1_macro"), min(filter(None, mine))
     )
@@ -281,8 +295,22 @@ def _proportions(cases: Cases, index: Integers) -> Intervals:
         put(intervals, f"precision[{name}]", proportion(hits[predicted], index[predicted]))
         jaccard = share(actual | predicted)
         put(intervals, f"f1[{name}]", jaccard and f1_of_jaccard(jaccard))
+    if cases.grades is not None:
+        far = grades_off(cases) >= FAR_OFF
+        likely = nearest(-far.astype(np.int64), _reach(cases, cases.grades), still, index) != 0
+        put(intervals, "two_off", proportion(far, index, likely=likely))
     _name_two_classes(intervals, cases)
     return intervals
+
+
+def _reach(cases: Cases, grades: Integers) -> Floats:
+    """How far the best logit within a grade of the truth stands above the best beyond, ``[n]``."""
+    off = np.abs(grades - grades[cases.labels][:, None])
+    near, far = (
+        np.where(rows, cases.logits, -np.inf).max(axis=1)
+        for rows in (off < FAR_OFF, off >= FAR_OFF)
+    )
+    return np.asarray(np.minimum(near - far, NEVER_FAR))
 
 
 def _name_two_classes(intervals: Intervals, cases: Cases) -> None:
@@ -323,6 +351,12 @@ def _paired_proportions(before: Cases, after: Cases, index: Integers) -> Interva
         )
         precision = precision_difference(mine, recalled, called, index, likely=likely)
         put(intervals, f"precision[{name}]", precision)
+    if before.grades is not None:
+        far, farther = (grades_off(cases) >= FAR_OFF for cases in (before, after))
+        reach, reached = (_reach(cases, before.grades) for cases in (before, after))
+        events = farther.astype(np.int64) - far
+        likely = -nearest(-events, reached, reached - reach, index)
+        put(intervals, "two_off", paired_difference(farther, far, index, likely=likely))
     _name_two_classes(intervals, before)
     return intervals
 
@@ -333,7 +367,8 @@ def _table(cases: Cases, index: Integers) -> _Table:
     called, labels = predictions(cases.logits), cases.labels
     chances = softmax(cases.logits)
     bins, gaps = calibration_gaps(chances, labels)
-    rows = np.zeros((3 * k + 2 + CALIBRATION_BINS, n))
+    graded = 0 if cases.grades is None else k * k
+    rows = np.zeros((3 * k + 2 + CALIBRATION_BINS + graded, n))
     every = np.arange(n)
     rows[labels, every] = called == labels
     rows[k + labels, every] = 1
@@ -341,6 +376,10 @@ def _table(cases: Cases, index: Integers) -> _Table:
     rows[3 * k] = log_losses(cases.logits, labels)
     rows[3 * k + 1] = brier_scores(chances, labels)
     rows[3 * k + 2 + bins, every] = gaps
+    if cases.grades is not None:
+        rows[3 * k + 2 + CALIBRATION_BINS :][
+            k * cases.grades[labels] + cases.grades[called], every
+        ] = 1
     sums: Floats = np.stack([np.bincount(index, row) for row in rows]).astype(np.float64)
     scores = log_odds(cases.logits)
     ranked = range(k) if k > 2 else ()
@@ -359,6 +398,7 @@ def _measure(
         classes: k names.
     """
     k = len(classes)
+    by_grade = 3 * k + 2 + CALIBRATION_BINS
     sums = weighted_sums(table.sums, counts)
     total = sums[k : 2 * k].sum(axis=0)
     by_class = rates(sums[:k], sums[k : 2 * k], sums[2 * k : 3 * k])
@@ -368,8 +408,10 @@ def _measure(
         "kappa": by_class["kappa"],
         "log_loss": sums[3 * k] / total,
         "brier": sums[3 * k + 1] / total,
-        "ece": np.abs(sums[3 * k + 2 :]).sum(axis=0) / total,
+        "ece": np.abs(sums[3 * k + 2 : by_grade]).sum(axis=0) / total,
     }
+    if len(sums) > by_grade:
+        figures["kappa_quadratic"] = quadratic_kappa(sums[by_grade:].reshape(k, k, -1))
     if table.ranks:
         areas = np.stack([weighted_auroc(ranks, weights) for ranks in table.ranks])
         figures["auroc_macro"] = mean_of_defined(areas)
@@ -406,7 +448,34 @@ def _without_width(
         accuracy = intervals["accuracy"]
         parts = [((e - chance) / (1 - chance)) for e in (accuracy.low, accuracy.high)]
         return with_ends(interval, [(parts[0], parts[1])])
+    if name == "kappa_quadratic":
+        return with_ends(interval, [_graded_ends(intervals, cases)])
     return with_ends(interval, _part_ends(name, intervals))
+
+
+def _graded_ends(intervals: Intervals, cases: Cases) -> tuple[float, float]:
+    """Of the weighted kappa: as many a grade off, and as many all grades off, as may be."""
+    accuracy, far, step = intervals["accuracy"], intervals["two_off"], _a_grade(cases)
+    ends = [(1 - a - f, f) for a, f in ((accuracy.low, far.high), (accuracy.high, far.low))]
+    low, high = (
+        1 - step * max(wrong, 0.0) - step * (len(cases.classes) - 1) ** 2 * two_off
+        for wrong, two_off in ends
+    )
+    return low, high
+
+
+def _a_grade(cases: Cases) -> float:
+    """What the weighted kappa loses where all cases are called a grade off: ``n / sum w e``."""
+    if cases.grades is None:
+        return 0.0
+    k, n = len(cases.classes), len(cases.labels)
+    actual, called = (
+        np.bincount(cases.grades[numbers], minlength=k)
+        for numbers in (cases.labels, predictions(cases.logits))
+    )
+    weights = np.subtract.outer(np.arange(k), np.arange(k)) ** 2
+    chance = float(actual @ weights @ called) / n**2
+    return 1 / chance if chance else 0.0
 
 
 def _part_ends(name: str, intervals: Intervals) -> list[tuple[float, float]]:
@@ -437,6 +506,8 @@ def _none_changed(name: str, before: Cases, after: Cases, index: Integers) -> fl
     n, stretch = float(len(labels)), 1.0
     if name == "kappa":
         stretch = 1 / (1 - _chance_agreement(before))
+    elif name == "kappa_quadratic":
+        stretch = _a_grade(before) * _next_step(after)
     elif name == "balanced_accuracy":
         n = np.count_nonzero(actual) ** 2 / float((1 / actual[actual > 0]).sum())
     else:  # one answer moves an F1 by no more than 1 - F1 / 2 cases of (actual + called) / 2
@@ -447,6 +518,20 @@ def _none_changed(name: str, before: Cases, after: Cases, index: Integers) -> fl
         n = len(sizes) ** 2 / float((1 / sizes).sum())
     z2 = z_value(0.95) ** 2
     return stretch * z2 / (n * effective_size(likely, index) / len(labels) + z2)
+
+
+def _next_step(cases: Cases) -> float:
+    """How much nearer to or farther from the truth, in squared grades, the next answers would be.
+
+    The mean over all cases if each were called what comes second to it; 1, a right answer that
+    becomes one of the next grade, at the least.
+    """
+    if cases.grades is None:
+        return 1.0
+    off = (cases.grades - cases.grades[cases.labels][:, None]) ** 2
+    first, second = np.argsort(-cases.logits, axis=1, kind="stable")[:, :2].T
+    rows = np.arange(len(off))
+    return max(1.0, float(np.abs(off[rows, second] - off[rows, first]).mean()))
 
 
 def _at_least(interval: Interval, half: float) -> Interval:

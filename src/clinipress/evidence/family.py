@@ -28,6 +28,7 @@ __all__ = [
     "ITSELF",
     "Comparison",
     "check_pair",
+    "check_same_images",
     "combine",
     "identical",
     "joint_confidence",
@@ -51,6 +52,20 @@ def check_pair(reference: Scores, candidate: Scores) -> tuple[Cases, Cases, NDAr
         DataError: No image, other images or another order, other labels, units or classes, or
             logits that are not finite.
     """
+    check_same_images(reference, candidate)
+    before, after = (
+        check_cases(scores.logits, scores.labels, scores.classes, scores.positive)
+        for scores in (reference, candidate)
+    )
+    return before, after, unit_index(candidate.units, len(candidate.labels))
+
+
+def check_same_images(reference: Scores, candidate: Scores) -> None:
+    """Make sure that two sets of scores are of the same images in the same order.
+
+    Raises:
+        DataError: They are not, or have other labels, units or classes.
+    """
     same = (
         reference.keys == candidate.keys
         and reference.classes == candidate.classes
@@ -63,18 +78,12 @@ def check_pair(reference: Scores, candidate: Scores) -> tuple[Cases, Cases, NDAr
             "other names, classes, labels or units",
             "measure both on one split",
         )
-    before, after = (
-        check_cases(scores.logits, scores.labels, scores.classes, scores.positive)
-        for scores in (reference, candidate)
-    )
-    return before, after, unit_index(candidate.units, len(candidate.labels))
 
 
 def identical(reference: Scores, candidate: Scores) -> bool:
     """Whether all probabilities are the same to the last digit, as of a copy of the file."""
-    return reference.temperature == candidate.temperature and np.array_equal(
-        reference.logits, candidate.logits
-    )
+    how = [(s.temperature, s.temperatures, s.thresholds) for s in (reference, candidate)]
+    return how[0] == how[1] and np.array_equal(reference.logits, candidate.logits)
 
 
 def joint_confidence(comparisons: int) -> float:

@@ -20,7 +20,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Literal
 
 from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval, Reason, RiskLevel, Rule, Status, Verdict
@@ -30,6 +30,7 @@ __all__ = [
     "FEWEST_UNITS",
     "IDENTICAL",
     "MARGINS",
+    "Primary",
     "cases_to_decide",
     "few_units",
     "floored",
@@ -45,6 +46,7 @@ MARGINS: Mapping[RiskLevel, float] = {"critical": 0.005, "high": 0.01, "medium":
 CLASS_MARGIN_FACTOR = 4
 # Kinds of reasons for which no verdict is better than inconclusive, whatever the rules show.
 CAPS = frozenset(("rules changed", "no floor", "weak reference", "may have seen"))
+Primary = Literal["auroc_macro", "sensitivity[*]"]
 FEWEST_UNITS = 5  # what fewer patients carry gets no verdict
 POWER = 0.8
 MOST_CASES = 10_000_000  # beyond this a number of cases is no advice
@@ -54,7 +56,13 @@ MOST_CASES = 10_000_000  # beyond this a number of cases is no advice
 IDENTICAL = Verdict(status="pass", reasons=worded([Reason(kind="identical", status="pass")]))
 
 
-def rules_for(risk: RiskLevel, margins: Mapping[str, float] | None = None) -> tuple[Rule, ...]:
+def rules_for(
+    risk: RiskLevel,
+    margins: Mapping[str, float] | None = None,
+    *,
+    ordered: bool = False,
+    several: Primary | None = None,
+) -> tuple[Rule, ...]:
     """What must hold at a risk level, the primary rule first.
 
     Accuracy decides. The guards stop a candidate only when its loss is shown: balanced accuracy
@@ -63,16 +71,38 @@ def rules_for(risk: RiskLevel, margins: Mapping[str, float] | None = None) -> tu
     all may be a loss of several in one class. A guard that cannot tell is noted and does not
     block: with six classes and a few hundred images no candidate would ever pass.
 
+    Where the classes are grades, a rise of the share of answers two grades off or more has to be
+    shown to be small as well, with the same margin: of two models that are right equally often the
+    one that takes none for severe is the worse. The quadratic weighted kappa is a guard.
+
+    Where an image may show several findings, the mean area under their ROC curves decides, or the
+    sensitivity of every finding at its threshold, as was chosen beforehand: the share of single
+    labels right says nothing, for naming no finding at all is right in nine of ten. The area of
+    each finding is a guard, and the worst of so many fails only where its loss is shown jointly
+    (`judge`). Thresholds are chosen anew for each candidate: what that does is for the section of
+    operating points, whose intervals know of it.
+
     Args:
         risk: The level.
         margins: Metric -> margin in place of the level's; of another metric, a guard more.
             "sensitivity[CLASS]" takes its class out of "sensitivity[*]".
+        ordered: The classes are grades.
+        several: What decides where an image may show several findings; None: it shows one class.
     """
     margin = MARGINS[risk]
-    usual = dict.fromkeys(("accuracy", "balanced_accuracy", "auroc_macro"), margin)
+    if several is not None:
+        each = CLASS_MARGIN_FACTOR * margin
+        limits: dict[str, float] = {several: margin if several == "auroc_macro" else each}
+        limits |= {"auroc_macro": margin, "auroc[*]": each} | dict(margins or {})
+        return tuple(
+            Rule(metric=metric, margin=limit, primary=metric == several)
+            for metric, limit in limits.items()
+        )
+    graded = ("two_off", "kappa_quadratic") if ordered else ()
+    usual = dict.fromkeys(("accuracy", *graded, "balanced_accuracy", "auroc_macro"), margin)
     usual["sensitivity[*]"] = CLASS_MARGIN_FACTOR * margin
     return tuple(
-        Rule(metric=metric, margin=limit, primary=metric == "accuracy")
+        Rule(metric=metric, margin=limit, primary=metric in ("accuracy", "two_off"))
         for metric, limit in (usual | dict(margins or {})).items()
     )
 
@@ -98,6 +128,7 @@ def judge(
     *,
     discordance: Mapping[str, float] | None = None,
     units: Mapping[str, float] | None = None,
+    joint: Mapping[str, Interval] | None = None,
 ) -> Verdict:
     """Apply rules to paired changes.
 
@@ -110,6 +141,8 @@ def judge(
         units: Metric -> effective number of units that carry it
             (`clinipress.evidence.evidence.carried_by`); below `FEWEST_UNITS` nothing is shown
             either way. What is not named has enough.
+        joint: Metric -> change with the confidence at which all comparisons of its family hold
+            together: a rule for every class fails only where it shows the loss. None: each alone.
 
     Returns:
         "fail" when any rule shows its loss; else "inconclusive" when a primary rule cannot tell,
@@ -118,7 +151,11 @@ def judge(
     shares = discordance or {}
     own = {rule.metric for rule in rules}
     rules = [rule for rule in rules if not _replaced(rule, changes, own)]
-    applied = [each for rule in rules for each in _apply(rule, changes, shares, units or {}, own)]
+    applied = [
+        each
+        for rule in rules
+        for each in _apply(rule, changes, shares, units or {}, own, joint or {})
+    ]
     deciding = [each for each in applied if each.reason.rule == "primary"]
     reasons = [each.reason for each in applied]
     open_questions = [each for each in deciding if each.outcome == "inconclusive"]
@@ -234,6 +271,7 @@ def _apply(
     shares: Mapping[str, float],
     units: Mapping[str, float],
     own: Collection[str],
+    joint: Mapping[str, Interval],
 ) -> list[_Applied]:
     """A rule applied; one for every class without its own, after those that too few units carry."""
     family, star, _ = rule.metric.partition("[*]")
@@ -243,23 +281,42 @@ def _apply(
         names = [name for name in every_class if name not in own] or names
     few = {name: units[name] for name in names if units.get(name, FEWEST_UNITS) < FEWEST_UNITS}
     every = [
-        _apply_to(rule, name, changes.get(name), shares.get(name))
+        _together(
+            _apply_to(rule, name, changes.get(name), shares.get(name)),
+            rule,
+            joint.get(name) if star else None,
+        )
         for name in names
         if name not in few
     ]
     failed = [each for each in every if each.outcome == "fail"]
     unsure = [each for each in every if each.outcome == "inconclusive"]
     worst = [max(failed or unsure or every, key=lambda each: each.loss or 0.0)] if every else []
-    unsaid = [_Applied("inconclusive", None, few_units(rule, few))] if few else []
+    unsaid = (
+        [_Applied("inconclusive", None, few_units(rule, few, whole=bool(joint)))] if few else []
+    )
     return [*unsaid, *worst]
 
 
-def few_units(rule: Rule, few: Mapping[str, float]) -> Reason:
+def _together(alone: _Applied, rule: Rule, joint: Interval | None) -> _Applied:
+    """A loss that is shown by itself, and not as one of so many, cannot tell."""
+    if joint is None or alone.outcome != "fail":
+        return alone
+    if metric_facts(rule.metric).loss(joint).low >= rule.margin:
+        shown = {"interval": joint}
+        return _Applied("fail", alone.loss, alone.reason.model_copy(update=shown))
+    status: Status | None = "inconclusive" if rule.primary else None
+    update = {"interval": joint, "status": status}
+    return _Applied("inconclusive", alone.loss, alone.reason.model_copy(update=update))
+
+
+def few_units(rule: Rule, few: Mapping[str, float], *, whole: bool = False) -> Reason:
     """Why a rule has no verdict on figures of fewer than `FEWEST_UNITS`.
 
     Args:
         rule: What must hold.
         few: Metric, with its place -> effective units that carry it.
+        whole: Each unit was counted as one.
     """
     places = {name.partition("[")[2].removesuffix("]"): round(n, 1) for name, n in few.items()}
     return Reason(
@@ -269,7 +326,7 @@ def few_units(rule: Rule, few: Mapping[str, float]) -> Reason:
         metric=rule.metric.partition("[")[0],
         where=next(iter(places)) or None,
         limit=rule.margin,
-        parameters={"units": places},
+        parameters={"units": places} | ({"whole": True} if whole else {}),
     )
 
 

@@ -10,11 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from clinipress.evidence import gate
 from clinipress.evidence.calibration import calibration_section
 from clinipress.evidence.disagreement import AGREEMENT, disagreement_section
 from clinipress.evidence.evidence import carried_by, changes, evidence
-from clinipress.evidence.family import identical
+from clinipress.evidence.family import identical, joint_confidence, widened
+from clinipress.evidence.finding_groups import finding_groups_section
+from clinipress.evidence.multilabel import (
+    carried_by_findings,
+    multilabel_changes,
+    multilabel_evidence,
+)
 from clinipress.evidence.operating import operating_section
 from clinipress.evidence.scores import Scores
 from clinipress.evidence.subgroups import subgroups_section
@@ -24,7 +32,16 @@ from clinipress.records.result import Interval, Reason, RiskLevel, Rule, RuleCha
 from clinipress.stats.metrics import confusion
 from clinipress.stats.paired import discordance
 
-__all__ = ["Declared", "SplitJudgement", "figures", "guarded", "judged", "paired", "statistics"]
+__all__ = [
+    "Declared",
+    "SplitJudgement",
+    "counted",
+    "figures",
+    "guarded",
+    "judged",
+    "paired",
+    "statistics",
+]
 
 _CAPPING = ("floors", "rule_changes")
 NO_THRESHOLDS = "no validation scores to choose thresholds on"
@@ -86,7 +103,9 @@ class SplitJudgement:
 
     Attributes:
         evidence: Metric -> its interval.
-        confusion: Images by true class (rows) and answer (columns).
+        confusion: Images by true class (rows) and answer (columns); of several findings, for each
+            those that show it and are called or missed, and those that do not and are called or
+            spared.
         changes: Metric -> candidate minus reference, paired; empty for the reference itself.
         verdict: None for the reference itself.
     """
@@ -116,6 +135,8 @@ def judged(
         judgements: The candidate's sections, of which those that are guards can stop it.
         caps: Why no verdict on this split is better than inconclusive.
     """
+    if candidate.several:
+        return _judged_findings(declared, rules, reference, candidate, judgements, caps)
     labels, classes = candidate.labels, candidate.classes
     itself = candidate is reference
     differences = {} if itself else paired(declared, reference, candidate)
@@ -134,17 +155,74 @@ def judged(
         )
         verdict = gate.settled(verdict, gate.floored(declared.floors, mine, units), caps)
     return SplitJudgement(
-        evidence=mine,
-        confusion=confusion(candidate.logits, labels, len(classes)).tolist(),
-        changes=differences,
-        verdict=verdict,
+        evidence=mine, confusion=counted(candidate), changes=differences, verdict=verdict
     )
+
+
+def _judged_findings(
+    declared: Declared,
+    rules: Sequence[Rule],
+    reference: Scores,
+    candidate: Scores,
+    judgements: Judgements,
+    caps: Sequence[Reason],
+) -> SplitJudgement:
+    """`judged` where an image may show several findings."""
+    itself = candidate is reference
+    mine = figures(declared, candidate)
+    differences = {} if itself else paired(declared, reference, candidate)
+    verdict = None
+    if not itself:
+        carried = carried_by_findings(candidate.labels, candidate.classes, units=candidate.units)
+        told = sum(
+            carried.get(f"auroc[{name}]", 0) >= gate.FEWEST_UNITS for name in candidate.classes
+        )
+        confidence = joint_confidence(told)
+        joint = {name: widened(change, confidence) for name, change in differences.items()}
+        same = identical(reference, candidate)
+        verdict = guarded(
+            gate.IDENTICAL if same else gate.judge(rules, differences, units=carried, joint=joint),
+            judgements,
+            declared.guards,
+        )
+        verdict = gate.settled(verdict, gate.floored(declared.floors, mine, carried), caps)
+    return SplitJudgement(
+        evidence=mine, confusion=counted(candidate), changes=differences, verdict=verdict
+    )
+
+
+def counted(scores: Scores) -> list[list[int]]:
+    """Images by true class (rows) and answer (columns); of findings see `SplitJudgement`."""
+    if not scores.several:
+        table: list[list[int]] = confusion(
+            scores.logits, scores.labels, len(scores.classes)
+        ).tolist()
+        return table
+    called = np.round(scores.scaled - scores.cuts, 9) >= 0
+    sides = [(truth, answer) for truth in (1, 0) for answer in (True, False)]
+    return [
+        [
+            int(((scores.labels[:, c] == truth) & (called[:, c] == answer)).sum())
+            for truth, answer in sides
+        ]
+        for c in range(len(scores.classes))
+    ]
 
 
 def figures(
     declared: Declared, candidate: Scores, reference: Scores | None = None
 ) -> dict[str, Interval]:
     """Every metric of a set of scores; agreement with `reference` too where there is one."""
+    if candidate.several:
+        return multilabel_evidence(
+            candidate.scaled,
+            candidate.labels,
+            candidate.classes,
+            units=candidate.units,
+            thresholds=candidate.thresholds or 0.5,
+            resamples=declared.resamples,
+            seed=declared.seed,
+        )
     other = None if reference is None else reference.logits
     return evidence(
         candidate.logits,
@@ -157,6 +235,18 @@ def figures(
 
 def paired(declared: Declared, reference: Scores, candidate: Scores) -> dict[str, Interval]:
     """Every metric of `candidate` minus that of `reference` on the same images, paired."""
+    if candidate.several:
+        return multilabel_changes(
+            reference.scaled,
+            candidate.scaled,
+            candidate.labels,
+            candidate.classes,
+            units=candidate.units,
+            thresholds=reference.thresholds or 0.5,
+            candidate_thresholds=candidate.thresholds or 0.5,
+            resamples=declared.resamples,
+            seed=declared.seed,
+        )
     return changes(
         reference.logits,
         candidate.logits,
@@ -172,6 +262,7 @@ def _options(declared: Declared, scores: Scores) -> dict[str, Any]:
         "resamples": declared.resamples,
         "seed": declared.seed,
         "positive": scores.positive,
+        "order": scores.order,
     }
 
 
@@ -225,7 +316,7 @@ def statistics(
             resamples=declared.resamples,
             seed=declared.seed,
         ),
-        subgroups=subgroups_section(
+        subgroups=(finding_groups_section if candidate.several else subgroups_section)(
             reference,
             candidate,
             minimum=declared.recipe.smallest_group,

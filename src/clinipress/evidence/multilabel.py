@@ -1,7 +1,10 @@
 """Evidence and paired changes where an image may show several findings at once, or none.
 
-Every label is a two-sided question of its own: its probability is the sigmoid of its logit, and it
-is called at or above a threshold. The methods are those of `clinipress.evidence.evidence`:
+Every finding is a two-sided question of its own: its probability is the sigmoid of its logit, and
+it is called at or above a threshold. Where it is unknown whether a finding is there, the image
+counts for nothing in its figures, and cannot be wrong in those of whole images. Means over findings
+are over those that at least `FEWEST_UNITS` patients show, and as many do not: the others are named
+and decide nothing. The methods are those of `clinipress.evidence.evidence`:
 
 - per label sensitivity, specificity, precision: Wilson; f1: Wilson of the Jaccard index; AUROC:
   DeLong; changes of sensitivity, specificity and precision: Tango;
@@ -26,20 +29,28 @@ from numpy.typing import NDArray
 
 from clinipress.errors import DataError
 from clinipress.evidence.evidence import check_units, put, unchanged
+from clinipress.evidence.gate import FEWEST_UNITS
 from clinipress.records.result import Interval
 from clinipress.stats.bootstrap import BootstrapSpread, bootstrap, spread_interval, weighted_sums
 from clinipress.stats.delong import auroc_difference, auroc_interval
-from clinipress.stats.intervals import f1_of_jaccard, proportion, with_ends
+from clinipress.stats.intervals import effective_units, f1_of_jaccard, proportion, with_ends
 from clinipress.stats.metrics import (
     CALIBRATION_BINS,
     RankTable,
     mean_of_defined,
     rank_table,
+    sigmoid,
     weighted_auroc,
 )
 from clinipress.stats.paired import paired_difference, precision_difference
 
-__all__ = ["check_multilabel", "multilabel_changes", "multilabel_evidence", "sigmoid"]
+__all__ = [
+    "carried_by_findings",
+    "check_multilabel",
+    "judgeable",
+    "multilabel_changes",
+    "multilabel_evidence",
+]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -53,21 +64,17 @@ class LabelAnswers:
 
     Attributes:
         logits: float64 ``[n, k]``, finite.
-        truth: bool ``[n, k]``.
+        truth: bool ``[n, k]``, False where unknown.
+        known: bool ``[n, k]``.
         called: bool ``[n, k]``.
         labels: k names.
     """
 
     logits: Floats
     truth: Bools
+    known: Bools
     called: Bools
     labels: tuple[str, ...]
-
-
-def sigmoid(logits: NDArray[np.floating]) -> Floats:
-    """Probability of each label by itself, float64, the shape of the logits."""
-    powers = np.exp(-np.abs(np.asarray(logits, np.float64)))
-    return np.asarray(np.where(np.asarray(logits) >= 0, 1.0, powers) / (1 + powers))
 
 
 def check_multilabel(
@@ -80,13 +87,13 @@ def check_multilabel(
 
     Args:
         logits: Floating ``[n, k]``.
-        truth: bool, or 0 and 1, ``[n, k]``.
+        truth: bool, or 1, 0 and -1 (unknown), ``[n, k]``.
         labels: k names.
         thresholds: Probability at or above which a label is called; one, or one per label.
 
     Raises:
-        DataError: No image, shapes that do not match, truth other than 0 and 1, logits that are
-            not finite, thresholds outside (0, 1).
+        DataError: No image, shapes that do not match, truth other than 1, 0 and -1, logits that
+            are not finite, thresholds outside (0, 1).
     """
     values, known, names = np.asarray(logits, np.float64), np.asarray(truth), tuple(labels)
     if values.ndim != 2 or not values.size or values.shape[1] != len(names):
@@ -94,9 +101,10 @@ def check_multilabel(
             f"logits [n, {max(len(names), 1)}] of at least one image and label",
             f"logits {list(values.shape)} for {len(names)} labels",
         )
-    if known.shape != values.shape or not np.isin(known, (0, 1)).all():
+    if known.shape != values.shape or not np.isin(known, (-1, 0, 1)).all():
         raise DataError(
-            f"truth of 0 and 1, {list(values.shape)}", f"{known.dtype} {list(known.shape)}"
+            f"truth of 1, 0 and -1 (unknown), {list(values.shape)}",
+            f"{known.dtype} {list(known.shape)}",
         )
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).any(axis=1).sum())
@@ -104,8 +112,42 @@ def check_multilabel(
     limits = np.asarray(thresholds, np.float64)
     if limits.shape not in ((), (len(names),)) or not ((limits > 0) & (limits < 1)).all():
         raise DataError(f"one threshold between 0 and 1, or {len(names)} of them", f"{thresholds}")
-    called = values >= np.log(limits / (1 - limits))
-    return LabelAnswers(values, known.astype(np.bool_), called, names)
+    called = np.round(values - np.log(limits / (1 - limits)), 9) >= 0
+    return LabelAnswers(values, known == 1, known >= 0, called, names)
+
+
+def judgeable(truth: NDArray[np.integer], units: NDArray[np.integer] | None = None) -> Bools:
+    """Findings that enough patients show, and enough do not: bool ``[k]``.
+
+    Args:
+        truth: 1, 0 and -1 (unknown), ``[n, k]``.
+        units: Integer ``[n]``; None: each image its own.
+    """
+    index = check_units(units, len(truth))
+    sides = [[len(np.unique(index[truth[:, c] == side])) for side in (0, 1)]
+             for c in range(truth.shape[1])]  # fmt: skip
+    return np.asarray([min(pair) >= FEWEST_UNITS for pair in sides], np.bool_)
+
+
+def carried_by_findings(
+    truth: NDArray[np.integer], labels: Sequence[str], *, units: NDArray[np.integer] | None = None
+) -> dict[str, float]:
+    """How many units carry each figure: of a finding, those that show it or do not, the fewer.
+
+    Arguments as `multilabel_evidence`. A mean over findings is of all units: the findings that too
+    few show are not in it.
+    """
+    index = check_units(units, len(truth))
+    carried: dict[str, float] = {}
+    for c, name in enumerate(labels):
+        there, absent = (len(np.unique(index[truth[:, c] == side])) for side in (1, 0))
+        carried |= dict.fromkeys(
+            (f"{metric}[{name}]" for metric in ("sensitivity", "specificity", "auroc", "f1")),
+            float(min(there, absent)),
+        )
+    every = effective_units(index) if judgeable(truth, units).any() else 0.0
+    macro = ("auroc_macro", "sensitivity_macro", "specificity_macro", "f1_macro")
+    return carried | dict.fromkeys(macro, every)
 
 
 def multilabel_evidence(
@@ -122,7 +164,7 @@ def multilabel_evidence(
 
     Args:
         logits: Floating ``[n, k]``, finite.
-        truth: bool, or 0 and 1, ``[n, k]``.
+        truth: bool, or 1, 0 and -1 (unknown), ``[n, k]``.
         labels: k names.
         units: Integer ``[n]``, the patient or cluster of each image; None: each its own.
         thresholds: Probability at or above which a label is called; one, or one per label.
@@ -169,10 +211,13 @@ def multilabel_changes(
     *,
     units: NDArray[np.integer] | None = None,
     thresholds: float | Sequence[float] = 0.5,
+    candidate_thresholds: float | Sequence[float] | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Interval]:
     """Candidate minus reference, paired on the same images; arguments as `multilabel_evidence`.
+
+    `candidate_thresholds` are the candidate's own; None: the same as the reference's.
 
     Returns:
         The names of `multilabel_evidence`; what is undefined for either is absent. A positive
@@ -182,7 +227,8 @@ def multilabel_changes(
         DataError: As `multilabel_evidence`.
     """
     before = check_multilabel(reference_logits, truth, labels, thresholds)
-    after = check_multilabel(candidate_logits, truth, labels, thresholds)
+    own = thresholds if candidate_thresholds is None else candidate_thresholds
+    after = check_multilabel(candidate_logits, truth, labels, own)
     index = check_units(units, len(before.truth))
     intervals: Intervals = {}
     others = _questions(after, index)
@@ -200,7 +246,8 @@ def multilabel_changes(
         if name not in intervals:
             interval = spread_interval(name, second[name] - spread, index, floor=-1)
             put(intervals, name, _with_width(name, interval, intervals))
-    if np.array_equal(before.logits, after.logits):
+    same = np.array_equal(before.called, after.called)
+    if same and np.array_equal(before.logits, after.logits):
         return {name: unchanged(interval) for name, interval in intervals.items()}
     return intervals
 
@@ -227,35 +274,36 @@ def _questions(
     answers: LabelAnswers, index: Integers
 ) -> dict[str, tuple[Bools, Bools, Floats, Integers]]:
     """Truth, calls, scores and units of each label, and of all pairs pooled under "_micro"."""
-    questions = {
-        f"[{name}]": (answers.truth[:, c], answers.called[:, c], answers.logits[:, c], index)
-        for c, name in enumerate(answers.labels)
-    }
-    pooled = np.repeat(index, len(answers.labels))
-    questions["_micro"] = (
-        answers.truth.ravel(),
-        answers.called.ravel(),
-        answers.logits.ravel(),
-        pooled,
-    )
+    questions = {}
+    for c, name in enumerate(answers.labels):
+        rows = answers.known[:, c]
+        each = (answers.truth[rows, c], answers.called[rows, c], answers.logits[rows, c])
+        questions[f"[{name}]"] = (*each, index[rows])
+    rows = answers.known
+    units = np.broadcast_to(index[:, None], rows.shape)[rows]
+    questions["_micro"] = answers.truth[rows], answers.called[rows], answers.logits[rows], units
     return questions
 
 
 def _overall(answers: LabelAnswers, index: Integers) -> Intervals:
-    right = answers.truth == answers.called
+    right, known = answers.truth == answers.called, answers.known
     intervals: Intervals = {}
-    put(intervals, "exact_match", proportion(right.all(axis=1), index))
-    pairs = np.repeat(index, len(answers.labels))
-    put(intervals, "hamming_accuracy", proportion(right.ravel(), pairs))
+    some = known.any(axis=1)
+    put(intervals, "exact_match", proportion((right | ~known).all(axis=1)[some], index[some]))
+    pairs = np.broadcast_to(index[:, None], known.shape)[known]
+    put(intervals, "hamming_accuracy", proportion(right[known], pairs))
     return intervals
 
 
 def _overall_changes(before: LabelAnswers, after: LabelAnswers, index: Integers) -> Intervals:
+    known = before.known
     was, now = before.truth == before.called, after.truth == after.called
     intervals: Intervals = {}
-    put(intervals, "exact_match", paired_difference(now.all(axis=1), was.all(axis=1), index))
-    pairs = np.repeat(index, len(before.labels))
-    put(intervals, "hamming_accuracy", paired_difference(now.ravel(), was.ravel(), pairs))
+    some = known.any(axis=1)
+    after_all, before_all = ((right | ~known).all(axis=1)[some] for right in (now, was))
+    put(intervals, "exact_match", paired_difference(after_all, before_all, index[some]))
+    pairs = np.broadcast_to(index[:, None], known.shape)[known]
+    put(intervals, "hamming_accuracy", paired_difference(now[known], was[known], pairs))
     return intervals
 
 
@@ -264,15 +312,17 @@ def _bootstrap(
 ) -> list[dict[str, BootstrapSpread]]:
     """All that is bootstrapped of each classifier, on draws that they share."""
     tables = [_sums(answers, index) for answers in models]
+    rows = [np.flatnonzero(models[0].known[:, c]) for c in range(len(models[0].labels))]
     ranks = [
-        [rank_table(answers.logits[:, c], answers.truth[:, c]) for c in range(len(answers.labels))]
-        for answers in models
+        [(own, rank_table(m.logits[own, c], m.truth[own, c])) for c, own in enumerate(rows)]
+        for m in models
     ]
+    counted = judgeable(np.where(models[0].known, models[0].truth, -1), index)
 
     def measure(counts: Floats) -> list[dict[str, Floats]]:
         weights = counts.astype(np.float32)[index]
         return [
-            _measure(sums, rank, counts, weights, models[0].labels)
+            _measure(sums, rank, counts, weights, models[0].labels, counted)
             for sums, rank in zip(tables, ranks, strict=True)
         ]
 
@@ -289,13 +339,9 @@ def _sums(answers: LabelAnswers, index: Integers) -> Floats:
     chances, units = sigmoid(answers.logits), int(index.max()) + 1
     gaps = chances - answers.truth
     bins = np.clip(np.ceil(chances * CALIBRATION_BINS).astype(np.int64) - 1, 0, None)
-    rows = [
-        answers.truth & answers.called,
-        answers.truth,
-        answers.called,
-        np.ones_like(gaps),
-        gaps**2,
-    ]
+    gaps = np.where(answers.known, gaps, 0)
+    called = answers.called & answers.known
+    rows = [answers.truth & called, answers.truth, called, answers.known, gaps**2]
     rows += [np.where(bins == number, gaps, 0) for number in range(CALIBRATION_BINS)]
     sums: Floats = np.zeros((len(rows), len(answers.labels), units))
     for number, row in enumerate(rows):
@@ -306,10 +352,11 @@ def _sums(answers: LabelAnswers, index: Integers) -> Floats:
 
 def _measure(
     sums: Floats,
-    ranks: Sequence[RankTable],
+    ranks: Sequence[tuple[Integers, RankTable]],
     counts: Floats,
     weights: NDArray[np.float32],
     labels: Sequence[str],
+    counted: Bools,
 ) -> dict[str, Floats]:
     """Figures of a block of resamples, each ``[block]``, counts ``[units, block]``."""
     flat = weighted_sums(sums.reshape(-1, sums.shape[2]), counts)
@@ -320,12 +367,12 @@ def _measure(
         "specificity": _ratio(images - actual - called + hits, images - actual),
         "precision": _ratio(hits, called),
         "f1": _ratio(2 * hits, actual + called),
-        "auroc": np.stack([weighted_auroc(table, weights) for table in ranks]),
+        "auroc": np.stack([weighted_auroc(table, weights[rows]) for rows, table in ranks]),
         "brier": _ratio(squares, images),
         "ece": _ratio(np.abs(totals[5:]).sum(axis=0), images),
     }
     figures = {
-        name if name in ("brier", "ece") else f"{name}_macro": mean_of_defined(values)
+        name if name in ("brier", "ece") else f"{name}_macro": mean_of_defined(values[counted])
         for name, values in by_label.items()
     }
     for kind in ("f1", "brier", "ece"):

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.errors import DataError
-from clinipress.evidence.calibration import thresholds
+from clinipress.evidence.calibration import Together, called_together, thresholds
 from clinipress.evidence.evidence import unchanged
 from clinipress.evidence.family import (
     ITSELF,
-    check_pair,
+    check_same_images,
     combine,
     identical,
     joint_confidence,
@@ -29,7 +29,6 @@ from clinipress.evidence.family import (
 )
 from clinipress.evidence.gate import CLASS_MARGIN_FACTOR, IDENTICAL
 from clinipress.evidence.scores import Scores
-from clinipress.records.candidate import ANY_FINDING
 from clinipress.records.judgement import OperatingRow, OperatingSection
 from clinipress.records.result import Interval, Reason, Rule, Verdict
 from clinipress.reporting.wording.reasons import worded
@@ -93,28 +92,21 @@ def operating_section(
         DataError: Answers that do not belong together, an aim or a prevalence outside (0, 1), a
             prevalence of an unknown class.
     """
-    cases, _, _ = check_pair(reference, candidate)
-    check_pair(reference_validation, candidate_validation)
+    check_same_images(reference, candidate)
+    check_same_images(reference_validation, candidate_validation)
     if reference_validation.classes != reference.classes:
         raise DataError("the same classes in both splits", ", ".join(reference_validation.classes))
     shares = dict(prevalence or {})
     _check_shares(shares, aims, reference.classes)
-    class_numbers = range(len(cases.classes)) if cases.positive is None else [cases.positive]
-    normal = reference.normal if len(cases.classes) > 2 else None
     itself = candidate is reference
     lines: list[_Line] = []
     same = identical(reference, candidate) and identical(reference_validation, candidate_validation)
-    for number in class_numbers:
-        pair, validation = (
-            _Pair.of(number, *answers, against=cases.classes[number] == normal)
-            for answers in ((reference, candidate), (reference_validation, candidate_validation))
-        )
-        share = shares.get(cases.classes[number])
-        if share is None and len(cases.classes) == 2:
-            other = shares.get(cases.classes[1 - number])
-            share = None if other is None else 1 - other
-        if pair.label == ANY_FINDING and share is not None:
-            share = 1 - share
+    both = (reference, candidate), (reference_validation, candidate_validation)
+    for target in _targets(reference):
+        pair, validation = (_Pair.of(target, *answers) for answers in both)
+        if not len(pair.mine):  # of a finding that this set does not know
+            continue
+        share = _declared(shares, reference, target)
         share = float(pair.mine.mean()) if share is None else share
         if pair.two_sided and validation.two_sided:
             for aim in aims:
@@ -124,6 +116,28 @@ def operating_section(
         ITSELF if itself else IDENTICAL if same else _verdict(lines, margin, class_margins or {})
     )
     return OperatingSection(chosen_on=chosen_on, declared=bool(shares), rows=rows, verdict=verdict)
+
+
+def _targets(scores: Scores) -> list[Together]:
+    """What thresholds call: classes, or each finding by itself."""
+    if scores.several:
+        return [Together(name, (number,)) for number, name in enumerate(scores.classes)]
+    targets = called_together(scores.classes, normal=scores.normal, order=scores.order)
+    two = scores.positive is not None and len(targets) == 2
+    return [t for t in targets if t.label == scores.positive] if two else targets
+
+
+def _declared(shares: Mapping[str, float], scores: Scores, target: Together) -> float | None:
+    """Share of the classes together where the model will be used; None where it does not follow."""
+    classes = scores.classes
+    if scores.several:
+        return shares.get(target.label)
+    mine = [name for number, name in enumerate(classes) if number in target.columns]
+    others = [name for name in classes if name not in mine]
+    if target.complement is None and shares.keys() >= set(mine):
+        return sum(shares[name] for name in mine)
+    follows = len(others) == 1 or len(mine) > 1
+    return 1 - sum(shares[n] for n in others) if follows and shares.keys() >= set(others) else None
 
 
 def _unchanged(row: OperatingRow) -> OperatingRow:
@@ -155,16 +169,21 @@ class _Pair:
     keys: tuple[str, ...]
 
     @classmethod
-    def of(cls, number: int, reference: Scores, candidate: Scores, *, against: bool) -> _Pair:
-        before, after = (scores.probabilities[:, number] for scores in (reference, candidate))
-        mine = reference.labels == number
+    def of(cls, target: Together, reference: Scores, candidate: Scores) -> _Pair:
+        before, after = (target.chances(s.probabilities) for s in (reference, candidate))
+        rows = np.arange(len(reference.keys))
+        mine = target.of(reference.labels) if not reference.several else rows > -1
+        if reference.several:  # of the images of which it is known
+            truth = reference.labels[:, target.columns[0]]
+            rows = np.flatnonzero(truth >= 0)
+            mine = truth[rows] == 1
         return cls(
-            ANY_FINDING if against else reference.classes[number],
-            1 - before if against else before,
-            1 - after if against else after,
-            ~mine if against else mine,
-            unit_index(reference.units, len(reference.units)),
-            reference.keys,
+            target.label,
+            before[rows],
+            after[rows],
+            mine,
+            unit_index(reference.units[rows], len(rows)),
+            tuple(reference.keys[row] for row in rows),
         )
 
     @property

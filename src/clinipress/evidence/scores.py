@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 
 from clinipress.errors import DataError
 from clinipress.records.store import digest_of, write_atomically
-from clinipress.stats.metrics import softmax
+from clinipress.stats.metrics import sigmoid, softmax
 
 __all__ = ["Scores"]
 
+PRESENT, ABSENT = "present", "absent"
+AND = "\t"  # between image and finding in the key of a pair
 _ARRAYS = ("logits", "labels", "units", "keys")
 # a header may claim more than any memory holds
 _UNREADABLE = (
@@ -39,13 +41,18 @@ class Scores:
 
     Attributes:
         logits: float32 ``[n, k]``, finite.
-        labels: int64 ``[n]`` in ``[0, k)``.
+        labels: int64 ``[n]`` in ``[0, k)``; of several findings ``[n, k]``: 1 present, 0 absent,
+            -1 unknown.
         units: int64 ``[n]``, patient or cluster of each image.
         keys: n names.
         classes: k names in the order of the logits.
         positive: The finding of a two-class task; None: none was named.
         normal: The class without a finding in a task of more classes, or None.
+        order: The classes from the least to the gravest grade; empty: they have no order.
         temperature: The candidate's own softmax temperature, fitted on validation.
+        temperatures: Of several findings, each one's own.
+        thresholds: Of several findings, the calibrated probability at or above which each is
+            called, chosen on validation; empty: a half.
         groups: Column -> n values, "" where nothing is known.
     """
 
@@ -56,7 +63,10 @@ class Scores:
     classes: tuple[str, ...]
     positive: str | None = None
     normal: str | None = None
+    order: tuple[str, ...] = ()
     temperature: float = 1.0
+    temperatures: tuple[float, ...] = ()
+    thresholds: tuple[float, ...] = ()
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
@@ -68,17 +78,94 @@ class Scores:
                 f"logits [{n}, {len(self.classes)}], and units, keys and groups for {n} images",
                 f"logits {list(self.logits.shape)} and lengths {sorted(lengths)}",
             )
+        if self.several and self.labels.shape != self.logits.shape:
+            raise DataError(f"labels {list(self.logits.shape)}", f"{list(self.labels.shape)}")
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may show several findings."""
+        return self.labels.ndim == 2
+
+    @property
+    def scaled(self) -> NDArray[np.float64]:
+        """Logits over the temperature, float64 ``[n, k]``."""
+        if not self.several:
+            return self.logits.astype(np.float64) / self.temperature
+        scale: NDArray[np.float64] = np.asarray(self.temperatures or 1.0, np.float64)
+        return np.asarray(self.logits.astype(np.float64) / scale)
+
+    @property
+    def cuts(self) -> NDArray[np.float64]:
+        """Of several findings: the scaled logits at or above which each is called, ``[k]``."""
+        limits = np.asarray(self.thresholds or [0.5] * len(self.classes), np.float64)
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(limits) - np.log1p(-limits))
+
+    def of_finding(self, number: int) -> Scores:
+        """One of several findings as two classes, of the images of which it is known.
+
+        The finding comes first, and its probability is what it was.
+        """
+        rows = np.flatnonzero(self.labels[:, number] >= 0)
+        return self._two_classes(rows, np.full(len(rows), number), self.scaled)
+
+    def with_cuts(self) -> Scores:
+        """The same, each finding's logits above its threshold: called at a half then."""
+        shifted = np.round(self.scaled - self.cuts, 9)
+        return replace(self, logits=shifted.astype(np.float32), temperatures=(), thresholds=())
+
+    def called_pairs(self) -> Scores:
+        """All known pairs of image and finding as two classes, those called answered "present".
+
+        The logits are those above each finding's threshold; a unit holds all pairs of its images.
+        """
+        rows, findings = np.nonzero(self.labels >= 0)
+        return self._two_classes(rows, findings, self.scaled - self.cuts)
+
+    def pairs(self, *, raw: bool = False) -> Scores:
+        """All known pairs of image and finding as two classes, scaled or as they are."""
+        rows, findings = np.nonzero(self.labels >= 0)
+        return self._two_classes(rows, findings, self.logits if raw else self.scaled)
+
+    def _two_classes(
+        self, rows: NDArray[np.int64], findings: NDArray[np.int64], values: NDArray[np.floating]
+    ) -> Scores:
+        odds = np.round(values[rows, findings].astype(np.float64), 9)  # a threshold is met, or not
+        labels = self.labels[rows, findings]
+        one = len({*findings.tolist()}) == 1
+        name = self.classes[findings[0]] if one and len(findings) else PRESENT
+        keys = (
+            f"{self.keys[r]}{AND}{self.classes[f]}" for r, f in zip(rows, findings, strict=True)
+        )
+        return Scores(
+            logits=np.stack([odds / 2, -odds / 2], axis=1).astype(np.float32),
+            labels=(1 - labels).astype(np.int64),
+            units=self.units[rows],
+            keys=tuple(self.keys[row] for row in rows) if one else tuple(keys),
+            classes=(name, f"no {name}" if one else ABSENT),
+            positive=name,
+            groups={c: tuple(v[row] for row in rows) for c, v in self.groups.items()},
+        )
 
     def in_order(self, classes: tuple[str, ...]) -> Scores:
         """The same with the same classes in another order."""
         order = [self.classes.index(name) for name in classes]
-        labels = np.argsort(order)[self.labels]
-        return replace(self, logits=self.logits[:, order], labels=labels, classes=classes)
+        if not self.several:
+            labels = np.argsort(order)[self.labels]
+            return replace(self, logits=self.logits[:, order], labels=labels, classes=classes)
+        return replace(
+            self,
+            logits=self.logits[:, order],
+            labels=self.labels[:, order],
+            classes=classes,
+            temperatures=tuple(self.temperatures[i] for i in order if self.temperatures),
+            thresholds=tuple(self.thresholds[i] for i in order if self.thresholds),
+        )
 
     @property
     def probabilities(self) -> NDArray[np.float64]:
-        """Calibrated probabilities, float64 ``[n, k]``: softmax of logits over the temperature."""
-        return softmax(self.logits.astype(np.float64) / self.temperature)
+        """Calibrated, float64 ``[n, k]``: softmax, or of several findings sigmoids, of `scaled`."""
+        return sigmoid(self.scaled) if self.several else softmax(self.scaled)
 
     @property
     def digest(self) -> str:
@@ -94,6 +181,12 @@ class Scores:
             "normal": self.normal,
             "temperature": self.temperature,
             "groups": {column: list(values) for column, values in self.groups.items()},
+            **({"order": self.order} if self.order else {}),
+            **(
+                {"temperatures": self.temperatures, "thresholds": self.thresholds}
+                if self.several
+                else {}
+            ),
         }
 
     def save(self, path: Path) -> None:
@@ -136,6 +229,9 @@ class Scores:
                 classes=classes,
                 positive=facts["positive"],
                 normal=facts.get("normal"),
+                order=tuple(facts.get("order", ())),
+                temperatures=tuple(facts.get("temperatures", ())),
+                thresholds=tuple(facts.get("thresholds", ())),
                 temperature=temperature,
                 groups={name: tuple(values) for name, values in facts["groups"].items()},
             )

@@ -19,6 +19,7 @@ correction: all must hold (Berger 1982, Technometrics 24:295).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,14 @@ from numpy.typing import NDArray
 from clinipress.data.study import PREDICT_BATCH
 from clinipress.errors import DataError, InputError
 from clinipress.evidence.gate import CLASS_MARGIN_FACTOR, FEWEST_UNITS, cases_to_decide, few_units
+from clinipress.evidence.multilabel import judgeable
 from clinipress.evidence.scores import Scores
 from clinipress.kinds.image.disturb import DISTURBANCES, disturb
 from clinipress.records.candidate import Candidate
 from clinipress.records.judgement import OutOfScopeProbe, Stress, StressCurve, StressLevel
 from clinipress.records.result import Interval, Reason, Rule, Status, Verdict
 from clinipress.reporting.wording.reasons import worded
-from clinipress.stats.bootstrap import weighted_sums
+from clinipress.stats.bootstrap import BootstrapSpread, bootstrap, spread_interval, weighted_sums
 from clinipress.stats.intervals import (
     effective_size,
     effective_units,
@@ -44,7 +46,15 @@ from clinipress.stats.intervals import (
     unit_index,
     z_value,
 )
-from clinipress.stats.metrics import check_cases, predictions
+from clinipress.stats.metrics import (
+    RankTable,
+    check_cases,
+    mean_of_defined,
+    predictions,
+    rank_table,
+    strata,
+    weighted_auroc,
+)
 from clinipress.stats.paired import paired_difference, tango
 
 __all__ = ["JUDGED", "disturbed_logits", "stress_rows", "stress_section"]
@@ -73,7 +83,7 @@ def stress_rows(
     Raises:
         InputError: `most` is smaller than the number of classes.
     """
-    n = len(labels)
+    labels, n = strata(labels), len(labels)
     if n <= most:
         return np.arange(n, dtype=np.int64)
     classes, counts = np.unique(labels, return_counts=True)
@@ -169,6 +179,9 @@ def stress_section(
     """
     if reference.keys != candidate.keys or reference.classes != candidate.classes:
         raise DataError("scores of the same images and classes", "others")
+    if reference.several:
+        areas = _areas(reference, candidate, rows, disturbed, seed, resamples)
+        return _section(areas, len(rows), margin, seed, probes)
     labels, units = reference.labels[rows], unit_index(reference.units[rows], len(rows))
 
     def hits(logits: NDArray[np.floating]) -> NDArray[np.bool_]:
@@ -194,15 +207,42 @@ def stress_section(
         )
         for level, pair, change in zip(levels, pairs, added, strict=True)
     }
+    undisturbed = [_sure(proportion(right, units)) for right in plain]
+    shares = _Measured("accuracy", undisturbed, by_level, replicates, effective_units(units))
+    return _section(shares, len(labels), margin, seed, probes)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Both classifiers on images as they are, and disturbed.
+
+    Attributes:
+        metric: What is measured.
+        undisturbed: Of the reference and of the candidate.
+        levels: In order.
+        replicates: What each level adds to the change, on shared resamples, ``[levels, m]``.
+        units: Effective number of units.
+    """
+
+    metric: str
+    undisturbed: Sequence[Interval]
+    levels: Mapping[Level, StressLevel]
+    replicates: Floats
+    units: float
+
+
+def _section(
+    measured: _Measured, images: int, margin: float, seed: int, probes: Iterable[OutOfScopeProbe]
+) -> Stress:
+    by_level, levels = measured.levels, list(measured.levels)
     judged = [position for position, (_, strength) in enumerate(levels) if strength in JUDGED]
-    bounds = _bounds([added[position].turned for position in judged], -replicates[judged])
+    losses = [by_level[levels[position]].added_change.turned for position in judged]
+    bounds = _bounds(losses, -measured.replicates[judged])
     return Stress(
-        images=len(labels),
+        images=images,
         seed=seed,
-        undisturbed={
-            "reference": _sure(proportion(plain[0], units)),
-            "candidate": _sure(proportion(plain[1], units)),
-        },
+        metric=measured.metric,
+        undisturbed=dict(zip(("reference", "candidate"), measured.undisturbed, strict=True)),
         curves=tuple(
             StressCurve(
                 kind=kind,
@@ -216,9 +256,75 @@ def stress_section(
             {levels[position]: by_level[levels[position]] for position in judged},
             bounds,
             margin,
-            effective_units(units),
+            measured.units,
+            measured.metric,
         ),
     )
+
+
+def _areas(
+    reference: Scores,
+    candidate: Scores,
+    rows: NDArray[np.integer],
+    disturbed: Mapping[Level, tuple[NDArray[np.floating], NDArray[np.floating]]],
+    seed: int,
+    resamples: int,
+) -> _Measured:
+    """Of several findings: the mean area of those that enough of these patients show."""
+    labels, units = reference.labels[rows], unit_index(reference.units[rows], len(rows))
+    findings = np.flatnonzero(judgeable(labels, units))
+    levels = _in_order(disturbed)
+    answers = [(reference.logits[rows], candidate.logits[rows]), *(disturbed[lv] for lv in levels)]
+    if not len(findings):
+        raise DataError(
+            f"a finding that {FEWEST_UNITS} patients of the images to disturb show",
+            f"none among {len(rows)} images",
+            "raise evidence.stress, or set it to 0",
+        )
+    tables = [
+        [[(known := np.flatnonzero(labels[:, c] >= 0), rank_table(
+            np.asarray(logits[known, c], np.float64), labels[known, c] == 1)) for c in findings]
+         for logits in pair]
+        for pair in answers
+    ]  # fmt: skip
+
+    def measure(counts: Floats) -> list[dict[str, Floats]]:
+        weights = counts.astype(np.float32)[units]
+
+        def area(each: Sequence[tuple[NDArray[np.int64], RankTable]]) -> Floats:
+            return mean_of_defined(
+                np.stack([weighted_auroc(table, weights[known]) for known, table in each])
+            )
+
+        figures: dict[str, Floats] = {}
+        for number, pair in enumerate(tables):
+            before, after = map(area, pair)
+            figures |= {f"reference {number}": before, f"candidate {number}": after}
+        return [figures]
+
+    (spreads,) = bootstrap(measure, units, np.zeros(len(units), np.int64), resamples, seed)
+    before = [spreads[f"reference {n}"] for n in range(len(answers))]
+    after = [spreads[f"candidate {n}"] for n in range(len(answers))]
+    moved = [b - a for a, b in zip(before, after, strict=True)]
+    added = [change - moved[0] for change in moved[1:]]
+
+    def interval(spread: BootstrapSpread, floor: float) -> Interval:
+        return _sure(spread_interval("auroc_macro", spread, units, floor))
+
+    by_level = {
+        level: StressLevel(
+            strength=level[1],
+            amount=DISTURBANCES[level[0]].amounts[level[1] - 1],
+            reference=interval(before[n], 0.0),
+            candidate=interval(after[n], 0.0),
+            change=interval(moved[n], -1.0),
+            added_change=interval(added[n - 1], -2.0),
+        )
+        for n, level in enumerate(levels, start=1)
+    }
+    replicates = np.stack([spread.resampled for spread in added]) if added else np.zeros((0, 1))
+    undisturbed = [interval(before[0], 0.0), interval(after[0], 0.0)]
+    return _Measured("auroc_macro", undisturbed, by_level, replicates, effective_units(units))
 
 
 def _in_order(disturbed: Iterable[Level]) -> list[Level]:
@@ -292,14 +398,18 @@ def _bounds(losses: Sequence[Interval], replicates: Floats) -> Floats:
 
 
 def _verdict(
-    levels: Mapping[Level, StressLevel], bounds: Floats, margin: float, units: float
+    levels: Mapping[Level, StressLevel],
+    bounds: Floats,
+    margin: float,
+    units: float,
+    metric: str = "accuracy",
 ) -> Verdict:
     limit = CLASS_MARGIN_FACTOR * margin
     if not levels:
         reason = Reason(kind="stress unmeasured", status="inconclusive", rule="primary")
         return Verdict(status="inconclusive", reasons=worded([reason]))
     if units < FEWEST_UNITS:
-        reason = few_units(Rule(metric="accuracy", margin=limit), {"accuracy": units})
+        reason = few_units(Rule(metric=metric, margin=limit), {metric: units})
         return Verdict(status="inconclusive", reasons=worded([reason]))
     sure = dict(zip(levels, bounds.tolist(), strict=True))
     losses = {level: measured.added_change.turned for level, measured in levels.items()}
@@ -311,7 +421,7 @@ def _verdict(
             kind="stress",
             status=status,
             rule="primary",
-            metric="accuracy",
+            metric=metric,
             where=DISTURBANCES[level[0]].title,
             interval=levels[level].added_change,
             limit=limit,

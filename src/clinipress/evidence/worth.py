@@ -64,6 +64,13 @@ def caps(
     }
     if not asked and risk in FLOORED_ALWAYS:
         reasons.append(_cap("no floor", risk=risk))
+    if reference.several:
+        area = figures.get("auroc_macro")
+        if area is None or not area.low > CHANCE:
+            value = "not measured" if area is None else _decimals(area)
+            shown = [f"area under the ROC curve {value}, chance {CHANCE:g}"]
+            reasons.append(_cap("weak reference", than=[GUESSING], not_beaten=shown))
+        return tuple(reasons)
     unbeaten = _unbeaten(reference, figures, baseline, baseline_accuracy)
     if any(metric in _guessed(reference) for metric in asked):
         # such a floor stands for the comparison with constant answers, never for that with chance
@@ -76,9 +83,12 @@ def caps(
 
 def _guessed(reference: Scores) -> dict[str, float]:
     """Figures of all classes -> what guessing or a constant answer reaches."""
+    if reference.several:
+        return {"auroc_macro": CHANCE}
     counts = np.bincount(reference.labels)
     share = 1 / len(reference.classes)
-    least = {"accuracy": counts.max() / counts.sum(), "auroc_macro": CHANCE, "kappa": 0.0}
+    least = {"accuracy": counts.max() / counts.sum(), "auroc_macro": CHANCE}
+    least |= dict.fromkeys(("kappa", "kappa_quadratic"), 0.0)
     return least | dict.fromkeys(("balanced_accuracy", "f1_macro"), share)
 
 

@@ -40,6 +40,7 @@ from clinipress.recipe.formats import format_facts, precision_facts
 from clinipress.recipe.study import ExportRecipe
 from clinipress.records.candidate import Card
 from clinipress.records.store import digest_of, storage
+from clinipress.stats.metrics import same_answers
 
 if TYPE_CHECKING:
     from clinipress.formats.onnx.adopt import FileNetwork
@@ -142,7 +143,7 @@ def _calibrated(
             {
                 "method": name,
                 "decibels": round(signal_to_noise(exact, logits), 3),
-                "agreement": float((exact.argmax(1) == logits.argmax(1)).mean()),
+                "agreement": same_answers(exact, logits, several=parent.card.task == "multilabel"),
             }
         )
     chosen = trials[0]

@@ -96,10 +96,18 @@ class DataRecipe(Config):
         test: A set of its own, read like `path`, whose images are the test split; those of `path`
             are divided into train and validation.
         modality: Chooses the augmentation that suits the images.
-        classes: Class order of the logits; None sorts the names found.
+        task: "multiclass": each image has one class. "multilabel": it may show several findings, or
+            none, and of some it may be unknown whether they are there.
+        classes: Class order of the logits; None sorts the names found. Of several findings those
+            to use, in this order.
+        blank: Of several findings with a column each, what an empty cell says; "unknown" is never
+            learnt from and never counted.
+        uncertain: And what -1 says.
         class_map: Folder or label name -> class name, for sets that name one class in two ways.
         positive: The class that is the finding in a two-class task.
         normal: The class without a finding in a task of more classes; None: there is none.
+        order: All classes from the least to the gravest, where they are grades: then how far off an
+            answer is counts, too. Without `classes`, the logits are in this order.
         input: Size, channels and window of the network's input.
         split: How the images are divided.
         sample: Only so many images, drawn by class: for a trial, and the report says so.
@@ -108,19 +116,44 @@ class DataRecipe(Config):
     path: str | None = None
     test: str | None = None
     modality: Modality = "generic"
-    classes: tuple[str, ...] | None = None
+    task: Literal["multiclass", "multilabel"] = "multiclass"
+    blank: Literal["unknown", "absent", "present"] = "unknown"
+    uncertain: Literal["unknown", "absent", "present"] = "unknown"
+    classes: tuple[ClassName, ...] | None = None
     class_map: dict[str, str] = Field(default_factory=dict)
     positive: ClassName | None = None
     normal: ClassName | None = None
+    order: tuple[ClassName, ...] = ()
     input: InputSpec = Field(default_factory=InputSpec)
     split: SplitRecipe = SplitRecipe()
     sample: int | None = Field(None, ge=20)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _logits_by_grade(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("order") and value.get("classes") is None:
+            return {**value, "classes": value["order"]}
+        return value
+
     @model_validator(mode="after")
     def _classes_that_are_there(self) -> DataRecipe:
+        if self.order and (len(set(self.order)) < max(3, len(self.order))):
+            raise ValueError("'order' names three grades or more, each once, the least first")
+        if self.order and sorted(self.order) != sorted(self.classes or ()):
+            raise ValueError(
+                f"'order' must hold all of {', '.join(self.classes or ())}, each once, not "
+                f"{', '.join(self.order)}"
+            )
         for key, name in (("positive", self.positive), ("normal", self.normal)):
             if name is not None and self.classes is not None and name not in self.classes:
                 raise ValueError(f"'{key}' must be one of {', '.join(self.classes)}, not '{name}'")
+        if self.task == "multilabel" and (self.positive or self.normal or self.order):
+            raise ValueError(
+                "'positive', 'normal' and 'order' are of images with one class each: with task: "
+                "multilabel every finding is a question of its own"
+            )
+        if self.task == "multiclass" and (self.blank, self.uncertain) != ("unknown", "unknown"):
+            raise ValueError("'blank' and 'uncertain' are for task: multilabel")
         if self.positive is not None and self.positive == self.normal:
             raise ValueError(f"'{self.positive}' cannot be 'positive' and 'normal'")
         if self.test is not None and self.split.file is not None:
@@ -270,6 +303,8 @@ class EvidenceRecipe(Config):
             network answers its own masks in its own precision in both.
         masks: Masks for saliency, where the set has them: a folder, named as the images are, or the
             NAME.masks.csv that `clinipress data` writes beside the manifest.
+        primary: Where an image may show several findings, what decides: the mean area under their
+            ROC curves, or the sensitivity of the worst of them at its threshold.
         mask_kind: Which masks of such a table, where it has several: "lung", "infection", "tumour".
     """
 
@@ -282,15 +317,7 @@ class EvidenceRecipe(Config):
     saliency_mode: Literal["exact", "fast"] = "fast"
     masks: str | None = None
     mask_kind: str | None = None
-
-    @field_validator("prevalence")
-    @classmethod
-    def _shares_of_one_whole(cls, value: dict[str, float]) -> dict[str, float]:
-        if sum(value.values()) > 1 + 1e-6:
-            raise ValueError(
-                f"the classes' shares must sum to 1 at most, they sum to {sum(value.values()):g}"
-            )
-        return value
+    primary: Literal["auroc_macro", "worst_sensitivity"] = "auroc_macro"
 
 
 class TargetRecipe(Config):
@@ -414,6 +441,17 @@ class Study(Config):
                 f"'reference.onnx' is a file alone: export {able}, or begin with a 'distill' step "
                 "that names a 'student'"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _what_the_task_allows(self) -> Study:
+        shares, several = self.evidence.prevalence, self.data.task == "multilabel"
+        if not several and sum(shares.values()) > 1 + 1e-6:
+            raise ValueError(
+                f"the classes' shares must sum to 1 at most, they sum to {sum(shares.values()):g}"
+            )
+        if not several and self.evidence.primary != "auroc_macro":
+            raise ValueError("'evidence.primary' is for task: multilabel")
         return self
 
     @field_validator("seeds")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["Interval", "Reason", "Record", "Status", "Verdict"]
+__all__ = ["Interval", "Reason", "Record", "Status", "Verdict", "without_empty"]
 
 Status = Literal["pass", "fail", "inconclusive"]
 
@@ -15,6 +15,15 @@ class Record(BaseModel):
     """Base of all records: frozen, no unknown keys, no silent type coercion of NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def without_empty(fields: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Fields as they are written, without those named that hold nothing.
+
+    What came later than the first files is left out of those that have none of it: they, and the
+    digests of them, stay as they were.
+    """
+    return {name: value for name, value in fields.items() if name not in names or value}
 
 
 class Interval(Record):

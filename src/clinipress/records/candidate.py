@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, ru
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from clinipress.records.base import Interval, Record, Verdict
+from clinipress.records.base import Interval, Record, Verdict, without_empty
 from clinipress.records.judgement import Judgements
 
 if TYPE_CHECKING:  # a report is drawn where numpy is not
@@ -38,6 +38,7 @@ __all__ = [
     "Parity",
     "PerChannel",
     "Speed",
+    "Task",
     "extended",
 ]
 
@@ -132,10 +133,7 @@ class InputSpec(Record):
     @model_serializer(mode="wrap")
     def _without_no_share(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave `crop_share` out where there is none: digests of others do not depend on it."""
-        fields: dict[str, Any] = handler(self)
-        if fields.get("crop_share") is None:
-            fields.pop("crop_share", None)
-        return fields
+        return without_empty(handler(self), "crop_share")
 
 
 StageT = TypeVar("StageT", bound="Made")
@@ -144,6 +142,7 @@ PerChannel = float | tuple[float, float, float]
 
 
 Ending = Literal["", "softmax", "sigmoid"]
+Task = Literal["multiclass", "multilabel"]
 
 
 class OutputSpec(Record):
@@ -205,10 +204,8 @@ class ModelSpec(Record):
     def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what there is none of: digests of others do not depend on it."""
         fields: dict[str, Any] = handler(self)
-        for name in ("ranges", "output", "layout"):
-            if fields.get(name) is None:
-                fields.pop(name, None)
-        return fields
+        empty = [name for name in ("ranges", "output", "layout") if fields.get(name) is None]
+        return without_empty(fields, *empty)
 
 
 class Applied(Record):
@@ -239,7 +236,8 @@ class OperatingPoint(Record):
 
     Attributes:
         label: The class that is called when its probability reaches the threshold; `ANY_FINDING`
-            where that of all classes but the normal one does, together.
+            where that of all classes but the normal one does, together; of grades "NAME or worse"
+            where that of this grade and all graver ones does.
         aim: What the threshold was chosen for: "sensitivity 0.95", "specificity 0.95".
         threshold: Probability, after temperature scaling.
         sensitivity: Of validation images of the class, the share that is called.
@@ -266,7 +264,12 @@ class Card(Record):
         model: How to build it again; None for an exported file.
         positive: The class whose detection is "sensitivity" in a two-class task, or None.
         normal: The class without a finding in a task of more classes, or None.
+        order: The classes from the least to the gravest grade; empty: they have no order.
+        task: "multilabel": `classes` are findings, each with a sigmoid of its own.
         temperature: Softmax temperature for calibrated probabilities, 1 if not fitted.
+        temperatures: Of several findings, each one's own; empty if not fitted.
+        thresholds: Of several findings, the calibrated probability at or above which each is
+            called, chosen on validation; None: it could not be chosen, and is not called.
         uncertain_below: Top probability under which an answer is called uncertain.
         operating_points: Thresholds per class, chosen on validation; empty if none were.
         intended_use: Free text for the reader.
@@ -282,18 +285,22 @@ class Card(Record):
     model: ModelSpec | None = None
     positive: str | None = None
     normal: str | None = None
+    order: tuple[str, ...] = ()
+    task: Task = "multiclass"
     temperature: float = 1.0
+    temperatures: tuple[float, ...] = ()
+    thresholds: tuple[float | None, ...] = ()
     uncertain_below: float | None = None
     operating_points: tuple[OperatingPoint, ...] = ()
     intended_use: str = ""
     synthetic: bool = False
 
     @model_serializer(mode="wrap")
-    def _without_no_normal(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `normal` out where there is none: files that hold their card do not change."""
-        fields: dict[str, Any] = handler(self)
-        if fields.get("normal") is None:
-            fields.pop("normal", None)
+    def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what there is none of: files that hold their card do not change."""
+        fields = without_empty(handler(self), "normal", "order", "temperatures", "thresholds")
+        if fields.get("task") == "multiclass":
+            del fields["task"]
         return fields
 
 

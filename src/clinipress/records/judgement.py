@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from clinipress.records.base import Interval, Record, Verdict
+from clinipress.records.base import Interval, Record, Verdict, without_empty
 
 __all__ = [
     "SECTIONS",
@@ -26,6 +26,7 @@ __all__ = [
     "Flip",
     "FlipCounts",
     "Gap",
+    "GradeCalibration",
     "Judgements",
     "OperatingRow",
     "OperatingSection",
@@ -131,6 +132,22 @@ class ReliabilityBin(Record):
     accuracy: Interval | None = None
 
 
+class GradeCalibration(Record):
+    """A grade and all graver ones: how often they were promised, and how often they were there.
+
+    Attributes:
+        label: "moderate or worse", or the gravest grade alone.
+        stated: Mean calibrated probability of them together.
+        observed: Their share of the images.
+        excess: `stated` minus that share; above 0 the model promises too much.
+    """
+
+    label: str
+    stated: float
+    observed: Interval
+    excess: Interval
+
+
 class Calibration(Record):
     """How far probabilities can be taken at their word.
 
@@ -145,6 +162,9 @@ class Calibration(Record):
             for the two of which more is not better. A rise of an error is a loss.
         bins: Reliability before.
         bins_after: Reliability after.
+        grades: Of classes that have an order: each grade and all graver ones, after.
+        temperatures: Of several findings, each one's own; `temperature` is 1 then, and the figures
+            are of all known pairs of image and finding.
         verdict: Whether calibration after the temperature got worse by more than the margin.
     """
 
@@ -155,7 +175,13 @@ class Calibration(Record):
     changes: dict[str, Interval] = Field(default_factory=dict)
     bins: tuple[ReliabilityBin, ...] = ()
     bins_after: tuple[ReliabilityBin, ...] = ()
+    grades: tuple[GradeCalibration, ...] = ()
+    temperatures: dict[str, float] = Field(default_factory=dict)
     verdict: Verdict
+
+    @model_serializer(mode="wrap")
+    def _without_no_grades(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_empty(handler(self), "grades", "temperatures")
 
 
 class Subgroup(Record):
@@ -240,6 +266,8 @@ class Flip(Record):
         confidence_after: The candidate's of its own.
         groups: What is known of it.
         picture: File of a thumbnail below the run folder, or None.
+        finding: Of several findings, the one that it is about; then truth and answers are
+            "present" or "absent". None: the image has one class.
     """
 
     key: str
@@ -251,6 +279,11 @@ class Flip(Record):
     confidence_after: float
     groups: dict[str, str] = Field(default_factory=dict)
     picture: str | None = None
+    finding: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_no_finding(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_empty(handler(self), "finding")
 
 
 class FlipCounts(Record):
@@ -403,7 +436,8 @@ class Stress(Record):
     Attributes:
         images: How many were disturbed.
         seed: Of the disturbances.
-        undisturbed: Accuracy of "reference" and "candidate" on the same images as they are.
+        undisturbed: That of "reference" and "candidate" on the same images as they are.
+        metric: What was measured: "accuracy", "auroc_macro" of several findings.
         curves: Kind by kind.
         probes: Out-of-scope images.
         verdict: Whether the candidate is shown to bear some disturbance worse than the reference.
@@ -414,7 +448,13 @@ class Stress(Record):
     undisturbed: dict[str, Interval]
     curves: tuple[StressCurve, ...]
     probes: tuple[OutOfScopeProbe, ...] = ()
+    metric: str = "accuracy"
     verdict: Verdict
+
+    @model_serializer(mode="wrap")
+    def _without_usual_metric(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        return {k: v for k, v in fields.items() if (k, v) != ("metric", "accuracy")}
 
 
 class SaliencyPanel(Record):

@@ -49,6 +49,8 @@ _FACTS: Mapping[str, MetricFacts] = {
     "auroc_macro": MetricFacts("area under the ROC curve (mean of classes)"),
     "f1_macro": MetricFacts("F1 score (mean of classes)"),
     "kappa": MetricFacts("Cohen's kappa", low=-1.0),
+    "kappa_quadratic": MetricFacts("quadratic weighted kappa", low=-1.0),
+    "two_off": MetricFacts("answers two grades off or more", higher_is_better=False),
     "agreement": MetricFacts("agreement with the reference"),
     "sensitivity": MetricFacts("sensitivity"),
     "specificity": MetricFacts("specificity"),
@@ -63,7 +65,8 @@ _FACTS: Mapping[str, MetricFacts] = {
     ),
 }
 
-# Of one number for all cases, and of each class ("sensitivity[CLASS]"), as the evidence names them.
+# Of one number for all cases, and of each class ("sensitivity[CLASS]"), as the evidence names them;
+# of classes that have an order, how far off the answers are, too.
 METRICS: Mapping[str, tuple[str, ...]] = {
     "all": (
         "accuracy", "balanced_accuracy", "auroc_macro", "f1_macro", "kappa", "log_loss", "brier",
@@ -71,6 +74,12 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     ),
     "class": ("sensitivity", "precision", "f1", "auroc"),
     "two classes": ("sensitivity", "specificity"),
+    "grades": ("kappa_quadratic", "two_off"),
+    "findings": (
+        "auroc_macro", "sensitivity_macro", "specificity_macro", "f1_macro", "exact_match", "brier",
+        "ece",
+    ),
+    "finding": ("sensitivity", "specificity", "precision", "f1", "auroc"),
 }  # fmt: skip
 
 

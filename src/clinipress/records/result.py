@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from clinipress.records.base import Interval, Reason, Record, Status, Verdict
-from clinipress.records.candidate import CandidateRecord, NotMade
+from clinipress.records.base import Interval, Reason, Record, Status, Verdict, without_empty
+from clinipress.records.candidate import CandidateRecord, NotMade, Task
 from clinipress.records.judgement import Judgements
 
 __all__ = [
@@ -230,6 +230,8 @@ class SplitSummary(Record):
         units: split -> number of units.
         digest: sha256 of the split file.
         dropped: Images left out (unreadable, or a duplicate that crosses a published split).
+        images: split -> images, where one may show several findings, so that `counts` do not add up
+            to them; empty: they do.
     """
 
     by: str
@@ -241,6 +243,15 @@ class SplitSummary(Record):
     units: dict[str, int]
     digest: str
     dropped: int = 0
+    images: dict[str, int] = Field(default_factory=dict)
+
+    def size(self, split: str) -> int:
+        """Images of a split; 0 for one that is not known."""
+        return self.images.get(split) or sum(self.counts.get(split, {}).values())
+
+    @model_serializer(mode="wrap")
+    def _without_no_images(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_empty(handler(self), "images")
 
 
 class TestOpening(Record):
@@ -454,6 +465,8 @@ class Result(Record):
     classes: tuple[str, ...]
     positive: str | None = None
     normal: str | None = None
+    order: tuple[str, ...] = ()
+    task: Task = "multiclass"
     rules: tuple[Rule, ...]
     sealed: SealedRules | None = None
     rule_changes: tuple[RuleChange, ...] = ()
@@ -476,3 +489,13 @@ class Result(Record):
     environment: Environment
     seconds: dict[str, float] = Field(default_factory=dict)
     limits: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_no_order(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = without_empty(handler(self), "order")
+        return {k: v for k, v in fields.items() if (k, v) != ("task", "multiclass")}
+
+    @property
+    def overall(self) -> str:
+        """The one figure that stands for all: accuracy, or of several findings their mean area."""
+        return "auroc_macro" if self.task == "multilabel" else "accuracy"

@@ -12,7 +12,7 @@ from clinipress.records.result import Interval
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import finite, metric_class
 
-__all__ = ["Direction", "Measure", "finding", "lost_most", "main_changes", "measures"]
+__all__ = ["Direction", "Measure", "finding", "lost_most", "main_changes", "measures", "unjudged"]
 
 Direction = Literal["worse", "better"]
 MAIN = 3  # changes that the first screen shows
@@ -102,6 +102,8 @@ def measures(view: View, record: CandidateRecord | None, split: str | None = Non
     if record is None or split is None:
         return []
     changes = {name: x for name, x in record.changes.get(split, {}).items() if finite(x)}
+    if view.result.task == "multilabel":
+        changes = {name: x for name, x in changes.items() if _is_told(name, unjudged(record))}
     theirs = view.reference.evidence.get(split, {}) if view.reference else {}
     mine, limits, floors = record.evidence.get(split, {}), dict(view.margins), dict(view.floors)
     of: dict[str, str] = {}
@@ -128,9 +130,31 @@ def measures(view: View, record: CandidateRecord | None, split: str | None = Non
     ]
 
 
+def unjudged(record: CandidateRecord) -> frozenset[str]:
+    """Of several findings those that too few patients show."""
+    reasons = record.verdict.reasons if record.verdict else ()
+    few = (r.parameters["units"] for r in reasons if r.kind == "few units")
+    return frozenset(name for places in few for name in places if name)
+
+
+def _is_told(metric: str, few: frozenset[str]) -> bool:
+    """Of several findings: means, and each one's area; the rest follows from thresholds.
+
+    Fourteen findings by five figures would show a loss by chance alone.
+    """
+    name = metric_class(metric)
+    if name is None:
+        return not metric.endswith("_micro") and metric != "hamming_accuracy"
+    return metric.startswith("auroc[") and name not in few
+
+
 def lost_most(every: Sequence[Measure]) -> Measure | None:
-    """The class whose sensitivity lost most, or gained least; None where no class was measured."""
+    """The class whose sensitivity lost most, or gained least; None where no class was measured.
+
+    Of several findings, whose sensitivities hang on thresholds, the one whose area did.
+    """
     found = [m for m in every if m.metric.partition("[")[0] in ("sensitivity", "specificity")]
+    found = found or [m for m in every if m.metric.startswith("auroc[")]
     return max(found, key=lambda measure: measure.loss.value, default=None)
 
 

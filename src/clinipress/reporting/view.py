@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -93,7 +93,12 @@ class View:
     @property
     def metric(self) -> str:
         """The metric of the primary rule."""
-        return self.primary.metric if self.primary else "accuracy"
+        return self.primary.metric if self.primary else self.overall
+
+    @property
+    def overall(self) -> str:
+        """The one figure that stands for all: "accuracy", "auroc_macro" of several findings."""
+        return self.result.overall
 
     @property
     def margin(self) -> float | None:
@@ -122,6 +127,16 @@ class View:
     def _each_class(self, metric: str) -> list[str]:
         base, every, _ = metric.partition("[*]")
         return [f"{base}[{name}]" for name in self.result.classes] if every else [metric]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes as they are shown: grades from the least to the gravest."""
+        return self.result.order or self.result.classes
+
+    def in_order(self, matrix: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Rows and columns by true class and answer, as the classes are shown."""
+        places = [self.result.classes.index(name) for name in self.classes]
+        return [[matrix[row][column] for column in places] for row in places]
 
     @cached_property
     def guards(self) -> tuple[str, ...]:
@@ -163,8 +178,7 @@ class View:
         """Images behind a figure: its own count, else the size of the split."""
         if interval is not None and interval.n is not None:
             return interval.n
-        counts = self.result.split.counts.get(split or "", {})
-        return sum(counts.values()) or None
+        return self.result.split.size(split or "") or None
 
     @cached_property
     def splits(self) -> tuple[str, ...]:
@@ -191,7 +205,8 @@ class View:
         """The split on which most candidates have an accuracy; mixing splits would mislead."""
         have = {
             split: sum(
-                finite(record.evidence.get(split, {}).get("accuracy")) for record in self.candidates
+                finite(record.evidence.get(split, {}).get(self.overall))
+                for record in self.candidates
             )
             for split in self.splits
         }

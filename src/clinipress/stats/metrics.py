@@ -20,6 +20,7 @@ from clinipress.errors import DataError
 
 __all__ = [
     "CALIBRATION_BINS",
+    "FAR_OFF",
     "Cases",
     "RankTable",
     "auroc",
@@ -28,21 +29,29 @@ __all__ = [
     "check_cases",
     "class_aurocs",
     "confusion",
+    "finding_aurocs",
+    "grades_off",
     "log_losses",
     "log_odds",
     "log_softmax",
     "mean_of_defined",
+    "overall_score",
     "point_metrics",
     "predictions",
+    "quadratic_kappa",
     "rank_table",
     "rates",
+    "same_answers",
+    "sigmoid",
     "softmax",
+    "strata",
     "weighted_auroc",
 ]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 CALIBRATION_BINS = 15
+FAR_OFF = 2  # grades between answer and truth: readers, too, differ by one
 
 
 @dataclass(frozen=True)
@@ -54,12 +63,14 @@ class Cases:
         labels: int64 ``[n]`` in ``[0, k)``.
         classes: k names, in the order of the logits.
         positive: Index of the class that is the finding in a two-class task, else None.
+        grades: Grade of each class from 0, int64 ``[k]``; None where they have no order.
     """
 
     logits: Floats
     labels: Integers
     classes: tuple[str, ...]
     positive: int | None
+    grades: Integers | None = None
 
 
 def check_cases(
@@ -67,6 +78,7 @@ def check_cases(
     labels: NDArray[np.integer],
     classes: Sequence[str],
     positive: str | None = None,
+    order: Sequence[str] = (),
 ) -> Cases:
     """Check what every metric assumes, once, at the public boundary.
 
@@ -76,9 +88,11 @@ def check_cases(
         classes: k names, k >= 2.
         positive: The finding of a two-class task, never guessed: None names none. Ignored with
             three classes or more.
+        order: All classes from the least to the gravest, where they are grades.
 
     Raises:
-        DataError: No case, shapes that do not match, labels out of range, NaN or infinite logits.
+        DataError: No case, shapes that do not match, labels out of range, NaN or infinite logits,
+            an order of other classes.
     """
     values, truth, names = np.asarray(logits, np.float64), np.asarray(labels), tuple(classes)
     if values.ndim != 2 or values.shape[1] != len(names) or len(names) < 2:
@@ -105,8 +119,11 @@ def check_cases(
         )
     if positive is not None and positive not in names:
         raise DataError(f"a positive class among {', '.join(names)}", f"'{positive}'")
+    if order and sorted(order) != sorted(names):
+        raise DataError(f"an order of {', '.join(names)}, each once", ", ".join(order))
     finding = names.index(positive) if positive is not None and len(names) == 2 else None
-    return Cases(values, truth.astype(np.int64), names, finding)
+    grades = np.array([list(order).index(name) for name in names], np.int64) if order else None
+    return Cases(values, truth.astype(np.int64), names, finding, grades)
 
 
 def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> Floats:
@@ -120,6 +137,12 @@ def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> Floats:
     scaled = np.asarray(logits, np.float64) / temperature
     powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def sigmoid(logits: NDArray[np.floating]) -> Floats:
+    """Probability of each label by itself, float64, the shape of the logits."""
+    powers = np.exp(-np.abs(np.asarray(logits, np.float64)))
+    return np.asarray(np.where(np.asarray(logits) >= 0, 1.0, powers) / (1 + powers))
 
 
 def log_softmax(logits: NDArray[np.floating]) -> Floats:
@@ -170,6 +193,33 @@ def rates(hits: Floats, actual: Floats, predicted: Floats) -> dict[str, Floats]:
         "f1_macro": mean_of_defined(by_class["f1"]),
         "kappa": _ratio(accuracy - chance, 1 - chance),
     }
+
+
+def grades_off(cases: Cases) -> Integers:
+    """How many grades lie between each answer and the truth, int64 ``[n]``; 0 without an order."""
+    if cases.grades is None:
+        return np.zeros(len(cases.labels), np.int64)
+    return np.asarray(np.abs(cases.grades[predictions(cases.logits)] - cases.grades[cases.labels]))
+
+
+def quadratic_kappa(tables: Floats) -> Floats:
+    """Weighted kappa with quadratic weights (Cohen 1968), for many tables at once.
+
+    ``1 - sum w observed / sum w expected``, ``w = (i - j)^2``, expected from the margins. Grades
+    that occur on neither side keep their place: closing them up would move the others nearer.
+
+    Args:
+        tables: Cases by true grade and grade called, ``[k, k, ...]``, in the order of the grades.
+
+    Returns:
+        Of shape ``[...]``; NaN where all cases have one grade and are called so.
+    """
+    k = len(tables)
+    weights = (np.subtract.outer(np.arange(k), np.arange(k)) ** 2).astype(np.float64)
+    observed = np.tensordot(weights, tables, axes=([0, 1], [0, 1]))
+    actual, called = tables.sum(axis=1), tables.sum(axis=0)
+    chance = np.einsum("ij,i...,j...->...", weights, actual, called)
+    return np.asarray(1 - _ratio(observed * actual.sum(axis=0), chance))
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:
@@ -278,6 +328,59 @@ def class_aurocs(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> F
     return np.asarray(areas, np.float64)
 
 
+def finding_aurocs(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Floats:
+    """Area under the ROC curve of each finding, float64 ``[k]``, NaN where undefined.
+
+    Args:
+        logits: Floating ``[n, k]``.
+        labels: Integer ``[n, k]``: 1 present, 0 absent, -1 unknown, which counts for nothing.
+    """
+    known = [labels[:, c] >= 0 for c in range(labels.shape[1])]
+    areas = [auroc(logits[rows, c], labels[rows, c] == 1) for c, rows in enumerate(known)]
+    return np.asarray(areas, np.float64)
+
+
+def strata(labels: NDArray[np.integer]) -> Integers:
+    """What images are drawn by, int64 ``[n]``: their class; of findings the rarest that each shows.
+
+    Args:
+        labels: Integer ``[n]``, or ``[n, k]`` as `finding_aurocs` takes them; -1 for an image that
+            shows none.
+    """
+    if labels.ndim == 1:
+        return np.asarray(labels, np.int64)
+    there = labels == 1
+    rarest = np.where(there, there.sum(0), len(labels) + 1).argmin(1)
+    return np.asarray(np.where(there.any(1), rarest, -1), np.int64)
+
+
+def overall_score(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
+    """What training looks at: accuracy; of several findings their mean area under the ROC curve.
+
+    Args:
+        logits: Floating ``[n, k]``.
+        labels: Integer ``[n]``, or ``[n, k]`` as `finding_aurocs` takes them.
+
+    Returns:
+        In [0, 1]; 0.5, which is chance, where no finding is present in some and absent in others.
+    """
+    if labels.ndim == 1:
+        return float((predictions(logits) == labels).mean())
+    score = float(mean_of_defined(finding_aurocs(logits, labels)))
+    return score if np.isfinite(score) else 0.5
+
+
+def same_answers(
+    first: NDArray[np.floating], second: NDArray[np.floating], *, several: bool = False
+) -> float:
+    """Share of images, logits ``[n, k]``, that keep their class.
+
+    With `several` findings: of image and finding, that stay on their side of a half.
+    """
+    same = (first > 0) == (second > 0) if several else first.argmax(1) == second.argmax(1)
+    return float(same.mean())
+
+
 def log_losses(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Floats:
     """Minus the log probability of the true class, float64 ``[n]``, nats, never infinite."""
     values = np.asarray(logits, np.float64)
@@ -318,6 +421,7 @@ def point_metrics(
     classes: Sequence[str],
     *,
     positive: str | None = None,
+    order: Sequence[str] = (),
 ) -> dict[str, float]:
     """Every metric that is defined, without its interval.
 
@@ -326,6 +430,7 @@ def point_metrics(
         labels: Integer ``[n]``.
         classes: k names.
         positive: The finding of a two-class task; None: no "sensitivity" and "specificity".
+        order: All classes by grade; empty: no "kappa_quadratic" and "two_off".
 
     Returns:
         "accuracy", "balanced_accuracy", "auroc_macro", "f1_macro", "kappa", "log_loss", "brier",
@@ -336,7 +441,7 @@ def point_metrics(
     Raises:
         DataError: As `check_cases`.
     """
-    cases = check_cases(logits, labels, classes, positive)
+    cases = check_cases(logits, labels, classes, positive, order)
     table = confusion(cases.logits, cases.labels, len(cases.classes)).astype(np.float64)
     figures = rates(np.diag(table), table.sum(axis=1), table.sum(axis=0))
     figures["auroc"] = class_aurocs(cases.logits, cases.labels)
@@ -348,6 +453,10 @@ def point_metrics(
         "brier": brier_scores(chances, cases.labels).mean(),
         "ece": np.abs(np.bincount(bins, gaps)).sum() / len(gaps),
     }
+    if cases.grades is not None:
+        by_grade = np.argsort(cases.grades)
+        figures["kappa_quadratic"] = quadratic_kappa(table[np.ix_(by_grade, by_grade)])
+        figures["two_off"] = (grades_off(cases) >= FAR_OFF).mean()
     named: dict[str, float] = {}
     for name, value in figures.items():
         if np.ndim(value):

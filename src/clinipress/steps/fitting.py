@@ -20,6 +20,7 @@ from clinipress.models.normalization import USUAL, Normalization, normalization_
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.steps import ModelRecipe, TrainOptions
 from clinipress.records.candidate import Candidate, Card, InputSpec
+from clinipress.stats.metrics import overall_score, strata
 from clinipress.steps.distill.features import Tapped
 from clinipress.steps.qat.network import QuantizedNetwork
 from clinipress.steps.step import Context
@@ -67,7 +68,8 @@ def fresh_candidate(
     for sentence in notes(spec, recipe, input_spec, data.classes):
         progress.say(f"{name}: {sentence}")
     return TorchCandidate(
-        Card(name=name, classes=data.classes, input=input_spec, model=spec), module
+        Card(name=name, classes=data.classes, input=input_spec, model=spec, task=data.dataset.task),
+        module,
     )
 
 
@@ -122,7 +124,7 @@ def normalization_lines(
         )  # fmt: skip
         module.contiguous = candidate.module.contiguous
         logits = TorchCandidate(candidate.card, module).predict(images)
-        return float((logits.argmax(1) == rows.labels).mean())
+        return overall_score(logits, rows.labels)
 
     here = accuracy(chosen)
     there = {other: accuracy(other) for other in others if not other.same(chosen)}
@@ -216,6 +218,7 @@ def calibration_rows(labels: NDArray[np.int64], count: int, seed: int) -> NDArra
     int64 ``[min(count, n)]`` of the labels' n, sorted, without repetition.
     """
     generator = np.random.default_rng(seed)
+    labels = strata(labels)
     piles = [list(generator.permutation(np.flatnonzero(labels == c))) for c in np.unique(labels)]
     chosen: list[int] = []
     while len(chosen) < min(count, len(labels)):

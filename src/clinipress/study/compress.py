@@ -880,7 +880,7 @@ def _without_network(spec: InputSpec, opened: StudyData, request: Asked) -> Time
 
 def _pace(module: Classifier, spec: InputSpec, opened: StudyData, request: Asked) -> Pace:
     """What the network takes here, and how much of it there is to do."""
-    counts = {name: sum(by.values()) for name, by in opened.summary.counts.items()}
+    counts = {name: opened.summary.size(name) for name in opened.summary.counts}
     learning, answering = _seconds(module, spec)
     files = len(_exports(request, Timetable((), 0.0))) + 2
     others = counts["validation"] + counts["test"]

@@ -26,7 +26,7 @@ from clinipress.data.study import FINGERPRINTS, Known, OverlapPolicy, predict_ro
 from clinipress.edge.load import load_candidate
 from clinipress.errors import InputError, ModelError
 from clinipress.evidence import gate
-from clinipress.evidence.judged import Declared, figures, judged, statistics
+from clinipress.evidence.judged import Declared, counted, figures, judged, statistics
 from clinipress.evidence.scores import Scores
 from clinipress.evidence.worth import caps
 from clinipress.formats.trials import by_output, likeliest_order
@@ -46,7 +46,6 @@ from clinipress.records.result import (
 from clinipress.records.store import below, read_result, write_atomically
 from clinipress.reporting.wording.phrases import shared_patients
 from clinipress.stats.intervals import wilson
-from clinipress.stats.metrics import confusion
 from clinipress.study.redraw import EXTERNAL, judged_by
 from clinipress.study.sealing import Seal, check_floors, rules_of
 
@@ -191,13 +190,14 @@ class Elsewhere:
             DataError: The images or their classes do not suit.
         """
         first = next(iter(candidates.values())).card
-        positive = _finding(first.classes, first.positive, self.positive)
+        several = first.task == "multilabel"
+        positive = None if several else _finding(first.classes, first.positive, self.positive)
         by_name: dict[str, Scores] = {}
         with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
             cache, rows, audit, known = whole_dataset(
                 self.data, first.input, first.classes, parse_class_map(self.class_map),
-                Path(folder) / "cache", split=self.split, seen=self.seen, overlap=self.overlap,
-                threads=self.threads, progress=self.progress,
+                Path(folder) / "cache", task=first.task, split=self.split, seen=self.seen,
+                overlap=self.overlap, threads=self.threads, progress=self.progress,
             )  # fmt: skip
             for name, candidate in candidates.items():
                 by_name[name] = Scores(
@@ -208,7 +208,10 @@ class Elsewhere:
                     classes=candidate.card.classes,
                     positive=positive,
                     normal=candidate.card.normal,
+                    order=candidate.card.order,
                     temperature=candidate.card.temperature,
+                    temperatures=candidate.card.temperatures,
+                    thresholds=tuple(t or 0.5 for t in candidate.card.thresholds),
                     groups=rows.groups,
                 )
         return by_name, audit, known
@@ -284,6 +287,8 @@ def evaluate(
 
 def _order_question(scores: Scores) -> list[str]:
     """What to ask where a model is wrong oftener than a guess, or right under another order."""
+    if scores.several:
+        return []
     answers, labels, count = scores.logits.argmax(1), scores.labels, len(scores.labels)
     hits, chance = int((answers == labels).sum()), 1 / len(scores.classes)
     asked = f"are {', '.join(scores.classes)} in the order of the outputs?"
@@ -362,7 +367,10 @@ def compare(
     limits = caps(
         level, declared.floors, (), a, first, baseline=known.baseline, baseline_accuracy=accuracy
     )  # fmt: skip
-    second = judged(declared, gate.rules_for(level), a, b, judgements, limits)
+    rules = gate.rules_for(
+        level, ordered=bool(a.order), several="auroc_macro" if a.several else None
+    )
+    second = judged(declared, rules, a, b, judgements, limits)
     return {
         "reference": facts[0]["name"],
         "candidate": facts[1]["name"],
@@ -439,7 +447,8 @@ def evaluate_run(
         raise InputError("a name for the set, without '/'", f"'{title}'", "choose another")
     rows = _rows_to_test(result)
     study = Study.model_validate(result.recipe)
-    finding = _finding(result.classes, study.data.positive, positive)
+    several = study.data.task == "multilabel"
+    finding = None if several else _finding(result.classes, study.data.positive, positive)
     kept = {
         row.name: replace(Scores.load(below(run, row.per_image["validation"])), positive=finding)
         for row in rows
@@ -457,8 +466,10 @@ def evaluate_run(
     tested: dict[str, ExternalRow] = {}
     limits: tuple[Reason, ...] = ()
     for row in rows:
-        scores = replace(answers[row.name], temperature=kept[row.name].temperature,
-                         normal=study.data.normal)  # fmt: skip
+        before = kept[row.name]
+        scores = replace(answers[row.name], temperature=before.temperature,
+                         temperatures=before.temperatures, thresholds=before.thresholds,
+                         normal=study.data.normal, order=study.data.order)  # fmt: skip
         root = scores if row.name == result.reference else answers[result.reference]
         answers[row.name] = scores
         path = below(folder, f"{title}-{row.name}.npz")
@@ -529,13 +540,16 @@ def _run(
         )
     card = a.card
     named = card.positive or b.card.positive
-    elsewhere = replace(elsewhere, positive=_finding(card.classes, named, elsewhere.positive))
+    if card.task == "multiclass":
+        elsewhere = replace(elsewhere, positive=_finding(card.classes, named, elsewhere.positive))
     if card.input == b.card.input and card.classes == b.card.classes:
         scores, audit, known = elsewhere.score({"a": a, "b": b})
     else:
         scores, audit, known = elsewhere.score({"a": a})
         scores["b"] = elsewhere.score({"b": b})[0]["b"].in_order(card.classes)
-    mine, other = scores["a"], replace(scores["b"], normal=card.normal)
+    order = card.order or b.card.order
+    mine = replace(scores["a"], order=order)
+    other = replace(scores["b"], normal=card.normal, order=order)
     facts = [_facts(a, mine), _facts(b, other)]
     return facts, (mine, other), audit.baseline_accuracy, known
 
@@ -601,8 +615,10 @@ def _kept(
             "score both on the same data",
         )
     names = [{"name": path.stem} for path in (reference, candidate)]
-    finding = _finding(a.classes, a.positive or b.positive, positive)
-    return names, (replace(a, positive=finding), replace(b, positive=finding, normal=a.normal))
+    finding = None if a.several else _finding(a.classes, a.positive or b.positive, positive)
+    order = a.order or b.order
+    a, b = (replace(s, positive=finding, normal=a.normal, order=order) for s in (a, b))
+    return names, (a, b)
 
 
 def _facts(candidate: Candidate, mine: Scores) -> dict[str, Any]:
@@ -613,7 +629,7 @@ def _facts(candidate: Candidate, mine: Scores) -> dict[str, Any]:
         "digest": candidate.digest,
         "format": card.format,
         "precision": card.precision,
-        "confusion": confusion(mine.logits, mine.labels, len(card.classes)).tolist(),
+        "confusion": counted(mine),
     }
 
 

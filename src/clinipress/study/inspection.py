@@ -43,6 +43,7 @@ from clinipress.records.candidate import Candidate, InputSpec, Judged
 from clinipress.records.judgement import Judgements, OutOfScopeProbe, Saliency, Stress
 from clinipress.records.metrics import least_loss
 from clinipress.records.store import write_atomically
+from clinipress.stats.metrics import strata
 from clinipress.study.choice import Choice, float_candidate
 from clinipress.study.feature_networks import feature_network
 from clinipress.study.scores import calibrated
@@ -55,6 +56,9 @@ PROBED = 20  # images that are turned into out-of-scope pictures
 LONGEST_SIDE = 160  # pixels of a thumbnail
 NOT_ASKED = "the study asks for none"
 NOT_SHIPPED = "nothing is shipped"
+
+
+NOBODY_SICK = "no image shows a finding to explain"
 
 
 def inspect(
@@ -146,6 +150,8 @@ def _probes(
     pieces: Sequence[Piece[Judged]], keys: tuple[str, ...], bench: Workbench
 ) -> dict[str, tuple[OutOfScopeProbe, ...]]:
     """Candidate -> how sure it is of pictures that are out of scope, beside the first one."""
+    if bench.study.data.task == "multilabel":  # an answer about each finding has no one confidence
+        return {piece.name: () for piece in pieces}
     study, some = bench.study, keys[:PROBED]
     images = _pixels(pieces[0], some, bench)
     pictures = probe_pictures(images, some, study.seed)
@@ -197,23 +203,30 @@ def _saliency(
     """Where a candidate looks, beside the reference and two baselines; or why nobody knows."""
     study, root = bench.study, judged[0]
     recipe, spec, scores = study.evidence, root.file.card.input, root.scores[split]
-    chosen = stress_rows(scores.labels, scores.units, recipe.saliency, study.seed)
+    labels, cuts = strata(scores.labels), None
+    shown = np.flatnonzero(labels >= 0)
+    if not len(shown):
+        return NOBODY_SICK
+    if scores.several:  # each image by the rarest finding that it shows
+        cuts = scores.cuts * np.asarray(scores.temperatures or 1.0)
+    by = np.zeros(len(shown), np.int64) if scores.several else labels[shown]
+    chosen = shown[stress_rows(by, scores.units[shown], recipe.saliency, study.seed)]
     keys = tuple(scores.keys[row] for row in chosen)
     masks = image_masks(recipe.masks, recipe.mask_kind, keys, spec) if recipe.masks else None
     images = SalientImages(
         pixels=_pixels(root, keys, bench),
         keys=keys,
-        labels=scores.labels[chosen],
+        labels=labels[chosen],
         units=scores.units[chosen],
         classes=scores.classes,
         masks=masks,
     )
-    answers = scores.logits[chosen].argmax(axis=1)
+    answers = labels[chosen] if scores.several else scores.logits[chosen].argmax(axis=1)
     fill = fill_level(root.network)
     try:
         with bench.times.phase("saliency"):
             maps = {
-                name: _explained(name, candidate, images, answers, fill, bench)
+                name: _explained(name, candidate, images, answers, fill, bench, cuts)
                 for name, candidate in _beside(judged, piece, images, study.seed).items()
             }
     except ModelError as problem:
@@ -249,6 +262,7 @@ def _explained(
     answers: NDArray[np.int64],
     fill: float | NDArray[np.float32],
     bench: Workbench,
+    cuts: NDArray[np.float64] | None,
 ) -> Explanation:
     """Maps of one row, or those that were made before of the same images."""
     study = bench.study
@@ -259,6 +273,7 @@ def _explained(
         "data": bench.data.test_digest,
         "mode": study.evidence.saliency_mode,
         "seed": study.seed,
+        **({} if cuts is None else {"cuts": cuts.tolist()}),
     }
 
     def make(folder: Path) -> None:
@@ -271,6 +286,7 @@ def _explained(
             fill=fill,
             mode=study.evidence.saliency_mode,
             seed=study.seed,
+            cuts=cuts,
             progress=bench.progress,
         ).save(folder / "maps.npz")
 

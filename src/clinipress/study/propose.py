@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from clinipress.data.finding import propose_normal, propose_positive, words_of
+from clinipress.data.finding import propose_normal, propose_order, propose_positive, words_of
 from clinipress.data.layouts.items import Dataset, left_out_lines, patient_columns
 from clinipress.data.sources import decode_item, item_facts, read_dataset
 from clinipress.data.units import CLUSTER, best_unit
@@ -21,7 +21,7 @@ from clinipress.kinds.image.refuse import is_colourful
 from clinipress.models.origins import PACKAGE, weights_path
 from clinipress.models.packages import PACKAGES, installed_packages
 from clinipress.records.candidate import InputSpec
-from clinipress.records.item import plural_of
+from clinipress.records.item import NO_FINDING, plural_of
 from clinipress.records.store import sha256_of, write_atomically
 from clinipress.text import joined
 
@@ -31,6 +31,7 @@ LOOKED_AT = 64
 SMALLEST_PRETRAINED = 64  # pixels a side
 FROM_HUB, NO_WEIGHTS = "hub", "none"
 SIZES = (28, 32, 48, 64, 96, 128, 160, 192, 224)
+FEW_SHOWN = 20  # images that show a finding, below which hardly anything can be said of it
 LOOK = InputSpec(channels=3, height=64, width=64)
 # Modality, whether its pictures have colour, and words of which one decides. The first that fits.
 _MODALITIES = (
@@ -67,18 +68,25 @@ def propose(dataset: Dataset) -> dict[str, Any]:
     typical = sorted(sides)[len(sides) // 2]
     colour = float(np.mean(colours)) > 0.5
     unit, unnamed = best_unit(dataset.items)
+    names = dataset.classes if dataset.task == "multiclass" else ()
     return {
         "layout": dataset.layout,
         "images": len(dataset.items),
-        "classes": dict(Counter(item.label for item in dataset.items)),
+        "task": dataset.task,
+        "classes": dict(Counter(item.label for item in dataset.items))
+        if dataset.task == "multiclass"
+        else _findings(dataset),
+        "without_finding": sum(item.label == NO_FINDING for item in dataset.items),
         "channels": 3 if colour else 1,
         "in_colour": round(float(np.mean(colours)), 3),
         "size": max((s for s in SIZES if s <= typical), default=SIZES[0]),
         "typical_side": typical,
         "modality": _modality([*dataset.classes, dataset.root.resolve().name], colour),
         # numbers in an array name nothing: of 0 and 1, either is the finding in published sets
-        "positive": None if dataset.layout == "npz" else propose_positive(dataset.classes),
-        "normal": propose_normal(dataset.classes),
+        "positive": None if dataset.layout == "npz" else propose_positive(names),
+        "normal": propose_normal(names),
+        "order": list(propose_order(names)[0]),
+        "order_is_sure": propose_order(names)[1],
         "patients": unit == "patient" and not unnamed,
         "unit": unit,
         "without_unit": unnamed,
@@ -135,7 +143,7 @@ def write_study(
     if out.exists() and not force:
         raise InputError("a new file", f"'{out}', which exists", "choose another --out, or --force")
     chosen = proposed_weights(weights, network)
-    seen = propose(read_dataset(data, class_map=class_map)) | {"weights": chosen}
+    seen = propose(read_dataset(data, class_map=class_map, task=None)) | {"weights": chosen}
     if chosen is not None:  # networks of ImageNet shrink their input 32-fold
         seen["size"] = max(seen["size"], SMALLEST_PRETRAINED)
     write_atomically(out, _text(data, seen, class_map or {}))
@@ -147,6 +155,12 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def _findings(dataset: Dataset) -> dict[str, int]:
+    """Of several findings: how many images show each."""
+    counts = Counter(name for item in dataset.items for name in item.present)
+    return {name: counts[name] for name in dataset.classes}
+
+
 def _quoted(name: str) -> str:
     return json.dumps(name, ensure_ascii=False)
 
@@ -154,6 +168,13 @@ def _quoted(name: str) -> str:
 def finding_words(seen: dict[str, Any]) -> str:
     """What a person must check or fill in about the finding; "" where there is nothing."""
     classes = [str(name) for name in seen["classes"]]
+    if seen["task"] == "multilabel":
+        rare = [name for name, count in seen["classes"].items() if count < FEW_SHOWN]
+        few = f"; fewer than {FEW_SHOWN} images show {', '.join(rare)}" if rare else ""
+        return (
+            f"an image may show any of {len(classes)} findings, or none "
+            f"({seen['without_finding']} do){few}"
+        )
     if len(classes) == 2:
         if seen["positive"] is None:
             return f"which class is the finding, {' or '.join(classes)}? Fill in 'positive'"
@@ -182,6 +203,14 @@ def _class_map_line(class_map: Mapping[str, str]) -> str:
 
 
 def _finding_line(seen: dict[str, Any]) -> str:
+    if seen["task"] == "multilabel":
+        listed = ", ".join(_quoted(name) for name in seen["classes"])
+        return (
+            f"task: multilabel   # {_one_line(finding_words(seen))}\n"
+            f"  classes: [{listed}]   # leave out what is not to be learnt\n"
+            "  # blank: absent     # an empty cell of a finding's own column; else it is unknown,\n"
+            "  # uncertain: absent # and so is -1: never learnt from and never counted"
+        )
     words = _one_line(finding_words(seen))
     if len(seen["classes"]) == 2:
         if seen["positive"] is None:
@@ -191,6 +220,16 @@ def _finding_line(seen: dict[str, Any]) -> str:
     if seen["normal"] is None:
         return "# normal: NAME   # the class without a finding, if there is one"
     return f"normal: {_quoted(seen['normal'])}   # {words}"
+
+
+def _order_line(seen: dict[str, Any]) -> str:
+    """Grades in their order; where the names leave it open, for a person to decide."""
+    if not seen["order"]:
+        return ""
+    names = f"order: [{', '.join(_quoted(name) for name in seen['order'])}]"
+    if seen["order_is_sure"]:
+        return f"\n  {names}   # grades, the least first: how far off an answer is counts, too"
+    return f"\n  # {names}   # if these are grades, the least first; not if they are codes"
 
 
 def _channels_words(seen: dict[str, Any]) -> str:
@@ -360,7 +399,7 @@ data:
   # chooses the augmentation: generic, brain-mri, chest-ct, chest-xray, dermoscopy, histology,
   # retina
   modality: {seen["modality"]}
-  {_finding_line(seen)}
+  {_finding_line(seen)}{_order_line(seen)}
   input:
     channels: {seen["channels"]}   # {_channels_words(seen)}
     height: {seen["size"]}   # typical shorter side {seen["typical_side"]} pixels; smaller is faster

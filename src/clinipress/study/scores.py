@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,19 @@ from numpy.typing import NDArray
 from clinipress import distributed
 from clinipress.data.cache import DECODERS
 from clinipress.data.study import Rows, predict_rows
-from clinipress.evidence.calibration import fit_temperature, operating_points, uncertain_threshold
+from clinipress.evidence.calibration import (
+    fit_findings,
+    fit_temperature,
+    operating_points,
+    uncertain_threshold,
+)
 from clinipress.evidence.scores import Scores
 from clinipress.formats.open import engine_packages
 from clinipress.recipe.study import Study
 from clinipress.records.candidate import Candidate, Card, Made
 from clinipress.records.store import versions
 from clinipress.stats.intervals import proportion, unit_index
-from clinipress.stats.metrics import predictions
+from clinipress.stats.metrics import overall_score, predictions
 from clinipress.study.sealing import KEPT_OPENING, Seal
 from clinipress.study.workbench import Piece, Workbench, gpus
 
@@ -111,7 +116,16 @@ class ScoreKeeper:
     ) -> Piece[Made]:
         """The piece with one split more, kept for people and said."""
         validation = piece.scores.get("validation")
-        temperature = validation.temperature if validation else fit_temperature(logits, rows.labels)
+        several = rows.labels.ndim == 2
+        how: dict[str, Any] = {}
+        if several:
+            fitted = fit_findings(logits, rows.labels) if validation is None else None
+            how = dict(zip(("temperatures", "thresholds"), fitted, strict=True)) if fitted else how
+        elif validation is None:
+            how = {"temperature": fit_temperature(logits, rows.labels)}
+        if validation is not None:  # what was chosen there stays
+            names = ("temperature", "temperatures", "thresholds")
+            how = {name: getattr(validation, name) for name in names}
         scores = Scores(
             logits=logits,
             labels=rows.labels,
@@ -120,11 +134,16 @@ class ScoreKeeper:
             classes=piece.file.card.classes,
             positive=self.bench.study.data.positive,
             normal=self.bench.study.data.normal,
-            temperature=temperature,
+            order=self.bench.study.data.order,
             groups=rows.groups,
+            **how,
         )
         if distributed.is_main():
             scores.save(self.bench.store.folder / scores_path(piece.name, split))
+        if several:
+            area = overall_score(logits, rows.labels)
+            self.bench.progress.say(f"{piece.name}: {split} area under the ROC curve {area:.3f}")
+            return replace(piece, scores={**piece.scores, split: scores})
         hits = predictions(logits) == rows.labels
         accuracy = proportion(hits, unit_index(rows.units, len(hits)))
         if accuracy is not None:
@@ -140,16 +159,33 @@ class ScoreKeeper:
 def calibrated(piece: Piece[Made], study: Study) -> Card:
     """The card of a bundle: what validation says of temperature, thresholds and doubt."""
     seen = piece.scores["validation"]
+    if seen.several:
+        return piece.file.card.model_copy(
+            update={
+                "temperatures": seen.temperatures,
+                "thresholds": tuple(
+                    limit if len({*seen.labels[:, c].tolist()} - {-1}) == 2 else None
+                    for c, limit in enumerate(seen.thresholds)
+                ),
+                "intended_use": study.intended_use,
+                "synthetic": study.synthetic,
+            }
+        )
     return piece.file.card.model_copy(
         update={
             "temperature": seen.temperature,
             "operating_points": operating_points(
-                seen.probabilities, seen.labels, seen.classes, normal=study.data.normal
+                seen.probabilities,
+                seen.labels,
+                seen.classes,
+                normal=study.data.normal,
+                order=study.data.order,
             ),
             "uncertain_below": uncertain_threshold(seen.logits / seen.temperature, seen.labels),
             "intended_use": study.intended_use,
             "positive": study.data.positive,
             "normal": study.data.normal,
+            "order": study.data.order,
             "synthetic": study.synthetic,
         }
     )

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -22,7 +22,7 @@ from clinipress import distributed
 from clinipress.data.splits import log_opening
 from clinipress.data.study import OPENINGS
 from clinipress.errors import InputError, RecipeError
-from clinipress.evidence.gate import rules_for
+from clinipress.evidence.gate import Primary, rules_for
 from clinipress.evidence.judged import Declared
 from clinipress.recipe.study import GUARDS, Study
 from clinipress.records.metrics import METRICS, metric_facts
@@ -43,6 +43,8 @@ __all__ = [
 FILE = "rules.json"
 KEPT_OPENING = "opening.json"  # of a piece of test answers: the opening that it was made by
 FLOORS_ONLY, MARGINS_ONLY = ("agreement",), ("sensitivity[*]",)
+FINDINGS_ONLY = ("sensitivity[*]", "specificity[*]", "auroc[*]")
+GRADES = "order of the grades"
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ class Seal:
     def declared(self, study: Study) -> Declared:
         """What the evidence is judged by."""
         margins = {rule.metric: rule.margin for rule in self.rules.rules}
-        usual = {rule.metric: rule.margin for rule in rules_for(study.risk)}
+        ordered, several = bool(study.data.order), primary_of(study)
+        rules = rules_for(study.risk, ordered=ordered, several=several)
+        usual = {rule.metric: rule.margin for rule in rules}
         return Declared(
             study.risk,
             study.evidence,
@@ -119,7 +123,12 @@ def rules_of(study: Study, classes: Sequence[str], test_images: str = "") -> Sea
         digest="",
         when=_now(),
         risk=study.risk,
-        rules=rules_for(study.risk, _by_class(study.margins, data.positive, classes)),
+        rules=rules_for(
+            study.risk,
+            _by_class(study.margins, data.positive, classes),
+            ordered=bool(data.order),
+            several=primary_of(study),
+        ),
         floors=_every_class(study.floors, classes),
         positive=data.positive,
         normal=data.normal,
@@ -131,6 +140,12 @@ def rules_of(study: Study, classes: Sequence[str], test_images: str = "") -> Sea
         seed=study.seed,
         others={
             "class map": _shown(data.class_map),
+            **({GRADES: _shown(data.order)} if data.order else {}),
+            **(
+                {"empty cells": data.blank, "cells with -1": data.uncertain}
+                if data.task == "multilabel"
+                else {}
+            ),
             "division of the images": f"{data.split.by}, {division}, seed {data.split.seed}",
             "images drawn": _shown(data.sample or "all"),
             "images under stress": _shown(evidence.stress),
@@ -213,6 +228,13 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def primary_of(study: Study) -> Primary | None:
+    """What decides where an image may show several findings; None: it shows one class."""
+    if study.data.task == "multiclass":
+        return None
+    return "sensitivity[*]" if study.evidence.primary == "worst_sensitivity" else "auroc_macro"
+
+
 def _differences(sealed: SealedRules, now: SealedRules, when: str) -> Iterator[RuleChange]:
     """Field by field, for people; what follows from the risk level alone is not said twice."""
     pairs = {
@@ -222,7 +244,10 @@ def _differences(sealed: SealedRules, now: SealedRules, when: str) -> Iterator[R
     }
     if sealed.risk != now.risk:
         follows = {
-            "rules": tuple(rules_for(risk) for risk in (sealed.risk, now.risk)),
+            "rules": tuple(
+                rules_for(each.risk, ordered=GRADES in each.others, several=_decides(each))
+                for each in (sealed, now)
+            ),
             "guards": tuple(GUARDS[risk] for risk in (sealed.risk, now.risk)),
         }
         pairs = {name: pair for name, pair in pairs.items() if follows.get(name) != pair}
@@ -232,6 +257,12 @@ def _differences(sealed: SealedRules, now: SealedRules, when: str) -> Iterator[R
     for name, (before, after) in pairs.items():
         if before != after:
             yield RuleChange(what=name, before=_shown(before), after=_shown(after), when=when)
+
+
+def _decides(rules: SealedRules) -> Primary | None:
+    """`primary_of` the study that has such rules."""
+    primary = next(rule.metric for rule in rules.rules if rule.primary)
+    return next((each for each in get_args(Primary) if each == primary), None)
 
 
 def _level(rules: SealedRules) -> str:
@@ -269,15 +300,18 @@ def check_names(study: Study, classes: Sequence[str] | None = None) -> None:
     Raises:
         RecipeError: A name is unknown.
     """
+    graded = METRICS["grades"] if study.data.order else ()
+    several = study.data.task == "multilabel"
     for metric in study.margins:
-        _check_metric("margins", metric, MARGINS_ONLY, classes)
-    check_floors(study.floors, classes)
+        more = FINDINGS_ONLY if several else (*MARGINS_ONLY, *graded)
+        _check_metric("margins", metric, more, classes, several=several)
+    check_floors(study.floors, classes, graded, several=several)
     if classes is None:
         return
     for name in study.evidence.prevalence:
         _check_class("evidence.prevalence", name, classes)
     shares = study.evidence.prevalence
-    if set(shares) == set(classes) and abs(sum(shares.values()) - 1) > 1e-6:
+    if not several and set(shares) == set(classes) and abs(sum(shares.values()) - 1) > 1e-6:
         raise RecipeError(
             "shares of all classes in 'evidence.prevalence' that sum to 1",
             f"{sum(shares.values()):g}",
@@ -289,14 +323,21 @@ def check_names(study: Study, classes: Sequence[str] | None = None) -> None:
         raise RecipeError("'data.normal' to be no finding", f"'{study.data.normal}', the positive")
 
 
-def check_floors(floors: Mapping[str, float], classes: Sequence[str] | None = None) -> None:
+def check_floors(
+    floors: Mapping[str, float],
+    classes: Sequence[str] | None = None,
+    graded: Sequence[str] = METRICS["grades"],
+    *,
+    several: bool = False,
+) -> None:
     """Refuse floors of figures that there are not, or of which less is better.
 
     Raises:
         RecipeError: Such a name.
     """
     for metric in floors:
-        _check_metric("floors", metric, FLOORS_ONLY + MARGINS_ONLY, classes)
+        more = FINDINGS_ONLY if several else (*FLOORS_ONLY, *MARGINS_ONLY, *graded)
+        _check_metric("floors", metric, more, classes, several=several)
         if not metric_facts(metric).higher_is_better:
             raise RecipeError(
                 f"figures in 'floors' of which more is better, not '{metric}'",
@@ -306,12 +347,19 @@ def check_floors(floors: Mapping[str, float], classes: Sequence[str] | None = No
 
 
 def _check_metric(
-    key: str, metric: str, more: Sequence[str], classes: Sequence[str] | None
+    key: str,
+    metric: str,
+    more: Sequence[str],
+    classes: Sequence[str] | None,
+    *,
+    several: bool = False,
 ) -> None:
     family, bracket, rest = metric.partition("[")
     two = classes is None or len(classes) == 2
     single = (*METRICS["all"], *more, *(METRICS["two classes"] if two else ()))
     by_class = [name for name in METRICS["class"] if classes is None or not two or name != "auroc"]
+    if several:
+        single, by_class = (*METRICS["findings"], *more), list(METRICS["finding"])
     if metric in single:
         return
     if bracket and family in by_class and rest.endswith("]"):

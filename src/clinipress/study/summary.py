@@ -77,6 +77,8 @@ def summarise(
         classes=data.classes,
         positive=study.data.positive,
         normal=study.data.normal,
+        order=study.data.order,
+        task=study.data.task,
         rules=sealed.rules.rules,
         sealed=sealed.sealed,
         rule_changes=sealed.changes,

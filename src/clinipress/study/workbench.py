@@ -279,7 +279,8 @@ class Workbench:
             folder = self.store.once("export", inputs, make, packages=packages)
         card = Card.model_validate(read_json(folder / "card.json"))
         # not in the file, whose bytes depend on what it computes alone
-        finding = {"positive": self.study.data.positive, "normal": self.study.data.normal}
+        data = self.study.data
+        finding = {"positive": data.positive, "normal": data.normal, "order": data.order}
         card = card.model_copy(update={"name": name} | finding)
         return open_file(folder / FILES[recipe.format][0], card, self.study.threads)
 

@@ -18,10 +18,11 @@ from torch import nn
 from clinipress.errors import DivergedError
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.steps import TrainOptions
+from clinipress.stats.metrics import overall_score
 from clinipress.train import distributed
 from clinipress.train.layers import never_trained
 from clinipress.train.loader import Batch, Images, Loader, Order, validation_batches
-from clinipress.train.losses import HardLoss
+from clinipress.train.losses import HardLoss, hard_loss
 from clinipress.train.mixing import draw_mix, mixed_loss
 from clinipress.train.numerics import freeze_batch_norm, measure_numerics, named
 from clinipress.train.optimizer import set_rate
@@ -164,7 +165,9 @@ class Training:
             self._epochs()
         self.state.load_best(work)
         distributed.barrier()
-        best = f"best epoch {1 + (journal.best_epoch or 0)}: {journal.best_accuracy:.1%}"
+        several = self.images.cache.labels.ndim == 2
+        score = f"AUROC {journal.best_accuracy:.3f}" if several else f"{journal.best_accuracy:.1%}"
+        best = f"best epoch {1 + (journal.best_epoch or 0)}: {score}"
         self.progress.finish(TASK, best)
         return self._outcome()
 
@@ -320,25 +323,51 @@ class Training:
         if early and not last:
             return None, None
         rows = self.images.validation[distributed.rank() :: distributed.world_size()]
-        right, entropy = self._tally(rows, self.sizes[epoch])
-        sums = torch.tensor([right, entropy], dtype=torch.float64, device=self.device)
-        accuracy, loss = (distributed.sum_(sums) / len(self.images.validation)).tolist()
+        accuracy, loss = self._tally(rows, self.sizes[epoch])
         if not math.isfinite(loss):
             raise _diverged(f"a validation loss of {loss}", journal.epoch, self.steps - 1)
         return accuracy, loss
 
     @torch.no_grad()
     def _tally(self, rows: NDArray[np.int64], size: tuple[int, int]) -> tuple[float, float]:
-        module, weights = self.state.module.eval(), self.state.average.tensors
+        """Accuracy, or mean area of the findings, and mean loss; `rows` are this process's."""
+        if self.images.cache.labels.ndim == 2:
+            return self._areas(rows, size)
         right, entropy = 0.0, 0.0
         for batch in validation_batches(
             self.images.cache, rows, size, VALIDATION_BATCH, self.device
         ):
-            pixels = self.numerics.images(batch.images)
-            logits = torch.func.functional_call(module, weights, (pixels,)).double()
+            logits = self._answers(batch)
             right += float((logits.argmax(1) == batch.labels).sum())
             entropy += float(F.cross_entropy(logits, batch.labels, reduction="sum"))
-        return right, entropy
+        sums = torch.tensor([right, entropy], dtype=torch.float64, device=self.device)
+        accuracy, loss = (distributed.sum_(sums) / len(self.images.validation)).tolist()
+        return accuracy, loss
+
+    def _answers(self, batch: Batch) -> torch.Tensor:
+        """Of the averaged weights, float64."""
+        module, weights = self.state.module.eval(), self.state.average.tensors
+        pixels = self.numerics.images(batch.images)
+        logits: torch.Tensor = torch.func.functional_call(module, weights, (pixels,))
+        return logits.double()
+
+    def _areas(self, rows: NDArray[np.int64], size: tuple[int, int]) -> tuple[float, float]:
+        """No process can tell an area from its own images: they put their answers together."""
+        every = self.images.validation
+        labels = self.images.cache.labels[every]
+        logits = torch.zeros(labels.shape, dtype=torch.float64, device=self.device)
+        places = torch.from_numpy(np.flatnonzero(np.isin(every, rows))).to(self.device)
+        answers = [
+            self._answers(batch)
+            for batch in validation_batches(
+                self.images.cache, rows, size, VALIDATION_BATCH, self.device
+            )
+        ]
+        if answers:
+            logits[places] = torch.cat(answers)
+        logits = distributed.sum_(logits)
+        loss = float(hard_loss(logits, torch.from_numpy(labels).to(self.device)))
+        return overall_score(logits.cpu().numpy(), labels), loss
 
     def _remember(
         self, epoch: int, facts: dict[str, Any], accuracy: float | None, loss: float | None

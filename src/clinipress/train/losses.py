@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 Method = Literal["soft", "dkd", "dist"]
+MOST_WEIGHT = 20.0  # a finding of one image would otherwise be all that is learnt
 
 
 def cross_entropy(
@@ -63,13 +64,25 @@ def binary_cross_entropy(
     smoothing: float = 0.0,
     class_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mean binary cross-entropy over images and labels, for a head with one sigmoid per label.
+    """Binary cross-entropy over images and findings, for a head with one sigmoid per finding.
 
-    With smoothing s the target is ``(1 - s) * label + s / 2``, as `cross_entropy` with two classes;
-    labels are float ``[n, k]`` in [0, 1]: whether each finding is there.
+    With smoothing s the target is ``(1 - s) * label + s / 2``, as `cross_entropy` with two classes.
+    What is unknown adds nothing; the sum is divided by all pairs all the same, so that a batch
+    split over processes has the loss of the whole.
+
+    Args:
+        logits: ``[n, k]``.
+        labels: ``[n, k]``: 1 present, 0 absent, -1 unknown; or floating, in [0, 1].
+        smoothing: s.
+        class_weights: Weight of each finding where it is present, ``[k]``.
     """
-    target = (1 - smoothing) * labels + smoothing / 2
-    return F.binary_cross_entropy_with_logits(logits, target, weight=class_weights)
+    known = labels >= 0
+    target = torch.where(known, labels, 0).to(logits.dtype)
+    target = (1 - smoothing) * target + smoothing / 2
+    losses = F.binary_cross_entropy_with_logits(
+        logits, target, pos_weight=class_weights, reduction="none"
+    )
+    return torch.where(known, losses, 0).mean()
 
 
 def hard_loss(
@@ -78,7 +91,7 @@ def hard_loss(
     smoothing: float = 0.0,
     class_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """`cross_entropy` of int64 labels ``[n]``, `binary_cross_entropy` of float ones ``[n, k]``."""
+    """`cross_entropy` of labels ``[n]``, `binary_cross_entropy` of labels ``[n, k]``."""
     chosen = binary_cross_entropy if labels.ndim == 2 else cross_entropy
     return chosen(logits, labels, smoothing, class_weights)
 
@@ -203,9 +216,10 @@ def distillation(
 ) -> torch.Tensor:
     """``alpha * (what the teacher says) + (1 - alpha) * (what the labels say)``.
 
-    What the teacher says is `soft_targets` (or `binary_soft_targets` where labels are float
-    ``[n, k]``), `decoupled` or `relational`. Deviation: the last two papers write ``hard + w *
-    teacher``; that is this with ``alpha = w / (1 + w)``, up to a factor that Adam does not feel.
+    What the teacher says is `soft_targets` (or `binary_soft_targets` where labels are ``[n, k]``:
+    it speaks of unknown findings, too), `decoupled` or `relational`. Deviation: the last two papers
+    write ``hard + w * teacher``; that is this with ``alpha = w / (1 + w)``, up to a factor that
+    Adam does not feel.
     An alpha of 0 is the control without a teacher; `share` of the teacher's part, in (0, 1], is
     below 1 while it is warmed up; `beta` weighs the method's second part.
 
@@ -244,8 +258,13 @@ def _taught(
 def balanced_weights(labels: NDArray[np.int64], classes: int) -> torch.Tensor:
     """Class weights float32 ``[k]`` by inverse frequency; their mean over the images is 1.
 
-    A class that has no image gets weight 0.
+    A class that has no image gets weight 0. Of findings, labels ``[n, k]``, what a present one
+    weighs: as many times as it is absent more often than present, at most `MOST_WEIGHT`.
     """
+    if labels.ndim == 2:
+        there, absent = (labels == 1).sum(0), (labels == 0).sum(0)
+        odds = absent / np.maximum(there, 1)
+        return torch.from_numpy(np.clip(odds, 1, MOST_WEIGHT).astype(np.float32))
     counts = np.bincount(labels, minlength=classes).astype(np.float64)
     present = counts > 0
     weights = np.zeros(classes)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from clinipress.errors import ClinipressError, ModelError, RecipeError
@@ -22,6 +21,7 @@ from clinipress.models.weights import laid_out
 from clinipress.recipe.steps import TrainOptions
 from clinipress.train import distributed
 from clinipress.train.loader import Images
+from clinipress.train.losses import hard_loss
 
 __all__ = [
     "NUMERICS",
@@ -216,7 +216,7 @@ def _step(
     """Forward and backward; the optimizer costs every candidate the same and is left out."""
     with numerics.autocast(pixels.device):
         logits = module(numerics.images(pixels))
-    F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+    hard_loss(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
     module.zero_grad(set_to_none=True)
     if pixels.device.type == "cuda":
         torch.cuda.synchronize(pixels.device)

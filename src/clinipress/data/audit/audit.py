@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from clinipress.data.audit.shortcuts import (
     WARNING_FROM,
     FeatureTable,
     feature_shortcuts,
+    finding_shortcuts,
     statistics_baseline,
 )
 from clinipress.data.grouping import merge, numbered
@@ -33,7 +34,7 @@ from clinipress.data.units import labelings
 from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
 from clinipress.records.candidate import InputSpec
-from clinipress.records.item import UNIT_KINDS, plural_of
+from clinipress.records.item import UNIT_KINDS, ImageItem, plural_of
 from clinipress.records.result import Audit, DuplicatePair, Interval, LeftOut, Shortcut, Unreadable
 from clinipress.text import DASH, joined
 
@@ -85,8 +86,11 @@ def audit(
         readings.sha256, readings.dhash, readings.thumbnails, readings.readable, progress=progress
     )
     fingerprints = _fingerprints(dataset, readings, duplicates)
-    facts = _facts(dataset, fingerprints)
-    singles, baseline = feature_shortcuts(facts), statistics_baseline(facts, seed)
+    if dataset.task == "multilabel":
+        singles, baseline = finding_shortcuts(_finding_facts(dataset, fingerprints), seed), None
+    else:
+        facts = _facts(dataset, fingerprints)
+        singles, baseline = feature_shortcuts(facts), statistics_baseline(facts, seed)
     readable = [item for item, ok in zip(dataset.items, readings.readable, strict=True) if ok]
     refusals = find_refusals(readable, spec, threads=threads, progress=progress)
     record = Audit(
@@ -153,14 +157,38 @@ def _facts(dataset: Dataset, fingerprints: Fingerprints) -> FeatureTable:
     )
 
 
+def _finding_facts(dataset: Dataset, fingerprints: Fingerprints) -> dict[str, FeatureTable]:
+    """Of each finding the readable images of which it is known, present (0) or not."""
+    tables = {}
+    units = merge(fingerprints.clusters, *labelings(dataset.items))
+    for name in dataset.classes:
+        known = [name in (item.findings or {}) for item in dataset.items]
+        rows = np.flatnonzero(fingerprints.readable & np.asarray(known))
+        absent = [name not in dataset.items[row].present for row in rows]
+        tables[name] = FeatureTable(
+            keys=[dataset.items[row].key for row in rows],
+            features=fingerprints.features[rows],
+            names=fingerprints.feature_names,
+            labels=np.asarray(absent, dtype=np.int64),
+            classes=(name, "not"),
+            units=units[rows],
+        )
+    return tables
+
+
 def _counts(dataset: Dataset) -> dict[str, int]:
-    counts = Counter(item.label for item in dataset.items)
+    counts = Counter(shown for item in dataset.items for shown in _shown(item))
     return {name: counts[name] for name in dataset.classes}
+
+
+def _shown(item: ImageItem) -> Iterable[str]:
+    """Its class, or the findings that are present."""
+    return [item.label] if item.findings is None else item.present
 
 
 def _splits(dataset: Dataset) -> dict[str, dict[str, int]]:
     """Published split -> class -> images; empty where nothing is published."""
-    counts = Counter((item.split, item.label) for item in dataset.items if item.split)
+    counts = Counter((i.split, shown) for i in dataset.items if i.split for shown in _shown(i))
     present = sorted({split for split, _ in counts}, key=_split_order)
     return {s: {name: counts[s, name] for name in dataset.classes} for s in present}
 

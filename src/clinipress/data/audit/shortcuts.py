@@ -30,6 +30,7 @@ __all__ = [
     "FeatureTable",
     "cross_validated",
     "feature_shortcuts",
+    "finding_shortcuts",
     "statistics_baseline",
 ]
 
@@ -140,6 +141,31 @@ def statistics_baseline(facts: FeatureTable, seed: int = 0) -> Baseline | None:
     overall = overall.model_copy(update={"warning": overall.warning or accuracy.low > majority})
     by_image = dict(zip(facts.keys, hits.tolist(), strict=True))
     return Baseline(accuracy, majority, (overall, *singles), by_image)
+
+
+def finding_shortcuts(findings: Mapping[str, FeatureTable], seed: int = 0) -> tuple[Shortcut, ...]:
+    """Of several findings: what single facts, and all of them together, tell of each.
+
+    Args:
+        findings: Finding -> the images of which it is known, in two classes: it is present (0), or
+            not.
+        seed: Of the folds.
+
+    Returns:
+        Each finding with all facts, feature "all", their mean first, then the strongest single
+        facts. A finding that fewer than two units show, or do not show, has none.
+    """
+    together, singles = [], []
+    for name, whole in findings.items():
+        facts = whole.sample(LARGEST_SAMPLE, seed)
+        present = facts.labels == 0
+        if min(len(np.unique(facts.units[rows])) for rows in (present, ~present)) < 2:
+            continue
+        odds = cross_validated(facts, seed)[:, 0]
+        together.append(_shortcut("all", name, odds, present, facts.units, either_way=False))
+        singles += [s.model_copy(update={"target": name}) for s in feature_shortcuts(facts)]
+    singles.sort(key=lambda s: (-s.auroc.value, s.feature, s.target))
+    return (*([_macro(together)] if together else []), *together, *singles)
 
 
 def cross_validated(facts: FeatureTable, seed: int) -> NDArray[np.float64]:

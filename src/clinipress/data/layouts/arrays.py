@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.data.layouts.items import SPLIT_NAMES, LeftOuts
+from clinipress.data.layouts.items import SPLIT_NAMES, LeftOuts, Task
 from clinipress.errors import DataError, ImageError
 from clinipress.kinds.image.pixels import Raster
 from clinipress.kinds.image.unpacking import limit
@@ -28,34 +28,43 @@ _PARTS = ("train", "val", "test")
 
 
 def read_arrays(
-    path: Path, class_map: Mapping[str, str], left_out: LeftOuts | None = None
+    path: Path,
+    class_map: Mapping[str, str],
+    left_out: LeftOuts | None = None,
+    task: Task | None = "multiclass",
 ) -> list[ImageItem]:
     """Items of an archive: uint8 images ``[n, h, w]`` or ``[n, h, w, 3]``, whole-number labels.
 
-    Labels are named by their number, "0", "1", ...; `class_map` gives them names.
+    Labels are named by their number, "0", "1", ...; `class_map` gives them names. Several columns
+    of 0 and 1 are findings, named by the number of their column; -1 is unknown.
 
     Raises:
         DataError: It is no such archive, or labels and images do not fit together.
     """
     try:
-        labels, others = _read_labels(path)
+        labels, others = _read_labels(path, task)
     except _UNREADABLE as problem:
         raise DataError("an .npz of arrays", f"'{path}' ({problem})") from None
     for name in others:
         (left_out or LeftOuts(path.parent)).add(
             f"{path.name}#{name}", "array", "not images with labels"
         )
-    return [
-        ImageItem(
-            key=f"{path.name}#{part}#{number}",
-            path=path,
-            label=class_map.get(str(label), str(label)),
-            index=number,
-            split=SPLIT_NAMES[part],
-        )
-        for part, part_labels in labels.items()
-        for number, label in enumerate(part_labels)
-    ]
+    items = []
+    for part, part_labels in labels.items():
+        for number, label in enumerate(part_labels):
+            known = label if isinstance(label, dict) else None
+            text = str(label) if known is None else ""
+            items.append(
+                ImageItem(
+                    key=f"{path.name}#{part}#{number}",
+                    path=path,
+                    label=class_map.get(text, text),
+                    index=number,
+                    split=SPLIT_NAMES[part],
+                    findings=known,
+                )
+            )
+    return items
 
 
 def array_picture(item: ImageItem) -> Raster:
@@ -92,7 +101,9 @@ def _check_packing(path: Path, name: str) -> None:
         )
 
 
-def _read_labels(path: Path) -> tuple[dict[str, list[int]], list[str]]:
+def _read_labels(
+    path: Path, task: Task | None
+) -> tuple[dict[str, list[int] | list[dict[str, bool]]], list[str]]:
     """Part -> its labels, each part's images checked by their header; and the arrays not used."""
     # np.load leaves a file open that it opened itself and could not read
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
@@ -101,7 +112,7 @@ def _read_labels(path: Path) -> tuple[dict[str, list[int]], list[str]]:
             if f"{part}_labels" in names:
                 _check_packing(path, f"{part}_labels")
         labels = {
-            part: _labels(archive[f"{part}_labels"], part, path)
+            part: _labels(archive[f"{part}_labels"], part, path, task)
             for part in _PARTS
             if f"{part}_images" in names and f"{part}_labels" in names
         }
@@ -114,16 +125,34 @@ def _read_labels(path: Path) -> tuple[dict[str, list[int]], list[str]]:
     return labels, [name for name in names if name not in used]
 
 
-def _labels(labels: NDArray[Any], part: str, path: Path) -> list[int]:
+def _labels(
+    labels: NDArray[Any], part: str, path: Path, task: Task | None
+) -> list[int] | list[dict[str, bool]]:
+    if task != "multiclass" and labels.ndim == 2 and labels.shape[1] > 1:
+        return _findings(labels, part, path)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "iub":
         raise DataError(
             f"one whole number per image in {part}_labels",
             f"{labels.dtype} {list(labels.shape)} in '{path}'",
-            "several labels for one image cannot be learned yet",
+            "set task: multilabel under 'data' if the columns are findings",
         )
     return [int(label) for label in labels]
+
+
+def _findings(labels: NDArray[Any], part: str, path: Path) -> list[dict[str, bool]]:
+    """Of each image, what is known: a column for each finding, 1, 0 or -1 (unknown)."""
+    values = labels.astype(np.float64) if labels.dtype.kind in "iubf" else np.full((1, 1), np.nan)
+    unknown = np.isnan(values) | (values == -1) if labels.dtype.kind == "f" else values == -1
+    odd = ~np.isin(values, (0, 1)) & ~unknown
+    if labels.dtype.kind not in "iubf" or odd.any():
+        got = labels.dtype if labels.dtype.kind not in "iubf" else f"{values[odd][0]:g}"
+        raise DataError(f"0, 1 or -1 (unknown) in {part}_labels", f"{got} in '{path}'")
+    return [
+        {str(c): bool(row[c]) for c in range(len(row)) if not hidden[c]}
+        for row, hidden in zip(values.tolist(), unknown, strict=True)
+    ]
 
 
 def _shape(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:

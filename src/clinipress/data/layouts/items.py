@@ -12,6 +12,7 @@ from random import Random
 from typing import Literal, NamedTuple
 
 from clinipress.errors import DataError
+from clinipress.records.candidate import Task
 from clinipress.records.item import ImageItem
 from clinipress.records.result import LeftOut
 from clinipress.text import JOINERS, joined, not_used
@@ -23,11 +24,15 @@ __all__ = [
     "SPLIT_NAMES",
     "Dataset",
     "FolderLook",
+    "Labelling",
     "Layout",
     "LeftOuts",
     "Listed",
+    "Task",
+    "Unsaid",
     "drawn",
     "left_out_lines",
+    "loosely",
     "natural",
     "one_spelling",
     "patient_columns",
@@ -58,6 +63,26 @@ SPLIT_NAMES: Mapping[str, str] = {
 }
 
 
+Unsaid = Literal["unknown", "absent", "present"]
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What the labels of a set are to be read as.
+
+    Attributes:
+        task: One class for each image, or any of several findings; None: as the set itself has it.
+        classes: Classes, or findings, in the order of the logits; None: all that are there.
+        blank: Where each finding has a column, what an empty cell says.
+        uncertain: And what -1 says.
+    """
+
+    task: Task | None = "multiclass"
+    classes: tuple[str, ...] | None = None
+    blank: Unsaid = "unknown"
+    uncertain: Unsaid = "unknown"
+
+
 @dataclass(frozen=True)
 class Dataset:
     """All pictures of a set.
@@ -65,11 +90,12 @@ class Dataset:
     Attributes:
         root: The folder that keys are relative to.
         layout: How it was laid out.
-        classes: Class names in the order of the logits.
+        classes: Class names in the order of the logits; findings, where an image may show several.
         items: Sorted by key, numbers in names by value.
         group_columns: Names of the columns in `ImageItem.groups`.
         left_out: What lies there and is not used.
         notes: What a reader of the set should know about how it was read, one sentence each.
+        task: "multilabel" where an image may show several findings at once, or none.
     """
 
     root: Path
@@ -79,6 +105,7 @@ class Dataset:
     group_columns: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    task: Task = "multiclass"
 
 
 class FolderLook(NamedTuple):
@@ -155,6 +182,8 @@ class Listed:
     group_columns: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
     names: frozenset[str] = frozenset()
+    task: Task = "multiclass"
+    complete: bool = False  # of several findings: what a row does not name is absent
 
 
 def patient_columns(left_out: Iterable[LeftOut]) -> list[str]:
@@ -182,9 +211,11 @@ def drawn(dataset: Dataset, count: int, seed: int) -> Dataset:
         return dataset
     random = Random(seed)
     kept: set[str] = set()
-    for label in dataset.classes:
+    several = dataset.task == "multilabel"
+    groups = dict.fromkeys(item.label for item in dataset.items) if several else dataset.classes
+    for label in groups:
         keys = [item.key for item in dataset.items if item.label == label]
-        share = max(1, round(count * len(keys) / len(dataset.items)))
+        share = max(not several, round(count * len(keys) / len(dataset.items)))
         kept |= set(random.sample(keys, min(share, len(keys))))
     items = tuple(item for item in dataset.items if item.key in kept)
     return replace(dataset, items=items)
@@ -224,7 +255,7 @@ def spelling(name: str) -> str:
     return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", name)
 
 
-def _loosely(name: str, letters: Mapping[int, int] = _LOOKS_LIKE) -> str:
+def loosely(name: str, letters: Mapping[int, int] = _LOOKS_LIKE) -> str:
     """What is left without case, accents, scripts, leading zeros and the marks between words.
 
     A sign at the end or the beginning stays: "ER+" is not "ER-", and "-1" is not "1".
@@ -261,8 +292,8 @@ def one_spelling(
     if renamed:
         items = [replace(i, label=renamed.get(i.label, i.label)) for i in items]
     counts = Counter(item.label for item in items)
-    for near in _alike(list(counts), _loosely):
-        same_to_the_eye = len({_loosely(label, {}) for label in near}) > 1
+    for near in _alike(list(counts), loosely):
+        same_to_the_eye = len({loosely(label, {}) for label in near}) > 1
         quoted = ascii if same_to_the_eye else "'{}'".format
         shown = joined([f"{quoted(label)} ({counts[label]:,})" for label in sorted(near)])
         notes.append(

@@ -12,12 +12,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from clinipress.data.finding import propose_positive
+from clinipress.data.layouts.findings import (
+    FindingRows,
+    from_cells,
+    from_columns,
+    is_none,
+    joint,
+    label_text,
+)
 from clinipress.data.layouts.folders import image_files, inner_folders
 from clinipress.data.layouts.items import (
     MAY_NAME_PATIENT,
     SPLIT_NAMES,
+    Labelling,
     LeftOuts,
     Listed,
+    Task,
+    spelling,
     split_name,
 )
 from clinipress.data.layouts.tables import (
@@ -78,6 +89,8 @@ _IDENTIFIER = re.compile(
 _IDENTIFIER_CASED = re.compile(r"[a-z](U?ID|U?Id)$")  # "StudyUID", and not "COVID"
 _NOT_GIVEN = frozenset({"nan", "n/a", "#n/a", "<na>", "null", "na"})
 _YES, _NO = frozenset({"1", "1.0", "true"}), frozenset({"0", "0.0", "false", "", "-1", "-1.0"})
+_PLURAL = frozenset({"labels", "findings", "findinglabels"})
+ONE_LABEL = Labelling()
 _FEWEST_VALUES = 12  # from which a column with another value in every row identifies the row
 
 
@@ -97,7 +110,7 @@ class _Roles:
     groups: tuple[str, ...]
 
 
-def find_tables(folder: Path, left_out: LeftOuts) -> list[Path]:
+def find_tables(folder: Path, left_out: LeftOuts, labelling: Labelling = ONE_LABEL) -> list[Path]:
     """The tables that name the images of `folder`: one, or one for each split.
 
     They lie in the folder, or in folders named like splits. What looks like a table and cannot be
@@ -106,11 +119,11 @@ def find_tables(folder: Path, left_out: LeftOuts) -> list[Path]:
     Raises:
         DataError: There are several and none is a split's.
     """
-    usable = _usable(folder, left_out) or [
+    usable = _usable(folder, left_out, labelling) or [
         table
         for inner in inner_folders(folder, left_out)
         if inner.name.casefold() in SPLIT_NAMES
-        for table in _usable(inner, left_out)
+        for table in _usable(inner, left_out, labelling)
     ]
     if len(usable) > 1 and None in (splits := [_split_of(table, folder) for table in usable]):
         names = joined([table.name for table in usable])
@@ -134,10 +147,23 @@ def is_table(path: Path) -> bool:
 
 
 def read_tables(
-    paths: Sequence[Path], root: Path, class_map: Mapping[str, str], left_out: LeftOuts
+    paths: Sequence[Path],
+    root: Path,
+    class_map: Mapping[str, str],
+    left_out: LeftOuts,
+    labelling: Labelling = ONE_LABEL,
 ) -> Listed:
     """Items of the tables of one folder; those of several bring their split by their names."""
-    listed = [read_table(path, class_map, root=root, left_out=left_out) for path in paths]
+    listed = [
+        read_table(path, class_map, root=root, left_out=left_out, labelling=labelling)
+        for path in paths
+    ]
+    several = [part.task == "multilabel" for part in listed]
+    if labelling.task is None and any(several) and not all(several):
+        # of one with few rows it may not be seen that an image can show several
+        asked = replace(labelling, task="multilabel")
+        return read_tables(paths, root, class_map, left_out, asked)
+    _check_one_task(listed, paths)
     if len(paths) > 1:
         for path, part in zip(paths, listed, strict=True):
             split = _split_of(path, root)
@@ -146,7 +172,20 @@ def read_tables(
     columns = tuple(dict.fromkeys(name for part in listed for name in part.group_columns))
     notes = list(dict.fromkeys(note for part in listed for note in part.notes))
     names = frozenset().union(*(part.names for part in listed))
-    return Listed("manifest", root, items, columns, notes, names)
+    task, complete = listed[0].task, all(part.complete for part in listed)
+    return Listed("manifest", root, items, columns, notes, names, task, complete)
+
+
+def _check_one_task(listed: Sequence[Listed], paths: Sequence[Path]) -> None:
+    """Tables of one set are all of several findings, and written alike, or none is."""
+    kinds = [(part.task, part.complete) for part in listed]
+    if len(set(kinds)) > 1:
+        other = next(n for n, kind in enumerate(kinds) if kind != kinds[0])
+        raise DataError(
+            "tables of one set that name findings in the same way",
+            f"'{paths[0].name}' and '{paths[other].name}', which differ",
+            "give both one column of names, or one column for each finding",
+        )
 
 
 def read_table(
@@ -155,6 +194,7 @@ def read_table(
     *,
     root: Path | None = None,
     left_out: LeftOuts | None = None,
+    labelling: Labelling = ONE_LABEL,
 ) -> Listed:
     """Items and group columns of a table.
 
@@ -170,11 +210,15 @@ def read_table(
     root = root or path.parent
     account = left_out if left_out is not None else LeftOuts(root)
     table = read_text(path)
-    roles = _roles(table)
+    roles = _roles(table, labelling)
     refusal = _missing_columns(roles, table.columns)
     if refusal:
         raise DataError(f"the columns path and label in '{path}'", *refusal)
-    labels = _labels(table, roles, class_map)
+    findings = _findings(table, roles, labelling)
+    names: Sequence[str] = _labels(table, roles, class_map) if findings is None else findings.names
+    labels = (
+        list(names) if findings is None else [label_text(r, findings.names) for r in findings.rows]
+    )
     files = _Files(path.parent, account.aside())
     column = _path_column(table, roles, files)
     _check_quotes(table, column, files)
@@ -202,7 +246,8 @@ def read_table(
             ImageItem(
                 key=account.name(image),
                 path=image,
-                label=class_map.get(label, label),
+                label=class_map.get(label, label) if findings is None else label,
+                findings=None if findings is None else findings.rows[number],
                 split=part,
                 patient=patient or None,
                 units={kind: cells[number] for kind, cells in units.items() if cells[number]},
@@ -214,15 +259,17 @@ def read_table(
     if not items:
         raise DataError("rows in the manifest", f"none in '{path}'")
     _check_there(path, items, files)
-    notes = [*_reading_notes(table, roles, column)]
+    notes = [*_reading_notes(table, roles, column), *(findings.notes if findings else ())]
     items = _distinct(items, str(path), account)
-    return Listed("manifest", root, items, tuple(groups), notes, frozenset(labels))
+    task: Task = "multiclass" if findings is None else "multilabel"
+    complete = findings is not None and findings.complete
+    return Listed("manifest", root, items, tuple(groups), notes, frozenset(names), task, complete)
 
 
 # ------------------------------------------------------------------------------ which table
 
 
-def _usable(folder: Path, left_out: LeftOuts) -> list[Path]:
+def _usable(folder: Path, left_out: LeftOuts, labelling: Labelling) -> list[Path]:
     usable = []
     for path in sorted(folder.iterdir()):
         suffix = path.suffix.casefold()
@@ -231,7 +278,7 @@ def _usable(folder: Path, left_out: LeftOuts) -> list[Path]:
         if suffix in (".xlsx", ".xls", ".ods", ".parquet", ".jsonl"):
             left_out.add(path, "table", f"{suffix} is not read: save it as .csv")
         elif suffix in TABLE_SUFFIXES:
-            reason = _refusal(path, left_out)
+            reason = _refusal(path, left_out, labelling)
             if reason is None:
                 usable.append(path)
             else:
@@ -239,7 +286,7 @@ def _usable(folder: Path, left_out: LeftOuts) -> list[Path]:
     return usable
 
 
-def _refusal(path: Path, left_out: LeftOuts) -> str | None:
+def _refusal(path: Path, left_out: LeftOuts, labelling: Labelling = ONE_LABEL) -> str | None:
     """Why a table is none that names images and classes; None for one that does.
 
     Raises:
@@ -257,7 +304,7 @@ def _refusal(path: Path, left_out: LeftOuts) -> str | None:
         cells = (cell for name in paths for cell in table.column(name) if cell)
         if all(files.named(cell) is None for cell in cells):
             return f"none of the files it names is there ({counted(len(table.rows), 'row')})"
-    if any(name in names for name in _LABELS) or (roles := _roles(table)).one_hot:
+    if any(name in names for name in _LABELS) or (roles := _roles(table, labelling)).one_hot:
         return None
     return _columns_found("no column of labels", header, _class_hint(roles))
 
@@ -318,7 +365,7 @@ def _is_given(cell: str) -> bool:
     return bool(cell) and cell.casefold() not in _NOT_GIVEN
 
 
-def _roles(table: TextTable) -> _Roles:
+def _roles(table: TextTable, labelling: Labelling = ONE_LABEL) -> _Roles:
     plain = {_plain(name): name for name in reversed(table.columns) if name}
     paths = tuple(plain[name] for name in _PATHS if name in plain)
     patient = _patient_column(table)
@@ -340,11 +387,18 @@ def _roles(table: TextTable) -> _Roles:
         and not _names_patient(table, name)
         and not _is_identifier(table, name)
     ]
-    flags = [] if label else [name for name in free if _is_yes_or_no(table.column(name))]
+    wanted = {spelling(name) for name in labelling.classes or ()}
+    if labelling.task != "multiclass" and len(wanted & {*map(spelling, free)}) > 1:
+        # the findings are named: the others may be anything, also where a label stands beside
+        chosen = tuple(n for n in free if spelling(n) in wanted or is_none(n))
+        groups = tuple(name for name in free if name not in {label, *chosen})
+        return _Roles(paths, None, chosen, (), split, patient, groups)
+    flags = [] if label else [name for name in free if _is_flag(table.column(name))]
     # two of them may be anything of the image, and classes only where one is the other's absence,
     # or in Roboflow's table of classes
     known = propose_positive(flags) is not None or table.path.stem.casefold() == "_classes"
-    classes = len(flags) > 2 or (len(flags) == 2 and known)
+    asked = labelling.task == "multilabel" and bool(flags)
+    classes = len(flags) > 2 or (len(flags) == 2 and known) or asked
     one_hot = tuple(flags) if classes else ()
     groups = tuple(name for name in free if name not in {label, *flags})
     two = tuple(flags) if len(flags) == 2 and not classes else ()
@@ -353,6 +407,12 @@ def _roles(table: TextTable) -> _Roles:
 
 def _all_splits(cells: Sequence[str]) -> bool:
     return any(cells) and all(cell.casefold() in SPLIT_NAMES for cell in cells if cell)
+
+
+def _is_flag(cells: Sequence[str]) -> bool:
+    """1 and 0, also where none is 1 and some are uncertain, as a rare finding's may be."""
+    values = {cell.casefold() for cell in cells}
+    return _is_yes_or_no(cells) or (bool(values & {"-1", "-1.0"}) and values <= _YES | _NO)
 
 
 def _is_yes_or_no(cells: Sequence[str]) -> bool:
@@ -482,6 +542,34 @@ def _reading_notes(table: TextTable, roles: _Roles, path: str) -> Iterator[str]:
 # ---------------------------------------------------------------------------------- labels
 
 
+def _findings(table: TextTable, roles: _Roles, labelling: Labelling) -> FindingRows | None:
+    """Several findings for each row; None where it has one label.
+
+    Raises:
+        DataError: Cells that contradict each other or cannot be read.
+    """
+    if labelling.task == "multiclass":
+        return None
+    lines = [line for line, _ in table.rows]
+    asked = labelling.task == "multilabel"
+    if roles.label is None:
+        columns = {name: table.column(name) for name in roles.one_hot}
+        several = [
+            sum(c.casefold() in _YES for c in row) for row in zip(*columns.values(), strict=True)
+        ]
+        unsaid = any(cell in ("-1", "-1.0") for cells in columns.values() for cell in cells)
+        if not asked and not unsaid and all(number == 1 for number in several):
+            return None
+        return from_columns(
+            columns, lines, table.path, blank=labelling.blank, uncertain=labelling.uncertain
+        )
+    cells = table.column(roles.label)
+    plural = _plain(roles.label) in _PLURAL
+    if not asked and not (_joint_labels({*cells}, {}, plural=plural) or joint(cells)):
+        return None
+    return from_cells(cells, lines, table.path, column=roles.label)
+
+
 def _labels(table: TextTable, roles: _Roles, class_map: Mapping[str, str]) -> list[str]:
     """One for each row.
 
@@ -546,7 +634,8 @@ def _several_labels(number: int, of: int, shown: str, line: int, path: Path) -> 
         "one label for each image",
         f"several for {number:,} of {counted(of, 'row')} of '{path}', the first in line {line} "
         f"({shown:.100})",
-        "several labels for one image cannot be learned yet: keep one, in a column 'label'",
+        "set task: multilabel under 'data' if an image may show several; else keep one, in a "
+        "column 'label'",
     )
 
 
@@ -562,12 +651,13 @@ def _distinct(items: list[ImageItem], where: str, left_out: LeftOuts) -> list[Im
         first = seen.setdefault(item.key, item)
         if first is item:
             continue
-        if first.label != item.label:
+        if (first.label, first.findings) != (item.label, item.findings):
             count = sum(other.key == item.key for other in items)
             raise DataError(
                 "one label for each image",
                 f"'{item.key}' in {count} rows of '{where}', as {first.label} and {item.label}",
-                "several labels for one image cannot be learned yet: keep one row",
+                "keep one row; where an image may show several findings, name them in one cell "
+                "(a|b) or give each a column",
             )
         if first != item:
             raise DataError(

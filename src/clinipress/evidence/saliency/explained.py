@@ -96,6 +96,7 @@ def explain(
     fill: float | NDArray[np.float32],
     mode: Mode = "exact",
     seed: int = 0,
+    cuts: NDArray[np.floating] | None = None,
     progress: Progress = SILENT,
 ) -> Explanation:
     """Score-CAM of a candidate, and how faithful its maps are.
@@ -112,16 +113,25 @@ def explain(
         fill: Grey level of what is masked, 0..255 (`fill_level`).
         mode: "exact" or "fast".
         seed: Of the fast mode.
+        cuts: Of several findings, the logits ``[k]`` at or above which each is called: the
+            candidate's own answer is the finding that is explained, or -1. None: one class each.
         progress: The listener.
     """
     began = time.perf_counter()
     maps = score_cam(network, images, explained, fill=fill, mode=mode, seed=seed, progress=progress)
     seconds = (time.perf_counter() - began) / max(len(images), 1)
+    logits, about = candidate.predict(images), np.asarray(explained, np.int64)
+    answers = logits.argmax(1)
+    if cuts is not None:
+        called = logits[np.arange(len(about)), about] >= cuts[about]
+        answers = np.where(called, about, -1)
     return Explanation(
         maps=maps,
-        explained=np.asarray(explained, np.int64),
-        answers=candidate.predict(images).argmax(1).astype(np.int64),
-        faithful=faithfulness(network, images, maps, explained, fill=fill),
+        explained=about,
+        answers=answers.astype(np.int64),
+        faithful=faithfulness(
+            network, images, maps, explained, fill=fill, several=cuts is not None
+        ),
         seconds=seconds,
         mode=mode,
         layer=network.layer,

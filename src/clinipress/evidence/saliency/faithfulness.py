@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.records.candidate import FeatureNetwork
-from clinipress.stats.metrics import softmax
+from clinipress.stats.metrics import sigmoid, softmax
 
 __all__ = ["FAITHFULNESS", "Faithfulness", "energy_inside", "faithfulness"]
 
@@ -50,6 +50,7 @@ def faithfulness(
     explained: NDArray[np.integer],
     *,
     fill: float | Floats,
+    several: bool = False,
 ) -> Faithfulness:
     """Show a network what its own maps point at.
 
@@ -60,9 +61,10 @@ def faithfulness(
         explained: ``[n]``, the class each map explains.
         fill: Grey level of what is hidden, 0..255; deletion ends there. Petsiuk et al. insert into
             a blurred image; so does this, with their window.
+        several: An image may show several findings: the probability is a sigmoid.
     """
     rows = [
-        _figures(network, image.astype(np.float32), saliency, int(label), fill)
+        _figures(network, image.astype(np.float32), saliency, int(label), fill, several=several)
         for image, saliency, label in zip(images, maps, explained, strict=True)
     ]
     table = np.asarray(rows, np.float64).reshape(len(rows), len(FAITHFULNESS))
@@ -70,12 +72,18 @@ def faithfulness(
 
 
 def _figures(
-    network: FeatureNetwork, image: Floats, saliency: Floats, label: int, fill: float | Floats
+    network: FeatureNetwork,
+    image: Floats,
+    saliency: Floats,
+    label: int,
+    fill: float | Floats,
+    *,
+    several: bool,
 ) -> tuple[float, ...]:
     def probability(batch: Floats) -> NDArray[np.float64]:
         logits = network.answer(batch.astype(np.float32, copy=False))
-        chances: NDArray[np.float64] = softmax(logits.astype(np.float64))[:, label]
-        return chances
+        values = logits.astype(np.float64)
+        return np.asarray((sigmoid(values) if several else softmax(values))[:, label])
 
     grey = np.broadcast_to(np.asarray(fill, np.float32), image.shape)
     shown, whole = probability(np.stack([grey + (image - grey) * saliency, image]))

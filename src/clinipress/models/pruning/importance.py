@@ -239,7 +239,7 @@ def taylor_scores(
     with evaluating(network), torch.inference_mode(mode=False), torch.enable_grad():
         for images, labels in batches:
             network.zero_grad(set_to_none=True)
-            loss = nn.functional.cross_entropy(network(images), labels)
+            loss = _loss(network(images), labels)
             if not bool(loss.isfinite()):
                 raise ModelError("a finite loss for the criterion 'taylor'", f"{float(loss):g}")
             loss.backward()  # type: ignore[no-untyped-call]
@@ -251,6 +251,15 @@ def taylor_scores(
                 total[number] += change**2
     network.zero_grad(set_to_none=True)
     return [squares / len(batches) for squares in total]
+
+
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of labels ``[n]``; of findings ``[n, k]`` the binary one, -1 unknown."""
+    if labels.dim() == 1:
+        return nn.functional.cross_entropy(logits, labels)
+    known = labels >= 0
+    truth = torch.where(known, labels, 0).to(logits.dtype)
+    return nn.functional.binary_cross_entropy_with_logits(logits, truth, known.to(logits.dtype))
 
 
 def _change(member: Member) -> Tensor:

@@ -5,7 +5,7 @@ A topic gives None where the records hold nothing of it; nobody's silence become
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from types import MappingProxyType
 
@@ -42,6 +42,10 @@ from clinipress.text import capital, class_words, joined
 __all__ = ["TOPICS"]
 
 
+# Of all classes, in the order of a sentence; the two in the middle where the classes are grades.
+OVERALL = ("accuracy", "two_off", "kappa_quadratic", "balanced_accuracy", "auroc_macro")
+
+
 def _evidence(view: View) -> dict[str, Interval]:
     """Of the subject, where it is compared."""
     subject, split = subject_or_reference(view), view.compared_split or view.plotted_split
@@ -70,7 +74,7 @@ def _uncertainty(view: View) -> str | None:
     )
 
 
-def _pair(view: View, metrics: list[str], split: str | None) -> str | None:
+def _pair(view: View, metrics: Sequence[str], split: str | None) -> str | None:
     """Reference and subject side by side on one split."""
     subject, reference = subject_or_reference(view), view.reference
     figures = []
@@ -90,14 +94,12 @@ def _pair(view: View, metrics: list[str], split: str | None) -> str | None:
 def _internal(view: View) -> str | None:
     own = [split for split in view.splits if split in OWN_SPLITS]
     split = view.compared_split if view.compared_split in own else next(iter(own), None)
-    return _pair(view, ["accuracy", "balanced_accuracy", "auroc_macro"], split)
+    return _pair(view, OVERALL, split)
 
 
 def _external(view: View) -> str | None:
     others = [split for split in view.splits if split not in OWN_SPLITS]
-    texts = (
-        _pair(view, ["accuracy", "balanced_accuracy", "auroc_macro"], other) for other in others
-    )
+    texts = (_pair(view, OVERALL, other) for other in others)
     return " ".join(text for text in texts if text) or None
 
 
@@ -119,7 +121,7 @@ def _performance_groups(view: View) -> str | None:
 
 def _diagnostic(view: View) -> str | None:
     families = ("sensitivity", "specificity", "auroc")
-    metrics = [f"{family}[{name}]" for name in view.result.classes for family in families]
+    metrics = [f"{family}[{name}]" for name in view.classes for family in families]
     return _pair(view, metrics, view.compared_split or view.plotted_split)
 
 

@@ -169,7 +169,7 @@ def _missing(view: View) -> str | None:
 
 
 def _labels(view: View) -> str | None:
-    return sentence(f"Labels are taken as found: {joined(list(view.result.classes))}")
+    return sentence(f"Labels are taken as found: {joined(list(view.classes))}")
 
 
 def _conflicts(view: View) -> str | None:
@@ -184,11 +184,11 @@ def _disjoint(view: View) -> str | None:
 
 
 def _size(view: View) -> str | None:
-    counts = view.result.split.counts.get(view.compared_split or "test", {})
+    images = view.result.split.size(view.compared_split or "test")
     needed = view.result.verdict.cases_needed
     more = f" About {counted(needed, 'image')} would decide." if needed else ""
     where = split_name(view.compared_split or "test")
-    return f"{counted(sum(counts.values()), f'{where} image')} were judged.{more}"
+    return f"{counted(images, f'{where} image')} were judged.{more}"
 
 
 def _counts(view: View) -> str | None:

@@ -95,7 +95,8 @@ def _head(view: View, answers: MakerAnswers) -> list[str]:
     if candidate is not None:
         facts = [
             f"Model: {escape(candidate.name)}, {escape(techniques_phrase(candidate))}",
-            f"Classes: {escape(', '.join(result.classes))}",
+            f"{'Grades, the least first' if result.order else 'Classes'}: "
+            f"{escape(', '.join(view.classes))}",
             f"Size: {megabytes(candidate.file_bytes)}, {large(candidate.parameters)} parameters",
             f"Time per image: {_time(view, candidate)}",
             f"sha256 of the file: `{candidate.digest}`",

@@ -116,6 +116,7 @@ def _body(shown: SectionView[Calibration]) -> list[doc.Content]:
         ),
         doc.Box(panels, "panels"),
         doc.Box(_table(shown), "below"),
+        *_grades(shown),
     ]
 
 
@@ -182,6 +183,26 @@ def _points(bins: Sequence[ReliabilityBin], shape: Shape, across: Scale, up: Sca
         title = f"{counted(bin_.cases, 'image')}: {figure_interval('accuracy', bin_.accuracy)}"
         parts.append(marker(shape, position(x), f"{up.at(bin_.accuracy.value):.4g}", title))
     return parts
+
+
+def _grades(shown: SectionView[Calibration]) -> list[doc.Content]:
+    """Of grades: how often each and all graver ones were promised and were there."""
+    if not shown.mine.grades:
+        return []
+    theirs = {row.label: row for row in shown.theirs.grades} if shown.theirs else {}
+    rows: list[list[doc.Content]] = [
+        [
+            row.label,
+            percent(row.stated, 1),
+            figure_interval("accuracy", row.observed),
+            points_interval(row.excess),
+            points_interval(theirs[row.label].excess) if row.label in theirs else NOT_MEASURED,
+        ]
+        for row in shown.mine.grades
+    ]
+    heads = ["", "Stated on average", "Observed", f"{shown.name}: too much by, points",
+             "Reference: too much by, points"]  # fmt: skip
+    return [doc.Heading("By grade, after the temperature"), grid(heads, rows)]
 
 
 def _table(shown: SectionView[Calibration]) -> doc.DataTable:

@@ -37,6 +37,7 @@ from clinipress.reporting.wording.numbers import (
     metric_name,
     milliseconds,
     points_words,
+    short_name,
     times,
 )
 from clinipress.reporting.wording.phrases import (
@@ -111,7 +112,7 @@ def _candidate_rows(view: View, number: int, record: CandidateRecord) -> doc.Row
         cell("Time per image", [_latency(view, record), _ratio(speed, role)]),
         cell("Weights", [large(record.parameters), small(_macs(record))]),
         cell("Peak memory", megabytes(record.peak_memory_bytes)),
-        *(_accuracy(record, split) for split in view.splits),
+        *(_overall(view, record, split) for split in view.splits),
         _change(view, record),
         _agreement(view, record),
         cell("Verdict", verdict, "verdict-cell"),
@@ -158,9 +159,10 @@ def _macs(record: CandidateRecord) -> str:
     )
 
 
-def _accuracy(record: CandidateRecord, split: str) -> doc.DataCell:
-    accuracy = record.evidence.get(split, {}).get("accuracy")
-    return cell(f"Accuracy, {split_name(split)}", two_lines("accuracy", accuracy))
+def _overall(view: View, record: CandidateRecord, split: str) -> doc.DataCell:
+    figure = record.evidence.get(split, {}).get(view.overall)
+    name = capital(short_name(view.overall))
+    return cell(f"{name}, {split_name(split)}", two_lines(view.overall, figure))
 
 
 def _change(view: View, record: CandidateRecord) -> doc.DataCell:
@@ -201,7 +203,7 @@ def _points(view: View, cost: Callable[[CandidateRecord], float | None]) -> list
     points_drawn: list[Point] = []
     for number, record in view.numbered():
         spent = cost(record)
-        gain = record.evidence.get(split, {}).get("accuracy") if split else None
+        gain = record.evidence.get(split, {}).get(view.overall) if split else None
         if spent and gain is not None and finite(gain):
             points_drawn.append(Point(number, record.name, spent, gain, view.role(record)))
     return points_drawn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from clinipress.records.result import Interval
 from clinipress.reporting import document as doc
@@ -37,43 +37,55 @@ from clinipress.text import capital
 
 __all__ = ["classes_section"]
 
+# What is told of each class, and of each of several findings -> head of the column
+CLASS = {"sensitivity": "Sensitivity", "precision": "Precision", "f1": "F1"}
+FINDING = {"auroc": "AUROC", "sensitivity": "Sensitivity", "specificity": "Specificity"}
+
 
 def classes_section(view: View) -> doc.Section:
     """Per-class figures and confusion matrices of reference and candidate, side by side."""
     split, subject, reference = view.compared_split, view.subject, view.reference
     lead = classes_sentence(view)
+    several = view.result.task == "multilabel"
+    title = "Finding by finding" if several else "Class by class"
     if split is None or subject is None or reference is None:
-        return doc.Section("classes", "Class by class", lead)
+        return doc.Section("classes", title, lead)
     mine, theirs = subject.evidence[split], reference.evidence[split]
     pair: list[tuple[Role, str]] = [
         ("reference", reference.name),
         (view.role(subject), subject.name),
     ]
     matrices = [
-        heat_table(matrix, view.result.classes, record.name)
+        heat_table(view.in_order(matrix), view.classes, record.name)
         for record in (reference, subject)
         if _fits(matrix := record.confusion.get(split, []), len(view.result.classes))
     ]
+    return doc.Section(
+        "classes",
+        title,
+        lead,
+        [
+            _overall(view, mine, theirs),
+            doc.Heading(f"Each {'finding' if several else 'class'}, {split_name(split)} images"),
+            legend(pair, stacked=True),
+            _class_table(view, split, mine, theirs),
+            *([] if several else _matrices(matrices, len(view.result.classes))),
+        ],
+    )
+
+
+def _matrices(matrices: Sequence[doc.Content], classes: int) -> list[doc.Content]:
     note = (
         "Rows are the true class, columns the answer, numbers are images; a stronger shade is a "
         "larger share of the row (of mistakes its square root, so that rare ones show)."
     )
-    return doc.Section(
-        "classes",
-        "Class by class",
-        lead,
-        [
-            _overall(view, mine, theirs),
-            doc.Heading(f"Each class, {split_name(split)} images"),
-            legend(pair, stacked=True),
-            _class_table(view, split, mine, theirs),
-            doc.Heading("Confusion matrices"),
-            doc.Box(matrices, "panels" if len(view.result.classes) <= FEW else "panels stacked")
-            if matrices
-            else doc.Paragraph(NOT_MEASURED, "empty"),
-            doc.Paragraph(note, "note") if matrices else None,
-        ],
-    )
+    return [
+        doc.Heading("Confusion matrices"),
+        doc.Box(list(matrices), "panels" if classes <= FEW else "panels stacked")
+        if matrices
+        else doc.Paragraph(NOT_MEASURED, "empty"),
+        doc.Paragraph(note, "note") if matrices else None,
+    ]
 
 
 def _fits(matrix: Sequence[Sequence[int]], classes: int) -> bool:
@@ -97,21 +109,29 @@ def _overall(view: View, mine: dict[str, Interval], theirs: dict[str, Interval])
 def _class_table(
     view: View, split: str, mine: dict[str, Interval], theirs: dict[str, Interval]
 ) -> doc.Box:
-    """Sensitivity as a picture and in figures, precision and F1 in figures."""
+    """The first figure as a picture and in figures, two others in figures."""
+    first, *_ = figures = FINDING if view.result.task == "multilabel" else CLASS
     ends = [
         interval.low
         for name in view.result.classes
         for side in (mine, theirs)
-        if finite(interval := side.get(f"sensitivity[{name}]")) and interval is not None
+        if finite(interval := side.get(f"{first}[{name}]")) and interval is not None
     ]
     low = max(min(ends, default=0.0) - 0.02, 0.0)
     scale = Scale(low, 1.0, 3, 94)
     ticks = nice_ticks(low, 1.0, 4)
     axis = strip_axis(scale, ticks, [percent(tick, 0) for tick in ticks])
-    heads = column_heads(["Class", "Images", axis, "Sensitivity", "Precision", "F1"])
-    rows = [_class_row(view, split, name, mine, theirs, scale) for name in view.result.classes]
+    what = "Finding" if view.result.task == "multilabel" else "Class"
+    heads = column_heads([what, "Images", axis, *(figures[name] for name in figures)])
+    rows = [_class_row(view, split, name, mine, theirs, scale, figures) for name in view.classes]
     table = doc.DataTable(heads, [doc.RowGroup(rows)], "cards classes")
     note = "Upper line: original. Lower line: compressed."
+    if view.result.task == "multilabel":
+        note += (
+            " Sensitivity and specificity are at each model's own thresholds, chosen on the "
+            "validation images; images of which it is unknown whether they show a finding count "
+            "for nothing in its row."
+        )
     return doc.Box([table, doc.Paragraph(note, "note")])
 
 
@@ -122,19 +142,19 @@ def _class_row(
     mine: dict[str, Interval],
     theirs: dict[str, Interval],
     scale: Scale,
+    shown: Mapping[str, str],
 ) -> doc.DataRow:
+    first = next(iter(shown))
     subject: Role = view.role(view.subject) if view.subject else "candidate"
     sides: list[tuple[Role, Interval | None]] = [
-        ("reference", theirs.get(f"sensitivity[{name}]")),
-        (subject, mine.get(f"sensitivity[{name}]")),
+        ("reference", theirs.get(f"{first}[{name}]")),
+        (subject, mine.get(f"{first}[{name}]")),
     ]
     marks = [Mark(interval, role) for role, interval in sides if interval and finite(interval)]
     count = view.result.split.counts.get(split, {}).get(name)
     figures = [
-        pair_cell(
-            capital(metric), metric, theirs.get(f"{metric}[{name}]"), mine.get(f"{metric}[{name}]")
-        )
-        for metric in ("sensitivity", "precision", "f1")
+        pair_cell(head, metric, theirs.get(f"{metric}[{name}]"), mine.get(f"{metric}[{name}]"))
+        for metric, head in shown.items()
     ]
     cells = [
         doc.DataCell(name, heads="row"),

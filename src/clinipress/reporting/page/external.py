@@ -14,7 +14,10 @@ from clinipress.text import capital, joined
 
 __all__ = ["external_section"]
 
-METRICS = ("accuracy", "balanced_accuracy", "auroc_macro", "ece", "brier")
+METRICS = (
+    *("accuracy", "two_off", "kappa_quadratic", "balanced_accuracy", "auroc_macro"),
+    *("ece", "brier"),
+)
 NOTE = (
     "Upper line: original. Lower line: compressed, then the change (compressed minus original, of "
     "shares in percentage points). What is lost between the columns is the price of a new place; "
@@ -35,7 +38,7 @@ def external_section(view: View) -> doc.Section | None:
     if not elsewhere:
         return None
     splits = [own, *elsewhere]
-    classes = [f"sensitivity[{name}]" for name in view.result.classes]
+    classes = [f"sensitivity[{name}]" for name in view.classes]
     rows: list[list[doc.Content]] = [
         [
             capital(metric_name(metric)),

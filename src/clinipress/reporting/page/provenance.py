@@ -87,7 +87,7 @@ def _counts(view: View) -> doc.DataTable:
     columns: dict[str, Mapping[str, int]] = {"Found": audit.classes}
     columns |= {f"Published {name}": counts for name, counts in audit.splits.items()}
     columns |= {capital(SPLIT_NAMES.get(name, name)): counts for name, counts in used.items()}
-    names = list(dict.fromkeys([*view.result.classes, *audit.classes]))
+    names = list(dict.fromkeys([*view.classes, *audit.classes]))
     rows: list[list[doc.Content]] = [
         [name, *[f"{counts.get(name, 0):,}" for counts in columns.values()]] for name in names
     ]

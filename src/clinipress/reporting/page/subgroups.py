@@ -199,7 +199,7 @@ def _by_class(shown: SectionView[Subgroups], groups: Sequence[Subgroup]) -> doc.
     """Sensitivity of every class in every group, behind a title."""
     classes = [
         name
-        for name in shown.view.result.classes
+        for name in shown.view.classes
         if any(f"sensitivity[{name}]" in group.metrics for group in groups)
     ]
     if not classes:

@@ -26,6 +26,7 @@ from clinipress.reporting.wording.numbers import (
     moment,
     percent,
     points,
+    short_name,
     times,
 )
 from clinipress.reporting.wording.phrases import (
@@ -159,7 +160,7 @@ def _facts(view: View) -> list[str]:
 def _cases(view: View) -> str:
     """Cases, their units and how many sets they come from."""
     split = view.compared_split or view.plotted_split or "test"
-    cases = sum(view.result.split.counts.get(split, {}).values())
+    cases = view.result.split.size(split)
     units, nouns = view.result.split.units.get(split), unit_words(view.result.split)
     of = f" of {counted(units, *nouns)}" if units and nouns[0] != "image" else ""
     sets = len(view.result.external_tests)
@@ -549,12 +550,13 @@ def _external(view: View) -> list[str]:
         test = next((test for test in view.result.external_tests if test.name == name), None)
         row = test.rows.get(subject.name) if test else None
         verdict = row.verdict if row else None
-        here, there = (_pair(subject, reference, where, "accuracy") for where in (inside, split))
-        change = subject.changes.get(split, {}).get("accuracy")
-        moved = f"; difference outside {change_words('accuracy', change)}" if change else ""
+        overall = view.overall
+        here, there = (_pair(subject, reference, where, overall) for where in (inside, split))
+        change = subject.changes.get(split, {}).get(overall)
+        moved = f"; difference outside {change_words(overall, change)}" if change else ""
         word = f": {STATUS_WORDS[verdict.status]}" if verdict else ""
         overlap = overlap_sentence(test.overlap if test else None)
-        text = f"{name}: accuracy {here} inside, {there} outside{moved}{word}."
+        text = f"{name}: {short_name(overall)} {here} inside, {there} outside{moved}{word}."
         why = verdict.deciding[:1] if verdict and verdict.status != "pass" else ()
         lines.append(" ".join((text, *map(sentence, why), overlap)))
     lines += [why for file, why in view.result.set_aside.items() if file.startswith("external/")]

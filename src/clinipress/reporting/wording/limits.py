@@ -309,7 +309,7 @@ def _unproven(view: View, subject: CandidateRecord) -> list[str]:
     split = view.compared_split
     wide = {
         name: interval
-        for name in view.result.classes
+        for name in view.classes
         if split
         and finite(interval := subject.changes.get(split, {}).get(f"sensitivity[{name}]"))
         and interval is not None

@@ -42,6 +42,7 @@ __all__ = [
     "points_interval",
     "points_words",
     "probability",
+    "short_name",
     "significant",
     "times",
 ]
@@ -55,7 +56,7 @@ MONTHS = (
     *("July", "August", "September", "October", "November", "December"),
 )
 # shares that are customary as decimals, not as percentages
-DECIMALS = frozenset({"auroc", "auroc_macro", "kappa"})
+DECIMALS = frozenset({"auroc", "auroc_macro", "kappa", "kappa_quadratic"})
 
 
 def finite(interval: Interval | None) -> bool:
@@ -67,6 +68,11 @@ def finite(interval: Interval | None) -> bool:
 
 def _base(metric: str) -> str:
     return metric.partition("[")[0]
+
+
+def short_name(metric: str) -> str:
+    """A metric's name for the head of a column: "AUROC" for the mean area of several findings."""
+    return {"auroc_macro": "AUROC"}.get(metric, metric_name(metric))
 
 
 def metric_class(metric: str) -> str | None:

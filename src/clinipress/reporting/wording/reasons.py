@@ -224,9 +224,10 @@ def _few_units(reason: Reason) -> str:
     """Patients are counted by what they carry: one with most of the cases is little more than 1."""
     units: Mapping[str, float] = reason.parameters["units"]
     places = ", ".join(f"{name or 'all images'} ({count:g})" for name, count in units.items())
+    counted_so = "" if reason.parameters.get("whole") else ", counted by their share of the images,"
     return (
         f"{capital(_facts(reason).label)}: {INCONCLUSIVE} where fewer than five patients or "
-        f"clusters, counted by their share of the images, carry it: {places}."
+        f"clusters{counted_so} carry it: {places}."
     )
 
 

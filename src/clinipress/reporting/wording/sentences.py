@@ -9,6 +9,7 @@ from clinipress.records.item import plural_of
 from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval
 from clinipress.reporting.drawing.plot import Point, pareto
+from clinipress.reporting.measures import unjudged
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
@@ -24,6 +25,7 @@ from clinipress.reporting.wording.numbers import (
     percent,
     points_decimals,
     points_words,
+    short_name,
 )
 from clinipress.reporting.wording.phrases import (
     change_phrase,
@@ -210,24 +212,26 @@ def _over_control(view: View, record: CandidateRecord) -> str:
     """One student beside the same student without a teacher; shown, or plainly not shown."""
     split = next((name for name in ("test", "validation") if name in record.over_control), None)
     control = view.named(record.control)
-    gain = record.over_control[split].get("accuracy") if split else None
+    gain = record.over_control[split].get(view.overall) if split else None
     if gain is None or control is None or not finite(gain):
         return f"What distillation gave {record.name} was {NOT_MEASURED}."
+    of = short_name(view.overall)
     difference = (
         f"{record.name} minus {control.name}, the same network trained for as long without a "
-        f"teacher: {points_words(gain.value)} of accuracy ({interval_phrase(gain)}, paired on "
+        f"teacher: {points_words(gain.value)} of {of} ({interval_phrase(gain)}, paired on "
         f"{counted(gain.n or 0, f'{split_name(split)} image')})"
     )
     if gain.low > 0:
-        return f"{difference}. A gain from distillation is shown.{_share(control, split)}"
+        beside = _share(control, split, view.overall)
+        return f"{difference}. A gain from distillation is shown.{beside}"
     if gain.high < 0:
         return f"{difference}. Distillation made it worse."
     return f"{difference}. A gain from distillation is not shown: the interval contains 0."
 
 
-def _share(control: CandidateRecord, split: str | None) -> str:
+def _share(control: CandidateRecord, split: str | None, overall: str) -> str:
     """The gap beside the gain: what the control lacked of the reference."""
-    gap = control.changes.get(split or "", {}).get("accuracy")
+    gap = control.changes.get(split or "", {}).get(overall)
     if gap is None or gap.value >= 0:
         return ""
     return f" Without a teacher it stays {points_words(-gap.value)} below the reference."
@@ -274,9 +278,11 @@ def classes_sentence(view: View) -> str:
     split, subject = view.compared_split, view.subject
     if split is None or subject is None:
         return "No candidate can be set beside the reference class by class."
+    if view.result.task == "multilabel":
+        return _findings_sentence(view, subject, split)
     sensitivities = {
         name: interval
-        for name in view.result.classes
+        for name in view.classes
         if finite(interval := subject.evidence[split].get(f"sensitivity[{name}]"))
         and interval is not None
     }
@@ -308,6 +314,42 @@ def classes_sentence(view: View) -> str:
         f"{text} The largest loss of sensitivity is {points_words(-change.value)} "
         f"({interval_phrase(change)}), for {metric_class(worst)}"
     )
+
+
+def _findings_sentence(view: View, subject: CandidateRecord, split: str) -> str:
+    """Of several findings: the weakest, the one that lost most, and those left unjudged."""
+    few = unjudged(subject)
+    areas = {
+        name: interval
+        for name in view.classes
+        if name not in few
+        and finite(interval := subject.evidence[split].get(f"auroc[{name}]"))
+        and interval is not None
+    }
+    if not areas:
+        return f"The area under the ROC curve of each finding was {NOT_MEASURED}."
+    weakest = min(areas, key=lambda name: areas[name].value)
+    text = (
+        f"{subject.name} tells {weakest} least well on the {split_name(split)} images: area under "
+        f"the ROC curve {figure_interval('auroc', areas[weakest])}"
+    )
+    changes = {
+        name: change
+        for name in areas
+        if finite(change := subject.changes.get(split, {}).get(f"auroc[{name}]"))
+        and change is not None
+    }
+    if changes:
+        worst = min(changes, key=lambda name: changes[name].value)
+        change = changes[worst]
+        moved = "fell most" if change.value < 0 else "rose least"
+        text += (
+            f"; that of {worst} {moved}, by {points_words(abs(change.value))} "
+            f"({interval_phrase(change)})"
+        )
+    if few:
+        text += f". Fewer than five patients show {joined(sorted(few))}: nothing is judged of these"
+    return sentence(text)
 
 
 def audit_sentence(view: View) -> str:
@@ -345,8 +387,8 @@ def split_sentence(view: View) -> str:
     """How the images were divided."""
     split, openings = view.result.split, len(view.result.test_openings)
     sizes = [
-        f"{counted(sum(counts.values()), 'image')} for {PURPOSES.get(name, name)}"
-        for name, counts in split.counts.items()
+        f"{counted(split.size(name), 'image')} for {PURPOSES.get(name, name)}"
+        for name in split.counts
     ]
     opened = {0: "never opened", 1: "opened once", 2: "opened twice"}
     reason = f" {capital(split.reason.rstrip('.'))}." if split.reason else ""

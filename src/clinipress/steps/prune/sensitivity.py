@@ -14,6 +14,7 @@ from clinipress.models.pruning.importance import Batch
 from clinipress.models.pruning.pruned import hidings
 from clinipress.recipe.steps import PruneStep
 from clinipress.records.store import read_json, write_atomically
+from clinipress.stats.metrics import overall_score
 from clinipress.steps.step import Context
 
 __all__ = ["SHARES", "layer_sensitivity"]
@@ -48,7 +49,7 @@ def layer_sensitivity(
     images, labels = context.data.cache(spec).take(rows.index[chosen]), rows.labels[chosen]
 
     def accuracy() -> float:
-        return float((origin.predict(images).argmax(1) == labels).mean())
+        return overall_score(origin.predict(images), labels)
 
     layers: dict[str, dict[str, Any]] = {}
     plans = hidings(

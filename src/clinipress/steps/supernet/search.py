@@ -30,7 +30,7 @@ from clinipress.models.ofa.evolution import Evolution, Score, evolve
 from clinipress.recipe.steps import SearchStep
 from clinipress.records.candidate import Candidate
 from clinipress.records.store import digest_of, write_atomically
-from clinipress.stats.metrics import log_softmax
+from clinipress.stats.metrics import log_softmax, overall_score
 from clinipress.steps.fitting import step_seed
 from clinipress.steps.step import Child, Context, Params
 from clinipress.steps.supernet.latency import LatencyModel, Stopwatch
@@ -234,7 +234,7 @@ class _Search:
 
 
 def _scored(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> list[float]:
-    right = float((logits.argmax(1) == labels).mean())
+    right = overall_score(logits, labels)
     return [right, float(log_softmax(logits)[np.arange(len(labels)), labels].mean())]
 
 

@@ -1,0 +1,335 @@
+"""Several findings in one image: what a table says of each, and what it leaves open.
+
+Two forms are read. A cell that names what is present (``Effusion|Mass``; nothing: none of them),
+and a column for each finding with 1, 0, -1 (uncertain) or nothing (not mentioned). What is unknown
+stays unknown: it is no class, it is not learnt from and never counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from clinipress.data.layouts.items import Dataset, Unsaid, loosely, spelling
+from clinipress.errors import DataError
+from clinipress.records.item import NO_FINDING, ImageItem
+from clinipress.text import counted, joined
+
+__all__ = [
+    "NOTHING_PRESENT",
+    "FindingRows",
+    "chosen_findings",
+    "from_cells",
+    "from_columns",
+    "is_none",
+    "joint",
+    "label_text",
+    "matched_findings",
+]
+
+Known = dict[str, bool]  # finding -> present; what is unknown is not in it
+
+NOTHING_PRESENT = "no finding known"  # some are unknown
+# Names of what is no finding of its own, without case and marks
+_NONE = """
+nofinding nofindings none normal healthy noabnormality noabnormalities unremarkable negative
+nodisease nopathology clear
+"""
+_BLANK = frozenset({"", "nan", "n/a", "#n/a", "<na>", "null", "na", "none", "?"})
+_YES = frozenset({"1", "1.0", "true", "yes", "y", "t", "present", "positive", "pos"})
+_NO = frozenset({"0", "0.0", "false", "no", "n", "f", "absent", "negative", "neg"})
+_UNCERTAIN = frozenset({"-1", "-1.0", "uncertain", "u", "equivocal", "possible"})
+_PARTS = re.compile(r"\s*[|;]\s*")
+
+
+@dataclass(frozen=True)
+class FindingRows:
+    """The findings of a table's rows.
+
+    Attributes:
+        names: Findings in the order of the table.
+        rows: For each row what is known.
+        complete: What a row does not name is absent.
+        notes: What a reader should know of how they were read.
+    """
+
+    names: tuple[str, ...]
+    rows: list[Known]
+    complete: bool
+    notes: tuple[str, ...] = ()
+
+
+def is_none(name: str) -> bool:
+    """Whether a name says that there is no finding: "No Finding", "Normal"."""
+    return re.sub(r"[\W_]+", "", name).casefold() in _NONE.split()
+
+
+def joint(cells: Sequence[str]) -> bool:
+    """Whether cells name several at once: ``a|b``, ``a;b`` or a list in brackets."""
+    return any(_PARTS.search(cell) or _in_brackets(cell) for cell in cells)
+
+
+def _in_brackets(cell: str) -> bool:
+    return cell.startswith("[") and cell.endswith("]")
+
+
+def _named(cell: str, *, commas: bool) -> list[str]:
+    """Names in a cell, codes as they stand there: leading zeros and dots belong to them."""
+    if _in_brackets(cell):
+        cell, commas = cell[1:-1], True
+    parts = re.split(r"\s*[|;,]\s*" if commas else _PARTS, cell)
+    names = (spelling(part.strip().strip("'\"")) for part in parts)
+    return [name for name in dict.fromkeys(names) if name.casefold() not in _BLANK - {"none"}]
+
+
+def from_cells(
+    cells: Sequence[str], lines: Sequence[int], path: Path, *, column: str
+) -> FindingRows:
+    """Of a column that names what is present.
+
+    Args:
+        cells: One for each row.
+        lines: Their lines in the file.
+        path: The table.
+        column: Name of the column.
+
+    Raises:
+        DataError: A cell that says "No Finding" and names one, or a table without any.
+    """
+    whole = Counter(spelling(cell) for cell in cells)
+    commas = not joint(cells) and any(
+        "," in cell and all(part.strip() in whole for part in cell.split(",")) for cell in whole
+    )
+    named = [_named(cell, commas=commas) for cell in cells]
+    _refuse_contradictions(
+        [[n for n in names if is_none(n)] for names in named],
+        [[n for n in names if not is_none(n)] for names in named],
+        lines, path,
+    )  # fmt: skip
+    rows = [{name: True for name in names if not is_none(name)} for names in named]
+    counts = Counter(name for row in rows for name in row)
+    if not counts:
+        raise DataError(f"findings in the column '{column}' of '{path}'", "none in any row")
+    empty = sum(not names for names in named)
+    notes = []
+    if empty:
+        notes.append(
+            f"{counted(empty, 'row')} of '{path.name}' with nothing in '{column}': read as none of "
+            "the findings"
+        )
+    return FindingRows(tuple(sorted(counts)), rows, complete=True, notes=tuple(notes))
+
+
+def from_columns(
+    columns: Mapping[str, Sequence[str]],
+    lines: Sequence[int],
+    path: Path,
+    *,
+    blank: Unsaid = "unknown",
+    uncertain: Unsaid = "unknown",
+) -> FindingRows:
+    """Of a column for each finding.
+
+    Where a column says "No Finding", what is blank beside it is absent.
+
+    Args:
+        columns: Finding -> its cells.
+        lines: Lines of the rows in the file.
+        path: The table.
+        blank: What an empty cell says.
+        uncertain: What -1 says.
+
+    Raises:
+        DataError: A cell that is none of 1, 0, -1 and nothing, "No Finding" beside a finding, or no
+            finding at all.
+    """
+    none = [name for name in columns if is_none(name)]
+    names = tuple(spelling(name) for name in columns if name not in none)
+    if not names:
+        raise DataError(f"a column for each finding in '{path}'", joined(list(columns)) or "none")
+    said: Counter[str] = Counter()
+    rows: list[Known] = []
+    nothing: list[list[str]] = []
+    for number, line in enumerate(lines):
+        healthy = [n for n in none if _read(columns[n][number], n, line, path) is True]
+        nothing.append(healthy)
+        row: Known = {}
+        for name in columns:
+            if name in none:
+                continue
+            value = _read(columns[name][number], name, line, path)
+            if isinstance(value, str):
+                said[value] += 1
+                policy = blank if value == "blank" else uncertain
+                if value == "blank" and healthy:
+                    policy = "absent"
+                if policy == "unknown":
+                    continue
+                value = policy == "present"
+            row[spelling(name)] = value
+        rows.append(row)
+    present = [[name for name, there in row.items() if there] for row in rows]
+    _refuse_contradictions(nothing, present, lines, path)
+    notes = [*_unsaid_notes(said, blank, uncertain, path, bool(none))]
+    if none:
+        notes.append(f"'{none[0]}' is no finding of its own: where it is 1, the others are absent")
+    return FindingRows(names, rows, complete=False, notes=tuple(notes))
+
+
+def _read(cell: str, name: str, line: int, path: Path) -> bool | str:
+    """Present or absent, or "blank" or "uncertain"."""
+    text = cell.strip().casefold()
+    if text in _YES:
+        return True
+    if text in _NO:
+        return False
+    if text in _BLANK:
+        return "blank"
+    if text in _UNCERTAIN:
+        return "uncertain"
+    raise DataError(
+        f"1, 0, -1 (uncertain) or nothing in the column '{name}' of '{path}'",
+        f"'{cell:.40}' in line {line}",
+        "correct it, or name the findings to use in 'classes'",
+    )
+
+
+def _unsaid_notes(
+    said: Counter[str], blank: Unsaid, uncertain: Unsaid, path: Path, none: bool
+) -> Iterator[str]:
+    beside = " (absent where there is no finding at all)" if none and blank == "unknown" else ""
+    for kind, policy, words in (
+        ("blank", blank, f"empty, read as {blank}{beside}"),
+        ("uncertain", uncertain, f"-1 (uncertain), read as {uncertain}"),
+    ):
+        if said[kind]:
+            how = "never counted" if policy == "unknown" else "as data." + kind + " says"
+            yield f"{counted(said[kind], 'cell')} of '{path.name}' {words}: {how}"
+
+
+def _refuse_contradictions(
+    nothing: Sequence[Sequence[str]],
+    present: Sequence[Sequence[str]],
+    lines: Sequence[int],
+    path: Path,
+) -> None:
+    both = [n for n, (none, some) in enumerate(zip(nothing, present, strict=True)) if none and some]
+    if both:
+        first = both[0]
+        raise DataError(
+            f"'{nothing[first][0]}' or findings, not both, in each row of '{path}'",
+            f"both in {counted(len(both), 'row')}, the first in line {lines[first]} "
+            f"({joined([nothing[first][0], *present[first]])})",
+            "correct them, or leave out with 'classes' what may stand beside it",
+        )
+
+
+def label_text(known: Mapping[str, bool], findings: Sequence[str]) -> str:
+    """What is present, for people: "Effusion|Mass"."""
+    present = [name for name in findings if known.get(name)]
+    if present:
+        return "|".join(present)
+    return NO_FINDING if len(known) >= len(findings) else NOTHING_PRESENT
+
+
+def chosen_findings(
+    items: Sequence[ImageItem],
+    wanted: Sequence[str] | None,
+    class_map: Mapping[str, str],
+    *,
+    complete: bool,
+) -> tuple[tuple[str, ...], list[ImageItem], list[str]]:
+    """The findings of a set, in the order of the logits, and its items with these alone.
+
+    Args:
+        items: With what their rows say.
+        wanted: The findings to use, in this order; None: all, sorted.
+        class_map: Name in the table -> name of the finding; two of one name are one.
+        complete: What a row does not name is absent.
+
+    Returns:
+        Names, items and notes.
+
+    Raises:
+        DataError: A wanted finding that no row knows, or one that is present, or absent, nowhere.
+    """
+    maps = {spelling(name): finding for name, finding in class_map.items()}
+    merged = [_merged(item.findings or {}, maps) for item in items]
+    there = sorted({name for known in merged for name in known})
+    missing = [name for name in wanted or () if name not in there]
+    if missing:
+        raise DataError(
+            f"the findings {joined(list(wanted or ()))}",
+            f"no word of {joined([f'{name!r}' for name in missing])}; there are {joined(there)}",
+            "correct 'classes', or map names with class_map",
+        )
+    names = tuple(wanted or there)
+    if complete:
+        merged = [{name: known.get(name, False) for name in names} for known in merged]
+    else:
+        merged = [{name: known[name] for name in names if name in known} for known in merged]
+    notes = []
+    unused = [name for name in there if name not in names]
+    if unused:
+        notes.append(f"{len(names)} of {len(there)} findings are used; not {joined(unused)}")
+    changed = [
+        replace(item, findings=known, label=label_text(known, names))
+        for item, known in zip(items, merged, strict=True)
+    ]
+    return names, changed, notes
+
+
+def matched_findings(dataset: Dataset, wanted: Sequence[str]) -> tuple[Dataset, tuple[str, ...]]:
+    """A set from elsewhere with the findings of a model, by their names.
+
+    Case, blanks and underscores do not matter. A finding that the set does not know is unknown in
+    all of its images; one that the model does not know is left out.
+
+    Returns:
+        The set with the model's findings, and what was matched, is missing and is left out.
+
+    Raises:
+        DataError: The two have no finding in common.
+    """
+    mine = {loosely(name): name for name in wanted}
+    names = {name: mine[loosely(name)] for name in dataset.classes if loosely(name) in mine}
+    if not names:
+        raise DataError(
+            f"some of the findings {joined(list(wanted))}",
+            f"{joined(list(dataset.classes))} in '{dataset.root}'",
+            "map them with --class-map theirs=ours",
+        )
+    items = [replace(item, findings=_merged(item.findings or {}, names)) for item in dataset.items]
+    items = [
+        replace(
+            item,
+            findings={n: item.findings[n] for n in wanted if n in (item.findings or {})},
+            label=label_text(item.findings or {}, wanted),
+        )
+        for item in items
+        if item.findings is not None
+    ]
+    others = [f"'{theirs}' as {ours}" for theirs, ours in names.items() if theirs != ours]
+    missing = [name for name in wanted if name not in names.values()]
+    beyond = [name for name in dataset.classes if name not in names]
+    notes = [
+        *([f"findings matched by their names: {joined(others)}"] if others else []),
+        *([f"findings that this set does not know, never counted: {joined(missing)}"]
+          if missing else []),
+        *([f"findings that the model does not know, left out: {joined(beyond)} (map one with "
+           "--class-map theirs=ours)"] if beyond else []),
+    ]  # fmt: skip
+    changed = replace(dataset, classes=tuple(wanted), items=tuple(items))
+    return changed, tuple(notes)
+
+
+def _merged(known: Mapping[str, bool], maps: Mapping[str, str]) -> Known:
+    """Under their names of the study: present if any is, else absent if any is."""
+    result: Known = {}
+    for name, there in known.items():
+        finding = maps.get(name, name)
+        result[finding] = result.get(finding, False) or there
+    return result
