@@ -26,6 +26,7 @@ class Data:
     """What a step asks of a study's data; the first `training` images are trained on."""
 
     classes, modality, digest = ("dark", "bright"), "generic", "0" * 64
+    task = "multiclass"
 
     def __init__(self, count=40, training=24, side=16, noise=90):
         self.pixels = Cache(count, side, noise)

@@ -101,6 +101,11 @@ class StudyData:
         """Class names in the order of the logits."""
         return self.dataset.classes
 
+    @property
+    def task(self) -> Task:
+        """Whether an image may show several findings."""
+        return self.dataset.task
+
     @functools.cached_property
     def digest(self) -> str:
         """Changes with the split, and the files and labels of train and validation."""

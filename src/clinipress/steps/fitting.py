@@ -68,8 +68,7 @@ def fresh_candidate(
     for sentence in notes(spec, recipe, input_spec, data.classes):
         progress.say(f"{name}: {sentence}")
     return TorchCandidate(
-        Card(name=name, classes=data.classes, input=input_spec, model=spec, task=data.dataset.task),
-        module,
+        Card(name=name, classes=data.classes, input=input_spec, model=spec, task=data.task), module
     )
 
 
