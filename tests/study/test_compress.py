@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,11 @@ from torch import nn
 
 import clinipress
 from clinipress.errors import InputError, ModelError
+from clinipress.formats.onnx.float import export_onnx
 from clinipress.formats.trials import Hits, tried
-from clinipress.study.schedule import Pace, schedule
+from clinipress.study.compress import _file_seconds
+from clinipress.study.schedule import STRESSED, Pace, schedule
+from kit.random_nets import candidate_of
 
 pytestmark = pytest.mark.slow
 CLASSES = ("left", "middle", "right")
@@ -227,6 +231,27 @@ def test_what_a_network_cannot_have_is_left_out_with_its_reason():
     plan = schedule("medium", COSTS, 600, barred={"prune": "its layers cannot be followed"})
     assert [step["step"] for step in plan.steps] == ["qat"]
     assert plan.notes == ("no pruning: its layers cannot be followed",)
+
+
+def test_of_a_slow_network_fewer_images_are_disturbed_and_that_is_said():
+    slow = replace(COSTS, answering=0.2)
+    plan = schedule("medium", slow, 60)
+    assert plan.steps == ()
+    assert 40 <= plan.stress < STRESSED
+    assert plan.seconds <= 60 * 60
+    assert plan.notes[-1] == f"{plan.stress} images under stress instead of 200, to end in time"
+    none = schedule("medium", replace(COSTS, answering=0.4), 30)
+    assert (none.stress, none.notes[-1]) == (0, "no images under stress, to end in time")
+    assert schedule("medium", COSTS, 60).stress == STRESSED
+
+
+def test_a_file_alone_is_timed_for_its_plan(tmp_path):
+    # a VGG-16 was said to take a minute, and took hours
+    network = candidate_of("resnet10t", 32)
+    path = export_onnx(network, tmp_path / "net.onnx").path
+    assert 0 < _file_seconds(path, network.card.input, 1) < 1
+    path.write_bytes(b"no model")
+    assert _file_seconds(path, network.card.input, 1) == 0
 
 
 # --- how a network wants its images -----------------------------------------------------------

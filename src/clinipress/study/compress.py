@@ -27,6 +27,7 @@ from clinipress.data.sources import Dataset, read_dataset
 from clinipress.data.study import StudyData, open_study_data
 from clinipress.errors import ClinipressError, DataError, InputError, ModelError
 from clinipress.extras import require
+from clinipress.formats.onnx.run import session
 from clinipress.formats.open import check_toolchains
 from clinipress.formats.trials import (
     FIRST_CASES,
@@ -55,7 +56,15 @@ from clinipress.study.devices import find_target
 from clinipress.study.policy import POLICIES, recommended_exports
 from clinipress.study.propose import SIZES, propose
 from clinipress.study.read import parse_study
-from clinipress.study.schedule import Pace, Timetable, schedule, student_schedule
+from clinipress.study.schedule import (
+    FILES_TIME,
+    STRESSED,
+    Pace,
+    Timetable,
+    in_time,
+    schedule,
+    student_schedule,
+)
 from clinipress.text import joined
 
 if TYPE_CHECKING:
@@ -502,7 +511,8 @@ def _plan(
             "is inconclusive at best; name another test set (--test), or say --unseen if it was not"
         )
     if "onnx" in original:  # the study itself finds out how the file wants its images
-        plan = _without_network(first.data.input, opened, request)
+        file = Path(str(original["onnx"]["file"]))
+        plan = _without_network(file, first.data.input, opened, request)
     else:
         chosen, said = _reading(original, opened, data, request)
         data["input"] = {**data["input"], **chosen["input"]}
@@ -510,6 +520,8 @@ def _plan(
         notes += said
         plan = _schedule(original["model"], data, opened, request)
     notes += plan.notes
+    if plan.stress != STRESSED:
+        tree["evidence"] = {"stress": plan.stress}
     tree["steps"] = list(plan.steps)
     if not plan.steps:  # the policy's next rung may be training
         tree["try_next"] = False
@@ -858,18 +870,19 @@ def _schedule(
     int8 = request.target is None or "int8" in find_target(request.target).precisions
     costs = _pace(module, spec, opened, request)
     if _nothing_to_train(opened.dataset, request):
-        return Timetable((), costs.besides)
+        return in_time(Timetable((), costs.besides), costs, request.minutes)
     if not math.isfinite(costs.learning):
         why = "the network computes without gradients (torch.no_grad in its own code?)"
         return Timetable((), costs.besides, (f"nothing is trained: {why}",))
     return schedule(request.risk, costs, request.minutes, int8=int8, barred=_barred(module))
 
 
-def _without_network(spec: InputSpec, opened: StudyData, request: Asked) -> Timetable:
+def _without_network(file: Path, spec: InputSpec, opened: StudyData, request: Asked) -> Timetable:
     """Of a file alone: no step but a student that learns from it, where one is named."""
     if request.student is None:
         word = "an ONNX file alone is quantized and converted; --student NAME lets a network learn"
-        return Timetable((), 0.0, (f"{word} from it",))
+        costs = _amount(math.inf, _file_seconds(file, spec, request.threads), opened, request)
+        return in_time(Timetable((), costs.besides, (f"{word} from it",)), costs, request.minutes)
     recipe = ModelRecipe(name=request.student, in_channels=spec.channels, mean=0.5, std=0.25)
     costs = _pace(_built(recipe, spec, len(opened.classes)), spec, opened, request)
     if "distill" not in POLICIES[request.risk].allowed:
@@ -880,8 +893,11 @@ def _without_network(spec: InputSpec, opened: StudyData, request: Asked) -> Time
 
 def _pace(module: Classifier, spec: InputSpec, opened: StudyData, request: Asked) -> Pace:
     """What the network takes here, and how much of it there is to do."""
+    return _amount(*_seconds(module, spec), opened, request)
+
+
+def _amount(learning: float, answering: float, opened: StudyData, request: Asked) -> Pace:
     counts = {name: opened.summary.size(name) for name in opened.summary.counts}
-    learning, answering = _seconds(module, spec)
     files = len(_exports(request, Timetable((), 0.0))) + 2
     others = counts["validation"] + counts["test"]
     return Pace(learning, answering, counts["train"], others, files)
@@ -913,6 +929,28 @@ def _seconds(module: Classifier, spec: InputSpec) -> tuple[float, float]:
     module.zero_grad()
     module.eval()
     return times[0], times[1]
+
+
+def _file_seconds(file: Path, spec: InputSpec, threads: int | None) -> float:
+    """Seconds of an image as a framework would take them, of which a runtime takes `FILES_TIME`.
+
+    0 for a file that cannot be run with what it says of its input: the study finds out more.
+    """
+    try:
+        opened = session(file, threads)
+        (given,) = opened.get_inputs()
+        own = [side if isinstance(side, int) else None for side in given.shape]
+        usual = (1, spec.channels, spec.height, spec.width)
+        shape = [side or other for side, other in zip(own, usual, strict=True)]
+        pixels = np.zeros(shape, np.uint8 if "uint8" in given.type else np.float32)
+        best = math.inf
+        for _ in range(3):
+            began = time.perf_counter()
+            opened.run(None, {given.name: pixels})
+            best = min(best, time.perf_counter() - began)
+    except Exception:  # of the engine, over files of all kinds: what is wrong is told later
+        return 0.0
+    return best / max(shape[0], 1) / FILES_TIME
 
 
 def _barred(module: Classifier) -> dict[str, str]:

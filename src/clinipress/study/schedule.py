@@ -7,8 +7,9 @@ further distillation, then pruning, then quantization-aware training.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from clinipress.recipe.techniques import technique_of
@@ -16,7 +17,7 @@ from clinipress.records.result import RiskLevel
 from clinipress.study.policy import POLICIES
 from clinipress.text import joined
 
-__all__ = ["Pace", "Timetable", "schedule", "student_schedule"]
+__all__ = ["Pace", "Timetable", "in_time", "schedule", "student_schedule"]
 
 MARGIN = 0.8  # of the time that is planned for: machines are busy, and the last part is not known
 # Of a plain training step: fake quantization; a network whose half is cut, on the way there
@@ -24,7 +25,9 @@ QUANTIZATION_AWARE, HALF_CUT, CUT = 1.6, 0.8, 0.6
 VIEWS = 8  # of the teacher's answers
 # Seconds of a study besides training: start, report; a decoded image; a file; a judged candidate
 START, DECODING, FILE, CANDIDATE = 40.0, 0.01, 25.0, 15.0
-DISTURBED = 10 * 5 * 200 + 3000  # images under stress and under saliency's masks
+LEVELS = 10 * 5  # each image under stress is disturbed so often
+STRESSED, FEWEST_STRESSED = 200, 40  # images under stress as a rule, and below which there are none
+MASKED = 3000  # images under saliency's masks
 FILES_TIME = 0.5  # of a framework's, in a runtime, or less
 TRIALS = 8 * 200  # images of the trials of a calibrated file
 # Epochs of a step -> the fewest that are worth it
@@ -58,10 +61,16 @@ class Pace:
     def besides(self) -> float:
         """Seconds of everything but training."""
         images = self.train + self.others
-        answered = self.others * (2 + self.files) + 2 * DISTURBED + self.files * TRIALS
+        disturbed = LEVELS * STRESSED + MASKED
+        answered = self.others * (2 + self.files) + 2 * disturbed + self.files * TRIALS
         judged = CANDIDATE * (2 + self.files)
         answers = FILES_TIME * answered * self.answering
         return START + DECODING * images + FILE * self.files + judged + answers
+
+    @property
+    def stressed(self) -> float:
+        """Seconds of an image under stress, original and file, at every level."""
+        return FILES_TIME * 2 * LEVELS * self.answering
 
     def epoch(self, step: str) -> float:
         """Seconds of one epoch of a step, with the validation that belongs to it."""
@@ -82,11 +91,13 @@ class Timetable:
         steps: Of the study, as a recipe writes them.
         seconds: What all of it is expected to take.
         notes: What was shortened or left out and why, one sentence each.
+        stress: Images under stress.
     """
 
     steps: tuple[dict[str, Any], ...]
     seconds: float
     notes: tuple[str, ...] = ()
+    stress: int = STRESSED
 
 
 def schedule(
@@ -136,7 +147,29 @@ def schedule(
             f"fewer epochs than usual, to end in time; all of them take {full:.0f} minutes"
         )
     steps = tuple(_step(step, _epochs(step, share)) for step in wanted)
-    return Timetable(steps, costs.besides + _training(wanted, costs, share), tuple(notes))
+    seconds = costs.besides + _training(wanted, costs, share)
+    return in_time(Timetable(steps, seconds, tuple(notes)), costs, minutes)
+
+
+def in_time(planned: Timetable, costs: Pace, minutes: float) -> Timetable:
+    """The same with fewer images under stress where the whole would take longer than there is.
+
+    Of a large network they are what takes longest; what is left out is said.
+    """
+    over = planned.seconds - MARGIN * 60 * minutes
+    if over <= 0:
+        return planned
+    fewer = min(STRESSED, math.ceil(over / costs.stressed))
+    left = STRESSED - fewer
+    if left < FEWEST_STRESSED:
+        fewer, left = STRESSED, 0
+    what = f"{left} images under stress instead of {STRESSED}" if left else "no images under stress"
+    return replace(
+        planned,
+        seconds=planned.seconds - fewer * costs.stressed,
+        notes=(*planned.notes, f"{what}, to end in time"),
+        stress=left,
+    )
 
 
 def student_schedule(name: str, costs: Pace, minutes: float) -> Timetable:
@@ -153,7 +186,7 @@ def student_schedule(name: str, costs: Pace, minutes: float) -> Timetable:
         least = costs.besides + costs.teaching + STUDENT[1] * epoch + aware * costs.epoch("qat")
         needed = least / MARGIN / 60
         note = f"no distillation: {minutes:g} minutes are too few, {needed:.0f} would do"
-        return Timetable((), costs.besides, (note,))
+        return in_time(Timetable((), costs.besides, (note,)), costs, minutes)
     student = {"step": "distill", "student": name, "train": {"epochs": epochs, "batch_size": 16}}
     spent = costs.besides + costs.teaching + epochs * epoch + aware * costs.epoch("qat")
     return Timetable((student, _step("qat", aware)), spent)
