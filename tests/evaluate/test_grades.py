@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import sklearn.metrics as referee
@@ -201,3 +203,11 @@ def test_scores_keep_the_order_and_others_their_digest(tmp_path):
     assert Scores.load(tmp_path / "a.npz").order == GRADES
     assert kept.in_order(GRADES[::-1]).order == GRADES
     assert kept.digest != scores(answers, truth, ()).digest
+
+
+def test_thresholds_of_a_broken_model_are_refused():
+    truth, answers = graded(n=60)
+    kept = scores(answers, truth, ())
+    broken = replace(kept, logits=np.full_like(kept.logits, np.nan))
+    with pytest.raises(DataError, match="finite logits"):
+        operating_section(kept, broken, kept, broken, margin=0.02)

@@ -314,12 +314,12 @@ def _changes_table(changes: Iterable[Measure]) -> Table:
 def _row(
     row: CandidateRecord, root: CandidateRecord, split: str, selected: str | None, overall: str
 ) -> list[str]:
+    from clinipress.reporting.wording.numbers import figure_interval
+
     mine, theirs = row.latency_with_preprocessing_ms, root.latency_with_preprocessing_ms
     times = f"{theirs.median / mine.median:.1f}x" if mine and theirs else "not measured"
     if row.speed is not None:
         times = f"{row.speed.ratio.value:.1f}x" if row.speed.reliable else "machine busy"
-    from clinipress.reporting.wording.numbers import figure_interval
-
     figure = row.evidence.get(split, {}).get(overall)
     change = "" if row is root else _points(row.changes.get(split, {}).get(overall))
     verdict = (

@@ -164,7 +164,7 @@ class Split:
         for item, number in zip(dataset.items, units.tolist(), strict=True):
             name = self.assignment.get(item.key)
             if name is not None:
-                for shown in [item.label] if item.findings is None else item.present:
+                for shown in item.shown:
                     counts[name][shown] += 1
                 images[name] += 1
                 members[name].add(number)

@@ -227,14 +227,7 @@ def open_study_data(
     Raises:
         DataError: The folder, a class or a split is not usable.
     """
-    dataset = read_dataset(
-        path,
-        classes=recipe.classes,
-        class_map=recipe.class_map,
-        task=recipe.task,
-        blank=recipe.blank,
-        uncertain=recipe.uncertain,
-    )
+    dataset = _read(path, recipe, recipe.classes)
     if recipe.test is not None:
         dataset = with_test_set(dataset, Path(recipe.test), recipe)
     for line in (*dataset.notes, *left_out_lines(dataset.left_out)):
@@ -322,6 +315,18 @@ def open_study_data(
     )
 
 
+def _read(path: Path, recipe: DataRecipe, classes: Sequence[str] | None) -> Dataset:
+    """A set with its labels read as a study says."""
+    return read_dataset(
+        path,
+        classes=classes,
+        class_map=recipe.class_map,
+        task=recipe.task,
+        blank=recipe.blank,
+        uncertain=recipe.uncertain,
+    )
+
+
 def with_test_set(dataset: Dataset, path: Path, recipe: DataRecipe) -> Dataset:
     """A set whose test split is another set: its own images are to train and validate on.
 
@@ -337,14 +342,7 @@ def with_test_set(dataset: Dataset, path: Path, recipe: DataRecipe) -> Dataset:
             f"{published:,} images that it publishes as 'test'",
             "name its training folder, or leave the other test set out",
         )
-    test = read_dataset(
-        path,
-        classes=dataset.classes,
-        class_map=recipe.class_map,
-        task=dataset.task,
-        blank=recipe.blank,
-        uncertain=recipe.uncertain,
-    )
+    test = _read(path, recipe, dataset.classes)
     known = {item.key for item in dataset.items}
     prefix = "test set"
     while any(key.startswith(f"{prefix}/") for key in known):

@@ -21,6 +21,7 @@ from clinipress.evidence.calibration import Together, called_together, threshold
 from clinipress.evidence.evidence import unchanged
 from clinipress.evidence.family import (
     ITSELF,
+    check_pair,
     check_same_images,
     combine,
     identical,
@@ -92,8 +93,9 @@ def operating_section(
         DataError: Answers that do not belong together, an aim or a prevalence outside (0, 1), a
             prevalence of an unknown class.
     """
-    check_same_images(reference, candidate)
-    check_same_images(reference_validation, candidate_validation)
+    check = check_same_images if reference.several else check_pair
+    check(reference, candidate)
+    check(reference_validation, candidate_validation)
     if reference_validation.classes != reference.classes:
         raise DataError("the same classes in both splits", ", ".join(reference_validation.classes))
     shares = dict(prevalence or {})
@@ -171,12 +173,12 @@ class _Pair:
     @classmethod
     def of(cls, target: Together, reference: Scores, candidate: Scores) -> _Pair:
         before, after = (target.chances(s.probabilities) for s in (reference, candidate))
-        rows = np.arange(len(reference.keys))
-        mine = target.of(reference.labels) if not reference.several else rows > -1
         if reference.several:  # of the images of which it is known
             truth = reference.labels[:, target.columns[0]]
             rows = np.flatnonzero(truth >= 0)
             mine = truth[rows] == 1
+        else:
+            rows, mine = np.arange(len(reference.keys)), target.of(reference.labels)
         return cls(
             target.label,
             before[rows],

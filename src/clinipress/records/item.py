@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -75,6 +75,11 @@ class ImageItem:
     def present(self) -> frozenset[str]:
         """The findings it is known to show."""
         return frozenset(name for name, there in (self.findings or {}).items() if there)
+
+    @property
+    def shown(self) -> Iterable[str]:
+        """What it counts for: its class, or the findings that are present."""
+        return [self.label] if self.findings is None else self.present
 
     @property
     def truth(self) -> str:

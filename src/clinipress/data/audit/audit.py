@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +34,7 @@ from clinipress.data.units import labelings
 from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
 from clinipress.records.candidate import InputSpec
-from clinipress.records.item import UNIT_KINDS, ImageItem, plural_of
+from clinipress.records.item import UNIT_KINDS, plural_of
 from clinipress.records.result import Audit, DuplicatePair, Interval, LeftOut, Shortcut, Unreadable
 from clinipress.text import DASH, joined
 
@@ -177,18 +177,13 @@ def _finding_facts(dataset: Dataset, fingerprints: Fingerprints) -> dict[str, Fe
 
 
 def _counts(dataset: Dataset) -> dict[str, int]:
-    counts = Counter(shown for item in dataset.items for shown in _shown(item))
+    counts = Counter(shown for item in dataset.items for shown in item.shown)
     return {name: counts[name] for name in dataset.classes}
-
-
-def _shown(item: ImageItem) -> Iterable[str]:
-    """Its class, or the findings that are present."""
-    return [item.label] if item.findings is None else item.present
 
 
 def _splits(dataset: Dataset) -> dict[str, dict[str, int]]:
     """Published split -> class -> images; empty where nothing is published."""
-    counts = Counter((i.split, shown) for i in dataset.items if i.split for shown in _shown(i))
+    counts = Counter((i.split, shown) for i in dataset.items if i.split for shown in i.shown)
     present = sorted({split for split, _ in counts}, key=_split_order)
     return {s: {name: counts[s, name] for name in dataset.classes} for s in present}
 
