@@ -36,7 +36,11 @@ LARGEST_FACTOR = 1e4
 
 
 class _Graph:
-    """Who makes and who reads each tensor, and the float weights, which can be replaced."""
+    """Who makes and who reads each tensor, and the float weights, which can be replaced.
+
+    What is replaced is kept beside the model until `write`: protobuf frees no tensor before the
+    whole model, and rounds of equalization would pile up copies of all weights.
+    """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.graph = model.graph
@@ -46,6 +50,7 @@ class _Graph:
                 self.readers.setdefault(name, []).append(node)
         self.tensors = {tensor.name: tensor for tensor in self.graph.initializer}
         self.outputs = {output.name for output in self.graph.output}
+        self._replaced: dict[str, Array] = {}
 
     def only_reader(self, tensor: str) -> onnx.NodeProto | None:
         readers = self.readers.get(tensor, [])
@@ -57,10 +62,18 @@ class _Graph:
         return name in self.tensors and len(self.readers[name]) == 1
 
     def value(self, name: str) -> Array:
-        return np.array(numpy_helper.to_array(self.tensors[name]), np.float32)
+        replaced = self._replaced.get(name)
+        if replaced is None:
+            replaced = np.array(numpy_helper.to_array(self.tensors[name]), np.float32)
+        return replaced
 
     def replace(self, name: str, value: NDArray[Any]) -> None:
-        self.tensors[name].CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
+        self._replaced[name] = value.astype(np.float32)
+
+    def write(self) -> None:
+        """What was replaced into the model."""
+        for name, value in self._replaced.items():
+            self.tensors[name].CopyFrom(numpy_helper.from_array(value, name))
 
 
 def equalize(model: onnx.ModelProto) -> list[tuple[str, str]]:
@@ -81,6 +94,7 @@ def equalize(model: onnx.ModelProto) -> list[tuple[str, str]]:
         moved = max((_equalize_pair(graph, *pair) for pair in pairs), default=0.0)
         if moved < CONVERGED:
             break
+    graph.write()
     return [(first.name, second.name) for first, second in pairs]
 
 
@@ -189,6 +203,7 @@ def smooth(model: onnx.ModelProto, factors: Mapping[str, Array]) -> None:
             graph.replace(node.input[position], graph.value(node.input[position]) / factor)
         for reader in readers:
             graph.replace(reader.input[1], graph.value(reader.input[1]) * factor[:, None])
+    graph.write()
 
 
 def correct_biases(

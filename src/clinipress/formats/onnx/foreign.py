@@ -791,7 +791,9 @@ def _check_shares(rows: Array, path: Path) -> None:
     """Refuse what is no score of a class: shares of another whole than 1, and bare decisions."""
     totals = rows.sum(1)
     whole, largest = float(totals.mean()), rows.max(1)
-    if whole > 0 and abs(whole - 1) > UNIT and bool((np.abs(totals - whole) < UNIT * whole).all()):
+    varied = float(np.abs(rows - rows.mean(0)).max()) > 10 * UNIT * whole
+    same = bool((np.abs(totals - whole) < UNIT * whole).all())
+    if varied and same and whole > 0 and abs(whole - 1) > UNIT:
         raise ModelError(
             f"logits or probabilities from '{path.name}'",
             f"values of 0 and more whose sum is {whole:.4g} for each image",

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from clinipress.errors import ModelError
+
 __all__ = ["awake", "cut_equals_hidden", "hidden_from", "mixers"]
 
 IMAGES = 4
@@ -283,9 +285,8 @@ def _hide(gone: Tensor) -> Callable[..., tuple[Tensor, ...]]:
 
 
 def _norm_of_the_rest(gone: Tensor) -> Callable[..., Tensor]:
-    def hook(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        # timm's LayerNorm2d keeps the channels second
-        dimension = 1 if type(layer).__name__.endswith("2d") else -1
+    def hook(layer: nn.LayerNorm, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        dimension = _normed_dimension(layer, inputs[0], output)
         values = inputs[0].movedim(dimension, -1)
         stay = torch.ones(values.shape[-1], dtype=torch.bool)
         stay[gone] = False
@@ -297,3 +298,26 @@ def _norm_of_the_rest(gone: Tensor) -> Callable[..., Tensor]:
         return output_of_rest.movedim(-1, dimension)
 
     return hook
+
+
+def _normed_dimension(layer: nn.LayerNorm, values: Tensor, output: Tensor) -> int:
+    """Where a layer norm has its channels: the last dimension, or the second in kinds of its own.
+
+    Their names do not say it for sure (timm's LayerNorm2d and what others make of it), and a map
+    may be as wide as it has channels: what the layer has answered tells.
+
+    Raises:
+        ModelError: It is neither.
+    """
+    shape, *rest = layer.normalized_shape, layer.weight, layer.bias, layer.eps
+    for dimension in (-1, 1):
+        moved = values.movedim(dimension, -1)
+        if moved.shape[-1:] == shape:
+            own = nn.functional.layer_norm(moved, shape, *rest).movedim(-1, dimension)
+            if torch.allclose(own, output, rtol=1e-3, atol=1e-4):
+                return dimension
+    raise ModelError(
+        "layer norms over the last or the second dimension",
+        f"a {type(layer).__name__} of {list(shape)} that gives other numbers for {list(values.shape)}",
+        "protect the layers that feed it",
+    )
