@@ -61,6 +61,7 @@ def read_dataset(
     task: Task | None = "multiclass",
     blank: Unsaid = "unknown",
     uncertain: Unsaid = "unknown",
+    split_column: str | None = None,
 ) -> Dataset:
     """Find out how a data set is laid out, and list its pictures.
 
@@ -74,6 +75,7 @@ def read_dataset(
             None: as the set has it.
         blank: Of several findings with a column each, what an empty cell says.
         uncertain: And what -1 says.
+        split_column: Column of a table that holds the published splits; None: by its name.
 
     Returns:
         The set, items sorted by key. A volume or a multi-frame file becomes one item per picture,
@@ -88,11 +90,18 @@ def read_dataset(
     mapping = dict(class_map or {})
     root = path if _is_dir(path) else path.parent
     left_out = LeftOuts(root, {*mapping, *(classes or ())})
-    labelling = Labelling(task, None if classes is None else tuple(classes), blank, uncertain)
+    chosen = None if classes is None else tuple(classes)
+    labelling = Labelling(task, chosen, blank, uncertain, split_column)
     try:
         listed = _listed(path, mapping, left_out, labelling)
     except OSError as problem:
         raise DataError("data that can be read", f"'{path}' ({problem.strerror})") from None
+    if split_column is not None and listed.layout != "manifest":
+        raise DataError(
+            f"a table with the column '{split_column}', which data.split.column names",
+            f"{listed.layout} in '{path}'",
+            "leave out 'column'",
+        )
     items = listed.items
     if listed.layout != "npz":
         items = [picture for item in items for picture in _opened(item, left_out)]

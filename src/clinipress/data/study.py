@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from clinipress.data.layouts.findings import matched_findings
 from clinipress.data.layouts.items import drawn, left_out_lines
 from clinipress.data.refusals import check_refusals, refusal_words
 from clinipress.data.sources import Dataset, ImageItem, read_dataset
-from clinipress.data.splits import SPLITS, Split, make_split, units
+from clinipress.data.splits import SPLITS, Split, make_split, repair_lines, units
 from clinipress.errors import DataError
 from clinipress.kinds.image.pixels import READING
 from clinipress.progress import SILENT, Progress
@@ -227,11 +227,10 @@ def open_study_data(
     Raises:
         DataError: The folder, a class or a split is not usable.
     """
-    dataset = _read(path, recipe, recipe.classes)
+    dataset = _read(path, recipe, recipe.classes, recipe.split.column)
     if recipe.test is not None:
         dataset = with_test_set(dataset, Path(recipe.test), recipe)
-    for line in (*dataset.notes, *left_out_lines(dataset.left_out)):
-        progress.say(line)
+    _say(progress, (*dataset.notes, *left_out_lines(dataset.left_out)))
     check_finding(recipe, dataset.classes)
     whole = len(dataset.items)
     if recipe.sample is not None:
@@ -257,7 +256,8 @@ def open_study_data(
     divided_by = recipe.split
     if recipe.test is not None:  # the set itself says what is tested
         divided_by = divided_by.model_copy(update={"by": "published"})
-    asked = divided_by.model_dump() | {"file": split_file}
+    # the column is not among them: which split each image is published in is, in `listing`
+    asked = divided_by.model_dump(exclude={"column"}) | {"file": split_file}
 
     def divide(folder: Path) -> None:
         _, fingerprints = examined()
@@ -295,6 +295,7 @@ def open_study_data(
     described = store.once("audit", about | also, describe, packages=DECODERS)
     split = Split.load(done / "split.json")
     split.save(store.folder / "split.json")
+    _say(progress, repair_lines(dataset, split))
     if distributed.is_main():
         content = (described / FINGERPRINTS).read_bytes()
         write_atomically(store.folder / FINGERPRINTS, content)
@@ -315,7 +316,14 @@ def open_study_data(
     )
 
 
-def _read(path: Path, recipe: DataRecipe, classes: Sequence[str] | None) -> Dataset:
+def _say(progress: Progress, lines: Iterable[str]) -> None:
+    for line in lines:
+        progress.say(line)
+
+
+def _read(
+    path: Path, recipe: DataRecipe, classes: Sequence[str] | None, split_column: str | None = None
+) -> Dataset:
     """A set with its labels read as a study says."""
     return read_dataset(
         path,
@@ -324,6 +332,7 @@ def _read(path: Path, recipe: DataRecipe, classes: Sequence[str] | None) -> Data
         task=recipe.task,
         blank=recipe.blank,
         uncertain=recipe.uncertain,
+        split_column=split_column,
     )
 
 

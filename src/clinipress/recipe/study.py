@@ -68,12 +68,15 @@ class SplitRecipe(Config):
     Attributes:
         by: "auto" takes patients where known, else near-duplicate clusters. "published" keeps the
             folders' or manifest's own splits and drops training images that leak into them.
+        column: Of a manifest, the column that holds the published splits; None: the one called
+            "split" or the like.
         fractions: Shares of train, validation and test; their sum is 1.
         seed: Seed of the assignment.
         file: A split file written earlier, to be used as it is.
     """
 
     by: Literal["auto", "patient", "cluster", "published", "image"] = "auto"
+    column: str | None = None
     fractions: tuple[Share, Share, Share] = (0.65, 0.15, 0.2)
     seed: int = 0
     file: str | None = None
@@ -86,6 +89,12 @@ class SplitRecipe(Config):
                 f"train, validation and test shares must sum to 1, they sum to {sum(value):g}"
             )
         return value
+
+    @model_validator(mode="after")
+    def _column_of_published_splits(self) -> SplitRecipe:
+        if self.column is not None and self.by != "published":
+            raise ValueError(f"'column' is for by: published, not by: {self.by}")
+        return self
 
 
 class DataRecipe(Config):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from clinipress.data.finding import propose_normal, propose_order, propose_positive, words_of
-from clinipress.data.layouts.items import Dataset, left_out_lines, patient_columns
+from clinipress.data.layouts.items import ANOTHER_SPLIT, Dataset, left_out_lines, patient_columns
 from clinipress.data.sources import decode_item, item_facts, read_dataset
 from clinipress.data.units import CLUSTER, best_unit
 from clinipress.errors import ClinipressError, DataError, InputError
@@ -382,6 +382,10 @@ def _text(data: Path, seen: dict[str, Any], class_map: Mapping[str, str]) -> str
             f"\n    # the data has its own splits ({names}); published splits often leak:"
             "\n    # 'clinipress audit' shows how much. 'by: published' keeps them, drops the twins"
         )
+    for entry in seen["left_out"]:
+        if entry["reason"] == ANOTHER_SPLIT:
+            column = _quoted(_one_line(entry["path"].partition(": ")[2]))
+            published += f"\n    # another column of splits: by: published, column: {column}"
     name = (
         "".join(c if c.isalnum() or c in "-_." else "-" for c in data.resolve().stem).strip("-.")
         or "study"

@@ -18,6 +18,7 @@ from clinipress.records.result import LeftOut
 from clinipress.text import JOINERS, joined, not_used
 
 __all__ = [
+    "ANOTHER_SPLIT",
     "HIDDEN",
     "MAY_NAME_PATIENT",
     "NOT_READ",
@@ -45,6 +46,7 @@ Layout = Literal["class folders", "split/class folders", "manifest", "npz"]
 
 
 MAY_NAME_PATIENT = "may name the patient: no group"  # the reason of a column that nobody explains
+ANOTHER_SPLIT = "names splits: no group"
 # Reasons of what lies in most folders and is never missed
 HIDDEN, NOT_READ = "hidden or made by a system", "is not read as an image"
 
@@ -75,12 +77,14 @@ class Labelling:
         classes: Classes, or findings, in the order of the logits; None: all that are there.
         blank: Where each finding has a column, what an empty cell says.
         uncertain: And what -1 says.
+        split_column: Column of a table that holds the published splits; None: by its name.
     """
 
     task: Task | None = "multiclass"
     classes: tuple[str, ...] | None = None
     blank: Unsaid = "unknown"
     uncertain: Unsaid = "unknown"
+    split_column: str | None = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from clinipress.data.layouts.findings import (
 )
 from clinipress.data.layouts.folders import image_files, inner_folders
 from clinipress.data.layouts.items import (
+    ANOTHER_SPLIT,
     MAY_NAME_PATIENT,
     SPLIT_NAMES,
     Labelling,
@@ -369,14 +370,7 @@ def _roles(table: TextTable, labelling: Labelling = ONE_LABEL) -> _Roles:
     plain = {_plain(name): name for name in reversed(table.columns) if name}
     paths = tuple(plain[name] for name in _PATHS if name in plain)
     patient = _patient_column(table)
-    split = next(
-        (
-            plain[name]
-            for name in _SPLITS
-            if name in plain and (name == "split" or _all_splits(table.column(plain[name])))
-        ),
-        None,
-    )
+    split = _split_column(table, plain, labelling.split_column)
     taken = {*paths, patient, split, ""}
     label = _label_column(table, [plain[name] for name in _LABELS if name in plain])
     free = [
@@ -403,6 +397,39 @@ def _roles(table: TextTable, labelling: Labelling = ONE_LABEL) -> _Roles:
     groups = tuple(name for name in free if name not in {label, *flags})
     two = tuple(flags) if len(flags) == 2 and not classes else ()
     return _Roles(paths, label, one_hot, two, split, patient, groups)
+
+
+def _split_column(table: TextTable, plain: Mapping[str, str], asked: str | None) -> str | None:
+    """The one that was asked for, else one of a name that says so.
+
+    Raises:
+        DataError: It is not there, or holds anything but splits.
+    """
+    if asked is None:
+        return next(
+            (
+                plain[name]
+                for name in _SPLITS
+                if name in plain and (name == "split" or _all_splits(table.column(plain[name])))
+            ),
+            None,
+        )
+    column = asked if asked in table.columns else plain.get(_plain(asked))
+    alike = [name for name in table.columns if name and _all_splits(table.column(name))]
+    fix = f"columns of splits: {joined(alike) or 'none'}"
+    if column is None:
+        wanted = f"the column '{asked}' of data.split.column in '{table.path}'"
+        raise DataError(wanted, named(table.columns), fix)
+    if not _all_splits(table.column(column)):
+        counts = Counter(table.column(column))
+        shown = [f"'{cell:.30}' ({count:,})" for cell, count in counts.most_common(4)]
+        more = f" and {len(counts) - len(shown):,} more" if len(counts) > len(shown) else ""
+        raise DataError(
+            f"train, validation or test in each cell of '{column}' of '{table.path}'",
+            f"{', '.join(shown)}{more}",
+            fix,
+        )
+    return column
 
 
 def _all_splits(cells: Sequence[str]) -> bool:
@@ -502,6 +529,8 @@ def _kept_groups(
             and len(values) == len({*zip(cells, patients, strict=False)}) == len({*patients})
         ):
             left_out.add(where, "column", "another value for every patient: no group")
+        elif _all_splits(cells):
+            left_out.add(where, "column", ANOTHER_SPLIT)
         elif follows and _plain(name) in _LABELS:
             left_out.add(where, "column", "the label again: no group")
         else:
