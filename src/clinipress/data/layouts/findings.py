@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from clinipress.data.layouts.items import Dataset, Unsaid, loosely, spelling
+from clinipress.data.layouts.items import Dataset, Unsaid, loosely, natural, spelling
 from clinipress.errors import DataError
 from clinipress.records.item import NO_FINDING, ImageItem
 from clinipress.text import counted, joined
@@ -120,7 +120,7 @@ def from_cells(
             f"{counted(empty, 'row')} of '{path.name}' with nothing in '{column}': read as none of "
             "the findings"
         )
-    return FindingRows(tuple(sorted(counts)), rows, complete=True, notes=tuple(notes))
+    return FindingRows(tuple(sorted(counts, key=natural)), rows, complete=True, notes=tuple(notes))
 
 
 def from_columns(
@@ -258,7 +258,7 @@ def chosen_findings(
     """
     maps = {spelling(name): finding for name, finding in class_map.items()}
     merged = [_merged(item.findings or {}, maps) for item in items]
-    there = sorted({name for known in merged for name in known})
+    there = sorted({name for known in merged for name in known}, key=natural)
     missing = [name for name in wanted or () if name not in there]
     if missing:
         raise DataError(
