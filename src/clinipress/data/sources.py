@@ -22,6 +22,7 @@ from clinipress.data.layouts.items import (
     Labelling,
     LeftOuts,
     Listed,
+    ReaderRule,
     Task,
     Unsaid,
     natural,
@@ -62,6 +63,8 @@ def read_dataset(
     blank: Unsaid = "unknown",
     uncertain: Unsaid = "unknown",
     split_column: str | None = None,
+    readers: ReaderRule | None = None,
+    parents: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Find out how a data set is laid out, and list its pictures.
 
@@ -76,6 +79,8 @@ def read_dataset(
         blank: Of several findings with a column each, what an empty cell says.
         uncertain: And what -1 says.
         split_column: Column of a table that holds the published splits; None: by its name.
+        readers: Which answer counts where several readers of an image differ; None: refuse.
+        parents: Finding -> the one it is a kind of (`chosen_findings`).
 
     Returns:
         The set, items sorted by key. A volume or a multi-frame file becomes one item per picture,
@@ -91,7 +96,9 @@ def read_dataset(
     root = path if _is_dir(path) else path.parent
     left_out = LeftOuts(root, {*mapping, *(classes or ())})
     chosen = None if classes is None else tuple(classes)
-    labelling = Labelling(task, chosen, blank, uncertain, split_column)
+    links = [name for pair in (parents or {}).items() for name in pair]
+    columns = None if chosen is None else (*chosen, *links)
+    labelling = Labelling(task, columns, blank, uncertain, split_column, readers)
     try:
         listed = _listed(path, mapping, left_out, labelling)
     except OSError as problem:
@@ -108,7 +115,9 @@ def read_dataset(
     items, named = checked_units(items)
     several = listed.task == "multilabel"
     if several:
-        names, items, spellings = chosen_findings(items, classes, mapping, complete=listed.complete)
+        names, items, spellings = chosen_findings(
+            items, classes, mapping, complete=listed.complete, parents=parents or {}
+        )
     else:
         items, spellings = one_spelling(items, [*mapping.values(), *(classes or ())])
     items.sort(key=lambda item: natural(item.key))
@@ -131,6 +140,7 @@ def read_dataset(
         left_out.records(),
         notes,
         listed.task,
+        listed.differing,
     )
 
 

@@ -333,6 +333,8 @@ def _read(
         blank=recipe.blank,
         uncertain=recipe.uncertain,
         split_column=split_column,
+        readers=recipe.readers,
+        parents=recipe.parents,
     )
 
 

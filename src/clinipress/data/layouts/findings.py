@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from clinipress.data.layouts.items import Dataset, Unsaid, loosely, natural, spelling
 from clinipress.errors import DataError
 from clinipress.records.item import NO_FINDING, ImageItem
-from clinipress.text import counted, joined
+from clinipress.text import counted, joined, tally
 
 __all__ = [
     "NOTHING_PRESENT",
@@ -24,6 +25,8 @@ __all__ = [
     "chosen_findings",
     "from_cells",
     "from_columns",
+    "from_values",
+    "is_answer",
     "is_none",
     "joint",
     "label_text",
@@ -54,12 +57,14 @@ class FindingRows:
         rows: For each row what is known.
         complete: What a row does not name is absent.
         notes: What a reader should know of how they were read.
+        nothing: Numbers of the rows that say that there is no finding.
     """
 
     names: tuple[str, ...]
     rows: list[Known]
     complete: bool
     notes: tuple[str, ...] = ()
+    nothing: frozenset[int] = frozenset()
 
 
 def is_none(name: str) -> bool:
@@ -120,7 +125,55 @@ def from_cells(
             f"{counted(empty, 'row')} of '{path.name}' with nothing in '{column}': read as none of "
             "the findings"
         )
-    return FindingRows(tuple(sorted(counts, key=natural)), rows, complete=True, notes=tuple(notes))
+    nothing = frozenset(n for n, names in enumerate(named) if any(map(is_none, names)))
+    order = tuple(sorted(counts, key=natural))
+    return FindingRows(order, rows, complete=True, notes=tuple(notes), nothing=nothing)
+
+
+def from_values(
+    names: Sequence[str],
+    values: Sequence[str],
+    lines: Sequence[int],
+    path: Path,
+    *,
+    column: str,
+    blank: Unsaid = "unknown",
+    uncertain: Unsaid = "unknown",
+) -> FindingRows:
+    """Of a row for each finding: a cell names it, and another says 1, 0, -1 or nothing.
+
+    Args:
+        names: The findings.
+        values: What is said of them.
+        lines: Lines of the rows in the file.
+        path: The table.
+        column: Name of the column of values.
+        blank: What an empty cell says.
+        uncertain: What -1 says.
+
+    Raises:
+        DataError: A cell that is none of 1, 0, -1 and nothing, or no finding at all.
+    """
+    said: Counter[str] = Counter()
+    rows: list[Known] = []
+    nothing = set()
+    for number, (name, cell, line) in enumerate(zip(names, values, lines, strict=True)):
+        value = _read(cell, column, line, path)
+        if is_none(name):
+            nothing |= {number} if value is True else set[int]()
+            rows.append({})
+            continue
+        if isinstance(value, str):
+            said[value] += 1
+            policy = blank if value == "blank" else uncertain
+            rows.append({} if policy == "unknown" else {spelling(name): policy == "present"})
+        else:
+            rows.append({spelling(name): value})
+    order = tuple(sorted({spelling(n) for n in names if n and not is_none(n)}, key=natural))
+    if not order:
+        raise DataError(f"findings in '{path}'", "none in any row")
+    notes = tuple(_unsaid_notes(said, blank, uncertain, path, bool(nothing)))
+    return FindingRows(order, rows, complete=False, notes=notes, nothing=frozenset(nothing))
 
 
 def from_columns(
@@ -177,6 +230,11 @@ def from_columns(
     if none:
         notes.append(f"'{none[0]}' is no finding of its own: where it is 1, the others are absent")
     return FindingRows(names, rows, complete=False, notes=tuple(notes))
+
+
+def is_answer(cell: str) -> bool:
+    """Whether a cell says 1, 0, -1 (uncertain) or nothing, in any of their words."""
+    return cell.strip().casefold() in _YES | _NO | _UNCERTAIN | _BLANK
 
 
 def _read(cell: str, name: str, line: int, path: Path) -> bool | str:
@@ -241,6 +299,7 @@ def chosen_findings(
     class_map: Mapping[str, str],
     *,
     complete: bool,
+    parents: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[tuple[str, ...], list[ImageItem], list[str]]:
     """The findings of a set, in the order of the logits, and its items with these alone.
 
@@ -249,12 +308,15 @@ def chosen_findings(
         wanted: The findings to use, in this order; None: all, sorted.
         class_map: Name in the table -> name of the finding; two of one name are one.
         complete: What a row does not name is absent.
+        parents: Finding -> the one it is a kind of: a present child makes an unknown parent
+            present, an absent parent an unknown child absent.
 
     Returns:
         Names, items and notes.
 
     Raises:
-        DataError: A wanted finding that no row knows, or one that is present, or absent, nowhere.
+        DataError: A wanted finding, or one of `parents`, that no row knows; or a child that is
+            present where its parent is absent.
     """
     maps = {spelling(name): finding for name, finding in class_map.items()}
     merged = [_merged(item.findings or {}, maps) for item in items]
@@ -266,12 +328,12 @@ def chosen_findings(
             f"no word of {joined([f'{name!r}' for name in missing])}; there are {joined(there)}",
             "correct 'classes', or map names with class_map",
         )
+    notes = _filled(items, merged, parents, there) if parents else []
     names = tuple(wanted or there)
     if complete:
         merged = [{name: known.get(name, False) for name in names} for known in merged]
     else:
         merged = [{name: known[name] for name in names if name in known} for known in merged]
-    notes = []
     unused = [name for name in there if name not in names]
     if unused:
         notes.append(f"{len(names)} of {len(there)} findings are used; not {joined(unused)}")
@@ -280,6 +342,52 @@ def chosen_findings(
         for item, known in zip(items, merged, strict=True)
     ]
     return names, changed, notes
+
+
+def _filled(
+    items: Sequence[ImageItem], known: list[Known], parents: Mapping[str, str], there: Sequence[str]
+) -> list[str]:
+    """Fill, in place, what a hierarchy says of unknown findings; a sentence with the counts."""
+    odd = [name for pair in parents.items() for name in pair if name not in there]
+    if odd:
+        raise DataError(f"findings in 'data.parents' of {joined(there)}", f"'{odd[0]}'")
+    above = {name: [name] for name in there}
+    for name, line in above.items():  # recipes refuse cycles
+        while line[-1] in parents:
+            line.append(parents[line[-1]])
+        above[name] = line[1:]
+    wrong = [
+        (item.key, child, parent)
+        for item, row in zip(items, known, strict=True)
+        for child, line in above.items()
+        for parent in line
+        if row.get(child) is True and row.get(parent) is False
+    ]
+    if wrong:
+        shown = [f"'{key}' ({child} without {parent})" for key, child, parent in wrong[:3]]
+        raise DataError(
+            "a finding only where its parent of 'data.parents' is",
+            f"{len({key for key, *_ in wrong}):,} of {counted(len(items), 'image')} otherwise: "
+            f"{', '.join(shown)}",
+            "correct the labels, or the hierarchy",
+        )
+    filled: Counter[tuple[str, str]] = Counter()
+    for row in known:
+        before = dict(row)
+        for child, line in above.items():
+            if before.get(child) is True:
+                row |= dict.fromkeys(line, True)
+            elif child not in before and any(before.get(parent) is False for parent in line):
+                row[child] = False
+        filled.update(("present" if row[n] else "absent", n) for n in row.keys() - before.keys())
+    if not filled:
+        return ["'data.parents' fills nothing: what it says is known already"]
+    parts = [
+        f"{sum(by_name.values()):,} as {state} ({tally(sorted(by_name.items()))})"
+        for state in ("present", "absent")
+        if (by_name := {name: n for (kind, name), n in filled.items() if kind == state})
+    ]
+    return [f"'data.parents' fills unknown findings: {joined(parts)}"]
 
 
 def matched_findings(dataset: Dataset, wanted: Sequence[str]) -> tuple[Dataset, tuple[str, ...]]:

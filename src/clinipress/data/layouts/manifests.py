@@ -16,6 +16,8 @@ from clinipress.data.layouts.findings import (
     FindingRows,
     from_cells,
     from_columns,
+    from_values,
+    is_answer,
     is_none,
     joint,
     label_text,
@@ -28,10 +30,10 @@ from clinipress.data.layouts.items import (
     Labelling,
     LeftOuts,
     Listed,
-    Task,
     spelling,
     split_name,
 )
+from clinipress.data.layouts.readers import ReadRows, by_image, reader_column
 from clinipress.data.layouts.tables import (
     TABLE_SUFFIXES,
     TextTable,
@@ -90,6 +92,11 @@ _IDENTIFIER = re.compile(
 _IDENTIFIER_CASED = re.compile(r"[a-z](U?ID|U?Id)$")  # "StudyUID", and not "COVID"
 _NOT_GIVEN = frozenset({"nan", "n/a", "#n/a", "<na>", "null", "na"})
 _YES, _NO = frozenset({"1", "1.0", "true"}), frozenset({"0", "0.0", "false", "", "-1", "-1.0"})
+# columns that say whether the finding that a row names is there
+_VALUES = frozenset(
+    {"value", "present", "presence", "ispresent", "answer", "response", "status", "state", "result"}
+)
+_SEVERAL = 0.02  # of the images, named with several findings in rows of their own: not a slip
 _PLURAL = frozenset({"labels", "findings", "findinglabels"})
 ONE_LABEL = Labelling()
 _FEWEST_VALUES = 12  # from which a column with another value in every row identifies the row
@@ -169,17 +176,28 @@ def read_tables(
         for path, part in zip(paths, listed, strict=True):
             split = _split_of(path, root)
             part.items = [replace(item, split=item.split or split) for item in part.items]
+    names = frozenset().union(*(part.names for part in listed))
+    complete = all(part.complete for part in listed)
+    if listed[0].cells and not complete:  # what one table never names is absent there
+        for part in listed:
+            absent = dict.fromkeys(names if part.complete else names - part.names, False)
+            part.items = [
+                replace(item, findings={**absent, **(item.findings or {})}) for item in part.items
+            ]
     items = _distinct([item for part in listed for item in part.items], str(root), left_out)
     columns = tuple(dict.fromkeys(name for part in listed for name in part.group_columns))
     notes = list(dict.fromkeys(note for part in listed for note in part.notes))
-    names = frozenset().union(*(part.names for part in listed))
-    task, complete = listed[0].task, all(part.complete for part in listed)
-    return Listed("manifest", root, items, columns, notes, names, task, complete)
+    counts = [part.differing for part in listed if part.differing is not None]
+    differing = sum(counts) if counts else None
+    first = listed[0]
+    return Listed(
+        "manifest", root, items, columns, notes, names, first.task, first.cells, complete, differing
+    )
 
 
 def _check_one_task(listed: Sequence[Listed], paths: Sequence[Path]) -> None:
     """Tables of one set are all of several findings, and written alike, or none is."""
-    kinds = [(part.task, part.complete) for part in listed]
+    kinds = [(part.task, part.cells) for part in listed]
     if len(set(kinds)) > 1:
         other = next(n for n, kind in enumerate(kinds) if kind != kinds[0])
         raise DataError(
@@ -215,13 +233,15 @@ def read_table(
     refusal = _missing_columns(roles, table.columns)
     if refusal:
         raise DataError(f"the columns path and label in '{path}'", *refusal)
-    findings = _findings(table, roles, labelling)
+    files = _Files(path.parent, account.aside())
+    column = _path_column(table, roles, files)
+    reader = reader_column([(name, _plain(name)) for name in table.columns])
+    value = _value_column(table, roles, labelling, column)
+    findings = _findings(table, roles, labelling, column, reader, value)
     names: Sequence[str] = _labels(table, roles, class_map) if findings is None else findings.names
     labels = (
         list(names) if findings is None else [label_text(r, findings.names) for r in findings.rows]
     )
-    files = _Files(path.parent, account.aside())
-    column = _path_column(table, roles, files)
     _check_quotes(table, column, files)
     patients = table.column(roles.patient) if roles.patient else [""] * len(table.rows)
     units = {
@@ -261,10 +281,28 @@ def read_table(
         raise DataError("rows in the manifest", f"none in '{path}'")
     _check_there(path, items, files)
     notes = [*_reading_notes(table, roles, column), *(findings.notes if findings else ())]
-    items = _distinct(items, str(path), account)
-    task: Task = "multiclass" if findings is None else "multilabel"
-    complete = findings is not None and findings.complete
-    return Listed("manifest", root, items, tuple(groups), notes, frozenset(names), task, complete)
+    said = ReadRows(readers=table.column(reader) if reader else None)
+    if findings is not None:
+        several = roles.label is not None and joint(table.column(roles.label))
+        said = replace(
+            said, names=findings.names, complete=findings.complete, nothing=findings.nothing,
+            joint=several,
+        )  # fmt: skip
+    columns = tuple(name for name in groups if name not in {reader, value})
+    columns = tuple(groups) if len({item.key for item in items}) == len(items) else columns
+    once = by_image(items, said, labelling.readers, columns, path, account)
+    return Listed(
+        "manifest",
+        root,
+        _distinct(once.items, str(path), account),
+        once.columns,
+        [*notes, *once.notes],
+        frozenset(names),
+        "multiclass" if findings is None else "multilabel",
+        findings is not None and findings.complete,
+        once.complete,
+        once.differing,
+    )
 
 
 # ------------------------------------------------------------------------------ which table
@@ -571,8 +609,44 @@ def _reading_notes(table: TextTable, roles: _Roles, path: str) -> Iterator[str]:
 # ---------------------------------------------------------------------------------- labels
 
 
-def _findings(table: TextTable, roles: _Roles, labelling: Labelling) -> FindingRows | None:
+def _value_column(table: TextTable, roles: _Roles, labelling: Labelling, column: str) -> str | None:
+    """Of a table with a row for each finding: the column that says whether it is there."""
+    images = table.column(column)
+    if roles.label is None or labelling.task == "multiclass" or len({*images}) == len(images):
+        return None
+    names = (name for name in table.columns if _plain(name) in _VALUES)
+    return next((n for n in names if 2 * sum(map(is_answer, table.column(n))) > len(images)), None)
+
+
+def _finding_in_each_row(
+    labels: Sequence[str], images: Sequence[str], readers: Sequence[str] | None
+) -> bool:
+    """Whether images are listed once for each of their findings, by one reader each."""
+    named: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        if _is_given(label) and not is_none(label):
+            named[image, readers[number] if readers else ""].add(label)
+    count = sum(len(several) > 1 for several in named.values())
+    return len({*labels}) > 2 and count >= max(2, _SEVERAL * len({*images}))
+
+
+def _findings(
+    table: TextTable,
+    roles: _Roles,
+    labelling: Labelling,
+    column: str,
+    reader: str | None,
+    value: str | None,
+) -> FindingRows | None:
     """Several findings for each row; None where it has one label.
+
+    Args:
+        table: The table.
+        roles: Its columns by what they say.
+        labelling: As what they are to be read.
+        column: The column of paths.
+        reader: That of who read them.
+        value: That of whether the finding of a row is there.
 
     Raises:
         DataError: Cells that contradict each other or cannot be read.
@@ -593,8 +667,19 @@ def _findings(table: TextTable, roles: _Roles, labelling: Labelling) -> FindingR
             columns, lines, table.path, blank=labelling.blank, uncertain=labelling.uncertain
         )
     cells = table.column(roles.label)
+    if value is not None:
+        return from_values(
+            cells, table.column(value), lines, table.path, column=value, blank=labelling.blank,
+            uncertain=labelling.uncertain,
+        )  # fmt: skip
     plural = _plain(roles.label) in _PLURAL
-    if not asked and not (_joint_labels({*cells}, {}, plural=plural) or joint(cells)):
+    readers = table.column(reader) if reader else None
+    if not (
+        asked
+        or _joint_labels({*cells}, {}, plural=plural)
+        or joint(cells)
+        or _finding_in_each_row(cells, table.column(column), readers)
+    ):
         return None
     return from_cells(cells, lines, table.path, column=roles.label)
 
@@ -685,8 +770,8 @@ def _distinct(items: list[ImageItem], where: str, left_out: LeftOuts) -> list[Im
             raise DataError(
                 "one label for each image",
                 f"'{item.key}' in {count} rows of '{where}', as {first.label} and {item.label}",
-                "keep one row; where an image may show several findings, name them in one cell "
-                "(a|b) or give each a column",
+                "keep one row; where an image may show several findings, set task: multilabel; "
+                "where several readers saw it, declare data.readers",
             )
         if first != item:
             raise DataError(
