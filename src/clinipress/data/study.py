@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +32,7 @@ from clinipress.recipe.study import DataRecipe
 from clinipress.records.candidate import Candidate, InputSpec, Task
 from clinipress.records.result import Audit, Overlap, SplitSummary
 from clinipress.records.store import Store, digest_of, read_json, write_atomically
-from clinipress.text import turned_words
+from clinipress.text import joined, turned_words
 
 __all__ = [
     "FINGERPRINTS",
@@ -418,6 +419,7 @@ def whole_dataset(
     overlap: OverlapPolicy = "refuse",
     threads: int | None = None,
     progress: Progress = SILENT,
+    own_names: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Cache, Rows, Audit, Known]:
     """All readable images of a data set, for `evaluate` and `compare`: nothing is trained on them.
 
@@ -425,7 +427,8 @@ def whole_dataset(
     `class_map` (the data set's name -> the classifier's). With `split`, only images the data set
     itself publishes under it. Decoded images go into `folder`. With `seen`, images that the study
     behind the classifier has, too, are refused, left out or kept, as `overlap` says. Of several
-    findings (`task`) those of the set are matched by name (`matched_findings`).
+    findings (`task`) those of the set are matched by name (`matched_findings`). `own_names` are
+    those of the classifier's training data -> its classes: a set that has them needs no map.
 
     Raises:
         DataError: A class of the data set is unknown to the classifier, images are the study's own,
@@ -433,9 +436,10 @@ def whole_dataset(
     """
     dataset = read_dataset(path, classes=None, class_map=dict(class_map), task=task)
     if task == "multilabel":
-        dataset, notes = matched_findings(dataset, classes)
-        for line in notes:
-            progress.say(line)
+        dataset, notes = matched_findings(dataset, classes, own_names)
+        _say(progress, notes)
+    else:
+        dataset = _as_trained(dataset, classes, own_names, progress)
     foreign = [name for name in dataset.classes if name not in classes]
     if foreign:
         raise DataError(
@@ -464,6 +468,24 @@ def whole_dataset(
     keys = tuple(item.key for item, _ in keep)
     rows = Rows(index, cache.labels[index], unit, keys, _groups(dataset, keys))
     return cache, rows, record, Known(shared, fingerprints.baseline)
+
+
+def _as_trained(
+    dataset: Dataset, classes: Sequence[str], own_names: Mapping[str, str], progress: Progress
+) -> Dataset:
+    """With the classifier's names where the set has those of its training data."""
+    own = {
+        theirs: own_names[theirs]
+        for theirs in dataset.classes
+        if theirs not in classes and own_names.get(theirs) in classes
+    }
+    if not own:
+        return dataset
+    shown = joined([f"'{theirs}' as {ours}" for theirs, ours in own.items()])
+    _say(progress, [f"classes named as in the training data: {shown}"])
+    items = [replace(item, label=own.get(item.label, item.label)) for item in dataset.items]
+    names = dict.fromkeys(own.get(name, name) for name in dataset.classes)
+    return replace(dataset, classes=tuple(names), items=tuple(items))
 
 
 @dataclass(frozen=True)

@@ -390,11 +390,18 @@ def _filled(
     return [f"'data.parents' fills unknown findings: {joined(parts)}"]
 
 
-def matched_findings(dataset: Dataset, wanted: Sequence[str]) -> tuple[Dataset, tuple[str, ...]]:
+def matched_findings(
+    dataset: Dataset, wanted: Sequence[str], own_names: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Dataset, tuple[str, ...]]:
     """A set from elsewhere with the findings of a model, by their names.
 
     Case, blanks and underscores do not matter. A finding that the set does not know is unknown in
     all of its images; one that the model does not know is left out.
+
+    Args:
+        dataset: The set.
+        wanted: The model's findings.
+        own_names: Names in the data it was trained on -> its findings, which are matched, too.
 
     Returns:
         The set with the model's findings, and what was matched, is missing and is left out.
@@ -402,7 +409,8 @@ def matched_findings(dataset: Dataset, wanted: Sequence[str]) -> tuple[Dataset, 
     Raises:
         DataError: The two have no finding in common.
     """
-    mine = {loosely(name): name for name in wanted}
+    known = {loosely(raw): name for raw, name in own_names.items() if name in wanted}
+    mine = known | {loosely(name): name for name in wanted}
     names = {name: mine[loosely(name)] for name in dataset.classes if loosely(name) in mine}
     if not names:
         raise DataError(
