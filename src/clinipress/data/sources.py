@@ -30,6 +30,7 @@ from clinipress.data.layouts.items import (
 )
 from clinipress.data.layouts.manifests import find_tables, read_tables
 from clinipress.data.layouts.tables import TABLE_SUFFIXES
+from clinipress.data.named.medmnist import CHEST
 from clinipress.data.units import HEADER_PATIENT, checked_units
 from clinipress.errors import DataError, ImageError, MissingExtraError, NoPictureError
 from clinipress.kinds.image.read import HeaderFacts, Reader, decode, facts, reader_of, render
@@ -222,11 +223,13 @@ def _listed(
     if not _is_there(path):
         raise DataError(wanted, f"nothing at '{path!s:.300}'")
     if suffix == ".npz":
-        items = arrays.read_arrays(path, mapping, left_out, labelling.task)
+        items = arrays.read_arrays(path, mapping, left_out, labelling.task, labelling.classes or ())
         task: Task = "multiclass" if items[0].findings is None else "multilabel"
         if labelling.task not in (None, task):
             raise _no_table(path)
-        return Listed("npz", path.parent, items, task=task)
+        chest = {*CHEST} & {*(items[0].findings or {})}
+        notes = [f"the columns of '{path.name}' are named as MedMNIST has them"] if chest else []
+        return Listed("npz", path.parent, items, notes=notes, task=task)
     if suffix in TABLE_SUFFIXES or suffix == ".txt":
         return _by_tables([path], path.parent, None, mapping, left_out, labelling)
     raise DataError(wanted, f"the file '{path}'")

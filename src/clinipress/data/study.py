@@ -174,9 +174,9 @@ class StudyData:
         Raises:
             DataError: The finished model would answer next to nothing of a class.
         """
-        labels = {i.key: i.label for i in self.dataset.items if i.key in self.split.assignment}
+        labels = {i.key: [*i.shown] for i in self.dataset.items if i.key in self.split.assignment}
         refused = [image for image in self.audit.refused if image.path in labels]
-        check_refusals(refused, labels)
+        check_refusals(refused, labels, "class" if self.task == "multiclass" else "finding")
         if refused:
             self.progress.say(f"warning: {refusal_words(refused, len(labels))}")
 
