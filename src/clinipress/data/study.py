@@ -231,6 +231,8 @@ def open_study_data(
     dataset = _read(path, recipe, recipe.classes, recipe.split.column)
     if recipe.test is not None:
         dataset = with_test_set(dataset, Path(recipe.test), recipe)
+    if recipe.classes is None:
+        dataset = _shown_somewhere(dataset)
     _say(progress, (*dataset.notes, *left_out_lines(dataset.left_out)))
     check_finding(recipe, dataset.classes)
     whole = len(dataset.items)
@@ -315,6 +317,23 @@ def open_study_data(
         threads=threads,
         progress=progress,
     )
+
+
+def _shown_somewhere(dataset: Dataset) -> Dataset:
+    """Without findings that no image shows and nobody asked for: they cannot be learnt."""
+    shown = {name for item in dataset.items for name in item.present}
+    never = [name for name in dataset.classes if name not in shown]
+    if dataset.task == "multiclass" or not never:
+        return dataset
+    names = tuple(name for name in dataset.classes if name in shown)
+    items = [
+        replace(item, findings={n: item.findings[n] for n in names if n in item.findings})
+        if item.findings
+        else item
+        for item in dataset.items
+    ]
+    note = f"no image shows {joined(never, 'or')}: not learnt"
+    return replace(dataset, classes=names, items=tuple(items), notes=(*dataset.notes, note))
 
 
 def _say(progress: Progress, lines: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -29,6 +29,7 @@ __all__ = [
     "is_answer",
     "is_none",
     "joint",
+    "joint_mark",
     "label_text",
     "matched_findings",
 ]
@@ -46,6 +47,12 @@ _YES = frozenset({"1", "1.0", "true", "yes", "y", "t", "present", "positive", "p
 _NO = frozenset({"0", "0.0", "false", "no", "n", "f", "absent", "negative", "neg"})
 _UNCERTAIN = frozenset({"-1", "-1.0", "uncertain", "u", "equivocal", "possible"})
 _PARTS = re.compile(r"\s*[|;]\s*")
+_MARKS = (
+    ",",
+    "+",
+    "/",
+    "&",
+)  # they stand in names as well: only where the parts are cells elsewhere
 
 
 @dataclass(frozen=True)
@@ -77,15 +84,29 @@ def joint(cells: Sequence[str]) -> bool:
     return any(_PARTS.search(cell) or _in_brackets(cell) for cell in cells)
 
 
+def joint_mark(cells: Collection[str]) -> str:
+    """A mark between names that are cells elsewhere, "a, b" beside "a" and "b"; "" for none."""
+    whole = {cell.strip() for cell in cells}
+    return next(
+        (
+            mark
+            for mark in _MARKS
+            if any(mark in cell and {part.strip() for part in cell.split(mark)} <= whole
+                   for cell in whole)
+        ),
+        "",
+    )  # fmt: skip
+
+
 def _in_brackets(cell: str) -> bool:
-    return cell.startswith("[") and cell.endswith("]")
+    return cell == "set()" or cell[:1] + cell[-1:] in ("[]", "{}", "()")
 
 
-def _named(cell: str, *, commas: bool) -> list[str]:
+def _named(cell: str, mark: str) -> list[str]:
     """Names in a cell, codes as they stand there: leading zeros and dots belong to them."""
     if _in_brackets(cell):
-        cell, commas = cell[1:-1], True
-    parts = re.split(r"\s*[|;,]\s*" if commas else _PARTS, cell)
+        cell, mark = cell.removeprefix("set")[1:-1], ","
+    parts = re.split(rf"\s*[|;{re.escape(mark)}]\s*", cell)
     names = (spelling(part.strip().strip("'\"")) for part in parts)
     return [name for name in dict.fromkeys(names) if name.casefold() not in _BLANK - {"none"}]
 
@@ -104,11 +125,8 @@ def from_cells(
     Raises:
         DataError: A cell that says "No Finding" and names one, or a table without any.
     """
-    whole = Counter(spelling(cell) for cell in cells)
-    commas = not joint(cells) and any(
-        "," in cell and all(part.strip() in whole for part in cell.split(",")) for cell in whole
-    )
-    named = [_named(cell, commas=commas) for cell in cells]
+    mark = "" if joint(cells) else joint_mark({spelling(cell) for cell in cells})
+    named = [_named(cell, mark) for cell in cells]
     _refuse_contradictions(
         [[n for n in names if is_none(n)] for names in named],
         [[n for n in names if not is_none(n)] for names in named],

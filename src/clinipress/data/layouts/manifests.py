@@ -20,6 +20,7 @@ from clinipress.data.layouts.findings import (
     is_answer,
     is_none,
     joint,
+    joint_mark,
     label_text,
 )
 from clinipress.data.layouts.folders import image_files, inner_folders
@@ -97,6 +98,11 @@ _VALUES = frozenset(
     {"value", "present", "presence", "ispresent", "answer", "response", "status", "state", "result"}
 )
 _SEVERAL = 0.02  # of the images, named with several findings in rows of their own: not a slip
+_ABSENT = frozenset({"0", "0.0", "false"})
+# folders that are a person's: CheXpert's "patient00001", MIMIC's "p10000032", BIDS' "sub-01"
+_PATIENT_FOLDER = re.compile(
+    r"(patient|subject|sub|pat|person)[-_ ]?[0-9]+|p[0-9]{5,}", re.IGNORECASE
+)
 _PLURAL = frozenset({"labels", "findings", "findinglabels"})
 ONE_LABEL = Labelling()
 _FEWEST_VALUES = 12  # from which a column with another value in every row identifies the row
@@ -243,7 +249,8 @@ def read_table(
         list(names) if findings is None else [label_text(r, findings.names) for r in findings.rows]
     )
     _check_quotes(table, column, files)
-    patients = table.column(roles.patient) if roles.patient else [""] * len(table.rows)
+    in_path = [] if roles.patient else _patient_folders(table.column(column))
+    patients = table.column(roles.patient) if roles.patient else in_path or [""] * len(table.rows)
     units = {
         kind: table.column(name)
         for name in table.columns
@@ -281,6 +288,8 @@ def read_table(
         raise DataError("rows in the manifest", f"none in '{path}'")
     _check_there(path, items, files)
     notes = [*_reading_notes(table, roles, column), *(findings.notes if findings else ())]
+    if in_path:
+        notes.append(f"folders in '{column}' name the patients, such as '{in_path[0]}'")
     said = ReadRows(readers=table.column(reader) if reader else None)
     if findings is not None:
         several = roles.label is not None and joint(table.column(roles.label))
@@ -400,6 +409,15 @@ def _patient_column(table: TextTable) -> str | None:
     return next(given, columns[0] if columns else None)
 
 
+def _patient_folders(paths: Sequence[str]) -> list[str]:
+    """The innermost folder of each path that is a person's; none where one has no such folder."""
+    named = [
+        next((part for part in reversed(parts) if _PATIENT_FOLDER.fullmatch(part)), "")
+        for parts in (re.split(r"[/\\]", path)[:-1] for path in paths)
+    ]
+    return named if all(named) and len({*named}) > 1 else []
+
+
 def _is_given(cell: str) -> bool:
     return bool(cell) and cell.casefold() not in _NOT_GIVEN
 
@@ -410,7 +428,10 @@ def _roles(table: TextTable, labelling: Labelling = ONE_LABEL) -> _Roles:
     patient = _patient_column(table)
     split = _split_column(table, plain, labelling.split_column)
     taken = {*paths, patient, split, ""}
-    label = _label_column(table, [plain[name] for name in _LABELS if name in plain])
+    names = [name for name in _LABELS if name in plain]
+    # "y" is a place, too: RSNA's boxes, and NIH's "OriginalImagePixelSpacing[x,y]"
+    names = [name for name in names if name != "y" or names == ["y"]]
+    label = _label_column(table, [plain[name] for name in names])
     free = [
         name
         for name in table.columns
@@ -426,6 +447,8 @@ def _roles(table: TextTable, labelling: Labelling = ONE_LABEL) -> _Roles:
         groups = tuple(name for name in free if name not in {label, *chosen})
         return _Roles(paths, None, chosen, (), split, patient, groups)
     flags = [] if label else [name for name in free if _is_flag(table.column(name))]
+    if flags and labelling.task == "multilabel":  # and what no image of this table shows
+        flags = [n for n in free if n in flags or _is_no(table.column(n))]
     # two of them may be anything of the image, and classes only where one is the other's absence,
     # or in Roboflow's table of classes
     known = propose_positive(flags) is not None or table.path.stem.casefold() == "_classes"
@@ -478,6 +501,12 @@ def _is_flag(cells: Sequence[str]) -> bool:
     """1 and 0, also where none is 1 and some are uncertain, as a rare finding's may be."""
     values = {cell.casefold() for cell in cells}
     return _is_yes_or_no(cells) or (bool(values & {"-1", "-1.0"}) and values <= _YES | _NO)
+
+
+def _is_no(cells: Sequence[str]) -> bool:
+    """0 wherever it says anything."""
+    values = {cell.casefold() for cell in cells}
+    return bool(values & _ABSENT) and values <= _NO
 
 
 def _is_yes_or_no(cells: Sequence[str]) -> bool:
@@ -713,13 +742,14 @@ def _joint_labels(labels: set[str], class_map: Mapping[str, str], *, plural: boo
     In a column whose name is `plural` they need not be.
     """
     parts = {label: re.split(r"\s*[|;]\s*", label) for label in labels - {*class_map}}
+    mark = joint_mark(labels)
     counts = Counter(part for label in labels for part in parts.get(label, [label]))
     return {
         label
         for label, names in parts.items()
         if (plural and "|" in label)
         or (len(names) > 1 and max(counts[name] for name in names) > 1)
-        or ("," in label and {*re.split(r"\s*,\s*", label)} <= labels)
+        or (mark and mark in label and {*map(str.strip, label.split(mark))} <= labels)
     }
 
 

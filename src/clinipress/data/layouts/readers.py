@@ -126,7 +126,8 @@ def by_image(
         groups = {name: cell for name, cell in item.groups.items() if name in kept}
         findings = None if own_label else known
         merged.append(replace(item, label=label, findings=findings, groups=groups))
-    most = max(map(len, readings.values()))
+    boxes = own_label and said.readers is None and rule is None
+    most = 1 if boxes else max(map(len, readings.values()))
     note = f"'{path.name}': {len(items):,} rows are {counted(len(rows), 'image')}"
     note += _reading_words(most, len(differing), rule, open_answers, own_label)
     return ByImage(merged, complete, len(differing) if most > 1 else None, kept, (note,))
