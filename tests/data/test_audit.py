@@ -11,6 +11,7 @@ from clinipress.data.sources import read_dataset
 from clinipress.errors import DataError
 from clinipress.records.result import Audit
 from kit.dicoms import made, written
+from kit.folders import folder_of, table
 
 
 def save(path, seed, *, side=32, darker=0):
@@ -81,6 +82,28 @@ def test_one_picture_under_two_labels(published):
     assert {pair.a, pair.b} == {"train/a/0.png", "train/b/x.png"}
     assert {pair.label_a, pair.label_b} == {"a", "b"}
     assert any("1 pair of the same picture carries two labels" in w for w in found.warnings)
+
+
+def test_copies_contradict_each_other_in_what_is_known_of_both(tmp_path):
+    root = folder_of(tmp_path / "set", [f"{n}.png" for n in range(6)])
+    for copy in ("same", "unknown", "less", "other"):
+        shutil.copy(root / "0.png", root / f"{copy}.png")
+    rows = {"0": "1,0,", "same": "1,0,", "unknown": ",,", "less": ",0,1", "other": "1,1,0"}
+    lines = [f"{name}.png,{row}" for name, row in rows.items()]
+    lines += [f"{n}.png,0,1,-1" for n in range(1, 6)]
+    table(root / "manifest.csv", ["path,Edema,Mass,Gas", *lines])
+    found = audit(read_dataset(root, task="multilabel"))[0]
+    # of Gas nothing is known in the first of them
+    pairs = {(pair.a, pair.b): pair.findings for pair in found.conflicting_labels}
+    assert pairs == {("0.png", "other.png"): ("Mass",), ("less.png", "other.png"): ("Gas", "Mass")}
+    assert found.exact_duplicates == 4
+    assert any(
+        "2 pairs of the same picture carry findings that contradict each other (Mass (2), Gas "
+        "(1)), such "
+        "as '0.png' (Edema) and 'other.png' (Edema|Mass)" in warning
+        for warning in found.warnings
+    )
+    assert "findings" not in found.duplicate_pairs[-1].model_dump()
 
 
 def test_lists_are_cut_and_counts_are_full(published, monkeypatch):

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clinipress.data.layouts import arrays
 from clinipress.data.layouts.items import drawn
+from clinipress.data.named.medmnist import CHEST
 from clinipress.data.sources import read_dataset
 from clinipress.errors import DataError
 from kit.folders import folder_of, table
@@ -65,7 +67,7 @@ def test_a_cell_that_names_what_is_present(root, form):
 def test_codes_stay_whole(root):
     # another library took cells letter by letter: classes "0..9", "V", "|"
     dataset = read(root, "label", "25000|2720|4019", "038.9", "V290|V053", "4019")
-    assert dataset.classes == ("038.9", "25000", "2720", "4019", "V053", "V290")
+    assert dataset.classes == ("038.9", "2720", "4019", "25000", "V053", "V290")
     assert known(dataset)[1]["038.9"] is YES
     assert sum(row["4019"] for row in known(dataset)) == 2
 
@@ -180,6 +182,41 @@ def test_arrays_of_several_columns(tmp_path):
     np.savez(tmp_path / "odd.npz", train_images=images, train_labels=labels + 3)
     with pytest.raises(DataError, match="0, 1 or -1"):
         read_dataset(tmp_path / "odd.npz", task="multilabel")
+
+
+def chest(path: Path, counts=(4, 3, 2)) -> Path:
+    """An archive as chestmnist's, smaller. SYNTHETIC."""
+    random = np.random.default_rng(0)
+    np.savez(path, **{
+        f"{part}_{what}": random.integers(0, high, (n, *shape), np.uint8)
+        for part, n in zip(("train", "val", "test"), counts, strict=True)
+        for what, high, shape in (("images", 256, (28, 28)), ("labels", 2, (14,)))
+    })  # fmt: skip
+    return path
+
+
+@pytest.mark.parametrize("name", ["chestmnist.npz", "chestmnist_64.npz"])
+def test_the_columns_of_chestmnist_have_their_names(tmp_path, name):
+    path = chest(tmp_path / name)
+    dataset = read_dataset(path, task=None)
+    assert set(dataset.classes) == set(CHEST)
+    with np.load(path) as archive:
+        row = archive["train_labels"][1]
+    item = next(i for i in dataset.items if i.key.endswith("train#1"))
+    assert item.findings == dict(zip(CHEST, map(bool, row), strict=True))
+    assert dataset.notes == (f"the columns of '{name}' are named as MedMNIST has them",)
+    # whoever calls them by number goes on doing so
+    numbers = tuple(map(str, range(14)))
+    assert read_dataset(path, task=None, classes=numbers).classes == numbers
+    mapped = read_dataset(path, task=None, class_map={"4": "tumour"}).classes
+    assert set(mapped) == {*numbers, "tumour"} - {"4"}
+
+
+def test_other_arrays_of_fourteen_columns_have_numbers(tmp_path, monkeypatch):
+    path = chest(tmp_path / "mine.npz")
+    assert read_dataset(path, task=None).classes == tuple(map(str, range(14)))
+    monkeypatch.setattr(arrays, "CHEST_IMAGES", {"train": 4, "val": 3, "test": 2})
+    assert set(read_dataset(path, task=None).classes) == set(CHEST)  # by its counts
 
 
 def test_a_sample_keeps_the_shares_of_what_is_shown(root):

@@ -130,13 +130,21 @@ def test_f6_pictures_that_are_transparent_all_over_are_blank(tmp_path):
 
 @pytest.mark.parametrize(("refused", "stops"), [(0, False), (5, False), (6, True), (10, True)])
 def test_f4_most_of_one_class_is_enough_to_stop(refused, stops):
-    labels = {f"{name}{i}": name for name in "ab" for i in range(10)}
+    labels = {f"{name}{i}": [name] for name in "ab" for i in range(10)}
     images = [Unreadable(path=f"a{i}", reason="a blank one") for i in range(refused)]
     if not stops:
         check_refusals(images, labels)
         return
     with pytest.raises(DataError, match=f"{refused} of 10 that it would refuse, such as 'a0'"):
         check_refusals(images, labels)
+
+
+def test_most_of_one_finding_is_enough_to_stop_and_a_rare_combination_is_none():
+    labels = {f"{i}": ["edema", *(["mass"] if i < 2 else [])] for i in range(20)}
+    images = [Unreadable(path=f"{i}", reason="a blank one") for i in (0, 2)]
+    check_refusals(images, labels, "finding")  # 2 of 20, and 1 of 2
+    with pytest.raises(DataError, match=r"images of finding 'mass' .* 2 of 2"):
+        check_refusals([*images, Unreadable(path="1", reason="a blank one")], labels, "finding")
 
 
 class Listener:

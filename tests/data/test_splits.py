@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clinipress.data import splits
 from clinipress.data.audit.audit import Fingerprints
 from clinipress.data.layouts.items import Dataset
-from clinipress.data.splits import Split, make_split, units
+from clinipress.data.splits import Split, make_split, repair_lines, units
 from clinipress.errors import DataError, StorageError
 from clinipress.recipe.study import SplitRecipe
 from clinipress.records.item import ImageItem
@@ -181,6 +182,70 @@ def test_published_drops_training_images_of_test_patients():
     split = split_of(data, by="published")
     assert set(split.dropped) == {"0001.png", "0004.png", "0011.png", "0014.png"}
     assert "patient" in split.dropped["0001.png"]
+
+
+def test_shared_patients_are_counted_in_the_reason_and_named_in_the_line():
+    role = dict(enumerate(["train"] * 3 + ["validation"] * 3 + ["test"] * 4))
+    data = dataset(
+        120, classes=("a", "b"), splits=lambda i: role[i % 10], patients=lambda i: f"p{i:03d}"
+    )
+    items = list(data.items)
+    for n, patient in ((10, "p007"), (13, "p007"), (20, "p003"), (21, "p003"), (33, "p018")):
+        items[n] = type(items[n])(**{**vars(items[n]), "patient": patient})
+    data = type(data)(**{**vars(data), "items": tuple(items)})
+    split = split_of(data, by="published")
+    assert set(split.dropped) == {f"00{n}.png" for n in (10, 13, 20, 21, 33)}
+    assert split.dropped["0010.png"] == (
+        "shares its patient 'p007' with the published test image '0007.png'"
+    )
+    assert split.dropped["0020.png"].endswith(
+        "'p003' with the published validation image '0003.png'"
+    )
+    assert split.reason == (
+        "the data set's own splits were asked for; 3 patients stand in more than one: 1 in train "
+        "and test, 2 in validation and test and 2 in train and validation; repaired: 5 images that "
+        "share a patient or near-duplicate across them left out of train and validation, the test "
+        "split kept whole"
+    )
+    assert "1 in train and test ('p007')" in (line := repair_lines(data, split)[0])
+    assert "2 in validation and test ('p007' and 'p018')" in line
+    assert split.shared_with_test == 3
+
+
+def test_a_patient_is_named_though_a_near_duplicate_links_another():
+    # train 1 is a patient of test 5, and nearly the same picture as test 0 of somebody else
+    data = dataset(
+        60,
+        splits=lambda i: "test" if i % 5 == 0 else "train",
+        patients=lambda i: "p5" if i in (1, 5) else f"p{i}",
+    )
+    clusters = np.arange(60)
+    clusters[1] = 0
+    split = split_of(data, clusters, by="published")
+    assert split.dropped == {
+        "0001.png": "shares its patient 'p5' with the published test image '0005.png'"
+    }
+
+
+def test_nothing_shared_is_nothing_repaired():
+    data = dataset(60, splits=lambda i: "test" if i % 5 == 0 else "train")
+    split = split_of(data, by="published")
+    assert "0 images that share a near-duplicate across them left out" in split.reason
+    assert "repaired" not in split.reason
+    assert repair_lines(data, split) == []
+
+
+@pytest.mark.parametrize("by", ["published", "patient", "cluster"])
+def test_what_is_said_to_be_kept_whole_is_checked(monkeypatch, by):
+    data = dataset(
+        60, patients=lambda i: f"p{i // 2}", splits=lambda i: ("train", "test")[i // 6 % 2]
+    )
+    clusters = np.arange(60) // 2
+    split_of(data, clusters, by=by)
+    torn = {item.key: splits.SPLITS[n % 4 % 3] for n, item in enumerate(data.items)}
+    monkeypatch.setattr(splits._Table, "dealt", lambda *_: torn)
+    with pytest.raises(DataError, match=rf"in one split, as the division by .*'{'.*'}' in train"):
+        split_of(data, clusters, by=by)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -105,21 +105,28 @@ def refusal_words(refused: Sequence[Unreadable], images: int) -> str:
     )
 
 
-def check_refusals(refused: Sequence[Unreadable], labels: Mapping[str, str]) -> None:
-    """Stop a study of whose classes one would mostly be refused; `labels` are by key.
+def check_refusals(
+    refused: Sequence[Unreadable], labels: Mapping[str, Collection[str]], noun: str = "class"
+) -> None:
+    """Stop a study of whose classes, or findings, one would mostly be refused.
+
+    Args:
+        refused: The images.
+        labels: Image key -> its class, or all that it shows.
+        noun: What one of them is called.
 
     Raises:
         DataError: It would.
     """
     keys = {image.path for image in refused}
-    whole = Counter(labels.values())
-    lost = Counter(label for key, label in labels.items() if key in keys)
+    whole = Counter(label for shown in labels.values() for label in shown)
+    lost = Counter(label for key, shown in labels.items() if key in keys for label in shown)
     for label, number in lost.most_common():
         if number > _MOST * whole[label]:
-            first = next(image for image in refused if labels.get(image.path) == label)
+            first = next(image for image in refused if label in labels.get(image.path, ()))
             colour = "set data.input.channels to 3, or " if "a colour one" in first.reason else ""
             raise DataError(
-                f"images of class '{label}' that the finished model would answer",
+                f"images of {noun} '{label}' that the finished model would answer",
                 f"{number:,} of {whole[label]:,} that it would refuse, such as '{first.path}': "
                 f"{first.reason}",
                 f"{colour}correct these images, or take them out",

@@ -22,6 +22,7 @@ from clinipress.data.layouts.items import (
     Labelling,
     LeftOuts,
     Listed,
+    ReaderRule,
     Task,
     Unsaid,
     natural,
@@ -29,6 +30,7 @@ from clinipress.data.layouts.items import (
 )
 from clinipress.data.layouts.manifests import find_tables, read_tables
 from clinipress.data.layouts.tables import TABLE_SUFFIXES
+from clinipress.data.named.medmnist import CHEST
 from clinipress.data.units import HEADER_PATIENT, checked_units
 from clinipress.errors import DataError, ImageError, MissingExtraError, NoPictureError
 from clinipress.kinds.image.read import HeaderFacts, Reader, decode, facts, reader_of, render
@@ -61,6 +63,9 @@ def read_dataset(
     task: Task | None = "multiclass",
     blank: Unsaid = "unknown",
     uncertain: Unsaid = "unknown",
+    split_column: str | None = None,
+    readers: ReaderRule | None = None,
+    parents: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Find out how a data set is laid out, and list its pictures.
 
@@ -74,6 +79,9 @@ def read_dataset(
             None: as the set has it.
         blank: Of several findings with a column each, what an empty cell says.
         uncertain: And what -1 says.
+        split_column: Column of a table that holds the published splits; None: by its name.
+        readers: Which answer counts where several readers of an image differ; None: refuse.
+        parents: Finding -> the one it is a kind of (`chosen_findings`).
 
     Returns:
         The set, items sorted by key. A volume or a multi-frame file becomes one item per picture,
@@ -88,18 +96,29 @@ def read_dataset(
     mapping = dict(class_map or {})
     root = path if _is_dir(path) else path.parent
     left_out = LeftOuts(root, {*mapping, *(classes or ())})
-    labelling = Labelling(task, None if classes is None else tuple(classes), blank, uncertain)
+    chosen = None if classes is None else tuple(classes)
+    links = [name for pair in (parents or {}).items() for name in pair]
+    columns = None if chosen is None else (*chosen, *links)
+    labelling = Labelling(task, columns, blank, uncertain, split_column, readers)
     try:
         listed = _listed(path, mapping, left_out, labelling)
     except OSError as problem:
         raise DataError("data that can be read", f"'{path}' ({problem.strerror})") from None
+    if split_column is not None and listed.layout != "manifest":
+        raise DataError(
+            f"a table with the column '{split_column}', which data.split.column names",
+            f"{listed.layout} in '{path}'",
+            "leave out 'column'",
+        )
     items = listed.items
     if listed.layout != "npz":
         items = [picture for item in items for picture in _opened(item, left_out)]
     items, named = checked_units(items)
     several = listed.task == "multilabel"
     if several:
-        names, items, spellings = chosen_findings(items, classes, mapping, complete=listed.complete)
+        names, items, spellings = chosen_findings(
+            items, classes, mapping, complete=listed.complete, parents=parents or {}
+        )
     else:
         items, spellings = one_spelling(items, [*mapping.values(), *(classes or ())])
     items.sort(key=lambda item: natural(item.key))
@@ -122,6 +141,7 @@ def read_dataset(
         left_out.records(),
         notes,
         listed.task,
+        listed.differing,
     )
 
 
@@ -203,11 +223,13 @@ def _listed(
     if not _is_there(path):
         raise DataError(wanted, f"nothing at '{path!s:.300}'")
     if suffix == ".npz":
-        items = arrays.read_arrays(path, mapping, left_out, labelling.task)
+        items = arrays.read_arrays(path, mapping, left_out, labelling.task, labelling.classes or ())
         task: Task = "multiclass" if items[0].findings is None else "multilabel"
         if labelling.task not in (None, task):
             raise _no_table(path)
-        return Listed("npz", path.parent, items, task=task)
+        chest = {*CHEST} & {*(items[0].findings or {})}
+        notes = [f"the columns of '{path.name}' are named as MedMNIST has them"] if chest else []
+        return Listed("npz", path.parent, items, notes=notes, task=task)
     if suffix in TABLE_SUFFIXES or suffix == ".txt":
         return _by_tables([path], path.parent, None, mapping, left_out, labelling)
     raise DataError(wanted, f"the file '{path}'")

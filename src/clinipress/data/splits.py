@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +30,7 @@ from clinipress.data.grouping import (
     numbered,
     shuffled_by_key,
 )
+from clinipress.data.layouts.items import natural
 from clinipress.data.sources import Dataset, ImageItem
 from clinipress.data.units import CLUSTER, best_unit, labelings
 from clinipress.errors import DataError
@@ -37,10 +38,14 @@ from clinipress.recipe.study import SplitRecipe
 from clinipress.records.item import UNIT_KINDS, plural_of
 from clinipress.records.result import SplitSummary, TestOpening
 from clinipress.records.store import digest_of, read_json, storage, write_atomically
+from clinipress.text import joined
 
-__all__ = ["SPLITS", "Split", "log_opening", "make_split", "units"]
+__all__ = ["SPLITS", "Split", "log_opening", "make_split", "repair_lines", "units"]
 
 SPLITS = ("train", "validation", "test")
+# What may have seen an image, and what must not have been seen
+CROSSINGS = (("train", "test"), ("validation", "test"), ("train", "validation"))
+PUBLISHED = " the published "  # in the reason of what was left out for a published split's sake
 FORMAT = "clinipress split 1"
 
 
@@ -65,9 +70,7 @@ class Split:
     @property
     def shared_with_test(self) -> int:
         """Images left out since they share a unit with the test split that was given."""
-        return sum(
-            why.partition(" the published test image '")[1] != "" for why in self.dropped.values()
-        )
+        return sum(f"{PUBLISHED}test image '" in why for why in self.dropped.values())
 
     @property
     def digest(self) -> str:
@@ -271,6 +274,7 @@ def make_split(
     else:
         assignment = table.dealt(table.items, SPLITS, recipe.fractions, chosen)
     _check_classes(assignment, table)
+    _check_whole(assignment, table, by)
     return Split(by, reason, chosen, assignment, dropped)
 
 
@@ -302,7 +306,8 @@ class _Table:
 def _unit_and_reason(items: list[ImageItem], recipe: SplitRecipe) -> tuple[str, str]:
     unpatient = sum(item.patient is None for item in items)
     if recipe.by == "published":
-        return "published", "the data set's own splits were asked for"
+        where = "" if recipe.column is None else f", in its column '{recipe.column}',"
+        return "published", f"the data set's own splits{where} were asked for"
     if recipe.by == "image":
         return "image", (
             "split by image because the study asks for it: images of one patient or near-copies "
@@ -342,14 +347,11 @@ def _published(
     assignment = {item.key: item.split for item in table.items if item.split is not None}
     dropped: dict[str, str] = {}
     # the test split is kept whole; what shares a unit with it leaves the others
-    for strong, weak in (("test", "validation"), ("test", "train"), ("validation", "train")):
+    for weak, strong in CROSSINGS:
         for key, why in _leaking(table, assignment, weak, strong).items():
             del assignment[key]
             dropped[key] = why
-    images = "1 image that shares" if len(dropped) == 1 else f"{len(dropped)} images that share"
-    kind, _ = best_unit(table.items)
-    either = "" if kind == CLUSTER else f"{kind} or "
-    note = f"; {images} a {either}near-duplicate across them left out"
+    note = f"; {_repair(table.items, len(dropped), names=0)}"
     if "validation" not in assignment.values():
         train = [item for item in table.items if assignment.get(item.key) == "train"]
         share = recipe.fractions[1] / (recipe.fractions[0] + recipe.fractions[1])
@@ -363,19 +365,61 @@ def _leaking(
 ) -> dict[str, str]:
     """Images of the split `weak` whose unit also stands in `strong`, each with the reason."""
     held: dict[int, ImageItem] = {}
+    known: dict[tuple[str, str], ImageItem] = {}
     for item in table.items:
         if assignment.get(item.key) == strong:
             held.setdefault(table.unit[item.key], item)
+            for kind, name in _named_units(item):
+                known.setdefault((kind, name), item)
     reasons: dict[str, str] = {}
     for item in table.items:
         other = held.get(table.unit[item.key])
         if other is not None and assignment.get(item.key) == weak:
-            same = next(
-                (k for k in UNIT_KINDS if item.unit(k) and item.unit(k) == other.unit(k)), ""
-            )
-            what = f"shares its {same} with" if same else "is a near-duplicate of, or linked with,"
-            reasons[item.key] = f"{what} the published {strong} image '{other.key}'"
+            what = "is a near-duplicate of, or linked with,"
+            same = next((unit for unit in _named_units(item) if unit in known), None)
+            if same is not None:
+                other, what = known[same], f"shares its {same[0]} '{same[1]}' with"
+            reasons[item.key] = f"{what}{PUBLISHED}{strong} image '{other.key}'"
     return reasons
+
+
+def _named_units(item: ImageItem) -> Iterator[tuple[str, str]]:
+    """Kind and identifier of all it is known to be a part of, the best kind first."""
+    return ((kind, name) for kind in UNIT_KINDS if (name := item.unit(kind)))
+
+
+def repair_lines(dataset: Dataset, split: Split) -> list[str]:
+    """What was left out of published splits and why, with the first names; none for nothing."""
+    dropped = sum(PUBLISHED in why for why in split.dropped.values())
+    if split.by != "published" or not dropped:
+        return []
+    return [f"published splits: {_repair(dataset.items, dropped, names=3)}"]
+
+
+def _repair(items: Sequence[ImageItem], dropped: int, *, names: int) -> str:
+    """Who stands in several published splits, and that what was dropped repairs it."""
+    kind, _ = best_unit(items)
+    images = "1 image that shares" if dropped == 1 else f"{dropped} images that share"
+    either = "" if kind == CLUSTER else f"{kind} or "
+    left_out = f"{images} a {either}near-duplicate across them left out"
+    if dropped:
+        left_out = f"repaired: {left_out} of train and validation, the test split kept whole"
+    held: dict[str, set[str]] = {name: set() for name in SPLITS}
+    for item in items:
+        if item.split in held and (unit := item.unit(kind)):
+            held[item.split].add(unit)
+    shared = {(a, b): held[a] & held[b] for a, b in CROSSINGS if held[a] & held[b]}
+    if not shared:
+        return left_out
+    parts = []
+    for (a, b), both in shared.items():
+        listed = sorted(both, key=natural)
+        more = [f"{len(listed) - names:,} more"] if len(listed) > names else []
+        shown = joined([f"'{name}'" for name in listed[:names]] + more)
+        parts.append(f"{len(listed):,} in {a} and {b}" + (f" ({shown})" if names else ""))
+    every = len(set().union(*shared.values()))
+    noun, verb = (kind, "stands") if every == 1 else (plural_of(kind), "stand")
+    return f"{every:,} {noun} {verb} in more than one: {joined(parts)}; {left_out}"
 
 
 def _check_roles(items: list[ImageItem]) -> None:
@@ -393,6 +437,23 @@ def _check_roles(items: list[ImageItem]) -> None:
             f"a data set without {' and '.join(sorted(missing))}",
             "split by 'auto' instead",
         )
+
+
+def _check_whole(assignment: Mapping[str, str], table: _Table, by: str) -> None:
+    """What is said to be kept whole is: no unit, and no patient who is named, on two sides."""
+    if by == "image":
+        return
+    first: dict[tuple[str, str], str] = {}
+    for item in table.items:
+        named = [] if by == CLUSTER else [*_named_units(item)]
+        for kind, name in [("unit", str(table.unit[item.key])), *named]:
+            here = assignment.get(item.key)
+            if here is not None and first.setdefault((kind, name), here) != here:
+                raise DataError(
+                    f"each {kind} in one split, as the division by {by} promises",
+                    f"'{name}' in {first[kind, name]} and {here} ('{item.key}')",
+                    "report it: this is a fault of clinipress",
+                )
 
 
 def _check_findings(assignment: Mapping[str, str], table: _Table) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +24,7 @@ from clinipress.data.layouts.findings import matched_findings
 from clinipress.data.layouts.items import drawn, left_out_lines
 from clinipress.data.refusals import check_refusals, refusal_words
 from clinipress.data.sources import Dataset, ImageItem, read_dataset
-from clinipress.data.splits import SPLITS, Split, make_split, units
+from clinipress.data.splits import SPLITS, Split, make_split, repair_lines, units
 from clinipress.errors import DataError
 from clinipress.kinds.image.pixels import READING
 from clinipress.progress import SILENT, Progress
@@ -31,7 +32,7 @@ from clinipress.recipe.study import DataRecipe
 from clinipress.records.candidate import Candidate, InputSpec, Task
 from clinipress.records.result import Audit, Overlap, SplitSummary
 from clinipress.records.store import Store, digest_of, read_json, write_atomically
-from clinipress.text import turned_words
+from clinipress.text import joined, turned_words
 
 __all__ = [
     "FINGERPRINTS",
@@ -173,9 +174,9 @@ class StudyData:
         Raises:
             DataError: The finished model would answer next to nothing of a class.
         """
-        labels = {i.key: i.label for i in self.dataset.items if i.key in self.split.assignment}
+        labels = {i.key: [*i.shown] for i in self.dataset.items if i.key in self.split.assignment}
         refused = [image for image in self.audit.refused if image.path in labels]
-        check_refusals(refused, labels)
+        check_refusals(refused, labels, "class" if self.task == "multiclass" else "finding")
         if refused:
             self.progress.say(f"warning: {refusal_words(refused, len(labels))}")
 
@@ -227,11 +228,12 @@ def open_study_data(
     Raises:
         DataError: The folder, a class or a split is not usable.
     """
-    dataset = _read(path, recipe, recipe.classes)
+    dataset = _read(path, recipe, recipe.classes, recipe.split.column)
     if recipe.test is not None:
         dataset = with_test_set(dataset, Path(recipe.test), recipe)
-    for line in (*dataset.notes, *left_out_lines(dataset.left_out)):
-        progress.say(line)
+    if recipe.classes is None:
+        dataset = _shown_somewhere(dataset)
+    _say(progress, (*dataset.notes, *left_out_lines(dataset.left_out)))
     check_finding(recipe, dataset.classes)
     whole = len(dataset.items)
     if recipe.sample is not None:
@@ -257,7 +259,8 @@ def open_study_data(
     divided_by = recipe.split
     if recipe.test is not None:  # the set itself says what is tested
         divided_by = divided_by.model_copy(update={"by": "published"})
-    asked = divided_by.model_dump() | {"file": split_file}
+    # the column is not among them: which split each image is published in is, in `listing`
+    asked = divided_by.model_dump(exclude={"column"}) | {"file": split_file}
 
     def divide(folder: Path) -> None:
         _, fingerprints = examined()
@@ -295,6 +298,7 @@ def open_study_data(
     described = store.once("audit", about | also, describe, packages=DECODERS)
     split = Split.load(done / "split.json")
     split.save(store.folder / "split.json")
+    _say(progress, repair_lines(dataset, split))
     if distributed.is_main():
         content = (described / FINGERPRINTS).read_bytes()
         write_atomically(store.folder / FINGERPRINTS, content)
@@ -315,7 +319,31 @@ def open_study_data(
     )
 
 
-def _read(path: Path, recipe: DataRecipe, classes: Sequence[str] | None) -> Dataset:
+def _shown_somewhere(dataset: Dataset) -> Dataset:
+    """Without findings that no image shows and nobody asked for: they cannot be learnt."""
+    shown = {name for item in dataset.items for name in item.present}
+    never = [name for name in dataset.classes if name not in shown]
+    if dataset.task == "multiclass" or not never:
+        return dataset
+    names = tuple(name for name in dataset.classes if name in shown)
+    items = [
+        replace(item, findings={n: item.findings[n] for n in names if n in item.findings})
+        if item.findings
+        else item
+        for item in dataset.items
+    ]
+    note = f"no image shows {joined(never, 'or')}: not learnt"
+    return replace(dataset, classes=names, items=tuple(items), notes=(*dataset.notes, note))
+
+
+def _say(progress: Progress, lines: Iterable[str]) -> None:
+    for line in lines:
+        progress.say(line)
+
+
+def _read(
+    path: Path, recipe: DataRecipe, classes: Sequence[str] | None, split_column: str | None = None
+) -> Dataset:
     """A set with its labels read as a study says."""
     return read_dataset(
         path,
@@ -324,6 +352,9 @@ def _read(path: Path, recipe: DataRecipe, classes: Sequence[str] | None) -> Data
         task=recipe.task,
         blank=recipe.blank,
         uncertain=recipe.uncertain,
+        split_column=split_column,
+        readers=recipe.readers,
+        parents=recipe.parents,
     )
 
 
@@ -407,6 +438,7 @@ def whole_dataset(
     overlap: OverlapPolicy = "refuse",
     threads: int | None = None,
     progress: Progress = SILENT,
+    own_names: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Cache, Rows, Audit, Known]:
     """All readable images of a data set, for `evaluate` and `compare`: nothing is trained on them.
 
@@ -414,7 +446,8 @@ def whole_dataset(
     `class_map` (the data set's name -> the classifier's). With `split`, only images the data set
     itself publishes under it. Decoded images go into `folder`. With `seen`, images that the study
     behind the classifier has, too, are refused, left out or kept, as `overlap` says. Of several
-    findings (`task`) those of the set are matched by name (`matched_findings`).
+    findings (`task`) those of the set are matched by name (`matched_findings`). `own_names` are
+    those of the classifier's training data -> its classes: a set that has them needs no map.
 
     Raises:
         DataError: A class of the data set is unknown to the classifier, images are the study's own,
@@ -422,9 +455,10 @@ def whole_dataset(
     """
     dataset = read_dataset(path, classes=None, class_map=dict(class_map), task=task)
     if task == "multilabel":
-        dataset, notes = matched_findings(dataset, classes)
-        for line in notes:
-            progress.say(line)
+        dataset, notes = matched_findings(dataset, classes, own_names)
+        _say(progress, notes)
+    else:
+        dataset = _as_trained(dataset, classes, own_names, progress)
     foreign = [name for name in dataset.classes if name not in classes]
     if foreign:
         raise DataError(
@@ -453,6 +487,24 @@ def whole_dataset(
     keys = tuple(item.key for item, _ in keep)
     rows = Rows(index, cache.labels[index], unit, keys, _groups(dataset, keys))
     return cache, rows, record, Known(shared, fingerprints.baseline)
+
+
+def _as_trained(
+    dataset: Dataset, classes: Sequence[str], own_names: Mapping[str, str], progress: Progress
+) -> Dataset:
+    """With the classifier's names where the set has those of its training data."""
+    own = {
+        theirs: own_names[theirs]
+        for theirs in dataset.classes
+        if theirs not in classes and own_names.get(theirs) in classes
+    }
+    if not own:
+        return dataset
+    shown = joined([f"'{theirs}' as {ours}" for theirs, ours in own.items()])
+    _say(progress, [f"classes named as in the training data: {shown}"])
+    items = [replace(item, label=own.get(item.label, item.label)) for item in dataset.items]
+    names = dict.fromkeys(own.get(name, name) for name in dataset.classes)
+    return replace(dataset, classes=tuple(names), items=tuple(items))
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,8 @@ def _without_placeholders(
     counts = Counter(value for item in items if (value := item.unit(kind)) is not None)
     of_class: dict[str, set[str | None]] = {}
     for item in items:
-        of_class.setdefault(item.label, set()).add(item.unit(kind))
+        if item.findings is None:  # combinations of findings are no classes, and some have one unit
+            of_class.setdefault(item.label, set()).add(item.unit(kind))
     what = "patient" if kind == HEADER_PATIENT else kind
     nobody: dict[str, str] = {}
     # identifiers are written out only where they are known to be none: others are people's

@@ -68,12 +68,15 @@ class SplitRecipe(Config):
     Attributes:
         by: "auto" takes patients where known, else near-duplicate clusters. "published" keeps the
             folders' or manifest's own splits and drops training images that leak into them.
+        column: Of a manifest, the column that holds the published splits; None: the one called
+            "split" or the like.
         fractions: Shares of train, validation and test; their sum is 1.
         seed: Seed of the assignment.
         file: A split file written earlier, to be used as it is.
     """
 
     by: Literal["auto", "patient", "cluster", "published", "image"] = "auto"
+    column: str | None = None
     fractions: tuple[Share, Share, Share] = (0.65, 0.15, 0.2)
     seed: int = 0
     file: str | None = None
@@ -86,6 +89,12 @@ class SplitRecipe(Config):
                 f"train, validation and test shares must sum to 1, they sum to {sum(value):g}"
             )
         return value
+
+    @model_validator(mode="after")
+    def _column_of_published_splits(self) -> SplitRecipe:
+        if self.column is not None and self.by != "published":
+            raise ValueError(f"'column' is for by: published, not by: {self.by}")
+        return self
 
 
 class DataRecipe(Config):
@@ -103,6 +112,11 @@ class DataRecipe(Config):
         blank: Of several findings with a column each, what an empty cell says; "unknown" is never
             learnt from and never counted.
         uncertain: And what -1 says.
+        readers: Of a table with the answers of several readers, which counts where they differ: a
+            finding is present where "any" of them says so, or what the "majority" says; None: they
+            must not differ.
+        parents: Of several findings: name -> the finding that it is a kind of, "COVID-19: Viral". A
+            present one makes its unknown parent present, an absent one its unknown kinds absent.
         class_map: Folder or label name -> class name, for sets that name one class in two ways.
         positive: The class that is the finding in a two-class task.
         normal: The class without a finding in a task of more classes; None: there is none.
@@ -119,7 +133,9 @@ class DataRecipe(Config):
     task: Literal["multiclass", "multilabel"] = "multiclass"
     blank: Literal["unknown", "absent", "present"] = "unknown"
     uncertain: Literal["unknown", "absent", "present"] = "unknown"
+    readers: Literal["any", "majority"] | None = None
     classes: tuple[ClassName, ...] | None = None
+    parents: dict[ClassName, ClassName] = Field(default_factory=dict)
     class_map: dict[str, str] = Field(default_factory=dict)
     positive: ClassName | None = None
     normal: ClassName | None = None
@@ -134,6 +150,25 @@ class DataRecipe(Config):
         if isinstance(value, dict) and value.get("order") and value.get("classes") is None:
             return {**value, "classes": value["order"]}
         return value
+
+    @field_validator("parents")
+    @classmethod
+    def _no_circle(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            line = [name]
+            while line[-1] in value:
+                line.append(value[line[-1]])
+                if line[-1] in line[:-1]:
+                    raise ValueError(f"a hierarchy has no circle: {' -> '.join(line)}")
+        return value
+
+    @model_validator(mode="after")
+    def _of_several_findings(self) -> DataRecipe:
+        if self.task == "multiclass" and self.parents:
+            raise ValueError("'parents' is for task: multilabel")
+        if self.task == "multiclass" and self.readers == "any":
+            raise ValueError("readers: any is for task: multilabel; of one class, majority decides")
+        return self
 
     @model_validator(mode="after")
     def _classes_that_are_there(self) -> DataRecipe:

@@ -258,6 +258,7 @@ class Card(Record):
         name: Name of the candidate within its study.
         classes: Class names in the order of the logits.
         input: What it takes.
+        class_map: Names in the tables or folders it was trained on -> its classes.
         history: All steps since the beginning, oldest first.
         format: "pytorch", "onnx", ...
         precision: "float32", "float16", "int8", ...
@@ -294,11 +295,13 @@ class Card(Record):
     operating_points: tuple[OperatingPoint, ...] = ()
     intended_use: str = ""
     synthetic: bool = False
+    class_map: dict[str, str] = Field(default_factory=dict)
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what there is none of: files that hold their card do not change."""
-        fields = without_empty(handler(self), "normal", "order", "temperatures", "thresholds")
+        later = ("normal", "order", "temperatures", "thresholds", "class_map")
+        fields = without_empty(handler(self), *later)
         if fields.get("task") == "multiclass":
             del fields["task"]
         return fields

@@ -145,7 +145,11 @@ class Unreadable(Record):
 
 
 class DuplicatePair(Record):
-    """Two images that are the same file, or nearly the same picture."""
+    """Two images that are the same file, or nearly the same picture.
+
+    Attributes:
+        findings: Where an image may show several: those present in one and absent in the other.
+    """
 
     a: str
     b: str
@@ -155,6 +159,11 @@ class DuplicatePair(Record):
     label_b: str
     split_a: str | None = None
     split_b: str | None = None
+    findings: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_no_findings(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_empty(handler(self), "findings")
 
 
 class Shortcut(Record):

@@ -15,7 +15,7 @@ import math
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -172,6 +172,7 @@ class Elsewhere:
         overlap: What to do with those of them that are in `data`.
         threads: Decoding threads.
         progress: The listener.
+        own_names: Names of the training data -> classes; empty: those of the first card.
     """
 
     data: Path
@@ -182,6 +183,7 @@ class Elsewhere:
     overlap: OverlapPolicy = "refuse"
     threads: int | None = None
     progress: Progress = SILENT
+    own_names: Mapping[str, str] = field(default_factory=dict)
 
     def score(self, candidates: Mapping[str, Candidate]) -> tuple[dict[str, Scores], Audit, Known]:
         """Answers of several classifiers of the same classes and input, decoding once.
@@ -198,6 +200,7 @@ class Elsewhere:
                 self.data, first.input, first.classes, parse_class_map(self.class_map),
                 Path(folder) / "cache", task=first.task, split=self.split, seen=self.seen,
                 overlap=self.overlap, threads=self.threads, progress=self.progress,
+                own_names=self.own_names or first.class_map,
             )  # fmt: skip
             for name, candidate in candidates.items():
                 by_name[name] = Scores(
@@ -454,7 +457,8 @@ def evaluate_run(
         for row in rows
     }
     seen = Seen.load(run / FINGERPRINTS)
-    elsewhere = Elsewhere(data, class_map, split, finding, seen, overlap, threads, progress)
+    elsewhere = Elsewhere(data, class_map, split, finding, seen, overlap, threads, progress,
+                          study.data.class_map)  # fmt: skip
     candidates = {row.name: load_candidate(below(run, row.path), threads) for row in rows}
     answers, audit, known = elsewhere.score(candidates)
     if study.privacy == "strict" and name is None:

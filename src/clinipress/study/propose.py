@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from clinipress.data.finding import propose_normal, propose_order, propose_positive, words_of
-from clinipress.data.layouts.items import Dataset, left_out_lines, patient_columns
+from clinipress.data.layouts.items import ANOTHER_SPLIT, Dataset, left_out_lines, patient_columns
 from clinipress.data.sources import decode_item, item_facts, read_dataset
 from clinipress.data.units import CLUSTER, best_unit
 from clinipress.errors import ClinipressError, DataError, InputError
@@ -87,6 +87,7 @@ def propose(dataset: Dataset) -> dict[str, Any]:
         "normal": propose_normal(names),
         "order": list(propose_order(names)[0]),
         "order_is_sure": propose_order(names)[1],
+        "readers_differ": dataset.differing or 0,
         "patients": unit == "patient" and not unnamed,
         "unit": unit,
         "without_unit": unnamed,
@@ -143,7 +144,9 @@ def write_study(
     if out.exists() and not force:
         raise InputError("a new file", f"'{out}', which exists", "choose another --out, or --force")
     chosen = proposed_weights(weights, network)
-    seen = propose(read_dataset(data, class_map=class_map, task=None)) | {"weights": chosen}
+    seen = propose(read_dataset(data, class_map=class_map, task=None, readers="majority")) | {
+        "weights": chosen
+    }
     if chosen is not None:  # networks of ImageNet shrink their input 32-fold
         seen["size"] = max(seen["size"], SMALLEST_PRETRAINED)
     write_atomically(out, _text(data, seen, class_map or {}))
@@ -230,6 +233,14 @@ def _order_line(seen: dict[str, Any]) -> str:
     if seen["order_is_sure"]:
         return f"\n  {names}   # grades, the least first: how far off an answer is counts, too"
     return f"\n  # {names}   # if these are grades, the least first; not if they are codes"
+
+
+def _readers_line(seen: dict[str, Any]) -> str:
+    """Which of several readers counts is for a person to say."""
+    if not seen["readers_differ"]:
+        return ""
+    rules = "any or majority" if seen["task"] == "multilabel" else "majority"
+    return f"\n  readers:   # {rules}: readers differ on {seen['readers_differ']:,} images"
 
 
 def _channels_words(seen: dict[str, Any]) -> str:
@@ -382,6 +393,10 @@ def _text(data: Path, seen: dict[str, Any], class_map: Mapping[str, str]) -> str
             f"\n    # the data has its own splits ({names}); published splits often leak:"
             "\n    # 'clinipress audit' shows how much. 'by: published' keeps them, drops the twins"
         )
+    for entry in seen["left_out"]:
+        if entry["reason"] == ANOTHER_SPLIT:
+            column = _quoted(_one_line(entry["path"].partition(": ")[2]))
+            published += f"\n    # another column of splits: by: published, column: {column}"
     name = (
         "".join(c if c.isalnum() or c in "-_." else "-" for c in data.resolve().stem).strip("-.")
         or "study"
@@ -399,7 +414,7 @@ data:
   # chooses the augmentation: generic, brain-mri, chest-ct, chest-xray, dermoscopy, histology,
   # retina
   modality: {seen["modality"]}
-  {_finding_line(seen)}{_order_line(seen)}
+  {_finding_line(seen)}{_order_line(seen)}{_readers_line(seen)}
   input:
     channels: {seen["channels"]}   # {_channels_words(seen)}
     height: {seen["size"]}   # typical shorter side {seen["typical_side"]} pixels; smaller is faster

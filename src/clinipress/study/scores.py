@@ -169,6 +169,7 @@ def calibrated(piece: Piece[Made], study: Study) -> Card:
                 ),
                 "intended_use": study.intended_use,
                 "synthetic": study.synthetic,
+                "class_map": study.data.class_map,
             }
         )
     return piece.file.card.model_copy(
@@ -187,6 +188,7 @@ def calibrated(piece: Piece[Made], study: Study) -> Card:
             "normal": study.data.normal,
             "order": study.data.order,
             "synthetic": study.synthetic,
+            "class_map": study.data.class_map,
         }
     )
 

@@ -146,6 +146,8 @@ def rules_of(study: Study, classes: Sequence[str], test_images: str = "") -> Sea
                 if data.task == "multilabel"
                 else {}
             ),
+            **({"hierarchy of findings": _shown(data.parents)} if data.parents else {}),
+            **({"rule of readers": data.readers} if data.readers else {}),
             "division of the images": f"{data.split.by}, {division}, seed {data.split.seed}",
             "images drawn": _shown(data.sample or "all"),
             "images under stress": _shown(evidence.stress),

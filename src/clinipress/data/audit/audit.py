@@ -29,14 +29,14 @@ from clinipress.data.audit.shortcuts import (
 from clinipress.data.grouping import merge, numbered
 from clinipress.data.layouts.items import left_out_lines, patient_columns
 from clinipress.data.refusals import find_refusals, refusal_words
-from clinipress.data.sources import Dataset
+from clinipress.data.sources import Dataset, ImageItem
 from clinipress.data.units import labelings
 from clinipress.errors import DataError
 from clinipress.progress import SILENT, Progress
 from clinipress.records.candidate import InputSpec
 from clinipress.records.item import UNIT_KINDS, plural_of
 from clinipress.records.result import Audit, DuplicatePair, Interval, LeftOut, Shortcut, Unreadable
-from clinipress.text import DASH, joined
+from clinipress.text import DASH, joined, tally
 
 __all__ = ["Fingerprints", "audit"]
 
@@ -230,7 +230,11 @@ def _duplicate_facts(
         "near_duplicates": distinct - count,
         "clusters": count,
         "duplicate_pairs": pairs,
-        "conflicting_labels": tuple(pair for pair in pairs if pair.label_a != pair.label_b),
+        "conflicting_labels": tuple(
+            pair
+            for pair in pairs
+            if pair.findings or (dataset.task == "multiclass" and pair.label_a != pair.label_b)
+        ),
         **_leaks(dataset, duplicates),
     }
 
@@ -243,16 +247,49 @@ def _pairs(dataset: Dataset, duplicates: Duplicates) -> tuple[DuplicatePair, ...
     copies = np.flatnonzero(
         (duplicates.first >= 0) & (duplicates.first != np.arange(len(duplicates.first)))
     )
-    ends = np.concatenate([np.stack([duplicates.first[copies], copies], axis=1), duplicates.near])
-    correlation = np.concatenate([np.ones(len(copies), np.float32), duplicates.correlation])
-    label = numbered([item.label for item in dataset.items])
+    same = np.stack([duplicates.first[copies], copies], axis=1)
+    same = np.concatenate([same, _opposed_copies(dataset, duplicates)])
+    ends = np.concatenate([same, duplicates.near])
+    correlation = np.concatenate([np.ones(len(same), np.float32), duplicates.correlation])
     split = numbered([item.split for item in dataset.items])
-    same_label, same_split = (values[ends[:, 0]] == values[ends[:, 1]] for values in (label, split))
+    same_label = ~_conflicts(dataset, ends)
+    same_split = split[ends[:, 0]] == split[ends[:, 1]]
     order = np.lexsort((ends[:, 1], ends[:, 0], same_split, same_label))[:MOST_PAIRS]
     return tuple(
-        _pair(dataset, int(a), int(b), bool(row < len(copies)), float(correlation[row]))
+        _pair(dataset, int(a), int(b), bool(row < len(same)), float(correlation[row]))
         for row, (a, b) in zip(order, ends[order], strict=True)
     )
+
+
+def _opposed_copies(dataset: Dataset, duplicates: Duplicates) -> NDArray[np.int64]:
+    """Copies of one file that contradict each other in a finding that its first does not know."""
+    pairs = set()
+    for name in dataset.classes if dataset.task == "multilabel" else ():
+        known: dict[tuple[int, bool], int] = {}
+        for row, (item, first) in enumerate(
+            zip(dataset.items, duplicates.first.tolist(), strict=True)
+        ):
+            if first >= 0 and name in (item.findings or {}):
+                known.setdefault((first, name in item.present), row)
+        for (first, there), row in known.items():
+            other = known.get((first, False)) if there else None
+            if other is not None and first not in (row, other):
+                pairs.add((min(row, other), max(row, other)))
+    return np.asarray(sorted(pairs), dtype=np.int64).reshape(-1, 2)
+
+
+def _conflicts(dataset: Dataset, ends: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Pairs of two labels, or of a finding that is known in both and present in one alone."""
+    a, b = ends.T
+    if dataset.task == "multiclass":
+        label = numbered([item.label for item in dataset.items])
+        conflict: NDArray[np.bool_] = label[a] != label[b]
+        return conflict
+    conflict = np.zeros(len(ends), np.bool_)
+    for name in dataset.classes:
+        known = np.asarray([(item.findings or {}).get(name, -1) for item in dataset.items], np.int8)
+        conflict |= (known[a] >= 0) & (known[b] >= 0) & (known[a] != known[b])
+    return conflict
 
 
 def _pair(dataset: Dataset, a: int, b: int, exact: bool, correlation: float) -> DuplicatePair:
@@ -266,7 +303,12 @@ def _pair(dataset: Dataset, a: int, b: int, exact: bool, correlation: float) -> 
         label_b=other.label,
         split_a=first.split,
         split_b=other.split,
+        findings=tuple(name for name in dataset.classes if _opposed(name, first, other)),
     )
+
+
+def _opposed(finding: str, a: ImageItem, b: ImageItem) -> bool:
+    return {(a.findings or {}).get(finding), (b.findings or {}).get(finding)} == {True, False}
 
 
 def _leaks(dataset: Dataset, duplicates: Duplicates) -> dict[str, Any]:
@@ -399,8 +441,12 @@ def _label_warnings(record: Audit) -> Iterator[str]:
     if pairs:
         least = "at least " if len(pairs) >= MOST_PAIRS else ""  # the list was cut
         verb, pair = "carries" if len(pairs) == 1 else "carry", pairs[0]
+        what = "two labels"
+        if pair.findings:
+            counts = Counter(name for each in pairs for name in each.findings).most_common(5)
+            what = f"findings that contradict each other ({tally(counts)})"
         yield (
-            f"{least}{_count(len(pairs), 'pair')} of the same picture {verb} two labels, such as "
+            f"{least}{_count(len(pairs), 'pair')} of the same picture {verb} {what}, such as "
             f"'{pair.a}' ({pair.label_a}) and '{pair.b}' ({pair.label_b})"
         )
 

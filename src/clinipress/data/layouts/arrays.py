@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.layouts.items import SPLIT_NAMES, LeftOuts, Task
+from clinipress.data.named.medmnist import CHEST, CHEST_IMAGES
 from clinipress.errors import DataError, ImageError
 from clinipress.kinds.image.pixels import Raster
 from clinipress.kinds.image.unpacking import limit
@@ -25,6 +27,7 @@ _UNREADABLE = (
     *(zlib.error, zipfile.BadZipFile),
 )
 _PARTS = ("train", "val", "test")
+_NUMBERS = tuple(map(str, range(len(CHEST))))
 
 
 def read_arrays(
@@ -32,11 +35,13 @@ def read_arrays(
     class_map: Mapping[str, str],
     left_out: LeftOuts | None = None,
     task: Task | None = "multiclass",
+    wanted: Container[str] = (),
 ) -> list[ImageItem]:
     """Items of an archive: uint8 images ``[n, h, w]`` or ``[n, h, w, 3]``, whole-number labels.
 
     Labels are named by their number, "0", "1", ...; `class_map` gives them names. Several columns
-    of 0 and 1 are findings, named by the number of their column; -1 is unknown.
+    of 0 and 1 are findings, named by the number of their column; -1 is unknown. Those of MedMNIST's
+    chestmnist have its names, unless `class_map` or `wanted` calls them by their numbers.
 
     Raises:
         DataError: It is no such archive, or labels and images do not fit together.
@@ -49,10 +54,14 @@ def read_arrays(
         (left_out or LeftOuts(path.parent)).add(
             f"{path.name}#{name}", "array", "not images with labels"
         )
+    names = _chest_names(path, labels)
+    names = [] if any(number in wanted or number in class_map for number in _NUMBERS) else names
     items = []
     for part, part_labels in labels.items():
         for number, label in enumerate(part_labels):
             known = label if isinstance(label, dict) else None
+            if names and known is not None:
+                known = {names[int(column)]: there for column, there in known.items()}
             text = str(label) if known is None else ""
             items.append(
                 ImageItem(
@@ -65,6 +74,16 @@ def read_arrays(
                 )
             )
     return items
+
+
+def _chest_names(
+    path: Path, labels: Mapping[str, Sequence[int] | Sequence[dict[str, bool]]]
+) -> Sequence[str]:
+    """Names of the columns where the archive is MedMNIST's chestmnist, by its name or counts."""
+    columns = {c for part in labels.values() for row in part if isinstance(row, dict) for c in row}
+    whole = {part: len(rows) for part, rows in labels.items()} == dict(CHEST_IMAGES)
+    its_name = re.fullmatch(r"chestmnist(_\d+)?", path.stem.casefold())
+    return CHEST if columns == set(_NUMBERS) and (whole or its_name) else ()
 
 
 def array_picture(item: ImageItem) -> Raster:

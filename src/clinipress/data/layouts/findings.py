@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
-from clinipress.data.layouts.items import Dataset, Unsaid, loosely, spelling
+from clinipress.data.layouts.items import Dataset, Unsaid, loosely, natural, spelling
 from clinipress.errors import DataError
 from clinipress.records.item import NO_FINDING, ImageItem
-from clinipress.text import counted, joined
+from clinipress.text import counted, joined, tally
 
 __all__ = [
     "NOTHING_PRESENT",
@@ -24,8 +25,11 @@ __all__ = [
     "chosen_findings",
     "from_cells",
     "from_columns",
+    "from_values",
+    "is_answer",
     "is_none",
     "joint",
+    "joint_mark",
     "label_text",
     "matched_findings",
 ]
@@ -43,6 +47,12 @@ _YES = frozenset({"1", "1.0", "true", "yes", "y", "t", "present", "positive", "p
 _NO = frozenset({"0", "0.0", "false", "no", "n", "f", "absent", "negative", "neg"})
 _UNCERTAIN = frozenset({"-1", "-1.0", "uncertain", "u", "equivocal", "possible"})
 _PARTS = re.compile(r"\s*[|;]\s*")
+_MARKS = (
+    ",",
+    "+",
+    "/",
+    "&",
+)  # they stand in names as well: only where the parts are cells elsewhere
 
 
 @dataclass(frozen=True)
@@ -54,12 +64,14 @@ class FindingRows:
         rows: For each row what is known.
         complete: What a row does not name is absent.
         notes: What a reader should know of how they were read.
+        nothing: Numbers of the rows that say that there is no finding.
     """
 
     names: tuple[str, ...]
     rows: list[Known]
     complete: bool
     notes: tuple[str, ...] = ()
+    nothing: frozenset[int] = frozenset()
 
 
 def is_none(name: str) -> bool:
@@ -72,15 +84,29 @@ def joint(cells: Sequence[str]) -> bool:
     return any(_PARTS.search(cell) or _in_brackets(cell) for cell in cells)
 
 
+def joint_mark(cells: Collection[str]) -> str:
+    """A mark between names that are cells elsewhere, "a, b" beside "a" and "b"; "" for none."""
+    whole = {cell.strip() for cell in cells}
+    return next(
+        (
+            mark
+            for mark in _MARKS
+            if any(mark in cell and {part.strip() for part in cell.split(mark)} <= whole
+                   for cell in whole)
+        ),
+        "",
+    )  # fmt: skip
+
+
 def _in_brackets(cell: str) -> bool:
-    return cell.startswith("[") and cell.endswith("]")
+    return cell == "set()" or cell[:1] + cell[-1:] in ("[]", "{}", "()")
 
 
-def _named(cell: str, *, commas: bool) -> list[str]:
+def _named(cell: str, mark: str) -> list[str]:
     """Names in a cell, codes as they stand there: leading zeros and dots belong to them."""
     if _in_brackets(cell):
-        cell, commas = cell[1:-1], True
-    parts = re.split(r"\s*[|;,]\s*" if commas else _PARTS, cell)
+        cell, mark = cell.removeprefix("set")[1:-1], ","
+    parts = re.split(rf"\s*[|;{re.escape(mark)}]\s*", cell)
     names = (spelling(part.strip().strip("'\"")) for part in parts)
     return [name for name in dict.fromkeys(names) if name.casefold() not in _BLANK - {"none"}]
 
@@ -99,11 +125,8 @@ def from_cells(
     Raises:
         DataError: A cell that says "No Finding" and names one, or a table without any.
     """
-    whole = Counter(spelling(cell) for cell in cells)
-    commas = not joint(cells) and any(
-        "," in cell and all(part.strip() in whole for part in cell.split(",")) for cell in whole
-    )
-    named = [_named(cell, commas=commas) for cell in cells]
+    mark = "" if joint(cells) else joint_mark({spelling(cell) for cell in cells})
+    named = [_named(cell, mark) for cell in cells]
     _refuse_contradictions(
         [[n for n in names if is_none(n)] for names in named],
         [[n for n in names if not is_none(n)] for names in named],
@@ -120,7 +143,55 @@ def from_cells(
             f"{counted(empty, 'row')} of '{path.name}' with nothing in '{column}': read as none of "
             "the findings"
         )
-    return FindingRows(tuple(sorted(counts)), rows, complete=True, notes=tuple(notes))
+    nothing = frozenset(n for n, names in enumerate(named) if any(map(is_none, names)))
+    order = tuple(sorted(counts, key=natural))
+    return FindingRows(order, rows, complete=True, notes=tuple(notes), nothing=nothing)
+
+
+def from_values(
+    names: Sequence[str],
+    values: Sequence[str],
+    lines: Sequence[int],
+    path: Path,
+    *,
+    column: str,
+    blank: Unsaid = "unknown",
+    uncertain: Unsaid = "unknown",
+) -> FindingRows:
+    """Of a row for each finding: a cell names it, and another says 1, 0, -1 or nothing.
+
+    Args:
+        names: The findings.
+        values: What is said of them.
+        lines: Lines of the rows in the file.
+        path: The table.
+        column: Name of the column of values.
+        blank: What an empty cell says.
+        uncertain: What -1 says.
+
+    Raises:
+        DataError: A cell that is none of 1, 0, -1 and nothing, or no finding at all.
+    """
+    said: Counter[str] = Counter()
+    rows: list[Known] = []
+    nothing = set()
+    for number, (name, cell, line) in enumerate(zip(names, values, lines, strict=True)):
+        value = _read(cell, column, line, path)
+        if is_none(name):
+            nothing |= {number} if value is True else set[int]()
+            rows.append({})
+            continue
+        if isinstance(value, str):
+            said[value] += 1
+            policy = blank if value == "blank" else uncertain
+            rows.append({} if policy == "unknown" else {spelling(name): policy == "present"})
+        else:
+            rows.append({spelling(name): value})
+    order = tuple(sorted({spelling(n) for n in names if n and not is_none(n)}, key=natural))
+    if not order:
+        raise DataError(f"findings in '{path}'", "none in any row")
+    notes = tuple(_unsaid_notes(said, blank, uncertain, path, bool(nothing)))
+    return FindingRows(order, rows, complete=False, notes=notes, nothing=frozenset(nothing))
 
 
 def from_columns(
@@ -177,6 +248,11 @@ def from_columns(
     if none:
         notes.append(f"'{none[0]}' is no finding of its own: where it is 1, the others are absent")
     return FindingRows(names, rows, complete=False, notes=tuple(notes))
+
+
+def is_answer(cell: str) -> bool:
+    """Whether a cell says 1, 0, -1 (uncertain) or nothing, in any of their words."""
+    return cell.strip().casefold() in _YES | _NO | _UNCERTAIN | _BLANK
 
 
 def _read(cell: str, name: str, line: int, path: Path) -> bool | str:
@@ -241,6 +317,7 @@ def chosen_findings(
     class_map: Mapping[str, str],
     *,
     complete: bool,
+    parents: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[tuple[str, ...], list[ImageItem], list[str]]:
     """The findings of a set, in the order of the logits, and its items with these alone.
 
@@ -249,16 +326,19 @@ def chosen_findings(
         wanted: The findings to use, in this order; None: all, sorted.
         class_map: Name in the table -> name of the finding; two of one name are one.
         complete: What a row does not name is absent.
+        parents: Finding -> the one it is a kind of: a present child makes an unknown parent
+            present, an absent parent an unknown child absent.
 
     Returns:
         Names, items and notes.
 
     Raises:
-        DataError: A wanted finding that no row knows, or one that is present, or absent, nowhere.
+        DataError: A wanted finding, or one of `parents`, that no row knows; or a child that is
+            present where its parent is absent.
     """
     maps = {spelling(name): finding for name, finding in class_map.items()}
     merged = [_merged(item.findings or {}, maps) for item in items]
-    there = sorted({name for known in merged for name in known})
+    there = sorted({name for known in merged for name in known}, key=natural)
     missing = [name for name in wanted or () if name not in there]
     if missing:
         raise DataError(
@@ -266,12 +346,12 @@ def chosen_findings(
             f"no word of {joined([f'{name!r}' for name in missing])}; there are {joined(there)}",
             "correct 'classes', or map names with class_map",
         )
+    notes = _filled(items, merged, parents, there) if parents else []
     names = tuple(wanted or there)
     if complete:
         merged = [{name: known.get(name, False) for name in names} for known in merged]
     else:
         merged = [{name: known[name] for name in names if name in known} for known in merged]
-    notes = []
     unused = [name for name in there if name not in names]
     if unused:
         notes.append(f"{len(names)} of {len(there)} findings are used; not {joined(unused)}")
@@ -282,11 +362,64 @@ def chosen_findings(
     return names, changed, notes
 
 
-def matched_findings(dataset: Dataset, wanted: Sequence[str]) -> tuple[Dataset, tuple[str, ...]]:
+def _filled(
+    items: Sequence[ImageItem], known: list[Known], parents: Mapping[str, str], there: Sequence[str]
+) -> list[str]:
+    """Fill, in place, what a hierarchy says of unknown findings; a sentence with the counts."""
+    odd = [name for pair in parents.items() for name in pair if name not in there]
+    if odd:
+        raise DataError(f"findings in 'data.parents' of {joined(there)}", f"'{odd[0]}'")
+    above = {name: [name] for name in there}
+    for name, line in above.items():  # recipes refuse cycles
+        while line[-1] in parents:
+            line.append(parents[line[-1]])
+        above[name] = line[1:]
+    wrong = [
+        (item.key, child, parent)
+        for item, row in zip(items, known, strict=True)
+        for child, line in above.items()
+        for parent in line
+        if row.get(child) is True and row.get(parent) is False
+    ]
+    if wrong:
+        shown = [f"'{key}' ({child} without {parent})" for key, child, parent in wrong[:3]]
+        raise DataError(
+            "a finding only where its parent of 'data.parents' is",
+            f"{len({key for key, *_ in wrong}):,} of {counted(len(items), 'image')} otherwise: "
+            f"{', '.join(shown)}",
+            "correct the labels, or the hierarchy",
+        )
+    filled: Counter[tuple[str, str]] = Counter()
+    for row in known:
+        before = dict(row)
+        for child, line in above.items():
+            if before.get(child) is True:
+                row |= dict.fromkeys(line, True)
+            elif child not in before and any(before.get(parent) is False for parent in line):
+                row[child] = False
+        filled.update(("present" if row[n] else "absent", n) for n in row.keys() - before.keys())
+    if not filled:
+        return ["'data.parents' fills nothing: what it says is known already"]
+    parts = [
+        f"{sum(by_name.values()):,} as {state} ({tally(sorted(by_name.items()))})"
+        for state in ("present", "absent")
+        if (by_name := {name: n for (kind, name), n in filled.items() if kind == state})
+    ]
+    return [f"'data.parents' fills unknown findings: {joined(parts)}"]
+
+
+def matched_findings(
+    dataset: Dataset, wanted: Sequence[str], own_names: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Dataset, tuple[str, ...]]:
     """A set from elsewhere with the findings of a model, by their names.
 
     Case, blanks and underscores do not matter. A finding that the set does not know is unknown in
     all of its images; one that the model does not know is left out.
+
+    Args:
+        dataset: The set.
+        wanted: The model's findings.
+        own_names: Names in the data it was trained on -> its findings, which are matched, too.
 
     Returns:
         The set with the model's findings, and what was matched, is missing and is left out.
@@ -294,7 +427,8 @@ def matched_findings(dataset: Dataset, wanted: Sequence[str]) -> tuple[Dataset, 
     Raises:
         DataError: The two have no finding in common.
     """
-    mine = {loosely(name): name for name in wanted}
+    known = {loosely(raw): name for raw, name in own_names.items() if name in wanted}
+    mine = known | {loosely(name): name for name in wanted}
     names = {name: mine[loosely(name)] for name in dataset.classes if loosely(name) in mine}
     if not names:
         raise DataError(

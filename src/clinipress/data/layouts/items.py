@@ -18,6 +18,7 @@ from clinipress.records.result import LeftOut
 from clinipress.text import JOINERS, joined, not_used
 
 __all__ = [
+    "ANOTHER_SPLIT",
     "HIDDEN",
     "MAY_NAME_PATIENT",
     "NOT_READ",
@@ -28,6 +29,7 @@ __all__ = [
     "Layout",
     "LeftOuts",
     "Listed",
+    "ReaderRule",
     "Task",
     "Unsaid",
     "drawn",
@@ -45,6 +47,7 @@ Layout = Literal["class folders", "split/class folders", "manifest", "npz"]
 
 
 MAY_NAME_PATIENT = "may name the patient: no group"  # the reason of a column that nobody explains
+ANOTHER_SPLIT = "names splits: no group"
 # Reasons of what lies in most folders and is never missed
 HIDDEN, NOT_READ = "hidden or made by a system", "is not read as an image"
 
@@ -64,6 +67,7 @@ SPLIT_NAMES: Mapping[str, str] = {
 
 
 Unsaid = Literal["unknown", "absent", "present"]
+ReaderRule = Literal["any", "majority"]
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,16 @@ class Labelling:
         classes: Classes, or findings, in the order of the logits; None: all that are there.
         blank: Where each finding has a column, what an empty cell says.
         uncertain: And what -1 says.
+        split_column: Column of a table that holds the published splits; None: by its name.
+        readers: Which answer counts where several readers of an image differ; None: not declared.
     """
 
     task: Task | None = "multiclass"
     classes: tuple[str, ...] | None = None
     blank: Unsaid = "unknown"
     uncertain: Unsaid = "unknown"
+    split_column: str | None = None
+    readers: ReaderRule | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,7 @@ class Dataset:
         left_out: What lies there and is not used.
         notes: What a reader of the set should know about how it was read, one sentence each.
         task: "multilabel" where an image may show several findings at once, or none.
+        differing: Images whose readers differ; None: nobody read one twice.
     """
 
     root: Path
@@ -106,6 +115,7 @@ class Dataset:
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
     task: Task = "multiclass"
+    differing: int | None = None
 
 
 class FolderLook(NamedTuple):
@@ -183,7 +193,9 @@ class Listed:
     notes: list[str] = field(default_factory=list)
     names: frozenset[str] = frozenset()
     task: Task = "multiclass"
-    complete: bool = False  # of several findings: what a row does not name is absent
+    cells: bool = False  # of several findings: a cell names those that are present
+    complete: bool = False  # and what it does not name is absent
+    differing: int | None = None  # images whose readers differ
 
 
 def patient_columns(left_out: Iterable[LeftOut]) -> list[str]:

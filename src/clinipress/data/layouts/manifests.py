@@ -16,21 +16,25 @@ from clinipress.data.layouts.findings import (
     FindingRows,
     from_cells,
     from_columns,
+    from_values,
+    is_answer,
     is_none,
     joint,
+    joint_mark,
     label_text,
 )
 from clinipress.data.layouts.folders import image_files, inner_folders
 from clinipress.data.layouts.items import (
+    ANOTHER_SPLIT,
     MAY_NAME_PATIENT,
     SPLIT_NAMES,
     Labelling,
     LeftOuts,
     Listed,
-    Task,
     spelling,
     split_name,
 )
+from clinipress.data.layouts.readers import ReadRows, by_image, reader_column
 from clinipress.data.layouts.tables import (
     TABLE_SUFFIXES,
     TextTable,
@@ -89,6 +93,16 @@ _IDENTIFIER = re.compile(
 _IDENTIFIER_CASED = re.compile(r"[a-z](U?ID|U?Id)$")  # "StudyUID", and not "COVID"
 _NOT_GIVEN = frozenset({"nan", "n/a", "#n/a", "<na>", "null", "na"})
 _YES, _NO = frozenset({"1", "1.0", "true"}), frozenset({"0", "0.0", "false", "", "-1", "-1.0"})
+# columns that say whether the finding that a row names is there
+_VALUES = frozenset(
+    {"value", "present", "presence", "ispresent", "answer", "response", "status", "state", "result"}
+)
+_SEVERAL = 0.02  # of the images, named with several findings in rows of their own: not a slip
+_ABSENT = frozenset({"0", "0.0", "false"})
+# folders that are a person's: CheXpert's "patient00001", MIMIC's "p10000032", BIDS' "sub-01"
+_PATIENT_FOLDER = re.compile(
+    r"(patient|subject|sub|pat|person)[-_ ]?[0-9]+|p[0-9]{5,}", re.IGNORECASE
+)
 _PLURAL = frozenset({"labels", "findings", "findinglabels"})
 ONE_LABEL = Labelling()
 _FEWEST_VALUES = 12  # from which a column with another value in every row identifies the row
@@ -168,17 +182,28 @@ def read_tables(
         for path, part in zip(paths, listed, strict=True):
             split = _split_of(path, root)
             part.items = [replace(item, split=item.split or split) for item in part.items]
+    names = frozenset().union(*(part.names for part in listed))
+    complete = all(part.complete for part in listed)
+    if listed[0].cells and not complete:  # what one table never names is absent there
+        for part in listed:
+            absent = dict.fromkeys(names if part.complete else names - part.names, False)
+            part.items = [
+                replace(item, findings={**absent, **(item.findings or {})}) for item in part.items
+            ]
     items = _distinct([item for part in listed for item in part.items], str(root), left_out)
     columns = tuple(dict.fromkeys(name for part in listed for name in part.group_columns))
     notes = list(dict.fromkeys(note for part in listed for note in part.notes))
-    names = frozenset().union(*(part.names for part in listed))
-    task, complete = listed[0].task, all(part.complete for part in listed)
-    return Listed("manifest", root, items, columns, notes, names, task, complete)
+    counts = [part.differing for part in listed if part.differing is not None]
+    differing = sum(counts) if counts else None
+    first = listed[0]
+    return Listed(
+        "manifest", root, items, columns, notes, names, first.task, first.cells, complete, differing
+    )
 
 
 def _check_one_task(listed: Sequence[Listed], paths: Sequence[Path]) -> None:
     """Tables of one set are all of several findings, and written alike, or none is."""
-    kinds = [(part.task, part.complete) for part in listed]
+    kinds = [(part.task, part.cells) for part in listed]
     if len(set(kinds)) > 1:
         other = next(n for n, kind in enumerate(kinds) if kind != kinds[0])
         raise DataError(
@@ -214,15 +239,18 @@ def read_table(
     refusal = _missing_columns(roles, table.columns)
     if refusal:
         raise DataError(f"the columns path and label in '{path}'", *refusal)
-    findings = _findings(table, roles, labelling)
+    files = _Files(path.parent, account.aside())
+    column = _path_column(table, roles, files)
+    reader = reader_column([(name, _plain(name)) for name in table.columns])
+    value = _value_column(table, roles, labelling, column)
+    findings = _findings(table, roles, labelling, column, reader, value)
     names: Sequence[str] = _labels(table, roles, class_map) if findings is None else findings.names
     labels = (
         list(names) if findings is None else [label_text(r, findings.names) for r in findings.rows]
     )
-    files = _Files(path.parent, account.aside())
-    column = _path_column(table, roles, files)
     _check_quotes(table, column, files)
-    patients = table.column(roles.patient) if roles.patient else [""] * len(table.rows)
+    in_path = [] if roles.patient else _patient_folders(table.column(column))
+    patients = table.column(roles.patient) if roles.patient else in_path or [""] * len(table.rows)
     units = {
         kind: table.column(name)
         for name in table.columns
@@ -260,10 +288,30 @@ def read_table(
         raise DataError("rows in the manifest", f"none in '{path}'")
     _check_there(path, items, files)
     notes = [*_reading_notes(table, roles, column), *(findings.notes if findings else ())]
-    items = _distinct(items, str(path), account)
-    task: Task = "multiclass" if findings is None else "multilabel"
-    complete = findings is not None and findings.complete
-    return Listed("manifest", root, items, tuple(groups), notes, frozenset(names), task, complete)
+    if in_path:
+        notes.append(f"folders in '{column}' name the patients, such as '{in_path[0]}'")
+    said = ReadRows(readers=table.column(reader) if reader else None)
+    if findings is not None:
+        several = roles.label is not None and joint(table.column(roles.label))
+        said = replace(
+            said, names=findings.names, complete=findings.complete, nothing=findings.nothing,
+            joint=several,
+        )  # fmt: skip
+    columns = tuple(name for name in groups if name not in {reader, value})
+    columns = tuple(groups) if len({item.key for item in items}) == len(items) else columns
+    once = by_image(items, said, labelling.readers, columns, path, account)
+    return Listed(
+        "manifest",
+        root,
+        _distinct(once.items, str(path), account),
+        once.columns,
+        [*notes, *once.notes],
+        frozenset(names),
+        "multiclass" if findings is None else "multilabel",
+        findings is not None and findings.complete,
+        once.complete,
+        once.differing,
+    )
 
 
 # ------------------------------------------------------------------------------ which table
@@ -361,6 +409,15 @@ def _patient_column(table: TextTable) -> str | None:
     return next(given, columns[0] if columns else None)
 
 
+def _patient_folders(paths: Sequence[str]) -> list[str]:
+    """The innermost folder of each path that is a person's; none where one has no such folder."""
+    named = [
+        next((part for part in reversed(parts) if _PATIENT_FOLDER.fullmatch(part)), "")
+        for parts in (re.split(r"[/\\]", path)[:-1] for path in paths)
+    ]
+    return named if all(named) and len({*named}) > 1 else []
+
+
 def _is_given(cell: str) -> bool:
     return bool(cell) and cell.casefold() not in _NOT_GIVEN
 
@@ -369,16 +426,12 @@ def _roles(table: TextTable, labelling: Labelling = ONE_LABEL) -> _Roles:
     plain = {_plain(name): name for name in reversed(table.columns) if name}
     paths = tuple(plain[name] for name in _PATHS if name in plain)
     patient = _patient_column(table)
-    split = next(
-        (
-            plain[name]
-            for name in _SPLITS
-            if name in plain and (name == "split" or _all_splits(table.column(plain[name])))
-        ),
-        None,
-    )
+    split = _split_column(table, plain, labelling.split_column)
     taken = {*paths, patient, split, ""}
-    label = _label_column(table, [plain[name] for name in _LABELS if name in plain])
+    names = [name for name in _LABELS if name in plain]
+    # "y" is a place, too: RSNA's boxes, and NIH's "OriginalImagePixelSpacing[x,y]"
+    names = [name for name in names if name != "y" or names == ["y"]]
+    label = _label_column(table, [plain[name] for name in names])
     free = [
         name
         for name in table.columns
@@ -394,6 +447,8 @@ def _roles(table: TextTable, labelling: Labelling = ONE_LABEL) -> _Roles:
         groups = tuple(name for name in free if name not in {label, *chosen})
         return _Roles(paths, None, chosen, (), split, patient, groups)
     flags = [] if label else [name for name in free if _is_flag(table.column(name))]
+    if flags and labelling.task == "multilabel":  # and what no image of this table shows
+        flags = [n for n in free if n in flags or _is_no(table.column(n))]
     # two of them may be anything of the image, and classes only where one is the other's absence,
     # or in Roboflow's table of classes
     known = propose_positive(flags) is not None or table.path.stem.casefold() == "_classes"
@@ -405,6 +460,39 @@ def _roles(table: TextTable, labelling: Labelling = ONE_LABEL) -> _Roles:
     return _Roles(paths, label, one_hot, two, split, patient, groups)
 
 
+def _split_column(table: TextTable, plain: Mapping[str, str], asked: str | None) -> str | None:
+    """The one that was asked for, else one of a name that says so.
+
+    Raises:
+        DataError: It is not there, or holds anything but splits.
+    """
+    if asked is None:
+        return next(
+            (
+                plain[name]
+                for name in _SPLITS
+                if name in plain and (name == "split" or _all_splits(table.column(plain[name])))
+            ),
+            None,
+        )
+    column = asked if asked in table.columns else plain.get(_plain(asked))
+    alike = [name for name in table.columns if name and _all_splits(table.column(name))]
+    fix = f"columns of splits: {joined(alike) or 'none'}"
+    if column is None:
+        wanted = f"the column '{asked}' of data.split.column in '{table.path}'"
+        raise DataError(wanted, named(table.columns), fix)
+    if not _all_splits(table.column(column)):
+        counts = Counter(table.column(column))
+        shown = [f"'{cell:.30}' ({count:,})" for cell, count in counts.most_common(4)]
+        more = f" and {len(counts) - len(shown):,} more" if len(counts) > len(shown) else ""
+        raise DataError(
+            f"train, validation or test in each cell of '{column}' of '{table.path}'",
+            f"{', '.join(shown)}{more}",
+            fix,
+        )
+    return column
+
+
 def _all_splits(cells: Sequence[str]) -> bool:
     return any(cells) and all(cell.casefold() in SPLIT_NAMES for cell in cells if cell)
 
@@ -413,6 +501,12 @@ def _is_flag(cells: Sequence[str]) -> bool:
     """1 and 0, also where none is 1 and some are uncertain, as a rare finding's may be."""
     values = {cell.casefold() for cell in cells}
     return _is_yes_or_no(cells) or (bool(values & {"-1", "-1.0"}) and values <= _YES | _NO)
+
+
+def _is_no(cells: Sequence[str]) -> bool:
+    """0 wherever it says anything."""
+    values = {cell.casefold() for cell in cells}
+    return bool(values & _ABSENT) and values <= _NO
 
 
 def _is_yes_or_no(cells: Sequence[str]) -> bool:
@@ -502,6 +596,8 @@ def _kept_groups(
             and len(values) == len({*zip(cells, patients, strict=False)}) == len({*patients})
         ):
             left_out.add(where, "column", "another value for every patient: no group")
+        elif _all_splits(cells):
+            left_out.add(where, "column", ANOTHER_SPLIT)
         elif follows and _plain(name) in _LABELS:
             left_out.add(where, "column", "the label again: no group")
         else:
@@ -542,8 +638,44 @@ def _reading_notes(table: TextTable, roles: _Roles, path: str) -> Iterator[str]:
 # ---------------------------------------------------------------------------------- labels
 
 
-def _findings(table: TextTable, roles: _Roles, labelling: Labelling) -> FindingRows | None:
+def _value_column(table: TextTable, roles: _Roles, labelling: Labelling, column: str) -> str | None:
+    """Of a table with a row for each finding: the column that says whether it is there."""
+    images = table.column(column)
+    if roles.label is None or labelling.task == "multiclass" or len({*images}) == len(images):
+        return None
+    names = (name for name in table.columns if _plain(name) in _VALUES)
+    return next((n for n in names if 2 * sum(map(is_answer, table.column(n))) > len(images)), None)
+
+
+def _finding_in_each_row(
+    labels: Sequence[str], images: Sequence[str], readers: Sequence[str] | None
+) -> bool:
+    """Whether images are listed once for each of their findings, by one reader each."""
+    named: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        if _is_given(label) and not is_none(label):
+            named[image, readers[number] if readers else ""].add(label)
+    count = sum(len(several) > 1 for several in named.values())
+    return len({*labels}) > 2 and count >= max(2, _SEVERAL * len({*images}))
+
+
+def _findings(
+    table: TextTable,
+    roles: _Roles,
+    labelling: Labelling,
+    column: str,
+    reader: str | None,
+    value: str | None,
+) -> FindingRows | None:
     """Several findings for each row; None where it has one label.
+
+    Args:
+        table: The table.
+        roles: Its columns by what they say.
+        labelling: As what they are to be read.
+        column: The column of paths.
+        reader: That of who read them.
+        value: That of whether the finding of a row is there.
 
     Raises:
         DataError: Cells that contradict each other or cannot be read.
@@ -564,8 +696,19 @@ def _findings(table: TextTable, roles: _Roles, labelling: Labelling) -> FindingR
             columns, lines, table.path, blank=labelling.blank, uncertain=labelling.uncertain
         )
     cells = table.column(roles.label)
+    if value is not None:
+        return from_values(
+            cells, table.column(value), lines, table.path, column=value, blank=labelling.blank,
+            uncertain=labelling.uncertain,
+        )  # fmt: skip
     plural = _plain(roles.label) in _PLURAL
-    if not asked and not (_joint_labels({*cells}, {}, plural=plural) or joint(cells)):
+    readers = table.column(reader) if reader else None
+    if not (
+        asked
+        or _joint_labels({*cells}, {}, plural=plural)
+        or joint(cells)
+        or _finding_in_each_row(cells, table.column(column), readers)
+    ):
         return None
     return from_cells(cells, lines, table.path, column=roles.label)
 
@@ -599,13 +742,14 @@ def _joint_labels(labels: set[str], class_map: Mapping[str, str], *, plural: boo
     In a column whose name is `plural` they need not be.
     """
     parts = {label: re.split(r"\s*[|;]\s*", label) for label in labels - {*class_map}}
+    mark = joint_mark(labels)
     counts = Counter(part for label in labels for part in parts.get(label, [label]))
     return {
         label
         for label, names in parts.items()
         if (plural and "|" in label)
         or (len(names) > 1 and max(counts[name] for name in names) > 1)
-        or ("," in label and {*re.split(r"\s*,\s*", label)} <= labels)
+        or (mark and mark in label and {*map(str.strip, label.split(mark))} <= labels)
     }
 
 
@@ -656,8 +800,8 @@ def _distinct(items: list[ImageItem], where: str, left_out: LeftOuts) -> list[Im
             raise DataError(
                 "one label for each image",
                 f"'{item.key}' in {count} rows of '{where}', as {first.label} and {item.label}",
-                "keep one row; where an image may show several findings, name them in one cell "
-                "(a|b) or give each a column",
+                "keep one row; where an image may show several findings, set task: multilabel; "
+                "where several readers saw it, declare data.readers",
             )
         if first != item:
             raise DataError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from clinipress.data.named.fetch import Download
 
-__all__ = ["CITATION", "LEFT_OUT", "PIXELS", "SUBSETS", "Subset"]
+__all__ = ["CHEST", "CHEST_IMAGES", "CITATION", "LEFT_OUT", "PIXELS", "SUBSETS", "Subset"]
 
 CITATION = (
     "J. Yang et al., MedMNIST v2, Sci. Data 10, 41, 2023, DOI 10.1038/s41597-022-01721-8;"
@@ -19,11 +19,19 @@ CITATION = (
 )
 PIXELS = (28, 64, 128, 224)
 LEFT_OUT: Mapping[str, str] = {
-    "chestmnist": "it has 14 labels per image, which the reader of .npz does not take",
+    "chestmnist": "its images show several findings: give its .npz as it is, as 'data.path'",
     "medmnist": "name one of its sets",
 }
 """Names that people may try, and why there is no such set here."""
 _RECORD = "https://zenodo.org/records/10519652/files"
+
+
+CHEST = (
+    *("atelectasis", "cardiomegaly", "effusion", "infiltration", "mass", "nodule", "pneumonia"),
+    *("pneumothorax", "consolidation", "edema", "emphysema", "fibrosis", "pleural", "hernia"),
+)
+"""The findings of chestmnist's columns."""
+CHEST_IMAGES: Mapping[str, int] = {"train": 78468, "val": 11219, "test": 22433}
 
 
 @dataclass(frozen=True)

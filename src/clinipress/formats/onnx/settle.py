@@ -307,13 +307,18 @@ def _own_order(recipe: OnnxRecipe, classes: Sequence[str]) -> list[int] | None:
     return [recipe.classes.index(name) for name in classes]
 
 
-def _number_order(classes: Sequence[str]) -> list[str] | None:
-    """Classes that are numbered, by number, where that is not their order already."""
-    numbers = [re.search(r"\d+", name) for name in classes]
-    if not all(numbers):
-        return None
-    by_number = sorted(classes, key=lambda name: int(re.search(r"\d+", name)[0]))  # type: ignore[index]
-    return by_number if by_number != list(classes) else None
+def _sorted_orders(classes: Sequence[str]) -> dict[str, Sequence[str]]:
+    """As the data's are, by their numbers (1, 2, 10) and as text (1, 10, 2), where these differ."""
+    ways: dict[str, Sequence[str]] = {"as the data's are sorted": tuple(classes)}
+    others = {"by number": sorted(classes, key=_digits)} if all(map(_digits, classes)) else {}
+    for way, order in (others | {"as text": sorted(classes)}).items():
+        if order not in [list(other) for other in ways.values()]:
+            ways[way] = order
+    return ways
+
+
+def _digits(name: str) -> list[int]:
+    return [int(digits) for digits in re.findall(r"\d+", name)]
 
 
 def _settled_order(
@@ -331,11 +336,7 @@ def _settled_order(
             f"{foreign.classes}",
         )
     own = _own_order(recipe, classes)
-    names: dict[str, Sequence[str]] = {"as declared": recipe.classes or ()} if own else {}
-    if own is None:
-        names["as the data's are sorted"] = tuple(classes)
-        if by_number := _number_order(classes):
-            names["by number"] = by_number
+    names = _sorted_orders(classes) if own is None else {"as declared": recipe.classes or ()}
     orders = {way: [list(of).index(name) for name in classes] for way, of in names.items()}
     likeliest = likeliest_order(logits.argmax(1), labels, len(classes))
     hits = {way: Hits.of(logits[:, order], labels) for way, order in orders.items()}

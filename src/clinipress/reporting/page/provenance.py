@@ -40,7 +40,7 @@ from clinipress.reporting.wording.sentences import (
     split_sentence,
     trail_sentence,
 )
-from clinipress.text import capital, tally, true_minus
+from clinipress.text import capital, joined, tally, true_minus
 
 __all__ = ["data_section", "limits_section", "trail_section"]
 
@@ -122,7 +122,8 @@ def _pair(pair: DuplicatePair) -> str:
         )
     ]
     kind = "same file" if pair.exact else f"correlation {pair.correlation:.3f}"
-    return f"{sides[0]} and {sides[1]}: {kind}"
+    apart = f"; they differ in {joined(pair.findings)}" if pair.findings else ""
+    return f"{sides[0]} and {sides[1]}: {kind}{apart}"
 
 
 def _findings(view: View) -> doc.Box:
