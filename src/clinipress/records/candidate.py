@@ -347,7 +347,12 @@ class Speed(Record):
 
 
 class Parity(Record):
-    """An exported file against the candidate it was made from, on the same real images."""
+    """An exported file against the candidate it was made from, on the same real images.
+
+    Attributes:
+        label_flips: Answers that changed: images with another class; of several findings, images
+            times findings.
+    """
 
     images: int
     max_logit_difference: float

@@ -375,10 +375,15 @@ def same_answers(
 ) -> float:
     """Share of images, logits ``[n, k]``, that keep their class.
 
-    With `several` findings: of image and finding, that stay on their side of a half.
+    With `several` findings: of image and finding, that stay on their side of a half. Of a finding
+    that `first` puts all images on one side of, which any file would repeat, the tenth nearest to
+    the other side is set apart instead.
     """
-    same = (first > 0) == (second > 0) if several else first.argmax(1) == second.argmax(1)
-    return float(same.mean())
+    if not several:
+        return float((first.argmax(1) == second.argmax(1)).mean())
+    low, high = np.quantile(first, (0.1, 0.9), axis=0)
+    cuts = np.where((first <= 0).all(0), high, np.where((first > 0).all(0), low, 0))
+    return float(((first > cuts) == (second > cuts)).mean())
 
 
 def log_losses(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Floats:

@@ -393,10 +393,12 @@ class Workbench:
         loaded = open_made(path, card, self.study.threads, images[:1])
         agreement = parity(parent, loaded, images)
         facts = {"parity": agreement.model_dump()} | file_facts(recipe, path, plan)
-        if agreement.label_flips > UNLIKE * agreement.images:
+        several = card.task == "multilabel"
+        answers = agreement.images * (len(card.classes) if several else 1)
+        if agreement.label_flips > UNLIKE * answers:
+            what = "answers about findings in validation" if several else "validation"
             facts["unlike"] = (
-                f"of {agreement.images} validation images, its network answers "
-                f"{agreement.label_flips} otherwise"
+                f"of {answers} {what} images, its network answers {agreement.label_flips} otherwise"
             )
         return facts
 
