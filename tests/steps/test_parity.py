@@ -9,9 +9,9 @@ from torch import nn
 
 from clinipress.errors import ModelError
 from clinipress.formats.parity import PARITY_TOLERANCE, check_images, check_logits, compare_logits
-from clinipress.stats.metrics import same_answers
 from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.records.candidate import Card, InputSpec, ModelSpec
+from clinipress.stats.metrics import same_answers
 
 SPEC = InputSpec(channels=1, height=8, width=8)
 FAR = 2.0**17  # float32 keeps 1/64 there

@@ -41,6 +41,8 @@ __all__ = [
     "TargetRecipe",
 ]
 
+ONE_SOFTMAX = frozenset(("dkd", "dist"))  # methods of distillation
+
 UNITS = {"GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1}
 
 
@@ -452,6 +454,13 @@ class Study(Config):
             )
         if not several and self.evidence.primary != "auroc_macro":
             raise ValueError("'evidence.primary' is for task: multilabel")
+        for step in self.steps:
+            if several and (method := getattr(step, "method", "soft")) in ONE_SOFTMAX:
+                raise ValueError(
+                    f"'method: {method}' compares the classes of one softmax, and with task: "
+                    "multilabel each finding has a sigmoid of its own: use 'soft' (binary soft "
+                    "targets for each finding), 'fitnet' or 'attention'"
+                )
         return self
 
     @field_validator("seeds")

@@ -42,6 +42,7 @@ __all__ = [
     "rank_table",
     "rates",
     "same_answers",
+    "score_words",
     "sigmoid",
     "softmax",
     "strata",
@@ -368,6 +369,16 @@ def overall_score(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> 
         return float((predictions(logits) == labels).mean())
     score = float(mean_of_defined(finding_aurocs(logits, labels)))
     return score if np.isfinite(score) else 0.5
+
+
+def score_words(score: float, *, several: bool = False) -> str:
+    """An `overall_score` in words.
+
+    Example:
+        >>> score_words(0.9), score_words(0.9, several=True)
+        ('accuracy 90.0%', 'mean AUROC 0.900')
+    """
+    return f"mean AUROC {score:.3f}" if several else f"accuracy {score:.1%}"
 
 
 def same_answers(

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from clinipress.errors import RecipeError
+from clinipress.models.label_loss import binary_cross_entropy, cross_entropy, hard_loss
 
 __all__ = [
     "HardLoss",
@@ -36,64 +37,6 @@ __all__ = [
 
 Method = Literal["soft", "dkd", "dist"]
 MOST_WEIGHT = 20.0  # a finding of one image would otherwise be all that is learnt
-
-
-def cross_entropy(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    smoothing: float = 0.0,
-    class_weights: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Mean cross-entropy over the images of a batch.
-
-    With smoothing s and k classes the target is ``(1 - s) * one_hot + s / k`` (Szegedy et al.,
-    2016), each class term weighted by its class weight. Deviation from
-    ``torch.nn.functional.cross_entropy``: the weighted sum is divided by the number of images, not
-    by the sum of their weights. The mean of a batch split over processes is then the mean over the
-    whole batch; the weights of `balanced_weights` average 1, so the scale is the same.
-    """
-    losses = F.cross_entropy(
-        logits, labels, weight=class_weights, reduction="none", label_smoothing=smoothing
-    )
-    return losses.mean()
-
-
-def binary_cross_entropy(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    smoothing: float = 0.0,
-    class_weights: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Binary cross-entropy over images and findings, for a head with one sigmoid per finding.
-
-    With smoothing s the target is ``(1 - s) * label + s / 2``, as `cross_entropy` with two classes.
-    What is unknown adds nothing; the sum is divided by all pairs all the same, so that a batch
-    split over processes has the loss of the whole.
-
-    Args:
-        logits: ``[n, k]``.
-        labels: ``[n, k]``: 1 present, 0 absent, -1 unknown; or floating, in [0, 1].
-        smoothing: s.
-        class_weights: Weight of each finding where it is present, ``[k]``.
-    """
-    known = labels >= 0
-    target = torch.where(known, labels, 0).to(logits.dtype)
-    target = (1 - smoothing) * target + smoothing / 2
-    losses = F.binary_cross_entropy_with_logits(
-        logits, target, pos_weight=class_weights, reduction="none"
-    )
-    return torch.where(known, losses, 0).mean()
-
-
-def hard_loss(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    smoothing: float = 0.0,
-    class_weights: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """`cross_entropy` of labels ``[n]``, `binary_cross_entropy` of labels ``[n, k]``."""
-    chosen = binary_cross_entropy if labels.ndim == 2 else cross_entropy
-    return chosen(logits, labels, smoothing, class_weights)
 
 
 def soft_targets(

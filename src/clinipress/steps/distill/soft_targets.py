@@ -127,8 +127,14 @@ def find_teachers(paths: Sequence[Any] | None, context: Context) -> list[Candida
     if paths is None:
         return [root_teacher(context)]
     teachers = [_teacher(path, context) for path in paths]
-    classes = context.data.classes
+    classes, task = context.data.classes, context.data.task
     for path, teacher in zip(paths, teachers, strict=True):
+        if teacher.card.task != task:
+            raise ModelError(
+                f"a teacher of task: {task}, as the data are",
+                f"one of task: {teacher.card.task} from '{path}'",
+                "choose another teacher",
+            )
         if teacher.card.classes != classes:
             raise ModelError(
                 f"a teacher of the classes {', '.join(classes)}, in this order",
