@@ -168,7 +168,8 @@ class OnnxRecipe(Config):
         std: What the rest is divided by, likewise.
         fit: How a picture becomes the input: "stretch", "pad" (letterbox, black), or "crop" (the
             shorter side fits, the middle of the longer one is taken).
-        answers: Whether it gives "logits" or "probabilities".
+        answers: Whether it gives "logits" or "probabilities". Those of torchxrayvision are
+            probabilities that were shifted until 0.5 is its makers' operating point.
         output: Name of the output, of several.
     """
 

@@ -625,7 +625,7 @@ def _reading(
 
     def hits(way: str, count: int) -> Hits:
         logits, labels = answers(way, count)
-        return Hits.of(logits[:, likeliest_order(logits.argmax(1), labels, len(classes))], labels)
+        return Hits.of(logits[:, likeliest_order(logits, labels, len(classes))], labels)
 
     best, rivals, trials = tried(
         "input", ways, hits, lambda a, b: np.array_equal(known[a][0], known[b][0]), FINALISTS
@@ -653,7 +653,7 @@ def _reading(
             f"({100 * shares[others[0]]:.1f}%)",
             "say which with --mean and --std (of pixels in [0, 1]), or --size",
         )
-    order = likeliest_order(logits.argmax(1), labels, len(classes))
+    order = likeliest_order(logits, labels, len(classes))
     likeliest, other = Hits.of(logits[:, order], labels), by_output(order, classes)
     if as_given.worse_than(likeliest):
         fix = f"if so, add --classes {','.join(other)}"

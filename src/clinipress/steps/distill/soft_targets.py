@@ -109,7 +109,7 @@ def _teacher(named: Any, context: Context) -> Candidate:
     folder = context.shared / "cache" / f"teacher-{digest_of(facts)[:16]}"
     if not (folder / "spec.json").is_file() and distributed.is_main():
         trials = adopt_file(
-            recipe, context.data, adopted_input(recipe, InputSpec()), folder,
+            recipe, context.data, adopted_input(recipe, InputSpec(), context.data.task), folder,
             name=Path(recipe.file).stem, seed=context.seed, threads=context.threads, precise=False,
         )  # fmt: skip
         for line in trial_lines(trials):
