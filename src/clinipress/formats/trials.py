@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
 from clinipress.stats.intervals import wilson
-from clinipress.stats.metrics import auroc, mean_of_defined, rank_table, weighted_auroc
+from clinipress.stats.metrics import auroc, mean_of_defined, rank_table, sigmoid, weighted_auroc
 from clinipress.stats.paired import mcnemar_exact
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "hits_of",
     "likeliest_order",
     "order_refusal",
+    "share_words",
     "trial_lines",
     "tried",
 ]
@@ -103,9 +104,14 @@ class Hits:
         gained = int((self.right & ~best.right).sum())
         if lost > gained and mcnemar_exact(lost, gained) <= CHANCE:
             return True
-        difference = self.brier - best.brier
-        error = float(difference.std(ddof=1)) / np.sqrt(len(difference))
-        return bool(lost >= gained and difference.mean() > Z * error)
+        return lost >= gained and _dearer(self.brier, best.brier)
+
+
+def _dearer(mine: NDArray[np.float64], best: NDArray[np.float64]) -> bool:
+    """Whether Brier scores of the same cases are higher, beyond chance."""
+    difference = mine - best
+    error = float(difference.std(ddof=1)) / np.sqrt(len(difference))
+    return bool(difference.mean() > Z * error)
 
 
 @dataclass(frozen=True)
@@ -115,18 +121,18 @@ class Areas:
     Attributes:
         share: The mean area; 0.5 where no finding is known in both ways.
         drawn: float64 ``[RESAMPLES]``, likewise on cases drawn again, the same for every way.
-        cases: How many were answered.
+        brier: float64 ``[n]``, mean Brier score of what is known of a case.
     """
 
     share: float
     drawn: NDArray[np.float64]
-    cases: int
+    brier: NDArray[np.float64]
 
     measure = "auroc"
 
     @classmethod
     def of(cls, logits: NDArray[np.float32], labels: Classes) -> Areas:
-        """Of logits and labels ``[n, k]``: 1 present, 0 absent, -1 unknown."""
+        """Of logits and labels ``[n, k]``: 1 present, 0 absent, -1 unknown; as `Hits.of`."""
         cases = len(labels)
         weights = np.random.default_rng(0).multinomial(cases, np.full(cases, 1 / cases), RESAMPLES)
         every = np.concatenate([np.ones((1, cases)), weights]).T
@@ -137,12 +143,22 @@ class Areas:
                 weighted_auroc(rank_table(scores[known], finding[known] == 1), every[known])
             )
         mean = np.nan_to_num(mean_of_defined(np.stack(areas)), nan=0.5)
-        return cls(float(mean[0]), mean[1:], cases)
+        told, there = labels >= 0, labels == 1
+        tempered = logits.astype(np.float64)[None] / TEMPERATURES[:, None, None]
+        surprise = np.logaddexp(0, np.where(there, -tempered, tempered))
+        shares = sigmoid(tempered[int(np.where(told, surprise, 0).sum((1, 2)).argmin())])
+        errors = np.where(told, (shares - there) ** 2, 0).sum(1) / np.maximum(told.sum(1), 1)
+        return cls(float(mean[0]), mean[1:], errors)
 
     @property
     def merit(self) -> tuple[float, float]:
         """The higher, the better."""
-        return self.share, 0.0
+        return self.share, -float(self.brier.mean())
+
+    @property
+    def cases(self) -> int:
+        """How many were answered."""
+        return len(self.brier)
 
     def interval(self) -> tuple[float, float]:
         """Of `share`, 95 %."""
@@ -153,8 +169,10 @@ class Areas:
         return f"mean AUROC {self.share:.3f} on {self.cases} training images"
 
     def worse_than(self, best: Any) -> bool:
-        """Whether the mean area is smaller, beyond chance."""
-        return bool(np.quantile(self.drawn - best.drawn, 1 - CHANCE / 2) < 0)
+        """Whether the mean area is smaller, beyond chance; or else the Brier score is higher."""
+        if np.quantile(self.drawn - best.drawn, 1 - CHANCE / 2) < 0:
+            return True
+        return self.share <= best.share and _dearer(self.brier, best.brier)
 
 
 def hits_of(logits: NDArray[np.float32], labels: Classes) -> Hits | Areas:
@@ -199,12 +217,11 @@ def tried(
 def figures(asked: str, option: str, hits: Hits | Areas, chosen: bool) -> dict[str, Any]:
     """A trial: "asked", "option", "accuracy", "low", "high", "brier", "cases", "chosen".
 
-    Of several findings "auroc" instead of accuracy and Brier score.
+    Of several findings "auroc" instead of accuracy.
     """
     low, high = hits.interval()
     values = {hits.measure: hits.share, "low": low, "high": high}
-    if isinstance(hits, Hits):
-        values["brier"] = float(hits.brier.mean())
+    values["brier"] = float(hits.brier.mean())
     rounded = {key: round(value, 6) for key, value in values.items()}
     return {"asked": asked, "option": option, **rounded, "cases": hits.cases, "chosen": chosen}
 
@@ -220,15 +237,16 @@ def trial_lines(trials: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _line(row: Mapping[str, Any]) -> str:
     if "auroc" in row:
-        return (
+        share = (
             f"mean AUROC {row['auroc']:.3f} on {row['cases']} training images "
             f"(95% CI {row['low']:.3f} to {row['high']:.3f})"
         )
-    return (
-        f"{100 * row['accuracy']:.1f}% of {row['cases']} training images (95% CI "
-        f"{100 * row['low']:.1f} to {100 * row['high']:.1f}), Brier score {row['brier']:.3f} after "
-        "temperature scaling"
-    )
+    else:
+        share = (
+            f"{100 * row['accuracy']:.1f}% of {row['cases']} training images "
+            f"(95% CI {100 * row['low']:.1f} to {100 * row['high']:.1f})"
+        )
+    return f"{share}, Brier score {row['brier']:.3f} after temperature scaling"
 
 
 def likeliest_order(logits: NDArray[np.float32], labels: Classes, count: int) -> list[int]:
@@ -276,8 +294,13 @@ def order_refusal(
     )
 
 
+def share_words(row: Mapping[str, Any]) -> str:
+    """What a trial found, in a word: "85.0%", or a mean area under the curve, "0.812"."""
+    return f"{row['auroc']:.3f}" if "auroc" in row else f"{100 * row['accuracy']:.1f}%"
+
+
 def _short(hits: Hits | Areas) -> str:
-    return f"{100 * hits.share:.1f}%" if isinstance(hits, Hits) else f"{hits.share:.3f}"
+    return share_words({hits.measure: hits.share})
 
 
 def check_better_than_chance(name: str, hits: Hits | Areas, labels: Classes, fix: str) -> None:

@@ -34,6 +34,7 @@ from clinipress.formats.trials import (
     hits_of,
     likeliest_order,
     order_refusal,
+    share_words,
     tried,
 )
 from clinipress.recipe.steps import OnnxRecipe
@@ -62,13 +63,16 @@ def as_read(foreign: Foreign, recipe: OnnxRecipe) -> OnnxRecipe:
     Raises:
         ModelError: The file names its classes, and others or another order were declared.
     """
-    if foreign.names and recipe.classes and foreign.names != recipe.classes:
+    known: dict[str, Any] = {}
+    told = {_plain(name) for name in foreign.names or ()}
+    if foreign.task == "multilabel" and told >= {_plain(name) for name in recipe.classes or ()}:
+        known["classes"] = foreign.names or recipe.classes  # some of its findings were asked for
+    elif foreign.names and recipe.classes and foreign.names != recipe.classes:
         raise ModelError(
             f"the classes that '{foreign.name}' names itself: {', '.join(foreign.names)}",
             ", ".join(recipe.classes),
             "leave 'classes' out; other words for the same ones go into a class map",
         )
-    known: dict[str, Any] = {}
     if recipe.classes is None and foreign.names:
         known["classes"] = foreign.names
     if recipe.scale is None and recipe.mean is None and foreign.scale:
@@ -189,14 +193,10 @@ def _best(
         last = {row["option"]: row for row in rows}
         raise ModelError(
             f"{asked} of '{name}', which {rows[-1]['cases']} training images do not settle",
-            ", ".join(f"{way} {_told(last[way])}" for way in (best, *rivals)),
+            ", ".join(f"{way} {share_words(last[way])}" for way in (best, *rivals)),
             f"declare {asked}: {' or '.join((best, *rivals))}",
         )
     return best
-
-
-def _told(row: Mapping[str, Any]) -> str:
-    return f"{row['auroc']:.3f}" if "auroc" in row else f"{100 * row['accuracy']:.1f}%"
 
 
 class _Readings:
