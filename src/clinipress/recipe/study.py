@@ -454,6 +454,9 @@ class Study(Config):
             )
         if not several and self.evidence.primary != "auroc_macro":
             raise ValueError("'evidence.primary' is for task: multilabel")
+        trainings = (self.reference.train, *(getattr(step, "train", None) for step in self.steps))
+        if not self.data.order and any(t and t.order_weight for t in trainings):
+            raise ValueError("'order_weight' is of grades: name them in 'data.order'")
         for step in self.steps:
             if several and (method := getattr(step, "method", "soft")) in ONE_SOFTMAX:
                 raise ValueError(

@@ -162,7 +162,8 @@ def plan_fit(
     train = data.rows("train", spec)
     images = Images(data.cache(spec), train.index, data.rows("validation", spec).index)
     numerics, reason = measure_numerics(module, images, options, threads=context.threads)
-    return {
+    grades = [data.classes.index(name) for name in data.order] if options.order_weight else []
+    return ({"order": grades} if grades else {}) | {
         "options": options.model_dump(mode="json"),
         "modality": data.modality,
         "seed": step_seed(context.seed, kind),
@@ -210,8 +211,9 @@ def hard_loss(params: dict[str, Any], context: Context, spec: InputSpec) -> Hard
     options = TrainOptions.model_validate(params["options"])
     labels = context.data.rows("train", spec).labels
     return HardLoss(
-        options.label_smoothing, labels if options.class_weights == "balanced" else None
-    )
+        options.label_smoothing, labels if options.class_weights == "balanced" else None,
+        ordinal=options.order_weight, order=params.get("order", ()),
+    )  # fmt: skip
 
 
 def calibration_rows(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:

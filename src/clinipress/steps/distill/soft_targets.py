@@ -177,6 +177,8 @@ def soft_loss(
         class_weights=balanced_weights(train.labels, len(context.data.classes))
         if balanced
         else None,
+        ordinal=options.order_weight,
+        order=params.get("order", ()),
     )
     return loss, None if mean else params["views"]
 
