@@ -8,19 +8,28 @@ import numpy as np
 import pytest
 import sklearn.metrics as referee
 
+from clinipress.data.study import open_study_data
 from clinipress.errors import ModelError, RecipeError
-from clinipress.recipe.steps import SearchStep, ShrinkStep
+from clinipress.recipe.steps import DistillStep, FineTuneStep, ModelRecipe, SearchStep, ShrinkStep
+from clinipress.recipe.study import DataRecipe
+from clinipress.records.store import Store
 from clinipress.stats.metrics import overall_score
 from clinipress.steps.distill import soft_targets
+from clinipress.steps.distill.step import Distill
+from clinipress.steps.fitting import fresh_candidate
 from clinipress.steps.supernet.search import Search, _scored
 from clinipress.steps.supernet.shrink import Shrink
+from clinipress.steps.train import FineTune
 from clinipress.study.read import parse_study
+from kit.findings import draw_findings
 from kit.steps import FindingsData
-from kit.studies import tree
-from kit.supernets import candidate, context, one_thread, options
+from kit.studies import TRAIN, tree
+from kit.supernets import GREY, candidate, context, one_thread, options
 
 __all__ = ["one_thread"]  # a fixture for every test here
 
+TINY = {"factory": "tiny_nets:make"}
+QUICK = TRAIN | {"epochs": 1}
 FINDINGS = {"data": {"task": "multilabel", "input": {"height": 32, "width": 32}}}
 
 
@@ -34,6 +43,39 @@ def test_what_compares_the_classes_of_one_softmax_is_refused_when_read(method):
     with pytest.raises(RecipeError, match=f"'method: {method}'.* use 'soft'") as caught:
         parse_study(tree(steps=steps, **FINDINGS))
     assert "\n" not in str(caught.value)
+
+
+LEARNT = {
+    "soft": DistillStep(student=TINY, views=1, train=QUICK),
+    "mean": DistillStep(student=TINY, views=2, answers="mean", train=QUICK),
+    "fitnet": DistillStep(student=TINY, method="fitnet", views=1, train=QUICK),
+    "attention": DistillStep(student=TINY, method="attention", views=1, train=QUICK),
+    "control": DistillStep(student=TINY, alpha=0, train=QUICK),
+    "mixed": DistillStep(student=TINY, views=1, train=QUICK | {
+        "mixup": 0.2, "cutmix": 1.0, "class_weights": "balanced"}),
+    "labels": FineTuneStep(train=QUICK | {"class_weights": "balanced", "mixup": 0.2}),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("findings")
+    recipe = DataRecipe(task="multilabel", input=GREY)
+    store = Store(folder / "run")
+    return open_study_data(draw_findings(folder / "set", 30), recipe, store, seed=0, threads=1)
+
+
+@pytest.mark.parametrize("name", LEARNT)
+def test_a_network_learns_findings_by_every_method(name, findings, tmp_path):
+    teacher = fresh_candidate(ModelRecipe(**TINY), findings, GREY, seed=1, name="teacher")
+    where = context(tmp_path, teacher, data=findings, root=teacher)
+    recipe = LEARNT[name]
+    step = (FineTune if recipe.step == "train" else Distill)(recipe)
+    child, facts = step.apply(teacher, step.plan(teacher, where), where)
+    assert child.card.task == "multilabel"
+    rows = findings.rows("validation", GREY)
+    logits = child.predict(findings.cache(GREY).take(rows.index))
+    assert facts["best_validation_accuracy"] == pytest.approx(overall_score(logits, rows.labels))
 
 
 def test_a_teacher_of_another_task_is_refused(tmp_path, monkeypatch):
