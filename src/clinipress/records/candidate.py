@@ -347,17 +347,14 @@ class Speed(Record):
 
 
 class Parity(Record):
-    """An exported file against the candidate it was made from, on the same real images.
-
-    Attributes:
-        label_flips: Answers that changed: images with another class; of several findings, images
-            times findings.
-    """
+    """An exported file against the candidate it was made from, on the same real images."""
 
     images: int
     max_logit_difference: float
     mean_logit_difference: float
-    label_flips: int
+    label_flips: (
+        int  # images with another class; of several findings answers, images times findings
+    )
 
 
 class Made(Record):
