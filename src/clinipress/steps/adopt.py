@@ -29,9 +29,7 @@ __all__ = ["adopt_file", "adopted_input", "load_adopted", "training_cases"]
 FILE, SPEC = "model.onnx", "spec.json"
 
 
-def adopted_input(
-    recipe: OnnxRecipe, spec: InputSpec, task: Task = "multiclass"
-) -> InputSpec:
+def adopted_input(recipe: OnnxRecipe, spec: InputSpec, task: Task = "multiclass") -> InputSpec:
     """The images that a file takes, where the study leaves them open.
 
     Args:
