@@ -39,9 +39,9 @@ def graph_model(nodes, tensors, opset=20):
     return helper.make_model(graph, opset_imports=sets, ir_version=10)
 
 
-def saved(model, path):
-    """Write a model with a card in it."""
-    card = Card(name="net", classes=CLASSES, input=InputSpec(height=SIZE, width=SIZE))
+def saved(model, path, **fields):
+    """Write a model with a card in it, which may have more fields."""
+    card = Card(name="net", classes=CLASSES, input=InputSpec(height=SIZE, width=SIZE), **fields)
     write(model, path, card)
     return path
 

@@ -42,6 +42,30 @@ class Data:
         return Rows(index, self.pixels.labels[index], index, keys)
 
 
+class FindingsCache(Cache):
+    """Two findings, together or alone, a brightness each; of every fifth image one is unknown."""
+
+    def __init__(self, count, side, noise):
+        super().__init__(count, side, noise)
+        every = np.arange(count)
+        self.labels = np.stack([every % 2, every // 2 % 2], axis=1).astype(np.int64)
+        pixels = np.random.default_rng(1).integers(0, noise, self.shape)
+        pixels[..., : side // 2] += 90 * self.labels[:, :1, None, None]
+        pixels[..., side // 2 :] += 90 * self.labels[:, 1:, None, None]
+        self.pixels = pixels.astype(np.uint8)
+        self.labels[::5, 0] = -1
+
+
+class FindingsData(Data):
+    """The same of images that may show any of two findings."""
+
+    classes, task = ("left", "right"), "multilabel"
+
+    def __init__(self, count=40, training=24, side=16, noise=90):
+        super().__init__(count, training, side, noise)
+        self.pixels = FindingsCache(count, side, noise)
+
+
 def context(folder, data, reference=None, **changes):
     """Where a step works, for a test's folder."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -59,6 +59,24 @@ def test_f14_probabilities_for_logits(name):
         made(name)
 
 
+@torch.no_grad()
+def test_c9_a_sigmoid_for_each_finding_is_taken_off_and_a_softmax_refused():
+    recipe = ModelRecipe(factory="untrue_nets:sigmoid")
+    torch.manual_seed(0)
+    spec, module = new_classifier(recipe, SPEC, 3, 0.5, 0.25, task="multilabel")
+    assert (spec.output.ending, spec.output.ending_in_training) == ("sigmoid", "sigmoid")
+    assert spec.output.taken_off
+    net = untrue_nets.sigmoid(3, 1).eval()
+    net.load_state_dict(module.backbone.state_dict())
+    pixels = torch.randint(0, 256, (4, 1, 16, 16), dtype=torch.uint8)
+    found = module.eval()(pixels).sigmoid()
+    assert torch.allclose(found, net((pixels - module.shift) / module.scale), atol=1e-6)
+    with pytest.raises(ModelError, match="for task: multilabel, got a softmax over all of them"):
+        new_classifier(
+            ModelRecipe(factory="untrue_nets:softmax"), SPEC, 3, 0.5, 0.25, task="multilabel"
+        )
+
+
 @pytest.mark.parametrize("name", TRUE)
 def test_functions_of_the_image_alone_pass(name):
     state = torch.random.get_rng_state()

@@ -62,7 +62,8 @@ def test_the_file_that_was_tried_is_the_one_that_its_plan_gives(
     candidate, source = parent
     recipe = ExportRecipe(format=kind, precision="int8")
     images = pictures(24, candidate.card.input)
-    made = plan_export(recipe, candidate, source, images, threads=1, seed=0)
+    kept: dict = {}
+    made = plan_export(recipe, candidate, source, images, threads=1, seed=0, tried=kept)
     assert len(made["trials"]) == 2
     made = json.loads(json.dumps(made))  # as a study keeps it
     first = format_facts(kind).files[0]
@@ -70,7 +71,7 @@ def test_the_file_that_was_tried_is_the_one_that_its_plan_gives(
 
     def apply(folder):
         folder.mkdir()
-        apply_export(recipe, candidate, source, folder / first, made, candidate.card)
+        apply_export(recipe, candidate, source, folder / first, made, candidate.card, kept)
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
     real = delivered._call

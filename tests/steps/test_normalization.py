@@ -134,7 +134,7 @@ def test_f5_a_mean_by_hand_that_differs_shows_both_accuracies(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(own))
     first, second = bright_lines(tmp_path, mean=0.8, std=0.2)
     assert "the study file: mean 0.8, std 0.2; that of preprocessor_config.json" in first
-    assert "50.0% are right with mean 0.8" in second
+    assert "accuracy 50.0% with mean 0.8" in second
     assert "100.0% with mean 0.4, std 0.2" in second
     assert bright_lines(tmp_path, mean=0.8, std=0.2, trained=False) == [first]
     assert bright_lines(tmp_path, mean=0.4, std=0.2) == [
@@ -146,7 +146,7 @@ def test_f5_weights_that_do_not_say_are_tried_with_the_usual_ones(tmp_path):
     (line,) = bright_lines(tmp_path)
     assert line.startswith("normalization of the training images: mean 0.4")
     _, second = bright_lines(tmp_path, mean=0.0, std=1.0)
-    assert "50.0% are right with mean 0, std 1" in second
+    assert "accuracy 50.0% with mean 0, std 1" in second
     assert "ImageNet" in second or "(0.5)" in second
 
 

@@ -11,6 +11,7 @@ from clinipress.errors import ModelError
 from clinipress.formats.parity import PARITY_TOLERANCE, check_images, check_logits, compare_logits
 from clinipress.models.classifier import Classifier, TorchCandidate
 from clinipress.records.candidate import Card, InputSpec, ModelSpec
+from clinipress.stats.metrics import same_answers
 
 SPEC = InputSpec(channels=1, height=8, width=8)
 FAR = 2.0**17  # float32 keeps 1/64 there
@@ -74,3 +75,24 @@ def test_flips_are_counted():
     first = np.array([[1, 0], [0, 1], [2, 1]], np.float32)
     found = compare_logits(first, first[:, ::-1].copy())
     assert (found.images, found.label_flips, found.max_logit_difference) == (3, 3, 1)
+
+
+def test_flips_of_findings_are_each_a_question_of_its_own():
+    # the largest logit changes in every image, no finding's answer does; and the reverse
+    first = np.array([[3, 2], [2, 1], [-1, -2]], np.float32)
+    assert compare_logits(first, first[:, ::-1].copy()).label_flips == 3
+    assert compare_logits(first, first[:, ::-1].copy(), several=True).label_flips == 0
+    lower = first - np.float32(1.5)
+    assert compare_logits(first, lower).label_flips == 0
+    assert compare_logits(first, lower, several=True).label_flips == 1
+
+
+def test_agreement_about_what_is_never_called_can_fail():
+    # a rare finding lies below a half in all images: noise would agree with it
+    random = np.random.default_rng(0)
+    first = random.normal(-4, 0.5, (200, 1)).astype(np.float32)
+    noise = random.permutation(first)
+    assert (noise < 0).all()
+    assert same_answers(first, first, several=True) == 1
+    assert same_answers(first, noise, several=True) == pytest.approx(0.82, abs=0.03)
+    assert same_answers(-first, -noise, several=True) == pytest.approx(0.82, abs=0.03)

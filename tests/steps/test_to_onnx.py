@@ -11,9 +11,12 @@ from onnx import numpy_helper
 from clinipress.errors import ModelError
 from clinipress.formats.make import file_facts
 from clinipress.formats.onnx import make as to_onnx
+from clinipress.formats.onnx.int8 import Int8Plan, apply_int8
 from clinipress.formats.onnx.make import GAIN, apply_onnx, plan_onnx
+from clinipress.formats.onnx.placement import agreement_images
 from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.recipe.study import ExportRecipe
+from clinipress.stats.metrics import same_answers
 from clinipress.study import workbench as workbench_module
 from clinipress.study.workbench import Workbench
 from kit.onnx_nets import conv_net, pixels, saved
@@ -126,6 +129,23 @@ def test_the_plan_that_disturbs_least_is_taken(source):
     )  # fmt: skip
     assert len(alone["trials"]) == 1
     assert alone["int8"] == made["int8"]
+
+
+def test_agreement_of_findings_is_of_each_finding(tmp_path):
+    path = saved(conv_net(), tmp_path / "findings.onnx", task="multilabel")
+    images = pixels(32)
+    recipe = ExportRecipe(precision="mixed", calibration_method="minmax", equalize=False,
+                          bias_correction=False, agreement=0.9, slowest=1e6)  # fmt: skip
+    made = plan_onnx(recipe, path, images, threads=1, seed=0)
+    low = apply_int8(path, tmp_path / "low.onnx", Int8Plan.from_json(made["int8"]))
+    looked_at = agreement_images(images, 0)
+    exact = OnnxCandidate.load(path, threads=1).predict(looked_at)
+    logits = low.predict(looked_at)
+    each = same_answers(exact, logits, several=True)
+    largest = (exact.argmax(1) == logits.argmax(1)).mean()
+    assert abs(each - largest) > 0.005
+    assert made["trials"][0]["agreement"] == made["placement"]["trials"][0]["agreement"] == each
+    assert "of the answers about findings stay" in made["placement"]["reason"]
 
 
 def test_what_the_recipe_names_is_not_tried(source):

@@ -14,7 +14,7 @@ from clinipress.steps.adopt import adopted_input
 from clinipress.study.external import compare, evaluate, parse_onnx
 from clinipress.study.flow import run_study
 from clinipress.study.read import parse_study
-from kit.foreign_nets import CLASSES, SIDE, folder_of_pictures, foreign_net
+from kit.foreign_nets import CLASSES, SIDE, folder_of_pictures, foreign_net, manifest_of_findings
 from kit.studies import TRAIN
 
 DECLARED = {"scale": "0..1", "channels": "RGB", "fit": "stretch"}
@@ -50,6 +50,34 @@ def net(tmp_path):
 def no_noise(monkeypatch):
     """The times of networks of a few weights are noise, and a slower file is not shipped."""
     monkeypatch.setattr("clinipress.study.choice._slow", lambda *_: None)
+
+
+def test_a_file_of_findings_is_judged_quantized_and_learnt_from(tmp_path):
+    net = foreign_net(tmp_path / "net.onnx", ending="Sigmoid", names="Glioma,Mass_Lesion,Fibroma",
+                      order=(1, 2, 0))  # fmt: skip
+    data = manifest_of_findings(tmp_path / "data")
+    said = []
+
+    class Heard:
+        def __getattr__(self, name):
+            return lambda *parts, **named: said.append(str(parts[0])) if name == "say" else None
+
+    exports = [{"precision": "int8", "calibration_images": 24, "of": of}
+               for of in ("reference", "distilled")]  # fmt: skip
+    study = parse_study(tree(net, data={"task": "multilabel"}, steps=[STUDENT], exports=exports))
+    result = run_study(study, data, tmp_path / "run", progress=Heard())
+    rows = {row.name: row for row in result.candidates}
+    assert rows["reference"].evidence["test"]["auroc_macro"].value > 0.95
+    assert rows["reference"].history[0].facts["answers"] == "Sigmoid"
+    assert any("mean AUROC" in line for line in said)
+    int8 = rows["reference-onnx-int8"]
+    assert int8.evidence["test"]["auroc_macro"].value > 0.9
+    assert int8.parity.label_flips < 0.1 * 3 * int8.parity.images
+    assert "distill" in {applied.step for applied in rows["distilled"].history}
+    other = parse_study(tree(foreign_net(tmp_path / "soft.onnx", ending="Softmax"),
+                             data={"task": "multilabel"}))  # fmt: skip
+    with pytest.raises(ModelError, match="a Softmax over all of them"):
+        run_study(other, data, tmp_path / "other")
 
 
 def test_a_file_is_judged_quantized_and_looked_into(tmp_path, net, pictures_folder):

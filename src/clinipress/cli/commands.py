@@ -238,6 +238,12 @@ def compress(
         bool, typer.Option("--unseen", help="The model was trained on none of these images.")
     ] = False,
     post_training: Annotated[bool, typer.Option("--post-training", help="Train nothing.")] = False,
+    task: Annotated[
+        str | None, typer.Option("--task", help="multiclass or multilabel; else as the labels are.")
+    ] = None,
+    order: Annotated[
+        str | None, typer.Option("--order", help="Of grades: 0,1,2,3, the least first.")
+    ] = None,
     class_map: ClassMap = None,
     name: Annotated[str | None, typer.Option("--name", help="Of the study.")] = None,
     out: Out = None,
@@ -277,6 +283,8 @@ def compress(
         onnx=_onnx_facts(onnx),
         unseen=unseen,
         post_training=post_training or None,
+        task=task,  # type: ignore[arg-type]  # told by what it calls
+        order=None if order is None else [part.strip() for part in order.split(",")],
         threads=threads,
         name=title,
         out=folder,

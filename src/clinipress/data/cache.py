@@ -40,7 +40,7 @@ from clinipress.records.store import (
     write_atomically,
 )
 
-__all__ = ["DECODERS", "UNKNOWN", "Cache", "build_cache"]
+__all__ = ["DECODERS", "UNKNOWN", "Cache", "build_cache", "labelled"]
 
 IMAGES, SIDECAR, PART, MARKS = "images.u8", "cache.json", "images.u8.part", "marks.json"
 TASK = "decoding images"
@@ -191,17 +191,18 @@ def _facts(
         "versions": versions(DECODERS),
         "reading": READING,
         "keys": [item.key for item in items],
-        "labels": [_label(item, number) for item in items],
+        "labels": [labelled(item, classes) for item in items],
         "classes": list(classes),
         "spec": spec.model_dump(mode="json"),
         "files": files,
     }
 
 
-def _label(item: ImageItem, number: Mapping[str, int]) -> int | list[int]:
+def labelled(item: ImageItem, classes: Sequence[str]) -> int | list[int]:
+    """The number of its class; of several findings, whether each is present: 1, 0, -1 unknown."""
     if item.findings is None:
-        return number[item.label]
-    return [int(item.findings.get(name, UNKNOWN)) for name in number]
+        return classes.index(item.label)
+    return [int(item.findings.get(name, UNKNOWN)) for name in classes]
 
 
 def _is_whole(path: Path, facts: dict[str, Any]) -> bool:

@@ -82,6 +82,7 @@ class StudyData:
         unit_of: Image key -> number of its patient or cluster.
         contents: Image key -> sha256 of its file.
         baseline: As in `Fingerprints`.
+        order: Grades from the least to the gravest, or empty.
     """
 
     dataset: Dataset
@@ -95,6 +96,7 @@ class StudyData:
     baseline: Mapping[str, bool] = field(default_factory=dict)
     threads: int | None = None
     progress: Progress = SILENT
+    order: tuple[str, ...] = ()
     _caches: dict[str, Cache] = field(default_factory=dict)
 
     @property
@@ -316,6 +318,7 @@ def open_study_data(
         baseline=read_json(described / "baseline.json"),
         threads=threads,
         progress=progress,
+        order=recipe.order,
     )
 
 

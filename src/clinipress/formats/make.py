@@ -46,9 +46,14 @@ if TYPE_CHECKING:
     from clinipress.formats.onnx.adopt import FileNetwork
     from clinipress.models.classifier import TorchCandidate
 
-__all__ = ["apply_export", "file_facts", "open_made", "plan_export"]
+__all__ = ["Tried", "apply_export", "file_facts", "open_made", "plan_export"]
 
 ELSEWHERE = "choose another precision or format for this network"
+
+# The files of the plan that was made last, name -> bytes, by its key: planning has written them to
+# look at their answers, and to write them once more would cost minutes in some toolchains. Only of
+# formats that hold no card: theirs are the files that the plan would give again.
+Tried = dict[str, dict[str, bytes]]
 
 # Precisions that need calibration images.
 GAIN = 0.5  # decibels that our own ranges must gain over the toolchain's
@@ -65,6 +70,7 @@ def plan_export(
     *,
     threads: int,
     seed: int,
+    tried: Tried | None = None,
 ) -> dict[str, Any]:
     """Measure what the file of a recipe needs.
 
@@ -76,6 +82,7 @@ def plan_export(
             calibrated.
         threads: Threads of timed calls.
         seed: Of the pairs of `agreement_images`.
+        tried: Takes up the file that was written to look at its answers, for `apply_export`.
 
     Returns:
         Plain data for `apply_export`; {} where the precision needs nothing.
@@ -91,7 +98,15 @@ def plan_export(
     if not precision_facts(recipe.precision).calibrated:
         made: dict[str, Any] = _call(recipe, "plan", recipe, parent, source, images)
         return made
-    return _calibrated(recipe, parent, source, images, threads=threads, seed=seed)
+    return _calibrated(
+        recipe,
+        parent,
+        source,
+        images,
+        threads=threads,
+        seed=seed,
+        tried={} if tried is None else tried,
+    )
 
 
 def _calibrated(
@@ -102,6 +117,7 @@ def _calibrated(
     *,
     threads: int,
     seed: int,
+    tried: Tried,
 ) -> dict[str, Any]:
     """The plan whose file disturbs the logits least: the toolchain's own ranges, or ours.
 
@@ -151,9 +167,9 @@ def _calibrated(
         if trial["decibels"] > chosen["decibels"] + GAIN:
             chosen = trial
     wanted = "learnt" if learnt else chosen["method"]
-    _TRIED.clear()
+    tried.clear()
     if not format_facts(recipe.format).holds_card:
-        _TRIED[_key(recipe, parent, plans[chosen["method"]])] = files[chosen["method"]]
+        tried[_key(recipe, parent, plans[chosen["method"]])] = files[chosen["method"]]
     short = options[wanted] and _short_of_places(plans[wanted])
     lost = {"lost": _lost(wanted, plans[wanted], trials, chosen["method"])} if short else {}
     return {
@@ -163,12 +179,6 @@ def _calibrated(
         **lost,
         **common,
     }
-
-
-# The file of the plan that was made last, name -> bytes: planning has written it to look at its
-# answers, and to write it once more would cost minutes in some toolchains. Only of formats that
-# hold no card: theirs is the file that the plan would give again.
-_TRIED: dict[str, dict[str, bytes]] = {}
 
 
 def _key(
@@ -210,6 +220,7 @@ def apply_export(
     target: Path,
     plan: dict[str, Any],
     card: Card,
+    tried: Tried | None = None,
 ) -> None:
     """Write the file of a plan; its bytes depend on the network, the plan and the card alone.
 
@@ -220,6 +231,7 @@ def apply_export(
         target: Where to write; what belongs to the file (weights, a header, a script) goes beside.
         plan: From `plan_export`.
         card: Of the file; a format that cannot hold one takes from it what it needs.
+        tried: Of `plan_export`.
 
     Raises:
         MissingExtraError: The format's toolchain is not installed.
@@ -232,10 +244,10 @@ def apply_export(
         return
     inner = plan.get("file", plan)
     card = card_for(card, recipe.precision, recipe.format)
-    tried = _TRIED.pop(_key(recipe, parent, inner), None) if _TRIED else None
-    if tried is not None:
+    written = tried.pop(_key(recipe, parent, inner), None) if tried else None
+    if written is not None:
         with storage(f"the file '{target}'"):
-            for name, content in tried.items():
+            for name, content in written.items():
                 (target.parent / name).write_bytes(content)
         return
     _call(recipe, "apply", recipe, parent, source, target, inner, card)

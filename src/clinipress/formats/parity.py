@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
 from clinipress.records.candidate import Candidate, Parity
+from clinipress.stats.metrics import same_answers
 
 if TYPE_CHECKING:
     from clinipress.models.classifier import TorchCandidate
@@ -45,19 +46,24 @@ def parity(a: Candidate, b: Candidate, images: NDArray[np.uint8]) -> Parity:
         images: uint8 ``[n, c, h, w]``.
 
     Returns:
-        Largest and mean absolute difference of the logits, and the images whose top class changed.
+        Largest and mean absolute difference of the logits, and the answers that changed: images
+        with another top class; of several findings, images times findings.
     """
-    return compare_logits(a.predict(images), b.predict(images))
+    several = a.card.task == "multilabel"
+    return compare_logits(a.predict(images), b.predict(images), several=several)
 
 
-def compare_logits(first: NDArray[np.float32], second: NDArray[np.float32]) -> Parity:
+def compare_logits(
+    first: NDArray[np.float32], second: NDArray[np.float32], *, several: bool = False
+) -> Parity:
     """`parity` of logits float32 ``[n, classes]`` that are known already."""
+    answers = first.size if several else len(first)
     difference = np.abs(first.astype(np.float64) - second)
     return Parity(
         images=len(first),
         max_logit_difference=float(difference.max()),
         mean_logit_difference=float(difference.mean()),
-        label_flips=int((first.argmax(1) != second.argmax(1)).sum()),
+        label_flips=round(answers * (1 - same_answers(first, second, several=several))),
     )
 
 

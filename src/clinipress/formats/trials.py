@@ -2,7 +2,8 @@
 
 A network that is given images of another scale or size still answers, only worse. A way is taken
 where it is better than every other beyond chance: right in more images or, where that does not
-tell, with a lower Brier score. What the trials cannot tell is asked for.
+tell, with a lower Brier score; of several findings, with a larger mean area under their ROC curves.
+What the trials cannot tell is asked for.
 """
 
 from __future__ import annotations
@@ -16,19 +17,23 @@ from numpy.typing import NDArray
 
 from clinipress.errors import ModelError
 from clinipress.stats.intervals import wilson
+from clinipress.stats.metrics import auroc, mean_of_defined, rank_table, sigmoid, weighted_auroc
 from clinipress.stats.paired import mcnemar_exact
 
 __all__ = [
     "FIRST_CASES",
     "SCALES",
     "SETTLING_CASES",
+    "Areas",
     "Classes",
     "Hits",
     "by_output",
     "check_better_than_chance",
     "figures",
+    "hits_of",
     "likeliest_order",
     "order_refusal",
+    "share_words",
     "trial_lines",
     "tried",
 ]
@@ -38,6 +43,7 @@ Classes = NDArray[np.int64]
 FIRST_CASES, SETTLING_CASES = 48, 240
 CHANCE = 0.05  # of a difference that is none, two-sided (exact McNemar test)
 TEMPERATURES = np.geomspace(0.02, 50, 40)
+RESAMPLES = 400  # of the cases of several findings
 Z = 1.96  # of the mean difference of Brier scores, over its standard error
 # What networks are trained with: mean and standard deviation of pixels in [0, 1]; "caffe" is BGR
 SCALES: Mapping[str, tuple[Any, Any]] = {
@@ -56,6 +62,8 @@ class Hits:
     right: NDArray[np.bool_]
     brier: NDArray[np.float64]
 
+    measure = "accuracy"
+
     @classmethod
     def of(cls, logits: NDArray[np.float32], labels: Classes) -> Hits:
         """Of logits in the order of the labels; how sure they sound has no say (temperature)."""
@@ -69,25 +77,113 @@ class Hits:
         return cls(logits.argmax(1) == labels, (best**2).sum(1))
 
     @property
-    def merit(self) -> tuple[int, float]:
+    def merit(self) -> tuple[float, float]:
         """The higher, the better."""
         return int(self.right.sum()), -float(self.brier.mean())
 
-    def worse_than(self, best: Hits) -> bool:
+    @property
+    def cases(self) -> int:
+        """How many were answered."""
+        return len(self.right)
+
+    @property
+    def share(self) -> float:
+        """Of them that were answered right."""
+        return float(self.right.mean())
+
+    def interval(self) -> tuple[float, float]:
+        """Of `share`, 95 %."""
+        return wilson(float(self.right.sum()), self.cases)
+
+    def __str__(self) -> str:
+        return f"{100 * self.share:.1f}% of {self.cases} training images right"
+
+    def worse_than(self, best: Any) -> bool:
         """Whether fewer are right, beyond chance; or else the Brier score is higher, likewise."""
         lost = int((best.right & ~self.right).sum())
         gained = int((self.right & ~best.right).sum())
         if lost > gained and mcnemar_exact(lost, gained) <= CHANCE:
             return True
-        difference = self.brier - best.brier
-        error = float(difference.std(ddof=1)) / np.sqrt(len(difference))
-        return bool(lost >= gained and difference.mean() > Z * error)
+        return lost >= gained and _dearer(self.brier, best.brier)
+
+
+def _dearer(mine: NDArray[np.float64], best: NDArray[np.float64]) -> bool:
+    """Whether Brier scores of the same cases are higher, beyond chance."""
+    difference = mine - best
+    error = float(difference.std(ddof=1)) / np.sqrt(len(difference))
+    return bool(difference.mean() > Z * error)
+
+
+@dataclass(frozen=True)
+class Areas:
+    """How well several findings were told from their absence: the mean area under their ROC curves.
+
+    Attributes:
+        share: The mean area; 0.5 where no finding is known in both ways.
+        drawn: float64 ``[RESAMPLES]``, likewise on cases drawn again, the same for every way.
+        brier: float64 ``[n]``, mean Brier score of what is known of a case.
+    """
+
+    share: float
+    drawn: NDArray[np.float64]
+    brier: NDArray[np.float64]
+
+    measure = "auroc"
+
+    @classmethod
+    def of(cls, logits: NDArray[np.float32], labels: Classes) -> Areas:
+        """Of logits and labels ``[n, k]``: 1 present, 0 absent, -1 unknown; as `Hits.of`."""
+        cases = len(labels)
+        weights = np.random.default_rng(0).multinomial(cases, np.full(cases, 1 / cases), RESAMPLES)
+        every = np.concatenate([np.ones((1, cases)), weights]).T
+        areas = []
+        for finding, scores in zip(labels.T, logits.astype(np.float64).T, strict=True):
+            known = np.flatnonzero(finding >= 0)
+            areas.append(
+                weighted_auroc(rank_table(scores[known], finding[known] == 1), every[known])
+            )
+        mean = np.nan_to_num(mean_of_defined(np.stack(areas)), nan=0.5)
+        told, there = labels >= 0, labels == 1
+        tempered = logits.astype(np.float64)[None] / TEMPERATURES[:, None, None]
+        surprise = np.logaddexp(0, np.where(there, -tempered, tempered))
+        shares = sigmoid(tempered[int(np.where(told, surprise, 0).sum((1, 2)).argmin())])
+        errors = np.where(told, (shares - there) ** 2, 0).sum(1) / np.maximum(told.sum(1), 1)
+        return cls(float(mean[0]), mean[1:], errors)
+
+    @property
+    def merit(self) -> tuple[float, float]:
+        """The higher, the better."""
+        return self.share, -float(self.brier.mean())
+
+    @property
+    def cases(self) -> int:
+        """How many were answered."""
+        return len(self.brier)
+
+    def interval(self) -> tuple[float, float]:
+        """Of `share`, 95 %."""
+        low, high = np.quantile(self.drawn, (CHANCE / 2, 1 - CHANCE / 2))
+        return float(low), float(high)
+
+    def __str__(self) -> str:
+        return f"mean AUROC {self.share:.3f} on {self.cases} training images"
+
+    def worse_than(self, best: Any) -> bool:
+        """Whether the mean area is smaller, beyond chance; or else the Brier score is higher."""
+        if np.quantile(self.drawn - best.drawn, 1 - CHANCE / 2) < 0:
+            return True
+        return self.share <= best.share and _dearer(self.brier, best.brier)
+
+
+def hits_of(logits: NDArray[np.float32], labels: Classes) -> Hits | Areas:
+    """`Hits` of labels ``[n]``, `Areas` of labels ``[n, k]``."""
+    return Areas.of(logits, labels) if labels.ndim == 2 else Hits.of(logits, labels)
 
 
 def tried(
     asked: str,
     ways: Iterable[str],
-    hits: Callable[[str, int], Hits],
+    hits: Callable[[str, int], Hits | Areas],
     same: Callable[[str, str], bool],
     most: int | None = None,
 ) -> tuple[str, list[str], list[dict[str, Any]]]:
@@ -118,31 +214,57 @@ def tried(
     return best, rivals, rows
 
 
-def figures(asked: str, option: str, hits: Hits, chosen: bool) -> dict[str, Any]:
-    """A trial: "asked", "option", "accuracy", "low", "high", "brier", "cases", "chosen"."""
-    count = len(hits.right)
-    low, high = wilson(float(hits.right.sum()), count)
-    values = {"accuracy": float(hits.right.mean()), "low": low, "high": high}
+def figures(asked: str, option: str, hits: Hits | Areas, chosen: bool) -> dict[str, Any]:
+    """A trial: "asked", "option", "accuracy", "low", "high", "brier", "cases", "chosen".
+
+    Of several findings "auroc" instead of accuracy.
+    """
+    low, high = hits.interval()
+    values = {hits.measure: hits.share, "low": low, "high": high}
     values["brier"] = float(hits.brier.mean())
     rounded = {key: round(value, 6) for key, value in values.items()}
-    return {"asked": asked, "option": option, **rounded, "cases": count, "chosen": chosen}
+    return {"asked": asked, "option": option, **rounded, "cases": hits.cases, "chosen": chosen}
 
 
 def trial_lines(trials: Sequence[Mapping[str, Any]]) -> list[str]:
     """The trials for a reader, a line each."""
     return [
-        f"{row['asked']} {row['option']}: {100 * row['accuracy']:.1f}% of {row['cases']} training "
-        f"images (95% CI {100 * row['low']:.1f} to {100 * row['high']:.1f}), Brier score "
-        f"{row['brier']:.3f} after temperature scaling"
+        f"{row['asked']} {row['option']}: {_line(row)}"
         + (", taken" if row["chosen"] and row["asked"] != "all" else "")
         for row in trials
     ]
 
 
-def likeliest_order(answers: Classes, labels: Classes, count: int) -> list[int]:
-    """The order of the outputs under which most cases are right: output of each class."""
-    table = np.zeros((count, count), np.int64)
-    np.add.at(table, (labels, np.minimum(answers, count - 1)), 1)
+def _line(row: Mapping[str, Any]) -> str:
+    if "auroc" in row:
+        share = (
+            f"mean AUROC {row['auroc']:.3f} on {row['cases']} training images "
+            f"(95% CI {row['low']:.3f} to {row['high']:.3f})"
+        )
+    else:
+        share = (
+            f"{100 * row['accuracy']:.1f}% of {row['cases']} training images "
+            f"(95% CI {100 * row['low']:.1f} to {100 * row['high']:.1f})"
+        )
+    return f"{share}, Brier score {row['brier']:.3f} after temperature scaling"
+
+
+def likeliest_order(logits: NDArray[np.float32], labels: Classes, count: int) -> list[int]:
+    """The order of the outputs under which most cases are right: output of each class.
+
+    Of several findings, labels ``[n, k]``: the output by which each is best told, greedily.
+    """
+    table: NDArray[Any] = np.zeros((count, count), np.int64)
+    if labels.ndim == 2:
+        known = [finding >= 0 for finding in labels.T]
+        table = np.nan_to_num(
+            [
+                [auroc(scores[k], finding[k] == 1) for scores in logits.T]
+                for finding, k in zip(labels.T, known, strict=True)
+            ]
+        )
+    else:
+        np.add.at(table, (labels, np.minimum(logits.argmax(1), count - 1)), 1)
     order = [-1] * count
     for _ in range(count):
         row, column = np.unravel_index(int(table.argmax()), table.shape)
@@ -157,25 +279,47 @@ def by_output(order: Sequence[int], classes: Sequence[str]) -> list[str]:
 
 
 def order_refusal(
-    name: str, order: Sequence[str], hits: Hits, other: Sequence[str], better: Hits, fix: str
+    name: str,
+    order: Sequence[str],
+    hits: Hits | Areas,
+    other: Sequence[str],
+    better: Hits | Areas,
+    fix: str,
 ) -> ModelError:
     """Another order of the outputs does better."""
     return ModelError(
         f"the outputs of {name} in the order {', '.join(order)}",
-        f"{100 * hits.right.mean():.1f}% of {len(hits.right)} training images right so, "
-        f"{100 * better.right.mean():.1f}% as {', '.join(other)}",
+        f"{hits} so, {_short(better)} as {', '.join(other)}",
         fix,
     )
 
 
-def check_better_than_chance(name: str, hits: Hits, labels: Classes, fix: str) -> None:
+def share_words(row: Mapping[str, Any]) -> str:
+    """What a trial found, in a word: "85.0%", or a mean area under the curve, "0.812"."""
+    return f"{row['auroc']:.3f}" if "auroc" in row else f"{100 * row['accuracy']:.1f}%"
+
+
+def _short(hits: Hits | Areas) -> str:
+    return share_words({hits.measure: hits.share})
+
+
+def check_better_than_chance(name: str, hits: Hits | Areas, labels: Classes, fix: str) -> None:
     """Refuse answers that say nothing of these classes.
 
     Raises:
-        ModelError: No more are right, beyond chance, than by naming the commonest class.
+        ModelError: No more are right, beyond chance, than by naming the commonest class; or the
+            mean area of the findings is not above a half.
     """
+    if isinstance(hits, Areas):
+        if hits.interval()[0] <= 0.5:
+            raise ModelError(
+                f"{name} to tell these findings better than by chance (mean AUROC above 0.5)",
+                f"{hits}, however it was read",
+                fix,
+            )
+        return
     chance = float(np.bincount(labels).max() / len(labels))
-    if wilson(float(hits.right.sum()), len(labels))[0] <= chance:
+    if hits.interval()[0] <= chance:
         raise ModelError(
             f"{name} to be right more often than by naming the commonest class "
             f"({100 * chance:.1f}%)",

@@ -36,7 +36,7 @@ from clinipress.models.zoo import (
 )
 from clinipress.recipe.code import Permission, check_code
 from clinipress.recipe.steps import ModelRecipe
-from clinipress.records.candidate import Card, InputSpec, ModelSpec, PerChannel
+from clinipress.records.candidate import Card, InputSpec, ModelSpec, PerChannel, Task
 from clinipress.records.store import digest_of, write_atomically
 
 __all__ = [
@@ -143,7 +143,13 @@ def _levels(value: PerChannel, in_channels: int) -> Tensor:
 
 
 def new_classifier(
-    recipe: ModelRecipe, input_spec: InputSpec, num_classes: int, mean: PerChannel, std: PerChannel
+    recipe: ModelRecipe,
+    input_spec: InputSpec,
+    num_classes: int,
+    mean: PerChannel,
+    std: PerChannel,
+    *,
+    task: Task = "multiclass",
 ) -> tuple[ModelSpec, Classifier]:
     """A classifier as a recipe asks: fresh, from pretrained weights, or from a checkpoint.
 
@@ -155,6 +161,7 @@ def new_classifier(
         num_classes: Outputs.
         mean: Mean of the training pixels in [0, 1], one or one per channel.
         std: Standard deviation of the training pixels in [0, 1], likewise.
+        task: Whether its outputs exclude one another.
 
     Returns:
         The spec to build it again, and the `Classifier`.
@@ -164,7 +171,9 @@ def new_classifier(
     """
     in_channels: Channels = recipe.in_channels or (3 if recipe.pretrained else input_spec.channels)
     named = catalogued(recipe.name)
-    backbone, in_channels, found = fresh_backbone(recipe, input_spec, in_channels, num_classes)
+    backbone, in_channels, found = fresh_backbone(
+        recipe, input_spec, in_channels, num_classes, several=task == "multilabel"
+    )
     image, key = (in_channels, input_spec.height, input_spec.width), recipe.checkpoint_key
     if isinstance(recipe.pretrained, str):
         kin = named is not None and named.starts_from is not None
@@ -216,7 +225,12 @@ def check_pretrained(network: str, weights: str) -> None:
 
 
 def fresh_backbone(
-    recipe: ModelRecipe, input_spec: InputSpec, in_channels: Channels, num_classes: int | None
+    recipe: ModelRecipe,
+    input_spec: InputSpec,
+    in_channels: Channels,
+    num_classes: int | None,
+    *,
+    several: bool = False,
 ) -> tuple[nn.Module, Channels, Found]:
     """A network of random weights, or the hub's; the channels it takes; what running it showed.
 
@@ -241,12 +255,12 @@ def fresh_backbone(
 
     backbone = made(in_channels)
     try:
-        found = looked_at(backbone, (in_channels, *size), num_classes, what)
+        found = looked_at(backbone, (in_channels, *size), num_classes, what, several=several)
     except ModelError:
         if recipe.factory is None or recipe.in_channels or channels_taken(backbone) != 3:
             raise
         backbone, in_channels = made(3), 3
-        found = looked_at(backbone, (in_channels, *size), num_classes, what)
+        found = looked_at(backbone, (in_channels, *size), num_classes, what, several=several)
     return backbone, in_channels, found
 
 

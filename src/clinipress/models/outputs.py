@@ -175,7 +175,12 @@ def lively_copy(backbone: nn.Module, what: str) -> nn.Module:
 
 
 def looked_at(
-    backbone: nn.Module, shape: tuple[int, int, int], classes: int | None, what: str
+    backbone: nn.Module,
+    shape: tuple[int, int, int],
+    classes: int | None,
+    what: str,
+    *,
+    several: bool = False,
 ) -> Found:
     """Run a copy of a network on noise, in evaluation and training mode.
 
@@ -184,10 +189,11 @@ def looked_at(
         shape: (channels, height, width).
         classes: Answers wanted of it; None: any number.
         what: It, for the message.
+        several: The classes are findings, each with a sigmoid of its own.
 
     Raises:
         ModelError: It cannot be copied, fails on these images, or which output is meant is not
-            plain.
+            plain; or it says of several findings which one there is.
     """
     network = lively_copy(backbone, what)
     noise = torch.randn(IMAGES, *shape, generator=torch.Generator().manual_seed(SEED))
@@ -201,7 +207,7 @@ def looked_at(
                 f"{type(problem).__name__}: {_first_line(problem)}",
                 _other_size(backbone),
             ) from problem
-        output, logits = _read(answer, classes, what)
+        output, logits = _read(answer, classes, what, several)
         taken_off = endings.before(logits, output.ending) is not None
         _train_but_norms(network)
         try:
@@ -209,7 +215,7 @@ def looked_at(
                 trained = network(noise.clone().requires_grad_())
         except Exception:  # the user's own code: told where it is trained, if it is
             trained = answer
-        output, value = _with_training(output, trained, logits, classes, what)
+        output, value = _with_training(output, trained, logits, classes, what, several)
         taken_off |= endings.before(value, output.ending_in_training) is not None
         output = output.model_copy(update={"taken_off": taken_off})
         plain = OutputSpec()
@@ -217,7 +223,7 @@ def looked_at(
         return Found(found, not _takes_channels_last(adapt(network, found), noise))
 
 
-def _read(answer: Any, classes: int | None, what: str) -> tuple[OutputSpec, Tensor]:
+def _read(answer: Any, classes: int | None, what: str, several: bool) -> tuple[OutputSpec, Tensor]:
     """How an answer in evaluation mode is read; and the answer itself."""
     main = None if isinstance(answer, Tensor) else _main(answer, classes, what, None)
     value = _picked(answer, main)
@@ -226,14 +232,21 @@ def _read(answer: Any, classes: int | None, what: str) -> tuple[OutputSpec, Tens
         raise ModelError(f"{what} that gives [n, {classes or 'classes'}]", f"{found}")
     numbers = value.numel() // IMAGES
     flatten = value.ndim != 2 and numbers in (1, classes)
-    single = numbers == 1 and classes in (2, None) and (value.ndim == 2 or flatten)
+    single = numbers == 1 and classes in (2, None) and (value.ndim == 2 or flatten) and not several
     if single and last_operation(value) == PROBABILITIES["Softmax"]:
         raise ModelError(
             f"{what} with a softmax over its classes",
             "one over a single number, which is always 1",
             "leave it out: the number is then the logit of the second class",
         )
-    ending = _ending(value, single)
+    ending = _ending(value, single, several)
+    if several and ending == "softmax":
+        raise ModelError(
+            f"{what} with an answer about each finding, for task: multilabel",
+            "a softmax over all of them, as if one excluded the others",
+            "end it in a sigmoid for each, or in logits; classes that exclude one another are "
+            "task: multiclass",
+        )
     output = OutputSpec(
         main=main, ending=ending, ending_in_training=ending, flatten=flatten, single=single,
         beside=main is not None and len(answer) > 1,
@@ -301,7 +314,7 @@ def _close(one: Tensor, two: Tensor) -> bool:
 
 
 def _with_training(
-    output: OutputSpec, answer: Any, logits: Tensor, classes: int | None, what: str
+    output: OutputSpec, answer: Any, logits: Tensor, classes: int | None, what: str, several: bool
 ) -> tuple[OutputSpec, Any]:
     """The same, completed by what the network does in training mode; and its answer there."""
     main = output.main
@@ -315,15 +328,17 @@ def _with_training(
             )
         main = found
     value = _picked(answer, main)
-    ending = _ending(value, output.single) if isinstance(value, Tensor) else output.ending
+    ending = output.ending
+    if isinstance(value, Tensor):
+        ending = _ending(value, output.single, several)
     beside = output.beside or not isinstance(answer, Tensor)
     changes = {"main": main, "beside": beside, "ending_in_training": ending}
     return output.model_copy(update=changes), value
 
 
-def _ending(value: Tensor, single: bool) -> Ending:
-    """Of one number a sigmoid; of several a softmax, in whatever way it is computed."""
-    if single:
+def _ending(value: Tensor, single: bool, findings: bool) -> Ending:
+    """Of one number, or of findings, a sigmoid; of classes a softmax, however it is computed."""
+    if single or (findings and last_operation(value) == PROBABILITIES["Sigmoid"]):
         return "sigmoid" if last_operation(value) == PROBABILITIES["Sigmoid"] else ""
     rows = value.detach().reshape(len(value), -1)
     sums = bool(((rows.sum(1) - 1).abs() < SUM).all()) and rows.shape[1] > 1

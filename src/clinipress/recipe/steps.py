@@ -168,7 +168,8 @@ class OnnxRecipe(Config):
         std: What the rest is divided by, likewise.
         fit: How a picture becomes the input: "stretch", "pad" (letterbox, black), or "crop" (the
             shorter side fits, the middle of the longer one is taken).
-        answers: Whether it gives "logits" or "probabilities".
+        answers: Whether it gives "logits" or "probabilities". Those of torchxrayvision are
+            probabilities that were shifted until 0.5 is its makers' operating point.
         output: Name of the output, of several.
     """
 
@@ -261,6 +262,10 @@ class TrainOptions(Config):
             1 is usual); a finding may be cut away or pasted in, and the loss is mixed by area. With
             both, each batch takes one of the two by chance. None: off.
         class_weights: "none" or "balanced" (inverse frequency, mean 1 over images).
+        order_weight: Of grades (`data.order`): weight of the ranked probability score, the squared
+            earth mover's distance (Epstein 1969; Hou et al. 2016), beside the cross-entropy; in
+            distillation of the distance from the teacher's grades, too. An answer then costs the
+            more, the more grades it is off; weights of about 10 are felt. 0: off.
         ema_decay: Decay of the averaged weights that are evaluated and kept; None: no averaging.
         gradient_clip: Largest gradient norm; None: no clipping.
         patience: Epochs without a better validation score after which training stops.
@@ -286,6 +291,7 @@ class TrainOptions(Config):
     mixup: float | None = Field(None, gt=0)
     cutmix: float | None = Field(None, gt=0)
     class_weights: Literal["none", "balanced"] = "none"
+    order_weight: float = Field(0, ge=0)
     ema_decay: float | None = Field(0.995, gt=0, lt=1)
     gradient_clip: float | None = Field(5.0, gt=0)
     patience: int | None = Field(None, ge=1)
@@ -300,6 +306,14 @@ class TrainOptions(Config):
     ] = "auto"
     processes: int = Field(1, ge=1)
     validate_every: int = Field(2, ge=1)
+
+    @model_serializer(mode="wrap")
+    def _without_no_order(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Digests of trainings that know no order do not depend on it."""
+        fields: dict[str, Any] = handler(self)
+        if not self.order_weight:
+            fields.pop("order_weight", None)
+        return fields
 
     @model_validator(mode="before")
     @classmethod

@@ -41,6 +41,8 @@ __all__ = [
     "TargetRecipe",
 ]
 
+ONE_SOFTMAX = frozenset(("dkd", "dist"))  # methods of distillation
+
 UNITS = {"GB": 10**9, "MB": 10**6, "KB": 10**3, "B": 1}
 
 
@@ -487,6 +489,16 @@ class Study(Config):
             )
         if not several and self.evidence.primary != "auroc_macro":
             raise ValueError("'evidence.primary' is for task: multilabel")
+        trainings = (self.reference.train, *(getattr(step, "train", None) for step in self.steps))
+        if not self.data.order and any(t and t.order_weight for t in trainings):
+            raise ValueError("'order_weight' is of grades: name them in 'data.order'")
+        for step in self.steps:
+            if several and (method := getattr(step, "method", "soft")) in ONE_SOFTMAX:
+                raise ValueError(
+                    f"'method: {method}' compares the classes of one softmax, and with task: "
+                    "multilabel each finding has a sigmoid of its own: use 'soft' (binary soft "
+                    "targets for each finding), 'fitnet' or 'attention'"
+                )
         return self
 
     @field_validator("seeds")

@@ -355,7 +355,9 @@ class Parity(Record):
     images: int
     max_logit_difference: float
     mean_logit_difference: float
-    label_flips: int
+    label_flips: (
+        int  # images with another class; of several findings answers, images times findings
+    )
 
 
 class Made(Record):

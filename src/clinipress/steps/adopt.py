@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinipress.data.cache import build_cache
+from clinipress.data.cache import build_cache, labelled
 from clinipress.data.study import StudyData
 from clinipress.errors import ModelError, RecipeError
 from clinipress.formats.onnx.adopt import FileNetwork, adopt, normalisation, write_adopted
@@ -20,7 +20,7 @@ from clinipress.formats.onnx.write import stamp
 from clinipress.formats.parity import check_candidate
 from clinipress.formats.trials import SETTLING_CASES
 from clinipress.recipe.steps import OnnxRecipe
-from clinipress.records.candidate import ADOPTED, Applied, Card, InputSpec, ModelSpec
+from clinipress.records.candidate import ADOPTED, Applied, Card, InputSpec, ModelSpec, Task
 from clinipress.records.store import read_json, write_atomically
 from clinipress.steps.fitting import calibration_rows, step_seed
 
@@ -29,12 +29,13 @@ __all__ = ["adopt_file", "adopted_input", "load_adopted", "training_cases"]
 FILE, SPEC = "model.onnx", "spec.json"
 
 
-def adopted_input(recipe: OnnxRecipe, spec: InputSpec) -> InputSpec:
+def adopted_input(recipe: OnnxRecipe, spec: InputSpec, task: Task = "multiclass") -> InputSpec:
     """The images that a file takes, where the study leaves them open.
 
     Args:
         recipe: The file.
         spec: `data.input` of the study; what it does not set is the file's own.
+        task: `data.task`.
 
     Raises:
         RecipeError: The study sets another size, or more channels than the file takes.
@@ -46,7 +47,7 @@ def adopted_input(recipe: OnnxRecipe, spec: InputSpec) -> InputSpec:
         own = OnnxCandidate.load(path, threads=1).card.input
     else:
         both = {"height", "width"} <= asked
-        foreign = examine(path, recipe, (spec.height, spec.width) if both else None)
+        foreign = examine(path, recipe, (spec.height, spec.width) if both else None, task)
         fit = recipe.fit or (spec.fit if "fit" in asked else None)
         if "fit" in asked and fit != spec.fit:
             raise RecipeError(f"data.input.fit: {fit}, as declared of the file", spec.fit)
@@ -108,6 +109,8 @@ def adopt_file(
                 ", ".join(data.classes),
                 "give them as data.classes",
             )
+        if own.card.task != data.task:
+            raise ModelError(f"'{path.name}' to be of task: {data.task}", own.card.task)
         write_atomically(folder / FILE, path.read_bytes())
         stamp(folder / FILE, card)
         model = ModelSpec(
@@ -115,7 +118,7 @@ def adopt_file(
         )
         _finish(folder, card, model, {"file": path.name}, {}, precise)
         return []
-    foreign = examine(path, recipe, (spec.height, spec.width))
+    foreign = examine(path, recipe, (spec.height, spec.width), data.task)
     known = as_read(foreign, recipe)
     if known.fit is None and recipe.fit is None and "fit" in spec.model_fields_set:
         known = known.model_copy(update={"fit": spec.fit})
@@ -124,8 +127,9 @@ def adopt_file(
     )
     spec = spec.model_copy(update={"fit": settled.fit})
     card = Card(
-        name=name, classes=data.classes, input=spec, format="onnx", precision=foreign.precision
-    )
+        name=name, classes=data.classes, input=spec, format="onnx", precision=foreign.precision,
+        task=data.task,
+    )  # fmt: skip
     write_adopted(adopt(foreign, settled, data.classes, spec), folder / FILE, card)
     mean, std = normalisation(settled)
     if settled.channels == "BGR" or settled.scale == "caffe":
@@ -182,12 +186,13 @@ def training_cases(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Training images, the classes in turn, read as the trial at hand reads them.
 
-    uint8 ``[n, c, h, w]`` and class numbers; fewer of them are the first of more.
+    uint8 ``[n, c, h, w]`` and class numbers, of several findings ``[n, k]`` with -1 for unknown;
+    fewer of them are the first of more.
     """
     keys = data.split.keys("train")
     items = {item.key: item for item in data.dataset.items}
     train = [items[key] for key in sorted(keys)]
-    labels = np.asarray([data.classes.index(item.label) for item in train], np.int64)
+    labels = np.asarray([labelled(item, data.classes) for item in train], np.int64)
     drawn = step_seed(seed, ADOPTED)
     chosen = calibration_rows(labels, SETTLING_CASES, drawn)
     chosen = np.random.default_rng(drawn).permutation(chosen)[:count]

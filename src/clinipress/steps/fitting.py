@@ -20,7 +20,7 @@ from clinipress.models.normalization import USUAL, Normalization, normalization_
 from clinipress.progress import SILENT, Progress
 from clinipress.recipe.steps import ModelRecipe, TrainOptions
 from clinipress.records.candidate import Candidate, Card, InputSpec
-from clinipress.stats.metrics import overall_score, strata
+from clinipress.stats.metrics import overall_score, score_words, strata
 from clinipress.steps.distill.features import Tapped
 from clinipress.steps.qat.network import QuantizedNetwork
 from clinipress.steps.step import Context
@@ -64,7 +64,9 @@ def fresh_candidate(
     chosen = chosen_normalization(recipe, data, input_spec)
     torch.manual_seed(seed)
     classes = len(data.classes)
-    spec, module = new_classifier(recipe, input_spec, classes, chosen.mean, chosen.std)
+    spec, module = new_classifier(
+        recipe, input_spec, classes, chosen.mean, chosen.std, task=data.task
+    )
     for sentence in notes(spec, recipe, input_spec, data.classes):
         progress.say(f"{name}: {sentence}")
     return TorchCandidate(
@@ -129,9 +131,10 @@ def normalization_lines(
     there = {other: accuracy(other) for other in others if not other.same(chosen)}
     best = max(there, key=lambda other: there[other], default=None)
     if best is not None and (differs or there[best] > here + WORTH_SAYING):
+        several = data.task == "multilabel"
         lines.append(
-            f"of the validation images {100 * here:.1f}% are right with {chosen}, and "
-            f"{100 * there[best]:.1f}% with {best} ({best.source}): "
+            f"on the validation images: {score_words(here, several=several)} with {chosen}, "
+            f"{score_words(there[best], several=several)} with {best} ({best.source}): "
             "model.mean and model.std say which it was trained with"
         )
     return lines
@@ -159,7 +162,8 @@ def plan_fit(
     train = data.rows("train", spec)
     images = Images(data.cache(spec), train.index, data.rows("validation", spec).index)
     numerics, reason = measure_numerics(module, images, options, threads=context.threads)
-    return {
+    grades = [data.classes.index(name) for name in data.order] if options.order_weight else []
+    return ({"order": grades} if grades else {}) | {
         "options": options.model_dump(mode="json"),
         "modality": data.modality,
         "seed": step_seed(context.seed, kind),
@@ -207,8 +211,9 @@ def hard_loss(params: dict[str, Any], context: Context, spec: InputSpec) -> Hard
     options = TrainOptions.model_validate(params["options"])
     labels = context.data.rows("train", spec).labels
     return HardLoss(
-        options.label_smoothing, labels if options.class_weights == "balanced" else None
-    )
+        options.label_smoothing, labels if options.class_weights == "balanced" else None,
+        ordinal=options.order_weight, order=params.get("order", ()),
+    )  # fmt: skip
 
 
 def calibration_rows(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,13 +33,16 @@ from clinipress.formats.trials import (
     FIRST_CASES,
     SCALES,
     SETTLING_CASES,
+    Areas,
     Classes,
     Hits,
     by_output,
     check_better_than_chance,
     figures,
+    hits_of,
     likeliest_order,
     order_refusal,
+    share_words,
     tried,
 )
 from clinipress.progress import SILENT, Progress
@@ -48,7 +51,7 @@ from clinipress.recipe.formats import format_facts
 from clinipress.recipe.steps import ModelRecipe
 from clinipress.recipe.study import Study
 from clinipress.recipe.techniques import technique_of
-from clinipress.records.candidate import InputSpec
+from clinipress.records.candidate import InputSpec, Task
 from clinipress.records.result import Result, RiskLevel
 from clinipress.records.store import Store, digest_of, write_atomically
 from clinipress.stats.paired import mcnemar_exact
@@ -115,6 +118,8 @@ class Asked:
     post_training: bool | None
     seed: int
     threads: int | None
+    task: Task | None = None
+    order: tuple[str, ...] | None = None
 
 
 def compress(
@@ -146,6 +151,8 @@ def compress(
     name: str | None = None,
     out: str | Path | None = None,
     allow_code: bool = False,
+    task: Task | None = None,
+    order: Sequence[str] | None = None,
     progress: Progress = SILENT,
 ) -> Result:
     """Make a trained classifier small and fast for a device, and prove what was lost.
@@ -184,6 +191,10 @@ def compress(
         name: Of the study; None: after the model and the data.
         out: Run folder; None: runs/NAME.
         allow_code: Whether "module:function" may run.
+        task: "multilabel": any of several findings may be in an image, each with a sigmoid of its
+            own; "multiclass": one of the classes; None: as the labels are.
+        order: All classes from the least to the gravest, where they are grades; None: where their
+            names leave no doubt.
         progress: The listener.
 
     Returns:
@@ -212,7 +223,7 @@ def compress(
         None if test is None else str(_path_of(test, "a test set")),
         _names(classes), size, channels, mean, std, bgr, checkpoint_key,
         dict(class_map or {}), modality, student, dict(onnx or {}), unseen, post_training, seed,
-        threads,
+        threads, _task(task), _names(order, "grades from the least to the gravest"),
     )  # fmt: skip
     _check(request)
     if not isinstance(model, str | Path):
@@ -225,7 +236,7 @@ def compress(
     named = nullcontext(network) if isinstance(model, str | Path) else given(model)
     with _in_words_of_the_call(), named as factory:
         original = _original(model, factory, folder, request)
-        dataset = read_dataset(path, class_map=request.class_map)
+        dataset = read_dataset(path, class_map=request.class_map, task=task)
         study = _study(
             original, dataset, path, request, title, folder, allow_code or live, progress
         )
@@ -247,6 +258,7 @@ CALL_WORDS: Mapping[str, str] = {
         "to train a head of your own on it: clinipress init DATA --weights FILE"
     ),
     r"check model\.name and its arguments|check model\.name": "check --network",
+    r"leave the others out of data\.classes": "say with --classes which of them it tells",
     r"(set |give )?data\.classes": "say with --classes",
     r"try another data\.input size or in_channels": "try another --size",
     r"set data\.input so": "say so with --size",
@@ -341,14 +353,21 @@ def _path_of(data: Any, what: str) -> Path:
     )
 
 
-def _names(classes: Any) -> tuple[str, ...] | None:
+def _names(
+    classes: Any, what: str = "class names in the order of the model's outputs"
+) -> tuple[str, ...] | None:
     """Classes in an order: not a set, which has none, nor one text, which is a list of letters."""
     if classes is None:
         return None
     if not isinstance(classes, tuple | list) or not all(isinstance(c, str) for c in classes):
-        expected = "a list of class names in the order of the model's outputs"
-        raise InputError(expected, f"a {type(classes).__name__}")
+        raise InputError(f"a list of {what}", f"a {type(classes).__name__}")
     return tuple(classes)
+
+
+def _task(task: Any) -> Task | None:
+    if task not in (None, *get_args(Task)):
+        raise InputError(f"a task: {' or '.join(get_args(Task))}", repr(task))
+    return task  # type: ignore[no-any-return]
 
 
 def title_of(model: Any, network: str | None, data: Path) -> str:
@@ -551,7 +570,33 @@ def _data_recipe(
         "input": {"channels": seen["channels"], "height": seen["size"], "width": seen["size"]},
         **{key: value for key, value in given.items() if value},
     }
+    labels, notes = _labels(seen, dataset, request)
+    division, said, only_test = _division(seen, dataset, request)
+    return data | labels | division, notes + said, only_test
+
+
+def _labels(
+    seen: Mapping[str, Any], dataset: Dataset, request: Asked
+) -> tuple[dict[str, Any], list[str]]:
+    """What the labels are: one of several classes, grades, or any of several findings."""
     notes: list[str] = []
+    data: dict[str, Any] = {}
+    if dataset.task == "multilabel":
+        for word, value in (("positive", request.positive), ("normal", request.normal),
+                            ("order", request.order)):  # fmt: skip
+            if value:
+                fix = "every finding is a question of its own: leave it out"
+                raise InputError(f"no '{word}' with several findings", str(value), fix)
+        asked = [name for name in request.classes or () if name in dataset.classes]
+        data = {"task": dataset.task} | ({"classes": asked} if asked else {})
+        return data, [f"several findings in one image: {', '.join(asked or dataset.classes)}"]
+    if grades := request.order or (seen["order_is_sure"] and seen["order"]):
+        # the outputs stay in the order that was given, or are sorted
+        data |= {"order": list(grades), "classes": list(request.classes or sorted(seen["classes"]))}
+        if not request.order:
+            notes.append(f"grades, the least first: {', '.join(grades)}; --order says otherwise")
+    elif seen["order"]:
+        notes.append(f"if the classes are grades, say so: --order {','.join(seen['order'])}")
     if len(seen["classes"]) == 2:
         positive = request.positive or seen["positive"]
         data |= {"positive": positive} if positive else {}
@@ -559,8 +604,7 @@ def _data_recipe(
             notes.append(f"the finding is '{positive}', by its name; --positive says otherwise")
     elif request.positive is not None:
         data["positive"] = request.positive
-    division, said, only_test = _division(seen, dataset, request)
-    return data | division, notes + said, only_test
+    return data, notes
 
 
 def _division(
@@ -596,8 +640,11 @@ def _nothing_to_train(dataset: Dataset, request: Asked) -> str:
         return "the images are all published as a test split"
     counts = dict.fromkeys(dataset.classes, 0)
     for item in dataset.items:
-        counts[item.label] += item.split != "test"
-    least = min(counts, key=lambda name: counts[name])
+        for name in item.shown:
+            counts[name] += item.split != "test"
+    # a rare finding is learnt as well as it may be: the commonest says whether there are images
+    choose = max if dataset.task == "multilabel" else min
+    least = choose(counts, key=lambda name: counts[name])
     return f"{counts[least]} images of '{least}' to train on" if counts[least] < FEWEST else ""
 
 
@@ -609,7 +656,7 @@ def _reading(
 
     recipe = ModelRecipe.model_validate(original["model"])
     classes = opened.classes
-    ways = _ways(recipe, data["input"]["channels"], request, len(classes))
+    ways = _ways(recipe, data["input"]["channels"], request, opened)
     pictures = functools.lru_cache(2)(
         lambda spec, count: training_cases(opened, spec, request.seed, count)
     )
@@ -619,13 +666,13 @@ def _reading(
         spec, settings = ways[way]
         images, labels = pictures(spec, count)
         if way not in known or len(known[way][1]) < len(labels):
-            module = _built(recipe.model_copy(update=settings), spec, len(classes))
+            module = _built(recipe.model_copy(update=settings), spec, opened)
             known[way] = _answers(module, images), labels
         return known[way]
 
-    def hits(way: str, count: int) -> Hits:
+    def hits(way: str, count: int) -> Hits | Areas:
         logits, labels = answers(way, count)
-        return Hits.of(logits[:, likeliest_order(logits.argmax(1), labels, len(classes))], labels)
+        return hits_of(logits[:, likeliest_order(logits, labels, len(classes))], labels)
 
     best, rivals, trials = tried(
         "input", ways, hits, lambda a, b: np.array_equal(known[a][0], known[b][0]), FINALISTS
@@ -640,36 +687,38 @@ def _reading(
         ways |= _other_levels(ways[best])
         check_levels(best, hits(best, SETTLING_CASES), _other_levels(ways[best]), hits)
     logits, labels = answers(best, SETTLING_CASES)
-    as_given = Hits.of(logits, labels)
-    shares = {row["option"]: row["accuracy"] for row in trials}
+    as_given = hits_of(logits, labels)
+    measure = as_given.measure
+    shares = {row["option"]: row[measure] for row in trials}
     cases = {row["option"]: row["cases"] for row in trials}
-    shares[best], cases[best] = float(as_given.right.mean()), len(labels)
+    shares[best], cases[best] = as_given.share, len(labels)
     levels = {way: tuple(ways[way][1][key] for key in ("mean", "std")) for way in ways}
     if others := [way for way in rivals if levels[way] != levels[best]]:
         raise InputError(
             f"to know how the network wants its images, which {len(labels)} training images do not "
             "settle",
-            f"two ways that do equally well: {best} ({100 * shares[best]:.1f}%) and {others[0]} "
-            f"({100 * shares[others[0]]:.1f}%)",
+            f"two ways that do equally well: {best} ({share_words({measure: shares[best]})}) and "
+            f"{others[0]} ({share_words({measure: shares[others[0]]})})",
             "say which with --mean and --std (of pixels in [0, 1]), or --size",
         )
-    order = likeliest_order(logits.argmax(1), labels, len(classes))
-    likeliest, other = Hits.of(logits[:, order], labels), by_output(order, classes)
+    order = likeliest_order(logits, labels, len(classes))
+    likeliest, other = hits_of(logits[:, order], labels), by_output(order, classes)
     if as_given.worse_than(likeliest):
         fix = f"if so, add --classes {','.join(other)}"
         raise order_refusal("the network", classes, as_given, other, likeliest, fix)
     fix = "check the weights, the classes and their order, and how the images are read"
     check_better_than_chance("the network", as_given, labels, fix)
     table = "; ".join(
-        f"{way} {100 * shares[way]:.1f}%"
+        f"{way} {share_words({measure: shares[way]})}"
         + (f" of {cases[way]}" if cases[way] < len(labels) else "")
         for way in sorted(shares, key=lambda way: (way != best, -shares[way]))[:FINALISTS]
     )
-    said = f"right of {len(labels)} images to train on: {table}"
+    what = "right of" if measure == "accuracy" else "mean AUROC on"
+    said = f"{what} {len(labels)} images to train on: {table}"
     if len(shares) > 1:
         said = (
-            f"how the network wants its images was tried on {len(labels)} images to train on: "
-            f"{table}; taken: {best}"
+            f"how the network wants its images was tried on {len(labels)} images to train on"
+            f"{'' if measure == 'accuracy' else ', by mean AUROC'}: {table}; taken: {best}"
         )
     spec, settings = ways[best]
     read = {"channels": spec.channels, "height": spec.height, "width": spec.width}
@@ -681,7 +730,7 @@ SURELY = 0.001  # of a difference that is none (exact McNemar test), where a run
 
 
 def _ways(
-    recipe: ModelRecipe, channels: int, request: Asked, classes: int
+    recipe: ModelRecipe, channels: int, request: Asked, opened: StudyData
 ) -> dict[str, tuple[InputSpec, Mapping[str, Any]]]:
     """Ways to read images that the network can take, by name."""
     ways: dict[str, tuple[InputSpec, Mapping[str, Any]]] = {}
@@ -690,7 +739,7 @@ def _ways(
         for words, (mean, std) in _scales(request).items():
             settings = {"in_channels": wide, **_levels(wide, mean, std)}
             try:
-                _built(recipe.model_copy(update=settings), spec, classes)
+                _built(recipe.model_copy(update=settings), spec, opened)
             except ClinipressError as refused:
                 problem = problem or refused
                 break
@@ -703,9 +752,9 @@ def _ways(
 
 
 def _beating(
-    tier: Iterable[str], pool: Sequence[str], hits: Callable[[str, int], Hits]
+    tier: Iterable[str], pool: Sequence[str], hits: Callable[[str, int], Hits | Areas]
 ) -> list[str]:
-    """Ways right in more images than each of a pool, beyond chance: the best, then its rivals."""
+    """Ways better (`hits_of`) than each of a pool, beyond chance: the best, then its rivals."""
     first = hits(pool[0], FIRST_CASES).merit
     others = [hits(way, SETTLING_CASES) for way in pool]
     tried_on_all = {
@@ -789,27 +838,36 @@ def _other_levels(way: Way) -> dict[str, Way]:
 
 
 def check_levels(
-    best: str, as_read: Hits, levels: Iterable[str], hits: Callable[[str, int], Hits]
+    best: str,
+    as_read: Hits | Areas,
+    levels: Iterable[str],
+    hits: Callable[[str, int], Hits | Areas],
 ) -> None:
     """Refuse a way where another mean and deviation, which nobody named, does far better.
 
     Raises:
         InputError: It does, on more images than chance explains.
     """
-    if as_read.right.mean() > 1 - BETTER_LEVELS:
+    if as_read.share > 1 - BETTER_LEVELS:
         return
     other = max(levels, key=lambda way: hits(way, FIRST_CASES).merit)
     others = hits(other, SETTLING_CASES)
-    gained = int((others.right & ~as_read.right).sum())
-    lost = int((as_read.right & ~others.right).sum())
-    count = len(as_read.right)
-    if gained - lost > BETTER_LEVELS * count and mcnemar_exact(gained, lost) < SURELY:
+    if others.share - as_read.share > BETTER_LEVELS and _surely(others, as_read):
         raise InputError(
             "to know how the network wants its images",
-            f"{100 * as_read.right.mean():.0f}% right of {count} images to train on in the best of "
-            f"the usual ways ({best}), and {100 * others.right.mean():.0f}% with {other}",
+            f"{as_read} in the best of the usual ways ({best}), and "
+            f"{share_words({others.measure: others.share})} with {other}",
             "say what your script normalizes by, with --mean and --std (of pixels in [0, 1])",
         )
+
+
+def _surely(better: Hits | Areas, worse: Hits | Areas) -> bool:
+    """Whether what was found on the same cases differs by more than a run of trials explains."""
+    if isinstance(better, Hits) and isinstance(worse, Hits):
+        gained = int((better.right & ~worse.right).sum())
+        return mcnemar_exact(gained, int((worse.right & ~better.right).sum())) < SURELY
+    drawn: Any = better, worse
+    return bool(np.quantile(drawn[0].drawn - drawn[1].drawn, SURELY / 2) > 0)
 
 
 def _inputs(channels: int, request: Asked) -> list[tuple[InputSpec, int]]:
@@ -837,13 +895,13 @@ def _scales(request: Asked) -> Mapping[str, tuple[Any, Any]]:
     return {"the mean and deviation given": (plain[0], plain[1])}
 
 
-def _built(recipe: ModelRecipe, spec: InputSpec, classes: int) -> Classifier:
+def _built(recipe: ModelRecipe, spec: InputSpec, opened: StudyData) -> Classifier:
     from clinipress.models.classifier import new_classifier
 
     mean, std = (
         (0.5, 0.25) if recipe.mean is None or recipe.std is None else (recipe.mean, recipe.std)
     )
-    return new_classifier(recipe, spec, classes, mean, std)[1]
+    return new_classifier(recipe, spec, len(opened.classes), mean, std, task=opened.task)[1]
 
 
 def _answers(module: Classifier, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -866,7 +924,7 @@ def _schedule(
 ) -> Timetable:
     """The steps within the time, from what the network takes here."""
     spec = InputSpec.model_validate(data["input"])
-    module = _built(ModelRecipe.model_validate(model), spec, len(opened.classes))
+    module = _built(ModelRecipe.model_validate(model), spec, opened)
     int8 = request.target is None or "int8" in find_target(request.target).precisions
     costs = _pace(module, spec, opened, request)
     if _nothing_to_train(opened.dataset, request):
@@ -884,7 +942,7 @@ def _without_network(file: Path, spec: InputSpec, opened: StudyData, request: As
         costs = _amount(math.inf, _file_seconds(file, spec, request.threads), opened, request)
         return in_time(Timetable((), costs.besides, (f"{word} from it",)), costs, request.minutes)
     recipe = ModelRecipe(name=request.student, in_channels=spec.channels, mean=0.5, std=0.25)
-    costs = _pace(_built(recipe, spec, len(opened.classes)), spec, opened, request)
+    costs = _pace(_built(recipe, spec, opened), spec, opened, request)
     if "distill" not in POLICIES[request.risk].allowed:
         bar = f"at {request.risk} risk no student may be shipped"
         return Timetable((), costs.besides, (f"no distillation: {bar}",))

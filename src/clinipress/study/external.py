@@ -295,7 +295,7 @@ def _order_question(scores: Scores) -> list[str]:
     answers, labels, count = scores.logits.argmax(1), scores.labels, len(scores.labels)
     hits, chance = int((answers == labels).sum()), 1 / len(scores.classes)
     asked = f"are {', '.join(scores.classes)} in the order of the outputs?"
-    order = likeliest_order(answers, labels, len(scores.classes))
+    order = likeliest_order(scores.logits, labels, len(scores.classes))
     other = int((answers == np.array(order)[labels]).sum())
     if wilson(other, count)[0] > max(wilson(hits, count)[1], chance):
         names = ", ".join(by_output(order, scores.classes))

@@ -95,7 +95,7 @@ def with_input(study: Study) -> Study:
     """The study with the images that an ONNX file of a reference takes."""
     if study.reference.onnx is None:
         return study
-    spec = adopted_input(study.reference.onnx, study.data.input)
+    spec = adopted_input(study.reference.onnx, study.data.input, study.data.task)
     return study.model_copy(update={"data": study.data.model_copy(update={"input": spec})})
 
 

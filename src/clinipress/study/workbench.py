@@ -19,7 +19,7 @@ from clinipress.data.study import StudyData
 from clinipress.errors import ModelError
 from clinipress.evidence.scores import Scores
 from clinipress.formats.file import FILES, FileCandidate, digest_of_files
-from clinipress.formats.make import apply_export, file_facts, open_made, plan_export
+from clinipress.formats.make import Tried, apply_export, file_facts, open_made, plan_export
 from clinipress.formats.measure import overflows_here
 from clinipress.formats.onnx.adopt import FileNetwork
 from clinipress.formats.onnx.float import export_onnx
@@ -127,6 +127,7 @@ class Workbench:
     code: Collection[str] = ()
     hashed: Hashed = field(default_factory=dict)
     _sources: dict[str | None, str] = field(default_factory=dict)
+    _tried: Tried = field(default_factory=dict)
 
     def _source(self, network: Network) -> str:
         """Digest of the source that a network is built by, read once: it is imported by now."""
@@ -260,7 +261,7 @@ class Workbench:
                 plan = {}
             elif source is not None:
                 plan = self._export_plan(parent, recipe, source, folder, chosen)
-                apply_export(recipe, parent, source, path, plan, card)
+                apply_export(recipe, parent, source, path, plan, card, self._tried)
             facts = self._file_facts(parent, recipe, path, plan, card)
             if facts.get("left_out"):
                 facts["left_out"] = self._keys(parent, np.sort(chosen)[facts["left_out"]])
@@ -371,6 +372,7 @@ class Workbench:
                 images,
                 threads=self.study.latency_threads,
                 seed=step_seed(self.study.seed, "agreement"),
+                tried=self._tried,
             )
             write_atomically(path, json.dumps(made, indent=1))
         plan: dict[str, Any] = read_json(path)
@@ -393,10 +395,12 @@ class Workbench:
         loaded = open_made(path, card, self.study.threads, images[:1])
         agreement = parity(parent, loaded, images)
         facts = {"parity": agreement.model_dump()} | file_facts(recipe, path, plan)
-        if agreement.label_flips > UNLIKE * agreement.images:
+        several = card.task == "multilabel"
+        answers = agreement.images * (len(card.classes) if several else 1)
+        if agreement.label_flips > UNLIKE * answers:
+            what = "answers about findings in validation" if several else "validation"
             facts["unlike"] = (
-                f"of {agreement.images} validation images, its network answers "
-                f"{agreement.label_flips} otherwise"
+                f"of {answers} {what} images, its network answers {agreement.label_flips} otherwise"
             )
         return facts
 

@@ -10,6 +10,7 @@ above 0; every loss is a scalar.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from clinipress.errors import RecipeError
+from clinipress.models.label_loss import binary_cross_entropy, cross_entropy, hard_loss
 
 __all__ = [
     "HardLoss",
@@ -30,70 +32,13 @@ __all__ = [
     "distillation",
     "hard_loss",
     "mean_teacher",
+    "ranked_probability_score",
     "relational",
     "soft_targets",
 ]
 
 Method = Literal["soft", "dkd", "dist"]
 MOST_WEIGHT = 20.0  # a finding of one image would otherwise be all that is learnt
-
-
-def cross_entropy(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    smoothing: float = 0.0,
-    class_weights: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Mean cross-entropy over the images of a batch.
-
-    With smoothing s and k classes the target is ``(1 - s) * one_hot + s / k`` (Szegedy et al.,
-    2016), each class term weighted by its class weight. Deviation from
-    ``torch.nn.functional.cross_entropy``: the weighted sum is divided by the number of images, not
-    by the sum of their weights. The mean of a batch split over processes is then the mean over the
-    whole batch; the weights of `balanced_weights` average 1, so the scale is the same.
-    """
-    losses = F.cross_entropy(
-        logits, labels, weight=class_weights, reduction="none", label_smoothing=smoothing
-    )
-    return losses.mean()
-
-
-def binary_cross_entropy(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    smoothing: float = 0.0,
-    class_weights: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Binary cross-entropy over images and findings, for a head with one sigmoid per finding.
-
-    With smoothing s the target is ``(1 - s) * label + s / 2``, as `cross_entropy` with two classes.
-    What is unknown adds nothing; the sum is divided by all pairs all the same, so that a batch
-    split over processes has the loss of the whole.
-
-    Args:
-        logits: ``[n, k]``.
-        labels: ``[n, k]``: 1 present, 0 absent, -1 unknown; or floating, in [0, 1].
-        smoothing: s.
-        class_weights: Weight of each finding where it is present, ``[k]``.
-    """
-    known = labels >= 0
-    target = torch.where(known, labels, 0).to(logits.dtype)
-    target = (1 - smoothing) * target + smoothing / 2
-    losses = F.binary_cross_entropy_with_logits(
-        logits, target, pos_weight=class_weights, reduction="none"
-    )
-    return torch.where(known, losses, 0).mean()
-
-
-def hard_loss(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    smoothing: float = 0.0,
-    class_weights: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """`cross_entropy` of labels ``[n]``, `binary_cross_entropy` of labels ``[n, k]``."""
-    chosen = binary_cross_entropy if labels.ndim == 2 else cross_entropy
-    return chosen(logits, labels, smoothing, class_weights)
 
 
 def soft_targets(
@@ -272,14 +217,46 @@ def balanced_weights(labels: NDArray[np.int64], classes: int) -> torch.Tensor:
     return torch.from_numpy(weights.astype(np.float32))
 
 
+def ranked_probability_score(
+    logits: torch.Tensor, target: torch.Tensor, order: Sequence[int]
+) -> torch.Tensor:
+    """Squared differences of the cumulative probabilities of grades, summed over the grades.
+
+    Epstein (J. Appl. Meteorol. 1969, 8:985); as a loss of ordered classes the squared earth mover's
+    distance of Hou, Yu and Samaras (arXiv:1611.05916, eq. 5): a probability costs the more, the
+    more grades it is off. Against a teacher's probabilities it draws the expected grade to his.
+
+    Args:
+        logits: ``[n, k]``.
+        target: int64 ``[n]``, or probabilities ``[n, k]``.
+        order: Columns from the least grade to the gravest.
+
+    Returns:
+        The mean over the images, in ``[0, k - 1]``.
+    """
+    if target.ndim == 1:
+        target = F.one_hot(target, logits.shape[1])
+    gap = (logits.softmax(1) - target)[:, list(order)].cumsum(1)
+    return (gap**2).sum(1).mean()
+
+
 class HardLoss:
     """Cross-entropy as the training loop calls a loss: smoothing, weights balanced or not.
 
-    `balance` are the labels of the training images, to weight classes by inverse frequency.
+    `balance` are the labels of the training images, to weight classes by inverse frequency; to the
+    loss `ordinal` times the `ranked_probability_score` of `order` is added.
     """
 
-    def __init__(self, smoothing: float, balance: NDArray[np.int64] | None = None) -> None:
+    def __init__(
+        self,
+        smoothing: float,
+        balance: NDArray[np.int64] | None = None,
+        *,
+        ordinal: float = 0.0,
+        order: Sequence[int] = (),
+    ) -> None:
         self._smoothing, self._balance = smoothing, balance
+        self._ordinal, self._order = ordinal, tuple(order)
         self._weights: torch.Tensor | None = None
 
     def __call__(
@@ -290,4 +267,7 @@ class HardLoss:
             # only the logits know how many classes there are: a class may have no image
             weights = balanced_weights(self._balance, logits.shape[1])
             self._weights = weights.to(logits.device)
-        return hard_loss(logits, labels, self._smoothing, self._weights)
+        loss = hard_loss(logits, labels, self._smoothing, self._weights)
+        if self._ordinal:
+            loss = loss + self._ordinal * ranked_probability_score(logits, labels, self._order)
+        return loss

@@ -134,7 +134,9 @@ def adopt(
         ModelError: Other classes than the file's, or other images.
     """
     own = recipe.classes or tuple(classes)
-    if sorted(own) != sorted(classes) or len(own) != foreign.classes:
+    several = foreign.task == "multilabel"  # a file may tell more findings than are asked of it
+    same = set(classes) <= set(own) if several else sorted(own) == sorted(classes)
+    if not same or len(own) != foreign.classes:
         raise ModelError(
             f"the {foreign.classes} classes of '{foreign.name}': {', '.join(own)}",
             ", ".join(classes),
@@ -280,14 +282,23 @@ def _logits(graph: onnx.GraphProto, foreign: Foreign, order: list[int]) -> None:
     if len(foreign.shape) != 1:
         chain.put("Flatten", axis=1)
     if foreign.ending == "probabilities":
-        if foreign.outputs == 1:  # of the second class; what is left is of the first
+        if foreign.classes != foreign.outputs:  # of the second class; what is left is of the first
             chain.put("Mul", np.asarray([[-1, 1]], np.float32))
             chain.put("Add", np.asarray([[1, 0]], np.float32))
+        shares = chain.last
         chain.put("Max", np.asarray(SMALLEST, np.float32))
         chain.put("Log")
-    elif foreign.outputs == 1:  # their softmax is that logit's sigmoid
+        if foreign.task == "multilabel":  # less that of its absence
+            present, chain.last = chain.last, shares
+            chain.put("Neg")
+            chain.put("Add", np.asarray(1, np.float32))
+            chain.put("Max", np.asarray(SMALLEST, np.float32))
+            chain.put("Log")
+            chain.put("Sub", present)
+            chain.put("Neg")
+    elif foreign.classes != foreign.outputs:  # their softmax is that logit's sigmoid
         chain.put("Mul", np.asarray([[0, 1]], np.float32))
-    if order != sorted(order):
+    if order != list(range(foreign.classes)):
         chain.put("Gather", np.asarray(order), axis=1)
     chain.put("Identity")
     chain.nodes[-1].output[0] = OUTPUT_NAME

@@ -26,6 +26,7 @@ from clinipress.formats.onnx import graph as onnx_graph
 from clinipress.formats.onnx.run import CARD_KEY, engine, session
 from clinipress.formats.ranges import quiet
 from clinipress.recipe.steps import OnnxRecipe
+from clinipress.records.candidate import Task
 from clinipress.records.store import strange_content
 
 __all__ = [
@@ -60,7 +61,7 @@ UNIT = 1e-3  # distance of a sum of probabilities from 1, in float16 too
 # ONNX's own metadata of images, and where makers of files put sizes and names of classes
 RANGES = {"NominalRange_0_255": "0..255", "Normalized_0_1": "0..1", "Normalized_1_1": "-1..1"}
 ORDERS = {"Rgb8": "RGB", "Bgr8": "BGR"}
-NAMES = ("names", "classes", "class_names", "labels", "id2label")
+NAMES = ("names", "classes", "class_names", "labels", "id2label", "pathologies", "targets")
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Foreign:
         scale: A name of `formats.trials.SCALES` where the file says it, or None.
         order: "RGB" or "BGR" where the file says it, or None.
         single: It takes one image at a time.
+        task: "multilabel": each of its outputs is about a finding of its own.
         precision: "int8" where it computes in whole numbers, else "float32".
         widened: "float16" and the like, where it was stored so.
     """
@@ -107,6 +109,7 @@ class Foreign:
     single: bool
     precision: str
     widened: str
+    task: Task = "multiclass"
 
     @property
     def outputs(self) -> int:
@@ -116,7 +119,7 @@ class Foreign:
     @property
     def classes(self) -> int:
         """Classes it tells apart: one number tells two."""
-        return max(2, self.outputs)
+        return self.outputs if self.task == "multilabel" else max(2, self.outputs)
 
 
 # ------------------------------------------------------------------ reading
@@ -389,13 +392,19 @@ def _widened(model: onnx.ModelProto) -> str:
 # ------------------------------------------------------------------ what it says of itself
 
 
-def examine(path: Path, recipe: OnnxRecipe, size: tuple[int, int] | None = None) -> Foreign:
+def examine(
+    path: Path,
+    recipe: OnnxRecipe,
+    size: tuple[int, int] | None = None,
+    task: Task | None = "multiclass",
+) -> Foreign:
     """What a file says of itself, with what was declared; nothing is guessed.
 
     Args:
         path: The file.
         recipe: What was declared of it.
         size: Height and width where file and recipe leave them free.
+        task: Whether its outputs exclude one another; None: several sigmoids at its end do not.
 
     Raises:
         ModelError: It is no image classifier that can be run, its answers hang on chance or on the
@@ -420,12 +429,14 @@ def examine(path: Path, recipe: OnnxRecipe, size: tuple[int, int] | None = None)
     probes = _probes(kind, sides)
     if changed:
         _check_raised(written, model, probes[: max(1, batch)], path)
-    cut = _cut(graph, recipe, path)
+    cut = _cut(graph, recipe, task, path)
     output = graph.output[0].name
     answers, single = _answers(model, image, batch, probes, path)
     shape = _classes_axis(answers.shape[1:], path)
     rows = answers.reshape(len(answers), -1)
-    ending = _ending(rows, cut, recipe, path)
+    if task is None:
+        task = "multilabel" if cut == "Sigmoid" and rows.shape[1] > 1 else "multiclass"
+    ending = _ending(rows, cut, recipe, task, path)
     scale = facts.get("Image.NominalPixelRange", "")
     declared = recipe.scale if recipe.mean is None else "mean and std"
     known = RANGES.get(scale) or _own_scale(graph, image, layout)
@@ -444,7 +455,8 @@ def examine(path: Path, recipe: OnnxRecipe, size: tuple[int, int] | None = None)
         shape=shape,
         ending=ending,
         cut=cut,
-        names=_names(facts, max(2, rows.shape[1])),
+        names=_names(facts, rows.shape[1] if task == "multilabel" else max(2, rows.shape[1]), task),
+        task=task,
         scale=known,
         order=ORDERS.get(facts.get("Image.BitmapPixelFormat", "")),
         single=single,
@@ -604,7 +616,7 @@ def _kind(item: onnx.ValueInfoProto) -> str:
     return f"{kind} {_dimensions(item) or ''}".strip()
 
 
-def _cut(graph: onnx.GraphProto, recipe: OnnxRecipe, path: Path) -> str:
+def _cut(graph: onnx.GraphProto, recipe: OnnxRecipe, task: Task | None, path: Path) -> str:
     """Cut off the softmax or sigmoid that the answers come out of; its name, or "".
 
     What stands behind it moves values about and means the same for logits.
@@ -616,13 +628,15 @@ def _cut(graph: onnx.GraphProto, recipe: OnnxRecipe, path: Path) -> str:
     endings = ("Softmax", "LogSoftmax", "Sigmoid")
     if node is None or node.op_type not in endings or onnx_graph.attribute(node, "axis", 1) == 0:
         return ""
+    if task == "multilabel" and node.op_type != "Sigmoid":
+        raise _one_of_several(path, f"a {node.op_type}")
     if recipe.answers == "logits" and node.op_type != "LogSoftmax":
         raise ModelError(
             f"answers: probabilities, as the {node.op_type} at the end of '{path.name}' makes them",
             "logits",
             "leave 'answers' out",
         )
-    if node.op_type == "Sigmoid" and recipe.answers == "probabilities":
+    if node.op_type == "Sigmoid" and recipe.answers == "probabilities" and task != "multilabel":
         return ""  # of several, whatever they are: `_ending` looks at them
     name: str = node.op_type
     if node.output[0] == graph.output[0].name:
@@ -760,8 +774,17 @@ def _classes_axis(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
     return shape
 
 
+def _one_of_several(path: Path, ending: str) -> ModelError:
+    return ModelError(
+        f"an answer about each finding from '{path.name}', for task: multilabel",
+        f"{ending} over all of them, as if one excluded the others",
+        "take a file that ends in a sigmoid for each, or in logits; classes that exclude one "
+        "another are task: multiclass",
+    )
+
+
 def _ending(
-    rows: Array, cut: str, recipe: OnnxRecipe, path: Path
+    rows: Array, cut: str, recipe: OnnxRecipe, task: Task, path: Path
 ) -> Literal["logits", "probabilities"]:
     """Whether the answers are logits, by their signs and sums."""
     if not np.isfinite(rows).all():
@@ -770,11 +793,17 @@ def _ending(
     sums = positive and several and bool((np.abs(rows.sum(1) - 1) < UNIT).all())
     if several and not cut and (rows >= 0).all():
         _check_shares(rows, path)
-    if cut == "Sigmoid" and several:
+    if task == "multilabel" and sums:
+        raise _one_of_several(path, "shares of 1, a softmax")
+    if task == "multilabel" and positive and not cut and recipe.answers is None:
+        shifted = "probabilities (torchxrayvision's too: 0.5 is then its makers' operating point)"
+        raise _asked("answers", path, f"logits, or {shifted}")
+    if cut == "Sigmoid" and several and task != "multilabel":
         raise ModelError(
             f"one class of several from '{path.name}'",
             f"{rows.shape[1]} sigmoids, each an answer of its own",
-            "where the classes exclude one another, declare answers: probabilities",
+            "set task: multilabel where they are findings; where the classes exclude one another, "
+            "declare answers: probabilities",
         )
     if recipe.answers == "probabilities" and not cut and not positive:
         raise ModelError(f"probabilities from '{path.name}', as declared", "values beyond 0 and 1")
@@ -817,8 +846,11 @@ def _read_literal(text: str) -> Any:
     return None
 
 
-def _names(facts: dict[str, str], count: int) -> tuple[str, ...] | None:
-    """Names of the classes in the order of the outputs, where the metadata holds as many."""
+def _names(facts: dict[str, str], count: int, task: Task) -> tuple[str, ...] | None:
+    """Names of the classes in the order of the outputs, where the metadata holds as many.
+
+    One of several findings may have none, as what torchxrayvision's networks were not trained for.
+    """
     for key in NAMES:
         text = facts.get(key, "")
         value = _read_literal(text)
@@ -827,9 +859,12 @@ def _names(facts: dict[str, str], count: int) -> tuple[str, ...] | None:
             value = [by_number.get(str(number)) for number in range(len(value))]
         if value is None and text.strip():
             value = [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
-        if isinstance(value, list | tuple) and len(value) == count and all(value):
-            names = tuple(str(name) for name in value)
-            if len(set(names)) == count:
+        if isinstance(value, list | tuple) and len(value) == count:
+            names = tuple(str(name or "") for name in value)
+            if len(set(names)) == count and all(names):
+                return names
+            known = [name for name in names if name]
+            if task == "multilabel" and known and len(set(known)) == len(known):
                 return names
     return None
 

@@ -38,6 +38,7 @@ from clinipress.formats.ranges import Method
 from clinipress.recipe.study import ExportRecipe
 from clinipress.records.candidate import Card
 from clinipress.records.store import digest_of
+from clinipress.stats.metrics import same_answers
 
 __all__ = [
     "apply_onnx",
@@ -146,7 +147,8 @@ def _best_plan(
     calibration_method = recipe.calibration_method
     if calibration_method != "auto" and calibration_method != "runtime":
         methods = (calibration_method,)
-    exact = OnnxCandidate.load(source, threads=threads).predict(looked_at)
+    network = OnnxCandidate.load(source, threads=threads)
+    exact, several = network.predict(looked_at), network.card.task == "multilabel"
     trials: list[dict[str, Any]] = []
     reduced = _reduced(recipe)
 
@@ -173,7 +175,7 @@ def _best_plan(
                 "equalize": plan.equalize,
                 "bias_correction": bool(plan.biases),
                 "decibels": round(decibels, 3),
-                "agreement": float((exact.argmax(1) == logits.argmax(1)).mean()),
+                "agreement": same_answers(exact, logits, several=several),
             }
         )
         return decibels

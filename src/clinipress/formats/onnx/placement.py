@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from clinipress.formats.measure import latency
 from clinipress.formats.onnx.int8 import Int8Plan, apply_int8, prepare
 from clinipress.formats.onnx.run import OnnxCandidate
+from clinipress.stats.metrics import same_answers
 
 __all__ = ["Trial", "agreement_images", "choose_placement", "groups", "search", "signal_to_noise"]
 
@@ -41,7 +42,7 @@ class Trial:
 
     Attributes:
         low: Numbers of the groups in 8 bits.
-        agreement: Share of images with the float32 file's top class.
+        agreement: Share of images with the float32 file's top class (`same_answers`).
         decibels: Signal to noise of the logits against float32.
         time: Milliseconds over those of the float32 file, of medians measured in turn.
         file_bytes: Size of the file.
@@ -145,7 +146,12 @@ def _joined(parts: list[list[onnx.NodeProto]], most: int) -> list[list[onnx.Node
 
 
 def search(
-    count: int, measure: Callable[[tuple[int, ...]], Trial], *, agreement: float, time: float
+    count: int,
+    measure: Callable[[tuple[int, ...]], Trial],
+    *,
+    agreement: float,
+    time: float,
+    kept: str = "images keep their class",
 ) -> tuple[Trial, list[Trial], str]:
     """Return groups to float until the file agrees and is fast enough; keep the best.
 
@@ -154,6 +160,7 @@ def search(
         measure: Makes and measures the file with the named groups in 8 bits.
         agreement: Share of images that must keep the float32 file's class.
         time: Largest time over float32's.
+        kept: What agrees, for the reason.
 
     Returns:
         The trial taken, all of them in order, and why it was taken.
@@ -172,7 +179,7 @@ def search(
             if not known:
                 trials.append(measure(tuple(low)))
     best = _best(trials, agreement, time)
-    return best, trials, _reason(best, full, count, agreement, time)
+    return best, trials, _reason(best, full, count, agreement, time, kept)
 
 
 def _worst_first(alone: Sequence[Trial], none: Trial) -> list[int]:
@@ -201,10 +208,10 @@ def _best(trials: Sequence[Trial], agreement: float, time: float) -> Trial:
     return max(trials, key=lambda t: (t.agreement, t.decibels))
 
 
-def _reason(best: Trial, full: Trial, count: int, agreement: float, time: float) -> str:
+def _reason(best: Trial, full: Trial, count: int, agreement: float, time: float, kept: str) -> str:
     summary = (
-        f"{len(best.low)} of {count} groups in 8 bits: {best.agreement:.1%} of the images keep "
-        f"their class, {best.time:.2f} of float32's time; 8 bits throughout: {full.agreement:.1%}, "
+        f"{len(best.low)} of {count} groups in 8 bits: {best.agreement:.1%} of the {kept}, "
+        f"{best.time:.2f} of float32's time; 8 bits throughout: {full.agreement:.1%}, "
         f"{full.time:.2f}"
     )
     if best.fits(agreement, time):
@@ -241,7 +248,7 @@ def choose_placement(
     prepared = prepare(source, equalized=plan.equalize, smoothing=plan.smoothing)
     parts = groups(prepared)
     exact = OnnxCandidate.load(source, threads=threads)
-    expected = exact.predict(images)
+    expected, several = exact.predict(images), exact.card.task == "multilabel"
 
     def without(low: Sequence[int]) -> Int8Plan:
         names = tuple(n for number, part in enumerate(parts) if number not in low for n in part)
@@ -262,13 +269,14 @@ def choose_placement(
             )
             return Trial(
                 low=low,
-                agreement=float((logits.argmax(1) == expected.argmax(1)).mean()),
+                agreement=same_answers(expected, logits, several=several),
                 decibels=signal_to_noise(expected, logits),
                 time=taken["trial"].median / taken["float32"].median,
                 file_bytes=path.stat().st_size,
             )
 
-    best, trials, reason = search(len(parts), measure, agreement=agreement, time=time)
+    kept = "answers about findings stay" if several else "images keep their class"
+    best, trials, reason = search(len(parts), measure, agreement=agreement, time=time, kept=kept)
     facts = {
         "groups": [list(part) for part in parts],
         "trials": [dataclasses.asdict(trial) for trial in trials],

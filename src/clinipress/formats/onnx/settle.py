@@ -12,7 +12,7 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,22 +25,26 @@ from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.formats.trials import (
     SCALES,
     SETTLING_CASES,
+    Areas,
     Classes,
     Hits,
     by_output,
     check_better_than_chance,
     figures,
+    hits_of,
     likeliest_order,
     order_refusal,
+    share_words,
     tried,
 )
 from clinipress.recipe.steps import OnnxRecipe
-from clinipress.records.candidate import Card, InputSpec
+from clinipress.records.candidate import Card, InputSpec, Task
 from clinipress.text import joined
 
 __all__ = ["Cases", "as_read", "open_declared", "open_questions", "settle"]
 
-# Images and class numbers of training cases, decoded by a way of making a picture fit
+# Images and class numbers (of several findings ``[n, k]``) of training cases, decoded by a way of
+# making a picture fit
 Cases = Callable[[InputSpec], tuple[NDArray[np.uint8], Classes]]
 
 FITS = ("stretch", "pad", "crop")
@@ -59,13 +63,16 @@ def as_read(foreign: Foreign, recipe: OnnxRecipe) -> OnnxRecipe:
     Raises:
         ModelError: The file names its classes, and others or another order were declared.
     """
-    if foreign.names and recipe.classes and foreign.names != recipe.classes:
+    known: dict[str, Any] = {}
+    told = {_plain(name) for name in foreign.names or ()}
+    if foreign.task == "multilabel" and told >= {_plain(name) for name in recipe.classes or ()}:
+        known["classes"] = foreign.names or recipe.classes  # some of its findings were asked for
+    elif foreign.names and recipe.classes and foreign.names != recipe.classes:
         raise ModelError(
             f"the classes that '{foreign.name}' names itself: {', '.join(foreign.names)}",
             ", ".join(recipe.classes),
             "leave 'classes' out; other words for the same ones go into a class map",
         )
-    known: dict[str, Any] = {}
     if recipe.classes is None and foreign.names:
         known["classes"] = foreign.names
     if recipe.scale is None and recipe.mean is None and foreign.scale:
@@ -100,13 +107,13 @@ def settle(
         recipe: Of `as_read`.
         classes: The data's, in their order: the numbers of the labels.
         spec: The images; its `fit` has no say.
-        cases: Gives training images and their class numbers, in an order drawn by chance.
+        cases: Gives training images and their labels, in an order drawn by chance.
         threads: CPU threads.
 
     Returns:
-        The recipe with nothing open, and the trials: "asked", "option", "accuracy", "low", "high",
-        "cases", "chosen". Of a recipe with nothing open the one reading is tried, too; where
-        another order of the classes than the declared one does better, a row "order?" says so.
+        The recipe with nothing open, and the trials (`clinipress.formats.trials.figures`). Of a
+        recipe with nothing open the one reading is tried, too; where another order of the classes
+        than the declared one does better, a row "order?" says so.
 
     Raises:
         ModelError: Nothing reads the file better than chance, or the cases do not settle it.
@@ -115,12 +122,12 @@ def settle(
     asked = open_questions(recipe)
     reading = {key: getattr(recipe, key) or USUAL[key] for key in USUAL}
     readings = _Readings(foreign, recipe, spec, cases, threads)
-    own = _own_order(recipe, classes)
+    own = _own_order(foreign, recipe, classes)
 
-    def right(option: Mapping[str, str], count: int) -> Hits:
+    def right(option: Mapping[str, str], count: int) -> Hits | Areas:
         logits, labels = readings(option, count)
-        order = own or likeliest_order(logits.argmax(1), labels, len(classes))
-        return Hits.of(logits[:, order], labels)
+        order = own or likeliest_order(logits, labels, len(classes))
+        return hits_of(logits[:, order], labels)
 
     for key, options in (
         ("scale and channels", _pixels(foreign, recipe, asked, readings.grey)),
@@ -133,8 +140,10 @@ def settle(
             reading = reading | next(iter(options.values()))
     logits, labels = readings(reading, SETTLING_CASES)
     order, names = _settled_order(foreign, recipe, classes, logits, labels, trials)
-    hits = Hits.of(logits[:, order], labels)
-    trials.append(figures("all", "as settled", hits, True))
+    hits = hits_of(logits[:, order], labels)
+    spare = [name for name in names if name not in classes]
+    without = f", without its outputs {', '.join(spare)}" if spare else ""
+    trials.append(figures("all", f"as settled{without}", hits, True))
     if asked:
         fix = "declare classes (order?), scale, channels and fit, if it is of these classes"
         check_better_than_chance(f"'{foreign.name}'", hits, labels, fix)
@@ -166,7 +175,7 @@ def _best(
     key: str,
     options: Mapping[str, Mapping[str, str]],
     readings: _Readings,
-    right: Callable[[Mapping[str, str], int], Hits],
+    right: Callable[[Mapping[str, str], int], Hits | Areas],
     trials: list[dict[str, Any]],
     name: str,
 ) -> str:
@@ -184,7 +193,7 @@ def _best(
         last = {row["option"]: row for row in rows}
         raise ModelError(
             f"{asked} of '{name}', which {rows[-1]['cases']} training images do not settle",
-            ", ".join(f"{way} {100 * last[way]['accuracy']:.1f}%" for way in (best, *rivals)),
+            ", ".join(f"{way} {share_words(last[way])}" for way in (best, *rivals)),
             f"declare {asked}: {' or '.join((best, *rivals))}",
         )
     return best
@@ -242,7 +251,10 @@ class _Readings:
         names = tuple(map(str, range(self.foreign.classes)))
         scale = {"scale": None} if self.recipe.mean is not None else {}
         whole = self.recipe.model_copy(update={**reading, "classes": None, **scale})
-        card = Card(name=self.foreign.name, classes=names, input=self.spec, format="onnx")
+        card = Card(
+            name=self.foreign.name, classes=names, input=self.spec, format="onnx",
+            task=self.foreign.task,
+        )  # fmt: skip
         with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
             path = Path(folder) / "tried.onnx"
             write_adopted(adopt(self.foreign, whole, names, self.spec), path, card)
@@ -257,19 +269,24 @@ def open_declared(
 ) -> TemporaryFile:
     """An ONNX file of others as a candidate by what it says and what is declared, without a trial.
 
-    Where it is to be timed alone, what is left open is read anyhow.
+    Where it is to be timed alone, what is left open is read anyhow. Sigmoids at its end make its
+    classes findings, if `task` does not say so.
 
     Raises:
         ModelError: It cannot be used, or leaves something open.
     """
+    facts = dict(facts)
+    task: Any = facts.pop("task", None)
+    if task not in (None, *get_args(Task)):
+        raise ModelError(f"task {' or '.join(get_args(Task))} of '{path.name}'", f"'{task}'")
     try:
         recipe = OnnxRecipe.model_validate({**facts, "file": str(path)})
     except ValidationError as problem:
         error = problem.errors()[0]
         key = ".".join(str(part) for part in error["loc"]) or "the keys"
-        known = ", ".join(name for name in OnnxRecipe.model_fields if name != "file")
+        known = ", ".join(name for name in (*OnnxRecipe.model_fields, "task") if name != "file")
         raise ModelError(f"{known} of '{path.name}'", f"'{key}': {error['msg']}") from None
-    foreign = examine(path, recipe)
+    foreign = examine(path, recipe, task=task)
     recipe = as_read(foreign, recipe)
     if timed:
         numbered = {"classes": tuple(map(str, range(foreign.classes)))}
@@ -289,15 +306,28 @@ def open_declared(
     )
     classes = recipe.classes or ()
     card = Card(
-        name=path.stem, classes=classes, input=spec, format="onnx", precision=foreign.precision
-    )
+        name=path.stem, classes=classes, input=spec, format="onnx", precision=foreign.precision,
+        task=foreign.task,
+    )  # fmt: skip
     return TemporaryFile.made(adopt(foreign, recipe, classes, spec), card, threads)
 
 
-def _own_order(recipe: OnnxRecipe, classes: Sequence[str]) -> list[int] | None:
-    """Place of each of the data's classes among the outputs, where it was declared."""
+def _own_order(foreign: Foreign, recipe: OnnxRecipe, classes: Sequence[str]) -> list[int] | None:
+    """Place of each of the data's classes among the outputs, where it was declared.
+
+    Findings are matched whatever their capitals, blanks and underscores; a file may tell more.
+    """
     if recipe.classes is None:
         return None
+    if foreign.task == "multilabel":
+        places = {_plain(name): place for place, name in enumerate(recipe.classes)}
+        if missing := [name for name in classes if _plain(name) not in places]:
+            raise ModelError(
+                f"outputs of '{Path(recipe.file).name}' for {', '.join(missing)}",
+                f"those for {', '.join(filter(None, recipe.classes))}",
+                "leave the others out of data.classes, or name them alike with data.class_map",
+            )
+        return [places[_plain(name)] for name in classes]
     if sorted(recipe.classes) != sorted(classes):
         raise ModelError(
             f"the classes of '{Path(recipe.file).name}': {', '.join(recipe.classes)}",
@@ -305,6 +335,10 @@ def _own_order(recipe: OnnxRecipe, classes: Sequence[str]) -> list[int] | None:
             "name them alike: data.class_map says which folder or label is which class",
         )
     return [recipe.classes.index(name) for name in classes]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", " ", name).strip().casefold()
 
 
 def _sorted_orders(classes: Sequence[str]) -> dict[str, Sequence[str]]:
@@ -330,20 +364,33 @@ def _settled_order(
     trials: list[dict[str, Any]],
 ) -> tuple[list[int], tuple[str, ...]]:
     """Output of each class, and the classes in the order of the outputs."""
-    if len(classes) != foreign.classes:
+    own, several = _own_order(foreign, recipe, classes), foreign.task == "multilabel"
+    if len(classes) != foreign.classes and not (several and own):
         raise ModelError(
             f"{len(classes)} outputs of '{foreign.name}', for {', '.join(classes)}",
             f"{foreign.classes}",
+            "name them with 'classes', in their order" if several else None,
         )
-    own = _own_order(recipe, classes)
-    names = _sorted_orders(classes) if own is None else {"as declared": recipe.classes or ()}
+    names: dict[str, Sequence[str]] = {}
+    if own is not None:  # by the data's names; an output that is for none of them keeps its own
+        ours = dict(zip(own, classes, strict=True))
+        declared = recipe.classes or ()
+        names["as declared"] = [ours.get(i, n or f"output {i}") for i, n in enumerate(declared)]
+    else:
+        names = _sorted_orders(classes)
     orders = {way: [list(of).index(name) for name in classes] for way, of in names.items()}
-    likeliest = likeliest_order(logits.argmax(1), labels, len(classes))
-    hits = {way: Hits.of(logits[:, order], labels) for way, order in orders.items()}
-    best = max(hits, key=lambda way: int(hits[way].right.sum()))
-    other = Hits.of(logits[:, likeliest], labels)
+    # findings come together: an order that was sought on some cases is judged on others
+    some, rest = (slice(0, None, 2), slice(1, None, 2)) if several else (slice(None), slice(None))
+    likeliest = likeliest_order(logits[some], labels[some], len(classes))
+    logits, labels = logits[rest], labels[rest]
+    hits = {way: hits_of(logits[:, order], labels) for way, order in orders.items()}
+    best = max(hits, key=lambda way: hits[way].merit[0])
+    other = hits_of(logits[:, likeliest], labels)
     unclear = [way for way in hits if way != best and not hits[way].worse_than(hits[best])]
-    by_likeliest = by_output(likeliest, classes)
+    if len(classes) == foreign.classes:
+        by_likeliest = by_output(likeliest, classes)
+    else:  # which outputs, in the order of the data's
+        by_likeliest = [names["as declared"][output] for output in likeliest]
     if own is None:
         trials += [figures("classes", way, hit, way == best) for way, hit in hits.items()]
     elif hits[best].worse_than(other):  # what was declared stands, and this is said

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from clinipress.errors import ModelError
 from clinipress.models.cost import Convolution, evaluating
+from clinipress.models.label_loss import hard_loss
 
 __all__ = ["Batch", "ChannelGroup", "Criterion", "Member", "is_depthwise", "score", "taylor_scores"]
 
 Criterion = Literal["l1", "l2", "taylor", "batch-norm", "fpgm", "random"]
-Batch = tuple[Tensor, Tensor]  # uint8 or float images [n, c, h, w], int64 labels [n]
+Batch = tuple[Tensor, Tensor]  # uint8 or float images [n, c, h, w], int64 labels [n] or [n, k]
 Scores = NDArray[np.float64]
 BatchNorm = nn.modules.batchnorm._BatchNorm
 # criteria whose scores mean the same in every layer: they are not divided by the group's mean
@@ -224,7 +225,7 @@ def taylor_scores(
         network: uint8 ``[n, c, h, w]`` -> logits; gradients are cleared, modes put back. Its
             weights must take gradients.
         groups: Of this very network.
-        batches: Images and labels; the loss is their mean cross-entropy, in evaluation mode.
+        batches: Images and labels; the loss is their `hard_loss`, in evaluation mode.
 
     Returns:
         float64 ``[size]`` per group, the squared change of the loss.
@@ -239,7 +240,7 @@ def taylor_scores(
     with evaluating(network), torch.inference_mode(mode=False), torch.enable_grad():
         for images, labels in batches:
             network.zero_grad(set_to_none=True)
-            loss = _loss(network(images), labels)
+            loss = hard_loss(network(images), labels)
             if not bool(loss.isfinite()):
                 raise ModelError("a finite loss for the criterion 'taylor'", f"{float(loss):g}")
             loss.backward()  # type: ignore[no-untyped-call]
@@ -251,15 +252,6 @@ def taylor_scores(
                 total[number] += change**2
     network.zero_grad(set_to_none=True)
     return [squares / len(batches) for squares in total]
-
-
-def _loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of labels ``[n]``; of findings ``[n, k]`` the binary one, -1 unknown."""
-    if labels.dim() == 1:
-        return nn.functional.cross_entropy(logits, labels)
-    known = labels >= 0
-    truth = torch.where(known, labels, 0).to(logits.dtype)
-    return nn.functional.binary_cross_entropy_with_logits(logits, truth, known.to(logits.dtype))
 
 
 def _change(member: Member) -> Tensor:

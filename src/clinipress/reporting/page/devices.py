@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from clinipress.recipe.formats import format_facts
 from clinipress.records.candidate import CandidateRecord
-from clinipress.records.result import DeviceCheck, TargetOutcome
+from clinipress.records.result import DeviceCheck, Result, TargetOutcome
 from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.parts import grid, small
 from clinipress.reporting.view import View
@@ -110,7 +110,7 @@ def _files(view: View, exports: Sequence[CandidateRecord]) -> doc.Box:
             [format_words(record.format), small(record.precision)],
             [megabytes(record.file_bytes), small(_smaller(view, record))],
             _time(record),
-            _parity(record),
+            _parity(record, view.result),
             _low(record),
         ]
         for record in exports
@@ -130,11 +130,14 @@ def _smaller(view: View, record: CandidateRecord) -> str:
     return f"{times(ratio)} times smaller" if ratio >= 1 else f"{times(1 / ratio)} times larger"
 
 
-def _parity(record: CandidateRecord) -> doc.Content:
+def _parity(record: CandidateRecord, result: Result) -> doc.Content:
     parity = record.parity
     if parity is None:
         return NOT_MEASURED
     flips = f"{parity.label_flips} of {parity.images:,} images changed class"
+    if result.task == "multilabel":
+        answers = parity.images * len(result.classes)
+        flips = f"{parity.label_flips} of {answers:,} answers about findings changed"
     largest, mean = (
         _logits(x) for x in (parity.max_logit_difference, parity.mean_logit_difference)
     )

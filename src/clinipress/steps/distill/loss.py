@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from clinipress.steps.distill.features import FeatureLoss
 from clinipress.steps.distill.teacher import Places
-from clinipress.train.losses import Method, distillation, mean_teacher
+from clinipress.train.losses import Method, distillation, mean_teacher, ranked_probability_score
 
 __all__ = ["DistillationLoss"]
 
@@ -30,6 +30,8 @@ class DistillationLoss:
         warmup: Epochs over which the teacher's part of "dkd" grows to its weight.
         smoothing: Of the hard part.
         class_weights: Of the hard part, float ``[classes]`` or None.
+        ordinal: Weight of the `ranked_probability_score` in both parts.
+        order: Columns of the grades that it is of.
     """
 
     def __init__(
@@ -45,12 +47,15 @@ class DistillationLoss:
         warmup: float = 0.0,
         smoothing: float = 0.0,
         class_weights: torch.Tensor | None = None,
+        ordinal: float = 0.0,
+        order: Sequence[int] = (),
     ) -> None:
         self._tables = [teachers] if isinstance(teachers, np.ndarray) else list(teachers)
         self._temperature, self._alpha, self._method, self._beta = temperature, alpha, method, beta
         self._features, self._smoothing, self._weights = features, smoothing, class_weights
         self._warmup = warmup if method == "dkd" else 0.0
         self._share = 1.0
+        self._ordinal, self._order = ordinal, tuple(order)
         self._places = Places(rows)
 
     def begin(self, epoch: int) -> None:
@@ -71,6 +76,10 @@ class DistillationLoss:
             logits, labels, teacher, self._temperature, self._alpha, self._smoothing, weights,
             method=self._method, beta=self._beta, share=self._share,
         )  # fmt: skip
+        if self._ordinal:
+            for weight, target in ((1 - self._alpha, labels), (self._alpha, teacher.softmax(1))):
+                apart = ranked_probability_score(logits, target, self._order)
+                loss = loss + self._ordinal * weight * apart
         if self._features is None:
             return loss
         return loss + self._alpha * self._beta * self._features(rows, view)

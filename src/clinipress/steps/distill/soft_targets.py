@@ -109,7 +109,7 @@ def _teacher(named: Any, context: Context) -> Candidate:
     folder = context.shared / "cache" / f"teacher-{digest_of(facts)[:16]}"
     if not (folder / "spec.json").is_file() and distributed.is_main():
         trials = adopt_file(
-            recipe, context.data, adopted_input(recipe, InputSpec()), folder,
+            recipe, context.data, adopted_input(recipe, InputSpec(), context.data.task), folder,
             name=Path(recipe.file).stem, seed=context.seed, threads=context.threads, precise=False,
         )  # fmt: skip
         for line in trial_lines(trials):
@@ -127,8 +127,14 @@ def find_teachers(paths: Sequence[Any] | None, context: Context) -> list[Candida
     if paths is None:
         return [root_teacher(context)]
     teachers = [_teacher(path, context) for path in paths]
-    classes = context.data.classes
+    classes, task = context.data.classes, context.data.task
     for path, teacher in zip(paths, teachers, strict=True):
+        if teacher.card.task != task:
+            raise ModelError(
+                f"a teacher of task: {task}, as the data are",
+                f"one of task: {teacher.card.task} from '{path}'",
+                "choose another teacher",
+            )
         if teacher.card.classes != classes:
             raise ModelError(
                 f"a teacher of the classes {', '.join(classes)}, in this order",
@@ -171,6 +177,8 @@ def soft_loss(
         class_weights=balanced_weights(train.labels, len(context.data.classes))
         if balanced
         else None,
+        ordinal=options.order_weight,
+        order=params.get("order", ()),
     )
     return loss, None if mean else params["views"]
 

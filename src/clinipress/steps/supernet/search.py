@@ -30,7 +30,7 @@ from clinipress.models.ofa.evolution import Evolution, Score, evolve
 from clinipress.recipe.steps import SearchStep
 from clinipress.records.candidate import Candidate
 from clinipress.records.store import digest_of, write_atomically
-from clinipress.stats.metrics import log_softmax, overall_score
+from clinipress.stats.metrics import log_softmax, overall_score, score_words
 from clinipress.steps.fitting import step_seed
 from clinipress.steps.step import Child, Context, Params
 from clinipress.steps.supernet.latency import LatencyModel, Stopwatch
@@ -168,7 +168,8 @@ class _Search:
             population=recipe.population, generations=recipe.generations, parents=recipe.parents,
             mutation=recipe.mutation, seed=self.seed,
         )  # fmt: skip
-        progress.finish(TASK, f"{evolution.best[-1][0]:.1%} on validation")
+        words = score_words(evolution.best[-1][0], several=self.rows.labels.ndim == 2)
+        progress.finish(TASK, f"{words} on validation")
         return evolution
 
     def _fits(self, chosen: Architecture) -> bool:
@@ -234,7 +235,11 @@ class _Search:
 
 
 def _scored(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> list[float]:
+    """The overall score, and the mean log likelihood, of findings of what is known."""
     right = overall_score(logits, labels)
+    if labels.ndim == 2:
+        surprise = np.logaddexp(0, np.where(labels == 1, -logits, logits))
+        return [right, -float(surprise[labels >= 0].mean())]
     return [right, float(log_softmax(logits)[np.arange(len(labels)), labels].mean())]
 
 
