@@ -115,7 +115,11 @@ def operating_section(
                 lines += _lines(pair, validation, aim, share, seed, itself=itself)
     rows = tuple(_unchanged(line.row) if same and not itself else line.row for line in lines)
     verdict = (
-        ITSELF if itself else IDENTICAL if same else _verdict(lines, margin, class_margins or {})
+        ITSELF
+        if itself
+        else IDENTICAL
+        if same
+        else _verdict(lines, margin, class_margins or {}, reference.several)
     )
     return OperatingSection(chosen_on=chosen_on, declared=bool(shares), rows=rows, verdict=verdict)
 
@@ -418,10 +422,17 @@ def _ratio_limit(above: Interval, below: Interval) -> float:
     return recovered / under if under else 0.0
 
 
-def _verdict(lines: Sequence[_Line], margin: float, class_margins: Mapping[str, float]) -> Verdict:
+def _verdict(
+    lines: Sequence[_Line], margin: float, class_margins: Mapping[str, float], several: bool
+) -> Verdict:
     own = [line for line in lines if not line.row.kept]
     if not own:
-        reason = Reason(kind="no threshold", status="inconclusive", rule="primary")
+        reason = Reason(
+            kind="no threshold",
+            status="inconclusive",
+            rule="primary",
+            parameters={"several": True} if several else {},
+        )
         return Verdict(status="inconclusive", reasons=worded([reason]))
     verdict = _family(own, CLASS_MARGIN_FACTOR * margin, class_margins)
     kept = [line for line in lines if line.row.kept]

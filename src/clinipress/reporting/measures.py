@@ -102,7 +102,7 @@ def measures(view: View, record: CandidateRecord | None, split: str | None = Non
     if record is None or split is None:
         return []
     changes = {name: x for name, x in record.changes.get(split, {}).items() if finite(x)}
-    if view.result.task == "multilabel":
+    if view.several:
         changes = {name: x for name, x in changes.items() if _is_told(name, unjudged(record))}
     theirs = view.reference.evidence.get(split, {}) if view.reference else {}
     mine, limits, floors = record.evidence.get(split, {}), dict(view.margins), dict(view.floors)

@@ -13,7 +13,7 @@ from clinipress.records.candidate import CandidateRecord, Latency
 from clinipress.records.judgement import Judgements
 from clinipress.records.metrics import least_loss
 from clinipress.records.result import Interval, Result, Rule
-from clinipress.reporting.wording.numbers import finite
+from clinipress.reporting.wording.numbers import finite, of_findings
 
 __all__ = ["Role", "View"]
 
@@ -94,6 +94,32 @@ class View:
     def metric(self) -> str:
         """The metric of the primary rule."""
         return self.primary.metric if self.primary else self.overall
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may show several findings."""
+        return self.result.task == "multilabel"
+
+    @property
+    def noun(self) -> str:
+        """What an image is said to show: "class" or "finding"."""
+        return "finding" if self.several else "class"
+
+    @property
+    def nouns(self) -> str:
+        """More than one of them."""
+        return "findings" if self.several else "classes"
+
+    @property
+    def answered(self) -> tuple[str, str]:
+        """What an answer is given to, one and several."""
+        if self.several:
+            return "pair of image and finding", "pairs of image and finding"
+        return "image", "images"
+
+    def told(self, text: str) -> str:
+        """A text about classes and accuracy as this study tells it; no text that users wrote."""
+        return of_findings(text) if self.several else text
 
     @property
     def overall(self) -> str:

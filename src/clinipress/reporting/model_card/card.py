@@ -48,8 +48,9 @@ OUT_OF_SCOPE = (
     "Diagnosis, or any decision on a patient, without an assessment of its own: this is not a "
     "medical device.",
     "Images of another kind, modality, body part or preparation than those it was trained on.",
-    "Classes that it was not trained on: it answers with one of its own all the same.",
 )
+UNKNOWN_CLASS = "Classes that it was not trained on: it answers with one of its own all the same."
+UNKNOWN_FINDING = "Findings that it was not trained on: it says nothing of them, whatever they are."
 
 
 def model_card(result: Result, answers: MakerAnswers = NOTHING_SAID) -> str:
@@ -95,7 +96,7 @@ def _head(view: View, answers: MakerAnswers) -> list[str]:
     if candidate is not None:
         facts = [
             f"Model: {escape(candidate.name)}, {escape(techniques_phrase(candidate))}",
-            f"{'Grades, the least first' if result.order else 'Classes'}: "
+            f"{'Grades, the least first' if result.order else capital(view.nouns)}: "
             f"{escape(', '.join(view.classes))}",
             f"Size: {megabytes(candidate.file_bytes)}, {large(candidate.parameters)} parameters",
             f"Time per image: {_time(view, candidate)}",
@@ -135,7 +136,7 @@ def _uses(view: View, answers: MakerAnswers) -> list[str]:
         escape(sentence(purpose)) if purpose else f"*{YOURS}*",
         f"Users, patients, place in the care pathway: {_said_or_open(answers, 'users')}",
         "## Out of scope",
-        bullet_list(OUT_OF_SCOPE),
+        bullet_list([*OUT_OF_SCOPE, UNKNOWN_FINDING if view.several else UNKNOWN_CLASS]),
     ]
 
 
@@ -203,7 +204,7 @@ def _calibration(view: View) -> list[str]:
         *parts,
         f"Thresholds chosen on {escape(thresholds.chosen_on)} images; prevalence {declared}. "
         f"{escape(verdict_words(thresholds.verdict))}",
-        _thresholds(row for row in thresholds.rows if not row.kept),
+        _thresholds((row for row in thresholds.rows if not row.kept), capital(view.noun)),
     ]
 
 
@@ -224,7 +225,7 @@ def _before_after(before: Mapping[str, Interval], after: Mapping[str, Interval])
     return table(["", "As trained", "With its temperature"], rows)
 
 
-def _thresholds(operating: Iterable[OperatingRow]) -> str:
+def _thresholds(operating: Iterable[OperatingRow], noun: str) -> str:
     rows = [
         [
             escape(row.label),
@@ -237,7 +238,7 @@ def _thresholds(operating: Iterable[OperatingRow]) -> str:
         ]
         for row in operating
     ]
-    heads = ["Class", "Chosen for", "Threshold", "Sensitivity", "Specificity", "PPV", "Missed"]
+    heads = [noun, "Chosen for", "Threshold", "Sensitivity", "Specificity", "PPV", "Missed"]
     return table(heads, rows)
 
 

@@ -71,7 +71,7 @@ ROLE_WORDS: dict[Role, str] = {
 def candidates_section(view: View) -> doc.Section:
     """Size, speed and accuracy of every candidate, the reference beside them."""
     heads = ["", "Candidate", "File", "Time per image", "Weights", "Peak memory"]
-    heads += [f"Accuracy, {split_name(split)}" for split in view.splits]
+    heads += [f"{capital(short_name(view.overall))}, {split_name(split)}" for split in view.splits]
     heads += [f"Change in {metric_name(view.metric)}, points", "Agreement", "Verdict"]
     groups = [_candidate_rows(view, number, record) for number, record in view.numbered()]
     note = (
@@ -86,14 +86,14 @@ def candidates_section(view: View) -> doc.Section:
     lead += f" {view.too_busy}" if view.too_busy else ""
     return doc.Section(
         "candidates",
-        "Size, speed and accuracy",
+        view.told("Size, speed and accuracy"),
         lead,
         [
             doc.DataTable(column_heads(heads), groups, "cards candidates"),
             doc.Bullets(taught) if taught else None,
             doc.Paragraph(note, "note"),
         ],
-        short="Size, speed, accuracy",
+        short=view.told("Size, speed, accuracy"),
     )
 
 
@@ -221,8 +221,8 @@ def trade_off_section(view: View) -> doc.Section:
     read = ", reading included" if root and root.preprocessing else ""
     sized = _points(view, lambda record: record.file_bytes / 1e6)
     plots = [
-        _panel(timed, f"milliseconds per image (median{read})", "Accuracy against time"),
-        _panel(sized, "MB of file", "Accuracy against file size"),
+        _panel(timed, f"milliseconds per image (median{read})", view.told("Accuracy against time")),
+        _panel(sized, "MB of file", view.told("Accuracy against file size")),
     ]
     names = [
         tag("li", tag("span", str(number), class_="n"), role_mark(view.role(record)), record.name)
@@ -230,9 +230,9 @@ def trade_off_section(view: View) -> doc.Section:
     ]
     absent = [record.name for record in view.candidates if record.latency_ms is None]
     note = (
-        f"Accuracy on the {split_name(view.plotted_split)} images with its interval; further left "
-        "and further up is better; the cost axis is logarithmic. The stepped line joins the "
-        "candidates that no other beats in both."
+        f"{capital(short_name(view.overall))} on the {split_name(view.plotted_split)} images "
+        "with its interval; further left and further up is better; the cost axis is logarithmic. "
+        "The stepped line joins the candidates that no other beats in both."
     )
     if absent:
         note += f" Time {NOT_MEASURED}: {joined(absent)}."
@@ -244,7 +244,7 @@ def trade_off_section(view: View) -> doc.Section:
     ]
     return doc.Section(
         "trade-off",
-        "Accuracy versus speed and size",
+        view.told("Accuracy versus speed and size"),
         trade_off_sentence(view, timed),
         [
             legend(shapes),
@@ -296,7 +296,9 @@ def gate_section(view: View) -> doc.Section:
         "Change in performance",
         gate_sentence(view),
         [
-            doc.Bullets([capital(rule_phrase(rule)) + "." for rule in view.result.rules]),
+            doc.Bullets(
+                [capital(rule_phrase(rule, view.noun)) + "." for rule in view.result.rules]
+            ),
             blocks,
             doc.Paragraph(note, "note"),
             [doc.Heading("The verdict, rule by rule"), doc.Bullets(verdict)] if verdict else None,

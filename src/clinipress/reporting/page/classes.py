@@ -46,8 +46,7 @@ def classes_section(view: View) -> doc.Section:
     """Per-class figures and confusion matrices of reference and candidate, side by side."""
     split, subject, reference = view.compared_split, view.subject, view.reference
     lead = classes_sentence(view)
-    several = view.result.task == "multilabel"
-    title = "Finding by finding" if several else "Class by class"
+    title = view.told("Class by class")
     if split is None or subject is None or reference is None:
         return doc.Section("classes", title, lead)
     mine, theirs = subject.evidence[split], reference.evidence[split]
@@ -66,10 +65,10 @@ def classes_section(view: View) -> doc.Section:
         lead,
         [
             _overall(view, mine, theirs),
-            doc.Heading(f"Each {'finding' if several else 'class'}, {split_name(split)} images"),
+            doc.Heading(f"Each {view.noun}, {split_name(split)} images"),
             legend(pair, stacked=True),
             _class_table(view, split, mine, theirs),
-            *([] if several else _matrices(matrices, len(view.result.classes))),
+            *([] if view.several else _matrices(matrices, len(view.result.classes))),
         ],
     )
 
@@ -103,14 +102,15 @@ def _overall(view: View, mine: dict[str, Interval], theirs: dict[str, Interval])
         ]
         for metric in metrics
     ]
-    return grid(["Over all classes", "Reference", view.subject.name if view.subject else ""], rows)
+    name = view.subject.name if view.subject else ""
+    return grid([f"Over all {view.nouns}", "Reference", name], rows)
 
 
 def _class_table(
     view: View, split: str, mine: dict[str, Interval], theirs: dict[str, Interval]
 ) -> doc.Box:
     """The first figure as a picture and in figures, two others in figures."""
-    first, *_ = figures = FINDING if view.result.task == "multilabel" else CLASS
+    first, *_ = figures = FINDING if view.several else CLASS
     ends = [
         interval.low
         for name in view.result.classes
@@ -121,12 +121,11 @@ def _class_table(
     scale = Scale(low, 1.0, 3, 94)
     ticks = nice_ticks(low, 1.0, 4)
     axis = strip_axis(scale, ticks, [percent(tick, 0) for tick in ticks])
-    what = "Finding" if view.result.task == "multilabel" else "Class"
-    heads = column_heads([what, "Images", axis, *(figures[name] for name in figures)])
+    heads = column_heads([capital(view.noun), "Images", axis, *(figures[name] for name in figures)])
     rows = [_class_row(view, split, name, mine, theirs, scale, figures) for name in view.classes]
     table = doc.DataTable(heads, [doc.RowGroup(rows)], "cards classes")
     note = "Upper line: original. Lower line: compressed."
-    if view.result.task == "multilabel":
+    if view.several:
         note += (
             " Sensitivity and specificity are at each model's own thresholds, chosen on the "
             "validation images; images of which it is unknown whether they show a finding count "

@@ -42,7 +42,7 @@ def devices_section(view: View) -> doc.Section | None:
         [
             _targets(view, result.targets) if result.targets else None,
             _files(view, exports),
-            _checks(result.device_checks) if result.device_checks else None,
+            _checks(view, result.device_checks) if result.device_checks else None,
         ],
         short="Devices",
     )
@@ -110,14 +110,15 @@ def _files(view: View, exports: Sequence[CandidateRecord]) -> doc.Box:
             [format_words(record.format), small(record.precision)],
             [megabytes(record.file_bytes), small(_smaller(view, record))],
             _time(record),
-            _parity(record),
+            _parity(record, view.several),
             _low(record),
         ]
         for record in exports
     ]
+    changed = "of which a finding" if view.several else "whose class"
     note = (
         "Against its network: largest and mean difference of a logit from the PyTorch network the "
-        "file was made of, and the images whose class changed, on validation images. Low "
+        "file was made of, and the images " + changed + " changed, on validation images. Low "
         "precision: layers that really compute in it, counted in the file."
     )
     return doc.Box([doc.Heading("Every file"), grid(heads, rows), doc.Paragraph(note, "note")])
@@ -130,11 +131,12 @@ def _smaller(view: View, record: CandidateRecord) -> str:
     return f"{times(ratio)} times smaller" if ratio >= 1 else f"{times(1 / ratio)} times larger"
 
 
-def _parity(record: CandidateRecord) -> doc.Content:
+def _parity(record: CandidateRecord, several: bool) -> doc.Content:
     parity = record.parity
     if parity is None:
         return NOT_MEASURED
-    flips = f"{parity.label_flips} of {parity.images:,} images changed class"
+    changed = "a finding" if several else "class"
+    flips = f"{parity.label_flips} of {parity.images:,} images changed {changed}"
     largest, mean = (
         _logits(x) for x in (parity.max_logit_difference, parity.mean_logit_difference)
     )
@@ -156,7 +158,7 @@ def _low(record: CandidateRecord) -> str:
     return ", ".join(parts) or NOT_MEASURED
 
 
-def _checks(checks: Sequence[DeviceCheck]) -> doc.Box:
+def _checks(view: View, checks: Sequence[DeviceCheck]) -> doc.Box:
     """Answers on another processor's instructions."""
     rows: list[list[doc.Content]] = [
         [
@@ -170,7 +172,8 @@ def _checks(checks: Sequence[DeviceCheck]) -> doc.Box:
         for check in checks
     ]
     heads = [
-        *("Processor", "Emulated by", "Runtime", "Same class", "Same logits, to the last bit"),
+        *("Processor", "Emulated by", "Runtime", f"Same {view.nouns if view.several else 'class'}"),
+        "Same logits, to the last bit",
         "Largest difference of a logit",
     ]
     sentences = [doc.Paragraph(check.sentence, "note") for check in checks]

@@ -50,10 +50,11 @@ def _sentence(shown: SectionView[Disagreement]) -> str:
     """Agreement, the flips, and whether they lean to one side."""
     section = shown.mine
     answers = counted(section.lost, "answer was", "answers were")
+    units = [f"{shown.where} {unit}" for unit in shown.view.answered]
     return (
         f"{shown.name} answers as the reference does on "
         f"{figure_interval('agreement', section.agreement)} of "
-        f"{counted(section.cases, f'{shown.where} image')}; {answers} right before and wrong now, "
+        f"{counted(section.cases, *units)}; {answers} right before and wrong now, "
         f"{section.gained:,} the other way round, {section.changed:,} wrong both times: "
         f"{_leaning(section)}."
     )
@@ -90,7 +91,7 @@ def _body(shown: SectionView[Disagreement]) -> list[doc.Content]:
     )
     tables: list[doc.Content] = []
     for title, counts in (
-        ("By true class", section.by_class),
+        ("By truth" if shown.view.several else "By true class", section.by_class),
         ("By the reference's confidence", section.by_confidence),
         ("By group", section.by_group),
     ):
@@ -99,7 +100,7 @@ def _body(shown: SectionView[Disagreement]) -> list[doc.Content]:
     return [
         numbers,
         doc.Box(tables, "panels"),
-        _directions(section.directions) if section.directions else None,
+        _directions(section.directions, shown.view.noun) if section.directions else None,
         _gallery(shown),
     ]
 
@@ -153,7 +154,7 @@ def _count(number: int, x: float, anchor: str | None, shift: int) -> Markup:
     return tag("svg", text, x=position(x), class_="at")
 
 
-def _directions(directions: Sequence[Direction]) -> list[doc.Content]:
+def _directions(directions: Sequence[Direction], noun: str) -> list[doc.Content]:
     rows: list[list[doc.Content]] = [
         [
             row.label,
@@ -167,7 +168,7 @@ def _directions(directions: Sequence[Direction]) -> list[doc.Content]:
         ]
         for row in directions
     ]
-    heads = ["Class", "Calls dropped", "Calls added", "New misses against new finds"]
+    heads = [capital(noun), "Calls dropped", "Calls added", "New misses against new finds"]
     return [doc.Heading("From positive to negative, and back"), grid(heads, rows, "cards rows")]
 
 
@@ -211,6 +212,7 @@ def _card(shown: SectionView[Disagreement], flip: Flip) -> doc.Figure:
     known = ", ".join(f"{column} {value}" for column, value in flip.groups.items() if value)
     caption = [
         doc.Text(capital(KINDS[flip.kind]), "bold", f"kind {flip.kind}"),
+        doc.Text(flip.finding, "bold") if flip.finding else None,
         doc.Text(["truth ", doc.Text(flip.truth, "bold")]),
         doc.Text(f"before {flip.before}, {percent(flip.confidence_before, 0)}"),
         doc.Text(f"after {flip.after}, {percent(flip.confidence_after, 0)}"),
@@ -222,7 +224,9 @@ def _card(shown: SectionView[Disagreement], flip: Flip) -> doc.Figure:
 
 
 def _answer(flip: Flip) -> str:
+    finding = f"{flip.finding}: " if flip.finding else ""
     return (
-        f"{flip.truth}, before {flip.before} ({percent(flip.confidence_before, 0)} sure), after "
-        f"{flip.after} ({percent(flip.confidence_after, 0)} sure)"
+        f"{finding}{flip.truth}, before {flip.before} "
+        f"({percent(flip.confidence_before, 0)} sure), after {flip.after} "
+        f"({percent(flip.confidence_after, 0)} sure)"
     )

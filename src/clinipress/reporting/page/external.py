@@ -38,7 +38,8 @@ def external_section(view: View) -> doc.Section | None:
     if not elsewhere:
         return None
     splits = [own, *elsewhere]
-    classes = [f"sensitivity[{name}]" for name in view.classes]
+    families = ("auroc", "sensitivity", "specificity") if view.several else ("sensitivity",)
+    classes = [f"{family}[{name}]" for name in view.classes for family in families]
     rows: list[list[doc.Content]] = [
         [
             capital(metric_name(metric)),

@@ -19,7 +19,7 @@ from clinipress.reporting.wording.numbers import (
     finite,
     percent,
 )
-from clinipress.text import class_words
+from clinipress.text import capital, class_words
 
 __all__ = ["operating_section"]
 
@@ -32,10 +32,7 @@ NOTE = (
     "candidate and found by the reference. PPV and NPV: of the images that are called, or not "
     "called, the share where that is right, if the class is as frequent as said."
 )
-HEADS = (
-    *("Class", "Whose threshold", "Threshold", "Sensitivity", "Specificity"),
-    *("PPV", "NPV", "Missed"),
-)
+HEADS = (*("Whose threshold", "Threshold", "Sensitivity", "Specificity"), *("PPV", "NPV", "Missed"))
 
 
 def operating_section(view: View) -> doc.Section | None:
@@ -57,7 +54,7 @@ def _sentence(shown: SectionView[OperatingSection]) -> str:
     """The first aim: the class found least often, and the positives missed in all."""
     rows = shown.mine.rows
     if not rows:
-        return f"No class of the {shown.where} images could be called at a threshold."
+        return f"No {shown.view.noun} of the {shown.where} images could be called at a threshold."
     aims = [row.aim for row in rows]
     aim = next((name for name in aims if name.startswith("sensitivity")), aims[0])
     own = [row for row in rows if row.aim == aim and not row.kept]
@@ -95,13 +92,14 @@ def _body(shown: SectionView[OperatingSection]) -> list[doc.Content]:
     labels = _worst_first(shown.mine.rows)
     rest = labels[MOST:]
     few = [row for row in shown.mine.rows if row.label in labels[:MOST]]
-    first = [doc.Paragraph(f"Those {MOST} classes that may have lost most.", "note")]
+    text = f"Those {MOST} {shown.view.nouns} that may have lost most."
+    first = [doc.Paragraph(text, "note")]
     return [
         first if rest else None,
         _changes(shown, few),
         _table(shown, few),
         doc.Details(
-            f"{counted(len(rest), 'more class', 'more classes')}",
+            counted(len(rest), f"more {shown.view.noun}", f"more {shown.view.nouns}"),
             _table(shown, [row for row in shown.mine.rows if row.label in rest]),
         )
         if rest
@@ -161,7 +159,8 @@ def _table(shown: SectionView[OperatingSection], rows: Sequence[OperatingRow]) -
         _table_row(shown, point, pair, theirs.get(point, {}).get(False))
         for point, pair in _by_point(rows).items()
     ]
-    return doc.Box(grid(HEADS, body, "cards rows lined"), "below")
+    heads = [capital(shown.view.noun), *HEADS]
+    return doc.Box(grid(heads, body, "cards rows lined"), "below")
 
 
 def _table_row(

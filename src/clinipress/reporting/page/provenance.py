@@ -58,14 +58,14 @@ def data_section(view: View) -> doc.Section:
         audit_sentence(view),
         [
             _warnings(view),
-            doc.Heading("Images in each class"),
+            doc.Heading(f"Images {'that show' if view.several else 'in'} each {view.noun}"),
             _counts(view),
             doc.Heading("How they were divided and sealed"),
             doc.Paragraph(split_sentence(view)),
             _openings(view),
             doc.Heading("Findings of the audit"),
             _findings(view),
-            doc.Heading("Can file properties alone predict the class?"),
+            doc.Heading(view.told("Can file properties alone predict the class?")),
             _shortcuts(view),
         ],
         short="Data",
@@ -97,7 +97,7 @@ def _counts(view: View) -> doc.DataTable:
         by_column = {capital(SPLIT_NAMES.get(name, name)): number for name, number in units.items()}
         kind = capital(unit_words(view.result.split)[1])
         rows.append([kind, *[f"{by_column[c]:,}" if c in by_column else "" for c in columns]])
-    return grid(["Class", *columns], rows, "plain counts")
+    return grid([capital(view.noun), *columns], rows, "plain counts")
 
 
 def _openings(view: View) -> doc.Bullets:
@@ -182,8 +182,9 @@ def _shortcuts(view: View) -> doc.Box:
     majority = audit.majority_accuracy
     split = view.compared_split or "test"
     measured = reference.evidence.get(split, {}) if reference else {}
-    lines = doc.Facts(
-        [
+    facts = []
+    if not view.several:
+        facts = [
             (
                 "Always answering the most frequent class, all images",
                 percent(majority) if majority is not None else NOT_MEASURED,
@@ -197,7 +198,7 @@ def _shortcuts(view: View) -> doc.Box:
                 figure_interval("accuracy", measured.get("accuracy")),
             ),
         ]
-    )
+    lines = doc.Facts(facts) if facts else None
     ranked = sorted(audit.shortcuts, key=lambda s: (not s.warning, -s.auroc.value))
     rows: list[list[doc.Content]] = [
         [
@@ -210,7 +211,8 @@ def _shortcuts(view: View) -> doc.Box:
     ]
     if not rows:
         return doc.Box([lines, doc.Paragraph(f"Shortcuts: {NOT_MEASURED}.", "note")])
-    table = grid(["Fact about the file", "Class it gives away", "AUROC", "Finding"], rows, "plain")
+    gives = f"{capital(view.noun)} it gives away"
+    table = grid(["Fact about the file", gives, "AUROC", "Conclusion"], rows, "plain")
     more = len(ranked) - MANY
     note = doc.Paragraph(f"{more:,} weaker ones are in the record.", "note") if more > 0 else None
     return doc.Box([lines, table, note])
@@ -285,7 +287,7 @@ def _history(view: View, number: int, record: CandidateRecord) -> doc.Details:
         [name, f" {chain} ", verdict],
         [
             doc.Paragraph(capital(f"{origin}{counted(len(steps), 'step')} of its own."), "note"),
-            doc.Bullets([_step(step) for step in steps], ordered=True) if steps else None,
+            doc.Bullets([_step(step, view) for step in steps], ordered=True) if steps else None,
             _file_facts(record),
         ],
     )
@@ -297,12 +299,19 @@ def _shared(mine: Sequence[Applied], theirs: Sequence[Applied]) -> int:
     return next((n for n, (own, other) in pairs if own != other), min(len(mine), len(theirs)))
 
 
-def _step(step: Applied) -> list[doc.Content]:
+def _step(step: Applied, view: View) -> list[doc.Content]:
     blocks: list[doc.Content] = [doc.Text(step.step, "strong")]
     for title, values in (("parameters", step.params), ("what came of it", step.facts)):
         if values:
             entries: list[doc.Content] = [
-                [doc.Text(f"{name}:", "bold"), f" {text}"] for name, text in flatten(values)
+                [
+                    doc.Text(
+                        f"{name.replace('_accuracy', '_auroc' if view.several else '_accuracy')}:",
+                        "bold",
+                    ),
+                    f" {text}",
+                ]
+                for name, text in flatten(values)
             ]
             blocks += [small(title), doc.Bullets(entries, "params")]
     return blocks

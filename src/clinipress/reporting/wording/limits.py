@@ -74,7 +74,7 @@ def _of_data(view: View) -> list[str]:
     if suspects:
         worst = max(suspects, key=lambda shortcut: shortcut.auroc.value)
         reservations.append(
-            "File properties alone separate the classes (shortcut risk; strongest: "
+            f"File properties alone separate the {view.nouns} (shortcut risk; strongest: "
             f"{feature_name(worst)} for {target_name(worst)}, AUROC "
             f"{figure('auroc', worst.auroc.value)}); a model may lean on them and fail on images "
             "from elsewhere."
@@ -118,7 +118,7 @@ def _of_reference(view: View) -> list[str]:
 def _no_patients(split: SplitSummary) -> str:
     text = (
         "No patient identifiers: neighbouring slices or repeated images of one patient may be on "
-        "both sides of the split, which makes every accuracy here look better than it is."
+        "both sides of the split, which makes every figure here look better than it is."
     )
     if split.by == "image":
         return f"{text} The images were divided one by one, without any grouping."
@@ -158,9 +158,10 @@ def _of_test(view: View) -> list[str]:
         )
     if counts:
         top = max(counts, key=lambda name: counts[name])
+        size = view.result.split.size("test") if view.several else sum(counts.values())
         reservations.append(
-            f"The share of each class is that of the data set ({top} is "
-            f"{percent(counts[top] / max(sum(counts.values()), 1))} of the test images), not of a "
+            f"The share of each {view.noun} is that of the data set ({top} is "
+            f"{percent(counts[top] / max(size, 1))} of the test images), not of a "
             "clinic; precision will differ where findings are rarer."
         )
     return reservations
@@ -258,7 +259,8 @@ def _of_processors(view: View) -> list[str]:
     for row in FORMATS:
         untimed = [c for c in view.candidates if c.format == row.name and c.latency_ms is None]
         if row.accuracy_note and untimed:
-            reservations.append(f"The accuracy of {_names(untimed)} {row.accuracy_note}.")
+            accuracy = view.told("The accuracy")
+            reservations.append(f"{accuracy} of {_names(untimed)} {row.accuracy_note}.")
     return reservations
 
 
@@ -321,7 +323,7 @@ def _unproven(view: View, subject: CandidateRecord) -> list[str]:
             f"; {figure_interval('sensitivity', value)} was measured" if finite(value) else ""
         )
         reservations.append(
-            "Class by class the intervals are wider than over all images: for "
+            f"{view.told('Class by class')} the intervals are wider than over all images: for "
             f"{class_words(name)} a loss of {points_words(-wide[name].low)} in sensitivity "
             f"cannot be excluded{measured_text}."
         )

@@ -8,11 +8,12 @@ percentage of a percentage), sizes and times have three significant figures, rat
 from __future__ import annotations
 
 import math
+import re
 from datetime import datetime
 
 from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval
-from clinipress.text import DASH, MINUS, STATUS_WORDS, counted, fixed, signed
+from clinipress.text import DASH, MINUS, STATUS_WORDS, capital, counted, fixed, signed
 
 __all__ = [
     "DASH",
@@ -36,6 +37,7 @@ __all__ = [
     "metric_name",
     "milliseconds",
     "moment",
+    "of_findings",
     "percent",
     "points",
     "points_decimals",
@@ -71,8 +73,30 @@ def _base(metric: str) -> str:
 
 
 def short_name(metric: str) -> str:
-    """A metric's name for the head of a column: "AUROC" for the mean area of several findings."""
-    return {"auroc_macro": "AUROC"}.get(metric, metric_name(metric))
+    """A metric's name for the head of a column: "mean AUROC" for the mean area under the curve."""
+    return {"auroc_macro": "mean AUROC"}.get(metric, metric_name(metric))
+
+
+_OF_FINDINGS = {
+    "accuracy": "mean AUROC", "class": "finding", "classes": "findings",
+}  # fmt: skip
+
+
+def of_findings(text: str) -> str:
+    """A text about classes and accuracy for a study whose images may show several findings.
+
+    Example:
+        >>> of_findings("Class by class: an accuracy at risk class low")
+        'Finding by finding: a mean AUROC at risk class low'
+    """
+
+    def word(found: re.Match[str]) -> str:
+        other = _OF_FINDINGS[found["word"].lower()]
+        article = f"{found['article'][0]} " if found["article"] else ""
+        return article + (capital(other) if found["word"][0].isupper() else other)
+
+    pattern = r"\b(?<!risk )(?P<article>[Aa]n? )?(?P<word>[Aa]ccuracy|[Cc]lass(?:es)?)\b"
+    return re.sub(pattern, word, text)
 
 
 def metric_class(metric: str) -> str | None:
@@ -80,10 +104,13 @@ def metric_class(metric: str) -> str | None:
     return metric[len(_base(metric)) + 1 : -1] if metric.endswith("]") else None
 
 
-def metric_name(metric: str) -> str:
-    """A metric in words: "sensitivity[nodule]" -> "sensitivity for nodule"."""
+def metric_name(metric: str, noun: str = "class") -> str:
+    """A metric in words: "sensitivity[nodule]" -> "sensitivity for nodule".
+
+    `noun`: what "sensitivity[*]" is of each of.
+    """
     base, every, _ = metric.partition("[*]")
-    return f"{metric_facts(base).label}{' for each class' if every else ''}"
+    return f"{metric_facts(base).label}{f' for each {noun}' if every else ''}"
 
 
 def in_points(metric: str) -> bool:
