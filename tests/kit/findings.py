@@ -76,12 +76,14 @@ def _maps(findings: tuple[str, ...]) -> Saliency:
     return section.model_copy(update={"panels": tuple(panels)})
 
 
-def findings_study(count: int = 14, *, images: int = 300, external: bool = True) -> Result:
+def findings_study(
+    count: int = 14, *, images: int = 240, external: bool = True, resamples: int = 30
+) -> Result:
     """A whole result of a study of so many findings, with a set from elsewhere."""
     import random
 
     findings = names(count)
-    declared = Declared("medium", EvidenceRecipe(), 60)
+    declared = Declared("medium", EvidenceRecipe(), resamples)
     rules = rules_for("medium", several="auroc_macro")
     validation = drawn(findings, images=images, seed=1)
     splits = {"test": drawn(findings, images=images, seed=2)}

@@ -82,3 +82,58 @@ def test_words_are_turned_with_their_article() -> None:
     assert of_findings("risk class low, classification, inaccuracy") == (
         "risk class low, classification, inaccuracy"
     )
+
+
+@pytest.fixture(scope="module")
+def many() -> Result:
+    return findings_study(40, images=150, external=False)
+
+
+def section(page: str, name: str) -> str:
+    return re.findall(rf'<section id="{name}".*?</section>', page, re.DOTALL)[0]
+
+
+def open_and_folded(part: str) -> tuple[str, str]:
+    folded = "".join(re.findall(r"<details>.*?</details>", part, re.DOTALL))
+    return re.sub(r"<details>.*?</details>", "", part, flags=re.DOTALL), folded
+
+
+@pytest.mark.parametrize("key", ["gate", "classes", "operating", "disagreement"])
+def test_of_many_findings_six_are_open_and_none_is_lost(many: Result, key: str) -> None:
+    known = [name for name in many.classes if name != "Hernia"]
+    tables = section(render(many), key).partition("Images with another answer")[0]
+    shown, folded = map(plain, open_and_folded(tables))
+
+    def rows(text: str) -> set[str]:
+        return {n for n in known if re.search(rf"(^|\n|for ){re.escape(n)}\n", text)}
+
+    assert len(rows(shown)) <= 8  # six of a table, and those that a sentence names
+    if key != "operating":  # both splits must know a point of it
+        assert rows(shown) | rows(folded) == set(known)
+    assert len(rows(shown) | rows(folded)) > 30
+
+
+def test_eight_findings_or_fewer_are_all_open() -> None:
+    few = findings_study(7, images=90, external=False)
+    shown, folded = open_and_folded(section(render(few), "classes"))
+    assert not folded
+    assert all(name in shown for name in few.classes)
+
+
+def test_the_card_folds_its_findings_and_names_thresholds(many: Result) -> None:
+    card = model_card(many)
+    assert card.count("<details>") == card.count("</details>") >= 2
+    thresholds = many.candidates[1].judgements["test"].calibration.thresholds
+    assert set(thresholds) == set(many.classes)
+    for name, limit in thresholds.items():
+        assert re.search(rf"\| {re.escape(name)} \|.*\| {limit:.3f} \|", card)
+    assert "sensitivity plus specificity was largest on the validation images" in card
+    assert f"{many.classes[0]} {thresholds[many.classes[0]]:.3f}" in dossier_markdown(many)
+
+
+def test_axes_of_areas_are_no_percentages(many: Result) -> None:
+    page = render(many)
+    for key in ("trade-off", "classes", "stress"):
+        part = section(page, key)
+        assert re.search(r"0\.\d+</text>", part)
+        assert "%</text>" not in part

@@ -320,6 +320,7 @@ def calibration_section(
     itself, same = candidate is reference, False
     original, raw_scores = reference, candidate
     findings: dict[str, float] = {}
+    limits = dict(zip(candidate.classes, candidate.thresholds, strict=False))
     if candidate.several:  # every known pair of image and finding; each unit holds all of its own
         check_same_images(reference, candidate)
         temperatures = candidate.temperatures or (1.0,) * len(candidate.classes)
@@ -353,6 +354,7 @@ def calibration_section(
     return Calibration(
         temperature=candidate.temperature,
         temperatures=findings,
+        thresholds=limits if findings else {},
         chosen_on=chosen_on,
         before=raw,
         after=calibrated,

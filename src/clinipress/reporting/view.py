@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,7 @@ from clinipress.reporting.wording.numbers import finite, of_findings
 __all__ = ["Role", "View"]
 
 Role = Literal["reference", "shipped", "rejected", "candidate"]
+MOST_FINDINGS, OPEN_FINDINGS = 8, 6  # shown at once: all of them, or so many of more
 SPLIT_ORDER = ("test", "validation", "train")
 
 
@@ -158,6 +160,24 @@ class View:
     def classes(self) -> tuple[str, ...]:
         """Names of the classes as they are shown: grades from the least to the gravest."""
         return self.result.order or self.result.classes
+
+    def lost_most_first(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Names of findings that are shown at once, and of those that are folded away.
+
+        Where they are few, or are classes, all as they come; else first those whose area under the
+        ROC curve may have lost most, and last those of which that is not known.
+        """
+        if not self.several or len(names) <= MOST_FINDINGS:
+            return list(names), []
+        changes = self.subject.changes if self.subject else {}
+        split = changes.get(self.compared_split or "", {})
+
+        def low(name: str) -> float:
+            change = split.get(f"auroc[{name}]")
+            return change.low if change is not None and finite(change) else math.inf
+
+        ranked = sorted(names, key=low)
+        return ranked[:OPEN_FINDINGS], ranked[OPEN_FINDINGS:]
 
     def in_order(self, matrix: Sequence[Sequence[int]]) -> list[list[int]]:
         """Rows and columns by true class and answer, as the classes are shown."""

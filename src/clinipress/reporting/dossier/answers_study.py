@@ -240,7 +240,14 @@ def _output(view: View) -> str | None:
     classes = counted(len(view.result.classes), view.noun, view.nouns)
     answer = "the largest is the answer"
     if view.several:
-        answer = "each is called at or above its own threshold"
+        answer = "each is called at or above a threshold of its own"
+        calibration = judgements_of(view).calibration
+        limits = calibration.thresholds.items() if calibration else ()
+        if named := ", ".join(f"{name} {limit:.3f}" for name, limit in limits):
+            answer += (
+                f" ({named}), where sensitivity plus specificity was largest on the validation "
+                "images, or 0.5 where no image or every one shows the finding"
+            )
     text = f"One probability for each of {classes}; {answer}."
     section = judgements_of(view).operating
     if section is None:

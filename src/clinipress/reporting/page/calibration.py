@@ -18,7 +18,7 @@ from clinipress.reporting.drawing.figures import (
     position,
 )
 from clinipress.reporting.drawing.markup import Markup, tag
-from clinipress.reporting.drawing.parts import grid, legend, small
+from clinipress.reporting.drawing.parts import grid, legend, lines, small
 from clinipress.reporting.page.shown import SectionView, judgement_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.lead import change_words
@@ -134,6 +134,7 @@ def _body(shown: SectionView[Calibration]) -> list[doc.Content]:
         doc.Box(panels, "panels"),
         doc.Box(_table(shown), "below"),
         *_grades(shown),
+        _findings(shown),
     ]
 
 
@@ -220,6 +221,44 @@ def _grades(shown: SectionView[Calibration]) -> list[doc.Content]:
     heads = ["", "Stated on average", "Observed", f"{shown.name}: too much by, points",
              "Reference: too much by, points"]  # fmt: skip
     return [doc.Heading("By grade, after the temperature"), grid(heads, rows)]
+
+
+def _findings(shown: SectionView[Calibration]) -> doc.Details | None:
+    """Of several findings, each one's temperature and calibration error."""
+    view, split = shown.view, shown.split
+    if not shown.mine.temperatures or view.reference is None:
+        return None
+    before, after = (r.evidence.get(split, {}) for r in (view.reference, shown.subject))
+    changes = shown.subject.changes.get(split, {})
+    own = shown.theirs.temperatures if shown.theirs else {}
+    rows: list[list[doc.Content]] = [
+        [
+            name,
+            lines([decimal(own[name], 2) if name in own else "", decimal(temperature, 2)]),
+            lines([_limit(shown.theirs, name), _limit(shown.mine, name)]),
+            *(
+                lines([figure_interval(metric, side.get(metric)) for side in (before, after)])
+                for metric in (f"ece[{name}]", f"brier[{name}]")
+            ),
+            change_words("ece", changes.get(f"ece[{name}]")),
+        ]
+        for name, temperature in shown.mine.temperatures.items()
+    ]
+    heads = ["Finding", "Temperature", "Called from", "Calibration error", "Brier score",
+             "Change in calibration error, points"]  # fmt: skip
+    note = (
+        "Upper line: original. Lower line: compressed. Called from: the probability, after the "
+        "temperature, at which sensitivity plus specificity was largest on the "
+        f"{shown.mine.chosen_on} images; 0.5 where no image or every one shows the finding."
+    )
+    return doc.Details(
+        "Each finding: its temperature, its threshold, its calibration error",
+        [grid(heads, rows, "cards rows lined"), doc.Paragraph(note, "note")],
+    )
+
+
+def _limit(side: Calibration | None, name: str) -> str:
+    return decimal(side.thresholds[name], 3) if side and name in side.thresholds else ""
 
 
 def _table(shown: SectionView[Calibration]) -> doc.DataTable:

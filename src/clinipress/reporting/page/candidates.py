@@ -15,6 +15,7 @@ from clinipress.reporting.drawing.parts import (
     cell,
     column_heads,
     legend,
+    lines,
     reasons,
     role_mark,
     small,
@@ -34,6 +35,7 @@ from clinipress.reporting.wording.numbers import (
     finite,
     large,
     megabytes,
+    metric_class,
     metric_name,
     milliseconds,
     points_words,
@@ -221,8 +223,13 @@ def trade_off_section(view: View) -> doc.Section:
     read = ", reading included" if root and root.preprocessing else ""
     sized = _points(view, lambda record: record.file_bytes / 1e6)
     plots = [
-        _panel(timed, f"milliseconds per image (median{read})", view.told("Accuracy against time")),
-        _panel(sized, "MB of file", view.told("Accuracy against file size")),
+        _panel(
+            timed,
+            f"milliseconds per image (median{read})",
+            view.told("Accuracy against time"),
+            view.overall,
+        ),
+        _panel(sized, "MB of file", view.told("Accuracy against file size"), view.overall),
     ]
     names = [
         tag("li", tag("span", str(number), class_="n"), role_mark(view.role(record)), record.name)
@@ -256,8 +263,8 @@ def trade_off_section(view: View) -> doc.Section:
     )
 
 
-def _panel(drawn: list[Point], unit: str, title: str) -> doc.Figure:
-    plot = trade_off(drawn, unit, title)
+def _panel(drawn: list[Point], unit: str, title: str, metric: str) -> doc.Figure:
+    plot = trade_off(drawn, unit, title, metric)
     if plot is not None:
         return doc.Figure(title, plot)
     missing = f"{NOT_MEASURED}: fewer than two candidates have both figures"
@@ -309,20 +316,34 @@ def gate_section(view: View) -> doc.Section:
 def _all_measures(view: View, subject: CandidateRecord) -> list[doc.Content]:
     """Every measured change with both figures; shares are drawn on one scale."""
     every = measures(view, subject)
-    rows = [_measure_row(view.role(subject), measure) for measure in every]
     title = f"All {counted(len(every), 'measure')} of {subject.name}"
-    return [doc.Heading(title), forest(rows)]
+    names = [name for measure in every if (name := metric_class(measure.metric)) is not None]
+    folded = view.lost_most_first(list(dict.fromkeys(names)))[1]
+    rows: dict[bool, list[ForestRow]] = {True: [], False: []}
+    for measure in every:
+        hidden = metric_class(measure.metric) in folded
+        rows[hidden].append(_measure_row(view.role(subject), measure))
+    more = counted(len(rows[True]), "more measure") + " of findings that may have lost less"
+    return [
+        doc.Heading(title),
+        forest(rows[False]),
+        doc.Details(more, forest(rows[True])) if folded else None,
+    ]
 
 
 def _measure_row(role: Role, measure: Measure) -> ForestRow:
     """A measure; what is better when lower is drawn turned, so that right is always better."""
     before, after = both_figures(measure)
     drawn = measure.loss.turned if metric_facts(measure.metric).unit == "points" else None
-    words = doc.Text(reading(measure), "line", f"reading {TONES[measure.shown] or ''}".strip())
+    tone = f"line reading {TONES[measure.shown] or ''}".strip()
+    words = doc.Text(reading(measure), "line", tone)
     return ForestRow(
-        [capital(measure_name(measure)), small(f"{before} \u2192 {after}")],
+        [
+            capital(measure_name(measure)),
+            doc.Text(f"{before} \u2192 {after}", "aside", "small line"),
+        ],
         marks((role, drawn)),
-        [doc.Text(change_words(measure.metric, measure.change, measure.limit), "line"), words],
+        [lines([change_words(measure.metric, measure.change, measure.limit)]), words],
         None if measure.limit is None else -measure.limit,
     )
 

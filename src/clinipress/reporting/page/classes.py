@@ -26,10 +26,11 @@ from clinipress.reporting.drawing.parts import (
 from clinipress.reporting.view import Role, View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
+    counted,
     finite,
     metric_class,
     metric_name,
-    percent,
+    tick_words,
 )
 from clinipress.reporting.wording.phrases import split_name
 from clinipress.reporting.wording.sentences import classes_sentence
@@ -94,6 +95,7 @@ def _fits(matrix: Sequence[Sequence[int]], classes: int) -> bool:
 def _overall(view: View, mine: dict[str, Interval], theirs: dict[str, Interval]) -> doc.DataTable:
     """Figures over all classes."""
     metrics = [m for m in {**theirs, **mine} if metric_class(m) is None and m != "agreement"]
+    metrics.sort(key=lambda metric: view.several and metric != view.overall)
     rows: list[list[doc.Content]] = [
         [
             capital(metric_name(metric)),
@@ -120,10 +122,23 @@ def _class_table(
     low = max(min(ends, default=0.0) - 0.02, 0.0)
     scale = Scale(low, 1.0, 3, 94)
     ticks = nice_ticks(low, 1.0, 4)
-    axis = strip_axis(scale, ticks, [percent(tick, 0) for tick in ticks])
+    axis = strip_axis(scale, ticks, [tick_words(first, tick) for tick in ticks])
     heads = column_heads([capital(view.noun), "Images", axis, *(figures[name] for name in figures)])
-    rows = [_class_row(view, split, name, mine, theirs, scale, figures) for name in view.classes]
-    table = doc.DataTable(heads, [doc.RowGroup(rows)], "cards classes")
+    tables = [
+        doc.DataTable(
+            heads,
+            [
+                doc.RowGroup(
+                    [_class_row(view, split, n, mine, theirs, scale, figures) for n in names]
+                )
+            ],
+            "cards classes",
+        )
+        for names in view.lost_most_first(view.classes)
+        if names
+    ]
+    title = counted(len(view.classes) - len(tables[0].groups[0].rows), "more finding")
+    folded = [doc.Details(f"{title} that may have lost less", table) for table in tables[1:]]
     note = "Upper line: original. Lower line: compressed."
     if view.several:
         note += (
@@ -131,7 +146,7 @@ def _class_table(
             "validation images; images of which it is unknown whether they show a finding count "
             "for nothing in its row."
         )
-    return doc.Box([table, doc.Paragraph(note, "note")])
+    return doc.Box([tables[0], *folded, doc.Paragraph(note, "note")])
 
 
 def _class_row(

@@ -11,7 +11,7 @@ from clinipress.reporting.drawing.markup import Markup, tag
 from clinipress.reporting.drawing.parts import MANY, grid, small, two_lines
 from clinipress.reporting.drawing.pictures import GALLERY, embedded
 from clinipress.reporting.page.shown import SectionView, judgement_section
-from clinipress.reporting.view import View
+from clinipress.reporting.view import MOST_FINDINGS, OPEN_FINDINGS, View
 from clinipress.reporting.wording.numbers import (
     counted,
     decimal,
@@ -155,6 +155,8 @@ def _count(number: int, x: float, anchor: str | None, shift: int) -> Markup:
 
 
 def _directions(directions: Sequence[Direction], noun: str) -> list[doc.Content]:
+    many = noun == "finding" and len(directions) > MOST_FINDINGS
+    ranked = sorted(directions, key=lambda row: row.found - row.missed) if many else directions
     rows: list[list[doc.Content]] = [
         [
             row.label,
@@ -166,10 +168,15 @@ def _directions(directions: Sequence[Direction], noun: str) -> list[doc.Content]
                 small(_direction(row)),
             ],
         ]
-        for row in directions
+        for row in ranked
     ]
     heads = [capital(noun), "Calls dropped", "Calls added", "New misses against new finds"]
-    return [doc.Heading("From positive to negative, and back"), grid(heads, rows, "cards rows")]
+    heading = doc.Heading("From positive to negative, and back")
+    if not many:
+        return [heading, grid(heads, rows, "cards rows")]
+    more = f"{counted(len(rows) - OPEN_FINDINGS, 'more finding')} that lean less to misses"
+    rest = doc.Details(more, grid(heads, rows[OPEN_FINDINGS:], "cards rows"))
+    return [heading, grid(heads, rows[:OPEN_FINDINGS], "cards rows"), rest]
 
 
 def _probabilities(row: Direction) -> str:

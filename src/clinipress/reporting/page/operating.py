@@ -10,7 +10,7 @@ from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.forest import ForestRow, forest, marks
 from clinipress.reporting.drawing.parts import grid, legend, lines, small
 from clinipress.reporting.page.shown import SectionView, judgement_section
-from clinipress.reporting.view import View
+from clinipress.reporting.view import OPEN_FINDINGS, View
 from clinipress.reporting.wording.numbers import (
     change_interval,
     counted,
@@ -23,7 +23,7 @@ from clinipress.text import capital, class_words
 
 __all__ = ["operating_section"]
 
-MOST = 8  # classes whose points are shown at once, those that lost most
+MOST = 8  # classes whose points are shown at once; of more findings those that lost most
 LISTED = 60  # names of missed images that are listed for one class and threshold
 NOTE = (
     "A class is called when its calibrated probability reaches the threshold. Own threshold: "
@@ -90,9 +90,10 @@ def _aim(aim: str) -> str:
 
 def _body(shown: SectionView[OperatingSection]) -> list[doc.Content]:
     labels = _worst_first(shown.mine.rows)
-    rest = labels[MOST:]
-    few = [row for row in shown.mine.rows if row.label in labels[:MOST]]
-    text = f"Those {MOST} {shown.view.nouns} that may have lost most."
+    most = OPEN_FINDINGS if shown.view.several and len(labels) > MOST else MOST
+    rest = labels[most:]
+    few = [row for row in shown.mine.rows if row.label in labels[:most]]
+    text = f"Those {most} {shown.view.nouns} that may have lost most."
     first = [doc.Paragraph(text, "note")]
     return [
         first if rest else None,
@@ -206,8 +207,16 @@ def _missed(shown: SectionView[OperatingSection]) -> doc.Content:
     heading = doc.Heading("Positives that the reference finds and the candidate misses")
     if not rows:
         return [heading, doc.Paragraph("No image.")]
-    labels = dict.fromkeys(row.label for row in rows)
-    return [heading, [_missed_of(label, [r for r in rows if r.label == label]) for label in labels]]
+    labels = list(dict.fromkeys(row.label for row in rows))
+    many = shown.view.several and len(labels) > MOST
+    if many:
+        missed = {n: max(len(r.newly_missed) for r in rows if r.label == n) for n in labels}
+        labels.sort(key=lambda label: -missed[label])
+    named = [_missed_of(label, [r for r in rows if r.label == label]) for label in labels]
+    if not many:
+        return [heading, named]
+    more = counted(len(named) - OPEN_FINDINGS, "more finding")
+    return [heading, named[:OPEN_FINDINGS], doc.Details(more, named[OPEN_FINDINGS:])]
 
 
 def _missed_of(label: str, rows: Sequence[OperatingRow]) -> doc.Details:

@@ -81,7 +81,7 @@ def _warnings(view: View) -> doc.Box | doc.Paragraph:
     )
 
 
-def _counts(view: View) -> doc.DataTable:
+def _counts(view: View) -> doc.DataTable | doc.Details:
     """Images of each class: found, published splits if any, and the splits used."""
     audit, used = view.result.audit, view.result.split.counts
     columns: dict[str, Mapping[str, int]] = {"Found": audit.classes}
@@ -91,13 +91,22 @@ def _counts(view: View) -> doc.DataTable:
     rows: list[list[doc.Content]] = [
         [name, *[f"{counts.get(name, 0):,}" for counts in columns.values()]] for name in names
     ]
-    rows.append(["All", *[f"{sum(counts.values()):,}" for counts in columns.values()]])
+    if view.several:  # one image may stand in several rows
+        sizes = {capital(SPLIT_NAMES.get(n, n)): view.result.split.size(n) for n in used}
+        all_images = {"Found": audit.images} | sizes
+        totals = [f"{all_images[name]:,}" if name in all_images else "" for name in columns]
+        rows.append(["All images", *totals])
+    else:
+        rows.append(["All", *[f"{sum(counts.values()):,}" for counts in columns.values()]])
     units = view.result.split.units
     if units:
         by_column = {capital(SPLIT_NAMES.get(name, name)): number for name, number in units.items()}
         kind = capital(unit_words(view.result.split)[1])
         rows.append([kind, *[f"{by_column[c]:,}" if c in by_column else "" for c in columns]])
-    return grid([capital(view.noun), *columns], rows, "plain counts")
+    table = grid([capital(view.noun), *columns], rows, "plain counts")
+    if view.lost_most_first(names)[1]:
+        return doc.Details(f"All {len(names)} findings", table)
+    return table
 
 
 def _openings(view: View) -> doc.Bullets:

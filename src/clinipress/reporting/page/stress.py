@@ -30,6 +30,7 @@ from clinipress.reporting.wording.numbers import (
     percent,
     points_words,
     short_name,
+    tick_words,
 )
 from clinipress.reporting.wording.phrases import interval_phrase
 from clinipress.text import capital, joined
@@ -130,7 +131,9 @@ def _plot(shown: SectionView[Stress], curve: StressCurve, up: Scale) -> doc.Figu
     """One kind: two curves on one axis; a star where the candidate is shown to bear it worse."""
     across = Scale(-0.3, 5.3, 19, 99)
     below = [(float(number), str(number)) for number in range(6)]
-    beside = [(tick, _tick(shown.mine.metric, tick)) for tick in nice_ticks(up.low, up.high, 4)]
+    beside = [
+        (tick, tick_words(shown.mine.metric, tick)) for tick in nice_ticks(up.low, up.high, 4)
+    ]
     parts = frame(across, up, below, beside)
     whole = shown.mine.undisturbed
     sides: list[tuple[Shape, float, list[tuple[int, Interval]]]] = [
@@ -157,10 +160,6 @@ def _plot(shown: SectionView[Stress], curve: StressCurve, up: Scale) -> doc.Figu
     label = f"{name}: {short_name(shown.mine.metric)} by strength"
     plot = tag("svg", parts, class_="plot", height=str(HEIGHT), role="img", aria_label=label)
     return doc.Figure(caption, plot)
-
-
-def _tick(metric: str, value: float) -> str:
-    return percent(value, 0) if metric == "accuracy" else f"{value:g}"
 
 
 def _curve(

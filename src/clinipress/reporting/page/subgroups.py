@@ -214,10 +214,15 @@ def _by_class(shown: SectionView[Subgroups], groups: Sequence[Subgroup]) -> doc.
     rows: list[list[doc.Content]] = [
         [group.value, *[_sensitivity(group, name) for name in classes]] for group in groups
     ]
+    heads = ["Subgroup", *classes]
+    if shown.view.several:  # they may be forty
+        first, *rest = zip(*rows, strict=True)
+        heads = ["Finding", *map(str, first)]
+        rows = [[name, *cells] for name, cells in zip(classes, rest, strict=True)]
     return doc.Details(
         f"Sensitivity for each {shown.view.noun}",
         [
-            grid(["Subgroup", *classes], rows, "cards rows"),
+            grid(heads, rows, "cards rows wide"),
             doc.Paragraph("Upper line: original. Lower line: compressed, then the change.", "note"),
         ],
     )

@@ -22,6 +22,7 @@ __all__ = [
     "NOT_MEASURED",
     "STATUS_WORDS",
     "TIMES",
+    "as_percent",
     "change_interval",
     "counted",
     "decimal",
@@ -46,6 +47,7 @@ __all__ = [
     "probability",
     "short_name",
     "significant",
+    "tick_words",
     "times",
 ]
 
@@ -58,7 +60,7 @@ MONTHS = (
     *("July", "August", "September", "October", "November", "December"),
 )
 # shares that are customary as decimals, not as percentages
-DECIMALS = frozenset({"auroc", "auroc_macro", "kappa", "kappa_quadratic"})
+DECIMALS = frozenset({"auroc", "auroc_macro", "auroc_micro", "kappa", "kappa_quadratic"})
 
 
 def finite(interval: Interval | None) -> bool:
@@ -119,8 +121,14 @@ def in_points(metric: str) -> bool:
     return facts.unit == "points" and facts.higher_is_better
 
 
-def _as_percent(metric: str) -> bool:
+def as_percent(metric: str) -> bool:
+    """Whether it is shown as a percentage, not as a decimal."""
     return metric_facts(metric).unit == "points" and _base(metric) not in DECIMALS
+
+
+def tick_words(metric: str, value: float) -> str:
+    """A tick of an axis on which a metric is drawn: "80%", "0.8" of an area under the ROC curve."""
+    return percent(value, 0) if as_percent(metric) else f"{value:g}"
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -148,14 +156,14 @@ def figure(metric: str, value: float | None) -> str:
     """A metric's value in its own manner."""
     if value is None or not math.isfinite(value):
         return NOT_MEASURED
-    return percent(value) if _as_percent(metric) else fixed(value, 3)
+    return percent(value) if as_percent(metric) else fixed(value, 3)
 
 
 def figure_interval(metric: str, interval: Interval | None) -> str:
     """A metric with its interval: "94.6% (93.1-96.0)"."""
     if interval is None or not finite(interval):
         return NOT_MEASURED
-    scale, decimals = (100, 1) if _as_percent(metric) else (1, 3)
+    scale, decimals = (100, 1) if as_percent(metric) else (1, 3)
     low, high = (fixed(scale * end, decimals) for end in (interval.low, interval.high))
     return f"{figure(metric, interval.value)} ({low}{DASH}{high})"
 
