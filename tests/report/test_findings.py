@@ -6,10 +6,16 @@ import html
 import io
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from clinipress.cli import terminal
+from clinipress.evidence.gate import rules_for
+from clinipress.evidence.judged import Declared, judged, statistics
+from clinipress.evidence.scores import Scores
+from clinipress.recipe.study import EvidenceRecipe
 from clinipress.records.result import Result
 from clinipress.reporting.documents import report_markdown
 from clinipress.reporting.dossier.text import dossier_markdown
@@ -19,6 +25,7 @@ from clinipress.reporting.wording.numbers import of_findings
 from kit.findings import findings_study
 from kit.judgements import pictures
 
+DECLARED = Declared("medium", EvidenceRecipe(), 20)
 # words of a task of one class for each image, for which a study of findings has others
 WRONG = re.compile(r"accurac|(?<!risk )\bclass(es)?\b|\bcorrect\b|mean of labels", re.IGNORECASE)
 ALLOWED = (
@@ -137,3 +144,57 @@ def test_axes_of_areas_are_no_percentages(many: Result) -> None:
         part = section(page, key)
         assert re.search(r"0\.\d+</text>", part)
         assert "%</text>" not in part
+
+
+def rare_elsewhere(several: bool, pieces: tuple[int, int, int, int]) -> Scores:
+    """Images found, missed, called in vain and spared at a threshold of 0.3."""
+    hits = np.repeat([1, 1, 0, 0], pieces)
+    odds = np.where(np.repeat([1, 0, 1, 0], pieces), 0.0, -3.0)  # 0.5 and 0.05
+    n = len(hits)
+    common = {"units": np.arange(n), "keys": tuple(f"{i}.png" for i in range(n))}
+    if several:
+        labels, logits = np.stack([hits, -np.ones(n)], axis=1), np.stack([odds, odds], axis=1)
+        return Scores(logits=logits.astype(np.float32), labels=labels.astype(np.int64),
+                      classes=("nodule", "mass"), thresholds=(0.3, 0.5), **common)  # fmt: skip
+    odds = np.where(odds < 0, -3.0, 1.0)
+    logits = np.stack([odds, np.zeros(n)], axis=1)
+    return Scores(logits=logits.astype(np.float32), labels=1 - hits, classes=("nodule", "none"),
+                  positive="nodule", **common)  # fmt: skip
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_a3_calls_where_a_finding_is_rarer_than_in_validation(
+    study: Result, make_study, several: bool
+) -> None:
+    # 40 % in validation, 5 % elsewhere, the same sensitivity and specificity
+    parts = {"validation": (104, 16, 54, 126), "external: clinic": (13, 2, 85, 200)}
+    result = study if several else make_study(classes=("nodule", "none"))
+    result = result.model_copy(update={"classes": ("nodule", "mass" if several else "none")})
+    scores = {split: rare_elsewhere(several, pieces) for split, pieces in parts.items()}
+    rules = rules_for("medium", several="auroc_macro" if several else None)
+    records = []
+    for record in result.candidates[:1] + tuple(
+        r for r in result.candidates if r.name == result.shipped
+    ):
+        update: dict[str, dict[str, Any]] = {"evidence": {}, "confusion": {}, "judgements": {}}
+        for split, each in scores.items():
+            inside = scores["validation"]
+            found = statistics(DECLARED, each, each, validation=(inside, inside))
+            part = judged(DECLARED, rules, each, each, found)
+            update["evidence"][split] = part.evidence
+            update["confusion"][split] = part.confusion
+            update["judgements"][split] = found
+        records.append(record.model_copy(update=update))
+    result = result.model_copy(
+        update={"candidates": tuple(records), "positive": None if several else "nodule"}
+    )
+    text = re.sub(r"\s+", " ", plain(section(render(result), "external")))
+    assert "Present and called, external (clinic) images" in text
+    ppv = records[1].evidence["external: clinic"]["precision[nodule]"]
+    low, high = (f"{100 * end:.1f}" for end in (ppv.low, ppv.high))
+    assert ppv.value == 13 / 98
+    assert re.search(rf" 15 98 13\.3% \({low}.{high}\)", text)
+    # the same at 40 %: .867 * .4 / (.867 * .4 + .298 * .6)
+    assert re.search(r"66\.0% \([\d.]+.[\d.]+\) at 40\.0%", text)
+    assert "Thresholds are those of the validation images; none was chosen on these images" in text
+    assert "mass" not in text.partition("Present and called")[2]  # nobody knows of it there
