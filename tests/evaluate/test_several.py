@@ -87,6 +87,41 @@ def test_a_finding_that_nobody_shows_counts_in_no_mean():
         assert "auroc_macro" not in figures
 
 
+@pytest.mark.parametrize("third", [0, -1])
+def test_a6_the_third_finding_is_named_and_not_counted(third):
+    # enough patients for two findings, so that these are judged
+    scored = np.tile([0.9, 0.2, 0.6, 0.4, 0.5, 0.1], 3)
+    first, second = np.tile([1, 0, 1, 0, 1, 0], 3), np.tile([1, 0, 1, 1, 0, 1], 3)
+    truth = np.stack([first, second, np.full(18, third)], axis=1)
+    logits = odds(np.stack([scored, scored[::-1], scored], axis=1))
+    units = np.arange(18)
+    areas = [referee.roc_auc_score(truth[:, c], logits[:, c]) for c in (0, 1)]
+    figures = multilabel_evidence(logits, truth, NAMES, units=units, resamples=50)
+    assert figures["auroc_macro"].value == pytest.approx(np.mean(areas), abs=ROUNDING)
+    assert "auroc[hernia]" not in figures
+    one = scores(logits, truth, units)
+    other = replace(one, logits=one.logits + np.float32(0.1))
+    declared = Declared("medium", EvidenceRecipe(), 50)
+    found = statistics(declared, one, other, validation=None)
+    part = judged(declared, gate.rules_for("medium", several="auroc_macro"), one, other, found)
+    (few,) = (reason for reason in part.verdict.reasons if reason.kind == "few units")
+    assert few.parameters["units"] == {"hernia": 0}
+    assert "inconclusive" in few.text
+    # three findings without one that nobody shows: .778 and .750 give .764, never .509
+    areas = finding_aurocs(*_row_of_a6(third))
+    assert areas[:2] == pytest.approx([7 / 9, 3 / 4])
+    assert np.isnan(areas[2])
+    assert overall_score(*_row_of_a6(third)) == pytest.approx(0.764, abs=5e-4)
+
+
+def _row_of_a6(third):
+    """Six cases, AUROC 7 of 9 and 6 of 8 pairs, and a finding never present or never known."""
+    logits = np.array([[6, 8], [4, 6], [3, 4], [5, 2], [2, 5], [1, 1]], np.float64)
+    truth = np.array([[1, 1], [1, 1], [1, 1], [0, 1], [0, 0], [0, 0]])
+    truth = np.column_stack([truth, np.full(6, third)])
+    return np.column_stack([logits, logits[:, 0]]), truth
+
+
 @each_seed(range(4))
 def test_figures_are_those_of_the_known_images(seed):
     truth, units, logits, _ = task(seed)

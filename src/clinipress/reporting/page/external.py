@@ -160,7 +160,7 @@ def _of_findings(view: View, subject: CandidateRecord, split: str) -> dict[str, 
         if not sum(row):  # this set says nothing of it
             continue
         share = None
-        if number < len(inside) and sum(inside[number]):
+        if number < len(inside) and any(inside[number]):
             share = sum(inside[number][:2]) / sum(inside[number])
         right, spared = (figures.get(f"{m}[{name}]") for m in ("sensitivity", "specificity"))
         expected = _expected(right, spared, share)
@@ -179,7 +179,7 @@ def _of_two(view: View, subject: CandidateRecord, split: str) -> dict[str, _Call
     known = sum(number for row in inside for number in row)
     share = sum(inside[index]) / known if known else None
     right, spared = figures.get("sensitivity"), figures.get("specificity")
-    present, called = sum(matrix[index]), sum(row[index] for row in matrix)
+    present, called = sum(matrix[index]), matrix[0][index] + matrix[1][index]
     expected = _expected(right, spared, share)
     ppv = figures.get(f"precision[{positive}]")
     label: doc.Content = [positive, small("the likelier of the two")]
