@@ -21,9 +21,11 @@ from clinipress.reporting.documents import report_markdown
 from clinipress.reporting.dossier.text import dossier_markdown
 from clinipress.reporting.model_card.card import model_card
 from clinipress.reporting.page.build import render
+from clinipress.reporting.view import View
+from clinipress.reporting.wording.limits import limits
 from clinipress.reporting.wording.numbers import of_findings
 from kit.findings import findings_study
-from kit.judgements import pictures
+from kit.judgements import pictures, with_judgements
 
 DECLARED = Declared("medium", EvidenceRecipe(), 20)
 # words of a task of one class for each image, for which a study of findings has others
@@ -198,3 +200,22 @@ def test_a3_calls_where_a_finding_is_rarer_than_in_validation(
     assert re.search(r"66\.0% \([\d.]+.[\d.]+\) at 40\.0%", text)
     assert "Thresholds are those of the validation images; none was chosen on these images" in text
     assert "mass" not in text.partition("Present and called")[2]  # nobody knows of it there
+
+
+def test_thresholds_chosen_on_few_images_are_a_limitation(study: Result) -> None:
+    assert not [text for text in limits(View(study)) if "chose on the validation" in text]
+    rules = rules_for("medium", several="sensitivity[*]")
+    few = study.split.model_copy(
+        update={"counts": study.split.counts | {"validation": {"Edema": 3, "Mass": 4000}}}
+    )
+    asked = study.model_copy(update={"rules": rules, "split": few})
+    (text,) = (x for x in limits(View(asked)) if "chose on the validation" in x)
+    assert "another validation set would have given other thresholds" in text
+    assert "Fewest validation images show Edema (3)" in text
+    assert "Mass" not in text
+
+
+def test_confidence_of_a_flip_is_said_to_be_relative(study: Result, make_study) -> None:
+    words = "Confidence is relative to the finding's own threshold"
+    assert words in plain(section(render(study), "disagreement"))
+    assert words not in plain(render(with_judgements(make_study())))

@@ -263,7 +263,7 @@ def evaluate(
     mine = answers["model"]
     if scores is not None:
         mine.save(scores)
-    warnings = (*audit.warnings, *_order_question(mine))
+    warnings = (*audit.warnings, *_order_question(mine), *_at_a_half(candidate))
     for line in warnings[len(audit.warnings) :]:
         progress.say(f"warning: {line}")
     declared = Declared(
@@ -283,6 +283,21 @@ def evaluate(
         "classes": list(mine.classes),
         "warnings": list(warnings),
     }
+
+
+def _at_a_half(*candidates: Candidate) -> list[str]:
+    """Findings that are called from a probability of 0.5, since no threshold came with a model."""
+    lines = []
+    for candidate in candidates:
+        card = candidate.card
+        limits = card.thresholds or (None,) * len(card.classes)
+        names = [name for name, limit in zip(card.classes, limits, strict=True) if limit is None]
+        if card.task == "multilabel" and names:
+            which = "no finding" if len(names) == len(card.classes) else f"not {', '.join(names)}"
+            lines.append(
+                f"'{card.name}' brings a threshold for {which}: called from a probability of 0.5"
+            )
+    return lines
 
 
 def _order_question(scores: Scores) -> list[str]:
@@ -538,6 +553,8 @@ def _run(
             f"two models of one set of classes ({', '.join(a.card.classes)})",
             ", ".join(b.card.classes),
         )
+    for line in _at_a_half(a, b):
+        elsewhere.progress.say(f"warning: {line}")
     card = a.card
     named = card.positive or b.card.positive
     if card.task == "multiclass":

@@ -39,10 +39,18 @@ NOTE = (
 )
 
 
+OF_FINDINGS = (
+    " Each pair of an image and a finding of which it is known is one answer, present or absent. "
+    "Confidence is relative to the finding's own threshold: 50% stands for a probability that lies "
+    "on it, and is not the probability that the finding is there."
+)
+
+
 def disagreement_section(view: View) -> doc.Section | None:
     """Agreement, flips by class, confidence and group, and a gallery of them."""
+    note = f"{NOTE}{OF_FINDINGS}" if view.several else NOTE
     return judgement_section(
-        view, "disagreement", lambda judgements: judgements.disagreement, _sentence, _body, NOTE
+        view, "disagreement", lambda judgements: judgements.disagreement, _sentence, _body, note
     )
 
 

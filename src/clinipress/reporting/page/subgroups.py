@@ -203,16 +203,18 @@ def _pair(label: str, metric: str, group: Subgroup) -> doc.DataCell:
 
 
 def _by_class(shown: SectionView[Subgroups], groups: Sequence[Subgroup]) -> doc.Content:
-    """Sensitivity of every class in every group, behind a title."""
+    """Sensitivity of every class, area of every finding, in every group, behind a title."""
+    family = "auroc" if shown.view.several else "sensitivity"
     classes = [
         name
         for name in shown.view.classes
-        if any(f"sensitivity[{name}]" in group.metrics for group in groups)
+        if any(f"{family}[{name}]" in group.metrics for group in groups)
     ]
     if not classes:
         return None
     rows: list[list[doc.Content]] = [
-        [group.value, *[_sensitivity(group, name) for name in classes]] for group in groups
+        [group.value, *[_figures(group, f"{family}[{name}]") for name in classes]]
+        for group in groups
     ]
     heads = ["Subgroup", *classes]
     if shown.view.several:  # they may be forty
@@ -220,7 +222,9 @@ def _by_class(shown: SectionView[Subgroups], groups: Sequence[Subgroup]) -> doc.
         heads = ["Finding", *map(str, first)]
         rows = [[name, *cells] for name, cells in zip(classes, rest, strict=True)]
     return doc.Details(
-        f"Sensitivity for each {shown.view.noun}",
+        "Area under the ROC curve for each finding"
+        if shown.view.several
+        else "Sensitivity for each class",
         [
             grid(heads, rows, "cards rows wide"),
             doc.Paragraph("Upper line: original. Lower line: compressed, then the change.", "note"),
@@ -228,11 +232,10 @@ def _by_class(shown: SectionView[Subgroups], groups: Sequence[Subgroup]) -> doc.
     )
 
 
-def _sensitivity(group: Subgroup, name: str) -> doc.Content:
-    metric = f"sensitivity[{name}]"
+def _figures(group: Subgroup, metric: str) -> doc.Content:
     mine = group.metrics.get(metric)
     if not finite(mine):
-        return "none there"
+        return "too few there" if metric.startswith("auroc") else "none there"
     return [
         doc.Text(figure_interval(metric, group.reference.get(metric)), "line", "line soft"),
         doc.Text(figure_interval(metric, mine), "line", "line"),

@@ -285,6 +285,22 @@ def _absent(view: View) -> list[str]:
     return [key for key in wanted if judgements is None or getattr(judgements, key) is None]
 
 
+def _of_fitted_thresholds(view: View) -> list[str]:
+    """Sensitivities at thresholds that were themselves chosen on few images."""
+    if not view.several or not view.metric.startswith("sensitivity["):
+        return []
+    counts = view.result.split.counts.get("validation", {})
+    few = [f"{name} ({counts[name]:,})" for name in view.classes if counts.get(name, FEW) < FEW]
+    named = joined(few[:6]) + (f" and {len(few) - 6:,} more" if len(few) > 6 else "")
+    least = f" Fewest validation images show {named}." if few else ""
+    return [
+        "The main rule is about sensitivity at thresholds that each model chose on the validation "
+        "images. Its intervals hold the chance of the images they are counted on, not that of the "
+        "choice: another validation set would have given other thresholds, the more so the fewer "
+        f"of its images show a finding.{least}"
+    ]
+
+
 def _unproven(view: View, subject: CandidateRecord) -> list[str]:
     """Rules without a figure, confidence nobody checked, a class that may have lost much."""
     reservations = [
@@ -293,6 +309,7 @@ def _unproven(view: View, subject: CandidateRecord) -> list[str]:
         for absent in [_absent(view)]
         if absent
     ]
+    reservations += _of_fitted_thresholds(view)
     missing = [
         metric_name(metric)
         for metric in view.margins
