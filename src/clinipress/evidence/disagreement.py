@@ -364,6 +364,9 @@ def _leaning(tested: Sequence[Direction], more: Mapping[str, bool]) -> Verdict:
     ]
     if reasons:
         return Verdict(status="fail", reasons=worded(reasons))
+    if not tested:
+        nobody = Reason(kind="nothing to miss", status="inconclusive", rule="primary")
+        return Verdict(status="inconclusive", reasons=worded([nobody]))
     most = max(tested, key=lambda direction: direction.missed - direction.found)
     return Verdict(
         status="pass",

@@ -24,7 +24,7 @@ import numpy as np
 from clinipress.data.audit.overlap import Seen
 from clinipress.data.study import FINGERPRINTS, Known, OverlapPolicy, predict_rows, whole_dataset
 from clinipress.edge.load import load_candidate
-from clinipress.errors import InputError, ModelError
+from clinipress.errors import DataError, InputError, ModelError
 from clinipress.evidence import gate
 from clinipress.evidence.judged import Declared, counted, figures, judged, statistics
 from clinipress.evidence.scores import Scores
@@ -261,6 +261,7 @@ def evaluate(
     elsewhere = Elsewhere(data, class_map, split, positive, seen, overlap, threads, progress)
     answers, audit, known = elsewhere.score({"model": candidate})
     mine = answers["model"]
+    _check_known(mine)
     if scores is not None:
         mine.save(scores)
     warnings = (*audit.warnings, *_order_question(mine), *_at_a_half(candidate))
@@ -276,6 +277,7 @@ def evaluate(
         "data": str(data),
         "images": len(mine.labels),
         "positive": mine.positive,
+        **({"task": "multilabel"} if mine.several else {}),
         "overlap": known.overlap.model_dump(mode="json"),
         "unreadable": [u.model_dump() for u in audit.unreadable],
         "evidence": _plain(figures(declared, mine)),
@@ -283,6 +285,20 @@ def evaluate(
         "classes": list(mine.classes),
         "warnings": list(warnings),
     }
+
+
+def _check_known(scores: Scores) -> None:
+    """Of several findings: something has to be known of some image.
+
+    Raises:
+        DataError: Nothing is.
+    """
+    if scores.several and not (scores.labels >= 0).any():
+        raise DataError(
+            f"images of which it is known whether they show {' or '.join(scores.classes)}",
+            f"{len(scores.keys):,} images of which none is",
+            "map the findings of the set with --class-map, or fill in its columns",
+        )
 
 
 def _at_a_half(*candidates: Candidate) -> list[str]:
@@ -374,6 +390,7 @@ def compare(
         elsewhere = Elsewhere(data, class_map, split, positive, seen, overlap, threads, progress)
         facts, (a, b), accuracy, known = _run(reference, candidate, elsewhere, allow_code, onnx)
         unknown = [path for path, s in ((reference, mine), (candidate, other)) if s is None]
+    _check_known(a)
     check_floors(floors or {}, a.classes)
     level: RiskLevel = risk  # type: ignore[assignment]
     declared = Declared(level, EvidenceRecipe(), resamples, floors=floors or {})
@@ -393,6 +410,7 @@ def compare(
         "risk": risk,
         "images": len(a.labels),
         "positive": a.positive,
+        **({"task": "multilabel"} if a.several else {}),
         "overlap": known.overlap.model_dump(mode="json"),
         "overlap_unknown": [str(path) for path in unknown],
         "candidates": [
@@ -472,6 +490,7 @@ def evaluate_run(
     elsewhere = Elsewhere(data, class_map, split, finding, seen, overlap, threads, progress)
     candidates = {row.name: load_candidate(below(run, row.path), threads) for row in rows}
     answers, audit, known = elsewhere.score(candidates)
+    _check_known(answers[result.reference])
     if study.privacy == "strict" and name is None:
         title = _numbered(run / EXTERNAL, result.reference, answers[result.reference])
     rules = rules_of(study, result.classes)
@@ -615,7 +634,8 @@ def _kept(
                 f"'{path}' and no images",
             )
     a, b = Scores.load(reference), Scores.load(candidate)
-    if (a.classes, a.keys) != (b.classes, b.keys) or (a.labels != b.labels).any():
+    same = (a.classes, a.keys, a.several) == (b.classes, b.keys, b.several)
+    if not same or (a.labels != b.labels).any():
         raise InputError(
             "scores of the same images and classes in the same order",
             f"'{reference.name}' and '{candidate.name}', which differ",

@@ -370,6 +370,13 @@ def _mcnemar(reason: Reason) -> str:
     return f"{tested}{probability(counts['p_value'])}{adjusted if counts['classes'] > 1 else ''}"
 
 
+def _nothing_to_miss(_: Reason) -> str:
+    return (
+        "No finding is known to be there in some image and not in another: whether flips are "
+        "biased towards new misses cannot be told."
+    )
+
+
 def _no_new_misses(reason: Reason) -> str:
     counts = reason.parameters
     if not counts["missed"]:
@@ -544,6 +551,7 @@ _SENTENCES: Mapping[str, Callable[[Reason], str]] = {
     "flips": _flips,
     "new misses": _new_misses,
     "no new misses": _no_new_misses,
+    "nothing to miss": _nothing_to_miss,
     "stress": _stress,
     "stress unmeasured": _stress_unmeasured,
     "no maps": _no_maps,
