@@ -16,7 +16,7 @@ from clinipress.evidence.gate import rules_for
 from clinipress.evidence.judged import Declared, judged, statistics
 from clinipress.evidence.scores import Scores
 from clinipress.recipe.study import EvidenceRecipe
-from clinipress.records.result import Result
+from clinipress.records.result import Reason, Result
 from clinipress.reporting.documents import report_markdown
 from clinipress.reporting.dossier.text import dossier_markdown
 from clinipress.reporting.model_card.card import model_card
@@ -219,3 +219,43 @@ def test_confidence_of_a_flip_is_said_to_be_relative(study: Result, make_study) 
     words = "Confidence is relative to the finding's own threshold"
     assert words in plain(section(render(study), "disagreement"))
     assert words not in plain(render(with_judgements(make_study())))
+
+
+def test_findings_that_too_few_show_are_never_among_the_six(study: Result) -> None:
+    view = View(study)
+    shown, folded = view.lost_most_first(study.classes)
+    assert len(shown) == 6
+    assert "Hernia" in folded
+    few = [Reason(kind="few units", metric="auroc", parameters={"units": {shown[0]: 1.0}})]
+    subject = view.subject
+    assert subject is not None
+    assert subject.verdict is not None
+    verdict = subject.verdict.model_copy(update={"reasons": few})
+    records = [subject.model_copy(update={"verdict": verdict}) if r is subject else r
+               for r in study.candidates]  # fmt: skip
+    again = View(study.model_copy(update={"candidates": tuple(records)}))
+    assert shown[0] in again.lost_most_first(study.classes)[1]
+
+
+def test_grades_keep_their_order_in_confusion_and_calibration(make_study) -> None:
+    order = ("none", "mild", "moderate", "severe")
+    result = make_study(classes=tuple(sorted(order))).model_copy(update={"order": order})
+    records = []
+    for record in result.candidates:
+        random = np.random.default_rng(0)
+        truth = random.integers(0, 4, 80)
+        each = Scores(
+            logits=random.normal(size=(80, 4)).astype(np.float32), labels=truth,
+            units=np.arange(80), keys=tuple(f"{n}.png" for n in range(80)),
+            classes=result.classes, order=order,
+        )  # fmt: skip
+        found = statistics(DECLARED, each, each, validation=(each, each))
+        split = "test" if "test" in record.evidence else "validation"
+        records.append(record.model_copy(update={"judgements": {split: found}}))
+    page = render(result.model_copy(update={"candidates": tuple(records)}))
+    matrix = re.findall(r"<table class=\"heat.*?</table>", page, re.DOTALL)[0]
+    heads = [plain(cell).strip() for cell in re.findall(r"<th[^>]*>.*?</th>", matrix, re.DOTALL)]
+    assert [head for head in heads if head in order] == [*order, *order]
+    text = plain(section(page, "calibration")).partition("By grade, after the temperature")[2]
+    graver = [line for line in text.split("\n") if line.strip() and line.split()[0] in order]
+    assert [line.split()[0] for line in graver][:3] == ["mild", "moderate", "severe"]

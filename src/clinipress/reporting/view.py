@@ -16,11 +16,18 @@ from clinipress.records.metrics import least_loss
 from clinipress.records.result import Interval, Result, Rule
 from clinipress.reporting.wording.numbers import finite, of_findings
 
-__all__ = ["Role", "View"]
+__all__ = ["Role", "View", "unjudged"]
 
 Role = Literal["reference", "shipped", "rejected", "candidate"]
 MOST_FINDINGS, OPEN_FINDINGS = 8, 6  # shown at once: all of them, or so many of more
 SPLIT_ORDER = ("test", "validation", "train")
+
+
+def unjudged(record: CandidateRecord) -> frozenset[str]:
+    """Of several findings those that too few patients show."""
+    reasons = record.verdict.reasons if record.verdict else ()
+    few = (r.parameters["units"] for r in reasons if r.kind == "few units")
+    return frozenset(name for places in few for name in places if name)
 
 
 @dataclass(frozen=True)
@@ -165,16 +172,18 @@ class View:
         """Names of findings that are shown at once, and of those that are folded away.
 
         Where they are few, or are classes, all as they come; else first those whose area under the
-        ROC curve may have lost most, and last those of which that is not known.
+        ROC curve may have lost most, and last those that too few patients show to tell.
         """
         if not self.several or len(names) <= MOST_FINDINGS:
             return list(names), []
         changes = self.subject.changes if self.subject else {}
         split = changes.get(self.compared_split or "", {})
+        few = unjudged(self.subject) if self.subject else frozenset()
 
         def low(name: str) -> float:
             change = split.get(f"auroc[{name}]")
-            return change.low if change is not None and finite(change) else math.inf
+            known = change is not None and finite(change) and name not in few
+            return change.low if known and change is not None else math.inf
 
         ranked = sorted(names, key=low)
         return ranked[:OPEN_FINDINGS], ranked[OPEN_FINDINGS:]

@@ -34,6 +34,7 @@ from clinipress.reporting.wording.numbers import (
     metric_name,
     points_interval,
     points_words,
+    tick_words,
 )
 from clinipress.reporting.wording.phrases import interval_phrase, unit_words
 from clinipress.reporting.wording.sentences import withheld_sentence
@@ -158,7 +159,10 @@ def _table(shown: SectionView[Subgroups], groups: Sequence[Subgroup]) -> doc.Dat
     low = max(min(ends, default=0.0) - 0.02, 0.0)
     scale = Scale(low, 1.0, 3, 94)
     ticks = nice_ticks(low, 1.0, 4)
-    axis = strip_axis(scale, ticks, [figure("accuracy", tick).replace(".0", "") for tick in ticks])
+    labels = [
+        tick_words(metric, tick, figure("accuracy", tick).replace(".0", "")) for tick in ticks
+    ]
+    axis = strip_axis(scale, ticks, labels)
     name = capital(metric_name(metric))
     beside = [capital(_short(other)) for other in _beside(metric)]
     heads = column_heads(["Subgroup", "Images", axis, name, "Change, points", *beside])

@@ -126,9 +126,12 @@ def as_percent(metric: str) -> bool:
     return metric_facts(metric).unit == "points" and _base(metric) not in DECIMALS
 
 
-def tick_words(metric: str, value: float) -> str:
-    """A tick of an axis on which a metric is drawn: "80%", "0.8" of an area under the ROC curve."""
-    return percent(value, 0) if as_percent(metric) else f"{value:g}"
+def tick_words(metric: str, value: float, share: str | None = None) -> str:
+    """A tick of an axis on which a metric is drawn: "80%", "0.8" of an area under the ROC curve.
+
+    `share`: how it reads as a share; None: as whole percent.
+    """
+    return (share or percent(value, 0)) if as_percent(metric) else f"{value:g}"
 
 
 def significant(value: float, digits: int = 3) -> str:

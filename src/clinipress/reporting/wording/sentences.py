@@ -9,8 +9,7 @@ from clinipress.records.item import plural_of
 from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval
 from clinipress.reporting.drawing.plot import Point, pareto
-from clinipress.reporting.measures import unjudged
-from clinipress.reporting.view import View
+from clinipress.reporting.view import View, unjudged
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
     STATUS_WORDS,
