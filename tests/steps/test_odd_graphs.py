@@ -23,7 +23,7 @@ from clinipress.formats.litert.run import interpreter
 from clinipress.formats.onnx import graph as onnx_graph
 from clinipress.formats.onnx import int8
 from clinipress.formats.onnx.count import count_low_precision
-from clinipress.formats.onnx.float import to_float16
+from clinipress.formats.onnx.float import export_onnx, to_float16
 from clinipress.formats.onnx.placement import signal_to_noise
 from clinipress.formats.onnx.run import OnnxCandidate
 from clinipress.formats.openvino.make import apply_openvino, plan_openvino
@@ -353,6 +353,42 @@ def test_f18_every_place_of_attention_is_learnt():
     with torch.no_grad():
         rounded = network(torch.from_numpy(images)).numpy()
     assert signal_to_noise(owner.predict(images), rounded) > 20
+
+
+class Blocks(nn.Module):
+    """Attention whose tensors have so many dimensions: NesT's have five."""
+
+    leading: tuple[int, ...] = ()
+
+    def __init__(self, channels):
+        super().__init__()
+        self.stem = nn.Conv2d(channels, 32, 4, 4)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, x):
+        tokens = self.stem(x).flatten(2).mT
+        parts = tokens.reshape(len(x), *self.leading, -1, 32)
+        parts = F.scaled_dot_product_attention(parts, parts, parts.roll(1, -2))
+        return self.head(parts.reshape(len(x), -1, 32).mean(1))
+
+
+@pytest.mark.parametrize("leading", [(), (2, 2), (2, 1, 2)])
+def test_attention_of_other_than_four_dimensions(tmp_path, leading):
+    owner = wrapped(type("Net", (Blocks,), {"leading": leading}))
+    file = export_onnx(owner, tmp_path / "model.onnx")
+    for count in (1, 5):
+        images = pixels(count)
+        np.testing.assert_allclose(file.predict(images), owner.predict(images), atol=1e-4)
+
+
+class ImageByImage(Blocks):
+    def forward(self, x):
+        return torch.cat([super(ImageByImage, self).forward(image[None]) for image in x])
+
+
+def test_a_batch_that_the_graph_fixes_is_said(tmp_path):
+    with pytest.raises(ModelError, match="any number of images at once"):
+        export_onnx(wrapped(ImageByImage), tmp_path / "model.onnx")
 
 
 class Standardised(nn.Conv2d):

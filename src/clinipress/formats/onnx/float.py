@@ -13,10 +13,12 @@ runs in low precision, and evaluation treats the file like any other candidate.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -33,6 +35,9 @@ from clinipress.formats.ranges import quiet
 from clinipress.records.candidate import Card
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from clinipress.models.classifier import TorchCandidate
 
 __all__ = ["export_onnx", "halve", "to_float16"]
@@ -122,24 +127,77 @@ def _export_graph(candidate: TorchCandidate) -> onnx.ModelProto:
     # two images: with one, the exporter takes the batch for a constant
     images = torch.zeros((2, spec.channels, spec.height, spec.width), dtype=torch.uint8)
     try:
-        with quiet(), warnings.catch_warnings(), torch.no_grad():
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            program = torch.onnx.export(
-                module,
-                (images,),
-                dynamo=True,
-                verbose=False,
-                input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
-                dynamic_shapes=({0: torch.export.Dim("n", min=1, max=65535)},),
-            )
+        model = _translated(module, images, strict=False)
+        if _fixed_batch(model):
+            # len() of a tensor is a number to Python, and a size only to who reads the code
+            with contextlib.suppress(torch._dynamo.exc.TorchDynamoException):
+                model = _translated(module, images, strict=True)
     except torch.onnx.errors.OnnxExporterError as problem:
         raise ModelError(
             f"a network that torch.onnx can export ('{candidate.card.name}')",
             str(problem.__cause__ or problem).strip().splitlines()[0][:200],
             "see the operators that torch.onnx supports",
         ) from problem
+    if _fixed_batch(model):
+        raise ModelError(
+            f"a network for any number of images at once ('{candidate.card.name}')",
+            "one whose graph is made for as many as it was traced with",
+            "take sizes from x.shape, and do not turn them into numbers with int() or len()",
+        )
+    return model
+
+
+def _translated(module: nn.Module, images: torch.Tensor, *, strict: bool) -> onnx.ModelProto:
+    """The graph by torch.onnx; strict: of the network's code, not of what it calls."""
+    import torch
+
+    sizes = ({0: torch.export.Dim("n", min=1, max=65535)},)
+    with quiet(), warnings.catch_warnings(), torch.no_grad(), _attention_in_four_dimensions():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        source: Any = module
+        if strict:
+            source = torch.export.export(module, (images,), dynamic_shapes=sizes, strict=True)
+        program = torch.onnx.export(
+            source,
+            (images,),
+            dynamo=True,
+            verbose=False,
+            input_names=[INPUT_NAME],
+            output_names=[OUTPUT_NAME],
+            dynamic_shapes=sizes,
+        )
     if program is None:  # only without dynamo
         raise ModelError("a graph from torch.onnx", "none", "report this as a bug")
     return program.model_proto
+
+
+def _fixed_batch(model: onnx.ModelProto) -> bool:
+    return bool(model.graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value"))
+
+
+def _attention_in_four_dimensions() -> AbstractContextManager[object]:
+    """Torch's fused attention with its leading dimensions in one, wherever they are not two.
+
+    torch.onnx translates it with four dimensions only; networks that attend within blocks of an
+    image have five (NesT), attention without heads has three.
+    """
+    from torch.nn.functional import scaled_dot_product_attention
+    from torch.overrides import TorchFunctionMode
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            options = kwargs or {}
+            parts, rest = args[:3], args[3:]
+            if function is not scaled_dot_product_attention or len(parts) < 3:
+                return function(*args, **options)
+            mask = rest[0] if rest else options.get("attn_mask")
+            if parts[0].ndim == 4 or (mask is not None and mask.ndim > 2):
+                return function(*args, **options)
+            flat = [part.reshape(-1, 1, *part.shape[-2:]) for part in parts]
+            attended = function(*flat, *rest, **options)
+            return attended.reshape(*parts[0].shape[:-1], parts[2].shape[-1])
+
+    return Mode()
