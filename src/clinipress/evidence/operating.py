@@ -33,16 +33,9 @@ from clinipress.evidence.scores import Scores
 from clinipress.records.judgement import OperatingRow, OperatingSection
 from clinipress.records.result import Interval, Reason, Rule, Verdict
 from clinipress.reporting.wording.reasons import worded
-from clinipress.stats.intervals import (
-    complement,
-    effective_units,
-    predictive_value,
-    proportion,
-    resample,
-    t_value,
-    unit_index,
-)
+from clinipress.stats.intervals import effective_units, proportion, resample, t_value, unit_index
 from clinipress.stats.paired import paired_difference
+from clinipress.stats.predictive import complement, predictive_value
 
 __all__ = ["operating_section"]
 

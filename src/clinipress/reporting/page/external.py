@@ -21,7 +21,7 @@ from clinipress.reporting.wording.numbers import (
     percent,
 )
 from clinipress.reporting.wording.phrases import split_name
-from clinipress.stats.intervals import complement, predictive_value
+from clinipress.stats.predictive import complement, predictive_value
 from clinipress.text import capital, joined
 
 __all__ = ["external_section"]
