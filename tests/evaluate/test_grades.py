@@ -44,6 +44,28 @@ def test_grades_that_nobody_has_keep_their_place():
     assert figures["two_off"] == 0.25
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("mild", "moderate", "none", "severe", "worst"),
+        ("worst", "severe", "none", "moderate", "mild"),
+    ],
+)
+def test_a8_names_sorted_by_alphabet_change_nothing(names):
+    # the row's own eight cases, grades 2 and 3 on neither side, the logits by alphabet or otherwise
+    order = ("none", "mild", "moderate", "severe", "worst")
+    at = np.array([names.index(name) for name in order])
+    truth, answers = at[[0, 0, 0, 1, 1, 1, 4, 4]], at[[0, 0, 1, 1, 1, 4, 4, 1]]
+    logits = logits_of(answers)
+    figures = point_metrics(logits, truth, names, order=order)
+    assert figures["kappa_quadratic"] == pytest.approx(0.5, abs=1e-12)
+    found = evidence(logits, truth, names, order=order, resamples=50)
+    assert found["kappa_quadratic"].value == pytest.approx(0.5, abs=1e-12)
+    assert found["two_off"].value == 0.25
+    same = changes(logits, logits, truth, names, order=order, resamples=50)
+    assert same["kappa_quadratic"].value == 0
+
+
 @each_seed(range(8))
 def test_kappa_is_that_of_scikit_learn_whatever_the_order_of_the_logits(seed):
     truth, answers = graded(seed, n=150, spread=(-3, -1, 0, 0, 1, 2))

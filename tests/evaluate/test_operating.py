@@ -8,11 +8,12 @@ from statsmodels.stats.proportion import proportion_confint
 
 from clinipress.errors import DataError
 from clinipress.evidence.calibration import operating_points, thresholds
-from clinipress.evidence.operating import operating_section, predictive_value
+from clinipress.evidence.operating import operating_section
 from clinipress.records.candidate import ANY_FINDING
 from clinipress.records.result import Interval
 from clinipress.stats.intervals import wilson
 from clinipress.stats.paired import paired_difference
+from clinipress.stats.predictive import predictive_value
 from kit.each import each_seed
 from kit.planted import CLASSES, one_class_falls, reference, rounded, tempered, with_logits
 from kit.tolerances import ROOT, ROUNDING, check_share

@@ -13,6 +13,7 @@ from clinipress.errors import DataError
 from clinipress.evidence import gate
 from clinipress.evidence.calibration import calibration_section, fit_findings
 from clinipress.evidence.disagreement import disagreement_section
+from clinipress.evidence.evidence import evidence
 from clinipress.evidence.finding_groups import finding_groups_section
 from clinipress.evidence.judged import Declared, counted, judged, statistics
 from clinipress.evidence.multilabel import (
@@ -85,6 +86,41 @@ def test_a_finding_that_nobody_shows_counts_in_no_mean():
         # six images are too few to be judged by: no mean at all
         assert not judgeable(truth).any()
         assert "auroc_macro" not in figures
+
+
+@pytest.mark.parametrize("third", [0, -1])
+def test_a6_the_third_finding_is_named_and_not_counted(third):
+    # enough patients for two findings, so that these are judged
+    scored = np.tile([0.9, 0.2, 0.6, 0.4, 0.5, 0.1], 3)
+    first, second = np.tile([1, 0, 1, 0, 1, 0], 3), np.tile([1, 0, 1, 1, 0, 1], 3)
+    truth = np.stack([first, second, np.full(18, third)], axis=1)
+    logits = odds(np.stack([scored, scored[::-1], scored], axis=1))
+    units = np.arange(18)
+    areas = [referee.roc_auc_score(truth[:, c], logits[:, c]) for c in (0, 1)]
+    figures = multilabel_evidence(logits, truth, NAMES, units=units, resamples=50)
+    assert figures["auroc_macro"].value == pytest.approx(np.mean(areas), abs=ROUNDING)
+    assert "auroc[hernia]" not in figures
+    one = scores(logits, truth, units)
+    other = replace(one, logits=one.logits + np.float32(0.1))
+    declared = Declared("medium", EvidenceRecipe(), 50)
+    found = statistics(declared, one, other, validation=None)
+    part = judged(declared, gate.rules_for("medium", several="auroc_macro"), one, other, found)
+    (few,) = (reason for reason in part.verdict.reasons if reason.kind == "few units")
+    assert few.parameters["units"] == {"hernia": 0}
+    assert "inconclusive" in few.text
+    # three findings without one that nobody shows: .778 and .750 give .764, never .509
+    areas = finding_aurocs(*_row_of_a6(third))
+    assert areas[:2] == pytest.approx([7 / 9, 3 / 4])
+    assert np.isnan(areas[2])
+    assert overall_score(*_row_of_a6(third)) == pytest.approx(0.764, abs=5e-4)
+
+
+def _row_of_a6(third):
+    """Six cases, AUROC 7 of 9 and 6 of 8 pairs, and a finding never present or never known."""
+    logits = np.array([[6, 8], [4, 6], [3, 4], [5, 2], [2, 5], [1, 1]], np.float64)
+    truth = np.array([[1, 1], [1, 1], [1, 1], [0, 1], [0, 0], [0, 0]])
+    truth = np.column_stack([truth, np.full(6, third)])
+    return np.column_stack([logits, logits[:, 0]]), truth
 
 
 @each_seed(range(4))
@@ -284,3 +320,63 @@ def test_the_device_answers_each_finding_with_its_own_threshold():
 
 def replace_card(card):
     return card.model_copy(update={"temperatures": ()})
+
+
+def test_intervals_of_a_brier_score_begin_at_0():
+    # one patient of many images carries nearly all of the loss
+    units = np.array([0] * 4 + list(range(1, 13)))
+    truth = np.tile([[1, 0]], (16, 1))
+    truth[4:] = np.arange(24).reshape(12, 2) % 3 == 0
+    logits = np.where(truth == 1, 6.0, -6.0)
+    logits[:4] *= -1
+    figures = multilabel_evidence(logits, truth, NAMES[:2], units=units, resamples=200)
+    losses = {n: x for n, x in figures.items() if n.startswith("brier")}
+    assert {"brier", "brier[edema]", "brier[mass]"} <= set(losses)
+    for figure in losses.values():
+        assert 0 <= figure.low <= figure.value <= figure.high
+    labels = truth[:, 0]
+    both = np.stack([logits[:, 0], -logits[:, 0]], axis=1)
+    alone = evidence(both, 1 - labels, ("a", "b"), units=units, resamples=200)
+    assert alone["brier"].low >= 0
+    assert alone["log_loss"].low >= 0
+
+
+def test_a_rare_finding_lends_a_mean_no_width():
+    # no resample of these differs: the ends are those of the findings that are counted
+    truth = np.zeros((60, 3), np.int64)
+    truth[:30, 0], truth[15:45, 1], truth[:2, 2] = 1, 1, 1
+    logits = np.where(truth == 1, 5.0, -5.0)
+    figures = multilabel_evidence(logits, truth, NAMES, resamples=50)
+    low = np.mean([figures[f"sensitivity[{name}]"].low for name in NAMES[:2]])
+    assert figures["sensitivity_macro"].low == pytest.approx(low)
+    assert figures["sensitivity[hernia]"].low < 0.5  # two patients: it would drag the mean down
+
+
+def test_gaps_between_groups_are_of_findings_that_both_can_be_judged_by():
+    truth, units, before, after = task(n=480, patients=160, unknown=0.0)
+    sex = np.array(list("fm"))[units % 2]
+    truth[(sex == "f"), 2] = 0  # hernia is seen in men alone
+    truth[np.flatnonzero(sex == "m")[:40], 2] = 1
+    after[sex == "f"] = np.random.default_rng(3).normal(size=after[sex == "f"].shape)  # lost there
+    one, two = (
+        replace(scores(x, truth, units), groups={"sex": tuple(sex)}) for x in (before, after)
+    )
+    section = finding_groups_section(one, two, margin=0.02, resamples=100)
+    gaps = {gap.metric: gap for gap in section.gaps}
+    assert set(gaps) == {"auroc_macro", "auroc[edema]", "auroc[mass]"}
+    areas = {
+        (value, c): referee.roc_auc_score(truth[sex == value, c], after[sex == value, c])
+        for value in "fm"
+        for c in (0, 1)
+    }
+    apart = [abs(areas["m", c] - areas["f", c]) for c in (0, 1)]
+    assert gaps["auroc[edema]"].candidate.value == pytest.approx(apart[0], abs=1e-6)
+    mean = np.mean([areas["m", c] for c in (0, 1)]) - np.mean([areas["f", c] for c in (0, 1)])
+    assert gaps["auroc_macro"].candidate.value == pytest.approx(mean, abs=1e-6)
+    assert (gaps["auroc_macro"].best, gaps["auroc_macro"].worst) == ("m", "f")
+    assert section.verdict.status == "fail"
+    assert any(reason.kind == "gap" for reason in section.verdict.reasons)
+    (few,) = (reason for reason in section.verdict.reasons if reason.kind == "few units")
+    assert few.parameters["units"] == {"hernia, sex: f": 0}
+    same = finding_groups_section(one, replace(one), margin=0.02, resamples=50)
+    assert all(gap.change.value == 0 for gap in same.gaps)

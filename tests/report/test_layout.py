@@ -15,6 +15,7 @@ import pytest
 
 from clinipress.records.result import Result
 from clinipress.reporting.page.build import render
+from kit.findings import findings_study
 from kit.judgements import pictures, with_judgements
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -171,3 +172,10 @@ def test_the_page_prints(whole: str, tmp_path: Path) -> None:
     assert len(pages) >= whole.count("<section")
     boxes = re.findall(rb"/MediaBox\s*\[0 0 (\d+)[\d.]* (\d+)", content)
     assert {(int(w), int(h)) for w, h in boxes} == {(594, 841)} or boxes[0] == (b"595", b"842")
+
+
+def test_many_findings_fit_a_phone_and_paper(tmp_path: Path) -> None:
+    page = render(findings_study(40, images=90, resamples=10), pictures())
+    for width, closed, opened in asked([(page, width) for width in (320, 390)], WIDE, tmp_path):
+        assert max(closed, opened) <= width
+    assert asked([(printed(page), PAPER)], CUT, tmp_path) == [[]]

@@ -21,7 +21,7 @@ from clinipress.steps.supernet.search import Search, _scored
 from clinipress.steps.supernet.shrink import Shrink
 from clinipress.steps.train import FineTune
 from clinipress.study.read import parse_study
-from kit.findings import draw_findings
+from kit.drawn_findings import draw_findings
 from kit.steps import FindingsData
 from kit.studies import TRAIN, tree
 from kit.supernets import GREY, candidate, context, one_thread, options

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from clinipress.stats.metrics import finding_aurocs, same_answers
 from clinipress.study.flow import run_study
-from kit.findings import FINDINGS, draw_findings
+from kit.drawn_findings import FINDINGS, draw_findings
 from kit.studies import BARE, TRAIN, study
 
 LONGER = TRAIN | {"epochs": 8, "learning_rate": 1e-2}

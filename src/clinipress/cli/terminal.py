@@ -388,16 +388,70 @@ def show_evidence(facts: Mapping[str, Any]) -> None:
     table = Table(title=f"{facts['name']} on {facts['data']}: {facts['images']} images")
     for column in ("metric", "value", "95% CI"):
         table.add_column(column, justify="left" if column == "metric" else "right")
-    for name, figure in facts["evidence"].items():
-        table.add_row(
-            name,
-            fixed(figure["value"], 4),
-            f"{fixed(figure['low'], 4)} to {fixed(figure['high'], 4)}",
-        )
+    for name, figure in _of_all(facts, facts["evidence"]).items():
+        table.add_row(name, *_plain_figure(figure))
     console.print(table)
+    if facts.get("task") == "multilabel":
+        console.print(_findings_table(facts["evidence"]))
     lines = [f"sensitivity is that of {facts['positive']}"] if facts["positive"] else []
     for line in (*lines, overlap_sentence(Overlap.model_validate(facts["overlap"]))):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _plain_figure(figure: Mapping[str, float]) -> tuple[str, str]:
+    low, high = (fixed(figure[end], 4) for end in ("low", "high"))
+    return fixed(figure["value"], 4), f"{low} to {high}"
+
+
+def _of_all(facts: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[str, Any]:
+    """All figures; of several findings those of all together: each has a row of its own below."""
+    several = facts.get("task") == "multilabel"
+    return {name: figure for name, figure in figures.items() if not (several and "[" in name)}
+
+
+def _findings(figures: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(n.partition("[")[2][:-1] for n in figures if "[" in n))
+
+
+def _findings_table(evidence: Mapping[str, Any]) -> Table:
+    """A row for each finding, the least well told first."""
+    families = ("auroc", "sensitivity", "specificity", "precision")
+    table = Table(title="each finding, with its 95% CI")
+    table.add_column("finding")
+    for family in families:
+        table.add_column("AUROC" if family == "auroc" else family, justify="right")
+
+    def area(name: str) -> float:
+        return float(evidence.get(f"auroc[{name}]", {}).get("value", 2.0))
+
+    for name in sorted(_findings(evidence), key=area):
+        found = [evidence.get(f"{family}[{name}]") for family in families]
+        cells = ["{} ({})".format(*_plain_figure(x)) if x else "not measured" for x in found]
+        table.add_row(name, *cells)
+    return table
+
+
+def _changed_findings(
+    before: Mapping[str, Any], after: Mapping[str, Any], changes: Mapping[str, Any]
+) -> Table:
+    """A row for each finding, that which may have lost most first."""
+    table = Table(title="area under the ROC curve of each finding")
+    for column in ("finding", "reference", "candidate", "change", "95% CI"):
+        table.add_column(column, justify="left" if column == "finding" else "right")
+
+    def low(name: str) -> float:
+        return float(changes.get(f"auroc[{name}]", {}).get("low", 2.0))
+
+    for name in sorted(_findings(before), key=low):
+        sides = [side.get(f"auroc[{name}]") for side in (before, after)]
+        shown = [fixed(side["value"], 4) if side else "not measured" for side in sides]
+        change = changes.get(f"auroc[{name}]")
+        moved = ["not measured", ""]
+        if change:
+            ends = f"{signed(change['low'], 4)} to {signed(change['high'], 4)}"
+            moved = [signed(change["value"], 4), ends]
+        table.add_row(name, *shown, *moved)
+    return table
 
 
 def show_comparison(comparison: Mapping[str, Any]) -> None:
@@ -411,7 +465,7 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
     table = Table(title=f"{models}: {comparison['images']} images")
     for column in ("metric", "reference", "candidate", "change", "95% CI", ""):
         table.add_column(column, justify="left" if column == "metric" else "right")
-    for name, change in comparison["changes"].items():
+    for name, change in _of_all(comparison, comparison["changes"]).items():
         both = [comparison["candidates"][i]["evidence"]["data"].get(name) for i in (0, 1)]
         shown = [fixed(v["value"], 4) if v else "not measured" for v in both]
         table.add_row(
@@ -422,6 +476,9 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
             way(name, change["value"]),
         )
     console.print(table)
+    if comparison.get("task") == "multilabel":
+        before, after = (each["evidence"]["data"] for each in comparison["candidates"])
+        console.print(_changed_findings(before, after, comparison["changes"]))
     if comparison["positive"]:
         line = f"sensitivity is that of {comparison['positive']}"
         console.print(line, highlight=False, markup=False)

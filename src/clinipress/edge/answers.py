@@ -7,6 +7,7 @@ and then an image's answer would depend on its neighbours.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,9 @@ from clinipress.kinds.image.refuse import contrast_refusal
 from clinipress.records.candidate import Candidate, Card, InputSpec
 from clinipress.records.item import NO_FINDING
 from clinipress.stats.metrics import sigmoid, softmax
+
+NOTHING_ASKED = "nothing asked"  # no finding has a threshold: which is not "no finding"
+NAMED = 6  # findings that are not asked, of which a line names so many
 
 __all__ = ["FindingAnswer", "Prediction", "answer"]
 
@@ -50,7 +54,8 @@ class Prediction:
     Attributes:
         file: The file as it was named; "-" from standard input, "" for pixels and bytes.
         label: The most probable class; of several findings those that are called, "no finding"
-            where none is; None when the image was refused.
+            where none is, "nothing asked" where there is no threshold; None when the image was
+            refused.
         probabilities: Class -> calibrated probability, in the model's order; their sum is 1, but
             of several findings each stands for itself.
         uncertain: True when the top probability is below the card's `uncertain_below`; None when
@@ -107,13 +112,16 @@ class Prediction:
         return "".join(letter if letter.isprintable() else "?" for letter in text)
 
     def _said(self) -> str:
-        """Of several findings: what is called, and what nobody asked."""
-        called = [f"{n} {100 * f.probability:.1f} %" for n, f in self.findings.items() if f.present]
+        """Of several findings: what is called, the likeliest first, and what nobody asked."""
+        ranked = sorted(self.findings.items(), key=lambda pair: -pair[1].probability)
+        called = [f"{n} {100 * f.probability:.1f} %" for n, f in ranked if f.present]
+        absent = sum(each.present is False for each in self.findings.values())
         unasked = [name for name, each in self.findings.items() if each.present is None]
-        absent = len(self.findings) - len(called) - len(unasked)
-        parts = [", ".join(called) or NO_FINDING]
-        parts += [f"{absent} absent"] if called and absent else []
-        return "; ".join([*parts, *([f"not asked: {', '.join(unasked)}"] if unasked else [])])
+        more = f" and {len(unasked) - NAMED} more" if len(unasked) > NAMED else ""
+        parts = [", ".join(called) or (NO_FINDING if absent else NOTHING_ASKED)]
+        parts += [f"{absent} absent"] if absent else []
+        parts += [f"not asked: {', '.join(unasked[:NAMED])}{more}"] if unasked else []
+        return "; ".join(parts)
 
 
 def answer(
@@ -153,17 +161,26 @@ def _of_findings(file: str, logits: NDArray[np.floating], card: Card) -> Predict
     scale = np.asarray(card.temperatures or (1.0,) * len(card.classes), np.float64)
     chances = sigmoid(logits / scale)
     limits: tuple[float | None, ...] = card.thresholds or (None,) * len(card.classes)
+    odds = (logits.astype(np.float64) / scale).tolist()
     findings = {
-        name: FindingAnswer(chance, limit, None if limit is None else chance >= limit)
-        for name, chance, limit in zip(card.classes, chances.tolist(), limits, strict=True)
+        name: FindingAnswer(chance, limit, None if limit is None else _called(odd, limit))
+        for name, chance, odd, limit in zip(
+            card.classes, chances.tolist(), odds, limits, strict=True
+        )
     }
     called = [name for name, each in findings.items() if each.present]
+    asked = any(each.present is not None for each in findings.values())
     return Prediction(
         file=file,
-        label="|".join(called) or NO_FINDING,
+        label="|".join(called) or (NO_FINDING if asked else NOTHING_ASKED),
         probabilities=dict(zip(card.classes, chances.tolist(), strict=True)),
         findings=findings,
     )
+
+
+def _called(odds: float, limit: float) -> bool:
+    """Whether log odds reach a threshold, by the rounding that the evidence counts with."""
+    return round(odds - (math.log(limit) - math.log1p(-limit)), 9) >= 0 if limit < 1 else False
 
 
 def _pixels(source: Source, spec: InputSpec, colourful: bool) -> NDArray[np.uint8]:

@@ -38,6 +38,7 @@ from clinipress.edge.manifest import (
     VERSION,
     Manifest,
     SelfTest,
+    check_calibration,
     check_file,
     digest_of_card,
     read_card,
@@ -201,6 +202,7 @@ def write_bundle(
         raise BundleError(
             f"a card of format {', '.join(FILES)}", f"'{card.format}'", "export the model first"
         )
+    check_calibration(card)
     parts = [model_path, *(model_path.parent / name for name in FILES[card.format][1:])]
     for part in parts:
         if not part.is_file():

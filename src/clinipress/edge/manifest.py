@@ -28,6 +28,7 @@ __all__ = [
     "VERSION",
     "Manifest",
     "SelfTest",
+    "check_calibration",
     "check_file",
     "digest_of_card",
     "read_card",
@@ -162,10 +163,15 @@ def _check_values(manifest: Manifest) -> None:
     card, test = manifest.card, manifest.self_test
     if not len(card.classes) == len(test.logits) == len(test.probabilities):
         raise BundleError(f"{len(card.classes)} logits in card.json", str(len(test.logits)))
-    _check_calibration(card)
+    check_calibration(card)
 
 
-def _check_calibration(card: Card) -> None:
+def check_calibration(card: Card) -> None:
+    """Temperatures and thresholds that a device can use.
+
+    Raises:
+        BundleError: They are of another number, or outside their limits.
+    """
     for degree in (card.temperature, *card.temperatures):
         if not COLDEST <= degree <= HOTTEST:
             limits = f"{COLDEST:g} to {HOTTEST:g}"

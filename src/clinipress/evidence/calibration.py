@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -319,6 +320,7 @@ def calibration_section(
     itself, same = candidate is reference, False
     original, raw_scores = reference, candidate
     findings: dict[str, float] = {}
+    limits = dict(zip(candidate.classes, candidate.thresholds, strict=False))
     if candidate.several:  # every known pair of image and finding; each unit holds all of its own
         check_same_images(reference, candidate)
         temperatures = candidate.temperatures or (1.0,) * len(candidate.classes)
@@ -352,6 +354,7 @@ def calibration_section(
     return Calibration(
         temperature=candidate.temperature,
         temperatures=findings,
+        thresholds=limits if findings else {},
         chosen_on=chosen_on,
         before=raw,
         after=calibrated,
@@ -363,7 +366,7 @@ def calibration_section(
         if itself
         else IDENTICAL
         if same
-        else _verdict(raw, calibrated, changes, margin, effective_units(index)),
+        else _verdict(raw, calibrated, changes, margin, effective_units(index), bool(findings)),
     )
 
 
@@ -424,6 +427,7 @@ def _verdict(
     changes: dict[str, Interval],
     margin: float,
     units: float,
+    several: bool,
 ) -> Verdict:
     plain: dict[str, Interval] = {
         name: changes[name] for name in ("ece", "ece_equal_mass") if name in changes
@@ -438,7 +442,10 @@ def _verdict(
         Reason(kind="unmeasured", status="inconclusive", rule="primary", metric="calibration")
     ]
     if "ece" in raw and "ece" in calibrated:
-        pair = {"before": raw["ece"].model_dump(), "after": calibrated["ece"].model_dump()}
+        pair: dict[str, Any] = {
+            "before": raw["ece"].model_dump(), "after": calibrated["ece"].model_dump()
+        }  # fmt: skip
+        pair |= {"several": True} if several else {}
         reasons.append(Reason(kind="calibration error", metric="ece", parameters=pair))
     if "slope" in calibrated:
         slope = calibrated["slope"]

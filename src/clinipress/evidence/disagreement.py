@@ -116,7 +116,9 @@ def disagreement_section(
         units_gained=gained,
         verdict=IDENTICAL
         if identical(reference, candidate)
-        else _verdict(counts, tested, least_agreement, effective_units(index)),
+        else _verdict(
+            counts, tested, least_agreement, effective_units(index), several=single is not None
+        ),
     )
 
 
@@ -317,11 +319,17 @@ def _worst(
 
 
 def _verdict(
-    counts: FlipCounts, tested: Sequence[Direction], least: float, units: float = math.inf
+    counts: FlipCounts,
+    tested: Sequence[Direction],
+    least: float,
+    units: float = math.inf,
+    *,
+    several: bool = False,
 ) -> Verdict:
     agreement = counts.agreement
     rule = Rule(metric="agreement", margin=least)
     status: Status = "inconclusive"
+    more = {"several": True} if several else {}
     few = (few_units(rule, {"agreement": units}),) if units < FEWEST_UNITS else ()
     if not few and agreement.high < least:
         status = "fail"
@@ -335,7 +343,7 @@ def _verdict(
             metric="agreement",
             interval=agreement,
             limit=least,
-            parameters={"images": counts.cases},
+            parameters={"images": counts.cases} | more,
         ),
         *few,
         Reason(
@@ -344,26 +352,31 @@ def _verdict(
         ),
     )
     agrees = Verdict(status=status, reasons=worded(reasons))
-    return combine([(agrees, True), (_leaning(tested), True)])
+    return combine([(agrees, True), (_leaning(tested, more), True)])
 
 
-def _leaning(tested: Sequence[Direction]) -> Verdict:
+def _leaning(tested: Sequence[Direction], more: Mapping[str, bool]) -> Verdict:
     """Whether new misses are shown to outnumber new finds; the class that says most."""
     reasons = [
-        _direction_reason("new misses", "fail", direction, len(tested))
+        _direction_reason("new misses", "fail", direction, len(tested), more)
         for direction in tested
         if (direction.adjusted_p_value or 0.0) < SIGNIFICANT and direction.missed > direction.found
     ]
     if reasons:
         return Verdict(status="fail", reasons=worded(reasons))
+    if not tested:
+        nobody = Reason(kind="nothing to miss", status="inconclusive", rule="primary")
+        return Verdict(status="inconclusive", reasons=worded([nobody]))
     most = max(tested, key=lambda direction: direction.missed - direction.found)
     return Verdict(
         status="pass",
-        reasons=worded([_direction_reason("no new misses", "pass", most, len(tested))]),
+        reasons=worded([_direction_reason("no new misses", "pass", most, len(tested), more)]),
     )
 
 
-def _direction_reason(kind: str, status: Status, direction: Direction, classes: int) -> Reason:
+def _direction_reason(
+    kind: str, status: Status, direction: Direction, classes: int, more: Mapping[str, bool]
+) -> Reason:
     return Reason(
         kind=kind,
         status=status,
@@ -377,5 +390,6 @@ def _direction_reason(kind: str, status: Status, direction: Direction, classes: 
             "raw_p_value": direction.p_value,
             "p_value": direction.adjusted_p_value,
             "classes": classes,
+            **more,
         },
     )

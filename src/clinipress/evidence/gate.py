@@ -277,7 +277,9 @@ def _apply(
     family, star, _ = rule.metric.partition("[*]")
     names = [rule.metric]
     if star:
-        every_class = [name for name in changes if name.startswith(f"{family}[")]
+        # of findings that nobody shows, or nobody knows of, there is no change, but they are named
+        unknown = [name for name, carried in units.items() if joint and not carried]
+        every_class = [n for n in dict.fromkeys((*changes, *unknown)) if n.startswith(f"{family}[")]
         names = [name for name in every_class if name not in own] or names
     few = {name: units[name] for name in names if units.get(name, FEWEST_UNITS) < FEWEST_UNITS}
     every = [

@@ -196,10 +196,11 @@ def multilabel_evidence(
         put(intervals, f"auroc{name}", auroc_interval(scores, actual, where))
     intervals |= _overall(answers, index)
     (spreads,) = _bootstrap([answers], index, resamples, seed)
+    parts = _judged_parts(answers, index, intervals)
     for name, spread in spreads.items():
         if name not in intervals:
             interval = spread_interval(name, spread, index, floor=0)
-            put(intervals, name, _with_width(name, interval, intervals))
+            put(intervals, name, _with_width(name, interval, intervals, parts))
     return intervals
 
 
@@ -242,17 +243,27 @@ def multilabel_changes(
         put(intervals, f"auroc{name}", auroc_difference(rescored, scores, actual, where))
     intervals |= _overall_changes(before, after, index)
     first, second = _bootstrap([before, after], index, resamples, seed)
+    parts = _judged_parts(before, index, intervals)
     for name, spread in first.items():
         if name not in intervals:
             interval = spread_interval(name, second[name] - spread, index, floor=-1)
-            put(intervals, name, _with_width(name, interval, intervals))
+            put(intervals, name, _with_width(name, interval, intervals, parts))
     same = np.array_equal(before.called, after.called)
     if same and np.array_equal(before.logits, after.logits):
         return {name: unchanged(interval) for name, interval in intervals.items()}
     return intervals
 
 
-def _with_width(name: str, interval: Interval | None, intervals: Intervals) -> Interval | None:
+def _judged_parts(answers: LabelAnswers, index: Integers, intervals: Intervals) -> Intervals:
+    """The figures of the findings that means are of (`judgeable`)."""
+    counted = judgeable(np.where(answers.known, answers.truth, -1), index)
+    names = {f"[{name}]" for name, judged in zip(answers.labels, counted, strict=True) if judged}
+    return {key: part for key, part in intervals.items() if key[key.find("[") :] in names}
+
+
+def _with_width(
+    name: str, interval: Interval | None, intervals: Intervals, judged: Intervals
+) -> Interval | None:
     """Where no resample differs, a macro mean has the ends of its parts.
 
     Without parts of their own, two equal classifiers keep a change of zero; anything else comes
@@ -261,7 +272,7 @@ def _with_width(name: str, interval: Interval | None, intervals: Intervals) -> I
     if interval is None or interval.low < interval.high:
         return interval
     family, macro, _ = name.partition("_macro")
-    parts = [part for key, part in intervals.items() if key.startswith(f"{family}[") and macro]
+    parts = [part for key, part in judged.items() if key.startswith(f"{family}[") and macro]
     if family.startswith("f1") and not macro:  # lies between its two parts, and so do its ends
         halves = (name.replace("f1", half, 1) for half in ("sensitivity", "precision"))
         parts = [intervals[half] for half in halves if half in intervals]

@@ -35,8 +35,9 @@ from clinipress.records.result import Interval, Reason, Rule, Verdict
 from clinipress.reporting.wording.reasons import worded
 from clinipress.stats.intervals import effective_units, proportion, resample, t_value, unit_index
 from clinipress.stats.paired import paired_difference
+from clinipress.stats.predictive import complement, predictive_value
 
-__all__ = ["operating_section", "predictive_value"]
+__all__ = ["operating_section"]
 
 Integers = NDArray[np.int64]
 RESAMPLES = 200  # of validation: only a standard deviation is asked of them
@@ -115,7 +116,11 @@ def operating_section(
                 lines += _lines(pair, validation, aim, share, seed, itself=itself)
     rows = tuple(_unchanged(line.row) if same and not itself else line.row for line in lines)
     verdict = (
-        ITSELF if itself else IDENTICAL if same else _verdict(lines, margin, class_margins or {})
+        ITSELF
+        if itself
+        else IDENTICAL
+        if same
+        else _verdict(lines, margin, class_margins or {}, reference.several)
     )
     return OperatingSection(chosen_on=chosen_on, declared=bool(shares), rows=rows, verdict=verdict)
 
@@ -343,8 +348,8 @@ def _line(
         threshold=threshold,
         sensitivity=sensitivity,
         specificity=specificity,
-        ppv=predictive_value(sensitivity, _rest(specificity), share),
-        npv=predictive_value(specificity, _rest(sensitivity), 1 - share),
+        ppv=predictive_value(sensitivity, complement(specificity), share),
+        npv=predictive_value(specificity, complement(sensitivity), 1 - share),
         prevalence=share,
         positives=int(mine.sum()),
         missed=int((mine & ~called).sum()),
@@ -363,65 +368,17 @@ def _line(
     return replace(line, row=row.model_copy(update=compared))
 
 
-def _rest(share: Interval) -> Interval:
-    ends = {"value": 1 - share.value, "low": 1 - share.high, "high": 1 - share.low}
-    return share.model_copy(update=ends)
-
-
-def predictive_value(right: Interval, wrong: Interval, prevalence: float) -> Interval | None:
-    """Positive predictive value at a prevalence that is known, with its interval.
-
-    ``1 / (1 + R (1 - p) / p)`` with R = wrong / right, the ratio of two independent proportions.
-    The limits are those of R by the method of variance estimates recovery from the two Wilson
-    intervals (Donner and Zou 2012, Stat Methods Med Res 21:347, equation 9), put into the same
-    formula. Unlike the logit intervals of Mercaldo et al. (2007, Stat Med 26:2170) they exist
-    where nothing was called wrongly, and carry the effective numbers of cases of patients.
-
-    Args:
-        right: Share of the class that is called: the sensitivity.
-        wrong: Share of the others that is called: 1 - specificity.
-        prevalence: Share of the class, inside (0, 1).
-
-    Returns:
-        The value; swap the classes for the negative predictive value. None where nothing was
-        called, of which no share can be right.
-    """
-    if right.value + wrong.value == 0:
-        return None
-    odds = (1 - prevalence) / prevalence
-
-    def value(above: float, below: float) -> float:
-        return below / (below + odds * above) if above + below else 0.0
-
-    least = _ratio_limit(wrong, right)
-    most = _ratio_limit(right, wrong)  # of 1 / R
-    best = value(wrong.value, right.value)
-    return Interval(
-        value=best,
-        low=min(value(1.0, most), best),
-        high=max(value(least, 1.0), best),
-        confidence=right.confidence,
-        method="ratio of wilson intervals at a fixed prevalence",
-        n=(right.n or 0) + (wrong.n or 0),
-    )
-
-
-def _ratio_limit(above: Interval, below: Interval) -> float:
-    """Lower limit of above / below (Donner and Zou); 0 where nothing is above.
-
-    Multiplied by its conjugate, since the printed form is 0 / 0 at ``below.high = 2 below.value``.
-    """
-    product, low, high = above.value * below.value, above.low, below.high
-    recovered = low * (2 * above.value - low)
-    spread = product**2 - recovered * high * (2 * below.value - high)
-    under = product + max(spread, 0.0) ** 0.5
-    return recovered / under if under else 0.0
-
-
-def _verdict(lines: Sequence[_Line], margin: float, class_margins: Mapping[str, float]) -> Verdict:
+def _verdict(
+    lines: Sequence[_Line], margin: float, class_margins: Mapping[str, float], several: bool
+) -> Verdict:
     own = [line for line in lines if not line.row.kept]
     if not own:
-        reason = Reason(kind="no threshold", status="inconclusive", rule="primary")
+        reason = Reason(
+            kind="no threshold",
+            status="inconclusive",
+            rule="primary",
+            parameters={"several": True} if several else {},
+        )
         return Verdict(status="inconclusive", reasons=worded([reason]))
     verdict = _family(own, CLASS_MARGIN_FACTOR * margin, class_margins)
     kept = [line for line in lines if line.row.kept]

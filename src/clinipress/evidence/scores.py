@@ -26,6 +26,7 @@ from clinipress.stats.metrics import sigmoid, softmax
 __all__ = ["Scores"]
 
 PRESENT, ABSENT = "present", "absent"
+TEMPERATURES = 1e-3, 1e3  # those that are fitted lie between 0.25 and 20
 AND = "\t"  # between image and finding in the key of a pair
 _ARRAYS = ("logits", "labels", "units", "keys")
 # a header may claim more than any memory holds
@@ -80,6 +81,23 @@ class Scores:
             )
         if self.several and self.labels.shape != self.logits.shape:
             raise DataError(f"labels {list(self.logits.shape)}", f"{list(self.labels.shape)}")
+        if self.several:
+            self._check_findings()
+
+    def _check_findings(self) -> None:
+        k, lowest, highest = len(self.classes), *TEMPERATURES
+        if not np.isin(self.labels, (-1, 0, 1)).all():
+            raise DataError(
+                "1 (present), 0 (absent) or -1 (unknown) for each finding",
+                f"labels from {self.labels.min()} to {self.labels.max()}",
+            )
+        for name, values, low, high in (
+            ("thresholds between 0 and 1", self.thresholds, 0.0, 1.0),
+            ("temperatures above 0", self.temperatures, lowest / 2, highest * 2),
+        ):
+            inside = all(value is not None and low < value < high for value in values)
+            if len(values) not in (0, k) or not inside:
+                raise DataError(f"{k} {name}, or none", f"{list(values)}")
 
     @property
     def several(self) -> bool:
@@ -219,7 +237,9 @@ class Scores:
                 logits, labels, units, keys = (file[name] for name in _ARRAYS)
                 facts = json.loads(str(file["facts"]))
             temperature, classes = float(facts["temperature"]), tuple(facts["classes"])
-            if not 1e-3 <= temperature <= 1e3 or len(set(classes)) < len(classes):
+            if not TEMPERATURES[0] <= temperature <= TEMPERATURES[1] or len(set(classes)) < len(
+                classes
+            ):
                 raise ValueError(f"temperature {temperature:g} of the classes {classes}")
             return cls(
                 logits=logits.astype(np.float32),

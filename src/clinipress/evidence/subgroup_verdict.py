@@ -17,7 +17,7 @@ from clinipress.records.result import Interval, Reason, Rule, Status, Verdict
 from clinipress.reporting.wording.reasons import worded
 from clinipress.stats.intervals import effective_units
 
-__all__ = ["judge_groups"]
+__all__ = ["judge_gaps", "judge_groups"]
 
 JUDGED_GAPS = ("accuracy", "auroc_macro", "sensitivity")
 
@@ -59,10 +59,10 @@ def judge_groups(
     others = [gap for gap in judged if gap.metric != "accuracy"]
     verdicts = [
         (judge_family(rules, plain, joint, units), True),
-        (_judge_gaps(accuracy, limit, confidence), True),
+        (judge_gaps(accuracy, limit, confidence), True),
     ]
     if others:
-        verdicts.append((_judge_gaps(others, limit, confidence), False))
+        verdicts.append((judge_gaps(others, limit, confidence), False))
     verdict = combine(verdicts)
     if not small:
         return verdict
@@ -70,7 +70,7 @@ def judge_groups(
     return verdict.model_copy(update={"reasons": (*verdict.reasons, *note)})
 
 
-def _judge_gaps(gaps: Sequence[Gap], limit: float, confidence: float) -> Verdict:
+def judge_gaps(gaps: Sequence[Gap], limit: float, confidence: float) -> Verdict:
     """By the worst gap: a shown loss before an open question before the largest."""
     if not gaps:
         reason = Reason(kind="no gap", status="inconclusive", rule="primary")

@@ -62,13 +62,14 @@ def caps(
     asked = {
         metric: floor for metric, floor in floors.items() if not _trivial(metric, floor, reference)
     }
+    more = {"several": True} if reference.several else {}
     if not asked and risk in FLOORED_ALWAYS:
-        reasons.append(_cap("no floor", risk=risk))
+        reasons.append(_cap("no floor", risk=risk, **more))
     if reference.several:
         area = figures.get("auroc_macro")
         if area is None or not area.low > CHANCE:
             value = "not measured" if area is None else _decimals(area)
-            shown = [f"area under the ROC curve {value}, chance {CHANCE:g}"]
+            shown = [f"mean area under the ROC curve {value}, chance {CHANCE:g}"]
             reasons.append(_cap("weak reference", than=[GUESSING], not_beaten=shown))
         return tuple(reasons)
     unbeaten = _unbeaten(reference, figures, baseline, baseline_accuracy)

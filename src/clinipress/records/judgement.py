@@ -165,6 +165,8 @@ class Calibration(Record):
         grades: Of classes that have an order: each grade and all graver ones, after.
         temperatures: Of several findings, each one's own; `temperature` is 1 then, and the figures
             are of all known pairs of image and finding.
+        thresholds: Of several findings, the calibrated probability at or above which each is
+            called; empty in records of before.
         verdict: Whether calibration after the temperature got worse by more than the margin.
     """
 
@@ -177,11 +179,12 @@ class Calibration(Record):
     bins_after: tuple[ReliabilityBin, ...] = ()
     grades: tuple[GradeCalibration, ...] = ()
     temperatures: dict[str, float] = Field(default_factory=dict)
+    thresholds: dict[str, float] = Field(default_factory=dict)
     verdict: Verdict
 
     @model_serializer(mode="wrap")
     def _without_no_grades(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_empty(handler(self), "grades", "temperatures")
+        return without_empty(handler(self), "grades", "temperatures", "thresholds")
 
 
 class Subgroup(Record):

@@ -43,11 +43,11 @@ class MetricFacts:
 
 _FACTS: Mapping[str, MetricFacts] = {
     "accuracy": MetricFacts("accuracy"),
-    "exact_match": MetricFacts("share of images with every label right"),
-    "hamming_accuracy": MetricFacts("share of single labels right"),
+    "exact_match": MetricFacts("share of images with every finding right"),
+    "hamming_accuracy": MetricFacts("share of single findings right"),
     "balanced_accuracy": MetricFacts("balanced accuracy"),
-    "auroc_macro": MetricFacts("area under the ROC curve (mean of classes)"),
-    "f1_macro": MetricFacts("F1 score (mean of classes)"),
+    "auroc_macro": MetricFacts("mean area under the ROC curve"),
+    "f1_macro": MetricFacts("mean F1 score"),
     "kappa": MetricFacts("Cohen's kappa", low=-1.0),
     "kappa_quadratic": MetricFacts("quadratic weighted kappa", low=-1.0),
     "two_off": MetricFacts("answers two grades off or more", higher_is_better=False),
@@ -86,14 +86,14 @@ METRICS: Mapping[str, tuple[str, ...]] = {
 def metric_facts(metric: str) -> MetricFacts:
     """Facts of a metric by its name in the evidence; "sensitivity[glioma]" names its class.
 
-    "sensitivity_macro" is the mean over labels, "_micro" pools all labels. An unknown name is taken
-    for a share that is better when higher.
+    "sensitivity_macro" is the mean over findings, "_micro" pools all of them. An unknown name is
+    taken for a share that is better when higher.
     """
     family, bracket, name = metric.partition("[")
     if family not in _FACTS and family.endswith(("_macro", "_micro")):
         base = metric_facts(family[:-6])
-        what = "mean of labels" if family.endswith("_macro") else "all labels pooled"
-        return replace(base, label=f"{base.label} ({what})")
+        pooled = f"{base.label} (all findings pooled)"
+        return replace(base, label=pooled if family.endswith("_micro") else f"mean {base.label}")
     known = _FACTS.get(family, MetricFacts(family.replace("_", " ")))
     if not bracket:
         return known

@@ -9,10 +9,10 @@ from typing import Literal
 from clinipress.records.candidate import CandidateRecord
 from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval
-from clinipress.reporting.view import View
+from clinipress.reporting.view import View, unjudged
 from clinipress.reporting.wording.numbers import finite, metric_class
 
-__all__ = ["Direction", "Measure", "finding", "lost_most", "main_changes", "measures", "unjudged"]
+__all__ = ["Direction", "Measure", "finding", "lost_most", "main_changes", "measures"]
 
 Direction = Literal["worse", "better"]
 MAIN = 3  # changes that the first screen shows
@@ -102,7 +102,7 @@ def measures(view: View, record: CandidateRecord | None, split: str | None = Non
     if record is None or split is None:
         return []
     changes = {name: x for name, x in record.changes.get(split, {}).items() if finite(x)}
-    if view.result.task == "multilabel":
+    if view.several:
         changes = {name: x for name, x in changes.items() if _is_told(name, unjudged(record))}
     theirs = view.reference.evidence.get(split, {}) if view.reference else {}
     mine, limits, floors = record.evidence.get(split, {}), dict(view.margins), dict(view.floors)
@@ -128,13 +128,6 @@ def measures(view: View, record: CandidateRecord | None, split: str | None = Non
         )
         for metric in dict.fromkeys(order)
     ]
-
-
-def unjudged(record: CandidateRecord) -> frozenset[str]:
-    """Of several findings those that too few patients show."""
-    reasons = record.verdict.reasons if record.verdict else ()
-    few = (r.parameters["units"] for r in reasons if r.kind == "few units")
-    return frozenset(name for places in few for name in places if name)
 
 
 def _is_told(metric: str, few: frozenset[str]) -> bool:

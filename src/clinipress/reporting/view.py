@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,12 +14,20 @@ from clinipress.records.candidate import CandidateRecord, Latency
 from clinipress.records.judgement import Judgements
 from clinipress.records.metrics import least_loss
 from clinipress.records.result import Interval, Result, Rule
-from clinipress.reporting.wording.numbers import finite
+from clinipress.reporting.wording.numbers import finite, of_findings
 
-__all__ = ["Role", "View"]
+__all__ = ["Role", "View", "unjudged"]
 
 Role = Literal["reference", "shipped", "rejected", "candidate"]
+MOST_FINDINGS, OPEN_FINDINGS = 8, 6  # shown at once: all of them, or so many of more
 SPLIT_ORDER = ("test", "validation", "train")
+
+
+def unjudged(record: CandidateRecord) -> frozenset[str]:
+    """Of several findings those that too few patients show."""
+    reasons = record.verdict.reasons if record.verdict else ()
+    few = (r.parameters["units"] for r in reasons if r.kind == "few units")
+    return frozenset(name for places in few for name in places if name)
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,32 @@ class View:
         return self.primary.metric if self.primary else self.overall
 
     @property
+    def several(self) -> bool:
+        """Whether an image may show several findings."""
+        return self.result.task == "multilabel"
+
+    @property
+    def noun(self) -> str:
+        """What an image is said to show: "class" or "finding"."""
+        return "finding" if self.several else "class"
+
+    @property
+    def nouns(self) -> str:
+        """More than one of them."""
+        return "findings" if self.several else "classes"
+
+    @property
+    def answered(self) -> tuple[str, str]:
+        """What an answer is given to, one and several."""
+        if self.several:
+            return "pair of image and finding", "pairs of image and finding"
+        return "image", "images"
+
+    def told(self, text: str) -> str:
+        """A text about classes and accuracy as this study tells it; no text that users wrote."""
+        return of_findings(text) if self.several else text
+
+    @property
     def overall(self) -> str:
         """The one figure that stands for all: "accuracy", "auroc_macro" of several findings."""
         return self.result.overall
@@ -132,6 +167,26 @@ class View:
     def classes(self) -> tuple[str, ...]:
         """Names of the classes as they are shown: grades from the least to the gravest."""
         return self.result.order or self.result.classes
+
+    def lost_most_first(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Names of findings that are shown at once, and of those that are folded away.
+
+        Where they are few, or are classes, all as they come; else first those whose area under the
+        ROC curve may have lost most, and last those that too few patients show to tell.
+        """
+        if not self.several or len(names) <= MOST_FINDINGS:
+            return list(names), []
+        changes = self.subject.changes if self.subject else {}
+        split = changes.get(self.compared_split or "", {})
+        few = unjudged(self.subject) if self.subject else frozenset()
+
+        def low(name: str) -> float:
+            change = split.get(f"auroc[{name}]")
+            known = change is not None and finite(change) and name not in few
+            return change.low if known and change is not None else math.inf
+
+        ranked = sorted(names, key=low)
+        return ranked[:OPEN_FINDINGS], ranked[OPEN_FINDINGS:]
 
     def in_order(self, matrix: Sequence[Sequence[int]]) -> list[list[int]]:
         """Rows and columns by true class and answer, as the classes are shown."""

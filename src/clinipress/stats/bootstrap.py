@@ -183,7 +183,10 @@ def spread_interval(
         return corrected_interval(spread, method=method, n=n, limits=limits, units=units)
     if name in ("slope", "intercept"):
         return corrected_interval(spread, method=method, n=n, units=units)
+    loss = name.partition("[")[0] in ("log_loss", "brier")
     interval = expanded_interval(spread, method=method, n=n)
+    if interval is not None and loss and floor == 0:  # the tails of Student's t know of no bound
+        interval = interval.model_copy(update={"low": max(interval.low, 0.0)})
     if interval is None or interval.low == interval.high or not clustered:
         return interval
     # resamples of few units, of unequal size, vary less than other patients would
@@ -198,10 +201,12 @@ def spread_interval(
             odds = math.log(spread.value / (1 - spread.value))
             apart /= 1 - spread.value
             low = min(low, 1 / (1 + math.exp(min(apart - odds, 700.0))))
-        elif name in ("log_loss", "brier"):
+        elif loss:
             high = max(high, spread.value * math.exp(min(apart, 700.0)))
-    if name not in ("log_loss", "brier"):
+    if not loss:
         low, high = max(low, min(interval.low, -1.0)), min(high, max(interval.high, 1.0))
+    elif floor == 0:
+        low = max(low, 0.0)
     return interval.model_copy(update={"low": low, "high": high})
 
 

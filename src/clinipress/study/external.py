@@ -24,7 +24,7 @@ import numpy as np
 from clinipress.data.audit.overlap import Seen
 from clinipress.data.study import FINGERPRINTS, Known, OverlapPolicy, predict_rows, whole_dataset
 from clinipress.edge.load import load_candidate
-from clinipress.errors import InputError, ModelError
+from clinipress.errors import DataError, InputError, ModelError
 from clinipress.evidence import gate
 from clinipress.evidence.judged import Declared, counted, figures, judged, statistics
 from clinipress.evidence.scores import Scores
@@ -264,9 +264,10 @@ def evaluate(
     elsewhere = Elsewhere(data, class_map, split, positive, seen, overlap, threads, progress)
     answers, audit, known = elsewhere.score({"model": candidate})
     mine = answers["model"]
+    _check_known(mine)
     if scores is not None:
         mine.save(scores)
-    warnings = (*audit.warnings, *_order_question(mine))
+    warnings = (*audit.warnings, *_order_question(mine), *_at_a_half(candidate))
     for line in warnings[len(audit.warnings) :]:
         progress.say(f"warning: {line}")
     declared = Declared(
@@ -279,6 +280,7 @@ def evaluate(
         "data": str(data),
         "images": len(mine.labels),
         "positive": mine.positive,
+        **({"task": "multilabel"} if mine.several else {}),
         "overlap": known.overlap.model_dump(mode="json"),
         "unreadable": [u.model_dump() for u in audit.unreadable],
         "evidence": _plain(figures(declared, mine)),
@@ -286,6 +288,35 @@ def evaluate(
         "classes": list(mine.classes),
         "warnings": list(warnings),
     }
+
+
+def _check_known(scores: Scores) -> None:
+    """Of several findings: something has to be known of some image.
+
+    Raises:
+        DataError: Nothing is.
+    """
+    if scores.several and not (scores.labels >= 0).any():
+        raise DataError(
+            f"images of which it is known whether they show {' or '.join(scores.classes)}",
+            f"{len(scores.keys):,} images of which none is",
+            "map the findings of the set with --class-map, or fill in its columns",
+        )
+
+
+def _at_a_half(*candidates: Candidate) -> list[str]:
+    """Findings that are called from a probability of 0.5, since no threshold came with a model."""
+    lines = []
+    for candidate in candidates:
+        card = candidate.card
+        limits = card.thresholds or (None,) * len(card.classes)
+        names = [name for name, limit in zip(card.classes, limits, strict=True) if limit is None]
+        if card.task == "multilabel" and names:
+            which = "no finding" if len(names) == len(card.classes) else f"not {', '.join(names)}"
+            lines.append(
+                f"'{card.name}' brings a threshold for {which}: called from a probability of 0.5"
+            )
+    return lines
 
 
 def _order_question(scores: Scores) -> list[str]:
@@ -362,6 +393,7 @@ def compare(
         elsewhere = Elsewhere(data, class_map, split, positive, seen, overlap, threads, progress)
         facts, (a, b), accuracy, known = _run(reference, candidate, elsewhere, allow_code, onnx)
         unknown = [path for path, s in ((reference, mine), (candidate, other)) if s is None]
+    _check_known(a)
     check_floors(floors or {}, a.classes)
     level: RiskLevel = risk  # type: ignore[assignment]
     declared = Declared(level, EvidenceRecipe(), resamples, floors=floors or {})
@@ -381,6 +413,7 @@ def compare(
         "risk": risk,
         "images": len(a.labels),
         "positive": a.positive,
+        **({"task": "multilabel"} if a.several else {}),
         "overlap": known.overlap.model_dump(mode="json"),
         "overlap_unknown": [str(path) for path in unknown],
         "candidates": [
@@ -461,6 +494,7 @@ def evaluate_run(
                           study.data.class_map)  # fmt: skip
     candidates = {row.name: load_candidate(below(run, row.path), threads) for row in rows}
     answers, audit, known = elsewhere.score(candidates)
+    _check_known(answers[result.reference])
     if study.privacy == "strict" and name is None:
         title = _numbered(run / EXTERNAL, result.reference, answers[result.reference])
     rules = rules_of(study, result.classes)
@@ -542,6 +576,8 @@ def _run(
             f"two models of one set of classes ({', '.join(a.card.classes)})",
             ", ".join(b.card.classes),
         )
+    for line in _at_a_half(a, b):
+        elsewhere.progress.say(f"warning: {line}")
     card = a.card
     named = card.positive or b.card.positive
     if card.task == "multiclass":
@@ -602,7 +638,8 @@ def _kept(
                 f"'{path}' and no images",
             )
     a, b = Scores.load(reference), Scores.load(candidate)
-    if (a.classes, a.keys) != (b.classes, b.keys) or (a.labels != b.labels).any():
+    same = (a.classes, a.keys, a.several) == (b.classes, b.keys, b.several)
+    if not same or (a.labels != b.labels).any():
         raise InputError(
             "scores of the same images and classes in the same order",
             f"'{reference.name}' and '{candidate.name}', which differ",

@@ -220,6 +220,7 @@ def _saliency(
         units=scores.units[chosen],
         classes=scores.classes,
         masks=masks,
+        several=scores.several,
     )
     answers = labels[chosen] if scores.several else scores.logits[chosen].argmax(axis=1)
     fill = fill_level(root.network)

@@ -112,7 +112,11 @@ def audit(
         **_unit_facts(dataset),
     )
     update = {
-        "warnings": (*dataset.notes, *_warnings(record), *_planes(readings.mixed_planes())),
+        "warnings": (
+            *dataset.notes,
+            *_warnings(record, dataset.task == "multilabel"),
+            *_planes(readings.mixed_planes()),
+        ),
         "seconds": time.perf_counter() - start,
     }
     by_image = baseline.right if baseline else {}
@@ -379,7 +383,7 @@ def _listed(shortcuts: tuple[Shortcut, ...]) -> tuple[Shortcut, ...]:
     return shortcuts[: max(warning, MOST_SHORTCUTS)]
 
 
-def _warnings(record: Audit) -> Iterator[str]:
+def _warnings(record: Audit, several: bool) -> Iterator[str]:
     yield from left_out_lines(record.left_out)
     yield from _leak_warnings(record)
     yield from _label_warnings(record)
@@ -410,7 +414,7 @@ def _warnings(record: Audit) -> Iterator[str]:
             f"{record.without_patient:,} of {record.images:,} images {verb} no patient: those of "
             "one patient may stand on both sides of a split"
         )
-    yield from _balance_warnings(record)
+    yield from _balance_warnings(record, several)
     yield from _shortcut_warnings(record)
 
 
@@ -455,15 +459,16 @@ def _count(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _balance_warnings(record: Audit) -> Iterator[str]:
+def _balance_warnings(record: Audit, several: bool) -> Iterator[str]:
+    noun, nouns = ("finding", "findings") if several else ("class", "classes")
     small = min(record.classes, key=lambda name: record.classes[name])
     large = max(record.classes, key=lambda name: record.classes[name])
     if record.classes[large] > LOPSIDED * record.classes[small]:
         ratio = record.classes[large] / max(record.classes[small], 1)
-        yield f"classes are uneven: '{large}' has {ratio:.1f} times the images of '{small}'"
+        yield f"{nouns} are uneven: '{large}' has {ratio:.1f} times the images of '{small}'"
     for name, count in record.classes.items():
         if count < FEW_IMAGES:
-            yield f"class '{name}' has {count} images only: its figures will be uncertain"
+            yield f"{noun} '{name}' has {count} images only: its figures will be uncertain"
 
 
 def _shortcut_warnings(record: Audit) -> Iterator[str]:

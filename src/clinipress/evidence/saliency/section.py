@@ -48,6 +48,7 @@ class SalientImages:
         labels: int64 ``[n]``.
         units: int64 ``[n]``, patient or cluster.
         classes: Names of the classes.
+        several: They may show several findings; a label is the rarest that an image shows.
         masks: bool ``[n, h, w]`` of what should be looked at (False throughout: not known), or
             None where the set has no masks.
     """
@@ -58,6 +59,7 @@ class SalientImages:
     units: NDArray[np.int64]
     classes: tuple[str, ...]
     masks: NDArray[np.bool_] | None = None
+    several: bool = False
 
 
 def saliency_section(
@@ -131,7 +133,10 @@ def saliency_section(
         method="Score-CAM",
         mode="exact" if all(explained[row].mode == "exact" for row in everyone) else "fast",
         images=int(chosen.sum()),
-        maps={row: _described(row, candidate, explained[row], which) for row in everyone},
+        maps={
+            row: _described(row, candidate, explained[row], which, images.several)
+            for row in everyone
+        },
         similarity=similarity,
         faithfulness=faithful,
         inside_mask=_known(inside),
@@ -160,12 +165,14 @@ def _known(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def _described(row: str, candidate: str, explanation: Explanation, which: str) -> str:
+def _described(
+    row: str, candidate: str, explanation: Explanation, which: str, several: bool
+) -> str:
     what = _WHAT.get(row, "the candidate" if row == candidate else "the network it is the file of")
     compared = "" if row == REFERENCE else f"; compared on {which}"
-    return (
-        f"{what}, its map '{explanation.layer}', for the class that the reference answers{compared}"
-    )
+    shown = "the rarest finding that each image shows"
+    of = shown if several else "the class that the reference answers"
+    return f"{what}, its map '{explanation.layer}', for {of}{compared}"
 
 
 def _verdict(similarity: Mapping[str, Interval | None], candidate: str) -> Verdict:

@@ -55,7 +55,7 @@ def _evidence(view: View) -> dict[str, Interval]:
 def _metrics(view: View) -> str | None:
     names = [metric_name(metric) for metric in _evidence(view) if metric_class(metric) is None]
     families = {m.partition("[")[0] for m in _evidence(view) if metric_class(m) is not None}
-    each = f"; for each class {joined([metric_name(family) for family in sorted(families)])}"
+    each = f"; for each {view.noun} {joined([metric_name(family) for family in sorted(families)])}"
     return f"{capital(joined(names))}{each if families else ''}." if names else None
 
 
@@ -130,6 +130,8 @@ def _failures(view: View) -> str | None:
     subject, split = subject_or_reference(view), view.compared_split or view.plotted_split
     matrix = subject.confusion.get(split or "", []) if subject else []
     names = view.result.classes
+    if view.several:
+        return _missed_findings(view, matrix, split)
     wrong = sorted(
         (
             (count, names[row], names[column])
@@ -152,6 +154,17 @@ def _failures(view: View) -> str | None:
     return f"Commonest on {split_name(split)} images: {confusions}. {classes_sentence(view)}{flips}"
 
 
+def _missed_findings(view: View, matrix: Sequence[Sequence[int]], split: str | None) -> str | None:
+    """Of several findings: those missed oftenest at their thresholds (`SplitJudgement`)."""
+    rows = zip(view.result.classes, matrix, strict=False)
+    missed = sorted(((row[1], row[0] + row[1], name) for name, row in rows), reverse=True)
+    texts = [f"{class_words(n)} in {m:,} of {of:,} images" for m, of, n in missed[:3] if m]
+    section = judgements_of(view).disagreement
+    flips = f" {verdict_words(section.verdict)}" if section else ""
+    oftenest = f"Missed oftenest on {split_name(split)} images: {joined(texts)}. " if texts else ""
+    return f"{oftenest}{classes_sentence(view)}{flips}" if matrix else None
+
+
 def _section(name: str) -> Callable[[View], str | None]:
     """The verdict of a section of the evidence; None where it was not measured."""
 
@@ -168,10 +181,11 @@ def _updating(view: View) -> str | None:
     section = judgements_of(view).calibration
     if section is None:
         return None
-    return (
-        f"Temperature {section.temperature:.3g}, fitted on {section.chosen_on} images. "
-        f"{verdict_words(section.verdict)}"
-    )
+    temperature = f"Temperature {section.temperature:.3g}"
+    if section.temperatures:
+        low, high = min(section.temperatures.values()), max(section.temperatures.values())
+        temperature = f"A temperature for each finding, {low:.3g} to {high:.3g}"
+    return f"{temperature}, fitted on {section.chosen_on} images. {verdict_words(section.verdict)}"
 
 
 # ------------------------------------------------------------------------------------- all together
@@ -183,7 +197,7 @@ def _limits(view: View) -> str | None:
 
 
 def _protocol(view: View) -> str | None:
-    rules = "; ".join(rule_phrase(rule) for rule in view.result.rules)
+    rules = "; ".join(rule_phrase(rule, view.noun) for rule in view.result.rules)
     return f"The study file and its rules are in result.json. {capital(rules)}." if rules else None
 
 

@@ -102,8 +102,13 @@ def _technology(view: View) -> str | None:
     named = f" ({joined(networks)})" if networks else ""
     subject = view.subject
     made = f"; compressed by {techniques_phrase(subject)}" if subject else ""
-    classes = counted(len(view.result.classes), "class", "classes")
-    return f"Deep learning{named}: classification of images into {classes}{made}."
+    classes = counted(len(view.result.classes), view.noun, view.nouns)
+    what = (
+        f"detection of {classes} in images"
+        if view.several
+        else (f"classification of images into {classes}")
+    )
+    return f"Deep learning{named}: {what}{made}."
 
 
 def _purpose(view: View) -> str | None:
@@ -117,7 +122,7 @@ def _hypothesis(view: View) -> str | None:
         return None
     return (
         "Whether a compressed model is not inferior to its reference on the same images, by limits "
-        f"declared beforehand: {rule_phrase(rule)}."
+        f"declared beforehand: {rule_phrase(rule, view.noun)}."
     )
 
 
@@ -232,8 +237,18 @@ def _model(view: View) -> str | None:
 
 
 def _output(view: View) -> str | None:
-    classes = counted(len(view.result.classes), "class", "classes")
-    text = f"One probability for each of {classes}; the largest is the answer."
+    classes = counted(len(view.result.classes), view.noun, view.nouns)
+    answer = "the largest is the answer"
+    if view.several:
+        answer = "each is called at or above a threshold of its own"
+        calibration = judgements_of(view).calibration
+        limits = calibration.thresholds.items() if calibration else ()
+        if named := ", ".join(f"{name} {limit:.3f}" for name, limit in limits):
+            answer += (
+                f" ({named}), where sensitivity plus specificity was largest on the validation "
+                "images, or 0.5 where no image or every one shows the finding"
+            )
+    text = f"One probability for each of {classes}; {answer}."
     section = judgements_of(view).operating
     if section is None:
         return text
@@ -339,8 +354,8 @@ def _imbalance(view: View) -> str | None:
     if not weights:
         return None
     if weights == {"none"}:
-        return "Classes were not weighed."
-    return f"Class weights in the loss: {joined(sorted(weights))}."
+        return view.told("Classes were not weighed.")
+    return f"{view.told('Class weights')} in the loss: {joined(sorted(weights))}."
 
 
 STUDY_TOPICS: Mapping[str, Callable[[View], str | None]] = MappingProxyType(

@@ -52,7 +52,7 @@ def impact(data: Dossier, view: View, answers: MakerAnswers) -> list[str]:
          status_word(modification)]
         for modification in data.modifications
     ]  # fmt: skip
-    named = [escape(_limit(rule)) for rule in data.protocol.rules]
+    named = [escape(_limit(rule, view.noun)) for rule in data.protocol.rules]
     return [
         "## 3. Impact assessment",
         "### Benefits",
@@ -80,10 +80,10 @@ def impact(data: Dossier, view: View, answers: MakerAnswers) -> list[str]:
     ]  # fmt: skip
 
 
-def _limit(rule: Rule) -> str:
+def _limit(rule: Rule, noun: str) -> str:
     limit = points(rule.margin) if in_points(rule.metric) else f"{rule.margin:g}"
     worst = ", the worst" if rule.metric.endswith("[*]") else ""
-    return f"{capital(metric_name(rule.metric))}{worst} (limit {limit})"
+    return f"{capital(metric_name(rule.metric, noun))}{worst} (limit {limit})"
 
 
 def _benefit(modification: Modification) -> list[str]:
@@ -167,9 +167,9 @@ def _sections(data: Dossier, view: View) -> list[str]:
     flips = judgements.disagreement
     if flips is not None:
         reasons.append(
-            f"**Changed answers** among {counted(flips.cases, 'image')}: {flips.lost:,} right "
-            f"before and wrong now, {flips.gained:,} wrong before and right now, "
-            f"{flips.changed:,} wrong in another way"
+            f"**Changed answers** among {counted(flips.cases, *view.answered)}: "
+            f"{flips.lost:,} right before and wrong now, {flips.gained:,} wrong before and right "
+            f"now, {flips.changed:,} wrong in another way"
         )
     where = f"Of {escape(subject.name)}, {split_name(view.compared_split)} images:"
     return [verdicts, where, bullet_list(reasons)]

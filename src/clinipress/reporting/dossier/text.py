@@ -52,7 +52,7 @@ def dossier_markdown(result: Result, answers: MakerAnswers = NOTHING_SAID) -> st
     data, view = dossier(result, answers), View(result)
     parts = [
         *_head(data, view, answers),
-        *_description(data, answers),
+        *_description(data, answers, view),
         *_protocol(data, view, answers),
         *impact(data, view, answers),
         *_record(data, view, answers),
@@ -97,7 +97,7 @@ def _or_yours(text: str | None) -> str:
 # ------------------------------------------------------------------- 1 description of modifications
 
 
-def _description(data: Dossier, answers: MakerAnswers) -> list[str]:
+def _description(data: Dossier, answers: MakerAnswers, view: View) -> list[str]:
     rows = [
         [str(modification.number), _name(modification, data), _steps(modification)]
         for modification in data.modifications
@@ -110,7 +110,7 @@ def _description(data: Dossier, answers: MakerAnswers) -> list[str]:
     return [
         "## 1. Description of modifications",
         f"{counted(len(rows), 'modification')} of the reference. Each is a compression: the "
-        "classes and the images that it takes stay as they are.",
+        f"{view.nouns} and the images that it takes stay as they are.",
         table(["", "Modification", "Steps and parameters"], rows),
         "### Values that this evidence covers",
         table(["Step", "Values"], covered) if covered else NOT_MEASURED,
@@ -149,7 +149,7 @@ def _protocol(data: Dossier, view: View, answers: MakerAnswers) -> list[str]:
         f"### Acceptance criteria{rules_when(view)}",
         table(
             ["Figure", "May fall by at most", "Decides or guards", "Interval"],
-            [_rule(rule) for rule in protocol.rules],
+            [_rule(rule, view.noun) for rule in protocol.rules],
         ),
         *_floors(view),
         "Changes are candidate minus reference on the same images. The main rule passes when the "
@@ -186,11 +186,11 @@ def _floors(view: View) -> list[str]:
     return [escape(text)] if floors else []
 
 
-def _rule(rule: Rule) -> list[str]:
+def _rule(rule: Rule, noun: str) -> list[str]:
     limit = points_words(rule.margin) if in_points(rule.metric) else f"{rule.margin:g}"
     kind = "main rule" if rule.primary else "guard"
     coverage = f"{100 * rule.confidence:g}%, two-sided"
-    return [escape(capital(metric_name(rule.metric))), limit, kind, coverage]
+    return [escape(capital(metric_name(rule.metric, noun))), limit, kind, coverage]
 
 
 def _trace(modification: Modification) -> list[str]:

@@ -16,7 +16,7 @@ from clinipress.reporting.drawing.figures import (
 )
 from clinipress.reporting.drawing.markup import Markup, tag
 from clinipress.reporting.view import Role
-from clinipress.reporting.wording.numbers import finite, percent
+from clinipress.reporting.wording.numbers import as_percent, finite, percent
 
 __all__ = ["Point", "pareto", "trade_off"]
 
@@ -71,16 +71,18 @@ def _ranges(points: Sequence[Point]) -> tuple[Scale, Scale]:
     return across, Scale(max(low - air, 0), min(high + air, 1), BOTTOM, TOP)
 
 
-def _axes(across: Scale, up: Scale, unit: str) -> list[Markup]:
+def _axes(across: Scale, up: Scale, unit: str, metric: str) -> list[Markup]:
     parts: list[Markup] = []
     ticks = nice_ticks(up.low, up.high)
     decimals = 0 if all(abs(100 * tick - round(100 * tick)) < 1e-6 for tick in ticks) else 1
+
+    def words(tick: float) -> str:
+        return percent(tick, decimals) if as_percent(metric) else f"{tick:g}"
+
     for tick in ticks:
         y = up.at(tick)
         parts.append(line("grid", 14, y, 100, y))
-        parts.append(
-            tag("text", percent(tick, decimals), class_="end", x="12.5%", y=f"{y + 4:.4g}")
-        )
+        parts.append(tag("text", words(tick), class_="end", x="12.5%", y=f"{y + 4:.4g}"))
     for tick in log_ticks(across.low, across.high):
         x = across.at(tick)
         parts.append(line("tick", x, BOTTOM + 8, x, BOTTOM + 13))
@@ -173,13 +175,16 @@ def _labels(points: Sequence[Point], across: Scale, up: Scale) -> list[Markup]:
     return parts
 
 
-def trade_off(points: Sequence[Point], unit: str, title: str) -> Markup | None:
+def trade_off(
+    points: Sequence[Point], unit: str, title: str, metric: str = "accuracy"
+) -> Markup | None:
     """Accuracy with its interval against a cost on a logarithmic axis, and the Pareto front.
 
     Args:
         points: Candidates whose cost and accuracy were measured.
         unit: What the cost axis shows.
         title: What a screen reader says.
+        metric: What stands for accuracy.
 
     Returns:
         None when fewer than two points can be drawn.
@@ -189,7 +194,7 @@ def trade_off(points: Sequence[Point], unit: str, title: str) -> Markup | None:
         return None
     across, up = _ranges(drawn)
     front = pareto(drawn)
-    parts = [*_axes(across, up, unit), *(_front_line(front, across, up) if front else [])]
+    parts = [*_axes(across, up, unit, metric), *(_front_line(front, across, up) if front else [])]
     # the two that matter are drawn last, over the others
     order: dict[Role, int] = {"rejected": 0, "candidate": 1, "reference": 2, "shipped": 3}
     for point in sorted(drawn, key=lambda point: order[point.role]):

@@ -48,8 +48,14 @@ OUT_OF_SCOPE = (
     "Diagnosis, or any decision on a patient, without an assessment of its own: this is not a "
     "medical device.",
     "Images of another kind, modality, body part or preparation than those it was trained on.",
-    "Classes that it was not trained on: it answers with one of its own all the same.",
 )
+THRESHOLDS = (
+    "Each threshold is the probability, after the temperature of its finding, at which sensitivity "
+    "plus specificity was largest on the validation images; a finding that no validation image "
+    "shows, or every one, has 0.5."
+)
+UNKNOWN_CLASS = "Classes that it was not trained on: it answers with one of its own all the same."
+UNKNOWN_FINDING = "Findings that it was not trained on: it says nothing of them, whatever they are."
 
 
 def model_card(result: Result, answers: MakerAnswers = NOTHING_SAID) -> str:
@@ -95,7 +101,7 @@ def _head(view: View, answers: MakerAnswers) -> list[str]:
     if candidate is not None:
         facts = [
             f"Model: {escape(candidate.name)}, {escape(techniques_phrase(candidate))}",
-            f"{'Grades, the least first' if result.order else 'Classes'}: "
+            f"{'Grades, the least first' if result.order else capital(view.nouns)}: "
             f"{escape(', '.join(view.classes))}",
             f"Size: {megabytes(candidate.file_bytes)}, {large(candidate.parameters)} parameters",
             f"Time per image: {_time(view, candidate)}",
@@ -135,7 +141,7 @@ def _uses(view: View, answers: MakerAnswers) -> list[str]:
         escape(sentence(purpose)) if purpose else f"*{YOURS}*",
         f"Users, patients, place in the care pathway: {_said_or_open(answers, 'users')}",
         "## Out of scope",
-        bullet_list(OUT_OF_SCOPE),
+        bullet_list([*OUT_OF_SCOPE, UNKNOWN_FINDING if view.several else UNKNOWN_CLASS]),
     ]
 
 
@@ -170,7 +176,7 @@ def _evaluation(view: View) -> list[str]:
             change_words(metric, changes.get(metric)),
         ]
         for metric, _ in overall_first({**theirs, **mine})
-        if metric != "agreement"
+        if metric != "agreement" and not (view.several and metric_class(metric))
     ]
     heads = [
         f"{capital(split_name(split))} images",
@@ -178,7 +184,44 @@ def _evaluation(view: View) -> list[str]:
         f"This model ({escape(subject.name)})",
         "Change (shares in percentage points)",
     ]
-    return ["## Evaluation", *_said(view, ("uncertainty",)), table(heads, rows)]
+    each = _each_finding(view, mine, theirs, changes) if view.several else []
+    return ["## Evaluation", *_said(view, ("uncertainty",)), table(heads, rows), *each]
+
+
+def _each_finding(
+    view: View,
+    mine: Mapping[str, Interval],
+    theirs: Mapping[str, Interval],
+    changes: Mapping[str, Interval],
+) -> list[str]:
+    """A row for each finding; what stands folded in an open page is whole in the file."""
+    names = [name for part in view.lost_most_first(view.classes) for name in part]
+    limits = _own_thresholds(view)
+    rows = [
+        [
+            escape(name),
+            figure_interval("auroc", theirs.get(f"auroc[{name}]")),
+            figure_interval("auroc", mine.get(f"auroc[{name}]")),
+            change_words("auroc", changes.get(f"auroc[{name}]")),
+            f"{limits[name]:.3f}" if name in limits else NOT_MEASURED,
+            figure_interval("sensitivity", mine.get(f"sensitivity[{name}]")),
+            figure_interval("specificity", mine.get(f"specificity[{name}]")),
+        ]
+        for name in names
+    ]
+    heads = ["Finding", "AUROC, reference", "AUROC", "Change, points", "Threshold",
+             "Sensitivity", "Specificity"]  # fmt: skip
+    return _folded(f"All {len(names)} findings", table(heads, rows), THRESHOLDS)
+
+
+def _folded(title: str, *blocks: str) -> list[str]:
+    return [f"<details>\n<summary>{title}</summary>", *blocks, "</details>"]
+
+
+def _own_thresholds(view: View) -> dict[str, float]:
+    """The calibrated probability at or above which the model in hand calls each finding."""
+    section = judgements_of(view).calibration
+    return dict(section.thresholds) if section else {}
 
 
 # --------------------------------------------------------------------- calibration, groups, running
@@ -199,11 +242,12 @@ def _calibration(view: View) -> list[str]:
     if thresholds is None:
         return [*parts, f"Operating points: {_absent(judgements, 'operating')}."]
     declared = "declared by the study" if thresholds.declared else "that of the split"
+    points = _thresholds((row for row in thresholds.rows if not row.kept), capital(view.noun))
     return [
         *parts,
         f"Thresholds chosen on {escape(thresholds.chosen_on)} images; prevalence {declared}. "
         f"{escape(verdict_words(thresholds.verdict))}",
-        _thresholds(row for row in thresholds.rows if not row.kept),
+        *(_folded("All operating points", points) if view.several else [points]),
     ]
 
 
@@ -224,7 +268,7 @@ def _before_after(before: Mapping[str, Interval], after: Mapping[str, Interval])
     return table(["", "As trained", "With its temperature"], rows)
 
 
-def _thresholds(operating: Iterable[OperatingRow]) -> str:
+def _thresholds(operating: Iterable[OperatingRow], noun: str) -> str:
     rows = [
         [
             escape(row.label),
@@ -237,7 +281,7 @@ def _thresholds(operating: Iterable[OperatingRow]) -> str:
         ]
         for row in operating
     ]
-    heads = ["Class", "Chosen for", "Threshold", "Sensitivity", "Specificity", "PPV", "Missed"]
+    heads = [noun, "Chosen for", "Threshold", "Sensitivity", "Specificity", "PPV", "Missed"]
     return table(heads, rows)
 
 

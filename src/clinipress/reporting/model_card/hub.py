@@ -77,7 +77,8 @@ def metadata(result: Result, licence: str = "") -> dict[str, Any]:
                         },
                     },
                     "metrics": [
-                        _entry(metric, hub, interval) for metric, hub, interval in measured
+                        _entry(metric, hub, interval, view.noun)
+                        for metric, hub, interval in measured
                     ],
                 }
             ],
@@ -114,15 +115,11 @@ def overall_first(evidence: Mapping[str, Interval]) -> list[tuple[str, Interval]
     return sorted(evidence.items(), key=lambda pair: metric_class(pair[0]) is not None)
 
 
-def _entry(metric: str, hub: str, interval: Interval) -> dict[str, Any]:
+def _entry(metric: str, hub: str, interval: Interval, noun: str) -> dict[str, Any]:
     """One result; its name and arguments carry the interval."""
     coverage = f"{100 * interval.confidence:g}% interval"
     low, high = (figure(metric, end) for end in (interval.low, interval.high))
-    known = {
-        "cases": interval.n,
-        "interval": interval.method or None,
-        "class": metric_class(metric),
-    }
+    known = {"cases": interval.n, "interval": interval.method or None, noun: metric_class(metric)}
     return {
         "type": hub,
         "value": interval.value,

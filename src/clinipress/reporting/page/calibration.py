@@ -18,7 +18,7 @@ from clinipress.reporting.drawing.figures import (
     position,
 )
 from clinipress.reporting.drawing.markup import Markup, tag
-from clinipress.reporting.drawing.parts import grid, legend, small
+from clinipress.reporting.drawing.parts import grid, legend, lines, small
 from clinipress.reporting.page.shown import SectionView, judgement_section
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.lead import change_words
@@ -48,6 +48,18 @@ NAMES: dict[str, tuple[str, str, bool]] = {
 TOP, BOTTOM, BARS = 10.0, 220.0, 262.0  # of the diagram: its field, and the foot of its bars
 HEIGHT = 276
 AXES = "right answers against stated confidence; below, how many images are how sure"
+# of several findings, each pair of an image and a finding of which it is known
+AXES_OF_FINDINGS = (
+    "how often the likelier side, present or absent, was the true one against its stated "
+    "probability; below, how many pairs of image and finding"
+)
+NOTE_OF_FINDINGS = (
+    "Each pair of an image and a finding of which it is known counts once, with the likelier side, "
+    "present or absent, and its probability: what is stated with 80 % should be so in 80 % of the "
+    "pairs; points under the diagonal are statements that promised too much. The line through a "
+    "point is the interval. Temperature scaling divides the output for each finding by a number of "
+    "its own, which moves its probabilities and not their order."
+)
 NOTE = (
     "In the diagrams an answer that is given with 80 % confidence should be right in 80 % of "
     "cases: points under the diagonal are answers that promised too much. The line through a point "
@@ -58,8 +70,9 @@ NOTE = (
 
 def calibration_section(view: View) -> doc.Section | None:
     """Errors of the stated confidence and reliability diagrams, reference and candidate."""
+    note = NOTE_OF_FINDINGS if view.several else NOTE
     return judgement_section(
-        view, "calibration", lambda judgements: judgements.calibration, _sentence, _body, NOTE
+        view, "calibration", lambda judgements: judgements.calibration, _sentence, _body, note
     )
 
 
@@ -73,9 +86,12 @@ def _sentence(shown: SectionView[Calibration]) -> str:
     was = f", {points(before.value)} before it" if before is not None and finite(before) else ""
     root = theirs.after.get("ece") if theirs else None
     beside = f" (reference {points(root.value)})" if root is not None and finite(root) else ""
+    temperature = f"After its temperature of {decimal(mine.temperature)}"
+    if mine.temperatures:
+        temperature = "After a temperature for each finding"
     return (
-        f"After its temperature of {decimal(mine.temperature)}, fitted on the {mine.chosen_on} "
-        f"images, the stated confidence of {shown.name} is off by {points_interval(error)} points "
+        f"{temperature}, fitted on the {mine.chosen_on} images, the stated confidence of "
+        f"{shown.name} is off by {points_interval(error)} points "
         f"on average{beside}{was}{_leaning(mine.bins_after)}."
     )
 
@@ -105,7 +121,8 @@ def _body(shown: SectionView[Calibration]) -> list[doc.Content]:
         (shown.role, shown.name, shown.mine),
     ]
     low = min((_lowest(side) for _, _, side in sides if side), default=0.0)
-    panels = [_panel(side, shape, name, low) for shape, name, side in sides]
+    axes = AXES_OF_FINDINGS if shown.view.several else AXES
+    panels = [_panel(side, shape, name, low, axes) for shape, name, side in sides]
     return [
         legend(
             [
@@ -117,6 +134,7 @@ def _body(shown: SectionView[Calibration]) -> list[doc.Content]:
         doc.Box(panels, "panels"),
         doc.Box(_table(shown), "below"),
         *_grades(shown),
+        _findings(shown),
     ]
 
 
@@ -126,8 +144,8 @@ def _lowest(side: Calibration) -> float:
     return max(0.0, min(int(10 * min(edges, default=0.0)) / 10, 0.8))
 
 
-def _panel(side: Calibration | None, shape: Shape, name: str, low: float) -> doc.Figure:
-    caption: doc.Content = [name, small(AXES)]
+def _panel(side: Calibration | None, shape: Shape, name: str, low: float, axes: str) -> doc.Figure:
+    caption: doc.Content = [name, small(axes)]
     if side is None or not any(bin_.cases for bin_ in (*side.bins, *side.bins_after)):
         return doc.Figure(caption, doc.Paragraph(NOT_MEASURED, "empty"), NOT_MEASURED)
     return doc.Figure(caption, _diagram(side, shape, low))
@@ -205,6 +223,44 @@ def _grades(shown: SectionView[Calibration]) -> list[doc.Content]:
     return [doc.Heading("By grade, after the temperature"), grid(heads, rows)]
 
 
+def _findings(shown: SectionView[Calibration]) -> doc.Details | None:
+    """Of several findings, each one's temperature and calibration error."""
+    view, split = shown.view, shown.split
+    if not shown.mine.temperatures or view.reference is None:
+        return None
+    before, after = (r.evidence.get(split, {}) for r in (view.reference, shown.subject))
+    changes = shown.subject.changes.get(split, {})
+    own = shown.theirs.temperatures if shown.theirs else {}
+    rows: list[list[doc.Content]] = [
+        [
+            name,
+            lines([decimal(own[name], 2) if name in own else "", decimal(temperature, 2)]),
+            lines([_limit(shown.theirs, name), _limit(shown.mine, name)]),
+            *(
+                lines([figure_interval(metric, side.get(metric)) for side in (before, after)])
+                for metric in (f"ece[{name}]", f"brier[{name}]")
+            ),
+            change_words("ece", changes.get(f"ece[{name}]")),
+        ]
+        for name, temperature in shown.mine.temperatures.items()
+    ]
+    heads = ["Finding", "Temperature", "Called from", "Calibration error", "Brier score",
+             "Change in calibration error, points"]  # fmt: skip
+    note = (
+        "Upper line: original. Lower line: compressed. Called from: the probability, after the "
+        "temperature, at which sensitivity plus specificity was largest on the "
+        f"{shown.mine.chosen_on} images; 0.5 where no image or every one shows the finding."
+    )
+    return doc.Details(
+        "Each finding: its temperature, its threshold, its calibration error",
+        [grid(heads, rows, "cards rows lined"), doc.Paragraph(note, "note")],
+    )
+
+
+def _limit(side: Calibration | None, name: str) -> str:
+    return decimal(side.thresholds[name], 3) if side and name in side.thresholds else ""
+
+
 def _table(shown: SectionView[Calibration]) -> doc.DataTable:
     mine, theirs = shown.mine, shown.theirs
     names = [key for key in NAMES if key in mine.after or key in mine.before]
@@ -216,16 +272,20 @@ def _table(shown: SectionView[Calibration]) -> doc.DataTable:
         f"{shown.name}, after",
         "Compressed minus original, after (shares in percentage points)",
     ]
-    rows: list[list[doc.Content]] = [
-        [
-            "Temperature",
-            "",
-            decimal(theirs.temperature, 3) if theirs else NOT_MEASURED,
-            "",
-            decimal(mine.temperature, 3),
-            "",
+    rows: list[list[doc.Content]] = (
+        []
+        if mine.temperatures
+        else [
+            [
+                "Temperature",
+                "",
+                decimal(theirs.temperature, 3) if theirs else NOT_MEASURED,
+                "",
+                decimal(mine.temperature, 3),
+                "",
+            ]
         ]
-    ]
+    )
     for key in names:
         label, best, share = NAMES[key]
         rows.append(

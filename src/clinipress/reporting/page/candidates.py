@@ -15,6 +15,7 @@ from clinipress.reporting.drawing.parts import (
     cell,
     column_heads,
     legend,
+    lines,
     reasons,
     role_mark,
     small,
@@ -34,6 +35,7 @@ from clinipress.reporting.wording.numbers import (
     finite,
     large,
     megabytes,
+    metric_class,
     metric_name,
     milliseconds,
     points_words,
@@ -71,7 +73,7 @@ ROLE_WORDS: dict[Role, str] = {
 def candidates_section(view: View) -> doc.Section:
     """Size, speed and accuracy of every candidate, the reference beside them."""
     heads = ["", "Candidate", "File", "Time per image", "Weights", "Peak memory"]
-    heads += [f"Accuracy, {split_name(split)}" for split in view.splits]
+    heads += [f"{capital(short_name(view.overall))}, {split_name(split)}" for split in view.splits]
     heads += [f"Change in {metric_name(view.metric)}, points", "Agreement", "Verdict"]
     groups = [_candidate_rows(view, number, record) for number, record in view.numbered()]
     note = (
@@ -86,14 +88,14 @@ def candidates_section(view: View) -> doc.Section:
     lead += f" {view.too_busy}" if view.too_busy else ""
     return doc.Section(
         "candidates",
-        "Size, speed and accuracy",
+        view.told("Size, speed and accuracy"),
         lead,
         [
             doc.DataTable(column_heads(heads), groups, "cards candidates"),
             doc.Bullets(taught) if taught else None,
             doc.Paragraph(note, "note"),
         ],
-        short="Size, speed, accuracy",
+        short=view.told("Size, speed, accuracy"),
     )
 
 
@@ -221,8 +223,13 @@ def trade_off_section(view: View) -> doc.Section:
     read = ", reading included" if root and root.preprocessing else ""
     sized = _points(view, lambda record: record.file_bytes / 1e6)
     plots = [
-        _panel(timed, f"milliseconds per image (median{read})", "Accuracy against time"),
-        _panel(sized, "MB of file", "Accuracy against file size"),
+        _panel(
+            timed,
+            f"milliseconds per image (median{read})",
+            view.told("Accuracy against time"),
+            view.overall,
+        ),
+        _panel(sized, "MB of file", view.told("Accuracy against file size"), view.overall),
     ]
     names = [
         tag("li", tag("span", str(number), class_="n"), role_mark(view.role(record)), record.name)
@@ -230,9 +237,9 @@ def trade_off_section(view: View) -> doc.Section:
     ]
     absent = [record.name for record in view.candidates if record.latency_ms is None]
     note = (
-        f"Accuracy on the {split_name(view.plotted_split)} images with its interval; further left "
-        "and further up is better; the cost axis is logarithmic. The stepped line joins the "
-        "candidates that no other beats in both."
+        f"{capital(short_name(view.overall))} on the {split_name(view.plotted_split)} images "
+        "with its interval; further left and further up is better; the cost axis is logarithmic. "
+        "The stepped line joins the candidates that no other beats in both."
     )
     if absent:
         note += f" Time {NOT_MEASURED}: {joined(absent)}."
@@ -244,7 +251,7 @@ def trade_off_section(view: View) -> doc.Section:
     ]
     return doc.Section(
         "trade-off",
-        "Accuracy versus speed and size",
+        view.told("Accuracy versus speed and size"),
         trade_off_sentence(view, timed),
         [
             legend(shapes),
@@ -256,8 +263,8 @@ def trade_off_section(view: View) -> doc.Section:
     )
 
 
-def _panel(drawn: list[Point], unit: str, title: str) -> doc.Figure:
-    plot = trade_off(drawn, unit, title)
+def _panel(drawn: list[Point], unit: str, title: str, metric: str) -> doc.Figure:
+    plot = trade_off(drawn, unit, title, metric)
     if plot is not None:
         return doc.Figure(title, plot)
     missing = f"{NOT_MEASURED}: fewer than two candidates have both figures"
@@ -296,7 +303,9 @@ def gate_section(view: View) -> doc.Section:
         "Change in performance",
         gate_sentence(view),
         [
-            doc.Bullets([capital(rule_phrase(rule)) + "." for rule in view.result.rules]),
+            doc.Bullets(
+                [capital(rule_phrase(rule, view.noun)) + "." for rule in view.result.rules]
+            ),
             blocks,
             doc.Paragraph(note, "note"),
             [doc.Heading("The verdict, rule by rule"), doc.Bullets(verdict)] if verdict else None,
@@ -307,20 +316,34 @@ def gate_section(view: View) -> doc.Section:
 def _all_measures(view: View, subject: CandidateRecord) -> list[doc.Content]:
     """Every measured change with both figures; shares are drawn on one scale."""
     every = measures(view, subject)
-    rows = [_measure_row(view.role(subject), measure) for measure in every]
     title = f"All {counted(len(every), 'measure')} of {subject.name}"
-    return [doc.Heading(title), forest(rows)]
+    names = [name for measure in every if (name := metric_class(measure.metric)) is not None]
+    folded = view.lost_most_first(list(dict.fromkeys(names)))[1]
+    rows: dict[bool, list[ForestRow]] = {True: [], False: []}
+    for measure in every:
+        hidden = metric_class(measure.metric) in folded
+        rows[hidden].append(_measure_row(view.role(subject), measure))
+    more = counted(len(rows[True]), "more measure") + " of findings that may have lost less"
+    return [
+        doc.Heading(title),
+        forest(rows[False]),
+        doc.Details(more, forest(rows[True])) if folded else None,
+    ]
 
 
 def _measure_row(role: Role, measure: Measure) -> ForestRow:
     """A measure; what is better when lower is drawn turned, so that right is always better."""
     before, after = both_figures(measure)
     drawn = measure.loss.turned if metric_facts(measure.metric).unit == "points" else None
-    words = doc.Text(reading(measure), "line", f"reading {TONES[measure.shown] or ''}".strip())
+    tone = f"line reading {TONES[measure.shown] or ''}".strip()
+    words = doc.Text(reading(measure), "line", tone)
     return ForestRow(
-        [capital(measure_name(measure)), small(f"{before} \u2192 {after}")],
+        [
+            capital(measure_name(measure)),
+            doc.Text(f"{before} \u2192 {after}", "aside", "small line"),
+        ],
         marks((role, drawn)),
-        [doc.Text(change_words(measure.metric, measure.change, measure.limit), "line"), words],
+        [lines([change_words(measure.metric, measure.change, measure.limit)]), words],
         None if measure.limit is None else -measure.limit,
     )
 

@@ -26,10 +26,11 @@ from clinipress.reporting.drawing.parts import (
 from clinipress.reporting.view import Role, View
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
+    counted,
     finite,
     metric_class,
     metric_name,
-    percent,
+    tick_words,
 )
 from clinipress.reporting.wording.phrases import split_name
 from clinipress.reporting.wording.sentences import classes_sentence
@@ -46,8 +47,7 @@ def classes_section(view: View) -> doc.Section:
     """Per-class figures and confusion matrices of reference and candidate, side by side."""
     split, subject, reference = view.compared_split, view.subject, view.reference
     lead = classes_sentence(view)
-    several = view.result.task == "multilabel"
-    title = "Finding by finding" if several else "Class by class"
+    title = view.told("Class by class")
     if split is None or subject is None or reference is None:
         return doc.Section("classes", title, lead)
     mine, theirs = subject.evidence[split], reference.evidence[split]
@@ -66,10 +66,10 @@ def classes_section(view: View) -> doc.Section:
         lead,
         [
             _overall(view, mine, theirs),
-            doc.Heading(f"Each {'finding' if several else 'class'}, {split_name(split)} images"),
+            doc.Heading(f"Each {view.noun}, {split_name(split)} images"),
             legend(pair, stacked=True),
             _class_table(view, split, mine, theirs),
-            *([] if several else _matrices(matrices, len(view.result.classes))),
+            *([] if view.several else _matrices(matrices, len(view.result.classes))),
         ],
     )
 
@@ -95,6 +95,7 @@ def _fits(matrix: Sequence[Sequence[int]], classes: int) -> bool:
 def _overall(view: View, mine: dict[str, Interval], theirs: dict[str, Interval]) -> doc.DataTable:
     """Figures over all classes."""
     metrics = [m for m in {**theirs, **mine} if metric_class(m) is None and m != "agreement"]
+    metrics.sort(key=lambda metric: view.several and metric != view.overall)
     rows: list[list[doc.Content]] = [
         [
             capital(metric_name(metric)),
@@ -103,14 +104,15 @@ def _overall(view: View, mine: dict[str, Interval], theirs: dict[str, Interval])
         ]
         for metric in metrics
     ]
-    return grid(["Over all classes", "Reference", view.subject.name if view.subject else ""], rows)
+    name = view.subject.name if view.subject else ""
+    return grid([f"Over all {view.nouns}", "Reference", name], rows)
 
 
 def _class_table(
     view: View, split: str, mine: dict[str, Interval], theirs: dict[str, Interval]
 ) -> doc.Box:
     """The first figure as a picture and in figures, two others in figures."""
-    first, *_ = figures = FINDING if view.result.task == "multilabel" else CLASS
+    first, *_ = figures = FINDING if view.several else CLASS
     ends = [
         interval.low
         for name in view.result.classes
@@ -120,19 +122,31 @@ def _class_table(
     low = max(min(ends, default=0.0) - 0.02, 0.0)
     scale = Scale(low, 1.0, 3, 94)
     ticks = nice_ticks(low, 1.0, 4)
-    axis = strip_axis(scale, ticks, [percent(tick, 0) for tick in ticks])
-    what = "Finding" if view.result.task == "multilabel" else "Class"
-    heads = column_heads([what, "Images", axis, *(figures[name] for name in figures)])
-    rows = [_class_row(view, split, name, mine, theirs, scale, figures) for name in view.classes]
-    table = doc.DataTable(heads, [doc.RowGroup(rows)], "cards classes")
+    axis = strip_axis(scale, ticks, [tick_words(first, tick) for tick in ticks])
+    heads = column_heads([capital(view.noun), "Images", axis, *(figures[name] for name in figures)])
+    tables = [
+        doc.DataTable(
+            heads,
+            [
+                doc.RowGroup(
+                    [_class_row(view, split, n, mine, theirs, scale, figures) for n in names]
+                )
+            ],
+            "cards classes",
+        )
+        for names in view.lost_most_first(view.classes)
+        if names
+    ]
+    title = counted(len(view.classes) - len(tables[0].groups[0].rows), "more finding")
+    folded = [doc.Details(f"{title} that may have lost less", table) for table in tables[1:]]
     note = "Upper line: original. Lower line: compressed."
-    if view.result.task == "multilabel":
+    if view.several:
         note += (
             " Sensitivity and specificity are at each model's own thresholds, chosen on the "
             "validation images; images of which it is unknown whether they show a finding count "
             "for nothing in its row."
         )
-    return doc.Box([table, doc.Paragraph(note, "note")])
+    return doc.Box([tables[0], *folded, doc.Paragraph(note, "note")])
 
 
 def _class_row(

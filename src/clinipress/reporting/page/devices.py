@@ -42,7 +42,7 @@ def devices_section(view: View) -> doc.Section | None:
         [
             _targets(view, result.targets) if result.targets else None,
             _files(view, exports),
-            _checks(result.device_checks) if result.device_checks else None,
+            _checks(view, result.device_checks) if result.device_checks else None,
         ],
         short="Devices",
     )
@@ -115,9 +115,10 @@ def _files(view: View, exports: Sequence[CandidateRecord]) -> doc.Box:
         ]
         for record in exports
     ]
+    changed = "of which a finding" if view.several else "whose class"
     note = (
         "Against its network: largest and mean difference of a logit from the PyTorch network the "
-        "file was made of, and the images whose class changed, on validation images. Low "
+        "file was made of, and the images " + changed + " changed, on validation images. Low "
         "precision: layers that really compute in it, counted in the file."
     )
     return doc.Box([doc.Heading("Every file"), grid(heads, rows), doc.Paragraph(note, "note")])
@@ -159,7 +160,7 @@ def _low(record: CandidateRecord) -> str:
     return ", ".join(parts) or NOT_MEASURED
 
 
-def _checks(checks: Sequence[DeviceCheck]) -> doc.Box:
+def _checks(view: View, checks: Sequence[DeviceCheck]) -> doc.Box:
     """Answers on another processor's instructions."""
     rows: list[list[doc.Content]] = [
         [
@@ -173,7 +174,8 @@ def _checks(checks: Sequence[DeviceCheck]) -> doc.Box:
         for check in checks
     ]
     heads = [
-        *("Processor", "Emulated by", "Runtime", "Same class", "Same logits, to the last bit"),
+        *("Processor", "Emulated by", "Runtime", f"Same {view.nouns if view.several else 'class'}"),
+        "Same logits, to the last bit",
         "Largest difference of a logit",
     ]
     sentences = [doc.Paragraph(check.sentence, "note") for check in checks]

@@ -11,7 +11,7 @@ from clinipress.reporting.drawing.markup import Markup, tag
 from clinipress.reporting.drawing.parts import MANY, grid, small, two_lines
 from clinipress.reporting.drawing.pictures import GALLERY, embedded
 from clinipress.reporting.page.shown import SectionView, judgement_section
-from clinipress.reporting.view import View
+from clinipress.reporting.view import MOST_FINDINGS, OPEN_FINDINGS, View
 from clinipress.reporting.wording.numbers import (
     counted,
     decimal,
@@ -39,10 +39,18 @@ NOTE = (
 )
 
 
+OF_FINDINGS = (
+    " Each pair of an image and a finding of which it is known is one answer, present or absent. "
+    "Confidence is relative to the finding's own threshold: 50% stands for a probability that lies "
+    "on it, and is not the probability that the finding is there."
+)
+
+
 def disagreement_section(view: View) -> doc.Section | None:
     """Agreement, flips by class, confidence and group, and a gallery of them."""
+    note = f"{NOTE}{OF_FINDINGS}" if view.several else NOTE
     return judgement_section(
-        view, "disagreement", lambda judgements: judgements.disagreement, _sentence, _body, NOTE
+        view, "disagreement", lambda judgements: judgements.disagreement, _sentence, _body, note
     )
 
 
@@ -50,10 +58,11 @@ def _sentence(shown: SectionView[Disagreement]) -> str:
     """Agreement, the flips, and whether they lean to one side."""
     section = shown.mine
     answers = counted(section.lost, "answer was", "answers were")
+    units = [f"{shown.where} {unit}" for unit in shown.view.answered]
     return (
         f"{shown.name} answers as the reference does on "
         f"{figure_interval('agreement', section.agreement)} of "
-        f"{counted(section.cases, f'{shown.where} image')}; {answers} right before and wrong now, "
+        f"{counted(section.cases, *units)}; {answers} right before and wrong now, "
         f"{section.gained:,} the other way round, {section.changed:,} wrong both times: "
         f"{_leaning(section)}."
     )
@@ -90,7 +99,7 @@ def _body(shown: SectionView[Disagreement]) -> list[doc.Content]:
     )
     tables: list[doc.Content] = []
     for title, counts in (
-        ("By true class", section.by_class),
+        ("By truth" if shown.view.several else "By true class", section.by_class),
         ("By the reference's confidence", section.by_confidence),
         ("By group", section.by_group),
     ):
@@ -99,7 +108,7 @@ def _body(shown: SectionView[Disagreement]) -> list[doc.Content]:
     return [
         numbers,
         doc.Box(tables, "panels"),
-        _directions(section.directions) if section.directions else None,
+        _directions(section.directions, shown.view.noun) if section.directions else None,
         _gallery(shown),
     ]
 
@@ -153,7 +162,9 @@ def _count(number: int, x: float, anchor: str | None, shift: int) -> Markup:
     return tag("svg", text, x=position(x), class_="at")
 
 
-def _directions(directions: Sequence[Direction]) -> list[doc.Content]:
+def _directions(directions: Sequence[Direction], noun: str) -> list[doc.Content]:
+    many = noun == "finding" and len(directions) > MOST_FINDINGS
+    ranked = sorted(directions, key=lambda row: row.found - row.missed) if many else directions
     rows: list[list[doc.Content]] = [
         [
             row.label,
@@ -165,10 +176,15 @@ def _directions(directions: Sequence[Direction]) -> list[doc.Content]:
                 small(_direction(row)),
             ],
         ]
-        for row in directions
+        for row in ranked
     ]
-    heads = ["Class", "Calls dropped", "Calls added", "New misses against new finds"]
-    return [doc.Heading("From positive to negative, and back"), grid(heads, rows, "cards rows")]
+    heads = [capital(noun), "Calls dropped", "Calls added", "New misses against new finds"]
+    heading = doc.Heading("From positive to negative, and back")
+    if not many:
+        return [heading, grid(heads, rows, "cards rows")]
+    more = f"{counted(len(rows) - OPEN_FINDINGS, 'more finding')} that lean less to misses"
+    rest = doc.Details(more, grid(heads, rows[OPEN_FINDINGS:], "cards rows"))
+    return [heading, grid(heads, rows[:OPEN_FINDINGS], "cards rows"), rest]
 
 
 def _probabilities(row: Direction) -> str:
@@ -211,6 +227,7 @@ def _card(shown: SectionView[Disagreement], flip: Flip) -> doc.Figure:
     known = ", ".join(f"{column} {value}" for column, value in flip.groups.items() if value)
     caption = [
         doc.Text(capital(KINDS[flip.kind]), "bold", f"kind {flip.kind}"),
+        doc.Text(flip.finding, "bold") if flip.finding else None,
         doc.Text(["truth ", doc.Text(flip.truth, "bold")]),
         doc.Text(f"before {flip.before}, {percent(flip.confidence_before, 0)}"),
         doc.Text(f"after {flip.after}, {percent(flip.confidence_after, 0)}"),
@@ -222,7 +239,9 @@ def _card(shown: SectionView[Disagreement], flip: Flip) -> doc.Figure:
 
 
 def _answer(flip: Flip) -> str:
+    finding = f"{flip.finding}: " if flip.finding else ""
     return (
-        f"{flip.truth}, before {flip.before} ({percent(flip.confidence_before, 0)} sure), after "
-        f"{flip.after} ({percent(flip.confidence_after, 0)} sure)"
+        f"{finding}{flip.truth}, before {flip.before} "
+        f"({percent(flip.confidence_before, 0)} sure), after {flip.after} "
+        f"({percent(flip.confidence_after, 0)} sure)"
     )

@@ -10,7 +10,7 @@ from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.forest import ForestRow, forest, marks
 from clinipress.reporting.drawing.parts import grid, legend, lines, small
 from clinipress.reporting.page.shown import SectionView, judgement_section
-from clinipress.reporting.view import View
+from clinipress.reporting.view import OPEN_FINDINGS, View
 from clinipress.reporting.wording.numbers import (
     change_interval,
     counted,
@@ -19,11 +19,11 @@ from clinipress.reporting.wording.numbers import (
     finite,
     percent,
 )
-from clinipress.text import class_words
+from clinipress.text import capital, class_words
 
 __all__ = ["operating_section"]
 
-MOST = 8  # classes whose points are shown at once, those that lost most
+MOST = 8  # classes whose points are shown at once; of more findings those that lost most
 LISTED = 60  # names of missed images that are listed for one class and threshold
 NOTE = (
     "A class is called when its calibrated probability reaches the threshold. Own threshold: "
@@ -32,10 +32,7 @@ NOTE = (
     "candidate and found by the reference. PPV and NPV: of the images that are called, or not "
     "called, the share where that is right, if the class is as frequent as said."
 )
-HEADS = (
-    *("Class", "Whose threshold", "Threshold", "Sensitivity", "Specificity"),
-    *("PPV", "NPV", "Missed"),
-)
+HEADS = (*("Whose threshold", "Threshold", "Sensitivity", "Specificity"), *("PPV", "NPV", "Missed"))
 
 
 def operating_section(view: View) -> doc.Section | None:
@@ -57,7 +54,7 @@ def _sentence(shown: SectionView[OperatingSection]) -> str:
     """The first aim: the class found least often, and the positives missed in all."""
     rows = shown.mine.rows
     if not rows:
-        return f"No class of the {shown.where} images could be called at a threshold."
+        return f"No {shown.view.noun} of the {shown.where} images could be called at a threshold."
     aims = [row.aim for row in rows]
     aim = next((name for name in aims if name.startswith("sensitivity")), aims[0])
     own = [row for row in rows if row.aim == aim and not row.kept]
@@ -93,15 +90,17 @@ def _aim(aim: str) -> str:
 
 def _body(shown: SectionView[OperatingSection]) -> list[doc.Content]:
     labels = _worst_first(shown.mine.rows)
-    rest = labels[MOST:]
-    few = [row for row in shown.mine.rows if row.label in labels[:MOST]]
-    first = [doc.Paragraph(f"Those {MOST} classes that may have lost most.", "note")]
+    most = OPEN_FINDINGS if shown.view.several and len(labels) > MOST else MOST
+    rest = labels[most:]
+    few = [row for row in shown.mine.rows if row.label in labels[:most]]
+    text = f"Those {most} {shown.view.nouns} that may have lost most."
+    first = [doc.Paragraph(text, "note")]
     return [
         first if rest else None,
         _changes(shown, few),
         _table(shown, few),
         doc.Details(
-            f"{counted(len(rest), 'more class', 'more classes')}",
+            counted(len(rest), f"more {shown.view.noun}", f"more {shown.view.nouns}"),
             _table(shown, [row for row in shown.mine.rows if row.label in rest]),
         )
         if rest
@@ -161,7 +160,8 @@ def _table(shown: SectionView[OperatingSection], rows: Sequence[OperatingRow]) -
         _table_row(shown, point, pair, theirs.get(point, {}).get(False))
         for point, pair in _by_point(rows).items()
     ]
-    return doc.Box(grid(HEADS, body, "cards rows lined"), "below")
+    heads = [capital(shown.view.noun), *HEADS]
+    return doc.Box(grid(heads, body, "cards rows lined"), "below")
 
 
 def _table_row(
@@ -207,8 +207,16 @@ def _missed(shown: SectionView[OperatingSection]) -> doc.Content:
     heading = doc.Heading("Positives that the reference finds and the candidate misses")
     if not rows:
         return [heading, doc.Paragraph("No image.")]
-    labels = dict.fromkeys(row.label for row in rows)
-    return [heading, [_missed_of(label, [r for r in rows if r.label == label]) for label in labels]]
+    labels = list(dict.fromkeys(row.label for row in rows))
+    many = shown.view.several and len(labels) > MOST
+    if many:
+        missed = {n: max(len(r.newly_missed) for r in rows if r.label == n) for n in labels}
+        labels.sort(key=lambda label: -missed[label])
+    named = [_missed_of(label, [r for r in rows if r.label == label]) for label in labels]
+    if not many:
+        return [heading, named]
+    more = counted(len(named) - OPEN_FINDINGS, "more finding")
+    return [heading, named[:OPEN_FINDINGS], doc.Details(more, named[OPEN_FINDINGS:])]
 
 
 def _missed_of(label: str, rows: Sequence[OperatingRow]) -> doc.Details:

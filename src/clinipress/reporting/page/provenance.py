@@ -58,14 +58,14 @@ def data_section(view: View) -> doc.Section:
         audit_sentence(view),
         [
             _warnings(view),
-            doc.Heading("Images in each class"),
+            doc.Heading(f"Images {'that show' if view.several else 'in'} each {view.noun}"),
             _counts(view),
             doc.Heading("How they were divided and sealed"),
             doc.Paragraph(split_sentence(view)),
             _openings(view),
             doc.Heading("Findings of the audit"),
             _findings(view),
-            doc.Heading("Can file properties alone predict the class?"),
+            doc.Heading(view.told("Can file properties alone predict the class?")),
             _shortcuts(view),
         ],
         short="Data",
@@ -81,7 +81,7 @@ def _warnings(view: View) -> doc.Box | doc.Paragraph:
     )
 
 
-def _counts(view: View) -> doc.DataTable:
+def _counts(view: View) -> doc.DataTable | doc.Details:
     """Images of each class: found, published splits if any, and the splits used."""
     audit, used = view.result.audit, view.result.split.counts
     columns: dict[str, Mapping[str, int]] = {"Found": audit.classes}
@@ -91,13 +91,22 @@ def _counts(view: View) -> doc.DataTable:
     rows: list[list[doc.Content]] = [
         [name, *[f"{counts.get(name, 0):,}" for counts in columns.values()]] for name in names
     ]
-    rows.append(["All", *[f"{sum(counts.values()):,}" for counts in columns.values()]])
+    if view.several:  # one image may stand in several rows
+        sizes = {capital(SPLIT_NAMES.get(n, n)): view.result.split.size(n) for n in used}
+        all_images = {"Found": audit.images} | sizes
+        totals = [f"{all_images[name]:,}" if name in all_images else "" for name in columns]
+        rows.append(["All images", *totals])
+    else:
+        rows.append(["All", *[f"{sum(counts.values()):,}" for counts in columns.values()]])
     units = view.result.split.units
     if units:
         by_column = {capital(SPLIT_NAMES.get(name, name)): number for name, number in units.items()}
         kind = capital(unit_words(view.result.split)[1])
         rows.append([kind, *[f"{by_column[c]:,}" if c in by_column else "" for c in columns]])
-    return grid(["Class", *columns], rows, "plain counts")
+    table = grid([capital(view.noun), *columns], rows, "plain counts")
+    if view.lost_most_first(names)[1]:
+        return doc.Details(f"All {len(names)} findings", table)
+    return table
 
 
 def _openings(view: View) -> doc.Bullets:
@@ -183,8 +192,9 @@ def _shortcuts(view: View) -> doc.Box:
     majority = audit.majority_accuracy
     split = view.compared_split or "test"
     measured = reference.evidence.get(split, {}) if reference else {}
-    lines = doc.Facts(
-        [
+    facts = []
+    if not view.several:
+        facts = [
             (
                 "Always answering the most frequent class, all images",
                 percent(majority) if majority is not None else NOT_MEASURED,
@@ -198,7 +208,7 @@ def _shortcuts(view: View) -> doc.Box:
                 figure_interval("accuracy", measured.get("accuracy")),
             ),
         ]
-    )
+    lines = doc.Facts(facts) if facts else None
     ranked = sorted(audit.shortcuts, key=lambda s: (not s.warning, -s.auroc.value))
     rows: list[list[doc.Content]] = [
         [
@@ -211,7 +221,8 @@ def _shortcuts(view: View) -> doc.Box:
     ]
     if not rows:
         return doc.Box([lines, doc.Paragraph(f"Shortcuts: {NOT_MEASURED}.", "note")])
-    table = grid(["Fact about the file", "Class it gives away", "AUROC", "Finding"], rows, "plain")
+    gives = f"{capital(view.noun)} it gives away"
+    table = grid(["Fact about the file", gives, "AUROC", "Conclusion"], rows, "plain")
     more = len(ranked) - MANY
     note = doc.Paragraph(f"{more:,} weaker ones are in the record.", "note") if more > 0 else None
     return doc.Box([lines, table, note])
@@ -286,7 +297,7 @@ def _history(view: View, number: int, record: CandidateRecord) -> doc.Details:
         [name, f" {chain} ", verdict],
         [
             doc.Paragraph(capital(f"{origin}{counted(len(steps), 'step')} of its own."), "note"),
-            doc.Bullets([_step(step) for step in steps], ordered=True) if steps else None,
+            doc.Bullets([_step(step, view) for step in steps], ordered=True) if steps else None,
             _file_facts(record),
         ],
     )
@@ -298,12 +309,19 @@ def _shared(mine: Sequence[Applied], theirs: Sequence[Applied]) -> int:
     return next((n for n, (own, other) in pairs if own != other), min(len(mine), len(theirs)))
 
 
-def _step(step: Applied) -> list[doc.Content]:
+def _step(step: Applied, view: View) -> list[doc.Content]:
     blocks: list[doc.Content] = [doc.Text(step.step, "strong")]
     for title, values in (("parameters", step.params), ("what came of it", step.facts)):
         if values:
             entries: list[doc.Content] = [
-                [doc.Text(f"{name}:", "bold"), f" {text}"] for name, text in flatten(values)
+                [
+                    doc.Text(
+                        f"{name.replace('_accuracy', '_auroc' if view.several else '_accuracy')}:",
+                        "bold",
+                    ),
+                    f" {text}",
+                ]
+                for name, text in flatten(values)
             ]
             blocks += [small(title), doc.Bullets(entries, "params")]
     return blocks

@@ -63,8 +63,8 @@ def _block(view: View, record: CandidateRecord, step: Applied) -> doc.Box:
                 list(_rows(record, parent, step)),
                 "plain counts",
             ),
-            _rounds(step.facts.get("rounds", ())),
-            _sensitivity(curves) if curves and curves["layers"] else None,
+            _rounds(step.facts.get("rounds", ()), view.told("accuracy")),
+            _sensitivity(curves, view.told("accuracy")) if curves and curves["layers"] else None,
         ]
     )
 
@@ -103,7 +103,7 @@ def _row(name: str, before: float | None, after: float | None, write: Any) -> li
     return [name, *texts, gone]
 
 
-def _rounds(rounds: Sequence[Mapping[str, Any]]) -> doc.Details | None:
+def _rounds(rounds: Sequence[Mapping[str, Any]], accuracy: str) -> doc.Details | None:
     if len(rounds) < 2:
         return None
     rows: list[list[doc.Content]] = [
@@ -117,18 +117,18 @@ def _rounds(rounds: Sequence[Mapping[str, Any]]) -> doc.Details | None:
         ]
         for number, training in enumerate(rounds, start=1)
     ]
-    heads = ["Round", "Parameters", "Multiply-adds", "Best validation accuracy"]
+    heads = ["Round", "Parameters", "Multiply-adds", f"Best validation {accuracy}"]
     return doc.Details(f"Round by round ({len(rounds)})", grid(heads, rows, "plain counts"))
 
 
-def _sensitivity(curves: Mapping[str, Any]) -> doc.Box:
+def _sensitivity(curves: Mapping[str, Any], accuracy: str) -> doc.Box:
     """The curves, what they say in words, and their numbers."""
     layers = curves["layers"]
     order = sorted(layers, key=lambda row: sum(row["accuracies"]) / len(row["accuracies"]))
     names = ", ".join(row["name"] for row in order[:NAMED])
     text = (
-        f"Validation accuracy on {counted(curves['images'], 'image')} when one layer alone loses a "
-        f"share of its channels, before any fine-tuning. Most delicate: {names}."
+        f"Validation {accuracy} on {counted(curves['images'], 'image')} when one layer alone "
+        f"loses a share of its channels, before any fine-tuning. Most delicate: {names}."
     )
     rows: list[list[doc.Content]] = [
         [
@@ -144,21 +144,24 @@ def _sensitivity(curves: Mapping[str, Any]) -> doc.Box:
         [
             doc.Heading("How much each layer bears"),
             doc.Paragraph(text),
-            sensitivity_plot(layers, curves["baseline"]),
+            sensitivity_plot(layers, curves["baseline"], accuracy),
             doc.Details(
                 f"All {counted(len(rows), 'layer')}",
-                grid(["Layer", "Share removed: accuracy"], rows),
+                grid(["Layer", f"Share removed: {accuracy}"], rows),
             ),
         ]
     )
 
 
-def sensitivity_plot(layers: Sequence[Mapping[str, Any]], baseline: float) -> Markup:
+def sensitivity_plot(
+    layers: Sequence[Mapping[str, Any]], baseline: float, accuracy: str = "accuracy"
+) -> Markup:
     """Accuracy against the share of one layer's channels removed, one line per layer.
 
     Args:
         layers: Rows of name, shares and accuracies, shares ascending in (0, 1].
         baseline: Accuracy with nothing removed, where all lines begin.
+        accuracy: What it is called.
     """
     values = [baseline, *(value for row in layers for value in row["accuracies"])]
     air = max(0.05 * (max(values) - min(values)), 0.01)
@@ -168,7 +171,8 @@ def sensitivity_plot(layers: Sequence[Mapping[str, Any]], baseline: float) -> Ma
     parts = _axes(across, up)
     for row in sorted(layers, key=lambda row: row is worst):  # the most delicate one on top
         parts += _curve(row, baseline, across, up, "whisker shipped" if row is worst else "whisker")
-    title = f"Accuracy when one layer alone is pruned, {counted(len(layers), 'layer')}"
+    alone = f"when one layer alone is pruned, {counted(len(layers), 'layer')}"
+    title = f"{accuracy[0].upper()}{accuracy[1:]} {alone}"
     return tag("svg", parts, class_="plot", height=str(HEIGHT), role="img", aria_label=title)
 
 

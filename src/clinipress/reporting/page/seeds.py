@@ -7,9 +7,15 @@ from clinipress.reporting import document as doc
 from clinipress.reporting.drawing.parts import grid, small
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.lead import change_words
-from clinipress.reporting.wording.numbers import NOT_MEASURED, figure, figure_interval, points
+from clinipress.reporting.wording.numbers import (
+    NOT_MEASURED,
+    figure,
+    figure_interval,
+    points,
+    short_name,
+)
 from clinipress.reporting.wording.phrases import split_name
-from clinipress.text import signed
+from clinipress.text import capital, signed
 
 __all__ = ["seeds_section"]
 
@@ -45,7 +51,11 @@ def seeds_section(view: View) -> doc.Section | None:
         "Repeated with other seeds",
         _sentence(view, split),
         [
-            grid(["Candidate", f"Accuracy, {split} images", "Change, points"], rows, "cards rows"),
+            grid(
+                ["Candidate", f"{capital(short_name(metric))}, {split} images", "Change, points"],
+                rows,
+                "cards rows",
+            ),
             doc.Paragraph(NOTE, "note"),
         ],
     )

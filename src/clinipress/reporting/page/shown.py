@@ -111,7 +111,7 @@ def judgement_section(
         blocks.append([heading if splits[1:] else None, further, _judged(mine.verdict)])
         blocks.append(body(shown))
     if blocks:
-        blocks.append(doc.Paragraph(note, "note"))
+        blocks.append(doc.Paragraph(view.told(note), "note"))
     return doc.Section(key, SECTION_TITLES[key], leads[0], blocks)
 
 

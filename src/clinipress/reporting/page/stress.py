@@ -29,6 +29,8 @@ from clinipress.reporting.wording.numbers import (
     finite,
     percent,
     points_words,
+    short_name,
+    tick_words,
 )
 from clinipress.reporting.wording.phrases import interval_phrase
 from clinipress.text import capital, joined
@@ -129,7 +131,9 @@ def _plot(shown: SectionView[Stress], curve: StressCurve, up: Scale) -> doc.Figu
     """One kind: two curves on one axis; a star where the candidate is shown to bear it worse."""
     across = Scale(-0.3, 5.3, 19, 99)
     below = [(float(number), str(number)) for number in range(6)]
-    beside = [(tick, percent(tick, 0)) for tick in nice_ticks(up.low, up.high, 4)]
+    beside = [
+        (tick, tick_words(shown.mine.metric, tick)) for tick in nice_ticks(up.low, up.high, 4)
+    ]
     parts = frame(across, up, below, beside)
     whole = shown.mine.undisturbed
     sides: list[tuple[Shape, float, list[tuple[int, Interval]]]] = [
@@ -140,7 +144,7 @@ def _plot(shown: SectionView[Stress], curve: StressCurve, up: Scale) -> doc.Figu
         start = [(0, whole[key])] if key in whole else []
         # the two stand a little apart, so that neither hides the other's interval
         drawn = [(n + shift, accuracy) for n, accuracy in (*start, *points) if finite(accuracy)]
-        parts += _curve(shape, drawn, across, up)
+        parts += _curve(shape, drawn, across, up, shown.mine.metric)
     worse = [
         level.strength
         for level in curve.levels
@@ -153,13 +157,13 @@ def _plot(shown: SectionView[Stress], curve: StressCurve, up: Scale) -> doc.Figu
     star = "; \u2217 worse than the reference" if worse else ""
     name = capital(_name(curve.kind))
     caption: doc.Content = [name, small(f"{amounts} {curve.unit}".strip() + star)]
-    label = f"{name}: accuracy by strength"
+    label = f"{name}: {short_name(shown.mine.metric)} by strength"
     plot = tag("svg", parts, class_="plot", height=str(HEIGHT), role="img", aria_label=label)
     return doc.Figure(caption, plot)
 
 
 def _curve(
-    shape: Shape, points: Sequence[tuple[float, Interval]], across: Scale, up: Scale
+    shape: Shape, points: Sequence[tuple[float, Interval]], across: Scale, up: Scale, metric: str
 ) -> list[Markup]:
     places = [(across.at(x), up.at(accuracy.value), accuracy) for x, accuracy in points]
     parts = [
@@ -168,7 +172,7 @@ def _curve(
     ]
     for x, y, accuracy in places:
         parts.append(line(f"whisker {shape}", x, up.at(accuracy.low), x, up.at(accuracy.high)))
-        parts.append(marker(shape, position(x), f"{y:.4g}", figure_interval("accuracy", accuracy)))
+        parts.append(marker(shape, position(x), f"{y:.4g}", figure_interval(metric, accuracy)))
     return parts
 
 
@@ -180,8 +184,8 @@ def _table(section: Stress) -> doc.DataTable:
             rows.append(
                 [
                     [f"{capital(_name(curve.kind))} {level.strength}", small(amount)],
-                    figure_interval("accuracy", level.reference),
-                    figure_interval("accuracy", level.candidate),
+                    figure_interval(section.metric, level.reference),
+                    figure_interval(section.metric, level.candidate),
                     change_interval(level.change),
                     change_interval(level.added_change),
                 ]

@@ -34,6 +34,7 @@ from clinipress.reporting.wording.numbers import (
     metric_name,
     points_interval,
     points_words,
+    tick_words,
 )
 from clinipress.reporting.wording.phrases import interval_phrase, unit_words
 from clinipress.reporting.wording.sentences import withheld_sentence
@@ -42,7 +43,7 @@ from clinipress.text import capital, joined
 __all__ = ["subgroups_section"]
 
 PREFERRED = ("balanced_accuracy", "accuracy")  # what is drawn for each group
-BESIDE = ("auroc_macro", "ece")  # what stands in figures beside it
+BESIDE = ("auroc_macro", "ece")  # what stands in figures beside it, unless it is drawn
 NONE = "No metadata: the data set says nothing of its patients"
 NOTE = (
     "Changes are candidate minus reference on the same images, in points. A gap is the best group "
@@ -58,8 +59,10 @@ def subgroups_section(view: View) -> doc.Section | None:
     )
 
 
-def _drawn(groups: Sequence[Subgroup]) -> str:
-    """The metric that most groups have."""
+def _drawn(view: View, groups: Sequence[Subgroup]) -> str:
+    """The metric that most groups have; the mean area of several findings."""
+    if view.several:
+        return view.overall
     return max(PREFERRED, key=lambda metric: sum(metric in group.metrics for group in groups))
 
 
@@ -86,11 +89,11 @@ def _sentence(shown: SectionView[Subgroups]) -> str:
         )
     else:
         opening += f"each with at least {section.minimum:,}"
-    return f"{opening}.{_worst_group(section)}{_widest(section.gaps)}"
+    return f"{opening}.{_worst_group(shown.view, section)}{_widest(section.gaps)}"
 
 
-def _worst_group(section: Subgroups) -> str:
-    metric = _drawn(section.groups)
+def _worst_group(view: View, section: Subgroups) -> str:
+    metric = _drawn(view, section.groups)
     changes = [
         (change, group)
         for group in section.groups
@@ -146,7 +149,7 @@ def _column(shown: SectionView[Subgroups], column: str) -> list[doc.Content]:
 
 
 def _table(shown: SectionView[Subgroups], groups: Sequence[Subgroup]) -> doc.DataTable:
-    metric = _drawn(groups)
+    metric = _drawn(shown.view, groups)
     ends = [
         interval.low
         for group in groups
@@ -156,16 +159,24 @@ def _table(shown: SectionView[Subgroups], groups: Sequence[Subgroup]) -> doc.Dat
     low = max(min(ends, default=0.0) - 0.02, 0.0)
     scale = Scale(low, 1.0, 3, 94)
     ticks = nice_ticks(low, 1.0, 4)
-    axis = strip_axis(scale, ticks, [figure("accuracy", tick).replace(".0", "") for tick in ticks])
+    labels = [
+        tick_words(metric, tick, figure("accuracy", tick).replace(".0", "")) for tick in ticks
+    ]
+    axis = strip_axis(scale, ticks, labels)
     name = capital(metric_name(metric))
-    beside = [capital(_short(other)) for other in BESIDE]
+    beside = [capital(_short(other)) for other in _beside(metric)]
     heads = column_heads(["Subgroup", "Images", axis, name, "Change, points", *beside])
     rows = [_group_row(shown, group, metric, scale) for group in groups]
     return doc.DataTable(heads, [doc.RowGroup(rows)], "cards classes")
 
 
+def _beside(drawn: str) -> list[str]:
+    return [metric for metric in BESIDE if metric != drawn]
+
+
 def _short(metric: str) -> str:
-    return {"auroc_macro": "AUROC", "ece": "calibration error"}.get(metric, metric_name(metric))
+    known = {"auroc_macro": "mean AUROC", "ece": "calibration error"}
+    return known.get(metric, metric_name(metric))
 
 
 def _group_row(
@@ -184,7 +195,7 @@ def _group_row(
         doc.DataCell(strip(drawn, scale), "strip-cell"),
         _pair(capital(metric_name(metric)), metric, group),
         cell("Change, points", lines([change_words(metric, group.changes.get(metric))])),
-        *(_pair(capital(_short(other)), other, group) for other in BESIDE),
+        *(_pair(capital(_short(other)), other, group) for other in _beside(metric)),
     ]
     return doc.DataRow(cells, "grey" if group.too_small else None)
 
@@ -196,31 +207,39 @@ def _pair(label: str, metric: str, group: Subgroup) -> doc.DataCell:
 
 
 def _by_class(shown: SectionView[Subgroups], groups: Sequence[Subgroup]) -> doc.Content:
-    """Sensitivity of every class in every group, behind a title."""
+    """Sensitivity of every class, area of every finding, in every group, behind a title."""
+    family = "auroc" if shown.view.several else "sensitivity"
     classes = [
         name
         for name in shown.view.classes
-        if any(f"sensitivity[{name}]" in group.metrics for group in groups)
+        if any(f"{family}[{name}]" in group.metrics for group in groups)
     ]
     if not classes:
         return None
     rows: list[list[doc.Content]] = [
-        [group.value, *[_sensitivity(group, name) for name in classes]] for group in groups
+        [group.value, *[_figures(group, f"{family}[{name}]") for name in classes]]
+        for group in groups
     ]
+    heads = ["Subgroup", *classes]
+    if shown.view.several:  # they may be forty
+        first, *rest = zip(*rows, strict=True)
+        heads = ["Finding", *map(str, first)]
+        rows = [[name, *cells] for name, cells in zip(classes, rest, strict=True)]
     return doc.Details(
-        "Sensitivity for each class",
+        "Area under the ROC curve for each finding"
+        if shown.view.several
+        else "Sensitivity for each class",
         [
-            grid(["Subgroup", *classes], rows, "cards rows"),
+            grid(heads, rows, "cards rows wide"),
             doc.Paragraph("Upper line: original. Lower line: compressed, then the change.", "note"),
         ],
     )
 
 
-def _sensitivity(group: Subgroup, name: str) -> doc.Content:
-    metric = f"sensitivity[{name}]"
+def _figures(group: Subgroup, metric: str) -> doc.Content:
     mine = group.metrics.get(metric)
     if not finite(mine):
-        return "none there"
+        return "too few there" if metric.startswith("auroc") else "none there"
     return [
         doc.Text(figure_interval(metric, group.reference.get(metric)), "line", "line soft"),
         doc.Text(figure_interval(metric, mine), "line", "line"),

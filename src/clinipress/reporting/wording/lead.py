@@ -285,7 +285,11 @@ def _caps(view: View) -> list[tuple[str, str, str]]:
     if view.result.verdict.status != "inconclusive":
         return []
     kinds = [reason.kind for reason in view.result.verdict.reasons]
-    return [words for kind, words in _CAPS.items() if kind in kinds]
+    return [
+        (first, beside, fix.replace("{accuracy:", f"{{{view.overall}:"))
+        for kind, (first, beside, fix) in _CAPS.items()
+        if kind in kinds
+    ]
 
 
 def _beside(view: View, number: int, losses: int, failed: int) -> list[str]:
@@ -506,7 +510,8 @@ def _flips(view: View) -> tuple[str | None, str | None]:
     return (
         f"{total:,} of {section.cases:,} ({percent(total / section.cases)}): {section.lost:,} now "
         f"wrong, {section.gained:,} now right, {section.changed:,} wrong both times",
-        f"{percent(total / section.cases, 0)} of images read differently",
+        f"{percent(total / section.cases, 0)} of {'answers' if view.several else 'images'} read "
+        "differently",
     )
 
 

@@ -74,7 +74,7 @@ def _of_data(view: View) -> list[str]:
     if suspects:
         worst = max(suspects, key=lambda shortcut: shortcut.auroc.value)
         reservations.append(
-            "File properties alone separate the classes (shortcut risk; strongest: "
+            f"File properties alone separate the {view.nouns} (shortcut risk; strongest: "
             f"{feature_name(worst)} for {target_name(worst)}, AUROC "
             f"{figure('auroc', worst.auroc.value)}); a model may lean on them and fail on images "
             "from elsewhere."
@@ -118,7 +118,7 @@ def _of_reference(view: View) -> list[str]:
 def _no_patients(split: SplitSummary) -> str:
     text = (
         "No patient identifiers: neighbouring slices or repeated images of one patient may be on "
-        "both sides of the split, which makes every accuracy here look better than it is."
+        "both sides of the split, which makes every figure here look better than it is."
     )
     if split.by == "image":
         return f"{text} The images were divided one by one, without any grouping."
@@ -158,9 +158,10 @@ def _of_test(view: View) -> list[str]:
         )
     if counts:
         top = max(counts, key=lambda name: counts[name])
+        size = view.result.split.size("test") if view.several else sum(counts.values())
         reservations.append(
-            f"The share of each class is that of the data set ({top} is "
-            f"{percent(counts[top] / max(sum(counts.values()), 1))} of the test images), not of a "
+            f"The share of each {view.noun} is that of the data set ({top} is "
+            f"{percent(counts[top] / max(size, 1))} of the test images), not of a "
             "clinic; precision will differ where findings are rarer."
         )
     return reservations
@@ -258,7 +259,8 @@ def _of_processors(view: View) -> list[str]:
     for row in FORMATS:
         untimed = [c for c in view.candidates if c.format == row.name and c.latency_ms is None]
         if row.accuracy_note and untimed:
-            reservations.append(f"The accuracy of {_names(untimed)} {row.accuracy_note}.")
+            accuracy = view.told("The accuracy")
+            reservations.append(f"{accuracy} of {_names(untimed)} {row.accuracy_note}.")
     return reservations
 
 
@@ -283,6 +285,22 @@ def _absent(view: View) -> list[str]:
     return [key for key in wanted if judgements is None or getattr(judgements, key) is None]
 
 
+def _of_fitted_thresholds(view: View) -> list[str]:
+    """Sensitivities at thresholds that were themselves chosen on few images."""
+    if not view.several or not view.metric.startswith("sensitivity["):
+        return []
+    counts = view.result.split.counts.get("validation", {})
+    few = [f"{name} ({counts[name]:,})" for name in view.classes if counts.get(name, FEW) < FEW]
+    named = joined(few[:6]) + (f" and {len(few) - 6:,} more" if len(few) > 6 else "")
+    least = f" Fewest validation images show {named}." if few else ""
+    return [
+        "The main rule is about sensitivity at thresholds that each model chose on the validation "
+        "images. Its intervals hold the chance of the images they are counted on, not that of the "
+        "choice: another validation set would have given other thresholds, the more so the fewer "
+        f"of its images show a finding.{least}"
+    ]
+
+
 def _unproven(view: View, subject: CandidateRecord) -> list[str]:
     """Rules without a figure, confidence nobody checked, a class that may have lost much."""
     reservations = [
@@ -291,6 +309,7 @@ def _unproven(view: View, subject: CandidateRecord) -> list[str]:
         for absent in [_absent(view)]
         if absent
     ]
+    reservations += _of_fitted_thresholds(view)
     missing = [
         metric_name(metric)
         for metric in view.margins
@@ -321,7 +340,7 @@ def _unproven(view: View, subject: CandidateRecord) -> list[str]:
             f"; {figure_interval('sensitivity', value)} was measured" if finite(value) else ""
         )
         reservations.append(
-            "Class by class the intervals are wider than over all images: for "
+            f"{view.told('Class by class')} the intervals are wider than over all images: for "
             f"{class_words(name)} a loss of {points_words(-wide[name].low)} in sensitivity "
             f"cannot be excluded{measured_text}."
         )

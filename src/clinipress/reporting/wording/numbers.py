@@ -8,11 +8,12 @@ percentage of a percentage), sizes and times have three significant figures, rat
 from __future__ import annotations
 
 import math
+import re
 from datetime import datetime
 
 from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval
-from clinipress.text import DASH, MINUS, STATUS_WORDS, counted, fixed, signed
+from clinipress.text import DASH, MINUS, STATUS_WORDS, capital, counted, fixed, signed
 
 __all__ = [
     "DASH",
@@ -21,6 +22,7 @@ __all__ = [
     "NOT_MEASURED",
     "STATUS_WORDS",
     "TIMES",
+    "as_percent",
     "change_interval",
     "counted",
     "decimal",
@@ -36,6 +38,7 @@ __all__ = [
     "metric_name",
     "milliseconds",
     "moment",
+    "of_findings",
     "percent",
     "points",
     "points_decimals",
@@ -44,6 +47,7 @@ __all__ = [
     "probability",
     "short_name",
     "significant",
+    "tick_words",
     "times",
 ]
 
@@ -56,7 +60,7 @@ MONTHS = (
     *("July", "August", "September", "October", "November", "December"),
 )
 # shares that are customary as decimals, not as percentages
-DECIMALS = frozenset({"auroc", "auroc_macro", "kappa", "kappa_quadratic"})
+DECIMALS = frozenset({"auroc", "auroc_macro", "auroc_micro", "kappa", "kappa_quadratic"})
 
 
 def finite(interval: Interval | None) -> bool:
@@ -71,8 +75,30 @@ def _base(metric: str) -> str:
 
 
 def short_name(metric: str) -> str:
-    """A metric's name for the head of a column: "AUROC" for the mean area of several findings."""
-    return {"auroc_macro": "AUROC"}.get(metric, metric_name(metric))
+    """A metric's name for the head of a column: "mean AUROC" for the mean area under the curve."""
+    return {"auroc_macro": "mean AUROC"}.get(metric, metric_name(metric))
+
+
+_OF_FINDINGS = {
+    "accuracy": "mean AUROC", "class": "finding", "classes": "findings",
+}  # fmt: skip
+
+
+def of_findings(text: str) -> str:
+    """A text about classes and accuracy for a study whose images may show several findings.
+
+    Example:
+        >>> of_findings("Class by class: an accuracy at risk class low")
+        'Finding by finding: a mean AUROC at risk class low'
+    """
+
+    def word(found: re.Match[str]) -> str:
+        other = _OF_FINDINGS[found["word"].lower()]
+        article = f"{found['article'][0]} " if found["article"] else ""
+        return article + (capital(other) if found["word"][0].isupper() else other)
+
+    pattern = r"\b(?<!risk )(?P<article>[Aa]n? )?(?P<word>[Aa]ccuracy|[Cc]lass(?:es)?)\b"
+    return re.sub(pattern, word, text)
 
 
 def metric_class(metric: str) -> str | None:
@@ -80,10 +106,13 @@ def metric_class(metric: str) -> str | None:
     return metric[len(_base(metric)) + 1 : -1] if metric.endswith("]") else None
 
 
-def metric_name(metric: str) -> str:
-    """A metric in words: "sensitivity[nodule]" -> "sensitivity for nodule"."""
+def metric_name(metric: str, noun: str = "class") -> str:
+    """A metric in words: "sensitivity[nodule]" -> "sensitivity for nodule".
+
+    `noun`: what "sensitivity[*]" is of each of.
+    """
     base, every, _ = metric.partition("[*]")
-    return f"{metric_facts(base).label}{' for each class' if every else ''}"
+    return f"{metric_facts(base).label}{f' for each {noun}' if every else ''}"
 
 
 def in_points(metric: str) -> bool:
@@ -92,8 +121,17 @@ def in_points(metric: str) -> bool:
     return facts.unit == "points" and facts.higher_is_better
 
 
-def _as_percent(metric: str) -> bool:
+def as_percent(metric: str) -> bool:
+    """Whether it is shown as a percentage, not as a decimal."""
     return metric_facts(metric).unit == "points" and _base(metric) not in DECIMALS
+
+
+def tick_words(metric: str, value: float, share: str | None = None) -> str:
+    """A tick of an axis on which a metric is drawn: "80%", "0.8" of an area under the ROC curve.
+
+    `share`: how it reads as a share; None: as whole percent.
+    """
+    return (share or percent(value, 0)) if as_percent(metric) else f"{value:g}"
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -121,14 +159,14 @@ def figure(metric: str, value: float | None) -> str:
     """A metric's value in its own manner."""
     if value is None or not math.isfinite(value):
         return NOT_MEASURED
-    return percent(value) if _as_percent(metric) else fixed(value, 3)
+    return percent(value) if as_percent(metric) else fixed(value, 3)
 
 
 def figure_interval(metric: str, interval: Interval | None) -> str:
     """A metric with its interval: "94.6% (93.1-96.0)"."""
     if interval is None or not finite(interval):
         return NOT_MEASURED
-    scale, decimals = (100, 1) if _as_percent(metric) else (1, 3)
+    scale, decimals = (100, 1) if as_percent(metric) else (1, 3)
     low, high = (fixed(scale * end, decimals) for end in (interval.low, interval.high))
     return f"{figure(metric, interval.value)} ({low}{DASH}{high})"
 

@@ -175,8 +175,8 @@ def target_name(shortcut: Shortcut) -> str:
     return "all classes" if shortcut.target == "macro" else shortcut.target
 
 
-def rule_phrase(rule: Rule) -> str:
-    """A rule in words."""
+def rule_phrase(rule: Rule, noun: str = "class") -> str:
+    """A rule in words; `noun` as `metric_name`."""
     kind = "main rule" if rule.primary else "guard"
     limit = points_words(rule.margin) if in_points(rule.metric) else f"{rule.margin:g}"
-    return f"{metric_name(rule.metric)} may fall by at most {limit} ({kind})"
+    return f"{metric_name(rule.metric, noun)} may fall by at most {limit} ({kind})"

@@ -7,7 +7,6 @@ sentence, which is stored with it for readers that do not have this code.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 from clinipress.records.base import Interval, Reason
 from clinipress.records.metrics import MetricFacts, metric_facts
@@ -81,9 +80,9 @@ def _stress(reason: Reason) -> str:
     than = "more than" if change.value < 0 else "less than"
     lowered = f"{amount} {than}" if change.value else "as much as"
     figures = (
-        f"{capital(reason.where or '')} (strength {stress['strength']} of 5) lowered accuracy "
-        f"{lowered} in the reference ({_interval(change, digits, 100)}; allowed fall "
-        f"{fixed(100 * limit, digits)})"
+        f"{capital(reason.where or '')} (strength {stress['strength']} of 5) lowered "
+        f"{_facts(reason).label} {lowered} in the reference "
+        f"({_interval(change, digits, 100)}; allowed fall {fixed(100 * limit, digits)})"
     )
     if bound is not None:
         at_least = fixed(100 * bound, _digits_of((bound,), limit, _SHARE))
@@ -159,10 +158,11 @@ def _floor(reason: Reason) -> str:
 
 
 def _no_floor(reason: Reason) -> str:
+    metric = "auroc_macro" if _several(reason) else "accuracy"
     return (
         f"At {reason.parameters['risk']} risk no verdict is better than {INCONCLUSIVE} without a "
         "floor: a small loss says nothing of how good the model is. Set 'floors' in the study, for "
-        "example floors: {accuracy: 0.9}."
+        f"example floors: {{{metric}: 0.9}}."
     )
 
 
@@ -248,8 +248,8 @@ def _test_sealed(_: Reason) -> str:
 # ------------------------------------------------------------------------------- operating points
 
 
-def _no_threshold(_: Reason) -> str:
-    return "No class has images of its own and of others in both splits: no threshold."
+def _no_threshold(reason: Reason) -> str:
+    return f"No {_noun(reason)} has images of its own and of others in both splits: no threshold."
 
 
 def _missed(reason: Reason) -> str:
@@ -277,9 +277,12 @@ def _calibration_error(reason: Reason) -> str:
     before, after = (
         Interval.model_validate(reason.parameters[name]) for name in ("before", "after")
     )
+    stated = "Confidence differs from observed accuracy"
+    if _several(reason):
+        stated = "The stated chance that a finding is present differs from how often it is"
     return (
-        f"Confidence differs from observed accuracy by {_share(after)} on average with temperature "
-        f"scaling, by {_share(before)} without."
+        f"{stated} by {_share(after)} on average with temperature scaling, by {_share(before)} "
+        "without."
     )
 
 
@@ -322,10 +325,13 @@ def _agreement(reason: Reason) -> str:
     elif share.low >= least:
         end = "the whole interval is at or above it"
     digits = _digits_of((share.value, share.low, share.high), least, _SHARE)
+    images = reason.parameters["images"]
+    answers = counted(images, "image")
+    if _several(reason):
+        answers = counted(images, "pair of image and finding", "pairs of image and finding")
     return (
-        f"The two models give the same answer in {_share(share, digits)} of "
-        f"{counted(reason.parameters['images'], 'image')}; at least {100 * least:g}% is required: "
-        f"{end}."
+        f"The two models give the same answer in {_share(share, digits)} of {answers}; at least "
+        f"{100 * least:g}% is required: {end}."
     )
 
 
@@ -343,13 +349,13 @@ def _new_misses(reason: Reason) -> str:
     counts = reason.parameters
     return (
         f"Flips are biased towards new misses of {_class(reason)}: {counts['missed']} newly "
-        f"missed, {counts['found']} newly found ({_mcnemar(counts)})."
+        f"missed, {counts['found']} newly found ({_mcnemar(reason)})."
     )
 
 
-def _mcnemar(counts: Mapping[str, Any]) -> str:
+def _mcnemar(reason: Reason) -> str:
     """'exact McNemar test of 11 against 2 patients or clusters, p = 0.022; p = 0.045 after ...'."""
-    tested = "exact McNemar test"
+    counts, tested = reason.parameters, "exact McNemar test"
     if "units_missed" in counts:
         tested += (
             f" of {counts['units_missed']} against {counts['units_found']} patients or clusters, "
@@ -360,14 +366,21 @@ def _mcnemar(counts: Mapping[str, Any]) -> str:
         tested += "; "
     else:
         tested += ", "
-    adjusted = f" after Holm's adjustment for {counts['classes']} classes"
+    adjusted = f" after Holm's adjustment for {counts['classes']} {_nouns(reason)}"
     return f"{tested}{probability(counts['p_value'])}{adjusted if counts['classes'] > 1 else ''}"
+
+
+def _nothing_to_miss(_: Reason) -> str:
+    return (
+        "No finding is known to be there in some image and not in another: whether flips are "
+        "biased towards new misses cannot be told."
+    )
 
 
 def _no_new_misses(reason: Reason) -> str:
     counts = reason.parameters
     if not counts["missed"]:
-        return "No image of a class is newly missed."
+        return f"No image of a {_noun(reason)} is newly missed."
     return (
         f"Flips are not shown to be biased towards new misses; of {_class(reason)}, where they "
         f"lean most, {counted(counts['missed'], 'image')} {are(counts['missed'])} newly missed and "
@@ -436,12 +449,25 @@ def _facts(reason: Reason) -> MetricFacts:
     return metric_facts(reason.metric or "")
 
 
+def _several(reason: Reason) -> bool:
+    return bool(reason.parameters.get("several"))
+
+
+def _noun(reason: Reason) -> str:
+    return "finding" if _several(reason) else "class"
+
+
+def _nouns(reason: Reason) -> str:
+    return "findings" if _several(reason) else "classes"
+
+
 def _class(reason: Reason) -> str:
     return class_words(reason.where or "")
 
 
 def _label(reason: Reason) -> str:
-    where = {None: "", "*": " of the classes"}.get(reason.where, f" for {_class(reason)}")
+    every = f" of the {_nouns(reason)}"
+    where = {None: "", "*": every}.get(reason.where, f" for {_class(reason)}")
     return capital(f"{_facts(reason).label}{where}")
 
 
@@ -525,6 +551,7 @@ _SENTENCES: Mapping[str, Callable[[Reason], str]] = {
     "flips": _flips,
     "new misses": _new_misses,
     "no new misses": _no_new_misses,
+    "nothing to miss": _nothing_to_miss,
     "stress": _stress,
     "stress unmeasured": _stress_unmeasured,
     "no maps": _no_maps,

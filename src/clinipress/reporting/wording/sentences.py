@@ -9,8 +9,7 @@ from clinipress.records.item import plural_of
 from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval
 from clinipress.reporting.drawing.plot import Point, pareto
-from clinipress.reporting.measures import unjudged
-from clinipress.reporting.view import View
+from clinipress.reporting.view import View, unjudged
 from clinipress.reporting.wording.numbers import (
     NOT_MEASURED,
     STATUS_WORDS,
@@ -240,7 +239,9 @@ def _share(control: CandidateRecord, split: str | None, overall: str) -> str:
 def trade_off_sentence(view: View, timed: list[Point]) -> str:
     """Which candidates no other beats."""
     if len(timed) < 2:
-        return "Fewer than two candidates have both a measured accuracy and a measured time."
+        return view.told(
+            "Fewer than two candidates have both a measured accuracy and a measured time."
+        )
     front = pareto(timed)
     names = joined([f"{point.number} {point.name}" for point in front[:5]])
     more = f" and {len(front) - 5:,} more" if len(front) > 5 else ""
@@ -248,10 +249,12 @@ def trade_off_sentence(view: View, timed: list[Point]) -> str:
     position = ""
     if shipped is not None:
         position = f" The selected one is {'' if shipped in front else 'not '}among them."
+    accuracy = view.told("an accuracy")
+    best = "of higher mean AUROC" if view.several else "more accurate"
     return (
-        f"Of {counted(len(timed), 'candidate')} with a measured time and an accuracy on the "
+        f"Of {counted(len(timed), 'candidate')} with a measured time and {accuracy} on the "
         f"{split_name(view.plotted_split)} images, leaving out those that failed, no other is both "
-        f"faster and more accurate than {names}{more}.{position}"
+        f"faster and {best} than {names}{more}.{position}"
     )
 
 
@@ -277,8 +280,8 @@ def classes_sentence(view: View) -> str:
     """The weakest class, and the class that lost most."""
     split, subject = view.compared_split, view.subject
     if split is None or subject is None:
-        return "No candidate can be set beside the reference class by class."
-    if view.result.task == "multilabel":
+        return view.told("No candidate can be set beside the reference class by class.")
+    if view.several:
         return _findings_sentence(view, subject, split)
     sensitivities = {
         name: interval
@@ -377,8 +380,9 @@ def audit_sentence(view: View) -> str:
             leaks, "image leaking across published splits", "images leaking across published splits"
         ),
     ]
+    kinds = counted(len(audit.classes), view.noun, view.nouns)
     return (
-        f"{counted(audit.images, 'image')} in {counted(len(audit.classes), 'class', 'classes')}, "
+        f"{counted(audit.images, 'image')} {'with' if view.several else 'in'} {kinds}, "
         f"{known}: {joined(parts)}."
     )
 
