@@ -309,15 +309,16 @@ def _normed_dimension(layer: nn.LayerNorm, values: Tensor, output: Tensor) -> in
     Raises:
         ModelError: It is neither.
     """
-    shape, *rest = layer.normalized_shape, layer.weight, layer.bias, layer.eps
+    shape = layer.normalized_shape
     for dimension in (-1, 1):
         moved = values.movedim(dimension, -1)
         if moved.shape[-1:] == shape:
-            own = nn.functional.layer_norm(moved, shape, *rest).movedim(-1, dimension)
+            normed = nn.functional.layer_norm(moved, shape, layer.weight, layer.bias, layer.eps)
+            own = normed.movedim(-1, dimension)
             if torch.allclose(own, output, rtol=1e-3, atol=1e-4):
                 return dimension
     raise ModelError(
         "layer norms over the last or the second dimension",
-        f"a {type(layer).__name__} of {list(shape)} that gives other numbers for {list(values.shape)}",
+        f"a {type(layer).__name__} that gives other numbers for {list(values.shape)}",
         "protect the layers that feed it",
     )

@@ -115,10 +115,10 @@ def _files(view: View, exports: Sequence[CandidateRecord]) -> doc.Box:
         ]
         for record in exports
     ]
-    changed = "of which a finding" if view.several else "whose class"
+    changed = "answers about findings that" if view.several else "images whose class"
     note = (
         "Against its network: largest and mean difference of a logit from the PyTorch network the "
-        "file was made of, and the images " + changed + " changed, on validation images. Low "
+        "file was made of, and the " + changed + " changed, on validation images. Low "
         "precision: layers that really compute in it, counted in the file."
     )
     return doc.Box([doc.Heading("Every file"), grid(heads, rows), doc.Paragraph(note, "note")])
