@@ -13,7 +13,7 @@ from clinipress.formats.onnx.float import export_onnx
 from clinipress.formats.onnx.write import card_for
 from clinipress.formats.parity import check_candidate, check_images, check_logits
 from clinipress.models.classifier import new_classifier
-from clinipress.models.contract import check_contract
+from clinipress.models.contract import check_contract, strange_answers
 from clinipress.recipe.steps import ModelRecipe
 from clinipress.recipe.study import ExportRecipe
 from clinipress.records.candidate import InputSpec
@@ -51,6 +51,12 @@ def test_f8_the_norm_is_named():
 def test_f9_answers_by_chance(name):
     with pytest.raises(ModelError, match=r"one answer.*training=self\.training"):
         made(name)
+
+
+def test_answers_that_noise_hardly_changes_are_no_probabilities():
+    hardly = torch.tensor([0.01, 0.03, 0.02]) + 1e-7 * torch.rand(4, 3)
+    assert not strange_answers(hardly)
+    assert "sum is 0.06" in strange_answers(0.06 * torch.rand(4, 3).softmax(1))
 
 
 @pytest.mark.parametrize("name", PROBABILITIES)

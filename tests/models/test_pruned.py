@@ -615,3 +615,34 @@ def test_f7_tied_weights_stay_tied_and_whole():
     small = prune(module, plan_pruning(module, ratio=0.21, round_to=1)).backbone
     assert small.second.weight is small.first.weight
     assert parameters(small) < parameters(module)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Over the second dimension, which its name does not say."""
+
+    def forward(self, x):
+        moved = x.movedim(1, -1)
+        normed = nn.functional.layer_norm(moved, self.normalized_shape, self.weight, None, 1e-6)
+        return normed.movedim(-1, 1)
+
+
+class AsWide(nn.Module):
+    """Maps as wide as they have channels, or wider."""
+
+    def __init__(self, stride):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, 16, 4, stride, 1), ChannelNorm(16, 1e-6, bias=False)
+        self.body = nn.Conv2d(16, 24, 3, 2)
+        self.head = nn.Linear(24, 3)
+
+    def forward(self, x):
+        return self.head(self.body(self.norm(self.stem(x)).relu()).mean((2, 3)))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_layer_norm_has_its_channels_where_it_computes(stride):
+    torch.manual_seed(0)
+    module = wrap(AsWide(stride))
+    small = prune(module, plan_pruning(module, ratio=0.4, round_to=1))
+    assert small.backbone.norm.weight.numel() < 16
+    assert removed(module, small, "macs") == pytest.approx(0.4, abs=0.02)
