@@ -122,9 +122,11 @@ def study(network: str, chain: list[str], stage: str, channels: int) -> dict[str
     side = arguments.get("side", SIDE)
     own = {key: value for key, value in arguments.items() if key not in OWN_ARGUMENTS}
     kind = "factory" if ":" in network else "name"
+    # small networks have no channels to spare for multiples of eight
+    fine = {"round_to": 1} if kind == "factory" else {}
     train = {"epochs": EPOCHS, "warmup_epochs": 0}
     recipes: dict[str, dict[str, Any]] = {
-        "prune": {"step": "prune", "ratio": 0.3, "train": train},
+        "prune": {"step": "prune", "ratio": 0.3, "train": train} | fine,
         "qat": {"step": "qat", "train": train},
     }
     is_file = stage not in ("train", "prune", "qat")
