@@ -149,6 +149,7 @@ def _export_graph(candidate: TorchCandidate) -> onnx.ModelProto:
 
 def _translated(module: nn.Module, images: torch.Tensor, *, strict: bool) -> onnx.ModelProto:
     """The graph by torch.onnx; strict: of the network's code, not of what it calls."""
+    require("torch", extra="compress")
     import torch
 
     sizes = ({0: torch.export.Dim("n", min=1, max=65535)},)
@@ -182,6 +183,7 @@ def _attention_in_four_dimensions() -> AbstractContextManager[object]:
     torch.onnx translates it with four dimensions only; networks that attend within blocks of an
     image have five (NesT), attention without heads has three.
     """
+    require("torch", extra="compress")
     from torch.nn.functional import scaled_dot_product_attention
     from torch.overrides import TorchFunctionMode
 
