@@ -233,7 +233,8 @@ def test_forty_findings_are_one_line_with_the_likeliest_present_first(images, tm
     ranked = sorted(present, key=lambda name: -present[name])
     text = lines[0].partition(": ")[2]
     called, absent, unasked = text.split("; ")
-    assert [part.rpartition(" ")[0].rpartition(" ")[0] for part in called.split(", ")] == ranked
+    parts = [part.partition(" % (called from ")[0] for part in called.split(", ")]
+    assert [part.rpartition(" ")[0] for part in parts] == ranked
     assert absent == f"{30 - len(ranked)} absent"
     assert unasked.startswith("not asked: ")
     assert unasked.endswith(" and 4 more")

@@ -310,7 +310,9 @@ def test_the_device_answers_each_finding_with_its_own_threshold():
     assert answer.label == "edema"
     assert answer.findings["mass"].present is False
     assert answer.findings["hernia"].present is None  # not asked, which is not absent
-    assert answer.to_text() == "a.png: edema 88.1 %; 1 absent; not asked: hernia"
+    assert (
+        answer.to_text() == "a.png: edema 88.1 % (called from 30.0 %); 1 absent; not asked: hernia"
+    )
     assert answer.to_dict()["findings"]["hernia"] == {
         "probability": pytest.approx(0.5744, abs=1e-4), "threshold": None, "present": None
     }  # fmt: skip

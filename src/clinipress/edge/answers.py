@@ -46,6 +46,11 @@ class FindingAnswer:
     threshold: float | None
     present: bool | None
 
+    def said(self) -> str:
+        """The probability beside its threshold: low ones are called, too, where it is low."""
+        limit = f" (called from {100 * self.threshold:.1f} %)" if self.threshold else ""
+        return f"{100 * self.probability:.1f} %{limit}"
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -114,7 +119,7 @@ class Prediction:
     def _said(self) -> str:
         """Of several findings: what is called, the likeliest first, and what nobody asked."""
         ranked = sorted(self.findings.items(), key=lambda pair: -pair[1].probability)
-        called = [f"{n} {100 * f.probability:.1f} %" for n, f in ranked if f.present]
+        called = [f"{name} {each.said()}" for name, each in ranked if each.present]
         absent = sum(each.present is False for each in self.findings.values())
         unasked = [name for name, each in self.findings.items() if each.present is None]
         more = f" and {len(unasked) - NAMED} more" if len(unasked) > NAMED else ""
