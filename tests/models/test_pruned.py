@@ -10,6 +10,7 @@ import torch
 from timm.layers import EcaModule
 from timm.layers.cbam import SpatialAttn
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import user_nets
 from clinipress.errors import ModelError
@@ -646,3 +647,16 @@ def test_a_layer_norm_has_its_channels_where_it_computes(stride):
     small = prune(module, plan_pruning(module, ratio=0.4, round_to=1))
     assert small.backbone.norm.weight.numel() < 16
     assert removed(module, small, "macs") == pytest.approx(0.4, abs=0.02)
+
+
+@pytest.mark.parametrize("norm", [weight_norm, spectral_norm])
+def test_weights_that_are_computed_of_others_are_cut_as_numbers(norm):
+    torch.manual_seed(0)
+    layers = norm(nn.Conv2d(1, 16, 3)), nn.ReLU(), norm(nn.Conv2d(16, 24, 3)), nn.ReLU()
+    module = wrap(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 3)))
+    history = plan_pruning(module, ratio=0.4, round_to=1)
+    small = prune(module, history)
+    assert removed(module, small, "macs") == pytest.approx(0.4, abs=0.02)
+    again = replay(copy.deepcopy(module), through_json(history))
+    again.load_state_dict(small.state_dict())
+    torch.testing.assert_close(answers(again), answers(small))

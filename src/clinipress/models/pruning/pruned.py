@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
 from clinipress.errors import ModelError
 from clinipress.models.cost import macs
@@ -90,7 +91,7 @@ def plan_pruning(
         ModelError: Torch-Pruning cannot follow this network, no module has a protected name, the
             criterion cannot judge it, or the ratio is out of reach.
     """
-    network = copy.deepcopy(classifier).cpu().float()
+    network = _with_plain_weights(copy.deepcopy(classifier).cpu().float())
     groups, units = _ranked(network, criterion, round_to, protect, seed, batches)
     trial, whole = _Trial(network), dict[str, None]()
     while True:
@@ -141,7 +142,7 @@ def hidings(
     Gives the name of the layer, the share that is hidden of its channels, and what
     `clinipress.models.pruning.coupling.hidden_from` takes for the classifier's backbone.
     """
-    network = copy.deepcopy(classifier).cpu().float()
+    network = _with_plain_weights(copy.deepcopy(classifier).cpu().float())
     groups, units = _ranked(network, criterion, 1, protect, seed, batches)
     for group, unit in zip(groups, units, strict=True):
         for wanted in shares:
@@ -166,6 +167,7 @@ def replay(classifier: Network, history: History) -> Network:
     Raises:
         ModelError: The record does not fit this network.
     """
+    _with_plain_weights(classifier)
     for records in _rounds(history):
         with dependency_graph(classifier) as graph:
             tied = _tied(graph.model)
@@ -173,6 +175,25 @@ def replay(classifier: Network, history: History) -> Network:
                 cut(graph, name, is_output, indices)
             _tie_again(graph.model, tied)
     return classifier
+
+
+def _with_plain_weights(network: Network) -> Network:
+    """Weights that are computed of others (weight norm, spectral norm) as numbers, in place.
+
+    A filter can only be taken out of what is there. torch's own removal changes a class that
+    copies of the layer share.
+    """
+    for module in list(network.modules()):
+        if not is_parametrized(module):
+            continue
+        layer: Any = module
+        with torch.no_grad():
+            weights = {name: getattr(layer, name).clone() for name in layer.parametrizations}
+        layer.__class__ = type_before_parametrizations(layer)
+        del layer.parametrizations
+        for name, value in weights.items():
+            layer.register_parameter(name, nn.Parameter(value))
+    return network
 
 
 def _tied(backbone: nn.Module) -> list[list[str]]:
