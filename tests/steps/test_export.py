@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -169,6 +170,8 @@ def test_a_network_that_cannot_be_exported_is_one_line(tmp_path):
 
 def test_parity_is_what_it_says():
     class Fixed:
+        card = SimpleNamespace(task="multiclass")
+
         def __init__(self, logits):
             self.logits = np.array(logits, np.float32)
 
