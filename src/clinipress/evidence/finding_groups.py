@@ -214,32 +214,23 @@ def _areas(
     dense = np.unique(index[every], return_inverse=True)[1].reshape(-1)
     labels = candidate.labels[every]
     known = {
-        f"{n} {c}": np.flatnonzero((codes == n) & (labels[:, c] >= 0))
+        f"{value} {c}": (c, np.flatnonzero((codes == n) & (labels[:, c] >= 0)))
         for n, value in enumerate(rows)
-        for c in np.flatnonzero(able[value])
+        for c in np.flatnonzero(able[value]).tolist()
     }
     tables = [
-        {
-            key: rank_table(scores.scaled[every][mine, c], labels[mine, c] == 1)
-            for key, mine in known.items()
-            for c in (int(key.partition(" ")[2]),)
-        }
-        for scores in (reference, candidate)
+        {key: rank_table(odds[mine, c], labels[mine, c] == 1) for key, (c, mine) in known.items()}
+        for odds in (scores.scaled[every] for scores in (reference, candidate))
     ]
 
     def measure(counts: NDArray[np.float64]) -> list[dict[str, NDArray[np.float64]]]:
         weights = counts.astype(np.float32)[dense]
         return [
-            {key: weighted_auroc(table, weights[known[key]]) for key, table in each.items()}
+            {key: weighted_auroc(table, weights[known[key][1]]) for key, table in each.items()}
             for each in tables
         ]
 
-    names = list(rows)
-    return [
-        {f"{names[int(key.partition(' ')[0])]} {key.partition(' ')[2]}": area
-         for key, area in each.items()}
-        for each in bootstrap(measure, dense, codes, resamples, seed)
-    ]  # fmt: skip
+    return bootstrap(measure, dense, codes, resamples, seed)
 
 
 def _mean(areas: Areas, group: str, findings: Sequence[int]) -> BootstrapSpread:

@@ -22,6 +22,7 @@ from clinipress.text import counted, joined, tally
 __all__ = [
     "NOTHING_PRESENT",
     "FindingRows",
+    "Known",
     "chosen_findings",
     "from_cells",
     "from_columns",

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from clinipress.data.layouts.findings import Known
 from clinipress.data.layouts.items import LeftOuts, ReaderRule
 from clinipress.errors import DataError
 from clinipress.records.item import ImageItem
@@ -19,7 +20,6 @@ from clinipress.text import counted, joined
 
 __all__ = ["BY_IMAGE", "ByImage", "ReadRows", "by_image", "reader_column"]
 
-Known = dict[str, bool]
 # Names of the column that says who read an image, without case and marks: "rad_id", "Reader"
 _READER = re.compile(
     "(reader|rater|annotator|radiologist|observer|grader|reviewer|labell?er|pathologist|"
