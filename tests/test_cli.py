@@ -1,11 +1,15 @@
 """The command line as a script sees it: exit codes, JSON on stdout, nothing else there."""
 
 import json
+import re
 import shutil
 
 import pytest
 
 from clinipress.cli import commands as cli
+from clinipress.data.sources import read_dataset
+from clinipress.errors import DataError
+from kit.folders import folder_of, table
 
 
 @pytest.fixture
@@ -126,16 +130,38 @@ def test_bench_report_models_targets(call, finished):
 def test_e6_class_map_may_be_repeated(call, finished, phantoms, tmp_path):
     """In each command that has it, beside commas; a class cannot become two."""
     folder = shutil.copytree(phantoms.parent, tmp_path / "there")
-    table = folder / phantoms.name
-    table.write_text(table.read_text().replace(",nodule,", ",n,").replace(",opacity,", ",o,"))
+    there = folder / phantoms.name
+    there.write_text(there.read_text().replace(",nodule,", ",n,").replace(",opacity,", ",o,"))
     repeated = ("--class-map", "n=nodule", "--class-map", "o=opacity")
     commas = ("--class-map", "n=nodule,o=opacity")
     for pairs in (repeated, commas):
-        code, text = call("audit", table, *pairs, "--json")
+        code, text = call("audit", there, *pairs, "--json")
         assert code == 0
         assert set(json.loads(text)["classes"]) == set(finished[1].classes)
-    assert call("init", table, "--out", tmp_path / "study.yaml", *repeated)[0] == 0
+    assert call("init", there, "--out", tmp_path / "study.yaml", *repeated)[0] == 0
     bundle = finished[0] / "bundle"
-    assert call("evaluate", bundle, table, *repeated, "--overlap", "keep", "--json")[0] == 0
-    assert call("compare", bundle, bundle, table, *repeated, "--json")[0] in (0, 1)
-    assert call("audit", table, *repeated, "--class-map", "n=normal")[0] == 2
+    assert call("evaluate", bundle, there, *repeated, "--overlap", "keep", "--json")[0] == 0
+    assert call("compare", bundle, bundle, there, *repeated, "--json")[0] in (0, 1)
+    assert call("audit", there, *repeated, "--class-map", "n=normal")[0] == 2
+
+
+def test_audit_and_init_of_several_findings(call, tmp_path):
+    root = folder_of(tmp_path / "set", [f"{n}.png" for n in range(6)])
+    cells = ["A|B", "A", "", "B", "A", ""]
+    table(root / "t.csv", ["path,labels", *(f"{n}.png,{c}" for n, c in enumerate(cells))])
+    code, text = call("audit", root)
+    assert code == 0
+    assert re.search(r"finding +┃ images", text)
+    assert re.search(r"A +│ +3 ", text)
+    # two columns of 0 and 1 may be anything of the image: a person says that they are findings
+    columns = [f"{n}.png,{int('A' in c)},{int('B' in c)}" for n, c in enumerate(cells)]
+    table(root / "t.csv", ["path,A,B", *columns])
+    assert call("init", root, "--out", tmp_path / "study.yaml")[0] == 2
+    with pytest.raises(DataError, match="--task multilabel"):
+        read_dataset(root, task=None)
+    assert call("audit", root, "--task", "multilabel")[0] == 0
+    assert call("init", root, "--out", tmp_path / "study.yaml", "--task", "multilabel")[0] == 0
+    written = (tmp_path / "study.yaml").read_text()
+    assert "task: multilabel" in written
+    assert "mean AUROC may fall" in written
+    assert 'classes: ["A", "B"]' in written

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from clinipress.data.layouts.findings import matched_findings
+from clinipress.data.layouts.items import Labelling
 from clinipress.data.sources import read_dataset
 from clinipress.data.study import whole_dataset
-from clinipress.errors import DataError
+from clinipress.errors import DataError, InputError
 from clinipress.progress import Silent
 from clinipress.records.candidate import Card, InputSpec
+from clinipress.study.external import evaluate
 from clinipress.study.read import parse_study
 from clinipress.study.scores import calibrated
 from kit.folders import folder_of, table
@@ -123,3 +125,32 @@ def test_a2_a_card_carries_the_names_and_one_without_them_does_not_change():
     card = Card(name="x", classes=MODEL, input=SPEC, task="multilabel", class_map=OWN_NAMES)
     assert Card.model_validate_json(card.model_dump_json()).class_map == OWN_NAMES
     assert "class_map" not in Card(name="x", classes=MODEL, input=SPEC).model_dump()
+
+
+def test_a_set_from_elsewhere_says_what_its_blanks_and_its_readers_mean(root, tmp_path):
+    def known(number: int, **said: str) -> list[list[int]]:
+        _, rows, _, _ = whole_dataset(
+            root, SPEC, MODEL, {}, tmp_path / f"cache{number}",
+            labelling=Labelling("multilabel", **said),
+        )  # fmt: skip
+        return rows.labels.tolist()
+
+    rows = ["0.png,1,", "1.png,-1,0", "2.png,0,1", "3.png,,"]
+    table(root / "manifest.csv", ["path,Lung_Lesion,Fibrosis", *rows])
+    assert known(0) == [[1, -1], [-1, 0], [0, 1], [-1, -1]]
+    said = {"blank": "absent", "uncertain": "present"}
+    assert known(1, **said) == [[1, 0], [1, 0], [0, 1], [0, 0]]
+    three = [f"0.png,{who},{seen},0" for who, seen in (("a", 1), ("b", 0), ("c", 0))]
+    rows = [f"{n}.png,{who},0,{n % 2}" for n in (1, 2, 3) for who in "abc"]
+    table(root / "manifest.csv", ["path,reader,Lung_Lesion,Fibrosis", *three, *rows])
+    with pytest.raises(DataError, match="--readers"):
+        known(2)
+    assert known(3, readers="majority")[0] == [0, 0]
+    assert known(4, readers="any")[0] == [1, 0]
+
+
+def test_words_that_say_nothing_of_blanks_or_readers_are_refused(root):
+    with pytest.raises(InputError, match=r"--blank unknown, absent or present.*'no'"):
+        evaluate(root, root, blank="no")
+    with pytest.raises(InputError, match=r"--readers any or majority.*'all'"):
+        evaluate(root, root, readers="all")

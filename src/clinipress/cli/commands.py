@@ -45,6 +45,10 @@ AllowCode = Annotated[
     typer.Option("--allow-code", help="Run the functions of yours that files name as a factory."),
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")]
+TaskOption = Annotated[
+    Literal["multiclass", "multilabel"] | None,
+    typer.Option("--task", help="One class for each image, or several findings. Default: as read."),
+]
 ClassMap = Annotated[
     list[str] | None,
     typer.Option("--class-map", help="theirs=ours, separated by commas; may be repeated."),
@@ -238,9 +242,7 @@ def compress(
         bool, typer.Option("--unseen", help="The model was trained on none of these images.")
     ] = False,
     post_training: Annotated[bool, typer.Option("--post-training", help="Train nothing.")] = False,
-    task: Annotated[
-        str | None, typer.Option("--task", help="multiclass or multilabel; else as the labels are.")
-    ] = None,
+    task: TaskOption = None,
     order: Annotated[
         str | None, typer.Option("--order", help="Of grades: 0,1,2,3, the least first.")
     ] = None,
@@ -283,7 +285,7 @@ def compress(
         onnx=_onnx_facts(onnx),
         unseen=unseen,
         post_training=post_training or None,
-        task=task,  # type: ignore[arg-type]  # told by what it calls
+        task=task,
         order=None if order is None else [part.strip() for part in order.split(",")],
         threads=threads,
         name=title,
@@ -300,6 +302,7 @@ def init(
     out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("study.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     class_map: ClassMap = None,
+    task: TaskOption = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -322,6 +325,7 @@ def init(
         out,
         force=force,
         class_map=parse_class_map(_pairs(class_map)),
+        task=task,
         weights=weights,
         network=model,
     )
@@ -344,6 +348,7 @@ def init(
 def audit(
     data: Annotated[Path, typer.Argument(help="A data folder, manifest or .npz.")],
     class_map: ClassMap = None,
+    task: TaskOption = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", help="Table to write: every file that is named.")
     ] = None,
@@ -357,7 +362,9 @@ def audit(
     from clinipress.study.external import parse_class_map
 
     facts: Audit
-    dataset = read_dataset(data, class_map=parse_class_map(_pairs(class_map)))
+    dataset = read_dataset(
+        data, class_map=parse_class_map(_pairs(class_map)), task=task, readers="majority"
+    )
     facts, _ = run_audit(dataset, progress=_progress(as_json), threads=threads)
     if csv is not None:
         from clinipress.data.audit.listing import write_listing
@@ -368,7 +375,7 @@ def audit(
     else:
         from clinipress.cli.terminal import show_audit
 
-        show_audit(facts)
+        show_audit(facts, dataset.task)
     if 2 * len(facts.unreadable) > facts.images:
         bad = facts.unreadable[0]
         raise DataError(
@@ -433,6 +440,18 @@ Positive = Annotated[
     str | None,
     typer.Option("--positive", help="The finding of two classes, where the card names none."),
 ]
+Unsaid = Literal["unknown", "absent", "present"]
+Blank = Annotated[
+    Unsaid,
+    typer.Option(
+        "--blank", help="Where each finding has a column of DATA: what an empty cell says."
+    ),
+]
+Uncertain = Annotated[Unsaid, typer.Option("--uncertain", help="And what -1 says.")]
+Readers = Annotated[
+    Literal["any", "majority"] | None,
+    typer.Option("--readers", help="Which answer counts where several readers of an image differ."),
+]
 SplitName = Annotated[
     str | None, typer.Option("--split", help="Only images published under this split.")
 ]
@@ -455,6 +474,9 @@ def evaluate(
             "out, or keep them (not with a run: they are not from elsewhere).",
         ),
     ] = "refuse",
+    blank: Blank = "unknown",
+    uncertain: Uncertain = "unknown",
+    readers: Readers = None,
     name: Annotated[
         str | None, typer.Option("--name", help="Of the set, with a run; default its folder's.")
     ] = None,
@@ -475,13 +497,15 @@ def evaluate(
         _external_test(
             model, data, threads, as_json,
             name=name, class_map=_pairs(class_map), split=split, positive=positive, overlap=overlap,
+            blank=blank, uncertain=uncertain, readers=readers,
         )  # fmt: skip
     from clinipress.study.external import evaluate as run_evaluate
 
     facts = run_evaluate(
         model, data, class_map=_pairs(class_map), split=split, positive=positive, overlap=overlap,
-        threads=threads, scores=scores, progress=_progress(as_json),
-        allow_code=_allowed_in(allow_code, model), onnx=_onnx_facts(onnx),
+        blank=blank, uncertain=uncertain, readers=readers, threads=threads, scores=scores,
+        progress=_progress(as_json), allow_code=_allowed_in(allow_code, model),
+        onnx=_onnx_facts(onnx),
     )  # fmt: skip
     if as_json:
         _write_json(facts)
@@ -534,6 +558,9 @@ def compare(
             "keep them and say so.",
         ),
     ] = "keep",
+    blank: Blank = "unknown",
+    uncertain: Uncertain = "unknown",
+    readers: Readers = None,
     onnx: OnnxFacts = None,
     threads: Threads = None,
     allow_code: AllowCode = False,
@@ -549,9 +576,9 @@ def compare(
 
     comparison = run_compare(
         a, b, data, risk=risk, floors=parse_floors(floor or ()), class_map=_pairs(class_map),
-        split=split, positive=positive, overlap=overlap, threads=threads,
-        progress=_progress(as_json), allow_code=_allowed_in(allow_code, a, b),
-        onnx=_onnx_facts(onnx),
+        split=split, positive=positive, overlap=overlap, blank=blank, uncertain=uncertain,
+        readers=readers, threads=threads, progress=_progress(as_json),
+        allow_code=_allowed_in(allow_code, a, b), onnx=_onnx_facts(onnx),
     )  # fmt: skip
     with _reader():
         if as_json:

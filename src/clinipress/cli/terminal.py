@@ -24,6 +24,7 @@ from rich.text import Text
 from clinipress.progress import SILENT
 from clinipress.progress import Progress as Listener
 from clinipress.recipe.formats import format_facts
+from clinipress.records.candidate import Task
 from clinipress.records.item import plural_of
 from clinipress.records.judgement import SECTIONS
 from clinipress.text import (
@@ -337,7 +338,7 @@ def _row(
     ]
 
 
-def show_audit(audit: Audit) -> None:
+def show_audit(audit: Audit, task: Task = "multiclass") -> None:
     """What the audit found, warnings last so that they are what is left on the screen."""
     console = _console()
 
@@ -346,8 +347,9 @@ def show_audit(audit: Audit) -> None:
 
     splits = list(audit.splits)
     table = Table()
-    for name in ("class", "images", *splits):
-        table.add_column(name, justify="left" if name == "class" else "right")
+    table.add_column("finding" if task == "multilabel" else "class")
+    for name in ("images", *splits):
+        table.add_column(name, justify="right")
     for name, count in audit.classes.items():
         shown = (f"{audit.splits[s].get(name, 0):,}" for s in splits)
         table.add_row(name, f"{count:,}", *shown)

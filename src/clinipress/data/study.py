@@ -21,7 +21,7 @@ from clinipress.data.audit.overlap import Seen
 from clinipress.data.cache import DECODERS, Cache, build_cache
 from clinipress.data.finding import check_finding
 from clinipress.data.layouts.findings import matched_findings
-from clinipress.data.layouts.items import drawn, left_out_lines
+from clinipress.data.layouts.items import ONE_LABEL, Labelling, drawn, left_out_lines
 from clinipress.data.refusals import check_refusals, refusal_words
 from clinipress.data.sources import Dataset, ImageItem, read_dataset
 from clinipress.data.splits import SPLITS, Split, make_split, repair_lines, units
@@ -435,7 +435,7 @@ def whole_dataset(
     class_map: Mapping[str, str],
     folder: Path,
     *,
-    task: Task = "multiclass",
+    labelling: Labelling = ONE_LABEL,
     split: str | None = None,
     seen: Seen | None = None,
     overlap: OverlapPolicy = "refuse",
@@ -448,16 +448,20 @@ def whole_dataset(
     `path` is a folder, manifest or .npz whose classes are among `classes`, the classifier's, after
     `class_map` (the data set's name -> the classifier's). With `split`, only images the data set
     itself publishes under it. Decoded images go into `folder`. With `seen`, images that the study
-    behind the classifier has, too, are refused, left out or kept, as `overlap` says. Of several
-    findings (`task`) those of the set are matched by name (`matched_findings`). `own_names` are
-    those of the classifier's training data -> its classes: a set that has them needs no map.
+    behind the classifier has, too, are refused, left out or kept, as `overlap` says. `labelling`
+    says how labels are read; its classes have no say. Of several findings those of the set are
+    matched by name (`matched_findings`). `own_names` are those of the classifier's training data ->
+    its classes: a set that has them needs no map.
 
     Raises:
         DataError: A class of the data set is unknown to the classifier, images are the study's own,
             or nothing is left.
     """
-    dataset = read_dataset(path, classes=None, class_map=dict(class_map), task=task)
-    if task == "multilabel":
+    dataset = read_dataset(
+        path, class_map=dict(class_map), task=labelling.task, blank=labelling.blank,
+        uncertain=labelling.uncertain, readers=labelling.readers,
+    )  # fmt: skip
+    if labelling.task == "multilabel":
         dataset, notes = matched_findings(dataset, classes, own_names)
         _say(progress, notes)
     else:

@@ -22,6 +22,7 @@ from typing import Any, get_args
 import numpy as np
 
 from clinipress.data.audit.overlap import Seen
+from clinipress.data.layouts.items import ONE_LABEL, Labelling, ReaderRule, Unsaid
 from clinipress.data.study import FINGERPRINTS, Known, OverlapPolicy, predict_rows, whole_dataset
 from clinipress.edge.load import load_candidate
 from clinipress.errors import DataError, InputError, ModelError
@@ -48,6 +49,7 @@ from clinipress.reporting.wording.phrases import shared_patients
 from clinipress.stats.intervals import wilson
 from clinipress.study.redraw import EXTERNAL, judged_by
 from clinipress.study.sealing import Seal, check_floors, rules_of
+from clinipress.text import joined
 
 __all__ = [
     "compare",
@@ -173,6 +175,7 @@ class Elsewhere:
         threads: Decoding threads.
         progress: The listener.
         own_names: Names of the training data -> classes; empty: those of the first card.
+        labelling: What blanks, -1 and differing readers say; task and classes are the card's.
     """
 
     data: Path
@@ -184,6 +187,7 @@ class Elsewhere:
     threads: int | None = None
     progress: Progress = SILENT
     own_names: Mapping[str, str] = field(default_factory=dict)
+    labelling: Labelling = ONE_LABEL
 
     def score(self, candidates: Mapping[str, Candidate]) -> tuple[dict[str, Scores], Audit, Known]:
         """Answers of several classifiers of the same classes and input, decoding once.
@@ -198,9 +202,9 @@ class Elsewhere:
         with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
             cache, rows, audit, known = whole_dataset(
                 self.data, first.input, first.classes, parse_class_map(self.class_map),
-                Path(folder) / "cache", task=first.task, split=self.split, seen=self.seen,
-                overlap=self.overlap, threads=self.threads, progress=self.progress,
-                own_names=self.own_names or first.class_map,
+                Path(folder) / "cache", labelling=replace(self.labelling, task=first.task),
+                split=self.split, seen=self.seen, overlap=self.overlap, threads=self.threads,
+                progress=self.progress, own_names=self.own_names or first.class_map,
             )  # fmt: skip
             for name, candidate in candidates.items():
                 by_name[name] = Scores(
@@ -220,6 +224,22 @@ class Elsewhere:
         return by_name, audit, known
 
 
+def _labelling(blank: Unsaid, uncertain: Unsaid, readers: ReaderRule | None) -> Labelling:
+    """How the labels of a set from elsewhere are to be read.
+
+    Raises:
+        InputError: A word that says nothing.
+    """
+    for option, word, known in (
+        ("--blank", blank, get_args(Unsaid)),
+        ("--uncertain", uncertain, get_args(Unsaid)),
+        ("--readers", readers, (None, *get_args(ReaderRule))),
+    ):
+        if word not in known:
+            raise InputError(f"{option} {joined([w for w in known if w], 'or')}", f"'{word}'")
+    return Labelling(blank=blank, uncertain=uncertain, readers=readers)
+
+
 def evaluate(
     model: Path,
     data: Path,
@@ -228,6 +248,9 @@ def evaluate(
     split: str | None = None,
     positive: str | None = None,
     overlap: OverlapPolicy = "refuse",
+    blank: Unsaid = "unknown",
+    uncertain: Unsaid = "unknown",
+    readers: ReaderRule | None = None,
     threads: int | None = None,
     resamples: int = 2000,
     scores: Path | None = None,
@@ -245,6 +268,9 @@ def evaluate(
         positive: The finding of a two-class model whose card names none.
         overlap: What to do with images that the study behind a bundle has, too: "refuse",
             "leave-out", or "keep" where they are not meant to be from elsewhere.
+        blank: Where each finding has a column, what an empty cell of it says.
+        uncertain: And what -1 says.
+        readers: Which answer counts where several readers of an image differ.
         threads: CPU threads.
         resamples: Of the bootstrap.
         scores: Where to keep the per-image scores (.npz), for `compare`; None: nowhere.
@@ -259,9 +285,11 @@ def evaluate(
     Raises:
         InputError: The model or the data cannot be used.
     """
+    labelling = _labelling(blank, uncertain, readers)
     candidate = load_candidate(model, threads, allow_code=allow_code, onnx=onnx)
     seen = _seen_by(model)
-    elsewhere = Elsewhere(data, class_map, split, positive, seen, overlap, threads, progress)
+    elsewhere = Elsewhere(data, class_map, split, positive, seen, overlap, threads, progress,
+                          labelling=labelling)  # fmt: skip
     answers, audit, known = elsewhere.score({"model": candidate})
     mine = answers["model"]
     _check_known(mine)
@@ -347,6 +375,9 @@ def compare(
     split: str | None = None,
     positive: str | None = None,
     overlap: OverlapPolicy = "keep",
+    blank: Unsaid = "unknown",
+    uncertain: Unsaid = "unknown",
+    readers: ReaderRule | None = None,
     threads: int | None = None,
     resamples: int = 2000,
     progress: Progress = SILENT,
@@ -366,6 +397,9 @@ def compare(
         split: Only images published under this split.
         positive: The finding of two classes, where neither model names it.
         overlap: What to do with images that the study behind either model has, too.
+        blank: Where each finding has a column, what an empty cell of it says.
+        uncertain: And what -1 says.
+        readers: Which answer counts where several readers of an image differ.
         threads: CPU threads.
         resamples: Of the bootstrap.
         progress: The listener.
@@ -383,6 +417,7 @@ def compare(
     """
     if risk not in get_args(RiskLevel):
         raise InputError(f"--risk {', '.join(get_args(RiskLevel))}", f"'{risk}'")
+    labelling = _labelling(blank, uncertain, readers)
     if data is None:
         facts, (a, b) = _kept(reference, candidate, positive)
         accuracy, known = None, Known(Overlap(), {})
@@ -390,7 +425,8 @@ def compare(
     else:
         mine, other = _seen_by(reference), _seen_by(candidate)
         seen = mine.and_of(other) if mine and other else mine or other
-        elsewhere = Elsewhere(data, class_map, split, positive, seen, overlap, threads, progress)
+        elsewhere = Elsewhere(data, class_map, split, positive, seen, overlap, threads, progress,
+                              labelling=labelling)  # fmt: skip
         facts, (a, b), accuracy, known = _run(reference, candidate, elsewhere, allow_code, onnx)
         unknown = [path for path, s in ((reference, mine), (candidate, other)) if s is None]
     _check_known(a)
@@ -449,6 +485,9 @@ def evaluate_run(
     split: str | None = None,
     positive: str | None = None,
     overlap: OverlapPolicy = "refuse",
+    blank: Unsaid = "unknown",
+    uncertain: Unsaid = "unknown",
+    readers: ReaderRule | None = None,
     threads: int | None = None,
     progress: Progress = SILENT,
 ) -> ExternalTest:
@@ -466,12 +505,16 @@ def evaluate_run(
         split: Only images published under this split.
         positive: The finding of two classes, in a run of before, whose study did not name it.
         overlap: What to do with the study's own images among them: "refuse" or "leave-out".
+        blank: Where each finding has a column, what an empty cell of it says.
+        uncertain: And what -1 says.
+        readers: Which answer counts where several readers of an image differ.
         threads: CPU threads.
         progress: The listener.
 
     Raises:
         InputError: The run, its files or the data cannot be used, or images are the study's own.
     """
+    labelling = _labelling(blank, uncertain, readers)
     if overlap == "keep":
         raise InputError(
             "--overlap refuse or leave-out", "'keep'", "a study's own images are not from elsewhere"
@@ -491,7 +534,7 @@ def evaluate_run(
     }
     seen = Seen.load(run / FINGERPRINTS)
     elsewhere = Elsewhere(data, class_map, split, finding, seen, overlap, threads, progress,
-                          study.data.class_map)  # fmt: skip
+                          study.data.class_map, labelling)  # fmt: skip
     candidates = {row.name: load_candidate(below(run, row.path), threads) for row in rows}
     answers, audit, known = elsewhere.score(candidates)
     _check_known(answers[result.reference])

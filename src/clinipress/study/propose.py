@@ -20,7 +20,7 @@ from clinipress.errors import ClinipressError, DataError, InputError
 from clinipress.kinds.image.refuse import is_colourful
 from clinipress.models.origins import PACKAGE, weights_path
 from clinipress.models.packages import PACKAGES, installed_packages
-from clinipress.records.candidate import InputSpec
+from clinipress.records.candidate import InputSpec, Task
 from clinipress.records.item import NO_FINDING, plural_of
 from clinipress.records.store import sha256_of, write_atomically
 from clinipress.text import joined
@@ -120,6 +120,7 @@ def write_study(
     *,
     force: bool = False,
     class_map: Mapping[str, str] | None = None,
+    task: Task | None = None,
     weights: str | None = None,
     network: str | None = None,
 ) -> dict[str, Any]:
@@ -130,6 +131,7 @@ def write_study(
         out: The file to write.
         force: Overwrite it.
         class_map: Names classes that folders or labels do not: it is read by, and written too.
+        task: One class for each image or several findings; None: as the labels are.
         weights: Pretrained weights (`proposed_weights`).
         network: timm's name of the network they are of.
 
@@ -144,7 +146,7 @@ def write_study(
     if out.exists() and not force:
         raise InputError("a new file", f"'{out}', which exists", "choose another --out, or --force")
     chosen = proposed_weights(weights, network)
-    seen = propose(read_dataset(data, class_map=class_map, task=None, readers="majority")) | {
+    seen = propose(read_dataset(data, class_map=class_map, task=task, readers="majority")) | {
         "weights": chosen
     }
     if chosen is not None:  # networks of ImageNet shrink their input 32-fold
@@ -223,6 +225,10 @@ def _finding_line(seen: dict[str, Any]) -> str:
     if seen["normal"] is None:
         return "# normal: NAME   # the class without a finding, if there is one"
     return f"normal: {_quoted(seen['normal'])}   # {words}"
+
+
+def _main_metric(seen: dict[str, Any]) -> str:
+    return "mean AUROC" if seen["task"] == "multilabel" else "accuracy"
 
 
 def _order_line(seen: dict[str, Any]) -> str:
@@ -405,7 +411,8 @@ def _text(data: Path, seen: dict[str, Any], class_map: Mapping[str, str]) -> str
     return f"""# A clinipress study, proposed for {seen["images"]} images ({counts}).
 # Run it:  clinipress run THIS_FILE     Most keys have a default; unknown keys are refused.
 name: {name}
-# critical, high, medium or low: accuracy may fall by 0.5, 1, 2 or 5 points. Decide before you look.
+# critical, high, medium or low: {_main_metric(seen)} may fall by 0.5, 1, 2 or 5 points. Decide
+# before you look.
 risk: medium
 seed: 0
 intended_use: ""   # one sentence for the card and the report

@@ -22,6 +22,7 @@ __all__ = [
     "HIDDEN",
     "MAY_NAME_PATIENT",
     "NOT_READ",
+    "ONE_LABEL",
     "SPLIT_NAMES",
     "Dataset",
     "FolderLook",
@@ -89,6 +90,9 @@ class Labelling:
     uncertain: Unsaid = "unknown"
     split_column: str | None = None
     readers: ReaderRule | None = None
+
+
+ONE_LABEL = Labelling()
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from clinipress.data.layouts.folders import image_files, inner_folders
 from clinipress.data.layouts.items import (
     ANOTHER_SPLIT,
     MAY_NAME_PATIENT,
+    ONE_LABEL,
     SPLIT_NAMES,
     Labelling,
     LeftOuts,
@@ -104,7 +105,6 @@ _PATIENT_FOLDER = re.compile(
     r"(patient|subject|sub|pat|person)[-_ ]?[0-9]+|p[0-9]{5,}", re.IGNORECASE
 )
 _PLURAL = frozenset({"labels", "findings", "findinglabels"})
-ONE_LABEL = Labelling()
 _FEWEST_VALUES = 12  # from which a column with another value in every row identifies the row
 
 
@@ -287,7 +287,8 @@ def read_table(
     if not items:
         raise DataError("rows in the manifest", f"none in '{path}'")
     _check_there(path, items, files)
-    notes = [*_reading_notes(table, roles, column), *(findings.notes if findings else ())]
+    each = "classes" if findings is None else "findings"
+    notes = [*_reading_notes(table, roles, column, each), *(findings.notes if findings else ())]
     if in_path:
         notes.append(f"folders in '{column}' name the patients, such as '{in_path[0]}'")
     said = ReadRows(readers=table.column(reader) if reader else None)
@@ -365,7 +366,11 @@ def _columns_found(what: str, columns: Sequence[str], hint: str = "") -> str:
 
 def _class_hint(roles: _Roles) -> str:
     names = joined([f"'{name}'" for name in roles.flags], "or")
-    return f"if {names} says the class, call it 'label'" if names else ""
+    several = (
+        "if an image may show both, they are findings: task: multilabel under 'data', or "
+        "--task multilabel"
+    )
+    return f"if {names} says the class, call it 'label'; {several}" if names else ""
 
 
 def _split_of(table: Path, folder: Path) -> str | None:
@@ -613,8 +618,8 @@ def _kept_groups(
     return kept
 
 
-def _reading_notes(table: TextTable, roles: _Roles, path: str) -> Iterator[str]:
-    """What was taken for what, where a name is not ours."""
+def _reading_notes(table: TextTable, roles: _Roles, path: str, each: str) -> Iterator[str]:
+    """What was taken for what, where a name is not ours; columns of 0 and 1 are `each`."""
     own = {"path", "label", "split", "patientid"}
     pairs = [
         (name, role)
@@ -627,10 +632,12 @@ def _reading_notes(table: TextTable, roles: _Roles, path: str) -> Iterator[str]:
         if name and _plain(name) not in own
     ]
     if roles.one_hot:
-        pairs.append((f"{roles.one_hot[0]} to {roles.one_hot[-1]}", "classes"))
+        ends = dict.fromkeys((roles.one_hot[0], roles.one_hot[-1]))
+        pairs.append(("' to '".join(ends), each))
     if pairs:
         shown = joined([f"'{name}' as {role}" for name, role in pairs])
-        yield f"'{table.path.name}' is read with the column {shown}"
+        columns = "column" if len(pairs) == 1 and not roles.one_hot else "columns"
+        yield f"'{table.path.name}' is read with the {columns} {shown}"
     if table.encoding == "cp1252":
         yield f"'{table.path.name}' is not UTF-8: read as Windows-1252; check names with accents"
 

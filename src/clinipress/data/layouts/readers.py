@@ -339,5 +339,6 @@ def _no_rule(
         f"one answer for each image of '{path}', or a rule where its readers differ",
         f"{counted(len(differing), 'image')} of {images:,} whose rows differ, such as "
         f"'{differing[0]}' ({joined([*dict.fromkeys(shown)])})",
-        "declare data.readers: majority, or any (present where one of them says so)",
+        "declare data.readers: majority, or any (present where one of them says so); of a set from "
+        "elsewhere, --readers",
     )
