@@ -145,6 +145,14 @@ def test_foreign_classes_are_refused(finished, elsewhere):
 # ------------------------------------------------------------------------- the study's own images
 
 
+def test_blanks_of_findings_mean_nothing_to_one_class_an_image(finished, elsewhere):
+    bundle = finished[0] / "bundle"
+    with pytest.raises(
+        InputError, match="--blank and --uncertain with a model of several findings"
+    ):
+        evaluate(bundle, elsewhere, class_map="lump=nodule", blank="absent")
+
+
 def test_a4_a_studys_own_images_are_not_from_elsewhere(finished, phantoms):
     """The trial of the fault: the whole set of the study, called external."""
     with pytest.raises(DataError, match="images that the study has not seen") as refusal:

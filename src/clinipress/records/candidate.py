@@ -350,14 +350,20 @@ class Speed(Record):
 
 
 class Parity(Record):
-    """An exported file against the candidate it was made from, on the same real images."""
+    """An exported file against the candidate it was made from, on the same real images.
+
+    Attributes:
+        images: How many.
+        max_logit_difference: Largest absolute difference of a logit.
+        mean_logit_difference: Mean of them.
+        label_flips: Images with another class; of several findings answers, of images times
+            findings (`clinipress.stats.metrics.same_answers`).
+    """
 
     images: int
     max_logit_difference: float
     mean_logit_difference: float
-    label_flips: (
-        int  # images with another class; of several findings answers, images times findings
-    )
+    label_flips: int
 
 
 class Made(Record):

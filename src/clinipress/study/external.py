@@ -194,9 +194,16 @@ class Elsewhere:
 
         Raises:
             DataError: The images or their classes do not suit.
+            InputError: The options do not suit the task.
         """
         first = next(iter(candidates.values())).card
         several = first.task == "multilabel"
+        if not several and (self.labelling.blank, self.labelling.uncertain) != ("unknown",) * 2:
+            raise InputError(
+                "--blank and --uncertain with a model of several findings",
+                f"one class for each image ({first.name})",
+                "leave them out",
+            )
         positive = None if several else _finding(first.classes, first.positive, self.positive)
         by_name: dict[str, Scores] = {}
         with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:

@@ -116,10 +116,14 @@ def _files(view: View, exports: Sequence[CandidateRecord]) -> doc.Box:
         for record in exports
     ]
     changed = "answers about findings that" if view.several else "images whose class"
+    rare = (
+        " (of a finding that the network never calls, or always: answers that crossed over to the "
+        "tenth of the images nearest to it)"
+    )
     note = (
         "Against its network: largest and mean difference of a logit from the PyTorch network the "
-        "file was made of, and the " + changed + " changed, on validation images. Low "
-        "precision: layers that really compute in it, counted in the file."
+        f"file was made of, and the {changed} changed{rare if view.several else ''}, on validation "
+        "images. Low precision: layers that really compute in it, counted in the file."
     )
     return doc.Box([doc.Heading("Every file"), grid(heads, rows), doc.Paragraph(note, "note")])
 
