@@ -132,3 +132,22 @@ def test_long_class_names_get_numbers_as_column_heads() -> None:
     drawn = to_html(heat_table([[1, 0], [0, 1]], ("a class with a long name", "b"), "of this"))
     assert drawn.count("a class with a long name") == 1
     assert '<th scope="col">1</th>' in drawn
+
+
+def heads_of(*classes: str) -> list[str]:
+    """What stands above the columns of a confusion matrix, and before its rows."""
+    drawn = to_html(heat_table([[1] * len(classes)] * len(classes), classes, "of this"))
+    return re.findall(r"<th[^>]*>([^<]*)</th>", drawn)[1:]
+
+
+def test_a_column_of_grades_bears_the_grade_and_no_other_number() -> None:
+    grades = [*"01234"]
+    assert heads_of(*grades) == [*grades, *grades]
+    long = ("0 none", "1 doubtful", "2", "3", "4")
+    numbers = [f"({n})" for n in range(1, 6)]
+    assert heads_of(*long) == [
+        *numbers,
+        *(f"{n} {name}" for n, name in zip(numbers, long, strict=True)),
+    ]
+    words = ("none", "mild", "moderate", "severe", "proliferative")
+    assert heads_of(*words)[:5] == [*"12345"]

@@ -239,16 +239,21 @@ def heat_table(
         classes: Names in the order of rows and columns.
         caption: What the table is of.
     """
-    numbered = len(classes) > 4 or any(len(name) > 11 for name in classes)
+    longest = max(map(len, classes), default=0)
+    numbered = longest > 11 or (len(classes) > 4 and longest > 4)
+    # "1" above a column must not be taken for the grade 1
+    number_of = "({})" if any(name[:1].isdigit() for name in classes) else "{}"
     corner = doc.DataCell("true class \u2193 answer \u2192", "corner", heads="col")
     heads = [
-        doc.DataCell(str(number) if numbered else name, heads="col")
+        doc.DataCell(number_of.format(number) if numbered else name, heads="col")
         for number, name in enumerate(classes, start=1)
     ]
     rows = [
         doc.DataRow(
             [
-                doc.DataCell(f"{number} {name}" if numbered else name, heads="row"),
+                doc.DataCell(
+                    f"{number_of.format(number)} {name}" if numbered else name, heads="row"
+                ),
                 *(
                     _heat_cell(count, sum(row), right=number == column)
                     for column, count in enumerate(row, start=1)
