@@ -7,10 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from clinipress.records.candidate import CandidateRecord, Latency
-from clinipress.records.result import Interval, Result, Verdict
+from clinipress.records.result import Interval, Result, Rule, Verdict
 from clinipress.reporting.drawing.plot import Point
 from clinipress.reporting.view import View
 from clinipress.reporting.wording import phrases
+from clinipress.reporting.wording.numbers import limit_figure
 from clinipress.reporting.wording import sentences as words
 
 Make = Callable[..., Result]
@@ -326,3 +327,14 @@ def test_a3_units_are_called_what_they_are(make_study, audit, split, known, star
     view = View(study.model_copy(update=changed))
     assert known in words.audit_sentence(view)
     assert words.split_sentence(view).startswith(start)
+
+
+def test_a_share_that_gets_worse_upwards_may_rise_and_by_points() -> None:
+    rule = Rule(metric="two_off", margin=0.02, primary=True)
+    assert phrases.rule_phrase(rule) == (
+        "answers two grades off or more may rise by at most 2.0 points (main rule)"
+    )
+    accuracy = Rule(metric="accuracy", margin=0.02)
+    assert phrases.rule_phrase(accuracy) == "accuracy may fall by at most 2.0 points (guard)"
+    assert limit_figure("two_off", 0.02) == limit_figure("accuracy", 0.02) == "2.0"
+    assert limit_figure("log_loss", 0.02) == "0.02"

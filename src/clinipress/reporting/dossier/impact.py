@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from clinipress.records.judgement import SECTION_TITLES, SECTIONS, Judgements
+from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval, Rule
 from clinipress.reporting.dossier.answers_study import judgements_of, verdict_words
 from clinipress.reporting.dossier.people import RISKS, MakerAnswers, left
@@ -16,12 +17,11 @@ from clinipress.reporting.wording.numbers import (
     change_interval,
     counted,
     figure,
-    in_points,
+    limit_figure,
     megabytes,
     metric_class,
     metric_name,
     milliseconds,
-    points,
 )
 from clinipress.reporting.wording.phrases import size_phrase, speed_phrase, split_name
 from clinipress.reporting.wording.sentences import limits_sentence
@@ -81,7 +81,7 @@ def impact(data: Dossier, view: View, answers: MakerAnswers) -> list[str]:
 
 
 def _limit(rule: Rule, noun: str) -> str:
-    limit = points(rule.margin) if in_points(rule.metric) else f"{rule.margin:g}"
+    limit = limit_figure(rule.metric, rule.margin)
     worst = ", the worst" if rule.metric.endswith("[*]") else ""
     return f"{capital(metric_name(rule.metric, noun))}{worst} (limit {limit})"
 
@@ -116,7 +116,7 @@ def _change(rule: Rule, modification: Modification) -> str:
 
 
 def _interval(metric: str, change: Interval | None, margin: float) -> str:
-    if change is None or in_points(metric):
+    if change is None or metric_facts(metric).unit == "points":
         return change_interval(change, margin)
     value, low, high = (
         figure(metric, number) for number in (change.value, change.low, change.high)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Result, Rule
 from clinipress.reporting.dossier.data import dossier
 from clinipress.reporting.dossier.impact import impact, status_word
@@ -27,7 +28,6 @@ from clinipress.reporting.wording.numbers import (
     change_interval,
     counted,
     figure,
-    in_points,
     metric_name,
     moment,
     points_words,
@@ -187,7 +187,9 @@ def _floors(view: View) -> list[str]:
 
 
 def _rule(rule: Rule, noun: str) -> list[str]:
-    limit = points_words(rule.margin) if in_points(rule.metric) else f"{rule.margin:g}"
+    facts = metric_facts(rule.metric)
+    limit = points_words(rule.margin) if facts.unit == "points" else f"{rule.margin:g}"
+    limit += "" if facts.higher_is_better else " (rise)"
     kind = "main rule" if rule.primary else "guard"
     coverage = f"{100 * rule.confidence:g}%, two-sided"
     return [escape(capital(metric_name(rule.metric, noun))), limit, kind, coverage]

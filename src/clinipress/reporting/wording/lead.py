@@ -19,13 +19,12 @@ from clinipress.reporting.wording.numbers import (
     figure,
     figure_interval,
     finite,
-    in_points,
+    limit_figure,
     megabytes,
     metric_name,
     milliseconds,
     moment,
     percent,
-    points,
     short_name,
     times,
 )
@@ -393,7 +392,7 @@ def reading(measure: Measure) -> str:
         return word
     if measure.limit is None:
         return f"{word}, no limit set" if measure.shown == "worse" else word
-    limit = points(measure.limit) if in_points(measure.metric) else f"{measure.limit:g}"
+    limit = limit_figure(measure.metric, measure.limit)
     if measure.within:
         return f"{word}, within its limit of {limit}"
     if measure.within is False:
@@ -415,7 +414,7 @@ def _lines(view: View, every: Sequence[Measure]) -> list[str]:
 
 def _figures(measure: Measure) -> str:
     """Both figures of a measure, the difference with its interval, and the limit."""
-    shares = in_points(measure.metric)
+    shares = metric_facts(measure.metric).unit == "points"
     unit = " percentage points" if shares else ""
     both = figure(measure.metric, measure.compressed.value if measure.compressed else None)
     before = figure(measure.metric, measure.reference.value if measure.reference else None)
@@ -425,8 +424,7 @@ def _figures(measure: Measure) -> str:
     value, _, ends = change.partition(" (")
     limit = ""
     if measure.limit is not None:
-        allowed = points(measure.limit) if shares else f"{measure.limit:g}"
-        limit = f"; the largest loss allowed is {allowed}"
+        limit = f"; the largest loss allowed is {limit_figure(measure.metric, measure.limit)}"
     return (
         f"{capital(_spoken(measure))}: {both} (original {before}), difference {value}{unit}, "
         f"{100 * measure.change.confidence:g}% CI {ends.removesuffix(')')}{limit}."

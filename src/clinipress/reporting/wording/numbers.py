@@ -33,6 +33,7 @@ __all__ = [
     "finite",
     "in_points",
     "large",
+    "limit_figure",
     "megabytes",
     "metric_class",
     "metric_name",
@@ -119,6 +120,11 @@ def in_points(metric: str) -> bool:
     """Whether a fall of this metric is a loss and is told in points (hundredths of 0 to 1)."""
     facts = metric_facts(metric)
     return facts.unit == "points" and facts.higher_is_better
+
+
+def limit_figure(metric: str, limit: float) -> str:
+    """How far a metric may move, as its changes are told: "2.0" of a share, in points."""
+    return points(limit) if metric_facts(metric).unit == "points" else f"{limit:g}"
 
 
 def as_percent(metric: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clinipress.records.item import plural_of
+from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval, Overlap, Rule, Shortcut, SplitSummary
 from clinipress.reporting.view import View
 from clinipress.reporting.wording.numbers import (
@@ -178,5 +179,7 @@ def target_name(shortcut: Shortcut) -> str:
 def rule_phrase(rule: Rule, noun: str = "class") -> str:
     """A rule in words; `noun` as `metric_name`."""
     kind = "main rule" if rule.primary else "guard"
-    limit = points_words(rule.margin) if in_points(rule.metric) else f"{rule.margin:g}"
-    return f"{metric_name(rule.metric, noun)} may fall by at most {limit} ({kind})"
+    facts = metric_facts(rule.metric)
+    limit = points_words(rule.margin) if facts.unit == "points" else f"{rule.margin:g}"
+    move = "fall" if facts.higher_is_better else "rise"
+    return f"{metric_name(rule.metric, noun)} may {move} by at most {limit} ({kind})"
