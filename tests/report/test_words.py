@@ -11,8 +11,8 @@ from clinipress.records.result import Interval, Result, Rule, Verdict
 from clinipress.reporting.drawing.plot import Point
 from clinipress.reporting.view import View
 from clinipress.reporting.wording import phrases
-from clinipress.reporting.wording.numbers import limit_figure
 from clinipress.reporting.wording import sentences as words
+from clinipress.reporting.wording.numbers import limit_figure
 
 Make = Callable[..., Result]
 
@@ -334,7 +334,7 @@ def test_a_share_that_gets_worse_upwards_may_rise_and_by_points() -> None:
     assert phrases.rule_phrase(rule) == (
         "answers two grades off or more may rise by at most 2.0 points (main rule)"
     )
-    accuracy = Rule(metric="accuracy", margin=0.02)
+    accuracy = Rule(metric="accuracy", margin=0.02, primary=False)
     assert phrases.rule_phrase(accuracy) == "accuracy may fall by at most 2.0 points (guard)"
     assert limit_figure("two_off", 0.02) == limit_figure("accuracy", 0.02) == "2.0"
     assert limit_figure("log_loss", 0.02) == "0.02"
