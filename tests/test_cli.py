@@ -146,13 +146,14 @@ def test_e6_class_map_may_be_repeated(call, finished, phantoms, tmp_path):
 
 
 def test_audit_and_init_of_several_findings(call, tmp_path):
-    root = folder_of(tmp_path / "set", [f"{n}.png" for n in range(6)])
+    root = folder_of(tmp_path / "Set A", [f"{n}.png" for n in range(6)])
     cells = ["A|B", "A", "", "B", "A", ""]
     table(root / "t.csv", ["path,labels", *(f"{n}.png,{c}" for n, c in enumerate(cells))])
     code, text = call("audit", root)
     assert code == 0
     assert re.search(r"finding +┃ images", text)
     assert re.search(r"A +│ +3 ", text)
+    assert f"next: clinipress init '{root}'" in text  # as a shell must be told it
     # two columns of 0 and 1 may be anything of the image: a person says that they are findings
     columns = [f"{n}.png,{int('A' in c)},{int('B' in c)}" for n, c in enumerate(cells)]
     table(root / "t.csv", ["path,A,B", *columns])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -53,6 +54,11 @@ ClassMap = Annotated[
     list[str] | None,
     typer.Option("--class-map", help="theirs=ours, separated by commas; may be repeated."),
 ]
+
+
+def _typed(path: Path) -> str:
+    """As a shell must be told it."""
+    return shlex.quote(str(path))
 
 
 def _pairs(class_map: list[str] | None) -> str:
@@ -336,7 +342,7 @@ def init(
         _write_lines(
             [
                 f"{facts['images']} images of {len(facts['classes'])} {what} ({facts['layout']}); "
-                f"wrote {out}. Next: clinipress run {out}"
+                f"wrote {out}. Next: clinipress run {_typed(out)}"
             ]
         )
         _write(weights_words(facts))
@@ -384,7 +390,8 @@ def audit(
             "check that this is the folder you mean",
         )
     if not as_json:
-        _write(f"next: clinipress init {data}")
+        told = f" --task {task}" if task else ""
+        _write(f"next: clinipress init {_typed(data)}{told}")
 
 
 @app.command("data")

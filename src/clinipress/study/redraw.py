@@ -5,6 +5,7 @@ Both lie in the run folder; here they are read into its record.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -125,11 +126,11 @@ def _with_external(result: Result, folder: Path) -> Result:
             continue
         if why := _foreign(test, rows, result, folder):
             pairs = ",".join(f"{theirs}={ours}" for theirs, ours in test.class_map.items())
-            mapped = f" --class-map {pairs}" if pairs else ""
+            mapped = f" --class-map {shlex.quote(pairs)}" if pairs else ""
             aside[file] = (
                 f"The external test '{test.name}' is not shown: it was measured with {why} than "
                 f"this run has now. Measure it anew: clinipress evaluate RUN DATA --name "
-                f"{test.name}{mapped}."
+                f"{shlex.quote(test.name)}{mapped}."
             )
             continue
         split = f"external: {test.name}"
