@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 
+from clinipress.data.study import Rows
 from clinipress.stats.metrics import finding_aurocs, same_answers
 from clinipress.study.flow import run_study
+from clinipress.study.scores import area_words
 from kit.drawn_findings import FINDINGS, draw_findings
 from kit.studies import BARE, TRAIN, study
 
@@ -58,3 +62,15 @@ def test_distilled_pruned_and_quantized_for_onnx(tmp_path):
 @pytest.mark.nightly
 def test_every_runtime_answers_about_each_finding_as_the_network(tmp_path):
     run(tmp_path, ("onnx", "litert", "openvino", "executorch"))
+
+
+def test_the_line_of_a_candidate_names_the_mean_that_decides():
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(40, 3))
+    labels = (random.random((40, 3)) < (0.5, 0.4, 0.02)).astype(np.int64)
+    labels[0, 2] = 1
+    rows = Rows(np.arange(40), labels, np.arange(40), tuple(map(str, range(40))), {})
+    mean = np.mean([roc_auc_score(labels[:, c], logits[:, c]) for c in (0, 1)])
+    words = f"mean AUROC {mean:.3f} over the 2 findings that 5 patients or more show"
+    assert area_words(logits, rows) == words
+    assert area_words(logits, replace(rows, units=np.zeros(40, np.int64))).endswith("over all")

@@ -19,15 +19,18 @@ from clinipress.evidence.calibration import (
     operating_points,
     uncertain_threshold,
 )
+from clinipress.evidence.gate import FEWEST_UNITS
+from clinipress.evidence.multilabel import judgeable
 from clinipress.evidence.scores import Scores
 from clinipress.formats.open import engine_packages
 from clinipress.recipe.study import Study
 from clinipress.records.candidate import Candidate, Card, Made
 from clinipress.records.store import versions
 from clinipress.stats.intervals import proportion, unit_index
-from clinipress.stats.metrics import overall_score, predictions
+from clinipress.stats.metrics import overall_score, predictions, score_words
 from clinipress.study.sealing import KEPT_OPENING, Seal
 from clinipress.study.workbench import Piece, Workbench, gpus
+from clinipress.text import counted
 
 __all__ = ["ScoreKeeper", "calibrated", "scores_path"]
 
@@ -141,8 +144,7 @@ class ScoreKeeper:
         if distributed.is_main():
             scores.save(self.bench.store.folder / scores_path(piece.name, split))
         if several:
-            area = overall_score(logits, rows.labels)
-            self.bench.progress.say(f"{piece.name}: {split} area under the ROC curve {area:.3f}")
+            self.bench.progress.say(f"{piece.name}: {split} {area_words(logits, rows)}")
             return replace(piece, scores={**piece.scores, split: scores})
         hits = predictions(logits) == rows.labels
         accuracy = proportion(hits, unit_index(rows.units, len(hits)))
@@ -154,6 +156,16 @@ class ScoreKeeper:
     def _predict(self, candidate: Candidate, rows: Rows, path: Path) -> None:
         cache = self.bench.data.cache(candidate.card.input)
         _save(path, predict_rows(candidate, cache, rows), rows)
+
+
+def area_words(logits: NDArray[np.floating], rows: Rows) -> str:
+    """The mean area that decides, over the findings that it is a mean of; else that of all."""
+    shown = judgeable(rows.labels, rows.units)
+    over = shown if shown.any() else np.ones_like(shown)
+    area = overall_score(logits[:, over], rows.labels[:, over])
+    many = counted(int(over.sum()), "finding")
+    which = f"the {many} that {FEWEST_UNITS} patients or more show" if shown.any() else "all"
+    return f"{score_words(area, several=True)} over {which}"
 
 
 def calibrated(piece: Piece[Made], study: Study) -> Card:
