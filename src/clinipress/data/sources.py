@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.layouts import arrays
-from clinipress.data.layouts.findings import chosen_findings
+from clinipress.data.layouts.findings import chosen_findings, mapped_names
 from clinipress.data.layouts.folders import image_files, read_folders
 from clinipress.data.layouts.items import (
     Dataset,
@@ -126,7 +126,8 @@ def read_dataset(
         names = names if several else _classes(path, items, classes, mapping)
     except DataError as problem:
         raise _with_tables(problem, left_out) from None
-    unknown = [name for name in mapping if listed.names and name not in listed.names]
+    said = mapped_names(mapping, listed.names) if several else {}
+    unknown = [n for n in mapping if listed.names and n not in listed.names and n not in said]
     if unknown:
         listed.notes.append(
             f"class_map has names that no folder or label has: {', '.join(unknown)}"

@@ -462,7 +462,7 @@ def whole_dataset(
         uncertain=labelling.uncertain, readers=labelling.readers,
     )  # fmt: skip
     if labelling.task == "multilabel":
-        dataset, notes = matched_findings(dataset, classes, own_names)
+        dataset, notes = matched_findings(dataset, classes, own_names, tuple(class_map.values()))
         _say(progress, notes)
     else:
         dataset = _as_trained(dataset, classes, own_names, progress)

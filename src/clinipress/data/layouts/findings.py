@@ -7,6 +7,7 @@ stays unknown: it is no class, it is not learnt from and never counted.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ __all__ = [
     "joint",
     "joint_mark",
     "label_text",
+    "mapped_names",
     "matched_findings",
 ]
 
@@ -337,9 +339,11 @@ def chosen_findings(
         DataError: A wanted finding, or one of `parents`, that no row knows; or a child that is
             present where its parent is absent.
     """
-    maps = {spelling(name): finding for name, finding in class_map.items()}
-    merged = [_merged(item.findings or {}, maps) for item in items]
+    own = sorted({name for item in items for name in item.findings or {}}, key=natural)
+    maps = {name: class_map[key] for key, name in mapped_names(class_map, own).items()}
+    merged, notes = _merged([item.findings or {} for item in items], maps)
     there = sorted({name for known in merged for name in known}, key=natural)
+    notes += _alike(there, merged)
     missing = [name for name in wanted or () if name not in there]
     if missing:
         raise DataError(
@@ -347,7 +351,7 @@ def chosen_findings(
             f"no word of {joined([f'{name!r}' for name in missing])}; there are {joined(there)}",
             "correct 'classes', or map names with class_map",
         )
-    notes = _filled(items, merged, parents, there) if parents else []
+    notes += _filled(items, merged, parents, there) if parents else []
     names = tuple(wanted or there)
     if complete:
         merged = [{name: known.get(name, False) for name in names} for known in merged]
@@ -410,7 +414,10 @@ def _filled(
 
 
 def matched_findings(
-    dataset: Dataset, wanted: Sequence[str], own_names: Mapping[str, str] = MappingProxyType({})
+    dataset: Dataset,
+    wanted: Sequence[str],
+    own_names: Mapping[str, str] = MappingProxyType({}),
+    targets: Collection[str] = (),
 ) -> tuple[Dataset, tuple[str, ...]]:
     """A set from elsewhere with the findings of a model, by their names.
 
@@ -421,15 +428,24 @@ def matched_findings(
         dataset: The set.
         wanted: The model's findings.
         own_names: Names in the data it was trained on -> its findings, which are matched, too.
+        targets: What names of the set were mapped to, which the model must know.
 
     Returns:
         The set with the model's findings, and what was matched, is missing and is left out.
 
     Raises:
-        DataError: The two have no finding in common.
+        DataError: The two have no finding in common, or a target is none of the model.
     """
     known = {loosely(raw): name for raw, name in own_names.items() if name in wanted}
     mine = known | {loosely(name): name for name in wanted}
+    odd = next((name for name in targets if loosely(name) not in mine), None)
+    if odd is not None:
+        near = difflib.get_close_matches(loosely(odd), mine, n=3, cutoff=0.4)
+        raise DataError(
+            f"a finding of the model for '{odd}' of --class-map",
+            "none of that name",
+            f"it knows {joined([*dict.fromkeys(mine[name] for name in near)] or list(wanted))}",
+        )
     names = {name: mine[loosely(name)] for name in dataset.classes if loosely(name) in mine}
     if not names:
         raise DataError(
@@ -437,21 +453,19 @@ def matched_findings(
             f"{joined(list(dataset.classes))} in '{dataset.root}'",
             "map them with --class-map theirs=ours",
         )
-    items = [replace(item, findings=_merged(item.findings or {}, names)) for item in dataset.items]
+    own = [{n: t for n, t in (i.findings or {}).items() if n in names} for i in dataset.items]
+    merged, joint_names = _merged(own, names)
+    rows = [{name: row[name] for name in wanted if name in row} for row in merged]
     items = [
-        replace(
-            item,
-            findings={n: item.findings[n] for n in wanted if n in (item.findings or {})},
-            label=label_text(item.findings or {}, wanted),
-        )
-        for item in items
-        if item.findings is not None
+        replace(item, findings=row, label=label_text(row, wanted))
+        for item, row in zip(dataset.items, rows, strict=True)
     ]
     others = [f"'{theirs}' as {ours}" for theirs, ours in names.items() if theirs != ours]
     missing = [name for name in wanted if name not in names.values()]
     beyond = [name for name in dataset.classes if name not in names]
     notes = [
         *([f"findings matched by their names: {joined(others)}"] if others else []),
+        *joint_names,
         *([f"findings that this set does not know, never counted: {joined(missing)}"]
           if missing else []),
         *([f"findings that the model does not know, left out: {joined(beyond)} (map one with "
@@ -461,10 +475,49 @@ def matched_findings(
     return changed, tuple(notes)
 
 
-def _merged(known: Mapping[str, bool], maps: Mapping[str, str]) -> Known:
-    """Under their names of the study: present if any is, else absent if any is."""
-    result: Known = {}
-    for name, there in known.items():
-        finding = maps.get(name, name)
-        result[finding] = result.get(finding, False) or there
-    return result
+def mapped_names(class_map: Collection[str], names: Collection[str]) -> dict[str, str]:
+    """Key of a class_map -> the finding of a set that it means: as it is, or alike and no other."""
+    exact = {key: spelling(key) for key in class_map if spelling(key) in names}
+    rest = [name for name in names if name not in exact.values()]
+    alike = {key: [n for n in rest if loosely(n) == loosely(key)] for key in class_map}
+    return exact | {k: of[0] for k, of in alike.items() if k not in exact and len(of) == 1}
+
+
+def _merged(
+    rows: Sequence[Mapping[str, bool]], maps: Mapping[str, str]
+) -> tuple[list[Known], list[str]]:
+    """Under their names of the study: present if any of one name is, absent only if all are.
+
+    Spellings of one name are one, known wherever one of them is. Notes say what became one.
+    """
+    parts: dict[str, dict[str, list[str]]] = {}  # finding -> its parts -> their spellings
+    for name in sorted({name for known in rows for name in known}, key=natural):
+        parts.setdefault(maps.get(name, name), {}).setdefault(loosely(name), []).append(name)
+    merged: list[Known] = []
+    for known in rows:
+        row: Known = {}
+        for finding, of in parts.items():
+            said = [[known[name] for name in same if name in known] for same in of.values()]
+            if any(map(any, said)) or all(said):
+                row[finding] = any(map(any, said))
+        merged.append(row)
+    notes = [
+        f"{joined([repr(same[0]) for same in of.values()])} are read as one finding, '{finding}': "
+        "absent only where all of them are"
+        for finding, of in parts.items()
+        if len(of) > 1
+    ]
+    return merged, notes
+
+
+def _alike(names: Sequence[str], rows: Sequence[Known]) -> Iterator[str]:
+    """A sentence for findings whose names differ in spelling only, as of classes."""
+    counts = Counter(name for row in rows for name, there in row.items() if there)
+    for key in dict.fromkeys(map(loosely, names)):
+        near = [name for name in names if loosely(name) == key]
+        if len(near) > 1:
+            yield (
+                f"the findings {joined([f'{name!r} ({counts[name]:,})' for name in near])} differ "
+                "in spelling only, and one may be absent where the other is named: if they are "
+                "one, join them with class_map (--class-map)"
+            )
