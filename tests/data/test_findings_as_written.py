@@ -10,6 +10,7 @@ import pytest
 from clinipress.data.layouts.findings import matched_findings
 from clinipress.data.sources import read_dataset
 from clinipress.errors import DataError
+from clinipress.study.propose import write_study
 from kit.folders import folder_of, table
 
 NAMES = [f"{n}.png" for n in range(9)]
@@ -91,3 +92,94 @@ def test_a_target_that_the_model_does_not_know_is_refused(root):
         "Pleural Effusion": 1,
         "Mass": 1,
     }
+
+
+DEVICES = "No Finding,Edema,Mass,Support Devices"
+BESIDE = ["1,,0,1", "1,-1,,", ",1,0,1", ",0,1,", "1,1,0,0"]
+
+
+def test_devices_and_doubts_have_a_place_beside_no_finding(root):
+    for uncertain in ("unknown", "present"):
+        dataset = read(root, DEVICES, *BESIDE[:4], uncertain=uncertain)
+        assert column(dataset, "Support Devices") == [True, None, True, None]
+        assert column(dataset, "Edema") == [False, None, True, False]
+    assert column(read(root, DEVICES, *BESIDE[:4], uncertain="absent"), "Edema")[1] is False
+    table(root / "manifest.csv", ["path,reader,finding", "0.png,a,No Finding", "1.png,a,Mass",
+                                  "0.png,a,support_devices", "1.png,a,Edema"])  # fmt: skip
+    assert column(read_dataset(root, task="multilabel"), "support_devices") == [True, False]
+
+
+CONTRADICTORY = {
+    "columns": (DEVICES, BESIDE),
+    "cells": ("Finding Labels", ["No Finding|Edema", "Mass", "Edema|Mass", "No Finding", ""]),
+}
+
+
+@pytest.mark.parametrize("form", CONTRADICTORY)
+def test_a_finding_beside_no_finding_counts_where_it_is_judged(root, form):
+    head, rows = CONTRADICTORY[form]
+    line = 2 if form == "cells" else 6
+    for task in ("multilabel", None):
+        with pytest.raises(DataError, match=rf"1 row, the first in line {line} .*'classes'"):
+            read(root, head, *rows, task=task)
+        noted = read(root, head, *rows, task=task, contradictions="note")
+        (note,) = (note for note in noted.notes if "with both no finding and" in note)
+        assert (
+            f"1 row of 'manifest.csv' with both no finding and a finding, the first in line {line}"
+            in note
+        )
+        assert column(noted, "Edema")[line - 2] is True
+    assert read(root, head, *rows, classes=["Mass"]).classes == ("Mass",)  # what the advice says
+    elsewhere = read(root, head, *rows, judged=["Mass"])
+    assert any("with both no finding and" in note for note in elsewhere.notes)
+    with pytest.raises(DataError, match=r"correct them$"):
+        read(root, head, *rows, judged=["edema", "Mass"])
+    with pytest.raises(DataError, match="both in 1 row"):  # a name that a map makes one of them
+        read(root, head, *rows, judged=["Oedema", "Mass"], class_map={"Edema": "Oedema"})
+
+
+def test_init_writes_what_a_run_would_refuse(root, tmp_path):
+    read(root, DEVICES, *BESIDE, contradictions="note")
+    write_study(root, tmp_path / "study.yaml", weights="none")
+    text = (tmp_path / "study.yaml").read_text()
+    assert "  # 1 row of 'manifest.csv' with both no finding and a finding" in text
+    assert "leave out with 'classes'" in text
+
+
+def findings_in_rows(root: Path, *more: str) -> None:
+    """24 of the letters A, B and C, up to three for an image; nobody is named who read."""
+    rows = [f"{name},{letter}" for n, name in enumerate(NAMES) for letter in "ABC"[n % 3 :]]
+    table(root / "manifest.csv", ["path,label", *rows, *more])
+
+
+def test_rows_of_a_finding_each_are_taken_together_whoever_asks(root, tmp_path):
+    findings_in_rows(root)
+    for how in ({"task": "multilabel"}, {"task": None, "readers": "majority"}, {"readers": "any"}):
+        dataset = read_dataset(root, **{"task": None, **how})
+        shown = Counter(name for item in dataset.items for name in item.present)
+        assert shown == {"A": 3, "B": 6, "C": 9}
+        assert not dataset.differing
+        assert all(set(item.findings) == {"A", "B", "C"} for item in dataset.items)
+    write_study(root, tmp_path / "study.yaml", weights="none")
+    assert "readers:" not in (tmp_path / "study.yaml").read_text()
+    # a row that is there twice makes no readers of the others
+    findings_in_rows(root, "0.png,A")
+    dataset = read_dataset(root, task=None, readers="majority")
+    assert Counter(n for item in dataset.items for n in item.present) == {"A": 3, "B": 6, "C": 9}
+    with pytest.raises(DataError, match="as A and B"):
+        read_dataset(root, task="multiclass")
+
+
+def test_rows_that_say_the_same_again_are_of_readers(root):
+    rows = [f"{name},{label}" for n, name in enumerate(NAMES)
+            for label in ("A", "A" if n else "B", "B" if n % 2 else "A")]  # fmt: skip
+    table(root / "manifest.csv", ["path,label", *rows, "8.png,C"])
+    dataset = read_dataset(root, task="multilabel", readers="majority")
+    assert all(set(item.present) == {"A"} for item in dataset.items)
+
+
+def test_of_one_class_for_each_image_only_a_majority_is_offered(root):
+    rows = [f"{n},{r},{'ab'[r == 'x']}" for n in NAMES for r in "xyz"]
+    table(root / "manifest.csv", ["path,reader,label", *rows])
+    with pytest.raises(DataError, match=r"declare data\.readers: majority; of a set"):
+        read_dataset(root)

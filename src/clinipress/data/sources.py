@@ -6,7 +6,7 @@ import difflib
 import errno
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from clinipress.data.layouts import arrays
 from clinipress.data.layouts.findings import chosen_findings, mapped_names
 from clinipress.data.layouts.folders import image_files, read_folders
 from clinipress.data.layouts.items import (
+    Contradictions,
     Dataset,
     Labelling,
     LeftOuts,
@@ -25,6 +26,7 @@ from clinipress.data.layouts.items import (
     ReaderRule,
     Task,
     Unsaid,
+    loosely,
     natural,
     one_spelling,
 )
@@ -66,6 +68,8 @@ def read_dataset(
     split_column: str | None = None,
     readers: ReaderRule | None = None,
     parents: Mapping[str, str] | None = None,
+    contradictions: Contradictions = "refuse",
+    judged: Collection[str] | None = None,
 ) -> Dataset:
     """Find out how a data set is laid out, and list its pictures.
 
@@ -82,6 +86,8 @@ def read_dataset(
         split_column: Column of a table that holds the published splits; None: by its name.
         readers: Which answer counts where several readers of an image differ; None: refuse.
         parents: Finding -> the one it is a kind of (`chosen_findings`).
+        contradictions: Whether rows that name a finding and "No Finding" are refused or noted.
+        judged: The findings of which they count; None: those in `classes`, or all.
 
     Returns:
         The set, items sorted by key. A volume or a multi-frame file becomes one item per picture,
@@ -99,7 +105,11 @@ def read_dataset(
     chosen = None if classes is None else tuple(classes)
     links = [name for pair in (parents or {}).items() for name in pair]
     columns = None if chosen is None else (*chosen, *links)
-    labelling = Labelling(task, columns, blank, uncertain, split_column, readers)
+    names_judged = columns if judged is None else judged
+    counting = names_judged and frozenset(map(loosely, (*names_judged, *mapping)))
+    labelling = Labelling(
+        task, columns, blank, uncertain, split_column, readers, contradictions, counting or None
+    )
     try:
         listed = _listed(path, mapping, left_out, labelling)
     except OSError as problem:

@@ -459,7 +459,7 @@ def whole_dataset(
     """
     dataset = read_dataset(
         path, class_map=dict(class_map), task=labelling.task, blank=labelling.blank,
-        uncertain=labelling.uncertain, readers=labelling.readers,
+        uncertain=labelling.uncertain, readers=labelling.readers, judged=(*classes, *own_names),
     )  # fmt: skip
     if labelling.task == "multilabel":
         dataset, notes = matched_findings(dataset, classes, own_names, tuple(class_map.values()))

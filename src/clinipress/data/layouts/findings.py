@@ -15,12 +15,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from clinipress.data.layouts.items import Dataset, Unsaid, loosely, natural, spelling
+from clinipress.data.layouts.items import (
+    ONE_LABEL,
+    Dataset,
+    Labelling,
+    Unsaid,
+    loosely,
+    natural,
+    spelling,
+)
 from clinipress.errors import DataError
 from clinipress.records.item import NO_FINDING, ImageItem
 from clinipress.text import counted, joined, tally
 
 __all__ = [
+    "BESIDE_NOTHING",
     "NOTHING_PRESENT",
     "FindingRows",
     "Known",
@@ -28,6 +37,7 @@ __all__ = [
     "from_cells",
     "from_columns",
     "from_values",
+    "has_place_beside_nothing",
     "is_answer",
     "is_none",
     "joint",
@@ -45,6 +55,11 @@ _NONE = """
 nofinding nofindings none normal healthy noabnormality noabnormalities unremarkable negative
 nodisease nopathology clear
 """
+# What an image without a finding may show: CheXpert's "No Finding" says nothing of tubes and lines
+_DEVICES = re.compile(
+    "(support|medical|implanted)?devices?|(lines?(and)?tubes?|tubes?(and)?lines?)"
+)
+BESIDE_NOTHING = "with both no finding and a finding"
 _BLANK = frozenset({"", "nan", "n/a", "#n/a", "<na>", "null", "na", "none", "?"})
 _YES = frozenset({"1", "1.0", "true", "yes", "y", "t", "present", "positive", "pos"})
 _NO = frozenset({"0", "0.0", "false", "no", "n", "f", "absent", "negative", "neg"})
@@ -82,6 +97,11 @@ def is_none(name: str) -> bool:
     return re.sub(r"[\W_]+", "", name).casefold() in _NONE.split()
 
 
+def has_place_beside_nothing(name: str) -> bool:
+    """Whether it is no contradiction that a row names this and no finding: support devices."""
+    return bool(_DEVICES.fullmatch(re.sub(r"[\W_]+", "", name).casefold()))
+
+
 def joint(cells: Sequence[str]) -> bool:
     """Whether cells name several at once: ``a|b``, ``a;b`` or a list in brackets."""
     return any(_PARTS.search(cell) or _in_brackets(cell) for cell in cells)
@@ -115,7 +135,12 @@ def _named(cell: str, mark: str) -> list[str]:
 
 
 def from_cells(
-    cells: Sequence[str], lines: Sequence[int], path: Path, *, column: str
+    cells: Sequence[str],
+    lines: Sequence[int],
+    path: Path,
+    *,
+    column: str,
+    labelling: Labelling = ONE_LABEL,
 ) -> FindingRows:
     """Of a column that names what is present.
 
@@ -124,23 +149,23 @@ def from_cells(
         lines: Their lines in the file.
         path: The table.
         column: Name of the column.
+        labelling: Of which findings contradictions count.
 
     Raises:
         DataError: A cell that says "No Finding" and names one, or a table without any.
     """
     mark = "" if joint(cells) else joint_mark({spelling(cell) for cell in cells})
     named = [_named(cell, mark) for cell in cells]
-    _refuse_contradictions(
+    notes = _contradictions(
         [[n for n in names if is_none(n)] for names in named],
         [[n for n in names if not is_none(n)] for names in named],
-        lines, path,
+        lines, path, labelling,
     )  # fmt: skip
     rows = [{name: True for name in names if not is_none(name)} for names in named]
     counts = Counter(name for row in rows for name in row)
     if not counts:
         raise DataError(f"findings in the column '{column}' of '{path}'", "none in any row")
     empty = sum(not names for names in named)
-    notes = []
     if empty:
         notes.append(
             f"{counted(empty, 'row')} of '{path.name}' with nothing in '{column}': read as none of "
@@ -202,19 +227,18 @@ def from_columns(
     lines: Sequence[int],
     path: Path,
     *,
-    blank: Unsaid = "unknown",
-    uncertain: Unsaid = "unknown",
+    labelling: Labelling = ONE_LABEL,
 ) -> FindingRows:
     """Of a column for each finding.
 
-    Where a column says "No Finding", what is blank beside it is absent.
+    Where a column says "No Finding", what is blank beside it is absent, and what is uncertain is
+    not present: it stays unknown. Of devices it says nothing.
 
     Args:
         columns: Finding -> its cells.
         lines: Lines of the rows in the file.
         path: The table.
-        blank: What an empty cell says.
-        uncertain: What -1 says.
+        labelling: What an empty cell and -1 say, and of which findings contradictions count.
 
     Raises:
         DataError: A cell that is none of 1, 0, -1 and nothing, "No Finding" beside a finding, or no
@@ -224,6 +248,7 @@ def from_columns(
     names = tuple(spelling(name) for name in columns if name not in none)
     if not names:
         raise DataError(f"a column for each finding in '{path}'", joined(list(columns)) or "none")
+    blank, uncertain = labelling.blank, labelling.uncertain
     said: Counter[str] = Counter()
     rows: list[Known] = []
     nothing: list[list[str]] = []
@@ -238,18 +263,24 @@ def from_columns(
             if isinstance(value, str):
                 said[value] += 1
                 policy = blank if value == "blank" else uncertain
-                if value == "blank" and healthy:
+                if value == "blank" and healthy and not has_place_beside_nothing(name):
                     policy = "absent"
+                if value == "uncertain" and healthy and policy == "present":
+                    policy = "unknown"
                 if policy == "unknown":
                     continue
                 value = policy == "present"
             row[spelling(name)] = value
         rows.append(row)
     present = [[name for name, there in row.items() if there] for row in rows]
-    _refuse_contradictions(nothing, present, lines, path)
-    notes = [*_unsaid_notes(said, blank, uncertain, path, bool(none))]
+    notes = _contradictions(nothing, present, lines, path, labelling)
+    notes += _unsaid_notes(said, blank, uncertain, path, bool(none))
     if none:
-        notes.append(f"'{none[0]}' is no finding of its own: where it is 1, the others are absent")
+        devices = [f"'{name}'" for name in names if has_place_beside_nothing(name)]
+        but = f", and of {joined(devices)} it says nothing" if devices else ""
+        notes.append(
+            f"'{none[0]}' is no finding of its own: where it is 1, the others are absent{but}"
+        )
     return FindingRows(names, rows, complete=False, notes=tuple(notes))
 
 
@@ -289,21 +320,39 @@ def _unsaid_notes(
             yield f"{counted(said[kind], 'cell')} of '{path.name}' {words}: {how}"
 
 
-def _refuse_contradictions(
+def _contradictions(
     nothing: Sequence[Sequence[str]],
     present: Sequence[Sequence[str]],
     lines: Sequence[int],
     path: Path,
-) -> None:
-    both = [n for n, (none, some) in enumerate(zip(nothing, present, strict=True)) if none and some]
-    if both:
-        first = both[0]
-        raise DataError(
-            f"'{nothing[first][0]}' or findings, not both, in each row of '{path}'",
-            f"both in {counted(len(both), 'row')}, the first in line {lines[first]} "
-            f"({joined([nothing[first][0], *present[first]])})",
-            "correct them, or leave out with 'classes' what may stand beside it",
-        )
+    labelling: Labelling,
+) -> list[str]:
+    """Refuse rows with "No Finding" and a finding that counts; a sentence of those that do not."""
+    judged, noted = labelling.judged, labelling.contradictions == "note"
+    rows: dict[bool, list[tuple[int, list[str]]]] = {True: [], False: []}
+    for line, none, some in zip(lines, nothing, present, strict=True):
+        odd = [name for name in some if none and not has_place_beside_nothing(name)]
+        wrong = [name for name in odd if judged is None or loosely(name) in judged]
+        if odd:
+            rows[bool(wrong) and not noted].append((line, [none[0], *(wrong or odd)]))
+    fix = "correct them"
+    if judged is None or labelling.classes is not None:
+        fix += ", or leave out with 'classes' what may stand beside it"
+    for refused, both in rows.items():
+        if not both:
+            continue
+        line, names = both[0]
+        where = f"the first in line {line} ({joined(names)})"
+        if refused:
+            raise DataError(
+                f"'{names[0]}' or findings, not both, in each row of '{path}'",
+                f"both in {counted(len(both), 'row')}, {where}",
+                fix,
+            )
+    if not rows[False]:
+        return []
+    fix = f": 'clinipress run' refuses them; {fix}" if noted else ""
+    return [f"{counted(len(both), 'row')} of '{path.name}' {BESIDE_NOTHING}, {where}{fix}"]
 
 
 def label_text(known: Mapping[str, bool], findings: Sequence[str]) -> str:

@@ -699,9 +699,7 @@ def _findings(
         unsaid = any(cell in ("-1", "-1.0") for cells in columns.values() for cell in cells)
         if not asked and not unsaid and all(number == 1 for number in several):
             return None
-        return from_columns(
-            columns, lines, table.path, blank=labelling.blank, uncertain=labelling.uncertain
-        )
+        return from_columns(columns, lines, table.path, labelling=labelling)
     cells = table.column(roles.label)
     if value is not None:
         return from_values(
@@ -717,7 +715,7 @@ def _findings(
         or _finding_in_each_row(cells, table.column(column), readers)
     ):
         return None
-    return from_cells(cells, lines, table.path, column=roles.label)
+    return from_cells(cells, lines, table.path, column=roles.label, labelling=labelling)
 
 
 def _labels(table: TextTable, roles: _Roles, class_map: Mapping[str, str]) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from clinipress.data.layouts.findings import Known
+from clinipress.data.layouts.findings import Known, has_place_beside_nothing
 from clinipress.data.layouts.items import LeftOuts, ReaderRule
 from clinipress.errors import DataError
 from clinipress.records.item import ImageItem
@@ -224,7 +224,12 @@ def _reading(
                 raise _contradiction(items, number, said, first.label, items[number].label, path)
         return first.label
     healthy = [number for number in numbers if number in said.nothing]
-    present = [name for number in numbers for name in sorted(items[number].present)]
+    present = [
+        name
+        for number in numbers
+        for name in sorted(items[number].present)
+        if not has_place_beside_nothing(name)
+    ]
     if healthy and present:
         raise _contradiction(items, healthy[0], said, "no finding", present[0], path)
     known: Known = {}
@@ -233,9 +238,15 @@ def _reading(
             if known.setdefault(name, there) != there:
                 words = f"{name} present", f"{name} absent"
                 raise _contradiction(items, number, said, *words, path)
-    if said.complete or healthy:
-        known = {name: known.get(name, False) for name in said.names}
-    return known
+    return _filled(known, said, bool(healthy))
+
+
+def _filled(known: Known, said: ReadRows, healthy: bool) -> Known:
+    """With what is absent because nobody names it, or because nothing is there."""
+    if not (said.complete or healthy):
+        return known
+    absent = (n for n in said.names if said.complete or not has_place_beside_nothing(n))
+    return {**dict.fromkeys(absent, False), **known}
 
 
 def _repeated(
@@ -244,9 +255,7 @@ def _repeated(
     """Where nobody says who read: what is said again of a finding is another reader's answer."""
     readings: list[Known] = []
     for number in sorted(numbers, key=lambda number: number in said.nothing):
-        known = dict(items[number].findings or {})
-        if said.complete or number in said.nothing:
-            known = {name: known.get(name, False) for name in said.names}
+        known = _filled(dict(items[number].findings or {}), said, number in said.nothing)
         same = {} if said.complete or number not in said.nothing else known
         free = next((r for r in readings if not r.keys() & known.keys() or r | same == same), None)
         if free is None:
