@@ -147,7 +147,7 @@ def test_init_writes_what_a_run_would_refuse(root, tmp_path):
 
 
 def findings_in_rows(root: Path, *more: str) -> None:
-    """24 of the letters A, B and C, up to three for an image; nobody is named who read."""
+    """18 rows of the letters A, B and C, up to three for an image; nobody is named who read."""
     rows = [f"{name},{letter}" for n, name in enumerate(NAMES) for letter in "ABC"[n % 3 :]]
     table(root / "manifest.csv", ["path,label", *rows, *more])
 

@@ -104,10 +104,11 @@ def by_image(
     own_label = not said.names
     if not several or _as_they_are(items, several, said, rule, columns):
         return ByImage(items, said.complete, None, columns)  # `_distinct` says what does not fit
-    readings = {key: _readings(items, own, said, rule, path) for key, own in several.items()}
+    votes = _are_votes(items, several, said, rule)
+    readings = {key: _readings(items, own, said, votes, path) for key, own in several.items()}
     differing = [key for key, of in readings.items() if _differ(of)]
     if differing and rule is None:
-        raise _no_rule(differing, readings, len(rows), path)
+        raise _no_rule(differing, readings, len(rows), path, own_label)
     if own_label and rule == "any" and differing:
         raise DataError("data.readers: majority", "any, where images have one label each", None)
     # an answer that no majority gave is unknown, which a list of what is present cannot say
@@ -195,17 +196,40 @@ def _is_box(name: str) -> bool:
     return bool(_BOX.fullmatch(re.sub(r"[\W_]+", "", name).casefold()))
 
 
-def _readings(
+def _are_votes(
     items: Sequence[ImageItem],
-    own: Sequence[int],
+    several: dict[str, list[int]],
     said: ReadRows,
     rule: ReaderRule | None,
-    path: Path,
+) -> bool:
+    """Whether each row is the answer of a reader whom the table does not name.
+
+    Rows of one finding each are so only where a majority is asked for and the rows of most images
+    say the same again or contradict each other; else they say together what an image shows.
+    """
+    if said.readers is not None or not said.names:
+        return False
+    if not said.complete or said.joint:
+        return True
+    again = sum(
+        _contradict(items, own, said) or len({items[n].label for n in own}) < len(own)
+        for own in several.values()
+    )
+    return rule == "majority" and 2 * again > len(several)
+
+
+def _contradict(items: Sequence[ImageItem], own: Sequence[int], said: ReadRows) -> bool:
+    """Whether rows name a finding, and that there is none."""
+    return any(n in said.nothing for n in own) and any(items[n].present for n in own)
+
+
+def _readings(
+    items: Sequence[ImageItem], own: Sequence[int], said: ReadRows, votes: bool, path: Path
 ) -> list[Known | str]:
     """What each reader says of one image: a label, or all that is known of its findings."""
     if said.readers is None and not said.names:
         return [items[number].label for number in own]
-    if said.readers is None and (not said.complete or said.joint or rule == "majority"):
+    if votes:
         return _repeated(items, own, said)
     parts: dict[str, list[int]] = defaultdict(list)
     for number in own:
@@ -336,7 +360,11 @@ def _contradiction(
 
 
 def _no_rule(
-    differing: Sequence[str], readings: dict[str, list[Known | str]], images: int, path: Path
+    differing: Sequence[str],
+    readings: dict[str, list[Known | str]],
+    images: int,
+    path: Path,
+    own_label: bool,
 ) -> DataError:
     shown = [
         reading
@@ -344,10 +372,10 @@ def _no_rule(
         else "|".join(name for name, there in reading.items() if there) or "none"
         for reading in readings[differing[0]]
     ]
+    rest = "" if own_label else ", or any (present where one of them says so)"
     return DataError(
         f"one answer for each image of '{path}', or a rule where its readers differ",
         f"{counted(len(differing), 'image')} of {images:,} whose rows differ, such as "
         f"'{differing[0]}' ({joined([*dict.fromkeys(shown)])})",
-        "declare data.readers: majority, or any (present where one of them says so); of a set from "
-        "elsewhere, --readers",
+        f"declare data.readers: majority{rest}; of a set from elsewhere, --readers",
     )
