@@ -6,13 +6,20 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 
+from clinipress.data.audit.audit import audit
+from clinipress.data.finding import propose_order
 from clinipress.data.layouts.findings import matched_findings
 from clinipress.data.sources import read_dataset
+from clinipress.data.study import whole_dataset
 from clinipress.errors import DataError
+from clinipress.progress import Silent
+from clinipress.records.candidate import InputSpec
 from clinipress.study.propose import write_study
 from kit.folders import folder_of, table
 
+SPEC = InputSpec(channels=1, height=24, width=24)
 NAMES = [f"{n}.png" for n in range(9)]
 
 
@@ -26,6 +33,14 @@ def read(root: Path, head: str, *rows: str, **how):
     lines = [f"path,{head}", *(f"{n},{row}" for n, row in zip(NAMES, rows, strict=False))]
     table(root / "manifest.csv", lines)
     return read_dataset(root, **{"task": "multilabel", **how})
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
 
 
 def column(dataset, name: str) -> list[bool | None]:
@@ -183,3 +198,66 @@ def test_of_one_class_for_each_image_only_a_majority_is_offered(root):
     table(root / "manifest.csv", ["path,reader,label", *rows])
     with pytest.raises(DataError, match=r"declare data\.readers: majority; of a set"):
         read_dataset(root)
+
+
+def test_warnings_are_of_findings_that_the_set_knows(root):
+    known = read(root, "A,B,C", *(f"1,{n % 2},{int(n == 0)}" for n in range(9)))
+    dataset, _ = matched_findings(known, ("A", "B", "Atelectasis"))
+    record, _ = audit(dataset)
+    text = " ".join(record.warnings)
+    assert "Atelectasis" not in text
+    assert "'B' has 4 images only" in text
+    text = " ".join(audit(known)[0].warnings)
+    assert "'A' has 9.0 times the images of 'C'" in text
+    assert "'C' has 1 image only" in text
+
+
+@pytest.mark.parametrize("task", ["multilabel", None])
+def test_a_column_of_zeros_beside_findings_is_one_that_nobody_shows(root, tmp_path, task):
+    rows = [f"{n % 2},{int(n < 3)},{int(n > 4)},0,m" for n in range(9)]
+    dataset = read(root, "A,B,C,Never,sex", *rows, task=task)
+    assert dataset.task == "multilabel"
+    assert dataset.classes == ("A", "B", "C", "Never")
+    assert dataset.group_columns == ("sex",)
+    write_study(root, tmp_path / "study.yaml", weights="none")
+    text = (tmp_path / "study.yaml").read_text()
+    assert yaml.safe_load(text)["data"]["classes"] == ["A", "B", "C"]
+    assert "no image shows Never" in text
+
+
+@pytest.mark.parametrize("form", ["{}", "{}.0", "grade {}.0", "{}.00"])
+def test_grades_written_as_decimals_are_numbers(form):
+    names = [form.format(n) for n in range(5)]
+    assert propose_order(names[::-1]) == (tuple(names), "grade" in form)
+    assert propose_order(["0.5", "1.5", "2.5"]) == ((), False)
+
+
+def elsewhere(root: Path, tmp_path: Path, classes, class_map=None, **how):
+    return whole_dataset(root, SPEC, classes, class_map or {}, tmp_path / "cache", **how)
+
+
+def test_equal_numbers_are_one_class(root, tmp_path):
+    read(root, "label", *(f"{n % 3}.0" for n in range(9)), task="multiclass")
+    told = Told()
+    _, rows, _, _ = elsewhere(root, tmp_path, ("0", "1", "2"), progress=told)
+    assert rows.labels.tolist() == [n % 3 for n in range(9)]
+    assert "classes of equal numbers: '0.0' as 0, '1.0' as 1 and '2.0' as 2" in told.lines
+    # a number that two names are says nothing
+    with pytest.raises(DataError, match=r"1\.0"):
+        elsewhere(root, tmp_path, ("0", "01", "1"))
+
+
+def test_advice_names_the_entry_of_the_map(root, tmp_path):
+    read(root, "label", *"012012012", task="multiclass")
+    with pytest.raises(DataError, match="correct --class-map 2=5"):
+        elsewhere(root, tmp_path, ("0", "1", "2"), {"2": "5"})
+
+
+@pytest.mark.parametrize("word", ["val", "Validation", "valid", "dev", "validation"])
+def test_a_split_is_asked_for_as_tables_write_it(root, tmp_path, word):
+    rows = [f"{'ab'[n % 2]},{('train', 'val', 'test')[n % 3]}" for n in range(9)]
+    read(root, "label,split", *rows, task="multiclass")
+    _, rows, _, _ = elsewhere(root, tmp_path, ("a", "b"), split=word)
+    assert rows.keys == ("1.png", "4.png", "7.png")
+    with pytest.raises(DataError, match=r"validation.* for --split.*'third'"):
+        elsewhere(root, tmp_path, ("a", "b"), split="third")

@@ -212,11 +212,13 @@ def _class_map_line(class_map: Mapping[str, str]) -> str:
 
 def _finding_line(seen: dict[str, Any]) -> str:
     if seen["task"] == "multilabel":
-        listed = ", ".join(_quoted(name) for name in seen["classes"])
+        never = [name for name, count in seen["classes"].items() if not count]
+        listed = ", ".join(_quoted(name) for name in seen["classes"] if name not in never)
+        less = f"; no image shows {_one_line(', '.join(never))}" if never else ""
         odd = "".join(f"  # {_one_line(note)}\n" for note in seen["contradictions"])
         return (
             f"task: multilabel   # {_one_line(finding_words(seen))}\n"
-            f"  classes: [{listed}]   # leave out what is not to be learnt\n{odd}"
+            f"  classes: [{listed}]   # leave out what is not to be learnt{less}\n{odd}"
             "  # blank: absent     # an empty cell of a finding's own column; else it is unknown,\n"
             "  # uncertain: absent # and so is -1: never learnt from and never counted"
         )

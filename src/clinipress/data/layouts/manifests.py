@@ -452,7 +452,8 @@ def _roles(table: TextTable, labelling: Labelling = ONE_LABEL) -> _Roles:
         groups = tuple(name for name in free if name not in {label, *chosen})
         return _Roles(paths, None, chosen, (), split, patient, groups)
     flags = [] if label else [name for name in free if _is_flag(table.column(name))]
-    if flags and labelling.task == "multilabel":  # and what no image of this table shows
+    # and what no image of this table shows
+    if flags and (labelling.task == "multilabel" or (labelling.task is None and len(flags) > 2)):
         flags = [n for n in free if n in flags or _is_no(table.column(n))]
     # two of them may be anything of the image, and classes only where one is the other's absence,
     # or in Roboflow's table of classes
