@@ -261,3 +261,42 @@ def test_a_split_is_asked_for_as_tables_write_it(root, tmp_path, word):
     assert rows.keys == ("1.png", "4.png", "7.png")
     with pytest.raises(DataError, match=r"validation.* for --split.*'third'"):
         elsewhere(root, tmp_path, ("a", "b"), split="third")
+
+
+WORDS = [("ja", "nein"), ("oui", "non"), ("Yes", "No"), ("sí", "no"), ("true", "false"), ("y", "n"),
+         ('"1,0"', '"0,0"'), ("positive", "negative")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("yes", "no"), WORDS)
+def test_columns_of_findings_in_words(root, yes, no):
+    rows = [",".join(yes if bit else no for bit in (n % 2, n < 3)) for n in range(8)]
+    dataset = read(root, "sex,A,B", *(f"m,{row}" for row in rows), "m,,")
+    assert dataset.classes == ("A", "B")
+    assert column(dataset, "B") == [True] * 3 + [False] * 5 + [None]
+    assert dataset.group_columns == ("sex",)
+
+
+def test_words_beside_columns_of_numbers_are_of_a_group(root):
+    dataset = read(root, "A,B,C,smoker", *(f"1,{n % 2},0,{('yes', 'no')[n % 2]}" for n in range(9)))
+    assert dataset.classes == ("A", "B", "C")
+    assert dataset.group_columns == ("smoker",)
+
+
+@pytest.mark.parametrize("cells", [("0.8", "0.1"), ("maybe", "maybe"), ("0,8", "0,1")])
+def test_the_cell_that_cannot_be_read_is_named(root, cells):
+    rows = [",".join(f'"{cells[k]}"' if n == 1 else str(n % 2) for k in range(2)) for n in range(9)]
+    with pytest.raises(DataError, match=r"' of column '[AB]' \(line 3\) cannot be read") as e:
+        read(root, "A,B", *rows)
+    assert "one class for each image" not in str(e.value)
+    assert "call it" not in str(e.value)
+    with pytest.raises(DataError, match=r"' of column '[AB]' \(line 3\) cannot be read"):
+        read_dataset(root / "manifest.csv", task="multilabel")
+
+
+@pytest.mark.parametrize("name", ["rad_id", "reader_id", "class_id", "annotator_id"])
+def test_who_read_and_the_number_of_a_class_are_no_patients(root, name):
+    rows = [f"{('A', 'B|A', '')[n % 3]},{n % 3}" for n in range(9)]
+    record, _ = audit(read(root, f"labels,{name}", *rows))
+    assert "call it patient_id" not in " ".join(record.warnings)
+    record, _ = audit(read(root, "labels,case_id", *rows))
+    assert "'case_id' names the patient" in " ".join(record.warnings)

@@ -226,7 +226,7 @@ def _listed(
         if tables:
             return _by_tables(tables, path, path, mapping, left_out, labelling)
         if labelling.task == "multilabel":
-            raise _with_tables(_no_table(path), left_out)
+            raise _with_tables(_no_table(path), left_out, "none that can be used in")
         try:
             return read_folders(path, mapping, left_out)
         except DataError as problem:
@@ -274,13 +274,13 @@ def _by_tables(
     return listed
 
 
-def _with_tables(problem: DataError, left_out: LeftOuts) -> DataError:
-    """The same, and why the tables that lie there were not used instead."""
+def _with_tables(problem: DataError, left_out: LeftOuts, got: str = "") -> DataError:
+    """The same, and why the tables that lie there were not used instead; `got`: of them alone."""
     tables = [entry for entry in left_out.records() if entry.kind == "table"]
     if not tables:
         return problem
     first = f"the table '{tables[0].path}' is not used: {tables[0].reason}"
-    return DataError(problem.expected, problem.got, first)
+    return DataError(problem.expected, f"{got} '{left_out.root}'" if got else problem.got, first)
 
 
 def _no_table(path: Path) -> DataError:

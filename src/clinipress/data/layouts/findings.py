@@ -40,6 +40,7 @@ __all__ = [
     "has_place_beside_nothing",
     "is_answer",
     "is_none",
+    "is_yes_or_no",
     "joint",
     "joint_mark",
     "label_text",
@@ -61,9 +62,14 @@ _DEVICES = re.compile(
 )
 BESIDE_NOTHING = "with both no finding and a finding"
 _BLANK = frozenset({"", "nan", "n/a", "#n/a", "<na>", "null", "na", "none", "?"})
-_YES = frozenset({"1", "1.0", "true", "yes", "y", "t", "present", "positive", "pos"})
-_NO = frozenset({"0", "0.0", "false", "no", "n", "f", "absent", "negative", "neg"})
-_UNCERTAIN = frozenset({"-1", "-1.0", "uncertain", "u", "equivocal", "possible"})
+_TRUE = """
+1 1.0 1,0 true yes y t present positive pos ja j oui si sí sim tak wahr vrai
+"""
+_FALSE = """
+0 0.0 0,0 false no n f absent negative neg nein non nee nej não nao nie falsch faux
+"""
+_YES, _NO = frozenset(_TRUE.split()), frozenset(_FALSE.split())
+_UNCERTAIN = frozenset({"-1", "-1.0", "-1,0", "uncertain", "u", "equivocal", "possible"})
 _PARTS = re.compile(r"\s*[|;]\s*")
 _MARKS = (
     ",",
@@ -287,6 +293,12 @@ def from_columns(
 def is_answer(cell: str) -> bool:
     """Whether a cell says 1, 0, -1 (uncertain) or nothing, in any of their words."""
     return cell.strip().casefold() in _YES | _NO | _UNCERTAIN | _BLANK
+
+
+def is_yes_or_no(cells: Sequence[str]) -> bool:
+    """Whether cells say yes in one and no in another, and nothing but answers."""
+    words = {cell.strip().casefold() for cell in cells}
+    return bool(words & _YES and words & _NO) and words <= _YES | _NO | _UNCERTAIN | _BLANK
 
 
 def _read(cell: str, name: str, line: int, path: Path) -> bool | str:

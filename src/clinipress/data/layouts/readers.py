@@ -18,7 +18,7 @@ from clinipress.errors import DataError
 from clinipress.records.item import ImageItem
 from clinipress.text import counted, joined
 
-__all__ = ["BY_IMAGE", "ByImage", "ReadRows", "by_image", "reader_column"]
+__all__ = ["BY_IMAGE", "ByImage", "ReadRows", "by_image", "is_box", "reader_column"]
 
 # Names of the column that says who read an image, without case and marks: "rad_id", "Reader"
 _READER = re.compile(
@@ -175,7 +175,7 @@ def _as_they_are(
     """Whether rows say the same again, or, with a label each, anything but fields of the image."""
     if said.readers is not None or (not said.names and rule is not None):
         return False
-    boxes = {name for name in columns if _is_box(name)}
+    boxes = {name for name in columns if is_box(name)}
 
     def differ(without: set[str]) -> bool:
         return any(
@@ -192,7 +192,8 @@ def _without(item: ImageItem, columns: set[str]) -> dict[str, str]:
     return {name: cell for name, cell in item.groups.items() if name not in columns}
 
 
-def _is_box(name: str) -> bool:
+def is_box(name: str) -> bool:
+    """Whether a column says something of a field of the image, as `class_id` and `x_min` do."""
     return bool(_BOX.fullmatch(re.sub(r"[\W_]+", "", name).casefold()))
 
 
@@ -341,7 +342,7 @@ def _same_columns(
     kept = []
     for name in columns:
         cells = ({items[n].groups.get(name) for n in own} for own in several.values())
-        if not _is_box(name) and all(len(values) == 1 for values in cells):
+        if not is_box(name) and all(len(values) == 1 for values in cells):
             kept.append(name)
         else:
             left_out.add(f"{path.name}: {name}", "column", BY_IMAGE)
