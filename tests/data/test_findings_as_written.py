@@ -11,6 +11,7 @@ import yaml
 from clinipress.data.audit.audit import audit
 from clinipress.data.finding import propose_order
 from clinipress.data.layouts.findings import matched_findings
+from clinipress.data.layouts.items import Labelling
 from clinipress.data.sources import read_dataset
 from clinipress.data.study import whole_dataset
 from clinipress.errors import DataError
@@ -119,6 +120,10 @@ def test_devices_and_doubts_have_a_place_beside_no_finding(root):
         assert column(dataset, "Support Devices") == [True, None, True, None]
         assert column(dataset, "Edema") == [False, None, True, False]
     assert column(read(root, DEVICES, *BESIDE[:4], uncertain="absent"), "Edema")[1] is False
+    rows = ["0.png,a,Edema,-1", "0.png,a,No Finding,1", "1.png,a,Edema,-1", "1.png,a,Mass,1"]
+    table(root / "manifest.csv", ["path,reader,finding,value", *rows])
+    dataset = read_dataset(root, task="multilabel", uncertain="present")
+    assert column(dataset, "Edema") == [False, True]  # as an empty cell: absent
     table(root / "manifest.csv", ["path,reader,finding", "0.png,a,No Finding", "1.png,a,Mass",
                                   "0.png,a,support_devices", "1.png,a,Edema"])  # fmt: skip
     assert column(read_dataset(root, task="multilabel"), "support_devices") == [True, False]
@@ -259,7 +264,7 @@ def test_a_split_is_asked_for_as_tables_write_it(root, tmp_path, word):
     read(root, "label,split", *rows, task="multiclass")
     _, rows, _, _ = elsewhere(root, tmp_path, ("a", "b"), split=word)
     assert rows.keys == ("1.png", "4.png", "7.png")
-    with pytest.raises(DataError, match=r"validation.* for --split.*'third'"):
+    with pytest.raises(DataError, match=r"--split train, .*validation.*'third'"):
         elsewhere(root, tmp_path, ("a", "b"), split="third")
 
 
@@ -300,3 +305,26 @@ def test_who_read_and_the_number_of_a_class_are_no_patients(root, name):
     assert "call it patient_id" not in " ".join(record.warnings)
     record, _ = audit(read(root, "labels,case_id", *rows))
     assert "'case_id' names the patient" in " ".join(record.warnings)
+
+
+def test_what_was_read_as_one_is_said_of_a_set_from_elsewhere(root, tmp_path):
+    rows = [f"{pair},{n % 2}" for n, pair in enumerate(PAIRS)]
+    read(root, "Mass,Nodule,Cyst", *rows)
+    told, how = Told(), {"labelling": Labelling("multilabel")}
+    _, found, _, _ = elsewhere(
+        root, tmp_path, ("Nodule", "Cyst"), {"mass": "Nodule", "Cist": "Cyst"}, progress=told, **how
+    )
+    values = {True: 1, False: 0, None: -1}
+    assert found.labels[:, 0].tolist() == [values[there] for there in TOGETHER]
+    text = " ".join(told.lines)
+    assert "'Mass' and 'Nodule' are read as one finding, 'Nodule'" in text
+    assert "class_map has names that no folder or label has: Cist" in text
+    with pytest.raises(DataError, match="'Pleura' of --class-map"):
+        elsewhere(root, tmp_path, ("Nodule", "Cyst"), {"Mass": "Pleura"}, **how)
+
+
+def test_a_model_of_two_spellings_keeps_them_apart(root):
+    dataset = read(root, "labels", "Mass", "mass", "Mass|mass", "")
+    matched, _ = matched_findings(dataset, ("Mass", "mass"))
+    assert column(matched, "Mass") == [True, False, True, False]
+    assert column(matched, "mass") == [False, True, True, False]

@@ -106,9 +106,11 @@ def read_dataset(
     links = [name for pair in (parents or {}).items() for name in pair]
     columns = None if chosen is None else (*chosen, *links)
     names_judged = columns if judged is None else judged
-    counting = names_judged and frozenset(map(loosely, (*names_judged, *mapping)))
+    counting = None
+    if names_judged is not None:
+        counting = frozenset(map(loosely, (*names_judged, *mapping)))
     labelling = Labelling(
-        task, columns, blank, uncertain, split_column, readers, contradictions, counting or None
+        task, columns, blank, uncertain, split_column, readers, contradictions, counting
     )
     try:
         listed = _listed(path, mapping, left_out, labelling)

@@ -22,7 +22,14 @@ from clinipress.data.audit.overlap import Seen
 from clinipress.data.cache import DECODERS, Cache, build_cache
 from clinipress.data.finding import check_finding
 from clinipress.data.layouts.findings import matched_findings
-from clinipress.data.layouts.items import ONE_LABEL, Labelling, drawn, left_out_lines, split_name
+from clinipress.data.layouts.items import (
+    ONE_LABEL,
+    SPLIT_NAMES,
+    Labelling,
+    drawn,
+    left_out_lines,
+    split_name,
+)
 from clinipress.data.refusals import check_refusals, refusal_words
 from clinipress.data.sources import Dataset, ImageItem, read_dataset
 from clinipress.data.splits import SPLITS, Split, make_split, repair_lines, units
@@ -462,11 +469,12 @@ def whole_dataset(
     try:
         split = split and split_name(split)
     except DataError as problem:
-        raise DataError(f"{problem.expected} for --split", problem.got) from None
+        raise DataError(f"--split {joined([*SPLIT_NAMES], 'or')}", problem.got) from None
     dataset = read_dataset(
         path, class_map=dict(class_map), task=labelling.task, blank=labelling.blank,
         uncertain=labelling.uncertain, readers=labelling.readers, judged=(*classes, *own_names),
     )  # fmt: skip
+    _say(progress, dataset.notes)
     if labelling.task == "multilabel":
         dataset, notes = matched_findings(dataset, classes, own_names, tuple(class_map.values()))
         _say(progress, notes)
@@ -515,9 +523,9 @@ def _as_trained(
         if theirs not in classes and own_names.get(theirs) in classes
     }
     equal = {n: to for n, to in _equal_numbers(dataset.classes, classes).items() if n not in own}
-    for words, names in (("named as in the training data", own), ("of equal numbers", equal)):
-        shown = joined([f"'{theirs}' as {ours}" for theirs, ours in names.items()])
-        _say(progress, [f"classes {words}: {shown}"] if names else [])
+    for words, pairs in (("named as in the training data", own), ("of equal numbers", equal)):
+        shown = joined([f"'{theirs}' as {ours}" for theirs, ours in pairs.items()])
+        _say(progress, [f"classes {words}: {shown}"] if pairs else [])
     own |= equal
     if not own:
         return dataset

@@ -189,6 +189,7 @@ def from_values(
     path: Path,
     *,
     column: str,
+    cases: Sequence[tuple[str, str]] = (),
     blank: Unsaid = "unknown",
     uncertain: Unsaid = "unknown",
 ) -> FindingRows:
@@ -200,6 +201,7 @@ def from_values(
         lines: Lines of the rows in the file.
         path: The table.
         column: Name of the column of values.
+        cases: Image and reader of each row: beside "No Finding" what is uncertain is as if empty.
         blank: What an empty cell says.
         uncertain: What -1 says.
 
@@ -209,8 +211,12 @@ def from_values(
     said: Counter[str] = Counter()
     rows: list[Known] = []
     nothing = set()
-    for number, (name, cell, line) in enumerate(zip(names, values, lines, strict=True)):
-        value = _read(cell, column, line, path)
+    read = [_read(cell, column, line, path) for cell, line in zip(values, lines, strict=True)]
+    healthy = {
+        case for case, name, value in zip(cases, names, read, strict=False)
+        if value is True and is_none(name)
+    }  # fmt: skip
+    for number, (name, value) in enumerate(zip(names, read, strict=True)):
         if is_none(name):
             nothing |= {number} if value is True else set[int]()
             rows.append({})
@@ -218,6 +224,8 @@ def from_values(
         if isinstance(value, str):
             said[value] += 1
             policy = blank if value == "blank" else uncertain
+            if value == "uncertain" and policy == "present" and cases and cases[number] in healthy:
+                policy = "unknown"
             rows.append({} if policy == "unknown" else {spelling(name): policy == "present"})
         else:
             rows.append({spelling(name): value})
@@ -507,7 +515,11 @@ def matched_findings(
             "none of that name",
             f"it knows {joined([*dict.fromkeys(mine[name] for name in near)] or list(wanted))}",
         )
-    names = {name: mine[loosely(name)] for name in dataset.classes if loosely(name) in mine}
+    names = {
+        name: name if name in wanted else mine[loosely(name)]
+        for name in dataset.classes
+        if loosely(name) in mine
+    }
     if not names:
         raise DataError(
             f"some of the findings {joined(list(wanted))}",

@@ -638,9 +638,10 @@ def _kept_groups(
         used |= {name for name in table.columns if _plain(name) in UNIT_COLUMNS}
         if name and name not in used and name not in roles.groups:
             cells = [cell for cell in table.column(name) if _is_given(cell)]
+            known = is_box(name) or reader_column([(name, _plain(name))]) is not None
             shared = len({*cells}) < len(cells) or _PERHAPS.fullmatch(_plain(name))
-            shared = shared and not (is_box(name) or reader_column([(name, _plain(name))]))
-            reason = MAY_NAME_PATIENT if shared and not roles.patient else "an identifier: no group"
+            likely = shared and not known and not roles.patient
+            reason = MAY_NAME_PATIENT if likely else "an identifier: no group"
             left_out.add(f"{table.path.name}: {name}", "column", reason)
     return kept
 
@@ -728,13 +729,14 @@ def _findings(
             return None
         return from_columns(columns, lines, table.path, labelling=labelling)
     cells = table.column(roles.label)
+    readers = table.column(reader) if reader else None
     if value is not None:
+        cases = [*zip(table.column(column), readers or [""] * len(lines), strict=True)]
         return from_values(
-            cells, table.column(value), lines, table.path, column=value, blank=labelling.blank,
-            uncertain=labelling.uncertain,
+            cells, table.column(value), lines, table.path, column=value, cases=cases,
+            blank=labelling.blank, uncertain=labelling.uncertain,
         )  # fmt: skip
     plural = _plain(roles.label) in _PLURAL
-    readers = table.column(reader) if reader else None
     if not (
         asked
         or _joint_labels({*cells}, {}, plural=plural)
