@@ -81,8 +81,8 @@ def test_a_column_for_each_finding_with_blanks_and_minus_one(root):
     )
     assert dataset.classes == ("Edema", "Pneumonia", "Support Devices")
     healthy, second, third = known(dataset)
-    # "No Finding" is no finding of its own; what is blank beside it is absent
-    assert healthy == {"Edema": NO, "Pneumonia": NO, "Support Devices": NO}
+    # "No Finding" is no finding of its own; what is blank beside it is absent, devices apart
+    assert healthy == {"Edema": NO, "Pneumonia": NO}
     assert second == {"Edema": YES, "Support Devices": NO}
     assert third == {"Edema": NO, "Support Devices": YES}
     assert dataset.group_columns == ("Sex", "Frontal/Lateral")

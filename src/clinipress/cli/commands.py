@@ -369,8 +369,9 @@ def audit(
 
     facts: Audit
     dataset = read_dataset(
-        data, class_map=parse_class_map(_pairs(class_map)), task=task, readers="majority"
-    )
+        data, class_map=parse_class_map(_pairs(class_map)), task=task, readers="majority",
+        contradictions="note",
+    )  # fmt: skip
     facts, _ = run_audit(dataset, progress=_progress(as_json), threads=threads)
     if csv is not None:
         from clinipress.data.audit.listing import write_listing

@@ -145,7 +145,7 @@ def propose_order(classes: Sequence[str]) -> tuple[tuple[str, ...], bool]:
 
 def _numbered(name: str) -> tuple[int, tuple[str, ...]]:
     """The one number of a name, arabic or roman, -1 for none or several; the words around it."""
-    words = words_of(name)
+    words = words_of(re.sub(r"(?<=[0-9])\.0+$", "", name.strip()))  # a table's "2.0" is 2
     digits = [word for word in words if word.isdigit()]
     roman = [word for word in words[-1:] if word in _ROMAN and not digits]
     if len(digits) + len(roman) != 1:

@@ -6,7 +6,7 @@ import difflib
 import errno
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinipress.data.layouts import arrays
-from clinipress.data.layouts.findings import chosen_findings
+from clinipress.data.layouts.findings import chosen_findings, mapped_names
 from clinipress.data.layouts.folders import image_files, read_folders
 from clinipress.data.layouts.items import (
+    Contradictions,
     Dataset,
     Labelling,
     LeftOuts,
@@ -25,6 +26,7 @@ from clinipress.data.layouts.items import (
     ReaderRule,
     Task,
     Unsaid,
+    loosely,
     natural,
     one_spelling,
 )
@@ -66,6 +68,8 @@ def read_dataset(
     split_column: str | None = None,
     readers: ReaderRule | None = None,
     parents: Mapping[str, str] | None = None,
+    contradictions: Contradictions = "refuse",
+    judged: Collection[str] | None = None,
 ) -> Dataset:
     """Find out how a data set is laid out, and list its pictures.
 
@@ -82,6 +86,8 @@ def read_dataset(
         split_column: Column of a table that holds the published splits; None: by its name.
         readers: Which answer counts where several readers of an image differ; None: refuse.
         parents: Finding -> the one it is a kind of (`chosen_findings`).
+        contradictions: Whether rows that name a finding and "No Finding" are refused or noted.
+        judged: The findings of which they count; None: those in `classes`, or all.
 
     Returns:
         The set, items sorted by key. A volume or a multi-frame file becomes one item per picture,
@@ -99,7 +105,13 @@ def read_dataset(
     chosen = None if classes is None else tuple(classes)
     links = [name for pair in (parents or {}).items() for name in pair]
     columns = None if chosen is None else (*chosen, *links)
-    labelling = Labelling(task, columns, blank, uncertain, split_column, readers)
+    names_judged = columns if judged is None else judged
+    counting = None
+    if names_judged is not None:
+        counting = frozenset(map(loosely, (*names_judged, *mapping)))
+    labelling = Labelling(
+        task, columns, blank, uncertain, split_column, readers, contradictions, counting
+    )
     try:
         listed = _listed(path, mapping, left_out, labelling)
     except OSError as problem:
@@ -126,7 +138,8 @@ def read_dataset(
         names = names if several else _classes(path, items, classes, mapping)
     except DataError as problem:
         raise _with_tables(problem, left_out) from None
-    unknown = [name for name in mapping if listed.names and name not in listed.names]
+    said = mapped_names(mapping, listed.names) if several else {}
+    unknown = [n for n in mapping if listed.names and n not in listed.names and n not in said]
     if unknown:
         listed.notes.append(
             f"class_map has names that no folder or label has: {', '.join(unknown)}"
@@ -215,7 +228,7 @@ def _listed(
         if tables:
             return _by_tables(tables, path, path, mapping, left_out, labelling)
         if labelling.task == "multilabel":
-            raise _with_tables(_no_table(path), left_out)
+            raise _with_tables(_no_table(path), left_out, "none that can be used in")
         try:
             return read_folders(path, mapping, left_out)
         except DataError as problem:
@@ -263,13 +276,13 @@ def _by_tables(
     return listed
 
 
-def _with_tables(problem: DataError, left_out: LeftOuts) -> DataError:
-    """The same, and why the tables that lie there were not used instead."""
+def _with_tables(problem: DataError, left_out: LeftOuts, got: str = "") -> DataError:
+    """The same, and why the tables that lie there were not used instead; `got`: of them alone."""
     tables = [entry for entry in left_out.records() if entry.kind == "table"]
     if not tables:
         return problem
     first = f"the table '{tables[0].path}' is not used: {tables[0].reason}"
-    return DataError(problem.expected, problem.got, first)
+    return DataError(problem.expected, f"{got} '{left_out.root}'" if got else problem.got, first)
 
 
 def _no_table(path: Path) -> DataError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,14 @@ from clinipress.data.audit.overlap import Seen
 from clinipress.data.cache import DECODERS, Cache, build_cache
 from clinipress.data.finding import check_finding
 from clinipress.data.layouts.findings import matched_findings
-from clinipress.data.layouts.items import ONE_LABEL, Labelling, drawn, left_out_lines
+from clinipress.data.layouts.items import (
+    ONE_LABEL,
+    SPLIT_NAMES,
+    Labelling,
+    drawn,
+    left_out_lines,
+    split_name,
+)
 from clinipress.data.refusals import check_refusals, refusal_words
 from clinipress.data.sources import Dataset, ImageItem, read_dataset
 from clinipress.data.splits import SPLITS, Split, make_split, repair_lines, units
@@ -52,6 +60,7 @@ __all__ = [
 STATISTICS_IMAGES = 2000
 OPENINGS = "test_openings.jsonl"
 FINGERPRINTS = "fingerprints.npz"
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 OverlapPolicy = Literal["refuse", "leave-out", "keep"]
 
 
@@ -457,21 +466,29 @@ def whole_dataset(
         DataError: A class of the data set is unknown to the classifier, images are the study's own,
             or nothing is left.
     """
+    try:
+        split = split and split_name(split)
+    except DataError as problem:
+        raise DataError(f"--split {joined([*SPLIT_NAMES], 'or')}", problem.got) from None
     dataset = read_dataset(
         path, class_map=dict(class_map), task=labelling.task, blank=labelling.blank,
-        uncertain=labelling.uncertain, readers=labelling.readers,
+        uncertain=labelling.uncertain, readers=labelling.readers, judged=(*classes, *own_names),
     )  # fmt: skip
+    _say(progress, dataset.notes)
     if labelling.task == "multilabel":
-        dataset, notes = matched_findings(dataset, classes, own_names)
+        dataset, notes = matched_findings(dataset, classes, own_names, tuple(class_map.values()))
         _say(progress, notes)
     else:
         dataset = _as_trained(dataset, classes, own_names, progress)
     foreign = [name for name in dataset.classes if name not in classes]
     if foreign:
+        own = [f"{name}={to}" for name, to in class_map.items() if to in foreign]
         raise DataError(
             f"the classes {', '.join(classes)}",
             f"{', '.join(foreign)} in '{path}'",
-            f"map them with --class-map {foreign[0]}=...",
+            f"correct --class-map {own[0]}"
+            if own
+            else f"map them with --class-map {foreign[0]}=...",
         )
     record, fingerprints = audit(dataset, spec, progress=progress, threads=threads)
     keep = [
@@ -505,13 +522,28 @@ def _as_trained(
         for theirs in dataset.classes
         if theirs not in classes and own_names.get(theirs) in classes
     }
+    equal = {n: to for n, to in _equal_numbers(dataset.classes, classes).items() if n not in own}
+    for words, pairs in (("named as in the training data", own), ("of equal numbers", equal)):
+        shown = joined([f"'{theirs}' as {ours}" for theirs, ours in pairs.items()])
+        _say(progress, [f"classes {words}: {shown}"] if pairs else [])
+    own |= equal
     if not own:
         return dataset
-    shown = joined([f"'{theirs}' as {ours}" for theirs, ours in own.items()])
-    _say(progress, [f"classes named as in the training data: {shown}"])
     items = [replace(item, label=own.get(item.label, item.label)) for item in dataset.items]
     names = dict.fromkeys(own.get(name, name) for name in dataset.classes)
     return replace(dataset, classes=tuple(names), items=tuple(items))
+
+
+def _equal_numbers(theirs: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
+    """Names of a set -> the classes that are the same numbers, "1.0" as "1", where one alone is."""
+    values = {name: float(name) for name in (*theirs, *classes) if _NUMBER.fullmatch(name)}
+    equal = {
+        name: [c for c in classes if values.get(c) == values[name]]
+        for name in theirs
+        if name in values and name not in classes
+    }
+    count = Counter(values[name] for name in theirs if name in values)
+    return {n: of[0] for n, of in equal.items() if len(of) == 1 and count[values[n]] == 1}
 
 
 @dataclass(frozen=True)

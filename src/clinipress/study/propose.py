@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from clinipress.data.finding import propose_normal, propose_order, propose_positive, words_of
+from clinipress.data.layouts.findings import BESIDE_NOTHING
 from clinipress.data.layouts.items import ANOTHER_SPLIT, Dataset, left_out_lines, patient_columns
 from clinipress.data.sources import decode_item, item_facts, read_dataset
 from clinipress.data.units import CLUSTER, best_unit
@@ -88,6 +89,7 @@ def propose(dataset: Dataset) -> dict[str, Any]:
         "order": list(propose_order(names)[0]),
         "order_is_sure": propose_order(names)[1],
         "readers_differ": dataset.differing or 0,
+        "contradictions": [note for note in dataset.notes if BESIDE_NOTHING in note],
         "patients": unit == "patient" and not unnamed,
         "unit": unit,
         "without_unit": unnamed,
@@ -146,9 +148,10 @@ def write_study(
     if out.exists() and not force:
         raise InputError("a new file", f"'{out}', which exists", "choose another --out, or --force")
     chosen = proposed_weights(weights, network)
-    seen = propose(read_dataset(data, class_map=class_map, task=task, readers="majority")) | {
-        "weights": chosen
-    }
+    dataset = read_dataset(
+        data, class_map=class_map, task=task, readers="majority", contradictions="note"
+    )
+    seen = propose(dataset) | {"weights": chosen}
     if chosen is not None:  # networks of ImageNet shrink their input 32-fold
         seen["size"] = max(seen["size"], SMALLEST_PRETRAINED)
     write_atomically(out, _text(data, seen, class_map or {}))
@@ -209,10 +212,13 @@ def _class_map_line(class_map: Mapping[str, str]) -> str:
 
 def _finding_line(seen: dict[str, Any]) -> str:
     if seen["task"] == "multilabel":
-        listed = ", ".join(_quoted(name) for name in seen["classes"])
+        never = [name for name, count in seen["classes"].items() if not count]
+        listed = ", ".join(_quoted(name) for name in seen["classes"] if name not in never)
+        less = f"; no image shows {_one_line(', '.join(never))}" if never else ""
+        odd = "".join(f"  # {_one_line(note)}\n" for note in seen["contradictions"])
         return (
             f"task: multilabel   # {_one_line(finding_words(seen))}\n"
-            f"  classes: [{listed}]   # leave out what is not to be learnt\n"
+            f"  classes: [{listed}]   # leave out what is not to be learnt{less}\n{odd}"
             "  # blank: absent     # an empty cell of a finding's own column; else it is unknown,\n"
             "  # uncertain: absent # and so is -1: never learnt from and never counted"
         )

@@ -114,7 +114,7 @@ def audit(
     update = {
         "warnings": (
             *dataset.notes,
-            *_warnings(record, dataset.task == "multilabel"),
+            *_warnings(record, dataset),
             *_planes(readings.mixed_planes()),
         ),
         "seconds": time.perf_counter() - start,
@@ -383,7 +383,7 @@ def _listed(shortcuts: tuple[Shortcut, ...]) -> tuple[Shortcut, ...]:
     return shortcuts[: max(warning, MOST_SHORTCUTS)]
 
 
-def _warnings(record: Audit, several: bool) -> Iterator[str]:
+def _warnings(record: Audit, dataset: Dataset) -> Iterator[str]:
     yield from left_out_lines(record.left_out)
     yield from _leak_warnings(record)
     yield from _label_warnings(record)
@@ -414,7 +414,7 @@ def _warnings(record: Audit, several: bool) -> Iterator[str]:
             f"{record.without_patient:,} of {record.images:,} images {verb} no patient: those of "
             "one patient may stand on both sides of a split"
         )
-    yield from _balance_warnings(record, several)
+    yield from _balance_warnings(dataset)
     yield from _shortcut_warnings(record)
 
 
@@ -459,16 +459,24 @@ def _count(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _balance_warnings(record: Audit, several: bool) -> Iterator[str]:
-    noun, nouns = ("finding", "findings") if several else ("class", "classes")
-    small = min(record.classes, key=lambda name: record.classes[name])
-    large = max(record.classes, key=lambda name: record.classes[name])
-    if record.classes[large] > LOPSIDED * record.classes[small]:
-        ratio = record.classes[large] / max(record.classes[small], 1)
+def _balance_warnings(dataset: Dataset) -> Iterator[str]:
+    """Of classes, or of the findings of which the set knows anything."""
+    counts, noun, nouns = _counts(dataset), "class", "classes"
+    if dataset.task == "multilabel":
+        noun, nouns = "finding", "findings"
+        known = {name for item in dataset.items for name in item.findings or {}}
+        counts = {name: count for name, count in counts.items() if name in known}
+    if not counts:
+        return
+    small, large = (of(counts, key=lambda name: counts[name]) for of in (min, max))
+    if counts[large] > LOPSIDED * counts[small]:
+        ratio = counts[large] / max(counts[small], 1)
         yield f"{nouns} are uneven: '{large}' has {ratio:.1f} times the images of '{small}'"
-    for name, count in record.classes.items():
+    for name, count in counts.items():
         if count < FEW_IMAGES:
-            yield f"{noun} '{name}' has {count} images only: its figures will be uncertain"
+            yield (
+                f"{noun} '{name}' has {_count(count, 'image')} only: its figures will be uncertain"
+            )
 
 
 def _shortcut_warnings(record: Audit) -> Iterator[str]:

@@ -7,6 +7,7 @@ stays unknown: it is no class, it is not learnt from and never counted.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -14,12 +15,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from clinipress.data.layouts.items import Dataset, Unsaid, loosely, natural, spelling
+from clinipress.data.layouts.items import (
+    ONE_LABEL,
+    Dataset,
+    Labelling,
+    Unsaid,
+    loosely,
+    natural,
+    spelling,
+)
 from clinipress.errors import DataError
 from clinipress.records.item import NO_FINDING, ImageItem
 from clinipress.text import counted, joined, tally
 
 __all__ = [
+    "BESIDE_NOTHING",
     "NOTHING_PRESENT",
     "FindingRows",
     "Known",
@@ -27,11 +37,14 @@ __all__ = [
     "from_cells",
     "from_columns",
     "from_values",
+    "has_place_beside_nothing",
     "is_answer",
     "is_none",
+    "is_yes_or_no",
     "joint",
     "joint_mark",
     "label_text",
+    "mapped_names",
     "matched_findings",
 ]
 
@@ -43,10 +56,20 @@ _NONE = """
 nofinding nofindings none normal healthy noabnormality noabnormalities unremarkable negative
 nodisease nopathology clear
 """
+# What an image without a finding may show: CheXpert's "No Finding" says nothing of tubes and lines
+_DEVICES = re.compile(
+    "(support|medical|implanted)?devices?|(lines?(and)?tubes?|tubes?(and)?lines?)"
+)
+BESIDE_NOTHING = "with both no finding and a finding"
 _BLANK = frozenset({"", "nan", "n/a", "#n/a", "<na>", "null", "na", "none", "?"})
-_YES = frozenset({"1", "1.0", "true", "yes", "y", "t", "present", "positive", "pos"})
-_NO = frozenset({"0", "0.0", "false", "no", "n", "f", "absent", "negative", "neg"})
-_UNCERTAIN = frozenset({"-1", "-1.0", "uncertain", "u", "equivocal", "possible"})
+_TRUE = """
+1 1.0 1,0 true yes y t present positive pos ja j oui si sí sim tak wahr vrai
+"""
+_FALSE = """
+0 0.0 0,0 false no n f absent negative neg nein non nee nej não nao nie falsch faux
+"""
+_YES, _NO = frozenset(_TRUE.split()), frozenset(_FALSE.split())
+_UNCERTAIN = frozenset({"-1", "-1.0", "-1,0", "uncertain", "u", "equivocal", "possible"})
 _PARTS = re.compile(r"\s*[|;]\s*")
 _MARKS = (
     ",",
@@ -78,6 +101,11 @@ class FindingRows:
 def is_none(name: str) -> bool:
     """Whether a name says that there is no finding: "No Finding", "Normal"."""
     return re.sub(r"[\W_]+", "", name).casefold() in _NONE.split()
+
+
+def has_place_beside_nothing(name: str) -> bool:
+    """Whether it is no contradiction that a row names this and no finding: support devices."""
+    return bool(_DEVICES.fullmatch(re.sub(r"[\W_]+", "", name).casefold()))
 
 
 def joint(cells: Sequence[str]) -> bool:
@@ -113,7 +141,12 @@ def _named(cell: str, mark: str) -> list[str]:
 
 
 def from_cells(
-    cells: Sequence[str], lines: Sequence[int], path: Path, *, column: str
+    cells: Sequence[str],
+    lines: Sequence[int],
+    path: Path,
+    *,
+    column: str,
+    labelling: Labelling = ONE_LABEL,
 ) -> FindingRows:
     """Of a column that names what is present.
 
@@ -122,23 +155,23 @@ def from_cells(
         lines: Their lines in the file.
         path: The table.
         column: Name of the column.
+        labelling: Of which findings contradictions count.
 
     Raises:
         DataError: A cell that says "No Finding" and names one, or a table without any.
     """
     mark = "" if joint(cells) else joint_mark({spelling(cell) for cell in cells})
     named = [_named(cell, mark) for cell in cells]
-    _refuse_contradictions(
+    notes = _contradictions(
         [[n for n in names if is_none(n)] for names in named],
         [[n for n in names if not is_none(n)] for names in named],
-        lines, path,
+        lines, path, labelling,
     )  # fmt: skip
     rows = [{name: True for name in names if not is_none(name)} for names in named]
     counts = Counter(name for row in rows for name in row)
     if not counts:
         raise DataError(f"findings in the column '{column}' of '{path}'", "none in any row")
     empty = sum(not names for names in named)
-    notes = []
     if empty:
         notes.append(
             f"{counted(empty, 'row')} of '{path.name}' with nothing in '{column}': read as none of "
@@ -156,6 +189,7 @@ def from_values(
     path: Path,
     *,
     column: str,
+    cases: Sequence[tuple[str, str]] = (),
     blank: Unsaid = "unknown",
     uncertain: Unsaid = "unknown",
 ) -> FindingRows:
@@ -167,6 +201,7 @@ def from_values(
         lines: Lines of the rows in the file.
         path: The table.
         column: Name of the column of values.
+        cases: Image and reader of each row: beside "No Finding" what is uncertain is as if empty.
         blank: What an empty cell says.
         uncertain: What -1 says.
 
@@ -176,8 +211,12 @@ def from_values(
     said: Counter[str] = Counter()
     rows: list[Known] = []
     nothing = set()
-    for number, (name, cell, line) in enumerate(zip(names, values, lines, strict=True)):
-        value = _read(cell, column, line, path)
+    read = [_read(cell, column, line, path) for cell, line in zip(values, lines, strict=True)]
+    healthy = {
+        case for case, name, value in zip(cases, names, read, strict=False)
+        if value is True and is_none(name)
+    }  # fmt: skip
+    for number, (name, value) in enumerate(zip(names, read, strict=True)):
         if is_none(name):
             nothing |= {number} if value is True else set[int]()
             rows.append({})
@@ -185,6 +224,8 @@ def from_values(
         if isinstance(value, str):
             said[value] += 1
             policy = blank if value == "blank" else uncertain
+            if value == "uncertain" and policy == "present" and cases and cases[number] in healthy:
+                policy = "unknown"
             rows.append({} if policy == "unknown" else {spelling(name): policy == "present"})
         else:
             rows.append({spelling(name): value})
@@ -200,19 +241,18 @@ def from_columns(
     lines: Sequence[int],
     path: Path,
     *,
-    blank: Unsaid = "unknown",
-    uncertain: Unsaid = "unknown",
+    labelling: Labelling = ONE_LABEL,
 ) -> FindingRows:
     """Of a column for each finding.
 
-    Where a column says "No Finding", what is blank beside it is absent.
+    Where a column says "No Finding", what is blank beside it is absent, and what is uncertain is
+    not present: it stays unknown. Of devices it says nothing.
 
     Args:
         columns: Finding -> its cells.
         lines: Lines of the rows in the file.
         path: The table.
-        blank: What an empty cell says.
-        uncertain: What -1 says.
+        labelling: What an empty cell and -1 say, and of which findings contradictions count.
 
     Raises:
         DataError: A cell that is none of 1, 0, -1 and nothing, "No Finding" beside a finding, or no
@@ -222,6 +262,7 @@ def from_columns(
     names = tuple(spelling(name) for name in columns if name not in none)
     if not names:
         raise DataError(f"a column for each finding in '{path}'", joined(list(columns)) or "none")
+    blank, uncertain = labelling.blank, labelling.uncertain
     said: Counter[str] = Counter()
     rows: list[Known] = []
     nothing: list[list[str]] = []
@@ -236,24 +277,36 @@ def from_columns(
             if isinstance(value, str):
                 said[value] += 1
                 policy = blank if value == "blank" else uncertain
-                if value == "blank" and healthy:
+                if value == "blank" and healthy and not has_place_beside_nothing(name):
                     policy = "absent"
+                if value == "uncertain" and healthy and policy == "present":
+                    policy = "unknown"
                 if policy == "unknown":
                     continue
                 value = policy == "present"
             row[spelling(name)] = value
         rows.append(row)
     present = [[name for name, there in row.items() if there] for row in rows]
-    _refuse_contradictions(nothing, present, lines, path)
-    notes = [*_unsaid_notes(said, blank, uncertain, path, bool(none))]
+    notes = _contradictions(nothing, present, lines, path, labelling)
+    notes += _unsaid_notes(said, blank, uncertain, path, bool(none))
     if none:
-        notes.append(f"'{none[0]}' is no finding of its own: where it is 1, the others are absent")
+        devices = [f"'{name}'" for name in names if has_place_beside_nothing(name)]
+        but = f", and of {joined(devices)} it says nothing" if devices else ""
+        notes.append(
+            f"'{none[0]}' is no finding of its own: where it is 1, the others are absent{but}"
+        )
     return FindingRows(names, rows, complete=False, notes=tuple(notes))
 
 
 def is_answer(cell: str) -> bool:
     """Whether a cell says 1, 0, -1 (uncertain) or nothing, in any of their words."""
     return cell.strip().casefold() in _YES | _NO | _UNCERTAIN | _BLANK
+
+
+def is_yes_or_no(cells: Sequence[str]) -> bool:
+    """Whether cells say yes in one and no in another, and nothing but answers."""
+    words = {cell.strip().casefold() for cell in cells}
+    return bool(words & _YES and words & _NO) and words <= _YES | _NO | _UNCERTAIN | _BLANK
 
 
 def _read(cell: str, name: str, line: int, path: Path) -> bool | str:
@@ -287,21 +340,39 @@ def _unsaid_notes(
             yield f"{counted(said[kind], 'cell')} of '{path.name}' {words}: {how}"
 
 
-def _refuse_contradictions(
+def _contradictions(
     nothing: Sequence[Sequence[str]],
     present: Sequence[Sequence[str]],
     lines: Sequence[int],
     path: Path,
-) -> None:
-    both = [n for n, (none, some) in enumerate(zip(nothing, present, strict=True)) if none and some]
-    if both:
-        first = both[0]
-        raise DataError(
-            f"'{nothing[first][0]}' or findings, not both, in each row of '{path}'",
-            f"both in {counted(len(both), 'row')}, the first in line {lines[first]} "
-            f"({joined([nothing[first][0], *present[first]])})",
-            "correct them, or leave out with 'classes' what may stand beside it",
-        )
+    labelling: Labelling,
+) -> list[str]:
+    """Refuse rows with "No Finding" and a finding that counts; a sentence of those that do not."""
+    judged, noted = labelling.judged, labelling.contradictions == "note"
+    rows: dict[bool, list[tuple[int, list[str]]]] = {True: [], False: []}
+    for line, none, some in zip(lines, nothing, present, strict=True):
+        odd = [name for name in some if none and not has_place_beside_nothing(name)]
+        wrong = [name for name in odd if judged is None or loosely(name) in judged]
+        if odd:
+            rows[bool(wrong) and not noted].append((line, [none[0], *(wrong or odd)]))
+    fix = "correct them"
+    if judged is None or labelling.classes is not None:
+        fix += ", or leave out with 'classes' what may stand beside it"
+    for refused, both in rows.items():
+        if not both:
+            continue
+        line, names = both[0]
+        where = f"the first in line {line} ({joined(names)})"
+        if refused:
+            raise DataError(
+                f"'{names[0]}' or findings, not both, in each row of '{path}'",
+                f"both in {counted(len(both), 'row')}, {where}",
+                fix,
+            )
+    if not rows[False]:
+        return []
+    fix = f": 'clinipress run' refuses them; {fix}" if noted else ""
+    return [f"{counted(len(both), 'row')} of '{path.name}' {BESIDE_NOTHING}, {where}{fix}"]
 
 
 def label_text(known: Mapping[str, bool], findings: Sequence[str]) -> str:
@@ -337,9 +408,11 @@ def chosen_findings(
         DataError: A wanted finding, or one of `parents`, that no row knows; or a child that is
             present where its parent is absent.
     """
-    maps = {spelling(name): finding for name, finding in class_map.items()}
-    merged = [_merged(item.findings or {}, maps) for item in items]
+    own = sorted({name for item in items for name in item.findings or {}}, key=natural)
+    maps = {name: class_map[key] for key, name in mapped_names(class_map, own).items()}
+    merged, notes = _merged([item.findings or {} for item in items], maps)
     there = sorted({name for known in merged for name in known}, key=natural)
+    notes += _alike(there, merged)
     missing = [name for name in wanted or () if name not in there]
     if missing:
         raise DataError(
@@ -347,7 +420,7 @@ def chosen_findings(
             f"no word of {joined([f'{name!r}' for name in missing])}; there are {joined(there)}",
             "correct 'classes', or map names with class_map",
         )
-    notes = _filled(items, merged, parents, there) if parents else []
+    notes += _filled(items, merged, parents, there) if parents else []
     names = tuple(wanted or there)
     if complete:
         merged = [{name: known.get(name, False) for name in names} for known in merged]
@@ -410,7 +483,10 @@ def _filled(
 
 
 def matched_findings(
-    dataset: Dataset, wanted: Sequence[str], own_names: Mapping[str, str] = MappingProxyType({})
+    dataset: Dataset,
+    wanted: Sequence[str],
+    own_names: Mapping[str, str] = MappingProxyType({}),
+    targets: Collection[str] = (),
 ) -> tuple[Dataset, tuple[str, ...]]:
     """A set from elsewhere with the findings of a model, by their names.
 
@@ -421,37 +497,48 @@ def matched_findings(
         dataset: The set.
         wanted: The model's findings.
         own_names: Names in the data it was trained on -> its findings, which are matched, too.
+        targets: What names of the set were mapped to, which the model must know.
 
     Returns:
         The set with the model's findings, and what was matched, is missing and is left out.
 
     Raises:
-        DataError: The two have no finding in common.
+        DataError: The two have no finding in common, or a target is none of the model.
     """
     known = {loosely(raw): name for raw, name in own_names.items() if name in wanted}
     mine = known | {loosely(name): name for name in wanted}
-    names = {name: mine[loosely(name)] for name in dataset.classes if loosely(name) in mine}
+    odd = next((name for name in targets if loosely(name) not in mine), None)
+    if odd is not None:
+        near = difflib.get_close_matches(loosely(odd), mine, n=3, cutoff=0.4)
+        raise DataError(
+            f"a finding of the model for '{odd}' of --class-map",
+            "none of that name",
+            f"it knows {joined([*dict.fromkeys(mine[name] for name in near)] or list(wanted))}",
+        )
+    names = {
+        name: name if name in wanted else mine[loosely(name)]
+        for name in dataset.classes
+        if loosely(name) in mine
+    }
     if not names:
         raise DataError(
             f"some of the findings {joined(list(wanted))}",
             f"{joined(list(dataset.classes))} in '{dataset.root}'",
             "map them with --class-map theirs=ours",
         )
-    items = [replace(item, findings=_merged(item.findings or {}, names)) for item in dataset.items]
+    own = [{n: t for n, t in (i.findings or {}).items() if n in names} for i in dataset.items]
+    merged, joint_names = _merged(own, names)
+    rows = [{name: row[name] for name in wanted if name in row} for row in merged]
     items = [
-        replace(
-            item,
-            findings={n: item.findings[n] for n in wanted if n in (item.findings or {})},
-            label=label_text(item.findings or {}, wanted),
-        )
-        for item in items
-        if item.findings is not None
+        replace(item, findings=row, label=label_text(row, wanted))
+        for item, row in zip(dataset.items, rows, strict=True)
     ]
     others = [f"'{theirs}' as {ours}" for theirs, ours in names.items() if theirs != ours]
     missing = [name for name in wanted if name not in names.values()]
     beyond = [name for name in dataset.classes if name not in names]
     notes = [
         *([f"findings matched by their names: {joined(others)}"] if others else []),
+        *joint_names,
         *([f"findings that this set does not know, never counted: {joined(missing)}"]
           if missing else []),
         *([f"findings that the model does not know, left out: {joined(beyond)} (map one with "
@@ -461,10 +548,49 @@ def matched_findings(
     return changed, tuple(notes)
 
 
-def _merged(known: Mapping[str, bool], maps: Mapping[str, str]) -> Known:
-    """Under their names of the study: present if any is, else absent if any is."""
-    result: Known = {}
-    for name, there in known.items():
-        finding = maps.get(name, name)
-        result[finding] = result.get(finding, False) or there
-    return result
+def mapped_names(class_map: Collection[str], names: Collection[str]) -> dict[str, str]:
+    """Key of a class_map -> the finding of a set that it means: as it is, or alike and no other."""
+    exact = {key: spelling(key) for key in class_map if spelling(key) in names}
+    rest = [name for name in names if name not in exact.values()]
+    alike = {key: [n for n in rest if loosely(n) == loosely(key)] for key in class_map}
+    return exact | {k: of[0] for k, of in alike.items() if k not in exact and len(of) == 1}
+
+
+def _merged(
+    rows: Sequence[Mapping[str, bool]], maps: Mapping[str, str]
+) -> tuple[list[Known], list[str]]:
+    """Under their names of the study: present if any of one name is, absent only if all are.
+
+    Spellings of one name are one, known wherever one of them is. Notes say what became one.
+    """
+    parts: dict[str, dict[str, list[str]]] = {}  # finding -> its parts -> their spellings
+    for name in sorted({name for known in rows for name in known}, key=natural):
+        parts.setdefault(maps.get(name, name), {}).setdefault(loosely(name), []).append(name)
+    merged: list[Known] = []
+    for known in rows:
+        row: Known = {}
+        for finding, of in parts.items():
+            said = [[known[name] for name in same if name in known] for same in of.values()]
+            if any(map(any, said)) or all(said):
+                row[finding] = any(map(any, said))
+        merged.append(row)
+    notes = [
+        f"{joined([repr(same[0]) for same in of.values()])} are read as one finding, '{finding}': "
+        "absent only where all of them are"
+        for finding, of in parts.items()
+        if len(of) > 1
+    ]
+    return merged, notes
+
+
+def _alike(names: Sequence[str], rows: Sequence[Known]) -> Iterator[str]:
+    """A sentence for findings whose names differ in spelling only, as of classes."""
+    counts = Counter(name for row in rows for name, there in row.items() if there)
+    for key in dict.fromkeys(map(loosely, names)):
+        near = [name for name in names if loosely(name) == key]
+        if len(near) > 1:
+            yield (
+                f"the findings {joined([f'{name!r} ({counts[name]:,})' for name in near])} differ "
+                "in spelling only, and one may be absent where the other is named: if they are "
+                "one, join them with class_map (--class-map)"
+            )

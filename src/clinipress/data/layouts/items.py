@@ -24,6 +24,7 @@ __all__ = [
     "NOT_READ",
     "ONE_LABEL",
     "SPLIT_NAMES",
+    "Contradictions",
     "Dataset",
     "FolderLook",
     "Labelling",
@@ -69,6 +70,7 @@ SPLIT_NAMES: Mapping[str, str] = {
 
 Unsaid = Literal["unknown", "absent", "present"]
 ReaderRule = Literal["any", "majority"]
+Contradictions = Literal["refuse", "note"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Labelling:
         uncertain: And what -1 says.
         split_column: Column of a table that holds the published splits; None: by its name.
         readers: Which answer counts where several readers of an image differ; None: not declared.
+        contradictions: Whether rows that name a finding and "No Finding" are refused or noted.
+        judged: The findings of which they count, as `loosely` has them; None: all.
     """
 
     task: Task | None = "multiclass"
@@ -90,6 +94,8 @@ class Labelling:
     uncertain: Unsaid = "unknown"
     split_column: str | None = None
     readers: ReaderRule | None = None
+    contradictions: Contradictions = "refuse"
+    judged: frozenset[str] | None = None
 
 
 ONE_LABEL = Labelling()

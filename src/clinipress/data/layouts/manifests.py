@@ -19,6 +19,7 @@ from clinipress.data.layouts.findings import (
     from_values,
     is_answer,
     is_none,
+    is_yes_or_no,
     joint,
     joint_mark,
     label_text,
@@ -35,7 +36,7 @@ from clinipress.data.layouts.items import (
     spelling,
     split_name,
 )
-from clinipress.data.layouts.readers import ReadRows, by_image, reader_column
+from clinipress.data.layouts.readers import ReadRows, by_image, is_box, reader_column
 from clinipress.data.layouts.tables import (
     TABLE_SUFFIXES,
     TextTable,
@@ -93,13 +94,15 @@ _IDENTIFIER = re.compile(
 )
 _IDENTIFIER_CASED = re.compile(r"[a-z](U?ID|U?Id)$")  # "StudyUID", and not "COVID"
 _NOT_GIVEN = frozenset({"nan", "n/a", "#n/a", "<na>", "null", "na"})
-_YES, _NO = frozenset({"1", "1.0", "true"}), frozenset({"0", "0.0", "false", "", "-1", "-1.0"})
+_YES = frozenset({"1", "1.0", "1,0", "true"})
+_NO = frozenset({"0", "0.0", "0,0", "false", "", "-1", "-1.0", "-1,0"})
 # columns that say whether the finding that a row names is there
 _VALUES = frozenset(
     {"value", "present", "presence", "ispresent", "answer", "response", "status", "state", "result"}
 )
 _SEVERAL = 0.02  # of the images, named with several findings in rows of their own: not a slip
-_ABSENT = frozenset({"0", "0.0", "false"})
+_ABSENT = frozenset({"0", "0.0", "0,0", "false"})
+_MINUS = frozenset({"-1", "-1.0", "-1,0"})
 # folders that are a person's: CheXpert's "patient00001", MIMIC's "p10000032", BIDS' "sub-01"
 _PATIENT_FOLDER = re.compile(
     r"(patient|subject|sub|pat|person)[-_ ]?[0-9]+|p[0-9]{5,}", re.IGNORECASE
@@ -236,7 +239,7 @@ def read_table(
     account = left_out if left_out is not None else LeftOuts(root)
     table = read_text(path)
     roles = _roles(table, labelling)
-    refusal = _missing_columns(roles, table.columns)
+    refusal = _missing_columns(roles, table, labelling)
     if refusal:
         raise DataError(f"the columns path and label in '{path}'", *refusal)
     files = _Files(path.parent, account.aside())
@@ -355,7 +358,8 @@ def _refusal(path: Path, left_out: LeftOuts, labelling: Labelling = ONE_LABEL) -
             return f"none of the files it names is there ({counted(len(table.rows), 'row')})"
     if any(name in names for name in _LABELS) or (roles := _roles(table, labelling)).one_hot:
         return None
-    return _columns_found("no column of labels", header, _class_hint(roles))
+    odd = _odd_cell(table, roles) if labelling.task == "multilabel" else ""
+    return _columns_found("no column of labels", header, odd or _class_hint(roles))
 
 
 def _columns_found(what: str, columns: Sequence[str], hint: str = "") -> str:
@@ -452,13 +456,17 @@ def _roles(table: TextTable, labelling: Labelling = ONE_LABEL) -> _Roles:
         groups = tuple(name for name in free if name not in {label, *chosen})
         return _Roles(paths, None, chosen, (), split, patient, groups)
     flags = [] if label else [name for name in free if _is_flag(table.column(name))]
-    if flags and labelling.task == "multilabel":  # and what no image of this table shows
+    # and what no image of this table shows
+    if flags and (labelling.task == "multilabel" or (labelling.task is None and len(flags) > 2)):
         flags = [n for n in free if n in flags or _is_no(table.column(n))]
     # two of them may be anything of the image, and classes only where one is the other's absence,
     # or in Roboflow's table of classes
     known = propose_positive(flags) is not None or table.path.stem.casefold() == "_classes"
     asked = labelling.task == "multilabel" and bool(flags)
     classes = len(flags) > 2 or (len(flags) == 2 and known) or asked
+    if not flags and label is None and labelling.task == "multilabel":  # in words: yes, nein
+        flags = [name for name in free if is_yes_or_no([c for c in table.column(name) if c])]
+        classes = bool(flags)
     one_hot = tuple(flags) if classes else ()
     groups = tuple(name for name in free if name not in {label, *flags})
     two = tuple(flags) if len(flags) == 2 and not classes else ()
@@ -505,7 +513,7 @@ def _all_splits(cells: Sequence[str]) -> bool:
 def _is_flag(cells: Sequence[str]) -> bool:
     """1 and 0, also where none is 1 and some are uncertain, as a rare finding's may be."""
     values = {cell.casefold() for cell in cells}
-    return _is_yes_or_no(cells) or (bool(values & {"-1", "-1.0"}) and values <= _YES | _NO)
+    return _is_yes_or_no(cells) or (bool(values & _MINUS) and values <= _YES | _NO)
 
 
 def _is_no(cells: Sequence[str]) -> bool:
@@ -545,7 +553,9 @@ def _label_column(table: TextTable, candidates: Sequence[str]) -> str | None:
     return (words or same)[0]
 
 
-def _missing_columns(roles: _Roles, columns: Sequence[str]) -> tuple[str, str] | None:
+def _missing_columns(
+    roles: _Roles, table: TextTable, labelling: Labelling
+) -> tuple[str, str] | None:
     """What was found instead, and what to do; None where nothing is missing."""
     if roles.paths and (roles.label or roles.one_hot):
         return None
@@ -554,7 +564,23 @@ def _missing_columns(roles: _Roles, columns: Sequence[str]) -> tuple[str, str] |
         *([] if roles.label or roles.one_hot else ["'label'"]),
     ]
     fix = f"name the columns of files and classes in the first line; missing: {joined(missing)}"
-    return named(columns), "; ".join(filter(None, (fix, _class_hint(roles))))
+    odd = _odd_cell(table, roles) if roles.paths and labelling.task == "multilabel" else ""
+    return named(table.columns), odd or "; ".join(filter(None, (fix, _class_hint(roles))))
+
+
+def _odd_cell(table: TextTable, roles: _Roles) -> str:
+    """Where columns look like findings' and are none: the first cell that cannot be read as one."""
+    for name in roles.groups:
+        cells = table.column(name)
+        numbers = all(re.fullmatch(r"[-+]?[01]?([.,][0-9]+)?", cell) for cell in cells)
+        words = sum(is_answer(cell) and (len(cell) > 1 or cell.isdigit()) for cell in cells)
+        odd = next((n for n, cell in enumerate(cells) if not is_answer(cell)), None)
+        if odd is not None and (numbers or 2 * words > len(cells)):
+            return (
+                f"'{cells[odd]:.40}' of column '{name}' (line {table.rows[odd][0]}) cannot be read:"
+                " a finding's column says 1, 0, -1 (uncertain) or nothing"
+            )
+    return ""
 
 
 def _path_column(table: TextTable, roles: _Roles, files: _Files) -> str:
@@ -612,8 +638,10 @@ def _kept_groups(
         used |= {name for name in table.columns if _plain(name) in UNIT_COLUMNS}
         if name and name not in used and name not in roles.groups:
             cells = [cell for cell in table.column(name) if _is_given(cell)]
+            known = is_box(name) or reader_column([(name, _plain(name))]) is not None
             shared = len({*cells}) < len(cells) or _PERHAPS.fullmatch(_plain(name))
-            reason = MAY_NAME_PATIENT if shared and not roles.patient else "an identifier: no group"
+            likely = shared and not known and not roles.patient
+            reason = MAY_NAME_PATIENT if likely else "an identifier: no group"
             left_out.add(f"{table.path.name}: {name}", "column", reason)
     return kept
 
@@ -696,20 +724,19 @@ def _findings(
         several = [
             sum(c.casefold() in _YES for c in row) for row in zip(*columns.values(), strict=True)
         ]
-        unsaid = any(cell in ("-1", "-1.0") for cells in columns.values() for cell in cells)
+        unsaid = any(cell in _MINUS for cells in columns.values() for cell in cells)
         if not asked and not unsaid and all(number == 1 for number in several):
             return None
-        return from_columns(
-            columns, lines, table.path, blank=labelling.blank, uncertain=labelling.uncertain
-        )
+        return from_columns(columns, lines, table.path, labelling=labelling)
     cells = table.column(roles.label)
+    readers = table.column(reader) if reader else None
     if value is not None:
+        cases = [*zip(table.column(column), readers or [""] * len(lines), strict=True)]
         return from_values(
-            cells, table.column(value), lines, table.path, column=value, blank=labelling.blank,
-            uncertain=labelling.uncertain,
+            cells, table.column(value), lines, table.path, column=value, cases=cases,
+            blank=labelling.blank, uncertain=labelling.uncertain,
         )  # fmt: skip
     plural = _plain(roles.label) in _PLURAL
-    readers = table.column(reader) if reader else None
     if not (
         asked
         or _joint_labels({*cells}, {}, plural=plural)
@@ -717,7 +744,7 @@ def _findings(
         or _finding_in_each_row(cells, table.column(column), readers)
     ):
         return None
-    return from_cells(cells, lines, table.path, column=roles.label)
+    return from_cells(cells, lines, table.path, column=roles.label, labelling=labelling)
 
 
 def _labels(table: TextTable, roles: _Roles, class_map: Mapping[str, str]) -> list[str]:

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from clinipress.data.layouts.findings import Known
+from clinipress.data.layouts.findings import Known, has_place_beside_nothing
 from clinipress.data.layouts.items import LeftOuts, ReaderRule
 from clinipress.errors import DataError
 from clinipress.records.item import ImageItem
 from clinipress.text import counted, joined
 
-__all__ = ["BY_IMAGE", "ByImage", "ReadRows", "by_image", "reader_column"]
+__all__ = ["BY_IMAGE", "ByImage", "ReadRows", "by_image", "is_box", "reader_column"]
 
 # Names of the column that says who read an image, without case and marks: "rad_id", "Reader"
 _READER = re.compile(
@@ -104,10 +104,11 @@ def by_image(
     own_label = not said.names
     if not several or _as_they_are(items, several, said, rule, columns):
         return ByImage(items, said.complete, None, columns)  # `_distinct` says what does not fit
-    readings = {key: _readings(items, own, said, rule, path) for key, own in several.items()}
+    votes = _are_votes(items, several, said, rule)
+    readings = {key: _readings(items, own, said, votes, path) for key, own in several.items()}
     differing = [key for key, of in readings.items() if _differ(of)]
     if differing and rule is None:
-        raise _no_rule(differing, readings, len(rows), path)
+        raise _no_rule(differing, readings, len(rows), path, own_label)
     if own_label and rule == "any" and differing:
         raise DataError("data.readers: majority", "any, where images have one label each", None)
     # an answer that no majority gave is unknown, which a list of what is present cannot say
@@ -174,7 +175,7 @@ def _as_they_are(
     """Whether rows say the same again, or, with a label each, anything but fields of the image."""
     if said.readers is not None or (not said.names and rule is not None):
         return False
-    boxes = {name for name in columns if _is_box(name)}
+    boxes = {name for name in columns if is_box(name)}
 
     def differ(without: set[str]) -> bool:
         return any(
@@ -191,21 +192,45 @@ def _without(item: ImageItem, columns: set[str]) -> dict[str, str]:
     return {name: cell for name, cell in item.groups.items() if name not in columns}
 
 
-def _is_box(name: str) -> bool:
+def is_box(name: str) -> bool:
+    """Whether a column says something of a field of the image, as `class_id` and `x_min` do."""
     return bool(_BOX.fullmatch(re.sub(r"[\W_]+", "", name).casefold()))
 
 
-def _readings(
+def _are_votes(
     items: Sequence[ImageItem],
-    own: Sequence[int],
+    several: dict[str, list[int]],
     said: ReadRows,
     rule: ReaderRule | None,
-    path: Path,
+) -> bool:
+    """Whether each row is the answer of a reader whom the table does not name.
+
+    Rows of one finding each are so only where a majority is asked for and the rows of most images
+    say the same again or contradict each other; else they say together what an image shows.
+    """
+    if said.readers is not None or not said.names:
+        return False
+    if not said.complete or said.joint:
+        return True
+    again = sum(
+        _contradict(items, own, said) or len({items[n].label for n in own}) < len(own)
+        for own in several.values()
+    )
+    return rule == "majority" and 2 * again > len(several)
+
+
+def _contradict(items: Sequence[ImageItem], own: Sequence[int], said: ReadRows) -> bool:
+    """Whether rows name a finding, and that there is none."""
+    return any(n in said.nothing for n in own) and any(items[n].present for n in own)
+
+
+def _readings(
+    items: Sequence[ImageItem], own: Sequence[int], said: ReadRows, votes: bool, path: Path
 ) -> list[Known | str]:
     """What each reader says of one image: a label, or all that is known of its findings."""
     if said.readers is None and not said.names:
         return [items[number].label for number in own]
-    if said.readers is None and (not said.complete or said.joint or rule == "majority"):
+    if votes:
         return _repeated(items, own, said)
     parts: dict[str, list[int]] = defaultdict(list)
     for number in own:
@@ -224,7 +249,12 @@ def _reading(
                 raise _contradiction(items, number, said, first.label, items[number].label, path)
         return first.label
     healthy = [number for number in numbers if number in said.nothing]
-    present = [name for number in numbers for name in sorted(items[number].present)]
+    present = [
+        name
+        for number in numbers
+        for name in sorted(items[number].present)
+        if not has_place_beside_nothing(name)
+    ]
     if healthy and present:
         raise _contradiction(items, healthy[0], said, "no finding", present[0], path)
     known: Known = {}
@@ -233,9 +263,15 @@ def _reading(
             if known.setdefault(name, there) != there:
                 words = f"{name} present", f"{name} absent"
                 raise _contradiction(items, number, said, *words, path)
-    if said.complete or healthy:
-        known = {name: known.get(name, False) for name in said.names}
-    return known
+    return _filled(known, said, bool(healthy))
+
+
+def _filled(known: Known, said: ReadRows, healthy: bool) -> Known:
+    """With what is absent because nobody names it, or because nothing is there."""
+    if not (said.complete or healthy):
+        return known
+    absent = (n for n in said.names if said.complete or not has_place_beside_nothing(n))
+    return {**dict.fromkeys(absent, False), **known}
 
 
 def _repeated(
@@ -244,9 +280,7 @@ def _repeated(
     """Where nobody says who read: what is said again of a finding is another reader's answer."""
     readings: list[Known] = []
     for number in sorted(numbers, key=lambda number: number in said.nothing):
-        known = dict(items[number].findings or {})
-        if said.complete or number in said.nothing:
-            known = {name: known.get(name, False) for name in said.names}
+        known = _filled(dict(items[number].findings or {}), said, number in said.nothing)
         same = {} if said.complete or number not in said.nothing else known
         free = next((r for r in readings if not r.keys() & known.keys() or r | same == same), None)
         if free is None:
@@ -308,7 +342,7 @@ def _same_columns(
     kept = []
     for name in columns:
         cells = ({items[n].groups.get(name) for n in own} for own in several.values())
-        if not _is_box(name) and all(len(values) == 1 for values in cells):
+        if not is_box(name) and all(len(values) == 1 for values in cells):
             kept.append(name)
         else:
             left_out.add(f"{path.name}: {name}", "column", BY_IMAGE)
@@ -327,7 +361,11 @@ def _contradiction(
 
 
 def _no_rule(
-    differing: Sequence[str], readings: dict[str, list[Known | str]], images: int, path: Path
+    differing: Sequence[str],
+    readings: dict[str, list[Known | str]],
+    images: int,
+    path: Path,
+    own_label: bool,
 ) -> DataError:
     shown = [
         reading
@@ -335,10 +373,10 @@ def _no_rule(
         else "|".join(name for name, there in reading.items() if there) or "none"
         for reading in readings[differing[0]]
     ]
+    rest = "" if own_label else ", or any (present where one of them says so)"
     return DataError(
         f"one answer for each image of '{path}', or a rule where its readers differ",
         f"{counted(len(differing), 'image')} of {images:,} whose rows differ, such as "
         f"'{differing[0]}' ({joined([*dict.fromkeys(shown)])})",
-        "declare data.readers: majority, or any (present where one of them says so); of a set from "
-        "elsewhere, --readers",
+        f"declare data.readers: majority{rest}; of a set from elsewhere, --readers",
     )
