@@ -19,7 +19,7 @@ from clinipress.evidence.calibration import (
     operating_points,
     uncertain_threshold,
 )
-from clinipress.evidence.scores import Scores
+from clinipress.evidence.scores import Scores, without_unasked
 from clinipress.formats.open import engine_packages
 from clinipress.recipe.study import Study
 from clinipress.records.candidate import Candidate, Card, Made
@@ -163,10 +163,7 @@ def calibrated(piece: Piece[Made], study: Study) -> Card:
         return piece.file.card.model_copy(
             update={
                 "temperatures": seen.temperatures,
-                "thresholds": tuple(
-                    limit if len({*seen.labels[:, c].tolist()} - {-1}) == 2 else None
-                    for c, limit in enumerate(seen.thresholds)
-                ),
+                "thresholds": without_unasked(seen).thresholds,
                 "intended_use": study.intended_use,
                 "synthetic": study.synthetic,
                 "class_map": study.data.class_map,
