@@ -185,14 +185,14 @@ def not_used(things: Iterable[tuple[str, str, str, int]], most: int = 3) -> list
     return lines
 
 
-def class_words(name: str) -> str:
-    """A class within a phrase: one whose name is a number says that it is a class.
+def class_words(name: str, noun: str = "class") -> str:
+    """A class, or a finding, within a phrase: one whose name is a number says what it is.
 
     Example:
         >>> class_words("nodule"), class_words("1")
         ('nodule', 'class 1')
     """
-    return f"class {name}" if re.fullmatch(r"[-+]?[0-9]+([.,][0-9]+)?", name) else name
+    return f"{noun} {name}" if re.fullmatch(r"[-+]?[0-9]+([.,][0-9]+)?", name) else name
 
 
 def capital(text: str) -> str:

@@ -117,10 +117,11 @@ def test_one_image_and_one_patient_decide_nothing(pair, tmp_path):
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
-        ({"thresholds": [0.5]}, "3 thresholds between 0 and 1, or none"),
+        ({"thresholds": [0.5]}, "3 thresholds and temperatures, or none"),
         ({"thresholds": [0.5, 1.5, 0.2]}, "3 thresholds between 0 and 1"),
-        ({"thresholds": [0.5, None, 0.2]}, "3 thresholds between 0 and 1"),
-        ({"temperatures": [1.0]}, "3 temperatures above 0, or none"),
+        ({"thresholds": [0.5, float("nan"), 0.2]}, "3 thresholds between 0 and 1"),
+        ({"thresholds": [None, None]}, "3 thresholds and temperatures"),
+        ({"temperatures": [1.0]}, "3 thresholds and temperatures, or none"),
         ({"temperatures": [1.0, 0.0, 1.0]}, "3 temperatures above 0"),
         ({"classes": ["edema", "edema", "mass"]}, "per-image scores"),
     ],
@@ -152,6 +153,7 @@ def card(findings=NAMES, **more):
 
 
 def bundle_of(folder, made, outputs=None):
+    folder.mkdir(exist_ok=True)
     matrix = weights(SPEC, outputs or len(made.classes))
     model = write_linear(folder / "model.onnx", SPEC, matrix)
     return write_bundle(
@@ -193,10 +195,44 @@ def test_a_bundle_of_before_is_called_at_a_half_and_it_is_said(images, tmp_path,
     assert "no finding" not in lines[0]
 
 
-def test_a_finding_without_threshold_is_said_by_name(images, tmp_path):
+def test_b2_a_finding_without_threshold_is_said_by_name(images, tmp_path, capsys):
     some = bundle_of(tmp_path, card(thresholds=(0.4, None, 0.5)))
-    (line,) = [w for w in evaluate(some, images, resamples=20)["warnings"] if "threshold" in w]
-    assert "not mass: called from a probability of 0.5" in line
+    facts = evaluate(some, images, resamples=20, scores=tmp_path / "kept.npz")
+    (line,) = [w for w in facts["warnings"] if "threshold" in w]
+    assert line == "mass has no threshold in 'chest': only its area is measured"
+    assert facts["confusion"][1] == []
+    assert "sensitivity[mass]" not in facts["evidence"]
+    assert Scores.load(tmp_path / "kept.npz").thresholds == (0.4, None, 0.5)
+    show_evidence(facts)
+    assert f"warning: {line}" in capsys.readouterr().out
+
+
+def test_b2_what_the_set_does_not_know_has_no_threshold_to_miss(images, tmp_path):
+    unknown = bundle_of(tmp_path, card(("edema", "mass", "gas"), thresholds=(0.4, 0.3, None)))
+    assert not [w for w in evaluate(unknown, images, resamples=20)["warnings"] if "threshold" in w]
+
+
+def test_b1_models_of_different_tasks_are_refused_by_task_either_way(images, tmp_path):
+    several = bundle_of(tmp_path / "several", card(thresholds=(0.4, 0.3, 0.5)))
+    of_one = Card(name="plain", classes=NAMES, input=SPEC, format="onnx")
+    one = bundle_of(tmp_path / "one", of_one)
+    for pair in ((several, one), (one, several)):
+        with pytest.raises(ClinipressError, match=r"one task.*multi(class|label)") as caught:
+            compare(*pair, images, resamples=20)
+        assert "\n" not in str(caught.value)
+        assert "--onnx task=multilabel" in str(caught.value)
+
+
+def test_b5_positive_means_nothing_where_there_are_more_than_two(images, tmp_path, pair):
+    several = bundle_of(tmp_path / "several", card(thresholds=(0.4, 0.3, 0.5)))
+    one = bundle_of(tmp_path / "one", Card(name="plain", classes=NAMES, input=SPEC, format="onnx"))
+    for asked in ("mass", "Quatsch"):
+        with pytest.raises(ClinipressError, match="--positive with a model of two classes"):
+            evaluate(several, images, resamples=20, positive=asked)
+        with pytest.raises(ClinipressError, match="--positive with a model of two classes"):
+            evaluate(one, images, resamples=20, positive=asked)
+        with pytest.raises(ClinipressError, match="--positive with a model of two classes"):
+            compared(tmp_path, *pair, positive=asked)
 
 
 def test_another_number_of_outputs_than_findings_is_one_line(tmp_path):

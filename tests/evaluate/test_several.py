@@ -201,15 +201,6 @@ def test_thresholds_are_where_sensitivity_plus_specificity_is_greatest(seed):
         assert len(cuts)
 
 
-def test_a_finding_without_images_on_either_side_is_called_at_a_half():
-    logits = np.linspace(-2, 2, 40).reshape(20, 2)
-    truth = np.zeros((20, 2), int)
-    truth[:12, 0] = 1
-    _, limits = fit_findings(logits, truth)
-    assert limits[1] == 0.5
-    assert fit_findings(logits, np.full((20, 2), -1)) == ((1.0, 1.0), (0.5, 0.5))
-
-
 def test_a_finding_by_itself_is_a_question_of_two_classes():
     truth, units, logits, _ = task()
     temperatures, limits = fit_findings(logits, truth)

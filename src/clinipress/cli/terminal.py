@@ -387,7 +387,7 @@ def show_evidence(facts: Mapping[str, Any]) -> None:
     from clinipress.reporting.wording.phrases import overlap_sentence
 
     console = _console()
-    table = Table(title=f"{facts['name']} on {facts['data']}: {facts['images']} images")
+    table = Table(title=f"{facts['name']} on {facts['data']}: {counted(facts['images'], 'image')}")
     for column in ("metric", "value", "95% CI"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, figure in _of_all(facts, facts["evidence"]).items():
@@ -398,6 +398,14 @@ def show_evidence(facts: Mapping[str, Any]) -> None:
     lines = [f"sensitivity is that of {facts['positive']}"] if facts["positive"] else []
     for line in (*lines, overlap_sentence(Overlap.model_validate(facts["overlap"]))):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    unreadable = facts.get("unreadable", ())
+    if unreadable and not any("read" in text for text in facts.get("warnings", ())):
+        first = f"the first {unreadable[0]['path']}: {unreadable[0]['reason']}"
+        text = f"warning: {counted(len(unreadable), 'file')} cannot be read, {first}"
+        console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    for text in facts.get("warnings", ()):
+        line = f"warning: {text}"
+        console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def _plain_figure(figure: Mapping[str, float]) -> tuple[str, str]:
@@ -518,12 +526,15 @@ def show_external(test: ExternalTest, result: Result, report: Path) -> None:
     from clinipress.reporting.private import kept
     from clinipress.reporting.wording.numbers import figure_interval, short_name
     from clinipress.reporting.wording.phrases import overlap_sentence
+    from clinipress.reporting.wording.sentences import means_sentence
 
     number = [known.name for known in result.external_tests].index(test.name)
     result = kept(result)
     test = result.external_tests[number]
     console = _console()
-    table = Table(title=f"{result.study} on {test.name}: {test.images} images from elsewhere")
+    table = Table(
+        title=f"{result.study} on {test.name}: {counted(test.images, 'image')} from elsewhere"
+    )
     for column in (
         "candidate",
         f"{short_name(result.overall)} here",
@@ -547,7 +558,10 @@ def show_external(test: ExternalTest, result: Result, report: Path) -> None:
             _coloured(_word(verdict)) if verdict else "reference",
         )
     console.print(table)
-    console.print(overlap_sentence(test.overlap), highlight=False, markup=False, soft_wrap=True)
+    shipped = [name for name in test.rows if name != result.reference]
+    lines = [overlap_sentence(test.overlap), *(means_sentence(test.means, n) for n in shipped[:1])]
+    for line in (*filter(None, lines), *(f"warning: {text}" for text in test.warnings)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     for name, row in test.rows.items():
         for text in row.verdict.texts if row.verdict else ():
             console.print(f"{name}: {text}", highlight=False, markup=False, soft_wrap=True)

@@ -52,20 +52,20 @@ LOW, HIGH = 0.25, 20.0
 
 def fit_findings(
     logits: NDArray[np.floating], labels: NDArray[np.integer]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+) -> tuple[tuple[float, ...], tuple[float | None, ...]]:
     """Of several findings: each one's temperature, and the probability at which it is called.
 
     A temperature is fitted to all findings together, and to each that at least `ENOUGH` images show
     and do not show by itself. A threshold is where sensitivity plus specificity is greatest
     (Youden 1950), halfway between two probabilities that occur: it is met or not, never equalled.
-    A finding that no image shows, or every one, has a half.
+    A finding that no image shows, or every one, has none: nobody could say where to call it.
 
     Args:
         logits: Floating ``[n, k]`` of a split the model was not fitted on.
         labels: Integer ``[n, k]``: 1 present, 0 absent, -1 unknown.
 
     Returns:
-        k temperatures, k thresholds in (0, 1).
+        k temperatures, k thresholds in (0, 1) or None.
     """
     known = labels >= 0
     together = _binary_temperature(logits[known], labels[known])
@@ -86,9 +86,9 @@ def _binary_temperature(odds: NDArray[np.floating], truth: NDArray[np.integer]) 
     return fit_temperature(np.stack([odds / 2, -odds / 2], axis=1), (1 - truth).astype(np.int64))
 
 
-def _youden(chances: Floats, there: NDArray[np.bool_]) -> float:
+def _youden(chances: Floats, there: NDArray[np.bool_]) -> float | None:
     if not there.any() or there.all():
-        return 0.5
+        return None
     values, inverse = np.unique(chances, return_inverse=True)
     found = np.bincount(inverse, there, len(values))
     spared = np.bincount(inverse, ~there, len(values))
@@ -320,7 +320,8 @@ def calibration_section(
     itself, same = candidate is reference, False
     original, raw_scores = reference, candidate
     findings: dict[str, float] = {}
-    limits = dict(zip(candidate.classes, candidate.thresholds, strict=False))
+    pairs = zip(candidate.classes, candidate.thresholds, strict=False)
+    limits = {name: limit for name, limit in pairs if limit is not None}
     if candidate.several:  # every known pair of image and finding; each unit holds all of its own
         check_same_images(reference, candidate)
         temperatures = candidate.temperatures or (1.0,) * len(candidate.classes)

@@ -228,7 +228,7 @@ class _Pair:
 
 def _of_findings(reference: Scores, candidate: Scores) -> Iterator[Direction]:
     """Which way each of several findings leans."""
-    for number in range(len(reference.classes)):
+    for number in np.flatnonzero(reference.asked).tolist():
         before, after = (s.with_cuts().of_finding(number) for s in (reference, candidate))
         if len(np.unique(before.labels)) == 2:
             index = unit_index(before.units, len(before.labels))

@@ -45,6 +45,7 @@ __all__ = [
 
 _CAPPING = ("floors", "rule_changes")
 NO_THRESHOLDS = "no validation scores to choose thresholds on"
+NONE_ASKED = "no finding that these images tell of has a threshold to be called at"
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class SplitJudgement:
         evidence: Metric -> its interval.
         confusion: Images by true class (rows) and answer (columns); of several findings, for each
             those that show it and are called or missed, and those that do not and are called or
-            spared.
+            spared; nothing for one that has no threshold.
         changes: Metric -> candidate minus reference, paired; empty for the reference itself.
         verdict: None for the reference itself.
     """
@@ -173,7 +174,9 @@ def _judged_findings(
     differences = {} if itself else paired(declared, reference, candidate)
     verdict = None
     if not itself:
-        carried = carried_by_findings(candidate.labels, candidate.classes, units=candidate.units)
+        carried = carried_by_findings(
+            candidate.labels, candidate.classes, units=candidate.units, asked=candidate.asked
+        )
         told = sum(
             carried.get(f"auroc[{name}]", 0) >= gate.FEWEST_UNITS for name in candidate.classes
         )
@@ -198,12 +201,13 @@ def counted(scores: Scores) -> list[list[int]]:
             scores.logits, scores.labels, len(scores.classes)
         ).tolist()
         return table
-    called = np.round(scores.scaled - scores.cuts, 9) >= 0
+    called, asked = np.round(scores.scaled - scores.cuts, 9) >= 0, scores.asked
     sides = [(truth, answer) for truth in (1, 0) for answer in (True, False)]
     return [
         [
             int(((scores.labels[:, c] == truth) & (called[:, c] == answer)).sum())
             for truth, answer in sides
+            if asked[c]
         ]
         for c in range(len(scores.classes))
     ]
@@ -299,7 +303,9 @@ def statistics(
             class_margins=declared.class_margins,
         )
     disagreement = None
-    if not itself:
+    if candidate.several and not ((candidate.labels >= 0) & candidate.asked).any():
+        missing["disagreement"] = NONE_ASKED
+    elif not itself:
         disagreement = disagreement_section(
             reference,
             candidate,

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,7 @@ class LabelAnswers:
         known: bool ``[n, k]``.
         called: bool ``[n, k]``.
         labels: k names.
+        asked: bool ``[k]``, which have a threshold.
     """
 
     logits: Floats
@@ -75,13 +76,19 @@ class LabelAnswers:
     known: Bools
     called: Bools
     labels: tuple[str, ...]
+    asked: Bools
+
+    @property
+    def answered(self) -> Bools:
+        """Pairs that are called or spared, and of which it is known which is right, ``[n, k]``."""
+        return self.known & self.asked
 
 
 def check_multilabel(
     logits: NDArray[np.floating],
     truth: NDArray[np.bool_] | NDArray[np.integer],
     labels: Sequence[str],
-    thresholds: float | Sequence[float] = 0.5,
+    thresholds: float | Sequence[float | None] = 0.5,
 ) -> LabelAnswers:
     """Check what every figure assumes, once, at the public boundary.
 
@@ -89,7 +96,8 @@ def check_multilabel(
         logits: Floating ``[n, k]``.
         truth: bool, or 1, 0 and -1 (unknown), ``[n, k]``.
         labels: k names.
-        thresholds: Probability at or above which a label is called; one, or one per label.
+        thresholds: Probability at or above which a label is called; one, or one per label, None
+            for a label that is not asked.
 
     Raises:
         DataError: No image, shapes that do not match, truth other than 1, 0 and -1, logits that
@@ -110,10 +118,12 @@ def check_multilabel(
         bad = int((~np.isfinite(values)).any(axis=1).sum())
         raise DataError("finite logits", f"NaN or infinity in {bad} of {len(values)} rows")
     limits = np.asarray(thresholds, np.float64)
-    if limits.shape not in ((), (len(names),)) or not ((limits > 0) & (limits < 1)).all():
+    inside = ((limits > 0) & (limits < 1)) | np.isnan(limits)
+    if limits.shape not in ((), (len(names),)) or not inside.all():
         raise DataError(f"one threshold between 0 and 1, or {len(names)} of them", f"{thresholds}")
     called = np.round(values - np.log(limits / (1 - limits)), 9) >= 0
-    return LabelAnswers(values, known == 1, known >= 0, called, names)
+    asked = np.broadcast_to(~np.isnan(limits), len(names))
+    return LabelAnswers(values, known == 1, known >= 0, called, names, asked)
 
 
 def judgeable(truth: NDArray[np.integer], units: NDArray[np.integer] | None = None) -> Bools:
@@ -130,21 +140,26 @@ def judgeable(truth: NDArray[np.integer], units: NDArray[np.integer] | None = No
 
 
 def carried_by_findings(
-    truth: NDArray[np.integer], labels: Sequence[str], *, units: NDArray[np.integer] | None = None
+    truth: NDArray[np.integer],
+    labels: Sequence[str],
+    *,
+    units: NDArray[np.integer] | None = None,
+    asked: Bools | None = None,
 ) -> dict[str, float]:
     """How many units carry each figure: of a finding, those that show it or do not, the fewer.
 
-    Arguments as `multilabel_evidence`. A mean over findings is of all units: the findings that too
+    Arguments as `multilabel_evidence`; of a finding that is not `asked`, bool ``[k]``, none carry
+    what needs a threshold. A mean over findings is of all units: the findings that too
     few show are not in it.
     """
     index = check_units(units, len(truth))
     carried: dict[str, float] = {}
     for c, name in enumerate(labels):
         there, absent = (len(np.unique(index[truth[:, c] == side])) for side in (1, 0))
-        carried |= dict.fromkeys(
-            (f"{metric}[{name}]" for metric in ("sensitivity", "specificity", "auroc", "f1")),
-            float(min(there, absent)),
-        )
+        fewer = float(min(there, absent))
+        at_threshold = fewer if asked is None or asked[c] else 0.0
+        carried[f"auroc[{name}]"] = fewer
+        carried |= {f"{m}[{name}]": at_threshold for m in ("sensitivity", "specificity", "f1")}
     every = effective_units(index) if judgeable(truth, units).any() else 0.0
     macro = ("auroc_macro", "sensitivity_macro", "specificity_macro", "f1_macro")
     return carried | dict.fromkeys(macro, every)
@@ -156,7 +171,7 @@ def multilabel_evidence(
     labels: Sequence[str],
     *,
     units: NDArray[np.integer] | None = None,
-    thresholds: float | Sequence[float] = 0.5,
+    thresholds: float | Sequence[float | None] = 0.5,
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Interval]:
@@ -167,7 +182,8 @@ def multilabel_evidence(
         truth: bool, or 1, 0 and -1 (unknown), ``[n, k]``.
         labels: k names.
         units: Integer ``[n]``, the patient or cluster of each image; None: each its own.
-        thresholds: Probability at or above which a label is called; one, or one per label.
+        thresholds: Probability at or above which a label is called; one, or one per label. None:
+            the label has none; nothing that needs one is told of it or has it in its mean.
         resamples: Bootstrap resamples.
         seed: Same seed, same interval.
 
@@ -185,7 +201,7 @@ def multilabel_evidence(
     answers = check_multilabel(logits, truth, labels, thresholds)
     index = check_units(units, len(answers.truth))
     intervals: Intervals = {}
-    for name, (actual, called, scores, where) in _questions(answers, index).items():
+    for name, (actual, called, where) in _calls(answers, index).items():
         right = actual == called
         put(intervals, f"sensitivity{name}", proportion(called[actual], where[actual]))
         put(intervals, f"specificity{name}", proportion(~called[~actual], where[~actual]))
@@ -193,6 +209,7 @@ def multilabel_evidence(
         either = actual | called
         jaccard = proportion(right[either], where[either])
         put(intervals, f"f1{name}", jaccard and f1_of_jaccard(jaccard))
+    for name, (actual, scores, where) in _ranks(answers, index).items():
         put(intervals, f"auroc{name}", auroc_interval(scores, actual, where))
     intervals |= _overall(answers, index)
     (spreads,) = _bootstrap([answers], index, resamples, seed)
@@ -211,8 +228,8 @@ def multilabel_changes(
     labels: Sequence[str],
     *,
     units: NDArray[np.integer] | None = None,
-    thresholds: float | Sequence[float] = 0.5,
-    candidate_thresholds: float | Sequence[float] | None = None,
+    thresholds: float | Sequence[float | None] = 0.5,
+    candidate_thresholds: float | Sequence[float | None] | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Interval]:
@@ -232,15 +249,19 @@ def multilabel_changes(
     after = check_multilabel(candidate_logits, truth, labels, own)
     index = check_units(units, len(before.truth))
     intervals: Intervals = {}
-    others = _questions(after, index)
-    for name, (actual, was, scores, where) in _questions(before, index).items():
-        _, now, rescored, _ = others[name]
+    asked = before.asked & after.asked
+    before, after = replace(before, asked=asked), replace(after, asked=asked)
+    others = _calls(after, index)
+    for name, (actual, was, where) in _calls(before, index).items():
+        now = others[name][1]
         sensitivity = paired_difference(now[actual], was[actual], where[actual])
         put(intervals, f"sensitivity{name}", sensitivity)
         specificity = paired_difference(~now[~actual], ~was[~actual], where[~actual])
         put(intervals, f"specificity{name}", specificity)
         put(intervals, f"precision{name}", precision_difference(actual, now, was, where))
-        put(intervals, f"auroc{name}", auroc_difference(rescored, scores, actual, where))
+    rescored = _ranks(after, index)
+    for name, (actual, scores, where) in _ranks(before, index).items():
+        put(intervals, f"auroc{name}", auroc_difference(rescored[name][1], scores, actual, where))
     intervals |= _overall_changes(before, after, index)
     first, second = _bootstrap([before, after], index, resamples, seed)
     parts = _judged_parts(before, index, intervals)
@@ -281,39 +302,51 @@ def _with_width(
     return interval if interval.value == 0 else None
 
 
-def _questions(
-    answers: LabelAnswers, index: Integers
-) -> dict[str, tuple[Bools, Bools, Floats, Integers]]:
-    """Truth, calls, scores and units of each label, and of all pairs pooled under "_micro"."""
-    questions = {}
-    for c, name in enumerate(answers.labels):
-        rows = answers.known[:, c]
-        each = (answers.truth[rows, c], answers.called[rows, c], answers.logits[rows, c])
-        questions[f"[{name}]"] = (*each, index[rows])
-    rows = answers.known
-    units = np.broadcast_to(index[:, None], rows.shape)[rows]
-    questions["_micro"] = answers.truth[rows], answers.called[rows], answers.logits[rows], units
-    return questions
+def _calls(answers: LabelAnswers, index: Integers) -> dict[str, tuple[Bools, Bools, Integers]]:
+    """Truth, calls and units of each label that is asked, and of their pairs under "_micro"."""
+    parts = _parts(answers, answers.answered)
+    return {
+        name: (answers.truth[pairs], answers.called[pairs], _units_of(pairs, index))
+        for name, pairs in parts.items()
+    }
+
+
+def _ranks(answers: LabelAnswers, index: Integers) -> dict[str, tuple[Bools, Floats, Integers]]:
+    """Truth, scores and units of each label, and of all pairs pooled under "_micro"."""
+    return {
+        name: (answers.truth[pairs], answers.logits[pairs], _units_of(pairs, index))
+        for name, pairs in _parts(answers, answers.known).items()
+    }
+
+
+def _parts(answers: LabelAnswers, pairs: Bools) -> dict[str, Bools]:
+    """Which of some pairs are of each label, of those that have any, and all of them."""
+    single = np.eye(len(answers.labels), dtype=np.bool_)
+    parts = {f"[{name}]": pairs & single[c] for c, name in enumerate(answers.labels)}
+    return {**parts, "_micro": pairs}
+
+
+def _units_of(pairs: Bools, index: Integers) -> Integers:
+    return np.asarray(np.broadcast_to(index[:, None], pairs.shape)[pairs])
 
 
 def _overall(answers: LabelAnswers, index: Integers) -> Intervals:
-    right, known = answers.truth == answers.called, answers.known
+    right, known = answers.truth == answers.called, answers.answered
     intervals: Intervals = {}
     some = known.any(axis=1)
     put(intervals, "exact_match", proportion((right | ~known).all(axis=1)[some], index[some]))
-    pairs = np.broadcast_to(index[:, None], known.shape)[known]
-    put(intervals, "hamming_accuracy", proportion(right[known], pairs))
+    put(intervals, "hamming_accuracy", proportion(right[known], _units_of(known, index)))
     return intervals
 
 
 def _overall_changes(before: LabelAnswers, after: LabelAnswers, index: Integers) -> Intervals:
-    known = before.known
+    known = before.answered
     was, now = before.truth == before.called, after.truth == after.called
     intervals: Intervals = {}
     some = known.any(axis=1)
     after_all, before_all = ((right | ~known).all(axis=1)[some] for right in (now, was))
     put(intervals, "exact_match", paired_difference(after_all, before_all, index[some]))
-    pairs = np.broadcast_to(index[:, None], known.shape)[known]
+    pairs = _units_of(known, index)
     put(intervals, "hamming_accuracy", paired_difference(now[known], was[known], pairs))
     return intervals
 
@@ -333,7 +366,7 @@ def _bootstrap(
     def measure(counts: Floats) -> list[dict[str, Floats]]:
         weights = counts.astype(np.float32)[index]
         return [
-            _measure(sums, rank, counts, weights, models[0].labels, counted)
+            _measure(sums, rank, counts, weights, models[0], counted)
             for sums, rank in zip(tables, ranks, strict=True)
         ]
 
@@ -366,18 +399,22 @@ def _measure(
     ranks: Sequence[tuple[Integers, RankTable]],
     counts: Floats,
     weights: NDArray[np.float32],
-    labels: Sequence[str],
+    answers: LabelAnswers,
     counted: Bools,
 ) -> dict[str, Floats]:
     """Figures of a block of resamples, each ``[block]``, counts ``[units, block]``."""
     flat = weighted_sums(sums.reshape(-1, sums.shape[2]), counts)
     totals = flat.reshape(*sums.shape[:2], -1)
     hits, actual, called, images, squares = totals[:5]
+    # undefined for a label without a threshold, and nothing in a sum over labels
+    hits, positives, called, answered = (
+        np.where(answers.asked[:, None], part, 0) for part in (hits, actual, called, images)
+    )
     by_label = {
-        "sensitivity": _ratio(hits, actual),
-        "specificity": _ratio(images - actual - called + hits, images - actual),
+        "sensitivity": _ratio(hits, positives),
+        "specificity": _ratio(answered - positives - called + hits, answered - positives),
         "precision": _ratio(hits, called),
-        "f1": _ratio(2 * hits, actual + called),
+        "f1": _ratio(2 * hits, positives + called),
         "auroc": np.stack([weighted_auroc(table, weights[rows]) for rows, table in ranks]),
         "brier": _ratio(squares, images),
         "ece": _ratio(np.abs(totals[5:]).sum(axis=0), images),
@@ -387,8 +424,8 @@ def _measure(
         for name, values in by_label.items()
     }
     for kind in ("f1", "brier", "ece"):
-        figures |= {f"{kind}[{name}]": by_label[kind][c] for c, name in enumerate(labels)}
-    figures["f1_micro"] = _ratio(2 * hits.sum(axis=0), (actual + called).sum(axis=0))
+        figures |= {f"{kind}[{name}]": by_label[kind][c] for c, name in enumerate(answers.labels)}
+    figures["f1_micro"] = _ratio(2 * hits.sum(axis=0), (positives + called).sum(axis=0))
     return figures
 
 

@@ -23,7 +23,7 @@ from clinipress.errors import DataError
 from clinipress.records.store import digest_of, write_atomically
 from clinipress.stats.metrics import sigmoid, softmax
 
-__all__ = ["Scores"]
+__all__ = ["Scores", "asked_of_both", "without_unasked"]
 
 PRESENT, ABSENT = "present", "absent"
 TEMPERATURES = 1e-3, 1e3  # those that are fitted lie between 0.25 and 20
@@ -53,7 +53,7 @@ class Scores:
         temperature: The candidate's own softmax temperature, fitted on validation.
         temperatures: Of several findings, each one's own.
         thresholds: Of several findings, the calibrated probability at or above which each is
-            called, chosen on validation; empty: a half.
+            called, chosen on validation; None: it has none and is not asked; empty: a half.
         groups: Column -> n values, "" where nothing is known.
     """
 
@@ -67,7 +67,7 @@ class Scores:
     order: tuple[str, ...] = ()
     temperature: float = 1.0
     temperatures: tuple[float, ...] = ()
-    thresholds: tuple[float, ...] = ()
+    thresholds: tuple[float | None, ...] = ()
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
@@ -91,13 +91,19 @@ class Scores:
                 "1 (present), 0 (absent) or -1 (unknown) for each finding",
                 f"labels from {self.labels.min()} to {self.labels.max()}",
             )
+        limits = tuple(limit for limit in self.thresholds if limit is not None)
         for name, values, low, high in (
-            ("thresholds between 0 and 1", self.thresholds, 0.0, 1.0),
+            ("thresholds between 0 and 1", limits, 0.0, 1.0),
             ("temperatures above 0", self.temperatures, lowest / 2, highest * 2),
         ):
             inside = all(value is not None and low < value < high for value in values)
-            if len(values) not in (0, k) or not inside:
+            if not inside:
                 raise DataError(f"{k} {name}, or none", f"{list(values)}")
+        if not {len(self.thresholds), len(self.temperatures)} <= {0, k}:
+            raise DataError(
+                f"{k} thresholds and temperatures, or none",
+                f"{len(self.thresholds)} and {len(self.temperatures)}",
+            )
 
     @property
     def several(self) -> bool:
@@ -114,10 +120,18 @@ class Scores:
 
     @property
     def cuts(self) -> NDArray[np.float64]:
-        """Of several findings: the scaled logits at or above which each is called, ``[k]``."""
+        """Of several findings: the scaled logits at or above which each is called, ``[k]``.
+
+        NaN: it is not asked.
+        """
         limits = np.asarray(self.thresholds or [0.5] * len(self.classes), np.float64)
         with np.errstate(divide="ignore"):
             return np.asarray(np.log(limits) - np.log1p(-limits))
+
+    @property
+    def asked(self) -> NDArray[np.bool_]:
+        """Of several findings: which have a threshold to be called at, ``[k]``."""
+        return ~np.isnan(self.cuts)
 
     def of_finding(self, number: int) -> Scores:
         """One of several findings as two classes, of the images of which it is known.
@@ -128,16 +142,16 @@ class Scores:
         return self._two_classes(rows, np.full(len(rows), number), self.scaled)
 
     def with_cuts(self) -> Scores:
-        """The same, each finding's logits above its threshold: called at a half then."""
-        shifted = np.round(self.scaled - self.cuts, 9)
+        """The same, each asked finding's logits above its threshold: called at a half then."""
+        shifted = np.round(self.scaled - np.nan_to_num(self.cuts), 9)
         return replace(self, logits=shifted.astype(np.float32), temperatures=(), thresholds=())
 
     def called_pairs(self) -> Scores:
-        """All known pairs of image and finding as two classes, those called answered "present".
+        """All known pairs of image and asked finding as two classes; called is "present".
 
         The logits are those above each finding's threshold; a unit holds all pairs of its images.
         """
-        rows, findings = np.nonzero(self.labels >= 0)
+        rows, findings = np.nonzero((self.labels >= 0) & self.asked)
         return self._two_classes(rows, findings, self.scaled - self.cuts)
 
     def pairs(self, *, raw: bool = False) -> Scores:
@@ -261,3 +275,30 @@ class Scores:
                 str(problem) or type(problem).__name__,
                 "name one that a run of clinipress wrote (candidates[].per_image in result.json)",
             ) from None
+
+
+def without_unasked(validation: Scores) -> Scores:
+    """Answers to the images thresholds were chosen on; without those that one side could not give.
+
+    Scores that were kept before a finding could go without one have a half there.
+    """
+    sides = ({*column.tolist()} - {-1} for column in validation.labels.T)
+    limits = zip(validation.thresholds, sides, strict=False)
+    return replace(
+        validation, thresholds=tuple(limit if len(pair) == 2 else None for limit, pair in limits)
+    )
+
+
+def asked_of_both(first: Scores, second: Scores) -> tuple[Scores, Scores]:
+    """Answers of two models of the same findings; what one is not asked, neither is."""
+    if not first.several:
+        return first, second
+    asked = first.asked & second.asked
+
+    def fewer(scores: Scores) -> Scores:
+        if asked.all():
+            return scores
+        limits = zip(scores.thresholds or (0.5,) * len(asked), asked, strict=True)
+        return replace(scores, thresholds=tuple(limit if ask else None for limit, ask in limits))
+
+    return fewer(first), fewer(second)

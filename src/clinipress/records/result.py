@@ -22,6 +22,7 @@ __all__ = [
     "Environment",
     "ExternalRow",
     "ExternalTest",
+    "FindingMeans",
     "Interval",
     "LeftOut",
     "OverSeeds",
@@ -399,6 +400,22 @@ class Overlap(Record):
     compared_with: int = 0
 
 
+class FindingMeans(Record):
+    """Means over findings where a study's images and others carry different ones.
+
+    Attributes:
+        inside: Findings that enough patients of the study's images show, and enough do not.
+        outside: Those of the others.
+        both: Those in either.
+        areas: Candidate -> mean area over `both`, inside and outside.
+    """
+
+    inside: tuple[str, ...]
+    outside: tuple[str, ...]
+    both: tuple[str, ...]
+    areas: dict[str, tuple[Interval, Interval]] = Field(default_factory=dict)
+
+
 class ExternalTest(Record):
     """``RUN/external/NAME.json``: what a study shipped, on images from elsewhere.
 
@@ -412,6 +429,8 @@ class ExternalTest(Record):
         warnings: Of the audit of the set.
         overlap: With the study's own images; None in tests of 0.1.0, which did not look.
         judged_by: Digest of what it was judged by; "" in tests of 0.1.0, which did not say.
+        means: What means over findings are over; None: the same findings as in the study, or
+            classes, or a test of before.
         rows: Candidate -> its figures, the reference first.
     """
 
@@ -426,6 +445,7 @@ class ExternalTest(Record):
     colourful: bool = False
     warnings: tuple[str, ...] = ()
     overlap: Overlap | None = None
+    means: FindingMeans | None = None
     rows: dict[str, ExternalRow]
 
 

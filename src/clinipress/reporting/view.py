@@ -168,6 +168,17 @@ class View:
         """Names of the classes as they are shown: grades from the least to the gravest."""
         return self.result.order or self.result.classes
 
+    @cached_property
+    def unasked(self) -> tuple[str, ...]:
+        """Findings without a threshold of the model in hand: neither called nor missed."""
+        own = self.own_judgements(self.subject) if self.subject else None
+        section = own[1].calibration if own else None
+        if section is None:
+            return ()
+        return tuple(
+            n for n in self.classes if n in section.temperatures.keys() - section.thresholds
+        )
+
     def lost_most_first(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
         """Names of findings that are shown at once, and of those that are folded away.
 

@@ -28,7 +28,8 @@ from clinipress.edge.load import load_candidate
 from clinipress.errors import DataError, InputError, ModelError
 from clinipress.evidence import gate
 from clinipress.evidence.judged import Declared, counted, figures, judged, statistics
-from clinipress.evidence.scores import Scores
+from clinipress.evidence.multilabel import judgeable, multilabel_evidence
+from clinipress.evidence.scores import Scores, asked_of_both, without_unasked
 from clinipress.evidence.worth import caps
 from clinipress.formats.trials import by_output, likeliest_order
 from clinipress.progress import SILENT, Progress
@@ -38,6 +39,7 @@ from clinipress.records.result import (
     Audit,
     ExternalRow,
     ExternalTest,
+    FindingMeans,
     Interval,
     Overlap,
     Reason,
@@ -144,10 +146,14 @@ def _finding(classes: Sequence[str], known: str | None, asked: str | None) -> st
     Raises:
         InputError: Of two classes none was named, or no such class, or another one before.
     """
-    if asked is not None and asked not in classes:
+    if asked is not None and asked not in classes and len(classes) == 2:
         near = difflib.get_close_matches(asked, classes, n=1)
         hint = f"did you mean '{near[0]}'?" if near else None
         raise InputError(f"--positive {' or '.join(classes)}", f"'{asked}'", hint)
+    if asked is not None and asked != known and len(classes) > 2:
+        raise InputError(
+            "--positive with a model of two classes", f"one of {len(classes)}", "leave it out"
+        )
     if asked is not None and known is not None and asked != known:
         raise InputError(
             f"--positive {known}, as the model's card says", f"'{asked}'", "leave it out"
@@ -159,6 +165,18 @@ def _finding(classes: Sequence[str], known: str | None, asked: str | None) -> st
             f"add --positive {classes[0]} or --positive {classes[1]}",
         )
     return asked or known
+
+
+def _no_positive(asked: str | None) -> None:
+    """Of several findings none is the positive one.
+
+    Raises:
+        InputError: One was named.
+    """
+    if asked is not None:
+        raise InputError(
+            "--positive with a model of two classes", "one of several findings", "leave it out"
+        )
 
 
 @dataclass(frozen=True)
@@ -204,6 +222,7 @@ class Elsewhere:
                 f"one class for each image ({first.name})",
                 "leave them out",
             )
+        _no_positive(self.positive if several else None)
         positive = None if several else _finding(first.classes, first.positive, self.positive)
         by_name: dict[str, Scores] = {}
         with tempfile.TemporaryDirectory(prefix="clinipress-") as folder:
@@ -214,6 +233,7 @@ class Elsewhere:
                 progress=self.progress, own_names=self.own_names or first.class_map,
             )  # fmt: skip
             for name, candidate in candidates.items():
+                limits = candidate.card.thresholds
                 by_name[name] = Scores(
                     logits=predict_rows(candidate, cache, rows),
                     labels=rows.labels,
@@ -225,7 +245,7 @@ class Elsewhere:
                     order=candidate.card.order,
                     temperature=candidate.card.temperature,
                     temperatures=candidate.card.temperatures,
-                    thresholds=tuple(t or 0.5 for t in candidate.card.thresholds),
+                    thresholds=limits if any(t is not None for t in limits) else (),
                     groups=rows.groups,
                 )
         return by_name, audit, known
@@ -302,9 +322,12 @@ def evaluate(
     _check_known(mine)
     if scores is not None:
         mine.save(scores)
-    warnings = (*audit.warnings, *_order_question(mine), *_at_a_half(candidate))
-    for line in warnings[len(audit.warnings) :]:
-        progress.say(f"warning: {line}")
+    warnings = (
+        *audit.warnings,
+        *_order_question(mine),
+        *_not_shown(mine),
+        *_without_threshold(candidate, mine),
+    )
     declared = Declared(
         "medium", EvidenceRecipe(), resamples
     )  # nothing is judged: the risk has no say
@@ -339,19 +362,46 @@ def _check_known(scores: Scores) -> None:
         )
 
 
-def _at_a_half(*candidates: Candidate) -> list[str]:
-    """Findings that are called from a probability of 0.5, since no threshold came with a model."""
-    lines = []
-    for candidate in candidates:
-        card = candidate.card
-        limits = card.thresholds or (None,) * len(card.classes)
-        names = [name for name, limit in zip(card.classes, limits, strict=True) if limit is None]
-        if card.task == "multilabel" and names:
-            which = "no finding" if len(names) == len(card.classes) else f"not {', '.join(names)}"
-            lines.append(
-                f"'{card.name}' brings a threshold for {which}: called from a probability of 0.5"
-            )
-    return lines
+def _without_threshold(candidate: Candidate, answers: Scores) -> list[str]:
+    """Findings that the images tell of, and that the model has no threshold for."""
+    card = candidate.card
+    limits = card.thresholds or (None,) * len(card.classes)
+    if card.task != "multilabel":
+        return []
+    if all(limit is None for limit in limits):
+        return [
+            f"'{card.name}' brings a threshold for no finding: called from a probability of 0.5"
+        ]
+    known = {name for name, column in zip(answers.classes, answers.labels.T, strict=True)
+             if (column >= 0).any()}  # fmt: skip
+    names = [n for n, t in zip(card.classes, limits, strict=True) if t is None and n in known]
+    if not names:
+        return []
+    one = len(names) == 1
+    return [
+        f"{joined(names)} {'has' if one else 'have'} no threshold in '{card.name}': only "
+        f"{'its area is' if one else 'their areas are'} measured"
+    ]
+
+
+def _not_shown(answers: Scores) -> list[str]:
+    """Classes or findings that the images do not show, so that means are over the others."""
+    if answers.several:
+        there = judgeable(answers.labels, answers.units)
+    else:
+        there = np.isin(np.arange(len(answers.classes)), answers.labels)
+    names = [[n for n, t in zip(answers.classes, there, strict=True) if t is side]
+             for side in (np.True_, np.False_)]  # fmt: skip
+    over, left_out = names
+    if not left_out:
+        return []
+    if answers.several:
+        few = f"fewer than {gate.FEWEST_UNITS} patients show {joined(left_out, 'or')}, or do not"
+        return [f"{few}: means are over {joined(over) or 'no finding'}"]
+    return [
+        f"no image of {joined(left_out, 'or')}: balanced accuracy and means over classes are over "
+        f"{joined(over)} alone"
+    ]
 
 
 def _order_question(scores: Scores) -> list[str]:
@@ -534,11 +584,14 @@ def evaluate_run(
     rows = _rows_to_test(result)
     study = Study.model_validate(result.recipe)
     several = study.data.task == "multilabel"
+    _no_positive(positive if several else None)
     finding = None if several else _finding(result.classes, study.data.positive, positive)
     kept = {
         row.name: replace(Scores.load(below(run, row.per_image["validation"])), positive=finding)
         for row in rows
     }
+    if several:
+        kept = {name: without_unasked(scores) for name, scores in kept.items()}
     seen = Seen.load(run / FINGERPRINTS)
     elsewhere = Elsewhere(data, class_map, split, finding, seen, overlap, threads, progress,
                           study.data.class_map, labelling)  # fmt: skip
@@ -586,7 +639,9 @@ def evaluate_run(
         warnings=(
             *audit.warnings,
             *([shared_patients(known.overlap)] if known.overlap.patients else []),
+            *_not_shown(answers[result.reference]),
         ),
+        means=_means(run, rows, answers, declared) if several else None,
         overlap=known.overlap,
         judged_by=judged_by(result, run),
         rows=tested,
@@ -609,6 +664,38 @@ def _rows_to_test(result: Result) -> list[CandidateRecord]:
     return [*root, *rows]
 
 
+def _means(
+    run: Path, rows: Sequence[CandidateRecord], answers: Mapping[str, Scores], declared: Declared
+) -> FindingMeans | None:
+    """What means are over, inside and outside; None: the same findings."""
+    inside = {
+        row.name: Scores.load(below(run, row.per_image.get("test") or row.per_image["validation"]))
+        for row in rows
+    }
+    first = rows[0].name
+    here, there = (judgeable(s.labels, s.units) for s in (inside[first], answers[first]))
+    if (here == there).all():
+        return None
+    classes, both = answers[first].classes, np.flatnonzero(here & there)
+
+    def area(scores: Scores) -> Interval:
+        return multilabel_evidence(
+            scores.scaled[:, both],
+            scores.labels[:, both],
+            [classes[c] for c in both],
+            units=scores.units,
+            resamples=declared.resamples,
+            seed=declared.seed,
+        )["auroc_macro"]
+
+    over, elsewhere, shared = (
+        tuple(name for name, counts in zip(classes, side, strict=True) if counts)
+        for side in (here, there, here & there)
+    )
+    areas = {name: (area(inside[name]), area(answers[name])) for name in inside} if shared else {}
+    return FindingMeans(inside=over, outside=elsewhere, both=shared, areas=areas)
+
+
 def _run(
     reference: Path,
     candidate: Path,
@@ -621,13 +708,12 @@ def _run(
         load_candidate(path, elsewhere.threads, allow_code=allow_code, onnx=onnx)
         for path in (reference, candidate)
     )
+    _check_same_task(a, b)
     if sorted(a.card.classes) != sorted(b.card.classes):
         raise ModelError(
             f"two models of one set of classes ({', '.join(a.card.classes)})",
             ", ".join(b.card.classes),
         )
-    for line in _at_a_half(a, b):
-        elsewhere.progress.say(f"warning: {line}")
     card = a.card
     named = card.positive or b.card.positive
     if card.task == "multiclass":
@@ -640,8 +726,29 @@ def _run(
     order = card.order or b.card.order
     mine = replace(scores["a"], order=order)
     other = replace(scores["b"], normal=card.normal, order=order)
+    lines = (*_without_threshold(a, mine), *_without_threshold(b, other), *_not_shown(mine))
+    for line in dict.fromkeys((*audit.warnings, *lines)):
+        elsewhere.progress.say(f"warning: {line}")
+    mine, other = asked_of_both(mine, other)
     facts = [_facts(a, mine), _facts(b, other)]
     return facts, (mine, other), audit.baseline_accuracy, known
+
+
+def _check_same_task(*candidates: Candidate) -> None:
+    """Two models that answer the same question; before the images are read as one of them does.
+
+    Raises:
+        ModelError: One of them answers several findings, the other one class for each image.
+    """
+    first, second = (candidate.card for candidate in candidates)
+    if first.task == second.task:
+        return
+    raise ModelError(
+        f"two models of one task, '{first.name}' being {first.task}",
+        f"'{second.name}', which is {second.task}",
+        "of an ONNX file that others made, whose answers do not exclude one another, add "
+        "--onnx task=multilabel",
+    )
 
 
 def _numbered(folder: Path, reference: str, answers: Scores) -> str:
@@ -706,8 +813,10 @@ def _kept(
             "score both on the same data",
         )
     names = [{"name": path.stem} for path in (reference, candidate)]
+    _no_positive(positive if a.several else None)
     finding = None if a.several else _finding(a.classes, a.positive or b.positive, positive)
     order = a.order or b.order
+    a, b = asked_of_both(a, b)
     a, b = (replace(s, positive=finding, normal=a.normal, order=order) for s in (a, b))
     return names, (a, b)
 

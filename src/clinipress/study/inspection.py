@@ -205,6 +205,8 @@ def _saliency(
     recipe, spec, scores = study.evidence, root.file.card.input, root.scores[split]
     labels, cuts = strata(scores.labels), None
     shown = np.flatnonzero(labels >= 0)
+    if scores.several:  # what has no threshold is neither called nor missed
+        shown = shown[scores.asked[labels[shown]]]
     if not len(shown):
         return NOBODY_SICK
     if scores.several:  # each image by the rarest finding that it shows

@@ -21,7 +21,7 @@ from clinipress.evidence.calibration import (
 )
 from clinipress.evidence.gate import FEWEST_UNITS
 from clinipress.evidence.multilabel import judgeable
-from clinipress.evidence.scores import Scores
+from clinipress.evidence.scores import Scores, without_unasked
 from clinipress.formats.open import engine_packages
 from clinipress.recipe.study import Study
 from clinipress.records.candidate import Candidate, Card, Made
@@ -175,10 +175,7 @@ def calibrated(piece: Piece[Made], study: Study) -> Card:
         return piece.file.card.model_copy(
             update={
                 "temperatures": seen.temperatures,
-                "thresholds": tuple(
-                    limit if len({*seen.labels[:, c].tolist()} - {-1}) == 2 else None
-                    for c, limit in enumerate(seen.thresholds)
-                ),
+                "thresholds": without_unasked(seen).thresholds,
                 "intended_use": study.intended_use,
                 "synthetic": study.synthetic,
                 "class_map": study.data.class_map,

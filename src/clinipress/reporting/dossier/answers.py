@@ -157,8 +157,12 @@ def _failures(view: View) -> str | None:
 def _missed_findings(view: View, matrix: Sequence[Sequence[int]], split: str | None) -> str | None:
     """Of several findings: those missed oftenest at their thresholds (`SplitJudgement`)."""
     rows = zip(view.result.classes, matrix, strict=False)
-    missed = sorted(((row[1], row[0] + row[1], name) for name, row in rows), reverse=True)
-    texts = [f"{class_words(n)} in {m:,} of {of:,} images" for m, of, n in missed[:3] if m]
+    missed = sorted(((row[1], row[0] + row[1], name) for name, row in rows if row), reverse=True)
+    texts = [
+        f"{class_words(n, view.noun)} in {m:,} of {counted(of, 'image')}"
+        for m, of, n in missed[:3]
+        if m
+    ]
     section = judgements_of(view).disagreement
     flips = f" {verdict_words(section.verdict)}" if section else ""
     oftenest = f"Missed oftenest on {split_name(split)} images: {joined(texts)}. " if texts else ""

@@ -22,6 +22,7 @@ from clinipress.reporting.wording.sentences import (
     audit_sentence,
     gate_sentence,
     split_sentence,
+    unasked_sentence,
     withheld_sentence,
 )
 from clinipress.text import capital, joined, sentence, tally, trial_words, true_minus
@@ -246,8 +247,9 @@ def _output(view: View) -> str | None:
         if named := ", ".join(f"{name} {limit:.3f}" for name, limit in limits):
             answer += (
                 f" ({named}), where sensitivity plus specificity was largest on the validation "
-                "images, or 0.5 where no image or every one shows the finding"
+                "images"
             )
+        answer += f". {unasked_sentence(view)[:-1]}" if view.unasked else ""
     text = f"One probability for each of {classes}; {answer}."
     section = judgements_of(view).operating
     if section is None:

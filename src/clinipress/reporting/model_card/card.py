@@ -39,7 +39,7 @@ from clinipress.reporting.wording.numbers import (
     percent,
 )
 from clinipress.reporting.wording.phrases import split_name
-from clinipress.reporting.wording.sentences import caution_sentence
+from clinipress.reporting.wording.sentences import caution_sentence, unasked_sentence
 from clinipress.text import capital, sentence, trial_words
 
 __all__ = ["model_card"]
@@ -49,10 +49,10 @@ OUT_OF_SCOPE = (
     "medical device.",
     "Images of another kind, modality, body part or preparation than those it was trained on.",
 )
+NO_THRESHOLD = "no threshold: not asked"
 THRESHOLDS = (
     "Each threshold is the probability, after the temperature of its finding, at which sensitivity "
-    "plus specificity was largest on the validation images; a finding that no validation image "
-    "shows, or every one, has 0.5."
+    "plus specificity was largest on the validation images."
 )
 UNKNOWN_CLASS = "Classes that it was not trained on: it answers with one of its own all the same."
 UNKNOWN_FINDING = "Findings that it was not trained on: it says nothing of them, whatever they are."
@@ -203,7 +203,7 @@ def _each_finding(
             figure_interval("auroc", theirs.get(f"auroc[{name}]")),
             figure_interval("auroc", mine.get(f"auroc[{name}]")),
             change_words("auroc", changes.get(f"auroc[{name}]")),
-            f"{limits[name]:.3f}" if name in limits else NOT_MEASURED,
+            f"{limits[name]:.3f}" if name in limits else NO_THRESHOLD if limits else NOT_MEASURED,
             figure_interval("sensitivity", mine.get(f"sensitivity[{name}]")),
             figure_interval("specificity", mine.get(f"specificity[{name}]")),
         ]
@@ -211,7 +211,8 @@ def _each_finding(
     ]
     heads = ["Finding", "AUROC, reference", "AUROC", "Change, points", "Threshold",
              "Sensitivity", "Specificity"]  # fmt: skip
-    return _folded(f"All {len(names)} findings", table(heads, rows), THRESHOLDS)
+    note = f"{THRESHOLDS} {unasked_sentence(view)}".strip()
+    return _folded(f"All {len(names)} findings", table(heads, rows), escape(note))
 
 
 def _folded(title: str, *blocks: str) -> list[str]:

@@ -33,6 +33,7 @@ from clinipress.reporting.wording.numbers import (
     points,
     points_interval,
 )
+from clinipress.reporting.wording.sentences import unasked_sentence
 
 __all__ = ["calibration_section"]
 
@@ -249,8 +250,10 @@ def _findings(shown: SectionView[Calibration]) -> doc.Details | None:
     note = (
         "Upper line: original. Lower line: compressed. Called from: the probability, after the "
         "temperature, at which sensitivity plus specificity was largest on the "
-        f"{shown.mine.chosen_on} images; 0.5 where no image or every one shows the finding."
+        f"{shown.mine.chosen_on} images."
     )
+    if shown.view.unasked:
+        note += f" {unasked_sentence(shown.view)}"
     return doc.Details(
         "Each finding: its temperature, its threshold, its calibration error",
         [grid(heads, rows, "cards rows lined"), doc.Paragraph(note, "note")],
@@ -258,7 +261,9 @@ def _findings(shown: SectionView[Calibration]) -> doc.Details | None:
 
 
 def _limit(side: Calibration | None, name: str) -> str:
-    return decimal(side.thresholds[name], 3) if side and name in side.thresholds else ""
+    if side is None or not side.temperatures:
+        return ""
+    return decimal(side.thresholds[name], 3) if name in side.thresholds else "not asked"
 
 
 def _table(shown: SectionView[Calibration]) -> doc.DataTable:

@@ -78,11 +78,10 @@ def candidates_section(view: View) -> doc.Section:
     groups = [_candidate_rows(view, number, record) for number, record in view.numbered()]
     note = (
         f"In brackets: {coverage_phrase(view)}. Changes are candidate minus reference: below 0 is "
-        "a loss. Agreement is the share of images that get the same answer from the reference. 1 "
-        "MB is a million bytes; weights are the parameters of the network, with its multiply-adds "
-        "for one image; p95 is the time "
-        "that 95 of 100 calls stay under. How many times faster is the median over turns in which "
-        "both were timed one after the other."
+        f"a loss. Agreement is the share of {view.answered[1]} that get the same answer from the "
+        "reference. 1 MB is a million bytes; weights are the parameters of the network, with its "
+        "multiply-adds for one image; p95 is the time that 95 of 100 calls stay under. How many "
+        "times faster is the median over turns in which both were timed one after the other."
     )
     lead, taught = candidates_sentence(view), distillation_sentences(view)
     lead += f" {view.too_busy}" if view.too_busy else ""
@@ -181,7 +180,10 @@ def _change(view: View, record: CandidateRecord) -> doc.DataCell:
 def _agreement(view: View, record: CandidateRecord) -> doc.DataCell:
     if view.role(record) == "reference":
         return cell("Agreement", "\u2014")
-    shares = (record.evidence.get(split, {}).get("agreement") for split in view.splits)
+    shares = [record.evidence.get(split, {}).get("agreement") for split in view.splits]
+    own = view.own_judgements(record)
+    if view.several and own and own[1].disagreement:  # of pairs of image and finding
+        shares.append(own[1].disagreement.agreement)
     return cell("Agreement", two_lines("agreement", next(filter(None, shares), None)))
 
 

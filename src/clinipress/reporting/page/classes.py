@@ -33,7 +33,7 @@ from clinipress.reporting.wording.numbers import (
     tick_words,
 )
 from clinipress.reporting.wording.phrases import split_name
-from clinipress.reporting.wording.sentences import classes_sentence
+from clinipress.reporting.wording.sentences import classes_sentence, unasked_sentence
 from clinipress.text import capital
 
 __all__ = ["classes_section"]
@@ -146,6 +146,7 @@ def _class_table(
             "validation images; images of which it is unknown whether they show a finding count "
             "for nothing in its row."
         )
+        note += f" {unasked_sentence(view)}" if view.unasked else ""
     return doc.Box([tables[0], *folded, doc.Paragraph(note, "note")])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from clinipress.records.candidate import CandidateRecord
@@ -21,6 +21,7 @@ from clinipress.reporting.wording.numbers import (
     percent,
 )
 from clinipress.reporting.wording.phrases import split_name
+from clinipress.reporting.wording.sentences import means_sentence, unasked_sentence
 from clinipress.stats.predictive import complement, predictive_value
 from clinipress.text import capital, joined
 
@@ -32,9 +33,10 @@ METRICS = (
 )
 NOTE = (
     "Upper line: original. Lower line: compressed, then the change (compressed minus original, of "
-    "shares in percentage points). What is lost between the columns is the price of a new place; "
-    "the change is the price of compression there."
+    "shares in percentage points). {between} the change is the price of compression there."
 )
+PLACE = "What is lost between the columns is the price of a new place;"
+FINDINGS_TOO = "Means differ between the columns by their findings and by the place;"
 
 
 CALLS = ("", "Present", "Called", "PPV here", "PPV if as frequent as in validation")
@@ -65,13 +67,15 @@ def external_section(view: View) -> doc.Section | None:
     def rows(metrics: Iterable[str]) -> list[list[doc.Content]]:
         return [
             [
-                capital(metric_name(metric)),
+                capital(metric_name(metric, view.noun)),
                 *[_cell(reference, subject, split, metric) for split in splits],
             ]
             for metric in metrics
             if any(metric in subject.evidence[split] for split in splits)
         ]
 
+    sentences = (means_sentence(test.means, subject.name) for test in view.result.external_tests)
+    means = [text for text in sentences if text]
     whole = rows(METRICS if view.several else (*METRICS, *classes))
     each = rows(classes) if view.several else []
     folded = doc.Details("Each finding, inside and outside", grid(heads, each, "cards rows"))
@@ -81,11 +85,20 @@ def external_section(view: View) -> doc.Section | None:
         _sentence(view, subject, elsewhere),
         [
             grid(heads, whole, "cards rows"),
-            doc.Paragraph(NOTE, "note"),
+            doc.Paragraph(NOTE.format(between=FINDINGS_TOO if means else PLACE), "note"),
+            [doc.Paragraph(text) for text in means],
+            [doc.Paragraph(text, "note") for text in _warnings(view)],
             folded if each else None,
             [_calls(view, subject, split) for split in elsewhere],
         ],
     )
+
+
+def _warnings(view: View) -> Iterator[str]:
+    """What is to be known of each set."""
+    for test in view.result.external_tests:
+        for text in test.warnings:
+            yield f"{capital(split_name(f'external: {test.name}'))}: {text}"
 
 
 # -------------------------------------------------------------------- how often it calls, elsewhere
@@ -126,7 +139,7 @@ def _calls(view: View, subject: CandidateRecord, split: str) -> doc.Content:
         doc.Heading(f"Present and called, {split_name(split)} images"),
         tables[0],
         doc.Details(counted(len(rest), "more finding"), tables[1]) if rest else None,
-        doc.Paragraph(NOTE_OF_CALLS, "note"),
+        doc.Paragraph(f"{NOTE_OF_CALLS} {unasked_sentence(view)}".strip(), "note"),
     ]
 
 

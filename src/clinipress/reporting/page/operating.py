@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from clinipress.records.candidate import ANY_FINDING
 from clinipress.records.judgement import OperatingRow, OperatingSection
 from clinipress.records.result import Interval
 from clinipress.reporting import document as doc
@@ -70,13 +71,24 @@ def _sentence(shown: SectionView[OperatingSection]) -> str:
         if len(kept) == len(own)
         else ""
     )
-    weakest = f"weakest for {class_words(worst.label)}: " if len(own) > 1 else ""
+    weakest = f"weakest for {class_words(worst.label, shown.view.noun)}: " if len(own) > 1 else ""
     return (
         f"With thresholds chosen for {_aim(aim)} on the {shown.mine.chosen_on} images, "
         f"{shown.name} misses {missed:,} of {counted(positives, 'positive')} among the "
-        f"{shown.where} images{beside}{exchanged} ({weakest}sensitivity "
-        f"{figure_interval('sensitivity', worst.sensitivity)})."
+        f"{shown.where} images{_counted_how(shown.view, own)}{beside}{exchanged} "
+        f"({weakest}sensitivity {figure_interval('sensitivity', worst.sensitivity)})."
     )
+
+
+def _counted_how(view: View, rows: Sequence[OperatingRow]) -> str:
+    """Why the positives may be more than the images: one is counted in several rows."""
+    if len(rows) > 1 and view.result.order:
+        return f", over the {len(rows)} steps of the order, an image once for each step it reaches,"
+    if len(rows) > 1 and view.several:
+        return f", over {len(rows)} findings, an image once for each that it shows,"
+    if ANY_FINDING in {row.label for row in rows}:
+        return f", an image with a finding once for itself and once as {ANY_FINDING},"
+    return ""
 
 
 def _aim(aim: str) -> str:

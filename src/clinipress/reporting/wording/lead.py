@@ -607,7 +607,8 @@ def _steps(view: View, every: Sequence[Measure]) -> list[str]:
         max(flips.directions, key=lambda d: d.missed - d.found, default=None) if flips else None
     )
     if missed is not None and missed.missed > missed.found:
-        images = counted(missed.missed, f"newly missed {class_words(missed.label)} image")
+        images = f"newly missed {class_words(missed.label, view.noun)} image"
+        images = images if missed.missed == 1 else counted(missed.missed, images)
         steps.append(f"Look at the {images} (section {SECTION_TITLES['disagreement']}).")
     open_limits = [
         measure for measure in every if measure.limit is not None and measure.within is None

@@ -341,7 +341,7 @@ def _unproven(view: View, subject: CandidateRecord) -> list[str]:
         )
         reservations.append(
             f"{view.told('Class by class')} the intervals are wider than over all images: for "
-            f"{class_words(name)} a loss of {points_words(-wide[name].low)} in sensitivity "
-            f"cannot be excluded{measured_text}."
+            f"{class_words(name, view.noun)} a loss of {points_words(-wide[name].low)} in "
+            f"sensitivity cannot be excluded{measured_text}."
         )
     return reservations

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from clinipress.records.metrics import metric_facts
 from clinipress.records.result import Interval
-from clinipress.text import DASH, MINUS, STATUS_WORDS, capital, counted, fixed, signed
+from clinipress.text import DASH, MINUS, STATUS_WORDS, capital, class_words, counted, fixed, signed
 
 __all__ = [
     "DASH",
@@ -110,10 +110,13 @@ def metric_class(metric: str) -> str | None:
 def metric_name(metric: str, noun: str = "class") -> str:
     """A metric in words: "sensitivity[nodule]" -> "sensitivity for nodule".
 
-    `noun`: what "sensitivity[*]" is of each of.
+    `noun`: what "sensitivity[*]" is of each of, and "sensitivity[2]" of.
     """
     base, every, _ = metric.partition("[*]")
-    return f"{metric_facts(base).label}{f' for each {noun}' if every else ''}"
+    label, name = metric_facts(base).label, metric_class(base)
+    if name is not None and noun != "class":
+        label = label.removesuffix(class_words(name)) + class_words(name, noun)
+    return f"{label}{f' for each {noun}' if every else ''}"
 
 
 def in_points(metric: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from clinipress.records.candidate import CandidateRecord
 from clinipress.records.item import plural_of
 from clinipress.records.metrics import metric_facts
-from clinipress.records.result import Interval
+from clinipress.records.result import FindingMeans, Interval
 from clinipress.reporting.drawing.plot import Point, pareto
 from clinipress.reporting.view import View, unjudged
 from clinipress.reporting.wording.numbers import (
@@ -45,11 +45,13 @@ __all__ = [
     "gate_sentence",
     "limits_sentence",
     "meaning_sentence",
+    "means_sentence",
     "natural_sentence",
     "rules_when",
     "split_sentence",
     "trade_off_sentence",
     "trail_sentence",
+    "unasked_sentence",
     "verdict_sentence",
     "withheld_sentence",
 ]
@@ -428,3 +430,35 @@ def withheld_sentence(view: View) -> str:
     verb, they = ("is", "it does") if number == 1 else ("are", "they do")
     columns = counted(number, "group column")
     return f" {columns} {verb} left out, since nothing shows that {they} not identify people."
+
+
+def unasked_sentence(view: View) -> str:
+    """Findings that are neither called nor missed, since nothing says where to call them."""
+    names = view.unasked
+    if not names:
+        return ""
+    has, it = ("has", "it is") if len(names) == 1 else ("have", "they are")
+    return (
+        f"{joined(names)} {has} no threshold, since no validation image or every one shows "
+        f"{'it' if len(names) == 1 else 'them'}: {it} not asked, only the area under the ROC curve "
+        "is measured, and no mean or pooled figure at thresholds has a part of it."
+    )
+
+
+def means_sentence(means: FindingMeans | None, name: str) -> str:
+    """Which findings means inside and outside are of, and a candidate's mean over those of both."""
+    if means is None:
+        return ""
+    inside, outside = (joined(side) or "no finding" for side in (means.inside, means.outside))
+    text = (
+        "Means inside and outside are not of the same findings, so that they differ by more than "
+        f"the place: inside {inside}; outside {outside}. Calibration errors, Brier scores and "
+        "pooled figures are of what each set shows, too."
+    )
+    if name not in means.areas:
+        return f"{text} No finding is in both means."
+    areas = [figure_interval("auroc_macro", area) for area in means.areas[name]]
+    return (
+        f"{text} Over those in both ({joined(means.both)}) the {short_name('auroc_macro')} of "
+        f"{name} is {areas[0]} inside and {areas[1]} outside."
+    )
