@@ -339,8 +339,8 @@ def _file_facts(record: CandidateRecord) -> doc.Facts:
     if parity is not None:
         equal = (
             f"{counted(parity.label_flips, 'answer')} changed on "
-            f"{counted(parity.images, 'image')}, against its network; largest difference of a "
-            f"logit {significant(parity.max_logit_difference)}"
+            f"{counted(parity.images, 'image')}; largest difference of a logit "
+            f"{significant(parity.max_logit_difference)}"
         )
     operators = tally(record.low_precision_operators.items())
     return doc.Facts(
