@@ -14,6 +14,7 @@ from clinipress.data.layouts.items import Labelling
 from clinipress.data.sources import read_dataset
 from clinipress.data.study import whole_dataset
 from clinipress.errors import DataError, InputError
+from clinipress.evidence.scores import Scores
 from clinipress.progress import Silent
 from clinipress.records.candidate import Card, InputSpec
 from clinipress.study.external import evaluate
@@ -113,12 +114,17 @@ def test_a2_classes_of_the_training_data_need_no_map(tmp_path):
 def test_a2_the_card_of_a_bundle_carries_the_names_of_the_study():
     tree = {"name": "x", "reference": {"model": "resnet18"}}
     study = parse_study(tree | {"data": {"task": "multilabel", "class_map": OWN_NAMES}})
-    seen = SimpleNamespace(
-        several=True, temperatures=(1.0, 1.0), thresholds=(0.5, 0.5), labels=np.eye(2, dtype=int)
-    )
+    labels = np.zeros((2, len(MODEL)), np.int64)
+    labels[0, 0] = 1
+    seen = Scores(
+        logits=labels.astype(np.float32), labels=labels, units=np.arange(2), keys=("a", "b"),
+        classes=MODEL, thresholds=(0.5,) * len(MODEL),
+    )  # fmt: skip
     card = Card(name="x", classes=MODEL, input=SPEC, task="multilabel")
     piece = SimpleNamespace(scores={"validation": seen}, file=SimpleNamespace(card=card))
-    assert calibrated(piece, study).class_map == OWN_NAMES
+    made = calibrated(piece, study)
+    assert made.class_map == OWN_NAMES
+    assert made.thresholds == (0.5, *(None,) * (len(MODEL) - 1))
 
 
 def test_a2_a_card_carries_the_names_and_one_without_them_does_not_change():

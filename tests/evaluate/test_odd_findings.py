@@ -207,6 +207,17 @@ def test_b2_a_finding_without_threshold_is_said_by_name(images, tmp_path, capsys
     assert f"warning: {line}" in capsys.readouterr().out
 
 
+def test_b6_what_the_audit_warns_of_is_printed(images, tmp_path, capsys):
+    (images / "images" / "3.png").write_bytes(b"no picture")
+    facts = evaluate(bundle_of(tmp_path, card(thresholds=(0.4, 0.3, 0.5))), images, resamples=20)
+    show_evidence(facts)
+    shown = capsys.readouterr().out
+    assert facts["warnings"]
+    assert all(f"warning: {text}" in shown for text in facts["warnings"])
+    assert len(facts["unreadable"]) == 1
+    assert "1 file not read, the first images/3.png: " in shown
+
+
 def test_b2_what_the_set_does_not_know_has_no_threshold_to_miss(images, tmp_path):
     unknown = bundle_of(tmp_path, card(("edema", "mass", "gas"), thresholds=(0.4, 0.3, None)))
     assert not [w for w in evaluate(unknown, images, resamples=20)["warnings"] if "threshold" in w]

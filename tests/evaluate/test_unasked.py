@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from clinipress.evidence.calibration import fit_findings
 from clinipress.evidence.judged import Declared, counted, figures, judged, paired, statistics
+from clinipress.evidence.multilabel import judgeable
 from clinipress.evidence.scores import Scores, asked_of_both, without_unasked
 from clinipress.recipe.study import EvidenceRecipe
+from clinipress.records.result import Rule
+from clinipress.reporting.page.operating import _counted_how
+from clinipress.reporting.wording.numbers import metric_name
+from clinipress.reporting.wording.sentences import means_sentence
+from clinipress.study.external import _means, _not_shown
+from clinipress.text import joined
 from kit.findings import drawn
 
 NAMES = ("edema", "mass", "hernia")
@@ -107,3 +115,69 @@ def test_b2_two_models_are_asked_what_both_can_answer():
     assert [s.thresholds for s in asked_of_both(none, before)] == [
         (0.5, 0.5, None), (0.4, 0.3, None),
     ]  # fmt: skip
+
+
+def test_b3_means_over_different_findings_are_named_and_given_over_both(tmp_path):
+    inside, outside = (drawn(NAMES, images=160, seed=seed)[0] for seed in (4, 5))
+    labels = outside.labels.copy()
+    labels[:, 1] = -1  # unknown there
+    outside = replace(outside, labels=labels)
+    inside.save(tmp_path / "test.npz")
+    rows = [SimpleNamespace(name="reference", per_image={"test": "test.npz"})]
+    means = _means(tmp_path, rows, {"reference": outside}, DECLARED)
+    here = [
+        n for n, there in zip(NAMES, judgeable(inside.labels, inside.units), strict=True) if there
+    ]
+    there = [n for n, there in zip(NAMES, judgeable(labels, outside.units), strict=True) if there]
+    assert (list(means.inside), list(means.outside)) == (here, there)
+    assert "mass" in here
+    assert means.both == tuple(n for n in here if n != "mass")
+    for scores, area in zip((inside, outside), means.areas["reference"], strict=True):
+        figured = figures(DECLARED, scores)
+        own = [figured[f"auroc[{name}]"].value for name in means.both]
+        assert area.value == pytest.approx(np.mean(own), abs=1e-9)
+    text = means_sentence(means, "reference")
+    assert f"inside {joined(here)}; outside {joined(there)}." in text
+    assert f"Over those in both ({joined(means.both)})" in text
+    assert _means(tmp_path, rows, {"reference": inside}, DECLARED) is None
+    nothing = means.model_copy(update={"both": (), "areas": {}})
+    assert means_sentence(nothing, "reference").endswith("No finding is in both means.")
+
+
+def test_b3_classes_that_a_set_does_not_show_are_named():
+    grades = ("0", "1", "2")
+    scores = Scores(logits=np.eye(3, dtype=np.float32)[[0, 2, 0]], labels=np.array([0, 2, 2]),
+                    units=np.arange(3), keys=("a", "b", "c"), classes=grades)  # fmt: skip
+    (line,) = _not_shown(scores)
+    assert line.startswith("no image of 1: balanced accuracy")
+    assert line.endswith("over 0 and 2 alone")
+    every = replace(scores, labels=np.array([0, 1, 2]))
+    assert _not_shown(every) == []
+
+
+def test_b4_positives_of_grades_are_said_to_be_counted_by_step():
+    random, grades = np.random.default_rng(0), tuple("01234")
+    labels = random.integers(0, 5, 80)
+    scores = [Scores(logits=(np.eye(5)[labels] + random.normal(size=(80, 5))).astype(np.float32),
+                     labels=labels, units=np.arange(80), keys=tuple(map(str, range(80))),
+                     classes=grades, order=grades) for _ in range(2)]  # fmt: skip
+    rows = statistics(DECLARED, *scores, validation=tuple(scores)).operating.rows
+    own = [row for row in rows if row.aim == "sensitivity 0.95" and not row.kept]
+    assert sum(row.positives for row in own) == labels.sum() > 80  # grade 4 reaches four steps
+    view = SimpleNamespace(result=SimpleNamespace(order=grades), several=False)
+    text = _counted_how(view, own)
+    assert text == ", over the 4 steps of the order, an image once for each step it reaches"
+    plain = SimpleNamespace(result=SimpleNamespace(order=()), several=False)
+    assert _counted_how(plain, own) == ""
+
+
+def test_b7_a_finding_whose_name_is_a_number_is_called_a_finding():
+    assert metric_name("auroc[2]") == "area under the ROC curve for class 2"
+    assert metric_name("auroc[2]", "finding") == "area under the ROC curve for finding 2"
+    assert metric_name("auroc[mass]", "finding") == "area under the ROC curve for mass"
+    before, after = (replace(s, classes=("1", "2", "3")) for s in both())
+    sections = statistics(DECLARED, before, after, validation=None)
+    rules = (Rule(metric="auroc[*]", margin=1e-4),)
+    texts = " ".join(judged(DECLARED, rules, before, after, sections).verdict.texts)
+    assert "for finding " in texts
+    assert "class " not in texts

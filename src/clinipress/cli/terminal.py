@@ -399,9 +399,9 @@ def show_evidence(facts: Mapping[str, Any]) -> None:
     for line in (*lines, overlap_sentence(Overlap.model_validate(facts["overlap"]))):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     unreadable = facts.get("unreadable", ())
-    if unreadable and not any("read" in text for text in facts.get("warnings", ())):
+    if unreadable:
         first = f"the first {unreadable[0]['path']}: {unreadable[0]['reason']}"
-        text = f"warning: {counted(len(unreadable), 'file')} cannot be read, {first}"
+        text = f"warning: {counted(len(unreadable), 'file')} not read, {first}"
         console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
     for text in facts.get("warnings", ()):
         line = f"warning: {text}"

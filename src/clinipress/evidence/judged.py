@@ -29,8 +29,10 @@ from clinipress.evidence.subgroups import subgroups_section
 from clinipress.recipe.study import GUARDS, EvidenceRecipe
 from clinipress.records.judgement import Judgements
 from clinipress.records.result import Interval, Reason, RiskLevel, Rule, RuleChange, Verdict
+from clinipress.reporting.wording.reasons import worded
 from clinipress.stats.metrics import confusion
 from clinipress.stats.paired import discordance
+from clinipress.text import class_words
 
 __all__ = [
     "Declared",
@@ -189,9 +191,17 @@ def _judged_findings(
             declared.guards,
         )
         verdict = gate.settled(verdict, gate.floored(declared.floors, mine, carried), caps)
+        verdict = verdict.model_copy(update={"reasons": worded(map(_of_finding, verdict.reasons))})
     return SplitJudgement(
         evidence=mine, confusion=counted(candidate), changes=differences, verdict=verdict
     )
+
+
+def _of_finding(reason: Reason) -> Reason:
+    """The same about a finding whose name is a number, which its sentence calls a finding then."""
+    if class_words(reason.where or "") == (reason.where or ""):
+        return reason
+    return reason.model_copy(update={"parameters": {**reason.parameters, "several": True}})
 
 
 def counted(scores: Scores) -> list[list[int]]:

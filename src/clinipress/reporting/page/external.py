@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from clinipress.records.candidate import CandidateRecord
@@ -23,7 +23,7 @@ from clinipress.reporting.wording.numbers import (
 from clinipress.reporting.wording.phrases import split_name
 from clinipress.reporting.wording.sentences import means_sentence, unasked_sentence
 from clinipress.stats.predictive import complement, predictive_value
-from clinipress.text import capital, joined
+from clinipress.text import capital, class_words, joined
 
 __all__ = ["external_section"]
 
@@ -36,7 +36,7 @@ NOTE = (
     "shares in percentage points). {between} the change is the price of compression there."
 )
 PLACE = "What is lost between the columns is the price of a new place;"
-FINDINGS_TOO = "Means differ between the columns by their findings and by the place;"
+OTHERS_TOO = "Means differ between the columns by what they are over and by the place;"
 
 
 CALLS = ("", "Present", "Called", "PPV here", "PPV if as frequent as in validation")
@@ -76,6 +76,7 @@ def external_section(view: View) -> doc.Section | None:
 
     sentences = (means_sentence(test.means, subject.name) for test in view.result.external_tests)
     means = [text for text in sentences if text]
+    not_shown = [_not_shown(view, subject, split) for split in elsewhere]
     whole = rows(METRICS if view.several else (*METRICS, *classes))
     each = rows(classes) if view.several else []
     folded = doc.Details("Each finding, inside and outside", grid(heads, each, "cards rows"))
@@ -85,20 +86,28 @@ def external_section(view: View) -> doc.Section | None:
         _sentence(view, subject, elsewhere),
         [
             grid(heads, whole, "cards rows"),
-            doc.Paragraph(NOTE.format(between=FINDINGS_TOO if means else PLACE), "note"),
-            [doc.Paragraph(text) for text in means],
-            [doc.Paragraph(text, "note") for text in _warnings(view)],
+            doc.Paragraph(
+                NOTE.format(between=OTHERS_TOO if means or any(not_shown) else PLACE), "note"
+            ),
+            [doc.Paragraph(text) for text in (*means, *filter(None, not_shown))],
             folded if each else None,
             [_calls(view, subject, split) for split in elsewhere],
         ],
     )
 
 
-def _warnings(view: View) -> Iterator[str]:
-    """What is to be known of each set."""
-    for test in view.result.external_tests:
-        for text in test.warnings:
-            yield f"{capital(split_name(f'external: {test.name}'))}: {text}"
+def _not_shown(view: View, subject: CandidateRecord, split: str) -> str:
+    """Classes that a set has no image of; of findings `means_sentence` tells."""
+    figures = subject.evidence[split]
+    there = [name for name in view.classes if f"sensitivity[{name}]" in figures]
+    missing = [name for name in view.classes if name not in there]
+    if view.several or not missing:
+        return ""
+    return (
+        f"No {split_name(split)} image is of {joined([class_words(n) for n in missing], 'or')}: "
+        "balanced accuracy and means over classes are there over "
+        f"{joined([class_words(n) for n in there])} alone."
+    )
 
 
 # -------------------------------------------------------------------- how often it calls, elsewhere

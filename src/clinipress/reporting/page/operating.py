@@ -83,11 +83,11 @@ def _sentence(shown: SectionView[OperatingSection]) -> str:
 def _counted_how(view: View, rows: Sequence[OperatingRow]) -> str:
     """Why the positives may be more than the images: one is counted in several rows."""
     if len(rows) > 1 and view.result.order:
-        return f", over the {len(rows)} steps of the order, an image once for each step it reaches,"
+        return f", over the {len(rows)} steps of the order, an image once for each step it reaches"
     if len(rows) > 1 and view.several:
-        return f", over {len(rows)} findings, an image once for each that it shows,"
+        return f", over {len(rows)} findings, an image once for each that it shows"
     if ANY_FINDING in {row.label for row in rows}:
-        return f", an image with a finding once for itself and once as {ANY_FINDING},"
+        return f", an image with a finding once for itself and once as {ANY_FINDING}"
     return ""
 
 

@@ -462,7 +462,7 @@ def _nouns(reason: Reason) -> str:
 
 
 def _class(reason: Reason) -> str:
-    return class_words(reason.where or "")
+    return class_words(reason.where or "", _noun(reason))
 
 
 def _label(reason: Reason) -> str:
