@@ -328,3 +328,14 @@ def test_a_model_of_two_spellings_keeps_them_apart(root):
     matched, _ = matched_findings(dataset, ("Mass", "mass"))
     assert column(matched, "Mass") == [True, False, True, False]
     assert column(matched, "mass") == [False, True, True, False]
+
+
+@pytest.mark.parametrize("task", ["multilabel", None])
+def test_a_slip_in_a_column_beside_findings_is_named(root, task):
+    rows = [f"{n % 2},{n % 3 // 2},1,{'x' if n == 4 else n % 2},{30 + n}" for n in range(9)]
+    dataset = read(root, "A,B,D,C,age", *rows, task=task)
+    assert dataset.classes == ("A", "B", "D")
+    text = " ".join(dataset.notes)
+    assert "column 'C' is a group, none of the findings: 'x' in line 6" in text
+    assert "(1 of 9 cells)" in text
+    assert "'age'" not in text

@@ -666,8 +666,24 @@ def _reading_notes(table: TextTable, roles: _Roles, path: str, each: str) -> Ite
         shown = joined([f"'{name}' as {role}" for name, role in pairs])
         columns = "column" if len(pairs) == 1 and not roles.one_hot else "columns"
         yield f"'{table.path.name}' is read with the {columns} {shown}"
+    yield from _slips(table, roles, each)
     if table.encoding == "cp1252":
         yield f"'{table.path.name}' is not UTF-8: read as Windows-1252; check names with accents"
+
+
+def _slips(table: TextTable, roles: _Roles, each: str) -> Iterator[str]:
+    """Columns of mostly 1 and 0 that stand beside such columns and are none of them."""
+    for name in roles.groups if roles.one_hot else ():
+        cells = zip(table.rows, table.column(name), strict=True)
+        given = [(line, cell) for (line, _), cell in cells if _is_given(cell)]
+        others = [(line, cell) for line, cell in given if not is_answer(cell)]
+        if 0 < 2 * len(others) < len(given):
+            line, cell = others[0]
+            yield (
+                f"'{table.path.name}': column '{name}' is a group, none of the {each}: "
+                f"'{cell:.40}' in line {line} is neither 1 nor 0 "
+                f"({len(others):,} of {counted(len(given), 'cell')})"
+            )
 
 
 # ---------------------------------------------------------------------------------- labels
