@@ -290,7 +290,7 @@ def test_words_beside_columns_of_numbers_are_of_a_group(root):
 @pytest.mark.parametrize("cells", [("0.8", "0.1"), ("maybe", "maybe"), ("0,8", "0,1")])
 def test_the_cell_that_cannot_be_read_is_named(root, cells):
     rows = [",".join(f'"{cells[k]}"' if n == 1 else str(n % 2) for k in range(2)) for n in range(9)]
-    with pytest.raises(DataError, match=r"' of column '[AB]' \(line 3\) cannot be read") as e:
+    with pytest.raises(DataError, match=r" of column '[AB]' \(line 3\) cannot be read") as e:
         read(root, "A,B", *rows)
     assert "one class for each image" not in str(e.value)
     assert "call it" not in str(e.value)
@@ -310,13 +310,13 @@ def test_who_read_and_the_number_of_a_class_are_no_patients(root, name):
 def test_what_was_read_as_one_is_said_of_a_set_from_elsewhere(root, tmp_path):
     rows = [f"{pair},{n % 2}" for n, pair in enumerate(PAIRS)]
     read(root, "Mass,Nodule,Cyst", *rows)
-    told, how = Told(), {"labelling": Labelling("multilabel")}
-    _, found, _, _ = elsewhere(
-        root, tmp_path, ("Nodule", "Cyst"), {"mass": "Nodule", "Cist": "Cyst"}, progress=told, **how
+    how = {"labelling": Labelling("multilabel")}
+    _, found, record, _ = elsewhere(
+        root, tmp_path, ("Nodule", "Cyst"), {"mass": "Nodule", "Cist": "Cyst"}, **how
     )
     values = {True: 1, False: 0, None: -1}
     assert found.labels[:, 0].tolist() == [values[there] for there in TOGETHER]
-    text = " ".join(told.lines)
+    text = " ".join(record.warnings)
     assert "'Mass' and 'Nodule' are read as one finding, 'Nodule'" in text
     assert "class_map has names that no folder or label has: Cist" in text
     with pytest.raises(DataError, match="'Pleura' of --class-map"):
@@ -331,11 +331,51 @@ def test_a_model_of_two_spellings_keeps_them_apart(root):
 
 
 @pytest.mark.parametrize("task", ["multilabel", None])
-def test_a_slip_in_a_column_beside_findings_is_named(root, task):
-    rows = [f"{n % 2},{n % 3 // 2},1,{'x' if n == 4 else n % 2},{30 + n}" for n in range(9)]
-    dataset = read(root, "A,B,D,C,age", *rows, task=task)
+def test_a_slip_in_a_column_beside_findings_is_told_without_its_cell(root, task):
+    rows = [
+        f"{n % 2},{n % 3 // 2},1,{'Ann said' if n == 4 else n % 2},{30 + n},{('no', 'yes')[n % 2]}"
+        for n in range(9)
+    ]
+    dataset = read(root, "A,B,D,C,age,E", *rows, task=task)
     assert dataset.classes == ("A", "B", "D")
     text = " ".join(dataset.notes)
-    assert "column 'C' is a group, none of the findings: 'x' in line 6" in text
+    assert "column 'C' is a group, none of the findings: line 6 says neither 1 nor 0" in text
     assert "(1 of 9 cells)" in text
+    assert "column 'E' is a group, none of the findings: it says yes and no" in text
+    assert "Ann" not in text
     assert "'age'" not in text
+
+
+def test_the_reason_of_a_table_left_out_quotes_no_cell(root):
+    table(root / "clinic.csv", ["path,consent", "0.png,yes", "1.png,yes", "2.png,Ann withdrew"])
+    dataset = read(root, "A,B", "1,0", "0,1", "1,1")
+    reasons = " ".join(entry.reason for entry in dataset.left_out)
+    assert "column 'consent' (line 4) cannot be read" in reasons
+    assert "Ann" not in reasons
+
+
+def test_of_findings_in_words_one_that_nobody_shows_is_absent(root):
+    dataset = read(root, "A,B,C", "yes,no,no", "no,yes,no", "yes,yes,", "no,no,no")
+    assert dataset.classes == ("A", "B", "C")
+    assert column(dataset, "C") == [False, False, None, False]
+
+
+def test_a_reader_who_says_both_is_noted_where_nothing_is_learnt(root):
+    rows = ["a.png,No Finding,1,x", "a.png,Fracture,1,x", "b.png,Fracture,0,x", "b.png,Mass,1,x"]
+    for number in (0, 1):
+        (root / f"{number}.png").rename(root / f"{'ab'[number]}.png")
+    table(root / "manifest.csv", ["path,finding,value,reader", *rows])
+    with pytest.raises(DataError, match="no finding"):
+        read_dataset(root, task="multilabel")
+    dataset = read_dataset(root, task="multilabel", contradictions="note")
+    assert "1 image of 'manifest.csv' with both no finding and a finding" in str(dataset.notes)
+    judged = read_dataset(root, task="multilabel", judged=frozenset({"mass"}))
+    assert column(judged, "Fracture") == [True, False]
+
+
+def test_what_is_uncertain_of_devices_beside_no_finding_is_as_declared(root):
+    rows = ("1,,-1,-1", "0,1,0,0")
+    dataset = read(root, "No Finding,Mass,Nodule,Support Devices", *rows, uncertain="present")
+    assert column(dataset, "Support Devices") == [True, False]
+    assert column(dataset, "Nodule") == [None, False]
+    assert column(dataset, "Mass") == [False, True]

@@ -199,7 +199,7 @@ def test_b2_a_finding_without_threshold_is_said_by_name(images, tmp_path, capsys
     some = bundle_of(tmp_path, card(thresholds=(0.4, None, 0.5)))
     facts = evaluate(some, images, resamples=20, scores=tmp_path / "kept.npz")
     (line,) = [w for w in facts["warnings"] if "threshold" in w]
-    assert line == "mass has no threshold in 'chest': only its area is measured"
+    assert line == "mass has no threshold in 'chest': nothing that needs one is measured"
     assert facts["confusion"][1] == []
     assert "sensitivity[mass]" not in facts["evidence"]
     assert Scores.load(tmp_path / "kept.npz").thresholds == (0.4, None, 0.5)

@@ -71,6 +71,7 @@ def test_the_line_of_a_candidate_names_the_mean_that_decides():
     labels[0, 2] = 1
     rows = Rows(np.arange(40), labels, np.arange(40), tuple(map(str, range(40))), {})
     mean = np.mean([roc_auc_score(labels[:, c], logits[:, c]) for c in (0, 1)])
-    words = f"mean AUROC {mean:.3f} over the 2 findings that 5 patients or more show"
+    of = "findings that 5 patients or more show, and as many do not"
+    words = f"mean AUROC {mean:.3f} over the 2 {of}"
     assert area_words(logits, rows) == words
     assert area_words(logits, replace(rows, units=np.zeros(40, np.int64))).endswith("over all")

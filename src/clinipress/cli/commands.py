@@ -391,8 +391,8 @@ def audit(
             "check that this is the folder you mean",
         )
     if not as_json:
-        told = f" --task {task}" if task else ""
-        _write(f"next: clinipress init {_typed(data)}{told}")
+        option = f" --task {task}" if task else ""
+        _write(f"next: clinipress init {_typed(data)}{option}")
 
 
 @app.command("data")

@@ -474,10 +474,9 @@ def whole_dataset(
         path, class_map=dict(class_map), task=labelling.task, blank=labelling.blank,
         uncertain=labelling.uncertain, readers=labelling.readers, judged=(*classes, *own_names),
     )  # fmt: skip
-    _say(progress, dataset.notes)
     if labelling.task == "multilabel":
         dataset, notes = matched_findings(dataset, classes, own_names, tuple(class_map.values()))
-        _say(progress, notes)
+        dataset = replace(dataset, notes=(*dataset.notes, *notes))
     else:
         dataset = _as_trained(dataset, classes, own_names, progress)
     foreign = [name for name in dataset.classes if name not in classes]

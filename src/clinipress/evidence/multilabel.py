@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -303,27 +304,22 @@ def _with_width(
 
 
 def _calls(answers: LabelAnswers, index: Integers) -> dict[str, tuple[Bools, Bools, Integers]]:
-    """Truth, calls and units of each label that is asked, and of their pairs under "_micro"."""
-    parts = _parts(answers, answers.answered)
-    return {
-        name: (answers.truth[pairs], answers.called[pairs], _units_of(pairs, index))
-        for name, pairs in parts.items()
-    }
+    return _parts(answers, answers.answered, answers.called, index)
 
 
 def _ranks(answers: LabelAnswers, index: Integers) -> dict[str, tuple[Bools, Floats, Integers]]:
-    """Truth, scores and units of each label, and of all pairs pooled under "_micro"."""
-    return {
-        name: (answers.truth[pairs], answers.logits[pairs], _units_of(pairs, index))
-        for name, pairs in _parts(answers, answers.known).items()
+    return _parts(answers, answers.known, answers.logits, index)
+
+
+def _parts(
+    answers: LabelAnswers, pairs: Bools, values: NDArray[Any], index: Integers
+) -> dict[str, tuple[Bools, NDArray[Any], Integers]]:
+    """Truth, values and units of some pairs: of each label, and of all pooled under "_micro"."""
+    parts = {
+        f"[{name}]": (answers.truth[rows, c], values[rows, c], index[rows])
+        for c, (name, rows) in enumerate(zip(answers.labels, pairs.T, strict=True))
     }
-
-
-def _parts(answers: LabelAnswers, pairs: Bools) -> dict[str, Bools]:
-    """Which of some pairs are of each label, of those that have any, and all of them."""
-    single = np.eye(len(answers.labels), dtype=np.bool_)
-    parts = {f"[{name}]": pairs & single[c] for c, name in enumerate(answers.labels)}
-    return {**parts, "_micro": pairs}
+    return {**parts, "_micro": (answers.truth[pairs], values[pairs], _units_of(pairs, index))}
 
 
 def _units_of(pairs: Bools, index: Integers) -> Integers:

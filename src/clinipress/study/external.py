@@ -233,7 +233,6 @@ class Elsewhere:
                 progress=self.progress, own_names=self.own_names or first.class_map,
             )  # fmt: skip
             for name, candidate in candidates.items():
-                limits = candidate.card.thresholds
                 by_name[name] = Scores(
                     logits=predict_rows(candidate, cache, rows),
                     labels=rows.labels,
@@ -245,7 +244,7 @@ class Elsewhere:
                     order=candidate.card.order,
                     temperature=candidate.card.temperature,
                     temperatures=candidate.card.temperatures,
-                    thresholds=limits if any(t is not None for t in limits) else (),
+                    thresholds=candidate.card.thresholds,
                     groups=rows.groups,
                 )
         return by_name, audit, known
@@ -365,22 +364,21 @@ def _check_known(scores: Scores) -> None:
 def _without_threshold(candidate: Candidate, answers: Scores) -> list[str]:
     """Findings that the images tell of, and that the model has no threshold for."""
     card = candidate.card
-    limits = card.thresholds or (None,) * len(card.classes)
     if card.task != "multilabel":
         return []
-    if all(limit is None for limit in limits):
+    if not card.thresholds:
         return [
             f"'{card.name}' brings a threshold for no finding: called from a probability of 0.5"
         ]
     known = {name for name, column in zip(answers.classes, answers.labels.T, strict=True)
              if (column >= 0).any()}  # fmt: skip
-    names = [n for n, t in zip(card.classes, limits, strict=True) if t is None and n in known]
+    limits = zip(card.classes, card.thresholds, strict=True)
+    names = [name for name, limit in limits if limit is None and name in known]
     if not names:
         return []
-    one = len(names) == 1
     return [
-        f"{joined(names)} {'has' if one else 'have'} no threshold in '{card.name}': only "
-        f"{'its area is' if one else 'their areas are'} measured"
+        f"{joined(names)} {'has' if len(names) == 1 else 'have'} no threshold in '{card.name}': "
+        "nothing that needs one is measured"
     ]
 
 

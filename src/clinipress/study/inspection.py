@@ -59,6 +59,7 @@ NOT_SHIPPED = "nothing is shipped"
 
 
 NOBODY_SICK = "no image shows a finding to explain"
+NOBODY_ASKED = "no image shows a finding that has a threshold"
 
 
 def inspect(
@@ -203,12 +204,12 @@ def _saliency(
     """Where a candidate looks, beside the reference and two baselines; or why nobody knows."""
     study, root = bench.study, judged[0]
     recipe, spec, scores = study.evidence, root.file.card.input, root.scores[split]
-    labels, cuts = strata(scores.labels), None
+    # what has no threshold is neither called nor missed
+    asked = np.where(scores.asked, scores.labels, -1) if scores.several else scores.labels
+    labels, cuts = strata(asked), None
     shown = np.flatnonzero(labels >= 0)
-    if scores.several:  # what has no threshold is neither called nor missed
-        shown = shown[scores.asked[labels[shown]]]
     if not len(shown):
-        return NOBODY_SICK
+        return NOBODY_ASKED if scores.several and (scores.labels == 1).any() else NOBODY_SICK
     if scores.several:  # each image by the rarest finding that it shows
         cuts = scores.cuts * np.asarray(scores.temperatures or 1.0)
     by = np.zeros(len(shown), np.int64) if scores.several else labels[shown]

@@ -164,7 +164,8 @@ def area_words(logits: NDArray[np.floating], rows: Rows) -> str:
     over = shown if shown.any() else np.ones_like(shown)
     area = overall_score(logits[:, over], rows.labels[:, over])
     many = counted(int(over.sum()), "finding")
-    which = f"the {many} that {FEWEST_UNITS} patients or more show" if shown.any() else "all"
+    fewest = f"the {many} that {FEWEST_UNITS} patients or more show, and as many do not"
+    which = fewest if shown.any() else "all"
     return f"{score_words(area, several=True)} over {which}"
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "from_values",
     "has_place_beside_nothing",
     "is_answer",
+    "is_no",
     "is_none",
     "is_yes_or_no",
     "joint",
@@ -224,8 +225,11 @@ def from_values(
         if isinstance(value, str):
             said[value] += 1
             policy = blank if value == "blank" else uncertain
-            if value == "uncertain" and policy == "present" and cases and cases[number] in healthy:
-                policy = "unknown"
+            beside = bool(cases) and cases[number] in healthy and not has_place_beside_nothing(name)
+            if beside:
+                policy = (
+                    "absent" if (value, policy) == ("blank", "present") else _not_present(policy)
+                )
             rows.append({} if policy == "unknown" else {spelling(name): policy == "present"})
         else:
             rows.append({spelling(name): value})
@@ -277,10 +281,8 @@ def from_columns(
             if isinstance(value, str):
                 said[value] += 1
                 policy = blank if value == "blank" else uncertain
-                if value == "blank" and healthy and not has_place_beside_nothing(name):
-                    policy = "absent"
-                if value == "uncertain" and healthy and policy == "present":
-                    policy = "unknown"
+                if healthy and not has_place_beside_nothing(name):
+                    policy = "absent" if value == "blank" else _not_present(policy)
                 if policy == "unknown":
                     continue
                 value = policy == "present"
@@ -301,6 +303,11 @@ def from_columns(
 def is_answer(cell: str) -> bool:
     """Whether a cell says 1, 0, -1 (uncertain) or nothing, in any of their words."""
     return cell.strip().casefold() in _YES | _NO | _UNCERTAIN | _BLANK
+
+
+def is_no(cells: Sequence[str]) -> bool:
+    """Whether cells say no and nothing else."""
+    return bool(cells) and {cell.strip().casefold() for cell in cells} <= _NO
 
 
 def is_yes_or_no(cells: Sequence[str]) -> bool:
@@ -325,6 +332,11 @@ def _read(cell: str, name: str, line: int, path: Path) -> bool | str:
         f"'{cell:.40}' in line {line}",
         "correct it, or name the findings to use in 'classes'",
     )
+
+
+def _not_present(policy: Unsaid) -> Unsaid:
+    """What is unsaid beside "No Finding" is not present, whatever is declared."""
+    return "unknown" if policy == "present" else policy
 
 
 def _unsaid_notes(

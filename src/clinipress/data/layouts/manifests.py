@@ -18,6 +18,7 @@ from clinipress.data.layouts.findings import (
     from_columns,
     from_values,
     is_answer,
+    is_no,
     is_none,
     is_yes_or_no,
     joint,
@@ -294,7 +295,11 @@ def read_table(
     notes = [*_reading_notes(table, roles, column, each), *(findings.notes if findings else ())]
     if in_path:
         notes.append(f"folders in '{column}' name the patients, such as '{in_path[0]}'")
-    said = ReadRows(readers=table.column(reader) if reader else None)
+    said = ReadRows(
+        readers=table.column(reader) if reader else None,
+        judged=labelling.judged,
+        noted=labelling.contradictions == "note",
+    )
     if findings is not None:
         several = roles.label is not None and joint(table.column(roles.label))
         said = replace(
@@ -358,7 +363,8 @@ def _refusal(path: Path, left_out: LeftOuts, labelling: Labelling = ONE_LABEL) -
             return f"none of the files it names is there ({counted(len(table.rows), 'row')})"
     if any(name in names for name in _LABELS) or (roles := _roles(table, labelling)).one_hot:
         return None
-    odd = _odd_cell(table, roles) if labelling.task == "multilabel" else ""
+    # a reason is shown in reports: it quotes no cell
+    odd = _odd_cell(table, roles, quoted=False) if labelling.task == "multilabel" else ""
     return _columns_found("no column of labels", header, odd or _class_hint(roles))
 
 
@@ -465,7 +471,9 @@ def _roles(table: TextTable, labelling: Labelling = ONE_LABEL) -> _Roles:
     asked = labelling.task == "multilabel" and bool(flags)
     classes = len(flags) > 2 or (len(flags) == 2 and known) or asked
     if not flags and label is None and labelling.task == "multilabel":  # in words: yes, nein
-        flags = [name for name in free if is_yes_or_no([c for c in table.column(name) if c])]
+        cells = {name: [c for c in table.column(name) if c] for name in free}
+        flags = [name for name in free if is_yes_or_no(cells[name])]
+        flags = [name for name in free if name in flags or (flags and is_no(cells[name]))]
         classes = bool(flags)
     one_hot = tuple(flags) if classes else ()
     groups = tuple(name for name in free if name not in {label, *flags})
@@ -568,7 +576,7 @@ def _missing_columns(
     return named(table.columns), odd or "; ".join(filter(None, (fix, _class_hint(roles))))
 
 
-def _odd_cell(table: TextTable, roles: _Roles) -> str:
+def _odd_cell(table: TextTable, roles: _Roles, *, quoted: bool = True) -> str:
     """Where columns look like findings' and are none: the first cell that cannot be read as one."""
     for name in roles.groups:
         cells = table.column(name)
@@ -576,9 +584,10 @@ def _odd_cell(table: TextTable, roles: _Roles) -> str:
         words = sum(is_answer(cell) and (len(cell) > 1 or cell.isdigit()) for cell in cells)
         odd = next((n for n, cell in enumerate(cells) if not is_answer(cell)), None)
         if odd is not None and (numbers or 2 * words > len(cells)):
+            cell = f"'{cells[odd]:.40}'" if quoted else "a cell"
             return (
-                f"'{cells[odd]:.40}' of column '{name}' (line {table.rows[odd][0]}) cannot be read:"
-                " a finding's column says 1, 0, -1 (uncertain) or nothing"
+                f"{cell} of column '{name}' (line {table.rows[odd][0]}) cannot be read: a "
+                "finding's column says 1, 0, -1 (uncertain) or nothing"
             )
     return ""
 
@@ -672,18 +681,22 @@ def _reading_notes(table: TextTable, roles: _Roles, path: str, each: str) -> Ite
 
 
 def _slips(table: TextTable, roles: _Roles, each: str) -> Iterator[str]:
-    """Columns of mostly 1 and 0 that stand beside such columns and are none of them."""
+    """Columns that stand beside those of `each`, say much the same and are none of them.
+
+    No cell is quoted: notes are shown in reports.
+    """
     for name in roles.groups if roles.one_hot else ():
         cells = zip(table.rows, table.column(name), strict=True)
         given = [(line, cell) for (line, _), cell in cells if _is_given(cell)]
-        others = [(line, cell) for line, cell in given if not is_answer(cell)]
-        if 0 < 2 * len(others) < len(given):
-            line, cell = others[0]
-            yield (
-                f"'{table.path.name}': column '{name}' is a group, none of the {each}: "
-                f"'{cell:.40}' in line {line} is neither 1 nor 0 "
-                f"({len(others):,} of {counted(len(given), 'cell')})"
-            )
+        lines = [line for line, cell in given if not is_answer(cell)]
+        why = ""
+        if 0 < 2 * len(lines) < len(given):
+            many = f"{len(lines):,} of {counted(len(given), 'cell')}"
+            why = f"line {lines[0]} says neither 1 nor 0 ({many})"
+        elif is_yes_or_no([cell for _, cell in given]):
+            why = "it says yes and no, they say 1 and 0"
+        if why:
+            yield f"'{table.path.name}': column '{name}' is a group, none of the {each}: {why}"
 
 
 # ---------------------------------------------------------------------------------- labels

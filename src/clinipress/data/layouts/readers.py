@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from clinipress.data.layouts.findings import Known, has_place_beside_nothing
-from clinipress.data.layouts.items import LeftOuts, ReaderRule
+from clinipress.data.layouts.findings import BESIDE_NOTHING, Known, has_place_beside_nothing
+from clinipress.data.layouts.items import LeftOuts, ReaderRule, loosely
 from clinipress.errors import DataError
 from clinipress.records.item import ImageItem
 from clinipress.text import counted, joined
@@ -42,6 +42,8 @@ class ReadRows:
         nothing: Rows that say that there is no finding.
         readers: Who read each row; None: the table does not say.
         joint: A cell names several findings at once.
+        judged: Findings, spelt loosely, beside which "No Finding" counts; None: all.
+        noted: It is noted where one reader says both, and not refused.
     """
 
     names: Sequence[str] = ()
@@ -49,6 +51,8 @@ class ReadRows:
     nothing: frozenset[int] = frozenset()
     readers: Sequence[str] | None = None
     joint: bool = False
+    judged: frozenset[str] | None = None
+    noted: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,15 @@ def by_image(
     most = 1 if boxes else max(map(len, readings.values()))
     note = f"'{path.name}': {len(items):,} rows are {counted(len(rows), 'image')}"
     note += _reading_words(most, len(differing), rule, open_answers, own_label)
-    return ByImage(merged, complete, len(differing) if most > 1 else None, kept, (note,))
+    odd = sum(
+        any(_beside_nothing(items, numbers, said) for numbers in _by_reader(own, said))
+        for own in several.values()
+    )
+    notes = [note]
+    if odd and said.noted and not votes:
+        both = f"{counted(odd, 'image')} of '{path.name}' {BESIDE_NOTHING}"
+        notes.append(f"{both}: 'clinipress run' refuses them")
+    return ByImage(merged, complete, len(differing) if most > 1 else None, kept, tuple(notes))
 
 
 def _reading_words(
@@ -232,10 +244,31 @@ def _readings(
         return [items[number].label for number in own]
     if votes:
         return _repeated(items, own, said)
+    return [_reading(items, numbers, said, path) for numbers in _by_reader(own, said)]
+
+
+def _by_reader(own: Sequence[int], said: ReadRows) -> Iterable[Sequence[int]]:
+    """The rows of one image, apart by who read them."""
     parts: dict[str, list[int]] = defaultdict(list)
     for number in own:
         parts["" if said.readers is None else said.readers[number]].append(number)
-    return [_reading(items, numbers, said, path) for numbers in parts.values()]
+    return parts.values()
+
+
+def _beside_nothing(
+    items: Sequence[ImageItem], numbers: Sequence[int], said: ReadRows
+) -> tuple[int, str] | None:
+    """The row in which one reader says that there is no finding, and one that he names."""
+    healthy = next((number for number in numbers if number in said.nothing), None)
+    present = (
+        name
+        for number in numbers
+        for name in sorted(items[number].present)
+        if not has_place_beside_nothing(name)
+        and (said.judged is None or loosely(name) in said.judged)
+    )
+    name = None if healthy is None else next(present, None)
+    return None if healthy is None or name is None else (healthy, name)
 
 
 def _reading(
@@ -249,14 +282,9 @@ def _reading(
                 raise _contradiction(items, number, said, first.label, items[number].label, path)
         return first.label
     healthy = [number for number in numbers if number in said.nothing]
-    present = [
-        name
-        for number in numbers
-        for name in sorted(items[number].present)
-        if not has_place_beside_nothing(name)
-    ]
-    if healthy and present:
-        raise _contradiction(items, healthy[0], said, "no finding", present[0], path)
+    odd = _beside_nothing(items, numbers, said)
+    if odd and not said.noted:
+        raise _contradiction(items, odd[0], said, "no finding", odd[1], path)
     known: Known = {}
     for number in numbers:
         for name, there in (items[number].findings or {}).items():

@@ -39,7 +39,7 @@ from clinipress.reporting.wording.numbers import (
     percent,
 )
 from clinipress.reporting.wording.phrases import split_name
-from clinipress.reporting.wording.sentences import caution_sentence, unasked_sentence
+from clinipress.reporting.wording.sentences import caution_sentence, half_sentence, unasked_sentence
 from clinipress.text import capital, sentence, trial_words
 
 __all__ = ["model_card"]
@@ -211,7 +211,8 @@ def _each_finding(
     ]
     heads = ["Finding", "AUROC, reference", "AUROC", "Change, points", "Threshold",
              "Sensitivity", "Specificity"]  # fmt: skip
-    note = f"{THRESHOLDS} {unasked_sentence(view)}".strip()
+    half = half_sentence(_own_thresholds(view).values())
+    note = f"{THRESHOLDS}{half} {unasked_sentence(view)}".strip()
     return _folded(f"All {len(names)} findings", table(heads, rows), escape(note))
 
 

@@ -33,7 +33,7 @@ from clinipress.reporting.wording.numbers import (
     points,
     points_interval,
 )
-from clinipress.reporting.wording.sentences import unasked_sentence
+from clinipress.reporting.wording.sentences import half_sentence, unasked_sentence
 
 __all__ = ["calibration_section"]
 
@@ -250,7 +250,7 @@ def _findings(shown: SectionView[Calibration]) -> doc.Details | None:
     note = (
         "Upper line: original. Lower line: compressed. Called from: the probability, after the "
         "temperature, at which sensitivity plus specificity was largest on the "
-        f"{shown.mine.chosen_on} images."
+        f"{shown.mine.chosen_on} images.{half_sentence(shown.mine.thresholds.values())}"
     )
     if shown.view.unasked:
         note += f" {unasked_sentence(shown.view)}"

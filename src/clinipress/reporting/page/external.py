@@ -74,7 +74,11 @@ def external_section(view: View) -> doc.Section | None:
             if any(metric in subject.evidence[split] for split in splits)
         ]
 
-    sentences = (means_sentence(test.means, subject.name) for test in view.result.external_tests)
+    tests = view.result.external_tests
+    sentences = (
+        means_sentence(test.means, subject.name, test.name if len(tests) > 1 else "")
+        for test in tests
+    )
     means = [text for text in sentences if text]
     not_shown = [_not_shown(view, subject, split) for split in elsewhere]
     whole = rows(METRICS if view.several else (*METRICS, *classes))

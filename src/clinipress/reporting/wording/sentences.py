@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from clinipress.records.candidate import CandidateRecord
 from clinipress.records.item import plural_of
@@ -43,6 +43,7 @@ __all__ = [
     "classes_sentence",
     "distillation_sentences",
     "gate_sentence",
+    "half_sentence",
     "limits_sentence",
     "meaning_sentence",
     "means_sentence",
@@ -440,23 +441,41 @@ def unasked_sentence(view: View) -> str:
     has, it = ("has", "it is") if len(names) == 1 else ("have", "they are")
     return (
         f"{joined(names)} {has} no threshold, since no validation image or every one shows "
-        f"{'it' if len(names) == 1 else 'them'}: {it} not asked, only the area under the ROC curve "
-        "is measured, and no mean or pooled figure at thresholds has a part of it."
+        f"{'it' if len(names) == 1 else 'them'}: {it} not asked, nothing that needs a threshold is "
+        "measured, and no mean or pooled figure at thresholds has a part of it."
     )
 
 
-def means_sentence(means: FindingMeans | None, name: str) -> str:
-    """Which findings means inside and outside are of, and a candidate's mean over those of both."""
+def half_sentence(limits: Iterable[float]) -> str:
+    """What a threshold of one half may be in records of earlier versions."""
+    if 0.5 not in limits:
+        return ""
+    return (
+        " A threshold of 0.500 may stand for none: earlier versions gave it where no validation "
+        "image, or every one, shows the finding."
+    )
+
+
+def means_sentence(means: FindingMeans | None, name: str, place: str = "") -> str:
+    """Which findings means inside and outside are of, and a candidate's mean over those of both.
+
+    Args:
+        means: The findings.
+        name: The candidate.
+        place: Name of the set, where there are several.
+    """
     if means is None:
         return ""
     inside, outside = (joined(side) or "no finding" for side in (means.inside, means.outside))
     text = (
-        "Means inside and outside are not of the same findings, so that they differ by more than "
-        f"the place: inside {inside}; outside {outside}. Calibration errors, Brier scores and "
-        "pooled figures are of what each set shows, too."
+        f"Means inside and outside{f' ({place})' if place else ''} are not of the same findings, "
+        f"so that they differ by more than the place: inside {inside}; outside {outside}. "
+        "Calibration errors, Brier scores and pooled figures are of what each set shows, too."
     )
-    if name not in means.areas:
+    if not means.both:
         return f"{text} No finding is in both means."
+    if name not in means.areas:
+        return text
     areas = [figure_interval("auroc_macro", area) for area in means.areas[name]]
     return (
         f"{text} Over those in both ({joined(means.both)}) the {short_name('auroc_macro')} of "
