@@ -15,7 +15,7 @@ from clinipress.evidence.multilabel import judgeable
 from clinipress.evidence.scores import Scores, asked_of_both, without_unasked
 from clinipress.recipe.study import EvidenceRecipe
 from clinipress.records.result import Rule
-from clinipress.reporting.page.operating import _counted_how
+from clinipress.reporting.page.operating import _counting_note
 from clinipress.reporting.wording.numbers import metric_name
 from clinipress.reporting.wording.sentences import means_sentence
 from clinipress.study.external import _means, _not_shown
@@ -165,10 +165,10 @@ def test_b4_positives_of_grades_are_said_to_be_counted_by_step():
     own = [row for row in rows if row.aim == "sensitivity 0.95" and not row.kept]
     assert sum(row.positives for row in own) == labels.sum() > 80  # grade 4 reaches four steps
     view = SimpleNamespace(result=SimpleNamespace(order=grades), several=False)
-    text = _counted_how(view, own)
+    text = _counting_note(view, own)
     assert text == ", over the 4 steps of the order, an image once for each step it reaches"
     plain = SimpleNamespace(result=SimpleNamespace(order=()), several=False)
-    assert _counted_how(plain, own) == ""
+    assert _counting_note(plain, own) == ""
 
 
 def test_b7_a_finding_whose_name_is_a_number_is_called_a_finding():
@@ -181,3 +181,16 @@ def test_b7_a_finding_whose_name_is_a_number_is_called_a_finding():
     texts = " ".join(judged(DECLARED, rules, before, after, sections).verdict.texts)
     assert "for finding " in texts
     assert "class " not in texts
+
+
+def test_b2_where_nothing_is_asked_nothing_is_called():
+    before, after = (replace(s, thresholds=(None, None, None)) for s in drawn(NAMES, images=160))
+    measured = figures(DECLARED, after) | paired(DECLARED, before, after)
+    assert {"auroc_macro", "auroc[mass]", "brier[mass]"} <= measured.keys()
+    families = (*AT_A_THRESHOLD, "exact_match", "hamming_accuracy")
+    assert not [name for name in measured if name.startswith(families)]
+    sections = statistics(DECLARED, before, after, validation=None)
+    assert sections.disagreement is None or not sections.disagreement.cases
+    # a file that brings no thresholds at all is called at a half, which is said
+    halves = figures(DECLARED, replace(after, thresholds=()))
+    assert "sensitivity[mass]" in halves

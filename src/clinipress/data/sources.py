@@ -138,8 +138,8 @@ def read_dataset(
         names = names if several else _classes(path, items, classes, mapping)
     except DataError as problem:
         raise _with_tables(problem, left_out) from None
-    said = mapped_names(mapping, listed.names) if several else {}
-    unknown = [n for n in mapping if listed.names and n not in listed.names and n not in said]
+    matched = mapped_names(mapping, listed.names) if several else {}
+    unknown = [n for n in mapping if listed.names and n not in listed.names and n not in matched]
     if unknown:
         listed.notes.append(
             f"class_map has names that no folder or label has: {', '.join(unknown)}"

@@ -582,9 +582,9 @@ def _merged(
     for known in rows:
         row: Known = {}
         for finding, of in parts.items():
-            said = [[known[name] for name in same if name in known] for same in of.values()]
-            if any(map(any, said)) or all(said):
-                row[finding] = any(map(any, said))
+            answers = [[known[name] for name in same if name in known] for same in of.values()]
+            if any(map(any, answers)) or all(answers):
+                row[finding] = any(map(any, answers))
         merged.append(row)
     notes = [
         f"{joined([repr(same[0]) for same in of.values()])} are read as one finding, '{finding}': "

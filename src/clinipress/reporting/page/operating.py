@@ -75,12 +75,12 @@ def _sentence(shown: SectionView[OperatingSection]) -> str:
     return (
         f"With thresholds chosen for {_aim(aim)} on the {shown.mine.chosen_on} images, "
         f"{shown.name} misses {missed:,} of {counted(positives, 'positive')} among the "
-        f"{shown.where} images{_counted_how(shown.view, own)}{beside}{exchanged} "
+        f"{shown.where} images{_counting_note(shown.view, own)}{beside}{exchanged} "
         f"({weakest}sensitivity {figure_interval('sensitivity', worst.sensitivity)})."
     )
 
 
-def _counted_how(view: View, rows: Sequence[OperatingRow]) -> str:
+def _counting_note(view: View, rows: Sequence[OperatingRow]) -> str:
     """Why the positives may be more than the images: one is counted in several rows."""
     if len(rows) > 1 and view.result.order:
         return f", over the {len(rows)} steps of the order, an image once for each step it reaches"
