@@ -32,9 +32,14 @@ class MetricFacts:
     high: float | None = 1.0
 
     @property
+    def is_share(self) -> bool:
+        """Whether its changes are told in points."""
+        return self.unit == "points"
+
+    @property
     def scale(self) -> float:
         """What a value is multiplied by when shown."""
-        return 100.0 if self.unit == "points" else 1.0
+        return 100.0 if self.is_share else 1.0
 
     def loss(self, change: Interval) -> Interval:
         """A change, compressed minus original, turned so that more is worse."""

@@ -406,7 +406,7 @@ class FindingMeans(Record):
     Attributes:
         inside: Findings that enough patients of the study's images show, and enough do not.
         outside: Those of the others.
-        both: Those in either.
+        both: Those in both.
         areas: Candidate -> mean area over `both`, inside and outside.
     """
 

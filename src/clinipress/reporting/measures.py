@@ -65,7 +65,7 @@ class Measure:
     @property
     def size(self) -> float:
         """How large the change is on a scale common to all: figures that are no share count 0."""
-        return abs(self.change.value) if metric_facts(self.metric).unit == "points" else 0.0
+        return abs(self.change.value) if metric_facts(self.metric).is_share else 0.0
 
 
 def finding(view: View) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -414,7 +414,7 @@ def _warnings(record: Audit, dataset: Dataset) -> Iterator[str]:
             f"{record.without_patient:,} of {record.images:,} images {verb} no patient: those of "
             "one patient may stand on both sides of a split"
         )
-    yield from _balance_warnings(dataset)
+    yield from _balance_warnings(record.classes, dataset)
     yield from _shortcut_warnings(record)
 
 
@@ -459,16 +459,16 @@ def _count(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _balance_warnings(dataset: Dataset) -> Iterator[str]:
+def _balance_warnings(counts: Mapping[str, int], dataset: Dataset) -> Iterator[str]:
     """Of classes, or of the findings of which the set knows anything."""
-    counts, noun, nouns = _counts(dataset), "class", "classes"
+    noun, nouns = "class", "classes"
     if dataset.task == "multilabel":
         noun, nouns = "finding", "findings"
         known = {name for item in dataset.items for name in item.findings or {}}
         counts = {name: count for name, count in counts.items() if name in known}
     if not counts:
         return
-    small, large = (of(counts, key=lambda name: counts[name]) for of in (min, max))
+    small, large = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
     if counts[large] > LOPSIDED * counts[small]:
         ratio = counts[large] / max(counts[small], 1)
         yield f"{nouns} are uneven: '{large}' has {ratio:.1f} times the images of '{small}'"

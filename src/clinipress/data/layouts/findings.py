@@ -191,8 +191,7 @@ def from_values(
     *,
     column: str,
     cases: Sequence[tuple[str, str]] = (),
-    blank: Unsaid = "unknown",
-    uncertain: Unsaid = "unknown",
+    labelling: Labelling = ONE_LABEL,
 ) -> FindingRows:
     """Of a row for each finding: a cell names it, and another says 1, 0, -1 or nothing.
 
@@ -203,12 +202,12 @@ def from_values(
         path: The table.
         column: Name of the column of values.
         cases: Image and reader of each row: beside "No Finding" what is uncertain is as if empty.
-        blank: What an empty cell says.
-        uncertain: What -1 says.
+        labelling: What an empty cell and -1 say.
 
     Raises:
         DataError: A cell that is none of 1, 0, -1 and nothing, or no finding at all.
     """
+    blank, uncertain = labelling.blank, labelling.uncertain
     said: Counter[str] = Counter()
     rows: list[Known] = []
     nothing = set()
@@ -361,30 +360,26 @@ def _contradictions(
 ) -> list[str]:
     """Refuse rows with "No Finding" and a finding that counts; a sentence of those that do not."""
     judged, noted = labelling.judged, labelling.contradictions == "note"
-    rows: dict[bool, list[tuple[int, list[str]]]] = {True: [], False: []}
+    refused: list[tuple[int, list[str]]] = []
+    passed: list[tuple[int, list[str]]] = []
     for line, none, some in zip(lines, nothing, present, strict=True):
         odd = [name for name in some if none and not has_place_beside_nothing(name)]
         wrong = [name for name in odd if judged is None or loosely(name) in judged]
         if odd:
-            rows[bool(wrong) and not noted].append((line, [none[0], *(wrong or odd)]))
+            (refused if wrong and not noted else passed).append((line, [none[0], *(wrong or odd)]))
+    if not refused and not passed:
+        return []
+    rows = refused or passed
+    line, names = rows[0]
+    many, where = counted(len(rows), "row"), f"the first in line {line} ({joined(names)})"
     fix = "correct them"
     if judged is None or labelling.classes is not None:
         fix += ", or leave out with 'classes' what may stand beside it"
-    for refused, both in rows.items():
-        if not both:
-            continue
-        line, names = both[0]
-        where = f"the first in line {line} ({joined(names)})"
-        if refused:
-            raise DataError(
-                f"'{names[0]}' or findings, not both, in each row of '{path}'",
-                f"both in {counted(len(both), 'row')}, {where}",
-                fix,
-            )
-    if not rows[False]:
-        return []
+    if refused:
+        expected = f"'{names[0]}' or findings, not both, in each row of '{path}'"
+        raise DataError(expected, f"both in {many}, {where}", fix)
     fix = f": 'clinipress run' refuses them; {fix}" if noted else ""
-    return [f"{counted(len(both), 'row')} of '{path.name}' {BESIDE_NOTHING}, {where}{fix}"]
+    return [f"{many} of '{path.name}' {BESIDE_NOTHING}, {where}{fix}"]
 
 
 def label_text(known: Mapping[str, bool], findings: Sequence[str]) -> str:

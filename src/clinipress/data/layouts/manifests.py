@@ -96,14 +96,14 @@ _IDENTIFIER = re.compile(
 _IDENTIFIER_CASED = re.compile(r"[a-z](U?ID|U?Id)$")  # "StudyUID", and not "COVID"
 _NOT_GIVEN = frozenset({"nan", "n/a", "#n/a", "<na>", "null", "na"})
 _YES = frozenset({"1", "1.0", "1,0", "true"})
-_NO = frozenset({"0", "0.0", "0,0", "false", "", "-1", "-1.0", "-1,0"})
+_ABSENT = frozenset({"0", "0.0", "0,0", "false"})
+_MINUS = frozenset({"-1", "-1.0", "-1,0"})
+_NO = _ABSENT | _MINUS | {""}
 # columns that say whether the finding that a row names is there
 _VALUES = frozenset(
     {"value", "present", "presence", "ispresent", "answer", "response", "status", "state", "result"}
 )
 _SEVERAL = 0.02  # of the images, named with several findings in rows of their own: not a slip
-_ABSENT = frozenset({"0", "0.0", "0,0", "false"})
-_MINUS = frozenset({"-1", "-1.0", "-1,0"})
 # folders that are a person's: CheXpert's "patient00001", MIMIC's "p10000032", BIDS' "sub-01"
 _PATIENT_FOLDER = re.compile(
     r"(patient|subject|sub|pat|person)[-_ ]?[0-9]+|p[0-9]{5,}", re.IGNORECASE
@@ -763,7 +763,7 @@ def _findings(
         cases = [*zip(table.column(column), readers or [""] * len(lines), strict=True)]
         return from_values(
             cells, table.column(value), lines, table.path, column=value, cases=cases,
-            blank=labelling.blank, uncertain=labelling.uncertain,
+            labelling=labelling,
         )  # fmt: skip
     plural = _plain(roles.label) in _PLURAL
     if not (

@@ -135,12 +135,14 @@ def by_image(
     most = 1 if boxes else max(map(len, readings.values()))
     note = f"'{path.name}': {len(items):,} rows are {counted(len(rows), 'image')}"
     note += _reading_words(most, len(differing), rule, open_answers, own_label)
-    odd = sum(
-        any(_beside_nothing(items, numbers, said) for numbers in _by_reader(own, said))
-        for own in several.values()
-    )
     notes = [note]
-    if odd and said.noted and not votes:
+    odd = 0
+    if said.noted and not votes:
+        odd = sum(
+            any(_beside_nothing(items, numbers, said) for numbers in _by_reader(own, said))
+            for own in several.values()
+        )
+    if odd:
         both = f"{counted(odd, 'image')} of '{path.name}' {BESIDE_NOTHING}"
         notes.append(f"{both}: 'clinipress run' refuses them")
     return ByImage(merged, complete, len(differing) if most > 1 else None, kept, tuple(notes))

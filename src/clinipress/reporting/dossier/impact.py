@@ -116,7 +116,7 @@ def _change(rule: Rule, modification: Modification) -> str:
 
 
 def _interval(metric: str, change: Interval | None, margin: float) -> str:
-    if change is None or metric_facts(metric).unit == "points":
+    if change is None or metric_facts(metric).is_share:
         return change_interval(change, margin)
     value, low, high = (
         figure(metric, number) for number in (change.value, change.low, change.high)

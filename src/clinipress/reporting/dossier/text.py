@@ -28,9 +28,9 @@ from clinipress.reporting.wording.numbers import (
     change_interval,
     counted,
     figure,
+    limit_words,
     metric_name,
     moment,
-    points_words,
 )
 from clinipress.reporting.wording.phrases import size_phrase, speed_phrase, split_name
 from clinipress.reporting.wording.sentences import caution_sentence, gate_sentence, rules_when
@@ -187,9 +187,8 @@ def _floors(view: View) -> list[str]:
 
 
 def _rule(rule: Rule, noun: str) -> list[str]:
-    facts = metric_facts(rule.metric)
-    limit = points_words(rule.margin) if facts.unit == "points" else f"{rule.margin:g}"
-    limit += "" if facts.higher_is_better else " (rise)"
+    rise = "" if metric_facts(rule.metric).higher_is_better else " (rise)"
+    limit = limit_words(rule.metric, rule.margin) + rise
     kind = "main rule" if rule.primary else "guard"
     coverage = f"{100 * rule.confidence:g}%, two-sided"
     return [escape(capital(metric_name(rule.metric, noun))), limit, kind, coverage]

@@ -336,7 +336,7 @@ def _all_measures(view: View, subject: CandidateRecord) -> list[doc.Content]:
 def _measure_row(role: Role, measure: Measure) -> ForestRow:
     """A measure; what is better when lower is drawn turned, so that right is always better."""
     before, after = both_figures(measure)
-    drawn = measure.loss.turned if metric_facts(measure.metric).unit == "points" else None
+    drawn = measure.loss.turned if metric_facts(measure.metric).is_share else None
     tone = f"line reading {TONES[measure.shown] or ''}".strip()
     words = doc.Text(reading(measure), "line", tone)
     return ForestRow(

@@ -29,7 +29,6 @@ from clinipress.reporting.wording.numbers import (
     figure,
     figure_interval,
     finite,
-    in_points,
     metric_class,
     metric_name,
     points_interval,
@@ -275,5 +274,5 @@ def _gap_row(shown: SectionView[Subgroups], gap: Gap) -> ForestRow:
 
 
 def _gap(metric: str, interval: Interval) -> str:
-    shares = in_points(metric) or metric_facts(metric).unit == "points"
-    return points_interval(interval) if shares else figure_interval(metric, interval)
+    share = metric_facts(metric).is_share
+    return points_interval(interval) if share else figure_interval(metric, interval)

@@ -374,7 +374,7 @@ def change_words(metric: str, change: Interval | None, margin: float | None = No
     """A change with its interval and its direction: "−6.3 (−13.2 to −1.0), worse"."""
     if change is None or not finite(change):
         return "not measured"
-    shares = metric_facts(metric).unit == "points"
+    shares = metric_facts(metric).is_share
     text = change_interval(change, margin) if shares else _plain_change(change)
     return f"{text}, {way(metric, change.value)}"
 
@@ -414,7 +414,7 @@ def _lines(view: View, every: Sequence[Measure]) -> list[str]:
 
 def _figures(measure: Measure) -> str:
     """Both figures of a measure, the difference with its interval, and the limit."""
-    shares = metric_facts(measure.metric).unit == "points"
+    shares = metric_facts(measure.metric).is_share
     unit = " percentage points" if shares else ""
     both = figure(measure.metric, measure.compressed.value if measure.compressed else None)
     before = figure(measure.metric, measure.reference.value if measure.reference else None)

@@ -34,6 +34,7 @@ __all__ = [
     "in_points",
     "large",
     "limit_figure",
+    "limit_words",
     "megabytes",
     "metric_class",
     "metric_name",
@@ -122,17 +123,22 @@ def metric_name(metric: str, noun: str = "class") -> str:
 def in_points(metric: str) -> bool:
     """Whether a fall of this metric is a loss and is told in points (hundredths of 0 to 1)."""
     facts = metric_facts(metric)
-    return facts.unit == "points" and facts.higher_is_better
+    return facts.is_share and facts.higher_is_better
 
 
 def limit_figure(metric: str, limit: float) -> str:
     """How far a metric may move, as its changes are told: "2.0" of a share, in points."""
-    return points(limit) if metric_facts(metric).unit == "points" else f"{limit:g}"
+    return points(limit) if metric_facts(metric).is_share else f"{limit:g}"
+
+
+def limit_words(metric: str, limit: float) -> str:
+    """The same with its unit: "2.0 points" of a share."""
+    return points_words(limit) if metric_facts(metric).is_share else f"{limit:g}"
 
 
 def as_percent(metric: str) -> bool:
     """Whether it is shown as a percentage, not as a decimal."""
-    return metric_facts(metric).unit == "points" and _base(metric) not in DECIMALS
+    return metric_facts(metric).is_share and _base(metric) not in DECIMALS
 
 
 def tick_words(metric: str, value: float, share: str | None = None) -> str:

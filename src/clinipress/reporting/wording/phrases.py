@@ -14,6 +14,7 @@ from clinipress.reporting.wording.numbers import (
     figure,
     finite,
     in_points,
+    limit_words,
     metric_name,
     points,
     points_decimals,
@@ -179,7 +180,6 @@ def target_name(shortcut: Shortcut) -> str:
 def rule_phrase(rule: Rule, noun: str = "class") -> str:
     """A rule in words; `noun` as `metric_name`."""
     kind = "main rule" if rule.primary else "guard"
-    facts = metric_facts(rule.metric)
-    limit = points_words(rule.margin) if facts.unit == "points" else f"{rule.margin:g}"
-    move = "fall" if facts.higher_is_better else "rise"
+    move = "fall" if metric_facts(rule.metric).higher_is_better else "rise"
+    limit = limit_words(rule.metric, rule.margin)
     return f"{metric_name(rule.metric, noun)} may {move} by at most {limit} ({kind})"
